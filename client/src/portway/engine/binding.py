@@ -1,0 +1,82 @@
+"""One open tunnel as the engine knows it: what was asked for, who it is, what the node gave, whether it is lost."""
+
+import logging
+from collections.abc import Callable
+
+from portway_proto.carry.contract import LocalService
+from portway_proto.wire.labels import Label
+
+from portway.engine.dialogue import BindRequest, TunnelBound
+from portway.engine.identity import Identity
+from portway.errors import Error, TunnelLostError
+from portway.forwarding import Request
+from portway.tunnel import Tunnel
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[int, str | None]
+
+
+class Binding:
+    """A tunnel from the request on. `when_lost` is called once, when it is lost for good."""
+
+    def __init__(self, request: Request, identity: Identity, when_lost: Callable[["Binding"], None]) -> None:
+        self.request = request
+        self.tunnel: Tunnel | None = None
+        self.lost: TunnelLostError | None = None
+        self._identity = identity
+        self._when_lost = when_lost
+        self._ticket = b""
+
+    @property
+    def label(self) -> Label:
+        return self._identity.label
+
+    @property
+    def place(self) -> Place:
+        """What it forwards: one tunnel at a time for each."""
+        return (self.request.port, self.request.host)
+
+    @property
+    def service(self) -> LocalService:
+        return LocalService(self.request.port, self.request.host)
+
+    @property
+    def opened(self) -> Tunnel:
+        assert self.tunnel is not None
+        return self.tunnel
+
+    @property
+    def shown(self) -> bool:
+        """Whether a node may know of it."""
+        return self._identity.epoch > 0
+
+    def next_bind(self) -> BindRequest:
+        """A BIND with the next epoch. Raises RemoteError when there is none left."""
+        epoch, proof = self._identity.next_proof()
+        return BindRequest(self.label, epoch, proof, self.request.unencrypted, self.request.h2_enabled, self._ticket)
+
+    def bound(self, answer: TunnelBound) -> None:
+        """A node has it. The addresses are those of the first time: its URL is known by now."""
+        self._ticket = answer.ticket or self._ticket
+        if self.tunnel is None:
+            self.tunnel = Tunnel(answer.host, answer.port, answer.unencrypted_host, answer.unencrypted_port)
+        elif self.tunnel.unencrypted_port != answer.unencrypted_port:
+            logger.error(
+                "tunnel %s… could not keep its TCP port %d: only its https address works now; open it again",
+                self.label[:4],
+                self.tunnel.unencrypted_port,
+            )
+
+    def lose(self, reason: Error) -> None:
+        """It is gone for good: keep why, tell the program."""
+        if self.lost is not None or self.tunnel is None:
+            return
+        self.lost = TunnelLostError(self.tunnel.url, reason)
+        logger.error("tunnel %s… is lost for good: %s", self.label[:4], reason)
+        self._when_lost(self)
+        if self.request.tunnel_lost is not None:
+            try:
+                self.request.tunnel_lost(self.lost)
+            except Exception:
+                logger.exception("the program's tunnel_lost callback failed")

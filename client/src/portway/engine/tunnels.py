@@ -1,0 +1,99 @@
+"""All open tunnels of the process, on the engine's loop: one for each port, over one link for equal settings."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from portway_proto.carry.contract import Carrier, Counters
+from portway_proto.carry.tasks import Tasks
+
+from portway.config import Settings
+from portway.engine.binding import Binding, Place
+from portway.engine.discovery import Directory, GrpcRegistries, Registries
+from portway.engine.identity import Identities
+from portway.engine.reconnect import Link
+from portway.errors import InvalidError, RemoteError, UnreachableError
+from portway.forwarding import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is going on in this process. `trouble` says why a link is not attached, if one is not."""
+
+    tunnels: int
+    attached: bool
+    trouble: str
+    counters: Counters
+
+
+class Tunnels:
+    """Made, used and closed on one loop."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        on_failure: Callable[[BaseException], None],
+        registries: Callable[[Settings], Registries] = GrpcRegistries,
+    ) -> None:
+        self.carrier = carrier
+        self._registries = registries
+        self._tasks = Tasks("portway", on_failure)
+        self._identities = Identities()
+        self._links: dict[Settings, Link] = {}
+        self._bindings: dict[Place, Binding] = {}
+
+    async def open(self, request: Request) -> Binding:
+        """Open a tunnel. Raises Error. Cancelled, it leaves nothing behind."""
+        place = (request.port, request.host)
+        if place in self._bindings:
+            where = f"port {request.port}" if request.host is None else f"{request.host}:{request.port}"
+            raise InvalidError(f"{where} is forwarded already: close that tunnel first, or use it")
+        binding = Binding(request, self._identities.take(), self._lost)
+        self._bindings[place] = binding
+        link = self._link(request.settings)
+        try:
+            async with asyncio.timeout(request.timeout):
+                await link.bind(binding)
+        except TimeoutError:
+            self._free(binding)
+            why = f": {link.trouble}" if link.trouble is not None else "; is the network slow? raise timeout="
+            raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}") from None
+        except BaseException:
+            self._free(binding)
+            raise
+        self._identities.prepare()
+        return binding
+
+    def release(self, binding: Binding) -> None:
+        """Close a tunnel. May be called again."""
+        self._free(binding)
+        self._link(binding.request.settings).release(binding)
+
+    def status(self) -> Status:
+        apart = [link for link in self._links.values() if not link.attached]
+        trouble = next((str(link.trouble) for link in apart if link.trouble is not None), "")
+        return Status(len(self._bindings), not apart, trouble, self.carrier.counters)
+
+    async def close(self, failure: BaseException | None = None) -> None:
+        """Withdraw every tunnel; after an internal failure they count as lost."""
+        if failure is not None:
+            for link in self._links.values():
+                link.lose_all(RemoteError(f"Portway failed inside this process ({failure!r}): please report it"))
+        async with asyncio.TaskGroup() as closing:
+            for link in self._links.values():
+                closing.create_task(link.close())
+        await self._tasks.close()
+        await self.carrier.close()
+
+    def _link(self, settings: Settings) -> Link:
+        link = self._links.get(settings)
+        if link is None:
+            link = self._links[settings] = Link(self.carrier, Directory(self._registries(settings)), self._tasks)
+        return link
+
+    def _lost(self, binding: Binding) -> None:
+        self._free(binding)
+
+    def _free(self, binding: Binding) -> None:
+        if self._bindings.get(binding.place) is binding:
+            del self._bindings[binding.place]

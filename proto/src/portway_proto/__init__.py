@@ -1,0 +1,1 @@
+"""What two sides of Portway share: messages, the lane protocol, the carrier."""

@@ -1,0 +1,1 @@
+"""Carriers: what moves bytes. `contract` says what one does; `python` is the one that is always there."""

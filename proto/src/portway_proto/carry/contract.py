@@ -1,0 +1,381 @@
+"""The contract of a carrier: who moves what, what each call raises, what it leaves behind (DESIGN §5).
+
+A carrier owns sockets, TLS, frames and the timers of streams and lanes; it decides nothing. Whoever calls it decides
+whose visit it is and where it goes, and never sees a frame of a visit that runs. Two things follow:
+
+* after `join` (or an OPEN that `serve` takes) no byte of a visit passes through the caller until the visit is over;
+* callbacks bring control frames, openings that nobody serves, and ends: never data.
+
+Every call is made on the thread of the carrier's event loop; every callback and every awaitable comes back on it.
+No call blocks. Callbacks are never made from inside the call that caused them, and must not raise; one that does is
+logged and the object it concerns is closed. Closing, cutting and aborting may be repeated and never raise.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from portway_proto.carry.errors import CarrierError
+from portway_proto.wire.frames import Opening, RefusalReason
+from portway_proto.wire.lane import Side
+from portway_proto.wire.limits import PING_INTERVAL
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host (name or IP address, without brackets) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How to be a TLS server. PEM throughout; `certificate` is the chain, leaf first.
+
+    `alpn` is already matched with what the peer offers: at most one name, or none. `client_ca` demands a client
+    certificate that it signed. `ticket_keys` (80 bytes each, newest first) are shared between nodes; a carrier that
+    cannot use them makes its own.
+    """
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    alpn: str | None = None
+    client_ca: bytes | None = None
+    ticket_keys: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """How to be a TLS client: the peer must show a certificate for `server_name` that `ca` (PEM) signed."""
+
+    ca: bytes
+    server_name: str
+    alpn: str | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What a handshake came to. `peer_certificate` is DER, None when the peer showed none."""
+
+    alpn: str | None
+    peer_certificate: bytes | None
+    took: float  # seconds, from the call of accept or connect
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds and timers, in bytes and seconds.
+
+    handshake:      a TLS handshake, or dialling with it, takes no longer.
+    high_water:     a side is not read while more than this waits to be written to the other. Memory of one
+                    visit is bounded by a small multiple of it.
+    ping_interval, silences: of control lanes and idle lanes (wire/limits.py gives the reasons).
+    unacknowledged: a peer that has acknowledged nothing of what was sent for so long, and sent nothing, is dead.
+    linger:         what was written last may take so long to leave before the socket is dropped.
+    """
+
+    handshake: float = 10.0
+    high_water: int = 128 * 1024
+    ping_interval: float = PING_INTERVAL
+    silences: int = 2
+    unacknowledged: float = 30.0
+    linger: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Of a pool that joins visitors: so many lanes in all, so long and so many visitors waiting for one."""
+
+    lanes: int = 4096
+    wait: float = 10.0
+    waiting: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SpareSizes:
+    """Of a pool that dials: how many idle lanes to keep, and how many lanes in all (DESIGN §4, "Idle lanes").
+
+    `quiet` until a first visit has come, then `busy`, and more while recent demand was higher; spare lanes above
+    that are let go when nothing has used them for `shrink_after` seconds.
+    """
+
+    quiet: int = 2
+    busy: int = 8
+    lanes: int = 4096
+    dials: int = 64  # dialled at once: a burst must not starve the visits that run of the processor
+    shrink_after: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DialTarget:
+    """Where a pool's lanes go. `greeting` is the first frame on each: PARK, or the mesh's own."""
+
+    address: Address
+    tls: ClientTls
+    greeting: tuple[int, bytes] = field(repr=False)
+
+
+class Stream(Protocol):
+    """A connection with a visitor or a local server: bytes both ways, TLS already dealt with.
+
+    A stream that was joined or finished belongs to the carrier alone, until a refused visit hands it back.
+    """
+
+    @property
+    def peer(self) -> Address:
+        """The other end, as its socket names it."""
+        ...
+
+    async def ready(self) -> Handshake:
+        """Wait until it can carry bytes. Raises ConnectFailed, HandshakeFailed, ConnectionLost; then it is closed."""
+        ...
+
+    async def first_bytes(self, within: float) -> bytes:
+        """What it sent so far and nobody has taken, once there is some, it ended, or `within` seconds passed.
+
+        The bytes stay: a join sends them. At most MAX_KEPT of them.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection now, without flushing."""
+        ...
+
+
+class Lane(Protocol):
+    """A framed connection, either control lane or data lane, on either side."""
+
+    @property
+    def peer(self) -> Address: ...
+
+    def send(self, frame_type: int, payload: bytes = b"") -> None:
+        """Send a frame that is not a visit's. Nothing is raised on a lane that is closed or closing: its
+        `lane_closed` tells. Raises ValueError when the payload is over its type's limit."""
+        ...
+
+    def refuse(self, reason: RefusalReason, message: str = "") -> None:
+        """Answer the opening that `opening_received` brought. No effect when the opener has given up since."""
+        ...
+
+    def fail(self, payload: bytes) -> None:
+        """Send FAIL with this payload (portway.v1.Failure) and close."""
+        ...
+
+    def close(self) -> None:
+        """Send what waits to be sent, then close; a visit on it is cut. At most Limits.linger."""
+        ...
+
+    def abort(self) -> None:
+        """Drop it now."""
+        ...
+
+
+class LaneEvents(Protocol):
+    """What a lane's owner is told. A lane taken by `park` or `serve` tells its pool instead."""
+
+    def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        """A control frame; PING, PONG, RETIRE and a visit's frames never come here."""
+        ...
+
+    def opening_received(self, lane: Lane, opening: Opening) -> None:
+        """An OPEN that no `serve` takes. The lane stands still until `join` or `refuse`."""
+        ...
+
+    def lane_closed(self, lane: Lane, error: CarrierError) -> None:
+        """It is over, once, whoever closed it. ConnectionLost(clean=True) when nothing went wrong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """A pool as it stands: idle lanes, lanes with a visit, visitors without a lane, lanes being dialled."""
+
+    idle: int
+    busy: int
+    waiting: int
+    dialling: int = 0
+
+
+class Pool(Protocol):
+    """The lanes of one peer."""
+
+    @property
+    def counts(self) -> PoolCounts: ...
+
+    def park(self, lane: Lane) -> None:
+        """Give it a lane whose greeting was accepted. A pool that has its fill closes the lane."""
+        ...
+
+    def want(self, lanes: int) -> None:
+        """A dialling pool: the peer asked for so many more idle lanes."""
+        ...
+
+    def attach_control(self, control: Lane | None) -> None:
+        """From now on WANT goes out on `control`. None: there is none, a visitor that finds no idle lane ends with
+        NO_LANE at once."""
+        ...
+
+    def retire(self) -> None:
+        """Let go of idle lanes and dial no more; visits that run go on, their lanes are closed after them.
+        Visitors that wait for a lane end with Outcome.NO_LANE."""
+        ...
+
+    def close(self) -> None:
+        """Retire, and cut every visit."""
+        ...
+
+
+class Outcome(Enum):
+    """How a visit ended."""
+
+    DONE = "done"  # both directions ended
+    RESET = "reset"  # one side broke off
+    REFUSED = "refused"  # the other end did not take it; the visitor is handed back
+    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was closed; the visitor is handed back
+    VISITOR_LOST = "visitor_lost"  # gone before it was opened: broke off, or its handshake failed
+    LANE_LOST = "lane_lost"
+    CUT = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class VisitEnd:
+    """The end of a visit. `visitor` is set exactly for REFUSED and NO_LANE, whole: to be joined elsewhere, finished
+    or aborted (None when it left in the meantime)."""
+
+    outcome: Outcome
+    reason: RefusalReason = RefusalReason.OTHER
+    message: str = ""
+    visitor: "Stream | Lane | None" = None
+
+
+class Visit(Protocol):
+    """A visit from `join` to its end."""
+
+    @property
+    def opening(self) -> Opening: ...
+
+    @property
+    def bytes_in(self) -> int:
+        """From the visitor, so far."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """To the visitor, so far."""
+        ...
+
+    def cut(self) -> None:
+        """End it now: both sides are reset. Its end is told with Outcome.CUT."""
+        ...
+
+
+VisitEnded = Callable[[Visit, VisitEnd], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalService:
+    """What a label leads to on the client's side: `host` None is this machine, 127.0.0.1 and then ::1."""
+
+    port: int
+    host: str | None = None
+
+
+class ServeEvents(Protocol):
+    """What a serving client may want to know of its visits. Every method may be left empty."""
+
+    def visit_served(self, opening: Opening) -> None:
+        """A local connection was made for it."""
+        ...
+
+    def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """Read by metrics at scrape; written by the carrier. Bytes are those of visits, seen from this process."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    visits_started: int = 0
+    visits_ended: int = 0
+    handshakes: int = 0
+    handshakes_failed: int = 0
+    lanes_opened: int = 0
+    lanes_closed: int = 0
+
+
+class Carrier(Protocol):
+    """One in a process; made on a running loop."""
+
+    @property
+    def name(self) -> str:
+        """`python` or `native`."""
+        ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    def accept(self, sock: socket.socket, tls: ServerTls | None) -> Stream:
+        """Own this connected socket, of which nothing was consumed, as a server. Raises TlsSettingsError at once for
+        settings that cannot be used, the socket being closed then; all else is told by the stream."""
+        ...
+
+    def connect(self, address: Address, tls: ClientTls | None) -> Stream:
+        """Dial. Raises TlsSettingsError as accept; all else is told by the stream."""
+        ...
+
+    def lane(self, stream: Stream, side: Side, events: LaneEvents) -> Lane:
+        """Frame a stream that is ready (after `ready`, nothing of it read). Liveness runs from here on."""
+        ...
+
+    def pool(self, control: Lane | None, limits: PoolLimits) -> Pool:
+        """The opener's pool, filled by `park`. WANT goes out on `control`, and `Pool.attach_control`
+        replaces it when a session is resumed."""
+        ...
+
+    def dialling_pool(
+        self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
+    ) -> Pool:
+        """A pool that keeps spare lanes by itself, beginning now. Dials that fail are tried again with growing pauses;
+        `on_lost` is told each failure."""
+        ...
+
+    def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> Visit:
+        """Give the visitor an idle lane of `pool` and move bytes until both directions have ended.
+
+        The visitor is a stream, before or after its handshake, or the lane of an unanswered opening. When it is
+        ready OPEN goes out, without waiting for its first bytes; what it sends is kept (at most MAX_KEPT, then it is
+        not read) until OPENED. `ended` is called once. The lane goes back to its pool by itself.
+        """
+        ...
+
+    def serve(self, pool: Pool, table: Mapping[str, LocalService], events: ServeEvents | None = None) -> None:
+        """The acceptor's side: an OPEN on a lane of `pool` for a label in `table` dials its local service, then
+        OPENED or REFUSED(UNREACHABLE); a label not in it is REFUSED(NOT_HERE). The table is read at each OPEN and
+        may change."""
+        ...
+
+    def finish(self, stream: Stream, data: bytes) -> None:
+        """Write these last bytes, end the connection properly, drop it after Limits.linger at the latest."""
+        ...
+
+    async def close(self) -> None:
+        """Abort everything this carrier owns and wait until it is gone."""
+        ...
+
+    def abandon(self) -> None:
+        """In a forked child, for the parent's carrier: let go of every descriptor it inherited, and of nothing else.
+
+        The one call that is not made on the loop. The parent goes on as if there were no child: nothing is said on
+        a connection, no call reaches the loop (its epoll set is shared). The carrier and what came from it are of
+        no use in the child afterwards, and the caller keeps them referenced so that nothing closes a number twice.
+        """
+        ...

@@ -1,0 +1,102 @@
+"""The acceptor's visit: an OPEN for a label of the table, the local connection dialled for it, the two joined."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from portway_proto.carry.contract import Address, LocalService, Outcome, ServeEvents
+from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.python.lane import PyLane
+from portway_proto.carry.python.stream import PyStream
+from portway_proto.carry.python.visit import RunningVisit
+from portway_proto.wire.frames import Opening, RefusalReason
+from portway_proto.wire.lane import Ending
+
+if TYPE_CHECKING:
+    from portway_proto.carry.python.carrier import PythonCarrier
+
+_THIS_MACHINE = ("127.0.0.1", "::1")
+
+
+class ServedVisit(RunningVisit):
+    """A visit on its way to a local server."""
+
+    def __init__(
+        self,
+        carrier: "PythonCarrier",
+        lane: PyLane,
+        opening: Opening,
+        service: LocalService,
+        events: ServeEvents | None,
+    ) -> None:
+        super().__init__(carrier, opening)
+        self.lane = lane
+        self._service = service
+        self._events = events
+        self._dial: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        assert self.lane is not None
+        self.lane.visit = self
+        self._dial = self.carrier.tasks.spawn(self._connect(), name="dial the local server")
+
+    async def _connect(self) -> None:
+        hosts = (self._service.host,) if self._service.host is not None else _THIS_MACHINE
+        failures = []
+        for host in hosts:
+            stream = PyStream(self.carrier, Address(host, self._service.port), tls=False)
+            self.carrier.streams.add(stream)
+            try:
+                async with asyncio.timeout(self.carrier.limits.handshake):
+                    await self.carrier.loop.create_connection(lambda s=stream: s, host, self._service.port)  # type: ignore[misc]
+            except (OSError, TimeoutError) as error:
+                failures.append(f"{Address(host, self._service.port)}: {error or 'timed out'}")
+                self.carrier.streams.discard(stream)
+            except asyncio.CancelledError:
+                stream.abort()
+                raise
+            else:
+                self._dial = None
+                self._connected(stream)
+                return
+        self._dial = None
+        self._refuse("; ".join(failures))
+
+    def _connected(self, stream: PyStream) -> None:
+        lane = self.lane
+        if lane is None or lane.opening is None or stream.transport is None:
+            stream.abort()
+            if lane is not None and lane.opening is not None:
+                self._refuse("the local server closed the connection at once")
+            return
+        self.stream = stream
+        stream.owner = self
+        lane.accept(stream.send)
+        self.run()
+        for data in stream.take_held():
+            lane.carry(data)
+        if self._events is not None:
+            self._events.visit_served(self.opening)
+        if lane.state.received is Ending.END:
+            stream.send_end()
+        if stream.ended:
+            self.stream_ended()
+
+    def _refuse(self, message: str) -> None:
+        lane = self.lane
+        self.over = True
+        if lane is not None:
+            self._leave_lane(lane)
+            lane.refuse(RefusalReason.UNREACHABLE, message)
+        self.carrier.visit_over(self)
+        if self._events is not None:
+            self._events.visit_refused(self.opening, RefusalReason.UNREACHABLE, message)
+
+    def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+        self.carrier.visit_over(self)
+
+    def lane_ended(self) -> None:
+        if self.stream is not None:
+            super().lane_ended()

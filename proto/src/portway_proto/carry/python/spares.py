@@ -1,0 +1,125 @@
+"""Spare lanes of a pool that dials: how many to keep, when to dial, when to let go (DESIGN §4, "Idle lanes")."""
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from portway_proto.carry.contract import DialTarget, SpareSizes
+from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.python.lane import PyLane
+
+if TYPE_CHECKING:
+    from portway_proto.carry.python.carrier import PythonCarrier
+    from portway_proto.carry.python.pool import PyPool
+
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+
+
+class Spares:
+    """Keeps `pool` supplied. Demand is what was used at once within the last `shrink_after` seconds: lanes that
+    were idle throughout them are let go, down to the size for the time being."""
+
+    def __init__(
+        self,
+        carrier: "PythonCarrier",
+        pool: "PyPool",
+        target: DialTarget,
+        sizes: SpareSizes,
+        on_lost: Callable[[CarrierError], None],
+    ) -> None:
+        self.dialling = 0
+        self._carrier = carrier
+        self._pool = pool
+        self._target = target
+        self._sizes = sizes
+        self._on_lost = on_lost
+        self._wanted = 0  # asked for by the peer, above the spares
+        self._scheduled = False
+        self._closed = False
+        self._pause = 0.0
+        self._not_before = 0.0
+        self._fewest_idle = 0
+        self._window_ends = carrier.loop.time() + sizes.shrink_after
+        self.replenish()
+
+    def want(self, lanes: int) -> None:
+        self._wanted = min(self._wanted + lanes, self._sizes.lanes)
+        self.replenish()
+
+    def lane_used(self) -> None:
+        self._fewest_idle = min(self._fewest_idle, len(self._pool.idle))
+        self.replenish()
+
+    def lane_gone(self) -> None:
+        self.replenish()
+
+    def replenish(self) -> None:
+        """Dial what is missing, once this turn of the loop is over."""
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._carrier.loop.call_soon(self._dial_missing)
+
+    def sweep(self, now: float) -> None:
+        if self._closed:
+            return
+        if now >= self._window_ends:
+            surplus = self._fewest_idle - self._spare_size()
+            if surplus > 0:
+                self._pool.let_go_oldest(surplus)
+            self._window_ends = now + self._sizes.shrink_after
+            self._fewest_idle = len(self._pool.idle)
+            self._wanted = 0
+        self._dial_missing()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _spare_size(self) -> int:
+        return self._sizes.busy if self._pool.visited else self._sizes.quiet
+
+    def _dial_missing(self) -> None:
+        self._scheduled = False
+        if self._closed or self._carrier.loop.time() < self._not_before:
+            return
+        missing = max(0, self._spare_size() - len(self._pool.idle)) + self._wanted - self.dialling
+        room = self._sizes.lanes - len(self._pool.lanes) - self.dialling
+        for _ in range(min(missing, room, self._sizes.dials - self.dialling)):
+            self.dialling += 1
+            self._carrier.tasks.spawn(self._dial(), name="dial a lane")
+
+    async def _dial(self) -> None:
+        try:
+            stream = self._carrier.connect(self._target.address, self._target.tls)
+            try:
+                await stream.ready()
+            except BaseException:
+                stream.abort()
+                raise
+            if self._closed:
+                stream.abort()
+                return
+            lane = self._carrier.lane_of(stream, self._pool.side)
+            lane.send(*self._target.greeting)
+        except CarrierError as error:
+            self._failed(error)
+            return
+        finally:
+            self.dialling -= 1
+        self._pause = 0.0
+        self._wanted = max(0, self._wanted - 1)
+        self._park(lane)
+        self.replenish()
+
+    def _park(self, lane: PyLane) -> None:
+        self._pool.park(lane)
+
+    def _failed(self, error: CarrierError) -> None:
+        if self._closed:
+            return
+        now = self._carrier.loop.time()
+        if now >= self._not_before:  # the first of several dials that failed together
+            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, self._pause * 2))
+            self._not_before = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries only
+            self._carrier.loop.call_at(self._not_before, self.replenish)
+        self._carrier.call_safely(self._on_lost, error)

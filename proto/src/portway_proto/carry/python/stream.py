@@ -1,0 +1,256 @@
+"""A stream: the connection with a visitor or a local server, and what it holds before it is joined."""
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from portway_proto.carry.contract import Address, Handshake
+from portway_proto.carry.errors import CarrierError, ConnectionLost
+from portway_proto.carry.python import kernel
+from portway_proto.wire.frames import Bytes
+from portway_proto.wire.limits import MAX_KEPT
+
+if TYPE_CHECKING:
+    from portway_proto.carry.python.carrier import PythonCarrier
+
+# A peer that has our last bytes closes within a round trip or two; one that does not is dropped.
+FINISH_WAIT = 2.0
+
+
+class Partner(Protocol):
+    """Where a stream's bytes go: the lane of its visit."""
+
+    def carry(self, data: Bytes) -> None: ...
+
+    def pause_source(self) -> None: ...
+
+    def resume_source(self) -> None: ...
+
+
+class StreamOwner(Protocol):
+    """Who is told of a stream's turning points: its visit."""
+
+    def stream_ready(self) -> None: ...
+
+    def stream_ended(self) -> None:
+        """It sends no more; it may still take bytes."""
+        ...
+
+    def stream_lost(self, error: CarrierError) -> None: ...
+
+
+class PyStream(asyncio.Protocol):
+    """Both the contract's Stream and the asyncio protocol of its socket."""
+
+    def __init__(self, carrier: "PythonCarrier", peer: Address, *, tls: bool) -> None:
+        self.carrier = carrier
+        self.tls = tls
+        self.transport: asyncio.Transport | None = None
+        self.owner: StreamOwner | None = None
+        self.partner: Partner | None = None
+        self.held: list[Bytes] = []  # what came before there was a partner
+        self.held_size = 0
+        self.ended = False  # end of file was received
+        self.lost: CarrierError | None = None
+        self.writes_paused = False
+        self._peer = peer
+        self._began = carrier.loop.time()
+        self._took = 0.0
+        self._reads_paused = False
+        self._closing_when_drained = False
+        self._discards = False
+        self._changed: asyncio.Future[None] | None = None
+
+    @property
+    def peer(self) -> Address:
+        return self._peer
+
+    async def ready(self) -> Handshake:
+        while self.transport is None and self.lost is None:
+            await self._change()
+        if self.lost is not None:
+            raise self.lost
+        assert self.transport is not None
+        ssl_object = self.transport.get_extra_info("ssl_object")
+        if ssl_object is None:
+            return Handshake(None, None, self._took)
+        return Handshake(ssl_object.selected_alpn_protocol(), ssl_object.getpeercert(True), self._took)
+
+    async def first_bytes(self, within: float) -> bytes:
+        try:
+            async with asyncio.timeout(within):
+                while not self.held and not self.ended and self.lost is None:
+                    await self._change()
+        except TimeoutError:
+            pass
+        return b"".join(self.held)
+
+    def abort(self) -> None:
+        self._drop_held()
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.lost is None:
+            self.failed(ConnectionLost("aborted here before it was up"))
+
+    def failed(self, error: CarrierError) -> None:
+        """It will never be up, or it is gone: tell who waits."""
+        if self.lost is not None:
+            return
+        self.lost = error
+        self.transport = None
+        self.carrier.streams.discard(self)
+        self._wake()
+        if self.owner is not None:
+            self.owner.stream_lost(error)
+
+    # What its visit asks of it.
+
+    @property
+    def half_closes(self) -> bool:
+        """Whether one direction can end alone."""
+        return not self.tls
+
+    def send(self, data: Bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def send_end(self) -> None:
+        """Nothing more will be sent: end this direction, or all of it where it cannot be ended alone."""
+        if self.transport is None:
+            return
+        if self.half_closes and not self.ended:
+            self.transport.write_eof()
+        else:
+            self._close_when_drained()
+
+    def close(self) -> None:
+        """Both directions are over: let what waits leave, then close."""
+        self._discards = True
+        self._drop_held()
+        self.resume_source()
+        self._close_when_drained()
+
+    def finish(self, data: bytes) -> None:
+        """These bytes, then the end; what the peer still sends is read and dropped, so that they arrive."""
+        self._discards = True
+        self._drop_held()
+        if self.transport is None:
+            return
+        self.resume_source()
+        self.transport.write(data)
+        if self.half_closes and not self.ended:
+            self.transport.write_eof()
+            self.carrier.loop.call_later(FINISH_WAIT, self._close_when_drained)
+        else:
+            self._close_when_drained()
+
+    def pause_source(self) -> None:
+        if not self._reads_paused and self.transport is not None:
+            self._reads_paused = True
+            self.transport.pause_reading()
+
+    def resume_source(self) -> None:
+        if self._reads_paused and self.transport is not None:
+            self._reads_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def hold(self, data: Bytes) -> None:
+        """Keep bytes until there is a partner; more than MAX_KEPT is left to the kernel."""
+        self.held.append(data)
+        self.held_size += len(data)
+        if self.held_size >= MAX_KEPT:
+            self.pause_source()
+
+    def hand_back(self, kept: list[Bytes]) -> "PyStream | None":
+        """Its visit was not taken: hold again what had been sent. None when it is gone."""
+        self.owner = None
+        self.partner = None
+        if self.transport is None:
+            return None
+        self.held = [*kept, *self.held]
+        self.held_size = sum(map(len, self.held))
+        if self.held_size < MAX_KEPT:
+            self.resume_source()
+        return self
+
+    def take_held(self) -> list[Bytes]:
+        held, self.held, self.held_size = self.held, [], 0
+        return held
+
+    @property
+    def reads_paused(self) -> bool:
+        return self._reads_paused
+
+    # asyncio's protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if self.lost is not None:  # aborted while its handshake ran
+            transport.abort()
+            return
+        self.transport = transport
+        self._took = self.carrier.loop.time() - self._began
+        high = self.carrier.limits.high_water
+        transport.set_write_buffer_limits(high=high, low=high // 4)
+        kernel.prepare(transport)
+        self._wake()
+        if self.owner is not None:
+            self.owner.stream_ready()
+
+    def data_received(self, data: bytes) -> None:
+        partner = self.partner
+        if partner is not None:
+            partner.carry(data)
+        elif not self._discards:
+            self.hold(data)
+            self._wake()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._wake()
+        if self._discards:
+            self._close_when_drained()
+        elif self.owner is not None:
+            self.owner.stream_ended()
+        return not self.tls
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.failed(ConnectionLost(f"the connection was lost: {error}" if error else "closed", clean=error is None))
+
+    def pause_writing(self) -> None:
+        self.writes_paused = True
+        if self.partner is not None:
+            self.partner.pause_source()
+
+    def resume_writing(self) -> None:
+        self.writes_paused = False
+        if self._closing_when_drained and self.transport is not None:
+            self.transport.close()
+        elif self.partner is not None:
+            self.partner.resume_source()
+
+    def _close_when_drained(self) -> None:
+        """close() of a TLS transport gives up after its shutdown time; a slow reader's last bytes must not."""
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size() == 0 or not self.tls:
+            self.transport.close()
+            return
+        self._closing_when_drained = True
+        self.transport.set_write_buffer_limits(high=0, low=0)
+
+    def closes_when_drained(self) -> bool:
+        """Asked by the sweep, in case the buffer drained without a resume_writing."""
+        return self._closing_when_drained
+
+    def _drop_held(self) -> None:
+        self.held, self.held_size = [], 0
+
+    async def _change(self) -> None:
+        if self._changed is None or self._changed.done():
+            self._changed = self.carrier.loop.create_future()
+        await asyncio.shield(self._changed)
+
+    def _wake(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)

@@ -1,0 +1,100 @@
+"""What looks after lanes and streams once a second: PING, silence, RESETs without an answer, peers that died behind a
+full buffer (DESIGN §4, "Life").
+"""
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from portway_proto.carry.errors import ConnectionLost, PeerSilent, ProtocolViolation
+from portway_proto.carry.python import kernel
+from portway_proto.carry.python.lane import PyLane
+from portway_proto.carry.python.stream import PyStream
+from portway_proto.wire.frames import FrameType
+from portway_proto.wire.limits import RESET_ANSWER_TIMEOUT
+
+if TYPE_CHECKING:
+    from portway_proto.carry.python.carrier import PythonCarrier
+
+# A connection that nobody reads is looked at this often.
+_KERNEL_INTERVAL: Final = 5.0
+
+
+class Sweep:
+    """One timer for everything a carrier owns; thousands of lanes cost a walk, not thousands of timers."""
+
+    def __init__(self, carrier: "PythonCarrier") -> None:
+        self._carrier = carrier
+        # A process that was stopped (a laptop's lid, SIGSTOP) must not take its own sleep for the peers' silence.
+        self._period = min(1.0, carrier.limits.ping_interval / 4)
+        self._last = carrier.loop.time()
+        self._kernel_at = self._last + _KERNEL_INTERVAL
+        self._timer = carrier.loop.call_later(self._period, self._run)
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _run(self) -> None:
+        now = self._carrier.loop.time()
+        late = now - self._last - self._period
+        self._last = now
+        self._timer = self._carrier.loop.call_later(self._period, self._run)
+        if late > self._carrier.limits.ping_interval:
+            for lane in self._carrier.lanes:
+                lane.heard = True
+        for lane in list(self._carrier.lanes):
+            self._look_at_lane(lane, now)
+        for pool in list(self._carrier.pools):
+            pool.sweep(now)
+        if now >= self._kernel_at:
+            self._kernel_at = now + min(_KERNEL_INTERVAL, self._carrier.limits.unacknowledged / 4)
+            self._ask_kernel()
+
+    def _look_at_lane(self, lane: PyLane, now: float) -> None:
+        limits = self._carrier.limits
+        if lane.reset_at is not None and now - lane.reset_at > RESET_ANSWER_TIMEOUT:
+            lane.abort(ProtocolViolation("a RESET was not answered"))
+            return
+        if lane.heard or not lane.state.idle:
+            lane.heard = False
+            lane.quiet_since = now
+            lane.pings = 0
+            return
+        quiet = now - lane.quiet_since
+        if quiet >= limits.ping_interval * limits.silences:
+            lane.abort(PeerSilent(f"nothing was heard for {quiet:.0f} s"))
+        elif quiet >= limits.ping_interval * (lane.pings + 1):
+            lane.pings += 1
+            lane.send(FrameType.PING, time.monotonic_ns().to_bytes(8, "big"))
+
+    def _ask_kernel(self) -> None:
+        for lane in list(self._carrier.lanes):
+            if lane.reads_paused or lane.transport.get_write_buffer_size() > 0:
+                state = kernel.tcp_state(lane.transport)
+                if state is not None and self._dead(state):
+                    lane.abort(self._why(state))
+        for stream in list(self._carrier.streams):
+            self._look_at_stream(stream)
+
+    def _look_at_stream(self, stream: PyStream) -> None:
+        transport = stream.transport
+        if transport is None:
+            return
+        waiting = transport.get_write_buffer_size()
+        if stream.closes_when_drained() and waiting == 0:
+            transport.close()
+            return
+        if not stream.reads_paused and waiting == 0:
+            return
+        state = kernel.tcp_state(transport)
+        if state is not None and self._dead(state):
+            error = self._why(state)
+            transport.abort()
+            stream.failed(error)
+
+    def _dead(self, state: kernel.TcpState) -> bool:
+        return state.gone or (state.unacknowledged and state.silent > self._carrier.limits.unacknowledged)
+
+    def _why(self, state: kernel.TcpState) -> ConnectionLost | PeerSilent:
+        if state.gone:
+            return ConnectionLost("the peer reset the connection while it was not read")
+        return PeerSilent(f"the peer acknowledged nothing for {state.silent:.0f} s")

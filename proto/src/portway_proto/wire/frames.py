@@ -1,0 +1,262 @@
+"""Frames: one byte of type, three of length (big-endian), the payload.
+
+Here: the types, writing a frame, cutting a byte stream into frames, the payloads of a visit's frames. Not here: which
+frame may come when (lane.py), payloads of control frames (portway/v1/lane.proto).
+"""
+
+import ipaddress
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from portway_proto.wire.errors import FrameTooLarge, RemoteProtocolError
+from portway_proto.wire.limits import HEADER_SIZE, MAX_CONTROL, MAX_DATA, MAX_OPEN_LABEL, MAX_PING, MAX_VISIT_FRAME
+
+# From here up, a type that is unknown is skipped; below, it is an error.
+FIRST_SKIPPABLE: Final = 0x80
+
+
+class FrameType(IntEnum):
+    # A visit's own.
+    DATA = 0x01
+    OPEN = 0x02
+    OPENED = 0x03
+    REFUSED = 0x04
+    END = 0x05
+    RESET = 0x06
+    # Any lane's.
+    PING = 0x08
+    PONG = 0x09
+    RETIRE = 0x0A
+    FAIL = 0x0B
+    # First on a lane.
+    HELLO = 0x10
+    PARK = 0x11
+    # The control lane's.
+    WELCOME = 0x12
+    BIND = 0x13
+    BOUND = 0x14
+    BIND_REFUSED = 0x15
+    UNBIND = 0x16
+    UNBOUND = 0x17
+    WANT = 0x18
+    GOAWAY = 0x19
+
+
+_VISIT_TYPES: Final = frozenset({FrameType.OPEN, FrameType.OPENED, FrameType.REFUSED, FrameType.END, FrameType.RESET})
+_LIMITS: Final[dict[int, int]] = {
+    int(frame_type): MAX_VISIT_FRAME if frame_type in _VISIT_TYPES else MAX_CONTROL for frame_type in FrameType
+} | {FrameType.DATA: MAX_DATA, FrameType.PING: MAX_PING, FrameType.PONG: MAX_PING, FrameType.RETIRE: 0}
+
+_HEADER: Final = struct.Struct(">I")
+_NUMBER: Final = struct.Struct(">I")
+_OPEN_START: Final = struct.Struct(">IBB")  # number, kind, length of the label
+_REFUSED_START: Final = struct.Struct(">IB")  # number, reason
+_PORT: Final = struct.Struct(">H")
+_pack_header = _HEADER.pack
+
+Bytes = bytes | bytearray | memoryview
+
+
+def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
+    """The frame's bytes. Raises ValueError when the payload is over its type's limit."""
+    limit = _LIMITS.get(frame_type, MAX_CONTROL)
+    if len(payload) > limit:
+        raise ValueError(f"payload of {len(payload)} bytes is over the limit of {limit} for 0x{frame_type:02x}")
+    return _pack_header(frame_type << 24 | len(payload)) + payload
+
+
+def data_header(length: int) -> bytes:
+    """The header of a DATA frame with `length` (at most MAX_DATA) bytes."""
+    return _pack_header(0x01000000 | length)
+
+
+class FrameReader:
+    """Cuts a lane's byte stream into frames.
+
+    DATA comes out in pieces as it arrives; any other frame whole. Unknown types from 0x80 up are skipped. It holds
+    at most one frame that is not DATA, and each byte of that is copied once, however small the pieces it comes in.
+    """
+
+    __slots__ = ("_body", "_header", "_left", "_type")
+
+    def __init__(self) -> None:
+        self._header = bytearray()  # of a header that is still incomplete
+        self._type = 0
+        self._left = 0  # bytes of the current frame's payload still to come
+        self._body = bytearray()  # what came of it so far, unless it is DATA or skipped
+
+    def whole_data(self, received: bytes) -> bool:
+        """Whether `received` is exactly one DATA frame, and no other is begun: the payload is what follows its header.
+
+        Most reads of a busy lane are. The answer changes nothing here; on False call `feed`.
+        """
+        return (
+            len(received) > HEADER_SIZE
+            and received[0] == 1
+            and not self._left
+            and not self._header
+            and _HEADER.unpack_from(received)[0] == 0x01000000 | (size := len(received) - HEADER_SIZE)
+            and size <= MAX_DATA
+        )
+
+    def feed(self, received: Bytes) -> list[tuple[int, Bytes]]:
+        """The frames (type, payload) that `received` completes, and pieces of DATA, in order.
+
+        Payloads of DATA are views of `received`. Raises RemoteProtocolError at an unknown type below 0x80 and
+        FrameTooLarge above a type's limit; frames before it in `received` are lost with the lane, and the reader is
+        of no use after that.
+        """
+        frames: list[tuple[int, Bytes]] = []
+        view = memoryview(received)
+        position, size = 0, len(view)
+        while position < size:
+            if self._left:
+                piece = view[position : position + self._left]
+                position += len(piece)
+                self._left -= len(piece)
+                if self._type == FrameType.DATA:
+                    frames.append((FrameType.DATA, piece))
+                elif self._type < FIRST_SKIPPABLE:
+                    self._gather(piece, frames)
+                continue
+            if self._header or size - position < HEADER_SIZE:
+                missing = view[position : position + HEADER_SIZE - len(self._header)]
+                position += len(missing)
+                self._header += missing
+                if len(self._header) < HEADER_SIZE:
+                    break
+                (word,) = _HEADER.unpack(self._header)
+                self._header.clear()
+            else:
+                (word,) = _HEADER.unpack_from(view, position)
+                position += HEADER_SIZE
+            self._begin(word >> 24, word & 0xFFFFFF, frames)
+        return frames
+
+    def _begin(self, frame_type: int, length: int, frames: list[tuple[int, Bytes]]) -> None:
+        limit = _LIMITS.get(frame_type)
+        if limit is None:
+            if frame_type < FIRST_SKIPPABLE:
+                raise RemoteProtocolError(f"unknown frame type 0x{frame_type:02x}")
+            limit = MAX_CONTROL
+        if length > limit:
+            raise FrameTooLarge(frame_type, length, limit)
+        self._type = frame_type
+        self._left = length
+        if length == 0 and frame_type < FIRST_SKIPPABLE and frame_type != FrameType.DATA:
+            frames.append((frame_type, b""))
+
+    def _gather(self, piece: memoryview, frames: list[tuple[int, Bytes]]) -> None:
+        if self._left:
+            self._body += piece
+        elif self._body:
+            self._body += piece
+            frames.append((self._type, bytes(self._body)))
+            self._body.clear()
+        else:
+            frames.append((self._type, bytes(piece)))
+
+
+class VisitKind(IntEnum):
+    """How the visitor came in."""
+
+    TLS = 0
+    RAW = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Who visits whom: what OPEN says beside the visit's number.
+
+    `visitor_host` is an IPv4 or IPv6 address in text.
+    """
+
+    label: str
+    visitor_host: str
+    visitor_port: int
+    kind: VisitKind = VisitKind.TLS
+
+
+class RefusalReason(IntEnum):
+    """Why a visit was not taken. Unknown ones on the wire are read as OTHER."""
+
+    OTHER = 0
+    NOT_HERE = 1  # this peer does not hold the label (any more)
+    UNREACHABLE = 2  # the local server does not accept connections
+    OVERLOADED = 3
+    SHUTDOWN = 4
+
+
+def encode_open(number: int, opening: Opening) -> bytes:
+    """The OPEN frame. Raises ValueError when the address is none, or label or port do not fit."""
+    address = _plain_address(ipaddress.ip_address(opening.visitor_host.partition("%")[0]))
+    label = opening.label.encode("ascii")
+    if len(label) > MAX_OPEN_LABEL:
+        raise ValueError(f"a label of {len(label)} characters; at most {MAX_OPEN_LABEL} fit")
+    if not 0 <= opening.visitor_port <= 0xFFFF:
+        raise ValueError(f"visitor port {opening.visitor_port} is outside 0 to 65535")
+    payload = b"".join(
+        (
+            _OPEN_START.pack(number, opening.kind, len(label)),
+            label,
+            len(address.packed).to_bytes(),
+            address.packed,
+            _PORT.pack(opening.visitor_port),
+        )
+    )
+    return encode_frame(FrameType.OPEN, payload)
+
+
+def _plain_address(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """A dual-stack socket names IPv4 visitors ::ffff:a.b.c.d; on the wire they are IPv4."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def decode_open(payload: Bytes) -> tuple[int, Opening]:
+    """Number and opening of an OPEN payload; bytes after the last known field are ignored."""
+    payload = bytes(payload)
+    try:
+        number, kind, label_size = _OPEN_START.unpack_from(payload)
+        position = _OPEN_START.size + label_size
+        label = payload[_OPEN_START.size : position].decode("ascii")
+        address_size = payload[position]
+        if address_size not in (4, 16):
+            raise ValueError(f"an address of {address_size} bytes")
+        address = _plain_address(ipaddress.ip_address(payload[position + 1 : position + 1 + address_size]))
+        (port,) = _PORT.unpack_from(payload, position + 1 + address_size)
+        return number, Opening(label, str(address), port, VisitKind(kind))
+    except (ValueError, IndexError, struct.error) as error:
+        raise RemoteProtocolError(f"malformed OPEN: {error}") from None
+
+
+def encode_number(frame_type: FrameType, number: int) -> bytes:
+    """An OPENED, END or RESET frame."""
+    return encode_frame(frame_type, _NUMBER.pack(number))
+
+
+def decode_number(payload: Bytes) -> int:
+    """The number that OPENED, REFUSED, END and RESET begin with."""
+    if len(payload) < _NUMBER.size:
+        raise RemoteProtocolError(f"a visit's frame of {len(payload)} bytes has no number")
+    number: int = _NUMBER.unpack_from(payload)[0]
+    return number
+
+
+def encode_refused(number: int, reason: RefusalReason, message: str = "") -> bytes:
+    """The REFUSED frame; a message too long for it is cut."""
+    room = MAX_VISIT_FRAME - _REFUSED_START.size
+    text = message.encode(errors="replace")[:room].decode(errors="ignore").encode()
+    return encode_frame(FrameType.REFUSED, _REFUSED_START.pack(number, reason) + text)
+
+
+def decode_refused(payload: Bytes) -> tuple[RefusalReason, str]:
+    """Reason and message of a REFUSED payload (its number is read by decode_number)."""
+    raw = bytes(payload)
+    if len(raw) < _REFUSED_START.size:
+        raise RemoteProtocolError("REFUSED without a reason")
+    code = raw[_REFUSED_START.size - 1]
+    reason = RefusalReason(code) if code in RefusalReason.__members__.values() else RefusalReason.OTHER
+    return reason, raw[_REFUSED_START.size :].decode(errors="replace")

@@ -1,0 +1,1 @@
+"""The Portway registry, and portway-admin."""

@@ -1,0 +1,1 @@
+"""portway-admin: what operators ask the registry, and the local certificate authority."""

@@ -1,0 +1,139 @@
+"""What every portway-admin command is given: how to reach the registry, and how to print.
+
+Here: the channel, the exit codes, one table gRPC status → exit code. Not here: the commands.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import cast
+
+import click
+import grpc
+from portway_proto.v1.admin_pb2_grpc import AdminStub
+
+# A registry that does not answer within this is not reachable for someone who waits at a prompt.
+CALL_TIMEOUT = 10.0
+_CONNECT_TIMEOUT = 3.0
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_AUTHORISED = 4
+
+
+_EXIT_CODES = {
+    grpc.StatusCode.UNAVAILABLE: ExitCode.UNREACHABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ExitCode.UNREACHABLE,
+    grpc.StatusCode.UNAUTHENTICATED: ExitCode.NOT_AUTHORISED,
+    grpc.StatusCode.PERMISSION_DENIED: ExitCode.NOT_AUTHORISED,
+}
+
+
+class Failure(Exception):
+    """Ends the command with a message on stderr and an exit code that tells."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The options in front of the command."""
+
+    registry: str | None
+    token: str | None
+    token_file: Path | None
+    ca: Path | None
+    json: bool
+
+    def print_json(self, value: object) -> None:
+        """One line of JSON."""
+        click.echo(json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+    def print_table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+        """A table for people; `empty` is said when there is no row."""
+        if not rows:
+            click.echo(empty)
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column, no_wrap=not sys.stdout.isatty())
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        # In a pipe nothing is cut to a terminal's width.
+        Console(width=None if sys.stdout.isatty() else 500).print(table)
+
+    @contextmanager
+    def calls(self) -> Iterator["Calls"]:
+        """The registry's Admin service; what it refuses becomes a Failure with its exit code."""
+        address, channel = self._channel()
+        with channel:
+            try:
+                yield Calls(AdminStub(channel), (("authorization", f"Bearer {self._token()}"),))
+            except grpc.RpcError as error:
+                # Every error that a stub raises is a Call too; the base class alone says nothing.
+                status = cast("grpc.Call", error)
+                code = _EXIT_CODES.get(status.code(), ExitCode.REFUSED)
+                message = status.details() or status.code().name
+                if code is ExitCode.UNREACHABLE:
+                    message = f"cannot reach the registry at {address}: {message}"
+                raise Failure(message, code) from error
+
+    def _channel(self) -> tuple[str, grpc.Channel]:
+        if not self.registry:
+            raise click.UsageError("no registry named: give --registry HOST:PORT or set PORTWAY_REGISTRY")
+        addresses = [part.strip() for part in self.registry.split(",") if part.strip()]
+        roots = _read(self.ca, "CA file") if self.ca else None
+        credentials = grpc.ssl_channel_credentials(roots)
+        # The first that answers; a list is what the client takes too.
+        for address in addresses[:-1]:
+            channel = grpc.secure_channel(address, credentials)
+            try:
+                grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT)
+            except grpc.FutureTimeoutError:
+                channel.close()
+            else:
+                return address, channel
+        return addresses[-1], grpc.secure_channel(addresses[-1], credentials)
+
+    def _token(self) -> str:
+        token = _read(self.token_file, "token file").decode("ascii", "replace") if self.token_file else self.token
+        if not token or not token.strip().isprintable():
+            raise click.UsageError(
+                "no admin token: give --token-file FILE or set PORTWAY_ADMIN_TOKEN (the registry writes the "
+                "first one to its --admin-token-file)"
+            )
+        return token.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The stub, with what each call needs."""
+
+    stub: AdminStub
+    metadata: tuple[tuple[str, str], ...]
+    timeout: float = CALL_TIMEOUT
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
+
+
+pass_admin = click.make_pass_decorator(Admin)

@@ -1,0 +1,107 @@
+"""The command portway-registry."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from portway_registry import logs
+from portway_registry.config import Config, flag, load, settings, variable
+from portway_registry.errors import RegistryError
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = f"""\
+Every flag is also a variable ({variable("listen")} for --listen) and a key of the TOML file (underscores for dashes).
+Flags beat variables, variables beat the file. Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot
+be used."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    parsed = _parser().parse_args(arguments)
+    given = {name: value for name in settings() if (value := getattr(parsed, name)) is not None}
+    try:
+        config = load(given, os.environ, parsed.config)
+        logs.configure(form=config.log_format, level=config.log_level)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            sys.exit(runner.run(_serve(config)))
+    except RegistryError as error:
+        print(f"portway-registry: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="portway-registry", description="The registry of a Portway cluster.")
+    parser.add_argument("--version", action="version", version=f"portway-registry {version('portway-registry')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve clients, operators and nodes until SIGTERM or SIGINT",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
+    defaults = Config()
+    for name, setting in settings().items():
+        default = getattr(defaults, name)
+        says = setting.help if default is None else f"{setting.help} (default {default})"
+        serve.add_argument(flag(name), dest=name, metavar=setting.metavar, help=says.replace("%", "%%"))
+    return parser
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed; the standard loop serves as well, with some more CPU."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(config: Config) -> int:
+    """Serve until a signal asks to stop (0), or until a part fails (1)."""
+    from portway_registry.server import Registry
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, 0)
+    registry = Registry(config, on_failure=lambda error: end(1))
+    starting = asyncio.ensure_future(registry.start())
+    await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return ended.result()
+    starting.result()
+    if config.ready_file is not None:
+        _write_ready(config.ready_file, registry.address, registry.mesh_address, registry.metrics_address)
+    try:
+        return await ended
+    finally:
+        await registry.stop()
+        if config.ready_file is not None:
+            config.ready_file.unlink(missing_ok=True)
+        logger.info("registry stopped")
+
+
+def _write_ready(path: Path, listen: str, mesh_listen: str, metrics_listen: str | None) -> None:
+    """Whole or not at all: whoever waits for the file reads it the moment it is there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    addresses = {"listen": listen, "mesh_listen": mesh_listen, "metrics_listen": metrics_listen}
+    draft.write_text(json.dumps({name: at for name, at in addresses.items() if at is not None}) + "\n")
+    draft.replace(path)

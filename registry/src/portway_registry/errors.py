@@ -1,0 +1,136 @@
+"""Every error of the registry and of portway-admin.
+
+RegistryError
+├── ConfigError            a file, flag or variable that cannot be used; says which and what would do
+├── StoreError             the store did not do what it was asked
+│   ├── StoreUnavailable   it cannot be reached now; nothing is known of what became of the call
+│   ├── LeaseLost          the lease is unknown or has run out
+│   └── Compacted          a watch asked for revisions that are gone: list again, watch from there
+├── CallError              a call that is refused; its text is told to the caller and says what to do
+│   ├── NotAuthenticated   nobody knows who calls
+│   │   ├── TokenMissing, TokenMalformed, TokenUnknown, TokenRevoked
+│   │   └── NotANode       a certificate that is no node's
+│   ├── NotAllowed         the caller is known and may not
+│   ├── NotServed          no such method here
+│   ├── InvalidRequest     the request cannot be understood or contradicts itself
+│   ├── NotFound           no such node, tunnel or token
+│   ├── NoCandidate        no node can take the client now
+│   ├── Replaced           a newer session of the same node has taken over
+│   └── FellBehind         a watcher does not read
+└── PkiError               a certificate or key that cannot be made, read or trusted
+
+What a caller of the services gets is a gRPC status; services/status.py has the one table.
+"""
+
+
+class RegistryError(Exception):
+    """Base of every error this distribution raises."""
+
+
+class ConfigError(RegistryError):
+    """A setting that cannot be used."""
+
+
+class StoreError(RegistryError):
+    """The store did not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached; a write that ended this way may or may not have happened."""
+
+
+class LeaseLost(StoreError):
+    """The lease is unknown to the store, or has run out."""
+
+
+class Compacted(StoreError):
+    """The revision asked for is gone.
+
+    `revision` is the oldest that can still be watched from; what happened before must be listed.
+    """
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"revisions before {revision} were compacted: list again and watch from there")
+        self.revision = revision
+
+
+class PkiError(RegistryError):
+    """A certificate or key that cannot be made, read or trusted."""
+
+
+class CallError(RegistryError):
+    """A call that is refused. The text goes to the caller: nothing internal belongs into it."""
+
+
+class NotAuthenticated(CallError):
+    """Nobody knows who calls."""
+
+
+class TokenMissing(NotAuthenticated):
+    """The call carries no API token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no API token: send `authorization: Bearer pw_...` (PORTWAY_TOKEN; `portway-admin token create` makes one)"
+        )
+
+
+class TokenMalformed(NotAuthenticated):
+    """What the call carries has not a token's form."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this is no API token: one has the form pw_<id>_<secret>; look for a cut or doubled copy in PORTWAY_TOKEN"
+        )
+
+
+class TokenUnknown(NotAuthenticated):
+    """No such token, or a wrong secret: the caller is not told which."""
+
+    def __init__(self) -> None:
+        super().__init__("this cluster does not know the API token: check that it is whole and for this registry")
+
+
+class TokenRevoked(NotAuthenticated):
+    """The token was good once. Said only to who shows its secret."""
+
+    def __init__(self) -> None:
+        super().__init__("the API token is revoked: ask for a new one (`portway-admin token create`)")
+
+
+class NotANode(NotAuthenticated):
+    """The peer shows no certificate that names a node."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no node certificate: this is for nodes, on the registry's mesh port, with a certificate of the "
+            "cluster's CA (`portway-admin pki node NAME`)"
+        )
+
+
+class NotAllowed(CallError):
+    """The caller is known, and may not do this."""
+
+
+class NotServed(CallError):
+    """No such method on this port of this release."""
+
+
+class InvalidRequest(CallError):
+    """The request cannot be understood, or contradicts itself."""
+
+
+class NotFound(CallError):
+    """What is asked for is not there."""
+
+
+class NoCandidate(CallError):
+    """No node can take the client now."""
+
+
+class Replaced(CallError):
+    """A newer session of the same node has taken over."""
+
+
+class FellBehind(CallError):
+    """The caller does not read what it asked to watch."""

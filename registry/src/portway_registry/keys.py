@@ -1,0 +1,42 @@
+"""The layout of the store: which key holds what.
+
+Here: names of keys. Not here: the values under them (records.py), nor how they are read (views.py).
+
+    nodes/<node>       NodeInfo, on the node's lease
+    tunnels/<label>    TunnelInfo, on the lease of its home node
+    tokens/<id>        TokenRecord
+    grant-keys/<kid>   GrantKeyRecord
+    audit/<when>-<id>  AuditRecord; sorts by time
+    settings           SettingsRecord
+"""
+
+from typing import Final
+
+ROOT: Final = "/portway/v1/"
+NODES: Final = ROOT + "nodes/"
+TUNNELS: Final = ROOT + "tunnels/"
+TOKENS: Final = ROOT + "tokens/"
+GRANT_KEYS: Final = ROOT + "grant-keys/"
+AUDIT: Final = ROOT + "audit/"
+SETTINGS: Final = ROOT + "settings"
+
+
+def node(name: str) -> str:
+    return NODES + name
+
+
+def tunnel(label: str) -> str:
+    return TUNNELS + label
+
+
+def token(token_id: str) -> str:
+    return TOKENS + token_id
+
+
+def grant_key(kid: str) -> str:
+    return GRANT_KEYS + kid
+
+
+def audit(at_ms: int, unique: str) -> str:
+    """13 digits hold milliseconds until the year 2286, so that keys sort by time."""
+    return f"{AUDIT}{at_ms:013d}-{unique}"

@@ -1,0 +1,1 @@
+"""The nodes' side of the registry: sessions, and which tunnel belongs to whom."""

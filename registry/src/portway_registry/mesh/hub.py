@@ -1,0 +1,175 @@
+"""All node sessions of this replica, and what one change means to each of them.
+
+Here: who is told of revocations, keys, peers and evictions, whichever replica they came from. Not here: what a session
+does by itself (session.py).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Callable
+from typing import Final
+
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_SUPERSEDED,
+    ClusterSettings,
+    Eviction,
+    NodeMessage,
+    Peers,
+    Register,
+)
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+
+from portway_registry.errors import Replaced
+from portway_registry.grants import Grants
+from portway_registry.mesh.announcements import Announcements
+from portway_registry.mesh.quota import Quota
+from portway_registry.mesh.session import NodeSession, Write
+from portway_registry.records import GrantKeyRecord, TokenRecord
+from portway_registry.store.contract import Store
+from portway_registry.views import Item, Views
+
+logger = logging.getLogger(__name__)
+
+# A grant may be honoured for 24 h past its end (DESIGN §11), and lives 1 h: an older revocation has nothing to revoke.
+_REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
+# Nodes that come and go together make one list of peers, not one each.
+_PEERS_GATHERED: Final = 0.1
+
+
+class Hub:
+    """The sessions by node name; at most one each."""
+
+    def __init__(
+        self,
+        store: Store,
+        views: Views,
+        grants: Grants,
+        now_ms: Callable[[], int],
+        *,
+        cluster_id: str,
+        lease_seconds: int,
+        default_max_tunnels: int,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._views = views
+        self._grants = grants
+        self._now_ms = now_ms
+        self._cluster_id = cluster_id
+        self._lease_seconds = lease_seconds
+        self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
+        self._sessions: dict[str, NodeSession] = {}
+        self._tasks = Tasks("mesh", on_failure=on_failure)
+        self._peers_changed = asyncio.Event()
+        self._unsubscribe: list[Callable[[], None]] = []
+        # Called with a node's name when its stream is over and no newer one is here.
+        self.on_end: list[Callable[[str], None]] = []
+
+    def start(self) -> None:
+        """Follow the views, which are filled already."""
+        self._unsubscribe = [
+            self._views.nodes.subscribe(self._node_changed),
+            self._views.tunnels.subscribe(self._tunnel_changed),
+            self._views.tokens.subscribe(self._token_changed),
+            self._views.grant_keys.subscribe(self._key_changed),
+        ]
+        self._tasks.spawn(self._tell_peers(), name="tell peers")
+
+    async def close(self) -> None:
+        """Stop following; sessions are ended by the server that runs them."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        await self._tasks.close()
+
+    @property
+    def sessions(self) -> int:
+        return len(self._sessions)
+
+    def has(self, node: str) -> bool:
+        """Whether the node's stream is here."""
+        return node in self._sessions
+
+    async def serve(self, register: Register, requests: AsyncIterable[NodeMessage], write: Write) -> None:
+        """Run a node's session to its end. The registration is checked already. Raises what ended it."""
+        info = NodeInfo()
+        info.CopyFrom(register.node)
+        info.started_at_ms = self._now_ms()
+        info.state = info.state or NODE_STATE_READY
+        announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
+        session = NodeSession(self._store, announcements, info, lease_seconds=self._lease_seconds)
+        before = self._sessions.get(info.name)
+        self._sessions[info.name] = session
+        try:
+            if before is not None:
+                before.end(Replaced("a newer session of this node has registered"))
+                await before.over.wait()
+            await session.register(register.lease_id)
+            session.outbox.settings(self._settings())
+            session.outbox.revoke(self._recent_revocations())
+            session.outbox.peers(self._peers())
+            await session.serve(requests, write)
+        finally:
+            session.over.set()
+            if self._sessions.get(info.name) is session:
+                del self._sessions[info.name]
+                for told in self.on_end:
+                    told(info.name)
+            logger.info("node's session ended", extra={"node": info.name})
+
+    def _settings(self) -> ClusterSettings:
+        return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
+
+    def _peers(self) -> Peers:
+        return Peers(nodes=sorted(self._views.nodes.values(), key=lambda node: node.name))
+
+    def _recent_revocations(self) -> list[str]:
+        since = self._now_ms() - _REVOCATION_MATTERS_MS
+        return [token.id for token in self._views.tokens.values() if token.revoked_at_ms > since]
+
+    def _token_changed(self, old: Item[TokenRecord] | None, new: Item[TokenRecord] | None) -> None:
+        if new is not None and new.value.revoked_at_ms and not (old is not None and old.value.revoked_at_ms):
+            for session in self._sessions.values():
+                session.outbox.revoke([new.name])
+
+    def _key_changed(self, old: Item[GrantKeyRecord] | None, new: Item[GrantKeyRecord] | None) -> None:
+        for session in self._sessions.values():
+            session.outbox.settings(self._settings())
+
+    def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
+        if new is not None:
+            session = self._sessions.get(new.name)
+            if session is not None and new.value.started_at_ms > session.info.started_at_ms:
+                session.end(Replaced("a newer session of this node has registered with another replica"))
+        if old is None or new is None or without_counts(old.value) != without_counts(new.value):
+            self._peers_changed.set()
+
+    async def _tell_peers(self) -> None:
+        while True:
+            await self._peers_changed.wait()
+            await asyncio.sleep(_PEERS_GATHERED)
+            self._peers_changed.clear()
+            peers = self._peers()
+            for session in self._sessions.values():
+                session.outbox.peers(peers)
+
+    def _tunnel_changed(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
+        if new is None:
+            return
+        if old is not None and old.value.node != new.value.node:
+            session = self._sessions.get(old.value.node)
+            if session is not None:
+                gone = Eviction(label=old.name, epoch=old.value.epoch, reason=EVICTION_REASON_SUPERSEDED)
+                session.outbox.evict([gone])
+        for excess in self._quota.excess(new.value.token_id):
+            session = self._sessions.get(excess.value.node)
+            if session is not None:
+                session.evict_for_quota(excess)
+
+
+def without_counts(node: NodeInfo) -> NodeInfo:
+    """What other nodes care about."""
+    bare = NodeInfo()
+    bare.CopyFrom(node)
+    bare.sessions = bare.tunnels = bare.visits = 0
+    return bare

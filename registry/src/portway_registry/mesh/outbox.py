@@ -1,0 +1,85 @@
+"""What is to be told to one node, kept until its stream takes it.
+
+What is told whole (settings, peers) is kept once, in its last state, so a node that reads slowly is sent less and
+never makes the registry hold more.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+from portway_proto.v1.mesh_pb2 import (
+    Announced,
+    ClusterSettings,
+    Eviction,
+    Evictions,
+    Peers,
+    Registered,
+    RegistryMessage,
+    Revocations,
+)
+
+
+class Outbox:
+    """Messages for one node, in the order that makes sense to it: who it is, the rules, then the news."""
+
+    def __init__(self) -> None:
+        self._wake = asyncio.Event()
+        self._registered: Registered | None = None
+        self._settings: ClusterSettings | None = None
+        self._peers: Peers | None = None
+        self._revoked: dict[str, None] = {}
+        self._evictions: list[Eviction] = []
+        self._announced: list[int] = []
+
+    def registered(self, message: Registered) -> None:
+        self._registered = message
+        self._wake.set()
+
+    def settings(self, message: ClusterSettings) -> None:
+        self._settings = message
+        self._wake.set()
+
+    def peers(self, message: Peers) -> None:
+        self._peers = message
+        self._wake.set()
+
+    def revoke(self, token_ids: Iterable[str]) -> None:
+        self._revoked.update(dict.fromkeys(token_ids))
+        self._wake.set()
+
+    def evict(self, evictions: Iterable[Eviction]) -> None:
+        self._evictions.extend(evictions)
+        self._wake.set()
+
+    def announced(self, batch: int) -> None:
+        self._announced.append(batch)
+        self._wake.set()
+
+    async def take(self) -> list[RegistryMessage]:
+        """Everything there is, at least one message; waits for it."""
+        while True:
+            messages = list(self._drain())
+            if messages:
+                return messages
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _drain(self) -> Iterator[RegistryMessage]:
+        if self._registered is not None:
+            yield RegistryMessage(registered=self._registered)
+            self._registered = None
+        if self._settings is not None:
+            yield RegistryMessage(settings=self._settings)
+            self._settings = None
+        if self._revoked:
+            yield RegistryMessage(revocations=Revocations(token_ids=list(self._revoked)))
+            self._revoked.clear()
+        if self._peers is not None:
+            yield RegistryMessage(peers=self._peers)
+            self._peers = None
+        if self._evictions:
+            yield RegistryMessage(evictions=Evictions(evictions=self._evictions))
+            self._evictions.clear()
+        for batch in self._announced:
+            yield RegistryMessage(announced=Announced(batch=batch))
+        self._announced.clear()

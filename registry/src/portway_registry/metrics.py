@@ -1,0 +1,54 @@
+"""What the registry counts, in Prometheus' form.
+
+Plain integers, read at scrape. No label, token or address is ever a metric's label.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from grpc import StatusCode
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from portway_registry.mesh.hub import Hub
+from portway_registry.views import Views
+
+
+class CallCounts:
+    """Finished calls by method and status."""
+
+    def __init__(self) -> None:
+        self.by_method: Counter[tuple[str, str]] = Counter()
+
+    def count(self, method: str, code: StatusCode) -> None:
+        self.by_method[method, code.name] += 1
+
+
+class _Cluster(Collector):
+    def __init__(self, calls: CallCounts, views: Views, hub: Hub) -> None:
+        self._calls = calls
+        self._views = views
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        calls = CounterMetricFamily("portway_registry_calls", "gRPC calls that have ended", labels=("method", "code"))
+        for (method, code), number in self._calls.by_method.items():
+            calls.add_metric((method, code), number)
+        yield calls
+        yield GaugeMetricFamily("portway_registry_sessions", "nodes with a stream here", value=self._hub.sessions)
+        nodes = Counter(node.region for node in self._views.nodes.values())
+        by_region = GaugeMetricFamily("portway_registry_nodes", "nodes known", labels=("region",))
+        for region, number in nodes.items():
+            by_region.add_metric((region,), number)
+        yield by_region
+        tunnels = len(self._views.tunnels.items)
+        yield GaugeMetricFamily("portway_registry_tunnels", "tunnels known", value=tunnels)
+
+
+def exposition(calls: CallCounts, views: Views, hub: Hub) -> bytes:
+    """The page that Prometheus scrapes."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Cluster(calls, views, hub))
+    return generate_latest(registry)

@@ -1,0 +1,67 @@
+"""The forms of names that people choose: nodes, regions, tenants, domains.
+
+Here: what is allowed and how it is said when it is not. Not here: labels (portway_proto.wire.labels).
+"""
+
+import ipaddress
+import re
+from typing import Final
+
+NODE_SUFFIX: Final = ".node.portway.internal"
+
+# One DNS label: nodes and regions are parts of host names and of certificates.
+_DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_RULE: Final = "use lower-case letters, digits and inner dashes, 63 at the most"
+
+
+def check_node(name: str) -> str:
+    """The node's name, or ValueError."""
+    if not _DNS_LABEL.fullmatch(name):
+        raise ValueError(f"{name!r} is no node name: {_RULE}")
+    return name
+
+
+def check_region(name: str) -> str:
+    """The region's name, or ValueError."""
+    if not _DNS_LABEL.fullmatch(name):
+        raise ValueError(f"{name!r} is no region name: {_RULE}")
+    return name
+
+
+def check_domain(domain: str) -> str:
+    """The domain in lower case, or ValueError."""
+    lowered = domain.lower()
+    if len(lowered) > 200 or not all(_DNS_LABEL.fullmatch(part) for part in lowered.split(".")):
+        raise ValueError(f"{domain!r} is no domain: use a DNS name such as tunnels.example.com, without a last dot")
+    return lowered
+
+
+def check_host(host: str) -> str:
+    """A DNS name in lower case or an IP address, or ValueError."""
+    try:
+        return str(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        pass
+    try:
+        return check_domain(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is neither a DNS name nor an IP address") from None
+
+
+def check_tenant(name: str) -> str:
+    """The tenant's name, or ValueError."""
+    if not _TENANT.fullmatch(name):
+        raise ValueError(f"{name!r} is no tenant name: use letters, digits and . _ @ -, 64 at the most")
+    return name
+
+
+def server_name(node: str) -> str:
+    """The name that the node's cluster certificate is valid for."""
+    return node + NODE_SUFFIX
+
+
+def node_of_server_name(name: str) -> str | None:
+    """The node that a certificate's DNS name stands for, or None."""
+    node = name.removesuffix(NODE_SUFFIX)
+    return node if node != name and _DNS_LABEL.fullmatch(node) else None

@@ -1,0 +1,68 @@
+"""Nodes that nothing but load tells apart: those of one place, or of one region.
+
+Kept in tiers of equal penalty, made anew only when a node changes its tier: a report of a node that leaves its
+penalty as it was costs nothing.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from portway_registry.placement.node import PlacedNode
+
+
+class Group:
+    """A set of nodes by name."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, PlacedNode] = {}
+        self._tiers: list[tuple[int, list[str]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def put(self, node: PlacedNode) -> None:
+        """Add a node, or replace what is known of it."""
+        before = self._members.get(node.name)
+        self._members[node.name] = node
+        if before is None or _tier(before) != _tier(node):
+            self._tiers = None
+
+    def remove(self, name: str) -> None:
+        """Forget a node, known or not."""
+        if self._members.pop(name, None) is not None:
+            self._tiers = None
+
+    @property
+    def tiers(self) -> Sequence[tuple[int, Sequence[str]]]:
+        """The names of those that take clients by their penalty in milliseconds, the least first."""
+        if self._tiers is None:
+            tiers: dict[int, list[str]] = {}
+            for node in self._members.values():
+                tier = _tier(node)
+                if tier is not None:
+                    tiers.setdefault(tier, []).append(node.name)
+            self._tiers = sorted(tiers.items())
+        return self._tiers
+
+    def by_load(self, rng: random.Random) -> Iterator[tuple[int, PlacedNode]]:
+        """Those that take clients with their penalty, the least first, equals in random order; lazily."""
+        for penalty, names in self.tiers:
+            if len(names) == 1:
+                yield penalty, self._members[names[0]]
+                continue
+            for name in _shuffled(names, rng):
+                yield penalty, self._members[name]
+
+
+def _tier(node: PlacedNode) -> int | None:
+    """Nodes of one tier are interchangeable; None for one that takes no clients."""
+    return node.penalty_ms if node.takes_clients else None
+
+
+def _shuffled(names: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """Fisher and Yates' shuffle, a step at a time and without a copy: few of many are asked for."""
+    moved: dict[int, str] = {}
+    for i in range(len(names)):
+        j = i + int(rng.random() * (len(names) - i))
+        yield moved.get(j) or names[j]
+        moved[j] = moved.get(i) or names[i]

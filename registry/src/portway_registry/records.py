@@ -1,0 +1,89 @@
+"""The values in the store, and how they become bytes.
+
+Nodes and tunnels are the protocol's own messages; the rest are JSON structs. A field added later has a default, so
+that an old value can be read; an unknown field is passed over, so that a new one can.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+from google.protobuf.message import DecodeError
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+
+R = TypeVar("R", bound=msgspec.Struct)
+M = TypeVar("M", NodeInfo, TunnelInfo)
+
+
+class Role(StrEnum):
+    """Who calls: the holder of a client's or of an admin's token, or a node by its certificate."""
+
+    CLIENT = "client"
+    ADMIN = "admin"
+    NODE = "node"
+
+
+class TokenRecord(msgspec.Struct, frozen=True):
+    """An API token; `secret_sha256` is all that is kept of its secret."""
+
+    id: str
+    tenant: str
+    role: Role
+    secret_sha256: bytes
+    description: str = ""
+    max_tunnels: int = 0
+    created_at_ms: int = 0
+    revoked_at_ms: int = 0
+
+
+class GrantKeyRecord(msgspec.Struct, frozen=True):
+    """An Ed25519 key, both halves raw. It signs from `active_from_ms` on, until a younger one does."""
+
+    kid: str
+    private_key: bytes
+    public_key: bytes
+    active_from_ms: int = 0
+
+
+class SettingsRecord(msgspec.Struct, frozen=True):
+    """What is decided once for a cluster."""
+
+    cluster_id: str
+    created_at_ms: int = 0
+
+
+class AuditRecord(msgspec.Struct, frozen=True):
+    """Who did what to what."""
+
+    at_ms: int
+    actor: str
+    action: str
+    target: str
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(record)
+
+
+def decoder(kind: type[R]) -> Callable[[bytes], R]:
+    """What reads values of `kind`; it raises ValueError for anything else (msgspec's errors are ValueErrors)."""
+    return msgspec.json.Decoder(kind).decode
+
+
+def decode_node(value: bytes) -> NodeInfo:
+    """Raises ValueError."""
+    return _parse(NodeInfo(), value)
+
+
+def decode_tunnel(value: bytes) -> TunnelInfo:
+    """Raises ValueError."""
+    return _parse(TunnelInfo(), value)
+
+
+def _parse(message: M, value: bytes) -> M:
+    try:
+        message.ParseFromString(value)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    return message

@@ -1,0 +1,263 @@
+"""The registry, put together: what it is made of, and the order in which it starts and stops.
+
+Here: composition alone. Not here: any decision.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
+from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
+from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
+
+from portway_registry.bootstrap import bootstrap
+from portway_registry.config import Address, Config, flag
+from portway_registry.errors import ConfigError, StoreUnavailable
+from portway_registry.geoip.locator import Locator
+from portway_registry.geoip.opening import open_locator
+from portway_registry.grants import Grants
+from portway_registry.mesh.hub import Hub
+from portway_registry.metrics import CallCounts, exposition
+from portway_registry.roster import Roster
+from portway_registry.services.admin import Admin
+from portway_registry.services.callers import by_certificate, by_token
+from portway_registry.services.discovery import Discovery
+from portway_registry.services.guard import Guard
+from portway_registry.services.mesh import Mesh
+from portway_registry.store.open import open_store
+from portway_registry.tokens import TokenCheck
+from portway_registry.views import Views
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_GRPC_OPTIONS: Final = (
+    # A frozen peer is noticed by unanswered pings; keepalive alone takes 40 s and more.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    # Nodes and watchers ping too, on streams that may be silent for long; by default that is answered by GOAWAY.
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Two registries on one port would share its clients by chance.
+    ("grpc.so_reuseport", 0),
+)
+# A node's whole state: 10,000 tunnels of some 300 bytes, five times over.
+_LARGEST_NODE_MESSAGE: Final = 16 << 20
+# How long calls that run may go on after the end was asked for. Streams never end by themselves.
+_GRACE: Final = 1.0
+# Between tries to read the store at start, at most; each has the store's own time limit besides.
+_PAUSE: Final = 2.0
+
+
+class Registry:
+    """One replica. Needs a running loop; may be used in any process, several at a time."""
+
+    def __init__(self, config: Config, *, on_failure: Callable[[BaseException], None] | None = None) -> None:
+        """`on_failure` is told when a part ended that must not: the replica should be stopped then."""
+        self._config = config
+        self._on_failure = on_failure or (lambda error: None)
+        self._calls = CallCounts()
+        self._closing: list[Callable[[], Awaitable[object]]] = []
+        self._serving = False
+        self._address: Address | None = None
+        self._mesh_address: Address | None = None
+        self._metrics_address: Address | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the public port. As for the others: known once started."""
+        return str(_started(self._address))
+
+    @property
+    def mesh_address(self) -> str:
+        return str(_started(self._mesh_address))
+
+    @property
+    def metrics_address(self) -> str | None:
+        return None if self._metrics_address is None else str(self._metrics_address)
+
+    async def start(self) -> None:
+        """Start everything, or nothing: what had started is stopped again when a part cannot.
+
+        The files are read before anything else, so that a wrong path is said at once. Then the store, and what the
+        first start of a cluster makes in it; while the store is away this waits. Then the views: no call is answered
+        from an empty one. Then the nodes' port, then the public one, then metrics; health says SERVING last.
+
+        Raises ConfigError.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self._config
+        credentials, mutual, cluster_ca = _credentials(config)
+        tasks = Tasks("registry", on_failure=self._on_failure)
+        locator = open_locator(config.geoip)
+        self._closing += [_closing(locator), tasks.close]
+        # Until it is done clients are not located, which costs them a round trip and the start nothing.
+        tasks.spawn(locator.load(), name="load GeoIP")
+
+        store = open_store(config.store_spec(), on_failure=self._on_failure)
+        self._closing.append(store.close)
+        settings = await _patiently(
+            lambda: bootstrap(store, admin_token_file=config.first_admin_token_file(), now_ms=_now_ms())
+        )
+
+        views = Views(store, on_failure=self._on_failure)
+        self._closing.append(views.close)
+        await _patiently(views.start)
+
+        grants = Grants(settings.cluster_id, views.grant_keys, _now_ms, default_max_tunnels=config.max_tunnels)
+        hub = Hub(
+            store,
+            views,
+            grants,
+            _now_ms,
+            cluster_id=settings.cluster_id,
+            lease_seconds=config.lease_seconds,
+            default_max_tunnels=config.max_tunnels,
+            on_failure=self._on_failure,
+        )
+        hub.start()
+        self._closing.append(hub.close)
+
+        mesh_guard = Guard(by_certificate, self._calls.count)
+        mesh = _server(mesh_guard, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
+        add_MeshServicer_to_server(Mesh(hub, views), mesh)
+        mesh_health = _add_health(mesh)
+        self._mesh_address = await self._listen(mesh, config.mesh_listen, mutual, "mesh_listen")
+
+        public = _server(Guard(by_token(TokenCheck(store, views.tokens)), self._calls.count))
+        roster = Roster(views.nodes, hub)
+        self._closing.append(roster.close)
+        discovery = Discovery(roster, grants, locator, cluster_ca=cluster_ca)
+        add_DiscoveryServicer_to_server(discovery, public)
+        add_AdminServicer_to_server(Admin(store, views, _now_ms), public)
+        public_health = _add_health(public)
+        self._address = await self._listen(public, config.listen, credentials, "listen")
+
+        if config.metrics_listen is not None:
+            from portway_registry.http import HttpServer
+
+            pages = HttpServer(lambda: exposition(self._calls, views, hub), lambda: self._serving)
+            self._closing.append(pages.close)
+            self._metrics_address = await pages.start(config.metrics_listen)
+
+        for servicer in (mesh_health, public_health):
+            await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+            self._closing.append(servicer.enter_graceful_shutdown)
+        self._serving = True
+        logger.info("registry serves", extra={"listen": self.address, "mesh_listen": self.mesh_address})
+
+    async def stop(self) -> None:
+        """Stop in the reverse order: health first, so that nobody new comes; the store last. May be called again.
+
+        Nodes stay known: their leases outlive their streams, and they go on with another replica.
+        """
+        self._serving = False
+        while self._closing:
+            close = self._closing.pop()
+            try:
+                await close()
+            except Exception:
+                logger.exception("a part did not stop cleanly")
+
+    async def _listen(
+        self, server: aio.Server, address: Address, credentials: grpc.ServerCredentials, name: str
+    ) -> Address:
+        self._closing.append(lambda: server.stop(_GRACE))
+        try:
+            port = server.add_secure_port(str(address), credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {flag(name)} {address}: is the port taken?") from error
+        await server.start()
+        return Address(address.host, port)
+
+
+def _started(address: Address | None) -> Address:
+    if address is None:
+        raise RuntimeError("the registry is not started")
+    return address
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        locator.close()
+
+    return close
+
+
+def _server(guard: Guard, *options: tuple[str, int]) -> aio.Server:
+    return aio.server(interceptors=(guard,), options=(*_GRPC_OPTIONS, *options))
+
+
+def _add_health(server: aio.Server) -> health.aio.HealthServicer:
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return servicer
+
+
+def _credentials(config: Config) -> tuple[grpc.ServerCredentials, grpc.ServerCredentials, bytes]:
+    """What the public port shows, what the mesh port shows and demands, and the cluster's CA."""
+    certificate = _read(config.tls_cert, "tls_cert")
+    key = _read(config.tls_key, "tls_key")
+    authority = _read(config.cluster_ca, "cluster_ca")
+    _check_pair(certificate, key, config)
+    pairs = ((key, certificate),)
+    public = grpc.ssl_server_credentials(pairs)
+    mutual = grpc.ssl_server_credentials(pairs, root_certificates=authority, require_client_auth=True)
+    return public, mutual, authority
+
+
+def _check_pair(certificate: bytes, key: bytes, config: Config) -> None:
+    """gRPC would only fail each handshake. Raises ConfigError when the key is not the certificate's."""
+    try:
+        public = x509.load_pem_x509_certificate(certificate).public_key()
+    except ValueError as error:
+        raise ConfigError(f"--tls-cert {config.tls_cert} holds no certificate (PEM): {error}") from error
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"--tls-key {config.tls_key} holds no unencrypted private key (PEM): {error}") from error
+    if private.public_key() != public:
+        raise ConfigError(f"--tls-key {config.tls_key} is not the key of --tls-cert {config.tls_cert}")
+
+
+def _read(path: Path | None, name: str) -> bytes:
+    if path is None:
+        raise ConfigError(f"{flag(name)} FILE is needed (`portway-admin pki init` makes the files)")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {flag(name)} {path}: {error.strerror}") from error
+
+
+async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns as soon as the store can be reached."""
+    while True:
+        try:
+            return await attempt()
+        except StoreUnavailable as error:
+            logger.warning("waiting for the store", extra={"reason": str(error)})
+            await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - spreads load

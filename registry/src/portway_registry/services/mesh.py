@@ -1,0 +1,68 @@
+"""What nodes call: a session's stream, and who holds a label."""
+
+import asyncio
+from typing import Any, Final
+
+from portway_proto.v1.mesh_pb2 import NodeMessage, Register, ResolveRequest, ResolveResponse
+from portway_proto.v1.mesh_pb2_grpc import MeshServicer
+from portway_proto.v1.types_pb2 import NodeInfo
+
+from portway_registry.errors import InvalidRequest, NotFound
+from portway_registry.mesh.hub import Hub
+from portway_registry.names import check_domain, check_host, check_region, server_name
+from portway_registry.services.callers import current_caller
+from portway_registry.views import Views
+
+# A stream that says nothing at first is not a node's.
+_REGISTER_WITHIN: Final = 10.0
+
+
+class Mesh(MeshServicer):
+    """The Mesh service; callers are nodes, known by their certificates."""
+
+    def __init__(self, hub: Hub, views: Views) -> None:
+        self._hub = hub
+        self._views = views
+
+    async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        requests = aiter(request_iterator)
+        register = await _first(requests)
+        _check(register.node, current_caller.get().name)
+        await self._hub.serve(register, requests, context.write)
+
+    async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
+        tunnel = self._views.tunnels.get(request.label)
+        if tunnel is None:
+            raise NotFound("no tunnel has this label")
+        return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
+
+
+async def _first(requests: Any) -> Register:
+    """The Register that opens the stream. Raises InvalidRequest."""
+    message: NodeMessage | None
+    try:
+        async with asyncio.timeout(_REGISTER_WITHIN):
+            message = await anext(requests, None)
+    except TimeoutError:
+        message = None
+    if message is None or message.WhichOneof("message") != "register":
+        raise InvalidRequest("a session's first message is Register")
+    return message.register
+
+
+def _check(node: NodeInfo, certified: str) -> None:
+    """Whether the node is who it says, and can be reached. Raises InvalidRequest."""
+    if node.name != certified:
+        raise InvalidRequest(f"the certificate is node {certified}'s, the registration names {node.name!r}")
+    if node.server_name != server_name(certified):
+        raise InvalidRequest(f"server_name must be {server_name(certified)}, the name in the node's certificate")
+    try:
+        check_region(node.region)
+        check_domain(node.domain)
+        check_host(node.host)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+    if not 1 <= node.port <= 65535:
+        raise InvalidRequest(f"port {node.port} is none: advertise the one that clients dial")
+    if not (-90 <= node.latitude <= 90 and -180 <= node.longitude <= 180):
+        raise InvalidRequest("latitude is from -90 to 90 degrees, longitude from -180 to 180")

@@ -1,0 +1,29 @@
+"""Which role may call which method: the one table.
+
+A method that is not in it cannot be called by anybody (services/guard.py).
+"""
+
+from typing import Final
+
+from portway_registry.records import Role
+
+# None: anybody who can connect.
+METHOD_ROLES: Final[dict[str, Role | None]] = {
+    "/portway.v1.Discovery/Locate": Role.CLIENT,
+    "/portway.v1.Discovery/Renew": Role.CLIENT,
+    "/portway.v1.Mesh/Session": Role.NODE,
+    "/portway.v1.Mesh/Resolve": Role.NODE,
+    "/portway.v1.Admin/ListNodes": Role.ADMIN,
+    "/portway.v1.Admin/GetNode": Role.ADMIN,
+    "/portway.v1.Admin/WatchNodes": Role.ADMIN,
+    "/portway.v1.Admin/ListTunnels": Role.ADMIN,
+    "/portway.v1.Admin/GetTunnel": Role.ADMIN,
+    "/portway.v1.Admin/WatchTunnels": Role.ADMIN,
+    "/portway.v1.Admin/CreateToken": Role.ADMIN,
+    "/portway.v1.Admin/ListTokens": Role.ADMIN,
+    "/portway.v1.Admin/RevokeToken": Role.ADMIN,
+    "/portway.v1.Admin/ListAudit": Role.ADMIN,
+    "/grpc.health.v1.Health/Check": None,
+    "/grpc.health.v1.Health/List": None,
+    "/grpc.health.v1.Health/Watch": None,
+}

@@ -1,0 +1,37 @@
+"""What a caller is told of an exception: the one table exception → gRPC status."""
+
+import logging
+import secrets
+from typing import Final
+
+from grpc import StatusCode
+
+from portway_registry import errors
+
+logger = logging.getLogger(__name__)
+
+# The first class that fits counts.
+_STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
+    (errors.NotAuthenticated, StatusCode.UNAUTHENTICATED),
+    (errors.NotAllowed, StatusCode.PERMISSION_DENIED),
+    (errors.NotServed, StatusCode.UNIMPLEMENTED),
+    (errors.InvalidRequest, StatusCode.INVALID_ARGUMENT),
+    (errors.NotFound, StatusCode.NOT_FOUND),
+    (errors.NoCandidate, StatusCode.UNAVAILABLE),
+    (errors.Replaced, StatusCode.ABORTED),
+    (errors.FellBehind, StatusCode.RESOURCE_EXHAUSTED),
+)
+
+
+def status_of(error: Exception) -> tuple[StatusCode, str]:
+    """The status and the text for `error`. What is internal is logged here, and the caller gets its number."""
+    if isinstance(error, errors.CallError):
+        for kind, code in _STATUS:
+            if isinstance(error, kind):
+                return code, str(error)
+    if isinstance(error, errors.StoreUnavailable):
+        logger.warning("call failed: the store cannot be reached", extra={"reason": str(error)})
+        return StatusCode.UNAVAILABLE, "the registry cannot reach its store now: try again in a few seconds"
+    number = secrets.token_hex(4)
+    logger.error("call failed: %s", number, exc_info=error)
+    return StatusCode.INTERNAL, f"the registry failed; its log says why under {number}"

@@ -1,0 +1,1 @@
+"""Where the registry keeps what must outlive it: one contract, two stores."""

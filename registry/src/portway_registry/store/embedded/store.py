@@ -1,0 +1,224 @@
+"""The embedded store: the contract over a state in memory and a file behind it.
+
+Here: the queue of requests and their group commit, the time of leases. Not here: what a write does
+(state.py), what the file looks like (database.py), watches (history.py).
+
+Requests are decided one after the other by one task, written to the file in one transaction for all that
+wait, and only then seen by readers and watches: what anyone has seen is on the disk. The disk is waited for
+in a thread; the loop goes on.
+
+Leases outlive the process, their deadlines do not: on opening, each lease has its full length again, so that
+a restart of the registry loses no node that comes back to its lease by id.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from portway_proto.carry.tasks import Tasks
+
+from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
+from portway_registry.store.contract import (
+    NO_LEASE,
+    Delete,
+    Entry,
+    Event,
+    LeaseId,
+    Listing,
+    Put,
+    Revision,
+    Write,
+)
+from portway_registry.store.embedded.database import Changes, Database
+from portway_registry.store.embedded.history import KEPT, History
+from portway_registry.store.embedded.state import Draft, State
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_GROUP = 256  # requests in one transaction; more wait for the next, so that no caller waits for long
+_PAUSE_AFTER_FAILURE = 1.0  # seconds until leases are ended again after the disk refused it
+
+
+@dataclass(frozen=True, slots=True)
+class _Request(Generic[T]):
+    decide: Callable[[Draft], T]
+    done: asyncio.Future[T]
+
+
+class EmbeddedStore:
+    """A Store in this process. Make it with a running loop; `path` None keeps nothing."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        on_failure: Callable[[BaseException], None],
+        clock: Callable[[], float] = time.monotonic,
+        history: int = KEPT,
+    ) -> None:
+        """Open the file and load it. Raises ConfigError when it cannot be used."""
+        self._clock = clock
+        self._database = Database(path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        contents = self._database.load()
+        self._state = State(contents)
+        self._history = History(contents.revision, history)
+        self._deadlines = {lease: clock() + ttl for lease, ttl in contents.leases.items()}
+        self._ending: set[LeaseId] = set()
+        self._granted = asyncio.Event()
+        self._requests: asyncio.Queue[_Request[object]] = asyncio.Queue()
+        self._closed = False
+        self._tasks = Tasks("embedded store", on_failure=on_failure)
+        self._tasks.spawn(self._decide_requests(), name="decide requests")
+        self._tasks.spawn(self._time_leases(), name="time leases")
+
+    async def get(self, key: str) -> Entry | None:
+        self._check_open()
+        return self._state.entries.get(key)
+
+    async def list(self, prefix: str) -> Listing:
+        self._check_open()
+        return self._state.listing(prefix)
+
+    async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
+        wanted = tuple(writes)
+        return await self._request(lambda draft: draft.write(wanted))
+
+    async def put(self, key: str, value: bytes, *, expected: Revision | None = None, lease: LeaseId = NO_LEASE) -> bool:
+        return (await self.write([Put(key, value, expected, lease)]))[0]
+
+    async def delete(self, key: str, *, expected: Revision | None = None) -> bool:
+        return (await self.write([Delete(key, expected)]))[0]
+
+    async def grant_lease(self, ttl: float) -> LeaseId:
+        lease, length = LeaseId(secrets.randbits(62) + 1), max(1, math.ceil(ttl))
+        await self._request(lambda draft: draft.grant(lease, length))
+        return lease
+
+    async def keep_lease(self, lease: LeaseId) -> None:
+        """As in the contract; a lease that is overdue but not ended yet is kept."""
+        self._check_open()
+        if lease not in self._deadlines or lease in self._ending:
+            raise LeaseLost(f"lease {lease:x} is unknown or has run out: grant a new one")
+        self._deadlines[lease] = self._clock() + self._state.leases[lease]
+
+    async def revoke_lease(self, lease: LeaseId) -> None:
+        await self._request(lambda draft: self._end(draft, [lease]))
+
+    async def end_due_leases(self) -> None:
+        """End the leases whose time is over; the store does it by itself when the first is due."""
+        await self._request(
+            lambda draft: self._end(draft, [lease for lease, due in self._deadlines.items() if due <= self._clock()])
+        )
+
+    def watch(self, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
+        return self._history.watch(prefix, after)
+
+    async def compact(self, revision: Revision) -> None:
+        """Forget the changes up to `revision`: watches from before it raise Compacted."""
+        self._check_open()
+        if revision > self._state.revision:
+            raise StoreError(f"revision {revision} has not been reached: compact up to {self._state.revision} at most")
+        self._history.compact(revision)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._history.close()
+        await self._tasks.close()
+        while not self._requests.empty():
+            self._fail([self._requests.get_nowait()], "the store was closed")
+        # A commit that was under way when its task ended is finished first: one thread, one queue.
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
+        self._thread.shutdown()
+
+    async def _request(self, decide: Callable[[Draft], T]) -> T:
+        self._check_open()
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait(_Request(decide, done))  # type: ignore[arg-type]  # the queue holds any T
+        return await done
+
+    async def _decide_requests(self) -> None:
+        while True:
+            group = [await self._requests.get()]
+            while len(group) < _GROUP and not self._requests.empty():
+                group.append(self._requests.get_nowait())
+            try:
+                await self._commit(group)
+            except BaseException:
+                self._fail(group, "the store was closed while it wrote")
+                raise
+            finally:
+                self._ending.clear()
+
+    async def _commit(self, group: Sequence[_Request[object]]) -> None:
+        """Decide a group, write it, show it, answer it."""
+        draft = Draft(self._state)
+        answers: list[tuple[_Request[object], object]] = []
+        for request in group:
+            try:
+                answers.append((request, request.decide(draft)))
+            except LeaseLost as error:
+                if not request.done.done():
+                    request.done.set_exception(error)
+        changes = draft.changes()
+        if changes.entries or changes.leases:
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._database.commit, changes)
+            except sqlite3.Error as error:
+                logger.error("store file not written", extra={"error": str(error)})
+                self._fail(group, f"the store's file could not be written ({error}): look at the disk")
+                return
+            self._show(changes, draft.events)
+        for request, answer in answers:
+            if not request.done.done():
+                request.done.set_result(answer)
+
+    def _show(self, changes: Changes, events: Sequence[Event]) -> None:
+        self._state.apply(changes)
+        for lease, ttl in changes.leases.items():
+            if ttl is None:
+                self._deadlines.pop(lease, None)
+            else:
+                self._deadlines[lease] = self._clock() + ttl
+                self._granted.set()
+        self._history.append(events)
+
+    def _end(self, draft: Draft, leases: Sequence[LeaseId]) -> None:
+        self._ending.update(lease for lease in leases if draft.end_lease(lease))
+
+    async def _time_leases(self) -> None:
+        while True:
+            self._granted.clear()
+            due = min(self._deadlines.values(), default=None)
+            try:
+                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                    await self._granted.wait()
+            except TimeoutError:
+                await self._end_due_or_pause()
+
+    async def _end_due_or_pause(self) -> None:
+        try:
+            await self.end_due_leases()
+        except StoreUnavailable:
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+
+    def _fail(self, group: Sequence[_Request[object]], reason: str) -> None:
+        for request in group:
+            if not request.done.done():
+                request.done.set_exception(StoreUnavailable(reason))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store was closed")

@@ -1,0 +1,158 @@
+"""One question to etcd, tried until it is answered or its time is up.
+
+Here: what is tried again and where, and which answer is which error. Not here: the questions (store.py),
+watches, which have no end (watch.py).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, NoReturn, TypeVar
+
+import grpc
+
+from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
+from portway_registry.store.etcd.members import TRY_SECONDS, Member, Members
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+Metadata = tuple[tuple[str, str], ...]
+Question = Callable[[Member, Metadata], Awaitable[R]]
+
+TOTAL_SECONDS = 6.0  # four tries: enough for a leader's election, or for two dead members and one live
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries, doubling
+
+
+class Remedy(Enum):
+    """What a failed call calls for."""
+
+    AGAIN = "the member is in trouble: try another"
+    TOKEN = "the token is not valid any more: get a new one"  # noqa: S105 - no password
+    NONE = "etcd has decided: asking again changes nothing"
+
+
+# What etcd answers when it has a reason of its own; it uses the codes loosely, so that the text decides.
+_TOKEN_REFUSED = ("invalid auth token", "revision of auth store is old")
+_REFUSED = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
+def remedy(error: grpc.aio.AioRpcError) -> Remedy:
+    """What to do about a failed call."""
+    if token_refused(error.details() or ""):
+        return Remedy.TOKEN
+    return Remedy.NONE if error.code() in _REFUSED else Remedy.AGAIN
+
+
+def token_refused(details: str) -> bool:
+    """Whether etcd's reason is that it does not take the token any more."""
+    return any(text in details for text in _TOKEN_REFUSED)
+
+
+class Pauses:
+    """Back-off: each pause up to twice as long as the one before, at random, so that replicas spread."""
+
+    def __init__(self) -> None:
+        self._longest = _FIRST_PAUSE
+
+    def next(self) -> float:
+        """Seconds to wait before the next try."""
+        longest, self._longest = self._longest, min(self._longest * 2, _LONGEST_PAUSE)
+        return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
+
+
+class Refused(StoreError):
+    """etcd said no for a reason that only some callers know what to do about; `details` is its text."""
+
+    def __init__(self, details: str) -> None:
+        super().__init__(f"etcd refused: {details}")
+        self.details = details
+
+    @property
+    def compacted(self) -> bool:
+        """The revision asked for is gone."""
+        return "required revision has been compacted" in self.details
+
+    @property
+    def ahead(self) -> bool:
+        """The revision asked for has not been reached."""
+        return "required revision is a future revision" in self.details
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[R]):
+    """What etcd said. `retried`: an earlier try may have been carried out without its answer arriving."""
+
+    response: R
+    retried: bool
+
+
+async def ask(members: Members, question: Question[R]) -> Answer[R]:
+    """Put a question to the cluster.
+
+    Raises LeaseLost, Refused or another StoreError when etcd refuses, StoreUnavailable when there is no answer
+    in time. A try that is cut short may have been carried out.
+    """
+    clock = asyncio.get_running_loop().time
+    if members.closing.is_set():
+        raise StoreUnavailable("the store was closed")
+    deadline = clock() + TOTAL_SECONDS
+    backoff = Pauses()
+    tries = 0
+    while True:
+        member = members.current()
+        shown: Metadata = ()
+        try:
+            async with asyncio.timeout_at(min(deadline, clock() + TRY_SECONDS)):
+                shown = await members.metadata(member)
+                tries += 1
+                return Answer(await question(member, shown), retried=tries > 1)
+        except grpc.aio.AioRpcError as error:
+            wanted = remedy(error)
+            if wanted is Remedy.NONE:
+                refuse(error)
+            reason = f"{error.code().name}: {error.details()}"
+            if wanted is Remedy.TOKEN:
+                members.refused(shown)
+            else:
+                members.failed(member)
+        except (TimeoutError, ConnectionError):
+            reason = f"no answer within {TRY_SECONDS} s"
+            members.failed(member)
+        except asyncio.CancelledError:
+            if members.cut_short():
+                raise StoreUnavailable("the store was closed while it was asked") from None
+            raise
+        pause = backoff.next()
+        if clock() + pause >= deadline:
+            raise StoreUnavailable(
+                f"etcd did not answer within {TOTAL_SECONDS} s; {member.endpoint} said last: {reason}"
+            )
+        logger.debug("etcd call tried again", extra={"endpoint": member.endpoint, "reason": reason})
+        await asyncio.sleep(pause)
+
+
+def refuse(error: grpc.aio.AioRpcError) -> NoReturn:
+    """Raise what etcd's refusal is to the callers of a store."""
+    details = error.details() or error.code().name
+    if "requested lease not found" in details:
+        raise LeaseLost("the lease is unknown to etcd or has run out: grant a new one") from error
+    if "user name is empty" in details:
+        raise StoreError("etcd demands a user: set --etcd-user and --etcd-password-file") from error
+    if "invalid user ID or password" in details:
+        raise StoreError("etcd refused the user or the password: check --etcd-user and --etcd-password-file") from error
+    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+        raise StoreError("etcd's user may not do this: grant it read and write below /portway/") from error
+    raise Refused(details) from error

@@ -1,0 +1,140 @@
+"""The endpoints of an etcd cluster, of which one is in use.
+
+Here: channels and their options, credentials, which endpoint is next, the user's token. Not here: what is
+tried again, and when (calls.py).
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from portway_registry.errors import ConfigError
+from portway_registry.store.etcd_api import rpc_pb2, rpc_pb2_grpc
+from portway_registry.store.spec import EtcdSpec
+
+logger = logging.getLogger(__name__)
+
+TRY_SECONDS = 1.5  # a member that is up answers within milliseconds; a leader is elected within 1 s
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 5_500),  # etcd answers pings more frequent than 5 s with GOAWAY
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),  # without it a frozen member goes unnoticed for 40 s
+    ("grpc.keepalive_permit_without_calls", 0),  # etcd forbids it
+    ("grpc.initial_reconnect_backoff_ms", 100),  # calls.py backs off by itself
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", -1),  # a watch that catches up may get many events at once
+    ("grpc.use_local_subchannel_pool", 1),  # closing a channel closes its connection
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),  # calls.py retries, at another member
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One endpoint, with a stub for each service that is used."""
+
+    endpoint: str
+    channel: grpc.aio.Channel
+    kv: "rpc_pb2_grpc.KVAsyncStub"
+    lease: "rpc_pb2_grpc.LeaseAsyncStub"
+    watch: "rpc_pb2_grpc.WatchAsyncStub"
+    auth: "rpc_pb2_grpc.AuthAsyncStub"
+
+
+class Members:
+    """All endpoints: one is in use until a call through it fails; then the next is."""
+
+    def __init__(self, spec: EtcdSpec) -> None:
+        """Read the files that `spec` names; nothing is sent yet. Raises ConfigError."""
+        self._endpoints = spec.endpoints
+        self._credentials = _credentials(spec) if spec.secure else None
+        self._user = spec.user
+        self._password = _read(spec.password_file).decode().rstrip("\r\n") if spec.password_file else ""
+        self._members: dict[str, Member] = {}
+        self._used = 0
+        self._token: str | None = None
+        self._authenticating = asyncio.Lock()
+        self.closing = asyncio.Event()
+
+    def current(self) -> Member:
+        """The member to use now."""
+        endpoint = self._endpoints[self._used]
+        member = self._members.get(endpoint)
+        if member is None:
+            member = self._members[endpoint] = self._connect(endpoint)
+        return member
+
+    def failed(self, member: Member) -> None:
+        """Use the next member, unless another one is in use already."""
+        if member.endpoint == self._endpoints[self._used] and len(self._endpoints) > 1:
+            self._used = (self._used + 1) % len(self._endpoints)
+            logger.warning("etcd endpoint changed", extra={"from": member.endpoint, "to": self._endpoints[self._used]})
+
+    async def metadata(self, member: Member) -> tuple[tuple[str, str], ...]:
+        """What shows etcd who is calling; asks `member` for a token when there is none. Raises AioRpcError."""
+        if self._user is None:
+            return ()
+        async with self._authenticating:
+            if self._token is None:
+                request = rpc_pb2.AuthenticateRequest(name=self._user, password=self._password)
+                self._token = (await member.auth.Authenticate(request, timeout=TRY_SECONDS)).token
+            return (("token", self._token),)
+
+    def refused(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        """Forget the token that was shown, unless it was replaced meanwhile."""
+        if metadata == (("token", self._token),):
+            self._token = None
+
+    def cut_short(self) -> bool:
+        """Whether a CancelledError comes from `close` (grpc.aio raises it so) and not from a cancelled task."""
+        task = asyncio.current_task()
+        return self.closing.is_set() and not (task and task.cancelling())
+
+    async def closed_within(self, seconds: float) -> bool:
+        """Wait so long, or until closed; whether it was."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.closing.wait()
+        except TimeoutError:
+            return False
+
+    async def close(self) -> None:
+        """Close every channel; calls in progress end."""
+        self.closing.set()
+        members, self._members = list(self._members.values()), {}
+        for member in members:
+            await member.channel.close()
+
+    def _connect(self, endpoint: str) -> Member:
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+        else:
+            channel = grpc.aio.secure_channel(endpoint, self._credentials, options=_OPTIONS)
+        return Member(
+            endpoint,
+            channel,
+            rpc_pb2_grpc.KVStub(channel),
+            rpc_pb2_grpc.LeaseStub(channel),
+            rpc_pb2_grpc.WatchStub(channel),
+            rpc_pb2_grpc.AuthStub(channel),
+        )
+
+
+def _credentials(spec: EtcdSpec) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(spec.ca) if spec.ca else None,
+        private_key=_read(spec.key) if spec.key else None,
+        certificate_chain=_read(spec.certificate) if spec.certificate else None,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the --etcd-... settings") from error

@@ -1,0 +1,145 @@
+"""The etcd store: the contract in etcd's terms.
+
+Here: what each call of the contract asks of etcd. Not here: how a question is put and tried again (calls.py),
+the messages (messages.py), watches (watch.py).
+
+etcd must be told to forget old revisions (`--auto-compaction-retention`); the registry does not do it.
+"""
+
+import asyncio
+import math
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+
+from portway_registry.errors import LeaseLost, StoreUnavailable
+from portway_registry.store.contract import (
+    NO_LEASE,
+    Delete,
+    Entry,
+    Event,
+    LeaseId,
+    Listing,
+    Put,
+    Revision,
+    Write,
+)
+from portway_registry.store.etcd.calls import Metadata, Refused, ask
+from portway_registry.store.etcd.members import Member, Members
+from portway_registry.store.etcd.messages import entry_of, outcomes, prefix_range, transaction, transactions
+from portway_registry.store.etcd.watch import watch
+from portway_registry.store.etcd_api import rpc_pb2
+from portway_registry.store.spec import EtcdSpec
+
+_PAGE = 1_000  # entries in one answer of a listing: under 1 MiB with values of up to 1 KiB
+_LISTINGS = 3  # a listing is begun anew when its revision is compacted under it
+_TRANSACTIONS_AT_ONCE = 4  # etcd gathers what arrives together into one fsync; more would only queue there
+
+
+class EtcdStore:
+    """A Store on an etcd cluster. Make it with a running loop; nothing is sent before the first call."""
+
+    def __init__(self, spec: EtcdSpec) -> None:
+        """Read the files that `spec` names. Raises ConfigError when one cannot be used."""
+        self._members = Members(spec)
+
+    async def get(self, key: str) -> Entry | None:
+        request = rpc_pb2.RangeRequest(key=key.encode())
+        answer = await ask(self._members, lambda member, shown: member.kv.Range(request, metadata=shown))
+        return entry_of(answer.response.kvs[0]) if answer.response.kvs else None
+
+    async def list(self, prefix: str) -> Listing:
+        for _ in range(_LISTINGS):
+            try:
+                return await self._list(prefix)
+            except Refused as error:
+                if not error.compacted:
+                    raise
+        raise StoreUnavailable("etcd compacted faster than it could be listed: compact less often")
+
+    async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
+        writes = tuple(writes)
+        done = [False] * len(writes)
+        slots = asyncio.Semaphore(_TRANSACTIONS_AT_ONCE)
+
+        async def commit(span: range) -> None:
+            async with slots:
+                done[span.start : span.stop] = await self._commit(writes[span.start : span.stop])
+
+        for wave in transactions(writes):
+            results = await asyncio.gather(*map(commit, wave), return_exceptions=True)
+            failures = [result for result in results if result is not None]
+            for failure in sorted(failures, key=lambda failure: not isinstance(failure, LeaseLost)):
+                raise failure
+        return tuple(done)
+
+    async def put(self, key: str, value: bytes, *, expected: Revision | None = None, lease: LeaseId = NO_LEASE) -> bool:
+        return (await self.write([Put(key, value, expected, lease)]))[0]
+
+    async def delete(self, key: str, *, expected: Revision | None = None) -> bool:
+        return (await self.write([Delete(key, expected)]))[0]
+
+    async def grant_lease(self, ttl: float) -> LeaseId:
+        lease = LeaseId(secrets.randbits(62) + 1)  # chosen here, so that a grant tried again is the same one
+        request = rpc_pb2.LeaseGrantRequest(ID=lease, TTL=max(1, math.ceil(ttl)))
+        try:
+            await ask(self._members, lambda member, shown: member.lease.LeaseGrant(request, metadata=shown))
+        except Refused as error:
+            if "lease already exists" not in error.details:
+                raise
+        return lease
+
+    async def keep_lease(self, lease: LeaseId) -> None:
+        async def question(member: Member, shown: Metadata) -> rpc_pb2.LeaseKeepAliveResponse:
+            stream = member.lease.LeaseKeepAlive(metadata=shown)
+            try:
+                await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
+                response = await stream.read()
+                await stream.done_writing()
+            finally:
+                stream.cancel()
+            if not isinstance(response, rpc_pb2.LeaseKeepAliveResponse):
+                raise ConnectionResetError("etcd ended the stream")
+            return response
+
+        if (await ask(self._members, question)).response.TTL <= 0:
+            raise LeaseLost(f"lease {lease:x} is unknown to etcd or has run out: grant a new one")
+
+    async def revoke_lease(self, lease: LeaseId) -> None:
+        request = rpc_pb2.LeaseRevokeRequest(ID=lease)
+        try:
+            await ask(self._members, lambda member, shown: member.lease.LeaseRevoke(request, metadata=shown))
+        except LeaseLost:
+            pass
+
+    def watch(self, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
+        return watch(self._members, prefix, after)
+
+    async def compact(self, revision: Revision) -> None:
+        """Make etcd forget what stood before `revision`; nothing when it has done so already."""
+        request = rpc_pb2.CompactionRequest(revision=revision)
+        try:
+            await ask(self._members, lambda member, shown: member.kv.Compact(request, metadata=shown))
+        except Refused as error:
+            if not error.compacted:
+                raise
+
+    async def close(self) -> None:
+        await self._members.close()
+
+    async def _list(self, prefix: str) -> Listing:
+        start, end = prefix_range(prefix)
+        entries: list[Entry] = []
+        revision = 0
+        while True:
+            request = rpc_pb2.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision)
+            page = (await ask(self._members, lambda member, shown: member.kv.Range(request, metadata=shown))).response  # noqa: B023 - awaited here
+            revision = revision or page.header.revision
+            entries.extend(map(entry_of, page.kvs))
+            if not page.more:
+                return Listing(tuple(entries), Revision(revision))
+            start = page.kvs[-1].key + b"\0"
+
+    async def _commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+        request = transaction(writes)
+        answer = await ask(self._members, lambda member, shown: member.kv.Txn(request, metadata=shown))
+        return outcomes(writes, answer.response, retried=answer.retried)

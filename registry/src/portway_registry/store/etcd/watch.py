@@ -1,0 +1,146 @@
+"""A watch on etcd that outlives connections, members and outages.
+
+Here: where a stream begins, what is handed on, when a stream is begun anew. Not here: a view in memory of
+what is watched (../mirror.py).
+
+The place to resume from is the revision of the last event handed on, moved forward only by a progress
+notification. The revision in the header of a message with events is that of the member's store, which may
+be ahead of what the watch was told.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+
+import grpc
+
+from portway_registry.errors import Compacted, StoreError
+from portway_registry.store.contract import Event, Revision
+from portway_registry.store.etcd.calls import Metadata, Pauses, Refused, Remedy, refuse, remedy, token_refused
+from portway_registry.store.etcd.members import TRY_SECONDS, Member, Members
+from portway_registry.store.etcd.messages import event_of, prefix_range
+from portway_registry.store.etcd_api import kv_pb2, rpc_pb2
+
+logger = logging.getLogger(__name__)
+
+_HAS_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends the stream instead of falling silent
+
+_Stream = grpc.aio.StreamStreamCall[rpc_pb2.WatchRequest, rpc_pb2.WatchResponse]
+
+
+class _Interrupted(Exception):
+    """The stream ended; another is to be begun."""
+
+
+async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
+    """As Store.watch."""
+    position = after
+    backoff = Pauses()
+    failures = 0
+    while not members.closing.is_set():
+        member = members.current()
+        shown: Metadata = ()
+        stream: _Stream | None = None
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                shown = await members.metadata(member)
+                stream = member.watch.Watch(metadata=_HAS_LEADER + shown)
+                await _begin(stream, prefix, position)
+                await _check_history(member, shown, prefix, position)
+            if failures:
+                logger.info("watch resumed", extra={"endpoint": member.endpoint, "after": position})
+                failures = 0
+            fragments: list[kv_pb2.Event] = []
+            while True:
+                response = await _next(stream)
+                backoff = Pauses()
+                fragments.extend(response.events)
+                if response.fragment:
+                    continue
+                if fragments:
+                    position = Revision(fragments[-1].kv.mod_revision)
+                    batch = tuple(map(event_of, fragments))
+                    fragments.clear()
+                    yield batch
+                else:
+                    position = Revision(max(position, response.header.revision))
+        except (grpc.aio.AioRpcError, TimeoutError, _Interrupted) as error:
+            reason = _describe(error)
+            if token_refused(reason):
+                members.refused(shown)
+            else:
+                members.failed(member)
+        except asyncio.CancelledError:
+            if members.cut_short():
+                return
+            raise
+        finally:
+            if stream is not None:
+                stream.cancel()
+        failures += 1
+        if failures == 1:
+            logger.warning("watch interrupted", extra={"endpoint": member.endpoint, "reason": reason})
+        await members.closed_within(backoff.next())
+
+
+async def _begin(stream: _Stream, prefix: str, position: Revision) -> None:
+    """Ask for what follows `position`, and wait until that is promised."""
+    start, end = prefix_range(prefix)
+    await stream.write(
+        rpc_pb2.WatchRequest(
+            create_request=rpc_pb2.WatchCreateRequest(
+                key=start, range_end=end, start_revision=position + 1, progress_notify=True, fragment=True
+            )
+        )
+    )
+    response = await _next(stream)
+    if not response.created:
+        raise _Interrupted("etcd did not begin the watch")
+
+
+async def _check_history(member: Member, shown: Metadata, prefix: str, position: Revision) -> None:
+    """Raise Compacted unless the store can still be read as it stood at `position`.
+
+    A watch alone does not always tell: etcd before 3.4.32 and 3.5.14 loses, in silence, a deletion at the very
+    revision that was compacted; and a watch from a revision that a restored store has not reached waits
+    for ever.
+    """
+    if position <= 0:
+        return
+    request = rpc_pb2.RangeRequest(key=prefix_range(prefix)[0], revision=position, limit=1, keys_only=True)
+    try:
+        await member.kv.Range(request, metadata=shown)
+    except grpc.aio.AioRpcError as error:
+        if remedy(error) is not Remedy.NONE:
+            raise
+        try:
+            refuse(error)
+        except Refused as refused:
+            if refused.compacted or refused.ahead:
+                raise Compacted(await _revision(member, shown, prefix)) from None
+            raise _Interrupted(refused.details) from None
+        except StoreError as other:
+            raise _Interrupted(str(other)) from None
+
+
+async def _revision(member: Member, shown: Metadata, prefix: str) -> Revision:
+    """The store's revision now, from which a watch can surely be begun."""
+    request = rpc_pb2.RangeRequest(key=prefix_range(prefix)[0], limit=1, keys_only=True)
+    return Revision((await member.kv.Range(request, metadata=shown)).header.revision)
+
+
+async def _next(stream: _Stream) -> rpc_pb2.WatchResponse:
+    response = await stream.read()
+    if not isinstance(response, rpc_pb2.WatchResponse):
+        raise _Interrupted("etcd ended the stream")
+    if response.canceled:
+        if response.compact_revision:
+            raise Compacted(response.compact_revision)
+        raise _Interrupted(response.cancel_reason or "etcd cancelled the watch")
+    return response
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or f"no answer within {TRY_SECONDS} s"

@@ -1,0 +1,163 @@
+"""The cluster in memory: each kind of record, decoded once, as its mirror changes.
+
+Here: views and the order in which they are filled. Not here: what is decided by them.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+
+from portway_registry import keys
+from portway_registry.records import GrantKeyRecord, TokenRecord, decode_node, decode_tunnel, decoder
+from portway_registry.store.contract import Entry, LeaseId, Revision, Store
+from portway_registry.store.mirror import Mirror
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[T]):
+    """A record with what the store knows of it."""
+
+    name: str
+    value: T
+    created: Revision
+    modified: Revision
+    lease: LeaseId
+
+
+Change = Callable[[Item[T] | None, Item[T] | None], None]
+
+
+class View(Generic[T]):
+    """All records below a prefix, by name; as old as the mirror, which outlives outages of the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        decode: Callable[[bytes], T],
+        *,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._prefix = prefix
+        self._decode = decode
+        self._items: dict[str, Item[T]] = {}
+        self._subscribers: list[Change[T]] = []
+        self._mirror = Mirror(store, prefix, on_failure=on_failure)
+        self._mirror.subscribe(self._changed)
+        self.items: Mapping[str, Item[T]] = MappingProxyType(self._items)
+
+    async def start(self) -> None:
+        """Fill the view. Raises StoreUnavailable."""
+        await self._mirror.start()
+
+    async def settled(self, revision: Revision) -> None:
+        """Wait until every change up to `revision` shows. Raises StoreUnavailable."""
+        await self._mirror.settled(revision)
+
+    async def close(self) -> None:
+        await self._mirror.close()
+
+    def get(self, name: str) -> T | None:
+        item = self._items.get(name)
+        return None if item is None else item.value
+
+    def values(self) -> Iterator[T]:
+        return (item.value for item in self._items.values())
+
+    def decode(self, entry: Entry) -> T | None:
+        """An entry read from the store itself; None, and a line in the log, when it cannot be read."""
+        try:
+            return self._decode(entry.value)
+        except ValueError:
+            logger.exception("record passed over: it cannot be read", extra={"key_prefix": self._prefix})
+            return None
+
+    def item(self, entry: Entry) -> Item[T] | None:
+        """As `decode`, with what the store knows of it."""
+        value = self.decode(entry)
+        if value is None:
+            return None
+        name = entry.key.removeprefix(self._prefix)
+        return Item(name, value, entry.created, entry.modified, entry.lease)
+
+    def subscribe(self, change: Change[T]) -> Callable[[], None]:
+        """Call `change(old, new)` at each change from now on; the view is changed already. Returns what ends it."""
+        self._subscribers.append(change)
+        return lambda: self._subscribers.remove(change) if change in self._subscribers else None
+
+    def _changed(self, old_entry: Entry | None, new_entry: Entry | None) -> None:
+        entry = new_entry or old_entry
+        if entry is None:
+            return
+        name = entry.key.removeprefix(self._prefix)
+        old = self._items.pop(name, None)
+        new = None if new_entry is None else self.item(new_entry)
+        if new is not None:
+            self._items[name] = new
+        self._index(old, new)
+        if old is not None or new is not None:
+            for subscriber in tuple(self._subscribers):
+                subscriber(old, new)
+
+    def _index(self, old: Item[T] | None, new: Item[T] | None) -> None:
+        """Keep what a subclass finds records by."""
+
+
+class TunnelView(View[TunnelInfo]):
+    """Tunnels, found by their home node and by their token too."""
+
+    def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
+        super().__init__(store, keys.TUNNELS, decode_tunnel, on_failure=on_failure)
+        self._by_node: dict[str, dict[str, Item[TunnelInfo]]] = {}
+        self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
+
+    def of_node(self, node: str) -> Mapping[str, Item[TunnelInfo]]:
+        return self._by_node.get(node, {})
+
+    def of_token(self, token_id: str) -> Mapping[str, Item[TunnelInfo]]:
+        return self._by_token.get(token_id, {})
+
+    def _index(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
+        if old is not None:
+            _drop(self._by_node, old.value.node, old.name)
+            _drop(self._by_token, old.value.token_id, old.name)
+        if new is not None:
+            self._by_node.setdefault(new.value.node, {})[new.name] = new
+            self._by_token.setdefault(new.value.token_id, {})[new.name] = new
+
+
+def _drop(index: dict[str, dict[str, Item[TunnelInfo]]], key: str, label: str) -> None:
+    labels = index.get(key)
+    if labels is not None:
+        labels.pop(label, None)
+        if not labels:
+            del index[key]
+
+
+class Views:
+    """All views of one replica."""
+
+    def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
+        self.nodes: View[NodeInfo] = View(store, keys.NODES, decode_node, on_failure=on_failure)
+        self.tunnels = TunnelView(store, on_failure=on_failure)
+        self.tokens: View[TokenRecord] = View(store, keys.TOKENS, decoder(TokenRecord), on_failure=on_failure)
+        self.grant_keys: View[GrantKeyRecord] = View(
+            store, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=on_failure
+        )
+
+    async def start(self) -> None:
+        """Fill them all. Raises StoreUnavailable."""
+        for view in (self.grant_keys, self.tokens, self.nodes, self.tunnels):
+            await view.start()
+
+    async def close(self) -> None:
+        for view in (self.tunnels, self.nodes, self.tokens, self.grant_keys):
+            await view.close()

@@ -1,0 +1,1 @@
+"""A Portway relay node."""

@@ -1,0 +1,176 @@
+"""The node's certificates: read from files, checked, and read again when the files change.
+
+Here: that a certificate fits its key, its time and its names, each fault with the name of the file. Not here: TLS
+itself, which is the carrier's; it gets PEM.
+"""
+
+import datetime
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from portway_proto.carry.contract import ServerTls
+from portway_proto.wire.limits import LINK_ALPN
+
+from portway_relay.config import NodeConfig
+from portway_relay.errors import CertificateError
+
+logger = logging.getLogger(__name__)
+
+Now = Callable[[], datetime.datetime]
+# What visitors can be told; the carrier keeps one TLS context for each.
+_VISITOR_ALPN: Final = (None, "http/1.1", "h2")
+# Whoever replaces certificates is given a few seconds' patience by every tool.
+POLL_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate chain with its key, PEM, found to fit together."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    certificate: x509.Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCertificates:
+    """Everything that the files held at one time."""
+
+    ca: bytes
+    authorities: tuple[x509.Certificate, ...]
+    node: Identity
+    region: Identity
+    link_tls: ServerTls
+    visitor_tls: dict[str | None, ServerTls]
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Certificates:
+    """What the node shows to whom. `loaded` is always one whole, checked set."""
+
+    def __init__(self, config: NodeConfig, now: Now = _utc_now) -> None:
+        """Read the files. Raises CertificateError."""
+        self._config = config
+        self._now = now
+        self._paths = (config.cluster_ca, config.cert, config.key, config.tls_cert, config.tls_key)
+        self._seen = self._stamps()
+        self.loaded = self._load()
+
+    def reload(self) -> bool:
+        """Read the files again. A set that cannot be used is logged, and the one before stays."""
+        self._seen = self._stamps()
+        try:
+            self.loaded = self._load()
+        except CertificateError as error:
+            logger.error("certificates not reloaded, the old ones stay in use: %s", error)  # noqa: TRY400
+            return False
+        logger.info(
+            "certificates reloaded",
+            extra={"visitors_until": self.loaded.region.certificate.not_valid_after_utc.isoformat()},
+        )
+        return True
+
+    def reload_if_changed(self) -> bool:
+        """Reload when a file is not the one that was read last."""
+        return self._stamps() != self._seen and self.reload()
+
+    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        stamps: list[tuple[int, int, int] | None] = []
+        for path in self._paths:
+            try:
+                stat = path.stat()
+                stamps.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            except OSError:
+                stamps.append(None)
+        return tuple(stamps)
+
+    def _load(self) -> LoadedCertificates:
+        config = self._config
+        ca = _read(config.cluster_ca)
+        authorities = _parse_certificates(config.cluster_ca, ca)
+        node = _load_identity(config.cert, config.key, self._now())
+        _demand_name(config.cert, node.certificate, config.server_name)
+        if not issued_by(node.certificate, authorities):
+            raise CertificateError(
+                f"{config.cert} was not issued by the CA in {config.cluster_ca}: "
+                "make both with the same `portway-admin pki` folder"
+            )
+        region = _load_identity(config.tls_cert, config.tls_key, self._now())
+        _demand_name(config.tls_cert, region.certificate, f"*.{config.zone}")
+        return LoadedCertificates(
+            ca,
+            authorities,
+            node,
+            region,
+            ServerTls(node.chain, node.key, alpn=LINK_ALPN),
+            {alpn: ServerTls(region.chain, region.key, alpn=alpn) for alpn in _VISITOR_ALPN},
+        )
+
+
+def issued_by(certificate: x509.Certificate, authorities: tuple[x509.Certificate, ...]) -> bool:
+    """Whether one of these CAs signed it."""
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return True
+    return False
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """The DNS names it is valid for, in lower case."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+
+
+def _load_identity(cert_path: Path, key_path: Path, now: datetime.datetime) -> Identity:
+    chain, key_pem = _read(cert_path), _read(key_path)
+    certificate = _parse_certificates(cert_path, chain)[0]
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"{key_path} holds no private key that can be used (PEM, no passphrase)") from error
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+        raise CertificateError(f"{key_path} is not the key of {cert_path}: the two files are from different pairs")
+    if certificate.not_valid_after_utc <= now:
+        raise CertificateError(f"{cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it")
+    if certificate.not_valid_before_utc > now:
+        raise CertificateError(
+            f"{cert_path} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC only: "
+            "look at this machine's clock"
+        )
+    return Identity(chain, key_pem, certificate)
+
+
+def _demand_name(path: Path, certificate: x509.Certificate, name: str) -> None:
+    names = dns_names(certificate)
+    if name not in names:
+        raise CertificateError(f"{path} is valid for {', '.join(names) or 'no DNS name'}, and must be for {name}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parse_certificates(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise CertificateError(f"{path} holds no certificate that can be read (PEM)") from error

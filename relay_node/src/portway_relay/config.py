@@ -1,0 +1,136 @@
+"""What a node is told, as values: names, addresses, files, limits.
+
+Here: the shapes and the rules that each value and their combination must keep. Not here: where values come from
+(settings.py).
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from portway_relay.errors import ConfigError
+
+SERVER_NAME_SUFFIX: Final = ".node.portway.internal"
+_EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host and a port; host "" stands for every address of the machine, port 0 for one that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """Bounds and time limits; times in seconds."""
+
+    max_sessions: int = 5_000  # with 8 lanes each they use up the descriptors of a well-configured machine
+    max_tunnels_per_session: int = 1_000  # an order of magnitude above any program that was seen
+    max_lanes: int = 4_096  # data lanes of one session: so many visits of one client at once
+    max_visits_per_tunnel: int = 4_096  # no more can have a lane; the others would only wait
+    binds_per_second: int = 50  # a proof costs up to 2 ms of hashing
+    bind_burst: int = 1_000  # a program that comes back with all its tunnels binds them at once
+    max_greetings: int = 1_024  # link lanes between accept and their first frame, all clients together
+    max_half_open: int = 4_096  # connections whose ClientHello is still awaited
+    hello_time: float = 10.0  # for a whole ClientHello; a slow mobile link with a lost packet needs 3
+    greeting_time: float = 10.0  # TLS handshake and first frame of a link lane, each
+    connections_per_second: int = 2_000  # new ones from one address; a large office behind one address needs 100
+    connection_burst: int = 4_000
+    resume_time: float = 60.0  # a lost session can be resumed for so long
+    port_rest: float = 60.0  # a released raw port serves nobody else for so long: visitors may still hold it
+    leave_grace: float = 5.0  # visits in progress may finish after the client let go of their tunnel
+    first_bytes_time: float = 2.0  # to see whether a refused visitor speaks HTTP (and can be told)
+    lane_wait: float = 10.0  # a visitor waits so long for a lane
+    stop_grace: float = 3.0  # visits in progress may finish when the node stops
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node. `check` has been called on every one that settings.py returns."""
+
+    name: str
+    region: str
+    domain: str
+    listen: Endpoint
+    registry: tuple[Endpoint, ...]
+    cluster_ca: Path
+    cert: Path
+    key: Path
+    tls_cert: Path
+    tls_key: Path
+    advertise: Endpoint | None = None
+    public_port: int = 0
+    raw_listen: str | None = None
+    raw_ports: PortRange = PortRange(20_000, 29_999)
+    raw_host: str | None = None
+    admin_listen: Endpoint | None = None
+    latitude: float = 0.0
+    longitude: float = 0.0
+    ready_file: Path | None = None
+    log_format: str = "text"
+    log_level: str = "info"
+    limits: NodeLimits = field(default_factory=NodeLimits)
+
+    @property
+    def server_name(self) -> str:
+        """The name in the node's cluster certificate, and the SNI of its clients' lanes."""
+        return self.name + SERVER_NAME_SUFFIX
+
+    @property
+    def zone(self) -> str:
+        """What follows the label in this node's host names, without the dot between."""
+        return f"{self.region}.{self.domain}"
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work, before anything is started."""
+        for what, name in (("--name", self.name), ("--region", self.region)):
+            if not _DNS_LABEL.fullmatch(name):
+                raise ConfigError(f"{what} {name!r}: use lower-case letters, digits and inner dashes, 63 at the most")
+        if len(self.domain) > 200 or not all(_DNS_LABEL.fullmatch(part) for part in self.domain.split(".")):
+            raise ConfigError(f"--domain {self.domain!r}: use a DNS name such as tunnels.example.com, in lower case")
+        if not self.registry:
+            raise ConfigError("--registry is missing: name the mesh address of at least one registry, as host:port")
+        if self.advertise is None and self.listen.host in ("", "0.0.0.0", "::"):
+            raise ConfigError(
+                f"--advertise is missing: --listen {self.listen} means every address of this machine, and clients "
+                "must be told one that they can reach, such as --advertise relay-1.example.com:443"
+            )
+        if not -90 <= self.latitude <= 90 or not -180 <= self.longitude <= 180:
+            raise ConfigError(f"--latitude {self.latitude} --longitude {self.longitude}: not a place on Earth")
+        self._check_raw_ports()
+
+    def _check_raw_ports(self) -> None:
+        try:
+            first, last = (int(text) for text in _EPHEMERAL_PORTS.read_text().split())
+        except (OSError, ValueError):
+            return
+        if self.raw_ports.first <= last and first <= self.raw_ports.last:
+            free = f"1024-{first - 1}" if first - 1024 > 65_535 - last else f"{last + 1}-65535"
+            raise ConfigError(
+                f"--raw-ports {self.raw_ports} overlaps {first}-{last}, the ports that this system gives to outgoing "
+                f"connections ({_EPHEMERAL_PORTS}): choose a range within {free}, or change the system's"
+            )

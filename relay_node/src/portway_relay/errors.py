@@ -1,0 +1,57 @@
+"""Every error of a relay node.
+
+RelayError
+├── ConfigError          a file, flag or variable that cannot be used; says which and what would do
+├── CertificateError     a certificate or key that cannot be read or does not fit; says which file
+├── ListenError          an address that cannot be listened on
+├── Refused              what a client asked for and does not get: a code of the lane protocol, and why
+│   └── GrantRefused     its grant is not good here
+├── PortsUsedUp          no raw TCP port is free
+└── TicketInvalid        a ticket that this cluster did not sign, or for something else
+
+Carriers have a tree of their own, portway_proto.carry.errors.
+"""
+
+from portway_proto.v1.lane_pb2 import Failure, FailureCode
+
+
+class RelayError(Exception):
+    """Base of every error this distribution raises."""
+
+
+class ConfigError(RelayError):
+    """A setting that cannot be used."""
+
+
+class CertificateError(RelayError):
+    """A certificate, key or CA that cannot be used."""
+
+
+class ListenError(RelayError):
+    """An address that cannot be listened on."""
+
+
+class Refused(RelayError):
+    """A client's request that is refused; the message is for its user and says what to do."""
+
+    def __init__(self, code: FailureCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def failure(self) -> Failure:
+        """As the lane protocol says it."""
+        return Failure(code=self.code, message=self.message)
+
+
+class GrantRefused(Refused):
+    """The grant is malformed, forged, expired, revoked or for another cluster."""
+
+
+class PortsUsedUp(RelayError):
+    """Every port of the range is in use or resting."""
+
+
+class TicketInvalid(RelayError):
+    """A ticket that says nothing here."""

@@ -1,0 +1,125 @@
+"""Looking at the first bytes of connections without taking them, until something can be said of each.
+
+Here: waiting for a whole ClientHello within a time limit, for a bounded number of connections at once. Not here: what
+the bytes are (client_hello.py), nor what becomes of the connection (route.py).
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
+from portway_relay.ingress.plain_http import LONGEST_METHOD, may_become_http
+
+Seen = Callable[[socket.socket, Parsed | Invalid, bytes], None]
+
+# Most hellos are below 2 KiB; a longer one is looked at again, as far as it then is known to go.
+_USUAL: Final = 4 * 1024
+
+
+class Peek:
+    """The connections whose first bytes are awaited. They belong to it until `seen` is called with them."""
+
+    def __init__(self, seen: Seen, *, time_limit: float, most: int) -> None:
+        """`seen(socket, hello, first bytes)` owns the socket from there on: nothing was read from it, and its
+        SO_RCVLOWAT is 1. One that ends or says nothing in time is closed here."""
+        self._loop = asyncio.get_running_loop()
+        self._seen = seen
+        self._time_limit = time_limit
+        self._most = most
+        self._waiting: dict[int, _HalfOpen] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, sock: socket.socket) -> None:
+        """Take a non-blocking socket; above the limit it is closed at once."""
+        connection = _HalfOpen(self, sock)
+        if connection.look():
+            return
+        if len(self._waiting) >= self._most:
+            sock.close()
+            return
+        self._waiting[sock.fileno()] = connection
+        connection.wait(self._loop, self._time_limit)
+
+    def close(self) -> None:
+        """Close all that wait."""
+        for connection in list(self._waiting.values()):
+            connection.drop()
+
+    def forget(self, sock: socket.socket) -> None:
+        self._waiting.pop(sock.fileno(), None)
+
+    def tell(self, sock: socket.socket, hello: Parsed | Invalid, data: bytes) -> None:
+        self._seen(sock, hello, data)
+
+
+class _HalfOpen:
+    """One connection of which too little is known."""
+
+    __slots__ = ("_loop", "_needed", "_peek", "_sock", "_timer")
+
+    def __init__(self, peek: Peek, sock: socket.socket) -> None:
+        self._peek = peek
+        self._sock = sock
+        self._needed = 1
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
+        self._loop = loop
+        self._timer = loop.call_later(time_limit, self.drop)
+        loop.add_reader(self._sock, self.look)
+
+    def look(self) -> bool:
+        """Peek once. True when the connection is decided or gone."""
+        try:
+            data = self._sock.recv(max(_USUAL, self._needed), socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            self.drop()
+            return True
+        if len(data) < self._needed:
+            # Readable below the mark means that no more will come: the other side has ended.
+            self.drop()
+            return True
+        hello = parse(data)
+        if isinstance(hello, Invalid) and may_become_http(data):
+            hello = NeedMore(LONGEST_METHOD)
+        if isinstance(hello, NeedMore):
+            return self._need(hello.size)
+        self._stop_waiting()
+        if self._needed > 1:
+            self._set_mark(1)
+        self._peek.tell(self._sock, hello, data)
+        return True
+
+    def _need(self, size: int) -> bool:
+        """Sleep until so many bytes are there: a byte more each time must not wake the node each time."""
+        self._needed = size
+        if self._set_mark(size):
+            return False
+        self.drop()
+        return True
+
+    def _set_mark(self, size: int) -> bool:
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        except OSError:
+            return False
+        return True
+
+    def drop(self) -> None:
+        self._stop_waiting()
+        self._sock.close()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop = None
+            self._peek.forget(self._sock)

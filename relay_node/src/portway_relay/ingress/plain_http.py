@@ -1,0 +1,64 @@
+"""HTTP in clear text, as far as a node must know it: who speaks it, and short pages that are answers.
+
+Nothing here repeats what a stranger sent, but for a host name that has a host name's form.
+"""
+
+import re
+from typing import Final
+
+_METHOD: Final = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
+# So many bytes tell.
+LONGEST_METHOD: Final = len("OPTIONS ")
+_HOST: Final = re.compile(rb"\r\n[Hh][Oo][Ss][Tt]:[ \t]*([^\r\n]{1,260}?)[ \t]*\r\n")
+_HOST_NAME: Final = re.compile(rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::[0-9]{1,5})?")
+
+
+def looks_like_http(data: bytes) -> bool:
+    """Whether these first bytes begin an HTTP/1 request."""
+    return _METHOD.match(data) is not None
+
+
+def may_become_http(data: bytes) -> bool:
+    """Whether more bytes could make it the beginning of a request."""
+    return len(data) < LONGEST_METHOD and data.isalpha() and data.isupper()
+
+
+def use_https(request: bytes, port: int) -> bytes:
+    """The answer to a request that came to the TLS port."""
+    advice = "This port speaks HTTPS only: use https:// in place of http://."
+    header = _HOST.search(request)
+    host = _HOST_NAME.fullmatch(header[1].lower()) if header is not None else None
+    if host is not None and len(host[1]) <= 253:
+        address = host[1].decode("ascii") + ("" if port == 443 else f":{port}")
+        advice += f"\nTry https://{address}/"
+    return _response("400 Bad Request", advice)
+
+
+NOT_LISTENING: Final = (
+    "The program behind this address is not listening yet.\nIf it is yours: start it on the port that you forward."
+)
+NOT_CONNECTED: Final = "The program behind this address cannot take this request now. Try again in a moment."
+
+
+def bad_gateway() -> bytes:
+    """The answer when the local server does not accept connections."""
+    return _response("502 Bad Gateway", NOT_LISTENING, retry_after=1)
+
+
+def unavailable() -> bytes:
+    """The answer when the client has no lane for this visitor."""
+    return _response("503 Service Unavailable", NOT_CONNECTED, retry_after=1)
+
+
+def _response(status: str, text: str, *, retry_after: int | None = None) -> bytes:
+    body = text.encode() + b"\n"
+    lines = [
+        f"HTTP/1.1 {status}",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    if retry_after is not None:
+        lines.append(f"Retry-After: {retry_after}")
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,62 @@
+"""How fast one may come: token buckets, for one session's requests and for each address's connections.
+
+Memory is bounded: an address that has not been heard of for longest is forgotten first, which is in its favour.
+"""
+
+import ipaddress
+from collections import OrderedDict
+from typing import Final
+
+from portway_relay.clock import Monotonic
+
+# About 10 MB; an attack from more addresses than this is not stopped by counting addresses.
+_REMEMBERED: Final = 65_536
+
+
+class Bucket:
+    """So many at once, so many a second after that."""
+
+    __slots__ = ("_burst", "_clock", "_left", "_rate", "_seen")
+
+    def __init__(self, rate: float, burst: float, clock: Monotonic) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._left = burst
+        self._seen = clock()
+
+    def take(self) -> bool:
+        """Whether one more is within the limit; it is counted then."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
+        self._seen = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class AddressRate:
+    """A bucket for each IPv4 address and each IPv6 /64: what one customer of a provider has."""
+
+    def __init__(self, rate: float, burst: float, clock: Monotonic, remembered: int = _REMEMBERED) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._remembered = remembered
+        self._buckets: OrderedDict[str | bytes, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, address: str) -> bool:
+        """Whether a connection from `address` is within the limit."""
+        key = ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(self._rate, self._burst, self._clock)
+            if len(self._buckets) > self._remembered:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket.take()

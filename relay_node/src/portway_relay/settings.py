@@ -1,0 +1,230 @@
+"""From flags, environment and file to a NodeConfig: defaults < file < environment < flags.
+
+Here: one table that says of each setting how it is read and what it is for; the command line's help, the environment's
+names, the file's keys and the README's table all come from it. Not here: rules about values (config.py).
+"""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_relay.errors import ConfigError
+
+PREFIX: Final = "PORTWAY_RELAY_"
+
+
+def parse_endpoint(text: str, *, default_port: int | None = None) -> Endpoint:
+    """`host:port`, `[::1]:port`, `:port` or `*:port` (every address). Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or host.endswith(":") or (":" in host and not host.startswith("[")):
+        if default_port is None:
+            raise ValueError("write host:port, with an IPv6 address in brackets")
+        host, port = text, str(default_port)
+    if not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"{port!r} is no port: use 0 to 65535")
+    host = host.removeprefix("[").removesuffix("]")
+    return Endpoint("" if host == "*" else host, int(port))
+
+
+def parse_ports(text: str) -> PortRange:
+    """`A-B`. Raises ValueError."""
+    first, dash, last = text.partition("-")
+    if not dash or not first.isdecimal() or not last.isdecimal() or not 1 <= int(first) <= int(last) <= 65_535:
+        raise ValueError("write first-last, such as 20000-29999")
+    return PortRange(int(first), int(last))
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise ValueError("use 0 to 65535")
+    return int(text)
+
+
+def _positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise ValueError("use a number of seconds above 0")
+    return number
+
+
+def _positive_count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("use 1 or more")
+    return number
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"use one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`key` is the file's; the flag has dashes for its underscores, the variable the prefix and upper case."""
+
+    key: str
+    parse: Callable[[str], Any]
+    help: str
+    metavar: str = "VALUE"
+    required: bool = False
+    repeatable: bool = False
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.key.upper()
+
+
+SETTINGS: Final = (
+    Setting("name", str, "the node's name, unique in the cluster", "NAME", required=True),
+    Setting("region", str, "its region, the second part of its host names", "REGION", required=True),
+    Setting("domain", str.lower, "what follows the region in host names", "DOMAIN", required=True),
+    Setting("listen", parse_endpoint, "the public TLS port; *:443 is every address", "HOST:PORT", required=True),
+    Setting(
+        "advertise", lambda text: parse_endpoint(text, default_port=0), "where clients reach it", "HOST[:PORT]"
+    ),
+    Setting("public_port", _port, "the port in tunnels' URLs, when a balancer changes it", "PORT"),
+    Setting("raw_listen", str, "where raw TCP tunnels listen", "HOST"),
+    Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),
+    Setting("raw_host", str, "the host name of raw TCP tunnels", "HOST"),
+    Setting("registry", parse_endpoint, "a registry's mesh port", "HOST:PORT", required=True, repeatable=True),
+    Setting("cluster_ca", Path, "the cluster's CA (PEM)", "FILE", required=True),
+    Setting("cert", Path, "the node's cluster certificate (PEM)", "FILE", required=True),
+    Setting("key", Path, "its key (PEM)", "FILE", required=True),
+    Setting("tls_cert", Path, "the region's wildcard certificate, with its chain (PEM)", "FILE", required=True),
+    Setting("tls_key", Path, "its key (PEM)", "FILE", required=True),
+    Setting("admin_listen", parse_endpoint, "health and metrics over HTTP; off unless given", "HOST:PORT"),
+    Setting("latitude", float, "where it is, in degrees", "DEGREES"),
+    Setting("longitude", float, "where it is, in degrees", "DEGREES"),
+    Setting("ready_file", Path, "written as JSON once visitors can be served", "FILE"),
+    Setting("log_format", _one_of("text", "json"), "text or json", "FORMAT"),
+    Setting("log_level", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "LEVEL"),
+)
+_LIMIT_HELP: Final = {
+    "max_sessions": "client sessions at once",
+    "max_tunnels_per_session": "tunnels of one session",
+    "max_lanes": "data lanes of one session",
+    "max_visits_per_tunnel": "visits of one tunnel at once",
+    "binds_per_second": "tunnels that one session may open a second",
+    "bind_burst": "tunnels that one session may open at once",
+    "max_greetings": "client connections that have not said who they are",
+    "max_half_open": "connections whose ClientHello is awaited",
+    "hello_time": "for a whole ClientHello",
+    "greeting_time": "for a client's handshake and its first frame",
+    "connections_per_second": "new connections of one address (IPv6: one /64)",
+    "connection_burst": "new connections of one address at once",
+    "resume_time": "a client that lost its connection keeps its tunnels for so long",
+    "port_rest": "a released raw port is given to nobody else for so long",
+    "leave_grace": "visits may finish when their tunnel is closed by its client",
+    "first_bytes_time": "a refused visitor's first bytes are awaited for so long",
+    "lane_wait": "a visitor waits so long for its client",
+    "stop_grace": "visits may finish when the node stops",
+}
+LIMITS: Final = tuple(
+    Setting(
+        limit.name,
+        _positive_count if limit.type is int else _positive_number,
+        _LIMIT_HELP[limit.name],
+        "N" if limit.type is int else "SECONDS",
+    )
+    for limit in fields(NodeLimits)
+)
+_BY_KEY: Final = {setting.key: setting for setting in (*SETTINGS, *LIMITS)}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Every setting as a flag, and --config. Values stay text until `load`."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help="a TOML file with any of the settings below")
+    limits = parser.add_argument_group("limits")
+    for group, settings in ((parser, SETTINGS), (limits, LIMITS)):
+        for setting in settings:
+            group.add_argument(
+                setting.flag,
+                dest=setting.key,
+                metavar=setting.metavar,
+                action="append" if setting.repeatable else "store",
+                help=setting.help,
+            )
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> NodeConfig:
+    """The checked configuration. Raises ConfigError, which names the setting and where it came from."""
+    raw: dict[str, tuple[Any, str]] = {}
+    path = flags.get("config") or environment.get(PREFIX + "CONFIG")
+    if path is not None:
+        raw |= _read_file(Path(path))
+    raw |= _read_environment(environment)
+    for key in _BY_KEY:
+        if flags.get(key) is not None:
+            raw[key] = (flags[key], _BY_KEY[key].flag)
+
+    missing = [setting.flag for setting in SETTINGS if setting.required and setting.key not in raw]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing: give each as a flag, in the environment or in the file")
+    values = {key: _parse(_BY_KEY[key], value, source) for key, (value, source) in raw.items()}
+    limit_values = {setting.key: values.pop(setting.key) for setting in LIMITS if setting.key in values}
+    config = NodeConfig(**values, limits=NodeLimits(**limit_values))
+    config.check()
+    return config
+
+
+def _read_file(path: Path) -> dict[str, tuple[Any, str]]:
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for key in content:
+        _demand_known(key, _BY_KEY, f"{path} has the key")
+    return {key: (value, f"{key} in {path}") for key, value in content.items()}
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    by_variable = {setting.variable: setting for setting in _BY_KEY.values()}
+    found: dict[str, tuple[Any, str]] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable == PREFIX + "CONFIG":
+            continue
+        _demand_known(variable, by_variable, "the environment has")
+        setting = by_variable[variable]
+        found[setting.key] = (value.split(",") if setting.repeatable else value, variable)
+    return found
+
+
+def _demand_known(key: str, known: Mapping[str, Setting], what: str) -> None:
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "`portway-relay serve --help` lists what there is"
+    raise ConfigError(f"{what} {key!r}, which is no setting: {advice}")
+
+
+def _parse(setting: Setting, value: Any, source: str) -> Any:
+    if setting.repeatable:
+        texts = value if isinstance(value, list) else [value]
+        return tuple(_parse_one(setting, text, source) for text in texts)
+    return _parse_one(setting, value, source)
+
+
+def _parse_one(setting: Setting, value: Any, source: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
+        raise ConfigError(f"{source}: {value!r} cannot be used: {setting.help}")
+    try:
+        return setting.parse(str(value))
+    except ValueError as error:
+        raise ConfigError(f"{source}: {str(value)!r} cannot be used: {error}") from None

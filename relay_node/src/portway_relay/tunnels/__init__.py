@@ -1,0 +1,1 @@
+"""Tunnels: whose a label is, its raw port, its visits."""

@@ -1,0 +1,156 @@
+"""A registry and relay nodes, from nothing: certificates, processes, an API token.
+
+Here: the command lines and the order they are run in. Not here: what is done with the cluster (demo, benchmark).
+"""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.processes import Process, Processes, ProcessFailed, clean_environment
+
+LOOPBACK = "127.0.0.1"
+# curl and browsers resolve every name below it to loopback by themselves.
+DOMAIN = "localhost"
+_PROGRAMS = Path(sys.executable).parent
+# Raw TCP tunnels get ports from here: below what systems hand out by themselves (32768 on Linux).
+_RAW_PORTS = range(20_000, 30_000)
+_RAW_PORTS_PER_NODE = 100
+# Asks a registry that has just said it is ready: more than this and something hangs.
+_ADMIN_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to start. Port 0 is any free one.
+
+    `prefix` goes in front of its command line (a network namespace), `flags` behind it.
+    """
+
+    name: str
+    region: str
+    latitude: float
+    longitude: float
+    host: str = LOOPBACK
+    port: int = 0
+    prefix: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPlan:
+    """The registry to start, on its embedded store."""
+
+    host: str = LOOPBACK
+    port: int = 0
+    prefix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    plan: NodePlan
+    listen: str  # host:port
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster that runs. `ca` verifies the registry and every public name."""
+
+    registry: str  # host:port for clients
+    registry_process: Process
+    nodes: tuple[RunningNode, ...]
+    token: str
+    ca: Path
+    pki: Path
+    admin_token_file: Path
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """What a client needs in its environment."""
+        return {"PORTWAY_REGISTRY": self.registry, "PORTWAY_TOKEN": self.token, "PORTWAY_CA": str(self.ca)}
+
+
+def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: RegistryPlan | None = None) -> Cluster:
+    """Start a cluster and return when every node is ready. Raises ProcessFailed, saying which part and why."""
+    registry = registry or RegistryPlan()
+    pki = processes.folder / "pki"
+    _make_certificates(pki, nodes, registry)
+    admin_token_file = processes.folder / "admin-token"
+    registry_process = processes.start(
+        "registry",
+        [
+            *registry.prefix,
+            _PROGRAMS / "portway-registry",
+            "serve",
+            *("--listen", f"{registry.host}:{registry.port}"),
+            *("--mesh-listen", f"{registry.host}:0"),
+            *("--tls-cert", pki / "registry.crt", "--tls-key", pki / "registry.key"),
+            *("--cluster-ca", pki / "ca.crt"),
+            *("--store", f"embedded:{processes.folder / 'registry.db'}"),
+            *("--admin-token-file", admin_token_file),
+        ],
+        ready_flag=True,
+    )
+    told = processes.wait_ready(registry_process)
+    blocks = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_NODE), len(nodes))
+    started = [
+        (plan, _start_node(processes, plan, pki, told["mesh_listen"], block))
+        for plan, block in zip(nodes, blocks, strict=True)
+    ]
+    running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
+    ca = pki / "ca.crt"
+    token = _create_token(registry, told["listen"], ca, admin_token_file)
+    return Cluster(told["listen"], registry_process, running, token, ca, pki, admin_token_file)
+
+
+def _start_node(processes: Processes, plan: NodePlan, pki: Path, mesh: str, raw_ports: int) -> Process:
+    return processes.start(
+        f"relay-{plan.region}",
+        [
+            *plan.prefix,
+            _PROGRAMS / "portway-relay",
+            "serve",
+            *("--name", plan.name, "--region", plan.region, "--domain", DOMAIN),
+            *("--listen", f"{plan.host}:{plan.port}"),
+            *("--raw-listen", plan.host, "--raw-host", plan.host),
+            *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_NODE - 1}"),
+            *("--registry", mesh, "--cluster-ca", pki / "ca.crt"),
+            *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
+            *("--tls-cert", pki / f"region-{plan.region}.crt", "--tls-key", pki / f"region-{plan.region}.key"),
+            *("--admin-listen", f"{plan.host}:0"),
+            # With "=": a negative number alone would be taken for a flag.
+            *(f"--latitude={plan.latitude}", f"--longitude={plan.longitude}"),
+            *plan.flags,
+        ],
+        ready_flag=True,
+    )
+
+
+def _make_certificates(pki: Path, nodes: tuple[NodePlan, ...], registry: RegistryPlan) -> None:
+    command: list[str | Path] = ["pki", "init", "--dir", pki, "--domain", DOMAIN]
+    for plan in nodes:
+        command += ["--region", plan.region, "--node", plan.name]
+    for host in {registry.host, LOOPBACK, "localhost"}:
+        command += ["--registry-host", host]
+    _admin(command)
+
+
+def _create_token(registry: RegistryPlan, address: str, ca: Path, admin_token_file: Path) -> str:
+    connection: list[str | Path] = ["--registry", address, "--ca", ca, "--token-file", admin_token_file, "--json"]
+    answer = _admin([*connection, "token", "create", "--tenant", "demo"], registry.prefix)
+    token: str = json.loads(answer)["token"]
+    return token
+
+
+def _admin(arguments: list[str | Path], prefix: tuple[str, ...] = ()) -> str:
+    command = [*prefix, str(_PROGRAMS / "portway-admin"), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_ADMIN_TIMEOUT, check=False, env=clean_environment()
+    )
+    if done.returncode != 0:
+        raise ProcessFailed(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,54 @@
+"""What every test gets: nothing it started may outlive it."""
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+_FD_DIRECTORY = Path("/proc/self/fd")
+_CLOSING_SECONDS = 1.0  # gRPC lets go of closed channels in threads of its own, within milliseconds
+
+
+def _open_sockets() -> set[str]:
+    """The sockets this process holds, by inode."""
+    found = set()
+    for name in os.listdir(_FD_DIRECTORY):  # noqa: PTH208 - a path object for each would open more of them
+        try:
+            target = os.readlink(_FD_DIRECTORY / name)  # noqa: PTH115 - as above
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test closes every socket it opened. Mark with `shares_sockets` what keeps a module-wide server."""
+    if request.node.get_closest_marker("shares_sockets") or not _FD_DIRECTORY.exists():
+        yield
+        return
+    before = _open_sockets()
+    yield
+    gc.collect()
+    deadline = time.monotonic() + _CLOSING_SECONDS
+    while (leaked := _open_sockets() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not leaked, f"{len(leaked)} sockets were left open: {sorted(leaked)}"
+
+
+@pytest.fixture(autouse=True)
+async def no_leaked_tasks() -> AsyncIterator[None]:
+    """A test ends every task it started."""
+    before = asyncio.all_tasks()
+    yield
+    leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
+    # grpc.aio waits in a task of its own, which nobody can reach, for the end of a call that was cancelled.
+    grpc_calls = {task for task in leaked if "_AioCall." in task.get_coro().__qualname__}
+    if grpc_calls:
+        leaked -= (await asyncio.wait(grpc_calls, timeout=_CLOSING_SECONDS))[0]
+    assert not leaked, f"tasks were left running: {sorted(task.get_name() for task in leaked)}"

@@ -1,0 +1,348 @@
+"""What a carrier does with lanes themselves: control frames, liveness, letting go, peers that break the rules."""
+
+import asyncio
+import os
+import socket
+import ssl
+
+import pytest
+
+from portway_proto.carry.contract import Address, ClientTls, Limits, Outcome, PoolLimits, ServerTls, SpareSizes
+from portway_proto.carry.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    HandshakeFailed,
+    PeerFailed,
+    PeerSilent,
+    ProtocolViolation,
+    TlsSettingsError,
+)
+from portway_proto.wire.frames import FrameType, RefusalReason, encode_frame
+from portway_proto.wire.lane import Side
+from portway_testkit.carriers import Recorder, listener, until
+
+
+async def test_control_frames_arrive_whole_and_in_order(link) -> None:
+    """Frames of the control lane reach their owner on the other side, unchanged."""
+    for number in range(100):
+        link.client_control.send(FrameType.BIND, b"%d" % number + b"x" * 5000)
+    await link.node_events.until(lambda: len(link.node_events.frames) == 101)
+    assert [frame[1][:-5000] for frame in link.node_events.frames[1:]] == [b"%d" % n for n in range(100)]
+
+
+async def test_fail_tells_the_peer_why(link) -> None:
+    """FAIL reaches the peer's lane_closed with its payload, and both ends are closed."""
+    link.lanes[0].fail(b"why")
+    await link.client_events.until(lambda: bool(link.client_events.closed))
+    (error,) = link.client_events.closed
+    assert isinstance(error, PeerFailed)
+    assert error.payload == b"why"
+    await link.node_events.until(lambda: bool(link.node_events.closed))
+
+
+async def test_an_oversized_payload_is_refused_here(link) -> None:
+    """send() raises before anything is written; the lane goes on."""
+    with pytest.raises(ValueError, match="limit"):
+        link.client_control.send(FrameType.BIND, b"x" * 20_000)
+    link.client_control.send(FrameType.UNBIND, b"fine")
+    await link.node_events.until(lambda: (FrameType.UNBIND, b"fine") in link.node_events.frames)
+
+
+async def test_a_silent_peer_is_dead(make_carrier, server_tls: ServerTls, authority) -> None:
+    """A peer whose socket is open and who answers no PING is closed with PeerSilent within two silences."""
+    carrier = make_carrier(Limits(ping_interval=0.1))
+    sock = listener()
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    opening = asyncio.ensure_future(
+        asyncio.open_connection(*sock.getsockname(), ssl=context, server_hostname="node.test")
+    )
+    connection, _ = await asyncio.get_running_loop().sock_accept(sock)
+    stream = carrier.accept(connection, server_tls)
+    reader, writer = await opening
+    await stream.ready()
+    events = Recorder()
+    carrier.lane(stream, Side.OPENER, events)
+    await events.until(lambda: bool(events.closed))
+    assert isinstance(events.closed[0], PeerSilent)
+    received = await reader.read()
+    assert received.startswith(bytes([FrameType.PING]))
+    writer.close()
+    sock.close()
+
+
+async def test_a_peer_that_answers_lives(make_link) -> None:
+    """PING and PONG keep idle lanes up for as long as both ends are there."""
+    link = await make_link(Limits(ping_interval=0.05))
+    before = link.pool.counts.idle
+    loop = asyncio.get_running_loop()
+    until_time = loop.time() + 0.6
+    await until(lambda: loop.time() > until_time)
+    assert link.pool.counts.idle == before
+    assert not link.node_events.closed
+    assert not link.client_events.closed
+
+
+async def raw_lane(link, authority) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A data lane of the node's pool, driven by hand."""
+    address = link.link_address
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="node.test")
+    count = link.pool.counts.idle
+    writer.write(encode_frame(FrameType.PARK, b"park"))
+    await until(lambda: link.pool.counts.idle == count + 1)
+    return reader, writer
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 64,
+        encode_frame(FrameType.HELLO, b"again"),
+        encode_frame(FrameType.DATA, b"unasked"),
+        b"\x05\x00\x00\x02ab",
+        b"\x06\x00\x00\x04\x00\x00\x00\x09",
+        b"\x02\x00\x00\x04\x00\x00\x00\x01",
+        b"\x08\xff\xff\xff",
+    ],
+    ids=["http", "unknown", "hello", "data", "short end", "reset ahead", "open back", "oversized ping"],
+)
+async def test_a_peer_that_breaks_the_rules_loses_its_lane(link, authority, garbage: bytes) -> None:
+    """Bytes that no state allows close that lane and no other."""
+    others = link.pool.counts.idle
+    reader, writer = await raw_lane(link, authority)
+    writer.write(garbage)
+    while await reader.read(65536):
+        pass
+    await until(lambda: link.pool.counts.idle == others)
+    writer.close()
+
+
+async def test_a_reset_without_an_answer_closes_the_lane(make_link, authority, monkeypatch) -> None:
+    """A peer that opens a visit and then answers nothing loses the lane, not the node its memory."""
+    monkeypatch.setattr("portway_proto.carry.python.sweep.RESET_ANSWER_TIMEOUT", 0.2)
+    link = await make_link(Limits(ping_interval=0.2))
+    reader, writer = await raw_lane(link, authority)
+    address = link.visitors()
+    visitor = socket.create_connection((address.host, address.port))
+    opened = await reader.readexactly(4)
+    assert opened[0] == FrameType.OPEN
+    visitor.close()
+    while await reader.read(65536):
+        pass
+    assert (await link.end()).outcome in (Outcome.VISITOR_LOST, Outcome.RESET)
+    writer.close()
+
+
+async def test_idle_lanes_above_need_are_let_go(make_link) -> None:
+    """After a burst the lanes it needed are closed, by the opener, at the client's request."""
+    link = await make_link(Limits(ping_interval=0.2), sizes=SpareSizes(quiet=2, busy=3, shrink_after=0.3))
+    link.serving.want(10)
+    await until(lambda: link.pool.counts.idle >= 10)
+    await until(lambda: link.pool.counts.idle == 2)
+    await until(lambda: link.serving.counts.idle == 2)
+
+
+async def test_a_closed_pool_hands_waiting_visitors_back(make_link) -> None:
+    """retire() turns away who waits and lets go of idle lanes."""
+    link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
+    address = link.visitors()
+    link.serving.retire()
+    await until(lambda: link.pool.counts.idle == 0)
+    visitor = socket.create_connection((address.host, address.port))
+    await until(lambda: link.pool.counts.waiting == 1)
+    link.pool.retire()
+    assert (await link.end()).outcome is Outcome.NO_LANE
+    link.ends[0][1].visitor.abort()
+    visitor.close()
+
+
+async def test_without_a_control_lane_nobody_waits(link) -> None:
+    """A detached session refuses at once who finds no idle lane."""
+    address = link.visitors()
+    link.serving.retire()
+    await until(lambda: link.pool.counts.idle == 0)
+    link.pool.attach_control(None)
+    visitor = socket.create_connection((address.host, address.port))
+    assert (await link.end()).outcome is Outcome.NO_LANE
+    link.ends[0][1].visitor.abort()
+    visitor.close()
+
+
+async def test_dialling_nobody_fails_with_the_address(make_carrier) -> None:
+    """ConnectFailed names who was dialled."""
+    carrier = make_carrier()
+    sock = listener()
+    address = Address("127.0.0.1", sock.getsockname()[1])
+    sock.close()
+    with pytest.raises(ConnectFailed, match=str(address)):
+        await carrier.connect(address, None).ready()
+
+
+async def test_a_wrong_ca_is_untrusted(link, make_carrier) -> None:
+    """A certificate that another CA signed fails the handshake, and says that it was the certificate."""
+    import trustme
+
+    carrier = make_carrier()
+    other = ClientTls(trustme.CA().cert_pem.bytes(), "node.test")
+    with pytest.raises(HandshakeFailed) as caught:
+        await carrier.connect(link.link_address, other).ready()
+    assert caught.value.untrusted
+
+
+async def test_tls_settings_that_cannot_be_used_say_so(make_carrier, server_tls: ServerTls) -> None:
+    """A key that does not belong to its certificate raises at once, and the socket is closed."""
+    import trustme
+
+    carrier = make_carrier()
+    ours, theirs = socket.socketpair()
+    other = trustme.CA().issue_cert("node.test").private_key_pem.bytes()
+    with pytest.raises(TlsSettingsError, match="certificate and key"):
+        carrier.accept(ours, ServerTls(server_tls.certificate, other))
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+async def test_garbage_instead_of_a_handshake_fails_it(make_carrier, server_tls: ServerTls) -> None:
+    """Bytes that are no TLS end the stream with HandshakeFailed."""
+    carrier = make_carrier()
+    ours, theirs = socket.socketpair()
+    stream = carrier.accept(ours, server_tls)
+    theirs.sendall(b"\x00" * 100)
+    with pytest.raises(HandshakeFailed):
+        await stream.ready()
+    theirs.close()
+
+
+async def test_a_handshake_that_never_ends_is_ended(make_carrier, server_tls: ServerTls) -> None:
+    """A visitor that sends nothing is dropped after Limits.handshake."""
+    carrier = make_carrier(Limits(handshake=0.2))
+    ours, theirs = socket.socketpair()
+    stream = carrier.accept(ours, server_tls)
+    with pytest.raises((HandshakeFailed, ConnectionLost)):
+        await stream.ready()
+    theirs.close()
+
+
+async def test_refused_openings_leave_the_lane_idle(link) -> None:
+    """A label that is not in the table is NOT_HERE; the opener gets the visitor back and the lane is idle."""
+    link.table.clear()
+    address = link.visitors()
+    visitor = socket.create_connection((address.host, address.port))
+    end = await link.end()
+    assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
+    end.visitor.abort()
+    visitor.close()
+    await link.settled()
+
+
+async def test_abandon_closes_descriptors_and_says_nothing(link) -> None:
+    """What a forked child calls: the descriptors are gone, the peer hears of it only from the kernel."""
+    pid = os.fork()
+    if pid == 0:
+        link.client.abandon()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    link.client_control.send(FrameType.UNBIND, b"still here")
+    await link.node_events.until(lambda: (FrameType.UNBIND, b"still here") in link.node_events.frames)
+
+
+async def test_a_violation_is_told_to_the_owner(link, authority) -> None:
+    """The owner of a lane that is closed for what the peer sent hears ProtocolViolation."""
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    address = link.link_address
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="node.test")
+    count = len(link.lanes)
+    writer.write(b"\x7f\x00\x00\x00")
+    await until(lambda: len(link.lanes) > count)
+    events = link.recorders[-1]
+    await events.until(lambda: bool(events.closed))
+    assert isinstance(events.closed[0], ProtocolViolation)
+    while await reader.read(65536):
+        pass
+    writer.close()
+
+
+async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write((await reader.read())[::-1])
+    writer.close()
+
+
+async def relayed(near, far) -> Recorder:
+    """One lane of `near` whose openings are joined to `far`'s pool, on the carrier between them."""
+    between = far.node
+    stream = between.connect(near.link_address, near.client_tls)
+    await stream.ready()
+    events = Recorder()
+    events.on_opening = lambda lane, opening: between.join(lane, far.pool, opening, far.ended)
+    count = near.pool.counts.idle
+    between.lane(stream, Side.ACCEPTOR, events).send(FrameType.PARK, b"park")
+    await until(lambda: near.pool.counts.idle == count + 1)
+    return events
+
+
+async def test_a_visit_is_joined_from_lane_to_lane(make_link) -> None:
+    """An opening that came in over one link is joined to the pool of another; half-close is kept over the hop."""
+    far = await make_link()
+    near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
+    await relayed(near, far)
+    server = await asyncio.start_server(reverse, "127.0.0.1", 0)
+    far.serve_with(server.sockets[0].getsockname()[1])
+    address = near.visitors()
+    for number in (1, 2):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"ab" * 200_000)
+        writer.write_eof()
+        assert await reader.read() == b"ba" * 200_000
+        assert (await near.end(number)).outcome is Outcome.DONE
+        assert (await far.end(number)).outcome is Outcome.DONE
+        writer.close()
+        await writer.wait_closed()
+    server.close()
+    await far.settled()
+    await near.settled()
+
+
+async def test_a_refused_hop_hands_the_lane_back(make_link) -> None:
+    """REFUSED at the far end gives the lane back, to be refused in turn with nothing of the visit lost."""
+    far = await make_link()
+    near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
+    await relayed(near, far)
+    address = near.visitors()
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"hello")
+    end = await far.end()
+    assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
+    end.visitor.refuse(RefusalReason.NOT_HERE)
+    end = await near.end()
+    assert end.outcome is Outcome.REFUSED
+    assert await end.visitor.first_bytes(1.0) == b"hello"
+    end.visitor.abort()
+    writer.close()
+
+
+async def test_a_visitor_that_leaves_is_reset_over_the_hop(make_link) -> None:
+    """RESET crosses both lanes, and both are idle afterwards."""
+    far = await make_link()
+    near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
+    await relayed(near, far)
+    gone = asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x")
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(wait, "127.0.0.1", 0)
+    far.serve_with(server.sockets[0].getsockname()[1])
+    address = near.visitors()
+    visitor = socket.create_connection((address.host, address.port))
+    assert await asyncio.to_thread(visitor.recv, 1) == b"x"
+    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    visitor.close()
+    await gone.wait()
+    server.close()
+    await far.settled()
+    await near.settled()

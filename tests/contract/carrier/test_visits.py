@@ -1,0 +1,388 @@
+"""What a carrier does with the bytes of visits."""
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from portway_proto.carry.contract import Address, Limits, Outcome, PoolLimits, ServerTls, SpareSizes, Stream
+from portway_proto.wire.frames import RefusalReason
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def local_server(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[int]:
+    """A local server; its connections are closed when their handler returns, and all at the end."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            running.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(handle, host, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(running):
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await asyncio.sleep(0)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+async def visit(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(address.host, address.port)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except ConnectionError:
+        pass
+
+
+async def test_bytes_go_both_ways(link) -> None:
+    """What the visitor sends reaches the local server, and its answer the visitor."""
+    async with local_server(echo) as port:
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        await closed(writer)
+        await link.end()
+    await link.settled()
+
+
+async def test_half_close_keeps_the_reply(link) -> None:
+    """A visitor that ends its direction still gets the whole reply."""
+    received: list[bytes] = []
+
+    async def reply_after_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read())
+        writer.write(b"r" * 1_000_000)
+        await writer.drain()
+
+    async with local_server(reply_after_end) as port:
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+        writer.write(b"request")
+        writer.write_eof()
+        assert await reader.read() == b"r" * 1_000_000
+        assert received == [b"request"]
+        assert (await link.end()).outcome is Outcome.DONE
+        await closed(writer)
+    await link.settled()
+
+
+async def test_a_server_that_speaks_first_is_heard(link) -> None:
+    """OPEN does not wait for the visitor's first bytes."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 ready\r\n")
+        await reader.read()
+
+    async with local_server(greet) as port:
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+        assert await reader.readline() == b"220 ready\r\n"
+        await closed(writer)
+        await link.end()
+
+
+async def test_tls_visitors_are_served(link, server_tls: ServerTls, authority) -> None:
+    """TLS ends in the carrier; a stream is joined before its handshake."""
+    import ssl
+
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    async with local_server(echo) as port:
+        link.serve_with(port)
+        address = link.visitors(server_tls)
+        reader, writer = await asyncio.open_connection(
+            address.host, address.port, ssl=context, server_hostname="node.test"
+        )
+        writer.write(b"x" * 300_000)
+        assert await reader.readexactly(300_000) == b"x" * 300_000
+        writer.close()
+        await writer.wait_closed()
+        assert (await link.end()).outcome is Outcome.DONE
+    await link.settled()
+
+
+async def test_bulk_arrives_unchanged(link) -> None:
+    """32 MiB each way at once, compared by hash."""
+    size = 32 << 20
+    block = bytes(range(256)) * 256
+    sums: list[str] = []
+
+    async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def receive() -> None:
+            digest, left = hashlib.sha256(), size
+            while left and (data := await reader.read(1 << 18)):
+                digest.update(data)
+                left -= len(data)
+            sums.append(digest.hexdigest())
+
+        receiving = asyncio.ensure_future(receive())
+        for _ in range(size // len(block)):
+            writer.write(block)
+            await writer.drain()
+        writer.write_eof()
+        await receiving
+
+    async with local_server(sink) as port:
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+
+        async def send() -> None:
+            for _ in range(size // len(block)):
+                writer.write(block)
+                await writer.drain()
+            writer.write_eof()
+
+        sending = asyncio.ensure_future(send())
+        digest = hashlib.sha256()
+        while data := await reader.read(1 << 18):
+            digest.update(data)
+        await sending
+        expected = hashlib.sha256(block * (size // len(block))).hexdigest()
+        assert digest.hexdigest() == expected
+        await closed(writer)
+        await link.end()
+        assert sums == [expected]
+        assert link.ends[0][0].bytes_in == size
+        assert link.ends[0][0].bytes_out == size
+
+
+async def test_nobody_listening_hands_the_visitor_back(link) -> None:
+    """REFUSED brings back the visitor with everything it sent, to be finished or joined elsewhere."""
+    unused = socket.create_server(("127.0.0.1", 0))
+    port = unused.getsockname()[1]
+    unused.close()
+    link.serve_with(port)
+    reader, writer = await visit(link.visitors())
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    end = await link.end()
+    assert end.outcome is Outcome.REFUSED
+    assert end.reason is RefusalReason.UNREACHABLE
+    visitor = end.visitor
+    assert isinstance(visitor, object)
+    assert (await visitor.first_bytes(2.0)).startswith(b"GET / ")
+    async with local_server(echo) as again:
+        link.serve_with(again)
+        link.node.join(visitor, link.pool, link.ends[0][0].opening, link.ended)
+        assert await reader.readexactly(18) == b"GET / HTTP/1.1\r\n\r\n"
+        await closed(writer)
+        await link.end(2)
+    await link.settled()
+
+
+async def test_finish_writes_last_bytes_and_closes(link) -> None:
+    """A refused visitor gets the page it is finished with, whole, then end of file."""
+    link.table.clear()
+    reader, writer = await visit(link.visitors())
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    end = await link.end()
+    assert end.reason is RefusalReason.NOT_HERE
+    link.node.finish(end.visitor, b"page")
+    assert await reader.read() == b"page"
+    await closed(writer)
+
+
+@pytest.mark.parametrize("who", ["visitor", "server"])
+async def test_a_reset_travels(link, who: str) -> None:
+    """Who breaks off ends the visit for the other side; the lanes are used again."""
+    release = asyncio.Event()
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(5)
+        writer.write(b"ready")
+        if who == "server":
+            await writer.drain()
+            await release.wait()
+            writer.transport.abort()
+        else:
+            assert await reader.read() == b""
+            release.set()
+
+    async with local_server(break_off) as port:
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+        writer.write(b"hello")
+        await reader.readexactly(5)
+        if who == "server":
+            release.set()
+            assert await reader.read() == b""
+        else:
+            writer.transport.abort()
+            await release.wait()
+        await closed(writer)
+        await link.end()
+    await link.settled()
+    assert link.pool.counts.idle >= 2
+
+
+async def test_one_slow_reader_does_not_slow_another(make_link) -> None:
+    """A visitor that stops reading pauses its own visit alone, in bounded memory."""
+    link = await make_link(Limits(high_water=64 * 1024))
+    written = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        if await reader.readexactly(4) == b"slow":
+            while True:
+                writer.write(b"s" * 65536)
+                written += 65536
+                await writer.drain()
+        for _ in range(256):
+            writer.write(b"f" * 65536)
+            await writer.drain()
+
+    async with local_server(endless) as port:
+        link.serve_with(port)
+        address = link.visitors()
+        _, slow = await visit(address)
+        slow.write(b"slow")
+        slow.transport.pause_reading()
+        before = -1
+        while before != written:
+            before = written
+            await asyncio.sleep(0.2)
+        reader, fast = await visit(address)
+        fast.write(b"fast")
+        total = 0
+        while data := await reader.read(1 << 20):
+            total += len(data)
+        assert total == 256 * 65536
+        assert written == before
+        slow.transport.abort()
+        await closed(fast)
+        await link.end(2)
+    await link.settled()
+
+
+async def test_a_lane_used_again_carries_nothing_of_the_visit_before(make_link) -> None:
+    """A visitor that breaks off in mid-response leaves nothing for the next one on the same lane."""
+    link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
+    first = True
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal first
+        await reader.readexactly(1)
+        if first:
+            first = False
+            while True:
+                writer.write(b"old" * 20000)
+                await writer.drain()
+        writer.write(b"new")
+        await writer.drain()
+
+    async with local_server(talk) as port:
+        link.serve_with(port)
+        address = link.visitors()
+        reader, writer = await visit(address)
+        writer.write(b"?")
+        await reader.readexactly(100_000)
+        writer.transport.abort()
+        for number in range(2, 8):
+            reader, writer = await visit(address)
+            writer.write(b"?")
+            assert await reader.read() == b"new"
+            await closed(writer)
+            await link.end(number)
+    assert len(link.lanes) == 2, "one control lane and one data lane served them all"
+
+
+async def test_two_hundred_visitors_at_once_get_lanes(link) -> None:
+    """Visitors that find no idle lane wait for the WANT to be answered."""
+    async with local_server(echo) as port:
+        link.serve_with(port)
+        address = link.visitors()
+
+        async def one(number: int) -> None:
+            reader, writer = await visit(address)
+            text = b"%06d" % number
+            writer.write(text)
+            assert await reader.readexactly(6) == text
+            await closed(writer)
+
+        await asyncio.gather(*(one(number) for number in range(200)))
+        await link.end(200)
+    await link.settled()
+
+
+async def test_no_lane_hands_the_visitor_back(make_link) -> None:
+    """When no lane comes within the limit the visitor is handed back."""
+    link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1, wait=0.3))
+    async with local_server(echo) as port:
+        link.serve_with(port)
+        address = link.visitors()
+        reader, writer = await visit(address)
+        writer.write(b"x")
+        await reader.readexactly(1)
+        second_reader, second = await visit(address)
+        end = await link.end()
+        assert end.outcome is Outcome.NO_LANE
+        visitor: Stream = end.visitor
+        visitor.abort()
+        assert await second_reader.read() == b""
+        await closed(second)
+        await closed(writer)
+        await link.end(2)
+
+
+async def test_a_cut_visit_ends_for_both(link) -> None:
+    """cut() resets visitor and local server and reports CUT."""
+    gone = asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x")
+        await reader.read()
+        gone.set()
+
+    async with local_server(wait) as port:
+        link.serve_with(port)
+        streams: list = []
+
+        def remember(visit_, end):
+            link.ended(visit_, end)
+
+        reader, writer = await visit(link.visitors())
+        await reader.readexactly(1)
+        (running,) = list(link.node._visits)
+        running.cut()
+        assert await reader.read() == b""
+        await gone.wait()
+        assert (await link.end()).outcome is Outcome.CUT
+        await closed(writer)
+    await link.settled()
+
+
+async def test_the_local_server_is_found_on_ipv6(link) -> None:
+    """127.0.0.1 is tried first, then ::1."""
+    async with local_server(echo, "::1") as port:
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+        writer.write(b"six")
+        assert await reader.readexactly(3) == b"six"
+        await closed(writer)
+        await link.end()

@@ -1,0 +1,98 @@
+"""A fake node and a fake registry of one CA, the environment that leads to them, and an engine that is stopped."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from portway.engine import thread
+from portway_proto.carry.contract import ServerTls
+from portway_testkit.fake_node import FakeNode
+from portway_testkit.fake_registry import FakeRegistry
+
+TOKEN = "pw_test_secret"
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def tls_of(authority: trustme.CA, *names: str) -> ServerTls:
+    leaf = authority.issue_cert(*names)
+    return ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+
+
+@pytest.fixture
+def node(authority: trustme.CA) -> Iterator[FakeNode]:
+    with FakeNode("one", tls_of(authority, "one.node.portway.internal")) as node:
+        yield node
+
+
+@pytest.fixture
+def second_node(authority: trustme.CA) -> Iterator[FakeNode]:
+    with FakeNode("two", tls_of(authority, "two.node.portway.internal")) as node:
+        yield node
+
+
+@pytest.fixture
+def registry(authority: trustme.CA, node: FakeNode) -> Iterator[FakeRegistry]:
+    tls = tls_of(authority, "127.0.0.1", "localhost")
+    with FakeRegistry(tls.key, tls.certificate, authority.cert_pem.bytes(), [node]) as registry:
+        yield registry
+
+
+@pytest.fixture
+def environment(
+    registry: FakeRegistry, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """Set for this process, too; the engine is stopped before the fakes are."""
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    values = {"PORTWAY_REGISTRY": registry.address, "PORTWAY_TOKEN": TOKEN, "PORTWAY_CA": str(ca)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    yield values
+    thread.stop_engine()
+
+
+class EchoServer:
+    """A local server: sends back what it gets, and half-closes when its peer has."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        handlers = []
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                break
+            handlers.append(threading.Thread(target=self._echo, args=(sock,)))
+            handlers[-1].start()
+        for handler in handlers:
+            handler.join()
+
+    @staticmethod
+    def _echo(sock: socket.socket) -> None:
+        with sock:
+            while data := sock.recv(65536):
+                sock.sendall(data)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def echo() -> Iterator[EchoServer]:
+    server = EchoServer()
+    yield server
+    server.close()

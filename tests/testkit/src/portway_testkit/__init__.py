@@ -1,0 +1,1 @@
+"""Starts whole Portway clusters inside a test process."""

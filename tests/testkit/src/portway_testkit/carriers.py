@@ -1,0 +1,184 @@
+"""A node's end and a client's end of a link, each on a carrier of its own, over real sockets."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from portway_proto.carry.contract import (
+    Address,
+    Carrier,
+    ClientTls,
+    DialTarget,
+    Lane,
+    LocalService,
+    Pool,
+    PoolLimits,
+    ServerTls,
+    SpareSizes,
+    Stream,
+    Visit,
+    VisitEnd,
+)
+from portway_proto.carry.errors import CarrierError
+from portway_proto.wire.frames import FrameType, Opening
+from portway_proto.wire.lane import Side
+
+LABEL = "abcdefghijklmnop"
+OPENING = Opening(LABEL, "192.0.2.7", 4711)
+
+
+@dataclass
+class Recorder:
+    """A LaneEvents that remembers, and wakes whoever waits for more."""
+
+    frames: list[tuple[int, bytes]] = field(default_factory=list)
+    openings: list[tuple[Lane, Opening]] = field(default_factory=list)
+    closed: list[CarrierError] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    on_opening: Callable[[Lane, Opening], object] | None = None
+
+    def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        self.frames.append((frame_type, payload))
+        self.changed.set()
+
+    def opening_received(self, lane: Lane, opening: Opening) -> None:
+        self.openings.append((lane, opening))
+        if self.on_opening is not None:
+            self.on_opening(lane, opening)
+        self.changed.set()
+
+    def lane_closed(self, lane: Lane, error: CarrierError) -> None:
+        self.closed.append(error)
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turn the loop until it holds: for states that nobody announces. Bounded by the test's own time limit."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def listener() -> socket.socket:
+    sock = socket.create_server(("127.0.0.1", 0), backlog=256)
+    sock.setblocking(False)
+    return sock
+
+
+class CarrierLink:
+    """A node's end and a client's end: `node` accepts lanes and parks them, `client` dials and serves them."""
+
+    def __init__(self, node: Carrier, client: Carrier, server_tls: ServerTls, client_tls: ClientTls) -> None:
+        self.node = node
+        self.client = client
+        self.table: dict[str, LocalService] = {}
+        self.ends: list[tuple[Visit, VisitEnd]] = []
+        self.lost: list[CarrierError] = []
+        self.lanes: list[Lane] = []
+        self.node_events = Recorder()
+        self.client_events = Recorder()
+        self.recorders: list[Recorder] = []  # of the lanes, in the order they came
+        self._server_tls = server_tls
+        self.client_tls = client_tls
+        self._changed = asyncio.Event()
+        self._accepting: list[asyncio.Task[None]] = []
+        self._sockets: list[socket.socket] = []
+
+    async def start(self, sizes: SpareSizes, pool_limits: PoolLimits) -> None:
+        link = self.link_address = self._listen(self._accept_lane)
+        control = self.client.connect(link, self.client_tls)
+        await control.ready()
+        self.client_control = self.client.lane(control, Side.ACCEPTOR, self.client_events)
+        self.client_control.send(FrameType.HELLO, b"hello")
+        await self._until(lambda: bool(self.lanes))
+        self.pool: Pool = self.node.pool(self.lanes[0], pool_limits)
+        self.serving = self.client.dialling_pool(
+            DialTarget(link, self.client_tls, (FrameType.PARK, b"park")), Side.ACCEPTOR, sizes, self.lost.append
+        )
+        self.client.serve(self.serving, self.table)
+        await until(lambda: self.pool.counts.idle >= sizes.quiet)
+
+    def serve_with(self, port: int, host: str | None = None) -> None:
+        self.table[LABEL] = LocalService(port, host)
+
+    def visitors(self, tls: ServerTls | None = None, opening: Opening = OPENING) -> Address:
+        """A public address: each who connects is joined to the pool."""
+
+        async def join(sock: socket.socket) -> None:
+            self.node.join(self.node.accept(sock, tls), self.pool, opening, self.ended)
+
+        return self._listen(join)
+
+    def ended(self, visit: Visit, end: VisitEnd) -> None:
+        self.ends.append((visit, end))
+        self._changed.set()
+
+    async def end(self, count: int = 1) -> VisitEnd:
+        await self._until(lambda: len(self.ends) >= count)
+        return self.ends[count - 1][1]
+
+    async def settled(self) -> None:
+        """Every lane is idle again, on both sides."""
+        await until(lambda: self.pool.counts.busy == 0 and self.serving.counts.busy == 0)
+
+    def _listen(self, handle: Callable[[socket.socket], Awaitable[None]]) -> Address:
+        sock = listener()
+        self._sockets.append(sock)
+
+        async def accept() -> None:
+            loop = asyncio.get_running_loop()
+            while True:
+                connection, _ = await loop.sock_accept(sock)
+                await handle(connection)
+
+        self._accepting.append(asyncio.ensure_future(accept()))
+        return Address("127.0.0.1", sock.getsockname()[1])
+
+    async def _accept_lane(self, sock: socket.socket) -> None:
+        stream: Stream = self.node.accept(sock, self._server_tls)
+        self._accepting.append(asyncio.ensure_future(self._greet(stream)))
+
+    async def _greet(self, stream: Stream) -> None:
+        try:
+            await stream.ready()
+        except CarrierError:
+            return
+        events = self.node_events if not self.lanes else Recorder()
+        self.recorders.append(events)
+        lane = self.node.lane(stream, Side.OPENER, events)
+        self.lanes.append(lane)
+        await events.until(lambda: bool(events.frames or events.closed))
+        if events.frames and events.frames[0][0] == FrameType.PARK:
+            self.pool.park(lane)
+        elif events.frames and events.frames[0][0] == FrameType.HELLO:
+            self._accepting.append(asyncio.ensure_future(self._answer_wants()))
+        self._changed.set()
+
+    async def _answer_wants(self) -> None:
+        """What the deciding code of a client does with WANT: tell its pool."""
+        seen = 0
+        while not self.client_events.closed:
+            await self.client_events.until(
+                lambda: len(self.client_events.frames) > seen or bool(self.client_events.closed)
+            )
+            for frame_type, payload in self.client_events.frames[seen:]:
+                if frame_type == FrameType.WANT:
+                    self.serving.want(payload[1])
+            seen = len(self.client_events.frames)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def close(self) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for sock in self._sockets:
+            sock.close()

