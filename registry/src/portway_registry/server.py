@@ -224,7 +224,7 @@ def _credentials(config: Config) -> tuple[grpc.ServerCredentials, grpc.ServerCre
     key = _read(config.tls_key, "tls_key")
     authority = _read(config.cluster_ca, "cluster_ca")
     _check_pair(certificate, key, config)
-    pairs = ((key, certificate),)
+    pairs = [(key, certificate)]
     public = grpc.ssl_server_credentials(pairs)
     mutual = grpc.ssl_server_credentials(pairs, root_certificates=authority, require_client_auth=True)
     return public, mutual, authority

@@ -71,7 +71,7 @@ class Certificates:
         try:
             self.loaded = self._load()
         except CertificateError as error:
-            logger.error("certificates not reloaded, the old ones stay in use: %s", error)  # noqa: TRY400
+            logger.error("certificates not reloaded, the old ones stay in use: %s", error)
             return False
         logger.info(
             "certificates reloaded",

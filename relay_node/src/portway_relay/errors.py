@@ -34,7 +34,7 @@ class ListenError(RelayError):
 class Refused(RelayError):
     """A client's request that is refused; the message is for its user and says what to do."""
 
-    def __init__(self, code: FailureCode, message: str) -> None:
+    def __init__(self, code: "FailureCode.ValueType", message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

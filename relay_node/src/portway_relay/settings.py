@@ -93,9 +93,7 @@ SETTINGS: Final = (
     Setting("region", str, "its region, the second part of its host names", "REGION", required=True),
     Setting("domain", str.lower, "what follows the region in host names", "DOMAIN", required=True),
     Setting("listen", parse_endpoint, "the public TLS port; *:443 is every address", "HOST:PORT", required=True),
-    Setting(
-        "advertise", lambda text: parse_endpoint(text, default_port=0), "where clients reach it", "HOST[:PORT]"
-    ),
+    Setting("advertise", lambda text: parse_endpoint(text, default_port=0), "where clients reach it", "HOST[:PORT]"),
     Setting("public_port", _port, "the port in tunnels' URLs, when a balancer changes it", "PORT"),
     Setting("raw_listen", str, "where raw TCP tunnels listen", "HOST"),
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),

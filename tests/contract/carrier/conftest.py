@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trustme
 import uvloop
-
 from portway_proto.carry.contract import Carrier, ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.carry.python import PythonCarrier
 from portway_testkit.carriers import CarrierLink

@@ -6,7 +6,6 @@ import socket
 import ssl
 
 import pytest
-
 from portway_proto.carry.contract import Address, ClientTls, Limits, Outcome, PoolLimits, ServerTls, SpareSizes
 from portway_proto.carry.errors import (
     ConnectFailed,
@@ -242,7 +241,7 @@ async def test_abandon_closes_descriptors_and_says_nothing(link) -> None:
     if pid == 0:
         link.client.abandon()
         os._exit(0)
-    _, status = os.waitpid(pid, 0)
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     link.client_control.send(FrameType.UNBIND, b"still here")
     await link.node_events.until(lambda: (FrameType.UNBIND, b"still here") in link.node_events.frames)
@@ -310,7 +309,7 @@ async def test_a_refused_hop_hands_the_lane_back(make_link) -> None:
     near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
     await relayed(near, far)
     address = near.visitors()
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    _, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"hello")
     end = await far.end()
     assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)

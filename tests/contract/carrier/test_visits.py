@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-
 from portway_proto.carry.contract import Address, Limits, Outcome, PoolLimits, ServerTls, SpareSizes, Stream
 from portway_proto.wire.frames import RefusalReason
 
@@ -361,11 +360,6 @@ async def test_a_cut_visit_ends_for_both(link) -> None:
 
     async with local_server(wait) as port:
         link.serve_with(port)
-        streams: list = []
-
-        def remember(visit_, end):
-            link.ended(visit_, end)
-
         reader, writer = await visit(link.visitors())
         await reader.readexactly(1)
         (running,) = list(link.node._visits)

@@ -104,7 +104,7 @@ class Front:
             else:
                 self._refuse(sock, decision)
         except TlsSettingsError as error:
-            logger.error("a certificate cannot be used for TLS: %s", error)  # noqa: TRY400
+            logger.error("a certificate cannot be used for TLS: %s", error)
         except OSError:
             # It was gone before it could be named.
             sock.close()

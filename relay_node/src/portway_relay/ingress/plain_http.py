@@ -10,7 +10,9 @@ _METHOD: Final = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|C
 # So many bytes tell.
 LONGEST_METHOD: Final = len("OPTIONS ")
 _HOST: Final = re.compile(rb"\r\n[Hh][Oo][Ss][Tt]:[ \t]*([^\r\n]{1,260}?)[ \t]*\r\n")
-_HOST_NAME: Final = re.compile(rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::[0-9]{1,5})?")
+_HOST_NAME: Final = re.compile(
+    rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::[0-9]{1,5})?"
+)
 
 
 def looks_like_http(data: bytes) -> bool:

@@ -74,4 +74,3 @@ class Tickets:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise TicketInvalid("signed with a key of the wrong kind")
         return key
-

@@ -60,7 +60,7 @@ class Recorder:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Turn the loop until it holds: for states that nobody announces. Bounded by the test's own time limit."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - nobody announces it
         await asyncio.sleep(0.001)
 
 
@@ -162,14 +162,17 @@ class CarrierLink:
     async def _answer_wants(self) -> None:
         """What the deciding code of a client does with WANT: tell its pool."""
         seen = 0
-        while not self.client_events.closed:
-            await self.client_events.until(
-                lambda: len(self.client_events.frames) > seen or bool(self.client_events.closed)
-            )
-            for frame_type, payload in self.client_events.frames[seen:]:
+        events = self.client_events
+
+        def news() -> bool:
+            return len(events.frames) > seen or bool(events.closed)
+
+        while not events.closed:
+            await events.until(news)
+            for frame_type, payload in events.frames[seen:]:
                 if frame_type == FrameType.WANT:
                     self.serving.want(payload[1])
-            seen = len(self.client_events.frames)
+            seen = len(events.frames)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -56,7 +56,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         with self._changed:
             assert self._changed.wait_for(lambda: self.renews >= times, 15)
 
-    def Locate(  # type: ignore[override]
+    def Locate(
         self, request: discovery_pb2.LocateRequest, context: grpc.ServicerContext
     ) -> discovery_pb2.LocateResponse:
         self._admit(context)
@@ -74,9 +74,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
             grant=self._grant(f"grant-{self.locates}"),
         )
 
-    def Renew(  # type: ignore[override]
-        self, request: discovery_pb2.RenewRequest, context: grpc.ServicerContext
-    ) -> discovery_pb2.RenewResponse:
+    def Renew(self, request: discovery_pb2.RenewRequest, context: grpc.ServicerContext) -> discovery_pb2.RenewResponse:
         self._admit(context)
         with self._changed:
             self.renews += 1
