@@ -5,9 +5,9 @@ Here: the channel, the exit codes, one table gRPC status → exit code. Not here
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import cast
@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     NOT_AUTHORISED = 4
+    INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 _EXIT_CODES = {
@@ -73,9 +74,15 @@ class Admin:
         for column in columns:
             table.add_column(column, no_wrap=not sys.stdout.isatty())
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         # In a pipe nothing is cut to a terminal's width.
         Console(width=None if sys.stdout.isatty() else 500).print(table)
+
+    def print_fields(self, fields: Mapping[str, str]) -> None:
+        """One thing for people: a line for each field."""
+        width = max(map(len, fields)) + 2
+        for name, value in fields.items():
+            click.echo(f"{name:<{width}}{printable(value)}")
 
     @contextmanager
     def calls(self) -> Iterator["Calls"]:
@@ -111,13 +118,16 @@ class Admin:
         return addresses[-1], grpc.secure_channel(addresses[-1], credentials)
 
     def _token(self) -> str:
-        token = _read(self.token_file, "token file").decode("ascii", "replace") if self.token_file else self.token
-        if not token or not token.strip().isprintable():
+        token = _read(self.token_file, "token file").decode("utf-8", "replace") if self.token_file else self.token
+        token = (token or "").strip()
+        if not token:
             raise click.UsageError(
                 "no admin token: give --token-file FILE or set PORTWAY_ADMIN_TOKEN (the registry writes the "
                 "first one to its --admin-token-file)"
             )
-        return token.strip()
+        if not token.isascii() or not token.isprintable():
+            raise click.UsageError("this is no API token: one has the form pw_<id>_<secret>")
+        return token
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +146,19 @@ def _read(path: Path, what: str) -> bytes:
         raise click.UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
 
 
+def printable(text: str) -> str:
+    """What others chose, without what would steer the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _json_too(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    admin = ctx.find_object(Admin)
+    if given and admin is not None:
+        ctx.obj = replace(admin, json=True)
+
+
 pass_admin = click.make_pass_decorator(Admin)
+# `--json` behind a command is what people type; programs give it in front.
+json_option = click.option(
+    "--json", is_flag=True, expose_value=False, is_eager=True, callback=_json_too, help="JSON instead of a table."
+)

@@ -27,9 +27,9 @@ class Guard(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None or method not in METHOD_ROLES:
@@ -55,7 +55,7 @@ class Guard(aio.ServerInterceptor):
             raise NotAllowed(_wrong_role(caller, method))
         current_caller.set(caller)
 
-    def _unary(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+    def _unary(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Any:
         run: Any = handler.unary_unary
 
         async def call(request: Any, context: Any) -> Any:
@@ -73,7 +73,7 @@ class Guard(aio.ServerInterceptor):
 
         return call
 
-    def _streaming(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+    def _streaming(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Any:
         # Streams write to their context: a generator that is cancelled between two answers would end only when
         # it is collected.
         run: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream

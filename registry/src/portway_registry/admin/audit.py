@@ -1,0 +1,44 @@
+"""`portway-admin audit`: who changed what."""
+
+import click
+from portway_proto.v1.admin_pb2 import AuditEntry, ListAuditRequest
+
+from portway_registry.admin.context import Admin, json_option, pass_admin
+from portway_registry.admin.showing import when
+
+_COLUMNS = ("WHEN", "ACTOR", "ACTION", "TARGET")
+
+
+@click.group()
+def audit() -> None:
+    """What admins have changed: list."""
+
+
+@audit.command("list")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1, max=1000),
+    default=100,
+    show_default=True,
+    help="The most entries, the youngest first.",
+)
+@json_option
+@pass_admin
+def list_(admin: Admin, limit: int) -> None:
+    """List what was changed, the youngest change first; the actor is the id of an admin's token."""
+    with admin.calls() as calls:
+        found = calls.stub.ListAudit(
+            ListAuditRequest(limit=limit), metadata=calls.metadata, timeout=calls.timeout
+        ).entries
+    if admin.json:
+        admin.print_json({"entries": [_json(one) for one in found]})
+        return
+    admin.print_table(
+        _COLUMNS,
+        [[when(one.at_ms), one.actor, one.action, one.target] for one in found],
+        "Nothing has been changed yet.",
+    )
+
+
+def _json(entry: AuditEntry) -> dict[str, object]:
+    return {"at_ms": entry.at_ms, "actor": entry.actor, "action": entry.action, "target": entry.target}

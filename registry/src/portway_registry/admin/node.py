@@ -1,0 +1,125 @@
+"""`portway-admin node`: the relay nodes of the cluster."""
+
+import click
+from portway_proto.v1.admin_pb2 import GetNodeRequest, ListNodesRequest, WatchNodesRequest
+from portway_proto.v1.types_pb2 import NodeInfo, NodeState
+
+from portway_registry.admin.context import Admin, json_option, pass_admin
+from portway_registry.admin.showing import print_changes, when
+
+_COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE")
+
+
+@click.group()
+def node() -> None:
+    """Relay nodes: list, show, watch."""
+
+
+@node.command("list")
+@click.option("--region", default="", help="Only nodes of this region.")
+@json_option
+@pass_admin
+def list_(admin: Admin, region: str) -> None:
+    """List the nodes that are registered now."""
+    with admin.calls() as calls:
+        found = calls.stub.ListNodes(
+            ListNodesRequest(region=region), metadata=calls.metadata, timeout=calls.timeout
+        ).nodes
+    if admin.json:
+        admin.print_json({"nodes": [node_json(one) for one in found]})
+        return
+    where = f" in region {region}" if region else ""
+    admin.print_table(_COLUMNS, [_row(one) for one in found], f"No node{where} is registered.")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_admin
+def show(admin: Admin, name: str) -> None:
+    """Show one node."""
+    with admin.calls() as calls:
+        found = calls.stub.GetNode(GetNodeRequest(name=name), metadata=calls.metadata, timeout=calls.timeout).node
+    if admin.json:
+        admin.print_json(node_json(found))
+        return
+    located = f"{found.latitude:.2f}, {found.longitude:.2f}" if found.latitude or found.longitude else "not told"
+    admin.print_fields(
+        {
+            "name": found.name,
+            "region": found.region,
+            "serves": f"*.{found.region}.{found.domain}",
+            "address": _address(found),
+            "server name": found.server_name,
+            "state": state(found),
+            "sessions": f"{found.sessions} of {found.max_sessions or 'any number'}",
+            "tunnels": str(found.tunnels),
+            "visits": str(found.visits),
+            "position": located,
+            "version": found.version,
+            "since": when(found.started_at_ms),
+        }
+    )
+
+
+@node.command()
+@json_option
+@pass_admin
+def watch(admin: Admin) -> None:
+    """Print the nodes, then each change to them as it happens, until interrupted."""
+    with admin.calls() as calls:
+        stream = calls.stub.WatchNodes(WatchNodesRequest(), metadata=calls.metadata)
+        print_changes(admin, ((change.kind, change.node) for change in stream), "node", node_json, _line)
+
+
+def node_json(found: NodeInfo) -> dict[str, object]:
+    """For programs: the names are those of the protocol's NodeInfo."""
+    return {
+        "name": found.name,
+        "region": found.region,
+        "domain": found.domain,
+        "host": found.host,
+        "port": found.port,
+        "server_name": found.server_name,
+        "state": state(found),
+        "sessions": found.sessions,
+        "max_sessions": found.max_sessions,
+        "tunnels": found.tunnels,
+        "visits": found.visits,
+        "latitude": found.latitude,
+        "longitude": found.longitude,
+        "version": found.version,
+        "started_at_ms": found.started_at_ms,
+    }
+
+
+def state(found: NodeInfo) -> str:
+    """`ready`, `cordoned` or `draining`."""
+    try:
+        return NodeState.Name(found.state).removeprefix("NODE_STATE_").lower()
+    except ValueError:
+        return f"unknown ({found.state})"
+
+
+def _address(found: NodeInfo) -> str:
+    return f"[{found.host}]:{found.port}" if ":" in found.host else f"{found.host}:{found.port}"
+
+
+def _row(found: NodeInfo) -> list[str]:
+    most = f"/{found.max_sessions}" if found.max_sessions else ""
+    return [
+        found.name,
+        found.region,
+        _address(found),
+        state(found),
+        f"{found.sessions}{most}",
+        str(found.tunnels),
+        str(found.visits),
+        found.version,
+        when(found.started_at_ms),
+    ]
+
+
+def _line(found: NodeInfo) -> str:
+    counts = f"{found.sessions} sessions, {found.tunnels} tunnels, {found.visits} visits"
+    return f"{found.name}  {found.region}  {_address(found)}  {state(found)}  {counts}"
