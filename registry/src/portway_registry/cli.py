@@ -2,17 +2,17 @@
 
 import argparse
 import asyncio
-import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from portway_registry import logs
+from portway_proto.service import logs
+from portway_proto.service.run import OnFailure, serve
+
 from portway_registry.config import Config, flag, load, settings, variable
 from portway_registry.errors import RegistryError
 
@@ -68,40 +68,23 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config) -> int:
-    """Serve until a signal asks to stop (0), or until a part fails (1)."""
     from portway_registry.server import Registry
 
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
+    registry: Registry
 
-    def end(code: int) -> None:
-        if not ended.done():
-            ended.set_result(code)
+    def make(on_failure: OnFailure) -> Registry:
+        nonlocal registry
+        registry = Registry(config, on_failure=on_failure)
+        return registry
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, 0)
-    registry = Registry(config, on_failure=lambda error: end(1))
-    starting = asyncio.ensure_future(registry.start())
-    await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-        await asyncio.wait((starting,))
-        return ended.result()
-    starting.result()
-    if config.ready_file is not None:
-        _write_ready(config.ready_file, registry.address, registry.mesh_address, registry.metrics_address)
-    try:
-        return await ended
-    finally:
-        await registry.stop()
-        if config.ready_file is not None:
-            config.ready_file.unlink(missing_ok=True)
-        logger.info("registry stopped")
-
-
-def _write_ready(path: Path, listen: str, mesh_listen: str, metrics_listen: str | None) -> None:
-    """Whole or not at all: whoever waits for the file reads it the moment it is there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    addresses = {"listen": listen, "mesh_listen": mesh_listen, "metrics_listen": metrics_listen}
-    draft.write_text(json.dumps({name: at for name, at in addresses.items() if at is not None}) + "\n")
-    draft.replace(path)
+    code = await serve(
+        make,
+        ready_file=config.ready_file,
+        addresses=lambda: {
+            "listen": registry.address,
+            "mesh_listen": registry.mesh_address,
+            "metrics_listen": registry.metrics_address,
+        },
+    )
+    logger.info("registry stopped")
+    return code

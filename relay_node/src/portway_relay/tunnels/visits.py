@@ -4,6 +4,7 @@ Here: joining, counting, and what a visitor is told whom nobody took. Not here: 
 the bytes (the carrier).
 """
 
+import asyncio
 import logging
 import socket
 from collections import Counter
@@ -36,6 +37,8 @@ class Visits:
         self._visitor_tls = visitor_tls
         self._first_bytes_time = first_bytes_time
         self._tasks = Tasks("visits", on_failure)
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.running = 0
         self.outcomes: Counter[str] = Counter()
 
@@ -50,6 +53,10 @@ class Visits:
             return
         self._start(sock, peer, tunnel, VisitKind.RAW, None)
 
+    async def over(self) -> None:
+        """Wait until none is in progress."""
+        await self._idle.wait()
+
     async def close(self) -> None:
         """Stop answering those that nobody took."""
         await self._tasks.close()
@@ -62,6 +69,7 @@ class Visits:
         visit = self._carrier.join(stream, tunnel.holder.pool, opening, partial(self._ended, tunnel))
         tunnel.visits.add(visit)
         self.running += 1
+        self._idle.clear()
 
     def _ended(self, tunnel: Tunnel, visit: Visit, end: VisitEnd) -> None:
         self.outcomes[end.outcome.value] += 1
@@ -89,3 +97,5 @@ class Visits:
     def _over(self, tunnel: Tunnel, visit: Visit) -> None:
         tunnel.visits.discard(visit)
         self.running -= 1
+        if not self.running:
+            self._idle.set()

@@ -1,0 +1,73 @@
+"""A server as a process: started, ready, stopped by a signal or by a part that failed."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+STOPPED: Final = 0
+FAILED: Final = 1
+
+OnFailure = Callable[[BaseException], None]
+
+
+class Server(Protocol):
+    """What is run. `start` starts everything or nothing; `stop` may be called again."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+async def serve(
+    make: Callable[[OnFailure], Server],
+    *,
+    ready_file: Path | None,
+    addresses: Callable[[], Mapping[str, str | None]],
+    on_hangup: Callable[[], None] | None = None,
+) -> int:
+    """Run the server that `make` makes until SIGTERM or SIGINT (STOPPED) or until a part of it fails (FAILED).
+
+    `ready_file` holds `addresses()` as JSON while it serves. Raises what `make` and `start` raise.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, STOPPED)
+    server = make(lambda error: end(FAILED))
+    if on_hangup is not None:
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    starting = asyncio.ensure_future(server.start())
+    await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return ended.result()
+    starting.result()
+    if ready_file is not None:
+        _write(ready_file, addresses())
+    try:
+        return await ended
+    finally:
+        if ready_file is not None:
+            _remove(ready_file)
+        await server.stop()
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _write(path: Path, addresses: Mapping[str, str | None]) -> None:
+    """Whole or not at all: whoever waits for the file reads it the moment it is there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps({name: at for name, at in addresses.items() if at is not None}) + "\n")
+    draft.replace(path)

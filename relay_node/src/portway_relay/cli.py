@@ -1,0 +1,84 @@
+"""The command portway-relay."""
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import uvloop
+from portway_proto.service import logs
+from portway_proto.service.run import OnFailure, serve
+
+from portway_relay import settings
+from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.errors import RelayError
+from portway_relay.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+_EPILOG = f"""\
+Every flag is also a variable ({settings.PREFIX}LISTEN for --listen) and a key of the TOML file (underscores for
+dashes). Flags beat variables, variables beat the file. SIGTERM and SIGINT stop the node in order, SIGHUP reads the
+certificates again. Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot be used."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    parsed = vars(_parser().parse_args(arguments))
+    try:
+        config = settings.load(parsed, os.environ)
+        logs.configure(form=config.log_format, level=config.log_level)
+        _raise_descriptors()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            sys.exit(runner.run(_serve(config)))
+    except RelayError as error:
+        print(f"portway-relay: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="portway-relay", description="A relay node of a Portway mesh.")
+    parser.add_argument("--version", action="version", version=f"portway-relay {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve clients and visitors until SIGTERM or SIGINT",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    settings.add_flags(serve)
+    return parser
+
+
+def _raise_descriptors() -> None:
+    """As many as the system lets this user have: each visit takes two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(config: NodeConfig) -> int:
+    from portway_relay.node import Node
+
+    node: Node
+
+    def make(on_failure: OnFailure) -> Node:
+        nonlocal node
+        node = Node(config, on_failure=on_failure)
+        return node
+
+    code = await serve(
+        make,
+        ready_file=config.ready_file,
+        addresses=lambda: {"listen": str(node.address), "admin_listen": _text(node.admin_address)},
+        on_hangup=lambda: node.reload_certificates(),
+    )
+    logger.info("node stopped")
+    return code
+
+
+def _text(address: Endpoint | None) -> str | None:
+    return None if address is None else str(address)

@@ -1,0 +1,258 @@
+"""A relay node, put together: what it is made of, and the order in which it starts and stops.
+
+Here: composition alone. Not here: any decision.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from portway_proto.carry.contract import Limits, ServerTls
+from portway_proto.carry.select import make_carrier
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
+
+from portway_relay import clock
+from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
+from portway_relay.clock import Monotonic, WallClock
+from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.grants import GrantCheck
+from portway_relay.ingress.front import Front
+from portway_relay.metrics import NodeCounts, exposition
+from portway_relay.registry_link.announcer import Announcements
+from portway_relay.registry_link.cluster import Cluster
+from portway_relay.registry_link.link import RegistryLink
+from portway_relay.sessions.greeter import Greeter
+from portway_relay.sessions.session import PublicAddress
+from portway_relay.sessions.sessions import Sessions
+from portway_relay.tunnels.ports import PortAccount
+from portway_relay.tunnels.raw import RawPorts
+from portway_relay.tunnels.table import TunnelTable
+from portway_relay.tunnels.tickets import Tickets
+from portway_relay.tunnels.visits import Visits
+from portway_relay.version import VERSION
+
+if TYPE_CHECKING:
+    from portway_relay.admin_http import AdminHttp
+
+logger = logging.getLogger(__name__)
+
+
+class Node:
+    """One node. Needs a running loop; several may run in one process.
+
+    Made: the certificates are read and checked, nothing is opened yet.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        on_failure: Callable[[BaseException], None] | None = None,
+        monotonic: Monotonic = clock.monotonic,
+        wall_clock: WallClock = clock.wall_clock,
+    ) -> None:
+        """`on_failure` is told when a part ended that must not: the node should be stopped then.
+
+        Raises CertificateError.
+        """
+        self.config = config
+        limits = config.limits
+        failed = on_failure or (lambda error: None)
+        self._tasks = Tasks("node", failed)
+        self._certificates = Certificates(config)
+        self._carrier = make_carrier(Limits(handshake=limits.greeting_time))
+        self._grants = GrantCheck(wall_clock)
+        self._announcements = Announcements(config.name, config.region, config.zone)
+        self._visits = Visits(
+            self._carrier, self._visitor_tls, first_bytes_time=limits.first_bytes_time, on_failure=failed
+        )
+        self._raw_ports = RawPorts(
+            config.listen.host if config.raw_listen is None else config.raw_listen,
+            PortAccount(config.raw_ports, limits.port_rest, monotonic),
+            lambda label, sock, peer: self._visits.start_raw(sock, peer, self._table.live(label)),
+        )
+        self._table = TunnelTable(
+            self._raw_ports, self._announcements, max_visits=limits.max_visits_per_tunnel, clock=wall_clock
+        )
+        tickets = Tickets(self._loaded, config.region, wall_clock)
+        self._sessions = Sessions(
+            config,
+            self._carrier,
+            self._grants,
+            self._table,
+            tickets,
+            self._public_address,
+            clock=monotonic,
+            wall_clock=wall_clock,
+        )
+        self._greeter = Greeter(
+            self._carrier,
+            lambda: self._loaded().link_tls,
+            self._sessions,
+            time_limit=limits.greeting_time,
+            most=limits.max_greetings,
+            on_failure=failed,
+        )
+        self._front = Front(
+            config,
+            self._carrier,
+            tunnel_of=self._table.live,
+            visitor=self._visits.start_tls,
+            client_lane=self._greeter.take,
+            clock=monotonic,
+        )
+        self._cluster = Cluster(self._grants, self._sessions, self._table)
+        self._link = RegistryLink(
+            config.registry,
+            self._loaded,
+            self._info,
+            self._table.all_live,
+            self._announcements,
+            self._cluster,
+            clock=monotonic,
+            on_failure=failed,
+        )
+        self._admin = None if config.admin_listen is None else _admin_http(self)
+        self._admin_address: Endpoint | None = None
+        self._stopping = False
+
+    @property
+    def carrier(self) -> str:
+        """The name of the carrier that it runs."""
+        return self._carrier.name
+
+    @property
+    def address(self) -> Endpoint:
+        """Where it listens; known once started."""
+        return self._front.address
+
+    @property
+    def admin_address(self) -> Endpoint | None:
+        """Where health and metrics are, if anywhere; known once started."""
+        return self._admin_address
+
+    async def start(self) -> None:
+        """Start everything, or nothing: what had started is stopped again when a part cannot.
+
+        Health first, so that an operator sees a node that waits. Then the public port, for its number is part of what a
+        registry is told. Then the registry; ready when it has said how grants are verified. While none can be reached
+        this waits.
+
+        Raises ListenError.
+        """
+        try:
+            if self._admin is not None and self.config.admin_listen is not None:
+                self._admin_address = await self._admin.start(self.config.admin_listen)
+            self._front.listen()
+            self._link.start()
+            self._tasks.spawn(self._watch_certificates(), name="watch certificates")
+            await self._cluster.known.wait()
+        except BaseException:
+            await self.stop()
+            raise
+        logger.info("node serves", extra={"listen": str(self.address), "carrier": self.carrier})
+
+    async def stop(self) -> None:
+        """Stop in order. May be called again.
+
+        Not ready any more; the registry is told, so that no new client comes; clients are asked to leave, and no new
+        visitor is taken. Visits in progress may finish within the grace period. Then sessions end, then the stream with
+        the registry, which forgets this node; then whatever is left of connections; health last.
+        """
+        self._stopping = True
+        self._link.tell_state()
+        self._sessions.ask_to_leave()
+        self._front.stop_listening()
+        await self._visits_over()
+        await self._greeter.close()
+        self._sessions.close()
+        await self._visits.close()
+        await self._link.close()
+        await self._tasks.close()
+        await self._carrier.close()
+        if self._admin is not None:
+            await self._admin.close()
+
+    def reload_certificates(self) -> None:
+        """Read the files again, changed or not."""
+        self._certificates.reload()
+
+    def not_ready(self) -> str:
+        """Why nobody may come now; empty when all may."""
+        if self._stopping:
+            return "stopping"
+        return "" if self._cluster.known.is_set() else "no registry was reached yet"
+
+    def metrics(self) -> bytes:
+        """The page that Prometheus scrapes."""
+        return exposition(self._counts())
+
+    def _loaded(self) -> LoadedCertificates:
+        return self._certificates.loaded
+
+    def _visitor_tls(self, alpn: str | None) -> ServerTls:
+        return self._loaded().visitor_tls[alpn]
+
+    def _public_address(self) -> PublicAddress:
+        config = self.config
+        return PublicAddress(config.zone, config.public_port or self.address.port, config.raw_host or config.zone)
+
+    def _info(self) -> NodeInfo:
+        config = self.config
+        reached_at = config.advertise or config.listen
+        return NodeInfo(
+            name=config.name,
+            region=config.region,
+            host=reached_at.host,
+            port=reached_at.port or self.address.port,
+            server_name=config.server_name,
+            version=VERSION,
+            latitude=config.latitude,
+            longitude=config.longitude,
+            domain=config.domain,
+            state=NODE_STATE_DRAINING if self._stopping else NODE_STATE_READY,
+            sessions=len(self._sessions),
+            tunnels=len(self._table),
+            visits=self._visits.running,
+            max_sessions=config.limits.max_sessions,
+        )
+
+    def _counts(self) -> NodeCounts:
+        front, account = self._front, self._raw_ports.account
+        return NodeCounts(
+            sessions=len(self._sessions),
+            sessions_away=self._sessions.away,
+            tunnels=len(self._table),
+            visits=self._visits.running,
+            half_open=front.half_open,
+            greeting=len(self._greeter),
+            raw_ports_held=account.held,
+            raw_ports_resting=account.resting,
+            registry_connected=self._link.connected,
+            connections=front.accepted,
+            accept_pauses=front.pauses,
+            turned_away={**front.turned_away, "greetings": self._greeter.turned_away},
+            outcomes=self._visits.outcomes,
+            carrier=self._carrier.counters,
+        )
+
+    async def _watch_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            self._certificates.reload_if_changed()
+
+    async def _visits_over(self) -> None:
+        """Wait until the last visit is over, for the grace period at the most."""
+        try:
+            async with asyncio.timeout(self.config.limits.stop_grace):
+                await self._visits.over()
+        except TimeoutError:
+            logger.info("visits are cut: the grace period is over", extra={"visits": self._visits.running})
+
+
+def _admin_http(node: Node) -> "AdminHttp":
+    from portway_relay.admin_http import AdminHttp
+
+    return AdminHttp(node.metrics, node.not_ready)

@@ -1,0 +1,58 @@
+"""What a registry's news mean to a node: keys and revocations, tunnels that it no longer owns."""
+
+import asyncio
+import logging
+
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
+from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, ClusterSettings, Eviction, RegistryMessage
+
+from portway_relay.grants import GrantCheck
+from portway_relay.sessions.sessions import Sessions
+from portway_relay.tunnels.table import TunnelTable
+
+logger = logging.getLogger(__name__)
+
+
+class Cluster:
+    """The RegistryNews of a node."""
+
+    def __init__(self, grants: GrantCheck, sessions: Sessions, table: TunnelTable) -> None:
+        self._grants = grants
+        self._sessions = sessions
+        self._table = table
+        # Set once clients' grants can be verified: before that the node is of no use to anybody.
+        self.known = asyncio.Event()
+
+    def registry_away(self, away: bool) -> None:
+        self._grants.registry_away = away
+
+    def heard(self, message: RegistryMessage) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "settings":
+            self._settle(message.settings)
+        elif kind == "revocations":
+            self._grants.revoke(message.revocations.token_ids)
+            self._sessions.revoke(message.revocations.token_ids)
+        elif kind == "evictions":
+            for eviction in message.evictions.evictions:
+                self._evict(eviction)
+
+    def _settle(self, settings: ClusterSettings) -> None:
+        keys = {key.kid: key.public_key for key in settings.grant_keys}
+        try:
+            self._grants.learn_keys(settings.cluster_id, keys)
+        except ValueError as error:
+            logger.error("the registry's keys cannot be used, the old ones stay in use: %s", error)
+            return
+        if self._grants.ready:
+            self.known.set()
+
+    def _evict(self, eviction: Eviction) -> None:
+        if eviction.reason == EVICTION_REASON_QUOTA:
+            failure = Failure(
+                code=FAILURE_CODE_QUOTA,
+                message="the token has as many tunnels as it may have, at other nodes too: close one",
+            )
+        else:
+            failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
+        self._table.evict(eviction.label, eviction.epoch, failure)

@@ -1,0 +1,258 @@
+"""One client's session: its control lane, its pool of data lanes, its tunnels.
+
+Here: what each frame of the control lane asks for and what it is answered. Not here: who may begin or resume a session
+(sessions.py), whose a label is (tunnels/table.py).
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from portway_proto.carry.contract import Lane, Pool
+from portway_proto.carry.errors import CarrierError
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_INVALID,
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_PROTOCOL,
+    Bind,
+    BindRefused,
+    Bound,
+    Failure,
+    Goaway,
+    Unbind,
+    Unbound,
+)
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+
+from portway_relay.errors import Refused, TicketInvalid
+from portway_relay.grants import Grant
+from portway_relay.ingress.rate import Bucket
+from portway_relay.tunnels.table import TunnelTable
+from portway_relay.tunnels.tickets import Tickets
+from portway_relay.tunnels.tunnel import Tunnel, short
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+
+_ID_BYTES: Final = 16
+_SECRET_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddress:
+    """Where this node's tunnels are: `zone` follows the label, raw ports are at `raw_host`."""
+
+    zone: str
+    port: int
+    raw_host: str
+
+
+class SessionOwner(Protocol):
+    """Who keeps the session."""
+
+    def control_lost(self, session: "Session") -> None:
+        """The client is away; it may come back."""
+        ...
+
+    def session_left(self, session: "Session") -> None:
+        """The client is gone for good."""
+        ...
+
+    def tunnel_left(self, tunnel: Tunnel) -> None:
+        """The client let go of a tunnel; visits in progress may finish for a while."""
+        ...
+
+
+class Session:
+    """Also the LaneEvents of its control lane, and the Holder of its tunnels."""
+
+    def __init__(
+        self,
+        grant: Grant,
+        pool: Pool,
+        owner: SessionOwner,
+        table: TunnelTable,
+        tickets: Tickets,
+        address: PublicAddress,
+        *,
+        bind_rate: Bucket,
+        max_tunnels: int,
+    ) -> None:
+        """`max_tunnels` is the node's own limit for a session; the token's quota is the table's business."""
+        self.id = secrets.token_bytes(_ID_BYTES)
+        self.secret = secrets.token_bytes(_SECRET_BYTES)
+        self.grant = grant
+        self.control: Lane | None = None
+        self.tunnels: dict[str, Tunnel] = {}
+        self._pool = pool
+        self._owner = owner
+        self._table = table
+        self._tickets = tickets
+        self._address = address
+        self._bind_rate = bind_rate
+        self._most = max_tunnels
+
+    # The Holder of its tunnels.
+
+    @property
+    def tenant(self) -> str:
+        return self.grant.tenant
+
+    @property
+    def token_id(self) -> str:
+        return self.grant.token_id
+
+    @property
+    def max_tunnels(self) -> int:
+        return self.grant.max_tunnels
+
+    @property
+    def pool(self) -> Pool:
+        return self._pool
+
+    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None:
+        if self.tunnels.get(tunnel.label) is tunnel:
+            del self.tunnels[tunnel.label]
+        self._send(FrameType.UNBOUND, Unbound(label=tunnel.label, failure=failure))
+
+    # What its owner does with it.
+
+    def attach(self, control: Lane) -> None:
+        """From now on this is its control lane; another one is closed."""
+        before, self.control = self.control, control
+        if before is not None:
+            before.close()
+        self._pool.attach_control(control)
+
+    def wake(self) -> None:
+        """Its client is back: visitors are routed to its tunnels again. What cannot be had again is UNBOUND."""
+        for tunnel in list(self.tunnels.values()):
+            try:
+                self._table.resume(tunnel)
+            except Refused as refused:
+                self.tunnel_taken(tunnel, refused.failure)
+
+    def goaway(self, failure: Failure) -> None:
+        """Ask the client to leave."""
+        self._send(FrameType.GOAWAY, Goaway(failure=failure))
+
+    def end(self, failure: Failure | None) -> None:
+        """Let go of its tunnels and its control lane, with FAIL when there is a reason. Data lanes go as they become
+        idle."""
+        control, self.control = self.control, None
+        for tunnel in self.tunnels.values():
+            self._table.release(tunnel)
+            self._owner.tunnel_left(tunnel)
+        self.tunnels.clear()
+        self._pool.retire()
+        if control is not None and failure is not None:
+            control.fail(failure.SerializeToString())
+        elif control is not None:
+            control.close()
+
+    # The LaneEvents of its control lane; one that was replaced has nothing to say any more.
+
+    def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        if lane is not self.control:
+            return
+        handle = _HANDLERS.get(frame_type)
+        try:
+            if handle is None:
+                raise Refused(FAILURE_CODE_PROTOCOL, f"frame 0x{frame_type:02x} is not a client's to send here")
+            handle(self, payload)
+        except Refused as refused:
+            logger.warning("a client broke the protocol", extra={"peer": lane.peer.host, "reason": refused.message})
+            self.end(refused.failure)
+            self._owner.session_left(self)
+
+    def opening_received(self, lane: Lane, opening: Opening) -> None:
+        lane.refuse(RefusalReason.OTHER, "visits are opened by the node")
+
+    def lane_closed(self, lane: Lane, error: CarrierError) -> None:
+        if lane is not self.control:
+            return
+        self.control = None
+        self._pool.attach_control(None)
+        for tunnel in self.tunnels.values():
+            self._table.suspend(tunnel)
+        logger.info("client away", extra={"tunnels": len(self.tunnels), "reason": str(error)})
+        self._owner.control_lost(self)
+
+    def _bind(self, payload: bytes) -> None:
+        bind = _read(Bind, payload)
+        try:
+            tunnel = self._claim(bind)
+        except Refused as refused:
+            self._send(FrameType.BIND_REFUSED, BindRefused(request=bind.request, failure=refused.failure))
+            return
+        bound = Bound(request=bind.request, host=f"{tunnel.label}.{self._address.zone}", port=self._address.port)
+        if tunnel.raw is not None:
+            bound.unencrypted_host = self._address.raw_host
+            bound.unencrypted_port = tunnel.raw.port
+            bound.ticket = self._tickets.sign(tunnel.label, tunnel.raw.port)
+        self._send(FrameType.BOUND, bound)
+
+    def _claim(self, bind: Bind) -> Tunnel:
+        options = bind.options
+        if options.h2_enabled and options.unencrypted:
+            raise Refused(FAILURE_CODE_INVALID, "h2_enabled and unencrypted exclude each other: open two tunnels")
+        if not self._bind_rate.take():
+            raise Refused(FAILURE_CODE_OVERLOADED, "too many tunnels were asked for at once: slow down")
+        if bind.label not in self.tunnels and len(self.tunnels) >= self._most:
+            raise Refused(
+                FAILURE_CODE_OVERLOADED, f"one client may have {self._most} tunnels at this node: close one first"
+            )
+        tunnel = self._table.claim(
+            self,
+            bind.label,
+            bind.epoch,
+            bind.proof,
+            h2_enabled=options.h2_enabled,
+            unencrypted=options.unencrypted,
+            wanted_port=self._wanted_port(bind) if options.unencrypted else None,
+        )
+        self.tunnels[tunnel.label] = tunnel
+        logger.info("tunnel bound", extra={"label": short(tunnel.label), "epoch": tunnel.epoch, "tenant": self.tenant})
+        return tunnel
+
+    def _wanted_port(self, bind: Bind) -> int | None:
+        if not bind.ticket:
+            return None
+        try:
+            return self._tickets.verify(bind.ticket, bind.label)
+        except TicketInvalid as error:
+            logger.info("a ticket is not taken", extra={"label": short(bind.label), "reason": str(error)})
+            return None
+
+    def _unbind(self, payload: bytes) -> None:
+        tunnel = self.tunnels.pop(_read(Unbind, payload).label, None)
+        if tunnel is not None:
+            self._table.release(tunnel)
+            self._owner.tunnel_left(tunnel)
+
+    def _leave(self, payload: bytes) -> None:
+        _read(Goaway, payload)
+        self.end(None)
+        self._owner.session_left(self)
+
+    def _send(self, frame_type: FrameType, message: Message) -> None:
+        if self.control is not None:
+            self.control.send(frame_type, message.SerializeToString())
+
+
+_HANDLERS: Final[dict[int, Callable[[Session, bytes], None]]] = {
+    FrameType.BIND: Session._bind,
+    FrameType.UNBIND: Session._unbind,
+    FrameType.GOAWAY: Session._leave,
+}
+
+
+def _read(kind: type[M], payload: bytes) -> M:
+    try:
+        return kind.FromString(payload)
+    except (DecodeError, ValueError):
+        raise Refused(FAILURE_CODE_PROTOCOL, f"a malformed {kind.DESCRIPTOR.name}") from None

@@ -1,0 +1,200 @@
+"""All sessions of a node: who is admitted, who comes back, who has been away for too long.
+
+Here: HELLO and PARK judged, the time a lost session is kept, revocation, the end of all. Not here: what a session asks
+for (session.py).
+"""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Callable, Iterable
+
+from portway_proto.carry.contract import Carrier, Lane, PoolLimits
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_REVOKED,
+    FAILURE_CODE_SESSION,
+    FAILURE_CODE_SHUTDOWN,
+    Failure,
+    Hello,
+    Park,
+    Welcome,
+)
+from portway_proto.wire.frames import FrameType
+
+from portway_relay.clock import Monotonic, WallClock
+from portway_relay.config import NodeConfig
+from portway_relay.errors import Refused
+from portway_relay.grants import Grant, GrantCheck
+from portway_relay.ingress.rate import Bucket
+from portway_relay.sessions.session import PublicAddress, Session
+from portway_relay.tunnels.table import TunnelTable
+from portway_relay.tunnels.tickets import Tickets
+from portway_relay.tunnels.tunnel import Tunnel
+
+logger = logging.getLogger(__name__)
+
+
+class Sessions:
+    """The sessions by id; the Admission of the greeter, the owner of each session."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        carrier: Carrier,
+        grants: GrantCheck,
+        table: TunnelTable,
+        tickets: Tickets,
+        address: Callable[[], PublicAddress],
+        *,
+        clock: Monotonic,
+        wall_clock: WallClock,
+    ) -> None:
+        """`address` is asked at each HELLO: the port is known once the node listens."""
+        self._config = config
+        self._carrier = carrier
+        self._grants = grants
+        self._table = table
+        self._tickets = tickets
+        self._address = address
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[bytes, Session] = {}
+        self._away: dict[Session, asyncio.TimerHandle] = {}
+        self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def away(self) -> int:
+        """Sessions without a control lane that may still be resumed."""
+        return len(self._away)
+
+    # The greeter's Admission.
+
+    def hello(self, lane: Lane, hello: Hello) -> Session:
+        """The session that this control lane is of: the one it names, or a new one. Raises Refused."""
+        if self._closing:
+            raise Refused(FAILURE_CODE_SHUTDOWN, "this node is stopping: attach to another one")
+        grant = self._grants.verify(hello.grant)
+        session = self._find(hello.session_id, hello.session_secret)
+        resumed = session is not None and session.token_id == grant.token_id
+        if session is None or not resumed:
+            session = self._new(grant)
+        self._back(session)
+        session.grant = grant
+        session.attach(lane)
+        welcome = Welcome(
+            session_id=session.id,
+            session_secret=session.secret,
+            resumed=resumed,
+            node_time_ms=int(self._wall_clock() * 1000),
+            node=self._config.name,
+            region=self._config.region,
+            resume_seconds=int(self._config.limits.resume_time),
+            max_lanes=self._config.limits.max_lanes,
+        )
+        lane.send(FrameType.WELCOME, welcome.SerializeToString())
+        session.wake()
+        logger.info("client attached", extra={"peer": lane.peer.host, "tenant": grant.tenant, "resumed": resumed})
+        return session
+
+    def park(self, lane: Lane, park: Park) -> None:
+        """Give the lane to its session's pool. Raises Refused."""
+        session = self._find(park.session_id, park.session_secret)
+        if session is None:
+            raise Refused(FAILURE_CODE_SESSION, "this node does not know the session (any more): begin a new one")
+        counts = session.pool.counts
+        if counts.idle + counts.busy >= self._config.limits.max_lanes:
+            raise Refused(FAILURE_CODE_OVERLOADED, "the session has as many lanes as this node gives to one")
+        session.pool.park(lane)
+
+    # The owner of each session.
+
+    def control_lost(self, session: Session) -> None:
+        if not self._closing:
+            self._away[session] = self._loop.call_later(self._config.limits.resume_time, self._give_up, session)
+
+    def session_left(self, session: Session) -> None:
+        self._forget(session)
+
+    def tunnel_left(self, tunnel: Tunnel) -> None:
+        if tunnel.visits:
+            grace = self._config.limits.leave_grace
+            self._finishing[tunnel] = self._loop.call_later(grace, self._cut, tunnel)
+
+    # What the rest of the node asks.
+
+    def revoke(self, token_ids: Iterable[str]) -> None:
+        """End every session of these tokens now, visits included."""
+        revoked = set(token_ids)
+        failure = Failure(code=FAILURE_CODE_REVOKED, message="the API token was revoked: ask for a new one")
+        for session in [one for one in self._sessions.values() if one.token_id in revoked]:
+            logger.info("session ended: its token is revoked", extra={"token": session.token_id})
+            self._forget(session)
+            session.end(failure)
+            session.pool.close()
+
+    def ask_to_leave(self) -> None:
+        """The node will stop: every client is asked to attach elsewhere. New ones are refused from now on."""
+        self._closing = True
+        failure = Failure(code=FAILURE_CODE_SHUTDOWN, message="this node is stopping: attach to another one")
+        for session in self._sessions.values():
+            session.goaway(failure)
+
+    def close(self) -> None:
+        """End every session, visits included."""
+        self._closing = True
+        failure = Failure(code=FAILURE_CODE_SHUTDOWN, message="this node has stopped: attach to another one")
+        for session in list(self._sessions.values()):
+            self._forget(session)
+            session.end(failure)
+            session.pool.close()
+        for timer in self._finishing.values():
+            timer.cancel()
+        self._finishing.clear()
+
+    def _find(self, session_id: bytes, secret: bytes) -> Session | None:
+        """A wrong secret is answered like an unknown session."""
+        session = self._sessions.get(session_id)
+        return session if session is not None and hmac.compare_digest(session.secret, secret) else None
+
+    def _new(self, grant: Grant) -> Session:
+        limits = self._config.limits
+        if len(self._sessions) >= limits.max_sessions:
+            raise Refused(FAILURE_CODE_OVERLOADED, "this node has as many clients as it takes: attach to another one")
+        session = Session(
+            grant,
+            self._carrier.pool(None, PoolLimits(lanes=limits.max_lanes, wait=limits.lane_wait)),
+            self,
+            self._table,
+            self._tickets,
+            self._address(),
+            bind_rate=Bucket(limits.binds_per_second, limits.bind_burst, self._clock),
+            max_tunnels=limits.max_tunnels_per_session,
+        )
+        self._sessions[session.id] = session
+        return session
+
+    def _back(self, session: Session) -> None:
+        timer = self._away.pop(session, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _forget(self, session: Session) -> None:
+        self._back(session)
+        self._sessions.pop(session.id, None)
+
+    def _give_up(self, session: Session) -> None:
+        """Away for too long."""
+        logger.info("session ended: its client did not come back", extra={"tunnels": len(session.tunnels)})
+        self._forget(session)
+        session.end(None)
+        session.pool.close()
+
+    def _cut(self, tunnel: Tunnel) -> None:
+        self._finishing.pop(tunnel, None)
+        tunnel.cut_visits()
