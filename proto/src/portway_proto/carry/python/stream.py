@@ -58,6 +58,7 @@ class PyStream(asyncio.Protocol):
         self._reads_paused = False
         self._closing_when_drained = False
         self._discards = False
+        self._last_bytes: bytes | None = None  # finished before it was up
         self._changed: asyncio.Future[None] | None = None
 
     @property
@@ -134,6 +135,7 @@ class PyStream(asyncio.Protocol):
         self._discards = True
         self._drop_held()
         if self.transport is None:
+            self._last_bytes = data
             return
         self.resume_source()
         self.transport.write(data)
@@ -194,7 +196,9 @@ class PyStream(asyncio.Protocol):
         transport.set_write_buffer_limits(high=high, low=high // 4)
         kernel.prepare(transport)
         self._wake()
-        if self.owner is not None:
+        if self._last_bytes is not None:
+            self.finish(self._last_bytes)
+        elif self.owner is not None:
             self.owner.stream_ready()
 
     def data_received(self, data: bytes) -> None:
