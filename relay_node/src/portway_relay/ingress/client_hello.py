@@ -11,6 +11,10 @@ from typing import Final
 # 17 KiB; beyond twice that it is somebody who wants our memory.
 MAX_HELLO: Final = 32 * 1024
 
+# The smallest records a TLS library can be told to make hold 512 bytes. Each one more is a parse more of all before
+# it: a hello in records of one byte would buy seconds of the processor for 32 KiB.
+MAX_RECORDS: Final = MAX_HELLO // 512
+
 _RECORD_HEADER: Final = 5
 _MAX_RECORD: Final = 16 * 1024
 _HANDSHAKE: Final = 22
@@ -30,7 +34,7 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class NeedMore:
-    """Nothing can be said before at least `size` bytes in all are there."""
+    """No whole ClientHello before at least `size` bytes in all are there."""
 
     size: int
 
@@ -50,14 +54,14 @@ def parse(data: bytes) -> Parsed | NeedMore | Invalid:
     """What the first bytes of a connection are."""
     message = bytearray()
     position = 0
-    while True:
+    for _ in range(MAX_RECORDS):
         header = data[position : position + _RECORD_HEADER]
         if header and header[0] != _HANDSHAKE:
             return Invalid("not a TLS handshake")
         if len(header) > 1 and header[1] != 3:
             return Invalid("not a version of TLS")
         if len(header) < _RECORD_HEADER:
-            return _more(position + _RECORD_HEADER)
+            return NeedMore(position + _RECORD_HEADER)
         length = int.from_bytes(header[3:5])
         if not 0 < length <= _MAX_RECORD:
             return Invalid(f"a record of {length} bytes")
@@ -71,20 +75,10 @@ def parse(data: bytes) -> Parsed | NeedMore | Invalid:
             if whole > MAX_HELLO:
                 return Invalid(f"a ClientHello of {whole} bytes")
             if len(message) >= whole:
-                break
+                return _parse_message(bytes(message[4:whole]))
         if len(body) < length:
-            return _more(position)
-        if position > MAX_HELLO:
-            return Invalid("a ClientHello in too many records")
-    try:
-        return _parse_message(bytes(message[4:whole]))
-    except _Malformed as error:
-        return Invalid(str(error))
-
-
-def _more(size: int) -> NeedMore | Invalid:
-    # Headers of records come on top of the message; a hello cut into tiny ones is nobody's honest one.
-    return NeedMore(size) if size <= 2 * MAX_HELLO else Invalid("a ClientHello that does not end")
+            return NeedMore(position)
+    return Invalid(f"a ClientHello in more than {MAX_RECORDS} records")
 
 
 class _Reader:
@@ -112,7 +106,14 @@ class _Reader:
         return self.take(self.number(length_size))
 
 
-def _parse_message(body: bytes) -> Parsed:
+def _parse_message(body: bytes) -> Parsed | Invalid:
+    try:
+        return _read_message(body)
+    except _Malformed as error:
+        return Invalid(str(error))
+
+
+def _read_message(body: bytes) -> Parsed:
     reader = _Reader(body)
     reader.take(2 + 32)  # version, random
     reader.vector(1)  # session id

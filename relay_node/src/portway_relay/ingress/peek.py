@@ -14,7 +14,8 @@ from portway_relay.ingress.plain_http import LONGEST_METHOD, may_become_http
 
 Seen = Callable[[socket.socket, Parsed | Invalid, bytes], None]
 
-# Most hellos are below 2 KiB; a longer one is looked at again, as far as it then is known to go.
+# Most hellos are below 2 KiB. A longer one is looked at again, so much further than it then is known to go: one look
+# for each of its records would be too many.
 _USUAL: Final = 4 * 1024
 
 
@@ -76,7 +77,7 @@ class _HalfOpen:
     def look(self) -> bool:
         """Peek once. True when the connection is decided or gone."""
         try:
-            data = self._sock.recv(max(_USUAL, self._needed), socket.MSG_PEEK)
+            data = self._sock.recv(self._needed + _USUAL, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:

@@ -9,10 +9,10 @@ from typing import Final
 _METHOD: Final = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
 # So many bytes tell.
 LONGEST_METHOD: Final = len("OPTIONS ")
-_HOST: Final = re.compile(rb"\r\n[Hh][Oo][Ss][Tt]:[ \t]*([^\r\n]{1,260}?)[ \t]*\r\n")
 _HOST_NAME: Final = re.compile(
     rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::[0-9]{1,5})?"
 )
+_LONGEST_NAME: Final = 253
 
 
 def looks_like_http(data: bytes) -> bool:
@@ -28,9 +28,8 @@ def may_become_http(data: bytes) -> bool:
 def use_https(request: bytes, port: int) -> bytes:
     """The answer to a request that came to the TLS port."""
     advice = "This port speaks HTTPS only: use https:// in place of http://."
-    header = _HOST.search(request)
-    host = _HOST_NAME.fullmatch(header[1].lower()) if header is not None else None
-    if host is not None and len(host[1]) <= 253:
+    host = _HOST_NAME.fullmatch(_host_header(request))
+    if host is not None and len(host[1]) <= _LONGEST_NAME:
         address = host[1].decode("ascii") + ("" if port == 443 else f":{port}")
         advice += f"\nTry https://{address}/"
     return _response("400 Bad Request", advice)
@@ -50,6 +49,18 @@ def bad_gateway() -> bytes:
 def unavailable() -> bytes:
     """The answer when the client has no lane for this visitor."""
     return _response("503 Service Unavailable", NOT_CONNECTED, retry_after=1)
+
+
+def _host_header(request: bytes) -> bytes:
+    """The value of the first Host header that is there whole, in lower case; empty without one.
+
+    By lines, not by one pattern: what may be blank on both sides of a value makes a pattern try for seconds.
+    """
+    for line in request.split(b"\r\n")[1:-1]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"host":
+            return value.strip(b" \t").lower()
+    return b""
 
 
 def _response(status: str, text: str, *, retry_after: int | None = None) -> bytes:
