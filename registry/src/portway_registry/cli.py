@@ -18,6 +18,11 @@ from portway_registry.errors import RegistryError
 
 logger = logging.getLogger(__name__)
 
+_DESCRIPTION = """\
+Serve clients, operators and nodes until SIGTERM or SIGINT. Certificates are needed, the rest has defaults:
+
+    portway-admin pki init --dir pki --domain tunnels.example.com --region fra --node fra-1 --registry-host HOST
+    portway-registry serve --tls-cert pki/registry.crt --tls-key pki/registry.key --cluster-ca pki/ca.crt"""
 _EPILOG = f"""\
 Every flag is also a variable ({variable("listen")} for --listen) and a key of the TOML file (underscores for dashes).
 Flags beat variables, variables beat the file. Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve clients, operators and nodes until SIGTERM or SIGINT",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,6 +74,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config) -> int:
+    # Otherwise gRPC's core writes lines of its own to stderr for each handshake that a stranger breaks off.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from portway_registry.server import Registry
 
     registry: Registry

@@ -29,7 +29,8 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _address(text: str) -> Address:
+def parse_address(text: str) -> Address:
+    """HOST:PORT. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
@@ -76,12 +77,20 @@ _MESH_LISTEN: Final = Address("::", 7401)
 class Config:
     """Everything `portway-registry serve` can be told; field names are the keys of the file."""
 
-    listen: Annotated[Address, Setting(_address, "HOST:PORT", "where clients and operators are served (TLS)")] = _LISTEN
-    mesh_listen: Annotated[Address, Setting(_address, "HOST:PORT", "where nodes are served (mutual TLS)")] = (
+    listen: Annotated[Address, Setting(parse_address, "HOST:PORT", "where clients and operators are served (TLS)")] = (
+        _LISTEN
+    )
+    mesh_listen: Annotated[Address, Setting(parse_address, "HOST:PORT", "where nodes are served (mutual TLS)")] = (
         _MESH_LISTEN
     )
-    tls_cert: Annotated[Path | None, _file("certificate of both ports (PEM); needed")] = None
+    tls_cert: Annotated[
+        Path | None, _file("certificate (PEM) of both ports, or of the public one alone with --mesh-tls-cert; needed")
+    ] = None
     tls_key: Annotated[Path | None, _file("its private key (PEM); needed")] = None
+    mesh_tls_cert: Annotated[
+        Path | None, _file("certificate (PEM) for nodes, where --tls-cert is not from the cluster's CA")
+    ] = None
+    mesh_tls_key: Annotated[Path | None, _file("its private key (PEM)")] = None
     cluster_ca: Annotated[Path | None, _file("the CA that nodes' certificates are from (PEM); needed")] = None
     store: Annotated[str, Setting(str, "STORE", "embedded:PATH, embedded:memory, or etcd:URL[,URL...]")] = (
         "embedded:portway-registry.db"
@@ -98,7 +107,7 @@ class Config:
     ] = None
     metrics_listen: Annotated[
         Address | None,
-        Setting(_address, "HOST:PORT", "where /metrics and /healthz are served (plain HTTP); off by default"),
+        Setting(parse_address, "HOST:PORT", "where /metrics and /healthz are served (plain HTTP); off by default"),
     ] = None
     ready_file: Annotated[Path | None, _file("written, as JSON with the addresses, when all is served")] = None
     lease_seconds: Annotated[

@@ -15,7 +15,9 @@ RegistryError
 │   ├── InvalidRequest     the request cannot be understood or contradicts itself
 │   ├── NotFound           no such node, tunnel or token
 │   ├── NoCandidate        no node can take the client now
+│   ├── Busy               too many calls of a kind that costs much
 │   ├── Replaced           a newer session of the same node has taken over
+│   ├── FellSilent         a node's stream lives and the node does not
 │   └── FellBehind         a watcher does not read
 └── PkiError               a certificate or key that cannot be made, read or trusted
 
@@ -126,6 +128,14 @@ class NotFound(CallError):
 
 class NoCandidate(CallError):
     """No node can take the client now."""
+
+
+class Busy(CallError):
+    """There are too many calls of a kind that costs much; a later one may do."""
+
+
+class FellSilent(CallError):
+    """A node says nothing, though its stream is open."""
 
 
 class Replaced(CallError):

@@ -1,6 +1,7 @@
 """Grants: what a client shows to a node in place of its token (DESIGN §11).
 
-Here: signing them, and the keys that nodes verify them by. Not here: verifying, which nodes do, without asking.
+Here: signing them, and the keys that nodes verify them by. Not here: verifying, which nodes do, without asking; when
+a key is replaced (rotation.py).
 """
 
 import secrets
@@ -26,8 +27,6 @@ _LIFE_MS: Final = 3_600_000
 _RENEW_AFTER_MS: Final = _LIFE_MS // 2
 # Many processes that start together with one token share a grant: signing costs more than the rest of an answer.
 _SHARED_FOR_MS: Final = 30_000
-# A new key signs only when every node has long been told of it.
-_PUBLISHED_BEFORE_USE_MS: Final = 60_000
 # Tenants with fresh grants that are remembered; beyond it the oldest is signed again when asked for.
 _REMEMBERED: Final = 10_000
 
@@ -45,16 +44,6 @@ def new_key(kid: str, *, active_from_ms: int) -> GrantKeyRecord:
 async def make_first_key(store: Store, *, now_ms: int) -> None:
     """The cluster's first key, unless there is one. Raises StoreUnavailable."""
     await store.put(keys.grant_key("1"), encode(new_key("1", active_from_ms=now_ms)), expected=_ABSENT)
-
-
-async def rotate(store: Store, known: View[GrantKeyRecord], *, now_ms: int) -> str:
-    """Add a key that signs in a minute; older ones go on verifying. Returns its kid. Raises StoreUnavailable."""
-    kid = str(1 + max((int(name) for name in known.items if name.isdecimal()), default=0))
-    while not await store.put(
-        keys.grant_key(kid), encode(new_key(kid, active_from_ms=now_ms + _PUBLISHED_BEFORE_USE_MS)), expected=_ABSENT
-    ):
-        kid = str(int(kid) + 1)
-    return kid
 
 
 class Grants:
@@ -118,7 +107,7 @@ class Grants:
         active = [key for key in self._known.values() if key.active_from_ms <= now]
         if not active:
             # The clock is behind the one that made the first key: that key is still the right one.
-            active = list(self._known.values())[:1]
+            active = sorted(self._known.values(), key=lambda key: key.active_from_ms)[:1]
         if not active:
             raise StoreUnavailable("no key to sign grants with is known")
         return max(active, key=lambda key: (key.active_from_ms, key.kid))

@@ -8,13 +8,10 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import grpc
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from portway_proto.carry.tasks import Tasks
@@ -23,6 +20,7 @@ from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
 
 from portway_registry.bootstrap import bootstrap
+from portway_registry.certificates import Certificates, read_certificates
 from portway_registry.config import Address, Config, flag
 from portway_registry.errors import ConfigError, StoreUnavailable
 from portway_registry.geoip.locator import Locator
@@ -31,6 +29,7 @@ from portway_registry.grants import Grants
 from portway_registry.mesh.hub import Hub
 from portway_registry.metrics import CallCounts, exposition
 from portway_registry.roster import Roster
+from portway_registry.rotation import KeyRotation
 from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
@@ -57,6 +56,8 @@ _GRPC_OPTIONS: Final = (
 )
 # A node's whole state: 10,000 tunnels of some 300 bytes, five times over.
 _LARGEST_NODE_MESSAGE: Final = 16 << 20
+# Nothing that clients or operators ask needs more; strangers' messages are read before their tokens are looked at.
+_LARGEST_CALL: Final = 64 << 10
 # How long calls that run may go on after the end was asked for. Streams never end by themselves.
 _GRACE: Final = 1.0
 # Between tries to read the store at start, at most; each has the store's own time limit besides.
@@ -107,7 +108,8 @@ class Registry:
 
     async def _start(self) -> None:
         config = self._config
-        credentials, mutual, cluster_ca = _credentials(config)
+        certificates = read_certificates(config, datetime.now(UTC))
+        credentials, mutual = _credentials(certificates)
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = open_locator(config.geoip)
         self._closing += [_closing(locator), tasks.close]
@@ -125,6 +127,7 @@ class Registry:
         await _patiently(views.start)
 
         grants = Grants(settings.cluster_id, views.grant_keys, _now_ms, default_max_tunnels=config.max_tunnels)
+        tasks.spawn(KeyRotation(store, views.grant_keys, _now_ms).run(), name="rotate grant keys")
         hub = Hub(
             store,
             views,
@@ -144,10 +147,11 @@ class Registry:
         mesh_health = _add_health(mesh)
         self._mesh_address = await self._listen(mesh, config.mesh_listen, mutual, "mesh_listen")
 
-        public = _server(Guard(by_token(TokenCheck(store, views.tokens)), self._calls.count))
+        guard = Guard(by_token(TokenCheck(store, views.tokens)), self._calls.count)
+        public = _server(guard, ("grpc.max_receive_message_length", _LARGEST_CALL))
         roster = Roster(views.nodes, hub)
         self._closing.append(roster.close)
-        discovery = Discovery(roster, grants, locator, cluster_ca=cluster_ca)
+        discovery = Discovery(roster, grants, locator, cluster_ca=certificates.cluster_ca)
         add_DiscoveryServicer_to_server(discovery, public)
         add_AdminServicer_to_server(Admin(store, views, _now_ms), public)
         public_health = _add_health(public)
@@ -218,39 +222,12 @@ def _add_health(server: aio.Server) -> health.aio.HealthServicer:
     return servicer
 
 
-def _credentials(config: Config) -> tuple[grpc.ServerCredentials, grpc.ServerCredentials, bytes]:
-    """What the public port shows, what the mesh port shows and demands, and the cluster's CA."""
-    certificate = _read(config.tls_cert, "tls_cert")
-    key = _read(config.tls_key, "tls_key")
-    authority = _read(config.cluster_ca, "cluster_ca")
-    _check_pair(certificate, key, config)
-    pairs = [(key, certificate)]
-    public = grpc.ssl_server_credentials(pairs)
-    mutual = grpc.ssl_server_credentials(pairs, root_certificates=authority, require_client_auth=True)
-    return public, mutual, authority
-
-
-def _check_pair(certificate: bytes, key: bytes, config: Config) -> None:
-    """gRPC would only fail each handshake. Raises ConfigError when the key is not the certificate's."""
-    try:
-        public = x509.load_pem_x509_certificate(certificate).public_key()
-    except ValueError as error:
-        raise ConfigError(f"--tls-cert {config.tls_cert} holds no certificate (PEM): {error}") from error
-    try:
-        private = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"--tls-key {config.tls_key} holds no unencrypted private key (PEM): {error}") from error
-    if private.public_key() != public:
-        raise ConfigError(f"--tls-key {config.tls_key} is not the key of --tls-cert {config.tls_cert}")
-
-
-def _read(path: Path | None, name: str) -> bytes:
-    if path is None:
-        raise ConfigError(f"{flag(name)} FILE is needed (`portway-admin pki init` makes the files)")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {flag(name)} {path}: {error.strerror}") from error
+def _credentials(certificates: Certificates) -> tuple[grpc.ServerCredentials, grpc.ServerCredentials]:
+    """What the public port shows, and what the mesh port shows and demands."""
+    public, mesh = certificates.public, certificates.mesh
+    return grpc.ssl_server_credentials([(public.key, public.certificate)]), grpc.ssl_server_credentials(
+        [(mesh.key, mesh.certificate)], root_certificates=certificates.cluster_ca, require_client_auth=True
+    )
 
 
 async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -18,7 +18,7 @@ from typing import Final, NewType
 import msgspec
 
 from portway_registry import keys
-from portway_registry.errors import TokenMalformed, TokenMissing, TokenRevoked, TokenUnknown
+from portway_registry.errors import Busy, TokenMalformed, TokenMissing, TokenRevoked, TokenUnknown
 from portway_registry.records import Role, TokenRecord
 from portway_registry.store.contract import Store
 from portway_registry.views import View
@@ -101,7 +101,10 @@ class TokenCheck:
         self._lookups = 0
 
     async def authenticate(self, authorization: str | None) -> TokenRecord:
-        """The record of the token in an `authorization` header. Raises a NotAuthenticated."""
+        """The record of the token in an `authorization` header.
+
+        Raises a NotAuthenticated; Busy and StoreUnavailable when nothing can be said of the token now.
+        """
         if not authorization:
             raise TokenMissing
         if not authorization[: len(_SCHEME)].lower() == _SCHEME:
@@ -117,7 +120,8 @@ class TokenCheck:
     async def _look_up(self, token_id: TokenId) -> TokenRecord | None:
         """A token made at another replica a moment ago."""
         if self._lookups >= _LOOKUPS:
-            return None
+            # Not "unknown", which would make a good client give up.
+            raise Busy("the registry is looking up too many tokens that it does not know: try again in a second")
         self._lookups += 1
         try:
             entry = await self._store.get(keys.token(token_id))

@@ -16,9 +16,17 @@ import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 
+from portway_registry.config import parse_address
+
 # A registry that does not answer within this is not reachable for someone who waits at a prompt.
 CALL_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 3.0
+# A watch may be silent for long: without pings a registry that froze would look like one with no news.
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+)
 
 
 class ExitCode(IntEnum):
@@ -97,25 +105,22 @@ class Admin:
                 code = _EXIT_CODES.get(status.code(), ExitCode.REFUSED)
                 message = status.details() or status.code().name
                 if code is ExitCode.UNREACHABLE:
-                    message = f"cannot reach the registry at {address}: {message}"
+                    message = f"cannot reach the registry at {address}: {message}{_advice(message, self.ca)}"
                 raise Failure(message, code) from error
 
     def _channel(self) -> tuple[str, grpc.Channel]:
-        if not self.registry:
-            raise click.UsageError("no registry named: give --registry HOST:PORT or set PORTWAY_REGISTRY")
-        addresses = [part.strip() for part in self.registry.split(",") if part.strip()]
-        roots = _read(self.ca, "CA file") if self.ca else None
-        credentials = grpc.ssl_channel_credentials(roots)
-        # The first that answers; a list is what the client takes too.
+        """The first registry of the list that answers, as for clients; the last without trying."""
+        addresses = _addresses(self.registry)
+        credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file") if self.ca else None)
         for address in addresses[:-1]:
-            channel = grpc.secure_channel(address, credentials)
+            channel = grpc.secure_channel(address, credentials, _OPTIONS)
             try:
                 grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT)
             except grpc.FutureTimeoutError:
                 channel.close()
             else:
                 return address, channel
-        return addresses[-1], grpc.secure_channel(addresses[-1], credentials)
+        return addresses[-1], grpc.secure_channel(addresses[-1], credentials, _OPTIONS)
 
     def _token(self) -> str:
         token = _read(self.token_file, "token file").decode("utf-8", "replace") if self.token_file else self.token
@@ -137,6 +142,26 @@ class Calls:
     stub: AdminStub
     metadata: tuple[tuple[str, str], ...]
     timeout: float = CALL_TIMEOUT
+
+
+def _addresses(text: str | None) -> list[str]:
+    """HOST:PORT, several with commas. Raises UsageError."""
+    addresses = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not addresses:
+        raise click.UsageError("no registry named: give --registry HOST:PORT or set PORTWAY_REGISTRY")
+    for address in addresses:
+        try:
+            parse_address(address)
+        except ValueError as error:
+            raise click.UsageError(f"{address!r} is no registry's address: {error}") from None
+    return addresses
+
+
+def _advice(message: str, ca: Path | None) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" not in message:
+        return ""
+    trusted = f"{ca}" if ca else "the system's CAs (name the cluster's with --ca or PORTWAY_CA)"
+    return f"; the registry's certificate is not from {trusted}, or not for this name"
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -12,6 +12,8 @@ from portway_registry.admin.node import node_json
 from portway_registry.admin.node import state as node_state
 from portway_registry.admin.showing import print_changes, when
 
+# Each page costs the registry a walk over all tunnels; so many are the most it gives.
+_PAGE = 5000
 _COLUMNS = ("LABEL", "NODE", "TENANT", "TOKEN", "EPOCH", "OPTIONS", "HOST", "OPENED")
 
 
@@ -28,7 +30,7 @@ def tunnel() -> None:
 def list_(admin: Admin, node: str, tenant: str) -> None:
     """List the tunnels that are open now, all of them."""
     with admin.calls() as calls:
-        found = list(_pages(calls, ListTunnelsRequest(node=node, tenant=tenant)))
+        found = list(_pages(calls, ListTunnelsRequest(node=node, tenant=tenant, page_size=_PAGE)))
     if admin.json:
         admin.print_json({"tunnels": [_json(one) for one in found]})
         return

@@ -24,7 +24,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo, TunnelInfo
 
 from portway_registry import keys
-from portway_registry.errors import InvalidRequest, LeaseLost, Replaced, StoreUnavailable
+from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
 from portway_registry.mesh.announcements import Announcements
 from portway_registry.mesh.outbox import Outbox
 from portway_registry.records import decode_node
@@ -125,9 +125,17 @@ class NodeSession:
         self.info.state = told.state or self.info.state
 
     async def _keep(self) -> None:
-        """Refresh the lease each time the node is heard, and its record when it has changed notably."""
+        """Refresh the lease each time the node is heard, and its record when it has changed notably.
+
+        A node that hangs may still have a library that answers pings, so its stream alone does not keep it.
+        """
         while True:
-            await self._heard.wait()
+            try:
+                async with asyncio.timeout(self._lease_seconds):
+                    await self._heard.wait()
+            except TimeoutError:
+                self.end(FellSilent(f"no KeepAlive for {self._lease_seconds} s: register again"))
+                return
             self._heard.clear()
             lease = self._lease
             try:

@@ -126,6 +126,7 @@ class Admin(AdminServicer):
                 raise NotFound(f"no token {request.id!r} is known: see `portway-admin token list`")
             if record.revoked_at_ms:
                 return pb.RevokeTokenResponse(info=_info(record))
+            self._check_not_last(record)
             revoked = msgspec.structs.replace(record, revoked_at_ms=self._now_ms())
             if await self._store.put(entry.key, encode(revoked), expected=entry.modified):
                 logger.info("token revoked", extra={"token": record.id, "tenant": record.tenant})
@@ -141,6 +142,21 @@ class Admin(AdminServicer):
                 pb.AuditEntry(at_ms=one.at_ms, actor=one.actor, action=one.action, target=one.target) for one in found
             ]
         )
+
+    def _check_not_last(self, record: TokenRecord) -> None:
+        """Without any admin token the cluster could not be looked after any more. Raises InvalidRequest."""
+        if record.role is not Role.ADMIN:
+            return
+        others = (
+            token
+            for token in self._views.tokens.values()
+            if token.role is Role.ADMIN and not token.revoked_at_ms and token.id != record.id
+        )
+        if next(others, None) is None:
+            raise InvalidRequest(
+                "this is the last admin token: make another (`portway-admin token create --role admin`), then revoke "
+                "this one with it"
+            )
 
     async def _recorded(self, action: str, target: str) -> None:
         """Write down what was done, and wait until this replica's own view shows it too.

@@ -7,7 +7,7 @@ from portway_proto.v1.mesh_pb2 import NodeMessage, Register, ResolveRequest, Res
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer
 from portway_proto.v1.types_pb2 import NodeInfo
 
-from portway_registry.errors import InvalidRequest, NotFound
+from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
 from portway_registry.mesh.hub import Hub
 from portway_registry.names import check_domain, check_host, check_region, server_name
 from portway_registry.services.callers import current_caller
@@ -51,9 +51,9 @@ async def _first(requests: Any) -> Register:
 
 
 def _check(node: NodeInfo, certified: str) -> None:
-    """Whether the node is who it says, and can be reached. Raises InvalidRequest."""
+    """Whether the node is who it says, and can be reached. Raises NotAllowed and InvalidRequest."""
     if node.name != certified:
-        raise InvalidRequest(f"the certificate is node {certified}'s, the registration names {node.name!r}")
+        raise NotAllowed(f"the certificate is node {certified}'s, the registration names {node.name!r}")
     if node.server_name != server_name(certified):
         raise InvalidRequest(f"server_name must be {server_name(certified)}, the name in the node's certificate")
     try:

@@ -18,6 +18,8 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.InvalidRequest, StatusCode.INVALID_ARGUMENT),
     (errors.NotFound, StatusCode.NOT_FOUND),
     (errors.NoCandidate, StatusCode.UNAVAILABLE),
+    (errors.Busy, StatusCode.UNAVAILABLE),
+    (errors.FellSilent, StatusCode.DEADLINE_EXCEEDED),
     (errors.Replaced, StatusCode.ABORTED),
     (errors.FellBehind, StatusCode.RESOURCE_EXHAUSTED),
 )
