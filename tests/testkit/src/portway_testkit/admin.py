@@ -1,0 +1,49 @@
+"""What a test asks the registry as an admin, in one line each."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+
+TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdminCalls:
+    """Blocking calls, each on a channel of its own."""
+
+    address: str
+    ca: Path
+    token: str = field(repr=False)
+
+    def create_token(self, request: admin_pb2.CreateTokenRequest) -> str:
+        with self._channel() as channel:
+            answer = AdminStub(channel).CreateToken(request, timeout=TIMEOUT, metadata=self._metadata)
+            return answer.token
+
+    def revoke_token(self, token: str) -> None:
+        """The token in full, as a client has it."""
+        request = admin_pb2.RevokeTokenRequest(id=token.split("_")[1])
+        with self._channel() as channel:
+            AdminStub(channel).RevokeToken(request, timeout=TIMEOUT, metadata=self._metadata)
+
+    def tunnels(self) -> list[TunnelInfo]:
+        with self._channel() as channel:
+            request = admin_pb2.ListTunnelsRequest()
+            return list(AdminStub(channel).ListTunnels(request, timeout=TIMEOUT, metadata=self._metadata).tunnels)
+
+    def nodes(self) -> list[NodeInfo]:
+        with self._channel() as channel:
+            request = admin_pb2.ListNodesRequest()
+            return list(AdminStub(channel).ListNodes(request, timeout=TIMEOUT, metadata=self._metadata).nodes)
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self.token}"),)
+
+    def _channel(self) -> grpc.Channel:
+        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
+        return grpc.secure_channel(self.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])

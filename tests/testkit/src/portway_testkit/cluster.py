@@ -1,0 +1,256 @@
+"""A whole cluster inside the test process: a registry and relay nodes on a thread of their own, on port 0.
+
+Here: starting, stopping, starting again on the same ports; certificates and tokens. Not here: visitors (visitors.py),
+real processes (processes.py).
+"""
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import uvloop
+from portway_proto.v1 import admin_pb2
+from portway_registry import config as registry_config
+from portway_registry.pki import Authority
+from portway_registry.server import Registry
+from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_relay.node import Node
+
+from portway_testkit.admin import AdminCalls
+from portway_testkit.ports import raw_port_range
+
+T = TypeVar("T")
+
+LOOPBACK = "127.0.0.1"
+# curl and browsers resolve every name below it to loopback by themselves.
+DOMAIN = "localhost"
+# Nothing a test waits for here takes longer, on a machine that does other things too.
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to start; `settings` are fields of NodeConfig."""
+
+    name: str
+    region: str
+    limits: NodeLimits = field(default_factory=NodeLimits)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+FRANKFURT = NodePlan("fra-1", "fra")
+
+
+class RunningNode:
+    """A node of the cluster; stopped and started again it has the same ports."""
+
+    def __init__(self, cluster: "Cluster", config: NodeConfig) -> None:
+        self._cluster = cluster
+        self._node: Node | None = None
+        self.config = config
+
+    @property
+    def port(self) -> int:
+        return self.config.listen.port
+
+    @property
+    def node(self) -> Node:
+        """For calls on the cluster's loop (`Cluster.run`)."""
+        assert self._node is not None, "the node is stopped"
+        return self._node
+
+    def start(self) -> None:
+        async def start() -> None:
+            node = Node(self.config, on_failure=self._cluster.failed)
+            await node.start()
+            self._node = node
+            self.config = dataclasses.replace(self.config, listen=Endpoint(LOOPBACK, node.address.port))
+
+        self._cluster.run(start)
+
+    def stop(self) -> None:
+        """In order, as SIGTERM does it."""
+        node, self._node = self._node, None
+        if node is not None:
+            self._cluster.run(node.stop)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics by its name, labels included, without the prefix."""
+
+        async def page() -> bytes:
+            return self.node.metrics()
+
+        lines = [line for line in self._cluster.run(page).decode().splitlines() if not line.startswith("#")]
+        return {
+            name.removeprefix("portway_relay_"): float(value) for name, _, value in (s.rpartition(" ") for s in lines)
+        }
+
+
+class Cluster:
+    """`with Cluster(folder) as cluster:` runs a registry and its nodes until the block ends.
+
+    `store` is a registry's --store; `settings` are fields of the registry's Config. A part that ends early fails the
+    block.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plans: tuple[NodePlan, ...] = (FRANKFURT,),
+        *,
+        store: str = "embedded:memory",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._plans = plans
+        self._thread = threading.Thread(target=self._run, name="cluster")
+        self._started: Future[None] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._failures: list[BaseException] = []
+        self._registry: Registry | None = None
+        self._token_file = folder / "admin-token"
+        self.pki = folder / "pki"
+        self.ca = self.pki / "ca.crt"
+        self.nodes: dict[str, RunningNode] = {}
+        self.registry_config = registry_config.Config(
+            listen=registry_config.Address(LOOPBACK, 0),
+            mesh_listen=registry_config.Address(LOOPBACK, 0),
+            tls_cert=self.pki / "registry.crt",
+            tls_key=self.pki / "registry.key",
+            cluster_ca=self.ca,
+            store=store,
+            admin_token_file=self._token_file,
+            **(settings or {}),
+        )
+
+    def __enter__(self) -> Self:
+        authority = Authority.create(self.pki)
+        authority.add_registry([LOOPBACK, "localhost"])
+        for region in {plan.region for plan in self._plans}:
+            authority.add_region(region, DOMAIN)
+        for plan in self._plans:
+            authority.add_node(plan.name)
+        self._thread.start()
+        try:
+            self._started.result(PATIENCE)
+            self.start_registry()
+            for plan in self._plans:
+                self.nodes[plan.name] = RunningNode(self, self._node_config(plan))
+                self.nodes[plan.name].start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        assert not self._failures, f"a part of the cluster ended early: {self._failures}"
+
+    @property
+    def node(self) -> RunningNode:
+        """The first node."""
+        return next(iter(self.nodes.values()))
+
+    @property
+    def registry_address(self) -> str:
+        return str(self.registry_config.listen)
+
+    @property
+    def admin(self) -> AdminCalls:
+        """What an admin can ask the registry."""
+        return AdminCalls(self.registry_address, self.ca, self._token_file.read_text().strip())
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        """What a client needs; a fresh token unless one is given."""
+        return {
+            "PORTWAY_REGISTRY": self.registry_address,
+            "PORTWAY_TOKEN": token or self.token(),
+            "PORTWAY_CA": str(self.ca),
+        }
+
+    def token(self, *, tenant: str = "test", max_tunnels: int = 0) -> str:
+        """A new client token."""
+        request = admin_pb2.CreateTokenRequest(tenant=tenant, role=admin_pb2.ROLE_CLIENT, max_tunnels=max_tunnels)
+        return self.admin.create_token(request)
+
+    def start_registry(self) -> None:
+        async def start() -> None:
+            registry = Registry(self.registry_config, on_failure=self.failed)
+            await registry.start()
+            self._registry = registry
+            self.registry_config = dataclasses.replace(
+                self.registry_config, listen=_address(registry.address), mesh_listen=_address(registry.mesh_address)
+            )
+
+        self.run(start)
+
+    def stop_registry(self) -> None:
+        registry, self._registry = self._registry, None
+        if registry is not None:
+            self.run(registry.stop)
+
+    def run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call it on the cluster's loop, and wait for its result."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(function(), self._loop).result(PATIENCE)
+
+    def failed(self, error: BaseException) -> None:
+        self._failures.append(error)
+
+    def close(self) -> None:
+        """Stop everything, nodes first."""
+        for node in self.nodes.values():
+            node.stop()
+        self.stop_registry()
+        if self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(PATIENCE)
+
+    def _node_config(self, plan: NodePlan) -> NodeConfig:
+        config = NodeConfig(
+            name=plan.name,
+            region=plan.region,
+            domain=DOMAIN,
+            listen=Endpoint(LOOPBACK, 0),
+            registry=(Endpoint(LOOPBACK, self.registry_config.mesh_listen.port),),
+            cluster_ca=self.ca,
+            cert=self.pki / f"node-{plan.name}.crt",
+            key=self.pki / f"node-{plan.name}.key",
+            tls_cert=self.pki / f"region-{plan.region}.crt",
+            tls_key=self.pki / f"region-{plan.region}.key",
+            raw_listen=LOOPBACK,
+            raw_host=LOOPBACK,
+            raw_ports=PortRange(*raw_port_range()),
+            limits=plan.limits,
+        )
+        return dataclasses.replace(config, **plan.settings)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._main())
+        except BaseException as error:
+            self.failed(error)
+            if not self._started.done():
+                self._started.set_exception(error)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._started.set_result(None)
+        await self._stop.wait()
+
+
+def _address(text: str) -> registry_config.Address:
+    host, _, port = text.rpartition(":")
+    return registry_config.Address(host, int(port))
