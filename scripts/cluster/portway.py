@@ -42,11 +42,12 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlan:
-    """The registry to start, on its embedded store."""
+    """The registry to start; without a `store` it has a file of its own."""
 
     host: str = LOOPBACK
     port: int = 0
     prefix: tuple[str, ...] = ()
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: R
             *("--mesh-listen", f"{registry.host}:0"),
             *("--tls-cert", pki / "registry.crt", "--tls-key", pki / "registry.key"),
             *("--cluster-ca", pki / "ca.crt"),
-            *("--store", f"embedded:{processes.folder / 'registry.db'}"),
+            *("--store", registry.store or f"embedded:{processes.folder / 'registry.db'}"),
             *("--admin-token-file", admin_token_file),
         ],
         ready_flag=True,
