@@ -172,6 +172,10 @@ class EtcdServer:
         """Forget what stood before `revision`."""
         self._post("/v3/kv/compaction", revision=str(revision), physical=True)
 
+    def clear(self) -> None:
+        """Delete every key; leases and revisions go on."""
+        self._post("/v3/kv/deleterange", key=_base64("\0"), range_end=_base64("\0"))
+
     def demand_user(self, name: str, password: str) -> None:
         """Let nobody in from now on but this user, who may do everything, and root with the same password."""
         self._post("/v3/auth/role/add", name="root")

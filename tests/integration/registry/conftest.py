@@ -1,0 +1,103 @@
+"""A whole registry on either store, its certificates, and tokens for whoever calls."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
+from portway_registry.config import Config
+from portway_registry.server import Registry
+from portway_testkit.etcd import EtcdServer
+from portway_testkit.registry import Pki, bearer, channel, running
+
+
+@pytest.fixture(autouse=True)
+def let_go(request: pytest.FixtureRequest) -> Iterator[None]:
+    """gRPC closes its last socket with its last object, and pytest keeps fixtures' values for longer than they live."""
+    yield
+    request.node.funcargs.clear()
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki(tmp_path_factory.mktemp("pki") / "pki")
+
+
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[EtcdServer]:
+    with EtcdServer() as server:
+        yield server
+
+
+@pytest.fixture
+def etcd(etcd_server: EtcdServer) -> EtcdServer:
+    """An etcd that holds nothing."""
+    etcd_server.clear()
+    return etcd_server
+
+
+@pytest.fixture(params=["embedded", "etcd"])
+def store_text(request: pytest.FixtureRequest) -> str:
+    """A registry's --store."""
+    if request.param == "etcd":
+        server: EtcdServer = request.getfixturevalue("etcd")
+        return f"etcd:{server.url}"
+    return "embedded:memory"
+
+
+@pytest.fixture
+def config(pki: Pki, tmp_path: Path, store_text: str) -> Config:
+    return pki.config(tmp_path, store=store_text)
+
+
+@pytest.fixture
+async def registry(config: Config) -> AsyncIterator[Registry]:
+    async with running(config) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def public(registry: Registry, pki: Pki) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the port of clients and operators."""
+    async with channel(registry.address, pki.ca) as opened:
+        yield opened
+
+
+@pytest.fixture
+def admin_token(registry: Registry, config: Config) -> str:
+    """The token that the registry's first start has made."""
+    assert config.admin_token_file is not None
+    return config.admin_token_file.read_text().strip()
+
+
+class AdminCaller:
+    """Admin's methods, with the token shown."""
+
+    def __init__(self, public: grpc.aio.Channel, token: str) -> None:
+        self.stub = AdminStub(public)
+        self.shown = bearer(token)
+
+    async def new_token(
+        self, *, role: "admin_pb2.Role.ValueType" = admin_pb2.ROLE_CLIENT, max_tunnels: int = 0
+    ) -> admin_pb2.CreateTokenResponse:
+        request = admin_pb2.CreateTokenRequest(tenant="demo", role=role, max_tunnels=max_tunnels)
+        return await self.stub.CreateToken(request, metadata=self.shown)
+
+    async def revoke(self, token_id: str) -> None:
+        await self.stub.RevokeToken(admin_pb2.RevokeTokenRequest(id=token_id), metadata=self.shown)
+
+    async def tunnels(self) -> dict[str, tuple[str, int]]:
+        """Node and epoch by label."""
+        answer = await self.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=self.shown)
+        return {tunnel.label: (tunnel.node, tunnel.epoch) for tunnel in answer.tunnels}
+
+    async def nodes(self) -> list[str]:
+        answer = await self.stub.ListNodes(admin_pb2.ListNodesRequest(), metadata=self.shown)
+        return [node.name for node in answer.nodes]
+
+
+@pytest.fixture
+def admin(public: grpc.aio.Channel, admin_token: str) -> AdminCaller:
+    return AdminCaller(public, admin_token)

@@ -1,0 +1,192 @@
+"""Every method, called with every wrong role: the protocol's own description says which methods there are."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import pytest
+import trustme
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc import StatusCode
+from portway_proto.v1 import admin_pb2, discovery_pb2, mesh_pb2
+from portway_registry.records import Role
+from portway_registry.server import Registry
+from portway_registry.services.roles import METHOD_ROLES
+from portway_testkit.registry import Pki, bearer, channel
+
+SERVICES: list[ServiceDescriptor] = [
+    discovery_pb2.DESCRIPTOR.services_by_name["Discovery"],
+    mesh_pb2.DESCRIPTOR.services_by_name["Mesh"],
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"],
+]
+METHODS: dict[str, MethodDescriptor] = {
+    f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods
+}
+UNKNOWN = "pw_zzzzzzzz_" + "a" * 32
+REFUSALS = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED, StatusCode.UNAVAILABLE}
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Admin(Protocol):
+    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
+
+    async def revoke(self, token_id: str) -> None: ...
+
+
+def of_role(role: Role) -> list[str]:
+    return [path for path in METHODS if METHOD_ROLES[path] is role]
+
+
+async def _one(request: Any) -> AsyncIterator[Any]:
+    yield request
+
+
+async def call(over: grpc.aio.Channel, path: str, metadata: Metadata = ()) -> StatusCode:
+    """The status of an empty request; of a stream that answers, OK, and it is broken off."""
+    method = METHODS[path]
+    request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    kind = (
+        "stream" if method.client_streaming else "unary",
+        "stream" if method.server_streaming else "unary",
+    )
+    make = getattr(over, "_".join(kind))(
+        path, request_serializer=request_type.SerializeToString, response_deserializer=response_type.FromString
+    )
+    request = _one(request_type()) if method.client_streaming else request_type()
+    running = make(request, metadata=metadata, timeout=10)
+    try:
+        if not method.server_streaming:
+            await running
+            return StatusCode.OK
+        answer = await running.read()
+        return StatusCode.OK if isinstance(answer, response_type) else await running.code()
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    finally:
+        running.cancel()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    client: str
+    admin: str
+    revoked_client: str
+    revoked_admin: str
+    wrong_secret: str
+
+
+@pytest.fixture
+async def tokens(admin: Admin, admin_token: str) -> Tokens:
+    client = await admin.new_token()
+    revoked = [await admin.new_token(role=role) for role in (admin_pb2.ROLE_CLIENT, admin_pb2.ROLE_ADMIN)]
+    for one in revoked:
+        await admin.revoke(one.info.id)
+    return Tokens(
+        client.token,
+        admin_token,
+        revoked[0].token,
+        revoked[1].token,
+        f"pw_{client.info.id}_{admin_token.split('_')[2]}",
+    )
+
+
+def test_every_method_has_a_row_in_the_table() -> None:
+    """Each method of the protocol demands a role, and the table names no other methods than those and health's."""
+    assert {path: METHOD_ROLES.get(path) for path in METHODS if METHOD_ROLES.get(path) is None} == {}
+    assert {path for path in METHOD_ROLES if path not in METHODS} == {
+        f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")
+    }
+
+
+def test_roles_follow_the_services() -> None:
+    """Discovery is for clients, Mesh for nodes, Admin for admins, without exception."""
+    wanted = {"Discovery": Role.CLIENT, "Mesh": Role.NODE, "Admin": Role.ADMIN}
+    assert {path: METHOD_ROLES[path] for path in METHODS} == {
+        path: wanted[method.containing_service.name] for path, method in METHODS.items()
+    }
+
+
+@pytest.mark.parametrize("role", [Role.CLIENT, Role.ADMIN])
+async def test_without_a_good_token_nothing_is_done(role: Role, public: grpc.aio.Channel, tokens: Tokens) -> None:
+    """No token, a malformed, unknown, revoked one and one with a wrong secret are each UNAUTHENTICATED everywhere."""
+    wrong: dict[str, Metadata] = {
+        "none": (),
+        "empty": (("authorization", ""),),
+        "not a bearer": (("authorization", f"Basic {tokens.client}"),),
+        "malformed": bearer("pw_no_token"),
+        "cut": bearer(tokens.client[:-1]),
+        "unknown": bearer(UNKNOWN),
+        "wrong secret": bearer(tokens.wrong_secret),
+        "revoked client": bearer(tokens.revoked_client),
+        "revoked admin": bearer(tokens.revoked_admin),
+    }
+    found = {(path, why): await call(public, path, shown) for path in of_role(role) for why, shown in wrong.items()}
+    assert found == dict.fromkeys(found, StatusCode.UNAUTHENTICATED)
+    assert len(found) == len(wrong) * len(of_role(role))
+
+
+async def test_a_client_is_no_admin_and_an_admin_no_client(public: grpc.aio.Channel, tokens: Tokens) -> None:
+    """A client's token is denied each Admin method, an admin's token each of Discovery."""
+    denied = [(path, tokens.client) for path in of_role(Role.ADMIN)]
+    denied += [(path, tokens.admin) for path in of_role(Role.CLIENT)]
+    found = {path: await call(public, path, bearer(token)) for path, token in denied}
+    assert found == dict.fromkeys(found, StatusCode.PERMISSION_DENIED)
+    assert len(found) == len(of_role(Role.ADMIN)) + len(of_role(Role.CLIENT))
+
+
+async def test_nobody_is_a_node_on_the_public_port(public: grpc.aio.Channel, tokens: Tokens) -> None:
+    """Mesh is not served where tokens count, whatever token is shown."""
+    for token in (tokens.client, tokens.admin):
+        found = {path: await call(public, path, bearer(token)) for path in of_role(Role.NODE)}
+        assert found == dict.fromkeys(of_role(Role.NODE), StatusCode.UNIMPLEMENTED)
+
+
+async def test_a_node_is_neither_client_nor_admin(registry: Registry, pki: Pki, tokens: Tokens) -> None:
+    """On the mesh port neither Discovery nor Admin is served, not even with a token that is good elsewhere."""
+    async with channel(registry.mesh_address, pki.ca, pki.node("fra-1")) as mesh:
+        found = {path: await call(mesh, path, bearer(tokens.client)) for path in of_role(Role.CLIENT)}
+        found |= {path: await call(mesh, path, bearer(tokens.admin)) for path in of_role(Role.ADMIN)}
+    assert found == dict.fromkeys(found, StatusCode.UNIMPLEMENTED)
+
+
+async def test_without_a_node_certificate_no_mesh(registry: Registry, pki: Pki, tokens: Tokens) -> None:
+    """No certificate, one of another CA and one that names no node: the handshake or the call fails."""
+    stranger = trustme.CA().issue_cert("fra-1.node.portway.internal")
+    certificates = {
+        "none": None,
+        "another CA": (stranger.cert_chain_pems[0].bytes(), stranger.private_key_pem.bytes()),
+        "no node": ((pki.folder / "registry.crt").read_bytes(), (pki.folder / "registry.key").read_bytes()),
+    }
+    found = {}
+    for why, certificate in certificates.items():
+        async with channel(registry.mesh_address, pki.ca, certificate) as mesh:
+            for path in of_role(Role.NODE):
+                found[why, path] = await call(mesh, path, bearer(tokens.admin))
+    assert set(found.values()) <= {StatusCode.UNAVAILABLE, StatusCode.UNAUTHENTICATED}
+    assert len(found) == 3 * len(of_role(Role.NODE))
+
+
+async def test_the_right_role_is_let_in_everywhere(
+    registry: Registry, public: grpc.aio.Channel, pki: Pki, tokens: Tokens
+) -> None:
+    """With the right role each method says something of its own: an answer, or what is wrong with an empty request."""
+    found = {path: await call(public, path, bearer(tokens.admin)) for path in of_role(Role.ADMIN)}
+    found |= {path: await call(public, path, bearer(tokens.client)) for path in of_role(Role.CLIENT)}
+    async with channel(registry.mesh_address, pki.ca, pki.node("fra-1")) as mesh:
+        found |= {path: await call(mesh, path) for path in of_role(Role.NODE)}
+    # No node is registered, which is what Locate has to say.
+    assert found.pop("/portway.v1.Discovery/Locate") is StatusCode.UNAVAILABLE
+    assert set(found.values()).isdisjoint(REFUSALS)
+    assert len(found) == len(METHODS) - 1
+
+
+async def test_a_method_nobody_knows_is_not_served(public: grpc.aio.Channel, tokens: Tokens) -> None:
+    """A method outside the table is UNIMPLEMENTED, for admins too."""
+    unheard = public.unary_unary("/portway.v1.Admin/Unheard", lambda request: b"", lambda answer: answer)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await unheard(b"", metadata=bearer(tokens.admin))
+    assert raised.value.code() is StatusCode.UNIMPLEMENTED
+    assert "another release" in (raised.value.details() or "")

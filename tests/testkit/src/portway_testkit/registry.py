@@ -1,0 +1,267 @@
+"""A registry alone, in the test's own loop, and what talks to it: callers with any credentials, nodes without a node.
+
+Here: certificates, a GeoIP file that knows loopback addresses, channels, a node's side of a Session stream. Not here:
+relay nodes (cluster.py), what a test asks as an admin in one line (admin.py).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import grpc
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet  # type: ignore[import-untyped]
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.mesh_pb2 import (
+    Announce,
+    KeepAlive,
+    NodeMessage,
+    Register,
+    Registered,
+    RegistryMessage,
+    Withdrawal,
+)
+from portway_proto.v1.mesh_pb2_grpc import MeshStub
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.wire.labels import Chain
+from portway_registry.config import Address, Config
+from portway_registry.names import server_name
+from portway_registry.pki import Authority
+from portway_registry.server import Registry
+
+LOOPBACK = "127.0.0.1"
+# Nothing waited for here takes longer, on a machine that does other things too.
+PATIENCE = 20.0
+
+T = TypeVar("T")
+
+
+class Pki:
+    """A cluster's CA with the registry's certificate, and a certificate for each node that is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._authority = Authority.create(folder)
+        self._authority.add_registry([LOOPBACK, "localhost"])
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.crt"
+
+    def node(self, name: str) -> tuple[bytes, bytes]:
+        """A node's certificate and key."""
+        certificate, key = self.folder / f"node-{name}.crt", self.folder / f"node-{name}.key"
+        if not certificate.exists():
+            self._authority.add_node(name)
+        return certificate.read_bytes(), key.read_bytes()
+
+    def config(self, folder: Path, **settings: Any) -> Config:
+        """A registry's settings on loopback, with its files in `folder`; nothing is kept unless `store` says so."""
+        given: dict[str, Any] = {
+            "listen": Address(LOOPBACK, 0),
+            "mesh_listen": Address(LOOPBACK, 0),
+            "tls_cert": self.folder / "registry.crt",
+            "tls_key": self.folder / "registry.key",
+            "cluster_ca": self.ca,
+            "store": "embedded:memory",
+            "geoip": loopback_geoip(folder / "loopback.mmdb"),
+            "admin_token_file": folder / "admin-token",
+        }
+        return Config(**given | settings)
+
+
+def loopback_geoip(path: Path, *, latitude: float = 50.1, longitude: float = 8.7, country: str = "DE") -> Path:
+    """A City file in which 127.0.0.0/8 is at one place (Frankfurt); nothing else is known to it."""
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type="Test-City", float_type="f64")
+    place = {"country": {"iso_code": country}, "location": {"latitude": latitude, "longitude": longitude}}
+    writer.insert_network(IPSet(["127.0.0.0/8"]), place)
+    writer.to_db_file(str(path))
+    return path
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Registry]:
+    """A registry from its start to its stop; a part that ends early fails the block."""
+    failures: list[BaseException] = []
+    registry = Registry(config, on_failure=failures.append)
+    await registry.start()
+    try:
+        yield registry
+    finally:
+        await registry.stop()
+    assert not failures, f"a part of the registry ended early: {failures}"
+
+
+def channel(address: str, ca: Path | bytes, certificate: tuple[bytes, bytes] | None = None) -> grpc.aio.Channel:
+    """A channel of its own connection; `certificate` and its key are shown to the mesh port."""
+    roots = ca if isinstance(ca, bytes) else ca.read_bytes()
+    chain, key = certificate or (None, None)
+    credentials = grpc.ssl_channel_credentials(roots, key, chain)
+    return grpc.aio.secure_channel(address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that shows an API token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+def node_info(name: str, region: str = "fra", **more: Any) -> NodeInfo:
+    """A node as it registers."""
+    given: dict[str, Any] = {
+        "name": name,
+        "region": region,
+        "host": LOOPBACK,
+        "port": 443,
+        "server_name": server_name(name),
+        "domain": "tunnels.example",
+        "version": "1.2.3",
+        "state": NODE_STATE_READY,
+    }
+    return NodeInfo(**given | more)
+
+
+def tunnel_info(chain: Chain, epoch: int = 1, **more: Any) -> TunnelInfo:
+    """A tunnel as its home node announces it, with the proof that fits unless another is given."""
+    given: dict[str, Any] = {
+        "label": chain.label,
+        "epoch": epoch,
+        "proof": chain.proof(epoch),
+        "tenant": "demo",
+        "token_id": "token1",
+        "host": f"{chain.label}.fra.tunnels.example",
+        "opened_at_ms": 1,
+    }
+    return TunnelInfo(**given | more)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded(Exception):
+    """The registry ended a node's stream."""
+
+    code: grpc.StatusCode
+    details: str
+
+
+class NodeStream:
+    """A node's side of its session: `async with NodeStream(address, pki, info) as node:` is registered.
+
+    `heard` is everything the registry has said, in order.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        pki: Pki,
+        info: NodeInfo,
+        *,
+        certified: str | None = None,
+        lease: int = 0,
+        batches: int = 0,
+    ) -> None:
+        """`certified`: the name in the certificate, where it differs; `batches`: how many it announced before."""
+        self.info = info
+        self.heard: list[RegistryMessage] = []
+        self._channel = channel(address, pki.ca, pki.node(certified or info.name))
+        self._lease_wanted = lease
+        self._batch = batches
+        self._tasks = Tasks(f"node {info.name}")
+        self._changed = asyncio.Event()
+        self._ended: StreamEnded | None = None
+        self._stream: Any = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Register. Raises StreamEnded when the registry refuses."""
+        self._stream = MeshStub(self._channel).Session()
+        self._tasks.spawn(self._hear(), name="hear")
+        await self.send(NodeMessage(register=Register(node=self.info, lease_id=self._lease_wanted)))
+        await self.until(lambda: self.registrations or None)
+
+    async def close(self) -> None:
+        """Break the stream off, as a node that dies does."""
+        if self._stream is not None:
+            self._stream.cancel()
+        await self._tasks.close()
+        await self._channel.close()
+
+    async def leave(self) -> None:
+        """Say that nothing more will be said, and wait for the registry's end."""
+        await self._stream.done_writing()
+        await self.until(lambda: self._ended)
+
+    @property
+    def registrations(self) -> list[Registered]:
+        return [message.registered for message in self.heard if message.HasField("registered")]
+
+    @property
+    def lease(self) -> int:
+        return self.registrations[-1].lease_id
+
+    @property
+    def revoked(self) -> set[str]:
+        return {one for message in self.heard for one in message.revocations.token_ids}
+
+    @property
+    def evicted(self) -> list[tuple[str, int, int]]:
+        """Label, epoch and reason of each eviction."""
+        return [(one.label, one.epoch, one.reason) for message in self.heard for one in message.evictions.evictions]
+
+    @property
+    def peers(self) -> set[str]:
+        """The names of the nodes in the last list."""
+        lists = [message.peers for message in self.heard if message.HasField("peers")]
+        return {node.name for node in lists[-1].nodes} if lists else set()
+
+    async def until(self, found: Callable[[], T | None]) -> T:
+        """What `found` finds in what was heard, as soon as it does. Raises StreamEnded, TimeoutError."""
+        async with asyncio.timeout(PATIENCE):
+            while not (result := found()):
+                if self._ended is not None:
+                    raise self._ended
+                self._changed.clear()
+                await self._changed.wait()
+        return result
+
+    async def ended(self) -> StreamEnded:
+        """How the stream ended, once it has."""
+        return await self.until(lambda: self._ended)
+
+    async def send(self, message: NodeMessage) -> None:
+        await self._stream.write(message)
+
+    async def keep_alive(self, **counts: Any) -> None:
+        await self.send(NodeMessage(keep_alive=KeepAlive(**{"state": NODE_STATE_READY} | counts)))
+
+    async def announce(self, *bound: TunnelInfo, withdrawn: tuple[TunnelInfo, ...] = (), full: bool = False) -> None:
+        """One batch, and its answer: the store has it then, and evictions that follow from it have been heard."""
+        self._batch += 1
+        number = self._batch
+        gone = [Withdrawal(label=one.label, epoch=one.epoch) for one in withdrawn]
+        await self.send(
+            NodeMessage(announce=Announce(batch=number, bound=bound, withdrawn=gone, full=full)),
+        )
+        await self.until(lambda: any(message.announced.batch == number for message in self.heard))
+
+    async def _hear(self) -> None:
+        try:
+            async for message in self._stream:
+                self.heard.append(message)
+                self._changed.set()
+        except grpc.aio.AioRpcError as error:
+            self._ended = StreamEnded(error.code(), error.details() or "")
+        else:
+            self._ended = StreamEnded(grpc.StatusCode.OK, "")
+        self._changed.set()
