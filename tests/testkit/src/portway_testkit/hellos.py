@@ -1,0 +1,70 @@
+"""ClientHellos: real ones from OpenSSL, and ones put together field by field, which no library would send."""
+
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+SERVER_NAME: Final = 0
+ALPN: Final = 16
+PADDING: Final = 21
+_RECORD: Final = 16 * 1024
+
+
+def real_hello(server_name: str | None, alpn: Sequence[str] = ()) -> bytes:
+    """What this Python's OpenSSL sends first to `server_name`; None sends no name."""
+    context = ssl.create_default_context()
+    context.check_hostname = server_name is not None
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    sent = ssl.MemoryBIO()
+    connection = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=server_name)
+    try:
+        connection.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return sent.read()
+
+
+def vector(content: bytes, length_size: int) -> bytes:
+    """The content behind its length."""
+    return len(content).to_bytes(length_size) + content
+
+
+def extension(kind: int, content: bytes) -> bytes:
+    return kind.to_bytes(2) + vector(content, 2)
+
+
+def server_name(*names: bytes, kind: int = 0) -> bytes:
+    """The extension that names the server; `kind` 0 is a host name."""
+    return extension(SERVER_NAME, vector(b"".join(kind.to_bytes() + vector(name, 2) for name in names), 2))
+
+
+def alpn(*protocols: bytes) -> bytes:
+    """The extension that offers these protocols."""
+    return extension(ALPN, vector(b"".join(vector(protocol, 1) for protocol in protocols), 2))
+
+
+def padding(size: int) -> bytes:
+    """An extension of so many bytes in all."""
+    return extension(PADDING, bytes(size - 4))
+
+
+def message(extensions: Iterable[bytes] | None = (), *, tail: bytes = b"") -> bytes:
+    """The handshake message; None leaves the extensions out, `tail` follows them."""
+    body = b"\x03\x03" + bytes(32) + vector(b"s" * 32, 1) + vector(b"\x13\x01", 2) + vector(b"\x00", 1)
+    if extensions is not None:
+        body += vector(b"".join(extensions), 2)
+    return b"\x01" + vector(body + tail, 3)
+
+
+def message_of(size: int, *extensions: bytes) -> bytes:
+    """A message of `size` bytes in all."""
+    missing = size - len(message(extensions))
+    # The length of an extension has two bytes, and so has that of all of them.
+    return message([*extensions, padding(missing)])
+
+
+def records(content: bytes, size: int = _RECORD) -> bytes:
+    """The message in handshake records of at most `size` bytes each."""
+    pieces = [content[at : at + size] for at in range(0, len(content), size)]
+    return b"".join(b"\x16\x03\x01" + vector(piece, 2) for piece in pieces)

@@ -1,0 +1,61 @@
+"""What the relay node's tests start from: a configuration, connected sockets, a clock that stands still."""
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from portway_relay.config import Endpoint, NodeConfig, NodeLimits
+from portway_testkit.clock import ManualClock
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[], Pair]]:
+    """Makes TCP connections over loopback: the accepted end as a listener hands it on, and the visitor's."""
+    made: list[socket.socket] = []
+
+    def make() -> Pair:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            theirs = socket.create_connection(listening.getsockname())
+            ours, _ = listening.accept()
+        theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+            made.append(sock)
+        return ours, theirs
+
+    yield make
+    for sock in made:
+        sock.close()
+
+
+@pytest.fixture
+def node_config(tmp_path: Path) -> Callable[..., NodeConfig]:
+    """A node's configuration, on loopback and with files in a folder of the test's; arguments replace fields."""
+
+    def make(*, limits: dict[str, Any] | None = None, **changes: Any) -> NodeConfig:
+        config = NodeConfig(
+            name="relay-1",
+            region="fra",
+            domain="example.com",
+            listen=Endpoint("127.0.0.1", 0),
+            registry=(Endpoint("127.0.0.1", 1),),
+            cluster_ca=tmp_path / "ca.pem",
+            cert=tmp_path / "node.pem",
+            key=tmp_path / "node.key",
+            tls_cert=tmp_path / "region.pem",
+            tls_key=tmp_path / "region.key",
+            limits=NodeLimits(**(limits or {})),
+        )
+        return replace(config, **changes)
+
+    return make

@@ -1,0 +1,317 @@
+"""The public port on a real carrier: what each who arrives gets, and whose socket it is then."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+import trustme
+from portway_proto.carry.contract import Limits, PoolLimits, ServerTls
+from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.python import PythonCarrier
+from portway_proto.v1.lane_pb2 import Failure
+from portway_proto.wire.labels import Epoch, Label
+from portway_proto.wire.limits import LINK_ALPN
+from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.errors import ListenError
+from portway_relay.ingress.front import Front
+from portway_relay.ingress.route import Alert
+from portway_relay.tunnels.tunnel import Tunnel
+from portway_testkit.carriers import until
+from portway_testkit.clock import ManualClock
+from portway_testkit.hellos import message, real_hello, records, server_name
+
+LABEL = "k5zq2w7b3xav6mdy"
+HOST = f"{LABEL}.fra.example.com"
+NODE = "relay-1.node.portway.internal"
+GREETING = b"220 ready\r\n"
+
+
+@dataclass
+class FakeHolder:
+    """Nobody is visited here: `Around.visitor` answers in place of a client."""
+
+    pool: object
+    tenant: str = "acme"
+    token_id: str = "t1"
+    max_tunnels: int = 0
+
+    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None: ...
+
+
+@dataclass
+class Around:
+    """What surrounds a front: one tunnel, and who takes visitors and clients' lanes."""
+
+    carrier: PythonCarrier
+    tls: ServerTls
+    tunnel: Tunnel
+    visitors: list[tuple[Endpoint, Tunnel, str | None]] = field(default_factory=list)
+    lanes: list[socket.socket] = field(default_factory=list)
+    fails: bool = False
+
+    def tunnel_of(self, label: str) -> Tunnel | None:
+        return self.tunnel if label == self.tunnel.label else None
+
+    def visitor(self, sock: socket.socket, peer: Endpoint, tunnel: Tunnel, alpn: str | None) -> None:
+        self.visitors.append((peer, tunnel, alpn))
+        if self.fails:
+            sock.close()
+            raise TlsSettingsError("no such key")
+        self.carrier.finish(self.carrier.accept(sock, self.tls), GREETING)
+
+    def client_lane(self, sock: socket.socket) -> None:
+        self.lanes.append(sock)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def around(authority: trustme.CA) -> AsyncIterator[Around]:
+    leaf = authority.issue_cert("*.fra.example.com")
+    tls = ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+    carrier = PythonCarrier(Limits())
+    holder = FakeHolder(carrier.pool(None, PoolLimits()))
+    tunnel = Tunnel(Label(LABEL), Epoch(1), b"", holder, h2_enabled=True, max_visits=1, opened_at_ms=0)
+    around = Around(carrier, tls, tunnel)
+    yield around
+    for sock in around.lanes:
+        sock.close()
+    await carrier.close()
+
+
+@pytest.fixture
+async def open_front(
+    around: Around, clock: ManualClock, node_config: Callable[..., NodeConfig]
+) -> AsyncIterator[Callable[..., Front]]:
+    fronts: list[Front] = []
+
+    def make(**changes: object) -> Front:
+        front = Front(
+            node_config(**changes),
+            around.carrier,
+            tunnel_of=around.tunnel_of,
+            visitor=around.visitor,
+            client_lane=around.client_lane,
+            clock=clock,
+        )
+        fronts.append(front)
+        front.listen()
+        return front
+
+    yield make
+    for front in fronts:
+        front.stop_listening()
+
+
+async def answer(front: Front, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
+    """All that comes back for these bytes until the end; a reset would be an error."""
+    reader, writer = await asyncio.open_connection(host, front.address.port)
+    writer.write(sent)
+    received = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return received
+
+
+async def visit(front: Front, authority: trustme.CA, *alpn: str, name: str = HOST) -> tuple[bytes, str | None]:
+    """What a TLS visitor reads, and the protocol that was chosen for it."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.address.port, ssl=context, server_hostname=name)
+    received = await reader.read()
+    chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+    writer.close()
+    await writer.wait_closed()
+    return received, chosen
+
+
+async def test_a_visitor_reaches_its_tunnel(open_front, around: Around, authority: trustme.CA) -> None:
+    """A known name is handed on with its hello unread: the handshake is made by who takes the visitor."""
+    front = open_front()
+    assert await visit(front, authority, "h2") == (GREETING, None)
+    ((peer, tunnel, alpn),) = around.visitors
+    assert peer.host == "127.0.0.1"
+    assert tunnel is around.tunnel
+    assert alpn == "h2"
+    assert front.accepted == 1
+    assert front.half_open == 0
+    assert not front.turned_away
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        real_hello("aaaaaaaaaaaaaaaa.fra.example.com", ["h2", "http/1.1"]),
+        real_hello(f"{LABEL}.ams.example.com"),
+        real_hello("localhost"),
+        real_hello(None),
+        real_hello(NODE),
+        real_hello(HOST, [LINK_ALPN]),
+        records(message([server_name(b"192.0.2.7")])),
+        records(message([server_name(b"")])),
+        records(message([server_name(b"a" * 5000)])),
+    ],
+    ids=["unknown", "elsewhere", "no label", "no name", "node", "lane", "address", "empty", "long"],
+)
+async def test_who_is_unknown_gets_one_answer(open_front, around: Around, hello: bytes) -> None:
+    """Whatever name is not served here: the same alert, byte for byte, and an end in order."""
+    front = open_front()
+    assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    assert front.turned_away == {"unrecognized_name": 1}
+    assert around.visitors == []
+    assert around.lanes == []
+
+
+async def test_tls_libraries_understand_the_refusal(open_front, authority: trustme.CA) -> None:
+    """OpenSSL reports the alert as what it is."""
+    front = open_front()
+    with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+        await visit(front, authority, name="aaaaaaaaaaaaaaaa.fra.example.com")
+
+
+async def test_a_full_tunnel_is_an_error_of_ours(open_front, around: Around) -> None:
+    """A visitor over the tunnel's limit is refused before any cryptography."""
+    around.tunnel.visits.add(object())
+    front = open_front()
+    assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
+    assert front.turned_away == {"internal_error": 1}
+
+
+async def test_a_clients_lane_is_handed_on(open_front, around: Around) -> None:
+    """The ALPN of lanes and this node's name: the socket goes to the sessions, with its hello unread."""
+    front = open_front()
+    hello = real_hello(NODE, [LINK_ALPN])
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+    writer.write(hello)
+    await until(lambda: bool(around.lanes))
+    assert around.lanes[0].recv(1 << 16) == hello
+    assert not front.turned_away
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize("public_port", [0, 443, 8443])
+async def test_http_in_clear_text_is_told_to_use_https(open_front, public_port: int) -> None:
+    """A request on the TLS port is answered with a page that names the right address, then the end."""
+    front = open_front(public_port=public_port)
+    page = (await answer(front, f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())).decode()
+    port = {0: f":{front.address.port}", 443: "", 8443: ":8443"}[public_port]
+    assert page.startswith("HTTP/1.1 400 Bad Request\r\n")
+    assert page.endswith(f"Try https://{HOST}{port}/\n")
+    assert front.turned_away == {"plain_http": 1}
+
+
+async def test_an_upload_in_clear_text_reads_its_answer(open_front) -> None:
+    """What the visitor still sends does not turn the answer into a reset."""
+    front = open_front()
+    request = b"POST /upload HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
+    assert (await answer(front, request)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"SSH-2.0-OpenSSH_9.2\r\n", bytes(100), b"\x80\x2e\x01\x00\x02" + bytes(41), b"hello\n"]
+)
+async def test_garbage_is_refused(open_front, garbage: bytes) -> None:
+    """Bytes that are neither TLS nor HTTP get an alert and the end."""
+    front = open_front()
+    assert await answer(front, garbage) == Alert.DECODE_ERROR.record
+    assert front.turned_away == {"decode_error": 1}
+
+
+async def test_who_comes_too_fast_is_turned_away(open_front, clock: ManualClock) -> None:
+    """Beyond its burst an address is closed on unread, until time has passed."""
+    front = open_front(limits={"connections_per_second": 1, "connection_burst": 2})
+    hello = real_hello(None)
+    assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    assert await answer(front, b"") == b""
+    assert front.turned_away == {"unrecognized_name": 2, "rate": 1}
+    clock.now += 1
+    assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    assert front.accepted == 4
+
+
+async def test_a_hello_that_never_ends_is_dropped(open_front) -> None:
+    """After the time for a hello its connection is closed without a word."""
+    front = open_front(limits={"hello_time": 0.02})
+    assert await answer(front, b"") == b""
+    assert front.half_open == 0
+
+
+async def test_half_open_connections_are_bounded(open_front) -> None:
+    """As many hellos are awaited as the limit says."""
+    front = open_front(limits={"max_half_open": 2})
+    held = [await asyncio.open_connection("127.0.0.1", front.address.port) for _ in range(2)]
+    await until(lambda: front.half_open == 2)
+    assert await answer(front, b"") == b""
+    for _, writer in held:
+        writer.close()
+        await writer.wait_closed()
+    await until(lambda: front.half_open == 0)
+
+
+async def test_a_certificate_that_cannot_be_used_stops_nobody_else(
+    open_front, around: Around, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The visitor is lost and the operator told; the next one is served."""
+    front = open_front()
+    around.fails = True
+    with caplog.at_level(logging.ERROR):
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await visit(front, authority)
+    assert "no such key" in caplog.text
+    around.fails = False
+    assert (await visit(front, authority))[0] == GREETING
+
+
+async def test_visitors_of_both_families_are_told_by_their_address(
+    open_front, around: Around, authority: trustme.CA
+) -> None:
+    """On every address of the machine an IPv4 visitor is an IPv4 visitor."""
+    front = open_front(listen=Endpoint("", 0))
+    await visit(front, authority)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    reader, writer = await asyncio.open_connection("::1", front.address.port, ssl=context, server_hostname=HOST)
+    assert await reader.read() == GREETING
+    writer.close()
+    await writer.wait_closed()
+    assert [peer.host for peer, _, _ in around.visitors] == ["127.0.0.1", "::1"]
+
+
+async def test_after_the_stop_nobody_new_is_taken(open_front, around: Around) -> None:
+    """Half-open connections are dropped and new ones refused; what was handed on goes on."""
+    front = open_front()
+    reader, lane = await asyncio.open_connection("127.0.0.1", front.address.port)
+    lane.write(real_hello(NODE, [LINK_ALPN]))
+    await until(lambda: bool(around.lanes))
+    silent, half_open = await asyncio.open_connection("127.0.0.1", front.address.port)
+    await until(lambda: front.half_open == 1)
+
+    front.stop_listening()
+    assert await silent.read() == b""
+    assert front.half_open == 0
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", front.address.port)
+    around.lanes[0].send(b"still here")
+    assert await reader.readexactly(10) == b"still here"
+    front.stop_listening()
+    for writer in (lane, half_open):
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_port_that_is_taken_is_told(open_front) -> None:
+    """A front that cannot listen says so, and can be stopped all the same."""
+    first = open_front()
+    with pytest.raises(ListenError, match=f":{first.address.port}: Address already in use"):
+        open_front(listen=first.address)

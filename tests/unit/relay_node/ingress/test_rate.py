@@ -1,0 +1,74 @@
+"""Rates: so many at once, so many a second, for each address, in bounded memory."""
+
+from portway_relay.ingress.rate import AddressRate, Bucket
+from portway_testkit.clock import ManualClock
+
+
+def taken(bucket: Bucket, tries: int) -> int:
+    return sum(bucket.take() for _ in range(tries))
+
+
+def test_a_burst_is_let_through_and_no_more(clock: ManualClock) -> None:
+    """A full bucket gives its burst at once."""
+    assert taken(Bucket(10, 5, clock), 20) == 5
+
+
+def test_a_bucket_fills_with_time(clock: ManualClock) -> None:
+    """After the burst it gives its rate, counted in fractions, and never more than the burst at once."""
+    bucket = Bucket(8, 5, clock)
+    taken(bucket, 5)
+    clock.now += 0.0625
+    assert taken(bucket, 5) == 0
+    clock.now += 0.0625
+    assert taken(bucket, 5) == 1
+    clock.now += 0.375
+    assert taken(bucket, 10) == 3
+    clock.now += 1000
+    assert taken(bucket, 10) == 5
+
+
+def test_what_is_refused_is_not_counted(clock: ManualClock) -> None:
+    """Asking in vain does not delay the next one."""
+    bucket = Bucket(1, 1, clock)
+    taken(bucket, 1000)
+    clock.now += 1
+    assert bucket.take()
+
+
+def test_addresses_do_not_share(clock: ManualClock) -> None:
+    """One that comes too fast does not slow another."""
+    rate = AddressRate(1, 2, clock)
+    assert [rate.take("192.0.2.1") for _ in range(4)] == [True, True, False, False]
+    assert rate.take("192.0.2.2")
+    clock.now += 1
+    assert rate.take("192.0.2.1")
+
+
+def test_an_ipv6_customer_is_one_address(clock: ManualClock) -> None:
+    """All addresses of a /64 share a bucket, however they are written; the /64 beside it has its own."""
+    rate = AddressRate(1, 3, clock)
+    same = ["2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:0DB8:0000:0001::3"]
+    assert all(rate.take(address) for address in same)
+    assert not rate.take("2001:db8:0:1::4")
+    assert rate.take("2001:db8:0:2::1")
+    assert len(rate) == 2
+
+
+def test_a_scope_is_no_part_of_the_address(clock: ManualClock) -> None:
+    """Link-local peers carry the name of an interface behind a percent sign."""
+    rate = AddressRate(1, 1, clock)
+    assert rate.take("fe80::1%eth0")
+    assert not rate.take("fe80::1%eth1")
+
+
+def test_memory_is_bounded(clock: ManualClock) -> None:
+    """Of more addresses than are remembered, the one that was quiet for longest is forgotten, in its favour."""
+    rate = AddressRate(1, 1, clock, remembered=3)
+    for number in range(3):
+        assert rate.take(f"192.0.2.{number}")
+    assert not rate.take("192.0.2.0")  # heard of again: 192.0.2.1 is the quietest now
+    assert rate.take("192.0.2.3")
+    assert len(rate) == 3
+    assert not rate.take("192.0.2.0")
+    assert rate.take("192.0.2.1")
+    assert len(rate) == 3
