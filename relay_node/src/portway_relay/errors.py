@@ -28,7 +28,11 @@ class CertificateError(RelayError):
 
 
 class ListenError(RelayError):
-    """An address that cannot be listened on."""
+    """An address that cannot be listened on. `port_taken` when another port could be."""
+
+    def __init__(self, message: str, *, port_taken: bool = False) -> None:
+        super().__init__(message)
+        self.port_taken = port_taken
 
 
 class Refused(RelayError):

@@ -103,7 +103,9 @@ def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
     try:
         addresses = _addresses(endpoint.host)
     except OSError as error:
-        raise ListenError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+        raise _listen_error(endpoint, error) from error
+    except UnicodeError as error:
+        raise ListenError(f"cannot listen on {endpoint}: that is no host name") from error
     for attempt in range(_SAME_PORT_TRIES):
         sockets: list[socket.socket] = []
         port = endpoint.port
@@ -114,11 +116,18 @@ def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
         except OSError as error:
             for sock in sockets:
                 sock.close()
-            if endpoint.port == 0 and sockets and attempt < _SAME_PORT_TRIES - 1:
+            failure = _listen_error(endpoint, error)
+            if endpoint.port == 0 and failure.port_taken and attempt < _SAME_PORT_TRIES - 1:
                 continue
-            raise ListenError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+            raise failure from error
         return sockets
     raise AssertionError("the last try returns or raises")
+
+
+def _listen_error(endpoint: Endpoint, error: OSError) -> ListenError:
+    return ListenError(
+        f"cannot listen on {endpoint}: {error.strerror or error}", port_taken=error.errno == errno.EADDRINUSE
+    )
 
 
 def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:

@@ -48,19 +48,22 @@ class PortAccount:
         return self._ports
 
     def candidates(self, label: str, wanted: int | None) -> Iterator[int]:
-        """Ports that this label may have, each at most twice: the wanted one first, then at random, then all."""
+        """Ports that this label may have, each once: the wanted one first, then at random, then all."""
         self._wake()
-        if wanted is not None and self._may_have(wanted, label):
+        offered: set[int] = set()
+        for port in self._order(wanted):
+            if port not in offered and self._may_have(port, label):
+                offered.add(port)
+                yield port
+
+    def _order(self, wanted: int | None) -> Iterator[int]:
+        if wanted is not None:
             yield wanted
         for _ in range(_RANDOM_TRIES):
-            port = self._chance.randint(self._ports.first, self._ports.last)
-            if self._may_have(port, label):
-                yield port
+            yield self._chance.randint(self._ports.first, self._ports.last)
         start = self._chance.randrange(len(self._ports))
         for offset in range(len(self._ports)):
-            port = self._ports.first + (start + offset) % len(self._ports)
-            if self._may_have(port, label):
-                yield port
+            yield self._ports.first + (start + offset) % len(self._ports)
 
     def hold(self, port: int, label: str) -> None:
         """From now on it is this label's."""

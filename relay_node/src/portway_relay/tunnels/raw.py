@@ -57,12 +57,18 @@ class RawPorts:
         self.account = account
 
     def take(self, label: str, wanted: int | None) -> RawPort:
-        """A listening port for `label`, the wanted one if it may be. Raises PortsUsedUp."""
+        """A listening port for `label`, the wanted one if it may be.
+
+        Raises PortsUsedUp, and ListenError when no other port would do better: no descriptor is left, the host is not
+        this machine's.
+        """
         for port in self.account.candidates(label, wanted):
             raw = RawPort(self, label, port)
             try:
                 raw.listen()
             except ListenError as error:
+                if not error.port_taken:
+                    raise
                 logger.debug("raw port skipped: %s", error)
                 continue
             self.account.hold(port, label)

@@ -179,6 +179,11 @@ class TunnelTable:
             tunnel.raw = self._raw_ports.take(tunnel.label, wanted)
         except PortsUsedUp as error:
             raise Refused(FAILURE_CODE_PORTS, str(error)) from error
+        except ListenError as error:
+            logger.error("no raw port can be opened: %s", error)
+            raise Refused(
+                FAILURE_CODE_PORTS, "this node can open no raw TCP port now: try again, or ask its operator"
+            ) from error
 
     def _displace(self, current: Tunnel, holder: Holder) -> None:
         """A higher epoch is there: no new visits for the old holder; those in progress may finish."""

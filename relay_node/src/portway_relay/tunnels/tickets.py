@@ -5,13 +5,13 @@ rides along (x5c) and is verified against the cluster's CA. It is a wish and no 
 """
 
 import base64
-import binascii
 import datetime
 from collections.abc import Callable
 from typing import Final
 
 import jwt
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -24,6 +24,16 @@ TYPE: Final = "portway-ticket"
 _ALGORITHM: Final = "ES256"
 # A P-256 certificate and three short claims come to 1 KiB.
 _MAX_SIZE: Final = 4 * 1024
+# Everything that whoever writes a ticket can make its readers raise; deep nesting is RecursionError.
+_UNREADABLE: Final = (
+    jwt.PyJWTError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    UnsupportedAlgorithm,
+)
 
 
 class Tickets:
@@ -53,7 +63,7 @@ class Tickets:
             certificate = x509.load_der_x509_certificate(base64.b64decode(header["x5c"][0], validate=True))
             key = self._trusted_key(certificate)
             claims = jwt.decode(ticket, key, algorithms=[_ALGORITHM], options={"verify_aud": False})
-        except (jwt.PyJWTError, KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
+        except _UNREADABLE as error:
             raise TicketInvalid(f"not a ticket: {error}") from None
         if header.get("typ") != TYPE or claims.get("label") != label or claims.get("region") != self._region:
             raise TicketInvalid("a ticket for something else")
