@@ -187,8 +187,12 @@ class NodeStream:
         """Register. Raises StreamEnded when the registry refuses."""
         self._stream = MeshStub(self._channel).Session()
         self._tasks.spawn(self._hear(), name="hear")
+        await self.register()
+        await self.until(lambda: self.registrations)
+
+    async def register(self) -> None:
+        """Send a Register."""
         await self.send(NodeMessage(register=Register(node=self.info, lease_id=self._lease_wanted)))
-        await self.until(lambda: self.registrations or None)
 
     async def close(self) -> None:
         """Break the stream off, as a node that dies does."""
