@@ -17,6 +17,7 @@ from netaddr import IPSet  # type: ignore[import-untyped]
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     Announce,
+    ClusterSettings,
     KeepAlive,
     NodeMessage,
     Register,
@@ -213,6 +214,12 @@ class NodeStream:
     @property
     def lease(self) -> int:
         return self.registrations[-1].lease_id
+
+    @property
+    def settings(self) -> ClusterSettings | None:
+        """The last that were told."""
+        told = [message.settings for message in self.heard if message.HasField("settings")]
+        return told[-1] if told else None
 
     @property
     def revoked(self) -> set[str]:
