@@ -5,7 +5,7 @@ relay nodes (cluster.py), what a test asks as an admin in one line (admin.py).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,8 +233,11 @@ class NodeStream:
     @property
     def peers(self) -> set[str]:
         """The names of the nodes in the last list."""
-        lists = [message.peers for message in self.heard if message.HasField("peers")]
-        return {node.name for node in lists[-1].nodes} if lists else set()
+        return {node.name for node in self._peers()}
+
+    def peer_state(self, name: str) -> int | None:
+        """The state of a node in the last list."""
+        return next((node.state for node in self._peers() if node.name == name), None)
 
     async def until(self, found: Callable[[], T | None]) -> T:
         """What `found` finds in what was heard, as soon as it does. Raises StreamEnded, TimeoutError."""
@@ -265,6 +268,10 @@ class NodeStream:
             NodeMessage(announce=Announce(batch=number, bound=bound, withdrawn=gone, full=full)),
         )
         await self.until(lambda: any(message.announced.batch == number for message in self.heard))
+
+    def _peers(self) -> Sequence[NodeInfo]:
+        lists = [message.peers for message in self.heard if message.HasField("peers")]
+        return lists[-1].nodes if lists else ()
 
     async def _hear(self) -> None:
         try:
