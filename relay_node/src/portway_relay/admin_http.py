@@ -6,6 +6,10 @@ from aiohttp import web
 
 from portway_relay.config import Endpoint
 from portway_relay.errors import ListenError
+from portway_relay.ingress.listener import open_sockets
+
+# Whoever reads health and metrics has been answered by then.
+_CLOSE_WITHIN = 1.0
 
 
 class AdminHttp:
@@ -23,14 +27,16 @@ class AdminHttp:
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._show_metrics)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, endpoint.host or None, endpoint.port).start()
-        except OSError as error:
-            await self.close()
-            raise ListenError(f"cannot listen on {endpoint} (--admin-listen): {error.strerror}") from error
-        return Endpoint(endpoint.host, self._runner.addresses[0][1])
+            sockets = open_sockets(endpoint)
+        except ListenError as error:
+            raise ListenError(f"--admin-listen: {error}") from error
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CLOSE_WITHIN)
+        await self._runner.setup()
+        for sock in sockets:
+            await web.SockSite(self._runner, sock).start()
+        host, port = sockets[0].getsockname()[:2]
+        return Endpoint(host, port)
 
     async def close(self) -> None:
         if self._runner is not None:
@@ -45,4 +51,4 @@ class AdminHttp:
         return web.Response(status=503, text=reason + "\n") if reason else web.Response(text="ready\n")
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

@@ -77,7 +77,7 @@ class GrantCheck:
     def _claims(self, token: str) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, RecursionError):  # the latter for a header that is nested deeply
             raise _refused("it is malformed") from None
         key = self._keys.get(str(header.get("kid")))
         if key is None or header.get("typ") != TYPE:

@@ -165,6 +165,9 @@ class Node:
         self._link.tell_state()
         self._sessions.ask_to_leave()
         self._front.stop_listening()
+        for tunnel in self._table.all_live():
+            if tunnel.raw is not None:
+                tunnel.raw.pause()
         await self._visits_over()
         await self._greeter.close()
         self._sessions.close()

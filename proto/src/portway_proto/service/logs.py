@@ -6,12 +6,23 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
+_QUOTED: Final = frozenset(' "=')
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     """What the call gave as `extra`."""
     return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+def _text(value: object) -> str:
+    """A field as one word: quoted where it would not be one. What a peer said must not look like another line."""
+    text = str(value)
+    return (
+        text
+        if text and text.isprintable() and not set(text) & _QUOTED
+        else json.dumps(text, ensure_ascii=not text.isprintable())
+    )
 
 
 class TextFormatter(logging.Formatter):
@@ -21,7 +32,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
         line = super().formatMessage(record)
         return f"{line} {fields}" if fields else line
 

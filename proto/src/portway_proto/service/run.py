@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
 
 STOPPED: Final = 0
 FAILED: Final = 1
@@ -49,13 +52,17 @@ async def serve(
     await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
-        await asyncio.wait((starting,))
+        await asyncio.gather(starting, return_exceptions=True)
+        await server.stop()
         return ended.result()
     starting.result()
-    if ready_file is not None:
-        _write(ready_file, addresses())
     try:
+        if ready_file is not None:
+            _write(ready_file, addresses())
         return await ended
+    except OSError as error:
+        logger.error("cannot write the ready file %s: %s", ready_file, error.strerror)
+        return FAILED
     finally:
         if ready_file is not None:
             _remove(ready_file)
@@ -63,7 +70,10 @@ async def serve(
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.error("cannot remove the ready file %s: %s", path, error.strerror)
 
 
 def _write(path: Path, addresses: Mapping[str, str | None]) -> None:

@@ -39,13 +39,15 @@ class Cluster:
 
     def _settle(self, settings: ClusterSettings) -> None:
         keys = {key.kid: key.public_key for key in settings.grant_keys}
+        if not keys:
+            logger.error("the registry names no keys, the ones known stay in use")
+            return
         try:
             self._grants.learn_keys(settings.cluster_id, keys)
         except ValueError as error:
             logger.error("the registry's keys cannot be used, the old ones stay in use: %s", error)
             return
-        if self._grants.ready:
-            self.known.set()
+        self.known.set()
 
     def _evict(self, eviction: Eviction) -> None:
         if eviction.reason == EVICTION_REASON_QUOTA:

@@ -31,8 +31,12 @@ Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 _REGISTERED_WITHIN: Final = 10.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
+# A registry that served for so long was a good one: its loss begins with a try at once.
+_STEADY: Final = 10.0
 # Two keep-alives may be lost before the lease is.
 _KEEP_ALIVES_A_LEASE: Final = 3
+# Whatever lease a registry names, it is not flooded.
+_SHORTEST_PAUSE: Final = 0.2
 _OPTIONS: Final = (
     # Keep-alive alone notices a frozen peer after 40 s and more.
     ("grpc.keepalive_time_ms", 10_000),
@@ -85,7 +89,7 @@ class RegistryLink:
         self._whole_due = False
         self._state_due = False
         self._leaving = False
-        self._trouble = ""
+        self._trouble: dict[Endpoint, str] = {}  # what was said of each last
         self.connected = False
 
     def start(self) -> None:
@@ -108,28 +112,34 @@ class RegistryLink:
         pauses = _pauses()
         while True:
             registry = self._registries[0]
-            reason = "it ended the stream"
-            try:
-                await self._serve(registry)
-            except aio.AioRpcError as error:
-                reason = f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
-            except TimeoutError:
-                reason = f"no answer within {_REGISTERED_WITHIN:g} s"
+            since = self._clock()
+            reason = await self._serve_once(registry)
             if self.connected:
-                pauses = _pauses()
                 self.connected = False
                 self._announcements.disconnected()
                 self._news.registry_away(True)
+                if self._clock() - since >= _STEADY:
+                    pauses = _pauses()
             if self._leaving:
                 return
             self._say(registry, reason)
             self._registries.append(self._registries.pop(0))
             await asyncio.sleep(next(pauses))
 
+    async def _serve_once(self, registry: Endpoint) -> str:
+        """One stream; why it is over."""
+        try:
+            await self._serve(registry)
+        except aio.AioRpcError as error:
+            return _reason(error.code(), error.details() or "")
+        except TimeoutError:
+            return f"no answer within {_REGISTERED_WITHIN:g} s"
+        return "it ended the stream"
+
     def _say(self, registry: Endpoint, reason: str) -> None:
         """Once for each trouble: an outage of hours must not fill the log."""
-        level = logging.DEBUG if reason == self._trouble else logging.WARNING
-        self._trouble = reason
+        level = logging.DEBUG if reason == self._trouble.get(registry) else logging.WARNING
+        self._trouble[registry] = reason
         logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
@@ -174,7 +184,7 @@ class RegistryLink:
         self._announcements.news.set()
         if not self.connected:
             self.connected = True
-            self._trouble = ""
+            self._trouble.clear()
             logger.info("registered", extra={"lease_seconds": lease.lease_seconds})
             self._news.registry_away(False)
 
@@ -182,22 +192,24 @@ class RegistryLink:
         """Announcements as they come, a keep-alive when it is time: one writer, as a stream takes one write at once."""
         due = self._clock()
         try:
-            while not self._leaving:
+            while True:
+                leaving = self._leaving
                 batch = self._batch()
                 if batch is not None:
                     await stream.write(batch)
-                if self._state_due or self._clock() >= due:
+                if leaving or self._state_due or self._clock() >= due:
                     self._state_due = False
-                    due = self._clock() + self._lease.lease_seconds / _KEEP_ALIVES_A_LEASE
+                    due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / _KEEP_ALIVES_A_LEASE)
                     await stream.write(NodeMessage(keep_alive=self._keep_alive()))
+                if leaving:
+                    await stream.done_writing()
+                    return
                 try:
                     async with asyncio.timeout(max(0.0, due - self._clock())):
                         await self._announcements.news.wait()
                 except TimeoutError:
                     pass
                 self._announcements.news.clear()
-            await stream.write(NodeMessage(keep_alive=self._keep_alive()))
-            await stream.done_writing()
         except (aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream is over; who reads it is told why
 
@@ -211,6 +223,17 @@ class RegistryLink:
     def _keep_alive(self) -> KeepAlive:
         node = self._node()
         return KeepAlive(sessions=node.sessions, tunnels=node.tunnels, visits=node.visits, state=node.state)
+
+
+def _reason(code: grpc.StatusCode, details: str) -> str:
+    """Why a registry did not do, for people."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return "its certificate was not issued by this cluster's CA (--cluster-ca)"
+    if "Hostname Verification" in details:
+        return "its certificate is for another name: make one for the name in --registry"
+    if "CERTIFICATE_REQUIRED" in details or "UNKNOWN_CA" in details or "BAD_CERTIFICATE" in details:
+        return "it does not accept this node's certificate (--cert): were both made with the same CA?"
+    return f"{code.name.lower().replace('_', ' ')}: {details}"
 
 
 def _pauses() -> Iterator[float]:

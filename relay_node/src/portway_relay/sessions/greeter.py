@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from google.protobuf.message import DecodeError
 from portway_proto.carry.contract import Carrier, Lane, LaneEvents, ServerTls, Stream
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.tasks import Tasks
@@ -20,6 +19,7 @@ from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 
 from portway_relay.errors import Refused
+from portway_relay.sessions.messages import read
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class _Newcomer:
         self._greeter = greeter
         self._admission = admission
         self._control: LaneEvents | None = None
+        self._parked = False
         self._refused = False
 
     def drop(self) -> None:
@@ -137,19 +138,19 @@ class _Newcomer:
             self._control.lane_closed(lane, error)
 
     def _admit(self, lane: Lane, frame_type: int, payload: bytes) -> None:
-        try:
-            if frame_type == FrameType.HELLO:
-                hello = Hello.FromString(payload)
-                _demand_version(hello.version)
-                self._control = self._admission.hello(lane, hello)
-            elif frame_type == FrameType.PARK:
-                park = Park.FromString(payload)
-                _demand_version(park.version)
-                self._admission.park(lane, park)
-            else:
-                raise Refused(FAILURE_CODE_PROTOCOL, "a lane begins with HELLO or PARK")
-        except (DecodeError, ValueError):
-            raise Refused(FAILURE_CODE_PROTOCOL, "the lane's first frame cannot be read") from None
+        if self._parked:
+            raise Refused(FAILURE_CODE_PROTOCOL, "nothing but visits' frames follows PARK")
+        if frame_type == FrameType.HELLO:
+            hello = read(Hello, payload)
+            _demand_version(hello.version)
+            self._control = self._admission.hello(lane, hello)
+        elif frame_type == FrameType.PARK:
+            park = read(Park, payload)
+            _demand_version(park.version)
+            self._admission.park(lane, park)
+            self._parked = True
+        else:
+            raise Refused(FAILURE_CODE_PROTOCOL, "a lane begins with HELLO or PARK")
 
 
 def _demand_version(version: int) -> None:

@@ -8,9 +8,9 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from portway_proto.carry.contract import Lane, Pool
 from portway_proto.carry.errors import CarrierError
 from portway_proto.v1.lane_pb2 import (
@@ -30,13 +30,12 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_relay.errors import Refused, TicketInvalid
 from portway_relay.grants import Grant
 from portway_relay.ingress.rate import Bucket
+from portway_relay.sessions.messages import read
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel, short
 
 logger = logging.getLogger(__name__)
-
-M = TypeVar("M", bound=Message)
 
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
@@ -95,6 +94,8 @@ class Session:
         self._address = address
         self._bind_rate = bind_rate
         self._most = max_tunnels
+        # What the client was told to be over, the oldest first: said again when it resumes, for it may not have heard.
+        self._unbound: dict[str, Failure] = {}
 
     # The Holder of its tunnels.
 
@@ -117,6 +118,10 @@ class Session:
     def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None:
         if self.tunnels.get(tunnel.label) is tunnel:
             del self.tunnels[tunnel.label]
+        self._unbound.pop(tunnel.label, None)
+        self._unbound[tunnel.label] = failure
+        if len(self._unbound) > self._most:
+            del self._unbound[next(iter(self._unbound))]
         self._send(FrameType.UNBOUND, Unbound(label=tunnel.label, failure=failure))
 
     # What its owner does with it.
@@ -130,6 +135,8 @@ class Session:
 
     def wake(self) -> None:
         """Its client is back: visitors are routed to its tunnels again. What cannot be had again is UNBOUND."""
+        for label, failure in self._unbound.items():
+            self._send(FrameType.UNBOUND, Unbound(label=label, failure=failure))
         for tunnel in list(self.tunnels.values()):
             try:
                 self._table.resume(tunnel)
@@ -166,24 +173,27 @@ class Session:
             handle(self, payload)
         except Refused as refused:
             logger.warning("a client broke the protocol", extra={"peer": lane.peer.host, "reason": refused.message})
-            self.end(refused.failure)
-            self._owner.session_left(self)
+            lane.fail(refused.failure.SerializeToString())
+            self._away(refused.message)
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits are opened by the node")
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        if lane is not self.control:
-            return
+        if lane is self.control:
+            self._away(str(error))
+
+    def _away(self, reason: str) -> None:
+        """No control lane any more; the client may come back with one."""
         self.control = None
         self._pool.attach_control(None)
         for tunnel in self.tunnels.values():
             self._table.suspend(tunnel)
-        logger.info("client away", extra={"tunnels": len(self.tunnels), "reason": str(error)})
+        logger.info("client away", extra={"tunnels": len(self.tunnels), "reason": reason})
         self._owner.control_lost(self)
 
     def _bind(self, payload: bytes) -> None:
-        bind = _read(Bind, payload)
+        bind = read(Bind, payload)
         try:
             tunnel = self._claim(bind)
         except Refused as refused:
@@ -216,6 +226,7 @@ class Session:
             wanted_port=self._wanted_port(bind) if options.unencrypted else None,
         )
         self.tunnels[tunnel.label] = tunnel
+        self._unbound.pop(tunnel.label, None)
         logger.info("tunnel bound", extra={"label": short(tunnel.label), "epoch": tunnel.epoch, "tenant": self.tenant})
         return tunnel
 
@@ -229,13 +240,15 @@ class Session:
             return None
 
     def _unbind(self, payload: bytes) -> None:
-        tunnel = self.tunnels.pop(_read(Unbind, payload).label, None)
+        label = read(Unbind, payload).label
+        self._unbound.pop(label, None)
+        tunnel = self.tunnels.pop(label, None)
         if tunnel is not None:
             self._table.release(tunnel)
             self._owner.tunnel_left(tunnel)
 
     def _leave(self, payload: bytes) -> None:
-        _read(Goaway, payload)
+        read(Goaway, payload)
         self.end(None)
         self._owner.session_left(self)
 
@@ -249,10 +262,3 @@ _HANDLERS: Final[dict[int, Callable[[Session, bytes], None]]] = {
     FrameType.UNBIND: Session._unbind,
     FrameType.GOAWAY: Session._leave,
 }
-
-
-def _read(kind: type[M], payload: bytes) -> M:
-    try:
-        return kind.FromString(payload)
-    except (DecodeError, ValueError):
-        raise Refused(FAILURE_CODE_PROTOCOL, f"a malformed {kind.DESCRIPTOR.name}") from None
