@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from portway.errors import AuthError, ConfigError
+from portway.errors import AuthError, ConfigError, InvalidError
 
 REGISTRY_VARIABLE = "PORTWAY_REGISTRY"
 TOKEN_VARIABLE = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
@@ -40,16 +40,29 @@ def resolve(
     region: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings now. Raises ConfigError, and AuthError for a token that has not a token's form."""
+    """The settings now.
+
+    Raises ConfigError, AuthError for a token that has not a token's form, InvalidError for what is of no use at all.
+    """
     environment = os.environ if environment is None else environment
+    _check_kind("token", token, str)
+    _check_kind("region", region, str)
+    _check_kind("ca", ca, (str, os.PathLike))
     named = environment.get(REGISTRY_VARIABLE, "") if registry is None else registry
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
     return Settings(_registries(named), _checked_token(token), _read_ca(path), region or "")
 
 
+def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise InvalidError(f"{name} is text, not of type {type(value).__name__}")
+
+
 def _registries(named: str | Sequence[str]) -> tuple[str, ...]:
-    entries = named.split(",") if isinstance(named, str) else list(named)
+    entries = named.split(",") if isinstance(named, str) else named
+    if not isinstance(entries, Sequence) or not all(isinstance(entry, str) for entry in entries):
+        raise InvalidError(f"registry is host:port, or several of them, not {named!r}")
     found = tuple(dict.fromkeys(entry.strip() for entry in entries if entry.strip()))
     if not found:
         raise ConfigError(f"no registry is named: set {REGISTRY_VARIABLE}=host:port or pass registry=")

@@ -5,6 +5,7 @@ Here: the with-block, its async twin and the decorator. Not here: what a tunnel 
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from portway.errors import InvalidError, TunnelLostError
 from portway.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from portway.engine.thread import Opening
+    from portway.engine.opening import Opening
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 TunnelLost = Callable[[TunnelLostError], None]
@@ -60,10 +61,10 @@ class Arguments:
             raise InvalidError(f"{self.port} is no port: give one between 1 and 65535")
         if self.h2_enabled and self.unencrypted:
             raise InvalidError("h2_enabled cannot be combined with unencrypted: open two tunnels, or leave one out")
-        if self.host is not None and (not isinstance(self.host, str) or not self.host):
+        if self.host is not None and not _is_host(self.host):
             raise InvalidError(f"the host is a name or an IP address, not {self.host!r}; leave it out for this machine")
         timeout = self.timeout
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise InvalidError(f"the timeout is a number of seconds above 0, not {timeout!r}")
         settings = resolve(registry=self.registry, token=self.token, ca=self.ca, region=self.region)
         return Request(
@@ -75,6 +76,13 @@ class Arguments:
             settings,
             self.tunnel_lost,
         )
+
+
+def _is_host(host: object) -> bool:
+    """Whether a resolver can be asked for it: it need not exist."""
+    if not isinstance(host, str) or not host.isprintable() or any(character in " /[]" for character in host):
+        return False
+    return ":" in host or all(1 <= len(part) <= 63 for part in host.removesuffix(".").split("."))
 
 
 class Forwarding:
@@ -151,12 +159,13 @@ class Forwarding:
         return cast(Function, wrapper)
 
     def _begin(self) -> "Opening":
-        if self._opening is not None:
+        if self._opening is not None and self._opening.ours:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
+        from portway.engine.opening import Opening
         from portway.engine.thread import running_engine
 
-        return running_engine().begin(request)
+        return Opening(running_engine(), request)
 
     @staticmethod
     def _tell(lost: TunnelLostError | None, error: BaseException | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from portway_proto.carry.contract import LocalService
 from portway_proto.wire.labels import Label
 
-from portway.engine.dialogue import BindRequest, TunnelBound
+from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
 from portway.engine.identity import Identity
 from portway.errors import Error, TunnelLostError
 from portway.forwarding import Request
@@ -27,6 +27,8 @@ class Binding:
         self._identity = identity
         self._when_lost = when_lost
         self._ticket = b""
+        self._asked: tuple[SessionKey, BindRequest] | None = None  # the BIND whose answer is not known
+        self._holder: SessionKey | None = None
 
     @property
     def label(self) -> Label:
@@ -51,13 +53,27 @@ class Binding:
         """Whether a node may know of it."""
         return self._identity.epoch > 0
 
-    def next_bind(self) -> BindRequest:
-        """A BIND with the next epoch. Raises RemoteError when there is none left."""
-        epoch, proof = self._identity.next_proof()
-        return BindRequest(self.label, epoch, proof, self.request.unencrypted, self.request.h2_enabled, self._ticket)
+    def held_by(self, session: SessionKey) -> bool:
+        """Whether this session's node has it, and no BIND went elsewhere since."""
+        return self._holder == session
 
-    def bound(self, answer: TunnelBound) -> None:
+    def bind_on(self, session: SessionKey) -> BindRequest:
+        """The BIND to send: once more the one whose answer was lost in this very session, else the next epoch's.
+
+        Raises RemoteError when there is no epoch left.
+        """
+        if self._asked is not None and self._asked[0] == session:
+            return self._asked[1]
+        epoch, proof = self._identity.next_proof()
+        request = self.request
+        bind = BindRequest(self.label, epoch, proof, request.unencrypted, request.h2_enabled, self._ticket)
+        self._asked = (session, bind)
+        self._holder = None
+        return bind
+
+    def bound(self, session: SessionKey, answer: TunnelBound) -> None:
         """A node has it. The addresses are those of the first time: its URL is known by now."""
+        self._asked, self._holder = None, session
         self._ticket = answer.ticket or self._ticket
         if self.tunnel is None:
             self.tunnel = Tunnel(answer.host, answer.port, answer.unencrypted_host, answer.unencrypted_port)
@@ -67,6 +83,14 @@ class Binding:
                 self.label[:4],
                 self.tunnel.unencrypted_port,
             )
+
+    def refused(self) -> None:
+        """A node answered its BIND, and has it not."""
+        self._asked = None
+
+    def unbound(self) -> None:
+        """The node that had it let go of it."""
+        self._holder = None
 
     def lose(self, reason: Error) -> None:
         """It is gone for good: keep why, tell the program."""

@@ -52,7 +52,12 @@ _PASSING: Final = frozenset(
 )
 # About the client, whichever node it asks.
 _FOR_GOOD: Final = frozenset(
-    {FailureCode.FAILURE_CODE_GRANT, FailureCode.FAILURE_CODE_REVOKED, FailureCode.FAILURE_CODE_QUOTA}
+    {
+        FailureCode.FAILURE_CODE_VERSION,
+        FailureCode.FAILURE_CODE_GRANT,
+        FailureCode.FAILURE_CODE_REVOKED,
+        FailureCode.FAILURE_CODE_QUOTA,
+    }
 )
 
 
@@ -78,10 +83,28 @@ class Failure:
         """Whether a fresh grant may help."""
         return self.code == FailureCode.FAILURE_CODE_GRANT
 
+    @property
+    def epoch_taken(self) -> bool:
+        """Whether an equal or higher epoch holds the label."""
+        return self.code == FailureCode.FAILURE_CODE_EPOCH
+
+    @property
+    def session_unknown(self) -> bool:
+        """Whether only a new session can help."""
+        return self.code == FailureCode.FAILURE_CODE_SESSION
+
+    @property
+    def text(self) -> str:
+        """The node's own words, else ours."""
+        return self.message or self._known[1]
+
     def error(self) -> Error:
         """What the program gets to see."""
-        kind, advice = _FAILURE.get(self.code, (RemoteError, "the node failed: try again"))
-        return kind(self.message or advice)
+        return self._known[0](self.text)
+
+    @property
+    def _known(self) -> tuple[type[Error], str]:
+        return _FAILURE.get(self.code, (RemoteError, "the node failed: try again"))
 
 
 def read_failure(message: FailureMessage) -> Failure:

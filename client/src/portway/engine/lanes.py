@@ -1,6 +1,13 @@
-"""The data lanes of a session: a pool that dials them and serves what visitors open on them."""
+"""The data lanes of a session: a pool that dials them and serves what visitors open on them.
+
+That the control lane lives says nothing of these: when they cannot be dialled, visitors wait in vain, and the log
+says so.
+"""
 
 import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from portway_proto.carry.contract import Carrier, ClientTls, DialTarget, LocalService, Pool, SpareSizes
 from portway_proto.carry.errors import CarrierError
@@ -9,25 +16,42 @@ from portway_proto.wire.limits import LINK_ALPN
 
 from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
 from portway.engine.discovery import Node
+from portway.engine.failures import Failure
+from portway.engine.session import failure_of
 
 logger = logging.getLogger(__name__)
+
+# A node that has gone resets the control lane too, and within this time the whole session is known to be lost.
+DIALS_MAY_FAIL: Final = 2.0
 
 _SIZES = SpareSizes()
 
 
 class DataLanes:
-    """Follows a link from session to session. `table` says what each label leads to, and may change."""
+    """Follows a link from session to session. `table` says what each label leads to, and may change.
 
-    def __init__(self, carrier: Carrier, table: dict[str, LocalService]) -> None:
+    `session_unknown` is called when the node refuses lanes because it does not know the session any more.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        table: Mapping[str, LocalService],
+        session_unknown: Callable[[SessionKey, Failure], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._carrier = carrier
         self._table = table
+        self._session_unknown = session_unknown
+        self._clock = clock
         self._pool: Pool | None = None
-        self._key: tuple[str, SessionKey] | None = None
+        self._key: SessionKey | None = None
+        self._failing_since: float | None = None
+        self._warned = False
 
     def follow(self, node: Node, cluster_ca: bytes, welcomed: Welcomed) -> None:
         """Keep lanes for this session. Those of another are let go; its visits may finish."""
-        key = (node.name, welcomed.key)
-        if self._pool is not None and key == self._key:
+        if self._pool is not None and welcomed.key == self._key:
             return
         self.retire()
         target = DialTarget(
@@ -35,9 +59,10 @@ class DataLanes:
         )
         most = min(_SIZES.lanes, welcomed.max_lanes or _SIZES.lanes)
         sizes = SpareSizes(quiet=min(_SIZES.quiet, most), busy=min(_SIZES.busy, most), lanes=most)
+        self._key = welcomed.key
+        self._failing_since, self._warned = None, False
         self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, self._lane_failed)
         self._carrier.serve(self._pool, self._table)
-        self._key = key
 
     def want(self, lanes: int) -> None:
         if self._pool is not None:
@@ -56,4 +81,20 @@ class DataLanes:
             self._pool = self._key = None
 
     def _lane_failed(self, error: CarrierError) -> None:
-        logger.debug("a data lane could not be dialled: %s", error)
+        if self._pool is None or self._key is None:
+            return
+        failure = failure_of(error)
+        if failure is not None and failure.session_unknown:
+            self._session_unknown(self._key, failure)
+            return
+        counts = self._pool.counts
+        if counts.idle + counts.busy > 0:
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = self._clock()
+        elif not self._warned and self._clock() - self._failing_since > DIALS_MAY_FAIL:
+            self._warned = True
+            why = failure.text if failure is not None else str(error)
+            logger.warning("no data lane to the node can be opened, so visitors wait in vain: %s", why)
+            return
+        logger.debug("a data lane failed: %s", error)

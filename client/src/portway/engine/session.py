@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from google.protobuf.message import DecodeError
 from portway_proto.carry.contract import Carrier, Lane, Stream
 from portway_proto.carry.errors import CarrierError, PeerFailed
 from portway_proto.v1 import lane_pb2
@@ -58,6 +59,9 @@ class End:
     leaving: bool = False
 
 
+_CLOSED_HERE: Final = End("closed here")
+
+
 class SessionEvents(Protocol):
     """What a session's owner is told that it did not ask for."""
 
@@ -83,6 +87,11 @@ class Session:
     def up(self) -> bool:
         return not self._over.done()
 
+    @property
+    def key(self) -> SessionKey:
+        """Known from WELCOME on."""
+        return self._welcome.result().key
+
     async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
         """Begin the session, or go on with `resume`. Raises SessionOver."""
         self._lane.send(*self._dialogue.hello(grant, resume))
@@ -94,7 +103,8 @@ class Session:
         Cancelled, the tunnel may be bound nevertheless: `unbind` follows.
         """
         if not self.up:
-            raise SessionOver(self._over.result().reason)
+            end = self._over.result()
+            raise SessionOver(end.reason, end.failure)
         request, frame = self._dialogue.bind(bind)
         answer: asyncio.Future[TunnelBound] = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
@@ -114,13 +124,12 @@ class Session:
     def leave(self) -> None:
         """Say that the client leaves for good, and close."""
         self._lane.send(*self._dialogue.goaway())
-        self._lane.close()
-        self._end(End("closed here"))
+        self.drop()
 
-    def drop(self) -> None:
-        """Close without a word: the session goes on elsewhere, or may be resumed."""
+    def drop(self, end: End = _CLOSED_HERE) -> None:
+        """Close without a word: the session may be resumed."""
         self._lane.close()
-        self._end(End("closed here"))
+        self._end(end)
 
     async def _answer(self, answer: "asyncio.Future[T]", to: str) -> T:
         """Wait for it. A node that does not answer in time is left: it may be alive and no use."""
@@ -128,8 +137,9 @@ class Session:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await answer
         except TimeoutError:
-            self.drop()
-            raise SessionOver(f"it did not answer {to} within {ANSWER_TIMEOUT:g} s") from None
+            reason = f"it did not answer {to} within {ANSWER_TIMEOUT:g} s"
+            self.drop(End(reason))
+            raise SessionOver(reason) from None
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
         try:
@@ -153,18 +163,19 @@ class Session:
                 if answer is not None and not answer.done():
                     answer.set_exception(BindRefused(failure))
             case TunnelUnbound(label=label, failure=failure):
-                self._events.tunnel_unbound(self, label, failure)
+                # One turn later, for who waits for this label's BOUND has been woken, but has not run yet.
+                asyncio.get_running_loop().call_soon(self._events.tunnel_unbound, self, label, failure)
             case LanesWanted(lanes=lanes):
                 self._events.lanes_wanted(self, lanes)
             case NodeLeaves(failure=failure):
-                self._end(End(failure.error().args[0], failure, leaving=True))
+                self._end(End(failure.text, failure, leaving=True))
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits come on data lanes")
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        failure = _failure_of(error)
-        self._end(End(failure.error().args[0] if failure is not None else str(error), failure))
+        failure = failure_of(error)
+        self._end(End(failure.text if failure is not None else str(error), failure))
 
     def _end(self, end: End) -> None:
         if self._over.done():
@@ -177,11 +188,11 @@ class Session:
                 waiting.exception()  # somebody may have stopped waiting: that is no news
 
 
-def _failure_of(error: CarrierError) -> Failure | None:
-    """The reason that came with FAIL."""
+def failure_of(error: CarrierError) -> Failure | None:
+    """The reason that came with FAIL, if that was the end."""
     if not isinstance(error, PeerFailed):
         return None
     try:
         return read_failure(lane_pb2.Failure.FromString(error.payload))
-    except ValueError:
+    except DecodeError:
         return None

@@ -9,9 +9,10 @@ from portway_proto.carry.tasks import Tasks
 
 from portway.config import Settings
 from portway.engine.binding import Binding, Place
-from portway.engine.discovery import Directory, GrpcRegistries, Registries
+from portway.engine.discovery import Directory, Registries
 from portway.engine.identity import Identities
 from portway.engine.reconnect import Link
+from portway.engine.registries import GrpcRegistries
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.forwarding import Request
 
@@ -56,8 +57,8 @@ class Tunnels:
                 await link.bind(binding)
         except TimeoutError:
             self._free(binding)
-            why = f": {link.trouble}" if link.trouble is not None else "; is the network slow? raise timeout="
-            raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}") from None
+            why = "" if link.attempts else ": is the network slow? raise timeout="
+            raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}", link.attempts) from None
         except BaseException:
             self._free(binding)
             raise
@@ -69,10 +70,20 @@ class Tunnels:
         self._free(binding)
         self._link(binding.request.settings).release(binding)
 
+    def withdraw(self, request: Request) -> None:
+        """Close what `open` made of this request, if it came so far: nobody knows its binding."""
+        for binding in list(self._bindings.values()):
+            if binding.request is request:
+                self.release(binding)
+
     def status(self) -> Status:
         apart = [link for link in self._links.values() if not link.attached]
-        trouble = next((str(link.trouble) for link in apart if link.trouble is not None), "")
-        return Status(len(self._bindings), not apart, trouble, self.carrier.counters)
+        return Status(
+            len(self._bindings),
+            not apart,
+            next((link.trouble for link in apart if link.trouble), ""),
+            self.carrier.counters,
+        )
 
     async def close(self, failure: BaseException | None = None) -> None:
         """Withdraw every tunnel; after an internal failure they count as lost."""

@@ -353,7 +353,8 @@ class PyLane(asyncio.Protocol):
     def _close_transport(self) -> None:
         """TLS waits for the peer's goodbye; until then the carrier must be able to drop it."""
         self.carrier.closing.add(self)
-        self._transport.close()
+        if not self._transport.is_closing():  # asyncio's of Python 3.11 cannot be aborted after a second close
+            self._transport.close()
 
     def _later(self, callback: Callable[..., None], *arguments: object) -> None:
         self.carrier.loop.call_soon(self._call, callback, arguments)

@@ -170,7 +170,7 @@ class PyPool:
         if self.closed and not self.lanes:
             self.carrier.pools.discard(self)
         elif self.spares is not None:
-            self.spares.lane_gone()
+            self.spares.lane_gone(error)
 
     def lane_opening(self, lane: PyLane, opening: Opening) -> None:
         """Acceptor: an OPEN on one of the lanes of a pool that serves."""

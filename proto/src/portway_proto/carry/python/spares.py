@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import DialTarget, SpareSizes
-from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.errors import CarrierError, PeerFailed
 from portway_proto.carry.python.lane import PyLane
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ class Spares:
         self._fewest_idle = min(self._fewest_idle, len(self._pool.idle))
         self.replenish()
 
-    def lane_gone(self) -> None:
-        self.replenish()
+    def lane_gone(self, error: CarrierError) -> None:
+        if isinstance(error, PeerFailed):
+            self._failed(error)  # its greeting was refused, and so would be the next one's
+        else:
+            self.replenish()
 
     def replenish(self) -> None:
         """Dial what is missing, once this turn of the loop is over."""
@@ -70,6 +73,8 @@ class Spares:
             self._window_ends = now + self._sizes.shrink_after
             self._fewest_idle = len(self._pool.idle)
             self._wanted = 0
+        if self._pool.lanes:
+            self._pause = 0.0
         self._dial_missing()
 
     def close(self) -> None:
@@ -106,7 +111,6 @@ class Spares:
             return
         finally:
             self.dialling -= 1
-        self._pause = 0.0
         self._wanted = max(0, self._wanted - 1)
         self._park(lane)
         self.replenish()

@@ -1,0 +1,151 @@
+"""The tunnels of one link, and binding them on the session that it has.
+
+What a node refuses for now is tried again in the background, as long as the session lasts; what it refuses for good
+is lost. Not here: having a session (reconnect.py).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from portway_proto.carry.contract import LocalService
+from portway_proto.carry.tasks import Tasks
+from portway_proto.wire.labels import Label
+
+from portway.engine.binding import Binding
+from portway.engine.failures import Failure
+from portway.engine.retry import pauses
+from portway.engine.session import BindRefused, Session, SessionOver
+from portway.errors import Error, RemoteError
+
+# After EPOCH in answer to a BIND, so many epochs are tried in all: an answer that was lost may have used one up, and
+# it takes a lost connection to lose one. Beyond that somebody else has the seed.
+EPOCH_TRIES: Final = 4
+# A lost connection is noticed within 10 s, and takes with it what was sent in the seconds before: UNBIND has no
+# answer, so those of this long before the loss are said again.
+UNBIND_AGAIN: Final = 30.0
+
+
+class Bindings:
+    """All methods are called on the engine's loop. `emptied` is called when the last tunnel is gone."""
+
+    def __init__(self, tasks: Tasks, emptied: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.table: dict[str, LocalService] = {}  # what each label leads to, for the carrier
+        self._tasks = tasks
+        self._emptied = emptied
+        self._clock = clock
+        self._bindings: dict[Label, Binding] = {}
+        self._withdrawn: dict[Label, float] = {}  # when; a node may not know
+
+    def __len__(self) -> int:
+        return len(self._bindings)
+
+    def add(self, binding: Binding) -> None:
+        """From now on it is served, and kept bound once it was bound the first time."""
+        self._bindings[binding.label] = binding
+        self.table[binding.label] = binding.service
+
+    async def bind(self, session: Session, binding: Binding) -> None:
+        """One BIND and its answer, again with the next epoch when this one is taken.
+
+        Raises BindRefused, SessionOver, and RemoteError when the epochs are used up. Cancelled, the node may have it.
+        """
+        for tries_left in reversed(range(EPOCH_TRIES)):
+            try:
+                answer = await session.bind(binding.bind_on(session.key))
+            except BindRefused as refused:
+                binding.refused()
+                if not refused.failure.epoch_taken or not tries_left or not self._has(binding):
+                    raise
+            else:
+                binding.bound(session.key, answer)
+                return
+
+    def missing_on(self, session: Session) -> list[Binding]:
+        """The tunnels that were open once and that this session does not hold."""
+        opened = (binding for binding in self._bindings.values() if binding.tunnel is not None)
+        return [binding for binding in opened if not binding.held_by(session.key)]
+
+    async def bind_again(self, session: Session, binding: Binding) -> None:
+        """Bind it on a session that does not hold it; what is refused for now goes on in the background."""
+        if not await self._try_again(session, binding):
+            self._tasks.spawn(self._keep_trying(session, binding), name="bind again")
+
+    def unbound(self, session: Session, label: str, failure: Failure) -> bool:
+        """The node of `session` let go of a tunnel. Whether to bind it again: it is open, and not lost by that."""
+        binding = self._bindings.get(Label(label))
+        if binding is None or not binding.held_by(session.key):
+            return False  # closed, or taken along to another node
+        binding.unbound()
+        if failure.passing:
+            return True
+        self.lose(binding, failure.error())
+        return False
+
+    def withdraw(self, binding: Binding) -> bool:
+        """Close a tunnel. Whether a node may have it and is to be told."""
+        if not self._has(binding):
+            return False
+        self._remove(binding)
+        if binding.shown:
+            self._withdrawn[binding.label] = self._clock()
+        return binding.shown
+
+    def forget_withdrawn(self) -> None:
+        """The session is up and well: what was said on it long ago has arrived."""
+        before = self._clock() - UNBIND_AGAIN
+        self._withdrawn = {label: at for label, at in self._withdrawn.items() if at >= before}
+
+    def withdraw_again(self, session: Session, *, resumed: bool) -> None:
+        """Tell the node of a resumed session what it may have missed; a new session knows nothing."""
+        if resumed:
+            for label in self._withdrawn:
+                session.unbind(label)
+        else:
+            self._withdrawn.clear()
+
+    def lose(self, binding: Binding, error: Error) -> None:
+        """It is lost for good."""
+        if self._has(binding):
+            self._remove(binding)
+            binding.lose(error)
+
+    def lose_all(self, error: Error) -> None:
+        """Every tunnel that was open once is lost for good."""
+        for binding in list(self._bindings.values()):
+            if binding.tunnel is not None:
+                self.lose(binding, error)
+
+    async def _keep_trying(self, session: Session, binding: Binding) -> None:
+        tries = pauses()
+        next(tries)  # the first one has been made
+        for pause in tries:
+            await asyncio.sleep(pause)
+            if await self._try_again(session, binding):
+                return
+
+    async def _try_again(self, session: Session, binding: Binding) -> bool:
+        """Whether nothing is left to do for it on this session."""
+        if not session.up or not self._has(binding) or binding.held_by(session.key):
+            return True
+        try:
+            await self.bind(session, binding)
+        except SessionOver:
+            return True  # the next one binds it
+        except BindRefused as refused:
+            if refused.failure.passing:
+                return False
+            self.lose(binding, refused.failure.error())
+        except RemoteError as error:
+            self.lose(binding, error)
+        return True
+
+    def _has(self, binding: Binding) -> bool:
+        return self._bindings.get(binding.label) is binding
+
+    def _remove(self, binding: Binding) -> None:
+        del self._bindings[binding.label]
+        self.table.pop(binding.label, None)
+        if not self._bindings:
+            self._emptied()
