@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from portway.errors import AuthError, ConfigError, InvalidError
 
@@ -65,7 +64,7 @@ def _registries(named: str | Sequence[str]) -> tuple[str, ...]:
         raise InvalidError(f"registry is host:port, or several of them, not {named!r}")
     found = tuple(dict.fromkeys(entry.strip() for entry in entries if entry.strip()))
     if not found:
-        raise ConfigError(f"no registry is named: set {REGISTRY_VARIABLE}=host:port or pass registry=")
+        raise ConfigError(f"no registry is named: set {REGISTRY_VARIABLE}=host:port, or pass registry= (--registry)")
     for entry in found:
         _check_address(entry)
     return found
@@ -83,7 +82,7 @@ def _checked_token(token: str) -> str:
     token = token.strip()
     if not token:
         raise ConfigError(
-            f"no token is given: set {TOKEN_VARIABLE} or pass token= (portway-admin token create makes one)"
+            f"no token is given: set {TOKEN_VARIABLE}, or pass token= (--token); portway-admin token create makes one"
         )
     if not _TOKEN.fullmatch(token):
         raise AuthError("the token is malformed: it looks like pw_<id>_<secret>; copy it whole from portway-admin")
@@ -94,7 +93,8 @@ def _read_ca(path: str | os.PathLike[str]) -> bytes | None:
     if not os.fspath(path):
         return None
     try:
-        pem = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            pem = file.read()
     except OSError as error:
         raise ConfigError(
             f"the CA file {os.fspath(path)} cannot be read ({error.strerror}): check {CA_VARIABLE}"

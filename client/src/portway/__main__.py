@@ -1,0 +1,7 @@
+"""`python -m portway` is the command `portway`."""
+
+import sys
+
+from portway.cli import main
+
+sys.exit(main())
