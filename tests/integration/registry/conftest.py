@@ -1,5 +1,6 @@
 """A whole registry on either store, its certificates, and tokens for whoever calls."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import grpc
 import pytest
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
+from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.etcd import EtcdServer
-from portway_testkit.registry import Pki, bearer, channel, running
+from portway_testkit.registry import PATIENCE, NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +78,11 @@ def admin_token(registry: Registry, config: Config) -> str:
 class AdminCaller:
     """Admin's methods, with the token shown."""
 
-    def __init__(self, public: grpc.aio.Channel, token: str) -> None:
+    def __init__(self, public: grpc.aio.Channel, token: str, registry: Registry, pki: Pki) -> None:
         self.stub = AdminStub(public)
         self.shown = bearer(token)
+        self._registry = registry
+        self._pki = pki
 
     async def new_token(
         self, *, role: "admin_pb2.Role.ValueType" = admin_pb2.ROLE_CLIENT, max_tunnels: int = 0
@@ -89,15 +94,37 @@ class AdminCaller:
         await self.stub.RevokeToken(admin_pb2.RevokeTokenRequest(id=token_id), metadata=self.shown)
 
     async def tunnels(self) -> dict[str, tuple[str, int]]:
-        """Node and epoch by label."""
-        answer = await self.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=self.shown)
-        return {tunnel.label: (tunnel.node, tunnel.epoch) for tunnel in answer.tunnels}
+        """Node and epoch by label, as the store has them now.
+
+        A replica shows changes in their order, a moment late: once it shows a tunnel announced here, it shows
+        whatever was announced before.
+        """
+        marker = tunnel_info(Chain(), token_id="marker")
+        info = node_info("marker", "nowhere")
+        async with NodeStream(self._registry.mesh_address, self._pki, info) as node:
+            await node.announce(marker)
+            await self._shown(marker.label)
+            answer = await self.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=self.shown)
+            await node.keep_alive(state=NODE_STATE_DRAINING)
+            await node.leave()
+        return {one.label: (one.node, one.epoch) for one in answer.tunnels if one.label != marker.label}
 
     async def nodes(self) -> list[str]:
         answer = await self.stub.ListNodes(admin_pb2.ListNodesRequest(), metadata=self.shown)
-        return [node.name for node in answer.nodes]
+        return [node.name for node in answer.nodes if node.name != "marker"]
+
+    async def _shown(self, label: str) -> None:
+        watch = self.stub.WatchTunnels(admin_pb2.WatchTunnelsRequest(), metadata=self.shown)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for change in watch:
+                    if change.tunnel.label == label:
+                        return
+        finally:
+            watch.cancel()
+        raise AssertionError("the watch ended")
 
 
 @pytest.fixture
-def admin(public: grpc.aio.Channel, admin_token: str) -> AdminCaller:
-    return AdminCaller(public, admin_token)
+def admin(public: grpc.aio.Channel, admin_token: str, registry: Registry, pki: Pki) -> AdminCaller:
+    return AdminCaller(public, admin_token, registry, pki)

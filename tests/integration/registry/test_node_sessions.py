@@ -234,6 +234,7 @@ async def test_a_registration_that_cannot_be_used_is_refused(
 async def test_a_node_may_not_take_another_s_name(registry: Registry, pki: Pki, admin: Admin) -> None:
     """A registration under a name that is not the certificate's is denied, and the name's owner stays."""
     async with stream(registry, pki) as owner:
+        await owner.until(lambda: owner.peers == {"fra-1"})
         with pytest.raises(StreamEnded) as raised:
             async with stream(registry, pki, certified="evil-1"):
                 pass

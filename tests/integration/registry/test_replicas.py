@@ -15,37 +15,15 @@ from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, EVICTION_REASON_SUP
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_testkit.registry import PATIENCE, NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
+from portway_testkit.registry import NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
 
 pytestmark = pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
 
 
 class Admin(Protocol):
-    stub: AdminStub
-    shown: Any
-
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
 
-
-async def labels_once_there_are(admin: Admin, number: int) -> set[str]:
-    """The tunnels that a watch has told of, as soon as they are so many and all known ones were told."""
-    labels: set[str] = set()
-    synced = False
-    watch = admin.stub.WatchTunnels(admin_pb2.WatchTunnelsRequest(), metadata=admin.shown)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            async for change in watch:
-                if change.kind == admin_pb2.CHANGE_KIND_SYNCED:
-                    synced = True
-                elif change.kind == admin_pb2.CHANGE_KIND_REMOVED:
-                    labels.discard(change.tunnel.label)
-                else:
-                    labels.add(change.tunnel.label)
-                if synced and len(labels) == number:
-                    return labels
-    finally:
-        watch.cancel()
-    raise AssertionError("the watch ended")
+    async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
 
 @pytest.fixture
@@ -124,8 +102,9 @@ async def test_the_last_free_place_is_given_once(registry: Registry, replica: Re
         for task in silent:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        left = await labels_once_there_are(admin, 4)
-        assert not left & evicted()
+        left = await admin.tunnels()
+        assert len(left) == 4
+        assert not set(left) & evicted()
 
 
 async def test_a_node_that_moves_to_another_replica_ends_its_old_stream(

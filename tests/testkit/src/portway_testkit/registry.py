@@ -170,6 +170,7 @@ class NodeStream:
         self._batch = batches
         self._tasks = Tasks(f"node {info.name}")
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()  # a gRPC stream takes one write at a time
         self._ended: StreamEnded | None = None
         self._stream: Any = None
 
@@ -254,7 +255,8 @@ class NodeStream:
         return await self.until(lambda: self._ended)
 
     async def send(self, message: NodeMessage) -> None:
-        await self._stream.write(message)
+        async with self._writing:
+            await self._stream.write(message)
 
     async def keep_alive(self, **counts: Any) -> None:
         await self.send(NodeMessage(keep_alive=KeepAlive(**{"state": NODE_STATE_READY} | counts)))
