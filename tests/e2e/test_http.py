@@ -13,6 +13,7 @@ import portway
 import pytest
 from cluster.portway import Cluster
 from portway_testkit.origins import HttpOrigin, TcpOrigin, digest_of, echo, generated, marked
+from portway_testkit.programs import free_port
 from portway_testkit.visitors import ask, receive, tls_context, visit
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
@@ -85,13 +86,6 @@ def upload(ca: Path, url: str, size: int) -> str:
             process.stdin.write(piece)
         process.stdin.close()
         return process.stdout.read().decode()
-
-
-def free_port() -> int:
-    """A port on which nothing listens, at either loopback address."""
-    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as holder:
-        port: int = holder.getsockname()[1]
-        return port
 
 
 def test_a_small_page(cluster: Cluster, origin: HttpOrigin) -> None:

@@ -246,6 +246,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if size is not None:
             self.send_header("Content-Length", str(size))
         self.send_header("Access-Control-Allow-Origin", "*")
+        self.send_header("Timing-Allow-Origin", "*")
         self.end_headers()
 
     def _answer(self, body: bytes) -> None:

@@ -1,0 +1,82 @@
+"""A real browser and two tunnels whose certificate and address are the same: connections stay apart (DESIGN §6)."""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import portway
+import pytest
+from cluster.portway import Cluster
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.programs import needed
+
+pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets, pytest.mark.browser]
+
+ROUNDS = 3
+AT_ONCE = 30
+# Asks the other tunnel many times at once, as anybody and with what cookies there are, and this one in between. What
+# each answered, and the protocol that each answer came by.
+ASK = """
+async ([here, there, count]) => {
+    const text = async (url) => (await (await fetch(url, {credentials: "omit", cache: "no-store"})).text()).trim();
+    const answers = await Promise.all(Array.from({length: count}, async (_, number) => {
+        await fetch(`${there}/?cookies=${number}`, {mode: "no-cors", credentials: "include", cache: "no-store"});
+        return [await text(`${there}/?${number}`), await text(`${here}/?${number}`)];
+    }));
+    const protocols = performance.getEntriesByType("resource").map((entry) => entry.nextHopProtocol);
+    performance.clearResourceTimings();
+    return [answers, protocols];
+}
+"""
+
+
+@pytest.fixture
+def browser(cluster: Cluster, tmp_path: Path) -> Iterator[BrowserContext]:
+    """Chromium with a profile of its own, which takes the region's certificate for a good one."""
+    certificate = x509.load_pem_x509_certificate((cluster.pki / "region-fra.crt").read_bytes())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=needed("chromium"),
+            headless=True,
+            args=[f"--ignore-certificate-errors-spki-list={trusted}", "--no-sandbox", "--disable-gpu", *quiet],
+        )
+        yield context
+        context.close()
+
+
+def ask(page: Page, here: portway.Tunnel, there: portway.Tunnel) -> None:
+    """Fails the test when an answer is another server's, or did not come over HTTP/1.1."""
+    answers, protocols = page.evaluate(ASK, [here.url, there.url, AT_ONCE])
+    assert answers == [[there.host, here.host]] * AT_ONCE
+    assert set(protocols) == {"http/1.1"}
+
+
+def test_no_request_reaches_the_other_tunnel(cluster: Cluster, browser: BrowserContext) -> None:
+    """Two `h2_enabled` tunnels in one browser: pages of each ask the other many times, and no request for one is ever
+    seen by the server of the other; the browser speaks HTTP/1.1 to both."""
+    with ExitStack() as stack:
+        origins = [stack.enter_context(HttpOrigin()) for _ in range(2)]
+        tunnels = [stack.enter_context(portway.forward(origin.port, h2_enabled=True)) for origin in origins]
+        for origin, tunnel in zip(origins, tunnels, strict=True):
+            origin.name = tunnel.host
+        pages = [browser.new_page() for _ in tunnels]
+        for page, tunnel in zip(pages, tunnels, strict=True):
+            answer = page.goto(tunnel.url)
+            assert answer is not None
+            assert answer.text() == f"{tunnel.host}\n"
+        for _ in range(ROUNDS):
+            ask(pages[0], tunnels[0], tunnels[1])
+            ask(pages[1], tunnels[1], tunnels[0])
+    for origin, tunnel in zip(origins, tunnels, strict=True):
+        assert {request.host for request in origin.requests} == {f"{tunnel.host}:{tunnel.port}"}
+        # Of the other's pages two kinds, of its own one.
+        assert len([request for request in origin.requests if "?" in request.path]) == 3 * ROUNDS * AT_ONCE
