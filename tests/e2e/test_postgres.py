@@ -1,0 +1,122 @@
+"""PostgreSQL behind a tunnel: psql and pgbench through its raw port."""
+
+import os
+import random
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import portway
+import pytest
+from cluster.processes import Processes
+from portway_testkit.programs import LOOPBACK, free_port, needed, wait_listening
+
+PATIENCE = 45.0
+# PostgreSQL refuses to run as root; its package makes this user.
+ACCOUNT = "postgres"
+ROLE = "tester"
+
+pytestmark = pytest.mark.usefixtures("client_environment")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A server with one role that needs no password."""
+
+    port: int
+
+    def run(self, program: str, tunnel: portway.Tunnel, *arguments: str, message: bytes = b"") -> bytes:
+        """What a PostgreSQL client prints that is sent through the tunnel."""
+        host, port = tunnel.tcp_socket
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "PGHOST": host,
+            "PGPORT": str(port),
+            "PGUSER": ROLE,
+            "PGDATABASE": "postgres",
+            "PGCONNECT_TIMEOUT": "10",
+            "PGPASSFILE": os.devnull,
+            "PGSYSCONFDIR": os.devnull,
+        }
+        done = subprocess.run(
+            [needed(program), *arguments],
+            input=message,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    # Two folders: logs and process ids are ours, the data is the server's.
+    with (
+        tempfile.TemporaryDirectory(prefix="pw-") as logs,
+        tempfile.TemporaryDirectory(prefix="pw-") as data,
+        Processes(Path(logs)) as processes,
+    ):
+        as_account = []
+        if os.getuid() == 0:
+            groups = ("--regid", ACCOUNT, "--clear-groups")
+            # Changing the user undoes that the server ends with us.
+            as_account = [needed("setpriv"), "--reuid", ACCOUNT, *groups, "--pdeathsig", "INT"]
+            subprocess.run(["chown", ACCOUNT, data], check=True)
+        folder = Path(data, "db")
+        initdb = [needed("initdb"), "-D", str(folder), "-U", ROLE, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run([*as_account, *initdb], check=True, capture_output=True, cwd="/", timeout=PATIENCE)
+        port = free_port()
+        settings = {
+            "listen_addresses": LOOPBACK,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "shared_buffers": "16MB",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        processes.start("postgres", [*as_account, needed("postgres"), "-D", folder, "-p", str(port), *options])
+        wait_listening(port, processes.check_alive)
+        yield Database(port)
+
+
+@pytest.fixture
+def tunnel(database: Database) -> Iterator[portway.Tunnel]:
+    with portway.forward(database.port, unencrypted=True) as tunnel:
+        yield tunnel
+
+
+def test_psql_stores_and_reads_back(database: Database, tunnel: portway.Tunnel) -> None:
+    """psql creates a table, copies 100,000 rows in from its standard input, and reads them back as they were."""
+    numbers = random.Random(5)
+    rows = b"".join(b"%d\t%s\n" % (key, numbers.randbytes(16).hex().encode()) for key in range(100_000))
+    table = f"rows_{tunnel.unencrypted_port}"
+    psql = ("psql", tunnel, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1")
+    database.run(*psql, "-c", f"CREATE TABLE {table} (key int PRIMARY KEY, value text)")
+    database.run(*psql, "-c", f"COPY {table} FROM STDIN", message=rows)
+    assert database.run(*psql, "-c", f"COPY (SELECT * FROM {table} ORDER BY key) TO STDOUT") == rows
+
+
+def test_a_server_that_declines_encryption_is_reached_all_the_same(database: Database, tunnel: portway.Tunnel) -> None:
+    """A client that asks for TLS first, as psql does by itself, gets the server's own answer to that."""
+    with pytest.raises(AssertionError, match="server does not support SSL"):
+        database.run("psql", tunnel, "-c", "SELECT 1", "sslmode=require")
+    assert database.run("psql", tunnel, "-Atc", "SELECT 6 * 7", "sslmode=prefer") == b"42\n"
+
+
+def test_pgbench_runs_its_transactions(database: Database, tunnel: portway.Tunnel) -> None:
+    """Eight connections at once, each with 100 transactions of many round trips: none fails and the books balance."""
+    database.run("pgbench", tunnel, "--initialize", "--quiet")
+    report = database.run("pgbench", tunnel, "--client", "8", "--jobs", "2", "--transactions", "100").decode()
+    assert "number of transactions actually processed: 800/800" in report
+    assert "number of failed transactions: 0" in report
+    sums = (
+        f"(SELECT sum({what}) FROM pgbench_{table})" for what, table in (("abalance", "accounts"), ("delta", "history"))
+    )
+    assert database.run("psql", tunnel, "-Atc", f"SELECT {' = '.join(sums)}") == b"t\n"
+    # A connection for each transaction: lanes are used again and again.
+    reconnecting = ("--connect", "--select-only", "--client", "4", "--transactions", "25")
+    report = database.run("pgbench", tunnel, *reconnecting).decode()
+    assert "number of transactions actually processed: 100/100" in report
