@@ -121,7 +121,7 @@ def issued_by(certificate: x509.Certificate, authorities: tuple[x509.Certificate
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             continue
         return True
     return False
@@ -143,8 +143,12 @@ def _load_identity(cert_path: Path, key_path: Path, now: datetime.datetime) -> I
         key = serialization.load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"{key_path} holds no private key that can be used (PEM, no passphrase)") from error
+    try:
+        certified = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"{cert_path} is for a key of a kind that cannot be used: {error}") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+    if key.public_key().public_bytes(*form) != certified.public_bytes(*form):
         raise CertificateError(f"{key_path} is not the key of {cert_path}: the two files are from different pairs")
     if certificate.not_valid_after_utc <= now:
         raise CertificateError(f"{cert_path} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it")

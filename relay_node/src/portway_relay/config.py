@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from portway_proto.wire.labels import LABEL_LENGTH
+
 from portway_relay.errors import ConfigError
 
 SERVER_NAME_SUFFIX: Final = ".node.portway.internal"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
+_MAX_NAME: Final = 253
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -110,18 +114,33 @@ class NodeConfig:
         for what, name in (("--name", self.name), ("--region", self.region)):
             if not _DNS_LABEL.fullmatch(name):
                 raise ConfigError(f"{what} {name!r}: use lower-case letters, digits and inner dashes, 63 at the most")
-        if len(self.domain) > 200 or not all(_DNS_LABEL.fullmatch(part) for part in self.domain.split(".")):
+        if not all(_DNS_LABEL.fullmatch(part) for part in self.domain.split(".")):
             raise ConfigError(f"--domain {self.domain!r}: use a DNS name such as tunnels.example.com, in lower case")
+        if LABEL_LENGTH + 1 + len(self.zone) > _MAX_NAME:
+            raise ConfigError(
+                f"--region and --domain are too long: a label of {LABEL_LENGTH} characters and .{self.zone} would be "
+                f"more than the {_MAX_NAME} that DNS allows"
+            )
+        self._check_addresses()
+        if not -90 <= self.latitude <= 90 or not -180 <= self.longitude <= 180:
+            raise ConfigError(f"--latitude {self.latitude} --longitude {self.longitude}: not a place on Earth")
+        self._check_raw_ports()
+
+    def _check_addresses(self) -> None:
         if not self.registry:
             raise ConfigError("--registry is missing: name the mesh address of at least one registry, as host:port")
-        if self.advertise is None and self.listen.host in ("", "0.0.0.0", "::"):
+        for registry in self.registry:
+            if registry.host in _EVERY_ADDRESS or registry.port == 0:
+                raise ConfigError(f"--registry {registry}: name a host and a port that can be dialled")
+        if self.advertise is None and self.listen.host in _EVERY_ADDRESS:
             raise ConfigError(
                 f"--advertise is missing: --listen {self.listen} means every address of this machine, and clients "
                 "must be told one that they can reach, such as --advertise relay-1.example.com:443"
             )
-        if not -90 <= self.latitude <= 90 or not -180 <= self.longitude <= 180:
-            raise ConfigError(f"--latitude {self.latitude} --longitude {self.longitude}: not a place on Earth")
-        self._check_raw_ports()
+        if self.advertise is not None and self.advertise.host in _EVERY_ADDRESS:
+            raise ConfigError(
+                f"--advertise {self.advertise}: name a host that clients can reach, such as relay-1.example.com:443"
+            )
 
     def _check_raw_ports(self) -> None:
         try:
@@ -129,8 +148,10 @@ class NodeConfig:
         except (OSError, ValueError):
             return
         if self.raw_ports.first <= last and first <= self.raw_ports.last:
-            free = f"1024-{first - 1}" if first - 1024 > 65_535 - last else f"{last + 1}-65535"
+            around = (PortRange(1024, first - 1), PortRange(last + 1, 65_535))
+            free = [ports for ports in around if ports.first <= ports.last]
+            choice = f"choose a range within {max(free, key=len)}, or change the system's" if free else "change it"
             raise ConfigError(
                 f"--raw-ports {self.raw_ports} overlaps {first}-{last}, the ports that this system gives to outgoing "
-                f"connections ({_EPHEMERAL_PORTS}): choose a range within {free}, or change the system's"
+                f"connections ({_EPHEMERAL_PORTS}): {choice}"
             )

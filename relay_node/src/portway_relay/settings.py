@@ -6,6 +6,7 @@ names, the file's keys and the README's table all come from it. Not here: rules 
 
 import argparse
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -16,19 +17,24 @@ from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
 
 PREFIX: Final = "PORTWAY_RELAY_"
+# A host and maybe a port, or an IPv6 address as it is.
+_ENDPOINT: Final = re.compile(
+    r"(?:\[(?P<bracketed>[^][]+)]|(?P<host>[^][:]*))(?::(?P<port>[^:]*))?|(?P<bare>[^][:]*:[^][:]*:[^][]*)"
+)
 
 
 def parse_endpoint(text: str, *, default_port: int | None = None) -> Endpoint:
-    """`host:port`, `[::1]:port`, `:port` or `*:port` (every address). Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or host.endswith(":") or (":" in host and not host.startswith("[")):
-        if default_port is None:
-            raise ValueError("write host:port, with an IPv6 address in brackets")
-        host, port = text, str(default_port)
-    if not port.isdecimal() or int(port) > 65_535:
-        raise ValueError(f"{port!r} is no port: use 0 to 65535")
-    host = host.removeprefix("[").removesuffix("]")
-    return Endpoint("" if host == "*" else host, int(port))
+    """`host:port`, `[::1]:port`, `:port` or `*:port` (every address). Raises ValueError.
+
+    With a `default_port` the port may be left out, and then an IPv6 address needs no brackets.
+    """
+    found = _ENDPOINT.fullmatch(text)
+    if found is None or (found["port"] is None and default_port is None):
+        raise ValueError("write host:port, with an IPv6 address in brackets")
+    host = found["bracketed"] or found["bare"] or found["host"]
+    port = default_port if found["port"] is None else _port(found["port"])
+    assert port is not None
+    return Endpoint("" if host == "*" else host, port)
 
 
 def parse_ports(text: str) -> PortRange:
@@ -41,22 +47,31 @@ def parse_ports(text: str) -> PortRange:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65_535:
-        raise ValueError("use 0 to 65535")
+        raise ValueError("a port is a number from 0 to 65535")
     return int(text)
 
 
+def _degrees(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("use degrees as a decimal number, such as -33.9") from None
+
+
 def _positive_number(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < 1e6:
         raise ValueError("use a number of seconds above 0")
     return number
 
 
 def _positive_count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError("use 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("use a whole number, 1 or more")
+    return int(text)
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -105,8 +120,8 @@ SETTINGS: Final = (
     Setting("tls_cert", Path, "the region's wildcard certificate, with its chain (PEM)", "FILE", required=True),
     Setting("tls_key", Path, "its key (PEM)", "FILE", required=True),
     Setting("admin_listen", parse_endpoint, "health and metrics over HTTP; off unless given", "HOST:PORT"),
-    Setting("latitude", float, "where it is, in degrees", "DEGREES"),
-    Setting("longitude", float, "where it is, in degrees", "DEGREES"),
+    Setting("latitude", _degrees, "where it is, in degrees", "DEGREES"),
+    Setting("longitude", _degrees, "where it is, in degrees", "DEGREES"),
     Setting("ready_file", Path, "written as JSON once visitors can be served", "FILE"),
     Setting("log_format", _one_of("text", "json"), "text or json", "FORMAT"),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "LEVEL"),

@@ -24,7 +24,8 @@ TYPE: Final = "portway-ticket"
 _ALGORITHM: Final = "ES256"
 # A P-256 certificate and three short claims come to 1 KiB.
 _MAX_SIZE: Final = 4 * 1024
-# Everything that whoever writes a ticket can make its readers raise; deep nesting is RecursionError.
+# Everything that whoever writes a ticket can make its readers raise. Deep nesting is a RecursionError in older
+# releases of PyJWT.
 _UNREADABLE: Final = (
     jwt.PyJWTError,
     KeyError,

@@ -34,7 +34,7 @@ class Holder(Protocol):
 class Tunnel:
     """A binding of a label. `live` is False while its holder is away: nobody is routed to it then."""
 
-    label: Label
+    label: Label = field(repr=False)
     epoch: Epoch
     proof: bytes = field(repr=False)
     holder: Holder = field(repr=False)
