@@ -1,0 +1,290 @@
+"""Certificates: each fault is found before the node runs, named with its file, and never makes a running node worse."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from portway_proto.wire.limits import LINK_ALPN
+from portway_relay.certificates import Certificates, dns_names, issued_by
+from portway_relay.config import NodeConfig
+from portway_relay.errors import CertificateError
+
+NODE = "relay-1.node.portway.internal"
+REGION = "*.fra.example.com"
+DAY = timedelta(days=1)
+P256 = bytes.fromhex("2a8648ce3d030107")
+UNKNOWN_CURVE = bytes.fromhex("2a8648ce3d03017f")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@dataclass
+class Files:
+    """A node's five files, and a clock that can be set."""
+
+    config: NodeConfig
+    authority: trustme.CA
+    now: datetime
+
+    def write(self, cert: Path, key: Path, leaf: trustme.LeafCert) -> None:
+        cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+        key.write_bytes(leaf.private_key_pem.bytes())
+
+    def node(self, *names: str, ca: trustme.CA | None = None, **options: Any) -> None:
+        leaf = (ca or self.authority).issue_cert(*names or [NODE], **options)
+        self.write(self.config.cert, self.config.key, leaf)
+
+    def region(self, *names: str, **options: Any) -> None:
+        self.write(self.config.tls_cert, self.config.tls_key, self.authority.issue_cert(*names or [REGION], **options))
+
+    def read(self) -> Certificates:
+        return Certificates(self.config, now=lambda: self.now)
+
+    def complaint(self) -> str:
+        with pytest.raises(CertificateError) as caught:
+            self.read()
+        return str(caught.value)
+
+
+@pytest.fixture
+def files(node_config: Callable[..., NodeConfig], authority: trustme.CA) -> Files:
+    """Files that fit together."""
+    files = Files(node_config(), authority, datetime.now(UTC))
+    files.config.cluster_ca.write_bytes(authority.cert_pem.bytes())
+    files.node()
+    files.region()
+    return files
+
+
+def test_files_that_fit_are_taken(files: Files) -> None:
+    """Clients' lanes get the node's certificate, visitors the region's, with each protocol that can be chosen."""
+    loaded = files.read().loaded
+    config = files.config
+    assert loaded.ca == config.cluster_ca.read_bytes()
+    assert loaded.link_tls.alpn == LINK_ALPN
+    assert loaded.link_tls.certificate == config.cert.read_bytes()
+    assert loaded.link_tls.key == config.key.read_bytes()
+    assert set(loaded.visitor_tls) == {None, "http/1.1", "h2"}
+    for alpn, tls in loaded.visitor_tls.items():
+        assert (tls.alpn, tls.certificate, tls.key) == (alpn, config.tls_cert.read_bytes(), config.tls_key.read_bytes())
+    assert dns_names(loaded.node.certificate) == [NODE]
+
+
+def test_a_chain_is_kept_whole(files: Files) -> None:
+    """The leaf is checked, and what was issued between it and a root is shown to visitors."""
+    between = files.authority.create_child_ca()
+    files.write(files.config.tls_cert, files.config.tls_key, between.issue_cert(REGION))
+    chain = files.read().loaded.visitor_tls[None].certificate
+    assert len(x509.load_pem_x509_certificates(chain)) >= 2
+
+
+@pytest.mark.parametrize("kind", [trustme.KeyType.RSA, trustme.KeyType.ECDSA])
+def test_keys_of_both_kinds_are_taken(files: Files, kind: trustme.KeyType) -> None:
+    """RSA and elliptic curves."""
+    files.node(key_type=kind)
+    files.region(key_type=kind)
+    assert files.read().loaded.region.key.startswith(b"-----BEGIN")
+
+
+@pytest.mark.parametrize("which", ["cert", "tls_cert"])
+def test_a_key_of_another_certificate_is_named(files: Files, which: str) -> None:
+    """Both files are named, so that the right one can be replaced."""
+    path = getattr(files.config, which)
+    key = files.config.key if which == "cert" else files.config.tls_key
+    other = files.authority.issue_cert(NODE, REGION)
+    key.write_bytes(other.private_key_pem.bytes())
+    assert files.complaint() == f"{key} is not the key of {path}: the two files are from different pairs"
+
+
+@pytest.mark.parametrize("which", ["node", "region"])
+def test_a_certificate_that_has_expired_is_named(files: Files, which: str) -> None:
+    """From the second it ends; a day before it is good."""
+    end = files.now.replace(microsecond=0) + DAY
+    getattr(files, which)(not_after=end)
+    files.read()
+    files.now = end
+    path = files.config.cert if which == "node" else files.config.tls_cert
+    assert files.complaint() == f"{path} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
+
+
+@pytest.mark.parametrize("which", ["node", "region"])
+def test_a_certificate_of_tomorrow_points_at_the_clock(files: Files, which: str) -> None:
+    """A certificate that is not valid yet most often means a clock that is wrong."""
+    begin = files.now.replace(microsecond=0) + DAY
+    getattr(files, which)(not_before=begin, not_after=begin + DAY)
+    message = files.complaint()
+    assert f"valid from {begin:%Y-%m-%d %H:%M} UTC only" in message
+    assert "this machine's clock" in message
+    files.now = begin
+    files.read()
+
+
+def test_the_nodes_certificate_is_for_its_name(files: Files) -> None:
+    """Clients ask for the node by name; another node's certificate would turn all of them away."""
+    files.node("relay-2.node.portway.internal", "example.com")
+    assert files.complaint() == (
+        f"{files.config.cert} is valid for relay-2.node.portway.internal, example.com, and must be for {NODE}"
+    )
+
+
+@pytest.mark.parametrize("name", ["fra.example.com", "*.ams.example.com", "*.example.com", "a.fra.example.com"])
+def test_the_regions_certificate_is_a_wildcard_for_its_zone(files: Files, name: str) -> None:
+    """Nothing but `*.<region>.<domain>` covers every label."""
+    files.region(name)
+    assert files.complaint() == f"{files.config.tls_cert} is valid for {name}, and must be for {REGION}"
+
+
+def test_names_are_the_same_in_any_case(files: Files) -> None:
+    """Who wrote the certificate's names in capitals meant the same names."""
+    files.region(REGION.upper())
+    files.read()
+
+
+def test_a_certificate_without_names_is_told(files: Files) -> None:
+    """An e-mail address is no host name."""
+    files.node("operator@example.com")
+    assert "is valid for no DNS name" in files.complaint()
+
+
+def test_the_nodes_certificate_is_the_clusters(files: Files) -> None:
+    """One from another CA, or made by itself, is not trusted by clients: the node would be unreachable."""
+    files.node(ca=trustme.CA())
+    message = files.complaint()
+    assert message.startswith(f"{files.config.cert} was not issued by the CA in {files.config.cluster_ca}")
+    assert "portway-admin pki" in message
+
+
+def test_any_of_several_cas_will_do(files: Files) -> None:
+    """While a cluster changes its CA the file holds the old one and the new one."""
+    other = trustme.CA()
+    files.config.cluster_ca.write_bytes(other.cert_pem.bytes() + files.authority.cert_pem.bytes())
+    loaded = files.read().loaded
+    assert len(loaded.authorities) == 2
+    assert issued_by(loaded.node.certificate, loaded.authorities)
+    assert not issued_by(loaded.node.certificate, loaded.authorities[:1])
+    assert not issued_by(loaded.node.certificate, ())
+
+
+@pytest.mark.parametrize("which", ["cluster_ca", "cert", "key", "tls_cert", "tls_key"])
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_file_that_cannot_be_used_is_named(files: Files, which: str, content: bytes) -> None:
+    """Empty, garbage, or cut off: which file, and what it should hold."""
+    path = getattr(files.config, which)
+    path.write_bytes(content)
+    message = files.complaint()
+    assert message.startswith(f"{path} holds no ")
+    assert "PEM" in message
+
+
+@pytest.mark.parametrize("which", ["cluster_ca", "cert", "key", "tls_cert", "tls_key"])
+def test_a_file_that_is_not_there_is_named(files: Files, which: str) -> None:
+    """The file, and the system's reason."""
+    path = getattr(files.config, which)
+    path.unlink()
+    assert files.complaint() == f"cannot read {path}: No such file or directory"
+
+
+def test_a_key_with_a_passphrase_is_told(files: Files) -> None:
+    """Nobody is there to type it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    files.config.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    assert "no passphrase" in files.complaint()
+
+
+def test_a_key_of_an_unknown_kind_is_told(files: Files) -> None:
+    """A curve that this machine's library does not know is one more thing to say, not a crash."""
+    certificate = files.read().loaded.node.certificate
+    strange = certificate.public_bytes(serialization.Encoding.DER).replace(P256, UNKNOWN_CURVE)
+    pem = x509.load_der_x509_certificate(strange).public_bytes(serialization.Encoding.PEM)
+    files.config.cert.write_bytes(pem)
+    assert files.complaint().startswith(f"{files.config.cert} is for a key of a kind that cannot be used: ")
+
+
+def test_a_new_certificate_is_taken_when_its_files_change(files: Files) -> None:
+    """Looked at again and again: once for each change, and not without one."""
+    certificates = files.read()
+    before = certificates.loaded
+    assert not certificates.reload_if_changed()
+    assert certificates.loaded is before
+    files.region()
+    assert certificates.reload_if_changed()
+    assert certificates.loaded.region.chain == files.config.tls_cert.read_bytes() != before.region.chain
+    assert certificates.loaded.node.chain == before.node.chain
+    assert not certificates.reload_if_changed()
+
+
+def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Between the writing of a certificate and of its key nothing is changed; when both are there, all is."""
+    certificates = files.read()
+    before = certificates.loaded
+    leaf = files.authority.issue_cert(REGION)
+    files.config.tls_cert.write_bytes(leaf.cert_chain_pems[0].bytes())
+    assert not certificates.reload_if_changed()
+    assert certificates.loaded is before
+    assert "the old ones stay in use" in caplog.text
+    assert str(files.config.tls_key) in caplog.text
+    caplog.clear()
+    assert not certificates.reload_if_changed()
+    assert caplog.text == ""
+    files.config.tls_key.write_bytes(leaf.private_key_pem.bytes())
+    assert certificates.reload_if_changed()
+    assert certificates.loaded.region.key == leaf.private_key_pem.bytes()
+
+
+def test_a_file_that_goes_and_comes_back_is_read_again(files: Files) -> None:
+    """A deployment may remove it first."""
+    certificates = files.read()
+    before = certificates.loaded
+    files.config.cert.unlink()
+    assert not certificates.reload_if_changed()
+    assert certificates.loaded is before
+    files.node()
+    assert certificates.reload_if_changed()
+    assert certificates.loaded.node.chain == files.config.cert.read_bytes()
+
+
+def test_a_file_that_is_swapped_is_noticed(files: Files) -> None:
+    """A rename of the same size and time is a change: it is another file."""
+    certificates = files.read()
+    path = files.config.cluster_ca
+    stat = path.stat()
+    swapped = path.with_suffix(".new")
+    swapped.write_bytes(path.read_bytes())
+    os.utime(swapped, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    swapped.rename(path)
+    assert certificates.reload_if_changed()
+
+
+def test_a_reload_can_be_asked_for(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGHUP reads the files whether they changed or not, and says until when visitors are served with them."""
+    certificates = files.read()
+    with caplog.at_level(logging.INFO):
+        assert certificates.reload()
+    assert "certificates reloaded" in caplog.text
+    files.config.key.write_bytes(b"garbage")
+    assert not certificates.reload()
+    assert certificates.loaded.node.key != b"garbage"
+
+
+def test_keys_are_not_shown(files: Files) -> None:
+    """What is printed by accident holds no key."""
+    loaded = files.read().loaded
+    assert "PRIVATE" not in repr(loaded)
