@@ -1,0 +1,284 @@
+"""A node's sessions with nothing around them: decisions, certificates and raw ports are real, lanes and pools are not.
+
+Here: the fakes, a client's side of a control lane in one line a request. Not here: the carrier (carriers.py).
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import Message
+from portway_proto.carry.contract import Address, Lane, PoolCounts, PoolLimits
+from portway_proto.carry.errors import CarrierError, ConnectionLost
+from portway_proto.v1.lane_pb2 import (
+    Bind,
+    BindRefused,
+    Bound,
+    Failure,
+    Goaway,
+    Hello,
+    Park,
+    Unbind,
+    Unbound,
+    Welcome,
+)
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.labels import Chain
+from portway_relay.certificates import Certificates
+from portway_relay.config import NodeConfig
+from portway_relay.grants import GrantCheck
+from portway_relay.sessions.session import PublicAddress, Session
+from portway_relay.sessions.sessions import Sessions
+from portway_relay.tunnels.ports import PortAccount
+from portway_relay.tunnels.raw import RawPorts
+from portway_relay.tunnels.table import TunnelTable
+from portway_relay.tunnels.tickets import Tickets
+from portway_relay.tunnels.tunnel import Tunnel
+
+from portway_testkit.clock import ManualClock
+
+M = TypeVar("M", bound=Message)
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
+CLUSTER = "cluster-1"
+PEER = Address("192.0.2.9", 40_000)
+_ANSWERS: dict[int, type[Message]] = {
+    FrameType.WELCOME: Welcome,
+    FrameType.BOUND: Bound,
+    FrameType.BIND_REFUSED: BindRefused,
+    FrameType.UNBOUND: Unbound,
+    FrameType.GOAWAY: Goaway,
+}
+
+
+@dataclass(eq=False)
+class FakeLane:
+    """What the node did with a lane. `said` is what it sent, read."""
+
+    said: list[Message] = field(default_factory=list)
+    failed: Failure | None = None
+    refused: RefusalReason | None = None
+    closed: bool = False
+    aborted: bool = False
+    peer: Address = PEER
+
+    def send(self, frame_type: int, payload: bytes = b"") -> None:
+        if not self.closed:
+            self.said.append(_ANSWERS[frame_type].FromString(payload))
+
+    def refuse(self, reason: RefusalReason, message: str = "") -> None:
+        self.refused = reason
+
+    def fail(self, payload: bytes) -> None:
+        if not self.closed:
+            self.failed = Failure.FromString(payload)
+        self.closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def take(self, kind: type[M]) -> M:
+        """The oldest answer not taken yet, which is of this kind."""
+        answer = self.said.pop(0)
+        assert isinstance(answer, kind), f"expected {kind.__name__}: {answer}"
+        return answer
+
+
+@dataclass(eq=False)
+class FakePool:
+    """A session's pool, as its owner sees it."""
+
+    limits: PoolLimits
+    lanes: list[Lane] = field(default_factory=list)
+    control: Lane | None = None
+    retired: bool = False
+    closed: bool = False
+    busy: int = 0
+
+    @property
+    def counts(self) -> PoolCounts:
+        return PoolCounts(len(self.lanes), self.busy, 0)
+
+    def park(self, lane: Lane) -> None:
+        self.lanes.append(lane)
+
+    def want(self, lanes: int) -> None:
+        raise AssertionError("a node's pool does not dial")
+
+    def attach_control(self, control: Lane | None) -> None:
+        self.control = control
+
+    def retire(self) -> None:
+        self.retired = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeCarrier:
+    """Makes pools, and keeps them."""
+
+    def __init__(self) -> None:
+        self.pools: list[FakePool] = []
+
+    def pool(self, control: Lane | None, limits: PoolLimits) -> FakePool:
+        self.pools.append(FakePool(limits))
+        return self.pools[-1]
+
+
+@dataclass(eq=False)
+class FakeVisit:
+    """A visit that can be cut."""
+
+    opening: Opening = field(default_factory=lambda: Opening("a" * 16, "192.0.2.1", 1))
+    bytes_in: int = 0
+    bytes_out: int = 0
+    is_cut: bool = False
+
+    def cut(self) -> None:
+        self.is_cut = True
+
+
+class Heard:
+    """The table's announcer."""
+
+    def __init__(self) -> None:
+        self.news: list[tuple[str, str, int]] = []
+
+    def bound(self, tunnel: Tunnel) -> None:
+        self.news.append(("bound", tunnel.label, tunnel.epoch))
+
+    def withdrawn(self, label: str, epoch: int) -> None:
+        self.news.append(("withdrawn", label, epoch))
+
+
+class Client:
+    """One control lane as its client uses it."""
+
+    def __init__(self, lane: FakeLane, session: Session, welcome: Welcome) -> None:
+        self.lane = lane
+        self.session = session
+        self.welcome = welcome
+        self.requests = 0
+
+    def send(self, frame_type: int, message: Message | bytes) -> None:
+        payload = message if isinstance(message, bytes) else message.SerializeToString()
+        self.session.frame_received(self.lane, frame_type, payload)
+
+    def ask(
+        self,
+        chain: Chain,
+        epoch: int = 1,
+        *,
+        ticket: bytes = b"",
+        proof: bytes | None = None,
+        h2_enabled: bool = False,
+        unencrypted: bool = False,
+    ) -> None:
+        """One BIND; the answer is in `lane.said`."""
+        self.requests += 1
+        bind = Bind(
+            request=self.requests,
+            label=chain.label,
+            epoch=epoch,
+            proof=chain.proof(epoch) if proof is None else proof,
+            options=TunnelOptions(h2_enabled=h2_enabled, unencrypted=unencrypted),
+            ticket=ticket,
+        )
+        self.send(FrameType.BIND, bind)
+
+    def bind(self, chain: Chain, epoch: int = 1, *, ticket: bytes = b"", unencrypted: bool = False) -> Bound:
+        """One BIND that is answered with BOUND."""
+        self.ask(chain, epoch, ticket=ticket, unencrypted=unencrypted)
+        return self.bound()
+
+    def bound(self) -> Bound:
+        """The answer to the last BIND, which is BOUND."""
+        bound = self.lane.take(Bound)
+        assert bound.request == self.requests
+        return bound
+
+    def refused(self) -> Failure:
+        """The answer to the last BIND, which is BIND_REFUSED."""
+        refused = self.lane.take(BindRefused)
+        assert refused.request == self.requests
+        return refused.failure
+
+    def unbind(self, chain: Chain) -> None:
+        self.send(FrameType.UNBIND, Unbind(label=chain.label))
+
+    def leave(self) -> None:
+        self.send(FrameType.GOAWAY, Goaway())
+
+    def lose(self, error: CarrierError | None = None) -> None:
+        """The connection drops."""
+        self.lane.closed = True
+        self.session.lane_closed(self.lane, error or ConnectionLost("reset"))
+
+
+class NodeSessions:
+    """Sessions, and everything that is asked of them."""
+
+    def __init__(self, config: NodeConfig, clock: ManualClock) -> None:
+        self.clock = clock
+        self.carrier = FakeCarrier()
+        self.grants = GrantCheck(clock)
+        self.grants.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
+        self.announced = Heard()
+        certificates = Certificates(config)
+        self.raw_ports = RawPorts(
+            "127.0.0.1", PortAccount(config.raw_ports, 60.0, clock), lambda label, sock, peer: sock.close()
+        )
+        self.table = TunnelTable(self.raw_ports, self.announced, max_visits=10, clock=clock)
+        self.sessions = Sessions(
+            config,
+            self.carrier,  # type: ignore[arg-type]
+            self.grants,
+            self.table,
+            Tickets(lambda: certificates.loaded, config.region, clock),
+            lambda: PublicAddress(config.zone, 443, "raw.example.com"),
+            clock=clock,
+            wall_clock=clock,
+        )
+
+    def grant(self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme") -> str:
+        now = int(self.clock())
+        claims = {
+            "iss": CLUSTER,
+            "aud": "portway-node",
+            "sub": tenant,
+            "tid": token_id,
+            "max_tunnels": max_tunnels,
+            "iat": now,
+            "exp": now + 3600,
+        }
+        return jwt.encode(claims, KEY, algorithm="EdDSA", headers={"typ": "portway-grant", "kid": "k1"})
+
+    def attach(self, grant: str = "", *, resume: Welcome | None = None) -> Client:
+        """HELLO, and its WELCOME. Raises Refused."""
+        hello = Hello(version=1, grant=grant or self.grant())
+        if resume is not None:
+            hello.session_id, hello.session_secret = resume.session_id, resume.session_secret
+        lane = FakeLane()
+        session = self.sessions.hello(lane, hello)
+        return Client(lane, session, lane.take(Welcome))
+
+    def park(self, welcome: Welcome, *, secret: bytes | None = None) -> FakeLane:
+        lane = FakeLane()
+        secret = welcome.session_secret if secret is None else secret
+        self.sessions.park(lane, Park(version=1, session_id=welcome.session_id, session_secret=secret))
+        return lane
+
+
+_seeds = itertools.count(1)
+
+
+def new_chain() -> Chain:
+    """A label that no other test has."""
+    return Chain(next(_seeds).to_bytes(32, "big"))

@@ -1,0 +1,140 @@
+"""What a registry's news do at a node."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_QUOTA,
+    EVICTION_REASON_SUPERSEDED,
+    EVICTION_REASON_UNSPECIFIED,
+    ClusterSettings,
+    Eviction,
+    Evictions,
+    GrantKey,
+    Peers,
+    RegistryMessage,
+    Revocations,
+)
+from portway_relay.registry_link.cluster import Cluster
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
+
+
+class FakeGrants:
+    """Takes keys as the real one does."""
+
+    def __init__(self) -> None:
+        self.registry_away = True
+        self.learned: list[tuple[str, dict[str, bytes]]] = []
+        self.revoked: list[str] = []
+
+    def learn_keys(self, cluster_id: str, keys: dict[str, bytes]) -> None:
+        if any(len(key) != 32 for key in keys.values()):
+            raise ValueError("no key")
+        self.learned.append((cluster_id, keys))
+
+    def revoke(self, token_ids: Iterable[str]) -> None:
+        self.revoked += token_ids
+
+
+class FakeSessions:
+    def __init__(self) -> None:
+        self.revoked: list[str] = []
+
+    def revoke(self, token_ids: Iterable[str]) -> None:
+        self.revoked += token_ids
+
+
+class FakeTable:
+    def __init__(self) -> None:
+        self.evicted: list[tuple[str, int, Failure]] = []
+
+    def evict(self, label: str, epoch: int, failure: Failure) -> None:
+        self.evicted.append((label, epoch, failure))
+
+
+class News:
+    """A Cluster and what it acts upon."""
+
+    def __init__(self) -> None:
+        self.grants: Any = FakeGrants()
+        self.sessions: Any = FakeSessions()
+        self.table: Any = FakeTable()
+        self.cluster = Cluster(self.grants, self.sessions, self.table)
+
+    def hear(self, **message: Any) -> None:
+        self.cluster.heard(RegistryMessage(**message))
+
+
+@pytest.fixture
+async def news() -> News:
+    return News()
+
+
+def settings(*keys: tuple[str, bytes]) -> ClusterSettings:
+    return ClusterSettings(cluster_id="c1", grant_keys=[GrantKey(kid=kid, public_key=key) for kid, key in keys])
+
+
+async def test_settings_make_the_node_useful(news: News) -> None:
+    """From then on grants can be verified, with the keys by their ids."""
+    assert not news.cluster.known.is_set()
+    news.hear(settings=settings(("k1", KEY)))
+    assert news.cluster.known.is_set()
+    assert news.grants.learned == [("c1", {"k1": KEY})]
+
+
+@pytest.mark.parametrize("keys", [[], [("k1", b"short")]])
+async def test_settings_without_a_usable_key_change_nothing(
+    news: News, caplog: pytest.LogCaptureFixture, keys: list[tuple[str, bytes]]
+) -> None:
+    """The keys known stay in use, and the log says that something is wrong with the registry."""
+    with caplog.at_level(logging.ERROR, logger="portway_relay"):
+        news.hear(settings=settings(*keys))
+    assert not news.grants.learned
+    assert not news.cluster.known.is_set()
+    assert len(caplog.records) == 1
+
+
+async def test_revocations_reach_grants_and_sessions(news: News) -> None:
+    """Those that come, and those that are here."""
+    news.hear(revocations=Revocations(token_ids=["t1", "t2"]))
+    assert news.grants.revoked == ["t1", "t2"]
+    assert news.sessions.revoked == ["t1", "t2"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (EVICTION_REASON_SUPERSEDED, FAILURE_CODE_EPOCH),
+        (EVICTION_REASON_QUOTA, FAILURE_CODE_QUOTA),
+        (EVICTION_REASON_UNSPECIFIED, FAILURE_CODE_EPOCH),
+    ],
+)
+async def test_evictions_reach_the_table_with_what_the_client_is_told(news: News, reason: Any, code: int) -> None:
+    """Each with its epoch, so that a newer binding of the label stays."""
+    evictions = [Eviction(label="a", epoch=2, reason=reason), Eviction(label="b", epoch=1, reason=reason)]
+    news.hear(evictions=Evictions(evictions=evictions))
+    assert [(label, epoch) for label, epoch, _ in news.table.evicted] == [("a", 2), ("b", 1)]
+    failure = news.table.evicted[0][2]
+    assert failure.code == code
+    assert failure.message
+
+
+async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> None:
+    """While none is, they are honoured for longer."""
+    news.cluster.registry_away(False)
+    assert not news.grants.registry_away
+    news.cluster.registry_away(True)
+    assert news.grants.registry_away
+
+
+async def test_news_that_are_for_others_are_passed_over(news: News) -> None:
+    """Peers are the mesh's; an empty message is one of a later version."""
+    news.hear(peers=Peers())
+    news.hear()
+    assert not news.table.evicted
+    assert not news.grants.learned

@@ -1,0 +1,57 @@
+"""A node's sessions, made with the limits a test needs and let go after it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from portway_proto.wire.labels import Chain
+from portway_registry.pki import Authority
+from portway_relay.config import NodeConfig, PortRange
+from portway_testkit.clock import ManualClock
+from portway_testkit.node_sessions import NodeSessions, new_chain
+from portway_testkit.ports import raw_port_range
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificates of the node `relay-1` in `fra`."""
+    folder = tmp_path_factory.mktemp("sessions") / "pki"
+    authority = Authority.create(folder)
+    authority.add_node("relay-1")
+    authority.add_region("fra", "example.com")
+    return folder
+
+
+@pytest.fixture
+async def make_node(node_config: Callable[..., NodeConfig], pki: Path) -> Any:
+    """Makes a node's sessions with limits of one's choice; its clock begins now, when its certificates are valid."""
+    made: list[NodeSessions] = []
+
+    def make(**limits: Any) -> NodeSessions:
+        config = node_config(
+            limits=limits,
+            raw_ports=PortRange(*raw_port_range()),
+            cluster_ca=pki / "ca.crt",
+            cert=pki / "node-relay-1.crt",
+            key=pki / "node-relay-1.key",
+            tls_cert=pki / "region-fra.crt",
+            tls_key=pki / "region-fra.key",
+        )
+        made.append(NodeSessions(config, ManualClock(time.time())))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.sessions.close()
+
+
+@pytest.fixture
+async def node(make_node: Callable[..., NodeSessions]) -> NodeSessions:
+    return make_node()
+
+
+@pytest.fixture
+def chain() -> Chain:
+    return new_chain()

@@ -1,0 +1,357 @@
+"""What a session's control lane can ask for, and what it is answered."""
+
+from collections.abc import Callable
+
+import pytest
+from portway_proto.carry.errors import PeerSilent
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_EPOCH,
+    FAILURE_CODE_INVALID,
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_PORTS,
+    FAILURE_CODE_PROOF,
+    FAILURE_CODE_PROTOCOL,
+    FAILURE_CODE_QUOTA,
+    Bind,
+    BindRefused,
+    Bound,
+    Failure,
+    Goaway,
+    Hello,
+    Park,
+    Unbound,
+    Want,
+    Welcome,
+)
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.labels import Chain
+from portway_testkit.node_sessions import FakeLane, NodeSessions, new_chain
+
+MakeNode = Callable[..., NodeSessions]
+QUOTA = Failure(code=FAILURE_CODE_QUOTA, message="too many")
+
+
+async def test_bind_gives_the_tunnels_address(node: NodeSessions, chain: Chain) -> None:
+    """Host and port as visitors use them; nothing of a raw port that was not asked for."""
+    bound = node.attach().bind(chain)
+    assert (bound.host, bound.port) == (f"{chain.label}.fra.example.com", 443)
+    assert (bound.unencrypted_host, bound.unencrypted_port, bound.ticket) == ("", 0, b"")
+    tunnel = node.table.live(chain.label)
+    assert tunnel is not None
+    assert (tunnel.holder.tenant, tunnel.h2_enabled) == ("acme", False)
+
+
+async def test_an_unencrypted_tunnel_has_a_raw_port_beside_it(node: NodeSessions, chain: Chain) -> None:
+    """The port listens from BOUND on, and a ticket for it comes along."""
+    bound = node.attach().bind(chain, unencrypted=True)
+    assert bound.host == f"{chain.label}.fra.example.com"
+    assert bound.unencrypted_host == "raw.example.com"
+    tunnel = node.table.live(chain.label)
+    assert tunnel is not None
+    assert tunnel.raw is not None
+    assert tunnel.raw.port == bound.unencrypted_port
+    assert tunnel.raw.listening
+    assert bound.ticket
+
+
+async def test_options_reach_the_table(node: NodeSessions, chain: Chain) -> None:
+    """The ingress asks the table whether a tunnel speaks h2."""
+    client = node.attach()
+    client.ask(chain, h2_enabled=True)
+    client.bound()
+    tunnel = node.table.live(chain.label)
+    assert tunnel is not None
+    assert tunnel.h2_enabled
+
+
+async def test_a_ticket_brings_the_raw_port_back(node: NodeSessions, chain: Chain) -> None:
+    """To another session of the same label, while the port rests."""
+    first = node.attach()
+    bound = first.bind(chain, unencrypted=True)
+    first.leave()
+    again = node.attach().bind(chain, 2, ticket=bound.ticket, unencrypted=True)
+    assert again.unencrypted_port == bound.unencrypted_port
+
+
+@pytest.mark.parametrize("kind", ["garbage", "another label's"])
+async def test_a_ticket_that_says_nothing_here_is_no_reason_to_refuse(
+    node: NodeSessions, chain: Chain, kind: str
+) -> None:
+    """It is a wish: the tunnel gets another port."""
+    other = node.attach().bind(new_chain(), unencrypted=True)
+    ticket = b"garbage" if kind == "garbage" else other.ticket
+    bound = node.attach().bind(chain, ticket=ticket, unencrypted=True)
+    assert bound.unencrypted_port
+    assert bound.unencrypted_port != other.unencrypted_port
+
+
+async def test_h2_and_unencrypted_exclude_each_other(node: NodeSessions, chain: Chain) -> None:
+    """A raw port has no ALPN to offer h2 by."""
+    client = node.attach()
+    client.ask(chain, h2_enabled=True, unencrypted=True)
+    assert client.refused().code == FAILURE_CODE_INVALID
+    assert node.table.live(chain.label) is None
+
+
+async def test_a_bind_without_proof_is_refused(node: NodeSessions, chain: Chain) -> None:
+    """A proof of another epoch fits no better than none; the lane goes on."""
+    client = node.attach()
+    client.ask(chain, 2, proof=chain.proof(1))
+    assert client.refused().code == FAILURE_CODE_PROOF
+    client.ask(chain, 1, proof=b"")
+    assert client.refused().code == FAILURE_CODE_PROOF
+    assert node.table.live(chain.label) is None
+    client.bind(chain)
+
+
+async def test_what_is_no_label_is_refused(node: NodeSessions) -> None:
+    """With a code that says it is the client's mistake."""
+    client = node.attach()
+    client.send(FrameType.BIND, Bind(request=1, label="Not-A-Label", epoch=1, proof=b"x" * 32))
+    client.requests = 1
+    assert client.refused().code == FAILURE_CODE_INVALID
+
+
+async def test_a_bind_that_is_sent_again_is_answered_again(node: NodeSessions, chain: Chain) -> None:
+    """Its answer was lost: nothing changes, and nothing is announced twice."""
+    client = node.attach()
+    first = client.bind(chain, unencrypted=True)
+    second = client.bind(chain, unencrypted=True)
+    assert (second.host, second.unencrypted_port) == (first.host, first.unencrypted_port)
+    assert node.announced.news == [("bound", chain.label, 1)]
+    assert len(client.session.tunnels) == 1
+
+
+async def test_a_session_may_raise_the_epoch_of_its_own_tunnel(node: NodeSessions, chain: Chain) -> None:
+    """The binding is replaced without an UNBOUND."""
+    client = node.attach()
+    client.bind(chain)
+    client.bind(chain, 2)
+    assert not client.lane.said
+    tunnel = node.table.live(chain.label)
+    assert tunnel is not None
+    assert tunnel.epoch == 2
+    assert client.session.tunnels == {chain.label: tunnel}
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+async def test_an_equal_or_lower_epoch_of_another_session_is_refused(
+    node: NodeSessions, chain: Chain, epoch: int
+) -> None:
+    """The holder notices nothing."""
+    holder, other = node.attach(), node.attach()
+    holder.bind(chain, 2)
+    other.ask(chain, epoch)
+    assert other.refused().code == FAILURE_CODE_EPOCH
+    assert not holder.lane.said
+    assert node.table.live(chain.label) is holder.session.tunnels[chain.label]
+    assert not other.session.tunnels
+
+
+async def test_a_higher_epoch_takes_the_label_at_once(node: NodeSessions, chain: Chain) -> None:
+    """The old holder is told UNBOUND with EPOCH and has it no more; its late goodbye does no harm."""
+    holder, other = node.attach(), node.attach()
+    holder.bind(chain)
+    other.bind(chain, 2)
+    unbound = holder.lane.take(Unbound)
+    assert (unbound.label, unbound.failure.code) == (chain.label, FAILURE_CODE_EPOCH)
+    assert not holder.session.tunnels
+    holder.unbind(chain)
+    holder.leave()
+    tunnel = node.table.live(chain.label)
+    assert tunnel is other.session.tunnels[chain.label]
+
+
+async def test_unbind_is_not_answered(node: NodeSessions, chain: Chain) -> None:
+    """The label is free at once; UNBIND of what is not there is nothing."""
+    client = node.attach()
+    client.bind(chain)
+    client.unbind(chain)
+    client.unbind(chain)
+    client.unbind(new_chain())
+    assert not client.lane.said
+    assert not client.lane.closed
+    assert node.table.live(chain.label) is None
+    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+
+
+async def test_nobody_unbinds_for_somebody_else(node: NodeSessions, chain: Chain) -> None:
+    """UNBIND speaks of the session's own tunnels."""
+    holder, other = node.attach(), node.attach()
+    holder.bind(chain)
+    other.unbind(chain)
+    assert node.table.live(chain.label) is not None
+
+
+async def test_the_tokens_quota_holds_over_all_its_sessions(node: NodeSessions) -> None:
+    """Refused with QUOTA, which tells how many there may be; a tunnel less and it works."""
+    first = node.attach(node.grant(max_tunnels=2))
+    second = node.attach(node.grant(max_tunnels=2))
+    one, two, three = new_chain(), new_chain(), new_chain()
+    first.bind(one)
+    second.bind(two)
+    second.ask(three)
+    failure = second.refused()
+    assert failure.code == FAILURE_CODE_QUOTA
+    assert "2 tunnels" in failure.message
+    first.unbind(one)
+    second.bind(three)
+
+
+async def test_one_client_has_a_limit_at_a_node(make_node: MakeNode) -> None:
+    """Whatever its token may: a tunnel that it has already does not count again."""
+    node = make_node(max_tunnels_per_session=1)
+    client = node.attach()
+    chain = new_chain()
+    client.bind(chain)
+    client.ask(new_chain())
+    failure = client.refused()
+    assert failure.code == FAILURE_CODE_OVERLOADED
+    assert "close one" in failure.message
+    client.bind(chain, 2)
+
+
+async def test_binds_are_limited_in_rate(make_node: MakeNode) -> None:
+    """A burst, then so many a second: a proof costs the node's processor."""
+    node = make_node(bind_burst=2, binds_per_second=1)
+    client = node.attach()
+    client.bind(new_chain())
+    client.bind(new_chain())
+    client.ask(new_chain())
+    assert client.refused().code == FAILURE_CODE_OVERLOADED
+    node.clock.now += 1
+    client.bind(new_chain())
+
+
+async def test_a_range_of_raw_ports_that_is_used_up_is_told(make_node: MakeNode, chain: Chain) -> None:
+    """With PORTS: another node may have one. The label is not bound without."""
+    node = make_node()
+    account = node.raw_ports.account
+    for port in range(account.range.first, account.range.last + 1):
+        account.hold(port, "somebody")
+    client = node.attach()
+    client.ask(chain, unencrypted=True)
+    failure = client.refused()
+    assert failure.code == FAILURE_CODE_PORTS
+    assert "--raw-ports" in failure.message
+    assert node.table.live(chain.label) is None
+
+
+async def test_the_registry_can_take_a_tunnel_back(node: NodeSessions, chain: Chain) -> None:
+    """An eviction is UNBOUND, with its reason; one that speaks of a lower epoch is late and nothing."""
+    client = node.attach()
+    client.bind(chain, 2)
+    node.table.evict(chain.label, 1, QUOTA)
+    assert not client.lane.said
+    node.table.evict(chain.label, 2, QUOTA)
+    assert client.lane.take(Unbound).failure == QUOTA
+    assert not client.session.tunnels
+    assert node.table.live(chain.label) is None
+
+
+async def test_what_was_taken_while_the_client_was_away_is_told_when_it_is_back(
+    node: NodeSessions, chain: Chain
+) -> None:
+    """A resumed session binds nothing anew, so it would believe for ever that it has the tunnel."""
+    client = node.attach()
+    kept = new_chain()
+    client.bind(chain)
+    client.bind(kept)
+    client.lose(PeerSilent("silence"))
+    node.attach().bind(chain, 2)
+    again = node.attach(resume=client.welcome)
+    unbound = again.lane.take(Unbound)
+    assert (unbound.label, unbound.failure.code) == (chain.label, FAILURE_CODE_EPOCH)
+    assert not again.lane.said
+    assert list(again.session.tunnels) == [kept.label]
+
+
+async def test_what_was_told_on_a_lane_that_then_broke_is_told_again(node: NodeSessions, chain: Chain) -> None:
+    """A lane that is silent swallows what is sent on it; a tunnel bound again since is not spoken of."""
+    client = node.attach()
+    back = new_chain()
+    client.bind(chain)
+    client.bind(back)
+    for lost in (chain, back):
+        node.table.evict(lost.label, 1, QUOTA)
+    client.lane.said.clear()
+    client.bind(back, 2)
+    again = node.attach(resume=client.welcome)
+    assert again.lane.take(Unbound).label == chain.label
+    assert not again.lane.said
+
+
+async def test_what_cannot_be_had_again_is_unbound(node: NodeSessions, chain: Chain) -> None:
+    """While the client was away its token's quota went to another session."""
+    grant = node.grant(max_tunnels=1)
+    client = node.attach(grant)
+    client.bind(chain)
+    client.lose()
+    node.attach(grant).bind(new_chain())
+    again = node.attach(grant, resume=client.welcome)
+    unbound = again.lane.take(Unbound)
+    assert (unbound.label, unbound.failure.code) == (chain.label, FAILURE_CODE_QUOTA)
+    assert not again.session.tunnels
+
+
+async def test_without_a_control_lane_nobody_waits_for_lanes(node: NodeSessions, chain: Chain) -> None:
+    """WANT goes out on the control lane of now, or on none."""
+    client = node.attach()
+    pool = node.carrier.pools[0]
+    assert pool.control is client.lane
+    client.lose()
+    assert pool.control is None
+    assert node.attach(resume=client.welcome).lane is pool.control
+
+
+BREACHES = [
+    pytest.param(FrameType.HELLO, Hello(version=1).SerializeToString(), id="HELLO again"),
+    pytest.param(FrameType.PARK, Park(version=1).SerializeToString(), id="PARK"),
+    pytest.param(FrameType.WELCOME, Welcome().SerializeToString(), id="WELCOME"),
+    pytest.param(FrameType.BOUND, Bound(request=1).SerializeToString(), id="BOUND"),
+    pytest.param(FrameType.BIND_REFUSED, BindRefused(request=1).SerializeToString(), id="BIND_REFUSED"),
+    pytest.param(FrameType.UNBOUND, Unbound().SerializeToString(), id="UNBOUND"),
+    pytest.param(FrameType.WANT, Want(lanes=1).SerializeToString(), id="WANT"),
+    pytest.param(0x1A, b"", id="a type nobody knows"),
+    pytest.param(FrameType.BIND, b"\xff\xff\xff", id="a malformed BIND"),
+    pytest.param(FrameType.BIND, b"\x12\x02\xff\xfe", id="a label that is no text"),
+    pytest.param(FrameType.UNBIND, b"\x0a\xff", id="a truncated UNBIND"),
+    pytest.param(FrameType.GOAWAY, b"\x0a\x05x", id="a truncated GOAWAY"),
+]
+
+
+@pytest.mark.parametrize(("frame_type", "payload"), BREACHES)
+async def test_a_breach_of_the_protocol_ends_the_lane_and_not_the_session(
+    node: NodeSessions, chain: Chain, frame_type: int, payload: bytes
+) -> None:
+    """FAIL with PROTOCOL; the session may be resumed with a lane that works, and its tunnels are there."""
+    client = node.attach()
+    client.bind(chain)
+    client.send(frame_type, payload)
+    assert client.lane.failed is not None
+    assert client.lane.failed.code == FAILURE_CODE_PROTOCOL
+    assert node.sessions.away == 1
+    client.send(FrameType.GOAWAY, Goaway())
+    client.lose()
+    assert node.sessions.away == 1, "what follows on the lane is not read"
+    again = node.attach(resume=client.welcome)
+    assert again.welcome.resumed
+    assert node.table.live(chain.label) is not None
+
+
+@pytest.mark.parametrize(("frame_type", "payload"), BREACHES)
+async def test_a_lane_that_was_replaced_can_break_nothing(node: NodeSessions, frame_type: int, payload: bytes) -> None:
+    """It has nothing to say any more."""
+    client = node.attach()
+    again = node.attach(resume=client.welcome)
+    client.send(frame_type, payload)
+    assert again.lane.failed is None
+    assert node.sessions.away == 0
+
+
+async def test_no_visit_is_opened_on_a_control_lane(node: NodeSessions) -> None:
+    """Were one to come, it would be refused: the lane must not stand still."""
+    client = node.attach()
+    lane = FakeLane()
+    client.session.opening_received(lane, Opening("a" * 16, "192.0.2.1", 1))
+    assert lane.refused is RefusalReason.OTHER

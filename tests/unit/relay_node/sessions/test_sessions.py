@@ -1,0 +1,296 @@
+"""Who is admitted to a node, who comes back, who has been away for too long, and how it ends for each."""
+
+from collections.abc import Callable
+
+import pytest
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_GRANT,
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_REVOKED,
+    FAILURE_CODE_SESSION,
+    FAILURE_CODE_SHUTDOWN,
+    Goaway,
+    Hello,
+)
+from portway_proto.wire.labels import Chain
+from portway_relay.errors import Refused
+from portway_testkit.carriers import until
+from portway_testkit.node_sessions import FakeLane, FakeVisit, NodeSessions, new_chain
+
+MakeNode = Callable[..., NodeSessions]
+
+
+def refusal(node: NodeSessions, hello: Hello) -> Refused:
+    with pytest.raises(Refused) as caught:
+        node.sessions.hello(FakeLane(), hello)
+    return caught.value
+
+
+async def test_welcome_says_who_answers_and_what_the_session_may(node: NodeSessions) -> None:
+    """Everything that a client needs to know of its session and its node is in WELCOME."""
+    welcome = node.attach().welcome
+    assert (welcome.node, welcome.region) == ("relay-1", "fra")
+    assert (welcome.resume_seconds, welcome.max_lanes) == (60, 4096)
+    assert welcome.node_time_ms == int(node.clock() * 1000)
+    assert not welcome.resumed
+    assert len(node.sessions) == 1
+
+
+async def test_each_session_has_an_id_and_a_secret_of_its_own(node: NodeSessions) -> None:
+    """16 and 32 random bytes: neither is to be guessed from another."""
+    first, second = node.attach().welcome, node.attach().welcome
+    assert len(first.session_id) == len(second.session_id) == 16
+    assert len(first.session_secret) == len(second.session_secret) == 32
+    assert first.session_id != second.session_id
+    assert first.session_secret != second.session_secret
+
+
+async def test_a_bad_grant_makes_no_session(node: NodeSessions) -> None:
+    """The client is told to get another one, and nothing is kept of it."""
+    assert refusal(node, Hello(version=1, grant="nonsense")).code == FAILURE_CODE_GRANT
+    assert len(node.sessions) == 0
+    assert not node.carrier.pools
+
+
+async def test_a_revoked_token_makes_no_session(node: NodeSessions) -> None:
+    """A revocation that came before the client did is remembered."""
+    node.grants.revoke(["t1"])
+    assert refusal(node, Hello(version=1, grant=node.grant("t1"))).code == FAILURE_CODE_REVOKED
+    assert len(node.sessions) == 0
+
+
+async def test_a_node_that_has_its_fill_of_sessions_says_so(make_node: MakeNode) -> None:
+    """The client is sent to another node; those that are here stay."""
+    node = make_node(max_sessions=1)
+    first = node.attach()
+    refused = refusal(node, Hello(version=1, grant=node.grant()))
+    assert refused.code == FAILURE_CODE_OVERLOADED
+    assert "another" in refused.message
+    assert first.lane.failed is None
+    assert node.attach(resume=first.welcome).welcome.resumed, "coming back takes no further place"
+
+
+async def test_a_data_lane_that_shows_the_secret_is_parked(node: NodeSessions) -> None:
+    """It belongs to its session's pool from then on, unanswered."""
+    client = node.attach()
+    lane = node.park(client.welcome)
+    assert node.carrier.pools[0].lanes == [lane]
+    assert not lane.said
+    assert not lane.closed
+
+
+@pytest.mark.parametrize("secret", [b"", b"x" * 32])
+async def test_a_data_lane_with_a_wrong_secret_is_refused(node: NodeSessions, secret: bytes) -> None:
+    """It is answered like an unknown session: nobody learns which ids exist."""
+    client = node.attach()
+    with pytest.raises(Refused) as wrong:
+        node.park(client.welcome, secret=secret)
+    node.sessions.revoke(["t1"])
+    with pytest.raises(Refused) as unknown:
+        node.park(client.welcome)
+    assert wrong.value.code == unknown.value.code == FAILURE_CODE_SESSION
+    assert wrong.value.message == unknown.value.message
+    assert not node.carrier.pools[0].lanes
+
+
+async def test_a_session_gets_no_more_lanes_than_it_was_told(make_node: MakeNode) -> None:
+    """Lanes with a visit count: `max_lanes` is all of them."""
+    node = make_node(max_lanes=3)
+    client = node.attach()
+    assert client.welcome.max_lanes == 3
+    node.park(client.welcome)
+    node.carrier.pools[0].busy = 2
+    with pytest.raises(Refused) as caught:
+        node.park(client.welcome)
+    assert caught.value.code == FAILURE_CODE_OVERLOADED
+
+
+async def test_a_client_that_comes_back_goes_on_with_its_session(node: NodeSessions, chain: Chain) -> None:
+    """Same session, same lanes; its tunnel is away with it and back with it, under the epoch it had."""
+    client = node.attach()
+    client.bind(chain)
+    node.park(client.welcome)
+    client.lose()
+    assert node.sessions.away == 1
+    assert node.table.live(chain.label) is None
+    again = node.attach(resume=client.welcome)
+    assert again.welcome.resumed
+    assert again.session is client.session
+    assert (again.welcome.session_id, again.welcome.session_secret) == (
+        client.welcome.session_id,
+        client.welcome.session_secret,
+    )
+    assert node.sessions.away == 0
+    tunnel = node.table.live(chain.label)
+    assert tunnel is not None
+    assert tunnel.epoch == 1
+    assert node.announced.news == [
+        ("bound", chain.label, 1),
+        ("withdrawn", chain.label, 1),
+        ("bound", chain.label, 1),
+    ]
+    assert len(node.carrier.pools) == 1
+    assert len(node.carrier.pools[0].lanes) == 1
+
+
+async def test_who_comes_back_while_the_old_connection_seems_alive_takes_over(node: NodeSessions, chain: Chain) -> None:
+    """The old control lane is closed, and nothing that it says or does afterwards has an effect."""
+    client = node.attach()
+    client.bind(chain)
+    again = node.attach(resume=client.welcome)
+    assert again.welcome.resumed
+    assert client.lane.closed
+    client.unbind(chain)
+    client.lose()
+    assert node.table.live(chain.label) is not None
+    assert node.sessions.away == 0
+    assert node.carrier.pools[0].control is again.lane
+
+
+@pytest.mark.parametrize("secret", [b"", b"x" * 32])
+async def test_a_wrong_secret_begins_a_new_session(node: NodeSessions, chain: Chain, secret: bytes) -> None:
+    """The session that was named is not touched."""
+    client = node.attach()
+    client.bind(chain)
+    client.welcome.session_secret, right = secret, client.welcome.session_secret
+    other = node.attach(resume=client.welcome)
+    assert not other.welcome.resumed
+    assert other.welcome.session_id != client.welcome.session_id
+    assert other.welcome.session_secret != right
+    assert not client.lane.closed
+    assert node.table.live(chain.label) is not None
+
+
+async def test_a_session_of_another_token_is_not_resumed(node: NodeSessions, chain: Chain) -> None:
+    """Its quota and its revocation are the other token's; the secret alone does not change hands."""
+    client = node.attach(node.grant("t1"))
+    client.bind(chain)
+    client.lose()
+    other = node.attach(node.grant("t2"), resume=client.welcome)
+    assert not other.welcome.resumed
+    assert other.session is not client.session
+    assert node.table.live(chain.label) is None
+
+
+async def test_a_session_is_judged_by_the_grant_that_was_shown_last(node: NodeSessions) -> None:
+    """A fresh grant may bring another quota."""
+    client = node.attach(node.grant(max_tunnels=1))
+    client.lose()
+    again = node.attach(node.grant(max_tunnels=2), resume=client.welcome)
+    assert again.session.max_tunnels == 2
+
+
+async def test_a_session_that_is_away_for_too_long_is_given_up(make_node: MakeNode, chain: Chain) -> None:
+    """Its tunnels are free, its visits are cut, and a client that comes later begins anew."""
+    node = make_node(resume_time=0.01)
+    client = node.attach()
+    client.bind(chain, unencrypted=True)
+    client.lose()
+    await until(lambda: len(node.sessions) == 0)
+    assert node.sessions.away == 0
+    assert node.carrier.pools[0].closed
+    assert node.raw_ports.account.held == 0
+    late = node.attach(resume=client.welcome)
+    assert not late.welcome.resumed
+    late.bind(chain, 2)
+
+
+async def test_a_session_that_came_back_is_not_given_up(make_node: MakeNode, chain: Chain) -> None:
+    """The time limit of an earlier absence has no effect on who is here."""
+    node = make_node(resume_time=0.01)
+    client = node.attach()
+    client.bind(chain)
+    client.lose()
+    again = node.attach(resume=client.welcome)
+    gone = node.attach()
+    gone.lose()
+    await until(lambda: len(node.sessions) == 1)
+    assert not again.lane.closed
+    assert node.table.live(chain.label) is not None
+
+
+async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, chain: Chain) -> None:
+    """GOAWAY: tunnels over, control lane closed without a reason, data lanes let go as they become idle."""
+    client = node.attach()
+    client.bind(chain)
+    client.leave()
+    assert len(node.sessions) == 0
+    assert node.table.live(chain.label) is None
+    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    assert client.lane.closed
+    assert client.lane.failed is None
+    assert node.carrier.pools[0].retired
+    assert not node.carrier.pools[0].closed, "visits in progress may finish"
+    client.lose()
+    assert node.sessions.away == 0
+
+
+async def test_visits_of_a_tunnel_that_was_closed_may_finish_for_a_while(make_node: MakeNode, chain: Chain) -> None:
+    """After UNBIND they have `leave_grace`; then they are cut."""
+    node = make_node(leave_grace=0.01)
+    client = node.attach()
+    client.bind(chain)
+    visit = FakeVisit()
+    tunnel = node.table.live(chain.label)
+    assert tunnel is not None
+    tunnel.visits.add(visit)
+    client.unbind(chain)
+    assert not visit.is_cut
+    await until(lambda: visit.is_cut)
+
+
+async def test_revoking_a_token_ends_its_sessions_and_no_other(node: NodeSessions) -> None:
+    """Each is told why; tunnels and visits are over, also of one that is away."""
+    mine, away, other = node.attach(node.grant("t1")), node.attach(node.grant("t1")), node.attach(node.grant("t2"))
+    chains = [new_chain() for _ in range(3)]
+    for client, chain in zip((mine, away, other), chains, strict=True):
+        client.bind(chain)
+    away.lose()
+    node.sessions.revoke(["t1", "t5"])
+    assert mine.lane.failed is not None
+    assert mine.lane.failed.code == FAILURE_CODE_REVOKED
+    assert other.lane.failed is None
+    assert len(node.sessions) == 1
+    assert node.sessions.away == 0
+    assert [tunnel.label for tunnel in node.table.all_live()] == [chains[2].label]
+    assert [pool.closed for pool in node.carrier.pools] == [True, True, False]
+
+
+async def test_a_revoked_session_cannot_be_resumed(node: NodeSessions) -> None:
+    """Neither with the old grant nor by its secret alone."""
+    client = node.attach()
+    node.grants.revoke(["t1"])
+    node.sessions.revoke(["t1"])
+    welcome = client.welcome
+    hello = Hello(version=1, grant=node.grant(), session_id=welcome.session_id, session_secret=welcome.session_secret)
+    assert refusal(node, hello).code == FAILURE_CODE_REVOKED
+    assert not node.attach(node.grant("t2"), resume=welcome).welcome.resumed
+
+
+async def test_a_node_that_stops_asks_its_clients_to_leave(node: NodeSessions, chain: Chain) -> None:
+    """GOAWAY to each; what they have works on, and new clients are sent elsewhere."""
+    client = node.attach()
+    client.bind(chain)
+    node.sessions.ask_to_leave()
+    assert client.lane.take(Goaway).failure.code == FAILURE_CODE_SHUTDOWN
+    assert not client.lane.closed
+    assert node.table.live(chain.label) is not None
+    assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_SHUTDOWN
+    node.park(client.welcome)
+    client.bind(chain, 2)
+
+
+async def test_a_node_that_has_stopped_tells_who_is_left(node: NodeSessions, chain: Chain) -> None:
+    """FAIL with SHUTDOWN, so that they attach elsewhere at once; tunnels, ports and visits are over."""
+    client = node.attach()
+    client.bind(chain, unencrypted=True)
+    node.sessions.close()
+    assert client.lane.failed is not None
+    assert client.lane.failed.code == FAILURE_CODE_SHUTDOWN
+    assert len(node.sessions) == 0
+    assert len(node.table) == 0
+    assert node.raw_ports.account.held == 0
+    assert node.carrier.pools[0].closed
+    client.lose()
+    assert node.sessions.away == 0
+    node.sessions.close()
