@@ -1,8 +1,9 @@
 """A fake node and a fake registry of one CA, the environment that leads to them, and an engine that is stopped."""
 
+import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,62 @@ def environment(
         monkeypatch.setenv(name, value)
     yield values
     thread.stop_engine()
+
+
+class Log(logging.Handler):
+    """What the client logs, from INFO up; a test can wait for a line."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[tuple[int, str]] = []
+        self._changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self.lines.append((record.levelno, record.getMessage()))
+            self._changed.notify_all()
+
+    def wait(self, level: int, text: str) -> None:
+        """Until a line of this level has `text` in it. Raises AssertionError."""
+
+        def there() -> bool:
+            return any(at == level and text in line for at, line in self.lines)
+
+        with self._changed:
+            assert self._changed.wait_for(there, 15), f"never logged: {text!r}; logged: {self.lines}"
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    handler = Log()
+    logger = logging.getLogger("portway")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+Exchange = Callable[[FakeNode, str, bytes], bytes]
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    """What a visitor of a host gets back that sends a message and half-closes."""
+
+    def visit(node: FakeNode, host: str, message: bytes) -> bytes:
+        visitor, ended = node.visit(host.partition(".")[0])
+        with visitor:
+            visitor.sendall(message)
+            visitor.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := visitor.recv(65536):
+                answer += piece
+        ended.result(15)
+        return answer
+
+    return visit
 
 
 class EchoServer:

@@ -64,8 +64,13 @@ class FakeNode:
         self.tunnels: dict[str, FakeTunnel] = {}
         self.refuse_hello: lane_pb2.Failure | None = None
         self.refuse_bind: lane_pb2.Failure | None = None
+        self.refuse_park: lane_pb2.Failure | None = None
         self.silent = False  # takes connections and answers nothing
         self.resumes = True
+        self.lose_answers = 0  # so many BINDs are taken and the connection dropped instead of the answer
+        self.ignore_binds = False
+        self.clock_offset = 0.0  # seconds its clock is ahead of everybody else's
+        self.via: int | None = None  # the port that a registry names for it, in front of its own
         self._tls = ServerTls(tls.certificate, tls.key, alpn=LINK_ALPN)
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,6 +109,10 @@ class FakeNode:
 
     def count(self, what: str) -> int:
         return sum(1 for event in self.events if event[0] == what)
+
+    def epochs(self, label: str) -> list[int]:
+        """Those it bound the label with, in order."""
+        return [event[2] for event in self.events if event[0] == "bind" and event[1] == label]
 
     def drop_connections(self) -> None:
         """Reset every control lane and data lane."""
@@ -224,8 +233,13 @@ class FakeNode:
         if frame_type == FrameType.PARK:
             park = lane_pb2.Park.FromString(payload)
             session = self.sessions.get(park.session_id)
+            refusal = self.refuse_park
             if session is None or session.secret != park.session_secret:
-                lane.fail(lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SESSION).SerializeToString())
+                refusal = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SESSION)
+            if session is None or refusal is not None:
+                assert refusal is not None
+                lane.fail(refusal.SerializeToString())
+                self.happened("park refused")
             else:
                 session.pool.park(lane)
                 self.happened("park")
@@ -254,7 +268,7 @@ class FakeNode:
             session_id=session.id,
             session_secret=session.secret,
             resumed=resumed,
-            node_time_ms=int(time.time() * 1000),
+            node_time_ms=int((time.time() + self.clock_offset) * 1000),
             node=self.name,
             region=self.region,
             resume_seconds=60,
@@ -282,11 +296,15 @@ class FakeNode:
     def _bind(self, session: FakeSession, bind: lane_pb2.Bind) -> None:
         lane = session.control
         assert lane is not None
+        if self.ignore_binds:
+            self.happened("bind ignored", bind.label, bind.epoch)
+            return
         known = self.tunnels.get(bind.label)
         failure = self.refuse_bind
         if failure is None and not verify_proof(bind.label, bind.epoch, bind.proof):
             failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_PROOF)
-        if failure is None and known is not None and known.epoch >= bind.epoch:
+        again = known is not None and known.session is session and known.epoch == bind.epoch
+        if failure is None and known is not None and known.epoch >= bind.epoch and not again:
             failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH)
         if failure is not None:
             refused = lane_pb2.BindRefused(request=bind.request, failure=failure)
@@ -305,7 +323,11 @@ class FakeNode:
             unencrypted_port=20001 if raw else 0,
             ticket=ticket,
         )
-        lane.send(FrameType.BOUND, bound.SerializeToString())
+        if self.lose_answers:
+            self.lose_answers -= 1
+            lane.abort()
+        else:
+            lane.send(FrameType.BOUND, bound.SerializeToString())
         self.happened("bind", bind.label, bind.epoch)
 
     def lost(self, session: FakeSession, lane: Lane, error: CarrierError) -> None:

@@ -63,7 +63,11 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         self.locates += 1
         nodes = [
             types_pb2.NodeInfo(
-                name=node.name, region=node.region, host="127.0.0.1", port=node.port, server_name=node.server_name
+                name=node.name,
+                region=node.region,
+                host="127.0.0.1",
+                port=node.via or node.port,
+                server_name=node.server_name,
             )
             for node in self.nodes
             if request.region in ("", node.region)
