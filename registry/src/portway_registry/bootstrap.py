@@ -81,14 +81,19 @@ def _write_new(path: Path, text: str) -> bool:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            # A link fails where a rename would replace what is there.
-            os.link(draft, path)
+            return _link(draft, path)
         finally:
             draft.unlink()
-    except FileExistsError:
-        return False
     except OSError as error:
         raise ConfigError(f"cannot write --admin-token-file {path}: {error.strerror}") from error
+
+
+def _link(draft: Path, path: Path) -> bool:
+    """A link fails where a rename would replace what is there."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
     return True
 
 
