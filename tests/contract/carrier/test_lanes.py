@@ -18,7 +18,7 @@ from portway_proto.carry.errors import (
 )
 from portway_proto.wire.frames import FrameType, RefusalReason, encode_frame
 from portway_proto.wire.lane import Side
-from portway_testkit.carriers import Recorder, listener, until
+from portway_testkit.carriers import Recorder, broken_off, listener, reset, until
 
 
 async def test_control_frames_arrive_whole_and_in_order(link) -> None:
@@ -126,7 +126,7 @@ async def test_a_reset_without_an_answer_closes_the_lane(make_link, authority, m
     visitor = socket.create_connection((address.host, address.port))
     opened = await reader.readexactly(4)
     assert opened[0] == FrameType.OPEN
-    visitor.close()
+    reset(visitor)
     while await reader.read(65536):
         pass
     assert (await link.end()).outcome in (Outcome.VISITOR_LOST, Outcome.RESET)
@@ -330,7 +330,7 @@ async def test_a_visitor_that_leaves_is_reset_over_the_hop(make_link) -> None:
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"x")
-        await reader.read()
+        assert await broken_off(reader) == b""
         gone.set()
         writer.close()
 
@@ -339,8 +339,7 @@ async def test_a_visitor_that_leaves_is_reset_over_the_hop(make_link) -> None:
     address = near.visitors()
     visitor = socket.create_connection((address.host, address.port))
     assert await asyncio.to_thread(visitor.recv, 1) == b"x"
-    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    visitor.close()
+    reset(visitor)
     await gone.wait()
     server.close()
     await far.settled()

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from portway_proto.carry.contract import (
     VisitEnd,
 )
 from portway_proto.carry.errors import CarrierError
+from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 
@@ -64,6 +66,27 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+def reset(end: socket.socket | asyncio.StreamWriter) -> None:
+    """Break off with a reset: a mere close looks like a half-close to the other end."""
+    sock = end if isinstance(end, socket.socket) else end.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(end, socket.socket):
+        end.close()
+    else:
+        end.transport.abort()
+
+
+async def broken_off(reader: asyncio.StreamReader) -> bytes:
+    """What came before the other end broke off; an error when it ended in order."""
+    received = bytearray()
+    try:
+        while data := await reader.read(1 << 16):
+            received += data
+    except ConnectionResetError:
+        return bytes(received)
+    raise AssertionError(f"it ended in order, after {len(received)} bytes")
+
+
 def listener() -> socket.socket:
     sock = socket.create_server(("127.0.0.1", 0), backlog=256)
     sock.setblocking(False)
@@ -77,6 +100,7 @@ class CarrierLink:
         self.node = node
         self.client = client
         self.table: dict[str, LocalService] = {}
+        self.joined: list[Visit] = []
         self.ends: list[tuple[Visit, VisitEnd]] = []
         self.lost: list[CarrierError] = []
         self.lanes: list[Lane] = []
@@ -110,7 +134,7 @@ class CarrierLink:
         """A public address: each who connects is joined to the pool."""
 
         async def join(sock: socket.socket) -> None:
-            self.node.join(self.node.accept(sock, tls), self.pool, opening, self.ended)
+            self.joined.append(self.node.join(self.node.accept(sock, tls), self.pool, opening, self.ended))
 
         return self._listen(join)
 
@@ -171,7 +195,7 @@ class CarrierLink:
             await events.until(news)
             for frame_type, payload in events.frames[seen:]:
                 if frame_type == FrameType.WANT:
-                    self.serving.want(payload[1])
+                    self.serving.want(lane_pb2.Want.FromString(payload).lanes)
             seen = len(events.frames)
 
     async def _until(self, condition: Callable[[], bool]) -> None:

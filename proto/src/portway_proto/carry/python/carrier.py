@@ -4,9 +4,8 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 from portway_proto.carry.contract import (
     Address,
@@ -25,7 +24,9 @@ from portway_proto.carry.contract import (
     Stream,
     VisitEnded,
 )
-from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed, TlsSettingsError
+from portway_proto.carry.errors import CarrierError, ConnectionLost, TlsSettingsError
+from portway_proto.carry.python import establish
+from portway_proto.carry.python.connection import Connection
 from portway_proto.carry.python.joined import JoinedVisit
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.pool import PyPool
@@ -42,6 +43,9 @@ from portway_proto.wire.lane import Side
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+
+# Two suffice for plain TCP, four for TLS on either loop; one that takes more is not waited for.
+_TURNS_TO_CLOSE = 20
 
 
 class _NoEvents:
@@ -65,19 +69,18 @@ class PythonCarrier:
         self.loop = asyncio.get_running_loop()
         self.limits = limits
         self.tasks = Tasks("carrier")
-        self.streams: set[PyStream] = set()
-        self.lanes: set[PyLane] = set()
-        self.closing: set[PyLane] = set()  # over for their owners, not yet for the kernel
+        self.connections: set[Connection] = set()  # all that have a transport, those that are closing among them
+        self.streams: set[PyStream] = set()  # not yet over for their owners, those that are not yet up among them
+        self.lanes: set[PyLane] = set()  # not yet over for their owners
         self.pools: set[PyPool] = set()
         self._visits: set[RunningVisit] = set()
-        self._counters = Counters()
+        self.totals = Counters()  # of visits that have ended
         self._contexts = Contexts()
         self._sweep = Sweep(self)
 
     @property
     def counters(self) -> Counters:
-        """The ended visits' bytes were added up; those that run are read now."""
-        total = self._counters
+        total = self.totals
         running_in = running_out = 0
         for visit in self._visits:
             running_in += visit.to_lane
@@ -96,73 +99,30 @@ class PythonCarrier:
     def accept(self, sock: socket.socket, tls: ServerTls | None) -> Stream:
         try:
             context = self._contexts.of(tls) if tls is not None else None
-            name = sock.getpeername()
         except TlsSettingsError:
             sock.close()
             raise
-        except OSError:
-            name = ("", 0)
-        stream = PyStream(self, Address(name[0], name[1]), tls=tls is not None)
-        self.streams.add(stream)
-        self.tasks.spawn(self._accept(stream, sock, context), name="handshake")
+        stream = PyStream(self, _peer_of(sock), tls=tls is not None)
+        stream.opening = self.tasks.spawn(establish.accept(self, stream, sock, context), name="accept")
         return stream
 
-    async def _accept(self, stream: PyStream, sock: socket.socket, context: ssl.SSLContext | None) -> None:
-        sock.setblocking(False)
-        timeouts: dict[str, Any] = self._timeouts() if context is not None else {}
-        try:
-            await self.loop.connect_accepted_socket(lambda: stream, sock, ssl=context, **timeouts)
-        except (OSError, asyncio.CancelledError) as error:
-            sock.close()
-            self._counters.handshakes_failed += 1
-            stream.failed(_handshake_error(error))
-            if isinstance(error, asyncio.CancelledError):
-                raise
-        else:
-            self._counters.handshakes += context is not None
-
-    def connect(self, address: Address, tls: ClientTls | None) -> Stream:
+    def connect(self, address: Address, tls: ClientTls | None) -> PyStream:
         context = self._contexts.of(tls) if tls is not None else None
         stream = PyStream(self, address, tls=tls is not None)
-        self.streams.add(stream)
-        self.tasks.spawn(self._connect(stream, address, tls, context), name=f"connect to {address}")
+        stream.opening = self.tasks.spawn(establish.connect(self, stream, tls, context), name=f"connect to {address}")
         return stream
-
-    async def _connect(
-        self, stream: PyStream, address: Address, tls: ClientTls | None, context: ssl.SSLContext | None
-    ) -> None:
-        timeouts: dict[str, Any] = self._timeouts() if context is not None else {}
-        if tls is not None:
-            timeouts["server_hostname"] = tls.server_name
-        try:
-            async with asyncio.timeout(self.limits.handshake):
-                await self.loop.create_connection(lambda: stream, address.host, address.port, ssl=context, **timeouts)
-        except (ssl.SSLError, ConnectionAbortedError) as error:
-            stream.failed(_handshake_error(error))
-        except TimeoutError:
-            stream.failed(ConnectFailed(f"{address} did not answer within {self.limits.handshake:g} s"))
-        except OSError as error:
-            stream.failed(ConnectFailed(f"{address}: {error.strerror or error}"))
-        except asyncio.CancelledError:
-            stream.failed(ConnectionLost("closed here", clean=True))
-            raise
-
-    def _timeouts(self) -> dict[str, Any]:
-        return {"ssl_handshake_timeout": self.limits.handshake, "ssl_shutdown_timeout": self.limits.linger}
 
     def lane(self, stream: Stream, side: Side, events: LaneEvents) -> PyLane:
         assert isinstance(stream, PyStream)
         transport = stream.transport
-        if transport is None:
-            raise stream.lost or ConnectionLost("the stream is not ready")
-        lane = PyLane(self, transport, stream.peer, side, events)
-        self.streams.discard(stream)
+        if stream.lost is not None or transport is None or transport.is_closing():
+            stream.abort()
+            raise stream.lost or ConnectionLost("the connection was lost before it was framed")
+        lane = PyLane(self, transport, stream.peer, side, events, tls=stream.tls)
         self.lanes.add(lane)
-        self._counters.lanes_opened += 1
+        self.totals.lanes_opened += 1
         transport.set_protocol(lane)
-        held = stream.take_held()
-        stream.resume_source()
-        for data in held:
+        for data in stream.give_to(lane):
             lane.data_received(bytes(data))
         return lane
 
@@ -203,7 +163,6 @@ class PythonCarrier:
     def finish(self, stream: Stream, data: bytes) -> None:
         assert isinstance(stream, PyStream)
         stream.finish(data)
-        self.loop.call_later(self.limits.linger, stream.abort)
 
     async def close(self) -> None:
         self._sweep.close()
@@ -211,20 +170,22 @@ class PythonCarrier:
             pool.close()
         for lane in list(self.lanes):
             lane.abort()
-        for lane in list(self.closing):
-            lane.transport.abort()
         for stream in list(self.streams):
             stream.abort()
         await self.tasks.close()
-        # Transports tell their protocols of the end on the next turn of the loop; sockets close the turn after.
-        for _ in range(3):
+        for connection in list(self.connections):
+            connection.drop()
+        # Transports tell their protocols of the end on a later turn of the loop, and close their sockets on the next.
+        turns = _TURNS_TO_CLOSE
+        while turns and self.connections:
             await asyncio.sleep(0)
+            turns -= 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     def abandon(self) -> None:
-        transports = [stream.transport for stream in self.streams] + [
-            lane.transport for lane in self.lanes | self.closing
-        ]
-        for transport in transports:
+        for connection in self.connections:
+            transport = connection.transport
             sock = transport.get_extra_info("socket") if transport is not None else None
             if sock is not None and sock.fileno() >= 0:
                 os.close(sock.fileno())
@@ -233,18 +194,18 @@ class PythonCarrier:
 
     def lane_gone(self, lane: PyLane) -> None:
         self.lanes.discard(lane)
-        self._counters.lanes_closed += 1
+        self.totals.lanes_closed += 1
 
     def visit_begins(self, visit: RunningVisit) -> None:
         self._visits.add(visit)
-        self._counters.visits_started += 1
+        self.totals.visits_started += 1
 
     def visit_over(self, visit: RunningVisit) -> None:
         if visit in self._visits:
             self._visits.discard(visit)
-            self._counters.visits_ended += 1
-            self._counters.bytes_in += visit.to_lane
-            self._counters.bytes_out += visit.from_lane
+            self.totals.visits_ended += 1
+            self.totals.bytes_in += visit.to_lane
+            self.totals.bytes_out += visit.from_lane
 
     def call_safely(self, callback: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
         """Call what an owner gave us; its failure is logged and stays its own."""
@@ -254,11 +215,9 @@ class PythonCarrier:
             logger.exception("a callback failed")
 
 
-def _handshake_error(error: BaseException) -> CarrierError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HandshakeFailed(f"the peer's certificate is not trusted: {error.verify_message}", untrusted=True)
-    if isinstance(error, ssl.SSLError):
-        return HandshakeFailed(f"TLS: {error.reason or error}")
-    if isinstance(error, asyncio.CancelledError):
-        return ConnectionLost("closed here", clean=True)
-    return HandshakeFailed(f"the connection ended during the handshake: {error}")
+def _peer_of(sock: socket.socket) -> Address:
+    try:
+        name = sock.getpeername()
+    except OSError:  # gone already; the stream tells
+        return Address("", 0)
+    return Address(name[0], name[1]) if isinstance(name, tuple) else Address("", 0)

@@ -8,6 +8,7 @@ from typing import Final
 
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 _ALIVE: Final = (1, 4, 5, 8)  # ESTABLISHED, FIN_WAIT1 and 2 (we ended), CLOSE_WAIT (the peer ended, in order)
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 # struct tcp_info of linux/tcp.h: eight bytes, then u32 fields; these are the indexes of those.
 _FIELDS: Final = struct.Struct("=8B13I")
 _UNACKED, _LAST_DATA_RECV, _LAST_ACK_RECV = 8 + 4, 8 + 11, 8 + 12
@@ -21,7 +22,7 @@ KEEPALIVE_COUNT: Final = 4
 class TcpState:
     """`silent` is how long, in seconds, the peer has neither sent nor acknowledged anything."""
 
-    gone: bool  # the peer ended or reset the connection, and nothing more can come
+    gone: bool  # the peer reset the connection, or the kernel gave it up
     unacknowledged: bool
     silent: float
 
@@ -33,13 +34,15 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
         return None
     try:
         raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _FIELDS.size)
+        if len(raw) < _FIELDS.size:
+            return None
+        fields = _FIELDS.unpack(raw)
+        # One that both sides ended in order is as closed to the kernel as a reset one, and may still hold unread bytes.
+        gone = fields[0] not in _ALIVE and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
     except OSError:
         return None
-    if len(raw) < _FIELDS.size:
-        return None
-    fields = _FIELDS.unpack(raw)
     silent = min(fields[_LAST_DATA_RECV], fields[_LAST_ACK_RECV]) / 1000
-    return TcpState(fields[0] not in _ALIVE, fields[_UNACKED] > 0, silent)
+    return TcpState(gone, fields[_UNACKED] > 0, silent)
 
 
 def prepare(transport: BaseTransport) -> None:
@@ -56,3 +59,13 @@ def prepare(transport: BaseTransport) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
     except OSError:
         pass  # the connection is gone already; its protocol is told by itself
+
+
+def reset_on_close(transport: BaseTransport) -> None:
+    """Whoever is at the other end shall see that it was broken off, not ended."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        except OSError:
+            pass  # it is gone already

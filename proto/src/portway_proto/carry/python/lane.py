@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from portway_proto.carry.contract import Address, LaneEvents
 from portway_proto.carry.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
+from portway_proto.carry.python.connection import Connection
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import (
     Bytes,
@@ -56,8 +57,8 @@ class LaneVisit(Protocol):
         """The far side sends no more."""
         ...
 
-    def lane_reset(self) -> None:
-        """The far side gave up; the answer was sent."""
+    def lane_reset(self, in_order: bool) -> None:
+        """The far side gave up; the answer was sent. `in_order`: after its END, all that it sent has come."""
         ...
 
     def lane_lost(self, error: CarrierError) -> None: ...
@@ -69,13 +70,41 @@ class LaneVisit(Protocol):
     def lane_resumed(self) -> None: ...
 
 
-class PyLane(asyncio.Protocol):
+class PyLane(Connection):
     """Both the contract's Lane and the asyncio protocol of its connection."""
 
+    __slots__ = (
+        "_early_size",
+        "_events",
+        "_reader",
+        "_stalled",
+        "closed",
+        "early",
+        "heard",
+        "opening",
+        "pings",
+        "pool",
+        "quiet_since",
+        "received_bytes",
+        "reset_at",
+        "retiring",
+        "sent_bytes",
+        "sink",
+        "state",
+        "visit",
+    )
+
     def __init__(
-        self, carrier: "PythonCarrier", transport: asyncio.Transport, peer: Address, side: Side, events: LaneEvents
+        self,
+        carrier: "PythonCarrier",
+        transport: asyncio.Transport,
+        peer: Address,
+        side: Side,
+        events: LaneEvents,
+        *,
+        tls: bool,
     ) -> None:
-        self.carrier = carrier
+        super().__init__(carrier, peer, tls=tls)
         self.state = LaneState(side)
         self.pool: PyPool | None = None
         self.visit: LaneVisit | None = None
@@ -89,40 +118,23 @@ class PyLane(asyncio.Protocol):
         self.quiet_since = carrier.loop.time()
         self.pings = 0
         self.reset_at: float | None = None
-        self.writes_paused = False
-        self.closed = False
-        self._transport = transport
-        self._peer = peer
+        self.closed = False  # for its owner; the transport may still be closing
         self._events: LaneEvents | None = events
         self._reader = FrameReader()
         self._early_size = 0
-        self._reads_paused = False
-        self._error: CarrierError | None = None
-
-    @property
-    def peer(self) -> Address:
-        return self._peer
-
-    @property
-    def transport(self) -> asyncio.Transport:
-        return self._transport
-
-    @property
-    def reads_paused(self) -> bool:
-        return self._reads_paused
+        self._stalled = False  # not read, because the peer does not read
+        self.attach(transport)
 
     # The contract.
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
-        frame = encode_frame(frame_type, payload)
-        if not self.closed:
-            self._transport.write(frame)
+        self._write(encode_frame(frame_type, payload))
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
         if self.opening is None or self.closed:
             return
         self.opening = None
-        self._transport.write(self.state.refuse(reason, message))
+        self._write(self.state.refuse(reason, message))
         self.settle()
 
     def fail(self, payload: bytes) -> None:
@@ -131,58 +143,54 @@ class PyLane(asyncio.Protocol):
 
     def close(self) -> None:
         if not self.closed:
-            self._gone(ConnectionLost("closed here", clean=True))
-            self._close_transport()
+            self._over(ConnectionLost("closed here", clean=True))
+            self.shut()
 
     def abort(self, error: CarrierError | None = None) -> None:
         if not self.closed:
-            self._gone(error or ConnectionLost("dropped here"))
-            self._transport.abort()
+            self._over(error or ConnectionLost("dropped here"))
+        self.drop()
 
     def taken_by(self, pool: "PyPool") -> None:
         """From now on a pool is told what its events were told."""
         self.pool = pool
         self._events = None
 
+    @property
+    def usable(self) -> bool:
+        """Whether an OPEN on it can arrive."""
+        return not self.closed and self.transport is not None and not self.transport.is_closing()
+
     # What a visit asks of it; the first three are its stream's Partner.
 
     def carry(self, data: Bytes) -> None:
-        size = len(data)
+        transport, size = self.transport, len(data)
+        if transport is None:
+            return
         self.sent_bytes += size
         if size <= _JOINED_WRITE:
-            self._transport.write(data_header(size) + data)
+            transport.write(data_header(size) + data)
             return
         view = memoryview(data)
         for start in range(0, size, MAX_DATA):
             piece = view[start : start + MAX_DATA]
-            self._transport.write(data_header(len(piece)))
-            self._transport.write(piece)
-
-    def pause_source(self) -> None:
-        if not self._reads_paused:
-            self._reads_paused = True
-            self._transport.pause_reading()
-
-    def resume_source(self) -> None:
-        if self._reads_paused:
-            self._reads_paused = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            transport.writelines((data_header(len(piece)), piece))
 
     def begin(self, visit: LaneVisit, opening: Opening, first: list[Bytes]) -> None:
         """Opener: OPEN, and what the visitor has sent already, in one write."""
         self.visit = visit
+        self._stall(False)
         self.sent_bytes = self.received_bytes = 0
         parts: list[Bytes] = [self.state.open(opening)]
         for data in first:
             self.sent_bytes += len(data)
             parts += [data_header(len(data)), data]
-        self._transport.write(b"".join(parts))
+        self._write(b"".join(parts))
 
     def accept(self, sink: Callable[[Bytes], None]) -> None:
         """Acceptor: OPENED, and what the opener has sent already goes to `sink`."""
         self.opening = None
-        self._transport.write(self.state.opened())
+        self._write(self.state.opened())
         early, self.early, self._early_size = self.early, [], 0
         for data in early:
             sink(data)
@@ -190,7 +198,7 @@ class PyLane(asyncio.Protocol):
 
     def send_end(self) -> None:
         if self.state.sends and not self.closed:
-            self._transport.write(self.state.end())
+            self._write(self.state.end())
             self.settle()
 
     def send_reset(self) -> None:
@@ -198,7 +206,7 @@ class PyLane(asyncio.Protocol):
         if self.closed or self.state.idle:
             return
         if self.state.sent is not Ending.RESET:
-            self._transport.write(self.state.reset())
+            self._write(self.state.reset())
         self.sink = None
         self.opening = None
         if self.state.awaits_answer:
@@ -219,7 +227,8 @@ class PyLane(asyncio.Protocol):
         self.opening = None
         self.early, self._early_size = [], 0
         self.reset_at = None
-        self.resume_source()
+        if not self._stalled:
+            self.resume_source()
         if self.pool is not None:
             self.carrier.loop.call_soon(self._give_back, self.state.number)
 
@@ -238,6 +247,8 @@ class PyLane(asyncio.Protocol):
             return
         try:
             for frame_type, payload in self._reader.feed(data):
+                if self.closed:
+                    return
                 if frame_type == _DATA:
                     sink = self.sink
                     if sink is not None:
@@ -247,27 +258,42 @@ class PyLane(asyncio.Protocol):
                         self._data_without_sink(payload)
                 else:
                     self._frame(frame_type, payload)
-                if self.closed:
-                    return
         except RemoteProtocolError as error:
             self.abort(ProtocolViolation(str(error)))
 
     def eof_received(self) -> bool:
+        self.linger()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.carrier.closing.discard(self)
-        self._gone(ConnectionLost(f"the connection was lost: {error}" if error else "the peer closed it"))
+        self.detach()
+        self._over(ConnectionLost(f"the connection was lost: {error}" if error else "the peer closed it"))
 
     def pause_writing(self) -> None:
         self.writes_paused = True
         if self.visit is not None:
             self.visit.lane_paused()
+        elif self._events is not None:
+            self._stall(True)
 
     def resume_writing(self) -> None:
         self.writes_paused = False
+        self._stall(False)
         if self.visit is not None:
             self.visit.lane_resumed()
+
+    def _stall(self, stalled: bool) -> None:
+        """A peer that asks and does not read the answers is not read either."""
+        if stalled is not self._stalled:
+            self._stalled = stalled
+            if stalled:
+                self.pause_source()
+            else:
+                self.resume_source()
+
+    def _write(self, raw: bytes) -> None:
+        if self.transport is not None and not self.closed:
+            self.transport.write(raw)
 
     def _data_without_sink(self, payload: Bytes) -> None:
         take = self.state.takes
@@ -283,22 +309,24 @@ class PyLane(asyncio.Protocol):
         if frame_type in VISIT_FRAMES:
             self._visit_frame(frame_type, payload)
         elif frame_type == FrameType.PING:
-            self._transport.write(encode_frame(FrameType.PONG, bytes(payload)))
+            if not self.writes_paused:  # what waits to be sent is sign enough, and a flood of PINGs costs nothing
+                self._write(encode_frame(FrameType.PONG, bytes(payload)))
         elif frame_type == FrameType.PONG:
             pass  # having been heard is all
-        elif frame_type == FrameType.RETIRE:
+        elif frame_type == FrameType.RETIRE and self.state.side is Side.OPENER:
             self.retiring = True
             if self.pool is not None and self.state.idle:
                 self.pool.lane_retires(self)
         elif frame_type == FrameType.FAIL:
-            self._gone(PeerFailed(bytes(payload)))
-            self._close_transport()
-        elif self._events is not None:
+            self._over(PeerFailed(bytes(payload)))
+            self.shut()
+        elif self._events is not None and frame_type != FrameType.RETIRE:
             self._later(self._events.frame_received, self, frame_type, bytes(payload))
         else:
-            raise RemoteProtocolError(f"frame 0x{frame_type:02x} on a data lane")
+            raise RemoteProtocolError(f"frame 0x{frame_type:02x} out of place")
 
     def _visit_frame(self, frame_type: int, payload: Bytes) -> None:
+        in_order = self.state.received is Ending.END
         event = self.state.receive(frame_type, payload)
         visit = self.visit
         if isinstance(event, VisitOpening):
@@ -318,10 +346,10 @@ class PyLane(asyncio.Protocol):
             self.sink = None
             self.opening = None
             if event.answer:
-                self._transport.write(event.answer)
+                self._write(event.answer)
             if visit is not None:
                 self.visit = None
-                visit.lane_reset()
+                visit.lane_reset(in_order)
         self.settle()
 
     def _opening(self, opening: Opening) -> None:
@@ -334,7 +362,7 @@ class PyLane(asyncio.Protocol):
         else:
             self.refuse(RefusalReason.NOT_HERE)
 
-    def _gone(self, error: CarrierError) -> None:
+    def _over(self, error: CarrierError) -> None:
         if self.closed:
             return
         self.closed = True
@@ -349,12 +377,6 @@ class PyLane(asyncio.Protocol):
             self.pool.lane_gone(self, error)
         if self._events is not None:
             self._later(self._events.lane_closed, self, error)
-
-    def _close_transport(self) -> None:
-        """TLS waits for the peer's goodbye; until then the carrier must be able to drop it."""
-        self.carrier.closing.add(self)
-        if not self._transport.is_closing():  # asyncio's of Python 3.11 cannot be aborted after a second close
-            self._transport.close()
 
     def _later(self, callback: Callable[..., None], *arguments: object) -> None:
         self.carrier.loop.call_soon(self._call, callback, arguments)

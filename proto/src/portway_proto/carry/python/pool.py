@@ -113,7 +113,7 @@ class PyPool:
         """An idle lane for this visit, now; None: it waits, or is told `no_lane`."""
         while self.idle:
             lane, _ = self.idle.popitem()
-            if not lane.closed and not lane.transport.is_closing():
+            if lane.usable:
                 self._used()
                 return lane
         can_ask = self.spares is not None or (self._control is not None and not self._control.closed)

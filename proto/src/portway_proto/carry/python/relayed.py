@@ -98,7 +98,7 @@ class LaneStream:
         if self.owner is not None:
             self.owner.stream_ended()
 
-    def lane_reset(self) -> None:
+    def lane_reset(self, in_order: bool) -> None:
         self.lane_lost(ConnectionLost("the opener broke off"))
 
     def lane_lost(self, error: CarrierError) -> None:

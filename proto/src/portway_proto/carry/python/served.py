@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from portway_proto.carry.contract import Address, LocalService, Outcome, ServeEvents
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.python import establish
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.visit import RunningVisit
-from portway_proto.wire.frames import Opening, RefusalReason
+from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.lane import Ending
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ServedVisit(RunningVisit):
         self._service = service
         self._events = events
         self._dial: asyncio.Task[None] | None = None
+        self._owed: list[Bytes] | None = None  # of a visitor that ended and left while the local server was dialled
 
     def start(self) -> None:
         assert self.lane is not None
@@ -44,29 +46,24 @@ class ServedVisit(RunningVisit):
         failures = []
         for host in hosts:
             stream = PyStream(self.carrier, Address(host, self._service.port), tls=False)
-            self.carrier.streams.add(stream)
-            try:
-                async with asyncio.timeout(self.carrier.limits.handshake):
-                    await self.carrier.loop.create_connection(lambda s=stream: s, host, self._service.port)  # type: ignore[misc]
-            except (OSError, TimeoutError) as error:
-                failures.append(f"{Address(host, self._service.port)}: {error or 'timed out'}")
-                self.carrier.streams.discard(stream)
-            except asyncio.CancelledError:
-                stream.abort()
-                raise
-            else:
+            await establish.connect(self.carrier, stream)
+            if stream.lost is None:
                 self._dial = None
                 self._connected(stream)
                 return
+            failures.append(str(stream.lost))
         self._dial = None
         self._refuse("; ".join(failures))
 
     def _connected(self, stream: PyStream) -> None:
         lane = self.lane
-        if lane is None or lane.opening is None or stream.transport is None:
+        if self._owed is not None:
+            for data in self._owed:
+                stream.send(data)
+            stream.close()
+            return
+        if lane is None or lane.opening is None:
             stream.abort()
-            if lane is not None and lane.opening is not None:
-                self._refuse("the local server closed the connection at once")
             return
         self.stream = stream
         stream.owner = self
@@ -83,16 +80,17 @@ class ServedVisit(RunningVisit):
 
     def _refuse(self, message: str) -> None:
         lane = self.lane
+        if self.over or lane is None:
+            return
         self.over = True
-        if lane is not None:
-            self._leave_lane(lane)
-            lane.refuse(RefusalReason.UNREACHABLE, message)
+        self._leave_lane(lane)
+        lane.refuse(RefusalReason.UNREACHABLE, message)
         self.carrier.visit_over(self)
         if self._events is not None:
             self._events.visit_refused(self.opening, RefusalReason.UNREACHABLE, message)
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
-        if self._dial is not None:
+        if self._dial is not None and self._owed is None:
             self._dial.cancel()
             self._dial = None
         self.carrier.visit_over(self)
@@ -100,3 +98,8 @@ class ServedVisit(RunningVisit):
     def lane_ended(self) -> None:
         if self.stream is not None:
             super().lane_ended()
+
+    def lane_reset(self, in_order: bool) -> None:
+        if in_order and self._dial is not None and self.lane is not None:
+            self._owed = self.lane.early
+        super().lane_reset(in_order)

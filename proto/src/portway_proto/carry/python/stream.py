@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from portway_proto.carry.contract import Address, Handshake
 from portway_proto.carry.errors import CarrierError, ConnectionLost
 from portway_proto.carry.python import kernel
+from portway_proto.carry.python.connection import Connection
 from portway_proto.wire.frames import Bytes
 from portway_proto.wire.limits import MAX_KEPT
 
@@ -17,7 +18,7 @@ FINISH_WAIT = 2.0
 
 
 class Partner(Protocol):
-    """Where a stream's bytes go: the lane of its visit."""
+    """Where a stream's bytes go: the lane of its visit. `carry` does not keep what it is given."""
 
     def carry(self, data: Bytes) -> None: ...
 
@@ -38,32 +39,45 @@ class StreamOwner(Protocol):
     def stream_lost(self, error: CarrierError) -> None: ...
 
 
-class PyStream(asyncio.Protocol):
+class PyStream(Connection):
     """Both the contract's Stream and the asyncio protocol of its socket."""
 
+    __slots__ = (
+        "_began",
+        "_changed",
+        "_closes_when_drained",
+        "_discards",
+        "_last",
+        "_timers",
+        "_took",
+        "ended",
+        "heir",
+        "held",
+        "held_size",
+        "lost",
+        "opening",
+        "owner",
+        "partner",
+    )
+
     def __init__(self, carrier: "PythonCarrier", peer: Address, *, tls: bool) -> None:
-        self.carrier = carrier
-        self.tls = tls
-        self.transport: asyncio.Transport | None = None
+        super().__init__(carrier, peer, tls=tls)
+        self.opening: asyncio.Task[None] | None = None  # brings it up
         self.owner: StreamOwner | None = None
         self.partner: Partner | None = None
+        self.heir: Connection | None = None  # the lane that took its transport over
         self.held: list[Bytes] = []  # what came before there was a partner
         self.held_size = 0
         self.ended = False  # end of file was received
         self.lost: CarrierError | None = None
-        self.writes_paused = False
-        self._peer = peer
         self._began = carrier.loop.time()
         self._took = 0.0
-        self._reads_paused = False
-        self._closing_when_drained = False
+        self._closes_when_drained = False
         self._discards = False
-        self._last_bytes: bytes | None = None  # finished before it was up
+        self._last: bytes | None = None  # to be written and finished with as soon as it is up
         self._changed: asyncio.Future[None] | None = None
-
-    @property
-    def peer(self) -> Address:
-        return self._peer
+        self._timers: tuple[asyncio.TimerHandle, ...] = ()  # of finish
+        carrier.streams.add(self)
 
     async def ready(self) -> Handshake:
         while self.transport is None and self.lost is None:
@@ -83,25 +97,28 @@ class PyStream(asyncio.Protocol):
                     await self._change()
         except TimeoutError:
             pass
-        return b"".join(self.held)
+        return b"".join(self.held)[:MAX_KEPT]
 
     def abort(self) -> None:
         self._drop_held()
         if self.transport is not None:
-            self.transport.abort()
+            self._discards = True
+            self.drop()
         elif self.lost is None:
-            self.failed(ConnectionLost("aborted here before it was up"))
+            self.failed(ConnectionLost("dropped here before it was up", clean=True))
+            if self.opening is not None:
+                self.opening.cancel()
 
     def failed(self, error: CarrierError) -> None:
-        """It will never be up, or it is gone: tell who waits."""
+        """It will never be up, or it is over: tell who waits. Its transport may still be closing."""
         if self.lost is not None:
             return
         self.lost = error
-        self.transport = None
         self.carrier.streams.discard(self)
         self._wake()
-        if self.owner is not None:
-            self.owner.stream_lost(error)
+        owner, self.owner, self.partner = self.owner, None, None
+        if owner is not None:
+            owner.stream_lost(error)
 
     # What its visit asks of it.
 
@@ -134,31 +151,32 @@ class PyStream(asyncio.Protocol):
         """These bytes, then the end; what the peer still sends is read and dropped, so that they arrive."""
         self._discards = True
         self._drop_held()
+        if self.lost is not None:
+            return
+        later, linger = self.carrier.loop.call_later, self.carrier.limits.linger
+        self._timers = self._timers or (later(linger, self.abort),)
         if self.transport is None:
-            self._last_bytes = data
+            self._last = data
             return
         self.resume_source()
         self.transport.write(data)
         if self.half_closes and not self.ended:
             self.transport.write_eof()
-            self.carrier.loop.call_later(FINISH_WAIT, self._close_when_drained)
+            self._timers += (later(min(FINISH_WAIT, linger), self._close_when_drained),)
         else:
             self._close_when_drained()
 
     def pause_source(self) -> None:
-        if not self._reads_paused and self.transport is not None:
-            self._reads_paused = True
-            self.transport.pause_reading()
+        if not self.ended:
+            super().pause_source()
 
     def resume_source(self) -> None:
-        if self._reads_paused and self.transport is not None:
-            self._reads_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
+        if not self.ended:
+            super().resume_source()
 
     def hold(self, data: Bytes) -> None:
         """Keep bytes until there is a partner; more than MAX_KEPT is left to the kernel."""
-        self.held.append(data)
+        self.held.append(bytes(data))
         self.held_size += len(data)
         if self.held_size >= MAX_KEPT:
             self.pause_source()
@@ -167,7 +185,7 @@ class PyStream(asyncio.Protocol):
         """Its visit was not taken: hold again what had been sent. None when it is gone."""
         self.owner = None
         self.partner = None
-        if self.transport is None:
+        if self.lost is not None:
             return None
         self.held = [*kept, *self.held]
         self.held_size = sum(map(len, self.held))
@@ -175,13 +193,17 @@ class PyStream(asyncio.Protocol):
             self.resume_source()
         return self
 
+    def give_to(self, lane: Connection) -> list[Bytes]:
+        """Its transport is the lane's from now on, and so is what it has held."""
+        self.resume_source()
+        self.detach()
+        self.carrier.streams.discard(self)
+        self.heir = lane
+        return self.take_held()
+
     def take_held(self) -> list[Bytes]:
         held, self.held, self.held_size = self.held, [], 0
         return held
-
-    @property
-    def reads_paused(self) -> bool:
-        return self._reads_paused
 
     # asyncio's protocol.
 
@@ -190,14 +212,14 @@ class PyStream(asyncio.Protocol):
         if self.lost is not None:  # aborted while its handshake ran
             transport.abort()
             return
-        self.transport = transport
+        self.attach(transport)
         self._took = self.carrier.loop.time() - self._began
         high = self.carrier.limits.high_water
         transport.set_write_buffer_limits(high=high, low=high // 4)
         kernel.prepare(transport)
         self._wake()
-        if self._last_bytes is not None:
-            self.finish(self._last_bytes)
+        if self._last is not None:
+            self.finish(self._last)
         elif self.owner is not None:
             self.owner.stream_ready()
 
@@ -210,15 +232,23 @@ class PyStream(asyncio.Protocol):
             self._wake()
 
     def eof_received(self) -> bool:
-        self.ended = True
-        self._wake()
-        if self._discards:
-            self._close_when_drained()
-        elif self.owner is not None:
-            self.owner.stream_ended()
+        """Plain TCP stays open for the other direction. A TLS transport closes itself now, both directions of it."""
+        if not self.ended:
+            self.ended = True
+            self._wake()
+            if self._discards:
+                self._close_when_drained()
+            elif self.owner is not None:
+                self.owner.stream_ended()
+            if self.tls:
+                self.linger()
+                self.failed(ConnectionLost("it ended TLS", clean=True))
         return not self.tls
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.detach()
+        if self.heir is not None:
+            self.heir.connection_lost(error)
         self.failed(ConnectionLost(f"the connection was lost: {error}" if error else "closed", clean=error is None))
 
     def pause_writing(self) -> None:
@@ -228,24 +258,32 @@ class PyStream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writes_paused = False
-        if self._closing_when_drained and self.transport is not None:
-            self.transport.close()
+        if self._closes_when_drained:
+            self.shut()
         elif self.partner is not None:
             self.partner.resume_source()
 
     def _close_when_drained(self) -> None:
         """close() of a TLS transport gives up after its shutdown time; a slow reader's last bytes must not."""
-        if self.transport is None:
+        if self.transport is None or self._closes_when_drained:
             return
-        if self.transport.get_write_buffer_size() == 0 or not self.tls:
-            self.transport.close()
+        if not self.tls or not self.waiting():
+            self.shut()
             return
-        self._closing_when_drained = True
+        self._closes_when_drained = True
         self.transport.set_write_buffer_limits(high=0, low=0)
+        self.linger()
 
-    def closes_when_drained(self) -> bool:
+    def drained(self) -> None:
         """Asked by the sweep, in case the buffer drained without a resume_writing."""
-        return self._closing_when_drained
+        if self._closes_when_drained and not self.waiting():
+            self.shut()
+
+    def detach(self) -> None:
+        super().detach()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = ()
 
     def _drop_held(self) -> None:
         self.held, self.held_size = [], 0

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Final
 from portway_proto.carry.errors import ConnectionLost, PeerSilent, ProtocolViolation
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.lane import PyLane
-from portway_proto.carry.python.stream import PyStream
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import RESET_ANSWER_TIMEOUT
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
 
-# A connection that nobody reads is looked at this often.
+# The kernel is asked this often what it knows of connections with a visit.
 _KERNEL_INTERVAL: Final = 5.0
 
 
@@ -25,9 +24,10 @@ class Sweep:
     def __init__(self, carrier: "PythonCarrier") -> None:
         self._carrier = carrier
         # A process that was stopped (a laptop's lid, SIGSTOP) must not take its own sleep for the peers' silence.
-        self._period = min(1.0, carrier.limits.ping_interval / 4)
+        self._period = min(1.0, carrier.limits.ping_interval / 4, carrier.limits.unacknowledged / 4)
         self._last = carrier.loop.time()
-        self._kernel_at = self._last + _KERNEL_INTERVAL
+        self._kernel_interval = min(_KERNEL_INTERVAL, carrier.limits.unacknowledged / 4)
+        self._kernel_at = self._last + self._kernel_interval
         self._timer = carrier.loop.call_later(self._period, self._run)
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class Sweep:
         for pool in list(self._carrier.pools):
             pool.sweep(now)
         if now >= self._kernel_at:
-            self._kernel_at = now + min(_KERNEL_INTERVAL, self._carrier.limits.unacknowledged / 4)
+            self._kernel_at = now + self._kernel_interval
             self._ask_kernel()
 
     def _look_at_lane(self, lane: PyLane, now: float) -> None:
@@ -67,29 +67,19 @@ class Sweep:
             lane.send(FrameType.PING, time.monotonic_ns().to_bytes(8, "big"))
 
     def _ask_kernel(self) -> None:
+        """Of idle lanes PING finds out; whoever has a visit is never asked anything, and may be paused besides."""
         for lane in list(self._carrier.lanes):
-            if lane.reads_paused or lane.transport.get_write_buffer_size() > 0:
+            if not lane.state.idle and lane.transport is not None:
                 state = kernel.tcp_state(lane.transport)
                 if state is not None and self._dead(state):
                     lane.abort(self._why(state))
         for stream in list(self._carrier.streams):
-            self._look_at_stream(stream)
-
-    def _look_at_stream(self, stream: PyStream) -> None:
-        transport = stream.transport
-        if transport is None:
-            return
-        waiting = transport.get_write_buffer_size()
-        if stream.closes_when_drained() and waiting == 0:
-            transport.close()
-            return
-        if not stream.reads_paused and waiting == 0:
-            return
-        state = kernel.tcp_state(transport)
-        if state is not None and self._dead(state):
-            error = self._why(state)
-            transport.abort()
-            stream.failed(error)
+            stream.drained()
+            if stream.transport is not None:
+                state = kernel.tcp_state(stream.transport)
+                if state is not None and self._dead(state):
+                    stream.drop()
+                    stream.failed(self._why(state))
 
     def _dead(self, state: kernel.TcpState) -> bool:
         return state.gone or (state.unacknowledged and state.silent > self._carrier.limits.unacknowledged)

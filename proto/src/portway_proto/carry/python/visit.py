@@ -101,8 +101,11 @@ class RunningVisit:
             self._close_stream()
             self._finish(Outcome.DONE)
 
-    def lane_reset(self) -> None:
-        self._abort_stream()
+    def lane_reset(self, in_order: bool) -> None:
+        if in_order:  # it wants no answer, but what it sent is to arrive
+            self._close_stream()
+        else:
+            self._abort_stream()
         self._finish(Outcome.RESET)
 
     def lane_lost(self, error: CarrierError) -> None:

@@ -1,0 +1,120 @@
+"""What a stream and a lane have in common: their transport, how it is paused, and the ways to end it.
+
+Here too: what asyncio leaves to be minded. Transports must be closed once; a TLS transport that is paused goes on
+reading its socket, and uvloop's forgets what it read then when the peer ends.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from portway_proto.carry.contract import Address
+from portway_proto.carry.python import kernel
+
+if TYPE_CHECKING:
+    from portway_proto.carry.python.carrier import PythonCarrier
+
+# Of a TLS transport, in bytes of ciphertext. While it is paused the socket is left alone as soon as anything was read.
+_READ_AHEAD: Final = (256 * 1024, 64 * 1024)
+_READ_NOTHING: Final = (1, 0)
+
+
+class _TlsTransport(Protocol):
+    """What asyncio's and uvloop's TLS transports have beside the transport's interface."""
+
+    def set_read_buffer_limits(self, high: int, low: int) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """The asyncio protocol of a connection. `transport` is None before it is up and after it is gone."""
+
+    __slots__ = (
+        "_linger_left",
+        "_linger_timer",
+        "_peer",
+        "carrier",
+        "reads_paused",
+        "tls",
+        "transport",
+        "writes_paused",
+    )
+
+    def __init__(self, carrier: "PythonCarrier", peer: Address, *, tls: bool) -> None:
+        self.carrier = carrier
+        self.tls = tls
+        self.transport: asyncio.Transport | None = None
+        self.writes_paused = False
+        self.reads_paused = False
+        self._peer = peer
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._linger_left = 0
+
+    @property
+    def peer(self) -> Address:
+        return self._peer
+
+    def pause_source(self) -> None:
+        transport = self.transport
+        if not self.reads_paused and transport is not None:
+            self.reads_paused = True
+            transport.pause_reading()
+            if self.tls and not transport.is_closing():
+                cast(_TlsTransport, transport).set_read_buffer_limits(*_READ_NOTHING)
+
+    def resume_source(self) -> None:
+        transport = self.transport
+        if self.reads_paused and transport is not None:
+            self.reads_paused = False
+            if not transport.is_closing():
+                if self.tls:
+                    cast(_TlsTransport, transport).set_read_buffer_limits(*_READ_AHEAD)
+                transport.resume_reading()
+
+    def waiting(self) -> int:
+        """Bytes written here that have not left for the kernel."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    def shut(self) -> None:
+        """Let what waits leave, then close; dropped when none of it left during Limits.linger."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self.resume_source()  # asyncio's TLS writes nothing more while it is paused
+        transport.close()
+        if self.tls or self.waiting():
+            self.linger()
+
+    def drop(self) -> None:
+        """Close without flushing. Over plain TCP the peer is told by a reset, so that what it has got of a stream of
+        bytes does not look whole."""
+        if self.transport is not None:
+            if not self.tls:
+                kernel.reset_on_close(self.transport)
+            self.transport.abort()
+
+    def linger(self) -> None:
+        """From now on see whether what waits still leaves."""
+        self._stop_lingering()
+        self._linger_left = self.waiting()
+        self._linger_timer = self.carrier.loop.call_later(self.carrier.limits.linger, self._linger_over)
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """It is up."""
+        self.transport = transport
+        self.carrier.connections.add(self)
+
+    def detach(self) -> None:
+        """Its transport is no more."""
+        self.transport = None
+        self.carrier.connections.discard(self)
+        self._stop_lingering()
+
+    def _linger_over(self) -> None:
+        if 0 < self.waiting() < self._linger_left:
+            self.linger()
+        else:
+            self.drop()
+
+    def _stop_lingering(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
