@@ -1,15 +1,24 @@
 """A cluster of real processes for programs that no one here wrote, once on each store."""
 
+import base64
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from cluster.processes import Processes
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from portway.engine import thread
 from portway_testkit.etcd import EtcdServer
+from portway_testkit.programs import needed
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 FRANKFURT = NodePlan("fra-1", "fra", 50.1, 8.7)
 
@@ -33,3 +42,23 @@ def client_environment(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setenv(name, value)
     yield {**os.environ}
     thread.stop_engine()
+
+
+@pytest.fixture
+def browser(cluster: Cluster, tmp_path: Path) -> Iterator["BrowserContext"]:
+    """Chromium with a profile of its own, which takes the region's certificate for a good one."""
+    from playwright.sync_api import sync_playwright  # there with the e2e group alone; other tests do without
+
+    certificate = x509.load_pem_x509_certificate((cluster.pki / "region-fra.crt").read_bytes())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=needed("chromium"),
+            headless=True,
+            args=[f"--ignore-certificate-errors-spki-list={trusted}", "--no-sandbox", "--disable-gpu", *quiet],
+        )
+        yield context
+        context.close()

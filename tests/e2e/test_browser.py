@@ -1,19 +1,11 @@
 """A real browser and two tunnels whose certificate and address are the same: connections stay apart (DESIGN §6)."""
 
-import base64
-import hashlib
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import portway
 import pytest
-from cluster.portway import Cluster
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page
 from portway_testkit.origins import HttpOrigin
-from portway_testkit.programs import needed
 
 pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets, pytest.mark.browser]
 
@@ -35,24 +27,6 @@ async ([here, there, count]) => {
 """
 
 
-@pytest.fixture
-def browser(cluster: Cluster, tmp_path: Path) -> Iterator[BrowserContext]:
-    """Chromium with a profile of its own, which takes the region's certificate for a good one."""
-    certificate = x509.load_pem_x509_certificate((cluster.pki / "region-fra.crt").read_bytes())
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile",
-            executable_path=needed("chromium"),
-            headless=True,
-            args=[f"--ignore-certificate-errors-spki-list={trusted}", "--no-sandbox", "--disable-gpu", *quiet],
-        )
-        yield context
-        context.close()
-
-
 def ask(page: Page, here: portway.Tunnel, there: portway.Tunnel) -> None:
     """Fails the test when an answer is another server's, or did not come over HTTP/1.1."""
     answers, protocols = page.evaluate(ASK, [here.url, there.url, AT_ONCE])
@@ -60,7 +34,7 @@ def ask(page: Page, here: portway.Tunnel, there: portway.Tunnel) -> None:
     assert set(protocols) == {"http/1.1"}
 
 
-def test_no_request_reaches_the_other_tunnel(cluster: Cluster, browser: BrowserContext) -> None:
+def test_no_request_reaches_the_other_tunnel(browser: BrowserContext) -> None:
     """Two `h2_enabled` tunnels in one browser: pages of each ask the other many times, and no request for one is ever
     seen by the server of the other; the browser speaks HTTP/1.1 to both."""
     with ExitStack() as stack:

@@ -1,0 +1,60 @@
+"""The Jupyter example: JupyterLab behind a tunnel, used in a real browser through its public URL."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import BrowserContext, WebSocket, expect
+from portway_testkit.running import RunningProgram
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "client/examples/jupyter.py"
+SHOWN_WITHIN = 45_000.0  # milliseconds: a browser and a kernel that start, on two cores
+LAUNCHER = ".jp-LauncherCard[data-category='Notebook']"
+CELL = ".jp-Notebook .jp-Cell .cm-content"
+IDLE = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
+OUTPUT = ".jp-Notebook .jp-OutputArea-output"
+
+pytestmark = [pytest.mark.browser, pytest.mark.shares_sockets, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def jupyter(client_environment: dict[str, str], tmp_path: Path) -> Iterator[RunningProgram]:
+    """The example as its user starts it, with nothing of the user's own settings."""
+    directory = tmp_path / "notebooks"
+    directory.mkdir()
+    own = {name: str(tmp_path / name) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
+    command = [sys.executable, EXAMPLE, "--port", "0", "--directory", directory]
+    with RunningProgram(command, client_environment | own, tmp_path / "jupyter.log") as program:
+        yield program
+
+
+def test_a_cell_runs_over_the_public_url(jupyter: RunningProgram, browser: BrowserContext) -> None:
+    """A notebook is opened at the printed URL, its cell runs over a WebSocket of the same host and shows its output.
+    Without the URL's token nobody gets in. SIGTERM ends the example, its server and its kernel."""
+    url = jupyter.line()
+    address = urlsplit(url)
+    assert (address.scheme, address.path) == ("https", "/lab")
+    assert list(parse_qs(address.query)) == ["token"]
+
+    page = browser.new_page()
+    page.set_default_timeout(SHOWN_WITHIN)
+    sockets: list[WebSocket] = []
+    page.on("websocket", lambda socket: sockets.append(socket))  # Playwright cannot keep a built-in method
+    page.goto(url.partition("?")[0])
+    assert urlsplit(page.url).path == "/login"
+    assert page.evaluate("async () => (await fetch('/api/kernels')).status") == 403
+    page.goto(url)
+    page.locator(LAUNCHER).first.click()
+    page.locator(IDLE).wait_for()
+    page.locator(CELL).click()
+    page.keyboard.insert_text("import sys; print('the answer is', 6 * 7); print(sys.argv[0])")
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(OUTPUT).first).to_contain_text("the answer is 42", timeout=SHOWN_WITHIN)
+    expect(page.locator(OUTPUT).first).to_contain_text("ipykernel_launcher.py")
+
+    kernels = [urlsplit(socket.url) for socket in sockets if "/api/kernels/" in socket.url]
+    assert kernels
+    assert {(kernel.scheme, kernel.netloc) for kernel in kernels} == {("wss", address.netloc)}
+    assert jupyter.stop() == 0
