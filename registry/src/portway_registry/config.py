@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 from portway_registry.errors import ConfigError
-from portway_registry.store.open import parse_store
-from portway_registry.store.spec import EmbeddedSpec, StoreSpec
+from portway_registry.store.spec import EmbeddedSpec, StoreSpec, parse_store
 
 ENVIRONMENT_PREFIX: Final = "PORTWAY_REGISTRY_"
 

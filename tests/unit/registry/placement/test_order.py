@@ -1,0 +1,166 @@
+"""The order in which a client should try the nodes."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from portway_registry.geoip.locator import Position
+from portway_registry.placement.distance import distance_km, fibre_round_trip_ms
+from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.order import MOST_RANKINGS, Placement, order_candidates
+
+FRANKFURT, LONDON, YORK, SYDNEY = Position(50, 9), Position(51, 0), Position(41, -74), Position(-34, 151)
+
+
+def node(name: str, position: Position | None, sessions: int = 0, *, ready: bool = True) -> PlacedNode:
+    """In the region that its name begins with."""
+    return PlacedNode(name, name.partition("-")[0], position, ready, sessions, max_sessions=10)
+
+
+WORLD = [node("syd-1", SYDNEY), node("lon-1", LONDON), node("nyc-1", YORK), node("fra-1", FRANKFURT)]
+
+
+def names(
+    client: Position | None, nodes: list[PlacedNode], *, region: str | None = None, limit: int = 8, seed: int = 0
+) -> list[str]:
+    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed))
+    return [one.node.name for one in found]
+
+
+def test_the_nearest_come_first() -> None:
+    """A located client gets the nodes by distance."""
+    assert names(FRANKFURT, WORLD) == ["fra-1", "lon-1", "nyc-1", "syd-1"]
+    assert names(SYDNEY, WORLD)[0] == "syd-1"
+    assert names(FRANKFURT, WORLD, limit=2) == ["fra-1", "lon-1"]
+
+
+def test_a_candidate_says_how_far_it_is() -> None:
+    """Distance and expected round trip come with it; both are 0 for a client that is not located."""
+    first, second = order_candidates(FRANKFURT, WORLD, limit=2, rng=random.Random(0))
+    assert (first.distance_km, first.expected_rtt_ms) == (0, 0)
+    assert second.distance_km == pytest.approx(distance_km(FRANKFURT, LONDON))
+    assert second.expected_rtt_ms == pytest.approx(fibre_round_trip_ms(second.distance_km))
+    (lost,) = order_candidates(None, WORLD, limit=1, rng=random.Random(0))
+    assert (lost.distance_km, lost.expected_rtt_ms) == (0, 0)
+
+
+def test_a_loaded_node_is_passed_by_a_near_idle_one() -> None:
+    """Load moves a node behind another that is some hundred kilometres farther, and not behind one overseas."""
+    nodes = [node("fra-1", FRANKFURT, sessions=9), node("lon-1", LONDON), node("nyc-1", YORK)]
+    assert names(FRANKFURT, nodes) == ["lon-1", "fra-1", "nyc-1"]
+
+
+def test_who_takes_no_clients_is_left_out() -> None:
+    """Full, cordoned and draining nodes are no candidates, for any client."""
+    nodes = [node("fra-1", FRANKFURT, sessions=10), node("lon-1", LONDON, ready=False), node("nyc-1", YORK)]
+    assert names(FRANKFURT, nodes) == ["nyc-1"]
+    assert names(None, nodes) == ["nyc-1"]
+
+
+def test_a_region_is_kept_to() -> None:
+    """Only nodes of the region asked for, wherever the client is, and none for a region that is not there."""
+    for client in (FRANKFURT, None):
+        assert names(client, WORLD, region="syd") == ["syd-1"]
+        assert names(client, WORLD, region="mars") == []
+
+
+def test_without_a_place_of_its_own_a_client_gets_regions_far_apart() -> None:
+    """One node of each region first, neighbouring regions late, then second ones."""
+    twice = [*WORLD, node("fra-2", FRANKFURT), node("syd-2", SYDNEY)]
+    for seed in range(20):
+        found = names(None, twice, seed=seed)
+        assert len({name[:3] for name in found[:4]}) == 4
+        assert {found[0][:3], found[1][:3]} & {"syd"}, "Sydney is far from everywhere"
+        assert sorted(found) == sorted(one.name for one in twice)
+
+
+def test_nodes_without_a_place_come_last_but_come() -> None:
+    """A client that is located tries them after all that are located."""
+    nodes = [*WORLD, node("x-1", None), node("x-2", None)]
+    found = names(FRANKFURT, nodes)
+    assert found[:4] == ["fra-1", "lon-1", "nyc-1", "syd-1"]
+    assert sorted(found[4:]) == ["x-1", "x-2"]
+    assert set(names(None, nodes)) == {one.name for one in nodes}
+
+
+def test_equals_take_turns() -> None:
+    """Nodes of one place and load are each first for a fair share of clients."""
+    nodes = [node(f"fra-{number}", FRANKFURT) for number in range(4)]
+    firsts = [names(FRANKFURT, nodes, seed=seed)[0] for seed in range(1000)]
+    assert all(firsts.count(one.name) > 180 for one in nodes)
+
+
+def test_no_nodes_and_no_limit_are_no_candidates() -> None:
+    """An empty cluster and a limit of none are empty answers."""
+    assert names(FRANKFURT, []) == names(None, []) == names(FRANKFURT, WORLD, limit=0) == []
+
+
+def test_a_placement_follows_its_nodes() -> None:
+    """Nodes that come, move, fill and go are in the next answer as they are."""
+    placement = Placement()
+
+    def found() -> list[str]:
+        ranked = placement.candidates(FRANKFURT, limit=8, rng=random.Random(0))
+        return [one.node.name for one in ranked]
+
+    placement.put(node("lon-1", LONDON))
+    placement.put(node("fra-1", FRANKFURT))
+    assert found() == ["fra-1", "lon-1"]
+    placement.put(node("fra-1", SYDNEY))
+    assert found() == ["lon-1", "fra-1"]
+    placement.put(node("lon-1", LONDON, sessions=10))
+    assert found() == ["fra-1"]
+    placement.put(node("lon-1", None))
+    assert found() == ["fra-1", "lon-1"]
+    placement.remove("fra-1")
+    placement.remove("fra-1")
+    assert found() == ["lon-1"]
+    placement.remove("lon-1")
+    assert (found(), len(placement)) == ([], 0)
+
+
+def test_what_is_kept_for_answers_is_bounded() -> None:
+    """However many places clients ask from, few orders of nodes are kept, and answers stay right."""
+    placement = Placement(WORLD)
+    for number in range(MOST_RANKINGS + 100):
+        placement.candidates(Position(number % 90, number // 90), limit=1, rng=random.Random(0))
+    geometry = placement._geometry
+    assert geometry is not None
+    assert len(geometry.rankings) == MOST_RANKINGS
+    assert placement.candidates(SYDNEY, limit=1, rng=random.Random(0))[0].node.name == "syd-1"
+
+
+positions = st.builds(Position, st.integers(-90, 90), st.integers(-180, 180))
+nodes_of_a_world = st.lists(
+    st.builds(
+        PlacedNode,
+        st.uuids().map(str),
+        st.sampled_from(["fra", "lon", "syd"]),
+        st.none() | positions,
+        st.booleans(),
+        st.integers(0, 10),
+        st.just(10),
+        st.integers(0, 20_000),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(nodes_of_a_world, positions, st.integers(1, 10), st.none() | st.sampled_from(["fra", "lon"]), st.integers())
+def test_the_walk_outwards_finds_what_sorting_finds(
+    nodes: list[PlacedNode], client: Position, limit: int, region: str | None, seed: int
+) -> None:
+    """The costs are those of sorting every node that takes clients by round trip and load."""
+    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed))
+    fit = [one for one in nodes if one.takes_clients and region in (None, one.region)]
+    located = [one for one in fit if one.position is not None]
+    costs = sorted(
+        round(fibre_round_trip_ms(distance_km(client, one.position))) + one.penalty_ms
+        for one in located
+        if one.position is not None
+    )
+    assert [one.cost_ms for one in found if one.node.position is not None] == costs[:limit]
+    assert len(found) == min(limit, len(fit))
+    assert len({one.node.name for one in found}) == len(found)

@@ -1,0 +1,82 @@
+"""The command portway-registry: what it prints, and how it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from portway_registry.cli import main
+from portway_registry.config import flag, settings
+from portway_testkit.registry import Pki
+
+SERVE = "from portway_registry.cli import main; main()"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTWAY_")}
+    command = [sys.executable, "-W", "error", "-c", SERVE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50, check=False)
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    """`serve --help` has a line for each flag, the exit codes, and how to begin."""
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in settings() if f"{flag(name)} " not in text] == []
+    for part in ("Exit codes", "portway-admin pki init", "PORTWAY_REGISTRY_LISTEN"):
+        assert part in text
+
+
+def test_without_a_command_it_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """No command is a usage error."""
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_settings_that_cannot_be_used_end_it_with_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An unknown key, a wrong value and a missing certificate are one line and exit code 2."""
+    file = tmp_path / "registry.toml"
+    file.write_text("lisen = 1\n")
+    for arguments, says in (
+        (["serve", "--config", str(file)], "unknown key 'lisen'"),
+        (["serve", "--lease-seconds", "x"], "--lease-seconds"),
+        (["serve", "--store", "embedded:memory"], "--cluster-ca FILE is needed"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith("portway-registry: ")
+        assert says in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""
+
+
+def test_a_store_file_of_another_program_ends_it_with_two(pki: Pki, tmp_path: Path) -> None:
+    """What is found out only while it starts ends the process just so, with no traceback."""
+    (tmp_path / "registry.db").write_text("this is no database, and is longer than a header of one" * 20)
+    done = run(
+        *("serve", "--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0"),
+        *("--tls-cert", str(pki.folder / "registry.crt"), "--tls-key", str(pki.folder / "registry.key")),
+        *("--cluster-ca", str(pki.ca), "--store", f"embedded:{tmp_path / 'registry.db'}"),
+    )
+    assert done.returncode == 2
+    assert "is not usable" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_version_do_without_grpc() -> None:
+    """What only prints imports neither gRPC nor what pages and GeoIP need."""
+    script = (
+        "import sys\nfrom portway_registry.cli import main\n"
+        "try: main(['--version'])\nexcept SystemExit: print(sorted({'grpc', 'aiohttp', 'geoip2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=True)
+    printed, imported = done.stdout.splitlines()
+    assert printed.startswith("portway-registry ")
+    assert imported == "[]"
