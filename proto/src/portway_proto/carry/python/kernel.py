@@ -27,9 +27,16 @@ class TcpState:
     silent: float
 
 
+def _socket_of(transport: BaseTransport) -> socket.socket | None:
+    """None when it is closed already: a transport keeps its socket until its protocol has been told of the end, and
+    uvloop's answers nothing but ValueError then."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    return sock if sock is not None and sock.fileno() >= 0 else None
+
+
 def tcp_state(transport: BaseTransport) -> TcpState | None:
     """None where the platform does not tell."""
-    sock = transport.get_extra_info("socket")
+    sock = _socket_of(transport)
     if sock is None or _TCP_INFO is None:
         return None
     try:
@@ -47,7 +54,7 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
 
 def prepare(transport: BaseTransport) -> None:
     """No delay for small writes, and keep-alive probes for peers that vanish while idle."""
-    sock = transport.get_extra_info("socket")
+    sock = _socket_of(transport)
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     try:
@@ -63,7 +70,7 @@ def prepare(transport: BaseTransport) -> None:
 
 def reset_on_close(transport: BaseTransport) -> None:
     """Whoever is at the other end shall see that it was broken off, not ended."""
-    sock = transport.get_extra_info("socket")
+    sock = _socket_of(transport)
     if sock is not None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
