@@ -5,6 +5,7 @@ import socket
 
 import uvloop
 from portway_proto.carry.python import kernel
+from portway_testkit.carriers import until
 
 
 def test_a_socket_that_is_closed_already_is_no_error() -> None:
@@ -15,8 +16,7 @@ def test_a_socket_that_is_closed_already_is_no_error() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
             transport.abort()
-            while not transport.get_extra_info("socket").fileno() < 0:
-                await asyncio.sleep(0)
+            await until(lambda: transport.get_extra_info("socket").fileno() < 0)
             kernel.prepare(transport)
             kernel.reset_on_close(transport)
             assert kernel.tcp_state(transport) is None
