@@ -117,10 +117,9 @@ async def test_a_peer_that_breaks_the_rules_loses_its_lane(link, authority, garb
     writer.close()
 
 
-async def test_a_reset_without_an_answer_closes_the_lane(make_link, authority, monkeypatch) -> None:
+async def test_a_reset_without_an_answer_closes_the_lane(make_link, authority) -> None:
     """A peer that opens a visit and then answers nothing loses the lane, not the node its memory."""
-    monkeypatch.setattr("portway_proto.carry.python.sweep.RESET_ANSWER_TIMEOUT", 0.2)
-    link = await make_link(Limits(ping_interval=0.2))
+    link = await make_link(Limits(ping_interval=0.2, reset_answer=0.2))
     reader, writer = await raw_lane(link, authority)
     address = link.visitors()
     visitor = socket.create_connection((address.host, address.port))

@@ -20,7 +20,7 @@ from typing import Protocol
 from portway_proto.carry.errors import CarrierError
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
-from portway_proto.wire.limits import PING_INTERVAL
+from portway_proto.wire.limits import PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,17 @@ class Limits:
     high_water:     a side is not read while more than this waits to be written to the other. Memory of one
                     visit is bounded by a small multiple of it.
     ping_interval, silences: of control lanes and idle lanes (wire/limits.py gives the reasons).
+    reset_answer:   a peer that has not answered a RESET for so long loses the lane.
     unacknowledged: a peer that has acknowledged nothing of what was sent for so long, and sent nothing, is dead.
-    linger:         what was written last may take so long to leave before the socket is dropped.
+    linger:         a socket that is closed is dropped when for so long nothing of what was written last has left,
+                    or when for so long a TLS peer has not answered the close.
     """
 
     handshake: float = 10.0
     high_water: int = 128 * 1024
     ping_interval: float = PING_INTERVAL
-    silences: int = 2
+    silences: int = SILENCES
+    reset_answer: float = RESET_ANSWER_TIMEOUT
     unacknowledged: float = 30.0
     linger: float = 30.0
 
@@ -146,7 +149,8 @@ class Stream(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the connection now, without flushing."""
+        """Drop the connection now, without flushing. Over plain TCP the peer sees a reset: what it has got may not
+        look whole."""
         ...
 
 
@@ -215,7 +219,8 @@ class Pool(Protocol):
         ...
 
     def want(self, lanes: int) -> None:
-        """A dialling pool: the peer asked for so many more idle lanes."""
+        """A dialling pool: so many visitors wait at the peer for a lane. So many are dialled beside the spare ones;
+        what an earlier call asked for and has not come is among them."""
         ...
 
     def attach_control(self, control: Lane | None) -> None:
@@ -224,12 +229,13 @@ class Pool(Protocol):
         ...
 
     def retire(self) -> None:
-        """Let go of idle lanes and dial no more; visits that run go on, their lanes are closed after them.
-        Visitors that wait for a lane end with Outcome.NO_LANE."""
+        """Let go of idle lanes and dial no more; visits that run go on, and their lanes are let go after them.
+        Visitors that wait for a lane end with Outcome.NO_LANE. The opener closes lanes; the acceptor asks it to, and
+        serves an OPEN that crosses the request."""
         ...
 
     def close(self) -> None:
-        """Retire, and cut every visit."""
+        """Retire, cut every visit, close every lane."""
         ...
 
 
@@ -333,7 +339,10 @@ class Carrier(Protocol):
         ...
 
     def lane(self, stream: Stream, side: Side, events: LaneEvents) -> Lane:
-        """Frame a stream that is ready (after `ready`, nothing of it read). Liveness runs from here on."""
+        """Frame a stream that is ready (after `ready`, nothing of it read). Liveness runs from here on.
+
+        Raises CarrierError when the connection was lost meanwhile; the stream is closed then.
+        """
         ...
 
     def pool(self, control: Lane | None, limits: PoolLimits) -> Pool:
@@ -344,8 +353,8 @@ class Carrier(Protocol):
     def dialling_pool(
         self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
     ) -> Pool:
-        """A pool that keeps spare lanes by itself, beginning now. Dials that fail are tried again with growing pauses;
-        `on_lost` is told each failure."""
+        """A pool that keeps spare lanes by itself, beginning now. Dials that fail are tried again with growing pauses,
+        and so are lanes that end before their first visit; `on_lost` is told each failure."""
         ...
 
     def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> Visit:
@@ -353,7 +362,9 @@ class Carrier(Protocol):
 
         The visitor is a stream, before or after its handshake, or the lane of an unanswered opening. When it is
         ready OPEN goes out, without waiting for its first bytes; what it sends is kept (at most MAX_KEPT, then it is
-        not read) until OPENED. `ended` is called once. The lane goes back to its pool by itself.
+        not read) until OPENED. `ended` is called once. The lane goes back to its pool by itself. A visitor that
+        ended its direction in order before it left is still delivered whole. Raises ValueError for an opening that
+        OPEN cannot say; the visitor is untouched then.
         """
         ...
 

@@ -312,7 +312,7 @@ Global___Unbound: _TypeAlias = Unbound  # noqa: Y015
 
 @_typing.final
 class Want(_message.Message):
-    """From the node: so many more idle data lanes, please."""
+    """From the node: so many visitors wait for a data lane."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -37,7 +37,7 @@ from portway_proto.carry.python.sweep import Sweep
 from portway_proto.carry.python.tls import Contexts
 from portway_proto.carry.python.visit import RunningVisit
 from portway_proto.carry.tasks import Tasks
-from portway_proto.wire.frames import Opening
+from portway_proto.wire.frames import Opening, encode_open
 from portway_proto.wire.lane import Side
 
 logger = logging.getLogger(__name__)
@@ -151,6 +151,7 @@ class PythonCarrier:
         else:
             assert isinstance(visitor, PyStream)
             stream = visitor
+        encode_open(1, opening)  # raises here what would be raised where nobody can tell the caller
         visit = JoinedVisit(self, stream, pool, opening, ended)
         self.visit_begins(visit)
         visit.start()
@@ -207,12 +208,23 @@ class PythonCarrier:
             self.totals.bytes_in += visit.to_lane
             self.totals.bytes_out += visit.from_lane
 
-    def call_safely(self, callback: Callable[P, None], *arguments: P.args, **keywords: P.kwargs) -> None:
-        """Call what an owner gave us; its failure is logged and stays its own."""
+    def tell(
+        self,
+        on_failure: Callable[[], None] | None,
+        callback: Callable[P, None],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> None:
+        """Call an owner back, later; where it fails that is logged, and what it concerns is closed by `on_failure`."""
+        self.loop.call_soon(self._call_back, on_failure, lambda: callback(*arguments, **keywords))
+
+    def _call_back(self, on_failure: Callable[[], None] | None, call: Callable[[], None]) -> None:
         try:
-            callback(*arguments, **keywords)
+            call()
         except Exception:
             logger.exception("a callback failed")
+            if on_failure is not None:
+                on_failure()
 
 
 def _peer_of(sock: socket.socket) -> Address:

@@ -98,14 +98,14 @@ class JoinedVisit(RunningVisit):
     def _keep(self, data: Bytes, sendable: list[Bytes]) -> None:
         room = MAX_KEPT - self._kept_size
         if self._surplus or room <= 0:
-            self._surplus.append(data)
+            self._surplus.append(bytes(data))
             return
-        piece = data if len(data) <= room else data[:room]
+        piece = bytes(data[:room])
         self._kept.append(piece)
         self._kept_size += len(piece)
         sendable.append(piece)
         if len(data) > room:
-            self._surplus.append(data[room:])
+            self._surplus.append(bytes(data[room:]))
 
     def _may_read(self) -> bool:
         return self._kept_size < MAX_KEPT and self.lane is not None and not self.lane.writes_paused
@@ -176,4 +176,4 @@ class JoinedVisit(RunningVisit):
 
     def _report(self, end: VisitEnd) -> None:
         self.carrier.visit_over(self)
-        self.carrier.loop.call_soon(self.carrier.call_safely, self._ended, self, end)
+        self.carrier.tell(end.visitor.abort if end.visitor is not None else None, self._ended, self, end)

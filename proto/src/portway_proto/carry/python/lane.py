@@ -4,7 +4,6 @@ DATA goes from here to `sink`, a plain call, without passing through anything el
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
     from portway_proto.carry.python.pool import PyPool
 
-logger = logging.getLogger(__name__)
-
 _DATA: Final = int(FrameType.DATA)
 # Below this, one copy is cheaper than a TLS record of its own for the header.
 _JOINED_WRITE: Final = 64 * 1024
@@ -68,6 +65,8 @@ class LaneVisit(Protocol):
         ...
 
     def lane_resumed(self) -> None: ...
+
+    def cut(self) -> None: ...
 
 
 class PyLane(Connection):
@@ -150,6 +149,12 @@ class PyLane(Connection):
         if not self.closed:
             self._over(error or ConnectionLost("dropped here"))
         self.drop()
+
+    def cut(self) -> None:
+        """Break off its visit, if any, and close."""
+        if self.visit is not None:
+            self.visit.cut()
+        self.close()
 
     def taken_by(self, pool: "PyPool") -> None:
         """From now on a pool is told what its events were told."""
@@ -321,7 +326,7 @@ class PyLane(Connection):
             self._over(PeerFailed(bytes(payload)))
             self.shut()
         elif self._events is not None and frame_type != FrameType.RETIRE:
-            self._later(self._events.frame_received, self, frame_type, bytes(payload))
+            self.carrier.tell(self.abort, self._events.frame_received, self, frame_type, bytes(payload))
         else:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} out of place")
 
@@ -358,7 +363,7 @@ class PyLane(Connection):
         if self.pool is not None and self.pool.serves:
             self.pool.lane_opening(self, opening)
         elif self._events is not None:
-            self._later(self._events.opening_received, self, opening)
+            self.carrier.tell(self.abort, self._events.opening_received, self, opening)
         else:
             self.refuse(RefusalReason.NOT_HERE)
 
@@ -376,14 +381,4 @@ class PyLane(Connection):
         if self.pool is not None:
             self.pool.lane_gone(self, error)
         if self._events is not None:
-            self._later(self._events.lane_closed, self, error)
-
-    def _later(self, callback: Callable[..., None], *arguments: object) -> None:
-        self.carrier.loop.call_soon(self._call, callback, arguments)
-
-    def _call(self, callback: Callable[..., None], arguments: tuple[object, ...]) -> None:
-        try:
-            callback(*arguments)
-        except Exception:
-            logger.exception("a lane's owner failed")
-            self.abort()
+            self.carrier.tell(self.abort, self._events.lane_closed, self, error)

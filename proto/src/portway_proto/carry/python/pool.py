@@ -48,8 +48,8 @@ class PyPool:
         self._control = control
         self._table: Mapping[str, LocalService] | None = None
         self._events: ServeEvents | None = None
-        self._asked = 0  # visitors that a WANT was sent for
-        self._asked_at = 0.0
+        self._asked = 0  # lanes that a WANT was sent for and that have not come
+        self._asked_at = 0.0  # when one was sent, or one of its lanes came
         self._asking = False
 
     @property
@@ -74,6 +74,9 @@ class PyPool:
             return
         lane.taken_by(self)
         self.lanes.add(lane)
+        if self._asked:
+            self._asked -= 1
+            self._asked_at = self.carrier.loop.time()
         self._offer(lane)
 
     def want(self, lanes: int) -> None:
@@ -83,7 +86,7 @@ class PyPool:
     def attach_control(self, control: Lane | None) -> None:
         assert control is None or isinstance(control, PyLane)
         self._control = control
-        self._asked = 0
+        self._asked = 0  # it was asked of the one before
         if control is None and self.spares is None:
             self._turn_away("the tunnel's client is away")
         elif self.waiters:
@@ -104,7 +107,7 @@ class PyPool:
     def close(self) -> None:
         self.retire()
         for lane in list(self.lanes):
-            lane.abort()
+            lane.cut()
         self.carrier.pools.discard(self)
 
     # The opener's side.
@@ -132,15 +135,15 @@ class PyPool:
         try:
             self.waiters.remove(visit)
         except ValueError:
-            return
-        self._asked = min(self._asked, len(self.waiters))
+            pass  # it did not
 
     def _ask(self) -> None:
+        """WANT names all that are missing, so that one more takes the place of the one before."""
         self._asking = False
-        missing = len(self.waiters) - self._asked
-        if missing <= 0:
+        missing = min(len(self.waiters), self.limits.lanes - len(self.lanes))
+        if missing <= self._asked:
             return
-        self._asked = len(self.waiters)
+        self._asked = missing
         self._asked_at = self.carrier.loop.time()
         if self.spares is not None:
             self.spares.want(missing)
@@ -170,7 +173,7 @@ class PyPool:
         if self.closed and not self.lanes:
             self.carrier.pools.discard(self)
         elif self.spares is not None:
-            self.spares.lane_gone(error)
+            self.spares.lane_gone(lane, error)
 
     def lane_opening(self, lane: PyLane, opening: Opening) -> None:
         """Acceptor: an OPEN on one of the lanes of a pool that serves."""
@@ -181,7 +184,9 @@ class PyPool:
         if service is None:
             lane.refuse(RefusalReason.NOT_HERE)
             if self._events is not None:
-                self._events.visit_refused(opening, RefusalReason.NOT_HERE, "no such tunnel here")
+                self.carrier.tell(
+                    None, self._events.visit_refused, opening, RefusalReason.NOT_HERE, "no such tunnel here"
+                )
             return
         visit = ServedVisit(self.carrier, lane, opening, service, self._events)
         self.carrier.visit_begins(visit)
@@ -190,9 +195,7 @@ class PyPool:
     def sweep(self, now: float) -> None:
         """Once a second: visitors that have waited too long, a WANT that brought nothing, spare lanes."""
         while self.waiters and self.waiters[0].waits_until <= now:
-            visit = self.waiters.popleft()
-            self._asked = min(self._asked, len(self.waiters))
-            visit.no_lane("no lane came in time")
+            self.waiters.popleft().no_lane("no lane came in time")
         if self.waiters and now - self._asked_at >= WANT_AGAIN:
             self._asked = 0
             self._ask()
@@ -205,24 +208,22 @@ class PyPool:
             self.spares.lane_used()
 
     def _offer(self, lane: PyLane) -> None:
-        if self.closed or (lane.retiring and self.side is Side.OPENER):
+        if not lane.usable:
+            return  # its end is about to be told
+        if self.closed or (self.side is Side.OPENER and (lane.retiring or lane.state.spent)):
             self._let_go(lane)
-            return
-        while self.waiters:
-            visit = self.waiters.popleft()
-            self._asked = max(0, self._asked - 1)
-            if not visit.over:
-                self._used()
-                visit.begin(lane)
-                return
-        self.idle[lane] = None
+        elif self.waiters:
+            self._used()
+            self.waiters.popleft().begin(lane)
+        else:
+            self.idle[lane] = None
 
     def _let_go(self, lane: PyLane) -> None:
-        """Close an idle lane, or ask for it to be closed where that is the opener's to do."""
-        if self.side is Side.OPENER or self.closed:
+        """Close an idle lane, or ask the opener to: only it knows that no OPEN is on its way."""
+        if self.side is Side.OPENER:
             self.idle.pop(lane, None)
             lane.close()
-        else:
+        elif not lane.retiring:
             lane.retiring = True
             lane.send(FrameType.RETIRE)
 

@@ -113,3 +113,7 @@ class LaneStream:
     def lane_resumed(self) -> None:
         if self.partner is not None:
             self.partner.resume_source()
+
+    def cut(self) -> None:
+        if self.owner is not None:
+            self.owner.cut()

@@ -72,7 +72,7 @@ class ServedVisit(RunningVisit):
         for data in stream.take_held():
             lane.carry(data)
         if self._events is not None:
-            self._events.visit_served(self.opening)
+            self.carrier.tell(self.cut, self._events.visit_served, self.opening)
         if lane.state.received is Ending.END:
             stream.send_end()
         if stream.ended:
@@ -87,7 +87,7 @@ class ServedVisit(RunningVisit):
         lane.refuse(RefusalReason.UNREACHABLE, message)
         self.carrier.visit_over(self)
         if self._events is not None:
-            self._events.visit_refused(self.opening, RefusalReason.UNREACHABLE, message)
+            self.carrier.tell(None, self._events.visit_refused, self.opening, RefusalReason.UNREACHABLE, message)
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
         if self._dial is not None and self._owed is None:

@@ -1,11 +1,12 @@
 """Spare lanes of a pool that dials: how many to keep, when to dial, when to let go (DESIGN §4, "Idle lanes")."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import DialTarget, SpareSizes
-from portway_proto.carry.errors import CarrierError, PeerFailed
+from portway_proto.carry.errors import CarrierError, HandshakeFailed
 from portway_proto.carry.python.lane import PyLane
 
 if TYPE_CHECKING:
@@ -34,25 +35,26 @@ class Spares:
         self._target = target
         self._sizes = sizes
         self._on_lost = on_lost
-        self._wanted = 0  # asked for by the peer, above the spares
+        self._wanted = 0  # asked for by the peer, above the spares, and not yet up
         self._scheduled = False
         self._closed = False
         self._pause = 0.0
         self._not_before = 0.0
+        self._retry: asyncio.TimerHandle | None = None
         self._fewest_idle = 0
         self._window_ends = carrier.loop.time() + sizes.shrink_after
         self.replenish()
 
     def want(self, lanes: int) -> None:
-        self._wanted = min(self._wanted + lanes, self._sizes.lanes)
+        self._wanted = min(lanes, self._sizes.lanes)
         self.replenish()
 
     def lane_used(self) -> None:
         self._fewest_idle = min(self._fewest_idle, len(self._pool.idle))
         self.replenish()
 
-    def lane_gone(self, error: CarrierError) -> None:
-        if isinstance(error, PeerFailed):
+    def lane_gone(self, lane: PyLane, error: CarrierError) -> None:
+        if lane.state.number == 0 and not lane.retiring:
             self._failed(error)  # its greeting was refused, and so would be the next one's
         else:
             self.replenish()
@@ -73,12 +75,14 @@ class Spares:
             self._window_ends = now + self._sizes.shrink_after
             self._fewest_idle = len(self._pool.idle)
             self._wanted = 0
-        if self._pool.lanes:
-            self._pause = 0.0
+        if now >= self._not_before + LONGEST_PAUSE:
+            self._pause = 0.0  # nothing has failed since
         self._dial_missing()
 
     def close(self) -> None:
         self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
 
     def _spare_size(self) -> int:
         return self._sizes.busy if self._pool.visited else self._sizes.quiet
@@ -95,28 +99,30 @@ class Spares:
 
     async def _dial(self) -> None:
         try:
-            stream = self._carrier.connect(self._target.address, self._target.tls)
-            try:
-                await stream.ready()
-            except BaseException:
-                stream.abort()
-                raise
-            if self._closed:
-                stream.abort()
-                return
-            lane = self._carrier.lane_of(stream, self._pool.side)
-            lane.send(*self._target.greeting)
+            lane = await self._lane()
         except CarrierError as error:
             self._failed(error)
             return
         finally:
             self.dialling -= 1
         self._wanted = max(0, self._wanted - 1)
-        self._park(lane)
+        self._pool.park(lane)
         self.replenish()
 
-    def _park(self, lane: PyLane) -> None:
-        self._pool.park(lane)
+    async def _lane(self) -> PyLane:
+        """One that has sent its greeting. Raises CarrierError."""
+        target = self._target
+        stream = self._carrier.connect(target.address, target.tls)
+        try:
+            handshake = await stream.ready()
+            if handshake.alpn != target.tls.alpn:
+                raise HandshakeFailed(f"{target.address} does not speak {target.tls.alpn}: it is no relay node")
+            lane = self._carrier.lane_of(stream, self._pool.side)
+        except BaseException:
+            stream.abort()
+            raise
+        lane.send(*target.greeting)
+        return lane
 
     def _failed(self, error: CarrierError) -> None:
         if self._closed:
@@ -125,5 +131,5 @@ class Spares:
         if now >= self._not_before:  # the first of several dials that failed together
             self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, self._pause * 2))
             self._not_before = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries only
-            self._carrier.loop.call_at(self._not_before, self.replenish)
-        self._carrier.call_safely(self._on_lost, error)
+            self._retry = self._carrier.loop.call_at(self._not_before, self.replenish)
+        self._carrier.tell(self._pool.close, self._on_lost, error)

@@ -38,6 +38,8 @@ class StreamOwner(Protocol):
 
     def stream_lost(self, error: CarrierError) -> None: ...
 
+    def cut(self) -> None: ...
+
 
 class PyStream(Connection):
     """Both the contract's Stream and the asyncio protocol of its socket."""

@@ -9,7 +9,6 @@ from portway_proto.carry.errors import ConnectionLost, PeerSilent, ProtocolViola
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.wire.frames import FrameType
-from portway_proto.wire.limits import RESET_ANSWER_TIMEOUT
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
@@ -51,7 +50,7 @@ class Sweep:
 
     def _look_at_lane(self, lane: PyLane, now: float) -> None:
         limits = self._carrier.limits
-        if lane.reset_at is not None and now - lane.reset_at > RESET_ANSWER_TIMEOUT:
+        if lane.reset_at is not None and now - lane.reset_at > limits.reset_answer:
             lane.abort(ProtocolViolation("a RESET was not answered"))
             return
         if lane.heard or not lane.state.idle:
