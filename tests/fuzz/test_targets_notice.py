@@ -1,0 +1,156 @@
+"""That fuzzing would notice: a target of which one rule is broken fails within a bounded number of inputs."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from portway.engine import dialogue
+from portway_proto.wire import frames, lane
+from portway_proto.wire.frames import FrameReader
+from portway_proto.wire.lane import Ending, LaneState, Phase, Take
+from portway_relay.ingress import client_hello
+from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed
+from portway_testkit.fuzzing import hello_target, lane_target
+from portway_testkit.fuzzing.edits import random_input
+from portway_testkit.fuzzing.targets import TARGETS
+
+TRIES = 3_000
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def holds_its_invariant(name: str) -> bool:
+    """Whether the target keeps its promise for its seeds and a bounded number of inputs made of them."""
+    target = TARGETS[name]
+    seeds = target.seeds()
+    try:
+        for data in seeds:
+            target.check(data)
+        for number in range(TRIES):
+            target.check(random_input(seeds, random.Random(f"{name} {number}")))
+    except Exception:
+        return False
+    return True
+
+
+def _unbounded_reading(patch: pytest.MonkeyPatch) -> None:
+    def take(reader: Any, size: int) -> bytes:
+        start, reader.position = reader.position, reader.position + size
+        return reader.data[start : reader.position]
+
+    def number(reader: Any, size: int) -> int:
+        taken = take(reader, size)
+        return sum(taken[at] << 8 * (size - 1 - at) for at in range(size))
+
+    patch.setattr(client_hello._Reader, "take", take)
+    patch.setattr(client_hello._Reader, "number", number)
+
+
+def _any_number_of_records(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(client_hello, "MAX_RECORDS", 1_000_000)
+
+
+def _impatient(patch: pytest.MonkeyPatch) -> None:
+    really = client_hello.parse
+
+    def parse(data: bytes) -> Parsed | NeedMore | Invalid:
+        answer = really(data)
+        return Invalid("too little") if isinstance(answer, NeedMore) and len(data) > 50 else answer
+
+    patch.setattr(hello_target, "parse", parse)
+
+
+def _pieces_taken_for_frames(patch: pytest.MonkeyPatch) -> None:
+    def gather(reader: Any, piece: memoryview, found: list[Any]) -> None:
+        found.append((reader._type, bytes(piece)))
+
+    patch.setattr(FrameReader, "_gather", gather)
+
+
+def _forgotten_body(patch: pytest.MonkeyPatch) -> None:
+    def gather(reader: Any, piece: memoryview, found: list[Any]) -> None:
+        reader._body += piece
+        if not reader._left:
+            found.append((reader._type, bytes(reader._body)))
+
+    patch.setattr(FrameReader, "_gather", gather)
+
+
+def _no_limits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(frames, "_LIMITS", dict.fromkeys(frames._LIMITS, 1 << 24))
+
+
+def _never_idle(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LaneState, "_settle", lambda state: None)
+
+
+def _delivers_after_the_end(patch: pytest.MonkeyPatch) -> None:
+    def takes(state: LaneState) -> Take:
+        return Take.ERROR if state.phase is Phase.IDLE else Take.DELIVER
+
+    patch.setattr(LaneState, "takes", property(takes))
+
+
+def _counts_without_opening(patch: pytest.MonkeyPatch) -> None:
+    really = LaneState._receive_reset
+
+    def receive_reset(state: LaneState) -> Any:
+        state.number += 1
+        return really(state)
+
+    patch.setattr(LaneState, "_receive_reset", receive_reset)
+
+
+def _forgets_what_it_sent(patch: pytest.MonkeyPatch) -> None:
+    def send_ending(state: LaneState, ending: Ending) -> bytes:
+        return lane.encode_number(lane.FrameType.RESET if ending is Ending.RESET else lane.FrameType.END, state.number)
+
+    patch.setattr(LaneState, "_send_ending", send_ending)
+
+
+def _payloads_taken_on_trust(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lane_target, "decode_refused", lambda data: (data[4], data[5:].decode()))
+
+
+def _addresses_as_sent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(frames, "_plain_address", lambda address: address)
+
+
+def _messages_taken_on_trust(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dialogue, "_read", lambda kind, payload: kind.FromString(payload))
+
+
+def _answers_to_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dialogue.Dialogue, "_known", lambda self, request: request)
+
+
+BROKEN: list[tuple[str, Break]] = [
+    ("hello", _unbounded_reading),
+    ("hello", _any_number_of_records),
+    ("hello", _impatient),
+    ("frames", _pieces_taken_for_frames),
+    ("frames", _forgotten_body),
+    ("frames", _no_limits),
+    ("lane", _never_idle),
+    ("lane", _delivers_after_the_end),
+    ("lane", _counts_without_opening),
+    ("lane", _forgets_what_it_sent),
+    ("open", _payloads_taken_on_trust),
+    ("open", _addresses_as_sent),
+    ("dialogue", _messages_taken_on_trust),
+    ("dialogue", _answers_to_nobody),
+]
+
+
+@pytest.mark.parametrize(("name", "break_a_rule"), BROKEN, ids=lambda value: getattr(value, "__name__", value))
+def test_a_broken_rule_is_noticed(name: str, break_a_rule: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser that does this wrong does not pass."""
+    break_a_rule(monkeypatch)
+    assert not holds_its_invariant(name)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_not_broken_passes(name: str) -> None:
+    """The same inputs are no trouble to the parsers as they are."""
+    assert holds_its_invariant(name)

@@ -1,0 +1,92 @@
+"""The client's side of the control lane as a fuzz target."""
+
+from functools import cache
+from typing import Final, get_args
+
+from google.protobuf.message import Message
+from portway.engine.dialogue import (
+    BindRequest,
+    Dialogue,
+    Event,
+    LanesWanted,
+    TunnelBound,
+    TunnelRefused,
+    Welcomed,
+)
+from portway_proto.v1 import lane_pb2
+from portway_proto.wire.errors import RemoteProtocolError
+from portway_proto.wire.frames import FrameType, encode_frame
+
+from portway_testkit.fuzzing.lane_target import frame_seeds, read
+from portway_testkit.fuzzing.target import Target, cuts
+
+_BINDS: Final = 3
+_WELCOME: Final = lane_pb2.Welcome(
+    session_id=b"i" * 16, session_secret=b"s" * 32, node="relay-1", region="fra", resume_seconds=60, max_lanes=4096
+)
+_FAILURE: Final = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="bound elsewhere")
+
+
+def _frame(frame_type: FrameType, message: Message) -> bytes:
+    return encode_frame(frame_type, message.SerializeToString(deterministic=True))
+
+
+@cache
+def _seeds() -> tuple[bytes, ...]:
+    welcome = _frame(FrameType.WELCOME, _WELCOME)
+    bound = lane_pb2.Bound(request=1, host="k5zq2w7b3xav6mdy.fra.example.com", port=443, ticket=b"t")
+    unasked = lane_pb2.Bound(request=_BINDS + 1, host="a", port=1)
+    later = [
+        _frame(FrameType.BOUND, unasked),
+        _frame(FrameType.BOUND, bound),
+        _frame(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=2, failure=_FAILURE)),
+        _frame(FrameType.UNBOUND, lane_pb2.Unbound(label="k5zq2w7b3xav6mdy", failure=_FAILURE)),
+        _frame(FrameType.WANT, lane_pb2.Want(lanes=3)),
+        _frame(FrameType.GOAWAY, lane_pb2.Goaway(failure=_FAILURE)),
+    ]
+    return (welcome + b"".join(later[1:]), *(welcome + frame for frame in later), *later, *frame_seeds())
+
+
+def _check(data: bytes) -> None:
+    dialogue, welcomed = Dialogue(), False
+    for _ in range(_BINDS):
+        dialogue.bind(BindRequest("k5zq2w7b3xav6mdy", 1, bytes(32)))
+    frames, _ = read(next(cuts(data)))
+    for frame_type, payload in frames:
+        if frame_type == FrameType.DATA:
+            continue
+        try:
+            event = dialogue.receive(frame_type, payload)
+        except RemoteProtocolError:
+            return
+        assert isinstance(event, get_args(Event))
+        assert welcomed is not isinstance(event, Welcomed), "WELCOME comes first, and once"
+        welcomed = True
+        _check_event(event)
+
+
+def _check_event(event: Event) -> None:
+    if isinstance(event, Welcomed):
+        assert event.key.id
+        assert event.key.secret
+        assert event.resume_seconds >= 0
+    elif isinstance(event, TunnelBound):
+        assert event.host
+        assert 1 <= event.port <= 65_535
+        assert 0 <= event.unencrypted_port <= 65_535
+    elif isinstance(event, LanesWanted):
+        assert event.lanes >= 0
+    else:
+        assert event.failure.message.isprintable()
+        assert event.failure.error().args
+    if isinstance(event, TunnelBound | TunnelRefused):
+        assert 1 <= event.request <= _BINDS
+
+
+DIALOGUE: Final = Target(
+    "dialogue",
+    "Whatever a node sends on the control lane, each frame becomes an event with values that can be used, after one "
+    "WELCOME and about requests that were made, or raises RemoteProtocolError.",
+    _seeds,
+    _check,
+)
