@@ -37,6 +37,8 @@ def _load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> N
             context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as error:
         raise TlsSettingsError(f"certificate and key cannot be used together: {error}") from None
+    except OSError as error:  # no descriptor is left, or no room on the disk
+        raise TlsSettingsError(f"certificate and key cannot be loaded now: {error.strerror}") from None
 
 
 def _load_ca(context: ssl.SSLContext, ca: bytes) -> None:
