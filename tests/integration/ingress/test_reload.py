@@ -1,0 +1,82 @@
+"""Certificates that change while the node serves."""
+
+import logging
+import shutil
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import portway
+import pytest
+from portway_registry.pki import Authority
+from portway_testkit.cluster import DOMAIN, Cluster
+from portway_testkit.origins import TcpOrigin, echo
+from portway_testkit.visitors import visit
+from portway_testkit.waiting import eventually
+
+pytestmark = pytest.mark.shares_sockets
+
+
+def certificate_of(visitor: ssl.SSLSocket) -> bytes:
+    shown = visitor.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
+
+
+def renew(pki: Path) -> None:
+    """The same CA's new certificate for the region's names, moved into place file by file as tools do."""
+    authority = Authority.open(pki)
+    for name in ("region-fra.crt", "region-fra.key"):
+        (pki / name).rename(pki / f"{name}.old")
+    for path in authority.add_region("fra", DOMAIN):
+        path.rename(path.with_suffix(path.suffix + ".new"))
+    for name in ("region-fra.key", "region-fra.crt"):
+        (pki / f"{name}.new").rename(pki / name)
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(
+    make_cluster: Callable[..., Cluster], as_client: Callable[[Cluster], None]
+) -> None:
+    """Seconds after its files were replaced new visitors see the new certificate; a visit in progress goes on."""
+    cluster = make_cluster()
+    as_client(cluster)
+    with TcpOrigin(echo) as server, portway.forward(server.port) as tunnel, visit(tunnel, cluster.ca) as before:
+        old = certificate_of(before)
+        renew(cluster.pki)
+
+        def renewed() -> bool:
+            with visit(tunnel, cluster.ca) as visitor:
+                return certificate_of(visitor) != old
+
+        eventually(renewed)
+        before.sendall(b"still there?")
+        assert before.recv(100) == b"still there?"
+
+
+def test_files_that_do_not_fit_change_nothing(
+    make_cluster: Callable[..., Cluster], as_client: Callable[[Cluster], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pair that does not fit is logged as an error with the file's name, the old one stays in use, and the next
+    change is taken again."""
+    cluster = make_cluster()
+    as_client(cluster)
+    key = cluster.pki / "region-fra.key"
+    with TcpOrigin(echo) as server, portway.forward(server.port) as tunnel:
+        with visit(tunnel, cluster.ca) as visitor:
+            old = certificate_of(visitor)
+        with caplog.at_level(logging.ERROR, "portway_relay.certificates"):
+            shutil.copy(key, cluster.pki / "kept.key")
+            shutil.copy(cluster.pki / "node-fra-1.key", key)
+            eventually(lambda: caplog.records)
+        assert f"{key} is not the key of" in caplog.text
+        with visit(tunnel, cluster.ca) as visitor:
+            assert certificate_of(visitor) == old
+            visitor.sendall(b"hello")
+            assert visitor.recv(100) == b"hello"
+        renew(cluster.pki)
+
+        def renewed() -> bool:
+            with visit(tunnel, cluster.ca) as visitor:
+                return certificate_of(visitor) != old
+
+        eventually(renewed)
