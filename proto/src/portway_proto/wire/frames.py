@@ -43,6 +43,11 @@ class FrameType(IntEnum):
     UNBOUND = 0x17
     WANT = 0x18
     GOAWAY = 0x19
+    # Between nodes.
+    PEER = 0x20
+    ROUTES = 0x21
+    ASK = 0x22
+    ANSWER = 0x23
 
 
 _VISIT_TYPES: Final = frozenset({FrameType.OPEN, FrameType.OPENED, FrameType.REFUSED, FrameType.END, FrameType.RESET})

@@ -1,0 +1,170 @@
+"""Lanes that other nodes dialled: visits that they forward, and what they tell and ask.
+
+Here: who a lane is of and what its frames mean. Not here: visits themselves (tunnels/visits.py), what is believed (routes.py).
+One hop, never a loop: an opening is served from this node's own tunnels or refused.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from cryptography import x509
+from google.protobuf.message import DecodeError
+from portway_proto.carry.contract import Carrier, Handshake, Lane, ServerTls, Stream
+from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, FAILURE_CODE_VERSION, Answer, Ask, Failure, Peer, Routes
+from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.frames import FrameType, Opening
+from portway_proto.wire.lane import Side
+from portway_proto.wire.limits import PROTOCOL_VERSION
+
+from portway_relay.certificates import dns_names
+from portway_relay.config import SERVER_NAME_SUFFIX
+
+logger = logging.getLogger(__name__)
+
+
+class MeshEvents(Protocol):
+    """Who is told what other nodes want."""
+
+    def visit_arrived(self, lane: Lane, opening: Opening) -> None:
+        """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
+        ...
+
+    def routes_told(self, node: str, routes: Routes) -> None: ...
+
+    def held(self, label: str) -> TunnelInfo | None:
+        """A tunnel of this node's own."""
+        ...
+
+
+class Arrivals:
+    """The lanes of other nodes."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        mesh_tls: Callable[[], ServerTls],
+        events: MeshEvents,
+        *,
+        most: int,
+        time_limit: float,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """`most` connections may be between accept and their first frame, each for `time_limit` seconds."""
+        self._carrier = carrier
+        self._mesh_tls = mesh_tls
+        self._events = events
+        self._most = most
+        self._time_limit = time_limit
+        self._tasks = Tasks("mesh arrivals", on_failure)
+        self._lanes: set[_PeerLane] = set()
+        self.waiting: set[_PeerLane] = set()
+
+    def __len__(self) -> int:
+        """Lanes that other nodes hold."""
+        return len(self._lanes)
+
+    def take(self, sock: socket.socket) -> None:
+        """A node's connection. Owns the socket. Raises TlsSettingsError."""
+        if len(self._tasks) + len(self.waiting) >= self._most:
+            sock.close()
+            return
+        self._tasks.spawn(self._shake_hands(self._carrier.accept(sock, self._mesh_tls())), name="handshake")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        for lane in list(self._lanes):
+            lane.close()
+
+    async def _shake_hands(self, stream: Stream) -> None:
+        try:
+            handshake = await stream.ready()
+            node = _node_of(handshake)
+            if node is None:
+                stream.abort()
+                logger.warning("a mesh lane is refused: its certificate is no node's", extra={"peer": stream.peer.host})
+                return
+            lane = _PeerLane(self, self._events, node)
+            lane.lane = self._carrier.lane(stream, Side.ACCEPTOR, lane)
+        except CarrierError as error:
+            logger.debug("a mesh lane did not come to be: %s", error)
+        except BaseException:
+            stream.abort()
+            raise
+        else:
+            self._lanes.add(lane)
+            self.waiting.add(lane)
+            lane.timer = asyncio.get_running_loop().call_later(self._time_limit, lane.close)
+
+    def gone(self, lane: "_PeerLane") -> None:
+        self._lanes.discard(lane)
+        self.waiting.discard(lane)
+
+
+class _PeerLane:
+    """The LaneEvents of one lane: PEER first; then visits, or the frames of a control lane."""
+
+    def __init__(self, arrivals: Arrivals, events: MeshEvents, node: str) -> None:
+        self.lane: Lane | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self._arrivals = arrivals
+        self._events = events
+        self._node = node
+        self._hello: Peer | None = None
+
+    def close(self) -> None:
+        if self.lane is not None:
+            self.lane.abort()
+
+    def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        try:
+            self._frame(lane, frame_type, payload)
+        except (DecodeError, ValueError) as error:
+            logger.warning("a node broke the protocol", extra={"node": self._node, "reason": str(error)})
+            lane.fail(Failure(code=FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString())
+
+    def opening_received(self, lane: Lane, opening: Opening) -> None:
+        if self._hello is None or self._hello.control:
+            lane.abort()
+        else:
+            self._events.visit_arrived(lane, opening)
+
+    def lane_closed(self, lane: Lane, error: CarrierError) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self._arrivals.gone(self)
+
+    def _frame(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        if self._hello is None and frame_type == FrameType.PEER:
+            self._greeted(lane, Peer.FromString(payload))
+        elif self._hello is not None and self._hello.control and frame_type == FrameType.ROUTES:
+            self._events.routes_told(self._node, Routes.FromString(payload))
+        elif self._hello is not None and self._hello.control and frame_type == FrameType.ASK:
+            ask = Ask.FromString(payload)
+            answer = Answer(request=ask.request, tunnel=self._events.held(ask.label))
+            lane.send(FrameType.ANSWER, answer.SerializeToString())
+        else:
+            raise ValueError(f"frame 0x{frame_type:02x} is not a node's to send here")
+
+    def _greeted(self, lane: Lane, hello: Peer) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self._arrivals.waiting.discard(self)
+        if hello.version != PROTOCOL_VERSION:
+            message = f"this node speaks version {PROTOCOL_VERSION} of the lane protocol, not {hello.version}"
+            lane.fail(Failure(code=FAILURE_CODE_VERSION, message=message).SerializeToString())
+            return
+        self._hello = hello
+
+
+def _node_of(handshake: Handshake) -> str | None:
+    """The node that the peer's certificate names; the handshake has verified who signed it."""
+    if handshake.peer_certificate is None:
+        return None
+    names = dns_names(x509.load_der_x509_certificate(handshake.peer_certificate))
+    nodes = {name.removesuffix(SERVER_NAME_SUFFIX) for name in names if name.endswith(SERVER_NAME_SUFFIX)}
+    return nodes.pop() if len(nodes) == 1 else None

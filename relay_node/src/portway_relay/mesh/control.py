@@ -1,0 +1,127 @@
+"""The control lane that this node dials to one other node, kept up: what it holds is told, what the other holds is asked.
+
+Here: one lane, its questions and their answers. Not here: what is told (routes.py), lanes that carry visits (peer.py).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from google.protobuf.message import DecodeError
+from portway_proto.carry.contract import Carrier, DialTarget, Lane
+from portway_proto.carry.errors import CarrierError, ConnectionLost
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import Answer, Ask, Routes
+from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.lane import Side
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+# A tunnel comes to some 300 bytes: a frame of these stays well below MAX_CONTROL.
+_TUNNELS_A_FRAME: Final = 32
+
+
+class ControlLane:
+    """Also the LaneEvents of its lane."""
+
+    def __init__(
+        self, name: str, carrier: Carrier, target: DialTarget, tasks: Tasks, whole: Callable[[], Iterable[TunnelInfo]]
+    ) -> None:
+        """`whole` is what is told when the lane is up: everything that this node holds, or nothing."""
+        self._name = name
+        self._carrier = carrier
+        self._target = target
+        self._whole = whole
+        self._lane: Lane | None = None
+        self._over = asyncio.Event()
+        self._request = 0
+        self._asked: dict[int, asyncio.Future[TunnelInfo | None]] = {}
+        self._keeper = tasks.spawn(self._keep(), name=f"control lane to {name}")
+
+    @property
+    def up(self) -> bool:
+        return self._lane is not None
+
+    def tell(self, routes: Routes) -> None:
+        """Changes; what the other node does not hear now it is told whole when it is back."""
+        if self._lane is not None:
+            self._lane.send(FrameType.ROUTES, routes.SerializeToString())
+
+    async def ask(self, label: str) -> TunnelInfo | None:
+        """What the other node says of a label; None when it does not hold it, or cannot be asked."""
+        if self._lane is None:
+            return None
+        self._request += 1
+        request = self._request
+        answer: asyncio.Future[TunnelInfo | None] = asyncio.get_running_loop().create_future()
+        self._asked[request] = answer
+        self._lane.send(FrameType.ASK, Ask(request=request, label=label).SerializeToString())
+        try:
+            return await answer
+        finally:
+            del self._asked[request]
+
+    def close(self) -> None:
+        self._keeper.cancel()
+        if self._lane is not None:
+            self._lane.close()
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                stream = self._carrier.connect(self._target.address, self._target.tls)
+                try:
+                    await stream.ready()
+                except asyncio.CancelledError:
+                    stream.abort()
+                    raise
+                self._over.clear()
+                lane = self._carrier.lane(stream, Side.OPENER, self)
+            except CarrierError as error:
+                logger.debug("peer not reached", extra={"peer": self._name, "reason": str(error)})
+            else:
+                pause = _FIRST_PAUSE
+                self._begin(lane)
+                await self._over.wait()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries only
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _begin(self, lane: Lane) -> None:
+        self._lane = lane
+        lane.send(*self._target.greeting)
+        held = list(self._whole())
+        for start in range(0, len(held), _TUNNELS_A_FRAME):
+            self.tell(Routes(bound=held[start : start + _TUNNELS_A_FRAME]))
+
+    # The lane's events.
+
+    def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        try:
+            if frame_type != FrameType.ANSWER:
+                raise ValueError(f"frame 0x{frame_type:02x} on a control lane")
+            answer = Answer.FromString(payload)
+        except (DecodeError, ValueError) as error:
+            logger.warning("a peer broke the protocol", extra={"peer": self._name, "reason": str(error)})
+            lane.abort()
+            return
+        waiting = self._asked.get(answer.request)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer.tunnel if answer.HasField("tunnel") else None)
+
+    def opening_received(self, lane: Lane, opening: Opening) -> None:
+        lane.refuse(RefusalReason.OTHER, "visits are opened by who dialled")
+
+    def lane_closed(self, lane: Lane, error: CarrierError) -> None:
+        self._lane = None
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_result(None)
+        self._over.set()
+        if not (isinstance(error, ConnectionLost) and error.clean):
+            logger.info("peer lost", extra={"peer": self._name, "reason": str(error)})

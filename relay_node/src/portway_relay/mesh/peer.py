@@ -1,0 +1,66 @@
+"""One other node, as this one reaches it: warm lanes for visits, and a control lane."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from portway_proto.carry.contract import Address, Carrier, ClientTls, DialTarget, Pool, SpareSizes
+from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import Peer as PeerHello
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.wire.frames import FrameType
+from portway_proto.wire.lane import Side
+from portway_proto.wire.limits import MESH_ALPN, PROTOCOL_VERSION
+
+from portway_relay.certificates import LoadedCertificates
+from portway_relay.mesh.control import ControlLane
+
+logger = logging.getLogger(__name__)
+
+# One lane is warm for the first visitor of a while, and the rest as visitors come: nodes times nodes is a large number.
+# A visitor does not wait long for a node that does not answer: another one may have the tunnel by now.
+SIZES: Final = SpareSizes(quiet=1, busy=8, wait=2.0)
+
+
+class Peer:
+    """Where it is, and what leads there."""
+
+    def __init__(
+        self,
+        info: NodeInfo,
+        carrier: Carrier,
+        loaded: LoadedCertificates,
+        tasks: Tasks,
+        whole: Callable[[], Iterable[TunnelInfo]],
+    ) -> None:
+        self.info = info
+        address = Address(info.host, info.port)
+        node = loaded.node
+        tls = ClientTls(loaded.ca, info.server_name, MESH_ALPN, node.chain, node.key)
+        self.pool: Pool = carrier.dialling_pool(_target(address, tls, control=False), Side.OPENER, SIZES, self._lost)
+        self.control = ControlLane(info.name, carrier, _target(address, tls, control=True), tasks, whole)
+
+    def reached_as(self, info: NodeInfo) -> bool:
+        """Whether `info` says that it is reached in the same way."""
+        mine = self.info
+        return (mine.host, mine.port, mine.server_name) == (info.host, info.port, info.server_name)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it answers, or carries visits."""
+        counts = self.pool.counts
+        return self.control.up or counts.idle + counts.busy > 0
+
+    def retire(self) -> None:
+        """Dial it no more; visits that run go on."""
+        self.control.close()
+        self.pool.retire()
+
+    def _lost(self, error: CarrierError) -> None:
+        logger.debug("a mesh lane could not be dialled", extra={"peer": self.info.name, "reason": str(error)})
+
+
+def _target(address: Address, tls: ClientTls, *, control: bool) -> DialTarget:
+    hello = PeerHello(version=PROTOCOL_VERSION, control=control)
+    return DialTarget(address, tls, (FrameType.PEER, hello.SerializeToString()))

@@ -1,0 +1,90 @@
+"""All other nodes, as a registry last told of them.
+
+A node that is missing from a list is kept as long as it answers (DESIGN §2: absence from a list never removes a route).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from portway_proto.carry.contract import Carrier
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import Gone, Routes
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+
+from portway_relay.certificates import LoadedCertificates
+from portway_relay.mesh.peer import Peer
+
+
+class Peers:
+    """The peers by name; never this node itself."""
+
+    def __init__(
+        self,
+        name: str,
+        region: str,
+        carrier: Carrier,
+        certificates: Callable[[], LoadedCertificates],
+        held: Callable[[], Iterable[TunnelInfo]],
+        *,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """`held` are this node's tunnels, as its siblings are told of them."""
+        self._name = name
+        self._region = region
+        self._carrier = carrier
+        self._certificates = certificates
+        self._held = held
+        self._tasks = Tasks("mesh", on_failure)
+        self._peers: dict[str, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def get(self, name: str) -> Peer | None:
+        return self._peers.get(name)
+
+    def of_region(self, region: str) -> list[Peer]:
+        return [peer for peer in self._peers.values() if peer.info.region == region]
+
+    def told(self, nodes: Iterable[NodeInfo]) -> None:
+        """The whole list, from a registry."""
+        listed = {node.name: node for node in nodes if node.name != self._name}
+        for name, peer in list(self._peers.items()):
+            if name not in listed and not peer.in_use:
+                del self._peers[name]
+                peer.retire()
+        for node in listed.values():
+            self.learn(node)
+
+    def learn(self, node: NodeInfo) -> Peer | None:
+        """One node; None for this one."""
+        if node.name == self._name:
+            return None
+        before = self._peers.get(node.name)
+        if before is not None and before.reached_as(node):
+            before.info = node
+            return before
+        if before is not None:
+            before.retire()
+        # Siblings are told what this node holds; others ask a registry.
+        whole = self._held if node.region == self._region else tuple
+        peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, whole)
+        return peer
+
+    def tell_siblings(self, bound: TunnelInfo | None, gone: Gone | None) -> None:
+        """A change, to the nodes of this region: a fresh name works there at once."""
+        routes = Routes(bound=[] if bound is None else [bound], gone=[] if gone is None else [gone])
+        for peer in self.of_region(self._region):
+            peer.control.tell(routes)
+
+    async def ask_region(self, region: str, label: str) -> TunnelInfo | None:
+        """Ask every node of a region; the answer with the highest epoch. Cancelled, nothing is left behind."""
+        peers = self.of_region(region)
+        answers = await asyncio.gather(*(peer.control.ask(label) for peer in peers))
+        found = [answer for answer in answers if answer is not None]
+        return max(found, key=lambda tunnel: tunnel.epoch, default=None)
+
+    async def close(self) -> None:
+        for peer in self._peers.values():
+            peer.retire()
+        await self._tasks.close()
