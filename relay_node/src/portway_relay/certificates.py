@@ -6,7 +6,7 @@ itself, which is the carrier's; it gets PEM.
 
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from portway_proto.carry.contract import ServerTls
-from portway_proto.wire.limits import LINK_ALPN
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import CertificateError
@@ -45,9 +45,14 @@ class LoadedCertificates:
     ca: bytes
     authorities: tuple[x509.Certificate, ...]
     node: Identity
-    region: Identity
+    zones: Mapping[str, Identity]  # by `<region>.<domain>`, this node's own among them
     link_tls: ServerTls
-    visitor_tls: dict[str | None, ServerTls]
+    mesh_tls: ServerTls
+    _visitor_tls: Mapping[tuple[str, str | None], ServerTls]
+
+    def visitor_tls(self, zone: str, alpn: str | None) -> ServerTls:
+        """What a visitor of a name in `zone`, one of `zones`, is shown; `alpn` is the protocol chosen, if any."""
+        return self._visitor_tls[zone, alpn]
 
 
 def _utc_now() -> datetime.datetime:
@@ -61,7 +66,7 @@ class Certificates:
         """Read the files. Raises CertificateError."""
         self._config = config
         self._now = now
-        self._paths = (config.cluster_ca, config.cert, config.key, config.tls_cert, config.tls_key)
+        self._paths = (config.cluster_ca, config.cert, config.key, *config.tls_cert, *config.tls_key)
         self._seen = self._stamps()
         self.loaded = self._load()
 
@@ -75,7 +80,10 @@ class Certificates:
             return False
         logger.info(
             "certificates reloaded",
-            extra={"visitors_until": self.loaded.region.certificate.not_valid_after_utc.isoformat()},
+            extra={
+                zone: f"until {identity.certificate.not_valid_after_utc:%Y-%m-%d}"
+                for zone, identity in self.loaded.zones.items()
+            },
         )
         return True
 
@@ -104,16 +112,40 @@ class Certificates:
                 f"{config.cert} was not issued by the CA in {config.cluster_ca}: "
                 "make both with the same `portway-admin pki` folder"
             )
-        region = _load_identity(config.tls_cert, config.tls_key, self._now())
-        _demand_name(config.tls_cert, region.certificate, f"*.{config.zone}")
+        zones = self._load_zones()
         return LoadedCertificates(
             ca,
             authorities,
             node,
-            region,
+            zones,
             ServerTls(node.chain, node.key, alpn=LINK_ALPN),
-            {alpn: ServerTls(region.chain, region.key, alpn=alpn) for alpn in _VISITOR_ALPN},
+            ServerTls(node.chain, node.key, alpn=MESH_ALPN, client_ca=ca),
+            {
+                (zone, alpn): ServerTls(identity.chain, identity.key, alpn=alpn)
+                for zone, identity in zones.items()
+                for alpn in _VISITOR_ALPN
+            },
         )
+
+    def _load_zones(self) -> dict[str, Identity]:
+        """The first certificate for a zone counts; each must be for one of the cluster's at least."""
+        config = self._config
+        zones: dict[str, Identity] = {}
+        for cert_path, key_path in zip(config.tls_cert, config.tls_key, strict=True):
+            identity = _load_identity(cert_path, key_path, self._now())
+            names = [name.removeprefix("*.") for name in dns_names(identity.certificate) if name.startswith("*.")]
+            ours = [name for name in names if name.endswith(f".{config.domain}")]
+            if not ours:
+                raise CertificateError(
+                    f"{cert_path} is valid for {', '.join(dns_names(identity.certificate)) or 'no DNS name'}, "
+                    f"and must be for *.REGION.{config.domain}"
+                )
+            zones = {zone: identity for zone in ours} | zones
+        if config.zone not in zones:
+            raise CertificateError(
+                f"{', '.join(map(str, config.tls_cert))}: none is for this node's own region, *.{config.zone}"
+            )
+        return zones
 
 
 def issued_by(certificate: x509.Certificate, authorities: tuple[x509.Certificate, ...]) -> bool:

@@ -68,6 +68,8 @@ class NodeLimits:
     port_rest: float = 60.0  # a released raw port serves nobody else for so long: visitors may still hold it
     leave_grace: float = 5.0  # visits in progress may finish after the client let go of their tunnel
     first_bytes_time: float = 2.0  # to see whether a refused visitor speaks HTTP (and can be told)
+    lookups_per_second: int = 500  # names that are not known here; asking costs the registry 100 µs each
+    lookup_time: float = 3.0  # somebody must have answered by then where a name is
     lane_wait: float = 10.0  # a visitor waits so long for a lane
     stop_grace: float = 3.0  # visits in progress may finish when the node stops
 
@@ -84,8 +86,8 @@ class NodeConfig:
     cluster_ca: Path
     cert: Path
     key: Path
-    tls_cert: Path
-    tls_key: Path
+    tls_cert: tuple[Path, ...]
+    tls_key: tuple[Path, ...]
     advertise: Endpoint | None = None
     public_port: int = 0
     raw_listen: str | None = None
@@ -122,6 +124,11 @@ class NodeConfig:
                 f"more than the {_MAX_NAME} that DNS allows"
             )
         self._check_addresses()
+        if len(self.tls_cert) != len(self.tls_key):
+            raise ConfigError(
+                f"--tls-cert is given {len(self.tls_cert)} times and --tls-key {len(self.tls_key)} times: give a key for "
+                "each certificate, in the same order"
+            )
         if not -90 <= self.latitude <= 90 or not -180 <= self.longitude <= 180:
             raise ConfigError(f"--latitude {self.latitude} --longitude {self.longitude}: not a place on Earth")
         self._check_raw_ports()

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.contract import Limits, ServerTls
+from portway_proto.carry.contract import Limits
 from portway_proto.carry.select import make_carrier
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
@@ -18,7 +18,12 @@ from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertifi
 from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
-from portway_relay.ingress.front import Front
+from portway_relay.ingress.front import Front, Takers
+from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.home import Inward, Outward
+from portway_relay.mesh.lookup import Lookup
+from portway_relay.mesh.peers import Peers
+from portway_relay.mesh.routes import Routes
 from portway_relay.metrics import NodeCounts, exposition
 from portway_relay.registry_link.announcer import Announcements
 from portway_relay.registry_link.cluster import Cluster
@@ -30,7 +35,7 @@ from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
-from portway_relay.tunnels.visits import Visits
+from portway_relay.tunnels.visits import Destination, Visits
 from portway_relay.version import VERSION
 
 if TYPE_CHECKING:
@@ -65,16 +70,39 @@ class Node:
         self._carrier = make_carrier(Limits(handshake=limits.greeting_time))
         self._grants = GrantCheck(wall_clock)
         self._announcements = Announcements(config.name, config.region, config.zone)
+        describe = self._announcements.describe
+        self._peers = Peers(
+            config.name,
+            config.region,
+            self._carrier,
+            self._loaded,
+            lambda: map(describe, self._table.all_live()),
+            on_failure=failed,
+        )
         self._visits = Visits(
-            self._carrier, self._visitor_tls, first_bytes_time=limits.first_bytes_time, on_failure=failed
+            self._carrier, self._elsewhere, first_bytes_time=limits.first_bytes_time, on_failure=failed
         )
         self._raw_ports = RawPorts(
             config.listen.host if config.raw_listen is None else config.raw_listen,
             PortAccount(config.raw_ports, limits.port_rest, monotonic),
-            lambda label, sock, peer: self._visits.start_raw(sock, peer, self._table.live(label)),
+            lambda label, sock, peer: self._visits.start_raw(sock, peer, self._table.live(label), config.region),
         )
         self._table = TunnelTable(
-            self._raw_ports, self._announcements, max_visits=limits.max_visits_per_tunnel, clock=wall_clock
+            self._raw_ports,
+            Outward(self._announcements, self._peers, describe),
+            max_visits=limits.max_visits_per_tunnel,
+            clock=wall_clock,
+        )
+        self._routes = Routes(config.name, self._peers.pool_of, monotonic)
+        self._lookup = Lookup(
+            self._table,
+            self._routes,
+            self._peers,
+            lambda label: self._link.resolve(label),
+            a_second=limits.lookups_per_second,
+            time_limit=limits.lookup_time,
+            clock=monotonic,
+            on_failure=failed,
         )
         tickets = Tickets(self._loaded, config.region, wall_clock)
         self._sessions = Sessions(
@@ -95,15 +123,24 @@ class Node:
             most=limits.max_greetings,
             on_failure=failed,
         )
+        self._arrivals = Arrivals(
+            self._carrier,
+            lambda: self._loaded().mesh_tls,
+            Inward(self._table, self._routes, self._visits, describe),
+            most=limits.max_greetings,
+            time_limit=limits.greeting_time,
+            on_failure=failed,
+        )
         self._front = Front(
             config,
             self._carrier,
-            tunnel_of=self._table.live,
-            visitor=self._visits.start_tls,
-            client_lane=self._greeter.take,
+            self._loaded,
+            self._lookup,
+            Takers(self._visits.start_tls, self._greeter.take, self._arrivals.take),
             clock=monotonic,
+            on_failure=failed,
         )
-        self._cluster = Cluster(self._grants, self._sessions, self._table)
+        self._cluster = Cluster(self._grants, self._sessions, self._table, self._peers)
         self._link = RegistryLink(
             config.registry,
             self._loaded,
@@ -164,15 +201,18 @@ class Node:
         self._stopping = True
         self._link.tell_state()
         self._sessions.ask_to_leave()
-        self._front.stop_listening()
+        await self._front.stop_listening()
         for tunnel in self._table.all_live():
             if tunnel.raw is not None:
                 tunnel.raw.pause()
         await self._visits_over()
         await self._greeter.close()
+        await self._lookup.close()
         self._sessions.close()
         await self._visits.close()
         await self._link.close()
+        await self._arrivals.close()
+        await self._peers.close()
         await self._tasks.close()
         await self._carrier.close()
         if self._admin is not None:
@@ -195,8 +235,8 @@ class Node:
     def _loaded(self) -> LoadedCertificates:
         return self._certificates.loaded
 
-    def _visitor_tls(self, alpn: str | None) -> ServerTls:
-        return self._loaded().visitor_tls[alpn]
+    async def _elsewhere(self, label: str, region: str, not_at: Destination) -> Destination | None:
+        return await self._lookup.elsewhere(label, region, not_at=not_at)
 
     def _public_address(self) -> PublicAddress:
         config = self.config

@@ -115,6 +115,7 @@ class SpareSizes:
     lanes: int = 4096
     dials: int = 64  # dialled at once: a burst must not starve the visits that run of the processor
     shrink_after: float = 30.0
+    wait: float = 10.0  # a visitor joined to this pool waits so long for a lane
 
 
 @dataclass(frozen=True, slots=True)

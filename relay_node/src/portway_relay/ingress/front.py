@@ -1,18 +1,21 @@
 """The public port: each connection is peeked at, routed, and handed to whoever it is for.
 
-Here: the order of these steps and what each outcome means for the socket. Not here: the decision (route.py), visits
-(visits.py), client lanes (sessions/).
+Here: the order of these steps and what each outcome means for the socket. Not here: the decision (route.py), where a label
+is (mesh/lookup.py), visits (tunnels/visits.py), lanes (sessions/, mesh/).
 """
 
 import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
-from portway_proto.carry.contract import Carrier
+from portway_proto.carry.contract import Carrier, ServerTls
 from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.tasks import Tasks
 
+from portway_relay.certificates import LoadedCertificates
 from portway_relay.clock import Monotonic
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.ingress.client_hello import Invalid, Parsed
@@ -20,14 +23,41 @@ from portway_relay.ingress.listener import Listener, open_sockets, peer_of
 from portway_relay.ingress.peek import Peek
 from portway_relay.ingress.plain_http import use_https
 from portway_relay.ingress.rate import AddressRate
-from portway_relay.ingress.route import ClientLane, PlainHttp, Refuse, Visitor, route
-from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.ingress.route import Alert, ClientLane, Named, PeerLane, PlainHttp, choose_alpn, route
+from portway_relay.tunnels.visits import Destination
 
 logger = logging.getLogger(__name__)
 
 # Of what was peeked at: taken before a refusal, or the kernel would answer the unread bytes with a reset that
 # overtakes the alert.
 _DRAINED: Final = 64 * 1024
+
+
+class VisitedDestination(Destination, Protocol):
+    """What must be known of a destination before the handshake."""
+
+    @property
+    def h2_enabled(self) -> bool: ...
+
+
+class Finder(Protocol):
+    """Who knows where a label is."""
+
+    def known(self, label: str) -> VisitedDestination | None: ...
+
+    async def find(self, label: str, region: str) -> VisitedDestination | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Takers:
+    """Who connections are for. Each owns the socket that it is called with, and raises TlsSettingsError.
+
+    A visitor comes with its address, where it goes, the region in the name, and what TLS is to show it.
+    """
+
+    visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls], None]
+    client_lane: Callable[[socket.socket], None]
+    peer_lane: Callable[[socket.socket], None]
 
 
 class Front:
@@ -37,21 +67,22 @@ class Front:
         self,
         config: NodeConfig,
         carrier: Carrier,
+        certificates: Callable[[], LoadedCertificates],
+        finder: Finder,
+        takers: Takers,
         *,
-        tunnel_of: Callable[[str], Tunnel | None],
-        visitor: Callable[[socket.socket, Endpoint, Tunnel, str | None], None],
-        client_lane: Callable[[socket.socket], None],
         clock: Monotonic,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`visitor` and `client_lane` own the sockets they are called with."""
         self._config = config
         self._carrier = carrier
-        self._tunnel_of = tunnel_of
-        self._visitor = visitor
-        self._client_lane = client_lane
+        self._certificates = certificates
+        self._finder = finder
+        self._takers = takers
         limits = config.limits
         self._rate = AddressRate(limits.connections_per_second, limits.connection_burst, clock)
         self._peek = Peek(self._seen, time_limit=limits.hello_time, most=limits.max_half_open)
+        self._tasks = Tasks("front", on_failure)
         self._listener: Listener | None = None
         self.accepted = 0
         self.turned_away: Counter[str] = Counter()  # by reason
@@ -59,7 +90,8 @@ class Front:
 
     @property
     def half_open(self) -> int:
-        return len(self._peek)
+        """Connections of which it is not known yet where they go."""
+        return len(self._peek) + len(self._tasks)
 
     @property
     def pauses(self) -> int:
@@ -73,11 +105,12 @@ class Front:
         self.address = Endpoint(name[0], name[1])
         self._listener = Listener(sockets, self._accept)
 
-    def stop_listening(self) -> None:
-        """Accept no more and drop what has said too little; what was handed on is not touched."""
+    async def stop_listening(self) -> None:
+        """Accept no more and drop what is not handed on yet; what was is not touched."""
         if self._listener is not None:
             self._listener.close()
         self._peek.close()
+        await self._tasks.close()
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
         self.accepted += 1
@@ -90,30 +123,69 @@ class Front:
     def _seen(self, sock: socket.socket, hello: Parsed | Invalid, first_bytes: bytes) -> None:
         config = self._config
         decision = route(
-            hello, first_bytes, zone=config.zone, server_name=config.server_name, tunnel_of=self._tunnel_of
+            hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name
         )
         try:
-            if isinstance(decision, Visitor):
-                self._visitor(sock, peer_of(sock.getpeername()), decision.tunnel, decision.alpn)
+            if isinstance(decision, Named):
+                self._name(sock, decision)
             elif isinstance(decision, ClientLane):
-                self._client_lane(sock)
+                self._takers.client_lane(sock)
+            elif isinstance(decision, PeerLane):
+                self._takers.peer_lane(sock)
             elif isinstance(decision, PlainHttp):
                 self.turned_away["plain_http"] += 1
                 answer = use_https(first_bytes, config.public_port or self.address.port)
                 self._carrier.finish(self._carrier.accept(sock, None), answer)
             else:
-                self._refuse(sock, decision)
+                self._refuse(sock, decision.alert)
         except TlsSettingsError as error:
             logger.error("a certificate cannot be used for TLS: %s", error)
+
+    def _name(self, sock: socket.socket, name: Named) -> None:
+        destination = self._finder.known(name.label)
+        if destination is not None:
+            self._visit(sock, name, destination)
+        elif len(self._tasks) >= self._config.limits.max_half_open:
+            self._refuse(sock, Alert.UNRECOGNIZED_NAME)
+        else:
+            self._tasks.spawn(self._find(sock, name), name="find a label")
+
+    async def _find(self, sock: socket.socket, name: Named) -> None:
+        try:
+            destination = await self._finder.find(name.label, self._region(name))
+        except BaseException:
+            sock.close()
+            raise
+        if destination is None:
+            self._refuse(sock, Alert.UNRECOGNIZED_NAME)
+            return
+        try:
+            self._visit(sock, name, destination)
+        except TlsSettingsError as error:
+            logger.error("a certificate cannot be used for TLS: %s", error)
+
+    def _visit(self, sock: socket.socket, name: Named, destination: VisitedDestination) -> None:
+        if destination.full:
+            self._refuse(sock, Alert.INTERNAL_ERROR)
+            return
+        try:
+            peer = peer_of(sock.getpeername())
         except OSError:
             # It was gone before it could be named.
             sock.close()
+            return
+        alpn = choose_alpn(name.offered, h2_enabled=destination.h2_enabled)
+        tls = self._certificates().visitor_tls(name.zone, alpn)
+        self._takers.visitor(sock, peer, destination, self._region(name), tls)
 
-    def _refuse(self, sock: socket.socket, decision: Refuse) -> None:
-        self.turned_away[decision.alert.name.lower()] += 1
+    def _region(self, name: Named) -> str:
+        return name.zone.removesuffix(f".{self._config.domain}")
+
+    def _refuse(self, sock: socket.socket, alert: Alert) -> None:
+        self.turned_away[alert.name.lower()] += 1
         try:
             sock.recv(_DRAINED)
-            sock.send(decision.alert.record)
+            sock.send(alert.record)
         except OSError:
             pass
         sock.close()

@@ -1,15 +1,15 @@
 """The decision about a connection, from its first bytes: pure, no I/O.
 
-Names that are unknown, malformed, missing or an IP address all get the same answer: who guesses learns nothing.
+Names that are malformed, missing, an IP address or of another domain get the same answer as one that nobody knows: who
+guesses learns nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
 
 from portway_proto.wire.labels import is_label
-from portway_proto.wire.limits import LINK_ALPN
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 
 from portway_relay.ingress.client_hello import Invalid, Parsed
 from portway_relay.ingress.plain_http import looks_like_http
@@ -28,32 +28,23 @@ class Alert(IntEnum):
         return bytes((21, 3, 3, 0, 2, 2, self))
 
 
-class RoutedTunnel(Protocol):
-    """What a route must know of a tunnel."""
-
-    @property
-    def h2_enabled(self) -> bool: ...
-
-    @property
-    def full(self) -> bool:
-        """It has as many visits as it may."""
-        ...
-
-
-T = TypeVar("T", bound=RoutedTunnel)
-
-
 @dataclass(frozen=True, slots=True)
-class Visitor(Generic[T]):
-    """Somebody for this tunnel; TLS is to choose `alpn`."""
+class Named:
+    """A visitor of `<label>.<zone>` that offers these protocols."""
 
-    tunnel: T
-    alpn: str | None
+    label: str
+    zone: str
+    offered: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLane:
     """A client's lane to this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLane:
+    """Another node's lane to this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +60,26 @@ class Refuse:
 
 
 def route(
-    hello: Parsed | Invalid, first_bytes: bytes, *, zone: str, server_name: str, tunnel_of: Callable[[str], T | None]
-) -> Visitor[T] | ClientLane | PlainHttp | Refuse:
-    """Where a connection goes.
+    hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str], server_name: str
+) -> Named | ClientLane | PeerLane | PlainHttp | Refuse:
+    """What a connection is.
 
-    `zone` is `<region>.<domain>`, `server_name` the node's own name for lanes; `tunnel_of` gives the tunnel that
-    holds a label here now.
+    `zones` are the `<region>.<domain>` that this node has certificates for, `server_name` its own name for lanes.
     """
     if isinstance(hello, Invalid):
         return PlainHttp() if looks_like_http(first_bytes) else Refuse(Alert.DECODE_ERROR)
     name = (hello.sni or "").lower()
     if LINK_ALPN in hello.alpn:
         return ClientLane() if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
-    label, _, rest = name.partition(".")
-    tunnel = tunnel_of(label) if rest == zone and is_label(label) else None
-    if tunnel is None:
+    if MESH_ALPN in hello.alpn:
+        return PeerLane() if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
+    label, _, zone = name.partition(".")
+    if not is_label(label) or zone not in zones:
         return Refuse(Alert.UNRECOGNIZED_NAME)
-    if tunnel.full:
-        return Refuse(Alert.INTERNAL_ERROR)
-    return Visitor(tunnel, _choose_alpn(hello.alpn, h2_enabled=tunnel.h2_enabled))
+    return Named(label, zone, hello.alpn)
 
 
-def _choose_alpn(offered: tuple[str, ...], *, h2_enabled: bool) -> str | None:
+def choose_alpn(offered: tuple[str, ...], *, h2_enabled: bool) -> str | None:
     """A browser offers both: on h2 it would send one tunnel's requests over another's connection (DESIGN §6)."""
     if "http/1.1" in offered:
         return "http/1.1"

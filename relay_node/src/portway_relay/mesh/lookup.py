@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_relay.clock import Monotonic
 from portway_relay.ingress.rate import Bucket
@@ -31,7 +31,7 @@ _MOST: Final = 1_024
 class Mesh(Protocol):
     """Who is asked besides a registry."""
 
-    def learn(self, node: "NodeInfo") -> object: ...
+    def learn(self, node: NodeInfo) -> object: ...
 
     async def ask_region(self, region: str, label: str) -> TunnelInfo | None: ...
 
@@ -79,7 +79,7 @@ class Lookup:
         """Ask if need be; None when nobody has it, or too many names are being asked for."""
         return self.known(label) or await self._ask(label, region)
 
-    async def elsewhere(self, label: str, region: str, *, not_at: Destination) -> Destination | None:
+    async def elsewhere(self, label: str, region: str, *, not_at: object) -> Destination | None:
         """Where it is when it is not where it was thought to be."""
         if isinstance(not_at, Route):
             self._routes.forget(label, not_at.node, not_at.epoch)
@@ -125,7 +125,7 @@ class Lookup:
             self._routes.learn(answer.tunnel)
 
 
-def _same(found: Destination, before: Destination) -> bool:
+def _same(found: Destination, before: object) -> bool:
     if isinstance(found, Route) and isinstance(before, Route):
         return (found.node, found.epoch) == (before.node, before.epoch)
     return found is before

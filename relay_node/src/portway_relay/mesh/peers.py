@@ -6,7 +6,7 @@ A node that is missing from a list is kept as long as it answers (DESIGN §2: ab
 import asyncio
 from collections.abc import Callable, Iterable
 
-from portway_proto.carry.contract import Carrier
+from portway_proto.carry.contract import Carrier, Pool
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import Gone, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
@@ -42,6 +42,11 @@ class Peers:
 
     def get(self, name: str) -> Peer | None:
         return self._peers.get(name)
+
+    def pool_of(self, name: str) -> Pool | None:
+        """What leads to a node."""
+        peer = self._peers.get(name)
+        return None if peer is None else peer.pool
 
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]

@@ -29,7 +29,7 @@ class Announcements:
     def bound(self, tunnel: Tunnel) -> None:
         if self._connected:
             self._withdrawn.pop(tunnel.label, None)
-            self._bound[tunnel.label] = self._info(tunnel)
+            self._bound[tunnel.label] = self.describe(tunnel)
             self.news.set()
 
     def withdrawn(self, label: str, epoch: int) -> None:
@@ -42,7 +42,7 @@ class Announcements:
         """Everything that is held now: the first batch of a registration. Changes are gathered from here on."""
         self._connected = True
         self._forget()
-        return self._numbered(Announce(bound=map(self._info, live), full=True))
+        return self._numbered(Announce(bound=map(self.describe, live), full=True))
 
     def take(self) -> Announce | None:
         """The changes since the batch before, if there are any."""
@@ -69,7 +69,8 @@ class Announcements:
         batch.batch = self._batch
         return batch
 
-    def _info(self, tunnel: Tunnel) -> TunnelInfo:
+    def describe(self, tunnel: Tunnel) -> TunnelInfo:
+        """The tunnel as others learn of it."""
         return TunnelInfo(
             label=tunnel.label,
             node=self._node,

@@ -1,4 +1,4 @@
-"""What a registry's news mean to a node: keys and revocations, tunnels that it no longer owns."""
+"""What a registry's news mean to a node: keys and revocations, other nodes, tunnels that it no longer owns."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Fa
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, ClusterSettings, Eviction, RegistryMessage
 
 from portway_relay.grants import GrantCheck
+from portway_relay.mesh.peers import Peers
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.table import TunnelTable
 
@@ -16,7 +17,8 @@ logger = logging.getLogger(__name__)
 class Cluster:
     """The RegistryNews of a node."""
 
-    def __init__(self, grants: GrantCheck, sessions: Sessions, table: TunnelTable) -> None:
+    def __init__(self, grants: GrantCheck, sessions: Sessions, table: TunnelTable, peers: Peers) -> None:
+        self._peers = peers
         self._grants = grants
         self._sessions = sessions
         self._table = table
@@ -33,6 +35,8 @@ class Cluster:
         elif kind == "revocations":
             self._grants.revoke(message.revocations.token_ids)
             self._sessions.revoke(message.revocations.token_ids)
+        elif kind == "peers":
+            self._peers.told(message.peers.nodes)
         elif kind == "evictions":
             for eviction in message.evictions.evictions:
                 self._evict(eviction)

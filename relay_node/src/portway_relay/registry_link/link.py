@@ -13,7 +13,15 @@ from typing import Final, Protocol
 import grpc
 from grpc import aio
 from portway_proto.carry.tasks import Tasks
-from portway_proto.v1.mesh_pb2 import KeepAlive, NodeMessage, Register, Registered, RegistryMessage
+from portway_proto.v1.mesh_pb2 import (
+    KeepAlive,
+    NodeMessage,
+    Register,
+    Registered,
+    RegistryMessage,
+    ResolveRequest,
+    ResolveResponse,
+)
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeInfo
 
@@ -29,6 +37,7 @@ Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 
 # A registry answers Register within milliseconds; one whose store is away may not, and another one may.
 _REGISTERED_WITHIN: Final = 10.0
+_RESOLVED_WITHIN: Final = 2.0  # visitors wait; the nodes of the label's region can be asked instead
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
 # A registry that served for so long was a good one: its loss begins with a try at once.
@@ -89,6 +98,7 @@ class RegistryLink:
         self._whole_due = False
         self._state_due = False
         self._leaving = False
+        self._channel: aio.Channel | None = None
         self._trouble: dict[Endpoint, str] = {}  # what was said of each last
         self.connected = False
 
@@ -99,6 +109,20 @@ class RegistryLink:
         """The node's state has changed: say so now."""
         self._state_due = True
         self._announcements.news.set()
+
+    async def resolve(self, label: str) -> ResolveResponse | None:
+        """Who holds a label, as the registry knows it; None when it knows nobody, or cannot be asked."""
+        channel = self._channel
+        if channel is None or not self.connected:
+            return None
+        try:
+            call = MeshStub(channel).Resolve(ResolveRequest(label=label), timeout=_RESOLVED_WITHIN)
+            answer: ResolveResponse = await call
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                logger.warning("a label could not be resolved", extra={"reason": _reason(error.code(), error.details() or "")})
+            return None
+        return answer
 
     async def close(self, *, within: float = 1.0) -> None:
         """End the stream in order, in `within` seconds at the most: what is due is told first."""
@@ -147,6 +171,7 @@ class RegistryLink:
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
         async with aio.secure_channel(str(registry), credentials, options=_OPTIONS) as channel:
+            self._channel = channel
             stream: Stream = MeshStub(channel).Session()
             telling: asyncio.Task[None] | None = None
             try:
@@ -160,6 +185,7 @@ class RegistryLink:
                 if telling is not None:
                     telling.cancel()
                 stream.cancel()
+                self._channel = None
 
     async def _hear(self, stream: Stream) -> bool:
         """One message; False at the end of the stream. Raises AioRpcError."""

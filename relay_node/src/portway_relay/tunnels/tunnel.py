@@ -46,6 +46,11 @@ class Tunnel:
     visits: set[Visit] = field(default_factory=set, repr=False)
 
     @property
+    def pool(self) -> Pool:
+        """What leads to it."""
+        return self.holder.pool
+
+    @property
     def full(self) -> bool:
         return len(self.visits) >= self.max_visits
 

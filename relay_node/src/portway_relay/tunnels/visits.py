@@ -1,17 +1,19 @@
 """Visits: each visitor that was routed to a tunnel, until it is over.
 
-Here: joining, counting, and what a visitor is told whom nobody took. Not here: who is routed where (ingress/), nor
-the bytes (the carrier).
+Here: joining, counting, a second try where the tunnel is now, and what a visitor is told whom nobody took. Not here: who is
+routed where (ingress/, mesh/), nor the bytes (the carrier).
 """
 
 import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Final, Protocol, cast
 
-from portway_proto.carry.contract import Carrier, Outcome, ServerTls, Stream, Visit, VisitEnd
+from portway_proto.carry.contract import Carrier, Lane, Outcome, Pool, ServerTls, Stream, Visit, VisitEnd
 from portway_proto.carry.tasks import Tasks
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 
@@ -21,6 +23,38 @@ from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
+# The tunnel has moved, or is moving: another node may have it by now. Whatever else a refusal says stays true elsewhere.
+_MOVED: Final = frozenset({RefusalReason.NOT_HERE, RefusalReason.SHUTDOWN})
+
+
+class Destination(Protocol):
+    """Where a visitor goes: a tunnel of this node, or a route to another one."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def pool(self) -> Pool: ...
+
+    @property
+    def full(self) -> bool: ...
+
+    @property
+    def visits(self) -> set[Visit]: ...
+
+
+# Of a label, by the region in its name: where it is when it is not at this destination.
+Elsewhere = Callable[[str, str, Destination], Awaitable[Destination | None]]
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """A visitor that this node took in. `again` while it may be tried elsewhere."""
+
+    destination: Destination
+    region: str
+    again: bool = True
+
 
 class Visits:
     """Starts visits and sees them to their ends."""
@@ -28,13 +62,13 @@ class Visits:
     def __init__(
         self,
         carrier: Carrier,
-        visitor_tls: Callable[[str | None], ServerTls],
+        elsewhere: Elsewhere,
         *,
         first_bytes_time: float,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._carrier = carrier
-        self._visitor_tls = visitor_tls
+        self._elsewhere = elsewhere
         self._first_bytes_time = first_bytes_time
         self._tasks = Tasks("visits", on_failure)
         self._idle = asyncio.Event()
@@ -42,16 +76,28 @@ class Visits:
         self.running = 0
         self.outcomes: Counter[str] = Counter()
 
-    def start_tls(self, sock: socket.socket, peer: Endpoint, tunnel: Tunnel, alpn: str | None) -> None:
-        """A visitor of a TLS address. Owns the socket. Raises TlsSettingsError."""
-        self._start(sock, peer, tunnel, VisitKind.TLS, self._visitor_tls(alpn))
+    def start_tls(
+        self, sock: socket.socket, peer: Endpoint, destination: Destination, region: str, tls: ServerTls
+    ) -> None:
+        """A visitor of a name in `region`. Owns the socket. Raises TlsSettingsError."""
+        self._start(sock, peer, destination, region, VisitKind.TLS, tls)
 
-    def start_raw(self, sock: socket.socket, peer: Endpoint, tunnel: Tunnel | None) -> None:
+    def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
         """A visitor of a raw port, whose tunnel may just have gone. Owns the socket."""
-        if tunnel is None or tunnel.full:
+        if destination is None or destination.full:
             sock.close()
             return
-        self._start(sock, peer, tunnel, VisitKind.RAW, None)
+        self._start(sock, peer, destination, region, VisitKind.RAW, None)
+
+    def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
+        """A visitor that came in at another node: served from here or refused, never sent on."""
+        if tunnel is None:
+            lane.refuse(RefusalReason.NOT_HERE)
+        elif tunnel.full:
+            lane.refuse(RefusalReason.OVERLOADED, "the tunnel has as many visits as it may")
+        else:
+            visit = self._carrier.join(lane, tunnel.pool, opening, partial(self._forwarded_ended, tunnel))
+            self._begins(tunnel, visit)
 
     async def over(self) -> None:
         """Wait until none is in progress."""
@@ -62,40 +108,84 @@ class Visits:
         await self._tasks.close()
 
     def _start(
-        self, sock: socket.socket, peer: Endpoint, tunnel: Tunnel, kind: VisitKind, tls: ServerTls | None
+        self,
+        sock: socket.socket,
+        peer: Endpoint,
+        destination: Destination,
+        region: str,
+        kind: VisitKind,
+        tls: ServerTls | None,
     ) -> None:
         stream = self._carrier.accept(sock, tls)
-        opening = Opening(tunnel.label, peer.host, peer.port, kind)
-        visit = self._carrier.join(stream, tunnel.holder.pool, opening, partial(self._ended, tunnel))
-        tunnel.visits.add(visit)
-        self.running += 1
-        self._idle.clear()
+        opening = Opening(destination.label, peer.host, peer.port, kind)
+        self._join(stream, opening, _Arrival(destination, region))
 
-    def _ended(self, tunnel: Tunnel, visit: Visit, end: VisitEnd) -> None:
-        self.outcomes[end.outcome.value] += 1
+    def _join(self, stream: Stream, opening: Opening, arrival: _Arrival) -> None:
+        visit = self._carrier.join(stream, arrival.destination.pool, opening, partial(self._ended, arrival))
+        self._begins(arrival.destination, visit)
+
+    def _ended(self, arrival: _Arrival, visit: Visit, end: VisitEnd) -> None:
         if end.visitor is None:
-            self._over(tunnel, visit)
+            self._over(arrival.destination, visit, end)
             return
-        # A client's own node gives visitors as streams; lanes are visitors of the mesh.
-        stream: Stream = end.visitor  # type: ignore[assignment]
+        # Lanes are visitors of `start_forwarded` alone.
+        stream = cast(Stream, end.visitor)
+        if arrival.again and _may_be_elsewhere(end):
+            arrival.again = False
+            self._tasks.spawn(self._try_elsewhere(arrival, visit, end, stream), name="try elsewhere")
+        else:
+            self._turn_away(arrival, visit, end, stream)
+
+    def _forwarded_ended(self, tunnel: Tunnel, visit: Visit, end: VisitEnd) -> None:
+        if end.visitor is not None:
+            no_lane = end.outcome is Outcome.NO_LANE
+            cast(Lane, end.visitor).refuse(RefusalReason.NOT_HERE if no_lane else end.reason, end.message)
+        self._over(tunnel, visit, end)
+
+    async def _try_elsewhere(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
+        """Once: nothing of it has reached a local server. It stays counted where it was while it is looked for."""
+        try:
+            found = await self._elsewhere(visit.opening.label, arrival.region, arrival.destination)
+        except BaseException:
+            stream.abort()
+            self._over(arrival.destination, visit, end)
+            raise
+        if found is None:
+            self._turn_away(arrival, visit, end, stream)
+            return
+        before, arrival.destination = arrival.destination, found
+        self._join(stream, visit.opening, arrival)
+        self._over(before, visit, end)
+
+    def _turn_away(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
         if visit.opening.kind is VisitKind.RAW:
             self._carrier.finish(stream, b"")
-            self._over(tunnel, visit)
+            self._over(arrival.destination, visit, end)
             return
         not_listening = end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE
         page = bad_gateway() if not_listening else unavailable()
-        self._tasks.spawn(self._turn_away(tunnel, visit, stream, page), name="turn away")
+        self._tasks.spawn(self._answer(arrival, visit, end, stream, page), name="turn away")
 
-    async def _turn_away(self, tunnel: Tunnel, visit: Visit, stream: Stream, page: bytes) -> None:
+    async def _answer(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream, page: bytes) -> None:
         """Tell a visitor that speaks HTTP; end the connection with any other in order."""
         try:
             first_bytes = await stream.first_bytes(self._first_bytes_time)
             self._carrier.finish(stream, page if looks_like_http(first_bytes) else b"")
         finally:
-            self._over(tunnel, visit)
+            self._over(arrival.destination, visit, end)
 
-    def _over(self, tunnel: Tunnel, visit: Visit) -> None:
-        tunnel.visits.discard(visit)
+    def _begins(self, destination: Destination, visit: Visit) -> None:
+        destination.visits.add(visit)
+        self.running += 1
+        self._idle.clear()
+
+    def _over(self, destination: Destination, visit: Visit, end: VisitEnd) -> None:
+        self.outcomes[end.outcome.value] += 1
+        destination.visits.discard(visit)
         self.running -= 1
         if not self.running:
             self._idle.set()
+
+
+def _may_be_elsewhere(end: VisitEnd) -> bool:
+    return end.outcome is Outcome.NO_LANE or end.reason in _MOVED

@@ -139,7 +139,7 @@ class PythonCarrier:
     def dialling_pool(
         self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
     ) -> Pool:
-        pool = PyPool(self, side, PoolLimits(lanes=sizes.lanes), None)
+        pool = PyPool(self, side, PoolLimits(lanes=sizes.lanes, wait=sizes.wait), None)
         pool.spares = Spares(self, pool, target, sizes, on_lost)
         self.pools.add(pool)
         return pool

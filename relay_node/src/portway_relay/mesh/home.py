@@ -1,0 +1,63 @@
+"""This node as the other nodes see it: what it holds is told and answered, visits that they forward are served.
+
+Here: the table's changes to the registry's batches and to the nodes of the same region; what other nodes say to the memory of
+routes. Not here: lanes (arrivals.py, control.py), what is believed (routes.py).
+"""
+
+from collections.abc import Callable
+
+from portway_proto.carry.contract import Lane
+from portway_proto.v1.lane_pb2 import Gone
+from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
+from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.frames import Opening
+
+from portway_relay.mesh.peers import Peers
+from portway_relay.mesh.routes import Routes
+from portway_relay.tunnels.table import Announcer, TunnelTable
+from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.tunnels.visits import Visits
+
+
+class Outward:
+    """The table's Announcer: a registry and the nodes of this region hear of every change."""
+
+    def __init__(self, registry: Announcer, peers: Peers, describe: Callable[[Tunnel], TunnelInfo]) -> None:
+        self._registry = registry
+        self._peers = peers
+        self._describe = describe
+
+    def bound(self, tunnel: Tunnel) -> None:
+        self._registry.bound(tunnel)
+        self._peers.tell_siblings(self._describe(tunnel), None)
+
+    def withdrawn(self, label: str, epoch: int) -> None:
+        self._registry.withdrawn(label, epoch)
+        self._peers.tell_siblings(None, Gone(label=label, epoch=epoch))
+
+
+class Inward:
+    """The MeshEvents of this node."""
+
+    def __init__(
+        self, table: TunnelTable, routes: Routes, visits: Visits, describe: Callable[[Tunnel], TunnelInfo]
+    ) -> None:
+        self._table = table
+        self._routes = routes
+        self._visits = visits
+        self._describe = describe
+
+    def visit_arrived(self, lane: Lane, opening: Opening) -> None:
+        self._visits.start_forwarded(lane, opening, self._table.live(opening.label))
+
+    def routes_told(self, node: str, routes: RoutesMessage) -> None:
+        """A node speaks for itself only."""
+        for tunnel in routes.bound:
+            if tunnel.node == node:
+                self._routes.learn(tunnel)
+        for gone in routes.gone:
+            self._routes.forget(gone.label, node, gone.epoch)
+
+    def held(self, label: str) -> TunnelInfo | None:
+        tunnel = self._table.live(label)
+        return None if tunnel is None else self._describe(tunnel)
