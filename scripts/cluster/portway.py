@@ -98,8 +98,9 @@ def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: R
     )
     told = processes.wait_ready(registry_process)
     blocks = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_NODE), len(nodes))
+    regions = tuple(dict.fromkeys(plan.region for plan in nodes))
     started = [
-        (plan, _start_node(processes, plan, pki, told["mesh_listen"], block))
+        (plan, _start_node(processes, plan, pki, told["mesh_listen"], block, regions))
         for plan, block in zip(nodes, blocks, strict=True)
     ]
     running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
@@ -108,7 +109,13 @@ def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: R
     return Cluster(told["listen"], registry_process, running, token, ca, pki, admin_token_file)
 
 
-def _start_node(processes: Processes, plan: NodePlan, pki: Path, mesh: str, raw_ports: int) -> Process:
+def _start_node(
+    processes: Processes, plan: NodePlan, pki: Path, mesh: str, raw_ports: int, regions: tuple[str, ...]
+) -> Process:
+    """Every node serves the names of every region, so it has all their certificates."""
+    names: list[str | Path] = []
+    for region in regions:
+        names += ["--tls-cert", pki / f"region-{region}.crt", "--tls-key", pki / f"region-{region}.key"]
     return processes.start(
         f"relay-{plan.region}",
         [
@@ -121,7 +128,7 @@ def _start_node(processes: Processes, plan: NodePlan, pki: Path, mesh: str, raw_
             *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_NODE - 1}"),
             *("--registry", mesh, "--cluster-ca", pki / "ca.crt"),
             *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
-            *("--tls-cert", pki / f"region-{plan.region}.crt", "--tls-key", pki / f"region-{plan.region}.key"),
+            *names,
             *("--admin-listen", f"{plan.host}:0"),
             # With "=": a negative number alone would be taken for a flag.
             *(f"--latitude={plan.latitude}", f"--longitude={plan.longitude}"),
@@ -133,8 +140,10 @@ def _start_node(processes: Processes, plan: NodePlan, pki: Path, mesh: str, raw_
 
 def _make_certificates(pki: Path, nodes: tuple[NodePlan, ...], registry: RegistryPlan) -> None:
     command: list[str | Path] = ["pki", "init", "--dir", pki, "--domain", DOMAIN]
+    for region in dict.fromkeys(plan.region for plan in nodes):
+        command += ["--region", region]
     for plan in nodes:
-        command += ["--region", plan.region, "--node", plan.name]
+        command += ["--node", plan.name]
     for host in {registry.host, LOOPBACK, "localhost"}:
         command += ["--registry-host", host]
     _admin(command)

@@ -140,7 +140,7 @@ class Certificates:
                     f"{cert_path} is valid for {', '.join(dns_names(identity.certificate)) or 'no DNS name'}, "
                     f"and must be for *.REGION.{config.domain}"
                 )
-            zones = {zone: identity for zone in ours} | zones
+            zones = dict.fromkeys(ours, identity) | zones
         if config.zone not in zones:
             raise CertificateError(
                 f"{', '.join(map(str, config.tls_cert))}: none is for this node's own region, *.{config.zone}"

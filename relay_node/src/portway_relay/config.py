@@ -126,8 +126,8 @@ class NodeConfig:
         self._check_addresses()
         if len(self.tls_cert) != len(self.tls_key):
             raise ConfigError(
-                f"--tls-cert is given {len(self.tls_cert)} times and --tls-key {len(self.tls_key)} times: give a key for "
-                "each certificate, in the same order"
+                f"--tls-cert is given {len(self.tls_cert)} times and --tls-key {len(self.tls_key)} times: give each "
+                "certificate its key, in the same order"
             )
         if not -90 <= self.latitude <= 90 or not -180 <= self.longitude <= 180:
             raise ConfigError(f"--latitude {self.latitude} --longitude {self.longitude}: not a place on Earth")

@@ -90,6 +90,7 @@ class Node:
         self._table = TunnelTable(
             self._raw_ports,
             Outward(self._announcements, self._peers, describe),
+            epoch_elsewhere=lambda label: self._routes.epoch(label),
             max_visits=limits.max_visits_per_tunnel,
             clock=wall_clock,
         )

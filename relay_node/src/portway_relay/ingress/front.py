@@ -1,7 +1,7 @@
 """The public port: each connection is peeked at, routed, and handed to whoever it is for.
 
-Here: the order of these steps and what each outcome means for the socket. Not here: the decision (route.py), where a label
-is (mesh/lookup.py), visits (tunnels/visits.py), lanes (sessions/, mesh/).
+Here: the order of these steps and what each outcome means for the socket. Not here: the decision (route.py), where a
+label is (mesh/lookup.py), visits (tunnels/visits.py), lanes (sessions/, mesh/).
 """
 
 import logging
@@ -122,9 +122,7 @@ class Front:
 
     def _seen(self, sock: socket.socket, hello: Parsed | Invalid, first_bytes: bytes) -> None:
         config = self._config
-        decision = route(
-            hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name
-        )
+        decision = route(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
         try:
             if isinstance(decision, Named):
                 self._name(sock, decision)

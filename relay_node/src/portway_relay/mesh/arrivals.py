@@ -1,7 +1,7 @@
 """Lanes that other nodes dialled: visits that they forward, and what they tell and ask.
 
-Here: who a lane is of and what its frames mean. Not here: visits themselves (tunnels/visits.py), what is believed (routes.py).
-One hop, never a loop: an opening is served from this node's own tunnels or refused.
+Here: who a lane is of and what its frames mean. Not here: visits themselves (tunnels/visits.py), what is believed
+(routes.py). One hop, never a loop: an opening is served from this node's own tunnels or refused.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The control lane that this node dials to one other node, kept up: what it holds is told, what the other holds is asked.
+"""The control lane to one other node, kept up: what this node holds is told, what the other holds is asked.
 
 Here: one lane, its questions and their answers. Not here: what is told (routes.py), lanes that carry visits (peer.py).
 """

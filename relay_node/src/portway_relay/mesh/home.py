@@ -1,13 +1,13 @@
 """This node as the other nodes see it: what it holds is told and answered, visits that they forward are served.
 
-Here: the table's changes to the registry's batches and to the nodes of the same region; what other nodes say to the memory of
-routes. Not here: lanes (arrivals.py, control.py), what is believed (routes.py).
+Here: the table's changes to the registry's batches and to the nodes of the same region; what other nodes say to the
+memory of routes. Not here: lanes (arrivals.py, control.py), what is believed (routes.py).
 """
 
 from collections.abc import Callable
 
 from portway_proto.carry.contract import Lane
-from portway_proto.v1.lane_pb2 import Gone
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure, Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
@@ -53,8 +53,10 @@ class Inward:
     def routes_told(self, node: str, routes: RoutesMessage) -> None:
         """A node speaks for itself only."""
         for tunnel in routes.bound:
-            if tunnel.node == node:
-                self._routes.learn(tunnel)
+            route = self._routes.learn(tunnel) if tunnel.node == node else None
+            if route is not None:
+                failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
+                self._table.evict(route.label, route.epoch - 1, failure)
         for gone in routes.gone:
             self._routes.forget(gone.label, node, gone.epoch)
 

@@ -1,7 +1,7 @@
-"""Finding a label: on this node, in memory, at a registry, at the nodes of the label's own region, in this order (DESIGN §7).
+"""Finding a label: on this node, in memory, at a registry, at the nodes of the label's own region (DESIGN §7).
 
-Here: who is asked, how often, for how long; one question for all who wait for the same name. Not here: what is remembered
-(routes.py).
+Here: who is asked, how often, for how long; one question for all who wait for the same name. Not here: what is
+remembered (routes.py).
 """
 
 import asyncio
@@ -122,7 +122,7 @@ class Lookup:
         if answer is not None and answer.tunnel.label == label:
             if answer.HasField("node"):
                 self._mesh.learn(answer.node)
-            self._routes.learn(answer.tunnel)
+            self._routes.learn(answer.tunnel, from_registry=True)
 
 
 def _same(found: Destination, before: object) -> bool:

@@ -20,7 +20,7 @@ _REMEMBERED: Final = 100_000
 # Long enough that a name which is asked for in a loop costs a question a second, short enough that nobody notices who
 # opened a tunnel just then; an announcement ends it at once.
 _UNKNOWN_FOR: Final = 1.0
-_UNKNOWN_REMEMBERED: Final = 10_000
+_UNKNOWN_REMEMBERED: Final = 10_000  # and as many that are disputed
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +54,7 @@ class Routes:
         self._clock = clock
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._disputed: OrderedDict[str, int] = OrderedDict()  # labels that two nodes claimed, and with which epoch
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -76,19 +77,35 @@ class Routes:
         del self._unknown[label]
         return False
 
-    def learn(self, tunnel: TunnelInfo) -> Route | None:
-        """Believe it if its proof fits and nothing newer is known. None when it leads nowhere new.
+    def epoch(self, label: str) -> int:
+        """The highest epoch that another node is known to have; 0 when none is."""
+        route = self._routes.get(label)
+        return 0 if route is None else route.epoch
 
-        With equal epochs the route that was there stays: a node that has seen a proof cannot pull the label over.
+    def learn(self, tunnel: TunnelInfo, *, from_registry: bool = False) -> Route | None:
+        """Believe it if its proof fits and nothing newer is known; None when it is not believed.
+
+        A proof is seen by every node that a label passes: two nodes that claim one epoch are for a registry to tell
+        apart, whose store has room for one. Until it is asked the label is not routed.
         """
         label = tunnel.label
+        if tunnel.node == self._node or not is_label(label) or self._pool_of(tunnel.node) is None:
+            return None
         known = self._routes.get(label)
-        if tunnel.node == self._node or (known is not None and known.epoch >= tunnel.epoch):
-            return known if known is not None and known.node == tunnel.node else None
-        if not is_label(label) or not verify_proof(label, tunnel.epoch, tunnel.proof):
+        if known is not None and known.epoch == tunnel.epoch:
+            if known.node == tunnel.node:
+                return known
+            if not from_registry:
+                del self._routes[label]
+                self._dispute(label, tunnel.epoch)
+                return None
+        elif known is not None and known.epoch > tunnel.epoch:
             return None
-        if self._pool_of(tunnel.node) is None:
+        if not from_registry and self._disputed.get(label, 0) >= tunnel.epoch:
             return None
+        if not verify_proof(label, tunnel.epoch, tunnel.proof):
+            return None
+        self._disputed.pop(label, None)
         route = Route(label, tunnel.epoch, tunnel.node, tunnel.options.h2_enabled, lambda: self._pool(tunnel.node))
         self._routes[label] = route
         self._routes.move_to_end(label)
@@ -112,6 +129,11 @@ class Routes:
     def heard_of(self, label: str) -> None:
         """It is bound somewhere now."""
         self._unknown.pop(label, None)
+
+    def _dispute(self, label: str, epoch: int) -> None:
+        self._disputed[label] = epoch
+        if len(self._disputed) > _UNKNOWN_REMEMBERED:
+            self._disputed.popitem(last=False)
 
     def _pool(self, node: str) -> Pool:
         pool = self._pool_of(node)

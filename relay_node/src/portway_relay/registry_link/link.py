@@ -120,7 +120,9 @@ class RegistryLink:
             answer: ResolveResponse = await call
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
-                logger.warning("a label could not be resolved", extra={"reason": _reason(error.code(), error.details() or "")})
+                logger.warning(
+                    "a label could not be resolved", extra={"reason": _reason(error.code(), error.details() or "")}
+                )
             return None
         return answer
 

@@ -6,7 +6,7 @@ holder never removes the new one. Not here: what a session may ask for (sessions
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from portway_proto.v1.lane_pb2 import (
@@ -37,7 +37,17 @@ class Announcer(Protocol):
 class TunnelTable:
     """The tunnels of this node by label."""
 
-    def __init__(self, raw_ports: RawPorts, announcer: Announcer, *, max_visits: int, clock: WallClock) -> None:
+    def __init__(
+        self,
+        raw_ports: RawPorts,
+        announcer: Announcer,
+        *,
+        epoch_elsewhere: Callable[[str], int],
+        max_visits: int,
+        clock: WallClock,
+    ) -> None:
+        """`epoch_elsewhere` is the highest that another node is known to hold a label with; 0 when none is."""
+        self._epoch_elsewhere = epoch_elsewhere
         self._raw_ports = raw_ports
         self._announcer = announcer
         self._max_visits = max_visits
@@ -79,11 +89,9 @@ class TunnelTable:
             return current
         if not verify_proof(label, epoch, proof):
             raise Refused(FAILURE_CODE_PROOF, "the proof does not fit the label and epoch: open a new tunnel")
-        if current is not None and epoch <= current.epoch:
-            raise Refused(
-                FAILURE_CODE_EPOCH,
-                f"this tunnel is bound with epoch {current.epoch} already: bind with a higher one to take it over",
-            )
+        highest = max(current.epoch if current is not None else 0, self._epoch_elsewhere(label))
+        if epoch <= highest:
+            raise _epoch_taken(highest)
         self._demand_quota(holder, label)
         tunnel = Tunnel(
             Label(label),
@@ -117,6 +125,9 @@ class TunnelTable:
         if self._tunnels.get(tunnel.label) is not tunnel or tunnel.live:
             return
         try:
+            elsewhere = self._epoch_elsewhere(tunnel.label)
+            if tunnel.epoch <= elsewhere:
+                raise _epoch_taken(elsewhere)
             self._demand_quota(tunnel.holder, tunnel.label)
             if tunnel.raw is not None:
                 tunnel.raw.listen()
@@ -203,3 +214,9 @@ class TunnelTable:
         self._live_of_token[token_id] += change
         if not self._live_of_token[token_id]:
             del self._live_of_token[token_id]
+
+
+def _epoch_taken(epoch: int) -> Refused:
+    return Refused(
+        FAILURE_CODE_EPOCH, f"this tunnel is bound with epoch {epoch} already: bind with a higher one to take it over"
+    )

@@ -1,7 +1,7 @@
 """Visits: each visitor that was routed to a tunnel, until it is over.
 
-Here: joining, counting, a second try where the tunnel is now, and what a visitor is told whom nobody took. Not here: who is
-routed where (ingress/, mesh/), nor the bytes (the carrier).
+Here: joining, counting, a second try where the tunnel is now, and what a visitor is told whom nobody took. Not here:
+who is routed where (ingress/, mesh/), nor the bytes (the carrier).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
-# The tunnel has moved, or is moving: another node may have it by now. Whatever else a refusal says stays true elsewhere.
+# The tunnel has moved, or is moving: another node may have it by now. Other refusals are as true elsewhere.
 _MOVED: Final = frozenset({RefusalReason.NOT_HERE, RefusalReason.SHUTDOWN})
 
 

@@ -112,6 +112,7 @@ class Cluster:
     ) -> None:
         self._folder = folder
         self._plans = plans
+        self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
         self._thread = threading.Thread(target=self._run, name="cluster")
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,7 +137,7 @@ class Cluster:
     def __enter__(self) -> Self:
         authority = Authority.create(self.pki)
         authority.add_registry([LOOPBACK, "localhost"])
-        for region in {plan.region for plan in self._plans}:
+        for region in self._regions:
             authority.add_region(region, DOMAIN)
         for plan in self._plans:
             authority.add_node(plan.name)
@@ -226,8 +227,8 @@ class Cluster:
             cluster_ca=self.ca,
             cert=self.pki / f"node-{plan.name}.crt",
             key=self.pki / f"node-{plan.name}.key",
-            tls_cert=self.pki / f"region-{plan.region}.crt",
-            tls_key=self.pki / f"region-{plan.region}.key",
+            tls_cert=tuple(self.pki / f"region-{region}.crt" for region in self._regions),
+            tls_key=tuple(self.pki / f"region-{region}.key" for region in self._regions),
             raw_listen=LOOPBACK,
             raw_host=LOOPBACK,
             raw_ports=PortRange(*raw_port_range()),
