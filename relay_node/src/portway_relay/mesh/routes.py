@@ -126,10 +126,6 @@ class Routes:
         if len(self._unknown) > _UNKNOWN_REMEMBERED:
             self._unknown.popitem(last=False)
 
-    def heard_of(self, label: str) -> None:
-        """It is bound somewhere now."""
-        self._unknown.pop(label, None)
-
     def _dispute(self, label: str, epoch: int) -> None:
         self._disputed[label] = epoch
         if len(self._disputed) > _UNKNOWN_REMEMBERED:
