@@ -20,6 +20,7 @@ from portway.engine.discovery import Directory, Located, Node
 from portway.engine.failures import Failure
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
+from portway.forks import unforked
 
 # A SYN lost once is repeated after 1 s; a node that needs longer than this to connect is no good one.
 DIAL_TIMEOUT: Final = 3.0
@@ -132,7 +133,8 @@ async def dial(
     for node in nodes:
         attempts.append(_attempt(node, _NO_ANSWER_YET))
         try:
-            stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
+            with unforked:  # the first one sets the TLS library up
+                stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
         except CarrierError as error:
             attempts[-1] = _attempt(node, str(error))
             continue

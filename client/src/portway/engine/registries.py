@@ -42,7 +42,7 @@ class GrpcRegistries:
             from portway_proto.v1.discovery_pb2 import LocateRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
-        from portway.version import VERSION
+            from portway.version import VERSION
 
         region = region or self._settings.region
         request = LocateRequest(region=region, client_version=VERSION)
@@ -83,7 +83,7 @@ class GrpcRegistries:
         attempts: list[Attempt] = []
         for address in tuple(self._order):
             try:
-                with self._channel(address) as channel:
+                with unforked, self._channel(address) as channel:
                     answer = call(channel, metadata)
             except grpc.RpcError as error:
                 name, details = _status_of(error)
