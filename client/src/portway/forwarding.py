@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from portway.config import Settings, resolve
 from portway.errors import InvalidError, TunnelLostError
+from portway.forks import unforked
 from portway.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -162,8 +163,9 @@ class Forwarding:
         if self._opening is not None and self._opening.ours:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
-        from portway.engine.opening import Opening
-        from portway.engine.thread import running_engine
+        with unforked:
+            from portway.engine.opening import Opening
+            from portway.engine.thread import running_engine
 
         return Opening(running_engine(), request)
 

@@ -14,7 +14,7 @@ from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import ask
 from portway_testkit.waiting import eventually
 
-SHORT = NodeLimits(hello_time=0.5, greeting_time=0.5, first_bytes_time=0.3)
+SHORT = NodeLimits(hello_time=1.0, greeting_time=2.0, first_bytes_time=0.3)
 
 
 @pytest.fixture(scope="module")

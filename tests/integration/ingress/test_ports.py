@@ -113,7 +113,12 @@ def test_raw_ports_are_used_up(make_cluster: MakeCluster, as_client: AsClient) -
             visitor.sendall(b"hello")
             assert visitor.recv(100) == b"hello"
         stack.close()
-        eventually(lambda: cluster.node.metrics()["raw_ports_resting"] == 0)
+
+        def free() -> bool:
+            metrics = cluster.node.metrics()
+            return metrics["raw_ports_held"] == metrics["raw_ports_resting"] == 0
+
+        eventually(free)
         with portway.forward(third, unencrypted=True) as tunnel, visit_raw(tunnel) as visitor:
             visitor.sendall(b"hello")
             assert visitor.recv(100) == b"hello"

@@ -20,6 +20,7 @@ from portway.engine.discovery import Directory, Located, Node
 from portway.engine.failures import Failure
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
+from portway.forks import unforked
 
 # A SYN lost once is repeated after 1 s; a node that needs longer than this to connect is no good one.
 DIAL_TIMEOUT: Final = 3.0
@@ -61,8 +62,12 @@ class Search:
         self._directory = directory
         self._events = events
 
-    async def attach(self, resume: Resumption | None = None, avoided: Node | None = None) -> Attached:
+    async def attach(
+        self, resume: Resumption | None = None, avoided: Node | None = None, home: Node | None = None
+    ) -> Attached:
         """A session with the first node that takes one: of those that are known, then of those a registry names now.
+
+        With `home`, the node that open tunnels were at, of its region alone: no other serves their names.
 
         Raises UnreachableError with each one's reason, Refused, and what Directory.locate raises. Cancelled, it
         leaves no connection behind.
@@ -71,7 +76,7 @@ class Search:
         tried: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
-            tried = _in_order(located.nodes, resume, avoided)
+            tried = _in_order(located.nodes, resume, avoided, home)
             try:
                 if attached := await self._first_that_takes(tried, located, resume):
                     return attached
@@ -79,16 +84,16 @@ class Search:
                 if not refused.failure.stale_grant:
                     raise
                 tried = ()  # a fresh grant may do
-        located = await self._locate()
-        fresh = [node for node in _in_order(located.nodes, resume, avoided) if node not in tried]
+        located = await self._locate("" if home is None else home.region)
+        fresh = [node for node in _in_order(located.nodes, resume, avoided, home) if node not in tried]
         if attached := await self._first_that_takes(fresh, located, resume):
             return attached
         raise UnreachableError("no relay node could be reached", tuple(self.attempts))
 
-    async def _locate(self) -> Located:
+    async def _locate(self, region: str) -> Located:
         self.attempts.append(Attempt("", "the registry", _NO_ANSWER_YET))
         try:
-            located = await self._directory.locate()
+            located = await self._directory.locate(region)
         except UnreachableError as error:
             self.attempts.pop()
             if not self.attempts:
@@ -128,7 +133,8 @@ async def dial(
     for node in nodes:
         attempts.append(_attempt(node, _NO_ANSWER_YET))
         try:
-            stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
+            with unforked:  # the first one sets the TLS library up
+                stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
         except CarrierError as error:
             attempts[-1] = _attempt(node, str(error))
             continue
@@ -151,8 +157,17 @@ async def dial(
                 attempts[-1] = _attempt(node, "it is no relay node, or not of this protocol version")
 
 
-def _in_order(nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None) -> tuple[Node, ...]:
-    """The registry's order, but first the node where the session can be resumed, and never the one to avoid."""
+def _in_order(
+    nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None, home: Node | None
+) -> tuple[Node, ...]:
+    """The registry's order, but first the node where the session can be resumed, and never the one to avoid.
+
+    With `home`, those of its region, itself included: a registry names no node that is just starting again.
+    """
+    if home is not None:
+        nodes = [node for node in nodes if node.region == home.region]
+        if home.name not in {node.name for node in nodes}:
+            nodes.append(home)
     wanted = [node for node in nodes if avoided is None or node.name != avoided.name]
     if resume is not None:
         wanted.sort(key=lambda node: node.name != resume.node)

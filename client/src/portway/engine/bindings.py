@@ -41,6 +41,11 @@ class Bindings:
     def __len__(self) -> int:
         return len(self._bindings)
 
+    @property
+    def opened(self) -> bool:
+        """Whether one is open, and so known by its name."""
+        return any(binding.tunnel is not None for binding in self._bindings.values())
+
     def add(self, binding: Binding) -> None:
         """From now on it is served, and kept bound once it was bound the first time."""
         self._bindings[binding.label] = binding

@@ -238,7 +238,8 @@ class Link:
         for pause in tries:
             await asyncio.sleep(pause)
             try:
-                attached = await self._search.attach(self._resumable(), avoided)
+                home = left.node if self._bindings.opened else None
+                attached = await self._search.attach(self._resumable(), avoided, home)
             except AuthError:
                 raise
             except Error as error:

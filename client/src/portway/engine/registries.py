@@ -4,8 +4,6 @@ The calls block, each on a thread of its own (discovery.py) with synchronous stu
 that used grpc.aio cannot call at all. A channel lives for one call, so a fork inherits none.
 """
 
-import os
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,6 +12,7 @@ from portway_proto.carry.contract import Address
 from portway.config import CA_VARIABLE, Settings
 from portway.engine.discovery import Grant, Located, Node
 from portway.errors import Attempt, RemoteError, UnreachableError
+from portway.forks import unforked
 
 if TYPE_CHECKING:
     import grpc
@@ -26,10 +25,6 @@ CALL_TIMEOUT: Final = 3.0
 # A grant is renewed no sooner than this after it came, whatever it says: a registry must not be hammered.
 SHORTEST_LIFE: Final = 5.0
 
-# Held while grpc is imported, and over a fork: what another thread is importing then stays locked in the child.
-_importing = threading.Lock()
-os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
-
 
 class GrpcRegistries:
     """The registries of the settings, tried in turn, beginning with the one that answered last."""
@@ -38,15 +33,19 @@ class GrpcRegistries:
         self._settings = settings
         self._order = list(settings.registries)
 
-    def locate(self) -> Located:
-        """Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError."""
-        with _importing:
+    def locate(self, region: str) -> Located:
+        """Nodes of `region`, or of the settings' when it is empty.
+
+        Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError.
+        """
+        with unforked:
             from portway_proto.v1.discovery_pb2 import LocateRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
-        from portway.version import VERSION
+            from portway.version import VERSION
 
-        request = LocateRequest(region=self._settings.region, client_version=VERSION)
+        region = region or self._settings.region
+        request = LocateRequest(region=region, client_version=VERSION)
         answer = self._ask(
             "no registry could say where the relay nodes are",
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
@@ -56,14 +55,13 @@ class GrpcRegistries:
             for c in answer.candidates
         )
         if not nodes:
-            region = self._settings.region
             where = f"region {region!r}" if region else "the cluster"
             raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
         return Located(nodes, answer.cluster_ca, _grant(answer.grant))
 
     def renew(self) -> Grant:
         """Raises as `locate`."""
-        with _importing:
+        with unforked:
             from portway_proto.v1.discovery_pb2 import RenewRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
@@ -76,7 +74,7 @@ class GrpcRegistries:
 
     def _ask(self, otherwise: str, call: "Callable[[grpc.Channel, tuple[tuple[str, str], ...]], T]") -> T:
         """The first answer; without one, an UnreachableError that begins with `otherwise`."""
-        with _importing:
+        with unforked:
             import grpc
 
             from portway.engine.failures import status_error
@@ -85,7 +83,7 @@ class GrpcRegistries:
         attempts: list[Attempt] = []
         for address in tuple(self._order):
             try:
-                with self._channel(address) as channel:
+                with unforked, self._channel(address) as channel:
                     answer = call(channel, metadata)
             except grpc.RpcError as error:
                 name, details = _status_of(error)

@@ -5,6 +5,7 @@ Not here: one tunnel's opening and closing (opening.py), anything that runs on i
 
 import asyncio
 import atexit
+import encodings.idna  # noqa: F401 - TLS would import it at the first connection, where a fork may catch it half done
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from portway.engine.tunnels import Status, Tunnels
 from portway.errors import RemoteError
+from portway.forks import unforked
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 _engine: Engine | None = None
-_lock = threading.Lock()
+_starting = threading.Lock()
 # Engines of parent processes. Never freed: their sockets' numbers must not be closed twice.
 _inherited: list[Engine] = []
 
@@ -128,7 +130,7 @@ _inherited: list[Engine] = []
 def running_engine() -> Engine:
     """The engine of this process, started when there is none."""
     global _engine
-    with _lock:
+    with unforked, _starting:
         if _engine is None or not _engine.alive:
             _engine = Engine()
         return _engine
@@ -142,13 +144,11 @@ def stop_engine() -> None:
 
 def _after_fork_in_child() -> None:
     global _engine
-    _lock.release()
     if _engine is not None:
         _inherited.append(_engine)
         _engine.abandon()
         _engine = None
 
 
-# Holding the lock over a fork keeps the child from inheriting an engine that is half made, or a module half imported.
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(stop_engine)

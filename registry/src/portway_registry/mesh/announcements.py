@@ -47,22 +47,31 @@ class Announcements:
         self._quota = quota
         self._node = node
         self._region = region
+        # The labels that the node has said it holds; None until it has said so in full.
+        self._holds: set[str] | None = None
+
+    def is_stale(self, tunnel: Item[TunnelInfo]) -> bool:
+        """Whether this is left over from an earlier session of the node.
+
+        Asked of what the view shows of the node's: an earlier session's last writes may show after the full batch.
+        """
+        return self._holds is not None and tunnel.name not in self._holds
 
     async def apply(self, batch: Announce, lease: LeaseId) -> list[Eviction]:
         """Bring the store to what `batch` says; what the node may not hold is returned.
 
         Raises StoreUnavailable and LeaseLost, and may then have done a part: apply it again.
         """
+        self._note(batch)
         held = {item.label: self._tunnels.items.get(item.label) for item in batch.bound}
         offered, evictions = await self._genuine(batch, held)
         evictions += await self._bind(offered, held, lease)
         withdrawn = list(batch.withdrawn)
         if batch.full:
-            announced = {tunnel.label for tunnel in batch.bound}
             withdrawn += [
                 Withdrawal(label=label, epoch=item.value.epoch)
                 for label, item in self._tunnels.of_node(self._node).items()
-                if label not in announced
+                if self.is_stale(item)
             ]
         await self.withdraw(withdrawn)
         return evictions
@@ -81,6 +90,13 @@ class Announcements:
             done = await self._store.write(writes)
             undone = {label: undone[label] for (label, _), ok in zip(going, done, strict=True) if not ok}
             held = await self._read(undone)
+
+    def _note(self, batch: Announce) -> None:
+        if batch.full:
+            self._holds = set()
+        if self._holds is not None:
+            self._holds.difference_update(item.label for item in batch.withdrawn)
+            self._holds.update(item.label for item in batch.bound)
 
     async def _genuine(
         self, batch: Announce, held: dict[str, Item[TunnelInfo] | None]

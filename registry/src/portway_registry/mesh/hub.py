@@ -156,6 +156,9 @@ class Hub:
     def _tunnel_changed(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
         if new is None:
             return
+        holder = self._sessions.get(new.value.node)
+        if holder is not None:
+            holder.shown(new)
         if old is not None and old.value.node != new.value.node:
             session = self._sessions.get(old.value.node)
             if session is not None:

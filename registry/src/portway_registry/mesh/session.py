@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from portway_proto.carry.tasks import Tasks
@@ -40,6 +41,14 @@ _MOST_BATCHES: Final = 64
 _PAUSE: Final = 1.0  # seconds, at most, between tries while the store is away; it has a time limit of its own
 
 
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """A binding that the registry ends by itself; `tell`: the node still holds it, and is to drop it."""
+
+    tunnel: Item[TunnelInfo]
+    tell: bool
+
+
 class NodeSession:
     """A node's stream, from its Register to its end.
 
@@ -56,7 +65,7 @@ class NodeSession:
         self._lease: LeaseId = NO_LEASE
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
-        self._work: asyncio.Queue[Announce | Item[TunnelInfo]] = asyncio.Queue()
+        self._work: asyncio.Queue[Announce | _Removal] = asyncio.Queue()
         self._room = asyncio.Semaphore(_MOST_BATCHES)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -96,7 +105,12 @@ class NodeSession:
 
     def evict_for_quota(self, tunnel: Item[TunnelInfo]) -> None:
         """Take back a tunnel that two replicas admitted at once."""
-        self._work.put_nowait(tunnel)
+        self._work.put_nowait(_Removal(tunnel, tell=True))
+
+    def shown(self, tunnel: Item[TunnelInfo]) -> None:
+        """The view shows a tunnel of this node: one that the node does not hold any more is removed."""
+        if self._announcements.is_stale(tunnel):
+            self._work.put_nowait(_Removal(tunnel, tell=False))
 
     def _fail(self, error: BaseException) -> None:
         self.end(error if isinstance(error, Exception) else RuntimeError(repr(error)))
@@ -165,10 +179,12 @@ class NodeSession:
             if isinstance(work, Announce):
                 await self._until_done(work)
                 self._room.release()
-            else:
-                gone = Withdrawal(label=work.name, epoch=work.value.epoch)
-                await self._until_done(Announce(withdrawn=[gone]), internal=True)
-                eviction = Eviction(label=work.name, epoch=work.value.epoch, reason=EVICTION_REASON_QUOTA)
+                continue
+            tunnel = work.tunnel
+            gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
+            await self._until_done(Announce(withdrawn=[gone]), internal=True)
+            if work.tell:
+                eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_QUOTA)
                 self.outbox.evict([eviction])
 
     async def _until_done(self, batch: Announce, *, internal: bool = False) -> None:

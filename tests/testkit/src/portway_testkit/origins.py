@@ -173,6 +173,10 @@ class HttpOrigin:
         self.closing.set()
         self._origin.__exit__()
 
+    @property
+    def open_connections(self) -> int:
+        return self._origin.open_connections
+
     def _serve(self, sock: socket.socket) -> None:
         _Handler(sock, self, next(self._numbers))
 

@@ -1,0 +1,58 @@
+"""What a fork waits for: things that would stay half done in the child for ever.
+
+An engine that another thread is starting, a module that it is importing, a call of gRPC that it is in: whoever uses
+one of these in the child would wait for a thread that is not there. So they are done in here.
+"""
+
+# A fork takes the newest lock first, and what is done in here may take these two modules': they come before.
+import concurrent.futures.thread  # noqa: F401
+import logging  # noqa: F401
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Final
+
+# Longer than any of it takes by itself. Then the fork happens anyhow, and its child may be unable to open tunnels.
+LONGEST: Final = 5.0
+# gRPC's own threads tidy up after a call that has returned, under locks of theirs.
+SETTLE: Final = 0.05
+
+
+class Unforked:
+    """A context; any number of threads may be in it at once, and a fork waits until none is."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._left_at = time.monotonic()
+        self._left = threading.Condition(threading.Lock())
+
+    def __enter__(self) -> None:
+        with self._left:
+            self._inside += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self._left:
+            self._inside -= 1
+            self._left_at = time.monotonic()
+            self._left.notify_all()
+
+    def before_fork(self) -> None:
+        """Wait, and let nobody in until the fork is over."""
+        self._left.acquire()
+        self._left.wait_for(lambda: not self._inside, LONGEST)
+        time.sleep(max(0.0, self._left_at + SETTLE - time.monotonic()))
+
+    def after_fork(self) -> None:
+        self._left.release()
+
+    def after_fork_in_child(self) -> None:
+        """As new: whoever is inside is a thread of the parent."""
+        self._inside = 0
+        self._left = threading.Condition(threading.Lock())
+
+
+unforked = Unforked()
+os.register_at_fork(
+    before=unforked.before_fork, after_in_parent=unforked.after_fork, after_in_child=unforked.after_fork_in_child
+)

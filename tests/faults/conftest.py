@@ -1,0 +1,83 @@
+"""A cluster, a client of it in this process, and a local server: what each fault is done to."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.portway import NodePlan as ProcessPlan
+from cluster.portway import start_cluster
+from cluster.processes import Processes
+from cluster.restart import Restartable
+from portway.engine import thread
+from portway_testkit.admin import AdminCalls
+from portway_testkit.cluster import FRANKFURT, Cluster, NodePlan
+from portway_testkit.etcd import EtcdServer
+from portway_testkit.origins import HttpOrigin
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Starts a cluster inside the test process; what its registry knows is kept on disk."""
+    with ExitStack() as stack:
+
+        def make(*plans: NodePlan, store: str = f"embedded:{tmp_path / 'registry.db'}", **settings: Any) -> Cluster:
+            return stack.enter_context(Cluster(tmp_path, plans or (FRANKFURT,), store=store, settings=settings))
+
+        yield make
+
+
+@pytest.fixture
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    return make_cluster()
+
+
+@pytest.fixture
+def etcd() -> Iterator[EtcdServer]:
+    with EtcdServer() as etcd:
+        yield etcd
+
+
+@pytest.fixture
+def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Make this process a client, by an environment that leads to a cluster; its engine is stopped after the test."""
+
+    def use(environment: dict[str, str]) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    yield use
+    thread.stop_engine()
+
+
+@pytest.fixture
+def origin() -> Iterator[HttpOrigin]:
+    with HttpOrigin() as origin:
+        yield origin
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCluster:
+    """A registry, with its store on disk, and one node, as processes of their own."""
+
+    registry: Restartable
+    node: Restartable
+    environment: dict[str, str]  # what a client needs
+    ca: Path
+    admin: AdminCalls
+
+
+@pytest.fixture
+def process_cluster() -> Iterator[ProcessCluster]:
+    with tempfile.TemporaryDirectory(prefix="pw-") as folder, Processes(Path(folder)) as processes:
+        cluster = start_cluster(processes, (ProcessPlan("fra-1", "fra", 50.1, 8.7),))
+        yield ProcessCluster(
+            Restartable(processes, cluster.registry_process),
+            Restartable(processes, cluster.nodes[0].process),
+            cluster.exports,
+            cluster.ca,
+            AdminCalls(cluster.registry, cluster.ca, cluster.admin_token_file.read_text().strip()),
+        )

@@ -1,0 +1,33 @@
+"""A node is killed outright (SIGKILL) and started again on its ports."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import portway
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.recovery import label_of, serves
+from portway_testkit.visitors import receive, visit_raw
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+
+
+def test_the_same_urls_work_again_by_themselves(process_cluster: Any, as_client: AsClient, origin: HttpOrigin) -> None:
+    """The raw port too; the registry shows the tunnel once, with the epoch of the new binding."""
+    cluster = process_cluster
+    as_client(cluster.environment)
+    with portway.forward(origin.port, unencrypted=True) as tunnel:
+        eventually(lambda: serves(tunnel, cluster.ca))
+        cluster.node.kill()
+        assert not serves(tunnel, cluster.ca)
+        cluster.node.start()
+        ready = time.monotonic()
+        eventually(lambda: serves(tunnel, cluster.ca))
+        assert time.monotonic() - ready < 10
+        with visit_raw(tunnel) as visitor:
+            visitor.sendall(REQUEST)
+            assert receive(visitor).endswith(b"origin\n")
+        eventually(lambda: [(one.label, one.epoch) for one in cluster.admin.tunnels()] == [(label_of(tunnel), 2)])
+    eventually(lambda: not cluster.admin.tunnels())

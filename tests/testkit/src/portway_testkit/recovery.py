@@ -1,0 +1,89 @@
+"""What is true of a cluster after a fault: the URL works, tables and counters agree, each tunnel is shown once.
+
+Here: questions with an answer of the moment, to be asked until it is the right one. Not here: faults.
+"""
+
+import threading
+from pathlib import Path
+from typing import Self
+
+import grpc
+from portway import Tunnel
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
+
+from portway_testkit.admin import AdminCalls
+from portway_testkit.cluster import Cluster
+from portway_testkit.visitors import ask
+from portway_testkit.waiting import PATIENCE, eventually
+
+
+def label_of(tunnel: Tunnel) -> str:
+    return tunnel.host.partition(".")[0]
+
+
+def serves(tunnel: Tunnel, ca: Path) -> bool:
+    """Whether a visitor of the tunnel gets an answer now; its local server is an HttpOrigin."""
+    try:
+        return ask(tunnel, ca).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def is_consistent(cluster: Cluster, *tunnels: Tunnel) -> bool:
+    """Whether exactly these tunnels are open, at the nodes and in the registry alike, and nothing else goes on."""
+    labels = sorted(map(label_of, tunnels))
+    if sorted(tunnel.label for tunnel in cluster.admin.tunnels()) != labels:
+        return False
+    metrics = [node.metrics() for node in cluster.nodes.values()]
+    if sum(each["tunnels"] for each in metrics) != len(labels):
+        return False
+    busy = ("visits", "sessions_away", "half_open_connections", "greeting_lanes")
+    return not any(each[name] for each in metrics for name in busy)
+
+
+class TunnelWatch:
+    """`with TunnelWatch(admin) as watch:` follows the registry's tunnels, as `portway-admin tunnel watch` does.
+
+    `shown` is every change in order, as kind and label; the stream's end is in `ended`.
+    """
+
+    def __init__(self, admin: AdminCalls) -> None:
+        self.shown: list[tuple[str, str]] = []
+        self.ended: grpc.RpcError | None = None
+        self._admin = admin
+        self._synced = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="tunnel watch")
+
+    def __enter__(self) -> Self:
+        credentials = grpc.ssl_channel_credentials(self._admin.ca.read_bytes())
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.secure_channel(self._admin.address, credentials, options=options)
+        metadata = (("authorization", f"Bearer {self._admin.token}"),)
+        self._stream = AdminStub(self._channel).WatchTunnels(admin_pb2.WatchTunnelsRequest(), metadata=metadata)
+        self._thread.start()
+        assert self._synced.wait(PATIENCE), "the watch did not begin"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.cancel()
+        self._thread.join(PATIENCE)
+        self._channel.close()
+
+    def of(self, tunnel: Tunnel) -> list[str]:
+        """The kinds of change that were shown of a tunnel."""
+        return [kind for kind, label in self.shown if label == label_of(tunnel)]
+
+    def until_added(self, tunnel: Tunnel) -> None:
+        eventually(lambda: "added" in self.of(tunnel))
+
+    def _follow(self) -> None:
+        try:
+            for change in self._stream:
+                kind = admin_pb2.ChangeKind.Name(change.kind).removeprefix("CHANGE_KIND_").lower()
+                if kind == "synced":
+                    self._synced.set()
+                else:
+                    self.shown.append((kind, change.tunnel.label))
+        except grpc.RpcError as error:
+            self.ended = error

@@ -1,0 +1,185 @@
+"""The gate in front of every method, called as gRPC calls an interceptor."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from portway_registry.errors import NotFound, TokenMissing
+from portway_registry.records import Role
+from portway_registry.services.callers import Caller, Context, current_caller
+from portway_registry.services.guard import Guard
+
+LOCATE, SESSION, LIST, HEALTH = (
+    "/portway.v1.Discovery/Locate",
+    "/portway.v1.Mesh/Session",
+    "/portway.v1.Admin/ListNodes",
+    "/grpc.health.v1.Health/Check",
+)
+
+
+class Aborted(Exception):
+    """What grpc.aio's abort raises, for all that the guard can see."""
+
+
+class Call:
+    """A call's context that notes how it was aborted."""
+
+    def __init__(self) -> None:
+        self.status: tuple[StatusCode, str] | None = None
+
+    async def abort(self, code: StatusCode, text: str) -> None:
+        self.status = (code, text)
+        raise Aborted
+
+    def code(self) -> StatusCode | None:
+        return None
+
+
+class Desk:
+    """A guard, who calls, and what was counted."""
+
+    def __init__(self) -> None:
+        self.caller: Caller | Exception = Caller(Role.CLIENT, "token1")
+        self.counted: list[tuple[str, StatusCode]] = []
+        self.guard = Guard(self._identify, lambda method, code: self.counted.append((method, code)))
+
+    async def _identify(self, context: Context) -> Caller:
+        if isinstance(self.caller, Exception):
+            raise self.caller
+        return self.caller
+
+    async def handler(self, method: str, served: Any) -> Any:
+        class Details:
+            invocation_metadata = ()
+
+        Details.method = method  # type: ignore[attr-defined]
+
+        async def continuation(details: Any) -> Any:
+            return served
+
+        return await self.guard.intercept_service(continuation, Details())  # type: ignore[arg-type]
+
+    async def call(self, method: str, run: Any) -> Any:
+        """The answer, or how the call was aborted."""
+        wrapped = await self.handler(method, run and grpc.unary_unary_rpc_method_handler(run))
+        context = Call()
+        try:
+            return await wrapped.unary_unary("request", context)
+        except Aborted:
+            return context.status
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def answer(request: Any, context: Any) -> str:
+    return f"{request} for {current_caller.get().name}"
+
+
+async def test_the_right_role_gets_its_answer(desk: Desk) -> None:
+    """The handler runs, knows who called, and the call is counted as done."""
+    assert await desk.call(LOCATE, answer) == "request for token1"
+    assert desk.counted == [(LOCATE, StatusCode.OK)]
+
+
+@pytest.mark.parametrize(
+    ("role", "method"),
+    [(Role.ADMIN, LOCATE), (Role.NODE, LOCATE), (Role.CLIENT, LIST), (Role.NODE, LIST), (Role.CLIENT, SESSION)],
+)
+async def test_a_wrong_role_is_denied(desk: Desk, role: Role, method: str) -> None:
+    """The handler never runs, and the caller is told which role was wanted."""
+    desk.caller = Caller(role, "x")
+    code, text = await desk.call(method, answer)
+    assert code is StatusCode.PERMISSION_DENIED
+    assert f"this one is of role {role}" in text
+    assert desk.counted == [(method, StatusCode.PERMISSION_DENIED)]
+
+
+async def test_nobody_is_refused(desk: Desk) -> None:
+    """Who cannot be identified is told why."""
+    desk.caller = TokenMissing()
+    code, text = await desk.call(LOCATE, answer)
+    assert code is StatusCode.UNAUTHENTICATED
+    assert text.startswith("no API token")
+
+
+async def test_health_is_for_everybody(desk: Desk) -> None:
+    """A method for anybody who can connect asks nobody who they are."""
+    desk.caller = TokenMissing()
+
+    async def healthy(request: Any, context: Any) -> str:
+        return "healthy"
+
+    assert await desk.call(HEALTH, healthy) == "healthy"
+
+
+async def test_what_is_not_in_the_table_is_not_served(desk: Desk) -> None:
+    """A method without a row is not run, even if a service has it; strangers' names are no metric's label."""
+    code, text = await desk.call("/portway.v1.Admin/Forgotten", answer)
+    assert code is StatusCode.UNIMPLEMENTED
+    assert "another release" in text
+    code, text = await desk.call(SESSION, None)
+    assert code is StatusCode.UNIMPLEMENTED
+    assert "mesh port" in text
+    assert desk.counted == [("other", StatusCode.UNIMPLEMENTED)] * 2
+
+
+async def test_what_a_handler_raises_becomes_a_status(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Errors of ours are told; anything else is logged under a number, which is all that the caller gets."""
+
+    async def missing(request: Any, context: Any) -> str:
+        raise NotFound("no such node")
+
+    async def broken(request: Any, context: Any) -> str:
+        raise RuntimeError("a secret of the inside")
+
+    assert await desk.call(LOCATE, missing) == (StatusCode.NOT_FOUND, "no such node")
+    code, text = await desk.call(LOCATE, broken)
+    assert code is StatusCode.INTERNAL
+    assert "secret" not in text
+    number = text.rpartition(" ")[2]
+    assert number in caplog.text
+    assert "a secret of the inside" in caplog.text
+
+
+async def test_a_call_that_is_broken_off_is_counted_so(desk: Desk) -> None:
+    """Cancelled by its caller, a call ends as cancelled."""
+
+    async def endless(request: Any, context: Any) -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(desk.call(LOCATE, endless))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert desk.counted == [(LOCATE, StatusCode.CANCELLED)]
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield
+
+
+async def test_streams_are_guarded_alike(desk: Desk) -> None:
+    """A stream of the wrong role never begins; of the right one it runs to its end and is counted once."""
+    begun: list[str] = []
+
+    async def session(requests: Any, context: Any) -> None:
+        begun.append(current_caller.get().name)
+
+    wrapped = await desk.handler(SESSION, grpc.stream_stream_rpc_method_handler(session))
+    context = Call()
+    with pytest.raises(Aborted):
+        await wrapped.stream_stream(_nothing(), context)
+    assert context.status is not None
+    assert context.status[0] is StatusCode.PERMISSION_DENIED
+    desk.caller = Caller(Role.NODE, "fra-1")
+    await wrapped.stream_stream(_nothing(), Call())
+    assert begun == ["fra-1"]
+    assert desk.counted == [(SESSION, StatusCode.PERMISSION_DENIED), (SESSION, StatusCode.OK)]

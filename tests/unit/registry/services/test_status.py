@@ -1,0 +1,39 @@
+"""What a caller is told of an exception."""
+
+import inspect
+
+import pytest
+from grpc import StatusCode
+from portway_registry import errors
+from portway_registry.services.status import status_of
+
+CALL_ERRORS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.CallError) and kind is not errors.CallError
+]
+
+
+@pytest.mark.parametrize("kind", CALL_ERRORS)
+def test_every_call_error_has_a_status_of_its_own(kind: type[errors.CallError]) -> None:
+    """None is told as an internal failure, and its text goes out as it is."""
+    error = kind.__new__(kind, "what to do next")  # whatever its own text would be
+    code, text = status_of(error)
+    assert code not in (StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.OK)
+    assert text == str(error)
+
+
+def test_a_store_that_is_away_is_not_described() -> None:
+    """The caller hears that it may try again; where etcd is, is nobody's business."""
+    code, text = status_of(errors.StoreUnavailable("etcd at 10.0.0.1 said no"))
+    assert code is StatusCode.UNAVAILABLE
+    assert "10.0.0.1" not in text
+    assert "try again" in text
+
+
+@pytest.mark.parametrize("error", [ValueError("inside"), errors.StoreError("inside"), errors.LeaseLost("inside")])
+def test_anything_else_is_internal(error: Exception) -> None:
+    """With a number that leads to the log, and nothing more."""
+    code, text = status_of(error)
+    assert code is StatusCode.INTERNAL
+    assert "inside" not in text

@@ -1,0 +1,93 @@
+"""A view as a stream of changes, for who reads and for who does not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from portway_proto.v1.admin_pb2 import (
+    CHANGE_KIND_ADDED,
+    CHANGE_KIND_CHANGED,
+    CHANGE_KIND_KNOWN,
+    CHANGE_KIND_REMOVED,
+    CHANGE_KIND_SYNCED,
+)
+from portway_registry import keys
+from portway_registry.errors import FellBehind
+from portway_registry.records import SettingsRecord, decoder, encode
+from portway_registry.services import watching
+from portway_registry.services.watching import watch
+from portway_registry.store.contract import Delete, Put
+from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.views import View
+
+PATIENCE = 10.0
+Told = tuple[int, str | None]
+
+
+@pytest.fixture
+async def view(memory: EmbeddedStore) -> AsyncIterator[View[SettingsRecord]]:
+    view: View[SettingsRecord] = View(memory, keys.NODES, decoder(SettingsRecord), on_failure=print)
+    await view.start()
+    yield view
+    await view.close()
+
+
+def put(name: str, value: str) -> Put:
+    return Put(keys.node(name), encode(SettingsRecord(value)))
+
+
+def told(kind: int, value: SettingsRecord | None) -> Told:
+    return kind, None if value is None else value.cluster_id
+
+
+async def test_what_is_known_comes_first_then_each_change_once(
+    memory: EmbeddedStore, view: View[SettingsRecord]
+) -> None:
+    """Also a change that happens while the known ones are still being written."""
+    await memory.write([put("a", "1"), put("b", "1")])
+    await view.settled((await memory.list("")).revision)
+    heard: list[Told] = []
+    changed = asyncio.Event()
+    first = True
+
+    async def write(message: Told) -> None:
+        nonlocal first
+        if first:
+            first = False
+            await memory.write([put("b", "2"), put("c", "1")])
+            await view.settled((await memory.list("")).revision)
+        heard.append(message)
+        changed.set()
+
+    watching_task = asyncio.ensure_future(watch(view, told, write))
+    await memory.write([Delete(keys.node("a"))])
+    async with asyncio.timeout(PATIENCE):
+        while len(heard) < 6:
+            changed.clear()
+            await changed.wait()
+    watching_task.cancel()
+    await asyncio.wait([watching_task])
+    assert sorted(heard[:2]) == [(CHANGE_KIND_KNOWN, "1"), (CHANGE_KIND_KNOWN, "1")]
+    assert heard[2] == (CHANGE_KIND_SYNCED, None)
+    rest = heard[3:]
+    # The deletion and the others come from two writers; each is told once, a removal with what was there last.
+    assert sorted(rest) == [(CHANGE_KIND_ADDED, "1"), (CHANGE_KIND_CHANGED, "2"), (CHANGE_KIND_REMOVED, "1")]
+
+
+async def test_who_does_not_read_is_let_go(
+    memory: EmbeddedStore, view: View[SettingsRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watcher that is too far behind is told to begin again, and what was kept for it is let go."""
+    monkeypatch.setattr(watching, "_BACKLOG", 10)
+    reads = asyncio.Event()
+
+    async def write(message: Told) -> None:
+        await reads.wait()
+
+    watching_task = asyncio.ensure_future(watch(view, told, write))
+    await asyncio.sleep(0)
+    await memory.write([put(str(number), "x") for number in range(50)])
+    await view.settled((await memory.list("")).revision)
+    reads.set()
+    with pytest.raises(FellBehind, match="watch again"):
+        await asyncio.wait_for(watching_task, PATIENCE)

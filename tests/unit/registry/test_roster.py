@@ -1,0 +1,104 @@
+"""The nodes that clients can be sent to: by their records, and by their streams."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo
+from portway_registry import keys
+from portway_registry.geoip.locator import Position
+from portway_registry.records import decode_node
+from portway_registry.roster import Roster
+from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.views import View
+from portway_testkit.registry import node_info
+
+FRANKFURT = Position(50.1, 8.7)
+
+
+class FakeHub:
+    """Says whose streams are here."""
+
+    def __init__(self) -> None:
+        self.streams: set[str] = set()
+        self.on_end: list[Callable[[str], None]] = []
+
+    def has(self, node: str) -> bool:
+        return node in self.streams
+
+    def end(self, node: str) -> None:
+        self.streams.discard(node)
+        for told in tuple(self.on_end):
+            told(node)
+
+
+class Stage:
+    def __init__(self, store: EmbeddedStore, view: View[NodeInfo]) -> None:
+        self._store = store
+        self._view = view
+        self.hub = FakeHub()
+        self.roster = Roster(view, self.hub)  # type: ignore[arg-type]  # all that it asks of a hub
+
+    async def put(self, name: str, region: str = "fra", **more: object) -> None:
+        await self._store.put(keys.node(name), node_info(name, region, **more).SerializeToString())
+        await self._settle()
+
+    async def delete(self, name: str) -> None:
+        await self._store.delete(keys.node(name))
+        await self._settle()
+
+    def names(self, region: str = "") -> set[str]:
+        return {node.name for node, _ in self.roster.candidates(FRANKFURT, region=region, limit=10)}
+
+    async def _settle(self) -> None:
+        await self._view.settled((await self._store.list("")).revision)
+
+
+@pytest.fixture
+async def stage(memory: EmbeddedStore) -> AsyncIterator[Stage]:
+    view: View[NodeInfo] = View(memory, keys.NODES, decode_node, on_failure=print)
+    await memory.put(keys.node("there-before"), node_info("there-before").SerializeToString())
+    await view.start()
+    stage = Stage(memory, view)
+    yield stage
+    await stage.roster.close()
+    assert stage.hub.on_end == []
+    await view.close()
+
+
+async def test_it_follows_the_records(stage: Stage) -> None:
+    """Nodes are candidates from their record on, as they last were, until it is gone."""
+    assert stage.names() == {"there-before"}
+    await stage.put("fra-1")
+    await stage.put("lon-1", "lon")
+    assert stage.names() == {"there-before", "fra-1", "lon-1"}
+    assert stage.names("lon") == {"lon-1"}
+    await stage.put("fra-1", state=NODE_STATE_DRAINING)
+    await stage.delete("there-before")
+    assert stage.names() == {"lon-1"}
+
+
+async def test_regions_count_every_node(stage: Stage) -> None:
+    """A region is there while it has a node, whether that takes clients or not."""
+    await stage.put("lon-1", "lon", state=NODE_STATE_DRAINING)
+    assert stage.roster.regions() == {"fra": 1, "lon": 1}
+    await stage.delete("lon-1")
+    assert stage.roster.regions() == {"fra": 1}
+
+
+async def test_a_stream_keeps_a_node_whose_record_is_gone(stage: Stage) -> None:
+    """A store that forgot a lease does not take away a node that is talked to; the end of the stream does."""
+    await stage.put("fra-1")
+    stage.hub.streams.add("fra-1")
+    await stage.delete("fra-1")
+    assert "fra-1" in stage.names()
+    stage.hub.end("fra-1")
+    assert "fra-1" not in stage.names()
+
+
+async def test_a_record_keeps_a_node_whose_stream_is_gone(stage: Stage) -> None:
+    """A node that lost its stream is known until its lease ends: it may be at another replica."""
+    await stage.put("fra-1")
+    stage.hub.streams.add("fra-1")
+    stage.hub.end("fra-1")
+    assert "fra-1" in stage.names()
+    stage.hub.end("never-known")
