@@ -1,31 +1,28 @@
 """Attaching: find a node that takes the session, and keep why each of the others did not.
 
-Nodes are dialled one after the other, in the registry's order. Racing them changes `dial` alone: it yields
-connections in the order they are ready, and HELLO goes to them in that order. Not here: when to attach, and how
+HELLO goes to connections in the order in which they are ready. Not here: dialling (race.py), when to attach, and how
 often to try (reconnect.py).
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, ClientTls, Stream
+from portway_proto.carry.contract import Carrier
 from portway_proto.carry.errors import CarrierError
-from portway_proto.wire.limits import LINK_ALPN
 
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.discovery import Directory, Located, Node
 from portway.engine.failures import Failure
+from portway.engine.race import NO_ANSWER_YET, STAGGER, Attempted, name_of, race
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
-from portway.forks import unforked
 
-# A SYN lost once is repeated after 1 s; a node that needs longer than this to connect is no good one.
-DIAL_TIMEOUT: Final = 3.0
+# The node where the session can be resumed is worth waiting for: its visits have gone on.
+RESUME_HEAD_START: Final = 1.0
 
-_NO_ANSWER_YET: Final = "no answer yet"
+_REGISTRY: Final[Attempted] = ("", "the registry")
 
 
 class Refused(Exception):
@@ -54,25 +51,30 @@ class Attached:
 
 
 class Search:
-    """Looks for a node, round after round. `attempts` is what the last round, which may be going on, came to."""
+    """Looks for a node, round after round."""
 
     def __init__(self, carrier: Carrier, directory: Directory, events: SessionEvents) -> None:
-        self.attempts: list[Attempt] = []
+        self._attempts: dict[Attempted, str] = {}
         self._carrier = carrier
         self._directory = directory
         self._events = events
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Whom the last round has tried, in that order, and why each did not do."""
+        return tuple(Attempt(*who, reason) for who, reason in self._attempts.items())
 
     async def attach(
         self, resume: Resumption | None = None, avoided: Node | None = None, home: Node | None = None
     ) -> Attached:
         """A session with the first node that takes one: of those that are known, then of those a registry names now.
 
-        With `home`, the node that open tunnels were at, of its region alone: no other serves their names.
+        `home` is the node that open tunnels were at, if any are open.
 
         Raises UnreachableError with each one's reason, Refused, and what Directory.locate raises. Cancelled, it
         leaves no connection behind.
         """
-        self.attempts = []
+        self._attempts = {}
         tried: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
@@ -84,40 +86,42 @@ class Search:
                 if not refused.failure.stale_grant:
                     raise
                 tried = ()  # a fresh grant may do
-        located = await self._locate("" if home is None else home.region)
+        located = await self._locate()
         fresh = [node for node in _in_order(located.nodes, resume, avoided, home) if node not in tried]
         if attached := await self._first_that_takes(fresh, located, resume):
             return attached
-        raise UnreachableError("no relay node could be reached", tuple(self.attempts))
+        raise UnreachableError("no relay node could be reached", self.attempts)
 
-    async def _locate(self, region: str) -> Located:
-        self.attempts.append(Attempt("", "the registry", _NO_ANSWER_YET))
+    async def _locate(self) -> Located:
+        self._attempts[_REGISTRY] = NO_ANSWER_YET
         try:
-            located = await self._directory.locate(region)
+            located = await self._directory.locate()
         except UnreachableError as error:
-            self.attempts.pop()
-            if not self.attempts:
+            del self._attempts[_REGISTRY]
+            if not self._attempts:
                 raise
-            self.attempts += error.attempts or [Attempt("", "the registry", str(error))]
-            raise UnreachableError("no relay node could be reached, and no registry", tuple(self.attempts)) from None
-        self.attempts.pop()
+            reasons = error.attempts or (Attempt(*_REGISTRY, str(error)),)
+            self._attempts.update({(one.name, one.address): one.reason for one in reasons})
+            raise UnreachableError("no relay node could be reached, and no registry", self.attempts) from None
+        del self._attempts[_REGISTRY]
         return located
 
     async def _first_that_takes(
         self, nodes: Sequence[Node], located: Located, resume: Resumption | None
     ) -> Attached | None:
-        async with aclosing(dial(self._carrier, nodes, located.cluster_ca, self.attempts)) as dialled:
+        stagger = STAGGER if resume is None else RESUME_HEAD_START
+        async with aclosing(race(self._carrier, nodes, located.cluster_ca, self._attempts, stagger)) as dialled:
             async for node, stream in dialled:
                 try:
                     session = Session(self._carrier, stream, self._events)
                 except CarrierError as error:
-                    self.attempts[-1] = _attempt(node, str(error))
+                    self._attempts[name_of(node)] = str(error)
                     continue
                 key = resume.key if resume is not None and resume.node == node.name else None
                 try:
                     return Attached(node, session, await session.hello(located.grant.token, key))
                 except SessionOver as over:
-                    self.attempts[-1] = _attempt(node, str(over))
+                    self._attempts[name_of(node)] = str(over)
                     if over.failure is not None and over.failure.for_good:
                         raise Refused(over.failure) from None
                 except BaseException:
@@ -126,53 +130,19 @@ class Search:
         return None
 
 
-async def dial(
-    carrier: Carrier, nodes: Sequence[Node], cluster_ca: bytes, attempts: list[Attempt]
-) -> AsyncGenerator[tuple[Node, Stream], None]:
-    """Connections that are ready for HELLO, each with its node; each node is added to `attempts`, with why not."""
-    for node in nodes:
-        attempts.append(_attempt(node, _NO_ANSWER_YET))
-        try:
-            with unforked:  # the first one sets the TLS library up
-                stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
-        except CarrierError as error:
-            attempts[-1] = _attempt(node, str(error))
-            continue
-        try:
-            async with asyncio.timeout(DIAL_TIMEOUT):
-                handshake = await stream.ready()
-        except CarrierError as error:
-            attempts[-1] = _attempt(node, str(error))
-        except TimeoutError:
-            stream.abort()
-            attempts[-1] = _attempt(node, f"no connection within {DIAL_TIMEOUT:g} s")
-        except BaseException:
-            stream.abort()
-            raise
-        else:
-            if handshake.alpn == LINK_ALPN:
-                yield node, stream
-            else:
-                stream.abort()
-                attempts[-1] = _attempt(node, "it is no relay node, or not of this protocol version")
-
-
 def _in_order(
     nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None, home: Node | None
 ) -> tuple[Node, ...]:
     """The registry's order, but first the node where the session can be resumed, and never the one to avoid.
 
-    With `home`, those of its region, itself included: a registry names no node that is just starting again.
+    With `home`, its region before the others, for that is where visitors of its names arrive; and `home` itself though
+    it is not named: a registry names no node that is just starting again.
     """
+    wanted = list(nodes)
     if home is not None:
-        nodes = [node for node in nodes if node.region == home.region]
-        if home.name not in {node.name for node in nodes}:
-            nodes.append(home)
-    wanted = [node for node in nodes if avoided is None or node.name != avoided.name]
+        if home.name not in {node.name for node in wanted}:
+            wanted.append(home)
+        wanted.sort(key=lambda node: node.region != home.region)
     if resume is not None:
         wanted.sort(key=lambda node: node.name != resume.node)
-    return tuple(wanted)
-
-
-def _attempt(node: Node, reason: str) -> Attempt:
-    return Attempt(node.name, str(node.address), reason)
+    return tuple(node for node in wanted if avoided is None or node.name != avoided.name)

@@ -53,9 +53,7 @@ class Located:
 class Registries(Protocol):
     """Where answers come from. Both calls block; both raise Error."""
 
-    def locate(self, region: str) -> Located:
-        """`region` narrows the nodes to those of one; empty for what the settings say."""
-        ...
+    def locate(self) -> Located: ...
 
     def renew(self) -> Grant: ...
 
@@ -69,9 +67,9 @@ class Directory:
         self._renew_at = 0.0
         self.located: Located | None = None
 
-    async def locate(self, region: str = "") -> Located:
-        """Ask now, for the nodes of `region` alone if it is given. Raises as `Registries`; what was known stays."""
-        located = await on_thread(lambda: self._registries.locate(region))
+    async def locate(self) -> Located:
+        """Ask now. Raises as `Registries`; what was known before stays known."""
+        located = await on_thread(self._registries.locate)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
         return located

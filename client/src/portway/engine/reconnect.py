@@ -71,7 +71,7 @@ class Link:
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """Whom the last attempt to attach has tried, and why each did not do."""
-        return tuple(self._search.attempts)
+        return self._search.attempts
 
     async def bind(self, binding: Binding) -> None:
         """Open a tunnel; one round trip when the session is up. Raises Error. Cancelled, it leaves nothing behind."""

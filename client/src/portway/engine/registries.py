@@ -33,18 +33,15 @@ class GrpcRegistries:
         self._settings = settings
         self._order = list(settings.registries)
 
-    def locate(self, region: str) -> Located:
-        """Nodes of `region`, or of the settings' when it is empty.
-
-        Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError.
-        """
+    def locate(self) -> Located:
+        """Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError."""
         with unforked:
             from portway_proto.v1.discovery_pb2 import LocateRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
             from portway.version import VERSION
 
-        region = region or self._settings.region
+        region = self._settings.region
         request = LocateRequest(region=region, client_version=VERSION)
         answer = self._ask(
             "no registry could say where the relay nodes are",
