@@ -1,14 +1,27 @@
 """What every contract test of a carrier starts from. A second carrier is tested by adding its name to CARRIERS."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trustme
 import uvloop
-from portway_proto.carry.contract import Carrier, ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_proto.carry.contract import (
+    Address,
+    Carrier,
+    ClientTls,
+    DialTarget,
+    Limits,
+    LocalService,
+    PoolLimits,
+    ServerTls,
+    SpareSizes,
+)
 from portway_proto.carry.python import PythonCarrier
-from portway_testkit.carriers import CarrierLink
+from portway_proto.wire.frames import FrameType, encode_frame, encode_open
+from portway_proto.wire.lane import Side
+from portway_testkit.carriers import LABEL, OPENING, CarrierLink, RawLane, until
 
 CARRIERS: dict[str, Callable[[Limits], Carrier]] = {"python": PythonCarrier}
 
@@ -77,3 +90,83 @@ async def make_link(
 @pytest.fixture
 async def link(make_link: Callable[..., Awaitable[CarrierLink]]) -> CarrierLink:
     return await make_link()
+
+
+@pytest.fixture(scope="session")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """What a visitor, or a client of no carrier, trusts the node by."""
+    return ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+
+
+@pytest.fixture
+async def raw_acceptor(trusting: ssl.SSLContext) -> AsyncIterator[Callable[[CarrierLink], Awaitable[RawLane]]]:
+    """Makes a data lane of a link's node whose far end, the acceptor, is driven by hand."""
+    lanes: list[RawLane] = []
+
+    async def make(link: CarrierLink) -> RawLane:
+        at = link.link_address
+        lanes.append(
+            RawLane(*await asyncio.open_connection(at.host, at.port, ssl=trusting, server_hostname="node.test"))
+        )
+        count = link.pool.counts.idle
+        lanes[-1].send(encode_frame(FrameType.PARK, b"park"))
+        await until(lambda: link.pool.counts.idle == count + 1)
+        return lanes[-1]
+
+    yield make
+    for lane in lanes:
+        lane.writer.transport.abort()
+
+
+class RawNode:
+    """A node driven by hand: the lanes that are dialled to it, in the order they come."""
+
+    def __init__(self, target: DialTarget) -> None:
+        self.target = target
+        self.lanes: asyncio.Queue[RawLane] = asyncio.Queue()
+
+    def open(self, number: int) -> bytes:
+        return encode_open(number, OPENING)
+
+
+@pytest.fixture
+async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterator[Callable[[], Awaitable[RawNode]]]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("node.test").configure_cert(context)
+    made: list[RawLane] = []
+    servers: list[asyncio.Server] = []
+
+    async def make() -> RawNode:
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            made.append(RawLane(reader, writer))
+            await node.lanes.put(made[-1])
+
+        server = await asyncio.start_server(take, "127.0.0.1", 0, ssl=context)
+        servers.append(server)
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        node = RawNode(DialTarget(address, client_tls, (FrameType.PARK, b"park")))
+        return node
+
+    yield make
+    for server in servers:
+        server.close()
+    for lane in made:
+        lane.writer.transport.abort()
+
+
+@pytest.fixture
+def raw_opener(
+    make_carrier: Callable[..., Carrier], raw_node: Callable[[], Awaitable[RawNode]]
+) -> Callable[..., Awaitable[RawLane]]:
+    """Makes a lane that a serving carrier dialled and whose far end, the opener, is driven by hand."""
+
+    async def make(port: int, limits: Limits | None = None) -> RawLane:
+        carrier, node = make_carrier(limits), await raw_node()
+        sizes = SpareSizes(quiet=1, busy=1, lanes=1)
+        pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, sizes, lambda error: None)
+        carrier.serve(pool, {LABEL: LocalService(port)})
+        lane = await node.lanes.get()
+        assert (await lane.frame())[0] == FrameType.PARK
+        return lane
+
+    return make

@@ -9,14 +9,12 @@ import pytest
 from portway_proto.carry.contract import Address, ClientTls, Limits, Outcome, PoolLimits, ServerTls, SpareSizes
 from portway_proto.carry.errors import (
     ConnectFailed,
-    ConnectionLost,
     HandshakeFailed,
     PeerFailed,
     PeerSilent,
-    ProtocolViolation,
     TlsSettingsError,
 )
-from portway_proto.wire.frames import FrameType, RefusalReason, encode_frame
+from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_testkit.carriers import Recorder, broken_off, listener, reset, until
 
@@ -81,55 +79,16 @@ async def test_a_peer_that_answers_lives(make_link) -> None:
     assert not link.client_events.closed
 
 
-async def raw_lane(link, authority) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A data lane of the node's pool, driven by hand."""
-    address = link.link_address
-    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="node.test")
-    count = link.pool.counts.idle
-    writer.write(encode_frame(FrameType.PARK, b"park"))
-    await until(lambda: link.pool.counts.idle == count + 1)
-    return reader, writer
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\xff" * 64,
-        encode_frame(FrameType.HELLO, b"again"),
-        encode_frame(FrameType.DATA, b"unasked"),
-        b"\x05\x00\x00\x02ab",
-        b"\x06\x00\x00\x04\x00\x00\x00\x09",
-        b"\x02\x00\x00\x04\x00\x00\x00\x01",
-        b"\x08\xff\xff\xff",
-    ],
-    ids=["http", "unknown", "hello", "data", "short end", "reset ahead", "open back", "oversized ping"],
-)
-async def test_a_peer_that_breaks_the_rules_loses_its_lane(link, authority, garbage: bytes) -> None:
-    """Bytes that no state allows close that lane and no other."""
-    others = link.pool.counts.idle
-    reader, writer = await raw_lane(link, authority)
-    writer.write(garbage)
-    while await reader.read(65536):
-        pass
-    await until(lambda: link.pool.counts.idle == others)
-    writer.close()
-
-
-async def test_a_reset_without_an_answer_closes_the_lane(make_link, authority) -> None:
-    """A peer that opens a visit and then answers nothing loses the lane, not the node its memory."""
+async def test_a_reset_without_an_answer_closes_the_lane(make_link, raw_acceptor) -> None:
+    """A peer that lets a visit be opened and then answers nothing loses the lane, not the node its memory."""
     link = await make_link(Limits(ping_interval=0.2, reset_answer=0.2))
-    reader, writer = await raw_lane(link, authority)
+    lane = await raw_acceptor(link)
     address = link.visitors()
     visitor = socket.create_connection((address.host, address.port))
-    opened = await reader.readexactly(4)
-    assert opened[0] == FrameType.OPEN
+    assert (await lane.frame())[0] == FrameType.OPEN
     reset(visitor)
-    while await reader.read(65536):
-        pass
-    assert (await link.end()).outcome in (Outcome.VISITOR_LOST, Outcome.RESET)
-    writer.close()
+    await lane.closed()
+    assert (await link.end()).outcome is Outcome.VISITOR_LOST
 
 
 async def test_idle_lanes_above_need_are_let_go(make_link) -> None:
@@ -201,27 +160,6 @@ async def test_tls_settings_that_cannot_be_used_say_so(make_carrier, server_tls:
     theirs.close()
 
 
-async def test_garbage_instead_of_a_handshake_fails_it(make_carrier, server_tls: ServerTls) -> None:
-    """Bytes that are no TLS end the stream with HandshakeFailed."""
-    carrier = make_carrier()
-    ours, theirs = socket.socketpair()
-    stream = carrier.accept(ours, server_tls)
-    theirs.sendall(b"\x00" * 100)
-    with pytest.raises(HandshakeFailed):
-        await stream.ready()
-    theirs.close()
-
-
-async def test_a_handshake_that_never_ends_is_ended(make_carrier, server_tls: ServerTls) -> None:
-    """A visitor that sends nothing is dropped after Limits.handshake."""
-    carrier = make_carrier(Limits(handshake=0.2))
-    ours, theirs = socket.socketpair()
-    stream = carrier.accept(ours, server_tls)
-    with pytest.raises((HandshakeFailed, ConnectionLost)):
-        await stream.ready()
-    theirs.close()
-
-
 async def test_refused_openings_leave_the_lane_idle(link) -> None:
     """A label that is not in the table is NOT_HERE; the opener gets the visitor back and the lane is idle."""
     link.table.clear()
@@ -244,22 +182,6 @@ async def test_abandon_closes_descriptors_and_says_nothing(link) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
     link.client_control.send(FrameType.UNBIND, b"still here")
     await link.node_events.until(lambda: (FrameType.UNBIND, b"still here") in link.node_events.frames)
-
-
-async def test_a_violation_is_told_to_the_owner(link, authority) -> None:
-    """The owner of a lane that is closed for what the peer sent hears ProtocolViolation."""
-    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    address = link.link_address
-    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname="node.test")
-    count = len(link.lanes)
-    writer.write(b"\x7f\x00\x00\x00")
-    await until(lambda: len(link.lanes) > count)
-    events = link.recorders[-1]
-    await events.until(lambda: bool(events.closed))
-    assert isinstance(events.closed[0], ProtocolViolation)
-    while await reader.read(65536):
-        pass
-    writer.close()
 
 
 async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -25,6 +25,7 @@ from portway_proto.carry.errors import CarrierError
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
+from portway_proto.wire.limits import HEADER_SIZE
 
 LABEL = "abcdefghijklmnop"
 OPENING = Opening(LABEL, "192.0.2.7", 4711)
@@ -58,6 +59,34 @@ class Recorder:
         while not condition():
             self.changed.clear()
             await self.changed.wait()
+
+
+@dataclass
+class RawLane:
+    """One end of a lane driven by hand, to do what no carrier does."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, *frames: bytes) -> None:
+        self.writer.write(b"".join(frames))
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame that is no PING."""
+        while True:
+            header = await self.reader.readexactly(HEADER_SIZE)
+            payload = await self.reader.readexactly(int.from_bytes(header[1:]))
+            if header[0] != FrameType.PING:
+                return header[0], payload
+
+    async def closed(self) -> None:
+        """Until the other end has closed it, whatever it sends before."""
+        try:
+            while await self.reader.read(1 << 16):
+                pass
+        except ConnectionError:
+            pass
+        self.writer.transport.abort()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_testkit.admin import AdminCalls
 from portway_testkit.cluster import Cluster
 from portway_testkit.visitors import ask
-from portway_testkit.waiting import PATIENCE, eventually
+from portway_testkit.waiting import PATIENCE
 
 
 def label_of(tunnel: Tunnel) -> str:
@@ -70,12 +70,22 @@ class TunnelWatch:
         self._thread.join(PATIENCE)
         self._channel.close()
 
-    def of(self, tunnel: Tunnel) -> list[str]:
-        """The kinds of change that were shown of a tunnel."""
-        return [kind for kind, label in self.shown if label == label_of(tunnel)]
+    def shows(self, *tunnels: Tunnel) -> bool:
+        """Whether exactly these are there by now.
 
-    def until_added(self, tunnel: Tunnel) -> None:
-        eventually(lambda: "added" in self.of(tunnel))
+        Raises AssertionError when a change does not follow from those before: a tunnel shown twice, or removed
+        without having been there.
+        """
+        there: set[str] = set()
+        for kind, label in tuple(self.shown):
+            if kind in ("known", "added"):
+                assert label not in there, f"shown twice: {self.shown}"
+                there.add(label)
+            else:
+                assert label in there, f"{kind} without having been there: {self.shown}"
+                if kind == "removed":
+                    there.remove(label)
+        return there == set(map(label_of, tunnels))
 
     def _follow(self) -> None:
         try:

@@ -1,0 +1,242 @@
+"""Which lanes there are: how many are kept and dialled, who gets one, in what order, who is turned away."""
+
+import asyncio
+import contextlib
+import socket
+
+from portway_proto.carry.contract import (
+    Address,
+    DialTarget,
+    Limits,
+    LocalService,
+    Outcome,
+    PoolLimits,
+    ServerTls,
+    SpareSizes,
+)
+from portway_proto.carry.errors import HandshakeFailed, PeerFailed
+from portway_proto.v1 import lane_pb2
+from portway_proto.wire.frames import FrameType, Opening
+from portway_proto.wire.lane import Side
+from portway_testkit.carriers import LABEL, OPENING, RawLane, Recorder, listener, until
+
+
+async def dial(address: Address) -> socket.socket:
+    sock = socket.socket()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
+    return sock
+
+
+def wants(link) -> list[int]:
+    """What the node asked for so far."""
+    return [
+        lane_pb2.Want.FromString(payload).lanes
+        for frame_type, payload in link.client_events.frames
+        if frame_type == FrameType.WANT
+    ]
+
+
+async def test_two_spare_lanes_until_somebody_visits_then_eight(link) -> None:
+    """A quiet pool keeps SpareSizes.quiet lanes; from the first visit on SpareSizes.busy beside those in use."""
+    assert link.pool.counts.idle == 2
+    with listener() as listening:
+        link.serve_with(listening.getsockname()[1])
+        visitor = await dial(link.visitors())
+        await until(lambda: link.pool.counts.busy == 1 and link.pool.counts.idle == 8)
+        assert link.serving.counts.idle == 8
+        visitor.close()
+        link.joined[0].cut()
+        await link.end()
+
+
+async def test_waiting_visitors_are_served_in_the_order_they_came(make_link) -> None:
+    """With one lane for all, who waits longest is next."""
+    link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
+    served = asyncio.Queue[str]()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await served.put((await reader.readline()).decode().strip())
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    link.serve_with(server.sockets[0].getsockname()[1])
+    holder = await dial(link.visitors())
+    await until(lambda: link.pool.counts.busy == 1)
+    address = link.visitors()
+    visitors = []
+    for number in range(5):
+        visitors.append(await dial(address))
+        await until(lambda number=number: link.pool.counts.waiting == number + 1)
+        visitors[-1].sendall(b"%d\n" % number)
+    holder.sendall(b"first\n")
+    for expected in ("first", "0", "1", "2", "3", "4"):
+        assert await served.get() == expected
+        for sock in (holder, *visitors):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+    for number in range(1, 7):
+        await link.end(number)
+    for sock in (holder, *visitors):
+        sock.close()
+    server.close()
+
+
+async def test_more_than_may_wait_are_turned_away_at_once(make_link) -> None:
+    """PoolLimits.waiting visitors wait; the next one is handed back without waiting, and the others in time."""
+    limits = PoolLimits(lanes=1, waiting=2, wait=0.5)
+    link = await make_link(Limits(ping_interval=0.4), SpareSizes(quiet=0, busy=0), limits)
+    link.serving.close()  # what answers WANT finds no pool: no lane ever comes
+    visitors = [await dial(link.visitors()) for _ in range(3)]
+    end = await link.end(1)
+    assert end.outcome is Outcome.NO_LANE
+    assert link.pool.counts.waiting == 2
+    await link.end(3)
+    assert link.pool.counts.waiting == 0
+    for _, ended in link.ends:
+        assert ended.outcome is Outcome.NO_LANE
+        ended.visitor.abort()
+    for visitor in visitors:
+        visitor.close()
+
+
+async def test_want_says_how_many_wait_and_never_more_than_there_may_be(make_link) -> None:
+    """One WANT for those who came together; a repeated one, since no lane came, asks for the same again; none asks
+    for more lanes than the pool may have."""
+    link = await make_link(sizes=SpareSizes(quiet=0, busy=0), pool_limits=PoolLimits(lanes=3, wait=30.0))
+    link.serving.close()  # what answers WANT finds no pool: no lane ever comes
+    address = link.visitors()
+    visitors = [await dial(address) for _ in range(5)]
+    await until(lambda: wants(link).count(3) >= 2)
+    assert sorted(wants(link)) == wants(link)
+    assert wants(link)[-1] == 3
+    link.pool.retire()
+    await link.end(5)
+    for _, ended in link.ends:
+        assert ended.outcome is Outcome.NO_LANE
+        ended.visitor.abort()
+    for visitor in visitors:
+        visitor.close()
+
+
+async def test_a_thousand_idle_visitors_have_a_lane_each(make_link) -> None:
+    """Lanes are dialled as they are asked for, in bursts that are bounded, and hardly more than are needed."""
+    many = 1000
+    sizes = SpareSizes(dials=16)
+    link = await make_link(Limits(handshake=30.0), sizes, PoolLimits(wait=60.0))
+    most_dialling = 0
+
+    def all_have_one() -> bool:
+        nonlocal most_dialling
+        most_dialling = max(most_dialling, link.serving.counts.dialling)
+        return link.pool.counts.busy == many
+
+    with socket.create_server(("127.0.0.1", 0), backlog=many) as listening:
+        link.serve_with(listening.getsockname()[1])
+        address = link.visitors()
+        visitors = [await dial(address) for _ in range(many)]
+        await until(all_have_one)
+        assert most_dialling <= sizes.dials
+        await until(lambda: link.serving.counts.dialling == 0)
+        assert link.serving.counts.idle + link.serving.counts.busy <= many + 2 * sizes.dials + sizes.busy
+        assert link.pool.counts.waiting == 0
+        for visit in link.joined:
+            visit.cut()
+        await link.end(many)
+        for visitor in visitors:
+            visitor.close()
+
+
+async def test_a_greeting_that_is_refused_is_not_repeated_at_once(raw_node, make_carrier) -> None:
+    """A node that closes every lane with FAIL is dialled again after growing pauses, and each failure is told."""
+    carrier, lost = make_carrier(), []
+    node = await raw_node()
+    pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1), lost.append)
+    loop = asyncio.get_running_loop()
+    times = []
+    for _ in range(4):
+        lane: RawLane = await node.lanes.get()
+        times.append(loop.time())
+        assert (await lane.frame())[0] == FrameType.PARK
+        lane.send(b"\x0b\x00\x00\x04full")
+        await lane.closed()
+    pool.close()
+    assert len(lost) >= 3
+    assert all(isinstance(error, PeerFailed) and error.payload == b"full" for error in lost)
+    assert times[3] - times[0] >= 0.05 + 0.1 + 0.2
+
+
+async def test_a_server_of_another_protocol_is_no_node(raw_node, make_carrier) -> None:
+    """A lane on which the node did not choose the protocol's ALPN is closed before anything is said on it."""
+    carrier, lost = make_carrier(), []
+    node = await raw_node()
+    target = DialTarget(
+        node.target.address,
+        type(node.target.tls)(node.target.tls.ca, node.target.tls.server_name, "portway-link/1"),
+        (FrameType.PARK, b"secret"),
+    )
+    pool = carrier.dialling_pool(target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1), lost.append)
+    lane: RawLane = await node.lanes.get()
+    with contextlib.suppress(ConnectionResetError):
+        assert await lane.reader.read() == b""
+    await until(lambda: bool(lost))
+    assert isinstance(lost[0], HandshakeFailed)
+    pool.close()
+
+
+async def test_who_retires_serves_the_open_that_crosses(raw_node, make_carrier) -> None:
+    """The acceptor's retire() sends RETIRE and closes nothing: an OPEN on its way is served."""
+    carrier, events = make_carrier(), Recorder()
+    node = await raw_node()
+    with listener() as listening:
+        pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1, lanes=1), lambda _: None)
+        carrier.serve(pool, {LABEL: LocalService(listening.getsockname()[1])})
+        lane: RawLane = await node.lanes.get()
+        await lane.frame()
+        await until(lambda: pool.counts.idle == 1)
+        pool.retire()
+        lane.send(node.open(1))
+        assert (await lane.frame())[0] == FrameType.RETIRE
+        assert (await lane.frame())[0] == FrameType.OPENED
+        assert pool.counts.busy == 1
+        lane.writer.transport.abort()
+        await until(lambda: pool.counts.busy == 0)
+    assert not events.closed
+
+
+async def test_an_opening_that_cannot_be_said_is_refused_here(link) -> None:
+    """join() raises for a visitor without an address; lane and visitor are untouched."""
+    with listener() as listening:
+        visitor = await dial(Address(*listening.getsockname()))
+        sock, _ = await asyncio.get_running_loop().sock_accept(listening)
+        stream = link.node.accept(sock, None)
+        before = link.pool.counts
+        for wrong in (Opening(LABEL, "", 1), Opening(LABEL, "192.0.2.1", 70_000), Opening("ä" * 16, "192.0.2.1", 1)):
+            try:
+                link.node.join(stream, link.pool, wrong, link.ended)
+            except ValueError:
+                continue
+            raise AssertionError(f"{wrong} was taken")
+        assert link.pool.counts == before
+        link.node.join(stream, link.pool, OPENING, link.ended)
+        assert (await link.end()).outcome is Outcome.REFUSED
+        link.ends[0][1].visitor.abort()
+        visitor.close()
+
+
+async def test_a_callback_that_fails_closes_what_it_concerns(link, server_tls: ServerTls, caplog) -> None:
+    """A visitor whose handing back fails is not left behind; the failure is logged and nothing else is harmed."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug of the caller")
+
+    with listener() as listening:
+        visitor = await dial(Address(*listening.getsockname()))
+        sock, _ = await asyncio.get_running_loop().sock_accept(listening)
+        link.node.join(link.node.accept(sock, None), link.pool, OPENING, fail)
+        reader, writer = await asyncio.open_connection(sock=visitor)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+    assert "a callback failed" in caplog.text
+    await link.settled()

@@ -1,0 +1,39 @@
+"""`portway-admin audit`."""
+
+from typing import Any, Protocol
+
+from click.testing import Result
+
+
+class Stage(Protocol):
+    def say(self, *arguments: str, **environment: str) -> Result: ...
+
+    def ask(self, *arguments: str) -> Any: ...
+
+
+def test_nothing_is_said_in_words(stage: Stage) -> None:
+    """A cluster in which nobody has changed anything."""
+    assert stage.say("audit", "list").stdout == "Nothing has been changed yet.\n"
+    assert stage.ask("audit", "list") == {"entries": []}
+
+
+def test_what_was_changed_is_listed_the_youngest_first(stage: Stage) -> None:
+    """Who did what to which token; looking is no change."""
+    token = stage.ask("token", "create", "--tenant", "demo")["id"]
+    stage.ask("token", "list")
+    stage.ask("token", "revoke", token)
+    entries = stage.ask("audit", "list")["entries"]
+    assert [(one["actor"], one["action"], one["target"]) for one in entries] == [
+        ("admin", "token.revoke", token),
+        ("admin", "token.create", token),
+    ]
+    assert len(stage.ask("audit", "list", "--limit", "1")["entries"]) == 1
+    lines = stage.say("audit", "list").stdout.splitlines()
+    assert lines[1].split() == ["WHEN", "ACTOR", "ACTION", "TARGET"]
+    assert lines[3].split()[2:] == ["admin", "token.revoke", token]
+
+
+def test_a_limit_is_from_one_to_a_thousand(stage: Stage) -> None:
+    """Others are usage errors."""
+    for limit in ("0", "1001", "x"):
+        assert stage.say("audit", "list", "--limit", limit).exit_code == 2

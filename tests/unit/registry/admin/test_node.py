@@ -1,0 +1,89 @@
+"""`portway-admin node`."""
+
+import json
+import re
+from typing import Any, Protocol
+
+from click.testing import Result
+from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, TunnelInfo
+from portway_testkit.registry import NodeStream
+
+
+class Stage(Protocol):
+    def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
+
+    def say(self, *arguments: str, **environment: str) -> Result: ...
+
+    def ask(self, *arguments: str) -> Any: ...
+
+
+def test_nodes_are_listed_for_people(stage: Stage) -> None:
+    """A table with a line for each node, by name."""
+    stage.node("lon-1", region="lon")
+    stage.node("fra-1", sessions=3, max_sessions=10)
+    lines = stage.say("node", "list").stdout.splitlines()
+    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE"
+    assert " ".join(lines[1].split()) == columns
+    fra, lon = (line.split() for line in lines[3:5])
+    assert fra[:8] == ["fra-1", "fra", "127.0.0.1:443", "ready", "3/10", "0", "0", "1.2.3"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(fra[8:]))
+    assert lon[:5] == ["lon-1", "lon", "127.0.0.1:443", "ready", "0"]
+
+
+def test_nodes_are_listed_for_programs(stage: Stage) -> None:
+    """All that is known of each, with the protocol's names."""
+    stage.node("fra-1", latitude=50.5, longitude=8.5, host="2001:db8::1", state=NODE_STATE_CORDONED)
+    (node,) = stage.ask("node", "list")["nodes"]
+    assert node.pop("started_at_ms") > 1_700_000_000_000
+    assert node == {
+        "name": "fra-1",
+        "region": "fra",
+        "domain": "tunnels.example",
+        "host": "2001:db8::1",
+        "port": 443,
+        "server_name": "fra-1.node.portway.internal",
+        "state": "cordoned",
+        "sessions": 0,
+        "max_sessions": 0,
+        "tunnels": 0,
+        "visits": 0,
+        "latitude": 50.5,
+        "longitude": 8.5,
+        "version": "1.2.3",
+    }
+
+
+def test_a_region_is_kept_to(stage: Stage) -> None:
+    """Only its nodes; none is said in words, or as an empty list."""
+    stage.node("lon-1", region="lon")
+    stage.node("fra-1")
+    assert [node["name"] for node in stage.ask("node", "list", "--region", "lon")["nodes"]] == ["lon-1"]
+    assert stage.ask("node", "list", "--region", "syd") == {"nodes": []}
+    assert stage.say("node", "list", "--region", "syd").stdout == "No node in region syd is registered.\n"
+
+
+def test_one_node_is_shown(stage: Stage) -> None:
+    """Field by field for people, as one object for programs."""
+    stage.node("fra-1", host="2001:db8::1", max_sessions=7, latitude=50.1, longitude=8.68)
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in stage.say("node", "show", "fra-1").stdout.splitlines())
+    assert lines["address"] == "[2001:db8::1]:443"
+    assert lines["serves"] == "*.fra.tunnels.example"
+    assert lines["sessions"] == "0 of 7"
+    assert lines["position"] == "50.10, 8.68"
+    assert stage.ask("node", "show", "fra-1")["max_sessions"] == 7
+
+
+def test_a_node_that_is_not_there_is_one(stage: Stage) -> None:
+    """Not found is an error, with the command that lists what there is."""
+    result = stage.say("node", "show", "none")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "portway-admin: no node 'none' is known: see `portway-admin node list`\n"
+
+
+def test_what_a_node_says_of_itself_cannot_steer_the_terminal(stage: Stage) -> None:
+    """A node that is broken into may lie in a table, not repaint the screen."""
+    stage.node("fra-1", version="1\x1b[2J\n9")
+    for result in (stage.say("node", "list"), stage.say("node", "show", "fra-1")):
+        assert "\x1b" not in result.stdout
+        assert "1\ufffd[2J\ufffd9" in result.stdout
+    assert json.loads(stage.say("--json", "node", "list").stdout)["nodes"][0]["version"] == "1\x1b[2J\n9"
