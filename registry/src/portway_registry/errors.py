@@ -16,6 +16,7 @@ RegistryError
 │   ├── NotFound           no such node, tunnel or token
 │   ├── NoCandidate        no node can take the client now
 │   ├── Busy               too many calls of a kind that costs much
+│   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
 │   ├── FellSilent         a node's stream lives and the node does not
 │   └── FellBehind         a watcher does not read
@@ -136,6 +137,13 @@ class Busy(CallError):
 
 class FellSilent(CallError):
     """A node says nothing, though its stream is open."""
+
+
+class NodeRemoved(CallError):
+    """An operator removed the node."""
+
+    def __init__(self) -> None:
+        super().__init__("this node was removed from the cluster: `portway-admin node serve NAME` takes that back")
 
 
 class Replaced(CallError):

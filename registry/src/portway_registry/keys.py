@@ -6,6 +6,7 @@ Here: names of keys. Not here: the values under them (records.py), nor how they 
     tunnels/<label>    TunnelInfo, on the lease of its home node
     tokens/<id>        TokenRecord
     grant-keys/<kid>   GrantKeyRecord
+    orders/<node>      OrderRecord; none for a node that serves as usual
     audit/<when>-<id>  AuditRecord; sorts by time
     settings           SettingsRecord
 """
@@ -17,6 +18,7 @@ NODES: Final = ROOT + "nodes/"
 TUNNELS: Final = ROOT + "tunnels/"
 TOKENS: Final = ROOT + "tokens/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
+ORDERS: Final = ROOT + "orders/"
 AUDIT: Final = ROOT + "audit/"
 SETTINGS: Final = ROOT + "settings"
 
@@ -35,6 +37,10 @@ def token(token_id: str) -> str:
 
 def grant_key(kid: str) -> str:
     return GRANT_KEYS + kid
+
+
+def order(node_name: str) -> str:
+    return ORDERS + node_name
 
 
 def audit(at_ms: int, unique: str) -> str:

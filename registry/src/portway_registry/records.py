@@ -46,6 +46,22 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
     active_from_ms: int = 0
 
 
+class Order(StrEnum):
+    """What operators want of a node."""
+
+    CORDON = "cordon"
+    DRAIN = "drain"
+    REMOVE = "remove"
+
+
+class OrderRecord(msgspec.Struct, frozen=True):
+    """An order that stands until it is taken back, whether the node runs or not."""
+
+    node: str
+    order: Order
+    at_ms: int = 0
+
+
 class SettingsRecord(msgspec.Struct, frozen=True):
     """What is decided once for a cluster."""
 

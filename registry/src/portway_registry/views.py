@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_registry import keys
-from portway_registry.records import GrantKeyRecord, TokenRecord, decode_node, decode_tunnel, decoder
+from portway_registry.records import GrantKeyRecord, OrderRecord, TokenRecord, decode_node, decode_tunnel, decoder
 from portway_registry.store.contract import Entry, LeaseId, Revision, Store
 from portway_registry.store.mirror import Mirror
 
@@ -153,11 +153,13 @@ class Views:
             store, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=on_failure
         )
 
+        self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
+
     async def start(self) -> None:
         """Fill them all. Raises StoreUnavailable."""
-        for view in (self.grant_keys, self.tokens, self.nodes, self.tunnels):
+        for view in (self.grant_keys, self.tokens, self.orders, self.nodes, self.tunnels):
             await view.start()
 
     async def close(self) -> None:
-        for view in (self.tunnels, self.nodes, self.tokens, self.grant_keys):
+        for view in (self.tunnels, self.nodes, self.orders, self.tokens, self.grant_keys):
             await view.close()

@@ -6,12 +6,18 @@ Here: composition alone. Not here: any decision.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import Limits
 from portway_proto.carry.select import make_carrier
 from portway_proto.carry.tasks import Tasks
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    NodeInfo,
+    NodeState,
+)
 
 from portway_relay import clock
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
@@ -42,6 +48,9 @@ if TYPE_CHECKING:
     from portway_relay.admin_http import AdminHttp
 
 logger = logging.getLogger(__name__)
+
+# Whoever connected just before a node stopped listening has sent a hello by then, or is in no hurry.
+_HANDED_ON_WITHIN: Final = 1.0
 
 
 class Node:
@@ -77,6 +86,7 @@ class Node:
             self._carrier,
             self._loaded,
             lambda: map(describe, self._table.all_live()),
+            on_removed=lambda: self._arrivals.drop_removed(),
             on_failure=failed,
         )
         self._visits = Visits(
@@ -127,7 +137,7 @@ class Node:
         self._arrivals = Arrivals(
             self._carrier,
             lambda: self._loaded().mesh_tls,
-            Inward(self._table, self._routes, self._visits, describe),
+            Inward(self._table, self._routes, self._visits, describe, self._peers.is_removed),
             most=limits.max_greetings,
             time_limit=limits.greeting_time,
             on_failure=failed,
@@ -141,7 +151,7 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
-        self._cluster = Cluster(self._grants, self._sessions, self._table, self._peers)
+        self._cluster = Cluster(self._grants, self._sessions, self._table, self._peers, self._ordered)
         self._link = RegistryLink(
             config.registry,
             self._loaded,
@@ -154,6 +164,7 @@ class Node:
         )
         self._admin = None if config.admin_listen is None else _admin_http(self)
         self._admin_address: Endpoint | None = None
+        self._order: NodeState.ValueType = NODE_STATE_READY
         self._stopping = False
 
     @property
@@ -195,18 +206,16 @@ class Node:
     async def stop(self) -> None:
         """Stop in order. May be called again.
 
-        Not ready any more; the registry is told, so that no new client comes; clients are asked to leave, and no new
-        visitor is taken. Visits in progress may finish within the grace period. Then sessions end, then the stream with
-        the registry, which forgets this node; then whatever is left of connections; health last.
+        Not ready any more; the registry is told, so that no new client comes; clients are asked to attach elsewhere.
+        Meanwhile, and while visits in progress finish, visitors that still arrive are served or sent on to where their
+        tunnel is now, within the grace period. Then nobody is taken in; sessions end, then the stream with the
+        registry, which forgets this node; then whatever is left of connections; health last.
         """
         self._stopping = True
         self._link.tell_state()
-        self._sessions.ask_to_leave()
-        await self._front.stop_listening()
-        for tunnel in self._table.all_live():
-            if tunnel.raw is not None:
-                tunnel.raw.pause()
-        await self._visits_over()
+        self._sessions.ask_to_leave("this node is stopping")
+        await self._left()
+        await self._front.close()
         await self._greeter.close()
         await self._lookup.close()
         self._sessions.close()
@@ -256,7 +265,7 @@ class Node:
             latitude=config.latitude,
             longitude=config.longitude,
             domain=config.domain,
-            state=NODE_STATE_DRAINING if self._stopping else NODE_STATE_READY,
+            state=NODE_STATE_DRAINING if self._stopping else self._order,
             sessions=len(self._sessions),
             tunnels=len(self._table),
             visits=self._visits.running,
@@ -287,13 +296,34 @@ class Node:
             await asyncio.sleep(POLL_SECONDS)
             self._certificates.reload_if_changed()
 
-    async def _visits_over(self) -> None:
-        """Wait until the last visit is over, for the grace period at the most."""
+    async def _left(self) -> None:
+        """Wait until clients and visits have gone, for the grace period at the most."""
         try:
             async with asyncio.timeout(self.config.limits.stop_grace):
+                if len(self._peers):  # a client that has nowhere else to go stays to the end
+                    await self._sessions.over()
+                await self._visits.over()
+                await self._front.stop_listening(within=_HANDED_ON_WITHIN)
+                for tunnel in self._table.all_live():
+                    if tunnel.raw is not None:
+                        tunnel.raw.pause()
                 await self._visits.over()
         except TimeoutError:
             logger.info("visits are cut: the grace period is over", extra={"visits": self._visits.running})
+
+    def _ordered(self, state: "NodeState.ValueType") -> None:
+        """What operators want of this node."""
+        if state == self._order or self._stopping:
+            return
+        logger.info("ordered", extra={"state": NodeState.Name(state)})
+        self._order = state
+        if state == NODE_STATE_DRAINING:
+            self._sessions.ask_to_leave("this node is being drained")
+        elif state == NODE_STATE_CORDONED:
+            self._sessions.refuse_new()
+        else:
+            self._sessions.welcome()
+        self._link.tell_state()
 
 
 def _admin_http(node: Node) -> "AdminHttp":

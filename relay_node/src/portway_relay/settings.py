@@ -148,12 +148,13 @@ _LIMIT_HELP: Final = {
     "connection_burst": "new connections of one address at once",
     "resume_time": "a client that lost its connection keeps its tunnels for so long",
     "port_rest": "a released raw port is given to nobody else for so long",
+    "drain_grace": "visits may finish when their tunnel has moved to another node",
     "leave_grace": "visits may finish when their tunnel is closed by its client",
     "first_bytes_time": "a refused visitor's first bytes are awaited for so long",
     "lookups_per_second": "names of other nodes' tunnels that are asked for a second",
     "lookup_time": "a name of another node's tunnel is asked for no longer",
     "lane_wait": "a visitor waits so long for its client",
-    "stop_grace": "visits may finish when the node stops",
+    "stop_grace": "clients may attach elsewhere and visits finish when the node stops",
 }
 LIMITS: Final = tuple(
     Setting(

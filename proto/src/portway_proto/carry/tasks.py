@@ -43,6 +43,11 @@ class Tasks:
         if self._on_failure is not None:
             self._on_failure(error)
 
+    async def over(self) -> None:
+        """Wait until none runs; cancelled, they run on."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def close(self) -> None:
         """Cancel every task and wait until it is over; a task may close the group it is in."""
         current = asyncio.current_task()

@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16portway/v1/admin.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\"\n\x10ListNodesRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\"8\n\x11ListNodesResponse\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.portway.v1.NodeInfo\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x0fGetNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\"\x13\n\x11WatchNodesRequest\"^\n\x12WatchNodesResponse\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.portway.v1.ChangeKind\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\"Y\n\x12ListTunnelsRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x13ListTunnelsResponse\x12\'\n\x07tunnels\x18\x01 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x10GetTunnelRequest\x12\r\n\x05label\x18\x01 \x01(\t\"_\n\x11GetTunnelResponse\x12&\n\x06tunnel\x18\x01 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\"\x15\n\x13WatchTunnelsRequest\"d\n\x14WatchTunnelsResponse\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.portway.v1.ChangeKind\x12&\n\x06tunnel\x18\x02 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\"\x9f\x01\n\tTokenInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.portway.v1.Role\x12\x13\n\x0bmax_tunnels\x18\x05 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x15\n\rrevoked_at_ms\x18\x07 \x01(\x03\"n\n\x12\x43reateTokenRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.portway.v1.Role\x12\x13\n\x0bmax_tunnels\x18\x04 \x01(\r\"I\n\x13\x43reateTokenResponse\x12#\n\x04info\x18\x01 \x01(\x0b\x32\x15.portway.v1.TokenInfo\x12\r\n\x05token\x18\x02 \x01(\t\"<\n\x11ListTokensRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x17\n\x0finclude_revoked\x18\x02 \x01(\x08\";\n\x12ListTokensResponse\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.portway.v1.TokenInfo\" \n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x13RevokeTokenResponse\x12#\n\x04info\x18\x01 \x01(\x0b\x32\x15.portway.v1.TokenInfo\"J\n\nAuditEntry\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\"!\n\x10ListAuditRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x11ListAuditResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.portway.v1.AuditEntry*\xa1\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_KNOWN\x10\x01\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_CHANGED\x10\x03\x12\x17\n\x13\x43HANGE_KIND_REMOVED\x10\x04\x12\x16\n\x12\x43HANGE_KIND_SYNCED\x10\x05*=\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_CLIENT\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x32\x8a\x06\n\x05\x41\x64min\x12H\n\tListNodes\x12\x1c.portway.v1.ListNodesRequest\x1a\x1d.portway.v1.ListNodesResponse\x12\x42\n\x07GetNode\x12\x1a.portway.v1.GetNodeRequest\x1a\x1b.portway.v1.GetNodeResponse\x12M\n\nWatchNodes\x12\x1d.portway.v1.WatchNodesRequest\x1a\x1e.portway.v1.WatchNodesResponse0\x01\x12N\n\x0bListTunnels\x12\x1e.portway.v1.ListTunnelsRequest\x1a\x1f.portway.v1.ListTunnelsResponse\x12H\n\tGetTunnel\x12\x1c.portway.v1.GetTunnelRequest\x1a\x1d.portway.v1.GetTunnelResponse\x12S\n\x0cWatchTunnels\x12\x1f.portway.v1.WatchTunnelsRequest\x1a .portway.v1.WatchTunnelsResponse0\x01\x12N\n\x0b\x43reateToken\x12\x1e.portway.v1.CreateTokenRequest\x1a\x1f.portway.v1.CreateTokenResponse\x12K\n\nListTokens\x12\x1d.portway.v1.ListTokensRequest\x1a\x1e.portway.v1.ListTokensResponse\x12N\n\x0bRevokeToken\x12\x1e.portway.v1.RevokeTokenRequest\x1a\x1f.portway.v1.RevokeTokenResponse\x12H\n\tListAudit\x12\x1c.portway.v1.ListAuditRequest\x1a\x1d.portway.v1.ListAuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16portway/v1/admin.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\"\n\x10ListNodesRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\"8\n\x11ListNodesResponse\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.portway.v1.NodeInfo\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x0fGetNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\"F\n\x10OrderNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05order\x18\x02 \x01(\x0e\x32\x15.portway.v1.NodeOrder\"\x13\n\x11OrderNodeResponse\"\x13\n\x11WatchNodesRequest\"^\n\x12WatchNodesResponse\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.portway.v1.ChangeKind\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\"Y\n\x12ListTunnelsRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x13ListTunnelsResponse\x12\'\n\x07tunnels\x18\x01 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x10GetTunnelRequest\x12\r\n\x05label\x18\x01 \x01(\t\"_\n\x11GetTunnelResponse\x12&\n\x06tunnel\x18\x01 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\"\x15\n\x13WatchTunnelsRequest\"d\n\x14WatchTunnelsResponse\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.portway.v1.ChangeKind\x12&\n\x06tunnel\x18\x02 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\"\x9f\x01\n\tTokenInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.portway.v1.Role\x12\x13\n\x0bmax_tunnels\x18\x05 \x01(\r\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x15\n\rrevoked_at_ms\x18\x07 \x01(\x03\"n\n\x12\x43reateTokenRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.portway.v1.Role\x12\x13\n\x0bmax_tunnels\x18\x04 \x01(\r\"I\n\x13\x43reateTokenResponse\x12#\n\x04info\x18\x01 \x01(\x0b\x32\x15.portway.v1.TokenInfo\x12\r\n\x05token\x18\x02 \x01(\t\"<\n\x11ListTokensRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x17\n\x0finclude_revoked\x18\x02 \x01(\x08\";\n\x12ListTokensResponse\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.portway.v1.TokenInfo\" \n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x13RevokeTokenResponse\x12#\n\x04info\x18\x01 \x01(\x0b\x32\x15.portway.v1.TokenInfo\"J\n\nAuditEntry\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\"!\n\x10ListAuditRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"<\n\x11ListAuditResponse\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.portway.v1.AuditEntry*\xa1\x01\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_KNOWN\x10\x01\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_CHANGED\x10\x03\x12\x17\n\x13\x43HANGE_KIND_REMOVED\x10\x04\x12\x16\n\x12\x43HANGE_KIND_SYNCED\x10\x05*\x81\x01\n\tNodeOrder\x12\x1a\n\x16NODE_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_ORDER_SERVE\x10\x01\x12\x15\n\x11NODE_ORDER_CORDON\x10\x02\x12\x14\n\x10NODE_ORDER_DRAIN\x10\x03\x12\x15\n\x11NODE_ORDER_REMOVE\x10\x04*=\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_CLIENT\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x32\xd4\x06\n\x05\x41\x64min\x12H\n\tListNodes\x12\x1c.portway.v1.ListNodesRequest\x1a\x1d.portway.v1.ListNodesResponse\x12\x42\n\x07GetNode\x12\x1a.portway.v1.GetNodeRequest\x1a\x1b.portway.v1.GetNodeResponse\x12H\n\tOrderNode\x12\x1c.portway.v1.OrderNodeRequest\x1a\x1d.portway.v1.OrderNodeResponse\x12M\n\nWatchNodes\x12\x1d.portway.v1.WatchNodesRequest\x1a\x1e.portway.v1.WatchNodesResponse0\x01\x12N\n\x0bListTunnels\x12\x1e.portway.v1.ListTunnelsRequest\x1a\x1f.portway.v1.ListTunnelsResponse\x12H\n\tGetTunnel\x12\x1c.portway.v1.GetTunnelRequest\x1a\x1d.portway.v1.GetTunnelResponse\x12S\n\x0cWatchTunnels\x12\x1f.portway.v1.WatchTunnelsRequest\x1a .portway.v1.WatchTunnelsResponse0\x01\x12N\n\x0b\x43reateToken\x12\x1e.portway.v1.CreateTokenRequest\x1a\x1f.portway.v1.CreateTokenResponse\x12K\n\nListTokens\x12\x1d.portway.v1.ListTokensRequest\x1a\x1e.portway.v1.ListTokensResponse\x12N\n\x0bRevokeToken\x12\x1e.portway.v1.RevokeTokenRequest\x1a\x1f.portway.v1.RevokeTokenResponse\x12H\n\tListAudit\x12\x1c.portway.v1.ListAuditRequest\x1a\x1d.portway.v1.ListAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGEKIND']._serialized_start=1537
-  _globals['_CHANGEKIND']._serialized_end=1698
-  _globals['_ROLE']._serialized_start=1700
-  _globals['_ROLE']._serialized_end=1761
+  _globals['_CHANGEKIND']._serialized_start=1630
+  _globals['_CHANGEKIND']._serialized_end=1791
+  _globals['_NODEORDER']._serialized_start=1794
+  _globals['_NODEORDER']._serialized_end=1923
+  _globals['_ROLE']._serialized_start=1925
+  _globals['_ROLE']._serialized_end=1986
   _globals['_LISTNODESREQUEST']._serialized_start=62
   _globals['_LISTNODESREQUEST']._serialized_end=96
   _globals['_LISTNODESRESPONSE']._serialized_start=98
@@ -44,42 +46,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETNODEREQUEST']._serialized_end=186
   _globals['_GETNODERESPONSE']._serialized_start=188
   _globals['_GETNODERESPONSE']._serialized_end=241
-  _globals['_WATCHNODESREQUEST']._serialized_start=243
-  _globals['_WATCHNODESREQUEST']._serialized_end=262
-  _globals['_WATCHNODESRESPONSE']._serialized_start=264
-  _globals['_WATCHNODESRESPONSE']._serialized_end=358
-  _globals['_LISTTUNNELSREQUEST']._serialized_start=360
-  _globals['_LISTTUNNELSREQUEST']._serialized_end=449
-  _globals['_LISTTUNNELSRESPONSE']._serialized_start=451
-  _globals['_LISTTUNNELSRESPONSE']._serialized_end=538
-  _globals['_GETTUNNELREQUEST']._serialized_start=540
-  _globals['_GETTUNNELREQUEST']._serialized_end=573
-  _globals['_GETTUNNELRESPONSE']._serialized_start=575
-  _globals['_GETTUNNELRESPONSE']._serialized_end=670
-  _globals['_WATCHTUNNELSREQUEST']._serialized_start=672
-  _globals['_WATCHTUNNELSREQUEST']._serialized_end=693
-  _globals['_WATCHTUNNELSRESPONSE']._serialized_start=695
-  _globals['_WATCHTUNNELSRESPONSE']._serialized_end=795
-  _globals['_TOKENINFO']._serialized_start=798
-  _globals['_TOKENINFO']._serialized_end=957
-  _globals['_CREATETOKENREQUEST']._serialized_start=959
-  _globals['_CREATETOKENREQUEST']._serialized_end=1069
-  _globals['_CREATETOKENRESPONSE']._serialized_start=1071
-  _globals['_CREATETOKENRESPONSE']._serialized_end=1144
-  _globals['_LISTTOKENSREQUEST']._serialized_start=1146
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1206
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=1208
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1267
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1269
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1301
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=1303
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=1361
-  _globals['_AUDITENTRY']._serialized_start=1363
-  _globals['_AUDITENTRY']._serialized_end=1437
-  _globals['_LISTAUDITREQUEST']._serialized_start=1439
-  _globals['_LISTAUDITREQUEST']._serialized_end=1472
-  _globals['_LISTAUDITRESPONSE']._serialized_start=1474
-  _globals['_LISTAUDITRESPONSE']._serialized_end=1534
-  _globals['_ADMIN']._serialized_start=1764
-  _globals['_ADMIN']._serialized_end=2542
+  _globals['_ORDERNODEREQUEST']._serialized_start=243
+  _globals['_ORDERNODEREQUEST']._serialized_end=313
+  _globals['_ORDERNODERESPONSE']._serialized_start=315
+  _globals['_ORDERNODERESPONSE']._serialized_end=334
+  _globals['_WATCHNODESREQUEST']._serialized_start=336
+  _globals['_WATCHNODESREQUEST']._serialized_end=355
+  _globals['_WATCHNODESRESPONSE']._serialized_start=357
+  _globals['_WATCHNODESRESPONSE']._serialized_end=451
+  _globals['_LISTTUNNELSREQUEST']._serialized_start=453
+  _globals['_LISTTUNNELSREQUEST']._serialized_end=542
+  _globals['_LISTTUNNELSRESPONSE']._serialized_start=544
+  _globals['_LISTTUNNELSRESPONSE']._serialized_end=631
+  _globals['_GETTUNNELREQUEST']._serialized_start=633
+  _globals['_GETTUNNELREQUEST']._serialized_end=666
+  _globals['_GETTUNNELRESPONSE']._serialized_start=668
+  _globals['_GETTUNNELRESPONSE']._serialized_end=763
+  _globals['_WATCHTUNNELSREQUEST']._serialized_start=765
+  _globals['_WATCHTUNNELSREQUEST']._serialized_end=786
+  _globals['_WATCHTUNNELSRESPONSE']._serialized_start=788
+  _globals['_WATCHTUNNELSRESPONSE']._serialized_end=888
+  _globals['_TOKENINFO']._serialized_start=891
+  _globals['_TOKENINFO']._serialized_end=1050
+  _globals['_CREATETOKENREQUEST']._serialized_start=1052
+  _globals['_CREATETOKENREQUEST']._serialized_end=1162
+  _globals['_CREATETOKENRESPONSE']._serialized_start=1164
+  _globals['_CREATETOKENRESPONSE']._serialized_end=1237
+  _globals['_LISTTOKENSREQUEST']._serialized_start=1239
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1299
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1301
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1360
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1362
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1394
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=1396
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=1454
+  _globals['_AUDITENTRY']._serialized_start=1456
+  _globals['_AUDITENTRY']._serialized_end=1530
+  _globals['_LISTAUDITREQUEST']._serialized_start=1532
+  _globals['_LISTAUDITREQUEST']._serialized_end=1565
+  _globals['_LISTAUDITRESPONSE']._serialized_start=1567
+  _globals['_LISTAUDITRESPONSE']._serialized_end=1627
+  _globals['_ADMIN']._serialized_start=1989
+  _globals['_ADMIN']._serialized_end=2841
 # @@protoc_insertion_point(module_scope)

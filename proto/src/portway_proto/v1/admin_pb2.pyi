@@ -45,6 +45,35 @@ CHANGE_KIND_REMOVED: ChangeKind.ValueType  # 4
 CHANGE_KIND_SYNCED: ChangeKind.ValueType  # 5
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
+class _NodeOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_ORDER_UNSPECIFIED: _NodeOrder.ValueType  # 0
+    NODE_ORDER_SERVE: _NodeOrder.ValueType  # 1
+    """As usual: takes back a CORDON, a DRAIN or a REMOVE."""
+    NODE_ORDER_CORDON: _NodeOrder.ValueType  # 2
+    """No new clients."""
+    NODE_ORDER_DRAIN: _NodeOrder.ValueType  # 3
+    """The same, and those it has are asked to attach elsewhere."""
+    NODE_ORDER_REMOVE: _NodeOrder.ValueType  # 4
+    """Refused by registries and by all other nodes."""
+
+class NodeOrder(_NodeOrder, metaclass=_NodeOrderEnumTypeWrapper): ...
+
+NODE_ORDER_UNSPECIFIED: NodeOrder.ValueType  # 0
+NODE_ORDER_SERVE: NodeOrder.ValueType  # 1
+"""As usual: takes back a CORDON, a DRAIN or a REMOVE."""
+NODE_ORDER_CORDON: NodeOrder.ValueType  # 2
+"""No new clients."""
+NODE_ORDER_DRAIN: NodeOrder.ValueType  # 3
+"""The same, and those it has are asked to attach elsewhere."""
+NODE_ORDER_REMOVE: NodeOrder.ValueType  # 4
+"""Refused by registries and by all other nodes."""
+Global___NodeOrder: _TypeAlias = NodeOrder  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -143,6 +172,43 @@ class GetNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetNodeResponse: _TypeAlias = GetNodeResponse  # noqa: Y015
+
+@_typing.final
+class OrderNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    order: Global___NodeOrder.ValueType
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        order: Global___NodeOrder.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderNodeRequest: _TypeAlias = OrderNodeRequest  # noqa: Y015
+
+@_typing.final
+class OrderNodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderNodeResponse: _TypeAlias = OrderNodeResponse  # noqa: Y015
 
 @_typing.final
 class WatchNodesRequest(_message.Message):

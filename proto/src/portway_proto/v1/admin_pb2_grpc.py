@@ -44,6 +44,11 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.GetNodeRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.GetNodeResponse.FromString,
                 _registered_method=True)
+        self.OrderNode = channel.unary_unary(
+                '/portway.v1.Admin/OrderNode',
+                request_serializer=portway_dot_v1_dot_admin__pb2.OrderNodeRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.OrderNodeResponse.FromString,
+                _registered_method=True)
         self.WatchNodes = channel.unary_stream(
                 '/portway.v1.Admin/WatchNodes',
                 request_serializer=portway_dot_v1_dot_admin__pb2.WatchNodesRequest.SerializeToString,
@@ -97,6 +102,13 @@ class AdminServicer(object):
 
     def GetNode(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OrderNode(self, request, context):
+        """What a node is to do from now on, also after it has been started again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -162,6 +174,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetNode,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.GetNodeRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.GetNodeResponse.SerializeToString,
+            ),
+            'OrderNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.OrderNode,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.OrderNodeRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.OrderNodeResponse.SerializeToString,
             ),
             'WatchNodes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchNodes,
@@ -258,6 +275,33 @@ class Admin(object):
             '/portway.v1.Admin/GetNode',
             portway_dot_v1_dot_admin__pb2.GetNodeRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.GetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OrderNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/OrderNode',
+            portway_dot_v1_dot_admin__pb2.OrderNodeRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.OrderNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

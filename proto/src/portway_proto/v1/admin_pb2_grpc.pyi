@@ -33,6 +33,8 @@ class AdminStub:
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     ListNodes: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListNodesRequest, _admin_pb2.ListNodesResponse]
     GetNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetNodeRequest, _admin_pb2.GetNodeResponse]
+    OrderNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.OrderNodeRequest, _admin_pb2.OrderNodeResponse]
+    """What a node is to do from now on, also after it has been started again."""
     WatchNodes: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchNodesRequest, _admin_pb2.WatchNodesResponse]
     ListTunnels: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTunnelsRequest, _admin_pb2.ListTunnelsResponse]
     GetTunnel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTunnelRequest, _admin_pb2.GetTunnelResponse]
@@ -48,6 +50,8 @@ class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNodes: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListNodesRequest, _admin_pb2.ListNodesResponse]  # type: ignore[assignment]
     GetNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetNodeRequest, _admin_pb2.GetNodeResponse]  # type: ignore[assignment]
+    OrderNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.OrderNodeRequest, _admin_pb2.OrderNodeResponse]  # type: ignore[assignment]
+    """What a node is to do from now on, also after it has been started again."""
     WatchNodes: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchNodesRequest, _admin_pb2.WatchNodesResponse]  # type: ignore[assignment]
     ListTunnels: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTunnelsRequest, _admin_pb2.ListTunnelsResponse]  # type: ignore[assignment]
     GetTunnel: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTunnelRequest, _admin_pb2.GetTunnelResponse]  # type: ignore[assignment]
@@ -72,6 +76,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetNodeResponse, _abc.Awaitable[_admin_pb2.GetNodeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def OrderNode(
+        self,
+        request: _admin_pb2.OrderNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.OrderNodeResponse, _abc.Awaitable[_admin_pb2.OrderNodeResponse]]:
+        """What a node is to do from now on, also after it has been started again."""
 
     @_abc_1.abstractmethod
     def WatchNodes(

@@ -185,6 +185,7 @@ class RegistryMessage(_message.Message):
     REVOCATIONS_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -197,6 +198,8 @@ class RegistryMessage(_message.Message):
     def peers(self) -> Global___Peers: ...
     @_builtins.property
     def evictions(self) -> Global___Evictions: ...
+    @_builtins.property
+    def order(self) -> Global___Order: ...
     def __init__(
         self,
         *,
@@ -206,16 +209,39 @@ class RegistryMessage(_message.Message):
         revocations: Global___Revocations | None = ...,
         peers: Global___Peers | None = ...,
         evictions: Global___Evictions | None = ...,
+        order: Global___Order | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "peers", b"peers", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "peers", b"peers", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___RegistryMessage: _TypeAlias = RegistryMessage  # noqa: Y015
+
+@_typing.final
+class Order(_message.Message):
+    """What operators want of this node, after Registered if it is not simply to serve, and whenever it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    state: _types_pb2.NodeState.ValueType
+    """READY to serve as usual, CORDONED to take no new clients, DRAINING to be left by those it has."""
+    def __init__(
+        self,
+        *,
+        state: _types_pb2.NodeState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class Registered(_message.Message):
@@ -336,16 +362,22 @@ class Peers(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODES_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NodeInfo]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that operators removed: nothing of theirs is believed or served any more."""
+
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[_types_pb2.NodeInfo] | None = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "removed", b"removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

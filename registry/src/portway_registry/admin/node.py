@@ -1,7 +1,17 @@
 """`portway-admin node`: the relay nodes of the cluster."""
 
 import click
-from portway_proto.v1.admin_pb2 import GetNodeRequest, ListNodesRequest, WatchNodesRequest
+from portway_proto.v1.admin_pb2 import (
+    NODE_ORDER_CORDON,
+    NODE_ORDER_DRAIN,
+    NODE_ORDER_REMOVE,
+    NODE_ORDER_SERVE,
+    GetNodeRequest,
+    ListNodesRequest,
+    NodeOrder,
+    OrderNodeRequest,
+    WatchNodesRequest,
+)
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState
 
 from portway_registry.admin.context import Admin, json_option, pass_admin
@@ -12,7 +22,7 @@ _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS
 
 @click.group()
 def node() -> None:
-    """Relay nodes: list, show, watch."""
+    """Relay nodes: list, show, watch; cordon, drain, remove, and serve again."""
 
 
 @node.command("list")
@@ -70,6 +80,56 @@ def watch(admin: Admin) -> None:
     with admin.calls() as calls:
         stream = calls.stub.WatchNodes(WatchNodesRequest(), metadata=calls.metadata)
         print_changes(admin, ((change.kind, change.node) for change in stream), "node", node_json, _line)
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_admin
+def cordon(admin: Admin, name: str) -> None:
+    """Let no new clients come to a node; those it has stay."""
+    _order(admin, name, NODE_ORDER_CORDON, "takes no new clients")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_admin
+def drain(admin: Admin, name: str) -> None:
+    """Have a node's clients attach elsewhere, under the same URLs; visits in progress may finish."""
+    _order(admin, name, NODE_ORDER_DRAIN, "is being left by its clients")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_admin
+def remove(admin: Admin, name: str) -> None:
+    """Have a node refused by registries and all other nodes, until `serve` takes that back."""
+    _order(admin, name, NODE_ORDER_REMOVE, "is refused everywhere")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_admin
+def serve(admin: Admin, name: str) -> None:
+    """Let a node serve as usual: takes back cordon, drain and remove."""
+    _order(admin, name, NODE_ORDER_SERVE, "serves as usual")
+
+
+node.add_command(serve, "undrain")
+node.add_command(serve, "uncordon")
+
+
+def _order(admin: Admin, name: str, order: "NodeOrder.ValueType", what: str) -> None:
+    with admin.calls() as calls:
+        request = OrderNodeRequest(name=name, order=order)
+        calls.stub.OrderNode(request, metadata=calls.metadata, timeout=calls.timeout)
+    if admin.json:
+        admin.print_json({"node": name, "order": NodeOrder.Name(order).removeprefix("NODE_ORDER_").lower()})
+    else:
+        click.echo(f"{name} {what}")
 
 
 def node_json(found: NodeInfo) -> dict[str, object]:

@@ -18,14 +18,23 @@ from portway_proto.v1.mesh_pb2 import (
     Peers,
     Register,
 )
-from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.v1.mesh_pb2 import (
+    Order as OrderMessage,
+)
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    NodeInfo,
+    TunnelInfo,
+)
 
-from portway_registry.errors import Replaced
+from portway_registry.errors import NodeRemoved, Replaced
 from portway_registry.grants import Grants
 from portway_registry.mesh.announcements import Announcements
 from portway_registry.mesh.quota import Quota
 from portway_registry.mesh.session import NodeSession, Write
-from portway_registry.records import GrantKeyRecord, TokenRecord
+from portway_registry.records import GrantKeyRecord, Order, OrderRecord, TokenRecord
 from portway_registry.store.contract import Store
 from portway_registry.views import Item, Views
 
@@ -35,6 +44,11 @@ logger = logging.getLogger(__name__)
 _REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
 # Nodes that come and go together make one list of peers, not one each.
 _PEERS_GATHERED: Final = 0.1
+_STATES: Final = {
+    Order.CORDON: NODE_STATE_CORDONED,
+    Order.DRAIN: NODE_STATE_DRAINING,
+    Order.REMOVE: NODE_STATE_DRAINING,
+}
 
 
 class Hub:
@@ -73,6 +87,7 @@ class Hub:
             self._views.tunnels.subscribe(self._tunnel_changed),
             self._views.tokens.subscribe(self._token_changed),
             self._views.grant_keys.subscribe(self._key_changed),
+            self._views.orders.subscribe(self._order_changed),
         ]
         self._tasks.spawn(self._tell_peers(), name="tell peers")
 
@@ -92,6 +107,7 @@ class Hub:
 
     async def serve(self, register: Register, requests: AsyncIterable[NodeMessage], write: Write) -> None:
         """Run a node's session to its end. The registration is checked already. Raises what ended it."""
+        self._demand_not_removed(register.node.name)
         info = NodeInfo()
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
@@ -108,6 +124,9 @@ class Hub:
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
+            standing = self._views.orders.get(info.name)
+            if standing is not None:
+                session.outbox.order(_order_message(standing))
             await session.serve(requests, write)
         finally:
             session.over.set()
@@ -121,7 +140,14 @@ class Hub:
         return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
 
     def _peers(self) -> Peers:
-        return Peers(nodes=sorted(self._views.nodes.values(), key=lambda node: node.name))
+        removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
+        nodes = (node for node in self._views.nodes.values() if node.name not in removed)
+        return Peers(nodes=sorted(nodes, key=lambda node: node.name), removed=removed)
+
+    def _demand_not_removed(self, name: str) -> None:
+        standing = self._views.orders.get(name)
+        if standing is not None and standing.order is Order.REMOVE:
+            raise NodeRemoved
 
     def _recent_revocations(self) -> list[str]:
         since = self._now_ms() - _REVOCATION_MATTERS_MS
@@ -135,6 +161,17 @@ class Hub:
     def _key_changed(self, old: Item[GrantKeyRecord] | None, new: Item[GrantKeyRecord] | None) -> None:
         for session in self._sessions.values():
             session.outbox.settings(self._settings())
+
+    def _order_changed(self, old: Item[OrderRecord] | None, new: Item[OrderRecord] | None) -> None:
+        changed = new or old
+        session = None if changed is None else self._sessions.get(changed.name)
+        if session is not None:
+            session.outbox.order(_order_message(None if new is None else new.value))
+            if new is not None and new.value.order is Order.REMOVE:
+                session.end(NodeRemoved())
+        removed = [item is not None and item.value.order is Order.REMOVE for item in (old, new)]
+        if any(removed):
+            self._peers_changed.set()
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
         if new is not None:
@@ -168,6 +205,10 @@ class Hub:
             session = self._sessions.get(excess.value.node)
             if session is not None:
                 session.evict_for_quota(excess)
+
+
+def _order_message(standing: OrderRecord | None) -> OrderMessage:
+    return OrderMessage(state=NODE_STATE_READY if standing is None else _STATES[standing.order])
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:

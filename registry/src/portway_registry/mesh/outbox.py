@@ -12,6 +12,7 @@ from portway_proto.v1.mesh_pb2 import (
     ClusterSettings,
     Eviction,
     Evictions,
+    Order,
     Peers,
     Registered,
     RegistryMessage,
@@ -28,6 +29,7 @@ class Outbox:
         self._settings: ClusterSettings | None = None
         self._peers: Peers | None = None
         self._revoked: dict[str, None] = {}
+        self._order: Order | None = None
         self._evictions: list[Eviction] = []
         self._announced: list[int] = []
 
@@ -41,6 +43,10 @@ class Outbox:
 
     def peers(self, message: Peers) -> None:
         self._peers = message
+        self._wake.set()
+
+    def order(self, message: Order) -> None:
+        self._order = message
         self._wake.set()
 
     def revoke(self, token_ids: Iterable[str]) -> None:
@@ -77,6 +83,9 @@ class Outbox:
         if self._peers is not None:
             yield RegistryMessage(peers=self._peers)
             self._peers = None
+        if self._order is not None:
+            yield RegistryMessage(order=self._order)
+            self._order = None
         if self._evictions:
             yield RegistryMessage(evictions=Evictions(evictions=self._evictions))
             self._evictions.clear()

@@ -13,7 +13,8 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_registry import audit, keys, tokens
 from portway_registry.errors import InvalidRequest, NotFound, StoreUnavailable
 from portway_registry.names import check_tenant
-from portway_registry.records import Role, TokenRecord, encode
+from portway_registry.orders import Orders
+from portway_registry.records import Order, Role, TokenRecord, encode
 from portway_registry.services.callers import current_caller
 from portway_registry.services.watching import watch
 from portway_registry.store.contract import Revision, Store
@@ -33,6 +34,12 @@ _MOST_TUNNELS: Final = 1_000_000
 _TRIES: Final = 8
 
 _ROLES: Final = {pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_ADMIN: Role.ADMIN}
+_ORDERS: Final[dict[int, Order | None]] = {
+    pb.NODE_ORDER_SERVE: None,
+    pb.NODE_ORDER_CORDON: Order.CORDON,
+    pb.NODE_ORDER_DRAIN: Order.DRAIN,
+    pb.NODE_ORDER_REMOVE: Order.REMOVE,
+}
 _ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
 
 
@@ -43,6 +50,7 @@ class Admin(AdminServicer):
         self._store = store
         self._views = views
         self._now_ms = now_ms
+        self._orders = Orders(store, views, now_ms)
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
         nodes = [node for node in self._views.nodes.values() if request.region in ("", node.region)]
@@ -53,6 +61,15 @@ class Admin(AdminServicer):
         if node is None:
             raise NotFound(f"no node {request.name!r} is known: see `portway-admin node list`")
         return pb.GetNodeResponse(node=node)
+
+    async def OrderNode(self, request: pb.OrderNodeRequest, context: Any) -> pb.OrderNodeResponse:  # noqa: N802
+        if request.order not in _ORDERS:
+            raise InvalidRequest("an order is to serve, to cordon, to drain or to remove")
+        order = _ORDERS[request.order]
+        await self._orders.give(request.name, order)
+        logger.info("node ordered", extra={"node": request.name, "order": order or "serve"})
+        await self._recorded(f"node.{order or 'serve'}", request.name)
+        return pb.OrderNodeResponse()
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         def told(kind: pb.ChangeKind.ValueType, node: NodeInfo | None) -> pb.WatchNodesResponse:

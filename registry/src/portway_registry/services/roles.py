@@ -15,6 +15,7 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Mesh/Resolve": Role.NODE,
     "/portway.v1.Admin/ListNodes": Role.ADMIN,
     "/portway.v1.Admin/GetNode": Role.ADMIN,
+    "/portway.v1.Admin/OrderNode": Role.ADMIN,
     "/portway.v1.Admin/WatchNodes": Role.ADMIN,
     "/portway.v1.Admin/ListTunnels": Role.ADMIN,
     "/portway.v1.Admin/GetTunnel": Role.ADMIN,

@@ -20,6 +20,7 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.NoCandidate, StatusCode.UNAVAILABLE),
     (errors.Busy, StatusCode.UNAVAILABLE),
     (errors.FellSilent, StatusCode.DEADLINE_EXCEEDED),
+    (errors.NodeRemoved, StatusCode.PERMISSION_DENIED),
     (errors.Replaced, StatusCode.ABORTED),
     (errors.FellBehind, StatusCode.RESOURCE_EXHAUSTED),
 )

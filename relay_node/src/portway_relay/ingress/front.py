@@ -4,6 +4,7 @@ Here: the order of these steps and what each outcome means for the socket. Not h
 label is (mesh/lookup.py), visits (tunnels/visits.py), lanes (sessions/, mesh/).
 """
 
+import asyncio
 import logging
 import socket
 from collections import Counter
@@ -105,7 +106,18 @@ class Front:
         self.address = Endpoint(name[0], name[1])
         self._listener = Listener(sockets, self._accept)
 
-    async def stop_listening(self) -> None:
+    async def stop_listening(self, *, within: float) -> None:
+        """Accept no more, and wait `within` seconds at the most until what was accepted is handed on."""
+        if self._listener is not None:
+            self._listener.finish()
+        try:
+            async with asyncio.timeout(within):
+                await self._peek.over()
+                await self._tasks.over()
+        except TimeoutError:
+            pass
+
+    async def close(self) -> None:
         """Accept no more and drop what is not handed on yet; what was is not touched."""
         if self._listener is not None:
             self._listener.close()

@@ -49,6 +49,12 @@ class Listener:
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
+    def finish(self) -> None:
+        """Take the connections that wait in the queue now, and stop listening."""
+        for sock in list(self._sockets):
+            self._accept(sock)
+        self.close()
+
     def close(self) -> None:
         """Stop listening; connections that wait in the queue are reset by the kernel."""
         for timer in self._timers.values():

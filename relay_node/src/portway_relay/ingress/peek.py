@@ -30,6 +30,8 @@ class Peek:
         self._time_limit = time_limit
         self._most = most
         self._waiting: dict[int, _HalfOpen] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -43,7 +45,12 @@ class Peek:
             sock.close()
             return
         self._waiting[sock.fileno()] = connection
+        self._empty.clear()
         connection.wait(self._loop, self._time_limit)
+
+    async def over(self) -> None:
+        """Wait until none waits."""
+        await self._empty.wait()
 
     def close(self) -> None:
         """Close all that wait."""
@@ -52,6 +59,8 @@ class Peek:
 
     def forget(self, sock: socket.socket) -> None:
         self._waiting.pop(sock.fileno(), None)
+        if not self._waiting:
+            self._empty.set()
 
     def tell(self, sock: socket.socket, hello: Parsed | Invalid, data: bytes) -> None:
         self._seen(sock, hello, data)

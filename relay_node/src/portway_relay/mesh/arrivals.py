@@ -34,6 +34,10 @@ class MeshEvents(Protocol):
         """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
         ...
 
+    def is_removed(self, node: str) -> bool:
+        """Whether that node is to be refused."""
+        ...
+
     def routes_told(self, node: str, routes: Routes) -> None: ...
 
     def held(self, label: str) -> TunnelInfo | None:
@@ -84,9 +88,10 @@ class Arrivals:
         try:
             handshake = await stream.ready()
             node = _node_of(handshake)
-            if node is None:
+            if node is None or self._events.is_removed(node):
                 stream.abort()
-                logger.warning("a mesh lane is refused: its certificate is no node's", extra={"peer": stream.peer.host})
+                why = "its certificate is no node's" if node is None else "its node was removed"
+                logger.warning("a mesh lane is refused: %s", why, extra={"peer": stream.peer.host})
                 return
             lane = _PeerLane(self, self._events, node)
             lane.lane = self._carrier.lane(stream, Side.ACCEPTOR, lane)
@@ -99,6 +104,11 @@ class Arrivals:
             self._lanes.add(lane)
             self.waiting.add(lane)
             lane.timer = asyncio.get_running_loop().call_later(self._time_limit, lane.close)
+
+    def drop_removed(self) -> None:
+        """Close the lanes of nodes that were removed since."""
+        for lane in [lane for lane in self._lanes if self._events.is_removed(lane.node)]:
+            lane.close()
 
     def gone(self, lane: "_PeerLane") -> None:
         self._lanes.discard(lane)
@@ -113,7 +123,7 @@ class _PeerLane:
         self.timer: asyncio.TimerHandle | None = None
         self._arrivals = arrivals
         self._events = events
-        self._node = node
+        self.node = node
         self._hello: Peer | None = None
 
     def close(self) -> None:
@@ -124,7 +134,7 @@ class _PeerLane:
         try:
             self._frame(lane, frame_type, payload)
         except (DecodeError, ValueError) as error:
-            logger.warning("a node broke the protocol", extra={"node": self._node, "reason": str(error)})
+            logger.warning("a node broke the protocol", extra={"node": self.node, "reason": str(error)})
             lane.fail(Failure(code=FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString())
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
@@ -142,7 +152,7 @@ class _PeerLane:
         if self._hello is None and frame_type == FrameType.PEER:
             self._greeted(lane, Peer.FromString(payload))
         elif self._hello is not None and self._hello.control and frame_type == FrameType.ROUTES:
-            self._events.routes_told(self._node, Routes.FromString(payload))
+            self._events.routes_told(self.node, Routes.FromString(payload))
         elif self._hello is not None and self._hello.control and frame_type == FrameType.ASK:
             ask = Ask.FromString(payload)
             answer = Answer(request=ask.request, tunnel=self._events.held(ask.label))

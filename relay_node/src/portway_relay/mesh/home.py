@@ -40,8 +40,14 @@ class Inward:
     """The MeshEvents of this node."""
 
     def __init__(
-        self, table: TunnelTable, routes: Routes, visits: Visits, describe: Callable[[Tunnel], TunnelInfo]
+        self,
+        table: TunnelTable,
+        routes: Routes,
+        visits: Visits,
+        describe: Callable[[Tunnel], TunnelInfo],
+        is_removed: Callable[[str], bool],
     ) -> None:
+        self.is_removed = is_removed
         self._table = table
         self._routes = routes
         self._visits = visits

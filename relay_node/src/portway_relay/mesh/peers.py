@@ -26,9 +26,11 @@ class Peers:
         certificates: Callable[[], LoadedCertificates],
         held: Callable[[], Iterable[TunnelInfo]],
         *,
+        on_removed: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`held` are this node's tunnels, as its siblings are told of them."""
+        """`held` are this node's tunnels, as its siblings are told of them; `on_removed` is told of removed nodes."""
+        self._on_removed = on_removed
         self._name = name
         self._region = region
         self._carrier = carrier
@@ -36,6 +38,7 @@ class Peers:
         self._held = held
         self._tasks = Tasks("mesh", on_failure)
         self._peers: dict[str, Peer] = {}
+        self._removed: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -51,8 +54,17 @@ class Peers:
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]
 
-    def told(self, nodes: Iterable[NodeInfo]) -> None:
+    def is_removed(self, name: str) -> bool:
+        """Whether operators removed the node: nothing of it is believed or served."""
+        return name in self._removed
+
+    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str] = ()) -> None:
         """The whole list, from a registry."""
+        before, self._removed = self._removed, frozenset(removed)
+        if not self._removed <= before:
+            for name in self._removed & self._peers.keys():
+                self._peers.pop(name).retire()
+            self._on_removed()
         listed = {node.name: node for node in nodes if node.name != self._name}
         for name, peer in list(self._peers.items()):
             if name not in listed and not peer.in_use:
@@ -63,7 +75,7 @@ class Peers:
 
     def learn(self, node: NodeInfo) -> Peer | None:
         """One node; None for this one."""
-        if node.name == self._name:
+        if node.name == self._name or node.name in self._removed:
             return None
         before = self._peers.get(node.name)
         if before is not None and before.reached_as(node):

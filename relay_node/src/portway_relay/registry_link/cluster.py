@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, ClusterSettings, Eviction, RegistryMessage
+from portway_proto.v1.types_pb2 import NodeState
 
 from portway_relay.grants import GrantCheck
 from portway_relay.mesh.peers import Peers
@@ -17,7 +19,16 @@ logger = logging.getLogger(__name__)
 class Cluster:
     """The RegistryNews of a node."""
 
-    def __init__(self, grants: GrantCheck, sessions: Sessions, table: TunnelTable, peers: Peers) -> None:
+    def __init__(
+        self,
+        grants: GrantCheck,
+        sessions: Sessions,
+        table: TunnelTable,
+        peers: Peers,
+        ordered: Callable[["NodeState.ValueType"], None],
+    ) -> None:
+        """`ordered` is told what operators want of this node."""
+        self._ordered = ordered
         self._peers = peers
         self._grants = grants
         self._sessions = sessions
@@ -36,7 +47,9 @@ class Cluster:
             self._grants.revoke(message.revocations.token_ids)
             self._sessions.revoke(message.revocations.token_ids)
         elif kind == "peers":
-            self._peers.told(message.peers.nodes)
+            self._peers.told(message.peers.nodes, message.peers.removed)
+        elif kind == "order":
+            self._ordered(message.order.state)
         elif kind == "evictions":
             for eviction in message.evictions.evictions:
                 self._evict(eviction)

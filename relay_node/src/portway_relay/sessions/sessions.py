@@ -63,7 +63,11 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}
         self._away: dict[Session, asyncio.TimerHandle] = {}
         self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
+        self._refusing = ""  # why new clients are refused; empty while they are welcome
+        self._leaving = False
         self._closing = False
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -77,11 +81,11 @@ class Sessions:
 
     def hello(self, lane: Lane, hello: Hello) -> Session:
         """The session that this control lane is of: the one it names, or a new one. Raises Refused."""
-        if self._closing:
-            raise Refused(FAILURE_CODE_SHUTDOWN, "this node is stopping: attach to another one")
         grant = self._grants.verify(hello.grant)
         session = self._find(hello.session_id, hello.session_secret)
         resumed = session is not None and session.token_id == grant.token_id
+        if self._refusing and (self._leaving or not resumed):
+            raise Refused(FAILURE_CODE_SHUTDOWN, self._refusing)
         if session is None or not resumed:
             session = self._new(grant)
         self._back(session)
@@ -123,7 +127,8 @@ class Sessions:
 
     def tunnel_left(self, tunnel: Tunnel) -> None:
         if tunnel.visits:
-            grace = self._config.limits.leave_grace
+            limits = self._config.limits
+            grace = limits.drain_grace if self._leaving else limits.leave_grace
             self._finishing[tunnel] = self._loop.call_later(grace, self._cut, tunnel)
 
     # What the rest of the node asks.
@@ -138,16 +143,29 @@ class Sessions:
             session.end(failure)
             session.pool.close()
 
-    def ask_to_leave(self) -> None:
-        """The node will stop: every client is asked to attach elsewhere. New ones are refused from now on."""
-        self._closing = True
-        failure = Failure(code=FAILURE_CODE_SHUTDOWN, message="this node is stopping: attach to another one")
+    def welcome(self) -> None:
+        """New clients may come."""
+        self._refusing, self._leaving = "", False
+
+    def refuse_new(self) -> None:
+        """No new clients; those that are here stay, and may resume."""
+        self._refusing, self._leaving = "this node takes no new clients: attach to another one", False
+
+    def ask_to_leave(self, why: str) -> None:
+        """No new clients, and those that are here are asked to attach elsewhere."""
+        self._refusing, self._leaving = f"{why}: attach to another one", True
+        failure = Failure(code=FAILURE_CODE_SHUTDOWN, message=self._refusing)
         for session in self._sessions.values():
             session.goaway(failure)
 
+    async def over(self) -> None:
+        """Wait until no client is here."""
+        await self._empty.wait()
+
     def close(self) -> None:
         """End every session, visits included."""
-        self._closing = True
+        self._closing = self._leaving = True
+        self._refusing = "this node has stopped: attach to another one"
         failure = Failure(code=FAILURE_CODE_SHUTDOWN, message="this node has stopped: attach to another one")
         for session in list(self._sessions.values()):
             self._forget(session)
@@ -177,6 +195,7 @@ class Sessions:
             max_tunnels=limits.max_tunnels_per_session,
         )
         self._sessions[session.id] = session
+        self._empty.clear()
         return session
 
     def _back(self, session: Session) -> None:
@@ -187,6 +206,8 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         self._back(session)
         self._sessions.pop(session.id, None)
+        if not self._sessions:
+            self._empty.set()
 
     def _give_up(self, session: Session) -> None:
         """Away for too long."""
