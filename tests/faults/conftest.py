@@ -1,5 +1,7 @@
 """A cluster, a client of it in this process, and a local server: what each fault is done to."""
 
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +19,7 @@ from portway_testkit.admin import AdminCalls
 from portway_testkit.cluster import FRANKFURT, Cluster, NodePlan
 from portway_testkit.etcd import EtcdServer
 from portway_testkit.origins import HttpOrigin
+from portway_testkit.running import RunningProgram
 
 
 @pytest.fixture
@@ -57,6 +60,19 @@ def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, s
 def origin() -> Iterator[HttpOrigin]:
     with HttpOrigin() as origin:
         yield origin
+
+
+@pytest.fixture
+def run(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[str], RunningProgram]]:
+    """Runs a Python program, given as text, that is a client of the cluster; what still runs is killed at the end."""
+    environment = {**os.environ, **cluster.environment(), "PYTHONUNBUFFERED": "1"}
+    with ExitStack() as stack:
+
+        def run(program: str) -> RunningProgram:
+            command = [sys.executable, "-W", "error", "-c", program]
+            return stack.enter_context(RunningProgram(command, environment, tmp_path / "program.log"))
+
+        yield run
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A cluster in the test process whose node has short patience, and what comes to its ports."""
+"""Clusters in the test process, of much patience and of little, and what comes to their nodes' ports."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,18 +10,27 @@ import pytest
 from portway.engine import thread
 from portway_relay.config import NodeLimits
 from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.hand_lane import HandLane, HandSession, grant_of
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import ask
 from portway_testkit.waiting import eventually
 
-SHORT = NodeLimits(hello_time=1.0, greeting_time=2.0, first_bytes_time=0.3)
+# What ends soon here ends for another reason than the time it took.
+PATIENT = NodeLimits(hello_time=600.0, greeting_time=600.0, first_bytes_time=0.3)
+HASTY = NodeLimits(hello_time=0.5, greeting_time=1.0)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One for the module; its limits are SHORT."""
-    with Cluster(tmp_path_factory.mktemp("cluster"), (NodePlan("fra-1", "fra", SHORT),)) as cluster:
+    """One for the module, PATIENT."""
+    with Cluster(tmp_path_factory.mktemp("cluster"), (NodePlan("fra-1", "fra", PATIENT),)) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def hasty(make_cluster: Callable[..., Cluster]) -> Cluster:
+    """One of the test's own, HASTY."""
+    return make_cluster(HASTY)
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """A cluster of the test's own; arguments are settings of its node."""
     with ExitStack() as stack:
 
-        def make(limits: NodeLimits = SHORT, **settings: Any) -> Cluster:
+        def make(limits: NodeLimits = PATIENT, **settings: Any) -> Cluster:
             return stack.enter_context(Cluster(tmp_path, (NodePlan("fra-1", "fra", limits, settings),)))
 
         yield make
@@ -62,6 +71,27 @@ def tunnel(cluster: Cluster, as_client: Callable[[Cluster], None], origin: HttpO
         yield tunnel
         assert ask(tunnel, cluster.ca).endswith(b"origin\n")
         eventually(lambda: nothing_is_left(cluster))
+
+
+@pytest.fixture
+def lane(cluster: Cluster) -> Iterator[HandLane]:
+    """A client's lane to the node; nothing was said yet."""
+    with HandLane(cluster.node, cluster.ca) as lane:
+        yield lane
+
+
+@pytest.fixture
+def grant(cluster: Cluster) -> str:
+    return grant_of(cluster)
+
+
+@pytest.fixture
+def session(cluster: Cluster, grant: str) -> Iterator[HandSession]:
+    with HandLane(cluster.node, cluster.ca) as control, HandLane(cluster.node, cluster.ca) as data:
+        welcome = control.begin(grant)
+        data.park(welcome)
+        assert data.answers()
+        yield HandSession(control, data, welcome)
 
 
 def nothing_is_left(cluster: Cluster) -> bool:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import portway
@@ -10,6 +11,7 @@ from portway_relay.ingress.client_hello import MAX_HELLO
 from portway_relay.ingress.route import Alert
 from portway_testkit import hellos
 from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import TIMEOUT, receive, tls_context
 from portway_testkit.waiting import eventually
 
@@ -89,21 +91,24 @@ def test_a_hello_over_the_limit(cluster: Cluster, tunnel: portway.Tunnel) -> Non
         assert receive(visitor) == Alert.DECODE_ERROR.record
 
 
-def test_a_hello_that_is_never_finished(cluster: Cluster, tunnel: portway.Tunnel) -> None:
+def test_a_hello_that_is_never_finished(hasty: Cluster) -> None:
     """Whoever has not said a whole hello within the limit is dropped without a word, wherever it stopped."""
-    hello = hellos.real_hello(tunnel.host)
+    hello = hellos.real_hello("abcdefghijklmnop.fra.localhost")
     with ExitStack() as stack:
-        visitors = [stack.enter_context(connect(cluster)) for _ in range(4)]
+        visitors = [stack.enter_context(connect(hasty)) for _ in range(4)]
         for visitor, size in zip(visitors, (0, 3, 60, len(hello) - 1), strict=True):
             visitor.sendall(hello[:size])
-        eventually(lambda: cluster.node.metrics()["half_open_connections"] == len(visitors))
+        eventually(lambda: hasty.node.metrics()["half_open_connections"] == len(visitors))
         for visitor in visitors:
             assert end_of(visitor) == b""
 
 
-def test_a_handshake_that_is_never_finished(cluster: Cluster, tunnel: portway.Tunnel) -> None:
+def test_a_handshake_that_is_never_finished(
+    hasty: Cluster, as_client: Callable[[Cluster], None], origin: HttpOrigin
+) -> None:
     """After its hello a visitor has the time of a handshake, and then is dropped."""
-    with connect(cluster) as visitor:
+    as_client(hasty)
+    with portway.forward(origin.port) as tunnel, connect(hasty) as visitor:
         visitor.sendall(hellos.real_hello(tunnel.host))
         assert end_of(visitor)[:1] == b"\x16", "a ServerHello, and then the end"
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,22 @@ async def test_what_a_ready_file_says_can_be_dialled(pki: Pki, tmp_path: Path) -
             await node.keep_alive()
             told = json.loads(ready.read_text())
     assert told == {"listen": process.address("listen"), "mesh_listen": process.address("mesh_listen")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_stopped_while_it_waits_for_its_store(pki: Pki, tmp_path: Path, number: signal.Signals) -> None:
+    """A registry whose etcd is away says what it waits for, and ends with 0 when asked to."""
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        store = f"etcd:http://127.0.0.1:{dead.getsockname()[1]}"
+        flags = ["--store", store, "--admin-token-file", str(tmp_path / "token")]
+        with subprocess.Popen(command(pki, tmp_path, *flags), stderr=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stderr is not None
+            line = next(line for line in waiting.stderr if "waiting for the store" in line)
+            assert store.rpartition("/")[2] in json.loads(line)["reason"]
+            waiting.send_signal(number)
+            waiting.communicate(timeout=STOP_SECONDS)
+    assert waiting.returncode == 0
 
 
 def test_a_second_registry_on_one_file_is_refused(pki: Pki, tmp_path: Path) -> None:

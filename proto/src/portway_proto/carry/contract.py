@@ -307,7 +307,8 @@ class ServeEvents(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """Read by metrics at scrape; written by the carrier. Bytes are those of visits, seen from this process."""
+    """Read by metrics at scrape; written by the carrier. Bytes are those of visits: in from visitors, out to them,
+    whichever side of the lane this process is on."""
 
     bytes_in: int = 0
     bytes_out: int = 0

@@ -174,10 +174,12 @@ class Hub:
             self._peers_changed.set()
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
-        if new is not None:
-            session = self._sessions.get(new.name)
-            if session is not None and new.value.started_at_ms > session.info.started_at_ms:
-                session.end(Replaced("a newer session of this node has registered with another replica"))
+        either = new or old
+        session = None if either is None else self._sessions.get(either.name)
+        if session is not None and new is None:
+            session.forgotten()
+        elif session is not None and new is not None and new.value.started_at_ms > session.info.started_at_ms:
+            session.end(Replaced("a newer session of this node has registered with another replica"))
         if old is None or new is None or without_counts(old.value) != without_counts(new.value):
             self._peers_changed.set()
 

@@ -65,6 +65,7 @@ class NodeSession:
         self._lease: LeaseId = NO_LEASE
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
+        self._heard_at = asyncio.get_running_loop().time()
         self._work: asyncio.Queue[Announce | _Removal] = asyncio.Queue()
         self._room = asyncio.Semaphore(_MOST_BATCHES)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -112,6 +113,14 @@ class NodeSession:
         if self._announcements.is_stale(tunnel):
             self._work.put_nowait(_Removal(tunnel, tell=False))
 
+    def forgotten(self) -> None:
+        """The store has lost the node's record: register anew now, not at the next KeepAlive.
+
+        Unless it was the node's own silence that ended the lease.
+        """
+        if asyncio.get_running_loop().time() - self._heard_at < self._lease_seconds:
+            self._heard.set()
+
     def _fail(self, error: BaseException) -> None:
         self.end(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
@@ -125,6 +134,7 @@ class NodeSession:
             kind = message.WhichOneof("message")
             if kind == "keep_alive":
                 self._take_counts(message.keep_alive)
+                self._heard_at = asyncio.get_running_loop().time()
                 self._heard.set()
             elif kind == "announce":
                 await self._room.acquire()

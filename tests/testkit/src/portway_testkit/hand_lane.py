@@ -7,17 +7,27 @@ clients that behave (portway itself).
 import itertools
 import socket
 import ssl
+import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import grpc
+from portway.tunnel import Tunnel
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.lane_pb2 import Bind, Bound, Failure, Hello, Park, Welcome
 from portway_proto.wire.frames import FrameReader, FrameType, encode_frame
 from portway_proto.wire.labels import Chain
-from portway_proto.wire.limits import LINK_ALPN, PROTOCOL_VERSION
+from portway_proto.wire.limits import (
+    LINK_ALPN,
+    MAX_CONTROL,
+    MAX_DATA,
+    MAX_PING,
+    MAX_VISIT_FRAME,
+    PROTOCOL_VERSION,
+)
 
 from portway_testkit.cluster import LOOPBACK, Cluster, RunningNode
 from portway_testkit.visitors import TIMEOUT, tls_context
@@ -32,6 +42,20 @@ def grant_of(cluster: Cluster) -> str:
         metadata = (("authorization", f"Bearer {environment['PORTWAY_TOKEN']}"),)
         answer = DiscoveryStub(channel).Locate(LocateRequest(), timeout=TIMEOUT, metadata=metadata)
     return answer.grant.token
+
+
+# The first bytes of frames that no lane takes, whatever was said on it before.
+BROKEN_FRAMES: Final = {
+    "zeros": bytes(8),
+    "an unknown type": b"\x7f\x00\x00\x00",
+    "a type between those that are used": b"\x07\x00\x00\x04\x00\x00\x00\x01",
+    "HTTP": b"GET / HTTP/1.1\r\n\r\n",
+    "an oversized control frame": b"\x13" + (MAX_CONTROL + 1).to_bytes(3),
+    "an oversized frame to skip": b"\x80" + (MAX_CONTROL + 1).to_bytes(3),
+    "an oversized frame of a visit": b"\x05" + (MAX_VISIT_FRAME + 1).to_bytes(3),
+    "oversized DATA": b"\x01" + (MAX_DATA + 1).to_bytes(3),
+    "an oversized PING": b"\x08" + (MAX_PING + 1).to_bytes(3),
+}
 
 
 class HandLane:
@@ -69,12 +93,15 @@ class HandLane:
         self.send(encode_frame(frame_type, payload))
 
     def hear(self) -> tuple[int, bytes]:
-        """The next frame that is no PING. Raises EOFError at the lane's end, however it ended."""
+        """The next frame; PING is answered and passed over. Raises EOFError at the lane's end, however it ended."""
+        deadline = time.monotonic() + TIMEOUT
         while True:
             while self._heard:
                 frame_type, payload = self._heard.popleft()
                 if frame_type != FrameType.PING:
                     return frame_type, payload
+                self.say(FrameType.PONG, payload)
+            assert time.monotonic() < deadline, "the node says nothing"
             try:
                 received = self._sock.recv(65_536)
             except (ConnectionResetError, ssl.SSLError) as error:
@@ -84,7 +111,7 @@ class HandLane:
             self._heard.extend((frame_type, bytes(payload)) for frame_type, payload in self._reader.feed(received))
 
     def ending(self) -> Failure | None:
-        """Listen until the node has closed it: what its FAIL said, if it said one."""
+        """Listen until the node has closed it: what its FAIL said, if it said one. Fails when it leaves it open."""
         failure = None
         while True:
             try:
@@ -126,3 +153,17 @@ class HandLane:
             return self.hear() == (FrameType.PONG, b"there?")
         except EOFError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class HandSession:
+    """A session made by hand: its control lane and one data lane."""
+
+    control: HandLane
+    data: HandLane
+    welcome: Welcome
+
+    def public(self) -> Tunnel:
+        """The public address of a label that is bound now."""
+        bound = self.control.bind(Chain())
+        return Tunnel(bound.host, bound.port)

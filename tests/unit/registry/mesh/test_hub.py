@@ -14,6 +14,7 @@ from portway_registry.errors import Replaced
 from portway_registry.grants import Grants, make_first_key, new_key
 from portway_registry.mesh.hub import Hub, without_counts
 from portway_registry.records import encode
+from portway_registry.store.contract import LeaseId
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.views import Views
 from portway_testkit.registry import node_info, tunnel_info
@@ -199,6 +200,17 @@ async def test_a_newer_session_at_another_replica_ends_this_one(cluster: Cluster
         await cluster.store.put(keys.node("fra-1"), later.SerializeToString())
         with pytest.raises(Replaced, match="another replica"):
             await one.task
+
+
+async def test_a_record_that_was_lost_is_written_anew_at_once(cluster: Cluster, hub: Hub) -> None:
+    """A store that forgot a lease while the node was heard of has the node back without waiting for it."""
+    async with node(hub, "fra-1") as one:
+        first = (await one.until("registered")).registered
+        await cluster.store.revoke_lease(LeaseId(first.lease_id))
+        second = (await one.until("registered", 2)).registered
+        entry = await cluster.store.get(keys.node("fra-1"))
+        assert entry is not None
+        assert entry.lease == second.lease_id != first.lease_id
 
 
 def test_counts_are_all_that_is_left_out() -> None:

@@ -256,6 +256,22 @@ async def test_a_silent_node_is_let_go(store: Fickle, views: Views) -> None:
         await silent.over()
 
 
+async def test_silence_is_not_mistaken_for_a_forgetful_store(
+    store: Fickle, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that went because the node was silent is not written anew by the registry on its own."""
+    await running.until(running.leases)
+    await store.revoke_lease(LeaseId(running.leases()[0]))
+    later = asyncio.get_running_loop().time() + 60
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
+    running.session.forgotten()
+    monkeypatch.undo()
+    running.say(announce=Announce(batch=1))
+    await running.until(running.announced)
+    assert len(running.leases()) == 1
+    assert await store.get(keys.node("fra-1")) is None
+
+
 async def test_a_node_that_drained_and_left_is_forgotten(store: Fickle, running: Running) -> None:
     """Its lease ends with its stream; that of one that only broke off does not."""
     running.say(keep_alive=KeepAlive(state=NODE_STATE_DRAINING))

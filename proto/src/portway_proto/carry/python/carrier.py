@@ -83,8 +83,8 @@ class PythonCarrier:
         total = self.totals
         running_in = running_out = 0
         for visit in self._visits:
-            running_in += visit.to_lane
-            running_out += visit.from_lane
+            running_in += visit.bytes_in
+            running_out += visit.bytes_out
         return Counters(
             total.bytes_in + running_in,
             total.bytes_out + running_out,
@@ -205,8 +205,8 @@ class PythonCarrier:
         if visit in self._visits:
             self._visits.discard(visit)
             self.totals.visits_ended += 1
-            self.totals.bytes_in += visit.to_lane
-            self.totals.bytes_out += visit.from_lane
+            self.totals.bytes_in += visit.bytes_in
+            self.totals.bytes_out += visit.bytes_out
 
     def tell(
         self,

@@ -37,14 +37,6 @@ class JoinedVisit(RunningVisit):
         self._surplus: list[Bytes] = []  # read, but over what may be sent before OPENED
         self._opened = False
 
-    @property
-    def bytes_in(self) -> int:
-        return self.to_lane
-
-    @property
-    def bytes_out(self) -> int:
-        return self.from_lane
-
     def start(self) -> None:
         stream = self.stream
         assert stream is not None

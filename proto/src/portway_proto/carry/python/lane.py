@@ -198,6 +198,7 @@ class PyLane(Connection):
         self._write(self.state.opened())
         early, self.early, self._early_size = self.early, [], 0
         for data in early:
+            self.received_bytes += len(data)
             sink(data)
         self.sink = sink if self.state.received is Ending.NONE else None
 

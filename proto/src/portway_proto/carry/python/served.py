@@ -36,6 +36,14 @@ class ServedVisit(RunningVisit):
         self._dial: asyncio.Task[None] | None = None
         self._owed: list[Bytes] | None = None  # of a visitor that ended and left while the local server was dialled
 
+    @property
+    def bytes_in(self) -> int:
+        return self.from_lane
+
+    @property
+    def bytes_out(self) -> int:
+        return self.to_lane
+
     def start(self) -> None:
         assert self.lane is not None
         self.lane.visit = self

@@ -39,6 +39,15 @@ class RunningVisit:
     def from_lane(self) -> int:
         return self._counts()[1]
 
+    @property
+    def bytes_in(self) -> int:
+        """From the visitor, who is at the opener's side of the lane."""
+        return self.to_lane
+
+    @property
+    def bytes_out(self) -> int:
+        return self.from_lane
+
     def _counts(self) -> tuple[int, int]:
         if self._moved is not None:
             return self._moved
