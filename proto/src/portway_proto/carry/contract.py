@@ -380,8 +380,11 @@ class Carrier(Protocol):
         """Write these last bytes, end the connection properly, drop it after Limits.linger at the latest."""
         ...
 
-    async def close(self) -> None:
-        """Abort everything this carrier owns and wait until it is gone."""
+    async def close(self, linger: float = 0.0) -> None:
+        """Abort everything this carrier owns and wait until it is gone.
+
+        What is being closed already gets `linger` seconds, at the most, for its last bytes to leave.
+        """
         ...
 
     def abandon(self) -> None:

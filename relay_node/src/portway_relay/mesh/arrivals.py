@@ -7,8 +7,9 @@ Here: who a lane is of and what its frames mean. Not here: visits themselves (tu
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from cryptography import x509
 from google.protobuf.message import DecodeError
@@ -25,6 +26,9 @@ from portway_relay.certificates import dns_names
 from portway_relay.config import SERVER_NAME_SUFFIX
 
 logger = logging.getLogger(__name__)
+
+# What a node's own pool dials at the most (SpareSizes.lanes), and what is left over of the pool before it.
+_LANES_A_NODE: Final = 8192
 
 
 class MeshEvents(Protocol):
@@ -66,6 +70,7 @@ class Arrivals:
         self._time_limit = time_limit
         self._tasks = Tasks("mesh arrivals", on_failure)
         self._lanes: set[_PeerLane] = set()
+        self._of_node: Counter[str] = Counter()
         self.waiting: set[_PeerLane] = set()
 
     def __len__(self) -> int:
@@ -93,6 +98,10 @@ class Arrivals:
                 why = "its certificate is no node's" if node is None else "its node was removed"
                 logger.warning("a mesh lane is refused: %s", why, extra={"peer": stream.peer.host})
                 return
+            if self._of_node[node] >= _LANES_A_NODE:
+                stream.abort()
+                logger.warning("a node has as many lanes as it may have", extra={"node": node})
+                return
             lane = _PeerLane(self, self._events, node)
             lane.lane = self._carrier.lane(stream, Side.ACCEPTOR, lane)
         except CarrierError as error:
@@ -101,6 +110,7 @@ class Arrivals:
             stream.abort()
             raise
         else:
+            self._of_node[node] += 1
             self._lanes.add(lane)
             self.waiting.add(lane)
             lane.timer = asyncio.get_running_loop().call_later(self._time_limit, lane.close)
@@ -111,7 +121,11 @@ class Arrivals:
             lane.close()
 
     def gone(self, lane: "_PeerLane") -> None:
-        self._lanes.discard(lane)
+        if lane in self._lanes:
+            self._lanes.discard(lane)
+            self._of_node[lane.node] -= 1
+            if not self._of_node[lane.node]:
+                del self._of_node[lane.node]
         self.waiting.discard(lane)
 
 
@@ -175,6 +189,9 @@ def _node_of(handshake: Handshake) -> str | None:
     """The node that the peer's certificate names; the handshake has verified who signed it."""
     if handshake.peer_certificate is None:
         return None
-    names = dns_names(x509.load_der_x509_certificate(handshake.peer_certificate))
+    try:
+        names = dns_names(x509.load_der_x509_certificate(handshake.peer_certificate))
+    except ValueError:
+        return None
     nodes = {name.removesuffix(SERVER_NAME_SUFFIX) for name in names if name.endswith(SERVER_NAME_SUFFIX)}
     return nodes.pop() if len(nodes) == 1 else None

@@ -46,6 +46,7 @@ P = ParamSpec("P")
 
 # Two suffice for plain TCP, four for TLS on either loop; one that takes more is not waited for.
 _TURNS_TO_CLOSE = 20
+_LINGER_POLL: Final = 0.005
 
 
 class _NoEvents:
@@ -165,10 +166,13 @@ class PythonCarrier:
         assert isinstance(stream, PyStream)
         stream.finish(data)
 
-    async def close(self) -> None:
+    async def close(self, linger: float = 0.0) -> None:
         self._sweep.close()
         for pool in list(self.pools):
             pool.close()
+        deadline = self.loop.time() + linger
+        while any(one.is_closing() for one in self.connections) and self.loop.time() < deadline:
+            await asyncio.sleep(_LINGER_POLL)
         for lane in list(self.lanes):
             lane.abort()
         for stream in list(self.streams):

@@ -73,6 +73,10 @@ class Connection(asyncio.Protocol):
         """Bytes written here that have not left for the kernel."""
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
+    def is_closing(self) -> bool:
+        """Whether it is being closed and not gone yet."""
+        return self.transport is not None and self.transport.is_closing()
+
     def shut(self) -> None:
         """Let what waits leave, then close; dropped when none of it left during Limits.linger."""
         transport = self.transport
