@@ -46,7 +46,7 @@ P = ParamSpec("P")
 
 # Two suffice for plain TCP, four for TLS on either loop; one that takes more is not waited for.
 _TURNS_TO_CLOSE = 20
-_LINGER_POLL: Final = 0.005
+_LINGER_POLL = 0.005  # nobody counts the connections that are closing until a process ends
 
 
 class _NoEvents:
@@ -171,7 +171,9 @@ class PythonCarrier:
         for pool in list(self.pools):
             pool.close()
         deadline = self.loop.time() + linger
-        while any(one.is_closing() for one in self.connections) and self.loop.time() < deadline:
+        while self.loop.time() < deadline and any(  # noqa: ASYNC110
+            one.is_closing() for one in self.connections
+        ):
             await asyncio.sleep(_LINGER_POLL)
         for lane in list(self.lanes):
             lane.abort()
