@@ -25,6 +25,10 @@ Destination = Tunnel | Route
 
 # So many names at once; whoever guesses names gets "unknown" faster, and tunnels in use never wait for an answer.
 _MOST: Final = 1_024
+_ONCE: Final = (0.0,)
+# A client that moves binds its tunnels at the new node within a round trip or two of leaving the old one, and a second
+# after a node has died; the news take milliseconds. Visitors of a name that was good a moment ago wait that long.
+_PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 class Mesh(Protocol):
@@ -88,27 +92,34 @@ class Lookup:
         Of a route whose node does not answer something newer may be known to others; without that it stays.
         """
         found = self.known(label)
-        if found is None:
-            is_name = self._routes.get(label) is not None
-            await self._ask(label, region, scan=not is_name)
+        if found is not None or self._routes.is_unknown(label):
+            return found
+        moving = self._routes.epoch(label) > 0
+        for pause in _PAUSES if moving else _ONCE:
+            await asyncio.sleep(pause)
+            await self._ask(label, region, scan=not moving)
             found = self._believed(label)
-        return found
+            if found is not None:
+                return found
+        self._routes.nobody_knows(label)
+        return None
 
     async def elsewhere(self, label: str, region: str, *, not_at: object, gone: bool) -> Destination | None:
         """Where it is when it is not where it was thought to be; `gone` when that node itself has said so."""
         if gone and isinstance(not_at, Route):
             self._routes.forget(label, not_at.node, not_at.epoch)
         found = self._believed(label)
-        if found is None or _same(found, not_at):
+        for pause in _PAUSES:
+            if found is not None and not _same(found, not_at):
+                return found
+            await asyncio.sleep(pause)
             await self._ask(label, region, scan=False)
             found = self._believed(label)
-        if found is not None and not _same(found, not_at):
-            return found
-        if gone and isinstance(found, Route):
-            # Who told of it has not heard yet.
-            self._routes.forget(label, found.node, found.epoch)
-        self._routes.nobody_knows(label)
-        return None
+            if gone and isinstance(found, Route) and _same(found, not_at):
+                # Who told of it has not heard yet.
+                self._routes.forget(label, found.node, found.epoch)
+                found = None
+        return found if found is not None and not _same(found, not_at) else None
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -120,7 +131,7 @@ class Lookup:
         """What comes of it is in `routes`. `scan`: the name may be a guess, and counts against the rate."""
         asking = self._asking.get(label)
         if asking is None:
-            if self._routes.is_unknown(label) or len(self._asking) >= _MOST or (scan and not self._rate.take()):
+            if len(self._asking) >= _MOST or (scan and not self._rate.take()):
                 return
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
@@ -138,8 +149,6 @@ class Lookup:
                         self._routes.learn(tunnel)
         except TimeoutError:
             logger.info("a label was asked for in vain: no answer in time")
-        if self._believed(label) is None:
-            self._routes.nobody_knows(label)
 
     async def _ask_registry(self, label: str) -> None:
         answer = await self._resolve(label)
