@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from portway_proto.carry.contract import Address
 from portway_proto.carry.python import kernel
+from portway_proto.wire.frames import Bytes
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
@@ -24,7 +25,7 @@ class _TlsTransport(Protocol):
     def set_read_buffer_limits(self, high: int, low: int) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The asyncio protocol of a connection. `transport` is None before it is up and after it is gone."""
 
     __slots__ = (
@@ -51,6 +52,15 @@ class Connection(asyncio.Protocol):
     @property
     def peer(self) -> Address:
         return self._peer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.carrier.read_buffer.room
+
+    def write(self, data: Bytes) -> None:
+        """`data` may be a part of the read buffer: a plain transport would keep it, and read later what is not there
+        any more."""
+        if self.transport is not None:
+            self.transport.write(data if self.tls else bytes(data))
 
     def pause_source(self) -> None:
         transport = self.transport

@@ -67,7 +67,7 @@ class ServedVisit(RunningVisit):
         lane = self.lane
         if self._owed is not None:
             for data in self._owed:
-                stream.send(data)
+                stream.write(data)
             stream.close()
             return
         if lane is None or lane.opening is None:
@@ -75,7 +75,7 @@ class ServedVisit(RunningVisit):
             return
         self.stream = stream
         stream.owner = self
-        lane.accept(stream.send)
+        lane.accept(stream.write)
         self.run()
         for data in stream.take_held():
             lane.carry(data)
