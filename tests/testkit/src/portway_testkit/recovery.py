@@ -49,7 +49,7 @@ def breaks_off(visitor: ssl.SSLSocket) -> bool:
     try:
         while visitor.recv(65_536):
             pass
-    except (ConnectionResetError, ssl.SSLEOFError):
+    except (ConnectionResetError, ssl.SSLError):
         return True
     return False
 
