@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Of a TLS transport, in bytes of ciphertext. While it is paused the socket is left alone as soon as anything was read.
 _READ_AHEAD: Final = (256 * 1024, 64 * 1024)
 _READ_NOTHING: Final = (1, 0)
+# OpenSSL keeps a buffer as large as the largest write for as long as a connection lives. Smaller writes than this one
+# cost time, larger ones none less.
+_TLS_WRITE: Final = 64 * 1024
 
 
 class _TlsTransport(Protocol):
@@ -59,8 +62,17 @@ class Connection(asyncio.BufferedProtocol):
     def write(self, data: Bytes) -> None:
         """`data` may be a part of the read buffer: a plain transport would keep it, and read later what is not there
         any more."""
-        if self.transport is not None:
-            self.transport.write(data if self.tls else bytes(data))
+        transport = self.transport
+        if transport is None:
+            return
+        if not self.tls:
+            transport.write(bytes(data))
+        elif len(data) <= _TLS_WRITE:
+            transport.write(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(data), _TLS_WRITE):
+                transport.write(view[start : start + _TLS_WRITE])
 
     def pause_source(self) -> None:
         transport = self.transport

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class JoinedVisit(RunningVisit):
     """The contract's Visit."""
 
+    __slots__ = ("_ended", "_kept", "_kept_size", "_opened", "_pool", "_surplus", "waits_until")
+
     def __init__(
         self,
         carrier: "PythonCarrier",

@@ -177,8 +177,9 @@ class PyLane(Connection):
         self.sent_bytes += size
         if size <= _JOINED_WRITE or not self.tls:
             self.write(b"".join((data_header(size), data)))
-        elif self.transport is not None:
-            self.transport.writelines((data_header(size), data))
+        else:
+            self.write(data_header(size))
+            self.write(data)
 
     def begin(self, visit: LaneVisit, opening: Opening, first: list[Bytes]) -> None:
         """Opener: OPEN, and what the visitor has sent already, in one write."""

@@ -21,6 +21,8 @@ _THIS_MACHINE = ("127.0.0.1", "::1")
 class ServedVisit(RunningVisit):
     """A visit on its way to a local server."""
 
+    __slots__ = ("_dial", "_events", "_owed", "_service")
+
     def __init__(
         self,
         carrier: "PythonCarrier",

@@ -217,6 +217,7 @@ class PyStream(Connection):
             transport.abort()
             return
         self.attach(transport)
+        self.opening = None
         self._took = self.carrier.loop.time() - self._began
         high = self.carrier.limits.high_water
         transport.set_write_buffer_limits(high=high, low=high // 4)
