@@ -30,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())  # leaves the with-blocks in order
-    port = asked.port or free_port()
+    port = free_port(asked.port)
     token = secrets.token_urlsafe(24)
     with portway.forward(port) as tunnel:
         jupyter = subprocess.Popen(
@@ -48,10 +48,14 @@ def main() -> None:
             jupyter.wait()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def free_port(port: int) -> int:
+    """This one, if nobody else has it: theirs is not ours to publish. For 0, any."""
+    try:
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            free: int = listener.getsockname()[1]
+            return free
+    except OSError as error:
+        sys.exit(f"port {port} cannot be used: {error.strerror}")
 
 
 def wait_until_it_listens(port: int, server: "subprocess.Popen[bytes]") -> None:
@@ -62,7 +66,7 @@ def wait_until_it_listens(port: int, server: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.1)
         else:
             return
-    sys.exit(f"JupyterLab ended with code {server.returncode}: is it installed, and port {port} free?")
+    sys.exit(f"JupyterLab ended with code {server.returncode}: is it installed?")
 
 
 if __name__ == "__main__":

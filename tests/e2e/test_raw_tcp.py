@@ -6,13 +6,9 @@ import hashlib
 import os
 import signal
 import socket
-import socketserver
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import portway
@@ -21,40 +17,15 @@ from cluster.portway import Cluster, NodePlan, start_cluster
 from cluster.processes import Processes
 from portway.engine import thread
 from portway_testkit.link import Link
+from portway_testkit.origins import TcpOrigin
 from portway_testkit.programs import LOOPBACK, free_port, needed
+from portway_testkit.running import RunningProgram
 from portway_testkit.visitors import receive, visit, visit_raw
+from portway_testkit.waiting import eventually
 
 GREETING = b"220 this server speaks first\r\n"
 LARGE = os.urandom(5_000_000)  # more than every buffer on the way holds
 PATIENCE = 20.0
-POLL = 0.01
-HOLD_A_TUNNEL = """
-import sys, portway
-with portway.forward(int(sys.argv[1]), unencrypted=True) as tunnel:
-    print(*tunnel.tcp_socket, flush=True)
-    sys.stdin.read()
-"""
-
-Talk = Callable[[socket.socket], None]
-
-
-@contextlib.contextmanager
-def serving(talk: Talk) -> Iterator[int]:
-    """A local server; `talk` has each connection to itself. Yields its port."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with contextlib.suppress(ConnectionError):  # a visitor may leave when it likes
-                talk(self.request)
-
-    with socketserver.ThreadingTCPServer((LOOPBACK, 0), Handler) as server:
-        accepting = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": POLL})
-        accepting.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            accepting.join()
 
 
 def answer_when_all_is_there(connection: socket.socket) -> None:
@@ -95,19 +66,11 @@ def is_refused(address: tuple[str, int]) -> bool:
     return False
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """For what a node does on its own time, and can only be asked about."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline, f"{is_so} does not come true"
-        time.sleep(POLL)
-
-
 @pytest.mark.usefixtures("client_environment")
 @pytest.mark.parametrize("message", [b"", b"one line\n", LARGE], ids=["nothing", "a line", "5 MB"])
 def test_a_visitor_half_closes_and_reads_the_whole_reply(message: bytes) -> None:
     """The end of what a visitor sends reaches the server, whose reply comes back whole after it."""
-    with serving(answer_when_all_is_there) as port, portway.forward(port, unencrypted=True) as tunnel:
+    with TcpOrigin(answer_when_all_is_there) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
         assert half_close(tunnel, message) == reply_to(message)
         assert half_close(tunnel, message[1:]) == reply_to(message[1:])
 
@@ -115,7 +78,7 @@ def test_a_visitor_half_closes_and_reads_the_whole_reply(message: bytes) -> None
 @pytest.mark.usefixtures("client_environment")
 def test_netcat_half_closes_and_reads_the_whole_reply() -> None:
     """`nc -N` ends its direction at the end of its input, prints the whole reply and ends."""
-    with serving(answer_when_all_is_there) as port, portway.forward(port, unencrypted=True) as tunnel:
+    with TcpOrigin(answer_when_all_is_there) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
         host, public_port = tunnel.tcp_socket
         command = [needed("nc"), "-N", host, str(public_port)]
         done = subprocess.run(command, input=LARGE, capture_output=True, timeout=PATIENCE, check=True)
@@ -132,20 +95,20 @@ def test_a_server_that_ends_first_still_hears_its_visitor() -> None:
         connection.shutdown(socket.SHUT_WR)
         heard.append(receive(connection))
 
-    with serving(greet_and_listen) as port, portway.forward(port, unencrypted=True) as tunnel:
+    with TcpOrigin(greet_and_listen) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
         with visit_raw(tunnel) as connection:
             assert receive(connection) == GREETING
             connection.sendall(LARGE)
-        wait_until(lambda: bool(heard))
+        eventually(lambda: bool(heard))
     assert heard == [LARGE]
 
 
 @pytest.mark.usefixtures("client_environment")
 def test_one_tunnel_has_both_addresses(cluster: Cluster) -> None:
     """The raw port and the TLS address lead to the same server at the same time, each on a port of its own."""
-    with serving(greet_and_echo) as port, portway.forward(port, unencrypted=True) as tunnel:
+    with TcpOrigin(greet_and_echo) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
         assert tunnel.tcp_socket == (tunnel.unencrypted_host, tunnel.unencrypted_port)
-        assert len({port, tunnel.port, tunnel.unencrypted_port}) == 3
+        assert len({origin.port, tunnel.port, tunnel.unencrypted_port}) == 3
         with visit(tunnel, cluster.ca) as encrypted, visit_raw(tunnel) as raw:
             for connection, message in ((encrypted, b"through TLS"), (raw, b"without TLS")):
                 connection.sendall(message)
@@ -155,7 +118,7 @@ def test_one_tunnel_has_both_addresses(cluster: Cluster) -> None:
 @pytest.mark.usefixtures("client_environment")
 def test_a_server_may_speak_first(cluster: Cluster) -> None:
     """A visitor that waits for a greeting gets it, at the raw port and behind TLS, before it has sent a byte."""
-    with serving(greet_and_echo) as port, portway.forward(port, unencrypted=True) as tunnel:
+    with TcpOrigin(greet_and_echo) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
         with visit_raw(tunnel) as raw:
             assert receive_exactly(raw, len(GREETING)) == GREETING
         with visit(tunnel, cluster.ca) as encrypted:
@@ -165,11 +128,11 @@ def test_a_server_may_speak_first(cluster: Cluster) -> None:
 @pytest.mark.usefixtures("client_environment")
 def test_the_raw_port_is_let_go_after_the_block() -> None:
     """After the block nobody listens on the port; the next tunnel gets another, for visitors may still hold this."""
-    with serving(greet_and_echo) as port:
-        with portway.forward(port, unencrypted=True) as tunnel:
+    with TcpOrigin(greet_and_echo) as origin:
+        with portway.forward(origin.port, unencrypted=True) as tunnel:
             assert not is_refused(tunnel.tcp_socket)
-        wait_until(lambda: is_refused(tunnel.tcp_socket))
-        with portway.forward(port, unencrypted=True) as another:
+        eventually(lambda: is_refused(tunnel.tcp_socket))
+        with portway.forward(origin.port, unencrypted=True) as another:
             assert another.tcp_socket != tunnel.tcp_socket
             assert is_refused(tunnel.tcp_socket)
 
@@ -177,31 +140,25 @@ def test_the_raw_port_is_let_go_after_the_block() -> None:
 @pytest.mark.usefixtures("client_environment")
 def test_a_tunnel_has_no_raw_port_unless_asked_for(cluster: Cluster) -> None:
     """Without unencrypted=True there is no port, and asking for it says how to get one."""
-    with serving(greet_and_echo) as port, portway.forward(port) as tunnel:
+    with TcpOrigin(greet_and_echo) as origin, portway.forward(origin.port) as tunnel:
         assert (tunnel.unencrypted_host, tunnel.unencrypted_port) == ("", 0)
         with pytest.raises(portway.InvalidError, match="unencrypted=True"):
             _ = tunnel.tcp_socket
 
 
-def test_visitors_are_refused_once_the_client_was_killed(client_environment: dict[str, str]) -> None:
+def test_visitors_are_refused_once_the_client_was_killed(client_environment: dict[str, str], tmp_path: Path) -> None:
     """A client that is killed takes its visitors and its port with it at once, and nobody hangs on them."""
-    with serving(greet_and_echo) as port:
-        command = [sys.executable, "-c", HOLD_A_TUNNEL, str(port)]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=client_environment
-        ) as client:
-            try:
-                assert client.stdout is not None
-                host, public_port = client.stdout.readline().split()
-                address = (host, int(public_port))
-                with socket.create_connection(address, PATIENCE) as visitor:
-                    assert receive_exactly(visitor, len(GREETING)) == GREETING
-                    client.send_signal(signal.SIGKILL)
-                    with contextlib.suppress(ConnectionResetError):
-                        assert visitor.recv(1) == b""
-                wait_until(lambda: is_refused(address))
-            finally:
-                client.kill()
+    with TcpOrigin(greet_and_echo) as origin:
+        command = [sys.executable, "-m", "portway", "forward", "--unencrypted", str(origin.port)]
+        with RunningProgram(command, client_environment, tmp_path / "client.log") as client:
+            assert client.line().startswith("https://")
+            host, _, public_port = client.line().removeprefix("tcp://").rpartition(":")
+            with socket.create_connection((host, int(public_port)), PATIENCE) as visitor:
+                assert receive_exactly(visitor, len(GREETING)) == GREETING
+                assert client.stop(signal.SIGKILL) == -signal.SIGKILL
+                with contextlib.suppress(ConnectionResetError):
+                    assert visitor.recv(1) == b""
+            eventually(lambda: is_refused((host, int(public_port))))
 
 
 async def test_the_raw_port_comes_back_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +167,7 @@ async def test_the_raw_port_comes_back_with_its_client(monkeypatch: pytest.Monke
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pw-"))
         processes = stack.enter_context(Processes(Path(folder)))
-        local_port = stack.enter_context(serving(greet_and_echo))
+        origin = stack.enter_context(TcpOrigin(greet_and_echo))
         async with Link(node_port) as link:
             flags = ("--advertise", f"{LOOPBACK}:{link.port}")
             plan = NodePlan("fra-1", "fra", 50.1, 8.7, port=node_port, flags=flags)
@@ -218,15 +175,15 @@ async def test_the_raw_port_comes_back_with_its_client(monkeypatch: pytest.Monke
             for name, value in cluster.exports.items():
                 monkeypatch.setenv(name, value)
             stack.callback(thread.stop_engine)
-            async with portway.forward(local_port, unencrypted=True) as tunnel:
+            async with portway.forward(origin.port, unencrypted=True) as tunnel:
                 with await asyncio.to_thread(visit_raw, tunnel) as visitor:
                     assert await asyncio.to_thread(receive_exactly, visitor, len(GREETING)) == GREETING
                     link.cut(refuse=True)
                     with contextlib.suppress(ConnectionResetError):
                         assert await asyncio.to_thread(visitor.recv, 1) == b""
-                await asyncio.to_thread(wait_until, lambda: is_refused(tunnel.tcp_socket))
+                await asyncio.to_thread(eventually, lambda: is_refused(tunnel.tcp_socket))
                 link.mend()
-                await asyncio.to_thread(wait_until, lambda: not is_refused(tunnel.tcp_socket))
+                await asyncio.to_thread(eventually, lambda: not is_refused(tunnel.tcp_socket))
                 with await asyncio.to_thread(visit_raw, tunnel) as visitor:
                     assert await asyncio.to_thread(receive_exactly, visitor, len(GREETING)) == GREETING
             await asyncio.to_thread(thread.stop_engine)

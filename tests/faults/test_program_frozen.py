@@ -50,6 +50,6 @@ def test_a_short_stop_costs_nothing(cluster: Cluster, run: Run, origin: HttpOrig
     os.kill(program.pid, signal.SIGSTOP)
     os.kill(program.pid, signal.SIGCONT)
     assert serves(tunnel, cluster.ca)
-    assert [shown.epoch for shown in cluster.admin.tunnels()] == [1]
+    eventually(lambda: [shown.epoch for shown in cluster.admin.tunnels()] == [1])
     assert program.stop(signal.SIGTERM) == 0
     eventually(lambda: is_consistent(cluster))

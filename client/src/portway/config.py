@@ -75,7 +75,7 @@ def _check_address(entry: str) -> None:
     bracketed = host.startswith("[") and host.endswith("]")
     usable = bracketed or _HOST.fullmatch(host)
     if not separator or not usable or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ConfigError(f"{entry!r} does not name a registry: write host:port, such as registry.example.com:4123")
+        raise ConfigError(f"{entry!r} does not name a registry: write host:port, such as registry.example.com:7400")
 
 
 def _checked_token(token: str) -> str:

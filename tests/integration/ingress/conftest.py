@@ -70,7 +70,7 @@ def tunnel(cluster: Cluster, as_client: Callable[[Cluster], None], origin: HttpO
         assert ask(tunnel, cluster.ca).endswith(b"origin\n")
         yield tunnel
         assert ask(tunnel, cluster.ca).endswith(b"origin\n")
-        eventually(lambda: nothing_is_left(cluster))
+        eventually(lambda: not left_behind(cluster), shown=lambda: left_behind(cluster))
 
 
 @pytest.fixture
@@ -94,7 +94,8 @@ def session(cluster: Cluster, grant: str) -> Iterator[HandSession]:
         yield HandSession(control, data, welcome)
 
 
-def nothing_is_left(cluster: Cluster) -> bool:
-    """No visit, no connection that has not said who it is."""
+def left_behind(cluster: Cluster) -> dict[str, float]:
+    """Visits, and connections that have not said who they are."""
     metrics = cluster.node.metrics()
-    return not any(metrics[name] for name in ("visits", "half_open_connections", "greeting_lanes"))
+    counts = {name: metrics[name] for name in ("visits", "half_open_connections", "greeting_lanes")}
+    return {name: count for name, count in counts.items() if count}

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -17,6 +18,7 @@ from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets
 
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 REQUEST = b"GET / HTTP/1.1\r\nHost: somebody\r\nConnection: close\r\n\r\n"
 
 
@@ -157,3 +159,13 @@ def test_an_end_before_anything_was_said(cluster: Cluster, tunnel: portway.Tunne
             visitor.sendall(sent)
             visitor.shutdown(socket.SHUT_WR)
             assert end_of(visitor) == b""
+
+
+def test_a_reset_right_behind_the_first_bytes(cluster: Cluster, tunnel: portway.Tunnel) -> None:
+    """Visitors that send part of a hello and are gone before it was looked at are not waited for."""
+    hello = hellos.real_hello(tunnel.host)
+    for size in [1, 3, 5, 100, len(hello) - 1] * 40:
+        with connect(cluster) as visitor:
+            visitor.sendall(hello[:size])
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    eventually(lambda: cluster.node.metrics()["half_open_connections"] == 0)

@@ -93,7 +93,7 @@ class FrameReader:
         self._left = 0  # bytes of the current frame's payload still to come
         self._body = bytearray()  # what came of it so far, unless it is DATA or skipped
 
-    def whole_data(self, received: bytes) -> bool:
+    def whole_data(self, received: Bytes) -> bool:
         """Whether `received` is exactly one DATA frame, and no other is begun: the payload is what follows its header.
 
         Most reads of a busy lane are. The answer changes nothing here; on False call `feed`.

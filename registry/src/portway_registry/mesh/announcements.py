@@ -63,9 +63,7 @@ class Announcements:
         Raises StoreUnavailable and LeaseLost, and may then have done a part: apply it again.
         """
         self._note(batch)
-        held = {item.label: self._tunnels.items.get(item.label) for item in batch.bound}
-        offered, evictions = await self._genuine(batch, held)
-        evictions += await self._bind(offered, held, lease)
+        # First what is given back: a token with its quota used up may close one tunnel and open another.
         withdrawn = list(batch.withdrawn)
         if batch.full:
             withdrawn += [
@@ -74,7 +72,9 @@ class Announcements:
                 if self.is_stale(item)
             ]
         await self.withdraw(withdrawn)
-        return evictions
+        held = {item.label: self._tunnels.items.get(item.label) for item in batch.bound}
+        offered, evictions = await self._genuine(batch, held)
+        return evictions + await self._bind(offered, held, lease)
 
     async def withdraw(self, withdrawn: Iterable[Withdrawal]) -> None:
         """Remove each binding that stands exactly so. Raises StoreUnavailable."""
@@ -88,6 +88,9 @@ class Announcements:
             if not writes:
                 return
             done = await self._store.write(writes)
+            for (_, item), ok in zip(going, done, strict=True):
+                if ok and item is not None:
+                    self._quota.deleted(item)
             undone = {label: undone[label] for (label, _), ok in zip(going, done, strict=True) if not ok}
             held = await self._read(undone)
 

@@ -8,6 +8,7 @@ import heapq
 from portway_proto.v1.types_pb2 import TunnelInfo
 
 from portway_registry.records import TokenRecord
+from portway_registry.store.contract import Revision
 from portway_registry.views import Item, TunnelView, View
 
 
@@ -18,6 +19,7 @@ class Quota:
         self._tokens = tokens
         self._tunnels = tunnels
         self._default = default
+        self._gone: dict[str, Revision] = {}  # by label, the bindings that are deleted and may show in the view yet
 
     def limit(self, token_id: str) -> int:
         token = self._tokens.get(token_id)
@@ -25,7 +27,19 @@ class Quota:
 
     def free(self, token_id: str) -> int:
         """How many more tunnels the token may have now."""
-        return max(0, self.limit(token_id) - len(self._tunnels.of_token(token_id)))
+        held = self._tunnels.of_token(token_id)
+        gone = sum(self._gone.get(label) == item.modified for label, item in held.items()) if self._gone else 0
+        return max(0, self.limit(token_id) - len(held) + gone)
+
+    def deleted(self, tunnel: Item[TunnelInfo]) -> None:
+        """It is gone from the store: its place is free, though the view is late."""
+        shown = self._tunnels.items
+        self._gone = {
+            label: modified
+            for label, modified in self._gone.items()
+            if (item := shown.get(label)) is not None and item.modified == modified
+        }
+        self._gone[tunnel.name] = tunnel.modified
 
     def excess(self, token_id: str) -> list[Item[TunnelInfo]]:
         """The tunnels above the quota: when two replicas each took the last free place, the later one."""

@@ -110,7 +110,8 @@ class _HalfOpen:
     def _need(self, size: int) -> bool:
         """Sleep until so many bytes are there: a byte more each time must not wake the node each time."""
         self._needed = size
-        if self._set_mark(size):
+        # libuv tells of a reset once, and watches the socket no more: this look may have been for that.
+        if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) and self._set_mark(size):
             return False
         self.drop()
         return True

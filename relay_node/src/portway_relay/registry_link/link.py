@@ -141,6 +141,7 @@ class RegistryLink:
         if self._keeper is not None and self.connected:
             await asyncio.wait([self._keeper], timeout=within)
         await self._tasks.close()
+        self._keeper = None  # a task that was cancelled holds its channel
 
     async def _keep_connected(self) -> None:
         pauses = _pauses()

@@ -69,7 +69,7 @@ class RunningNode:
             node = Node(self.config, on_failure=self._cluster.failed)
             await node.start()
             self._node = node
-            self.config = dataclasses.replace(self.config, listen=Endpoint(LOOPBACK, node.address.port))
+            self.config = dataclasses.replace(self.config, listen=Endpoint(self.config.listen.host, node.address.port))
 
         self._cluster.run(start)
 
@@ -123,20 +123,20 @@ class Cluster:
         self.pki = folder / "pki"
         self.ca = self.pki / "ca.crt"
         self.nodes: dict[str, RunningNode] = {}
-        self.registry_config = registry_config.Config(
-            listen=registry_config.Address(LOOPBACK, 0),
-            mesh_listen=registry_config.Address(LOOPBACK, 0),
-            tls_cert=self.pki / "registry.crt",
-            tls_key=self.pki / "registry.key",
-            cluster_ca=self.ca,
-            store=store,
-            admin_token_file=self._token_file,
-            **(settings or {}),
-        )
+        given: dict[str, Any] = {
+            "listen": registry_config.Address(LOOPBACK, 0),
+            "mesh_listen": registry_config.Address(LOOPBACK, 0),
+            "tls_cert": self.pki / "registry.crt",
+            "tls_key": self.pki / "registry.key",
+            "cluster_ca": self.ca,
+            "store": store,
+            "admin_token_file": self._token_file,
+        }
+        self.registry_config = registry_config.Config(**given | dict(settings or {}))
 
     def __enter__(self) -> Self:
         authority = Authority.create(self.pki)
-        authority.add_registry([LOOPBACK, "localhost"])
+        authority.add_registry([LOOPBACK, "::1", "localhost"])
         for region in self._regions:
             authority.add_region(region, DOMAIN)
         for plan in self._plans:
@@ -218,12 +218,13 @@ class Cluster:
         self._thread.join(PATIENCE)
 
     def _node_config(self, plan: NodePlan) -> NodeConfig:
+        mesh = self.registry_config.mesh_listen
         config = NodeConfig(
             name=plan.name,
             region=plan.region,
             domain=DOMAIN,
             listen=Endpoint(LOOPBACK, 0),
-            registry=(Endpoint(LOOPBACK, self.registry_config.mesh_listen.port),),
+            registry=(Endpoint(mesh.host, mesh.port),),
             cluster_ca=self.ca,
             cert=self.pki / f"node-{plan.name}.crt",
             key=self.pki / f"node-{plan.name}.key",
@@ -254,4 +255,4 @@ class Cluster:
 
 def _address(text: str) -> registry_config.Address:
     host, _, port = text.rpartition(":")
-    return registry_config.Address(host, int(port))
+    return registry_config.Address(host.strip("[]"), int(port))

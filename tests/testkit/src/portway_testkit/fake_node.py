@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from portway_proto.carry.contract import Carrier, Lane, Limits, Pool, PoolLimits, ServerTls, Visit, VisitEnd
+from portway_proto.carry.contract import Carrier, Lane, Limits, Pool, PoolLimits, ServerTls, Stream, Visit, VisitEnd
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.select import make_carrier
 from portway_proto.carry.tasks import Tasks
@@ -194,11 +194,13 @@ class FakeNode:
         listener = socket.create_server(("127.0.0.1", self.port))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        tasks.spawn(self._accept(listener, tasks), name="accept")
+        accepting = tasks.spawn(self._accept(listener, tasks), name="accept")
         started.set_result(None)
         await self._stop.wait()
-        await tasks.close()
+        accepting.cancel()
         listener.close()
+        await asyncio.sleep(0)  # a task that is cancelled before its first step never closes the socket it was given
+        await tasks.close()
         await self._carrier.close()
 
     async def _accept(self, listener: socket.socket, tasks: Tasks) -> None:
@@ -209,7 +211,7 @@ class FakeNode:
                 self.happened("silent")
                 tasks.spawn(self._hold(sock), name="say nothing")
             else:
-                tasks.spawn(self._greet(sock), name="greet")
+                tasks.spawn(self._greet(self._carrier.accept(sock, self._tls)), name="greet")
 
     @staticmethod
     async def _hold(sock: socket.socket) -> None:
@@ -218,8 +220,7 @@ class FakeNode:
         finally:
             sock.close()
 
-    async def _greet(self, sock: socket.socket) -> None:
-        stream = self._carrier.accept(sock, self._tls)
+    async def _greet(self, stream: Stream) -> None:
         try:
             await stream.ready()
             self._carrier.lane(stream, Side.OPENER, _Greeter(self))

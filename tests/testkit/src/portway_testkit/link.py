@@ -5,6 +5,8 @@ the namespaces of the delay tests).
 """
 
 import asyncio
+import socket
+import struct
 from typing import Self
 
 from portway_proto.carry.tasks import Tasks
@@ -44,7 +46,7 @@ class Link:
         """Reset all connections; with `refuse`, new ones too until `mend`."""
         self._refuses = refuse
         for writer in self._writers:
-            writer.transport.abort()
+            _reset(writer)
 
     def mend(self) -> None:
         """Carry everything again. What lost bytes is cut: its two ends would not understand each other."""
@@ -56,7 +58,7 @@ class Link:
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:
-            writer.transport.abort()
+            _reset(writer)
             return
         try:
             answers, target = await asyncio.open_connection("127.0.0.1", self._target)
@@ -80,4 +82,11 @@ class Link:
             if self._answers_pass or not answers:
                 writer.write(chunk)
                 await writer.drain()
-        writer.write_eof()
+        if not writer.is_closing():
+            writer.write_eof()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST: without lingering the kernel sends no FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

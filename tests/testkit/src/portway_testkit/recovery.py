@@ -3,6 +3,8 @@
 Here: questions with an answer of the moment, to be asked until it is the right one. Not here: faults.
 """
 
+import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import Self
@@ -14,7 +16,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 
 from portway_testkit.admin import AdminCalls
 from portway_testkit.cluster import Cluster
-from portway_testkit.visitors import ask
+from portway_testkit.visitors import LOOPBACK, TIMEOUT, ask, tls_context
 from portway_testkit.waiting import PATIENCE
 
 
@@ -28,6 +30,28 @@ def serves(tunnel: Tunnel, ca: Path) -> bool:
         return ask(tunnel, ca).startswith(b"HTTP/1.1 200")
     except OSError:
         return False
+
+
+def visit_attentively(tunnel: Tunnel, ca: Path) -> ssl.SSLSocket:
+    """A visitor to whom an end without TLS's goodbye is an error, as it is to `breaks_off`."""
+    plain = socket.create_connection((LOOPBACK, tunnel.port), TIMEOUT)
+    try:
+        context = tls_context(ca, "http/1.1")
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+        return context.wrap_socket(plain, server_hostname=tunnel.host, suppress_ragged_eofs=False)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def breaks_off(visitor: ssl.SSLSocket) -> bool:
+    """Read to the end: whether the connection broke, and did not end in order."""
+    try:
+        while visitor.recv(65_536):
+            pass
+    except (ConnectionResetError, ssl.SSLError):
+        return True
+    return False
 
 
 def is_consistent(cluster: Cluster, *tunnels: Tunnel) -> bool:

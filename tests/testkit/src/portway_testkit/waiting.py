@@ -8,9 +8,9 @@ PATIENCE = 30.0
 _POLL = 0.01
 
 
-def eventually(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    """Return once `condition()` holds. Raises AssertionError when it does not in time."""
-    deadline = time.monotonic() + within
+def eventually(condition: Callable[[], object], *, shown: Callable[[], object] | None = None) -> None:
+    """Return once `condition()` holds. Raises AssertionError when it does not in time, with what `shown` gives then."""
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
+        assert time.monotonic() < deadline, f"it never came to be: {shown() if shown is not None else ''}"
         time.sleep(_POLL)

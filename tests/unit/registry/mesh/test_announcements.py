@@ -115,6 +115,24 @@ async def test_a_quota_holds_within_one_batch(cluster: Cluster) -> None:
     assert set(await cluster.tunnels()) == {tunnel.label for tunnel in tunnels[:2]} | {other.label}
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+async def test_a_place_given_back_can_be_taken_at_once(cluster: Cluster, batches: int) -> None:
+    """Close one, open another: in one batch or two, and before the view shows that there is room."""
+    await cluster.put_token("small", max_tunnels=1)
+    old, new, further = (tunnel_info(Chain(), token_id="small") for _ in range(3))
+    node = Node(cluster, "fra-1")
+    await node.announce(old)
+    await cluster.settle()
+    if batches == 1:
+        assert await node.announce(new, withdrawn=[old]) == []
+    else:
+        await node.announce(withdrawn=[old])
+        assert await node.announce(new) == []
+    assert set(await cluster.tunnels()) == {new.label}
+    await cluster.settle()
+    assert await node.announce(further) == [(further.label, 1, EVICTION_REASON_QUOTA)]
+
+
 async def test_a_tunnel_that_moves_needs_no_further_place(cluster: Cluster) -> None:
     """A full quota does not keep a client from another node: its labels are counted already."""
     await cluster.put_token("small", max_tunnels=1)

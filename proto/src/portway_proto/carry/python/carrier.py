@@ -30,6 +30,7 @@ from portway_proto.carry.python.connection import Connection
 from portway_proto.carry.python.joined import JoinedVisit
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.pool import PyPool
+from portway_proto.carry.python.read_buffer import ReadBuffer
 from portway_proto.carry.python.relayed import LaneStream
 from portway_proto.carry.python.spares import Spares
 from portway_proto.carry.python.stream import PyStream
@@ -75,6 +76,7 @@ class PythonCarrier:
         self.lanes: set[PyLane] = set()  # not yet over for their owners
         self.pools: set[PyPool] = set()
         self._visits: set[RunningVisit] = set()
+        self.read_buffer = ReadBuffer()
         self.totals = Counters()  # of visits that have ended
         self._contexts = Contexts()
         self._sweep = Sweep(self)
@@ -124,7 +126,7 @@ class PythonCarrier:
         self.totals.lanes_opened += 1
         transport.set_protocol(lane)
         for data in stream.give_to(lane):
-            lane.data_received(bytes(data))
+            lane.data_received(memoryview(data))
         return lane
 
     def lane_of(self, stream: Stream, side: Side) -> PyLane:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from portway_proto.carry.contract import Address
 from portway_proto.carry.python import kernel
+from portway_proto.wire.frames import Bytes
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 # Of a TLS transport, in bytes of ciphertext. While it is paused the socket is left alone as soon as anything was read.
 _READ_AHEAD: Final = (256 * 1024, 64 * 1024)
 _READ_NOTHING: Final = (1, 0)
+# OpenSSL keeps a buffer as large as the largest write for as long as a connection lives. Smaller writes than this one
+# cost time, larger ones none less.
+_TLS_WRITE: Final = 64 * 1024
 
 
 class _TlsTransport(Protocol):
@@ -24,7 +28,7 @@ class _TlsTransport(Protocol):
     def set_read_buffer_limits(self, high: int, low: int) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The asyncio protocol of a connection. `transport` is None before it is up and after it is gone."""
 
     __slots__ = (
@@ -51,6 +55,24 @@ class Connection(asyncio.Protocol):
     @property
     def peer(self) -> Address:
         return self._peer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.carrier.read_buffer.room
+
+    def write(self, data: Bytes) -> None:
+        """`data` may be a part of the read buffer: a plain transport would keep it, and read later what is not there
+        any more."""
+        transport = self.transport
+        if transport is None:
+            return
+        if not self.tls:
+            transport.write(bytes(data))
+        elif len(data) <= _TLS_WRITE:
+            transport.write(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(data), _TLS_WRITE):
+                transport.write(view[start : start + _TLS_WRITE])
 
     def pause_source(self) -> None:
         transport = self.transport

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class JoinedVisit(RunningVisit):
     """The contract's Visit."""
 
+    __slots__ = ("_ended", "_kept", "_kept_size", "_opened", "_pool", "_surplus", "waits_until")
+
     def __init__(
         self,
         carrier: "PythonCarrier",
@@ -72,6 +74,9 @@ class JoinedVisit(RunningVisit):
 
     # Partner, until OPENED.
 
+    def carry_read(self, size: int) -> None:
+        self.carry(self.carrier.read_buffer.room[:size])
+
     def carry(self, data: Bytes) -> None:
         sendable: list[Bytes] = []
         self._keep(data, sendable)
@@ -114,7 +119,7 @@ class JoinedVisit(RunningVisit):
             lane.carry(data)
         if isinstance(stream, LaneStream):
             stream.accepted()
-        lane.sink = stream.send
+        lane.sink = stream.write
         self.run()
         if stream.ended:
             lane.send_end()

@@ -32,7 +32,7 @@ from portway_proto.wire.lane import (
     VisitRefused,
     VisitReset,
 )
-from portway_proto.wire.limits import HEADER_SIZE, MAX_DATA, MAX_KEPT
+from portway_proto.wire.limits import HEADER_SIZE, MAX_KEPT
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
@@ -168,18 +168,18 @@ class PyLane(Connection):
 
     # What a visit asks of it; the first three are its stream's Partner.
 
-    def carry(self, data: Bytes) -> None:
-        transport, size = self.transport, len(data)
-        if transport is None:
-            return
+    def carry_read(self, size: int) -> None:
         self.sent_bytes += size
-        if size <= _JOINED_WRITE:
-            transport.write(data_header(size) + data)
-            return
-        view = memoryview(data)
-        for start in range(0, size, MAX_DATA):
-            piece = view[start : start + MAX_DATA]
-            transport.writelines((data_header(len(piece)), piece))
+        self.write(self.carrier.read_buffer.frame(size))
+
+    def carry(self, data: Bytes) -> None:
+        size = len(data)
+        self.sent_bytes += size
+        if size <= _JOINED_WRITE or not self.tls:
+            self.write(b"".join((data_header(size), data)))
+        else:
+            self.write(data_header(size))
+            self.write(data)
 
     def begin(self, visit: LaneVisit, opening: Opening, first: list[Bytes]) -> None:
         """Opener: OPEN, and what the visitor has sent already, in one write."""
@@ -244,12 +244,16 @@ class PyLane(Connection):
 
     # asyncio's protocol.
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self.carrier.read_buffer.room[:nbytes])
+
+    def data_received(self, data: memoryview) -> None:
+        """Bytes off the wire, valid during the call alone."""
         self.heard = True
         sink = self.sink
         if sink is not None and self._reader.whole_data(data):
             self.received_bytes += len(data) - HEADER_SIZE
-            sink(memoryview(data)[HEADER_SIZE:])
+            sink(data[HEADER_SIZE:])
             return
         try:
             for frame_type, payload in self._reader.feed(data):
@@ -298,8 +302,8 @@ class PyLane(Connection):
                 self.resume_source()
 
     def _write(self, raw: bytes) -> None:
-        if self.transport is not None and not self.closed:
-            self.transport.write(raw)
+        if not self.closed:
+            self.write(raw)
 
     def _data_without_sink(self, payload: Bytes) -> None:
         take = self.state.takes

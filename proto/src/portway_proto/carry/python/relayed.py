@@ -62,7 +62,7 @@ class LaneStream:
         """The visit was taken at the far end: say so to the opener."""
         self.lane.accept(self._arrived)
 
-    def send(self, data: Bytes) -> None:
+    def write(self, data: Bytes) -> None:
         self.lane.carry(data)
 
     def send_end(self) -> None:

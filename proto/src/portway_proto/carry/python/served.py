@@ -21,6 +21,8 @@ _THIS_MACHINE = ("127.0.0.1", "::1")
 class ServedVisit(RunningVisit):
     """A visit on its way to a local server."""
 
+    __slots__ = ("_dial", "_events", "_owed", "_service")
+
     def __init__(
         self,
         carrier: "PythonCarrier",
@@ -67,7 +69,7 @@ class ServedVisit(RunningVisit):
         lane = self.lane
         if self._owed is not None:
             for data in self._owed:
-                stream.send(data)
+                stream.write(data)
             stream.close()
             return
         if lane is None or lane.opening is None:
@@ -75,7 +77,7 @@ class ServedVisit(RunningVisit):
             return
         self.stream = stream
         stream.owner = self
-        lane.accept(stream.send)
+        lane.accept(stream.write)
         self.run()
         for data in stream.take_held():
             lane.carry(data)

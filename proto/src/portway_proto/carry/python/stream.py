@@ -18,9 +18,15 @@ FINISH_WAIT = 2.0
 
 
 class Partner(Protocol):
-    """Where a stream's bytes go: the lane of its visit. `carry` does not keep what it is given."""
+    """Where a stream's bytes go: the lane of its visit."""
 
-    def carry(self, data: Bytes) -> None: ...
+    def carry(self, data: Bytes) -> None:
+        """These; they are valid during the call alone."""
+        ...
+
+    def carry_read(self, size: int) -> None:
+        """The first `size` bytes of the read buffer."""
+        ...
 
     def pause_source(self) -> None: ...
 
@@ -129,10 +135,6 @@ class PyStream(Connection):
         """Whether one direction can end alone."""
         return not self.tls
 
-    def send(self, data: Bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
     def send_end(self) -> None:
         """Nothing more will be sent: end this direction, or all of it where it cannot be ended alone."""
         if self.transport is None:
@@ -161,7 +163,7 @@ class PyStream(Connection):
             self._last = data
             return
         self.resume_source()
-        self.transport.write(data)
+        self.write(data)
         if self.half_closes and not self.ended:
             self.transport.write_eof()
             self._timers += (later(min(FINISH_WAIT, linger), self._close_when_drained),)
@@ -177,7 +179,7 @@ class PyStream(Connection):
             super().resume_source()
 
     def hold(self, data: Bytes) -> None:
-        """Keep bytes until there is a partner; more than MAX_KEPT is left to the kernel."""
+        """Keep bytes until there is a partner. More than MAX_KEPT and what one read brings is left to the kernel."""
         self.held.append(bytes(data))
         self.held_size += len(data)
         if self.held_size >= MAX_KEPT:
@@ -215,6 +217,7 @@ class PyStream(Connection):
             transport.abort()
             return
         self.attach(transport)
+        self.opening = None
         self._took = self.carrier.loop.time() - self._began
         high = self.carrier.limits.high_water
         transport.set_write_buffer_limits(high=high, low=high // 4)
@@ -225,12 +228,12 @@ class PyStream(Connection):
         elif self.owner is not None:
             self.owner.stream_ready()
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         partner = self.partner
         if partner is not None:
-            partner.carry(data)
+            partner.carry_read(nbytes)
         elif not self._discards:
-            self.hold(data)
+            self.hold(self.carrier.read_buffer.room[:nbytes])
             self._wake()
 
     def eof_received(self) -> bool:

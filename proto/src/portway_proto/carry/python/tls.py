@@ -66,6 +66,7 @@ def _server_context(tls: ServerTls) -> ssl.SSLContext:
 def _client_context(tls: ClientTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
     _load_ca(context, tls.ca)
     if tls.certificate is not None and tls.key is not None:
         _load_identity(context, tls.certificate, tls.key)

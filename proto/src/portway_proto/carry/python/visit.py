@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class RunningVisit:
     """What both sides have in common. Subclasses say what happens when it is over."""
 
+    __slots__ = ("_moved", "_opening", "carrier", "lane", "over", "stream")
+
     def __init__(self, carrier: "PythonCarrier", opening: Opening) -> None:
         self.carrier = carrier
         self.stream: PyStream | LaneStream | None = None

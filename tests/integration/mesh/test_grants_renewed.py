@@ -1,0 +1,68 @@
+"""A client's grant is renewed while it is attached, so that there is a good one when its node is lost."""
+
+from collections.abc import Callable
+from typing import Any
+
+import portway
+import pytest
+from portway_registry.grants import Grants
+from portway_relay.grants import GrantCheck
+from portway_testkit.client_link import ClientLink
+from portway_testkit.cluster import Cluster
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.recovery import serves
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+
+@pytest.fixture
+def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every grant that a registry signs, in order; they live for a second."""
+    grants: list[str] = []
+    sign = Grants.sign
+
+    def sign_and_tell(self: Grants, token: Any) -> Any:
+        grant = sign(self, token)
+        grants.append(grant.token)
+        return grant
+
+    monkeypatch.setattr(Grants, "sign", sign_and_tell)
+    monkeypatch.setattr("portway_registry.grants._LIFE_MS", 1_000)
+    monkeypatch.setattr("portway_registry.grants._RENEW_AFTER_MS", 500)
+    monkeypatch.setattr("portway_registry.grants._SHARED_FOR_MS", 0)
+    monkeypatch.setattr("portway.engine.registries.SHORTEST_LIFE", 0.0)
+    return grants
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every grant that a node is shown, in order."""
+    grants: list[str] = []
+    verify = GrantCheck.verify
+
+    def verify_and_tell(self: GrantCheck, token: str) -> Any:
+        grants.append(token)
+        return verify(self, token)
+
+    monkeypatch.setattr(GrantCheck, "verify", verify_and_tell)
+    return grants
+
+
+def test_the_youngest_grant_is_shown_to_the_next_connection(
+    signed: list[str], shown: list[str], start_cluster: Callable[..., Cluster], as_client: AsClient, origin: HttpOrigin
+) -> None:
+    """Renewed at half its life again and again; a grant's end never ends the session."""
+    cluster = start_cluster()
+    with ClientLink(cluster) as link:
+        as_client(cluster.environment())
+        with portway.forward(origin.port) as tunnel:
+            eventually(lambda: len(signed) >= 4)
+            cluster.stop_registry()
+            assert serves(tunnel, cluster.ca)
+            assert shown == signed[:1]
+            link.cut()
+            eventually(lambda: serves(tunnel, cluster.ca))
+            assert len(shown) == 2
+            assert shown[1] in signed[2:]
+            cluster.start_registry()

@@ -1,0 +1,51 @@
+"""A token may have so many tunnels open at once, whichever nodes they are on."""
+
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import portway
+import pytest
+from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.recovery import is_consistent, serves
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+
+def test_one_tunnel_too_many_is_a_clear_error(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
+    """It says how many there may be and what to do; those that are open go on, and there is room when one closes."""
+    as_client(cluster.environment(cluster.token(max_tunnels=2)))
+    with portway.forward(origin.port) as tunnel, HttpOrigin() as other:
+        with portway.forward(1):
+            with pytest.raises(portway.QuotaError, match=r"2 tunnels .*close one"), portway.forward(other.port):
+                pass
+            assert serves(tunnel, cluster.ca)
+        with portway.forward(other.port) as second:
+            eventually(lambda: serves(second, cluster.ca))
+            eventually(lambda: is_consistent(cluster, tunnel, second))
+
+
+def test_the_quota_holds_over_two_nodes(
+    start_cluster: Callable[..., Cluster], store: str, as_client: AsClient, origin: HttpOrigin
+) -> None:
+    """The second node does not know of the first one's: the registry takes the tunnel back, and the program is told."""
+    cluster = start_cluster(NodePlan("fra-1", "fra"), NodePlan("par-1", "par"), store=store)
+    as_client(cluster.environment(cluster.token(max_tunnels=1)))
+    lost: SimpleQueue[portway.TunnelLostError] = SimpleQueue()
+    with portway.forward(origin.port, region="fra") as tunnel, HttpOrigin() as other:
+        eventually(lambda: is_consistent(cluster, tunnel))
+        with (  # noqa: PT012 - it is the end of the block that raises
+            pytest.raises(portway.TunnelLostError) as caught,
+            portway.forward(other.port, region="par", tunnel_lost=lost.put) as second,
+        ):
+            told = lost.get(timeout=10)
+            assert isinstance(told.reason, portway.QuotaError)
+            assert "close one" in str(told)
+            assert not serves(second, cluster.ca)
+        assert caught.value is told
+        assert serves(tunnel, cluster.ca)
+        eventually(lambda: is_consistent(cluster, tunnel))
+    eventually(lambda: is_consistent(cluster))
+    with portway.forward(origin.port, region="par") as tunnel:
+        assert serves(tunnel, cluster.ca)

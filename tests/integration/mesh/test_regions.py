@@ -1,0 +1,81 @@
+"""Two nodes in two regions: which one a client comes to, and what the names say."""
+
+from collections.abc import Callable
+
+import portway
+import pytest
+from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.recovery import is_consistent, serves
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+
+@pytest.fixture
+def cluster(start_cluster: Callable[..., Cluster], store: str) -> Cluster:
+    return start_cluster(NodePlan("fra-1", "fra"), NodePlan("par-1", "par"), store=store)
+
+
+@pytest.mark.parametrize(("region", "node"), [("fra", "fra-1"), ("par", "par-1")])
+def test_a_region_that_is_asked_for_is_used(
+    cluster: Cluster, as_client: AsClient, origin: HttpOrigin, region: str, node: str
+) -> None:
+    """The tunnel's name is of that region, and its node is there."""
+    as_client(cluster.environment())
+    with portway.forward(origin.port, region=region) as tunnel:
+        assert tunnel.host.endswith(f".{region}.localhost")
+        assert tunnel.port == cluster.nodes[node].port
+        assert serves(tunnel, cluster.ca)
+        eventually(lambda: [shown.node for shown in cluster.admin.tunnels()] == [node])
+        assert tunnel.host == cluster.admin.tunnels()[0].host
+
+
+def test_a_region_that_is_not_there_is_a_clear_error(cluster: Cluster, as_client: AsClient) -> None:
+    """It names those that are."""
+    as_client(cluster.environment())
+    with pytest.raises(portway.InvalidError, match=r"'tokyo'.*fra, par"), portway.forward(1, region="tokyo"):
+        pass
+
+
+def test_one_process_may_have_tunnels_in_several_regions(
+    cluster: Cluster, as_client: AsClient, origin: HttpOrigin
+) -> None:
+    """A session with a node of each."""
+    as_client(cluster.environment())
+    with HttpOrigin() as other, portway.forward(origin.port, region="fra") as first:
+        with portway.forward(other.port, region="par") as second:
+            assert serves(first, cluster.ca)
+            assert serves(second, cluster.ca)
+            eventually(lambda: is_consistent(cluster, first, second))
+            assert [node.metrics()["sessions"] for node in cluster.nodes.values()] == [1, 1]
+
+
+def test_a_name_is_served_by_its_own_region_alone(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
+    """Its client waits for a node of that region to come back, though another one would take it."""
+    as_client(cluster.environment())
+    with portway.forward(origin.port) as tunnel:
+        region = tunnel.host.split(".")[1]
+        home = next(node for node in cluster.nodes.values() if node.config.region == region)
+        home.stop()
+        eventually(lambda: not cluster.admin.tunnels())
+        assert not serves(tunnel, cluster.ca)
+        home.start()
+        eventually(lambda: serves(tunnel, cluster.ca))
+        eventually(lambda: is_consistent(cluster, tunnel))
+
+
+def test_without_a_tunnel_a_client_goes_where_there_is_a_node(
+    cluster: Cluster, as_client: AsClient, origin: HttpOrigin
+) -> None:
+    """What binds it to a region are its tunnels' names; a process that has none starts afresh."""
+    as_client(cluster.environment())
+    with portway.forward(origin.port) as tunnel:
+        home = next(node for node in cluster.nodes.values() if node.port == tunnel.port)
+    home.stop()
+    try:
+        with portway.forward(origin.port) as tunnel:
+            assert tunnel.port != home.port
+            assert serves(tunnel, cluster.ca)
+    finally:
+        home.start()

@@ -1,0 +1,244 @@
+"""portway.engine.attach: which nodes are tried, in which order, and what is kept of those that did not do."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+from portway.engine import attach
+from portway.engine.attach import Refused, Resumption, Search
+from portway.engine.dialogue import SessionKey, Welcomed
+from portway.engine.discovery import Directory, Grant, Located, Node
+from portway.engine.failures import Failure
+from portway.engine.session import SessionOver
+from portway.errors import AuthError, Error, UnreachableError
+from portway_proto.carry.contract import Address, ClientTls, Handshake
+from portway_proto.carry.errors import CarrierError, ConnectFailed
+from portway_proto.v1.lane_pb2 import FailureCode
+from portway_proto.wire.limits import LINK_ALPN
+
+FULL = Failure(FailureCode.FAILURE_CODE_OVERLOADED, "full")
+REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
+GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
+KEY = SessionKey(b"id", b"secret")
+
+
+def node(name: str, region: str = "fra") -> Node:
+    return Node(name, region, Address(f"{name}.test", 443), f"{name}.node.portway.internal")
+
+
+class FakeStream:
+    def __init__(self, name: str, outcome: object) -> None:
+        self.name = name
+        self.outcome = outcome
+        self.aborted = False
+
+    async def ready(self) -> Handshake:
+        if isinstance(self.outcome, CarrierError):
+            raise self.outcome
+        if self.outcome == "silent":
+            await asyncio.Event().wait()
+        return Handshake("h2" if self.outcome == "not a node" else LINK_ALPN, None, 0.0)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class FakeCarrier:
+    """`outcomes` says by a node's name how its dial and its HELLO go; what is not in it goes well."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, object] = {}
+        self.dialled: list[FakeStream] = []
+        self.tls: list[ClientTls] = []
+
+    def connect(self, address: Address, tls: ClientTls) -> FakeStream:
+        name = address.host.removesuffix(".test")
+        self.tls.append(tls)
+        self.dialled.append(FakeStream(name, self.outcomes.get(name)))
+        return self.dialled[-1]
+
+    @property
+    def names(self) -> list[str]:
+        return [stream.name for stream in self.dialled]
+
+
+class FakeSession:
+    """HELLO goes as the stream's outcome says."""
+
+    hellos: ClassVar[list[tuple[str, str, SessionKey | None]]] = []
+    dropped: ClassVar[int] = 0
+
+    def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object) -> None:
+        self._stream = stream
+
+    async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
+        FakeSession.hellos.append((self._stream.name, grant, resume))
+        outcome = self._stream.outcome
+        if isinstance(outcome, Failure):
+            raise SessionOver(outcome.message, outcome)
+        if outcome == "mute":
+            await asyncio.Event().wait()
+        return Welcomed(KEY, False, self._stream.name, "fra", 60.0, 0, 0.0)
+
+    def drop(self) -> None:
+        FakeSession.dropped += 1
+
+
+class FakeRegistries:
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = nodes
+        self.error: Error | None = None
+        self.regions: list[str] = []
+
+    def locate(self, region: str) -> Located:
+        self.regions.append(region)
+        if self.error is not None:
+            raise self.error
+        return Located(self.nodes, b"ca", Grant(f"grant {len(self.regions)}", 100.0))
+
+    def renew(self) -> Grant:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def carrier(monkeypatch: pytest.MonkeyPatch) -> FakeCarrier:
+    monkeypatch.setattr(attach, "Session", FakeSession)
+    monkeypatch.setattr(FakeSession, "hellos", [])
+    monkeypatch.setattr(FakeSession, "dropped", 0)
+    return FakeCarrier()
+
+
+@pytest.fixture
+def search(carrier: FakeCarrier) -> Callable[[FakeRegistries], Search]:
+    return lambda registries: Search(carrier, Directory(registries), None)  # type: ignore[arg-type]
+
+
+async def test_the_registry_s_order_is_followed(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """Down to the first that takes the session, which gets the grant; the dial trusts the cluster's CA alone."""
+    carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL}
+    searching = search(FakeRegistries(node("a"), node("b"), node("c"), node("d")))
+    attached = await searching.attach()
+    assert attached.node == node("c")
+    assert carrier.names == ["a", "b", "c"]
+    assert FakeSession.hellos == [("b", "grant 1", None), ("c", "grant 1", None)]
+    assert carrier.tls[0] == ClientTls(b"ca", "a.node.portway.internal", LINK_ALPN)
+
+
+async def test_each_that_failed_is_kept_with_its_reason(
+    carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason was."""
+    monkeypatch.setattr(attach, "DIAL_TIMEOUT", 0.01)
+    carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL, "c": "silent", "d": "not a node"}
+    searching = search(FakeRegistries(*map(node, "abcd")))
+    with pytest.raises(UnreachableError, match="no relay node could be reached") as raised:
+        await searching.attach()
+    assert [(attempt.name, attempt.reason) for attempt in raised.value.attempts] == [
+        ("a", "refused"),
+        ("b", "full"),
+        ("c", "no connection within 0.01 s"),
+        ("d", "it is no relay node, or not of this protocol version"),
+    ]
+    assert raised.value.attempts[0].address == "a.test:443"
+    assert [stream.aborted for stream in carrier.dialled] == [False, False, True, True]
+
+
+async def test_what_every_node_would_say_ends_the_search(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """No other is asked."""
+    carrier.outcomes = {"a": REVOKED}
+    with pytest.raises(Refused, match="revoked"):
+        await search(FakeRegistries(node("a"), node("b"))).attach()
+    assert carrier.names == ["a"]
+
+
+async def test_known_nodes_come_before_the_registry(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """It is asked when none of them does; those that it names again are not tried again."""
+    registries = FakeRegistries(node("a"), node("b"))
+    searching = search(registries)
+    await searching.attach()
+    await searching.attach()
+    assert registries.regions == [""]
+    carrier.outcomes = {"a": FULL, "b": FULL}
+    registries.nodes = (node("b"), node("c"))
+    carrier.dialled.clear()
+    assert (await searching.attach()).node == node("c")
+    assert carrier.names == ["a", "b", "c"]
+
+
+async def test_a_stale_grant_is_replaced_once(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """The same nodes are asked again with the fresh one; refused again, that is the answer."""
+    searching = search(FakeRegistries(node("a")))
+    await searching.attach()
+    carrier.outcomes = {"a": GRANT}
+    FakeSession.hellos.clear()
+    with pytest.raises(Refused, match="of another cluster"):
+        await searching.attach()
+    assert [grant for _, grant, _ in FakeSession.hellos] == ["grant 1", "grant 2"]
+
+
+async def test_the_node_of_the_session_comes_first(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """And no other is shown its key."""
+    searching = search(FakeRegistries(*map(node, "abc")))
+    carrier.outcomes = {"b": FULL}
+    await searching.attach(Resumption("b", KEY))
+    assert FakeSession.hellos == [("b", "grant 1", KEY), ("a", "grant 1", None)]
+
+
+async def test_a_node_that_leaves_is_avoided(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """Even when it is the only one."""
+    searching = search(FakeRegistries(node("a"), node("b")))
+    assert (await searching.attach(avoided=node("a"))).node == node("b")
+    carrier.outcomes = {"b": FULL}
+    with pytest.raises(UnreachableError):
+        await searching.attach(avoided=node("a"))
+    assert "a" not in carrier.names
+
+
+async def test_open_tunnels_stay_in_their_region(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """Their names lead there: no other region is tried or asked for, and home itself is, though it is not listed."""
+    registries = FakeRegistries(node("a", "iad"), node("b"))
+    searching = search(registries)
+    carrier.outcomes = {"b": FULL, "home": FULL}
+    with pytest.raises(UnreachableError):
+        await searching.attach(home=node("home"))
+    assert set(carrier.names) == {"b", "home"}
+    assert registries.regions == ["fra"]
+
+
+async def test_no_registry_and_no_node(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """The error lists both."""
+    registries = FakeRegistries(node("a"))
+    searching = search(registries)
+    await searching.attach()
+    carrier.outcomes = {"a": FULL}
+    registries.error = UnreachableError("nobody there")
+    with pytest.raises(UnreachableError, match="no relay node could be reached, and no registry") as raised:
+        await searching.attach()
+    assert [str(attempt) for attempt in raised.value.attempts] == [
+        "a (a.test:443): full",
+        "the registry: nobody there",
+    ]
+
+
+async def test_what_the_registry_refuses_is_its_own_error(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """It says more than any node."""
+    registries = FakeRegistries()
+    registries.error = AuthError("unknown token")
+    with pytest.raises(AuthError, match="unknown token"):
+        await search(registries).attach()
+
+
+@pytest.mark.parametrize("outcome", ["silent", "mute"])
+async def test_a_search_that_is_cancelled_leaves_no_connection(
+    carrier: FakeCarrier, search: Callable[..., Search], outcome: str
+) -> None:
+    """And says whom it was waiting for."""
+    carrier.outcomes = {"a": FULL, "b": outcome}
+    searching = search(FakeRegistries(node("a"), node("b")))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await searching.attach()
+    assert [attempt.reason for attempt in searching.attempts] == ["full", "no answer yet"]
+    assert carrier.dialled[1].aborted == (outcome == "silent")
+    assert FakeSession.dropped == (outcome == "mute")

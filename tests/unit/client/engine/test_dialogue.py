@@ -1,0 +1,157 @@
+"""portway.engine.dialogue: the client's side of the control lane, frame by frame."""
+
+import pytest
+from portway.engine.dialogue import (
+    BindRequest,
+    Dialogue,
+    LanesWanted,
+    NodeLeaves,
+    SessionKey,
+    TunnelBound,
+    TunnelRefused,
+    TunnelUnbound,
+)
+from portway.engine.failures import Failure
+from portway.version import VERSION
+from portway_proto.v1 import lane_pb2
+from portway_proto.wire.errors import RemoteProtocolError
+from portway_proto.wire.frames import FrameType
+from portway_proto.wire.limits import PROTOCOL_VERSION
+
+BIND = BindRequest("k5zq2w7b3xav6mdy", 3, b"p" * 32, unencrypted=True, ticket=b"ticket")
+WELCOME = lane_pb2.Welcome(
+    session_id=b"id",
+    session_secret=b"secret",
+    resumed=True,
+    node_time_ms=1500,
+    node="fra-1",
+    region="fra",
+    resume_seconds=60,
+    max_lanes=100,
+)
+
+
+@pytest.fixture
+def dialogue() -> Dialogue:
+    """One that has been welcomed."""
+    dialogue = Dialogue()
+    dialogue.receive(FrameType.WELCOME, WELCOME.SerializeToString())
+    return dialogue
+
+
+def test_hello_begins_a_session() -> None:
+    """Version, grant, nothing to resume."""
+    frame_type, payload = Dialogue().hello("grant", None)
+    assert frame_type == FrameType.HELLO
+    assert lane_pb2.Hello.FromString(payload) == lane_pb2.Hello(
+        version=PROTOCOL_VERSION, grant="grant", client_version=VERSION
+    )
+
+
+def test_hello_goes_on_with_a_session() -> None:
+    """Its id, and the secret that proves it."""
+    hello = lane_pb2.Hello.FromString(Dialogue().hello("grant", SessionKey(b"id", b"secret"))[1])
+    assert (hello.session_id, hello.session_secret) == (b"id", b"secret")
+
+
+def test_welcome_tells_all_it_has() -> None:
+    """Times in seconds."""
+    welcomed = Dialogue().receive(FrameType.WELCOME, WELCOME.SerializeToString())
+    assert welcomed.key == SessionKey(b"id", b"secret")  # type: ignore[union-attr]
+    assert (welcomed.resumed, welcomed.node, welcomed.region) == (True, "fra-1", "fra")  # type: ignore[union-attr]
+    assert (welcomed.resume_seconds, welcomed.max_lanes) == (60.0, 100)  # type: ignore[union-attr]
+    assert welcomed.node_time == 1.5  # type: ignore[union-attr]
+
+
+def test_bind_counts_up_and_carries_its_tunnel(dialogue: Dialogue) -> None:
+    """Request numbers begin with 1."""
+    first, (frame_type, payload) = dialogue.bind(BIND)
+    second, _ = dialogue.bind(BIND)
+    assert (first, second, frame_type) == (1, 2, FrameType.BIND)
+    bind = lane_pb2.Bind.FromString(payload)
+    assert (bind.request, bind.label, bind.epoch, bind.proof) == (1, BIND.label, 3, BIND.proof)
+    assert (bind.options.unencrypted, bind.options.h2_enabled, bind.ticket) == (True, False, b"ticket")
+
+
+def test_park_shows_the_session_and_its_secret() -> None:
+    """It greets on each data lane."""
+    frame_type, payload = Dialogue.park(SessionKey(b"id", b"secret"))
+    assert frame_type == FrameType.PARK
+    park = lane_pb2.Park.FromString(payload)
+    assert (park.version, park.session_id, park.session_secret) == (PROTOCOL_VERSION, b"id", b"secret")
+
+
+def test_unbind_and_goaway_are_said() -> None:
+    """One names a label, the other needs no reason."""
+    assert Dialogue.unbind("label") == (FrameType.UNBIND, lane_pb2.Unbind(label="label").SerializeToString())
+    assert Dialogue.goaway() == (FrameType.GOAWAY, b"")
+
+
+def test_answers_name_their_requests(dialogue: Dialogue) -> None:
+    """In any order."""
+    dialogue.bind(BIND)
+    dialogue.bind(BIND)
+    bound = lane_pb2.Bound(
+        request=2, host="a.test", port=443, unencrypted_host="b.test", unencrypted_port=20001, ticket=b"t"
+    )
+    assert dialogue.receive(FrameType.BOUND, bound.SerializeToString()) == TunnelBound(
+        2, "a.test", 443, "b.test", 20001, b"t"
+    )
+    refused = lane_pb2.BindRefused(request=1, failure=lane_pb2.Failure(code=5, message="no more"))
+    assert dialogue.receive(FrameType.BIND_REFUSED, refused.SerializeToString()) == TunnelRefused(
+        1, Failure(5, "no more")
+    )
+
+
+def test_what_a_node_says_unasked(dialogue: Dialogue) -> None:
+    """A tunnel is over, lanes are wanted, it leaves."""
+    failure = lane_pb2.Failure(code=7, message="taken")
+    unbound = lane_pb2.Unbound(label="label", failure=failure)
+    assert dialogue.receive(FrameType.UNBOUND, unbound.SerializeToString()) == TunnelUnbound(
+        "label", Failure(7, "taken")
+    )
+    assert dialogue.receive(FrameType.WANT, lane_pb2.Want(lanes=3).SerializeToString()) == LanesWanted(3)
+    goaway = lane_pb2.Goaway(failure=lane_pb2.Failure(code=11))
+    assert dialogue.receive(FrameType.GOAWAY, goaway.SerializeToString()) == NodeLeaves(Failure(11, ""))
+
+
+def test_nothing_comes_before_welcome() -> None:
+    """Whatever it is."""
+    for frame_type in (FrameType.BOUND, FrameType.WANT, FrameType.GOAWAY, FrameType.HELLO):
+        with pytest.raises(RemoteProtocolError, match="before WELCOME"):
+            Dialogue().receive(frame_type, b"")
+
+
+@pytest.mark.parametrize(
+    ("frame_type", "payload", "what"),
+    [
+        (FrameType.WELCOME, WELCOME.SerializeToString(), "WELCOME twice"),
+        (FrameType.BOUND, lane_pb2.Bound(request=1, host="a.test", port=443).SerializeToString(), "never made"),
+        (FrameType.BOUND, lane_pb2.Bound(request=0, host="a.test", port=443).SerializeToString(), "never made"),
+        (FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=9).SerializeToString(), "never made"),
+        (FrameType.BOUND, lane_pb2.Bound(request=1, port=443).SerializeToString(), "without an address"),
+        (FrameType.BOUND, lane_pb2.Bound(request=1, host="a", port=0).SerializeToString(), "without an address"),
+        (FrameType.BOUND, lane_pb2.Bound(request=1, host="a", port=65536).SerializeToString(), "without an address"),
+        (FrameType.WANT, b"\xff", "malformed Want"),
+        (FrameType.HELLO, b"", "not a node's to send"),
+        (FrameType.BIND, b"", "not a node's to send"),
+    ],
+)
+def test_a_node_that_breaks_the_protocol(dialogue: Dialogue, frame_type: int, payload: bytes, what: str) -> None:
+    """Each is an error that says what was wrong."""
+    with pytest.raises(RemoteProtocolError, match=what):
+        dialogue.receive(frame_type, payload)
+
+
+@pytest.mark.parametrize("missing", ["session_id", "session_secret"])
+def test_a_welcome_without_a_session(missing: str) -> None:
+    """No lane could be parked with it."""
+    welcome = lane_pb2.Welcome(session_id=b"id", session_secret=b"secret")
+    welcome.ClearField(missing)  # type: ignore[arg-type]
+    with pytest.raises(RemoteProtocolError, match="without a session"):
+        Dialogue().receive(FrameType.WELCOME, welcome.SerializeToString())
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    """Keys end up in logs and tracebacks."""
+    assert "secret" not in repr(SessionKey(b"id", b"secret"))

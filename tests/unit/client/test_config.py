@@ -1,0 +1,113 @@
+"""portway.config: arguments before the environment, and a clear error for what is missing or of no use."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from portway.config import CA_VARIABLE, REGISTRY_VARIABLE, TOKEN_VARIABLE, Settings, resolve
+from portway.errors import AuthError, ConfigError, InvalidError
+
+PEM = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n"
+GIVEN: dict[str, Any] = {"registry": "registry.test:7400", "token": "pw_id_secret", "environment": {}}
+
+
+def test_the_environment_says_all_there_is(tmp_path: Path) -> None:
+    """Registry, token and CA come from their variables."""
+    ca = tmp_path / "ca.pem"
+    ca.write_text(PEM)
+    environment = {REGISTRY_VARIABLE: "a:1,b:2", TOKEN_VARIABLE: "pw_id_secret", CA_VARIABLE: str(ca)}
+    assert resolve(environment=environment) == Settings(("a:1", "b:2"), "pw_id_secret", PEM.encode(), "")
+
+
+def test_an_argument_goes_before_its_variable(tmp_path: Path) -> None:
+    """Each on its own."""
+    ca = tmp_path / "ca.pem"
+    ca.write_text(PEM)
+    environment = {REGISTRY_VARIABLE: "a:1", TOKEN_VARIABLE: "pw_id_secret", CA_VARIABLE: "/nowhere"}
+    settings = resolve(registry="b:2", token="pw_other_secret", ca=ca, region="fra", environment=environment)
+    assert settings == Settings(("b:2",), "pw_other_secret", PEM.encode(), "fra")
+
+
+def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may set it after the import."""
+    monkeypatch.setenv(REGISTRY_VARIABLE, "late:1")
+    monkeypatch.setenv(TOKEN_VARIABLE, "pw_late_secret")
+    monkeypatch.delenv(CA_VARIABLE, raising=False)
+    assert resolve() == Settings(("late:1",), "pw_late_secret")
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("a:1", ("a:1",)),
+        (" a:1 , b:2 ,", ("a:1", "b:2")),
+        ("a:1,a:1", ("a:1",)),
+        (["a:1", "b:2"], ("a:1", "b:2")),
+        (("127.0.0.1:1", "[::1]:2"), ("127.0.0.1:1", "[::1]:2")),
+    ],
+)
+def test_registries_are_one_or_several(named: Any, expected: tuple[str, ...]) -> None:
+    """In a list or with commas, each once, in order."""
+    assert resolve(**(GIVEN | {"registry": named})).registries == expected
+
+
+@pytest.mark.parametrize("named", ["", " , ", [], [""]])
+def test_no_registry_is_an_error_that_names_both_places(named: Any) -> None:
+    """The variable and the argument."""
+    with pytest.raises(ConfigError, match=rf"{REGISTRY_VARIABLE}.*registry="):
+        resolve(**(GIVEN | {"registry": named}))
+
+
+@pytest.mark.parametrize(
+    "named", ["a", "a:", ":1", "a:b", "a:0", "a:65536", "a:-1", "a:١", "https://a:1", "a b:1", "::1:2", "a:1,b"]
+)
+def test_an_address_of_no_use_is_quoted(named: str) -> None:
+    """With the form that is wanted."""
+    with pytest.raises(ConfigError, match="does not name a registry: write host:port"):
+        resolve(**(GIVEN | {"registry": named}))
+
+
+@pytest.mark.parametrize("token", ["", "  "])
+def test_no_token_is_an_error_that_says_where_to_get_one(token: str) -> None:
+    """And where to put it."""
+    with pytest.raises(ConfigError, match=rf"{TOKEN_VARIABLE}.*portway-admin token create"):
+        resolve(**(GIVEN | {"token": token}))
+
+
+@pytest.mark.parametrize("token", ["secret", "pw_", "pw_id", "pw_id_", "pw__secret", "xx_id_secret", "pw_id_se cret"])
+def test_a_malformed_token_is_an_auth_error(token: str) -> None:
+    """It is told from one that is not there, and is not repeated in the message."""
+    with pytest.raises(AuthError, match="malformed") as raised:
+        resolve(**(GIVEN | {"token": token}))
+    assert token not in str(raised.value).replace("pw_<id>_<secret>", "")
+
+
+def test_a_token_may_have_space_around_it() -> None:
+    """As it comes out of a file."""
+    assert resolve(**(GIVEN | {"token": "pw_id_secret\n"})).token == "pw_id_secret"
+
+
+def test_a_ca_file_that_is_not_there(tmp_path: Path) -> None:
+    """The error names the file and the reason."""
+    with pytest.raises(ConfigError, match=r"nowhere\.pem cannot be read \(No such file or directory\)"):
+        resolve(**GIVEN, ca=tmp_path / "nowhere.pem")
+
+
+def test_a_ca_file_without_a_certificate(tmp_path: Path) -> None:
+    """A key, say."""
+    path = tmp_path / "key.pem"
+    path.write_text("-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(ConfigError, match="holds no certificate in PEM"):
+        resolve(**GIVEN, ca=str(path))
+
+
+@pytest.mark.parametrize("argument", [{"registry": 7400}, {"registry": [7400]}, {"token": 1}, {"region": 1}, {"ca": 1}])
+def test_what_is_not_text_is_an_invalid_error(argument: dict[str, Any]) -> None:
+    """And no AttributeError from somewhere inside."""
+    with pytest.raises(InvalidError, match=next(iter(argument))):
+        resolve(**(GIVEN | argument))
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    """Settings end up in logs and tracebacks."""
+    assert "secret" not in repr(Settings(("a:1",), "pw_id_secret", b"ca"))

@@ -1,0 +1,69 @@
+"""portway.forks: what a fork waits for."""
+
+import threading
+
+from portway.forks import Unforked
+
+
+def test_a_fork_waits_until_nobody_is_inside() -> None:
+    """Two inside at once: both must have left."""
+    unforked = Unforked()
+    inside = threading.Barrier(3)
+    may_leave = [threading.Event(), threading.Event()]
+    left: list[int] = []
+
+    def be_inside(number: int) -> None:
+        with unforked:
+            inside.wait()
+            may_leave[number].wait()
+            left.append(number)
+
+    threads = [threading.Thread(target=be_inside, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    forks: list[list[int]] = []
+
+    def fork() -> None:
+        unforked.before_fork()
+        forks.append(list(left))
+        unforked.after_fork()
+
+    forking = threading.Thread(target=fork)
+    forking.start()
+    may_leave[0].set()
+    threads[0].join()
+    assert forks == []
+    may_leave[1].set()
+    threads[1].join()
+    forking.join()
+    assert forks == [[0, 1]]
+
+
+def test_nobody_gets_in_while_a_fork_goes_on() -> None:
+    """Who comes waits for its end."""
+    unforked = Unforked()
+    unforked.before_fork()
+    came = threading.Event()
+
+    def come() -> None:
+        with unforked:
+            came.set()
+
+    coming = threading.Thread(target=come)
+    coming.start()
+    assert not came.is_set()
+    unforked.after_fork()
+    assert came.wait(10)
+    coming.join()
+
+
+def test_a_child_begins_as_new() -> None:
+    """Who was inside in the parent, when the fork would wait no longer, is not there."""
+    unforked = Unforked()
+    with unforked:
+        pass
+    unforked.__enter__()
+    unforked.after_fork_in_child()
+    unforked.before_fork()  # would wait
+    unforked.after_fork()

@@ -1,0 +1,118 @@
+"""The command: what it prints, with which code it ends, what a signal does to it."""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from portway_registry.pki import Authority
+from portway_relay import cli
+from portway_testkit.running import RunningProgram
+from portway_testkit.waiting import eventually
+
+_COMMAND = (sys.executable, "-W", "error", "-c", "from portway_relay.cli import main; main()", "serve")
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    """A complete command line, with a registry that nobody listens for."""
+    pki = tmp_path / "pki"
+    authority = Authority.create(pki)
+    authority.add_node("relay-1")
+    authority.add_region("fra", "example.com")
+    given = {
+        "name": "relay-1",
+        "region": "fra",
+        "domain": "example.com",
+        "listen": "127.0.0.1:0",
+        "registry": "127.0.0.1:1",
+        "cluster-ca": pki / "ca.crt",
+        "cert": pki / "node-relay-1.crt",
+        "key": pki / "node-relay-1.key",
+        "tls-cert": pki / "region-fra.crt",
+        "tls-key": pki / "region-fra.key",
+        "raw-ports": "20000-20010",
+        "ready-file": tmp_path / "ready.json",
+    }
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def code_of(call: Callable[[], object]) -> object:
+    with pytest.raises(SystemExit) as caught:
+        call()
+    return caught.value.code
+
+
+def test_settings_that_cannot_be_used_end_it_with_two(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    """One line on standard error says which and what to do; there is no traceback."""
+    flags[flags.index("--region") + 1] = "Frankfurt!"
+    assert code_of(lambda: cli.main(["serve", *flags])) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("portway-relay: ")
+    assert "--region" in told
+    assert told.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_ends_it_with_two(
+    capsys: pytest.CaptureFixture[str], flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate is a setting too: it is named."""
+    monkeypatch.setattr(cli, "_raise_descriptors", lambda: None)
+    flags[flags.index("--cert") + 1] = "absent.pem"
+    assert code_of(lambda: cli.main(["serve", *flags])) == 2
+    assert "absent.pem" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve", "--no-such-flag"], ["drive"]])
+def test_a_command_line_that_makes_no_sense_ends_it_with_two(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """With the usage, as every command does."""
+    assert code_of(lambda: cli.main(arguments)) == 2
+    assert "usage: portway-relay" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serve", "--help"]])
+def test_what_only_tells_ends_it_with_zero(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """On standard output."""
+    assert code_of(lambda: cli.main(arguments)) == 0
+    assert "portway-relay" in capsys.readouterr().out
+
+
+def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the three ways to give a setting."""
+    code_of(lambda: cli.main(["serve", "--help"]))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot be used" in told
+    assert "PORTWAY_RELAY_LISTEN" in told
+
+
+def test_it_takes_as_many_descriptors_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soft limit, which is small for the sake of old programs, is raised to the hard one."""
+    limits = [(1_024, 65_536)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
+    cli._raise_descriptors()
+    assert limits[-1] == (65_536, 65_536)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_zero_even_while_it_starts(flags: list[str], tmp_path: Path, number: int) -> None:
+    """It waits for a registry: nothing is ready, and it stops when it is asked to."""
+    with RunningProgram([*_COMMAND, *flags], dict(os.environ), tmp_path / "log") as program:
+        eventually(lambda: "no registry" in program.errors())
+        assert program.stop(number) == 0
+        assert "Traceback" not in program.errors()
+    assert not (tmp_path / "ready.json").exists()
+
+
+def test_hangup_reads_the_certificates_again(flags: list[str], tmp_path: Path) -> None:
+    """It does not end the node, as SIGHUP would by default."""
+    with RunningProgram([*_COMMAND, *flags], dict(os.environ), tmp_path / "log") as program:
+        eventually(lambda: "no registry" in program.errors())
+        os.kill(program.pid, signal.SIGHUP)
+        eventually(lambda: "certificates reloaded" in program.errors())
+        assert program.stop() == 0

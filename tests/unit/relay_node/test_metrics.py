@@ -1,0 +1,87 @@
+"""What Prometheus is given of a node's counts."""
+
+import dataclasses
+
+from portway_proto.carry.contract import Counters
+from portway_relay.metrics import NodeCounts, exposition
+
+COUNTS = NodeCounts(
+    sessions=1,
+    sessions_away=2,
+    tunnels=3,
+    visits=4,
+    half_open=5,
+    greeting=6,
+    raw_ports_held=7,
+    raw_ports_resting=8,
+    registry_connected=True,
+    connections=9,
+    accept_pauses=10,
+    turned_away={"rate": 11, "greetings": 12},
+    outcomes={"done": 13},
+    carrier=Counters(
+        bytes_in=14,
+        bytes_out=15,
+        visits_started=16,
+        handshakes=17,
+        handshakes_failed=18,
+        lanes_opened=19,
+        lanes_closed=20,
+    ),
+)
+
+
+def samples(counts: NodeCounts) -> dict[str, float]:
+    """Each sample by its name, labels included, without the prefix that all have."""
+    lines = [line for line in exposition(counts).decode().splitlines() if not line.startswith("#")]
+    assert all(line.startswith("portway_relay_") for line in lines)
+    return {name.removeprefix("portway_relay_"): float(value) for name, _, value in (s.rpartition(" ") for s in lines)}
+
+
+def test_every_count_is_there_under_its_own_name() -> None:
+    """Gauges as they are, totals with Prometheus' suffix, two families with a label of few values."""
+    assert samples(COUNTS) == {
+        "sessions": 1,
+        "sessions_away": 2,
+        "tunnels": 3,
+        "visits": 4,
+        "half_open_connections": 5,
+        "greeting_lanes": 6,
+        "raw_ports_held": 7,
+        "raw_ports_resting": 8,
+        "registry_connected": 1,
+        "connections_total": 9,
+        "accept_pauses_total": 10,
+        "handshakes_total": 17,
+        "handshakes_failed_total": 18,
+        "lanes_opened_total": 19,
+        "lanes_closed_total": 20,
+        "visits_started_total": 16,
+        "received_bytes_total": 14,
+        "sent_bytes_total": 15,
+        'turned_away_total{reason="rate"}': 11,
+        'turned_away_total{reason="greetings"}': 12,
+        'visits_ended_total{outcome="done"}': 13,
+    }
+
+
+def test_a_registry_that_is_away_is_zero() -> None:
+    """An alert is a comparison with 1."""
+    assert samples(dataclasses.replace(COUNTS, registry_connected=False))["registry_connected"] == 0
+
+
+def test_each_family_says_what_it_counts() -> None:
+    """A HELP line of words, and a TYPE, before its samples."""
+    lines = exposition(COUNTS).decode().splitlines()
+    names = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    helped = {line.split()[2]: line.split(maxsplit=3)[3] for line in lines if line.startswith("# HELP")}
+    assert names == set(helped)
+    assert all(helped.values())
+    assert "portway_relay_turned_away_total" in names
+
+
+def test_two_nodes_in_one_process_do_not_meet() -> None:
+    """Nothing is kept in the library's global registry."""
+    other = dataclasses.replace(COUNTS, sessions=100)
+    assert samples(COUNTS)["sessions"] == 1
+    assert samples(other)["sessions"] == 100
