@@ -54,7 +54,7 @@ def signer(ca: trustme.CA, leaf: trustme.LeafCert, trusted: trustme.CA | None = 
     ca_pem = (trusted or ca).cert_pem.bytes()
     authorities = (x509.load_pem_x509_certificate(ca_pem),)
     tls = ServerTls(chain, identity.key)
-    return Signer(LoadedCertificates(ca_pem, authorities, identity, identity, tls, {None: tls}))
+    return Signer(LoadedCertificates(ca_pem, authorities, identity, {}, tls, tls, {}))
 
 
 @pytest.fixture(scope="module")
