@@ -167,7 +167,7 @@ def test_a_longer_curve_makes_no_ticket(authority: trustme.CA, clock: ManualCloc
     usual = signer(authority, authority.issue_cert(NODE))
     node = Identity(usual.loaded.node.chain, pem, usual.loaded.node.certificate)
     loaded = LoadedCertificates(
-        usual.loaded.ca, usual.loaded.authorities, node, node, usual.loaded.link_tls, usual.loaded.visitor_tls
+        usual.loaded.ca, usual.loaded.authorities, node, {}, usual.loaded.link_tls, usual.loaded.mesh_tls, {}
     )
     assert Signer(loaded).tickets(clock).sign(LABEL, PORT) == b""
 
