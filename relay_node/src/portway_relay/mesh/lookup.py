@@ -92,16 +92,17 @@ class Lookup:
         Of a route whose node does not answer something newer may be known to others; without that it stays.
         """
         found = self.known(label)
-        if found is not None or self._routes.is_unknown(label):
-            return found
         moving = self._routes.epoch(label) > 0
+        if found is not None or (not moving and self._routes.is_unknown(label)):
+            return found
         for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
             await self._ask(label, region, scan=not moving)
             found = self._believed(label)
             if found is not None:
                 return found
-        self._routes.nobody_knows(label)
+        if not moving:
+            self._routes.nobody_knows(label)
         return None
 
     async def elsewhere(self, label: str, region: str, *, not_at: object, gone: bool) -> Destination | None:

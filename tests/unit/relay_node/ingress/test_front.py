@@ -129,7 +129,7 @@ async def open_front(
 
     yield make
     for front in fronts:
-        await front.stop_listening()
+        await front.close()
     assert around.failures == []
 
 
@@ -322,14 +322,14 @@ async def test_after_the_stop_nobody_new_is_taken(open_front, around: Around) ->
     silent, half_open = await asyncio.open_connection("127.0.0.1", front.address.port)
     await until(lambda: front.half_open == 1)
 
-    await front.stop_listening()
+    await front.close()
     assert await silent.read() == b""
     assert front.half_open == 0
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", front.address.port)
     around.lanes[0].send(b"still here")
     assert await reader.readexactly(10) == b"still here"
-    await front.stop_listening()
+    await front.close()
     for writer in (lane, half_open):
         writer.close()
         await writer.wait_closed()
@@ -387,7 +387,7 @@ async def test_the_stop_drops_who_waits(open_front, around: Around) -> None:
     """A visitor whose name is still being asked for is not held."""
     front = open_front()
     reader, writer = await waiting(front, around)
-    await front.stop_listening()
+    await front.close()
     assert front.half_open == 0
     with pytest.raises(ConnectionResetError):
         await reader.read()

@@ -59,7 +59,7 @@ def outward() -> tuple[Around, Any]:
 
 def inward() -> tuple[Around, Any]:
     around: Any = Around()
-    return around, Inward(around, around, around, describe)
+    return around, Inward(around, around, around, describe, lambda node: False)
 
 
 def test_a_binding_is_told_to_all() -> None:

@@ -51,7 +51,13 @@ class Node:
         self.failures: list[BaseException] = []
         self.carrier = PythonCarrier(Limits(ping_interval=0.2))
         self.peers = Peers(
-            name, region, self.carrier, lambda: self.loaded, self.holds.values, on_failure=self.failures.append
+            name,
+            region,
+            self.carrier,
+            lambda: self.loaded,
+            self.holds.values,
+            on_removed=lambda: self.arrivals.drop_removed(),
+            on_failure=self.failures.append,
         )
         self.arrivals = Arrivals(
             self.carrier,
@@ -80,6 +86,9 @@ class Node:
     def visit_arrived(self, lane: Any, opening: Opening) -> None:
         self.visits.append(opening)
         lane.refuse(RefusalReason.NOT_HERE)
+
+    def is_removed(self, node: str) -> bool:
+        return self.peers.is_removed(node)
 
     def routes_told(self, node: str, routes: Routes) -> None:
         self.heard.append((node, routes))

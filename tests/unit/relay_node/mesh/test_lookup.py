@@ -227,13 +227,12 @@ async def test_elsewhere_is_asked_for(around: Around) -> None:
 
 
 async def test_elsewhere_is_never_the_same_place(around: Around) -> None:
-    """A registry that has not heard yet sends nobody back; and the label is unknown until it has."""
+    """A registry that has not heard yet sends nobody back."""
     around.routes.learn(tunnel("a"))
     before = around.routes.get(LABEL)
     around.registered("a")
     assert await around.elsewhere(before) is None
     assert around.routes.get(LABEL) is None
-    assert around.routes.is_unknown(LABEL)
 
 
 async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -> None:

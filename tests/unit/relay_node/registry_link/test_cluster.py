@@ -15,11 +15,12 @@ from portway_proto.v1.mesh_pb2 import (
     Eviction,
     Evictions,
     GrantKey,
+    Order,
     Peers,
     RegistryMessage,
     Revocations,
 )
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
 from portway_relay.registry_link.cluster import Cluster
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
@@ -61,9 +62,11 @@ class FakeTable:
 class FakePeers:
     def __init__(self) -> None:
         self.lists: list[list[str]] = []
+        self.removed: list[str] = []
 
-    def told(self, nodes: Iterable[NodeInfo]) -> None:
+    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str]) -> None:
         self.lists.append([node.name for node in nodes])
+        self.removed = list(removed)
 
 
 class News:
@@ -74,7 +77,8 @@ class News:
         self.sessions: Any = FakeSessions()
         self.table: Any = FakeTable()
         self.peers: Any = FakePeers()
-        self.cluster = Cluster(self.grants, self.sessions, self.table, self.peers)
+        self.orders: list[int] = []
+        self.cluster = Cluster(self.grants, self.sessions, self.table, self.peers, self.orders.append)
 
     def hear(self, **message: Any) -> None:
         self.cluster.heard(RegistryMessage(**message))
@@ -147,6 +151,19 @@ async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:
     news.hear(peers=Peers(nodes=[NodeInfo(name="a"), NodeInfo(name="b")]))
     news.hear(peers=Peers())
     assert news.peers.lists == [["a", "b"], []]
+
+
+async def test_removed_nodes_reach_the_mesh(news: News) -> None:
+    """By name, with each list."""
+    news.hear(peers=Peers(removed=["c"]))
+    assert news.peers.removed == ["c"]
+
+
+async def test_what_operators_want_reaches_the_node(news: News) -> None:
+    """As the state that it is to be in."""
+    news.hear(order=Order(state=NODE_STATE_DRAINING))
+    news.hear(order=Order(state=NODE_STATE_READY))
+    assert news.orders == [NODE_STATE_DRAINING, NODE_STATE_READY]
 
 
 async def test_news_of_a_later_version_are_passed_over(news: News) -> None:

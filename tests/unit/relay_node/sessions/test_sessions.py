@@ -271,7 +271,7 @@ async def test_a_node_that_stops_asks_its_clients_to_leave(node: NodeSessions, c
     """GOAWAY to each; what they have works on, and new clients are sent elsewhere."""
     client = node.attach()
     client.bind(chain)
-    node.sessions.ask_to_leave()
+    node.sessions.ask_to_leave("this node is stopping")
     assert client.lane.take(Goaway).failure.code == FAILURE_CODE_SHUTDOWN
     assert not client.lane.closed
     assert node.table.live(chain.label) is not None
