@@ -33,6 +33,7 @@ class ProcessFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Process:
     name: str
+    command: tuple[str, ...]  # without the ready file's flag
     popen: subprocess.Popen[bytes]
     log: Path
     pid_file: Path
@@ -77,7 +78,8 @@ class Processes:
         """Start `command`, its output in `<name>.log`. With `ready_flag` it is given --ready-file."""
         log = self.folder / f"{name}.log"
         ready_file = self.folder / f"{name}.ready" if ready_flag else None
-        arguments = [str(part) for part in command]
+        words = tuple(str(part) for part in command)
+        arguments = list(words)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
             arguments += ["--ready-file", str(ready_file)]
@@ -92,7 +94,7 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        process = Process(name, popen, log, self.folder / f"{name}.pid", ready_file)
+        process = Process(name, words, popen, log, self.folder / f"{name}.pid", ready_file)
         self._started.append(process)
         process.pid_file.write_text(f"{popen.pid}\n")
         return process

@@ -16,8 +16,7 @@ class Restartable:
         self._process = process
         assert process.ready_file is not None
         told = json.loads(process.ready_file.read_text())
-        command = [str(word) for word in process.popen.args]
-        self._command = command[: command.index("--ready-file")]
+        self._command = list(process.command)
         for name, address in told.items():
             # Ports that were free ones are its own from now on.
             flag = f"--{name.replace('_', '-')}"

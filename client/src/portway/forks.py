@@ -1,7 +1,8 @@
 """What a fork waits for: things that would stay half done in the child for ever.
 
 An engine that another thread is starting, a module that it is importing, a call of gRPC that it is in: whoever uses
-one of these in the child would wait for a thread that is not there. So they are done in here.
+one of these in the child would wait for a thread that is not there. So they are done in here. And the engine halts, for
+the TLS library has locks too.
 """
 
 # A fork takes the newest lock first, and what is done in here may take these two modules': they come before.
@@ -10,6 +11,7 @@ import logging  # noqa: F401
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -19,10 +21,18 @@ LONGEST: Final = 5.0
 SETTLE: Final = 0.05
 
 
+def _nothing() -> None: ...
+
+
 class Unforked:
-    """A context; any number of threads may be in it at once, and a fork waits until none is."""
+    """A context; any number of threads may be in it at once, and a fork waits until none is.
+
+    `halt` is called then, and `go_on` after the fork, in the parent.
+    """
 
     def __init__(self) -> None:
+        self.halt: Callable[[], None] = _nothing
+        self.go_on: Callable[[], None] = _nothing
         self._inside = 0
         self._left_at = time.monotonic()
         self._left = threading.Condition(threading.Lock())
@@ -42,8 +52,10 @@ class Unforked:
         self._left.acquire()
         self._left.wait_for(lambda: not self._inside, LONGEST)
         time.sleep(max(0.0, self._left_at + SETTLE - time.monotonic()))
+        self.halt()
 
     def after_fork(self) -> None:
+        self.go_on()
         self._left.release()
 
     def after_fork_in_child(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from portway_proto.carry.contract import Address, Limits, Outcome, PoolLimits, ServerTls, SpareSizes, Stream
 from portway_proto.wire.frames import RefusalReason
-from portway_testkit.carriers import broken_off, reset
+from portway_testkit.carriers import broken_off, reset, until
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -241,6 +241,20 @@ async def test_a_reset_travels(link, who: str) -> None:
     assert link.pool.counts.idle >= 2
 
 
+def unchanged_for(seconds: float, value: Callable[[], int]) -> Callable[[], bool]:
+    """Whether it has been more than 0 and the same for so long."""
+    loop = asyncio.get_running_loop()
+    last, since = 0, loop.time()
+
+    def unchanged() -> bool:
+        nonlocal last, since
+        if value() != last:
+            last, since = value(), loop.time()
+        return last > 0 and loop.time() - since >= seconds
+
+    return unchanged
+
+
 async def test_one_slow_reader_does_not_slow_another(make_link) -> None:
     """A visitor that stops reading pauses its own visit alone, in bounded memory."""
     link = await make_link(Limits(high_water=64 * 1024))
@@ -263,10 +277,8 @@ async def test_one_slow_reader_does_not_slow_another(make_link) -> None:
         _, slow = await visit(address)
         slow.write(b"slow")
         slow.transport.pause_reading()
-        before = -1
-        while before != written:
-            before = written
-            await asyncio.sleep(0.2)
+        await until(unchanged_for(0.3, lambda: written))
+        before = written
         reader, fast = await visit(address)
         fast.write(b"fast")
         total = 0

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,13 +61,17 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         programs.append(program)
         return program
 
     yield run
     for program in programs:
-        program.kill()
+        try:
+            os.killpg(program.pid, signal.SIGKILL)  # its children too, which hold its pipes
+        except ProcessLookupError:
+            pass
         program.communicate()
 
 
@@ -149,6 +154,39 @@ def test_a_program_can_end_while_it_is_opening(start: Start, node: FakeNode) -> 
     node.wait(lambda: node.count("silent") >= 1)
     go_on(program)
     ended(program)
+
+
+def test_a_program_can_end_while_it_asks_a_registry(start: Start) -> None:
+    """Nor does one that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        program = start(
+            f"registry = '127.0.0.1:{silent.getsockname()[1]}'\n"
+            "forwarding = portway.forward(8000, registry=registry)\n"
+            "threading.Thread(target=lambda: forwarding.__enter__(), daemon=True).start()\n"
+            "wait_to_be_told()\n"
+        )
+        asked, _ = silent.accept()
+        with asked:
+            go_on(program)
+            ended(program)
+
+
+def test_a_fork_halts_nothing_for_long(start: Start, node: FakeNode, echo: Any, exchange: Any) -> None:
+    """Fifty forks while visitors come and go: every child ends, every visit is whole."""
+    program = start(
+        f"with portway.forward({echo.port}) as tunnel:\n"
+        "    tell(tunnel.url)\n"
+        "    for _ in range(50):\n"
+        "        check(in_child(lambda: None))\n"
+        "    tell('done')\n"
+        "    wait_to_be_told()\n"
+    )
+    label = label_of(line(program))
+    message = bytes(300_000)
+    assert all(exchange(node, label, message) == message for _ in range(10))
+    assert line(program) == "done"
+    go_on(program)
+    assert ended(program) == ""
 
 
 def test_a_program_can_end_while_its_node_is_away(start: Start, node: FakeNode, registry: FakeRegistry) -> None:

@@ -7,6 +7,7 @@ says so.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from portway_proto.carry.contract import Carrier, ClientTls, DialTarget, LocalService, Pool, SpareSizes
@@ -61,7 +62,8 @@ class DataLanes:
         sizes = SpareSizes(quiet=min(_SIZES.quiet, most), busy=min(_SIZES.busy, most), lanes=most)
         self._key = welcomed.key
         self._failing_since, self._warned = None, False
-        self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, self._lane_failed)
+        failed = partial(self._lane_failed, welcomed.key)
+        self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, failed)
         self._carrier.serve(self._pool, self._table)
 
     def want(self, lanes: int) -> None:
@@ -80,12 +82,12 @@ class DataLanes:
             self._pool.close()
             self._pool = self._key = None
 
-    def _lane_failed(self, error: CarrierError) -> None:
-        if self._pool is None or self._key is None:
-            return
+    def _lane_failed(self, key: SessionKey, error: CarrierError) -> None:
+        if self._pool is None or self._key != key:
+            return  # what is told of an earlier session's lanes may come late
         failure = failure_of(error)
         if failure is not None and failure.session_unknown:
-            self._session_unknown(self._key, failure)
+            self._session_unknown(key, failure)
             return
         counts = self._pool.counts
         if counts.idle + counts.busy > 0:

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 # At interpreter exit GOAWAY has so long to leave; the node notices a closed connection anyhow.
 EXIT_TIMEOUT: Final = 2.0
+# The loop gets to what it is told within milliseconds; a fork does not wait for one that is stuck.
+HALT_TIMEOUT: Final = 1.0
 # A status takes no round trip: only a loop that is stuck needs longer.
 STATUS_TIMEOUT: Final = 5.0
 
@@ -38,6 +40,7 @@ class Engine:
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
         self._submitting = threading.Lock()
+        self._going_on = threading.Event()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="portway", daemon=True)
         self._thread.start()
@@ -73,6 +76,26 @@ class Engine:
             except RuntimeError:
                 pass  # it has ended
         self._thread.join(EXIT_TIMEOUT)
+
+    def halt(self) -> None:
+        """Before a fork: stand still between two callbacks, where no library of the loop's holds a lock."""
+        if self._loop is None or threading.current_thread() is self._thread:
+            return  # the fork is one of its callbacks
+        standing, self._going_on = threading.Event(), threading.Event()
+
+        def stand_still(going_on: threading.Event = self._going_on) -> None:
+            standing.set()
+            going_on.wait(HALT_TIMEOUT)
+
+        try:
+            self._loop.call_soon_threadsafe(stand_still)
+        except RuntimeError:
+            return  # it has ended
+        standing.wait(HALT_TIMEOUT)
+
+    def go_on(self) -> None:
+        """After `halt`."""
+        self._going_on.set()
 
     def abandon(self) -> None:
         """In a forked child: let go of the descriptors of the parent's connections, and touch nothing else."""
@@ -150,5 +173,16 @@ def _after_fork_in_child() -> None:
         _engine = None
 
 
+def _halt_engine() -> None:
+    if _engine is not None:
+        _engine.halt()
+
+
+def _let_engine_go_on() -> None:
+    if _engine is not None:
+        _engine.go_on()
+
+
+unforked.halt, unforked.go_on = _halt_engine, _let_engine_go_on
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(stop_engine)

@@ -135,6 +135,15 @@ def test_a_session_that_the_node_forgot_is_told(kept: Kept) -> None:
     assert kept.unknown == [(SessionKey(b"one", b"secret"), Failure(9, "unknown"))]
 
 
+def test_what_is_told_late_of_an_earlier_session_is_nothing(kept: Kept) -> None:
+    """A node that was started again does not know the old one; the session with it is a new one, and good."""
+    earlier = kept.pool
+    kept.lanes.follow(NODE, b"ca", welcomed(b"two"))
+    earlier.on_lost(PeerFailed(lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SESSION).SerializeToString()))
+    assert kept.unknown == []
+    assert kept.pool.ended == ""
+
+
 def test_lanes_that_cannot_be_dialled_are_a_warning(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
     """Once, and not before it has lasted: a node that is gone takes the control lane with it."""
     caplog.set_level(logging.WARNING, "portway")

@@ -149,12 +149,12 @@ class PythonCarrier:
 
     def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> JoinedVisit:
         assert isinstance(pool, PyPool)
+        encode_open(1, opening)  # raises here what would be raised where nobody can tell the caller
         if isinstance(visitor, PyLane):
             stream: PyStream | LaneStream = LaneStream(visitor)
         else:
             assert isinstance(visitor, PyStream)
             stream = visitor
-        encode_open(1, opening)  # raises here what would be raised where nobody can tell the caller
         visit = JoinedVisit(self, stream, pool, opening, ended)
         self.visit_begins(visit)
         visit.start()
