@@ -22,8 +22,8 @@ class FakeRegistries:
         self.error: Error | None = None
         self._renew_after = renew_after
 
-    def locate(self, region: str) -> Located:
-        return Located((NODE,), b"ca", self._answer("locate" + region))
+    def locate(self) -> Located:
+        return Located((NODE,), b"ca", self._answer("locate"))
 
     def renew(self) -> Grant:
         return self._answer("renew")
@@ -80,15 +80,6 @@ async def test_a_renewed_grant_takes_the_place_of_the_old_one_alone() -> None:
     assert directory.located is not None
     assert directory.located.grant.token == "renew 2"
     assert (directory.located.nodes, directory.located.cluster_ca) == (located.nodes, located.cluster_ca)
-
-
-async def test_the_region_that_is_asked_for_is_told() -> None:
-    """None is told as empty, which leaves it to the settings."""
-    registries = FakeRegistries()
-    directory = Directory(registries)
-    await directory.locate(" fra")
-    await directory.locate()
-    assert registries.asked == ["locate fra", "locate"]
 
 
 async def test_renewal_is_due_by_a_clock_of_its_own() -> None:

@@ -1,0 +1,162 @@
+"""portway.engine.race: who is dialled when, and who is taken."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from portway.engine import race as module
+from portway.engine.discovery import Node
+from portway.engine.race import RACERS, Attempted, race
+from portway_proto.carry.contract import Address, ClientTls, Handshake
+from portway_proto.carry.errors import ConnectFailed
+from portway_proto.wire.limits import LINK_ALPN
+
+SOON = 0.0  # a stagger that is over at once
+LATER = 60.0  # one that does not end within a test
+
+
+class Dial:
+    """One connection that is made, or not, when the test says so."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.aborted = False
+        self.outcome: asyncio.Future[Handshake] = asyncio.get_running_loop().create_future()
+
+    async def ready(self) -> Handshake:
+        return await self.outcome
+
+    def up(self) -> None:
+        self.outcome.set_result(Handshake(LINK_ALPN, None, 0.0))
+
+    def down(self) -> None:
+        self.outcome.set_exception(ConnectFailed("refused"))
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Track:
+    """The carrier: `dials` by name, in the order in which they were begun."""
+
+    def __init__(self) -> None:
+        self.dials: dict[str, Dial] = {}
+        self.begun = asyncio.Event()
+
+    def connect(self, address: Address, tls: ClientTls) -> Dial:
+        dial = self.dials[address.host] = Dial(address.host)
+        self.begun.set()
+        return dial
+
+    async def until_dialled(self, *names: str) -> None:
+        while list(self.dials) != list(names):
+            self.begun.clear()
+            await self.begun.wait()
+
+
+def node(name: str) -> Node:
+    return Node(name, "fra", Address(name, 443), f"{name}.node.portway.internal")
+
+
+class Runners:
+    """A race that runs: `taken` is who was ready first."""
+
+    def __init__(self, track: Track, names: str, stagger: float) -> None:
+        self.attempts: dict[Attempted, str] = {}
+        self._track = track
+        self._race = race(track, [node(name) for name in names], b"ca", self.attempts, stagger)  # type: ignore[arg-type]
+        self._first = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> str | None:
+        async with aclosing(self._race) as ready:
+            async for found, _ in ready:
+                return found.name
+        return None
+
+    async def taken(self) -> str | None:
+        return await self._first
+
+    async def cancel(self) -> None:
+        self._first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self._first
+
+
+@pytest.fixture
+async def track() -> Track:
+    return Track()
+
+
+async def test_the_first_to_be_ready_is_taken(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order in which they were dialled; the others are dropped without a trace."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    runners = Runners(track, "abc", SOON)
+    await track.until_dialled("a", "b", "c")
+    track.dials["b"].up()
+    assert await runners.taken() == "b"
+    assert track.dials["a"].outcome.cancelled()
+    assert track.dials["c"].outcome.cancelled()
+
+
+async def test_two_that_are_ready_together_leave_one_connection(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is not taken is closed."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    runners = Runners(track, "ab", SOON)
+    await track.until_dialled("a", "b")
+    for dial in track.dials.values():
+        dial.up()
+    taken = await runners.taken()
+    assert {name: dial.aborted for name, dial in track.dials.items()} == {name: name != taken for name in "ab"}
+
+
+async def test_only_the_first_few_are_dialled_at_once(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further one comes when another has failed, and its reason is kept."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    runners = Runners(track, "abcde", SOON)
+    await track.until_dialled("a", "b", "c")
+    assert len(track.dials) == RACERS
+    track.dials["b"].down()
+    await track.until_dialled("a", "b", "c", "d")
+    assert runners.attempts[("b", "b:443")] == "refused"
+    assert runners.attempts[("d", "d:443")] == "no answer yet"
+    track.dials["d"].up()
+    assert await runners.taken() == "d"
+
+
+async def test_the_next_one_does_not_wait_for_its_turn_when_one_has_failed(track: Track) -> None:
+    """However long the head start of the first was to be."""
+    runners = Runners(track, "ab", LATER)
+    await track.until_dialled("a")
+    track.dials["a"].down()
+    await track.until_dialled("a", "b")
+    track.dials["b"].up()
+    assert await runners.taken() == "b"
+
+
+async def test_who_is_near_gets_no_rival(track: Track) -> None:
+    """Ready within its head start, it is the only one that was dialled."""
+    runners = Runners(track, "abc", LATER)
+    await track.until_dialled("a")
+    track.dials["a"].up()
+    assert await runners.taken() == "a"
+    assert list(track.dials) == ["a"]
+
+
+async def test_nobody_is_left(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all have failed the race is over, with a reason for each."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    runners = Runners(track, "ab", SOON)
+    await track.until_dialled("a", "b")
+    for dial in track.dials.values():
+        dial.down()
+    assert await runners.taken() is None
+    assert set(runners.attempts.values()) == {"refused"}
+
+
+async def test_given_up_it_drops_everybody(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection stays that nobody knows of."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    runners = Runners(track, "ab", SOON)
+    await track.until_dialled("a", "b")
+    await runners.cancel()
+    assert all(dial.outcome.cancelled() and dial.aborted for dial in track.dials.values())
