@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +12,13 @@ import pytest
 
 _FD_DIRECTORY = Path("/proc/self/fd")
 _CLOSING_SECONDS = 1.0  # gRPC lets go of closed channels in threads of its own, within milliseconds
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that: Ctrl-C must be tested
+    wherever the tests are run from."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
