@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from portway_proto.carry.contract import Limits
 from portway_proto.carry.select import make_carrier
 from portway_proto.carry.tasks import Tasks
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
 
 from portway_relay import clock
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
@@ -20,7 +21,7 @@ from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
 from portway_relay.mesh.arrivals import Arrivals
-from portway_relay.mesh.home import Inward, Outward
+from portway_relay.mesh.home import Inward, Outward, for_nodes
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
@@ -35,6 +36,7 @@ from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
+from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Destination, Visits
 from portway_relay.version import VERSION
 
@@ -70,7 +72,10 @@ class Node:
         self._carrier = make_carrier(Limits(handshake=limits.greeting_time))
         self._grants = GrantCheck(wall_clock)
         self._announcements = Announcements(config.name, config.region, config.zone)
-        describe = self._announcements.describe
+
+        def describe(tunnel: Tunnel) -> TunnelInfo:
+            return for_nodes(self._announcements.describe(tunnel))
+
         self._peers = Peers(
             config.name,
             config.region,
@@ -87,14 +92,20 @@ class Node:
             PortAccount(config.raw_ports, limits.port_rest, monotonic),
             lambda label, sock, peer: self._visits.start_raw(sock, peer, self._table.live(label), config.region),
         )
+        self._routes = Routes(
+            config.name,
+            self._peers.pool_of,
+            lambda label: self._table.epoch(label),
+            self._bound_elsewhere,
+            monotonic,
+        )
         self._table = TunnelTable(
             self._raw_ports,
-            Outward(self._announcements, self._peers, describe),
-            epoch_elsewhere=lambda label: self._routes.epoch(label),
+            Outward(self._announcements, self._peers, self._routes, describe),
+            known_epoch=self._routes.epoch,
             max_visits=limits.max_visits_per_tunnel,
             clock=wall_clock,
         )
-        self._routes = Routes(config.name, self._peers.pool_of, monotonic)
         self._lookup = Lookup(
             self._table,
             self._routes,
@@ -208,9 +219,9 @@ class Node:
                 tunnel.raw.pause()
         await self._visits_over()
         await self._greeter.close()
-        await self._lookup.close()
         self._sessions.close()
         await self._visits.close()
+        await self._lookup.close()
         await self._link.close()
         await self._arrivals.close()
         await self._peers.close()
@@ -221,7 +232,8 @@ class Node:
 
     def reload_certificates(self) -> None:
         """Read the files again, changed or not."""
-        self._certificates.reload()
+        if self._certificates.reload():
+            self._peers.certificates_changed()
 
     def not_ready(self) -> str:
         """Why nobody may come now; empty when all may."""
@@ -236,8 +248,12 @@ class Node:
     def _loaded(self) -> LoadedCertificates:
         return self._certificates.loaded
 
-    async def _elsewhere(self, label: str, region: str, not_at: Destination) -> Destination | None:
-        return await self._lookup.elsewhere(label, region, not_at=not_at)
+    async def _elsewhere(self, label: str, region: str, not_at: Destination, gone: bool) -> Destination | None:
+        return await self._lookup.elsewhere(label, region, not_at=not_at, gone=gone)
+
+    def _bound_elsewhere(self, label: str, epoch: int) -> None:
+        failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
+        self._table.evict(label, epoch, failure)
 
     def _public_address(self) -> PublicAddress:
         config = self.config
@@ -285,7 +301,8 @@ class Node:
     async def _watch_certificates(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            self._certificates.reload_if_changed()
+            if self._certificates.reload_if_changed():
+                self._peers.certificates_changed()
 
     async def _visits_over(self) -> None:
         """Wait until the last visit is over, for the grace period at the most."""

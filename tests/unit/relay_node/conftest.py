@@ -52,8 +52,8 @@ def node_config(tmp_path: Path) -> Callable[..., NodeConfig]:
             cluster_ca=tmp_path / "ca.pem",
             cert=tmp_path / "node.pem",
             key=tmp_path / "node.key",
-            tls_cert=tmp_path / "region.pem",
-            tls_key=tmp_path / "region.key",
+            tls_cert=(tmp_path / "region.pem",),
+            tls_key=(tmp_path / "region.key",),
             limits=NodeLimits(**(limits or {})),
         )
         return replace(config, **changes)

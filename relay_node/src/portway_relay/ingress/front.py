@@ -146,14 +146,12 @@ class Front:
         elif len(self._tasks) >= self._config.limits.max_half_open:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
         else:
-            self._tasks.spawn(self._find(sock, name), name="find a label")
+            finding = self._tasks.spawn(self._find(sock, name), name="find a label")
+            # Not in the task itself: one that is cancelled before its first step never runs.
+            finding.add_done_callback(lambda task: sock.close() if task.cancelled() or task.exception() else None)
 
     async def _find(self, sock: socket.socket, name: Named) -> None:
-        try:
-            destination = await self._finder.find(name.label, self._region(name))
-        except BaseException:
-            sock.close()
-            raise
+        destination = await self._finder.find(name.label, self._region(name))
         if destination is None:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
@@ -173,7 +171,12 @@ class Front:
             sock.close()
             return
         alpn = choose_alpn(name.offered, h2_enabled=destination.h2_enabled)
-        tls = self._certificates().visitor_tls(name.zone, alpn)
+        certificates = self._certificates()
+        if name.zone not in certificates.zones:
+            # It was replaced while the label was looked up.
+            self._refuse(sock, Alert.UNRECOGNIZED_NAME)
+            return
+        tls = certificates.visitor_tls(name.zone, alpn)
         self._takers.visitor(sock, peer, destination, self._region(name), tls)
 
     def _region(self, name: Named) -> str:

@@ -7,8 +7,9 @@ Here: who a lane is of and what its frames mean. Not here: visits themselves (tu
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from cryptography import x509
 from google.protobuf.message import DecodeError
@@ -25,6 +26,9 @@ from portway_relay.certificates import dns_names
 from portway_relay.config import SERVER_NAME_SUFFIX
 
 logger = logging.getLogger(__name__)
+
+# What a node's own pool dials at the most (SpareSizes.lanes), and what is left over of the pool before it.
+_LANES_A_NODE: Final = 8192
 
 
 class MeshEvents(Protocol):
@@ -62,6 +66,7 @@ class Arrivals:
         self._time_limit = time_limit
         self._tasks = Tasks("mesh arrivals", on_failure)
         self._lanes: set[_PeerLane] = set()
+        self._of_node: Counter[str] = Counter()
         self.waiting: set[_PeerLane] = set()
 
     def __len__(self) -> int:
@@ -88,6 +93,10 @@ class Arrivals:
                 stream.abort()
                 logger.warning("a mesh lane is refused: its certificate is no node's", extra={"peer": stream.peer.host})
                 return
+            if self._of_node[node] >= _LANES_A_NODE:
+                stream.abort()
+                logger.warning("a node has as many lanes as it may have", extra={"node": node})
+                return
             lane = _PeerLane(self, self._events, node)
             lane.lane = self._carrier.lane(stream, Side.ACCEPTOR, lane)
         except CarrierError as error:
@@ -96,12 +105,17 @@ class Arrivals:
             stream.abort()
             raise
         else:
+            self._of_node[node] += 1
             self._lanes.add(lane)
             self.waiting.add(lane)
             lane.timer = asyncio.get_running_loop().call_later(self._time_limit, lane.close)
 
     def gone(self, lane: "_PeerLane") -> None:
-        self._lanes.discard(lane)
+        if lane in self._lanes:
+            self._lanes.discard(lane)
+            self._of_node[lane.node] -= 1
+            if not self._of_node[lane.node]:
+                del self._of_node[lane.node]
         self.waiting.discard(lane)
 
 
@@ -113,7 +127,7 @@ class _PeerLane:
         self.timer: asyncio.TimerHandle | None = None
         self._arrivals = arrivals
         self._events = events
-        self._node = node
+        self.node = node
         self._hello: Peer | None = None
 
     def close(self) -> None:
@@ -124,7 +138,7 @@ class _PeerLane:
         try:
             self._frame(lane, frame_type, payload)
         except (DecodeError, ValueError) as error:
-            logger.warning("a node broke the protocol", extra={"node": self._node, "reason": str(error)})
+            logger.warning("a node broke the protocol", extra={"node": self.node, "reason": str(error)})
             lane.fail(Failure(code=FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString())
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
@@ -142,7 +156,7 @@ class _PeerLane:
         if self._hello is None and frame_type == FrameType.PEER:
             self._greeted(lane, Peer.FromString(payload))
         elif self._hello is not None and self._hello.control and frame_type == FrameType.ROUTES:
-            self._events.routes_told(self._node, Routes.FromString(payload))
+            self._events.routes_told(self.node, Routes.FromString(payload))
         elif self._hello is not None and self._hello.control and frame_type == FrameType.ASK:
             ask = Ask.FromString(payload)
             answer = Answer(request=ask.request, tunnel=self._events.held(ask.label))
@@ -165,6 +179,9 @@ def _node_of(handshake: Handshake) -> str | None:
     """The node that the peer's certificate names; the handshake has verified who signed it."""
     if handshake.peer_certificate is None:
         return None
-    names = dns_names(x509.load_der_x509_certificate(handshake.peer_certificate))
+    try:
+        names = dns_names(x509.load_der_x509_certificate(handshake.peer_certificate))
+    except ValueError:
+        return None
     nodes = {name.removesuffix(SERVER_NAME_SUFFIX) for name in names if name.endswith(SERVER_NAME_SUFFIX)}
     return nodes.pop() if len(nodes) == 1 else None

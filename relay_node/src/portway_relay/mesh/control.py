@@ -17,13 +17,14 @@ from portway_proto.v1.lane_pb2 import Answer, Ask, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
+from portway_proto.wire.limits import MAX_CONTROL
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-# A tunnel comes to some 300 bytes: a frame of these stays well below MAX_CONTROL.
-_TUNNELS_A_FRAME: Final = 32
+# The last tunnel that is added to a frame may be as large as names can get, and the frame stays below MAX_CONTROL.
+_FRAME_SIZE: Final = MAX_CONTROL - 4096
 
 
 class ControlLane:
@@ -53,7 +54,10 @@ class ControlLane:
             self._lane.send(FrameType.ROUTES, routes.SerializeToString())
 
     async def ask(self, label: str) -> TunnelInfo | None:
-        """What the other node says of a label; None when it does not hold it, or cannot be asked."""
+        """What the other node says of a label; None when it does not hold it, or cannot be asked.
+
+        Waits as long as the lane lives: callers have a time limit, and cancel.
+        """
         if self._lane is None:
             return None
         self._request += 1
@@ -62,9 +66,10 @@ class ControlLane:
         self._asked[request] = answer
         self._lane.send(FrameType.ASK, Ask(request=request, label=label).SerializeToString())
         try:
-            return await answer
+            tunnel = await answer
         finally:
             del self._asked[request]
+        return tunnel if tunnel is not None and tunnel.label == label else None
 
     def close(self) -> None:
         self._keeper.cancel()
@@ -92,12 +97,21 @@ class ControlLane:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries only
             pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def _speaks_for_itself(self, answer: Answer) -> bool:
+        return answer.HasField("tunnel") and answer.tunnel.node == self._name
+
     def _begin(self, lane: Lane) -> None:
         self._lane = lane
         lane.send(*self._target.greeting)
-        held = list(self._whole())
-        for start in range(0, len(held), _TUNNELS_A_FRAME):
-            self.tell(Routes(bound=held[start : start + _TUNNELS_A_FRAME]))
+        frame, size = Routes(), 0
+        for tunnel in self._whole():
+            frame.bound.append(tunnel)
+            size += tunnel.ByteSize() + 4  # its tag and length
+            if size >= _FRAME_SIZE:
+                self.tell(frame)
+                frame, size = Routes(), 0
+        if size:
+            self.tell(frame)
 
     # The lane's events.
 
@@ -112,7 +126,7 @@ class ControlLane:
             return
         waiting = self._asked.get(answer.request)
         if waiting is not None and not waiting.done():
-            waiting.set_result(answer.tunnel if answer.HasField("tunnel") else None)
+            waiting.set_result(answer.tunnel if self._speaks_for_itself(answer) else None)
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits are opened by who dialled")

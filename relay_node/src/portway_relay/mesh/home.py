@@ -7,7 +7,7 @@ memory of routes. Not here: lanes (arrivals.py, control.py), what is believed (r
 from collections.abc import Callable
 
 from portway_proto.carry.contract import Lane
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure, Gone
+from portway_proto.v1.lane_pb2 import Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
@@ -19,15 +19,29 @@ from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Visits
 
 
+def for_nodes(tunnel: TunnelInfo) -> TunnelInfo:
+    """A tunnel as other nodes hear of it: whose it is, is no business of theirs."""
+    told = TunnelInfo()
+    told.CopyFrom(tunnel)
+    told.ClearField("tenant")
+    told.ClearField("token_id")
+    return told
+
+
 class Outward:
     """The table's Announcer: a registry and the nodes of this region hear of every change."""
 
-    def __init__(self, registry: Announcer, peers: Peers, describe: Callable[[Tunnel], TunnelInfo]) -> None:
+    def __init__(
+        self, registry: Announcer, peers: Peers, routes: Routes, describe: Callable[[Tunnel], TunnelInfo]
+    ) -> None:
+        """`describe` says of a tunnel what other nodes hear."""
         self._registry = registry
         self._peers = peers
+        self._routes = routes
         self._describe = describe
 
     def bound(self, tunnel: Tunnel) -> None:
+        self._routes.bound_here(tunnel.label, tunnel.epoch)
         self._registry.bound(tunnel)
         self._peers.tell_siblings(self._describe(tunnel), None)
 
@@ -53,10 +67,8 @@ class Inward:
     def routes_told(self, node: str, routes: RoutesMessage) -> None:
         """A node speaks for itself only."""
         for tunnel in routes.bound:
-            route = self._routes.learn(tunnel) if tunnel.node == node else None
-            if route is not None:
-                failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
-                self._table.evict(route.label, route.epoch - 1, failure)
+            if tunnel.node == node:
+                self._routes.learn(tunnel)
         for gone in routes.gone:
             self._routes.forget(gone.label, node, gone.epoch)
 

@@ -22,7 +22,6 @@ from portway_relay.tunnels.tunnel import Tunnel
 logger = logging.getLogger(__name__)
 
 Destination = Tunnel | Route
-Found = Callable[[Destination | None], None]
 
 # So many names at once; whoever guesses names gets "unknown" faster, and tunnels in use never wait for an answer.
 _MOST: Final = 1_024
@@ -33,7 +32,11 @@ class Mesh(Protocol):
 
     def learn(self, node: NodeInfo) -> object: ...
 
-    async def ask_region(self, region: str, label: str) -> TunnelInfo | None: ...
+    def answers(self, node: str) -> bool:
+        """Whether a node is heard from now."""
+        ...
+
+    async def ask_region(self, region: str, label: str) -> list[TunnelInfo]: ...
 
 
 Resolve = Callable[[str], Awaitable[ResolveResponse | None]]
@@ -54,7 +57,7 @@ class Lookup:
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`resolve` asks a registry; None when it says nobody has the label. Raises RegistryAway.
+        """`resolve` asks a registry; None when it says nobody has the label, or cannot be asked.
 
         `a_second` bounds how many unknown names are asked for, `time_limit` (seconds) for how long.
         """
@@ -65,57 +68,78 @@ class Lookup:
         self._rate = Bucket(a_second, a_second, clock)
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
-        self._asking: dict[str, asyncio.Task[Destination | None]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         """Names that are being asked for."""
         return len(self._asking)
 
     def known(self, label: str) -> Destination | None:
-        """What is known without asking."""
-        return self._table.live(label) or self._routes.get(label)
+        """Where a visitor can go without anybody being asked; None too when the way there is down."""
+        tunnel = self._table.live(label)
+        if tunnel is not None:
+            return tunnel
+        route = self._routes.get(label)
+        return route if route is not None and self._mesh.answers(route.node) else None
 
     async def find(self, label: str, region: str) -> Destination | None:
-        """Ask if need be; None when nobody has it, or too many names are being asked for."""
-        return self.known(label) or await self._ask(label, region)
+        """Ask if need be; None when nobody has it, or too many names are being asked for.
 
-    async def elsewhere(self, label: str, region: str, *, not_at: object) -> Destination | None:
-        """Where it is when it is not where it was thought to be."""
-        if isinstance(not_at, Route):
-            self._routes.forget(label, not_at.node, not_at.epoch)
+        Of a route whose node does not answer something newer may be known to others; without that it stays.
+        """
         found = self.known(label)
-        if found is None or found is not_at:
-            found = await self._ask(label, region)
-        return None if found is None or _same(found, not_at) else found
+        if found is None:
+            is_name = self._routes.get(label) is not None
+            await self._ask(label, region, scan=not is_name)
+            found = self._believed(label)
+        return found
+
+    async def elsewhere(self, label: str, region: str, *, not_at: object, gone: bool) -> Destination | None:
+        """Where it is when it is not where it was thought to be; `gone` when that node itself has said so."""
+        if gone and isinstance(not_at, Route):
+            self._routes.forget(label, not_at.node, not_at.epoch)
+        found = self._believed(label)
+        if found is None or _same(found, not_at):
+            await self._ask(label, region, scan=False)
+            found = self._believed(label)
+        if found is not None and not _same(found, not_at):
+            return found
+        if gone and isinstance(found, Route):
+            # Who told of it has not heard yet.
+            self._routes.forget(label, found.node, found.epoch)
+        self._routes.nobody_knows(label)
+        return None
 
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def _ask(self, label: str, region: str) -> Destination | None:
+    def _believed(self, label: str) -> Destination | None:
+        return self._table.live(label) or self._routes.get(label)
+
+    async def _ask(self, label: str, region: str, *, scan: bool) -> None:
+        """What comes of it is in `routes`. `scan`: the name may be a guess, and counts against the rate."""
         asking = self._asking.get(label)
         if asking is None:
-            if self._routes.is_unknown(label) or len(self._asking) >= _MOST or not self._rate.take():
-                return None
+            if self._routes.is_unknown(label) or len(self._asking) >= _MOST or (scan and not self._rate.take()):
+                return
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
             asking.add_done_callback(lambda _: self._asking.pop(label, None))
-        return await asyncio.shield(asking)
+        await asyncio.shield(asking)
 
-    async def _ask_everybody(self, label: str, region: str) -> Destination | None:
+    async def _ask_everybody(self, label: str, region: str) -> None:
+        """A registry first; the nodes of the label's region when it has nothing to say that was not known."""
+        before = self._believed(label)
         try:
             async with asyncio.timeout(self._time_limit):
                 await self._ask_registry(label)
-                if self.known(label) is None:
-                    tunnel = await self._mesh.ask_region(region, label)
-                    if tunnel is not None:
+                if self._believed(label) in (None, before):
+                    for tunnel in await self._mesh.ask_region(region, label):
                         self._routes.learn(tunnel)
         except TimeoutError:
             logger.info("a label was asked for in vain: no answer in time")
-            return self.known(label)
-        found = self.known(label)
-        if found is None:
+        if self._believed(label) is None:
             self._routes.nobody_knows(label)
-        return found
 
     async def _ask_registry(self, label: str) -> None:
         answer = await self._resolve(label)

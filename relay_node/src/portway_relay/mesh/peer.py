@@ -44,7 +44,12 @@ class Peer:
     def reached_as(self, info: NodeInfo) -> bool:
         """Whether `info` says that it is reached in the same way."""
         mine = self.info
-        return (mine.host, mine.port, mine.server_name) == (info.host, info.port, info.server_name)
+        return (mine.host, mine.port, mine.server_name, mine.region) == (
+            info.host,
+            info.port,
+            info.server_name,
+            info.region,
+        )
 
     @property
     def in_use(self) -> bool:

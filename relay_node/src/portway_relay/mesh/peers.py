@@ -5,6 +5,7 @@ A node that is missing from a list is kept as long as it answers (DESIGN §2: ab
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from portway_proto.carry.contract import Carrier, Pool
 from portway_proto.carry.tasks import Tasks
@@ -13,6 +14,9 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.mesh.peer import Peer
+
+# Twice the longest round trip on Earth: who has not answered by then does not, or too late for a visitor.
+_ANSWERED_WITHIN: Final = 1.0
 
 
 class Peers:
@@ -48,6 +52,11 @@ class Peers:
         peer = self._peers.get(name)
         return None if peer is None else peer.pool
 
+    def answers(self, name: str) -> bool:
+        """Whether it is heard from now."""
+        peer = self._peers.get(name)
+        return peer is not None and peer.control.up
+
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]
 
@@ -71,6 +80,15 @@ class Peers:
             return before
         if before is not None:
             before.retire()
+        return self._dial(node)
+
+    def certificates_changed(self) -> None:
+        """Lanes are dialled with the new ones from now on; visits that run go on."""
+        for peer in list(self._peers.values()):
+            peer.retire()
+            self._dial(peer.info)
+
+    def _dial(self, node: NodeInfo) -> Peer:
         # Siblings are told what this node holds; others ask a registry.
         whole = self._held if node.region == self._region else tuple
         peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, whole)
@@ -82,12 +100,25 @@ class Peers:
         for peer in self.of_region(self._region):
             peer.control.tell(routes)
 
-    async def ask_region(self, region: str, label: str) -> TunnelInfo | None:
-        """Ask every node of a region; the answer with the highest epoch. Cancelled, nothing is left behind."""
-        peers = self.of_region(region)
-        answers = await asyncio.gather(*(peer.control.ask(label) for peer in peers))
-        found = [answer for answer in answers if answer is not None]
-        return max(found, key=lambda tunnel: tunnel.epoch, default=None)
+    async def ask_region(self, region: str, label: str) -> list[TunnelInfo]:
+        """Ask every node of a region that is heard from, each for itself; none of the answers is proved yet.
+
+        A node that is slow, or silent, is not waited for longer than the others need. Cancelled, nothing is left.
+        """
+        asked = [
+            self._tasks.spawn(peer.control.ask(label), name="ask a node")
+            for peer in self.of_region(region)
+            if peer.control.up
+        ]
+        if not asked:
+            return []
+        try:
+            done, _ = await asyncio.wait(asked, timeout=_ANSWERED_WITHIN)
+        finally:
+            for task in asked:
+                task.cancel()
+        answers = (task.result() for task in done if not task.cancelled())
+        return [answer for answer in answers if answer is not None]
 
     async def close(self) -> None:
         for peer in self._peers.values():

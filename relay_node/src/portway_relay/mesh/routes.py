@@ -7,6 +7,7 @@ asking anybody (lookup.py).
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from portway_proto.carry.contract import Pool, Visit
@@ -20,23 +21,40 @@ _REMEMBERED: Final = 100_000
 # Long enough that a name which is asked for in a loop costs a question a second, short enough that nobody notices who
 # opened a tunnel just then; an announcement ends it at once.
 _UNKNOWN_FOR: Final = 1.0
-_UNKNOWN_REMEMBERED: Final = 10_000  # and as many that are disputed
+_UNKNOWN_REMEMBERED: Final = 10_000
+
+
+class Belief(Enum):
+    """What is thought of a route."""
+
+    TOLD = "told"  # by the node itself
+    CONFIRMED = "confirmed"  # by a registry, whose store has room for one
+    DISPUTED = "disputed"  # two nodes claim this epoch: nobody is routed until a registry has told them apart
+    GONE = "gone"  # the node has let go of it; lower epochs are over all the same
+
+
+_ROUTED: Final = frozenset({Belief.TOLD, Belief.CONFIRMED})
 
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """A tunnel whose home is another node. `pool` leads there."""
+    """A tunnel whose home is another node, with the highest epoch that has proved itself."""
 
-    label: str
+    label: str = field(repr=False)
     epoch: int
+    proof: bytes = field(repr=False)
     node: str
     h2_enabled: bool
-    find_pool: Callable[[], Pool] = field(repr=False)
+    last_pool: Pool = field(repr=False)
+    find_pool: Callable[[str], Pool | None] = field(repr=False)
+    belief: Belief = Belief.TOLD
     visits: set[Visit] = field(default_factory=set, repr=False)
 
     @property
     def pool(self) -> Pool:
-        return self.find_pool()
+        """What leads to its node now; one that leads there no more turns visitors away."""
+        self.last_pool = self.find_pool(self.node) or self.last_pool
+        return self.last_pool
 
     @property
     def full(self) -> bool:
@@ -47,22 +65,32 @@ class Route:
 class Routes:
     """Routes by label, the least recently used forgotten first."""
 
-    def __init__(self, node: str, pool_of: Callable[[str], Pool | None], clock: Monotonic) -> None:
-        """`pool_of` leads to a node by name; None for one that is not known."""
+    def __init__(
+        self,
+        node: str,
+        pool_of: Callable[[str], Pool | None],
+        held_epoch: Callable[[str], int],
+        superseded: Callable[[str, int], None],
+        clock: Monotonic,
+    ) -> None:
+        """`pool_of` leads to a node by name; None for one that is not known. `held_epoch` is that of this node's own
+        binding, 0 without one. `superseded` is told of a label that is elsewhere with a higher epoch than this."""
         self._node = node
         self._pool_of = pool_of
+        self._held_epoch = held_epoch
+        self._superseded = superseded
         self._clock = clock
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._disputed: OrderedDict[str, int] = OrderedDict()  # labels that two nodes claimed, and with which epoch
+        self._had: OrderedDict[str, int] = OrderedDict()  # epochs of this node's own bindings
 
     def __len__(self) -> int:
         return len(self._routes)
 
     def get(self, label: str) -> Route | None:
-        """The route, when its node can be reached."""
+        """The route, when it is believed and its node is known."""
         route = self._routes.get(label)
-        if route is None or self._pool_of(route.node) is None:
+        if route is None or route.belief not in _ROUTED or self._pool_of(route.node) is None:
             return None
         self._routes.move_to_end(label)
         return route
@@ -78,47 +106,44 @@ class Routes:
         return False
 
     def epoch(self, label: str) -> int:
-        """The highest epoch that another node is known to have; 0 when none is."""
+        """The highest epoch that any node, this one too, is known to have or to have had; 0 when none is."""
         route = self._routes.get(label)
-        return 0 if route is None else route.epoch
+        return max(self._had.get(label, 0), 0 if route is None else route.epoch)
 
     def learn(self, tunnel: TunnelInfo, *, from_registry: bool = False) -> Route | None:
         """Believe it if its proof fits and nothing newer is known; None when it is not believed.
 
-        A proof is seen by every node that a label passes: two nodes that claim one epoch are for a registry to tell
-        apart, whose store has room for one. Until it is asked the label is not routed.
+        A proof is seen by every node that a label passes, so whoever comes second with an epoch is not believed: a
+        binding of this node's own stays, and between two others a registry tells. A lower epoch never returns.
         """
         label = tunnel.label
-        if tunnel.node == self._node or not is_label(label) or self._pool_of(tunnel.node) is None:
+        pool = self._pool_of(tunnel.node)
+        if tunnel.node == self._node or pool is None:
+            return None
+        if tunnel.epoch <= max(self._held_epoch(label), self._had.get(label, 0)):
             return None
         known = self._routes.get(label)
-        if known is not None and known.epoch == tunnel.epoch:
-            if known.node == tunnel.node:
-                return known
-            if not from_registry:
-                del self._routes[label]
-                self._dispute(label, tunnel.epoch)
-                return None
-        elif known is not None and known.epoch > tunnel.epoch:
+        if known is not None and known.epoch >= tunnel.epoch:
+            return self._learn_again(known, tunnel, pool, from_registry=from_registry)
+        if not is_label(label) or not verify_proof(label, tunnel.epoch, tunnel.proof):
             return None
-        if not from_registry and self._disputed.get(label, 0) >= tunnel.epoch:
-            return None
-        if not verify_proof(label, tunnel.epoch, tunnel.proof):
-            return None
-        self._disputed.pop(label, None)
-        route = Route(label, tunnel.epoch, tunnel.node, tunnel.options.h2_enabled, lambda: self._pool(tunnel.node))
-        self._routes[label] = route
-        self._routes.move_to_end(label)
-        if len(self._routes) > _REMEMBERED:
-            self._routes.popitem(last=False)
-        self._unknown.pop(label, None)
-        return route
+        return self._believe(tunnel, pool, from_registry=from_registry)
 
     def forget(self, label: str, node: str, epoch: int) -> None:
         """That node does not hold it with that epoch (any more)."""
         route = self._routes.get(label)
-        if route is not None and route.node == node and route.epoch <= epoch:
-            del self._routes[label]
+        if route is not None and route.node == node and route.epoch <= epoch and route.belief in _ROUTED:
+            route.belief = Belief.GONE
+
+    def bound_here(self, label: str, epoch: int) -> None:
+        """This node holds it now, with a higher epoch than was known of any other; that is not forgotten when it is
+        let go of, so that nobody comes with an old one then."""
+        self._routes.pop(label, None)
+        self._unknown.pop(label, None)
+        self._had[label] = epoch
+        self._had.move_to_end(label)
+        if len(self._had) > _REMEMBERED:
+            self._had.popitem(last=False)
 
     def nobody_knows(self, label: str) -> None:
         self._unknown[label] = self._clock() + _UNKNOWN_FOR
@@ -126,12 +151,32 @@ class Routes:
         if len(self._unknown) > _UNKNOWN_REMEMBERED:
             self._unknown.popitem(last=False)
 
-    def _dispute(self, label: str, epoch: int) -> None:
-        self._disputed[label] = epoch
-        if len(self._disputed) > _UNKNOWN_REMEMBERED:
-            self._disputed.popitem(last=False)
+    def _learn_again(self, known: Route, tunnel: TunnelInfo, pool: Pool, *, from_registry: bool) -> Route | None:
+        """The label has a route with this epoch or a higher one."""
+        if known.epoch > tunnel.epoch or known.proof != tunnel.proof:
+            return None
+        if from_registry:
+            if known.node == tunnel.node and known.belief in _ROUTED:
+                known.belief = Belief.CONFIRMED
+                return known
+            return self._believe(tunnel, pool, from_registry=True)
+        if known.node != tunnel.node:
+            if known.belief is not Belief.CONFIRMED:
+                known.belief = Belief.DISPUTED
+            return None
+        if known.belief is Belief.DISPUTED:
+            return None
+        return known if known.belief in _ROUTED else self._believe(tunnel, pool, from_registry=False)
 
-    def _pool(self, node: str) -> Pool:
-        pool = self._pool_of(node)
-        assert pool is not None, "a peer with routes is kept"
-        return pool
+    def _believe(self, tunnel: TunnelInfo, pool: Pool, *, from_registry: bool) -> Route:
+        label = tunnel.label
+        belief = Belief.CONFIRMED if from_registry else Belief.TOLD
+        h2_enabled = tunnel.options.h2_enabled
+        route = Route(label, tunnel.epoch, tunnel.proof, tunnel.node, h2_enabled, pool, self._pool_of, belief)
+        self._routes[label] = route
+        self._routes.move_to_end(label)
+        if len(self._routes) > _REMEMBERED:
+            self._routes.popitem(last=False)
+        self._unknown.pop(label, None)
+        self._superseded(label, tunnel.epoch - 1)
+        return route

@@ -124,6 +124,14 @@ class RegistryLink:
                     "a label could not be resolved", extra={"reason": _reason(error.code(), error.details() or "")}
                 )
             return None
+        except aio.UsageError:
+            return None  # the channel was closed just now
+        except asyncio.CancelledError:
+            # A call ends so too when its channel is closed: the stream was lost, and whoever asks goes on without.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return None
         return answer
 
     async def close(self, *, within: float = 1.0) -> None:

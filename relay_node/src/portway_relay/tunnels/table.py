@@ -42,12 +42,12 @@ class TunnelTable:
         raw_ports: RawPorts,
         announcer: Announcer,
         *,
-        epoch_elsewhere: Callable[[str], int],
+        known_epoch: Callable[[str], int],
         max_visits: int,
         clock: WallClock,
     ) -> None:
-        """`epoch_elsewhere` is the highest that another node is known to hold a label with; 0 when none is."""
-        self._epoch_elsewhere = epoch_elsewhere
+        """`known_epoch` is the highest that any node is known to hold, or to have held, a label with; 0 when none is."""
+        self._known_epoch = known_epoch
         self._raw_ports = raw_ports
         self._announcer = announcer
         self._max_visits = max_visits
@@ -63,6 +63,11 @@ class TunnelTable:
         """The tunnel that visitors of `label` are routed to now."""
         tunnel = self._tunnels.get(label)
         return tunnel if tunnel is not None and tunnel.live else None
+
+    def epoch(self, label: str) -> int:
+        """Of the binding that this node has, its holder there or away; 0 without one."""
+        tunnel = self._tunnels.get(label)
+        return 0 if tunnel is None else tunnel.epoch
 
     def all_live(self) -> Iterator[Tunnel]:
         return (tunnel for tunnel in self._tunnels.values() if tunnel.live)
@@ -89,7 +94,7 @@ class TunnelTable:
             return current
         if not verify_proof(label, epoch, proof):
             raise Refused(FAILURE_CODE_PROOF, "the proof does not fit the label and epoch: open a new tunnel")
-        highest = max(current.epoch if current is not None else 0, self._epoch_elsewhere(label))
+        highest = max(current.epoch if current is not None else 0, self._known_epoch(label))
         if epoch <= highest:
             raise _epoch_taken(highest)
         self._demand_quota(holder, label)
@@ -125,9 +130,9 @@ class TunnelTable:
         if self._tunnels.get(tunnel.label) is not tunnel or tunnel.live:
             return
         try:
-            elsewhere = self._epoch_elsewhere(tunnel.label)
-            if tunnel.epoch <= elsewhere:
-                raise _epoch_taken(elsewhere)
+            highest = self._known_epoch(tunnel.label)
+            if tunnel.epoch < highest:
+                raise _epoch_taken(highest)
             self._demand_quota(tunnel.holder, tunnel.label)
             if tunnel.raw is not None:
                 tunnel.raw.listen()

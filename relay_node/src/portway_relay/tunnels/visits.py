@@ -43,8 +43,8 @@ class Destination(Protocol):
     def visits(self) -> set[Visit]: ...
 
 
-# Of a label, by the region in its name: where it is when it is not at this destination.
-Elsewhere = Callable[[str, str, Destination], Awaitable[Destination | None]]
+# Of a label, by the region in its name: where it is when it is not at this destination. True when that one said so.
+Elsewhere = Callable[[str, str, Destination, bool], Awaitable[Destination | None]]
 
 
 @dataclass(slots=True)
@@ -138,19 +138,19 @@ class Visits:
 
     def _forwarded_ended(self, tunnel: Tunnel, visit: Visit, end: VisitEnd) -> None:
         if end.visitor is not None:
-            no_lane = end.outcome is Outcome.NO_LANE
-            cast(Lane, end.visitor).refuse(RefusalReason.NOT_HERE if no_lane else end.reason, end.message)
+            cast(Lane, end.visitor).refuse(_refusal(tunnel, end), end.message)
         self._over(tunnel, visit, end)
 
     async def _try_elsewhere(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
         """Once: nothing of it has reached a local server. It stays counted where it was while it is looked for."""
         try:
-            found = await self._elsewhere(visit.opening.label, arrival.region, arrival.destination)
+            gone = end.outcome is Outcome.REFUSED
+            found = await self._elsewhere(visit.opening.label, arrival.region, arrival.destination, gone)
         except BaseException:
             stream.abort()
             self._over(arrival.destination, visit, end)
             raise
-        if found is None:
+        if found is None or found.full:
             self._turn_away(arrival, visit, end, stream)
             return
         before, arrival.destination = arrival.destination, found
@@ -187,5 +187,12 @@ class Visits:
             self._idle.set()
 
 
+def _refusal(tunnel: Tunnel, end: VisitEnd) -> RefusalReason:
+    """Why a visitor of the mesh was not taken: a client that is away may be at another node by now."""
+    if end.outcome is not Outcome.NO_LANE:
+        return end.reason
+    return RefusalReason.OVERLOADED if tunnel.live else RefusalReason.NOT_HERE
+
+
 def _may_be_elsewhere(end: VisitEnd) -> bool:
-    return end.outcome is Outcome.NO_LANE or end.reason in _MOVED
+    return end.outcome is Outcome.NO_LANE or (end.outcome is Outcome.REFUSED and end.reason in _MOVED)

@@ -235,7 +235,9 @@ class NodeSessions:
         self.raw_ports = RawPorts(
             "127.0.0.1", PortAccount(config.raw_ports, 60.0, clock), lambda label, sock, peer: sock.close()
         )
-        self.table = TunnelTable(self.raw_ports, self.announced, max_visits=10, clock=clock)
+        self.table = TunnelTable(
+            self.raw_ports, self.announced, known_epoch=lambda label: 0, max_visits=10, clock=clock
+        )
         self.sessions = Sessions(
             config,
             self.carrier,  # type: ignore[arg-type]

@@ -36,8 +36,8 @@ async def make_node(node_config: Callable[..., NodeConfig], pki: Path) -> Any:
             cluster_ca=pki / "ca.crt",
             cert=pki / "node-relay-1.crt",
             key=pki / "node-relay-1.key",
-            tls_cert=pki / "region-fra.crt",
-            tls_key=pki / "region-fra.key",
+            tls_cert=(pki / "region-fra.crt",),
+            tls_key=(pki / "region-fra.key",),
         )
         made.append(NodeSessions(config, ManualClock(time.time())))
         return made[-1]

@@ -69,7 +69,14 @@ class Node:
         self.announced = Announced()
         self.account = PortAccount(ports, 60, clock, random.Random(1))
         raw = RawPorts("127.0.0.1", self.account, lambda label, sock, peer: sock.close())
-        self.table = TunnelTable(raw, self.announced, max_visits=3, clock=clock)
+        self.known_epochs: dict[str, int] = {}
+        self.table = TunnelTable(
+            raw,
+            self.announced,
+            known_epoch=lambda label: self.known_epochs.get(label, 0),
+            max_visits=3,
+            clock=clock,
+        )
 
     def claim(self, holder: FakeHolder, epoch: int = 1, chain: Chain = CHAIN, **options: Any) -> Tunnel:
         chosen = {"h2_enabled": False, "unencrypted": False, "wanted_port": None} | options
@@ -442,3 +449,34 @@ async def test_ports_that_cannot_be_opened_refuse_the_claim(
     assert refusal.code == FAILURE_CODE_PORTS
     assert "Too many" not in refusal.message
     assert "Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_epoch_that_another_node_has_is_refused(node: Node, epoch: int) -> None:
+    """Equal or lower than what is known of any node: the claim comes too late, and the answer says which is needed."""
+    node.known_epochs[CHAIN.label] = 3
+    refusal = node.refused(FakeHolder(), epoch)
+    assert refusal.code == FAILURE_CODE_EPOCH
+    assert "epoch 3" in str(refusal)
+    assert node.claim(FakeHolder(), 4).epoch == 4
+
+
+def test_a_holder_that_returns_too_late_has_lost_its_label(node: Node) -> None:
+    """While it was away its tunnel was bound at another node: it is released here, and the holder is told."""
+    tunnel = node.claim(FakeHolder(), 1)
+    node.table.suspend(tunnel)
+    node.known_epochs[CHAIN.label] = 2
+    with pytest.raises(Refused) as refusal:
+        node.table.resume(tunnel)
+    assert refusal.value.code == FAILURE_CODE_EPOCH
+    assert node.table.epoch(CHAIN.label) == 0
+
+
+def test_a_holder_that_returns_in_time_keeps_its_epoch(node: Node) -> None:
+    """The epoch known of this node itself is no reason against it."""
+    tunnel = node.claim(FakeHolder(), 1)
+    node.table.suspend(tunnel)
+    assert node.table.epoch(CHAIN.label) == 1
+    node.known_epochs[CHAIN.label] = 1
+    node.table.resume(tunnel)
+    assert node.table.live(CHAIN.label) is tunnel

@@ -363,9 +363,14 @@ class PyLane(Connection):
         if self.pool is not None and self.pool.serves:
             self.pool.lane_opening(self, opening)
         elif self._events is not None:
-            self.carrier.tell(self.abort, self._events.opening_received, self, opening)
+            self.carrier.tell(self.abort, self._tell_opening, self._events, opening)
         else:
             self.refuse(RefusalReason.NOT_HERE)
+
+    def _tell_opening(self, events: LaneEvents, opening: Opening) -> None:
+        """Later than it came: one that the opener has given up meanwhile must not be joined to the next."""
+        if self.opening is opening:
+            events.opening_received(self, opening)
 
     def _over(self, error: CarrierError) -> None:
         if self.closed:
