@@ -6,6 +6,7 @@ Here: names of keys. Not here: the values under them (records.py), nor how they 
     tunnels/<label>    TunnelInfo, on the lease of its home node
     tokens/<id>        TokenRecord
     grant-keys/<kid>   GrantKeyRecord
+    ports/<region>/<first>  PortBlockRecord: whose the raw ports from there on are; on no lease
     audit/<when>-<id>  AuditRecord; sorts by time
     settings           SettingsRecord
 """
@@ -17,6 +18,7 @@ NODES: Final = ROOT + "nodes/"
 TUNNELS: Final = ROOT + "tunnels/"
 TOKENS: Final = ROOT + "tokens/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
+PORTS: Final = ROOT + "ports/"
 AUDIT: Final = ROOT + "audit/"
 SETTINGS: Final = ROOT + "settings"
 
@@ -35,6 +37,11 @@ def token(token_id: str) -> str:
 
 def grant_key(kid: str) -> str:
     return GRANT_KEYS + kid
+
+
+def port_block(region: str, first: int) -> str:
+    """Five digits hold every port, so that keys sort by it."""
+    return f"{PORTS}{region}/{first:05d}"
 
 
 def audit(at_ms: int, unique: str) -> str:
