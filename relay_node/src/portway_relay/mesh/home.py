@@ -14,6 +14,7 @@ from portway_proto.wire.frames import Opening
 
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
+from portway_relay.mesh.sibling_ports import SiblingPorts
 from portway_relay.tunnels.table import Announcer, TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Visits
@@ -54,8 +55,16 @@ class Inward:
     """The MeshEvents of this node."""
 
     def __init__(
-        self, table: TunnelTable, routes: Routes, visits: Visits, describe: Callable[[Tunnel], TunnelInfo]
+        self,
+        peers: Peers,
+        table: TunnelTable,
+        routes: Routes,
+        sibling_ports: SiblingPorts,
+        visits: Visits,
+        describe: Callable[[Tunnel], TunnelInfo],
     ) -> None:
+        self._peers = peers
+        self._sibling_ports = sibling_ports
         self._table = table
         self._routes = routes
         self._visits = visits
@@ -66,11 +75,25 @@ class Inward:
 
     def routes_told(self, node: str, routes: RoutesMessage) -> None:
         """A node speaks for itself only."""
+        sibling = self._peers.is_sibling(node)
         for tunnel in routes.bound:
-            if tunnel.node == node:
-                self._routes.learn(tunnel)
+            if tunnel.node == node and self._routes.learn(tunnel) is not None and sibling:
+                self._sibling_ports.bound(node, tunnel)
         for gone in routes.gone:
             self._routes.forget(gone.label, node, gone.epoch)
+            self._sibling_ports.gone(node, gone.label, gone.epoch)
+
+    def is_known(self, node: str) -> bool:
+        return self._peers.get(node) is not None
+
+    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+        self._sibling_ports.whole(node, raw_labels)
+
+    def heard_from(self, node: str) -> None:
+        self._sibling_ports.heard_from(node)
+
+    def lost(self, node: str) -> None:
+        self._sibling_ports.lost(node)
 
     def held(self, label: str) -> TunnelInfo | None:
         tunnel = self._table.live(label)

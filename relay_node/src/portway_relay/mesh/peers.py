@@ -100,6 +100,15 @@ class Peers:
         for peer in self.of_region(self._region):
             peer.control.tell(routes)
 
+    def unheard(self) -> list[asyncio.Future[None]]:
+        """For each sibling that does not listen yet on the raw ports that it was told of: done when it does."""
+        waiting = (peer.control.unheard() for peer in self.of_region(self._region))
+        return [future for future in waiting if future is not None]
+
+    def is_sibling(self, name: str) -> bool:
+        peer = self._peers.get(name)
+        return peer is not None and peer.info.region == self._region
+
     async def ask_region(self, region: str, label: str) -> list[TunnelInfo]:
         """Ask every node of a region that is heard from, each for itself; none of the answers is proved yet.
 

@@ -8,6 +8,7 @@ from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, ClusterSettings, Ev
 
 from portway_relay.grants import GrantCheck
 from portway_relay.mesh.peers import Peers
+from portway_relay.registry_link.port_reservation import PortReservation
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.table import TunnelTable
 
@@ -17,7 +18,10 @@ logger = logging.getLogger(__name__)
 class Cluster:
     """The RegistryNews of a node."""
 
-    def __init__(self, grants: GrantCheck, sessions: Sessions, table: TunnelTable, peers: Peers) -> None:
+    def __init__(
+        self, grants: GrantCheck, sessions: Sessions, table: TunnelTable, peers: Peers, ports: PortReservation
+    ) -> None:
+        self._ports = ports
         self._peers = peers
         self._grants = grants
         self._sessions = sessions
@@ -27,6 +31,7 @@ class Cluster:
 
     def registry_away(self, away: bool) -> None:
         self._grants.registry_away = away
+        self._ports.registry_away(away)
 
     def heard(self, message: RegistryMessage) -> None:
         kind = message.WhichOneof("message")

@@ -29,6 +29,8 @@ T = TypeVar("T")
 LOOPBACK = "127.0.0.1"
 # curl and browsers resolve every name below it to loopback by themselves.
 DOMAIN = "localhost"
+# Several blocks for each node, also after it was started again.
+_REGION_PORTS = 512
 # Nothing a test waits for here takes longer, on a machine that does other things too.
 PATIENCE = 30.0
 
@@ -57,6 +59,12 @@ class RunningNode:
     @property
     def port(self) -> int:
         return self.config.listen.port
+
+    @property
+    def raw_host(self) -> str:
+        """Where it listens on the raw ports of its region."""
+        assert self.config.raw_listen is not None
+        return self.config.raw_listen
 
     @property
     def node(self) -> Node:
@@ -113,6 +121,7 @@ class Cluster:
         self._folder = folder
         self._plans = plans
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
+        self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
         self._thread = threading.Thread(target=self._run, name="cluster")
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -229,12 +238,18 @@ class Cluster:
             key=self.pki / f"node-{plan.name}.key",
             tls_cert=tuple(self.pki / f"region-{region}.crt" for region in self._regions),
             tls_key=tuple(self.pki / f"region-{region}.key" for region in self._regions),
-            raw_listen=LOOPBACK,
+            raw_listen=self._raw_listen(plan),
             raw_host=LOOPBACK,
-            raw_ports=PortRange(*raw_port_range()),
+            raw_ports=self._raw_ports[plan.region],
             limits=plan.limits,
         )
         return dataclasses.replace(config, **plan.settings)
+
+    def _raw_listen(self, plan: NodePlan) -> str:
+        """The nodes of a region listen on the same raw ports, so each has a loopback address of its own; the region's
+        raw host is that of the first."""
+        siblings = [other.name for other in self._plans if other.region == plan.region]
+        return f"127.0.0.{siblings.index(plan.name) + 1}"
 
     def _run(self) -> None:
         try:
