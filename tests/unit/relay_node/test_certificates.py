@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from portway_relay.config import NodeConfig
 from portway_relay.errors import CertificateError
 
 NODE = "relay-1.node.portway.internal"
-REGION = "*.fra.example.com"
+ZONE = "fra.example.com"
+REGION = f"*.{ZONE}"
 DAY = timedelta(days=1)
 P256 = bytes.fromhex("2a8648ce3d030107")
 UNKNOWN_CURVE = bytes.fromhex("2a8648ce3d03017f")
@@ -47,7 +48,21 @@ class Files:
         self.write(self.config.cert, self.config.key, leaf)
 
     def region(self, *names: str, **options: Any) -> None:
-        self.write(self.config.tls_cert, self.config.tls_key, self.authority.issue_cert(*names or [REGION], **options))
+        self.write(
+            self.path("tls_cert"), self.path("tls_key"), self.authority.issue_cert(*names or [REGION], **options)
+        )
+
+    def path(self, which: str) -> Path:
+        """The file of a setting; the first of those for regions."""
+        path = getattr(self.config, which)
+        return path[0] if isinstance(path, tuple) else path
+
+    def add_region(self, name: str, *names: str) -> None:
+        """One more certificate for visitors."""
+        cert, key = (self.config.cert.with_name(f"{name}.{kind}") for kind in ("pem", "key"))
+        self.write(cert, key, self.authority.issue_cert(*names))
+        config = self.config
+        self.config = replace(config, tls_cert=(*config.tls_cert, cert), tls_key=(*config.tls_key, key))
 
     def read(self) -> Certificates:
         return Certificates(self.config, now=lambda: self.now)
@@ -76,17 +91,18 @@ def test_files_that_fit_are_taken(files: Files) -> None:
     assert loaded.link_tls.alpn == LINK_ALPN
     assert loaded.link_tls.certificate == config.cert.read_bytes()
     assert loaded.link_tls.key == config.key.read_bytes()
-    assert set(loaded.visitor_tls) == {None, "http/1.1", "h2"}
-    for alpn, tls in loaded.visitor_tls.items():
-        assert (tls.alpn, tls.certificate, tls.key) == (alpn, config.tls_cert.read_bytes(), config.tls_key.read_bytes())
+    cert, key = files.path("tls_cert").read_bytes(), files.path("tls_key").read_bytes()
+    for alpn in (None, "http/1.1", "h2"):
+        tls = loaded.visitor_tls(ZONE, alpn)
+        assert (tls.alpn, tls.certificate, tls.key) == (alpn, cert, key)
     assert dns_names(loaded.node.certificate) == [NODE]
 
 
 def test_a_chain_is_kept_whole(files: Files) -> None:
     """The leaf is checked, and what was issued between it and a root is shown to visitors."""
     between = files.authority.create_child_ca()
-    files.write(files.config.tls_cert, files.config.tls_key, between.issue_cert(REGION))
-    chain = files.read().loaded.visitor_tls[None].certificate
+    files.write(files.path("tls_cert"), files.path("tls_key"), between.issue_cert(REGION))
+    chain = files.read().loaded.visitor_tls(ZONE, None).certificate
     assert len(x509.load_pem_x509_certificates(chain)) >= 2
 
 
@@ -95,14 +111,14 @@ def test_keys_of_both_kinds_are_taken(files: Files, kind: trustme.KeyType) -> No
     """RSA and elliptic curves."""
     files.node(key_type=kind)
     files.region(key_type=kind)
-    assert files.read().loaded.region.key.startswith(b"-----BEGIN")
+    assert files.read().loaded.zones[ZONE].key.startswith(b"-----BEGIN")
 
 
 @pytest.mark.parametrize("which", ["cert", "tls_cert"])
 def test_a_key_of_another_certificate_is_named(files: Files, which: str) -> None:
     """Both files are named, so that the right one can be replaced."""
-    path = getattr(files.config, which)
-    key = files.config.key if which == "cert" else files.config.tls_key
+    path = files.path(which)
+    key = files.config.key if which == "cert" else files.path("tls_key")
     other = files.authority.issue_cert(NODE, REGION)
     key.write_bytes(other.private_key_pem.bytes())
     assert files.complaint() == f"{key} is not the key of {path}: the two files are from different pairs"
@@ -115,7 +131,7 @@ def test_a_certificate_that_has_expired_is_named(files: Files, which: str) -> No
     getattr(files, which)(not_after=end)
     files.read()
     files.now = end
-    path = files.config.cert if which == "node" else files.config.tls_cert
+    path = files.config.cert if which == "node" else files.path("tls_cert")
     assert files.complaint() == f"{path} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
 
 
@@ -139,11 +155,49 @@ def test_the_nodes_certificate_is_for_its_name(files: Files) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["fra.example.com", "*.ams.example.com", "*.example.com", "a.fra.example.com"])
-def test_the_regions_certificate_is_a_wildcard_for_its_zone(files: Files, name: str) -> None:
+@pytest.mark.parametrize("name", ["fra.example.com", "*.example.com", "a.fra.example.com", "*.fra.example.org"])
+def test_a_regions_certificate_is_a_wildcard_for_its_zone(files: Files, name: str) -> None:
     """Nothing but `*.<region>.<domain>` covers every label."""
     files.region(name)
-    assert files.complaint() == f"{files.config.tls_cert} is valid for {name}, and must be for {REGION}"
+    assert files.complaint() == f"{files.path('tls_cert')} is valid for {name}, and must be for *.REGION.example.com"
+
+
+def test_the_nodes_own_region_is_among_them(files: Files) -> None:
+    """A node without a certificate for its own names would show its clients addresses that work elsewhere only."""
+    files.region("*.ams.example.com")
+    assert files.complaint() == f"{files.path('tls_cert')}: none is for this node's own region, {REGION}"
+
+
+def test_every_region_has_its_certificate(files: Files) -> None:
+    """A visitor is shown the one for the zone of its name, whichever node it came to."""
+    files.add_region("ams", "*.ams.example.com")
+    loaded = files.read().loaded
+    assert set(loaded.zones) == {ZONE, "ams.example.com"}
+    for zone, identity in loaded.zones.items():
+        assert dns_names(identity.certificate) == [f"*.{zone}"]
+        assert loaded.visitor_tls(zone, "h2").certificate == identity.chain
+
+
+def test_one_certificate_may_be_for_all_regions(files: Files) -> None:
+    """What several name, the first of them serves."""
+    files.region(REGION, "*.ams.example.com")
+    files.add_region("ams", "*.ams.example.com", "*.iad.example.com")
+    zones = files.read().loaded.zones
+    assert set(zones) == {ZONE, "ams.example.com", "iad.example.com"}
+    assert zones["ams.example.com"] is zones[ZONE]
+    assert zones["iad.example.com"] is not zones[ZONE]
+
+
+def test_any_regions_certificate_is_taken_when_its_file_changes(files: Files) -> None:
+    """Not only the node's own."""
+    files.add_region("ams", "*.ams.example.com")
+    certificates = files.read()
+    before = certificates.loaded.zones
+    files.write(files.config.tls_cert[1], files.config.tls_key[1], files.authority.issue_cert("*.ams.example.com"))
+    assert certificates.reload_if_changed()
+    after = certificates.loaded.zones
+    assert after["ams.example.com"].chain != before["ams.example.com"].chain
+    assert after[ZONE].chain == before[ZONE].chain
 
 
 def test_names_are_the_same_in_any_case(files: Files) -> None:
@@ -181,7 +235,7 @@ def test_any_of_several_cas_will_do(files: Files) -> None:
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
 def test_a_file_that_cannot_be_used_is_named(files: Files, which: str, content: bytes) -> None:
     """Empty, garbage, or cut off: which file, and what it should hold."""
-    path = getattr(files.config, which)
+    path = files.path(which)
     path.write_bytes(content)
     message = files.complaint()
     assert message.startswith(f"{path} holds no ")
@@ -191,7 +245,7 @@ def test_a_file_that_cannot_be_used_is_named(files: Files, which: str, content: 
 @pytest.mark.parametrize("which", ["cluster_ca", "cert", "key", "tls_cert", "tls_key"])
 def test_a_file_that_is_not_there_is_named(files: Files, which: str) -> None:
     """The file, and the system's reason."""
-    path = getattr(files.config, which)
+    path = files.path(which)
     path.unlink()
     assert files.complaint() == f"cannot read {path}: No such file or directory"
 
@@ -226,7 +280,7 @@ def test_a_new_certificate_is_taken_when_its_files_change(files: Files) -> None:
     assert certificates.loaded is before
     files.region()
     assert certificates.reload_if_changed()
-    assert certificates.loaded.region.chain == files.config.tls_cert.read_bytes() != before.region.chain
+    assert certificates.loaded.zones[ZONE].chain == files.path("tls_cert").read_bytes() != before.zones[ZONE].chain
     assert certificates.loaded.node.chain == before.node.chain
     assert not certificates.reload_if_changed()
 
@@ -236,17 +290,17 @@ def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: p
     certificates = files.read()
     before = certificates.loaded
     leaf = files.authority.issue_cert(REGION)
-    files.config.tls_cert.write_bytes(leaf.cert_chain_pems[0].bytes())
+    files.path("tls_cert").write_bytes(leaf.cert_chain_pems[0].bytes())
     assert not certificates.reload_if_changed()
     assert certificates.loaded is before
     assert "the old ones stay in use" in caplog.text
-    assert str(files.config.tls_key) in caplog.text
+    assert str(files.path("tls_key")) in caplog.text
     caplog.clear()
     assert not certificates.reload_if_changed()
     assert caplog.text == ""
-    files.config.tls_key.write_bytes(leaf.private_key_pem.bytes())
+    files.path("tls_key").write_bytes(leaf.private_key_pem.bytes())
     assert certificates.reload_if_changed()
-    assert certificates.loaded.region.key == leaf.private_key_pem.bytes()
+    assert certificates.loaded.zones[ZONE].key == leaf.private_key_pem.bytes()
 
 
 def test_a_file_that_goes_and_comes_back_is_read_again(files: Files) -> None:

@@ -21,8 +21,8 @@ REQUIRED = {
     "cluster_ca": "ca.pem",
     "cert": "node.pem",
     "key": "node.key",
-    "tls_cert": "region.pem",
-    "tls_key": "region.key",
+    "tls_cert": ["region.pem"],
+    "tls_key": ["region.key"],
 }
 Write = Callable[[str], Path]
 
@@ -68,8 +68,8 @@ def test_what_is_not_given_has_its_default() -> None:
         cluster_ca=Path("ca.pem"),
         cert=Path("node.pem"),
         key=Path("node.key"),
-        tls_cert=Path("region.pem"),
-        tls_key=Path("region.key"),
+        tls_cert=(Path("region.pem"),),
+        tls_key=(Path("region.key"),),
     )
 
 

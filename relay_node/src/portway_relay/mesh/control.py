@@ -39,6 +39,7 @@ class ControlLane:
         self._target = target
         self._whole = whole
         self._lane: Lane | None = None
+        self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._request = 0
         self._asked: dict[int, asyncio.Future[TunnelInfo | None]] = {}
@@ -76,7 +77,7 @@ class ControlLane:
             return None
         self._request += 1
         request = self._request
-        answer: asyncio.Future[TunnelInfo | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[TunnelInfo | None] = self._loop.create_future()
         self._asked[request] = answer
         self._lane.send(FrameType.ASK, Ask(request=request, label=label).SerializeToString())
         try:
@@ -105,9 +106,11 @@ class ControlLane:
             except CarrierError as error:
                 logger.debug("peer not reached", extra={"peer": self._name, "reason": str(error)})
             else:
-                pause = _FIRST_PAUSE
+                began = self._loop.time()
                 self._begin(lane)
                 await self._over.wait()
+                if self._loop.time() - began >= _LONGEST_PAUSE:
+                    pause = _FIRST_PAUSE  # it served; one that is refused at once is not dialled in a loop
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries only
             pause = min(2 * pause, _LONGEST_PAUSE)
 

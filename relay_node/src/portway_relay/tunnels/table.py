@@ -46,7 +46,7 @@ class TunnelTable:
         max_visits: int,
         clock: WallClock,
     ) -> None:
-        """`known_epoch` is the highest that any node is known to hold, or to have held, a label with; 0 when none is."""
+        """`known_epoch` is the highest that any node is known to hold a label with, or to have held; 0 when none."""
         self._known_epoch = known_epoch
         self._raw_ports = raw_ports
         self._announcer = announcer

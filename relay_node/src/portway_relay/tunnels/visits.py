@@ -132,7 +132,9 @@ class Visits:
         stream = cast(Stream, end.visitor)
         if arrival.again and _may_be_elsewhere(end):
             arrival.again = False
-            self._tasks.spawn(self._try_elsewhere(arrival, visit, end, stream), name="try elsewhere")
+            trying = self._tasks.spawn(self._try_elsewhere(arrival, visit, end, stream), name="try elsewhere")
+            # Not in the task itself: one that is cancelled before its first step never runs.
+            trying.add_done_callback(partial(self._tried, arrival, visit, end, stream))
         else:
             self._turn_away(arrival, visit, end, stream)
 
@@ -143,19 +145,21 @@ class Visits:
 
     async def _try_elsewhere(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
         """Once: nothing of it has reached a local server. It stays counted where it was while it is looked for."""
-        try:
-            gone = end.outcome is Outcome.REFUSED
-            found = await self._elsewhere(visit.opening.label, arrival.region, arrival.destination, gone)
-        except BaseException:
-            stream.abort()
-            self._over(arrival.destination, visit, end)
-            raise
+        gone = end.outcome is Outcome.REFUSED
+        found = await self._elsewhere(visit.opening.label, arrival.region, arrival.destination, gone)
         if found is None or found.full:
             self._turn_away(arrival, visit, end, stream)
             return
         before, arrival.destination = arrival.destination, found
         self._join(stream, visit.opening, arrival)
         self._over(before, visit, end)
+
+    def _tried(
+        self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream, trying: asyncio.Task[None]
+    ) -> None:
+        if trying.cancelled() or trying.exception() is not None:
+            stream.abort()
+            self._over(arrival.destination, visit, end)
 
     def _turn_away(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
         if visit.opening.kind is VisitKind.RAW:
@@ -164,15 +168,13 @@ class Visits:
             return
         not_listening = end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE
         page = bad_gateway() if not_listening else unavailable()
-        self._tasks.spawn(self._answer(arrival, visit, end, stream, page), name="turn away")
+        answering = self._tasks.spawn(self._answer(stream, page), name="turn away")
+        answering.add_done_callback(lambda _: self._over(arrival.destination, visit, end))
 
-    async def _answer(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream, page: bytes) -> None:
+    async def _answer(self, stream: Stream, page: bytes) -> None:
         """Tell a visitor that speaks HTTP; end the connection with any other in order."""
-        try:
-            first_bytes = await stream.first_bytes(self._first_bytes_time)
-            self._carrier.finish(stream, page if looks_like_http(first_bytes) else b"")
-        finally:
-            self._over(arrival.destination, visit, end)
+        first_bytes = await stream.first_bytes(self._first_bytes_time)
+        self._carrier.finish(stream, page if looks_like_http(first_bytes) else b"")
 
     def _begins(self, destination: Destination, visit: Visit) -> None:
         destination.visits.add(visit)

@@ -1,11 +1,12 @@
 """The public port on a real carrier: what each who arrives gets, and whose socket it is then."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trustme
@@ -14,12 +15,13 @@ from portway_proto.carry.errors import TlsSettingsError
 from portway_proto.carry.python import PythonCarrier
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.wire.labels import Epoch, Label
-from portway_proto.wire.limits import LINK_ALPN
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.errors import ListenError
-from portway_relay.ingress.front import Front
+from portway_relay.ingress.front import Front, Takers
 from portway_relay.ingress.route import Alert
 from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.tunnels.visits import Destination
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 from portway_testkit.hellos import message, real_hello, records, server_name
@@ -49,15 +51,31 @@ class Around:
     carrier: PythonCarrier
     tls: ServerTls
     tunnel: Tunnel
-    visitors: list[tuple[Endpoint, Tunnel, str | None]] = field(default_factory=list)
+    visitors: list[tuple[Endpoint, Destination, str, str | None]] = field(default_factory=list)
     lanes: list[socket.socket] = field(default_factory=list)
+    peer_lanes: list[socket.socket] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # by label, what is asked for
+    failures: list[BaseException] = field(default_factory=list)
     fails: bool = False
 
-    def tunnel_of(self, label: str) -> Tunnel | None:
+    @property
+    def zones(self) -> dict[str, None]:
+        return {"fra.example.com": None, "iad.example.com": None}
+
+    def visitor_tls(self, zone: str, alpn: str | None) -> ServerTls:
+        assert zone in self.zones
+        return replace(self.tls, alpn=alpn)
+
+    def known(self, label: str) -> Tunnel | None:
         return self.tunnel if label == self.tunnel.label else None
 
-    def visitor(self, sock: socket.socket, peer: Endpoint, tunnel: Tunnel, alpn: str | None) -> None:
-        self.visitors.append((peer, tunnel, alpn))
+    async def find(self, label: str, region: str) -> Tunnel | None:
+        self.asked.append((label, region))
+        return await self.found[label] if label in self.found else None
+
+    def visitor(self, sock: socket.socket, peer: Endpoint, to: Destination, region: str, tls: ServerTls) -> None:
+        self.visitors.append((peer, to, region, tls.alpn))
         if self.fails:
             sock.close()
             raise TlsSettingsError("no such key")
@@ -65,6 +83,9 @@ class Around:
 
     def client_lane(self, sock: socket.socket) -> None:
         self.lanes.append(sock)
+
+    def peer_lane(self, sock: socket.socket) -> None:
+        self.peer_lanes.append(sock)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +102,7 @@ async def around(authority: trustme.CA) -> AsyncIterator[Around]:
     tunnel = Tunnel(Label(LABEL), Epoch(1), b"", holder, h2_enabled=True, max_visits=1, opened_at_ms=0)
     around = Around(carrier, tls, tunnel)
     yield around
-    for sock in around.lanes:
+    for sock in (*around.lanes, *around.peer_lanes):
         sock.close()
     await carrier.close()
 
@@ -96,10 +117,11 @@ async def open_front(
         front = Front(
             node_config(**changes),
             around.carrier,
-            tunnel_of=around.tunnel_of,
-            visitor=around.visitor,
-            client_lane=around.client_lane,
+            lambda: around,  # type: ignore[arg-type]
+            around,
+            Takers(around.visitor, around.client_lane, around.peer_lane),
             clock=clock,
+            on_failure=around.failures.append,
         )
         fronts.append(front)
         front.listen()
@@ -107,7 +129,8 @@ async def open_front(
 
     yield make
     for front in fronts:
-        front.stop_listening()
+        await front.stop_listening()
+    assert around.failures == []
 
 
 async def answer(front: Front, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
@@ -138,7 +161,9 @@ async def test_a_visitor_reaches_its_tunnel(open_front, around: Around, authorit
     """A known name is handed on with its hello unread: the handshake is made by who takes the visitor."""
     front = open_front()
     assert await visit(front, authority, "h2") == (GREETING, None)
-    ((peer, tunnel, alpn),) = around.visitors
+    ((peer, tunnel, region, alpn),) = around.visitors
+    assert region == "fra"
+    assert around.asked == []
     assert peer.host == "127.0.0.1"
     assert tunnel is around.tunnel
     assert alpn == "h2"
@@ -285,7 +310,7 @@ async def test_visitors_of_both_families_are_told_by_their_address(
     assert await reader.read() == GREETING
     writer.close()
     await writer.wait_closed()
-    assert [peer.host for peer, _, _ in around.visitors] == ["127.0.0.1", "::1"]
+    assert [peer.host for peer, *_ in around.visitors] == ["127.0.0.1", "::1"]
 
 
 async def test_after_the_stop_nobody_new_is_taken(open_front, around: Around) -> None:
@@ -297,14 +322,14 @@ async def test_after_the_stop_nobody_new_is_taken(open_front, around: Around) ->
     silent, half_open = await asyncio.open_connection("127.0.0.1", front.address.port)
     await until(lambda: front.half_open == 1)
 
-    front.stop_listening()
+    await front.stop_listening()
     assert await silent.read() == b""
     assert front.half_open == 0
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", front.address.port)
     around.lanes[0].send(b"still here")
     assert await reader.readexactly(10) == b"still here"
-    front.stop_listening()
+    await front.stop_listening()
     for writer in (lane, half_open):
         writer.close()
         await writer.wait_closed()
@@ -315,3 +340,81 @@ async def test_a_port_that_is_taken_is_told(open_front) -> None:
     first = open_front()
     with pytest.raises(ListenError, match=f":{first.address.port}: Address already in use"):
         open_front(listen=first.address)
+
+
+OTHER = "aaaaaaaaaaaaaaaa"
+OTHER_HOST = f"{OTHER}.iad.example.com"
+
+
+async def waiting(front: Front, around: Around) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A visitor whose name is being asked for."""
+    around.found[OTHER] = asyncio.get_running_loop().create_future()
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+    writer.write(real_hello(OTHER_HOST))
+    await until(lambda: bool(around.asked))
+    assert around.asked == [(OTHER, "iad")]
+    assert front.half_open == 1
+    return reader, writer
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_name_that_is_found_elsewhere_is_served(open_front, around: Around) -> None:
+    """The visitor waits while others are asked, and is handed on with its hello unread."""
+    front = open_front()
+    _, writer = await waiting(front, around)
+    around.found[OTHER].set_result(around.tunnel)
+    await until(lambda: bool(around.visitors))
+    ((_, tunnel, region, _),) = around.visitors
+    assert (tunnel, region) == (around.tunnel, "iad")
+    await until(lambda: front.half_open == 0)
+    await close(writer)
+
+
+async def test_a_name_that_is_not_found_is_unknown(open_front, around: Around) -> None:
+    """The answer is the one that every unknown name gets."""
+    front = open_front()
+    reader, writer = await waiting(front, around)
+    around.found[OTHER].set_result(None)
+    assert await reader.read() == Alert.UNRECOGNIZED_NAME.record
+    await close(writer)
+
+
+async def test_the_stop_drops_who_waits(open_front, around: Around) -> None:
+    """A visitor whose name is still being asked for is not held."""
+    front = open_front()
+    reader, writer = await waiting(front, around)
+    await front.stop_listening()
+    assert front.half_open == 0
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    with contextlib.suppress(ConnectionResetError):
+        await close(writer)
+
+
+async def test_names_that_are_asked_for_are_bounded(open_front, around: Around) -> None:
+    """Beyond the limit a name that would have to be asked for is unknown; known ones are served."""
+    front = open_front(limits={"max_half_open": 1})
+    _, writer = await waiting(front, around)
+    assert await answer(front, real_hello(f"{'b' * 16}.fra.example.com")) == Alert.UNRECOGNIZED_NAME.record
+    assert len(around.asked) == 1
+    _, known = await asyncio.open_connection("127.0.0.1", front.address.port)
+    known.write(real_hello(HOST))
+    await until(lambda: bool(around.visitors))
+    await close(known)
+    around.found[OTHER].set_result(None)
+    await close(writer)
+
+
+async def test_another_nodes_lane_is_handed_on(open_front, around: Around) -> None:
+    """The ALPN of the mesh and this node's name: with its hello unread."""
+    front = open_front()
+    hello = real_hello(NODE, [MESH_ALPN])
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+    writer.write(hello)
+    await until(lambda: bool(around.peer_lanes))
+    assert around.peer_lanes[0].recv(1 << 16) == hello
+    await close(writer)

@@ -1,39 +1,34 @@
 """Routes: who gets a visitor, and that all who are turned away learn the same."""
 
-from dataclasses import dataclass
-
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.ingress.route import Alert, ClientLane, PlainHttp, Refuse, Visitor, route
+from portway_relay.ingress.route import Alert, ClientLane, Named, PeerLane, PlainHttp, Refuse, choose_alpn, route
 
 LABEL = "k5zq2w7b3xav6mdy"
 ZONE = "fra.example.com"
+OTHER_ZONE = "ams.example.com"
 HOST = f"{LABEL}.{ZONE}"
 SERVER_NAME = "relay-1.node.portway.internal"
 UNKNOWN = Refuse(Alert.UNRECOGNIZED_NAME)
 
-Route = Visitor["FakeTunnel"] | ClientLane | PlainHttp | Refuse
+Route = Named | ClientLane | PeerLane | PlainHttp | Refuse
 
 
-@dataclass(frozen=True)
-class FakeTunnel:
-    h2_enabled: bool = False
-    full: bool = False
-
-
-def routed(
-    sni: str | None = HOST, alpn: tuple[str, ...] = (), *, tunnel: FakeTunnel | None = None, zone: str = ZONE
-) -> Route:
-    """Where a hello goes at a node that holds LABEL alone."""
-    tunnels = {LABEL: tunnel or FakeTunnel()}
-    return route(Parsed(sni, alpn), b"\x16\x03\x01", zone=zone, server_name=SERVER_NAME, tunnel_of=tunnels.get)
+def routed(sni: str | None = HOST, alpn: tuple[str, ...] = ()) -> Route:
+    """Where a hello goes at a node that has certificates for two regions."""
+    return route(Parsed(sni, alpn), b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
 
 
 @pytest.mark.parametrize("sni", [HOST, HOST.upper(), f"{LABEL.upper()}.{ZONE}"])
-def test_a_known_label_leads_to_its_tunnel(sni: str) -> None:
+def test_a_label_is_looked_up(sni: str) -> None:
     """Host names are the same in any case."""
-    assert routed(sni) == Visitor(FakeTunnel(), None)
+    assert routed(sni, ("h2",)) == Named(LABEL, ZONE, ("h2",))
+
+
+def test_a_label_of_another_region_is_looked_up() -> None:
+    """Every node serves the names of every region that it has a certificate for."""
+    assert routed(f"{LABEL}.{OTHER_ZONE}") == Named(LABEL, OTHER_ZONE, ())
 
 
 @pytest.mark.parametrize(
@@ -45,8 +40,7 @@ def test_a_known_label_leads_to_its_tunnel(sni: str) -> None:
         LABEL,
         ZONE,
         f".{ZONE}",
-        f"aaaaaaaaaaaaaaaa.{ZONE}",  # a label that is not held here
-        f"{LABEL}.ams.example.com",  # another region's
+        f"{LABEL}.iad.example.com",  # a region that there is no certificate for
         f"{LABEL}.{ZONE}.",
         f"www.{HOST}",
         f"{LABEL}x.{ZONE}",
@@ -66,24 +60,17 @@ def test_all_other_names_are_answered_alike(sni: str | None) -> None:
     assert routed(sni, ("h2", "http/1.1")) == UNKNOWN
 
 
-def test_only_labels_are_looked_up() -> None:
-    """What has no label's form never reaches the table, whatever it holds."""
-    asked: list[str] = []
-
-    def tunnel_of(label: str) -> FakeTunnel:
-        asked.append(label)
-        return FakeTunnel()
-
-    for sni in (f"admin.{ZONE}", f"{LABEL}.elsewhere", LABEL):
-        answer = route(Parsed(sni), b"", zone=ZONE, server_name=SERVER_NAME, tunnel_of=tunnel_of)
-        assert answer == UNKNOWN
-    assert asked == []
+@pytest.mark.parametrize("sni", [f"admin.{ZONE}", f"{LABEL}.elsewhere", LABEL])
+def test_only_labels_are_looked_up(sni: str) -> None:
+    """What has no label's form is never asked for."""
+    assert routed(sni) == UNKNOWN
 
 
 @pytest.mark.parametrize("sni", [SERVER_NAME, SERVER_NAME.upper()])
 def test_a_clients_lane_names_the_node(sni: str) -> None:
-    """The ALPN of lanes with this node's own name is a client's lane."""
+    """The ALPN of lanes with this node's own name is a client's lane; that of the mesh, another node's."""
     assert routed(sni, (LINK_ALPN,)) == ClientLane()
+    assert routed(sni, (MESH_ALPN,)) == PeerLane()
     assert routed(sni, ("http/1.1", LINK_ALPN)) == ClientLane()
 
 
@@ -91,11 +78,12 @@ def test_a_clients_lane_names_the_node(sni: str) -> None:
 def test_a_lane_for_somebody_else_is_refused(sni: str | None) -> None:
     """The ALPN of lanes is never a visitor's, even with a tunnel's name."""
     assert routed(sni, (LINK_ALPN,)) == UNKNOWN
+    assert routed(sni, (MESH_ALPN,)) == UNKNOWN
 
 
-def test_the_mesh_protocol_is_no_client_lane() -> None:
+def test_another_protocol_is_no_lane() -> None:
     """Nothing but the exact ALPN opens a lane."""
-    for protocol in (MESH_ALPN, "portway-link/2", LINK_ALPN.upper(), LINK_ALPN + " "):
+    for protocol in ("portway-mesh/2", MESH_ALPN.upper(), "portway-link/2", LINK_ALPN.upper(), LINK_ALPN + " "):
         assert routed(SERVER_NAME, (protocol,)) == UNKNOWN
 
 
@@ -121,19 +109,13 @@ def test_h2_is_for_those_that_offer_nothing_else(
     offered: tuple[str, ...], h2_enabled: bool, chosen: str | None
 ) -> None:
     """h2 goes to visitors of tunnels that allow it, and only to those that do not offer http/1.1 beside it."""
-    tunnel = FakeTunnel(h2_enabled=h2_enabled)
-    assert routed(HOST, offered, tunnel=tunnel) == Visitor(tunnel, chosen)
-
-
-def test_a_full_tunnel_takes_nobody() -> None:
-    """A tunnel with as many visits as it may have refuses with an error that is not the visitor's."""
-    assert routed(tunnel=FakeTunnel(full=True)) == Refuse(Alert.INTERNAL_ERROR)
+    assert choose_alpn(offered, h2_enabled=h2_enabled) == chosen
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\n", b"OPTIONS * HTTP/1.0\r\n"])
 def test_http_in_clear_text_is_told_apart(request_line: bytes) -> None:
     """Who speaks HTTP where TLS is spoken can be told so."""
-    answer: Route = route(Invalid(""), request_line, zone=ZONE, server_name=SERVER_NAME, tunnel_of={}.get)
+    answer: Route = route(Invalid(""), request_line, zones={ZONE}, server_name=SERVER_NAME)
     assert answer == PlainHttp()
 
 
@@ -142,7 +124,7 @@ def test_http_in_clear_text_is_told_apart(request_line: bytes) -> None:
 )
 def test_garbage_gets_an_alert(garbage: bytes) -> None:
     """Everything else that is no ClientHello is refused the way TLS refuses it."""
-    answer: Route = route(Invalid(""), garbage, zone=ZONE, server_name=SERVER_NAME, tunnel_of={}.get)
+    answer: Route = route(Invalid(""), garbage, zones={ZONE}, server_name=SERVER_NAME)
     assert answer == Refuse(Alert.DECODE_ERROR)
 
 

@@ -19,6 +19,7 @@ from portway_proto.v1.mesh_pb2 import (
     RegistryMessage,
     Revocations,
 )
+from portway_proto.v1.types_pb2 import NodeInfo
 from portway_relay.registry_link.cluster import Cluster
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
@@ -57,6 +58,14 @@ class FakeTable:
         self.evicted.append((label, epoch, failure))
 
 
+class FakePeers:
+    def __init__(self) -> None:
+        self.lists: list[list[str]] = []
+
+    def told(self, nodes: Iterable[NodeInfo]) -> None:
+        self.lists.append([node.name for node in nodes])
+
+
 class News:
     """A Cluster and what it acts upon."""
 
@@ -64,7 +73,8 @@ class News:
         self.grants: Any = FakeGrants()
         self.sessions: Any = FakeSessions()
         self.table: Any = FakeTable()
-        self.cluster = Cluster(self.grants, self.sessions, self.table)
+        self.peers: Any = FakePeers()
+        self.cluster = Cluster(self.grants, self.sessions, self.table, self.peers)
 
     def hear(self, **message: Any) -> None:
         self.cluster.heard(RegistryMessage(**message))
@@ -132,9 +142,15 @@ async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> N
     assert news.grants.registry_away
 
 
-async def test_news_that_are_for_others_are_passed_over(news: News) -> None:
-    """Peers are the mesh's; an empty message is one of a later version."""
+async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:
+    """Whole, each time."""
+    news.hear(peers=Peers(nodes=[NodeInfo(name="a"), NodeInfo(name="b")]))
     news.hear(peers=Peers())
+    assert news.peers.lists == [["a", "b"], []]
+
+
+async def test_news_of_a_later_version_are_passed_over(news: News) -> None:
+    """A message without anything that is known."""
     news.hear()
     assert not news.table.evicted
     assert not news.grants.learned

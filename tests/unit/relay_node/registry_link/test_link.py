@@ -114,7 +114,7 @@ class Certified:
 
     def loaded(self) -> LoadedCertificates:
         node = Identity(self.read("node-relay-1.crt"), self.read("node-relay-1.key"), None)  # type: ignore[arg-type]
-        return LoadedCertificates(self.read("ca.crt"), (), node, node, None, {})  # type: ignore[arg-type]
+        return LoadedCertificates(self.read("ca.crt"), (), node, {}, None, None, {})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def signer(ca: trustme.CA, leaf: trustme.LeafCert, trusted: trustme.CA | None = 
     ca_pem = (trusted or ca).cert_pem.bytes()
     authorities = (x509.load_pem_x509_certificate(ca_pem),)
     tls = ServerTls(chain, identity.key)
-    return Signer(LoadedCertificates(ca_pem, authorities, identity, identity, tls, {None: tls}))
+    return Signer(LoadedCertificates(ca_pem, authorities, identity, {}, tls, tls, {}))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_longer_curve_makes_no_ticket(authority: trustme.CA, clock: ManualCloc
     usual = signer(authority, authority.issue_cert(NODE))
     node = Identity(usual.loaded.node.chain, pem, usual.loaded.node.certificate)
     loaded = LoadedCertificates(
-        usual.loaded.ca, usual.loaded.authorities, node, node, usual.loaded.link_tls, usual.loaded.visitor_tls
+        usual.loaded.ca, usual.loaded.authorities, node, {}, usual.loaded.link_tls, usual.loaded.mesh_tls, {}
     )
     assert Signer(loaded).tickets(clock).sign(LABEL, PORT) == b""
 

@@ -31,7 +31,11 @@ class FakeStream:
         self.tls = tls
         self.asked: list[float] = []
         self.finished: list[bytes] = []
+        self.aborted = False
         self.speaks: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def abort(self) -> None:
+        self.aborted = True
 
     async def first_bytes(self, within: float) -> bytes:
         self.asked.append(within)
@@ -74,6 +78,26 @@ class FakeCarrier:
         stream.finished.append(data)
 
 
+@dataclass(eq=False)
+class FakeLane:
+    """The lane of a visitor that came in at another node."""
+
+    refused: list[tuple[RefusalReason, str]] = field(default_factory=list)
+
+    def refuse(self, reason: RefusalReason, message: str = "") -> None:
+        self.refused.append((reason, message))
+
+
+@dataclass(eq=False)
+class FakeRoute:
+    """A tunnel of another node."""
+
+    label: str = LABEL
+    pool: object = field(default_factory=object)
+    full: bool = False
+    visits: set[Any] = field(default_factory=set)
+
+
 @dataclass
 class FakeHolder:
     pool: object = field(default_factory=object)
@@ -88,13 +112,16 @@ class Node:
     tunnel: Tunnel
     failures: list[BaseException]
     connect: Callable[[], Pair]
+    asked: list[tuple[str, str, object, bool]]  # where else it is
+    places: list[Any]  # the answers; then there are none
 
-    def tls_visit(self, alpn: str | None = None) -> FakeVisit:
-        self.visits.start_tls(self.connect()[0], PEER, self.tunnel, alpn)
+    def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
+        tls = ServerTls(b"chain", b"key", alpn=alpn)
+        self.visits.start_tls(self.connect()[0], PEER, to or self.tunnel, "ams", tls)
         return self.carrier.visits[-1]
 
     def raw_visit(self) -> FakeVisit:
-        self.visits.start_raw(self.connect()[0], PEER, self.tunnel)
+        self.visits.start_raw(self.connect()[0], PEER, self.tunnel, "fra")
         return self.carrier.visits[-1]
 
     def over(self) -> bool:
@@ -107,15 +134,28 @@ async def node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
     holder: Any = FakeHolder()
     tunnel = Tunnel(LABEL, Epoch(1), b"", holder, h2_enabled=False, max_visits=2, opened_at_ms=0)
     failures: list[BaseException] = []
+    asked: list[tuple[str, str, object, bool]] = []
+    places: list[Any] = []
+
+    async def elsewhere(label: str, region: str, not_at: object, gone: bool) -> Any:
+        asked.append((label, region, not_at, gone))
+        return places.pop(0) if places else None
+
     visits = Visits(
         carrier,
-        lambda alpn: ServerTls(b"chain", b"key", alpn=alpn),
+        elsewhere,
         first_bytes_time=2.0,
         on_failure=failures.append,
     )
-    yield Node(carrier, visits, tunnel, failures, connect)
+    yield Node(carrier, visits, tunnel, failures, connect, asked, places)
     await visits.close()
     assert failures == []
+
+
+async def settled() -> None:
+    """Whatever follows from what has happened, unless it waits for the test."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def turned_away(visit: FakeVisit, first_bytes: bytes) -> list[bytes]:
@@ -154,12 +194,12 @@ async def test_a_raw_visitor_is_joined_as_it_is(node: Node) -> None:
 async def test_a_raw_visitor_without_a_tunnel_is_closed(node: Node, connect: Callable[[], Pair]) -> None:
     """The tunnel may have gone, or be full, since its port accepted."""
     ours, theirs = connect()
-    node.visits.start_raw(ours, PEER, None)
+    node.visits.start_raw(ours, PEER, None, "fra")
     theirs.setblocking(True)
     assert theirs.recv(1) == b""
     running = [node.raw_visit(), node.raw_visit()]
     ours, theirs = connect()
-    node.visits.start_raw(ours, PEER, node.tunnel)
+    node.visits.start_raw(ours, PEER, node.tunnel, "fra")
     theirs.setblocking(True)
     assert theirs.recv(1) == b""
     assert node.visits.running == 2
@@ -240,6 +280,7 @@ async def test_a_raw_visitor_that_nobody_takes_is_closed(node: Node, outcome: Ou
     """No page and no waiting: what is spoken on a raw port is not known."""
     visit = node.raw_visit()
     visit.end(outcome, RefusalReason.UNREACHABLE)
+    await settled()
     assert visit.stream.finished == [b""]
     assert visit.stream.asked == []
     assert node.over()
@@ -258,7 +299,7 @@ async def test_a_visitor_that_is_being_told_counts_still(node: Node) -> None:
     """Until it has its answer it takes one of its tunnel's places: many slow ones must not add up beside the limit."""
     visit = node.tls_visit()
     visit.end(Outcome.NO_LANE)
-    await asyncio.sleep(0)
+    await settled()
     assert node.tunnel.visits == {visit}
     assert node.visits.running == 1
     await turned_away(visit, b"")
@@ -270,8 +311,143 @@ async def test_closing_waits_for_nobody(node: Node) -> None:
     visits = [node.tls_visit(), node.tls_visit()]
     for visit in visits:
         visit.end(Outcome.NO_LANE)
-    await asyncio.sleep(0)
+    await settled()
     await node.visits.close()
     await node.visits.close()
     assert [visit.stream.finished for visit in visits] == [[], []]
+    assert node.over()
+
+
+MOVED = [
+    (Outcome.REFUSED, RefusalReason.NOT_HERE),
+    (Outcome.REFUSED, RefusalReason.SHUTDOWN),
+    (Outcome.NO_LANE, RefusalReason.OTHER),
+]
+
+
+@pytest.mark.parametrize(("outcome", "reason"), MOVED)
+@pytest.mark.parametrize("raw", [False, True])
+async def test_a_visitor_of_a_tunnel_that_moved_is_joined_again(
+    node: Node, outcome: Outcome, reason: RefusalReason, raw: bool
+) -> None:
+    """Whole, with the same opening, and counted once: where it was until it is where it goes."""
+    node.places.append(route := FakeRoute())
+    visit = node.raw_visit() if raw else node.tls_visit()
+    visit.end(outcome, reason)
+    assert node.visits.running == 1
+    await settled()
+    again = node.carrier.visits[-1]
+    assert (again.stream, again.opening, again.pool) == (visit.stream, visit.opening, route.pool)
+    assert node.asked == [(LABEL, "fra" if raw else "ams", node.tunnel, outcome is Outcome.REFUSED)]
+    assert (node.tunnel.visits, route.visits) == (set(), {again})
+    assert node.visits.running == 1
+    again.end(Outcome.DONE)
+    assert route.visits == set()
+    assert node.visits.outcomes == {outcome.value: 1, "done": 1}
+    assert node.over()
+
+
+@pytest.mark.parametrize(("outcome", "reason"), MOVED)
+async def test_a_visitor_is_tried_elsewhere_once(node: Node, outcome: Outcome, reason: RefusalReason) -> None:
+    """A tunnel that is nowhere must not send its visitors from node to node."""
+    node.places += [FakeRoute(), FakeRoute()]
+    node.tls_visit().end(outcome, reason)
+    await settled()
+    again = node.carrier.visits[-1]
+    again.end(outcome, reason)
+    (page,) = await turned_away(again, REQUEST)
+    assert page.startswith(b"HTTP/1.1 503 ")
+    assert len(node.asked) == 1
+    assert node.over()
+
+
+@pytest.mark.parametrize("reason", [RefusalReason.UNREACHABLE, RefusalReason.OVERLOADED, RefusalReason.OTHER])
+async def test_what_is_true_everywhere_is_not_tried_elsewhere(node: Node, reason: RefusalReason) -> None:
+    """A local server that does not listen does not listen at another node's client either."""
+    visit = node.tls_visit()
+    visit.end(Outcome.REFUSED, reason)
+    await turned_away(visit, b"")
+    assert node.asked == []
+
+
+async def test_a_place_that_is_full_is_no_place(node: Node) -> None:
+    """The tunnel has moved here, and has as many visits as it may."""
+    node.places.append(FakeRoute(full=True))
+    visit = node.tls_visit()
+    visit.end(Outcome.REFUSED, RefusalReason.NOT_HERE)
+    assert (await turned_away(visit, REQUEST))[0].startswith(b"HTTP/1.1 503 ")
+    assert node.over()
+
+
+async def test_a_search_that_is_cut_leaves_no_visitor(node: Node) -> None:
+    """The node stops meanwhile: the visitor is dropped and its place is free."""
+    visit = node.tls_visit()
+    visit.end(Outcome.NO_LANE)
+    await asyncio.sleep(0)
+    await node.visits.close()
+    assert visit.stream.finished == []
+    assert node.over()
+
+
+async def test_a_search_that_never_began_leaves_no_visitor(node: Node) -> None:
+    """Stopped before its first step it has dropped the visitor all the same."""
+    visit = node.tls_visit()
+    visit.end(Outcome.NO_LANE)
+    await node.visits.close()
+    assert visit.stream.aborted
+    assert node.over()
+
+
+def forwarded(node: Node, tunnel: Tunnel | None, kind: VisitKind = VisitKind.TLS) -> tuple[FakeLane, Opening]:
+    lane: Any = FakeLane()
+    opening = Opening(LABEL, "2001:db8::7", 4711, kind)
+    node.visits.start_forwarded(lane, opening, tunnel)
+    return lane, opening
+
+
+@pytest.mark.parametrize("kind", list(VisitKind))
+async def test_a_forwarded_visitor_keeps_its_address_and_kind(node: Node, kind: VisitKind) -> None:
+    """The opening goes on as it came; the lane is the visitor."""
+    lane, opening = forwarded(node, node.tunnel, kind)
+    visit = node.carrier.visits[-1]
+    assert (visit.stream, visit.opening, visit.pool) == (lane, opening, node.tunnel.holder.pool)
+    assert node.tunnel.visits == {visit}
+    visit.end(Outcome.DONE)
+    assert node.over()
+
+
+async def test_a_forwarded_visitor_of_nobody_is_refused(node: Node) -> None:
+    """It is not sent on: one hop, never a loop."""
+    lane, _ = forwarded(node, None)
+    assert lane.refused == [(RefusalReason.NOT_HERE, "")]
+    assert node.carrier.visits == []
+    assert node.asked == []
+
+
+async def test_a_forwarded_visitor_of_a_full_tunnel_is_refused(node: Node) -> None:
+    """The home node counts all visits, wherever they came in."""
+    running = [node.tls_visit(), node.raw_visit()]
+    lane, _ = forwarded(node, node.tunnel)
+    assert [reason for reason, _ in lane.refused] == [RefusalReason.OVERLOADED]
+    for visit in running:
+        visit.end(Outcome.DONE)
+
+
+@pytest.mark.parametrize("reason", list(RefusalReason))
+async def test_what_a_client_refuses_its_node_refuses(node: Node, reason: RefusalReason) -> None:
+    """The reason goes back to the node where the visitor is, which decides; nothing is tried from here."""
+    lane, _ = forwarded(node, node.tunnel)
+    node.carrier.visits[-1].end(Outcome.REFUSED, reason)
+    assert [said for said, _ in lane.refused] == [reason]
+    assert node.asked == []
+    assert node.over()
+
+
+@pytest.mark.parametrize(("live", "reason"), [(True, RefusalReason.OVERLOADED), (False, RefusalReason.NOT_HERE)])
+async def test_a_client_without_lanes_is_full_or_away(node: Node, live: bool, reason: RefusalReason) -> None:
+    """Whose client is away may be at another node; whose client has too much to do is not."""
+    lane, _ = forwarded(node, node.tunnel)
+    node.tunnel.live = live
+    node.carrier.visits[-1].end(Outcome.NO_LANE)
+    assert [said for said, _ in lane.refused] == [reason]
     assert node.over()
