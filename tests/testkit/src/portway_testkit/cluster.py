@@ -87,6 +87,26 @@ class RunningNode:
         if node is not None:
             self._cluster.run(node.stop)
 
+    def kill(self) -> None:
+        """As `kill -9` does it, as far as others see: every connection is reset, nobody is told anything."""
+        node, self._node = self._node, None
+        if node is None:
+            return
+
+        async def kill() -> None:
+            await node._link._tasks.close()
+            for peer in node._peers._peers.values():
+                peer.control._keeper.cancel()
+                if peer.control._lane is not None:
+                    peer.control._lane.abort()
+            await node._front.stop_listening()
+            node._raw_ports.close()
+            await node._carrier.close()
+            # Nobody hears of this: it lets go of what this process holds.
+            await node.stop()
+
+        self._cluster.run(kill)
+
     def restart(self) -> None:
         self.stop()
         self.start()
