@@ -94,9 +94,12 @@ class PortAccount:
         return self._held.get(port)
 
     def candidates(self, label: str, wanted: int | None) -> Iterator[int]:
-        """Ports that this label may have, each once: the wanted one first, then at random."""
+        """Ports that this label may have, each once: the wanted one first, one that rests for it, then at random."""
         if wanted is not None and self._is_its_own(wanted, label):
             yield wanted
+        for port in [port for port, rest in self._resting.items() if rest.label == label]:
+            if port != wanted:
+                yield port
         for port in self._chance.sample(sorted(self._free), len(self._free)):
             if port != wanted and self._may_give(port):
                 yield port
