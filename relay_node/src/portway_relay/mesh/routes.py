@@ -21,6 +21,8 @@ _REMEMBERED: Final = 100_000
 # Long enough that a name which is asked for in a loop costs a question a second, short enough that nobody notices who
 # opened a tunnel just then; an announcement ends it at once.
 _UNKNOWN_FOR: Final = 1.0
+# Of a name that was somewhere before: nobody guessed it, and its tunnel is about to be bound at another node.
+_AWAY_FOR: Final = 0.1
 _UNKNOWN_REMEMBERED: Final = 10_000
 
 
@@ -146,7 +148,7 @@ class Routes:
             self._had.popitem(last=False)
 
     def nobody_knows(self, label: str) -> None:
-        self._unknown[label] = self._clock() + _UNKNOWN_FOR
+        self._unknown[label] = self._clock() + (_AWAY_FOR if label in self._routes else _UNKNOWN_FOR)
         self._unknown.move_to_end(label)
         if len(self._unknown) > _UNKNOWN_REMEMBERED:
             self._unknown.popitem(last=False)

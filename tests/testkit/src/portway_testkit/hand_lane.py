@@ -1,4 +1,4 @@
-"""A client's end of a lane, frame by frame: says what no client of ours would say.
+"""A client's, or a node's, end of a lane, frame by frame: says what none of ours would say.
 
 Here: the TLS connection, frames both ways, the first frames of a session. Not here: visits' visitors (visitors.py),
 clients that behave (portway itself).
@@ -17,7 +17,7 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.lane_pb2 import Bind, Bound, Failure, Hello, Park, Welcome
 from portway_proto.wire.frames import FrameReader, FrameType, encode_frame
 from portway_proto.wire.labels import Chain
-from portway_proto.wire.limits import LINK_ALPN, PROTOCOL_VERSION
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN, PROTOCOL_VERSION
 
 from portway_testkit.cluster import LOOPBACK, Cluster, RunningNode
 from portway_testkit.visitors import TIMEOUT, tls_context
@@ -35,12 +35,17 @@ def grant_of(cluster: Cluster) -> str:
 
 
 class HandLane:
-    """`with HandLane(node, ca) as lane:` is connected; nothing was said yet."""
+    """`with HandLane(node, ca) as lane:` is connected; nothing was said yet.
 
-    def __init__(self, node: RunningNode, ca: Path) -> None:
+    With `identity`, a certificate and its key, it is the lane of another node.
+    """
+
+    def __init__(self, node: RunningNode, ca: Path, identity: tuple[Path, Path] | None = None) -> None:
         plain = socket.create_connection((LOOPBACK, node.port), TIMEOUT)
         try:
-            context = tls_context(ca, LINK_ALPN)
+            context = tls_context(ca, LINK_ALPN if identity is None else MESH_ALPN)
+            if identity is not None:
+                context.load_cert_chain(*identity)
             self._sock = context.wrap_socket(plain, server_hostname=node.config.server_name)
         except BaseException:
             plain.close()

@@ -1,0 +1,125 @@
+"""A tunnel at a node of the test's choice, with an epoch of its choice, that answers with its own name.
+
+Here: a session with one label and a few data lanes, frame by frame. Not here: local servers (origins.py), the real
+client, which chooses nodes and epochs by itself.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from portway_proto.v1.lane_pb2 import Bind, BindRefused, Bound, Failure, Goaway, Unbound
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_open, encode_number, encode_refused
+from portway_proto.wire.labels import Chain
+
+from portway_testkit.cluster import RunningNode
+from portway_testkit.hand_lane import HandLane
+from portway_testkit.waiting import eventually
+
+_LANES = 4
+_PATIENCE = 30.0
+
+
+class HandTunnel:
+    """`with HandTunnel(node, ca, grant, chain, epoch, name) as tunnel:` is bound, or `refused` says why it is not.
+
+    Each visitor is told the name and, after `expected` bytes of its own, their SHA-256.
+    """
+
+    def __init__(
+        self, node: RunningNode, ca: Path, grant: str, chain: Chain, epoch: int, name: str, *, expected: int = 0
+    ) -> None:
+        self.name = name
+        self.expected = expected
+        self.refuses: RefusalReason | None = None
+        self.openings: list[Opening] = []
+        self.refused: Failure | None = None
+        self.unbound: Failure | None = None
+        self._left = False
+        self._control = HandLane(node, ca)
+        self._lanes: list[HandLane] = []
+        self._threads: list[threading.Thread] = []
+        session = self._control.begin(grant)
+        bind = Bind(request=1, label=chain.label, epoch=epoch, proof=chain.proof(epoch))
+        self._control.say(FrameType.BIND, bind.SerializeToString())
+        frame_type, payload = self._control.hear()
+        if frame_type == FrameType.BIND_REFUSED:
+            self.refused = BindRefused.FromString(payload).failure
+            return
+        assert frame_type == FrameType.BOUND
+        self.host = Bound.FromString(payload).host
+        for _ in range(_LANES):
+            lane = HandLane(node, ca)
+            lane.park(session)
+            self._lanes.append(lane)
+            self._start(self._serve, lane)
+        self._start(self._listen, self._control)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Say goodbye, and wait until everything is closed. May be called again."""
+        if self._left:
+            return
+        self._left = True
+        self._control.say(FrameType.GOAWAY, Goaway().SerializeToString())
+        for thread in self._threads:
+            thread.join(_PATIENCE)
+        for lane in (self._control, *self._lanes):
+            lane.close()
+
+    def evicted(self) -> Failure:
+        """Wait until the node has taken the label away: what it said."""
+        eventually(lambda: self.unbound is not None)
+        assert self.unbound is not None
+        return self.unbound
+
+    def _start(self, run: Callable[[HandLane], None], lane: HandLane) -> None:
+        thread = threading.Thread(target=run, args=(lane,), name=f"tunnel {self.name}")
+        self._threads.append(thread)
+        thread.start()
+
+    def _listen(self, lane: HandLane) -> None:
+        try:
+            while True:
+                frame_type, payload = lane.hear()
+                if frame_type == FrameType.UNBOUND:
+                    self.unbound = Unbound.FromString(payload).failure
+        except EOFError:
+            pass
+
+    def _serve(self, lane: HandLane) -> None:
+        digest, left, number = hashlib.sha256(), 0, 0
+        try:
+            while True:
+                frame_type, payload = lane.hear()
+                if frame_type == FrameType.OPEN:
+                    number, opening = decode_open(payload)
+                    self.openings.append(opening)
+                    if self.refuses is not None:
+                        lane.send(encode_refused(number, self.refuses))
+                        number = 0
+                        continue
+                    lane.send(encode_number(FrameType.OPENED, number))
+                    digest, left = hashlib.sha256(), self.expected
+                    if not left:
+                        self._answer(lane, number, digest.hexdigest())
+                elif frame_type == FrameType.DATA and number:
+                    digest.update(payload)
+                    left -= len(payload)
+                    if not left:
+                        self._answer(lane, number, digest.hexdigest())
+                elif frame_type == FrameType.RETIRE:
+                    return
+        except EOFError:
+            pass
+
+    def _answer(self, lane: HandLane, number: int, digest: str) -> None:
+        lane.say(FrameType.DATA, f"{self.name} {digest}\n".encode())
+        lane.send(encode_number(FrameType.END, number))

@@ -1,0 +1,107 @@
+"""This node as others see it: what is told to whom, and what is done with what they tell."""
+
+from typing import Any
+
+from portway_proto.v1.lane_pb2 import Gone
+from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
+from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.frames import Opening
+from portway_relay.mesh.home import Inward, Outward, for_nodes
+
+LABEL = "k5zq2w7b3xav6mdy"
+
+
+class Tunnel:
+    label = LABEL
+    epoch = 3
+
+
+class Around:
+    """Everybody who is told something, in the order of the telling."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.tunnels: dict[str, Tunnel] = {}
+
+    def bound(self, tunnel: Tunnel) -> None:
+        self.told.append(("registry", "bound", tunnel.label))
+
+    def withdrawn(self, label: str, epoch: int) -> None:
+        self.told.append(("registry", "withdrawn", label, epoch))
+
+    def tell_siblings(self, bound: TunnelInfo | None, gone: Gone | None) -> None:
+        self.told.append(("siblings", bound, gone))
+
+    def bound_here(self, label: str, epoch: int) -> None:
+        self.told.append(("routes", label, epoch))
+
+    def learn(self, tunnel: TunnelInfo) -> None:
+        self.told.append(("learn", tunnel.label))
+
+    def forget(self, label: str, node: str, epoch: int) -> None:
+        self.told.append(("forget", label, node, epoch))
+
+    def start_forwarded(self, lane: object, opening: Opening, tunnel: Tunnel | None) -> None:
+        self.told.append(("visit", lane, opening, tunnel))
+
+    def live(self, label: str) -> Tunnel | None:
+        return self.tunnels.get(label)
+
+
+def describe(tunnel: Any) -> TunnelInfo:
+    return TunnelInfo(label=tunnel.label, epoch=tunnel.epoch)
+
+
+def outward() -> tuple[Around, Any]:
+    around: Any = Around()
+    return around, Outward(around, around, around, describe)
+
+
+def inward() -> tuple[Around, Any]:
+    around: Any = Around()
+    return around, Inward(around, around, around, describe)
+
+
+def test_a_binding_is_told_to_all() -> None:
+    """To the memory of routes first, so that nothing older is believed any more; the registry, the siblings."""
+    around, announcer = outward()
+    announcer.bound(Tunnel())
+    assert around.told == [
+        ("routes", LABEL, 3),
+        ("registry", "bound", LABEL),
+        ("siblings", TunnelInfo(label=LABEL, epoch=3), None),
+    ]
+
+
+def test_a_goodbye_is_told_with_its_epoch() -> None:
+    """So that a late one removes nothing newer."""
+    around, announcer = outward()
+    announcer.withdrawn(LABEL, 3)
+    assert around.told == [("registry", "withdrawn", LABEL, 3), ("siblings", None, Gone(label=LABEL, epoch=3))]
+
+
+def test_a_node_is_heard_about_itself_alone() -> None:
+    """Tunnels that it says are another's are passed over; what it lets go of is its own."""
+    around, events = inward()
+    bound = [TunnelInfo(label="a", node="fra-2"), TunnelInfo(label="b", node="fra-1")]
+    events.routes_told("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2)]))
+    assert around.told == [("learn", "a"), ("forget", "c", "fra-2", 2)]
+
+
+def test_only_own_tunnels_are_answered_and_visited() -> None:
+    """Routes are nobody's business: one hop, never a loop."""
+    around, events = inward()
+    opening = Opening(LABEL, "192.0.2.1", 1)
+    assert events.held(LABEL) is None
+    events.visit_arrived("lane", opening)
+    tunnel = around.tunnels[LABEL] = Tunnel()
+    assert events.held(LABEL) == TunnelInfo(label=LABEL, epoch=3)
+    events.visit_arrived("lane", opening)
+    assert around.told == [("visit", "lane", opening, None), ("visit", "lane", opening, tunnel)]
+
+
+def test_other_nodes_do_not_hear_whose_a_tunnel_is() -> None:
+    """What they need to route, and no more; the original is not touched."""
+    tunnel = TunnelInfo(label=LABEL, node="a", epoch=2, proof=b"p", tenant="acme", token_id="t1")
+    assert for_nodes(tunnel) == TunnelInfo(label=LABEL, node="a", epoch=2, proof=b"p")
+    assert tunnel.tenant == "acme"

@@ -1,0 +1,302 @@
+"""Lanes between nodes on real sockets: peers.py, peer.py and control.py at one end, arrivals.py at the other."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import trustme
+from portway_proto.carry.contract import Address, ClientTls, Limits, Outcome, ServerTls, VisitEnd
+from portway_proto.carry.python import PythonCarrier
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import Gone, Routes
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.wire.frames import Opening, RefusalReason
+from portway_proto.wire.limits import MESH_ALPN
+from portway_relay.certificates import Identity, LoadedCertificates
+from portway_relay.mesh import peers as peers_module
+from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.peers import Peers
+from portway_testkit.carriers import until
+
+SUFFIX = ".node.portway.internal"
+OPENING = Opening("k5zq2w7b3xav6mdy", "192.0.2.7", 4711)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certificates(authority: trustme.CA, *names: str) -> LoadedCertificates:
+    leaf = authority.issue_cert(*names)
+    chain, key = b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes()
+    ca = authority.cert_pem.bytes()
+    identity: Any = Identity(chain, key, None)  # type: ignore[arg-type]
+    mesh = ServerTls(chain, key, alpn=MESH_ALPN, client_ca=ca)
+    return LoadedCertificates(ca, (), identity, {}, mesh, mesh, {})
+
+
+class Node:
+    """A node's ends of its mesh lanes. `holds` is what it answers; `heard` what it was told, and by whom."""
+
+    def __init__(self, name: str, region: str, loaded: LoadedCertificates, **limits: Any) -> None:
+        self.name = name
+        self.region = region
+        self.loaded = loaded
+        self.holds: dict[str, TunnelInfo] = {}
+        self.heard: list[tuple[str, Routes]] = []
+        self.visits: list[Opening] = []
+        self.failures: list[BaseException] = []
+        self.carrier = PythonCarrier(Limits(ping_interval=0.2))
+        self.peers = Peers(
+            name, region, self.carrier, lambda: self.loaded, self.holds.values, on_failure=self.failures.append
+        )
+        self.arrivals = Arrivals(
+            self.carrier,
+            lambda: self.loaded.mesh_tls,
+            self,
+            **{"most": 100, "time_limit": 5.0} | limits,
+            on_failure=self.failures.append,
+        )
+        self._tasks = Tasks("test node")
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.setblocking(False)
+        self._tasks.spawn(self._accept(), name="accept")
+
+    async def _accept(self) -> None:
+        while True:
+            sock, _ = await asyncio.get_running_loop().sock_accept(self._listening)
+            self.arrivals.take(sock)
+
+    @property
+    def info(self) -> NodeInfo:
+        port = self._listening.getsockname()[1]
+        return NodeInfo(
+            name=self.name, region=self.region, host="127.0.0.1", port=port, server_name=f"{self.name}{SUFFIX}"
+        )
+
+    def visit_arrived(self, lane: Any, opening: Opening) -> None:
+        self.visits.append(opening)
+        lane.refuse(RefusalReason.NOT_HERE)
+
+    def routes_told(self, node: str, routes: Routes) -> None:
+        self.heard.append((node, routes))
+
+    def held(self, label: str) -> TunnelInfo | None:
+        return self.holds.get(label)
+
+    def hold(self, label: str, node: str = "", epoch: int = 1) -> TunnelInfo:
+        self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch, proof=bytes(32))
+        return self.holds[label]
+
+    async def stop(self) -> None:
+        await self._tasks.close()
+        self._listening.close()
+        await self.arrivals.close()
+        await self.peers.close()
+        await self.carrier.close()
+
+
+Make = Callable[..., Node]
+
+
+@pytest.fixture
+async def make(authority: trustme.CA) -> AsyncIterator[Make]:
+    nodes: list[Node] = []
+
+    def make(name: str, region: str = "fra", loaded: LoadedCertificates | None = None, **limits: Any) -> Node:
+        nodes.append(Node(name, region, loaded or certificates(authority, name + SUFFIX), **limits))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        await node.stop()
+        assert node.failures == []
+        assert len(node.arrivals) == 0
+
+
+async def test_a_sibling_is_told_everything_and_then_changes(make: Make) -> None:
+    """By name, as its certificate says it; in the order in which it happens."""
+    one, two = make("one"), make("two")
+    first = one.hold("a" * 16)
+    one.peers.told([one.info, two.info])
+    await until(lambda: bool(two.heard))
+    gone = Gone(label="a" * 16, epoch=1)
+    one.peers.tell_siblings(None, gone)
+    one.peers.tell_siblings(first, None)
+    await until(lambda: len(two.heard) == 3)
+    assert two.heard == [("one", Routes(bound=[first])), ("one", Routes(gone=[gone])), ("one", Routes(bound=[first]))]
+    assert len(one.peers) == 1
+
+
+async def test_nodes_of_other_regions_are_told_nothing(make: Make) -> None:
+    """They ask."""
+    one, far = make("one"), make("far", "iad")
+    held = one.hold("a" * 16)
+    far.hold("b" * 16)
+    one.peers.told([far.info])
+    far.peers.told([one.info])
+    await until(lambda: one.peers.answers("far") and far.peers.answers("one"))
+    one.peers.tell_siblings(held, None)
+    assert await far.peers.ask_region("fra", "a" * 16) == [held]
+    assert await far.peers.ask_region("fra", "c" * 16) == []
+    assert await far.peers.ask_region("syd", "a" * 16) == []
+    assert far.heard == []
+
+
+async def test_much_is_told_in_many_frames(make: Make) -> None:
+    """A node of thousands of tunnels stays below the limit of a frame."""
+    one, two = make("one"), make("two")
+    labels = [f"{number:016}" for number in range(2000)]
+    for label in labels:
+        one.hold(label).host = "h" * 200
+    one.peers.told([two.info])
+    await until(lambda: sum(len(routes.bound) for _, routes in two.heard) == len(labels))
+    assert [tunnel.label for _, routes in two.heard for tunnel in routes.bound] == labels
+    assert len(two.heard) > 10
+
+
+async def test_an_answer_for_another_node_or_label_is_none(make: Make) -> None:
+    """A node answers for itself alone, and for what it was asked."""
+    one, liar = make("one"), make("liar")
+    liar.hold("a" * 16, node="third")
+    liar.holds["b" * 16] = liar.hold("c" * 16)
+    one.peers.told([liar.info])
+    await until(lambda: one.peers.answers("liar"))
+    assert await one.peers.ask_region("fra", "a" * 16) == []
+    assert await one.peers.ask_region("fra", "b" * 16) == []
+
+
+async def test_a_node_that_does_not_answer_holds_nobody_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the others said counts; nothing of the question is left."""
+    monkeypatch.setattr(peers_module, "_ANSWERED_WITHIN", 0.1)
+    one, quick, silent = make("one"), make("quick"), make("silent")
+    held = quick.hold("a" * 16)
+    one.peers.told([quick.info, silent.info])
+    await until(lambda: one.peers.answers("quick") and one.peers.answers("silent"))
+    peer = one.peers.get("silent")
+    assert peer is not None
+    asked: list[str] = []
+
+    async def ask(label: str) -> TunnelInfo | None:
+        asked.append(label)
+        await asyncio.Event().wait()
+        return None
+
+    monkeypatch.setattr(peer.control, "ask", ask)
+    assert await one.peers.ask_region("fra", "a" * 16) == [held]
+    assert asked == ["a" * 16]
+
+
+async def test_a_lost_node_is_found_again(make: Make, authority: trustme.CA) -> None:
+    """Its control lane is dialled until it is back, and it is told everything then."""
+    one, two = make("one"), make("two")
+    one.hold("a" * 16)
+    one.peers.told([two.info])
+    await until(lambda: len(two.heard) == 1)
+    await two.arrivals.close()
+    await until(lambda: len(two.heard) == 2)
+    assert two.heard[0] == two.heard[1]
+
+
+async def test_a_node_that_is_listed_no_more_is_kept_while_it_answers(make: Make) -> None:
+    """Absence from a list removes nothing that works."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: one.peers.answers("two"))
+    one.peers.told([])
+    assert one.peers.answers("two")
+    assert one.peers.pool_of("two") is not None
+
+
+async def test_a_node_that_is_listed_no_more_and_silent_is_dropped(make: Make) -> None:
+    """It is not dialled for ever."""
+    one, two = make("one"), make("two")
+    info = two.info
+    await two.stop()
+    one.peers.told([info])
+    assert len(one.peers) == 1
+    one.peers.told([])
+    assert len(one.peers) == 0
+    assert one.peers.pool_of("two") is None
+    assert not one.peers.answers("two")
+
+
+@pytest.mark.parametrize("change", ["address", "certificates"])
+async def test_lanes_are_dialled_anew_when_they_must_be(make: Make, authority: trustme.CA, change: str) -> None:
+    """To another address, or with another certificate; the pool of before takes nobody new."""
+    one, two, moved = make("one"), make("two"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: one.peers.answers("two"))
+    before = one.peers.pool_of("two")
+    one.peers.told([two.info])
+    assert one.peers.pool_of("two") is before
+    if change == "address":
+        one.peers.told([moved.info])
+        await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
+    else:
+        one.loaded = certificates(authority, "renamed" + SUFFIX)
+        one.hold("a" * 16)
+        one.peers.certificates_changed()
+        await until(lambda: [name for name, _ in two.heard] == ["renamed"])
+    assert one.peers.pool_of("two") is not before
+
+
+async def test_a_visit_goes_over_a_warm_lane(make: Make) -> None:
+    """One is there before the first visitor comes; what it says arrives unchanged."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    pool = one.peers.pool_of("two")
+    assert pool is not None
+    await until(lambda: pool.counts.idle == 1)
+    ours, theirs = socket.socketpair()
+    ended: asyncio.Future[VisitEnd] = asyncio.get_running_loop().create_future()
+    stream = one.carrier.accept(ours, None)
+    one.carrier.join(stream, pool, OPENING, lambda visit, end: ended.set_result(end))
+    end = await ended
+    assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
+    assert two.visits == [OPENING]
+    assert end.visitor is stream
+    stream.abort()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "names", [("registry.example.com",), ("a" + SUFFIX, "b" + SUFFIX), ("127.0.0.1",)], ids=["none", "two", "address"]
+)
+async def test_who_is_not_one_node_is_refused(make: Make, authority: trustme.CA, names: tuple[str, ...]) -> None:
+    """The cluster's CA signs for others too."""
+    stranger, two = make("stranger", loaded=certificates(authority, *names)), make("two")
+    stranger.hold("a" * 16)
+    stranger.peers.told([two.info])
+    await until(lambda: stranger.carrier.counters.lanes_closed > 0)
+    assert len(two.arrivals) == 0
+    assert two.heard == []
+
+
+async def test_a_lane_that_says_nothing_is_closed(make: Make, authority: trustme.CA) -> None:
+    """It has to say PEER in time, and is counted until it has."""
+    two = make("two", time_limit=0.05)
+    context = certificates(authority, "one" + SUFFIX)
+    one = make("one")
+    tls = ClientTls(context.ca, "two" + SUFFIX, MESH_ALPN, context.node.chain, context.node.key)
+    stream = one.carrier.connect(Address("127.0.0.1", two.info.port), tls)
+    await stream.ready()
+    await until(lambda: len(two.arrivals.waiting) == 1)
+    await until(lambda: len(two.arrivals) == 0)
+    assert not two.arrivals.waiting
+    stream.abort()
+
+
+async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
+    """What is above is closed unread."""
+    two = make("two", most=1)
+    first = socket.create_connection(("127.0.0.1", two.info.port))
+    await until(lambda: len(two.arrivals._tasks) == 1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", two.info.port)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    first.close()

@@ -1,0 +1,262 @@
+"""Finding a label: who is asked, in which order, how often, and what is done with the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from portway_proto.v1.mesh_pb2 import ResolveResponse
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.wire.labels import Chain
+from portway_relay.mesh.lookup import Lookup
+from portway_relay.mesh.routes import Routes
+from portway_testkit.carriers import until
+from portway_testkit.clock import ManualClock
+
+CHAIN = Chain(b"\x06" * 32)
+LABEL = CHAIN.label
+
+
+def tunnel(node: str, epoch: int = 1, chain: Chain = CHAIN) -> TunnelInfo:
+    return TunnelInfo(label=chain.label, node=node, epoch=epoch, proof=chain.proof(epoch))
+
+
+class Around:
+    """A lookup, and who can be asked. Nobody answers before `answer` is set."""
+
+    def __init__(self, clock: ManualClock, failures: list[BaseException]) -> None:
+        self.pools: dict[str, Any] = {"a": object(), "b": object()}
+        self.tunnels: dict[str, Any] = {}
+        self.down: set[str] = set()
+        self.asked: list[str] = []
+        self.registry: dict[str, ResolveResponse] = {}
+        self.nodes: list[TunnelInfo] = []
+        self.answer = asyncio.Event()
+        self.answer.set()
+        self.routes = Routes("here", self.pools.get, lambda label: 0, self.superseded, clock)
+        table: Any = self
+        self.lookup = Lookup(
+            table,
+            self.routes,
+            self,
+            self.resolve,
+            a_second=3,
+            time_limit=0.05,
+            clock=clock,
+            on_failure=failures.append,
+        )
+
+    def superseded(self, label: str, epoch: int) -> None:
+        held = self.tunnels.get(label)
+        if held is not None and held.epoch <= epoch:
+            del self.tunnels[label]
+
+    # The table's, the mesh's, the registry's.
+
+    def live(self, label: str) -> Any:
+        return self.tunnels.get(label)
+
+    def learn(self, node: NodeInfo) -> None:
+        self.pools.setdefault(node.name, object())
+
+    def answers(self, node: str) -> bool:
+        return node in self.pools and node not in self.down
+
+    async def ask_region(self, region: str, label: str) -> list[TunnelInfo]:
+        self.asked.append(f"region {region}")
+        await self.answer.wait()
+        return self.nodes
+
+    async def resolve(self, label: str) -> ResolveResponse | None:
+        self.asked.append("registry")
+        await self.answer.wait()
+        return self.registry.get(label)
+
+    def registered(self, node: str, epoch: int = 1) -> None:
+        self.registry[LABEL] = ResolveResponse(tunnel=tunnel(node, epoch), node=NodeInfo(name=node))
+
+    async def find(self, label: str = LABEL) -> tuple[str, int] | str | None:
+        found: Any = await self.lookup.find(label, "fra")
+        return found if found is None or isinstance(found, str) else (found.node, found.epoch)
+
+    async def elsewhere(self, not_at: Any, *, gone: bool = True) -> tuple[str, int] | None:
+        found: Any = await self.lookup.elsewhere(LABEL, "fra", not_at=not_at, gone=gone)
+        return None if found is None else (found.node, found.epoch)
+
+
+@pytest.fixture
+async def around(clock: ManualClock) -> AsyncIterator[Around]:
+    failures: list[BaseException] = []
+    around = Around(clock, failures)
+    yield around
+    await around.lookup.close()
+    assert failures == []
+    assert len(around.lookup) == 0
+
+
+class Held:
+    """A tunnel of this node."""
+
+    def __init__(self, epoch: int = 1) -> None:
+        self.node = "here"
+        self.epoch = epoch
+
+
+async def test_what_is_known_is_not_asked_for(around: Around) -> None:
+    """This node's own tunnels, then routes."""
+    around.routes.learn(tunnel("a"))
+    assert await around.find() == ("a", 1)
+    around.tunnels[LABEL] = Held()
+    assert await around.find() == ("here", 1)
+    assert around.asked == []
+
+
+async def test_a_registry_is_asked_first(around: Around) -> None:
+    """It knows the node too, if this one does not; nobody else is asked then."""
+    around.registered("new")
+    assert await around.find() == ("new", 1)
+    assert around.asked == ["registry"]
+    assert await around.find() == ("new", 1)
+    assert around.asked == ["registry"]
+
+
+async def test_the_nodes_of_its_region_are_asked_next(around: Around) -> None:
+    """When no registry answers, or has heard of it yet."""
+    around.nodes = [tunnel("a")]
+    assert await around.find() == ("a", 1)
+    assert around.asked == ["registry", "region fra"]
+
+
+async def test_the_best_proof_of_several_counts(around: Around) -> None:
+    """A number without its proof is nothing."""
+    forged = tunnel("b", 1)
+    forged.epoch = 9
+    around.nodes = [tunnel("a", 1), forged, tunnel("b", 2)]
+    assert await around.find() == ("b", 2)
+
+
+async def test_an_answer_for_another_label_is_none(around: Around) -> None:
+    """Whatever else the registry knows."""
+    other = Chain(b"\x07" * 32)
+    around.registry[LABEL] = ResolveResponse(tunnel=tunnel("a", 1, other))
+    assert await around.find() is None
+    assert len(around.routes) == 0
+
+
+async def test_an_unknown_name_is_asked_for_once_in_a_while(around: Around, clock: ManualClock) -> None:
+    """Short negative memory, which ends by itself."""
+    for _ in range(3):
+        assert await around.find() is None
+    assert around.asked == ["registry", "region fra"]
+    clock.now += 1.1
+    around.registered("a")
+    assert await around.find() == ("a", 1)
+
+
+async def test_all_who_wait_for_a_name_wait_for_one_answer(around: Around) -> None:
+    """A hundred visitors of a fresh name cost one question; one that leaves takes it from nobody."""
+    around.answer.clear()
+    around.registered("a")
+    waiting = [asyncio.ensure_future(around.find()) for _ in range(3)]
+    await until(lambda: around.asked == ["registry"])
+    assert len(around.lookup) == 1
+    waiting[0].cancel()
+    around.answer.set()
+    assert await asyncio.gather(*waiting[1:]) == [("a", 1), ("a", 1)]
+    assert waiting[0].cancelled()
+    assert around.asked == ["registry"]
+
+
+async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Around, clock: ManualClock) -> None:
+    """Beyond it they are unknown at once; names that are known to exist are not among them."""
+    around.routes.learn(tunnel("a"))
+    around.down.add("a")
+    for name in "xyz":
+        assert await around.find(name) is None
+    around.asked.clear()
+    assert await around.find("w") is None
+    assert around.asked == []
+    assert await around.find() == ("a", 1)
+    assert around.asked == ["registry", "region fra"]
+    clock.now += 1
+    assert await around.find("w") is None
+    assert around.asked[2:] == ["registry", "region fra"]
+
+
+async def test_nobody_waits_for_long(around: Around) -> None:
+    """Registries and nodes that do not answer are waited for up to the time limit."""
+    around.answer.clear()
+    assert await around.find() is None
+
+
+async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> None:
+    """Others are asked before a visitor is sent there; when they know nothing newer it is tried."""
+    around.routes.learn(tunnel("a"))
+    around.down.add("a")
+    assert around.lookup.known(LABEL) is None
+    assert await around.find() == ("a", 1)
+    around.registered("b", 2)
+    assert await around.find() == ("b", 2)
+
+
+async def test_a_tunnel_that_binds_meanwhile_is_found(around: Around) -> None:
+    """Here, while others were asked."""
+    around.answer.clear()
+    finding = asyncio.ensure_future(around.find())
+    await until(lambda: around.asked == ["registry"])
+    around.tunnels[LABEL] = Held()
+    around.answer.set()
+    assert await finding == ("here", 1)
+
+
+async def test_elsewhere_is_where_it_is_known_to_be(around: Around) -> None:
+    """News that came while the visitor was on its way need no question."""
+    around.routes.learn(tunnel("a"))
+    before = around.routes.get(LABEL)
+    around.routes.learn(tunnel("b", 2))
+    assert await around.elsewhere(before) == ("b", 2)
+    assert around.asked == []
+
+
+async def test_elsewhere_is_asked_for(around: Around) -> None:
+    """The route that was wrong is forgotten."""
+    around.routes.learn(tunnel("a"))
+    before = around.routes.get(LABEL)
+    around.registered("b", 2)
+    assert await around.elsewhere(before) == ("b", 2)
+
+
+async def test_elsewhere_is_never_the_same_place(around: Around) -> None:
+    """A registry that has not heard yet sends nobody back; and the label is unknown until it has."""
+    around.routes.learn(tunnel("a"))
+    before = around.routes.get(LABEL)
+    around.registered("a")
+    assert await around.elsewhere(before) is None
+    assert around.routes.get(LABEL) is None
+    assert around.routes.is_unknown(LABEL)
+
+
+async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -> None:
+    """It has not said that the tunnel is gone: the next visitor is tried there."""
+    around.routes.learn(tunnel("a"))
+    before = around.routes.get(LABEL)
+    assert await around.elsewhere(before, gone=False) is None
+    assert around.routes.get(LABEL) is before
+
+
+async def test_a_tunnel_that_left_this_node_is_found_where_it_went(around: Around) -> None:
+    """Its client has bound it at another node, of which nobody has told this one yet."""
+    held = around.tunnels[LABEL] = Held(1)
+    around.registered("b", 2)
+    assert await around.elsewhere(held) == ("b", 2)
+    assert LABEL not in around.tunnels
+
+
+async def test_closing_ends_every_wait(around: Around) -> None:
+    """Whoever waits is cancelled, and nothing is left."""
+    around.answer.clear()
+    finding = asyncio.ensure_future(around.find())
+    await until(lambda: around.asked == ["registry"])
+    await around.lookup.close()
+    with pytest.raises(asyncio.CancelledError):
+        await finding

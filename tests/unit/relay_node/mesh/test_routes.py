@@ -1,0 +1,244 @@
+"""What is believed of other nodes' tunnels: the highest epoch that proves itself, from whoever may say it."""
+
+from typing import Any
+
+import pytest
+from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
+from portway_proto.wire.labels import Chain
+from portway_relay.mesh import routes as routes_module
+from portway_relay.mesh.routes import Routes
+from portway_testkit.clock import ManualClock
+
+CHAIN = Chain(b"\x05" * 32)
+LABEL = CHAIN.label
+
+
+class Around:
+    """Routes of node `here`, which knows the nodes a, b and c."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.pools: dict[str, Any] = {name: object() for name in ("here", "a", "b", "c")}
+        self.held: dict[str, int] = {}
+        self.superseded: list[tuple[str, int]] = []
+        self.routes = Routes(
+            "here",
+            self.pools.get,
+            lambda label: self.held.get(label, 0),
+            lambda label, epoch: self.superseded.append((label, epoch)),
+            clock,
+        )
+
+    def learn(self, node: str, epoch: int, chain: Chain = CHAIN, **changes: Any) -> bool:
+        """Whether it was believed."""
+        from_registry = changes.pop("from_registry", False)
+        tunnel = TunnelInfo(label=chain.label, node=node, epoch=epoch, proof=chain.proof(epoch))
+        tunnel.MergeFrom(TunnelInfo(**changes))
+        return self.routes.learn(tunnel, from_registry=from_registry) is not None
+
+    def at(self) -> tuple[str, int] | None:
+        """Where a visitor would go."""
+        route = self.routes.get(LABEL)
+        return None if route is None else (route.node, route.epoch)
+
+
+@pytest.fixture
+def around(clock: ManualClock) -> Around:
+    return Around(clock)
+
+
+def test_a_tunnel_that_proves_itself_is_routed(around: Around) -> None:
+    """To the lanes of its node, with what its options allow; this node's own binding with a lower epoch is over."""
+    assert around.learn("a", 3, options=TunnelOptions(h2_enabled=True))
+    route = around.routes.get(LABEL)
+    assert route is not None
+    assert (route.node, route.epoch, route.h2_enabled, route.full) == ("a", 3, True, False)
+    assert route.pool is around.pools["a"]
+    assert around.superseded == [(LABEL, 2)]
+    assert around.routes.epoch(LABEL) == 3
+    assert len(around.routes) == 1
+
+
+@pytest.mark.parametrize("proof", [b"", bytes(32), CHAIN.proof(2), CHAIN.proof(3)[:31]])
+def test_a_proof_that_does_not_fit_is_not_believed(around: Around, proof: bytes) -> None:
+    """Nor does it change what was believed before."""
+    around.learn("a", 2)
+    assert not around.learn("b", 3, proof=proof or b"\x00")
+    assert around.at() == ("a", 2)
+
+
+@pytest.mark.parametrize("label", ["", "short", "A" * 16, "a" * 17])
+def test_what_is_no_label_is_not_remembered(around: Around, label: str) -> None:
+    """Whatever a node may call it."""
+    assert around.routes.learn(TunnelInfo(label=label, node="a", epoch=1, proof=CHAIN.proof(1))) is None
+    assert len(around.routes) == 0
+
+
+@pytest.mark.parametrize("node", ["here", "nobody"])
+def test_only_other_nodes_that_are_known_have_routes(around: Around, node: str) -> None:
+    """Nobody tells this node what it holds itself; and who cannot be reached is of no use."""
+    assert not around.learn(node, 1)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_lower_epoch_changes_nothing(around: Around, epoch: int) -> None:
+    """From a node or from a registry that lags behind."""
+    around.learn("a", 3)
+    assert not around.learn("b", epoch)
+    assert not around.learn("b", epoch, from_registry=True)
+    assert not around.learn("a", epoch)
+    assert around.at() == ("a", 3)
+
+
+def test_a_higher_epoch_takes_the_label(around: Around) -> None:
+    """At once."""
+    around.learn("a", 1)
+    assert around.learn("b", 2)
+    assert around.at() == ("b", 2)
+
+
+def test_this_nodes_own_binding_stays_against_an_equal_epoch(around: Around) -> None:
+    """Live or with its client away: who comes second with a proof is nobody."""
+    around.held[LABEL] = 2
+    assert not around.learn("a", 2)
+    assert not around.learn("a", 2, from_registry=True)
+    assert around.superseded == []
+    assert around.learn("a", 3)
+
+
+def test_two_that_claim_one_epoch_are_both_left(around: Around) -> None:
+    """Until a registry is asked nobody is routed, whatever either of them says again."""
+    around.learn("a", 2)
+    assert not around.learn("b", 2)
+    assert around.at() is None
+    assert not around.learn("a", 2)
+    assert not around.learn("b", 2)
+    assert around.at() is None
+    assert around.routes.epoch(LABEL) == 2
+    assert around.learn("a", 2, from_registry=True)
+    assert around.at() == ("a", 2)
+
+
+def test_what_a_registry_has_said_is_not_disputed_again(around: Around) -> None:
+    """Or a hostile node could send every visitor to the registry."""
+    around.learn("a", 2)
+    around.learn("a", 2, from_registry=True)
+    assert not around.learn("b", 2)
+    assert around.at() == ("a", 2)
+
+
+def test_a_registry_corrects_whoever_came_first(around: Around) -> None:
+    """The first claim may have been the hostile one."""
+    around.learn("b", 2)
+    assert around.learn("a", 2, from_registry=True)
+    assert around.at() == ("a", 2)
+
+
+def test_a_dispute_needs_the_proof(around: Around) -> None:
+    """A node that only knows the number takes nobody's route away."""
+    around.learn("a", 2)
+    assert not around.learn("b", 2, proof=bytes(32) + b"x")
+    assert around.at() == ("a", 2)
+
+
+def test_a_higher_epoch_ends_a_dispute(around: Around) -> None:
+    """Only the client can have made it."""
+    around.learn("a", 2)
+    around.learn("b", 2)
+    assert around.learn("c", 3)
+    assert around.at() == ("c", 3)
+
+
+def test_what_is_gone_is_not_routed_and_not_forgotten(around: Around) -> None:
+    """The same node may have it again with the same epoch; a lower one stays over."""
+    around.learn("a", 2)
+    around.routes.forget(LABEL, "a", 2)
+    assert around.at() is None
+    assert around.routes.epoch(LABEL) == 2
+    assert not around.learn("b", 1)
+    assert around.learn("a", 2)
+    assert around.at() == ("a", 2)
+
+
+@pytest.mark.parametrize(("node", "epoch"), [("b", 2), ("a", 1)])
+def test_a_late_goodbye_never_removes_a_newer_route(around: Around, node: str, epoch: int) -> None:
+    """Of another node, or of an epoch before."""
+    around.learn("a", 2)
+    around.routes.forget(LABEL, node, epoch)
+    assert around.at() == ("a", 2)
+
+
+def test_news_in_any_order_come_to_the_same(around: Around) -> None:
+    """Goodbye before the tunnel it was of, tunnels of earlier epochs last, all of it twice."""
+    for _ in range(2):
+        around.routes.forget(LABEL, "a", 1)
+        around.learn("b", 3)
+        around.learn("a", 1)
+        around.routes.forget(LABEL, "a", 1)
+        around.learn("a", 2)
+    assert around.at() == ("b", 3)
+
+
+def test_an_epoch_of_this_nodes_own_is_not_forgotten(around: Around) -> None:
+    """When it has let go of the label nobody comes with that epoch, or a lower one."""
+    around.learn("a", 1)
+    around.routes.bound_here(LABEL, 2)
+    assert around.at() is None
+    assert around.routes.epoch(LABEL) == 2
+    for epoch in (1, 2):
+        assert not around.learn("b", epoch)
+        assert not around.learn("b", epoch, from_registry=True)
+    assert around.learn("b", 3)
+
+
+def test_a_route_follows_its_node(around: Around) -> None:
+    """A node that is dialled anew has other lanes; one that is not known any more has those of before, which turn
+    visitors away."""
+    around.learn("a", 1)
+    route = around.routes.get(LABEL)
+    assert route is not None
+    before = route.pool
+    around.pools["a"] = object()
+    assert route.pool is around.pools["a"] is not before
+    last = around.pools.pop("a")
+    assert route.pool is last
+    assert around.routes.get(LABEL) is None
+
+
+def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: Around, clock: ManualClock) -> None:
+    """A second for a name that may be a guess; a tenth for one that was somewhere."""
+    around.routes.nobody_knows("guess")
+    around.learn("a", 1)
+    around.routes.nobody_knows(LABEL)
+    assert around.routes.is_unknown("guess")
+    assert around.routes.is_unknown(LABEL)
+    clock.now += 0.11
+    assert around.routes.is_unknown("guess")
+    assert not around.routes.is_unknown(LABEL)
+    clock.now += 1
+    assert not around.routes.is_unknown("guess")
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_an_announcement_clears_what_nobody_knew(around: Around, here: bool) -> None:
+    """Of another node, or of this one."""
+    around.routes.nobody_knows(LABEL)
+    if here:
+        around.routes.bound_here(LABEL, 1)
+    else:
+        around.learn("a", 1)
+    assert not around.routes.is_unknown(LABEL)
+
+
+def test_memory_is_bounded(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The route that was used least recently goes first."""
+    monkeypatch.setattr(routes_module, "_REMEMBERED", 2)
+    monkeypatch.setattr(routes_module, "_UNKNOWN_REMEMBERED", 2)
+    chains = [Chain(bytes([number]) * 32) for number in range(3)]
+    around.learn("a", 1, chains[0])
+    around.learn("a", 1, chains[1])
+    assert around.routes.get(chains[0].label) is not None
+    around.learn("a", 1, chains[2])
+    assert [around.routes.get(chain.label) is not None for chain in chains] == [True, False, True]
+    for name in ("x", "y", "z"):
+        around.routes.nobody_knows(name)
+    assert [around.routes.is_unknown(name) for name in ("x", "y", "z")] == [False, True, True]
