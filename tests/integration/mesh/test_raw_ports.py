@@ -1,7 +1,8 @@
 """Raw TCP addresses belong to the region: a port works at each of its nodes, and stays when a node does not."""
 
+import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import portway
 import pytest
 from portway.engine import thread
 from portway_relay.config import NodeLimits
+from portway_relay.node import Node
+from portway_relay.tunnels.raw import RawPort
 from portway_testkit.cluster import Cluster, NodePlan, RunningNode
 from portway_testkit.origins import TcpOrigin, echo
 from portway_testkit.visitors import TIMEOUT, receive
@@ -158,14 +161,38 @@ def test_a_port_that_was_let_go_is_nobodys_while_it_rests(cluster: Cluster) -> N
 
 
 def test_two_nodes_never_give_the_same_port(cluster: Cluster) -> None:
-    """Tunnels opened at all nodes at once: each port is one tunnel's, and every node leads to the same one."""
+    """Hundreds of tunnels at all nodes at once, more than the blocks that each has at first: no port is given twice."""
+    nodes = [cluster.nodes[name].node for name in REGION]
 
-    async def blocks(node: RunningNode) -> set[int]:
-        return set(node.node._raw_ports.account._free)
+    async def give(node: Node, number: int) -> RawPort:
+        label = f"{node.config.name}-{number}"
+        await node._addresses.prepare(label, None)
+        raw = node._raw_ports.take(label, None)
+        node._addresses.taken()
+        return raw
 
-    eventually(lambda: all(cluster.run(lambda node=cluster.nodes[name]: blocks(node)) for name in REGION))
-    free = [cluster.run(lambda node=cluster.nodes[name]: blocks(node)) for name in REGION]
-    assert len(set().union(*free)) == sum(len(ports) for ports in free)
+    async def give_all() -> list[RawPort]:
+        given = await asyncio.gather(*(give(node, number) for number in range(100) for node in nodes))
+        for raw in given:
+            raw.release()
+        return given
+
+    given = cluster.run(give_all)
+    assert len({raw.port for raw in given}) == 3 * 100
 
 
-MakeTunnel = Callable[[int], portway.Tunnel]
+def test_a_node_that_was_started_again_gives_no_port_that_is_in_use(cluster: Cluster) -> None:
+    """It knows nothing of what it gave before; the tunnel that took its port along keeps it."""
+    with named("one") as local, portway.forward(local, unencrypted=True, region="fra") as tunnel:
+        port, home = tunnel.unencrypted_port, home_of(cluster, tunnel)
+        cluster.nodes[home].restart()
+        hosts = [cluster.nodes[name].raw_host for name in REGION]
+        for host in hosts:
+            eventually(lambda host=host: ask(host, port) == b"one:hello")
+        node = cluster.nodes[home].node
+
+        async def offered() -> set[int]:
+            return set(node._raw_ports.account.candidates("another", None))
+
+        eventually(lambda: cluster.run(offered))
+        assert port not in cluster.run(offered)
