@@ -167,6 +167,7 @@ class _PeerLane:
         self._events = events
         self.node = node
         self._hello: Peer | None = None
+        self._leaves = False
         self._raw_labels: set[str] | None = set()  # until the node has told all
 
     def close(self) -> None:
@@ -174,6 +175,8 @@ class _PeerLane:
             self.lane.abort()
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        if self._leaves:
+            return
         try:
             self._frame(lane, frame_type, payload)
         except (DecodeError, ValueError) as error:
@@ -213,6 +216,7 @@ class _PeerLane:
             return
         if hello.control and not self._events.is_known(self.node):
             # What it told now would not be believed; it comes again, and a registry tells of it meanwhile.
+            self._leaves = True
             lane.close()
             return
         self._hello = hello

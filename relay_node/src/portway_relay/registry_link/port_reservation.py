@@ -22,6 +22,8 @@ Ask = Callable[[ReservePortsRequest], Awaitable[ReservePortsResponse | None]]
 
 # With so few left the next block is asked for: a program that opens ten raw tunnels does not wait.
 _FEW: Final = 16
+# What a registry makes a block of; where it is less, a second question brings the rest.
+_BLOCK: Final = 64
 # Whatever happens, a registry is asked no more often than this, in seconds.
 _SHORTEST_PAUSE: Final = 0.25
 # And no less often: it writes down each hour that the node is there, and takes nobody's blocks who is.
@@ -74,8 +76,8 @@ class PortReservation:
         if self._account.free < _FEW and not self._used_up:
             self._wake.set()
 
-    async def room(self) -> None:
-        """Until there is a free port, or a registry has said that there is none, or not at all."""
+    async def room(self) -> bool:
+        """Ask for more; whether there is some. Waits for a registry's answer, but not for long."""
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # One that is asked already may be answered with what was free before.
         self._waiting[answer] = self._asked + 1
@@ -84,7 +86,9 @@ class PortReservation:
             async with asyncio.timeout(_ROOM_WITHIN):
                 await answer
         except TimeoutError:
-            pass
+            return False
+        else:
+            return self._account.free > 0 or not self._used_up
         finally:
             del self._waiting[answer]
 
@@ -105,10 +109,9 @@ class PortReservation:
         account = self._account
         asked_at = self._clock()
         self._asked += 1
-        more = account.free < _FEW or bool(self._waiting)
-        request = ReservePortsRequest(
-            first=account.range.first, last=account.range.last, blocks=account.blocks + 1 if more else account.blocks
-        )
+        # No more than is needed now: the other nodes of the region have needs of their own.
+        more = 1 + len(self._waiting) // _BLOCK if account.free < _FEW or self._waiting else 0
+        request = ReservePortsRequest(first=account.range.first, last=account.range.last, blocks=account.blocks + more)
         answer = await self._ask(request)
         if answer is None:
             return False

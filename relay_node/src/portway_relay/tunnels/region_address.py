@@ -30,7 +30,10 @@ class Siblings(Protocol):
 class Reservation(Protocol):
     """Who gets more ports."""
 
-    async def room(self) -> None: ...
+    async def room(self) -> bool:
+        """Whether there may be a free port by now."""
+        ...
+
     def taken(self) -> None: ...
 
 
@@ -77,8 +80,10 @@ class RegionAddresses:
         """Ask who must be asked; the port that the label may wish for. May be cancelled."""
         if wanted is not None and not self._known(label, wanted) and not await self._vouched(label, wanted):
             wanted = None
-        if not self._has(label, wanted) and next(self._account.candidates(label, wanted), None) is None:
-            await self._reservation.room()
+        while not self._has(label, wanted) and next(self._account.candidates(label, wanted), None) is None:
+            # Of what is reserved others who wait may be quicker to take the last.
+            if not await self._reservation.room():
+                break
         return wanted
 
     def taken(self) -> list[asyncio.Future[None]]:

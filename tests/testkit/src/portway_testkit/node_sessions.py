@@ -168,14 +168,14 @@ class FakeRegion:
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[None]] = []
         self.rooms_asked = 0
-        self.room_given: Callable[[], None] = lambda: None
+        self.room_given: Callable[[], bool] = lambda: False
         self.known: dict[str, TunnelInfo] = {}
         self.resolved: list[str] = []
         self.failures: list[BaseException] = []
 
-    async def room(self) -> None:
+    async def room(self) -> bool:
         self.rooms_asked += 1
-        self.room_given()
+        return self.room_given()
 
     def taken(self) -> None:
         """The reservation is told; nothing is asked for."""

@@ -111,7 +111,7 @@ async def test_who_needs_a_port_waits_for_the_answer(node: Node) -> None:
     await until(lambda: len(node.registry.asked) == 2)
     room = asyncio.ensure_future(node.reservation.room())
     node.registry.gate.set()
-    await room
+    assert await room
     assert node.account.free
 
 
@@ -121,7 +121,7 @@ async def test_a_used_up_range_is_told_at_once(node: Node) -> None:
     node.reservation.registry_away(False)
     await until(lambda: node.account.free == SIZE)
     node.take(SIZE)
-    await node.reservation.room()
+    assert not await node.reservation.room()
     assert node.account.free == 0
 
 

@@ -7,7 +7,9 @@ import pytest
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_PORTS, Bound
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
+from portway_relay.config import PortRange
 from portway_relay.tunnels import region_address
+from portway_relay.tunnels.ports import Block
 from portway_relay.tunnels.tickets import Tickets
 from portway_testkit.carriers import until
 from portway_testkit.node_sessions import Client, NodeSessions, new_chain
@@ -184,12 +186,23 @@ async def test_a_client_waits_while_ports_are_reserved(node: NodeSessions, chain
     """Its node had given the last one of its blocks."""
     empty(node)
     account = node.raw_ports.account
-    node.region.room_given = lambda: (account._held.pop(account.range.first), account._free.add(account.range.first))
+    port = account.range.first
+
+    def give() -> bool:
+        """The second time: at first somebody else was quicker."""
+        if node.region.rooms_asked == 2:
+            account.reserved([], {})
+            account._held.clear()
+            account.reserved([Block(PortRange(port, port), fresh=True)], {})
+        return True
+
+    node.region.room_given = give
     client = node.attach()
     client.ask(chain, unencrypted=True)
     assert not client.lane.said
     await answered(client)
-    assert client.bound().unencrypted_port == account.range.first
+    assert client.bound().unencrypted_port == port
+    assert node.region.rooms_asked == 2
 
 
 async def test_a_client_that_left_while_it_waited_has_nothing(node: NodeSessions, chain: Chain) -> None:
