@@ -143,7 +143,8 @@ class Certificates:
             zones = dict.fromkeys(ours, identity) | zones
         if config.zone not in zones:
             raise CertificateError(
-                f"{', '.join(map(str, config.tls_cert))}: none is for this node's own region, *.{config.zone}"
+                f"{', '.join(map(str, config.tls_cert))}: for {', '.join(f'*.{zone}' for zone in zones)}, and one must "
+                f"be for *.{config.zone}, this node's own region"
             )
         return zones
 

@@ -165,7 +165,9 @@ def test_a_regions_certificate_is_a_wildcard_for_its_zone(files: Files, name: st
 def test_the_nodes_own_region_is_among_them(files: Files) -> None:
     """A node without a certificate for its own names would show its clients addresses that work elsewhere only."""
     files.region("*.ams.example.com")
-    assert files.complaint() == f"{files.path('tls_cert')}: none is for this node's own region, {REGION}"
+    assert files.complaint() == (
+        f"{files.path('tls_cert')}: for *.ams.example.com, and one must be for {REGION}, this node's own region"
+    )
 
 
 def test_every_region_has_its_certificate(files: Files) -> None:

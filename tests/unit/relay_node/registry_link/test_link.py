@@ -14,10 +14,12 @@ from portway_proto.v1.mesh_pb2 import (
     Peers,
     Registered,
     RegistryMessage,
+    ResolveRequest,
+    ResolveResponse,
     Revocations,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_registry.pki import Authority
 from portway_relay import clock
 from portway_relay.certificates import Identity, LoadedCertificates
@@ -39,6 +41,10 @@ class FakeMesh(MeshServicer):
         self.silent = False  # takes a stream and answers nothing
         self.hang_ups = 0  # ends so many streams as soon as they have registered
         self.ended: asyncio.Event = asyncio.Event()
+        self.asked: list[str] = []
+        self.tunnels: dict[str, str] = {}  # nodes by label
+        self.trouble = grpc.StatusCode.NOT_FOUND  # of any other label
+        self.thinks = False
         self._outbox: asyncio.Queue[RegistryMessage | None] = asyncio.Queue()
 
     @property
@@ -73,6 +79,14 @@ class FakeMesh(MeshServicer):
                     return
         finally:
             reading.cancel()
+
+    async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # type: ignore[override]
+        self.asked.append(request.label)
+        if self.thinks:
+            await asyncio.Event().wait()
+        if request.label not in self.tunnels:
+            await context.abort(self.trouble, "no")
+        return ResolveResponse(tunnel=TunnelInfo(label=request.label, node=self.tunnels[request.label]))
 
     async def _read(self, requests: AsyncIterator[NodeMessage], outbox: "asyncio.Queue[Any]") -> None:
         async for message in requests:
@@ -424,3 +438,59 @@ async def test_a_registry_of_another_cluster_is_no_registry(serve: Serve, node: 
 
 def _told(caplog: pytest.LogCaptureFixture, served: Served) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.__dict__.get("registry") == str(served.endpoint)]
+
+
+async def test_a_label_is_resolved_over_the_same_connection(serve: Serve, node: MakeNode) -> None:
+    """The node that has it; None when nobody has."""
+    registry = await serve()
+    registry.mesh.tunnels["a"] = "relay-2"
+    end = node(registry)
+    assert await end.link.resolve("a") is None  # it is not connected yet
+    await until(lambda: end.link.connected)
+    answer = await end.link.resolve("a")
+    assert answer is not None
+    assert answer.tunnel.node == "relay-2"
+    assert await end.link.resolve("b") is None
+    assert registry.mesh.asked == ["a", "b"]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED])
+async def test_a_registry_that_cannot_say_is_one_that_knows_nobody(
+    serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture, code: grpc.StatusCode
+) -> None:
+    """The operator hears of it; others can be asked."""
+    registry = await serve()
+    registry.mesh.trouble = code
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    assert await end.link.resolve("a") is None
+    assert "a label could not be resolved" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["registry stops", "stream ends"])
+async def test_a_question_ends_with_its_connection(serve: Serve, node: MakeNode, how: str) -> None:
+    """Whoever asked goes on without, and is not cancelled."""
+    registry = await serve()
+    registry.mesh.thinks = True
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    asking = asyncio.ensure_future(end.link.resolve("a"))
+    await until(lambda: registry.mesh.asked == ["a"])
+    if how == "registry stops":
+        await registry.stop()
+    else:
+        registry.mesh.hang_up()
+    assert await asking is None
+
+
+async def test_a_question_that_is_cancelled_is_cancelled(serve: Serve, node: MakeNode) -> None:
+    """By whoever asked."""
+    registry = await serve()
+    registry.mesh.thinks = True
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    asking = asyncio.ensure_future(end.link.resolve("a"))
+    await until(lambda: registry.mesh.asked == ["a"])
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
