@@ -31,9 +31,14 @@ class ControlLane:
     """Also the LaneEvents of its lane."""
 
     def __init__(
-        self, name: str, carrier: Carrier, target: DialTarget, tasks: Tasks, whole: Callable[[], Iterable[TunnelInfo]]
+        self,
+        name: str,
+        carrier: Carrier,
+        target: DialTarget,
+        tasks: Tasks,
+        whole: Callable[[], Iterable[TunnelInfo]] | None,
     ) -> None:
-        """`whole` is what is told when the lane is up: everything that this node holds, or nothing."""
+        """`whole` is what is told when the lane is up: everything that this node holds; None tells nothing."""
         self._name = name
         self._carrier = carrier
         self._target = target
@@ -121,6 +126,8 @@ class ControlLane:
         self._lane = lane
         self._told = self._heard = 0
         lane.send(*self._target.greeting)
+        if self._whole is None:
+            return
         frame, size = Routes(), 0
         for tunnel in self._whole():
             frame.bound.append(tunnel)

@@ -90,7 +90,7 @@ class Peers:
 
     def _dial(self, node: NodeInfo) -> Peer:
         # Siblings are told what this node holds; others ask a registry.
-        whole = self._held if node.region == self._region else tuple
+        whole = self._held if node.region == self._region else None
         peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, whole)
         return peer
 
