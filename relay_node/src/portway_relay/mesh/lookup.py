@@ -129,11 +129,12 @@ class Lookup:
 
     async def _ask_everybody(self, label: str, region: str) -> None:
         """A registry first; the nodes of the label's region when it has nothing to say that was not known."""
-        before = self._believed(label)
+        held, last = self._table.live(label), self._routes.last(label)
         try:
             async with asyncio.timeout(self._time_limit):
                 await self._ask_registry(label)
-                if self._believed(label) in (None, before):
+                found = self._believed(label)
+                if found is held or (isinstance(found, Route) and (found.node, found.epoch) == last):
                     for tunnel in await self._mesh.ask_region(region, label):
                         self._routes.learn(tunnel)
         except TimeoutError:

@@ -97,6 +97,11 @@ class Routes:
         self._routes.move_to_end(label)
         return route
 
+    def last(self, label: str) -> tuple[str, int] | None:
+        """Node and epoch of the last route, whatever is thought of it now."""
+        route = self._routes.get(label)
+        return None if route is None else (route.node, route.epoch)
+
     def is_unknown(self, label: str) -> bool:
         """Whether everybody was asked a moment ago and nobody knew."""
         until = self._unknown.get(label)

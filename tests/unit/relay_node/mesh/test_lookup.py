@@ -236,6 +236,16 @@ async def test_elsewhere_is_never_the_same_place(around: Around) -> None:
     assert around.routes.is_unknown(LABEL)
 
 
+async def test_a_registry_that_has_not_heard_yet_is_not_the_last_word(around: Around) -> None:
+    """It names the place that is wrong: the nodes of the region are asked, and know better."""
+    around.routes.learn(tunnel("a"))
+    before = around.routes.get(LABEL)
+    around.registered("a")
+    around.nodes = [tunnel("b", 2)]
+    assert await around.elsewhere(before) == ("b", 2)
+    assert around.asked == ["registry", "region fra"]
+
+
 async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -> None:
     """It has not said that the tunnel is gone: the next visitor is tried there."""
     around.routes.learn(tunnel("a"))
