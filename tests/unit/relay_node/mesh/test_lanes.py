@@ -312,7 +312,7 @@ async def test_lanes_are_dialled_anew_when_they_must_be(make: Make, authority: t
         one.loaded = certificates(authority, "renamed" + SUFFIX)
         one.hold("a" * 16)
         one.peers.certificates_changed()
-        await until(lambda: [name for name, _ in two.heard] == ["renamed"])
+        await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
     assert one.peers.pool_of("two") is not before
 
 
