@@ -18,7 +18,7 @@ DOMAIN = "localhost"
 _PROGRAMS = Path(sys.executable).parent
 # Raw TCP tunnels get ports from here: below what systems hand out by themselves (32768 on Linux).
 _RAW_PORTS = range(20_000, 30_000)
-_RAW_PORTS_PER_NODE = 100
+_RAW_PORTS_PER_REGION = 500
 # Asks a registry that has just said it is ready: more than this and something hangs.
 _ADMIN_TIMEOUT = 30.0
 
@@ -27,7 +27,8 @@ _ADMIN_TIMEOUT = 30.0
 class NodePlan:
     """A node to start. Port 0 is any free one.
 
-    `prefix` goes in front of its command line (a network namespace), `flags` behind it.
+    `prefix` goes in front of its command line (a network namespace), `flags` behind it. Nodes of one region listen on
+    the same raw ports: on one machine each needs a `host` of its own, such as 127.0.0.2.
     """
 
     name: str
@@ -97,12 +98,14 @@ def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: R
         ready_flag=True,
     )
     told = processes.wait_ready(registry_process)
-    blocks = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_NODE), len(nodes))
     regions = tuple(dict.fromkeys(plan.region for plan in nodes))
-    started = [
-        (plan, _start_node(processes, plan, pki, told["mesh_listen"], block, regions))
-        for plan, block in zip(nodes, blocks, strict=True)
-    ]
+    ranges = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_REGION), len(regions))
+    raw_ports = dict(zip(regions, ranges, strict=True))
+    started: list[tuple[NodePlan, Process]] = []
+    for plan in nodes:
+        first = all(other.region != plan.region for other, _ in started)
+        ports = raw_ports[plan.region]
+        started.append((plan, _start_node(processes, plan, pki, told["mesh_listen"], ports, regions, first=first)))
     running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
     ca = pki / "ca.crt"
     token = _create_token(registry, told["listen"], ca, admin_token_file)
@@ -110,14 +113,24 @@ def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: R
 
 
 def _start_node(
-    processes: Processes, plan: NodePlan, pki: Path, mesh: str, raw_ports: int, regions: tuple[str, ...]
+    processes: Processes,
+    plan: NodePlan,
+    pki: Path,
+    mesh: str,
+    raw_ports: int,
+    regions: tuple[str, ...],
+    *,
+    first: bool,
 ) -> Process:
-    """Every node serves the names of every region, so it has all their certificates."""
+    """Every node serves the names of every region, so it has all their certificates.
+
+    The process of the `first` of a region has the region's name, that of any other the node's.
+    """
     names: list[str | Path] = []
     for region in regions:
         names += ["--tls-cert", pki / f"region-{region}.crt", "--tls-key", pki / f"region-{region}.key"]
     return processes.start(
-        f"relay-{plan.region}",
+        f"relay-{plan.region if first else plan.name}",
         [
             *plan.prefix,
             _PROGRAMS / "portway-relay",
@@ -125,7 +138,7 @@ def _start_node(
             *("--name", plan.name, "--region", plan.region, "--domain", DOMAIN),
             *("--listen", f"{plan.host}:{plan.port}"),
             *("--raw-listen", plan.host, "--raw-host", plan.host),
-            *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_NODE - 1}"),
+            *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_REGION - 1}"),
             *("--registry", mesh, "--cluster-ca", pki / "ca.crt"),
             *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
             *names,

@@ -7,6 +7,7 @@ Here: names of keys. Not here: the values under them (records.py), nor how they 
     tokens/<id>        TokenRecord
     grant-keys/<kid>   GrantKeyRecord
     orders/<node>      OrderRecord; none for a node that serves as usual
+    ports/<region>/<first>  PortBlockRecord: whose the raw ports from there on are; on no lease
     audit/<when>-<id>  AuditRecord; sorts by time
     settings           SettingsRecord
 """
@@ -19,6 +20,7 @@ TUNNELS: Final = ROOT + "tunnels/"
 TOKENS: Final = ROOT + "tokens/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
 ORDERS: Final = ROOT + "orders/"
+PORTS: Final = ROOT + "ports/"
 AUDIT: Final = ROOT + "audit/"
 SETTINGS: Final = ROOT + "settings"
 
@@ -41,6 +43,11 @@ def grant_key(kid: str) -> str:
 
 def order(node_name: str) -> str:
     return ORDERS + node_name
+
+
+def port_block(region: str, first: int) -> str:
+    """Five digits hold every port, so that keys sort by it."""
+    return f"{PORTS}{region}/{first:05d}"
 
 
 def audit(at_ms: int, unique: str) -> str:

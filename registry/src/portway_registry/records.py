@@ -69,6 +69,13 @@ class SettingsRecord(msgspec.Struct, frozen=True):
     created_at_ms: int = 0
 
 
+class PortBlockRecord(msgspec.Struct, frozen=True):
+    """Which node gives a block of raw ports to tunnels, and when it last asked for it."""
+
+    node: str
+    asked_at_ms: int
+
+
 class AuditRecord(msgspec.Struct, frozen=True):
     """Who did what to what."""
 

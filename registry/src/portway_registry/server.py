@@ -27,6 +27,7 @@ from portway_registry.geoip.locator import Locator
 from portway_registry.geoip.opening import open_locator
 from portway_registry.grants import Grants
 from portway_registry.mesh.hub import Hub
+from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.metrics import CallCounts, exposition
 from portway_registry.roster import Roster
 from portway_registry.rotation import KeyRotation
@@ -143,7 +144,7 @@ class Registry:
 
         mesh_guard = Guard(by_certificate, self._calls.count)
         mesh = _server(mesh_guard, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
-        add_MeshServicer_to_server(Mesh(hub, views), mesh)
+        add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms)), mesh)
         mesh_health = _add_health(mesh)
         self._mesh_address = await self._listen(mesh, config.mesh_listen, mutual, "mesh_listen")
 

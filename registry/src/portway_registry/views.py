@@ -12,13 +12,22 @@ from typing import Generic, TypeVar
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_registry import keys
-from portway_registry.records import GrantKeyRecord, OrderRecord, TokenRecord, decode_node, decode_tunnel, decoder
+from portway_registry.records import (
+    GrantKeyRecord,
+    OrderRecord,
+    PortBlockRecord,
+    TokenRecord,
+    decode_node,
+    decode_tunnel,
+    decoder,
+)
 from portway_registry.store.contract import Entry, LeaseId, Revision, Store
 from portway_registry.store.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +121,13 @@ class View(Generic[T]):
 
 
 class TunnelView(View[TunnelInfo]):
-    """Tunnels, found by their home node and by their token too."""
+    """Tunnels, found by their home node, by their token and by their region's raw port too."""
 
     def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
         super().__init__(store, keys.TUNNELS, decode_tunnel, on_failure=on_failure)
         self._by_node: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
+        self._by_port: dict[tuple[str, int], dict[str, Item[TunnelInfo]]] = {}
 
     def of_node(self, node: str) -> Mapping[str, Item[TunnelInfo]]:
         return self._by_node.get(node, {})
@@ -125,16 +135,23 @@ class TunnelView(View[TunnelInfo]):
     def of_token(self, token_id: str) -> Mapping[str, Item[TunnelInfo]]:
         return self._by_token.get(token_id, {})
 
+    def of_port(self, region: str, port: int) -> Mapping[str, Item[TunnelInfo]]:
+        """Whoever has this raw port of the region; one tunnel, unless something went wrong."""
+        return self._by_port.get((region, port), {})
+
     def _index(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
         if old is not None:
             _drop(self._by_node, old.value.node, old.name)
             _drop(self._by_token, old.value.token_id, old.name)
+            _drop(self._by_port, (old.value.region, old.value.unencrypted_port), old.name)
         if new is not None:
             self._by_node.setdefault(new.value.node, {})[new.name] = new
             self._by_token.setdefault(new.value.token_id, {})[new.name] = new
+            if new.value.unencrypted_port:
+                self._by_port.setdefault((new.value.region, new.value.unencrypted_port), {})[new.name] = new
 
 
-def _drop(index: dict[str, dict[str, Item[TunnelInfo]]], key: str, label: str) -> None:
+def _drop(index: dict[K, dict[str, Item[TunnelInfo]]], key: K, label: str) -> None:
     labels = index.get(key)
     if labels is not None:
         labels.pop(label, None)
@@ -149,6 +166,9 @@ class Views:
         self.nodes: View[NodeInfo] = View(store, keys.NODES, decode_node, on_failure=on_failure)
         self.tunnels = TunnelView(store, on_failure=on_failure)
         self.tokens: View[TokenRecord] = View(store, keys.TOKENS, decoder(TokenRecord), on_failure=on_failure)
+        self.port_blocks: View[PortBlockRecord] = View(
+            store, keys.PORTS, decoder(PortBlockRecord), on_failure=on_failure
+        )
         self.grant_keys: View[GrantKeyRecord] = View(
             store, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=on_failure
         )
@@ -157,9 +177,9 @@ class Views:
 
     async def start(self) -> None:
         """Fill them all. Raises StoreUnavailable."""
-        for view in (self.grant_keys, self.tokens, self.orders, self.nodes, self.tunnels):
+        for view in (self.grant_keys, self.tokens, self.orders, self.port_blocks, self.nodes, self.tunnels):
             await view.start()
 
     async def close(self) -> None:
-        for view in (self.tunnels, self.nodes, self.orders, self.tokens, self.grant_keys):
+        for view in (self.tunnels, self.nodes, self.port_blocks, self.orders, self.tokens, self.grant_keys):
             await view.close()

@@ -27,20 +27,24 @@ from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.raw_front import RawFront
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
+from portway_relay.mesh.sibling_ports import SiblingPorts
 from portway_relay.metrics import NodeCounts, exposition
 from portway_relay.registry_link.announcer import Announcements
 from portway_relay.registry_link.cluster import Cluster
 from portway_relay.registry_link.link import RegistryLink
+from portway_relay.registry_link.port_reservation import PortReservation
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.session import PublicAddress
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
+from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel
@@ -100,10 +104,31 @@ class Node:
         self._visits = Visits(
             self._carrier, self._elsewhere, first_bytes_time=limits.first_bytes_time, on_failure=failed
         )
+        account = PortAccount(
+            config.raw_ports,
+            limits.port_rest,
+            monotonic,
+            at_sibling=lambda port: self._sibling_ports.label(port),
+        )
         self._raw_ports = RawPorts(
             config.listen.host if config.raw_listen is None else config.raw_listen,
-            PortAccount(config.raw_ports, limits.port_rest, monotonic),
-            lambda label, sock, peer: self._visits.start_raw(sock, peer, self._table.live(label), config.region),
+            account,
+            lambda label, sock, peer: self._raw_front.connected(label, sock, peer),
+        )
+        self._sibling_ports = SiblingPorts(
+            config.region,
+            range(config.raw_ports.first, config.raw_ports.last + 1),
+            account,
+            self._raw_ports,
+            rest=limits.port_rest,
+            clock=monotonic,
+        )
+        self._port_reservation = PortReservation(
+            account,
+            lambda request: self._link.reserve_ports(request),
+            rest=limits.port_rest,
+            clock=monotonic,
+            on_failure=failed,
         )
         self._routes = Routes(
             config.name,
@@ -129,13 +154,26 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._raw_front = RawFront(
+            self._lookup, self._visits, config.region, most=limits.max_half_open, on_failure=failed
+        )
         tickets = Tickets(self._loaded, config.region, wall_clock)
+        self._addresses = RegionAddresses(
+            config.region,
+            account,
+            self._port_reservation,
+            self._peers,
+            self._sibling_ports.believed,
+            lambda label: self._link.resolve(label),
+            on_failure=failed,
+        )
         self._sessions = Sessions(
             config,
             self._carrier,
             self._grants,
             self._table,
             tickets,
+            self._addresses,
             self._public_address,
             clock=monotonic,
             wall_clock=wall_clock,
@@ -151,7 +189,7 @@ class Node:
         self._arrivals = Arrivals(
             self._carrier,
             lambda: self._loaded().mesh_tls,
-            Inward(self._table, self._routes, self._visits, describe, self._peers.is_removed),
+            Inward(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
             most=limits.max_greetings,
             time_limit=limits.greeting_time,
             on_failure=failed,
@@ -165,7 +203,9 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
-        self._cluster = Cluster(self._grants, self._sessions, self._table, self._peers, self._ordered)
+        self._cluster = Cluster(
+            self._grants, self._sessions, self._table, self._peers, self._port_reservation, self._ordered
+        )
         self._link = RegistryLink(
             config.registry,
             self._loaded,
@@ -210,6 +250,7 @@ class Node:
                 self._admin_address = await self._admin.start(self.config.admin_listen)
             self._front.listen()
             self._link.start()
+            self._port_reservation.start()
             self._tasks.spawn(self._watch_certificates(), name="watch certificates")
             await self._cluster.known.wait()
         except BaseException:
@@ -230,8 +271,12 @@ class Node:
         self._sessions.ask_to_leave("this node is stopping")
         await self._left()
         await self._front.close()
+        self._raw_ports.close()
+        await self._raw_front.close()
         await self._greeter.close()
         self._sessions.close()
+        await self._addresses.close()
+        await self._port_reservation.close()
         await self._visits.close()
         await self._lookup.close()
         await self._link.close()

@@ -365,7 +365,7 @@ class Peer(_message.Message):
     CONTROL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     control: _builtins.bool
-    """Carries no visits: ROUTES, ASK and ANSWER."""
+    """Carries no visits: ROUTES, ROUTES_HEARD, ASK and ANSWER."""
     def __init__(
         self,
         *,
@@ -388,6 +388,12 @@ class Routes(_message.Message):
 
     BOUND_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """To be answered with ROUTES_HEARD when the raw ports listen; 0 when no answer is wanted. Counts up on this lane."""
+    whole: _builtins.bool
+    """With what came before on this lane it is all that the node holds."""
     @_builtins.property
     def bound(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TunnelInfo]: ...
     @_builtins.property
@@ -399,14 +405,35 @@ class Routes(_message.Message):
         *,
         bound: _abc.Iterable[_types_pb2.TunnelInfo] | None = ...,
         gone: _abc.Iterable[Global___Gone] | None = ...,
+        number: _builtins.int = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "gone", b"gone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "gone", b"gone", "number", b"number", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Routes: _TypeAlias = Routes  # noqa: Y015
+
+@_typing.final
+class RoutesHeard(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutesHeard: _TypeAlias = RoutesHeard  # noqa: Y015
 
 @_typing.final
 class Gone(_message.Message):

@@ -44,6 +44,11 @@ class MeshStub(object):
                 request_serializer=portway_dot_v1_dot_mesh__pb2.ResolveRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_mesh__pb2.ResolveResponse.FromString,
                 _registered_method=True)
+        self.ReservePorts = channel.unary_unary(
+                '/portway.v1.Mesh/ReservePorts',
+                request_serializer=portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_mesh__pb2.ReservePortsResponse.FromString,
+                _registered_method=True)
 
 
 class MeshServicer(object):
@@ -64,6 +69,14 @@ class MeshServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReservePorts(self, request, context):
+        """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
+        tunnels. They stay its own when its lease ends, until it has been gone for a day.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +89,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.Resolve,
                     request_deserializer=portway_dot_v1_dot_mesh__pb2.ResolveRequest.FromString,
                     response_serializer=portway_dot_v1_dot_mesh__pb2.ResolveResponse.SerializeToString,
+            ),
+            'ReservePorts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReservePorts,
+                    request_deserializer=portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_mesh__pb2.ReservePortsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +150,33 @@ class Mesh(object):
             '/portway.v1.Mesh/Resolve',
             portway_dot_v1_dot_mesh__pb2.ResolveRequest.SerializeToString,
             portway_dot_v1_dot_mesh__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReservePorts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Mesh/ReservePorts',
+            portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.SerializeToString,
+            portway_dot_v1_dot_mesh__pb2.ReservePortsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class MeshStub:
     """
     Resolve: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ResolveRequest, _mesh_pb2.ResolveResponse]
     """Who holds a label now. NOT_FOUND when nobody does."""
+    ReservePorts: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ReservePortsRequest, _mesh_pb2.ReservePortsResponse]
+    """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
+    tunnels. They stay its own when its lease ends, until it has been gone for a day.
+    """
 
 @_typing.type_check_only
 class MeshAsyncStub(MeshStub):
@@ -47,6 +51,10 @@ class MeshAsyncStub(MeshStub):
     """
     Resolve: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ResolveRequest, _mesh_pb2.ResolveResponse]  # type: ignore[assignment]
     """Who holds a label now. NOT_FOUND when nobody does."""
+    ReservePorts: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ReservePortsRequest, _mesh_pb2.ReservePortsResponse]  # type: ignore[assignment]
+    """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
+    tunnels. They stay its own when its lease ends, until it has been gone for a day.
+    """
 
 class MeshServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -66,5 +74,15 @@ class MeshServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mesh_pb2.ResolveResponse, _abc.Awaitable[_mesh_pb2.ResolveResponse]]:
         """Who holds a label now. NOT_FOUND when nobody does."""
+
+    @_abc_1.abstractmethod
+    def ReservePorts(
+        self,
+        request: _mesh_pb2.ReservePortsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mesh_pb2.ReservePortsResponse, _abc.Awaitable[_mesh_pb2.ReservePortsResponse]]:
+        """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
+        tunnels. They stay its own when its lease ends, until it has been gone for a day.
+        """
 
 def add_MeshServicer_to_server(servicer: MeshServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -48,6 +48,7 @@ class FrameType(IntEnum):
     ROUTES = 0x21
     ASK = 0x22
     ANSWER = 0x23
+    ROUTES_HEARD = 0x24
 
 
 _VISIT_TYPES: Final = frozenset({FrameType.OPEN, FrameType.OPENED, FrameType.REFUSED, FrameType.END, FrameType.RESET})

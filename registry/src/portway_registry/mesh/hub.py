@@ -105,6 +105,11 @@ class Hub:
         """Whether the node's stream is here."""
         return node in self._sessions
 
+    def region_of(self, node: str) -> str | None:
+        """The region of a node whose stream is here."""
+        session = self._sessions.get(node)
+        return None if session is None else session.info.region
+
     async def serve(self, register: Register, requests: AsyncIterable[NodeMessage], write: Write) -> None:
         """Run a node's session to its end. The registration is checked already. Raises what ended it."""
         self._demand_not_removed(register.node.name)

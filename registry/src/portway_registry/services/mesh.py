@@ -1,14 +1,22 @@
-"""What nodes call: a session's stream, and who holds a label."""
+"""What nodes call: a session's stream, who holds a label, raw ports to give to tunnels."""
 
 import asyncio
 from typing import Any, Final
 
-from portway_proto.v1.mesh_pb2 import NodeMessage, Register, ResolveRequest, ResolveResponse
+from portway_proto.v1.mesh_pb2 import (
+    NodeMessage,
+    Register,
+    ReservePortsRequest,
+    ReservePortsResponse,
+    ResolveRequest,
+    ResolveResponse,
+)
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
 from portway_registry.mesh.hub import Hub
+from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.names import check_domain, check_host, check_region, server_name
 from portway_registry.services.callers import current_caller
 from portway_registry.views import Views
@@ -20,9 +28,10 @@ _REGISTER_WITHIN: Final = 10.0
 class Mesh(MeshServicer):
     """The Mesh service; callers are nodes, known by their certificates."""
 
-    def __init__(self, hub: Hub, views: Views) -> None:
+    def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks) -> None:
         self._hub = hub
         self._views = views
+        self._port_blocks = port_blocks
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         requests = aiter(request_iterator)
@@ -35,6 +44,15 @@ class Mesh(MeshServicer):
         if tunnel is None:
             raise NotFound("no tunnel has this label")
         return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
+
+    async def ReservePorts(self, request: ReservePortsRequest, context: Any) -> ReservePortsResponse:  # noqa: N802
+        node = current_caller.get().name
+        region = self._hub.region_of(node)
+        if region is None:
+            raise InvalidRequest("ports are reserved for a node that has a session here: register first")
+        if not 1 <= request.first <= request.last <= 65535:
+            raise InvalidRequest(f"{request.first}-{request.last} is no range of ports: check --raw-ports")
+        return await self._port_blocks.reserve(node, region, request)
 
 
 async def _first(requests: Any) -> Register:

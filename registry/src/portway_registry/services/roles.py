@@ -13,6 +13,7 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Discovery/Renew": Role.CLIENT,
     "/portway.v1.Mesh/Session": Role.NODE,
     "/portway.v1.Mesh/Resolve": Role.NODE,
+    "/portway.v1.Mesh/ReservePorts": Role.NODE,
     "/portway.v1.Admin/ListNodes": Role.ADMIN,
     "/portway.v1.Admin/GetNode": Role.ADMIN,
     "/portway.v1.Admin/OrderNode": Role.ADMIN,

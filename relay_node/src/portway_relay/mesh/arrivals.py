@@ -16,7 +16,16 @@ from google.protobuf.message import DecodeError
 from portway_proto.carry.contract import Carrier, Handshake, Lane, ServerTls, Stream
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.tasks import Tasks
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, FAILURE_CODE_VERSION, Answer, Ask, Failure, Peer, Routes
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_PROTOCOL,
+    FAILURE_CODE_VERSION,
+    Answer,
+    Ask,
+    Failure,
+    Peer,
+    Routes,
+    RoutesHeard,
+)
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
@@ -29,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 # What a node's own pool dials at the most (SpareSizes.lanes), and what is left over of the pool before it.
 _LANES_A_NODE: Final = 8192
+_MOST_RAW: Final = 65_535
 
 
 class MeshEvents(Protocol):
@@ -42,7 +52,23 @@ class MeshEvents(Protocol):
         """Whether that node is to be refused."""
         ...
 
+    def is_known(self, node: str) -> bool:
+        """Whether a registry has told of this node."""
+        ...
+
     def routes_told(self, node: str, routes: Routes) -> None: ...
+
+    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+        """Of raw tunnels the node holds these and no other."""
+        ...
+
+    def heard_from(self, node: str) -> None:
+        """Its control lane is up."""
+        ...
+
+    def lost(self, node: str) -> None:
+        """Its control lane is down."""
+        ...
 
     def held(self, label: str) -> TunnelInfo | None:
         """A tunnel of this node's own."""
@@ -71,6 +97,7 @@ class Arrivals:
         self._tasks = Tasks("mesh arrivals", on_failure)
         self._lanes: set[_PeerLane] = set()
         self._of_node: Counter[str] = Counter()
+        self._control: dict[str, _PeerLane] = {}
         self.waiting: set[_PeerLane] = set()
 
     def __len__(self) -> int:
@@ -120,7 +147,18 @@ class Arrivals:
         for lane in [lane for lane in self._lanes if self._events.is_removed(lane.node)]:
             lane.close()
 
+    def is_control(self, lane: "_PeerLane") -> None:
+        """The node's newest control lane is the one that counts."""
+        before = self._control.get(lane.node)
+        self._control[lane.node] = lane
+        if before is not None:
+            before.close()
+        self._events.heard_from(lane.node)
+
     def gone(self, lane: "_PeerLane") -> None:
+        if self._control.get(lane.node) is lane:
+            del self._control[lane.node]
+            self._events.lost(lane.node)
         if lane in self._lanes:
             self._lanes.discard(lane)
             self._of_node[lane.node] -= 1
@@ -139,12 +177,16 @@ class _PeerLane:
         self._events = events
         self.node = node
         self._hello: Peer | None = None
+        self._leaves = False
+        self._raw_labels: set[str] | None = set()  # until the node has told all
 
     def close(self) -> None:
         if self.lane is not None:
             self.lane.abort()
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        if self._leaves:
+            return
         try:
             self._frame(lane, frame_type, payload)
         except (DecodeError, ValueError) as error:
@@ -166,7 +208,7 @@ class _PeerLane:
         if self._hello is None and frame_type == FrameType.PEER:
             self._greeted(lane, Peer.FromString(payload))
         elif self._hello is not None and self._hello.control and frame_type == FrameType.ROUTES:
-            self._events.routes_told(self.node, Routes.FromString(payload))
+            self._told(lane, Routes.FromString(payload))
         elif self._hello is not None and self._hello.control and frame_type == FrameType.ASK:
             ask = Ask.FromString(payload)
             answer = Answer(request=ask.request, tunnel=self._events.held(ask.label))
@@ -182,7 +224,26 @@ class _PeerLane:
             message = f"this node speaks version {PROTOCOL_VERSION} of the lane protocol, not {hello.version}"
             lane.fail(Failure(code=FAILURE_CODE_VERSION, message=message).SerializeToString())
             return
+        if hello.control and not self._events.is_known(self.node):
+            # What it told now would not be believed; it comes again, and a registry tells of it meanwhile.
+            self._leaves = True
+            lane.close()
+            return
         self._hello = hello
+        if hello.control:
+            self._arrivals.is_control(self)
+
+    def _told(self, lane: Lane, routes: Routes) -> None:
+        self._events.routes_told(self.node, routes)
+        if self._raw_labels is not None:
+            self._raw_labels.update(tunnel.label for tunnel in routes.bound if tunnel.unencrypted_port)
+            if len(self._raw_labels) > _MOST_RAW:
+                raise ValueError("more raw tunnels than there are ports")
+            if routes.whole:
+                self._events.whole_told(self.node, self._raw_labels)
+                self._raw_labels = None
+        if routes.number:
+            lane.send(FrameType.ROUTES_HEARD, RoutesHeard(number=routes.number).SerializeToString())
 
 
 def _node_of(handshake: Handshake) -> str | None:

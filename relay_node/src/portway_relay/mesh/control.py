@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from portway_proto.carry.contract import Carrier, DialTarget, Lane
 from portway_proto.carry.errors import CarrierError, ConnectionLost
 from portway_proto.carry.tasks import Tasks
-from portway_proto.v1.lane_pb2 import Answer, Ask, Routes
+from portway_proto.v1.lane_pb2 import Answer, Ask, Routes, RoutesHeard
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
@@ -31,9 +31,14 @@ class ControlLane:
     """Also the LaneEvents of its lane."""
 
     def __init__(
-        self, name: str, carrier: Carrier, target: DialTarget, tasks: Tasks, whole: Callable[[], Iterable[TunnelInfo]]
+        self,
+        name: str,
+        carrier: Carrier,
+        target: DialTarget,
+        tasks: Tasks,
+        whole: Callable[[], Iterable[TunnelInfo]] | None,
     ) -> None:
-        """`whole` is what is told when the lane is up: everything that this node holds, or nothing."""
+        """`whole` is what is told when the lane is up: everything that this node holds; None tells nothing."""
         self._name = name
         self._carrier = carrier
         self._target = target
@@ -43,6 +48,8 @@ class ControlLane:
         self._over = asyncio.Event()
         self._request = 0
         self._asked: dict[int, asyncio.Future[TunnelInfo | None]] = {}
+        self._told = self._heard = 0
+        self._unheard: dict[asyncio.Future[None], int] = {}  # up to which number they wait for
         self._keeper = tasks.spawn(self._keep(), name=f"control lane to {name}")
 
     @property
@@ -52,7 +59,19 @@ class ControlLane:
     def tell(self, routes: Routes) -> None:
         """Changes; what the other node does not hear now it is told whole when it is back."""
         if self._lane is not None:
+            if any(tunnel.unencrypted_port for tunnel in routes.bound):
+                self._told += 1
+                routes.number = self._told
             self._lane.send(FrameType.ROUTES, routes.SerializeToString())
+
+    def unheard(self) -> asyncio.Future[None] | None:
+        """Done once the other node listens on the raw ports that it was told of, or is lost; None when it does."""
+        if self._lane is None or self._heard == self._told:
+            return None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unheard[future] = self._told
+        future.add_done_callback(lambda future: self._unheard.pop(future, None))
+        return future
 
     async def ask(self, label: str) -> TunnelInfo | None:
         """What the other node says of a label; None when it does not hold it, or cannot be asked.
@@ -105,7 +124,10 @@ class ControlLane:
 
     def _begin(self, lane: Lane) -> None:
         self._lane = lane
+        self._told = self._heard = 0
         lane.send(*self._target.greeting)
+        if self._whole is None:
+            return
         frame, size = Routes(), 0
         for tunnel in self._whole():
             frame.bound.append(tunnel)
@@ -113,23 +135,33 @@ class ControlLane:
             if size >= _FRAME_SIZE:
                 self.tell(frame)
                 frame, size = Routes(), 0
-        if size:
-            self.tell(frame)
+        frame.whole = True
+        self.tell(frame)
 
     # The lane's events.
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
         try:
-            if frame_type != FrameType.ANSWER:
+            if frame_type == FrameType.ANSWER:
+                self._answered(Answer.FromString(payload))
+            elif frame_type == FrameType.ROUTES_HEARD:
+                self._was_heard(RoutesHeard.FromString(payload).number)
+            else:
                 raise ValueError(f"frame 0x{frame_type:02x} on a control lane")
-            answer = Answer.FromString(payload)
         except (DecodeError, ValueError) as error:
             logger.warning("a peer broke the protocol", extra={"peer": self._name, "reason": str(error)})
             lane.abort()
-            return
+
+    def _answered(self, answer: Answer) -> None:
         waiting = self._asked.get(answer.request)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer.tunnel if self._speaks_for_itself(answer) else None)
+
+    def _was_heard(self, number: int) -> None:
+        self._heard = min(max(self._heard, number), self._told)
+        for waiting, up_to in list(self._unheard.items()):
+            if up_to <= self._heard and not waiting.done():
+                waiting.set_result(None)
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits are opened by who dialled")
@@ -139,6 +171,9 @@ class ControlLane:
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_result(None)
+        for unheard in list(self._unheard):
+            if not unheard.done():
+                unheard.set_result(None)
         self._over.set()
         if not (isinstance(error, ConnectionLost) and error.clean):
             logger.info("peer lost", extra={"peer": self._name, "reason": str(error)})

@@ -14,6 +14,7 @@ from portway_proto.wire.frames import Opening
 
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
+from portway_relay.mesh.sibling_ports import SiblingPorts
 from portway_relay.tunnels.table import Announcer, TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Visits
@@ -55,28 +56,47 @@ class Inward:
 
     def __init__(
         self,
+        peers: Peers,
         table: TunnelTable,
         routes: Routes,
+        sibling_ports: SiblingPorts,
         visits: Visits,
         describe: Callable[[Tunnel], TunnelInfo],
-        is_removed: Callable[[str], bool],
     ) -> None:
-        self.is_removed = is_removed
+        self._peers = peers
+        self._sibling_ports = sibling_ports
         self._table = table
         self._routes = routes
         self._visits = visits
         self._describe = describe
+
+    def is_removed(self, node: str) -> bool:
+        return self._peers.is_removed(node)
 
     def visit_arrived(self, lane: Lane, opening: Opening) -> None:
         self._visits.start_forwarded(lane, opening, self._table.live(opening.label))
 
     def routes_told(self, node: str, routes: RoutesMessage) -> None:
         """A node speaks for itself only."""
+        sibling = self._peers.is_sibling(node)
         for tunnel in routes.bound:
-            if tunnel.node == node:
-                self._routes.learn(tunnel)
+            if tunnel.node == node and self._routes.learn(tunnel) is not None and sibling:
+                self._sibling_ports.bound(node, tunnel)
         for gone in routes.gone:
             self._routes.forget(gone.label, node, gone.epoch)
+            self._sibling_ports.gone(node, gone.label, gone.epoch)
+
+    def is_known(self, node: str) -> bool:
+        return self._peers.get(node) is not None
+
+    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+        self._sibling_ports.whole(node, raw_labels)
+
+    def heard_from(self, node: str) -> None:
+        self._sibling_ports.heard_from(node)
+
+    def lost(self, node: str) -> None:
+        self._sibling_ports.lost(node)
 
     def held(self, label: str) -> TunnelInfo | None:
         tunnel = self._table.live(label)

@@ -32,7 +32,7 @@ class Peer:
         carrier: Carrier,
         loaded: LoadedCertificates,
         tasks: Tasks,
-        whole: Callable[[], Iterable[TunnelInfo]],
+        whole: Callable[[], Iterable[TunnelInfo]] | None,
     ) -> None:
         self.info = info
         address = Address(info.host, info.port)

@@ -102,7 +102,7 @@ class Peers:
 
     def _dial(self, node: NodeInfo) -> Peer:
         # Siblings are told what this node holds; others ask a registry.
-        whole = self._held if node.region == self._region else tuple
+        whole = self._held if node.region == self._region else None
         peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, whole)
         return peer
 
@@ -111,6 +111,15 @@ class Peers:
         routes = Routes(bound=[] if bound is None else [bound], gone=[] if gone is None else [gone])
         for peer in self.of_region(self._region):
             peer.control.tell(routes)
+
+    def unheard(self) -> list[asyncio.Future[None]]:
+        """For each sibling that does not listen yet on the raw ports that it was told of: done when it does."""
+        waiting = (peer.control.unheard() for peer in self.of_region(self._region))
+        return [future for future in waiting if future is not None]
+
+    def is_sibling(self, name: str) -> bool:
+        peer = self._peers.get(name)
+        return peer is not None and peer.info.region == self._region
 
     async def ask_region(self, region: str, label: str) -> list[TunnelInfo]:
         """Ask every node of a region that is heard from, each for itself; none of the answers is proved yet.

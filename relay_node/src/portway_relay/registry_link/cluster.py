@@ -10,6 +10,7 @@ from portway_proto.v1.types_pb2 import NodeState
 
 from portway_relay.grants import GrantCheck
 from portway_relay.mesh.peers import Peers
+from portway_relay.registry_link.port_reservation import PortReservation
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.table import TunnelTable
 
@@ -25,10 +26,12 @@ class Cluster:
         sessions: Sessions,
         table: TunnelTable,
         peers: Peers,
+        ports: PortReservation,
         ordered: Callable[["NodeState.ValueType"], None],
     ) -> None:
         """`ordered` is told what operators want of this node."""
         self._ordered = ordered
+        self._ports = ports
         self._peers = peers
         self._grants = grants
         self._sessions = sessions
@@ -38,6 +41,7 @@ class Cluster:
 
     def registry_away(self, away: bool) -> None:
         self._grants.registry_away = away
+        self._ports.registry_away(away)
 
     def heard(self, message: RegistryMessage) -> None:
         kind = message.WhichOneof("message")

@@ -19,6 +19,8 @@ from portway_proto.v1.mesh_pb2 import (
     Register,
     Registered,
     RegistryMessage,
+    ReservePortsRequest,
+    ReservePortsResponse,
     ResolveRequest,
     ResolveResponse,
 )
@@ -38,6 +40,7 @@ Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 # A registry answers Register within milliseconds; one whose store is away may not, and another one may.
 _REGISTERED_WITHIN: Final = 10.0
 _RESOLVED_WITHIN: Final = 2.0  # visitors wait; the nodes of the label's region can be asked instead
+_RESERVED_WITHIN: Final = 5.0  # it writes to the store
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
 # A registry that served for so long was a good one: its loss begins with a try at once.
@@ -131,6 +134,19 @@ class RegistryLink:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
+            return None
+        return answer
+
+    async def reserve_ports(self, request: ReservePortsRequest) -> ReservePortsResponse | None:
+        """Ports for this node to give to tunnels; None when no registry can be asked."""
+        channel = self._channel
+        if channel is None or not self.connected:
+            return None
+        try:
+            call = MeshStub(channel).ReservePorts(request, timeout=_RESERVED_WITHIN)
+            answer: ReservePortsResponse = await call
+        except aio.AioRpcError as error:
+            logger.warning("no ports were reserved", extra={"reason": _reason(error.code(), error.details() or "")})
             return None
         return answer
 

@@ -4,16 +4,18 @@ Here: what each frame of the control lane asks for and what it is answered. Not 
 (sessions.py), whose a label is (tunnels/table.py).
 """
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 from portway_proto.carry.contract import Lane, Pool
 from portway_proto.carry.errors import CarrierError
 from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PROTOCOL,
@@ -31,6 +33,7 @@ from portway_relay.errors import Refused, TicketInvalid
 from portway_relay.grants import Grant
 from portway_relay.ingress.rate import Bucket
 from portway_relay.sessions.messages import read
+from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel, short
@@ -76,6 +79,7 @@ class Session:
         owner: SessionOwner,
         table: TunnelTable,
         tickets: Tickets,
+        addresses: RegionAddresses,
         address: PublicAddress,
         *,
         bind_rate: Bucket,
@@ -91,11 +95,13 @@ class Session:
         self._owner = owner
         self._table = table
         self._tickets = tickets
+        self._addresses = addresses
         self._address = address
         self._bind_rate = bind_rate
         self._most = max_tunnels
         # What the client was told to be over, the oldest first: said again when it resumes, for it may not have heard.
         self._unbound: dict[str, Failure] = {}
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # BINDs that are not answered yet, by label
 
     # The Holder of its tunnels.
 
@@ -128,6 +134,8 @@ class Session:
 
     def attach(self, control: Lane) -> None:
         """From now on this is its control lane; another one is closed."""
+        for label in list(self._waiting):
+            self._wait_no_more(label)
         before, self.control = self.control, control
         if before is not None:
             before.close()
@@ -151,6 +159,8 @@ class Session:
         """Let go of its tunnels and its control lane, with FAIL when there is a reason. Data lanes go as they become
         idle."""
         control, self.control = self.control, None
+        for label in list(self._waiting):
+            self._wait_no_more(label)
         for tunnel in self.tunnels.values():
             self._table.release(tunnel)
             self._owner.tunnel_left(tunnel)
@@ -187,6 +197,8 @@ class Session:
         """No control lane any more; the client may come back with one."""
         self.control = None
         self._pool.attach_control(None)
+        for label in list(self._waiting):
+            self._wait_no_more(label)
         for tunnel in self.tunnels.values():
             self._table.suspend(tunnel)
         logger.info("client away", extra={"tunnels": len(self.tunnels), "reason": reason})
@@ -194,11 +206,44 @@ class Session:
 
     def _bind(self, payload: bytes) -> None:
         bind = read(Bind, payload)
+        self._wait_no_more(bind.label)
         try:
-            tunnel = self._claim(bind)
+            self._check(bind)
+            if not bind.options.unencrypted:
+                self._answer(bind, self._claim(bind, None))
+                return
+            wanted = self._wanted_port(bind)
+            if not self._addresses.at_once(bind.label, wanted):
+                self._wait(bind, self._bind_when_prepared(bind, wanted))
+                return
+            tunnel = self._claim(bind, wanted)
         except Refused as refused:
-            self._send(FrameType.BIND_REFUSED, BindRefused(request=bind.request, failure=refused.failure))
+            self._refuse(bind, refused)
             return
+        unheard = self._addresses.taken()
+        if unheard:
+            self._wait(bind, self._answer_when_heard(bind, tunnel, unheard))
+        else:
+            self._answer(bind, tunnel)
+
+    async def _bind_when_prepared(self, bind: Bind, wanted: int | None) -> None:
+        wanted = await self._addresses.prepare(bind.label, wanted)
+        try:
+            tunnel = self._claim(bind, wanted)
+        except Refused as refused:
+            self._refuse(bind, refused)
+            return
+        await self._answer_when_heard(bind, tunnel, self._addresses.taken())
+
+    async def _answer_when_heard(self, bind: Bind, tunnel: Tunnel, unheard: list[asyncio.Future[None]]) -> None:
+        if unheard:
+            await self._addresses.listening(unheard)
+        if self.tunnels.get(bind.label) is tunnel:
+            self._answer(bind, tunnel)
+        else:
+            self._refuse(bind, Refused(FAILURE_CODE_EPOCH, "the tunnel was bound again elsewhere meanwhile"))
+
+    def _answer(self, bind: Bind, tunnel: Tunnel) -> None:
         bound = Bound(request=bind.request, host=f"{tunnel.label}.{self._address.zone}", port=self._address.port)
         if tunnel.raw is not None:
             bound.unencrypted_host = self._address.raw_host
@@ -206,29 +251,49 @@ class Session:
             bound.ticket = self._tickets.sign(tunnel.label, tunnel.raw.port)
         self._send(FrameType.BOUND, bound)
 
-    def _claim(self, bind: Bind) -> Tunnel:
-        options = bind.options
-        if options.h2_enabled and options.unencrypted:
+    def _refuse(self, bind: Bind, refused: Refused) -> None:
+        self._send(FrameType.BIND_REFUSED, BindRefused(request=bind.request, failure=refused.failure))
+
+    def _check(self, bind: Bind) -> None:
+        """Whether the request may be looked at. Raises Refused."""
+        if bind.options.h2_enabled and bind.options.unencrypted:
             raise Refused(FAILURE_CODE_INVALID, "h2_enabled and unencrypted exclude each other: open two tunnels")
         if not self._bind_rate.take():
             raise Refused(FAILURE_CODE_OVERLOADED, "too many tunnels were asked for at once: slow down")
-        if bind.label not in self.tunnels and len(self.tunnels) >= self._most:
+        if bind.label not in self.tunnels and len(self.tunnels) + len(self._waiting) >= self._most:
             raise Refused(
                 FAILURE_CODE_OVERLOADED, f"one client may have {self._most} tunnels at this node: close one first"
             )
+
+    def _claim(self, bind: Bind, wanted_port: int | None) -> Tunnel:
         tunnel = self._table.claim(
             self,
             bind.label,
             bind.epoch,
             bind.proof,
-            h2_enabled=options.h2_enabled,
-            unencrypted=options.unencrypted,
-            wanted_port=self._wanted_port(bind) if options.unencrypted else None,
+            h2_enabled=bind.options.h2_enabled,
+            unencrypted=bind.options.unencrypted,
+            wanted_port=wanted_port,
         )
         self.tunnels[tunnel.label] = tunnel
         self._unbound.pop(tunnel.label, None)
         logger.info("tunnel bound", extra={"label": short(tunnel.label), "epoch": tunnel.epoch, "tenant": self.tenant})
         return tunnel
+
+    def _wait(self, bind: Bind, until: Coroutine[Any, Any, None]) -> None:
+        """Answer later. Nothing is answered any more once the client has said something else of it, or is away."""
+        task = self._waiting[bind.label] = self._addresses.spawn(until)
+
+        def over(task: asyncio.Task[None]) -> None:
+            if self._waiting.get(bind.label) is task:
+                del self._waiting[bind.label]
+
+        task.add_done_callback(over)
+
+    def _wait_no_more(self, label: str) -> None:
+        task = self._waiting.pop(label, None)
+        if task is not None:
+            task.cancel()
 
     def _wanted_port(self, bind: Bind) -> int | None:
         if not bind.ticket:
@@ -242,6 +307,7 @@ class Session:
     def _unbind(self, payload: bytes) -> None:
         label = read(Unbind, payload).label
         self._unbound.pop(label, None)
+        self._wait_no_more(label)
         tunnel = self.tunnels.pop(label, None)
         if tunnel is not None:
             self._table.release(tunnel)

@@ -28,6 +28,7 @@ from portway_relay.errors import Refused
 from portway_relay.grants import Grant, GrantCheck
 from portway_relay.ingress.rate import Bucket
 from portway_relay.sessions.session import PublicAddress, Session
+from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel
@@ -45,6 +46,7 @@ class Sessions:
         grants: GrantCheck,
         table: TunnelTable,
         tickets: Tickets,
+        addresses: RegionAddresses,
         address: Callable[[], PublicAddress],
         *,
         clock: Monotonic,
@@ -56,6 +58,7 @@ class Sessions:
         self._grants = grants
         self._table = table
         self._tickets = tickets
+        self._addresses = addresses
         self._address = address
         self._clock = clock
         self._wall_clock = wall_clock
@@ -190,6 +193,7 @@ class Sessions:
             self,
             self._table,
             self._tickets,
+            self._addresses,
             self._address(),
             bind_rate=Bucket(limits.binds_per_second, limits.bind_burst, self._clock),
             max_tunnels=limits.max_tunnels_per_session,

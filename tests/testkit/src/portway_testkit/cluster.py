@@ -29,6 +29,8 @@ T = TypeVar("T")
 LOOPBACK = "127.0.0.1"
 # curl and browsers resolve every name below it to loopback by themselves.
 DOMAIN = "localhost"
+# Several blocks for each node, also after it was started again.
+_REGION_PORTS = 512
 # Nothing a test waits for here takes longer, on a machine that does other things too.
 PATIENCE = 30.0
 
@@ -59,6 +61,12 @@ class RunningNode:
         return self.config.listen.port
 
     @property
+    def raw_host(self) -> str:
+        """Where it listens on the raw ports of its region."""
+        assert self.config.raw_listen is not None
+        return self.config.raw_listen
+
+    @property
     def node(self) -> Node:
         """For calls on the cluster's loop (`Cluster.run`)."""
         assert self._node is not None, "the node is stopped"
@@ -78,6 +86,26 @@ class RunningNode:
         node, self._node = self._node, None
         if node is not None:
             self._cluster.run(node.stop)
+
+    def kill(self) -> None:
+        """As `kill -9` does it, as far as others see: every connection is reset, nobody is told anything."""
+        node, self._node = self._node, None
+        if node is None:
+            return
+
+        async def kill() -> None:
+            await node._link._tasks.close()
+            for peer in node._peers._peers.values():
+                peer.control._keeper.cancel()
+                if peer.control._lane is not None:
+                    peer.control._lane.abort()
+            await node._front.close()
+            node._raw_ports.close()
+            await node._carrier.close()
+            # Nobody hears of this: it lets go of what this process holds.
+            await node.stop()
+
+        self._cluster.run(kill)
 
     def restart(self) -> None:
         self.stop()
@@ -113,6 +141,7 @@ class Cluster:
         self._folder = folder
         self._plans = plans
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
+        self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
         self._thread = threading.Thread(target=self._run, name="cluster")
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -230,12 +259,18 @@ class Cluster:
             key=self.pki / f"node-{plan.name}.key",
             tls_cert=tuple(self.pki / f"region-{region}.crt" for region in self._regions),
             tls_key=tuple(self.pki / f"region-{region}.key" for region in self._regions),
-            raw_listen=LOOPBACK,
+            raw_listen=self._raw_listen(plan),
             raw_host=LOOPBACK,
-            raw_ports=PortRange(*raw_port_range()),
+            raw_ports=self._raw_ports[plan.region],
             limits=plan.limits,
         )
         return dataclasses.replace(config, **plan.settings)
+
+    def _raw_listen(self, plan: NodePlan) -> str:
+        """The nodes of a region listen on the same raw ports, so each has a loopback address of its own; the region's
+        raw host is that of the first."""
+        siblings = [other.name for other in self._plans if other.region == plan.region]
+        return f"127.0.0.{siblings.index(plan.name) + 1}"
 
     def _run(self) -> None:
         try:

@@ -3,7 +3,9 @@
 Here: the fakes, a client's side of a control lane in one line a request. Not here: the carrier (carriers.py).
 """
 
+import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,7 +26,8 @@ from portway_proto.v1.lane_pb2 import (
     Unbound,
     Welcome,
 )
-from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.v1.mesh_pb2 import ResolveResponse
+from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.labels import Chain
 from portway_relay.certificates import Certificates
@@ -32,13 +35,14 @@ from portway_relay.config import NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.sessions.session import PublicAddress, Session
 from portway_relay.sessions.sessions import Sessions
-from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
+from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel
 
 from portway_testkit.clock import ManualClock
+from portway_testkit.raw_ports import own_ports
 
 M = TypeVar("M", bound=Message)
 
@@ -158,6 +162,32 @@ class Heard:
         self.news.append(("withdrawn", label, epoch))
 
 
+class FakeRegion:
+    """Siblings and a registry: what raw tunnels wait for. Nothing, unless a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[None]] = []
+        self.rooms_asked = 0
+        self.room_given: Callable[[], bool] = lambda: False
+        self.known: dict[str, TunnelInfo] = {}
+        self.resolved: list[str] = []
+        self.failures: list[BaseException] = []
+
+    async def room(self) -> bool:
+        self.rooms_asked += 1
+        return self.room_given()
+
+    def taken(self) -> None:
+        """The reservation is told; nothing is asked for."""
+
+    def unheard(self) -> list[asyncio.Future[None]]:
+        return [future for future in self.waiting if not future.done()]
+
+    async def resolve(self, label: str) -> ResolveResponse | None:
+        self.resolved.append(label)
+        return ResolveResponse(tunnel=self.known[label]) if label in self.known else None
+
+
 class Client:
     """One control lane as its client uses it."""
 
@@ -232,8 +262,17 @@ class NodeSessions:
         self.grants.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
         self.announced = Heard()
         certificates = Certificates(config)
-        self.raw_ports = RawPorts(
-            "127.0.0.1", PortAccount(config.raw_ports, 60.0, clock), lambda label, sock, peer: sock.close()
+        account = own_ports(config.raw_ports, clock)
+        self.raw_ports = RawPorts("127.0.0.1", account, lambda label, sock, peer: sock.close())
+        self.region = FakeRegion()
+        self.addresses = RegionAddresses(
+            config.region,
+            account,
+            self.region,
+            self.region,
+            lambda port: False,
+            self.region.resolve,
+            on_failure=self.region.failures.append,
         )
         self.table = TunnelTable(
             self.raw_ports, self.announced, known_epoch=lambda label: 0, max_visits=10, clock=clock
@@ -244,6 +283,7 @@ class NodeSessions:
             self.grants,
             self.table,
             Tickets(lambda: certificates.loaded, config.region, clock),
+            self.addresses,
             lambda: PublicAddress(config.zone, 443, "raw.example.com"),
             clock=clock,
             wall_clock=clock,

@@ -19,7 +19,13 @@ class Cluster:
 
     async def settle(self) -> None:
         revision = (await self.store.list("")).revision
-        for view in (self.views.nodes, self.views.tunnels, self.views.tokens, self.views.grant_keys):
+        for view in (
+            self.views.nodes,
+            self.views.tunnels,
+            self.views.tokens,
+            self.views.grant_keys,
+            self.views.port_blocks,
+        ):
             await view.settled(revision)
 
     async def put_token(self, token_id: str, *, max_tunnels: int = 0, revoked_at_ms: int = 0) -> None:

@@ -22,6 +22,7 @@ class Around:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
         self.tunnels: dict[str, Tunnel] = {}
+        self.disbelieved: set[str] = set()
 
     def bound(self, tunnel: Tunnel) -> None:
         self.told.append(("registry", "bound", tunnel.label))
@@ -35,8 +36,15 @@ class Around:
     def bound_here(self, label: str, epoch: int) -> None:
         self.told.append(("routes", label, epoch))
 
-    def learn(self, tunnel: TunnelInfo) -> None:
+    def learn(self, tunnel: TunnelInfo) -> TunnelInfo | None:
         self.told.append(("learn", tunnel.label))
+        return None if tunnel.label in self.disbelieved else tunnel
+
+    def is_sibling(self, node: str) -> bool:
+        return node.startswith("fra-")
+
+    def get(self, node: str) -> str | None:
+        return node if node == "fra-2" else None
 
     def forget(self, label: str, node: str, epoch: int) -> None:
         self.told.append(("forget", label, node, epoch))
@@ -46,6 +54,28 @@ class Around:
 
     def live(self, label: str) -> Tunnel | None:
         return self.tunnels.get(label)
+
+
+class SiblingPorts:
+    """Remembers, with the others, what it is told."""
+
+    def __init__(self, around: Around) -> None:
+        self._told = around.told
+
+    def bound(self, node: str, tunnel: TunnelInfo) -> None:
+        self._told.append(("port of", node, tunnel.label))
+
+    def gone(self, node: str, label: str, epoch: int) -> None:
+        self._told.append(("no port of", node, label, epoch))
+
+    def whole(self, node: str, labels: set[str]) -> None:
+        self._told.append(("whole", node, labels))
+
+    def heard_from(self, node: str) -> None:
+        self._told.append(("heard from", node))
+
+    def lost(self, node: str) -> None:
+        self._told.append(("lost", node))
 
 
 def describe(tunnel: Any) -> TunnelInfo:
@@ -59,7 +89,7 @@ def outward() -> tuple[Around, Any]:
 
 def inward() -> tuple[Around, Any]:
     around: Any = Around()
-    return around, Inward(around, around, around, describe, lambda node: False)
+    return around, Inward(around, around, around, SiblingPorts(around), around, describe)
 
 
 def test_a_binding_is_told_to_all() -> None:
@@ -85,7 +115,32 @@ def test_a_node_is_heard_about_itself_alone() -> None:
     around, events = inward()
     bound = [TunnelInfo(label="a", node="fra-2"), TunnelInfo(label="b", node="fra-1")]
     events.routes_told("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2)]))
-    assert around.told == [("learn", "a"), ("forget", "c", "fra-2", 2)]
+    assert around.told == [
+        ("learn", "a"),
+        ("port of", "fra-2", "a"),
+        ("forget", "c", "fra-2", 2),
+        ("no port of", "fra-2", "c", 2),
+    ]
+
+
+def test_ports_are_believed_of_siblings_and_with_their_tunnels() -> None:
+    """A raw port is its region's; a tunnel whose proof does not fit, or that is old, has none."""
+    around, events = inward()
+    around.disbelieved.add("old")
+    events.routes_told("fra-2", RoutesMessage(bound=[TunnelInfo(label="old", node="fra-2")]))
+    events.routes_told("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")]))
+    assert around.told == [("learn", "old"), ("learn", "far")]
+
+
+def test_contact_and_whole_accounts_reach_the_siblings_ports() -> None:
+    """They say what is outdated."""
+    around, events = inward()
+    events.heard_from("fra-2")
+    events.whole_told("fra-2", {"a"})
+    events.lost("fra-2")
+    assert around.told == [("heard from", "fra-2"), ("whole", "fra-2", {"a"}), ("lost", "fra-2")]
+    assert events.is_known("fra-2")
+    assert not events.is_known("fra-9")
 
 
 def test_only_own_tunnels_are_answered_and_visited() -> None:

@@ -47,6 +47,9 @@ class Node:
         self.loaded = loaded
         self.holds: dict[str, TunnelInfo] = {}
         self.heard: list[tuple[str, Routes]] = []
+        self.strangers: set[str] = set()
+        self.wholes: list[tuple[str, set[str]]] = []
+        self.contacts: list[tuple[str, bool]] = []
         self.visits: list[Opening] = []
         self.failures: list[BaseException] = []
         self.carrier = PythonCarrier(Limits(ping_interval=0.2))
@@ -93,6 +96,18 @@ class Node:
     def routes_told(self, node: str, routes: Routes) -> None:
         self.heard.append((node, routes))
 
+    def is_known(self, node: str) -> bool:
+        return node not in self.strangers
+
+    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+        self.wholes.append((node, raw_labels))
+
+    def heard_from(self, node: str) -> None:
+        self.contacts.append((node, True))
+
+    def lost(self, node: str) -> None:
+        self.contacts.append((node, False))
+
     def held(self, label: str) -> TunnelInfo | None:
         return self.holds.get(label)
 
@@ -136,8 +151,65 @@ async def test_a_sibling_is_told_everything_and_then_changes(make: Make) -> None
     one.peers.tell_siblings(None, gone)
     one.peers.tell_siblings(first, None)
     await until(lambda: len(two.heard) == 3)
-    assert two.heard == [("one", Routes(bound=[first])), ("one", Routes(gone=[gone])), ("one", Routes(bound=[first]))]
+    assert two.heard == [
+        ("one", Routes(bound=[first], whole=True)),
+        ("one", Routes(gone=[gone])),
+        ("one", Routes(bound=[first])),
+    ]
     assert len(one.peers) == 1
+
+
+async def test_a_sibling_says_when_it_listens(make: Make) -> None:
+    """Only news of raw ports are waited for, and all that were told before them have been heard then."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: two.wholes == [("one", set())])
+    one.peers.tell_siblings(one.hold("a" * 16), None)
+    assert one.peers.unheard() == []
+    raw = one.hold("b" * 16)
+    raw.unencrypted_port = 20_003
+    one.peers.tell_siblings(raw, None)
+    unheard = one.peers.unheard()
+    assert len(unheard) == 1
+    await asyncio.wait_for(unheard[0], 10)
+    assert [routes.number for _, routes in two.heard] == [0, 0, 1]
+    assert one.peers.unheard() == []
+
+
+async def test_a_sibling_that_is_lost_is_not_waited_for(make: Make) -> None:
+    """Whatever it was told it hears again when it is back."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: bool(two.wholes))
+    raw = one.hold("b" * 16)
+    raw.unencrypted_port = 20_003
+    one.peers.tell_siblings(raw, None)
+    unheard = one.peers.unheard()
+    await two.arrivals.close()
+    await asyncio.wait_for(unheard[0], 10)
+    await until(lambda: ("one", {"b" * 16}) in two.wholes)
+    await until(lambda: one.peers.unheard() == [])
+
+
+async def test_contact_with_a_node_is_told(make: Make) -> None:
+    """When its control lane is there, and when it is gone."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: two.contacts == [("one", True)])
+    await one.peers.close()
+    await until(lambda: two.contacts == [("one", True), ("one", False)])
+
+
+async def test_a_node_that_is_not_known_yet_comes_again(make: Make) -> None:
+    """What it told would not be believed before a registry has told of it."""
+    one, two = make("one"), make("two")
+    two.strangers.add("one")
+    held = one.hold("a" * 16)
+    one.peers.told([two.info])
+    await until(lambda: two.carrier.counters.lanes_closed >= 2)
+    assert two.heard == []
+    two.strangers.clear()
+    await until(lambda: two.heard == [("one", Routes(bound=[held], whole=True))])
 
 
 async def test_nodes_of_other_regions_are_told_nothing(make: Make) -> None:
@@ -249,7 +321,7 @@ async def test_lanes_are_dialled_anew_when_they_must_be(make: Make, authority: t
         one.loaded = certificates(authority, "renamed" + SUFFIX)
         one.hold("a" * 16)
         one.peers.certificates_changed()
-        await until(lambda: [name for name, _ in two.heard] == ["renamed"])
+        await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
     assert one.peers.pool_of("two") is not before
 
 

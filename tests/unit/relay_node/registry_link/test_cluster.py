@@ -69,6 +69,16 @@ class FakePeers:
         self.removed = list(removed)
 
 
+class FakePorts:
+    """Remembers whether a registry can be asked."""
+
+    def __init__(self) -> None:
+        self.away = True
+
+    def registry_away(self, away: bool) -> None:
+        self.away = away
+
+
 class News:
     """A Cluster and what it acts upon."""
 
@@ -77,8 +87,9 @@ class News:
         self.sessions: Any = FakeSessions()
         self.table: Any = FakeTable()
         self.peers: Any = FakePeers()
+        self.ports: Any = FakePorts()
         self.orders: list[int] = []
-        self.cluster = Cluster(self.grants, self.sessions, self.table, self.peers, self.orders.append)
+        self.cluster = Cluster(self.grants, self.sessions, self.table, self.peers, self.ports, self.orders.append)
 
     def hear(self, **message: Any) -> None:
         self.cluster.heard(RegistryMessage(**message))
@@ -139,11 +150,13 @@ async def test_evictions_reach_the_table_with_what_the_client_is_told(news: News
 
 
 async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> None:
-    """While none is, they are honoured for longer."""
+    """While none is, they are honoured for longer; ports that were in use are not given then."""
     news.cluster.registry_away(False)
     assert not news.grants.registry_away
+    assert not news.ports.away
     news.cluster.registry_away(True)
     assert news.grants.registry_away
+    assert news.ports.away
 
 
 async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:

@@ -25,6 +25,7 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.labels import Chain
+from portway_testkit.carriers import until
 from portway_testkit.node_sessions import FakeLane, NodeSessions, new_chain
 
 MakeNode = Callable[..., NodeSessions]
@@ -231,8 +232,10 @@ async def test_a_range_of_raw_ports_that_is_used_up_is_told(make_node: MakeNode,
         account.hold(port, "somebody")
     client = node.attach()
     client.ask(chain, unencrypted=True)
+    await until(lambda: bool(client.lane.said))
     failure = client.refused()
     assert failure.code == FAILURE_CODE_PORTS
+    assert node.region.rooms_asked == 1
     assert "--raw-ports" in failure.message
     assert node.table.live(chain.label) is None
 

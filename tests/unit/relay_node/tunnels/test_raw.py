@@ -1,7 +1,6 @@
 """Raw ports as sockets: taken, paused, let go, and what is said when there is none."""
 
 import asyncio
-import random
 import socket
 from collections.abc import Callable
 
@@ -9,12 +8,11 @@ import pytest
 from portway_relay.config import Endpoint, PortRange
 from portway_relay.errors import ListenError, PortsUsedUp
 from portway_relay.tunnels import raw as raw_module
-from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
+from portway_testkit.raw_ports import REST, own_ports
 
-REST = 60.0
 FreePorts = Callable[[int], PortRange]
 
 
@@ -23,7 +21,7 @@ class Node:
 
     def __init__(self, ports: PortRange, clock: ManualClock, host: str = "127.0.0.1") -> None:
         self.connected: list[tuple[str, Endpoint]] = []
-        self.account = PortAccount(ports, REST, clock, random.Random(1))
+        self.account = own_ports(ports, clock)
         self.raw = RawPorts(host, self.account, self._connected)
 
     def _connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
@@ -89,6 +87,7 @@ async def test_a_range_that_is_used_up_is_told(free_ports: FreePorts, clock: Man
     with pytest.raises(PortsUsedUp):
         node.raw.take("c", None)
     clock.now += REST
+    node.account.confirmed(clock.now, {})
     taken[0] = node.raw.take("c", None)
     for raw in taken:
         raw.release()

@@ -1,6 +1,5 @@
 """Whose a label is: claims and who wins them, and goodbyes that come too late."""
 
-import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
 from portway_relay.errors import ListenError, Refused
 from portway_relay.tunnels import raw as raw_module
-from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
 from portway_testkit.clock import ManualClock
+from portway_testkit.raw_ports import own_ports
 
 CHAIN = Chain(b"\x01" * 32)
 OTHER = Chain(b"\x02" * 32)
@@ -67,7 +66,7 @@ class Node:
 
     def __init__(self, clock: ManualClock, ports: PortRange) -> None:
         self.announced = Announced()
-        self.account = PortAccount(ports, 60, clock, random.Random(1))
+        self.account = own_ports(ports, clock)
         raw = RawPorts("127.0.0.1", self.account, lambda label, sock, peer: sock.close())
         self.known_epochs: dict[str, int] = {}
         self.table = TunnelTable(

@@ -1,0 +1,57 @@
+"""Raw TCP ports: a visitor of one is led to its tunnel by label, wherever that is now.
+
+Here: what is known at once, or asked for. Not here: which port is whose (tunnels/ports.py, mesh/sibling_ports.py),
+where a label is (mesh/lookup.py), visits (tunnels/visits.py).
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from portway_proto.carry.tasks import Tasks
+
+from portway_relay.config import Endpoint
+from portway_relay.ingress.front import Finder
+from portway_relay.tunnels.visits import Destination
+
+
+class Starts(Protocol):
+    """Who begins visits."""
+
+    def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None: ...
+
+
+class RawFront:
+    """Every connection to a raw port."""
+
+    def __init__(
+        self, finder: Finder, visits: Starts, region: str, *, most: int, on_failure: Callable[[BaseException], None]
+    ) -> None:
+        """`most` visitors may wait until their tunnel is found."""
+        self._finder = finder
+        self._visits = visits
+        self._region = region
+        self._most = most
+        self._tasks = Tasks("raw front", on_failure)
+
+    def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
+        """Owns the socket."""
+        destination = self._finder.known(label)
+        if destination is not None:
+            self._visits.start_raw(sock, peer, destination, self._region)
+        elif len(self._tasks) >= self._most:
+            sock.close()
+        else:
+            self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel")
+
+    async def close(self) -> None:
+        """Drop those that wait."""
+        await self._tasks.close()
+
+    async def _find(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
+        try:
+            destination = await self._finder.find(label, self._region)
+        except BaseException:
+            sock.close()
+            raise
+        self._visits.start_raw(sock, peer, destination, self._region)

@@ -1,0 +1,69 @@
+"""The home node of a raw TCP tunnel dies: the address is the region's and stays, with nodes that are real processes."""
+
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import portway
+import pytest
+from cluster.portway import Cluster, NodePlan, start_cluster
+from cluster.processes import Processes
+from portway.engine import thread
+from portway_testkit.admin import AdminCalls
+from portway_testkit.origins import TcpOrigin, echo
+from portway_testkit.visitors import TIMEOUT, receive
+from portway_testkit.waiting import eventually
+
+HOSTS = {f"fra-{number}": f"127.0.0.{number}" for number in (1, 2, 3)}
+# The client notices at once and needs a handshake or two; the rest is this machine's.
+WORST = 12.0
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Three nodes of one region, each with a loopback address of its own."""
+    plans = tuple(NodePlan(name, "fra", 50.1, 8.7, host=host) for name, host in HOSTS.items())
+    with tempfile.TemporaryDirectory(prefix="pw-") as folder, Processes(Path(folder)) as processes:
+        cluster = start_cluster(processes, plans)
+        for name, value in cluster.exports.items():
+            monkeypatch.setenv(name, value)
+        try:
+            yield cluster
+        finally:
+            thread.stop_engine()
+
+
+def answers(host: str, port: int, message: bytes) -> bool:
+    """Whether a visitor that half-closes gets its whole message back from this tunnel's server."""
+    try:
+        with socket.create_connection((host, port), TIMEOUT) as visitor:
+            visitor.sendall(message)
+            visitor.shutdown(socket.SHUT_WR)
+            return receive(visitor) == message
+    except OSError:
+        return False
+
+
+def test_the_raw_port_outlives_its_home_node(cluster: Cluster) -> None:
+    """`kill -9`: the port is the same, and works at both nodes that are left."""
+    admin = AdminCalls(cluster.registry, cluster.ca, cluster.admin_token_file.read_text().strip())
+    with TcpOrigin(echo) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
+        port = tunnel.unencrypted_port
+        for host in HOSTS.values():
+            eventually(lambda host=host: answers(host, port, b"before"))
+        eventually(lambda: admin.tunnels())
+        home = admin.tunnels()[0].node
+        process = next(node.process for node in cluster.nodes if node.plan.name == home)
+        os.kill(process.pid, signal.SIGKILL)
+        began = time.monotonic()
+        left = [host for name, host in HOSTS.items() if name != home]
+        for host in left:
+            eventually(lambda host=host: answers(host, port, b"after"))
+        assert time.monotonic() - began < WORST
+        for host in left:
+            assert answers(host, port, b"x" * 1_000_000)
+        assert not answers(HOSTS[home], port, b"nobody")

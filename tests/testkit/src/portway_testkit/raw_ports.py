@@ -1,0 +1,26 @@
+"""Accounts of raw ports without a registry: all of a range is one node's own, as if it had just been reserved."""
+
+import random
+from collections.abc import Callable
+
+from portway_relay.config import PortRange
+from portway_relay.tunnels.ports import Block, PortAccount
+
+from portway_testkit.clock import ManualClock
+
+REST = 60.0
+
+
+def own_ports(
+    ports: PortRange,
+    clock: ManualClock,
+    *,
+    seed: int | None = 1,
+    rest: float = REST,
+    at_sibling: Callable[[int], str | None] = lambda port: None,
+) -> PortAccount:
+    """An account whose range is one fresh block. `seed` None: ports in no order that can be repeated."""
+    chance = None if seed is None else random.Random(seed)
+    account = PortAccount(ports, rest, clock, chance, at_sibling=at_sibling)
+    account.reserved([Block(ports, fresh=True)], {})
+    return account
