@@ -47,6 +47,7 @@ class Watcher:
     """What an admin's watches of nodes and tunnels have told: kinds in order, by name or label."""
 
     told: dict[str, list[str]] = field(default_factory=dict)
+    synced: int = 0  # watches that have told all there was when they began
     ended: list[str] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -56,9 +57,17 @@ class Watcher:
                 if change.kind in KINDS:
                     name = change.tunnel.label if hasattr(change, "tunnel") else change.node.name
                     self.told.setdefault(name, []).append(KINDS[change.kind])
+                self.synced += change.kind == admin_pb2.CHANGE_KIND_SYNCED
                 self._changed.set()
         except grpc.aio.AioRpcError as error:
             self.ended.append(str(error))
+
+    async def begun(self, watches: int) -> None:
+        """Wait until they have told what was there: what comes then is a change."""
+        async with asyncio.timeout(PATIENCE):
+            while self.synced < watches:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def until(self, name: str, kind: str, *, times: int = 1) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -115,6 +124,7 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
                 tasks.spawn(watcher.follow(stream), name="watch")
             tasks.spawn(_keep_alive(node), name="keep alive")
             try:
+                await watcher.begun(len(streams))
                 yield Bench(registry, node, watcher, DiscoveryStub(public), MeshStub(mesh), bearer(token))
             finally:
                 for stream in streams:
