@@ -25,8 +25,8 @@ def is_refused(tunnel: portway.Tunnel) -> bool:
     return False
 
 
-def test_it_takes_nobody_new_and_lets_visits_finish(start_cluster: StartCluster, as_client: AsClient) -> None:
-    """Both doors are shut, the public port and raw ones; who is inside stays until the grace is over."""
+def test_it_lets_visits_finish_and_then_shuts_its_doors(start_cluster: StartCluster, as_client: AsClient) -> None:
+    """The public port and raw ones are open while visits are in progress, and shut with the last of them."""
     cluster = start_cluster(NodePlan("fra-1", "fra", NodeLimits(stop_grace=PATIENCE)))
     as_client(cluster.environment())
     with TcpOrigin(echo) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
@@ -36,12 +36,15 @@ def test_it_takes_nobody_new_and_lets_visits_finish(start_cluster: StartCluster,
             assert visitor.recv(100) == b"before"
             stopping = threading.Thread(target=cluster.node.stop)
             stopping.start()
-            eventually(lambda: is_refused(tunnel))
-            assert not serves(tunnel, cluster.ca)
+            with visit_raw(tunnel) as late:
+                late.settimeout(TIMEOUT)
+                late.sendall(b"late")
+                assert late.recv(100) == b"late"
             visitor.sendall(b"after")
             assert visitor.recv(100) == b"after"
         stopping.join(PATIENCE)
         assert not stopping.is_alive(), "the last visit is over, so there is nothing to wait for"
+        assert is_refused(tunnel)
         cluster.node.start()
         eventually(lambda: is_consistent(cluster, tunnel))
 
