@@ -120,7 +120,8 @@ def _no_more_signals() -> Iterator[None]:
 
 def _write_exports(target: Path, cluster: Cluster, folder: Path) -> None:
     """All of it at once: whoever polls for the file never reads half."""
-    values = {**cluster.exports, "PORTWAY_DEMO_DIR": str(folder)}
+    nodes = ",".join(f"{node.process.name}={node.listen}" for node in cluster.nodes)
+    values = {**cluster.exports, "PORTWAY_DEMO_DIR": str(folder), "PORTWAY_DEMO_NODES": nodes}
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
     if target.exists():  # a pipe or a terminal
         target.write_text(text)

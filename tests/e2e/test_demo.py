@@ -115,8 +115,16 @@ def test_check_makes_one_request_and_leaves_nothing(temporary: dict[str, str]) -
 def test_a_signal_ends_all_that_it_started(start_demo: Callable[[str], Demo], number: int) -> None:
     """--env names a cluster that runs, with a log and a pid file each; a signal leaves no process and no secret."""
     demo = start_demo("env")
-    assert set(demo.exports) == {"PORTWAY_REGISTRY", "PORTWAY_TOKEN", "PORTWAY_CA", "PORTWAY_DEMO_DIR"}
+    assert set(demo.exports) == {
+        "PORTWAY_REGISTRY",
+        "PORTWAY_TOKEN",
+        "PORTWAY_CA",
+        "PORTWAY_DEMO_DIR",
+        "PORTWAY_DEMO_NODES",
+    }
     pids = demo.pids()
+    nodes = dict(named.split("=") for named in demo.exports["PORTWAY_DEMO_NODES"].split(","))
+    assert set(nodes) == set(pids) - {"registry"}
     assert set(pids) == {"registry", "relay-fra", "relay-iad", "relay-syd"}
     assert all(_is_running(pid) for pid in pids.values())
     assert {path.stem for path in demo.folder.glob("*.log")} == set(pids)
