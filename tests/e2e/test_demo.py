@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import portway
 import pytest
+from portway.engine import thread
+from portway_testkit.origins import HttpOrigin
 
 _DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 _END_WITHIN = 60.0
@@ -181,3 +184,21 @@ def test_a_process_that_cannot_start_ends_the_demo_with_its_reason(temporary: di
     assert done.returncode == 1
     assert "registry ended early" in done.stderr
     assert str(port) in done.stderr
+
+
+def test_a_url_works_through_each_node(start_demo: Callable[[str], Demo], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three nodes are one mesh: whichever a visitor comes to, the tunnel is behind it."""
+    demo = start_demo("env")
+    for name in ("PORTWAY_REGISTRY", "PORTWAY_TOKEN", "PORTWAY_CA"):
+        monkeypatch.setenv(name, demo.exports[name])
+    try:
+        with HttpOrigin() as origin, portway.forward(origin.port) as tunnel:
+            for node in demo.exports["PORTWAY_DEMO_NODES"].split(","):
+                address = node.partition("=")[2]
+                command = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*"]
+                command += ["--cacert", demo.exports["PORTWAY_CA"], "--connect-to", f"::{address}", tunnel.url]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+                assert done.returncode == 0, f"{node}: {done.stderr}"
+    finally:
+        thread.stop_engine()
+    assert demo.end() == 0
