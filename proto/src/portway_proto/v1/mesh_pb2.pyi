@@ -223,7 +223,7 @@ Global___RegistryMessage: _TypeAlias = RegistryMessage  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
-    """What operators want of this node, after Registered if it is not simply to serve, and whenever it changes."""
+    """What operators want of this node, after Registered and whenever it changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

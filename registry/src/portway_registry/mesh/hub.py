@@ -129,9 +129,7 @@ class Hub:
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
-            standing = self._views.orders.get(info.name)
-            if standing is not None:
-                session.outbox.order(_order_message(standing))
+            session.outbox.order(_order_message(self._views.orders.get(info.name)))
             await session.serve(requests, write)
         finally:
             session.over.set()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from grpc import aio
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
@@ -127,7 +128,11 @@ class NodeSession:
     async def _tell(self, write: Write) -> None:
         while True:
             for message in await self.outbox.take():
-                await write(message)
+                try:
+                    await write(message)
+                except aio.BaseError:  # the node has gone in the middle of it
+                    self.end(None)
+                    return
 
     async def _listen(self, requests: AsyncIterable[NodeMessage]) -> None:
         async for message in requests:

@@ -40,6 +40,12 @@ class AdminCalls:
             request = admin_pb2.ListNodesRequest()
             return list(AdminStub(channel).ListNodes(request, timeout=TIMEOUT, metadata=self._metadata).nodes)
 
+    def order(self, node: str, order: "admin_pb2.NodeOrder.ValueType") -> None:
+        """Cordon, drain or remove a node, or let it serve."""
+        with self._channel() as channel:
+            request = admin_pb2.OrderNodeRequest(name=node, order=order)
+            AdminStub(channel).OrderNode(request, timeout=TIMEOUT, metadata=self._metadata)
+
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.token}"),)

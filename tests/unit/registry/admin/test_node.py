@@ -87,3 +87,19 @@ def test_what_a_node_says_of_itself_cannot_steer_the_terminal(stage: Stage) -> N
         assert "\x1b" not in result.stdout
         assert "1\ufffd[2J\ufffd9" in result.stdout
     assert json.loads(stage.say("--json", "node", "list").stdout)["nodes"][0]["version"] == "1\x1b[2J\n9"
+
+
+def test_orders_are_given_and_taken_back(stage: Stage) -> None:
+    """In words for people, as an object for programs."""
+    stage.node("fra-1")
+    assert stage.say("node", "drain", "fra-1").stdout == "fra-1 is being left by its clients\n"
+    assert stage.say("node", "cordon", "fra-1").stdout == "fra-1 takes no new clients\n"
+    assert stage.ask("node", "undrain", "fra-1") == {"node": "fra-1", "order": "serve"}
+    assert stage.say("node", "serve", "fra-1").exit_code == 0
+
+
+def test_a_node_that_nobody_knows_gets_no_order(stage: Stage) -> None:
+    """A name with a typing error must not stand in the store for ever."""
+    result = stage.say("node", "drain", "fra-9")
+    assert result.exit_code == 1
+    assert "no node 'fra-9' is known" in result.stderr
