@@ -275,8 +275,8 @@ class FakeNode:
             resume_seconds=60,
             max_lanes=256,
         )
-        lane.send(FrameType.WELCOME, welcome.SerializeToString())
         self.happened("hello", resumed)
+        lane.send(FrameType.WELCOME, welcome.SerializeToString())
         return session
 
     def told(self, session: FakeSession, frame_type: int, payload: bytes) -> None:
@@ -309,13 +309,15 @@ class FakeNode:
             failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH)
         if failure is not None:
             refused = lane_pb2.BindRefused(request=bind.request, failure=failure)
-            lane.send(FrameType.BIND_REFUSED, refused.SerializeToString())
             self.happened("bind refused", bind.label, bind.epoch)
+            lane.send(FrameType.BIND_REFUSED, refused.SerializeToString())
             return
         raw = bind.options.unencrypted
         ticket = bind.ticket or (f"20001 {bind.label}".encode() if raw else b"")
-        self.tunnels[bind.label] = FakeTunnel(bind.label, bind.epoch, ticket, session)
-        session.labels.add(bind.label)
+        with self._changed:  # who sees the tunnel sees that it was bound, and neither comes after the answer
+            self.tunnels[bind.label] = FakeTunnel(bind.label, bind.epoch, ticket, session)
+            session.labels.add(bind.label)
+            self.happened("bind", bind.label, bind.epoch)
         bound = lane_pb2.Bound(
             request=bind.request,
             host=f"{bind.label}.{self.region}.localhost",
@@ -329,7 +331,6 @@ class FakeNode:
             lane.abort()
         else:
             lane.send(FrameType.BOUND, bound.SerializeToString())
-        self.happened("bind", bind.label, bind.epoch)
 
     def lost(self, session: FakeSession, lane: Lane, error: CarrierError) -> None:
         if session.control is lane:
