@@ -122,7 +122,7 @@ def test_a_cordoned_node_keeps_its_clients_and_gets_no_new_one(cluster: Cluster,
         eventually(lambda: state_of(cluster, first) == NODE_STATE_CORDONED)
         with HttpOrigin() as other, portway.forward(other.port, token=cluster.token()) as second:
             assert second.port != cluster.nodes[first].port
-        assert home_of(cluster) == first
+        eventually(lambda: [tunnel.node for tunnel in cluster.admin.tunnels()] == [first])
 
 
 def test_a_removed_node_is_refused_everywhere(cluster: Cluster, origin: HttpOrigin) -> None:
