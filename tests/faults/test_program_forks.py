@@ -105,18 +105,22 @@ def test_a_child_that_outlives_its_parent_keeps_nothing_open(cluster: Cluster, r
         f"""{_BEGIN}
 with portway.forward({origin.port}) as tunnel:
     tell(tunnel)
-    if not os.fork():
+    child = os.fork()
+    if not child:
         wait()
         os._exit(0)
-    print("forked", flush=True)
+    print(child, flush=True)
     wait()
     os._exit(3)
 """
     )
     tunnel = told(program)
-    assert program.line() == "forked"
-    eventually(lambda: is_consistent(cluster, tunnel))
-    os.kill(program.pid, signal.SIGUSR1)
-    assert program.ended() == 3
-    eventually(lambda: not cluster.admin.tunnels())
-    assert not serves(tunnel, cluster.ca)
+    child = int(program.line())
+    try:
+        eventually(lambda: is_consistent(cluster, tunnel))
+        os.kill(program.pid, signal.SIGUSR1)
+        assert program.ended() == 3
+        eventually(lambda: not cluster.admin.tunnels())
+        assert not serves(tunnel, cluster.ca)
+    finally:
+        os.kill(child, signal.SIGUSR1)
