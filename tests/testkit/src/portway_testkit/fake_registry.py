@@ -52,10 +52,6 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
             self._server.stop(None).wait()
             self._server = None
 
-    def wait_renewed(self, times: int) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.renews >= times, 15)
-
     def Locate(
         self, request: discovery_pb2.LocateRequest, context: grpc.ServicerContext
     ) -> discovery_pb2.LocateResponse:
