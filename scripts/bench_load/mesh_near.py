@@ -28,7 +28,7 @@ PLANS = (
 )
 # A visit that fails is tried again after this; it is what the figure can be wrong by.
 _AGAIN_AFTER = 0.01
-_VISIT_TIMEOUT = 2.0
+_VISIT_TIMEOUT = 5.0
 _HOME_KNOWN_WITHIN = 30.0
 _SMALL = Ask(100)
 

@@ -88,7 +88,7 @@ class PyPool:
         self._control = control
         self._asked = 0  # it was asked of the one before
         if control is None and self.spares is None:
-            self._turn_away("the tunnel's client is away")
+            self.turn_away("the tunnel's client is away")
         elif self.waiters:
             self._ask()
 
@@ -100,7 +100,7 @@ class PyPool:
             self.spares.close()
         for lane in list(self.idle):
             self._let_go(lane)
-        self._turn_away("the tunnel is closing")
+        self.turn_away("the tunnel is closing")
         if not self.lanes:
             self.carrier.pools.discard(self)
 
@@ -150,7 +150,8 @@ class PyPool:
         elif self._control is not None:
             self._control.send(FrameType.WANT, encode_want(missing))
 
-    def _turn_away(self, message: str) -> None:
+    def turn_away(self, message: str) -> None:
+        """All who wait: no lane will come."""
         waiters, self.waiters = self.waiters, deque()
         self._asked = 0
         for visit in waiters:
