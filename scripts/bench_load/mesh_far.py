@@ -28,8 +28,11 @@ ETCD_ROUND_TRIP = 150.0
 _TIMEOUT = 30.0
 # Somebody who reloads; several of the longest round trips.
 _IMPATIENT = 3.0
-# An HTML page, say. It fits in what a new connection may send at once.
-_PAGE = Ask(10_000)
+# One segment. Kernels with BBR pace longer answers at the rate that a quiet connection has shown, whoever's it is:
+# 10 kB take 20 ms more at this distance, which would be taken for the mesh's.
+_PAGE = Ask(1_000)
+# Asking a registry takes processors some milliseconds too; one round trip too many would be five times as much.
+_SLACK = LONG / 5
 
 
 def cold_visits(folder: Path, count: int) -> list[Goal]:
@@ -62,8 +65,8 @@ def cold_visits(folder: Path, count: int) -> list[Goal]:
     ideal = 3 * round_trip(far_visitor, near, distances) + LONG + to_client + work
     note = f"what the bytes need: {ideal:.0f} ms, {work:.0f} of them this machine's work"
     return [
-        Goal("cold visit, 100 ms away, of a name new to the node, median", first, "ms", ideal + LONG, note=note),
-        Goal("the same of a name that it knows", later, "ms", ideal + LONG, note=note),
+        Goal("cold visit, 100 ms away, of a name new to its node", first, "ms", ideal + LONG + _SLACK, note=note),
+        Goal("the same of a name that it knows", later, "ms", ideal + _SLACK, note=note),
         Goal("the same at the home node, 100 ms away", at_home, "ms"),
     ]
 
