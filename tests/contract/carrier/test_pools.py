@@ -184,27 +184,6 @@ async def test_a_server_of_another_protocol_is_no_node(raw_node, make_carrier) -
     pool.close()
 
 
-async def test_nobody_waits_for_a_peer_that_does_not_listen(raw_node, make_carrier) -> None:
-    """The visitor is handed back with the dial that is refused, long before the limit: another peer may serve it."""
-    carrier, ends = make_carrier(), asyncio.Queue()
-    node = await raw_node()
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = Address(*gone.getsockname())
-    target = DialTarget(address, node.target.tls, node.target.greeting)
-    pool = carrier.dialling_pool(target, Side.OPENER, SpareSizes(quiet=0, busy=0, wait=3600.0), lambda _: None)
-    with listener() as listening:
-        with contextlib.closing(await dial(Address(*listening.getsockname()))) as visitor:
-            accepted, _ = await asyncio.get_running_loop().sock_accept(listening)
-            stream = carrier.accept(accepted, None)
-            carrier.join(stream, pool, OPENING, lambda visit, end: ends.put_nowait(end))
-            end = await ends.get()
-            assert end.outcome is Outcome.NO_LANE
-            assert end.visitor is stream
-            carrier.finish(stream, b"elsewhere")
-            assert await asyncio.get_running_loop().sock_recv(visitor, 100) == b"elsewhere"
-    pool.close()
-
-
 async def test_who_retires_serves_the_open_that_crosses(raw_node, make_carrier) -> None:
     """The acceptor's retire() sends RETIRE and closes nothing: an OPEN on its way is served."""
     carrier, events = make_carrier(), Recorder()

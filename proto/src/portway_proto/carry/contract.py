@@ -115,9 +115,7 @@ class SpareSizes:
     lanes: int = 4096
     dials: int = 64  # dialled at once: a burst must not starve the visits that run of the processor
     shrink_after: float = 30.0
-    # A visitor joined to this pool waits so long for a lane; no longer than until the next dial when that is refused
-    # (nobody listens) and no lane is left: it may be served elsewhere.
-    wait: float = 10.0
+    wait: float = 10.0  # a visitor joined to this pool waits so long for a lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +246,7 @@ class Outcome(Enum):
     DONE = "done"  # both directions ended
     RESET = "reset"  # one side broke off
     REFUSED = "refused"  # the other end did not take it; the visitor is handed back
-    NO_LANE = "no_lane"  # no lane came within the limit, or none will come; the visitor is handed back
+    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was closed; the visitor is handed back
     VISITOR_LOST = "visitor_lost"  # gone before it was opened: broke off, or its handshake failed
     LANE_LOST = "lane_lost"
     CUT = "cut"

@@ -1,8 +1,7 @@
 """What a carrier reports.
 
 CarrierError
-├── ConnectFailed      the other end cannot be reached: unreachable, timed out
-│   └── ConnectRefused its machine answers, and nobody listens there
+├── ConnectFailed      the other end cannot be reached: refused, unreachable, timed out
 ├── HandshakeFailed    TLS did not come to be: untrusted certificate, no common version, garbage, timed out
 ├── ConnectionLost     it broke after it had been up; `clean` when the peer ended it in order
 ├── PeerSilent         nothing was heard for too long; the socket may look alive
@@ -18,10 +17,6 @@ class CarrierError(Exception):
 
 class ConnectFailed(CarrierError):
     """The other end could not be reached."""
-
-
-class ConnectRefused(ConnectFailed):
-    """Nobody listens there: not slow, not lost on the way."""
 
 
 class HandshakeFailed(CarrierError):

@@ -8,7 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from portway_proto.carry.contract import ClientTls
-from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, ConnectRefused, HandshakeFailed
+from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
 from portway_proto.carry.python.stream import PyStream
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ async def connect(
     except TimeoutError:
         stream.failed(ConnectFailed(f"{address} did not answer within {limit:g} s"))
     except OSError as error:
-        kind = ConnectRefused if isinstance(error, ConnectionRefusedError) else ConnectFailed
-        stream.failed(kind(f"{address}: {error.strerror or error}"))
+        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}"))
     except ValueError as error:  # a host name that none can be
         stream.failed(ConnectFailed(f"{address}: {error}"))
     except asyncio.CancelledError:

@@ -89,7 +89,7 @@ class PyPool:
         self._control = control
         self._asked = 0  # it was asked of the one before
         if control is None and self.spares is None:
-            self.turn_away("the tunnel's client is away")
+            self._turn_away("the tunnel's client is away")
         elif self.waiters:
             self._ask()
 
@@ -101,7 +101,7 @@ class PyPool:
             self.spares.close()
         for lane in list(self.idle):
             self._let_go(lane)
-        self.turn_away("the tunnel is closing")
+        self._turn_away("the tunnel is closing")
         if not self.lanes:
             self.carrier.pools.discard(self)
 
@@ -164,8 +164,7 @@ class PyPool:
         elif self._control is not None:
             self._control.send(FrameType.WANT, encode_want(missing))
 
-    def turn_away(self, message: str) -> None:
-        """All who wait: no lane will come."""
+    def _turn_away(self, message: str) -> None:
         waiters, self.waiters = self.waiters, deque()
         self._asked = 0
         for visit in waiters:

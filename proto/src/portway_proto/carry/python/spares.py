@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import DialTarget, SpareSizes
-from portway_proto.carry.errors import CarrierError, ConnectRefused, HandshakeFailed
+from portway_proto.carry.errors import CarrierError, HandshakeFailed
 from portway_proto.carry.python.lane import PyLane
 
 if TYPE_CHECKING:
@@ -148,8 +148,6 @@ class Spares:
     def _failed(self, error: CarrierError) -> None:
         if self._closed:
             return
-        if isinstance(error, ConnectRefused) and not self._pool.lanes:
-            self._pool.turn_away("nobody listens at the peer")
         now = self._carrier.loop.time()
         if now >= self._not_before:  # the first of several dials that failed together
             self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, self._pause * 2))
