@@ -127,8 +127,9 @@ class GrpcRegistries:
                     raise known from None
                 attempts.append(Attempt("", address, _reason(name, details)))
             else:
-                self._order.remove(address)
-                self._order.insert(0, address)
+                if self._order[0] != address:
+                    self._order.remove(address)
+                    self._order.insert(0, address)
                 return answer
         raise UnreachableError(otherwise, tuple(attempts))
 

@@ -14,7 +14,6 @@ from typing import Final
 from portway_proto.carry.tasks import Tasks
 
 from portway.engine.discovery import Directory, Located, RoundTrip
-from portway.errors import Error
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ class Reporter:
         await asyncio.sleep(random.uniform(REPORT_AFTER, REPORT_WITHIN))  # noqa: S311 - spreads load
         try:
             await self._directory.report(round_trips)
-        except Error as error:
-            logger.debug("no registry was told of round trips: %s", error)
+        except Exception as error:  # whatever it is, no tunnel is to end for it
+            logger.debug("no registry was told of round trips: %r", error)
 
 
 def is_news(one: RoundTrip, located: Located) -> bool:

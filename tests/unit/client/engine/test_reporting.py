@@ -7,7 +7,7 @@ import pytest
 from portway.engine import reporting
 from portway.engine.discovery import Expected, Grant, Located, Node, RoundTrip
 from portway.engine.reporting import REPORT_AFTER, REPORT_WITHIN, Reporter, is_news
-from portway.errors import AuthError, Error, UnreachableError
+from portway.errors import AuthError, UnreachableError
 from portway_proto.carry.contract import Address
 from portway_proto.carry.tasks import Tasks
 
@@ -22,7 +22,7 @@ def located(ms: float, *, learned: bool) -> Located:
 class Directory:
     """Keeps what is reported, or raises."""
 
-    def __init__(self, error: Error | None = None) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.reports: list[Sequence[RoundTrip]] = []
         self.told = asyncio.Event()
         self._error = error
@@ -104,8 +104,10 @@ async def test_it_waits_until_everything_else_is_done(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("error", [UnreachableError("down"), AuthError("revoked")])
-async def test_a_report_that_is_lost_is_no_error(error: Error, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error", [UnreachableError("down"), AuthError("revoked"), RuntimeError("can't start new thread")]
+)
+async def test_a_report_that_is_lost_is_no_error(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Not even a line in the log, and it is not tried again."""
     failures: list[BaseException] = []
     directory, tasks = Directory(error), Tasks("test", failures.append)
