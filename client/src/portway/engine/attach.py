@@ -78,7 +78,7 @@ class Search:
         tried: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
-            tried = _in_order(located.nodes, resume, avoided, home)
+            tried = in_order(located.nodes, resume, avoided, home)
             try:
                 if attached := await self._first_that_takes(tried, located, resume):
                     return attached
@@ -87,7 +87,7 @@ class Search:
                     raise
                 tried = ()  # a fresh grant may do
         located = await self._locate()
-        fresh = [node for node in _in_order(located.nodes, resume, avoided, home) if node not in tried]
+        fresh = [node for node in in_order(located.nodes, resume, avoided, home) if node not in tried]
         if attached := await self._first_that_takes(fresh, located, resume):
             return attached
         raise UnreachableError("no relay node could be reached", self.attempts)
@@ -130,7 +130,7 @@ class Search:
         return None
 
 
-def _in_order(
+def in_order(
     nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None, home: Node | None
 ) -> tuple[Node, ...]:
     """The registry's order, but first the node where the session can be resumed, and never the one to avoid.

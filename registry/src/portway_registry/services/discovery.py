@@ -19,7 +19,7 @@ from portway_registry.roster import Roster
 from portway_registry.services.callers import current_caller, peer_address
 
 # Three are raced (DESIGN §8); the others are for a client that loses its node while no registry answers.
-_CANDIDATES: Final = 8
+CANDIDATES: Final = 8
 _MOST_CANDIDATES: Final = 32
 
 
@@ -35,7 +35,7 @@ class Discovery(DiscoveryServicer):
     async def Locate(self, request: LocateRequest, context: Any) -> LocateResponse:  # noqa: N802
         address = peer_address(context)
         position = None if address is None else self._locator.locate(str(address))
-        limit = min(request.limit or _CANDIDATES, _MOST_CANDIDATES)
+        limit = min(request.limit or CANDIDATES, _MOST_CANDIDATES)
         found = self._roster.candidates(position, region=request.region, limit=limit)
         if not found:
             raise self._nobody(request.region)
