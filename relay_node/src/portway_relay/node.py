@@ -15,8 +15,6 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure
 from portway_proto.v1.types_pb2 import (
     NODE_STATE_CORDONED,
     NODE_STATE_DRAINING,
-    NODE_STATE_READY,
-    NodeInfo,
     NodeState,
     TunnelInfo,
 )
@@ -34,13 +32,13 @@ from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
 from portway_relay.mesh.sibling_ports import SiblingPorts
-from portway_relay.metrics import NodeCounts, exposition
+from portway_relay.metrics import exposition
 from portway_relay.registry_link.announcer import Announcements
 from portway_relay.registry_link.cluster import Cluster
 from portway_relay.registry_link.link import RegistryLink
 from portway_relay.registry_link.port_reservation import PortReservation
+from portway_relay.report import Parts, Report, public_address
 from portway_relay.sessions.greeter import Greeter
-from portway_relay.sessions.session import PublicAddress
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.ports import PortAccount
 from portway_relay.tunnels.raw import RawPorts
@@ -49,7 +47,6 @@ from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Destination, Visits
-from portway_relay.version import VERSION
 
 if TYPE_CHECKING:
     from portway_relay.admin_http import AdminHttp
@@ -174,7 +171,7 @@ class Node:
             self._table,
             tickets,
             self._addresses,
-            self._public_address,
+            lambda: public_address(config, self._front),
             clock=monotonic,
             wall_clock=wall_clock,
         )
@@ -209,17 +206,28 @@ class Node:
         self._link = RegistryLink(
             config.registry,
             self._loaded,
-            self._info,
+            lambda: self._report.info(),
             self._table.all_live,
             self._announcements,
             self._cluster,
             clock=monotonic,
             on_failure=failed,
         )
+        self._report = Report(
+            config,
+            Parts(
+                self._carrier,
+                self._front,
+                self._greeter,
+                self._sessions,
+                self._table,
+                self._visits,
+                self._raw_ports,
+                self._link,
+            ),
+        )
         self._admin = None if config.admin_listen is None else _admin_http(self)
         self._admin_address: Endpoint | None = None
-        self._order: NodeState.ValueType = NODE_STATE_READY
-        self._stopping = False
 
     @property
     def carrier(self) -> str:
@@ -266,7 +274,7 @@ class Node:
         tunnel is now, within the grace period. Then nobody is taken in; sessions end, then the stream with the
         registry, which forgets this node; then whatever is left of connections; health last.
         """
-        self._stopping = True
+        self._report.stopping = True
         self._link.tell_state()
         self._sessions.ask_to_leave("this node is stopping")
         await self._left()
@@ -294,13 +302,13 @@ class Node:
 
     def not_ready(self) -> str:
         """Why nobody may come now; empty when all may."""
-        if self._stopping:
+        if self._report.stopping:
             return "stopping"
         return "" if self._cluster.known.is_set() else "no registry was reached yet"
 
     def metrics(self) -> bytes:
         """The page that Prometheus scrapes."""
-        return exposition(self._counts())
+        return exposition(self._report.counts())
 
     def _loaded(self) -> LoadedCertificates:
         return self._certificates.loaded
@@ -311,49 +319,6 @@ class Node:
     def _bound_elsewhere(self, label: str, epoch: int) -> None:
         failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
         self._table.evict(label, epoch, failure)
-
-    def _public_address(self) -> PublicAddress:
-        config = self.config
-        return PublicAddress(config.zone, config.public_port or self.address.port, config.raw_host or config.zone)
-
-    def _info(self) -> NodeInfo:
-        config = self.config
-        reached_at = config.advertise or config.listen
-        return NodeInfo(
-            name=config.name,
-            region=config.region,
-            host=reached_at.host,
-            port=reached_at.port or self.address.port,
-            server_name=config.server_name,
-            version=VERSION,
-            latitude=config.latitude,
-            longitude=config.longitude,
-            domain=config.domain,
-            state=NODE_STATE_DRAINING if self._stopping else self._order,
-            sessions=len(self._sessions),
-            tunnels=len(self._table),
-            visits=self._visits.running,
-            max_sessions=config.limits.max_sessions,
-        )
-
-    def _counts(self) -> NodeCounts:
-        front, account = self._front, self._raw_ports.account
-        return NodeCounts(
-            sessions=len(self._sessions),
-            sessions_away=self._sessions.away,
-            tunnels=len(self._table),
-            visits=self._visits.running,
-            half_open=front.half_open,
-            greeting=len(self._greeter),
-            raw_ports_held=account.held,
-            raw_ports_resting=account.resting,
-            registry_connected=self._link.connected,
-            connections=front.accepted,
-            accept_pauses=front.pauses,
-            turned_away={**front.turned_away, "greetings": self._greeter.turned_away},
-            outcomes=self._visits.outcomes,
-            carrier=self._carrier.counters,
-        )
 
     async def _watch_certificates(self) -> None:
         while True:
@@ -378,10 +343,10 @@ class Node:
 
     def _ordered(self, state: "NodeState.ValueType") -> None:
         """What operators want of this node."""
-        if state == self._order or self._stopping:
+        if state == self._report.order or self._report.stopping:
             return
         logger.info("ordered", extra={"state": NodeState.Name(state)})
-        self._order = state
+        self._report.order = state
         if state == NODE_STATE_DRAINING:
             self._sessions.ask_to_leave("this node is being drained")
         elif state == NODE_STATE_CORDONED:

@@ -13,6 +13,7 @@ from portway_registry.pki import Authority
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.errors import CertificateError, ListenError
 from portway_relay.node import Node
+from portway_relay.report import public_address
 from portway_testkit.carriers import until
 
 MakeNode = Callable[..., Node]
@@ -131,10 +132,10 @@ async def test_it_may_be_stopped_again_and_without_a_start(make_node: MakeNode) 
 async def test_a_node_that_stops_is_not_ready(make_node: MakeNode) -> None:
     """And tells the registry that it drains."""
     node = make_node()
-    assert node._info().state == NODE_STATE_READY
+    assert node._report.info().state == NODE_STATE_READY
     await node.stop()
     assert node.not_ready() == "stopping"
-    assert node._info().state == NODE_STATE_DRAINING
+    assert node._report.info().state == NODE_STATE_DRAINING
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ async def test_the_registry_is_told_where_clients_reach_it(
     """The advertised address, which may differ from where it listens."""
     node = make_node(**changes)
     task = await starting(node)
-    info = node._info()
+    info = node._report.info()
     assert (info.host, info.port) == (host, port or node.address.port)
     assert info.server_name == "relay-1.node.portway.internal"
     await cancelled(task)
@@ -170,6 +171,6 @@ async def test_visitors_are_told_its_public_address(
     """Behind a port mapping the public port is another one."""
     node = make_node(**changes)
     task = await starting(node)
-    address = node._public_address()
+    address = public_address(node.config, node._front)
     assert (address.zone, address.port, address.raw_host) == ("fra.example.com", port or node.address.port, raw_host)
     await cancelled(task)

@@ -1,0 +1,92 @@
+"""What a node says of itself: to registries, to operators, in URLs.
+
+Here: one place that looks at every part. Not here: when it is said, nor to whom.
+"""
+
+from dataclasses import dataclass
+
+from portway_proto.carry.contract import Carrier
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
+
+from portway_relay.config import NodeConfig
+from portway_relay.ingress.front import Front
+from portway_relay.metrics import NodeCounts
+from portway_relay.registry_link.link import RegistryLink
+from portway_relay.sessions.greeter import Greeter
+from portway_relay.sessions.session import PublicAddress
+from portway_relay.sessions.sessions import Sessions
+from portway_relay.tunnels.raw import RawPorts
+from portway_relay.tunnels.table import TunnelTable
+from portway_relay.tunnels.visits import Visits
+from portway_relay.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is looked at."""
+
+    carrier: Carrier
+    front: Front
+    greeter: Greeter
+    sessions: Sessions
+    table: TunnelTable
+    visits: Visits
+    raw_ports: RawPorts
+    link: RegistryLink
+
+
+class Report:
+    """What a node says of itself. `order` and `stopping` are set by whoever decides them."""
+
+    def __init__(self, config: NodeConfig, parts: Parts) -> None:
+        self._config = config
+        self._parts = parts
+        self.order: NodeState.ValueType = NODE_STATE_READY
+        self.stopping = False
+
+    def info(self) -> NodeInfo:
+        """As registries and other nodes know it; it listens already."""
+        config, parts = self._config, self._parts
+        reached_at = config.advertise or config.listen
+        return NodeInfo(
+            name=config.name,
+            region=config.region,
+            host=reached_at.host,
+            port=reached_at.port or parts.front.address.port,
+            server_name=config.server_name,
+            version=VERSION,
+            latitude=config.latitude,
+            longitude=config.longitude,
+            domain=config.domain,
+            state=NODE_STATE_DRAINING if self.stopping else self.order,
+            sessions=len(parts.sessions),
+            tunnels=len(parts.table),
+            visits=parts.visits.running,
+            max_sessions=config.limits.max_sessions,
+        )
+
+    def counts(self) -> NodeCounts:
+        """What metrics show."""
+        parts = self._parts
+        front, account = parts.front, parts.raw_ports.account
+        return NodeCounts(
+            sessions=len(parts.sessions),
+            sessions_away=parts.sessions.away,
+            tunnels=len(parts.table),
+            visits=parts.visits.running,
+            half_open=front.half_open,
+            greeting=len(parts.greeter),
+            raw_ports_held=account.held,
+            raw_ports_resting=account.resting,
+            registry_connected=parts.link.connected,
+            connections=front.accepted,
+            accept_pauses=front.pauses,
+            turned_away={**front.turned_away, "greetings": parts.greeter.turned_away},
+            outcomes=parts.visits.outcomes,
+            carrier=parts.carrier.counters,
+        )
+
+
+def public_address(config: NodeConfig, front: Front) -> PublicAddress:
+    """What visitors dial; it listens already."""
+    return PublicAddress(config.zone, config.public_port or front.address.port, config.raw_host or config.zone)
