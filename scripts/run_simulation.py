@@ -74,7 +74,10 @@ class Result:
 
 
 def simulate(plan: Plan) -> Result:
-    """One run; the same for the same plan. Raises ValueError when the plan cannot be."""
+    """One run; the same for the same plan, but for the bytes of measured costs, which hold random ids.
+
+    Raises ValueError when the plan cannot be.
+    """
     rng = random.Random(plan.seed)
     random.seed(plan.seed)  # the client's pauses take the module's own generator
     places = places_of(read_table())

@@ -21,9 +21,11 @@ def result() -> Result:
 
 
 def test_the_same_seed_gives_the_same_figures(result: Result) -> None:
-    """A run can be repeated, to the last digit."""
+    """What is simulated can be repeated, to the last digit; what is measured holds random ids of random lengths."""
     again = simulate(PLAN)
-    assert dataclasses.replace(again, costs=result.costs) == result
+    for part in ("placed", "load", "newcomer", "moved", "peer_lists"):
+        assert getattr(again, part) == getattr(result, part)
+    assert again.worst_second.events == result.worst_second.events
 
 
 def test_every_client_has_a_node(result: Result) -> None:
