@@ -18,7 +18,7 @@ from cluster.visits import WrongBytes, ask, connect, visitor_context
 from chaos_run.plan import NODES
 from chaos_run.stage import VISITOR, Stage
 
-_THREADS = 8
+_THREADS = 12
 _TIMEOUT = 6.0
 _BETWEEN = 0.05
 _SIZES = (0, 1, 1_000, 60_000, 300_000)
