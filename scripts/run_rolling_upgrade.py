@@ -95,7 +95,8 @@ def _upgrade(processes: Processes, old: str, settle: float) -> Load:
         for part in parts:
             began = time.monotonic()
             part.ask_to_end()
-            part.wait_end(_ENDS_WITHIN)
+            if not part.wait_end(_ENDS_WITHIN):
+                raise part.process.failure(f"did not end within {_ENDS_WITHIN:.0f} s of SIGTERM")
             part.drop_prefix(len(prefix))
             part.start()
             print(f"{part.process.name} runs this release after {time.monotonic() - began:.1f} s", flush=True)

@@ -5,6 +5,8 @@ Here: starting it, faults, parts that ended by themselves. Not here: which fault
 """
 
 import signal
+import subprocess
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from cluster.etcd import PORT as ETCD_PORT
 from cluster.etcd import start_etcd
 from cluster.network import Place, start_network
 from cluster.portway import RegistryPlan, start_cluster
-from cluster.processes import END_WITHIN, Process, Processes
+from cluster.processes import END_WITHIN, Process, Processes, ProcessFailed
 from cluster.regions import DISTANCES, node_plan
 from cluster.restart import Restartable
 
@@ -42,7 +44,9 @@ class Stage:
     def __init__(self, processes: Processes, etcd: Path, say: Callable[[str], None]) -> None:
         self._processes = processes
         self._say = say
-        self._orders = ThreadPoolExecutor(4, thread_name_prefix="order")
+        # What is ordered of one node arrives in that order, however long a registry takes.
+        self._orders = {node: ThreadPoolExecutor(1, thread_name_prefix=f"orders for {node}") for node in NODES}
+        self._closing = threading.Event()
         self._paused: set[str] = set()
         self._down: set[str] = set()
         self.unexpected: list[str] = []
@@ -91,7 +95,7 @@ class Stage:
                 self._paused.add(fault.part)
                 self._parts[fault.part].signal(signal.SIGSTOP)
             case Kind.DRAIN:
-                self._orders.submit(self._order, "drain", fault.part, False)
+                self._orders[fault.part].submit(self._order, "drain", fault.part, insist=False)
             case Kind.PARTITION | Kind.DEAF:
                 self.network.cut(fault.part, fault.other, both_ways=fault.kind is Kind.PARTITION)
 
@@ -100,14 +104,15 @@ class Stage:
         match fault.kind:
             case Kind.KILL | Kind.RESTART:
                 # One that has not ended by now in spite of SIGTERM is waited for, up to its grace and some more.
-                self._parts[part].wait_end(END_WITHIN)
+                if not self._parts[part].wait_end(END_WITHIN):
+                    self.unexpected.append(f"{part} did not end within {END_WITHIN:.0f} s of SIGTERM")
                 self._parts[part].begin()
                 self._down.discard(part)
             case Kind.PAUSE:
                 self._parts[part].signal(signal.SIGCONT)
                 self._paused.discard(part)
             case Kind.DRAIN:
-                self._orders.submit(self._order, "serve", part, True)
+                self._orders[part].submit(self._order, "serve", part, insist=True)
             case Kind.PARTITION | Kind.DEAF:
                 self.network.mend(part, fault.other, both_ways=fault.kind is Kind.PARTITION)
 
@@ -140,16 +145,18 @@ class Stage:
         """A paused process would not hear of its end."""
         for name in self._paused:
             self._parts[name].signal(signal.SIGCONT)
-        self._orders.shutdown(cancel_futures=True)
+        self._closing.set()
+        for orders in self._orders.values():
+            orders.shutdown(cancel_futures=True)
 
-    def _order(self, order: str, part: str, insist: bool) -> None:
+    def _order(self, order: str, part: str, *, insist: bool) -> None:
         """Any registry will do. One that must be obeyed is given again until it is."""
-        while True:
+        while not self._closing.is_set():
             for place, registry in zip(REGISTRIES, self.cluster.registries, strict=True):
                 try:
                     words = ("node", order, self.names[part])
                     self.cluster.ask(*words, prefix=self.network.prefix(place), registry=registry)
-                except Exception as error:
+                except (ProcessFailed, subprocess.TimeoutExpired) as error:
                     self._say(f"{place} was not asked to {order} {part}: {str(error)[-120:]}")
                 else:
                     return

@@ -5,8 +5,9 @@ Here: its ends, with and without a word, and the starts after them. Not here: th
 
 import json
 import signal
+import subprocess
 
-from cluster.processes import Process, Processes, end_process
+from cluster.processes import Process, Processes
 
 
 class Restartable:
@@ -47,10 +48,15 @@ class Restartable:
         """SIGTERM; it ends in order, in its own time."""
         self.signal(signal.SIGTERM)
 
-    def wait_end(self, within: float) -> None:
-        """Until it has ended; it is killed when it takes longer."""
-        end_process(self.process.popen, self.process.name, within)
+    def wait_end(self, within: float) -> bool:
+        """Until it has ended; False when it took longer, and was killed then."""
+        try:
+            self.process.popen.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
         self._processes.forget_ended()
+        return True
 
     def drop_prefix(self, words: int) -> None:
         """From the next start on without the first words of its command line."""
