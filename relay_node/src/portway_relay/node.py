@@ -25,6 +25,7 @@ from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.rate import AddressRate
 from portway_relay.ingress.raw_front import RawFront
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
@@ -151,8 +152,9 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        rate = AddressRate(limits.connections_per_second, limits.connection_burst, monotonic)
         self._raw_front = RawFront(
-            self._lookup, self._visits, config.region, most=limits.max_half_open, on_failure=failed
+            self._lookup, self._visits, config.region, rate=rate, most=limits.max_half_open, on_failure=failed
         )
         tickets = Tickets(self._loaded, config.region, wall_clock)
         self._addresses = RegionAddresses(
@@ -181,6 +183,8 @@ class Node:
             self._sessions,
             time_limit=limits.greeting_time,
             most=limits.max_greetings,
+            most_of_one=limits.max_greetings_per_address,
+            clock=monotonic,
             on_failure=failed,
         )
         self._arrivals = Arrivals(
@@ -188,6 +192,8 @@ class Node:
             lambda: self._loaded().mesh_tls,
             Inward(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
             most=limits.max_greetings,
+            most_of_one=limits.max_greetings_per_address,
+            clock=monotonic,
             time_limit=limits.greeting_time,
             on_failure=failed,
         )
@@ -197,6 +203,7 @@ class Node:
             self._loaded,
             self._lookup,
             Takers(self._visits.start_tls, self._greeter.take, self._arrivals.take),
+            rate=rate,
             clock=monotonic,
             on_failure=failed,
         )

@@ -36,6 +36,10 @@ class Bucket:
         self._left -= 1
         return True
 
+    def give_back(self) -> None:
+        """What was taken last is not counted after all."""
+        self._left = min(self._burst, self._left + 1)
+
     @property
     def wait(self) -> float:
         """Seconds until one more would be within the limit."""
@@ -75,7 +79,7 @@ class AddressRate:
 
     def take(self, address: str) -> bool:
         """Whether a connection from `address` is within the limit."""
-        key = ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address
+        key = address_key(address)
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._rate, self._burst, self._clock)
@@ -84,3 +88,14 @@ class AddressRate:
         else:
             self._buckets.move_to_end(key)
         return bucket.take()
+
+    def give_back(self, address: str) -> None:
+        """What was taken last for `address` is not counted after all."""
+        bucket = self._buckets.get(address_key(address))
+        if bucket is not None:
+            bucket.give_back()
+
+
+def address_key(address: str) -> str | bytes:
+    """What stands for everybody who may be behind an address: itself, or its IPv6 /64."""
+    return ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address

@@ -97,11 +97,11 @@ class Lookup:
             return found
         for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
-            await self._ask(label, region, scan=not moving)
+            asked = await self._ask(label, region, scan=not moving)
             found = self._believed(label)
             if found is not None:
                 return found
-        if not moving:
+        if asked and not moving:
             self._routes.nobody_knows(label)
         return None
 
@@ -128,16 +128,18 @@ class Lookup:
     def _believed(self, label: str) -> Destination | None:
         return self._table.live(label) or self._routes.get(label)
 
-    async def _ask(self, label: str, region: str, *, scan: bool) -> None:
-        """What comes of it is in `routes`. `scan`: the name may be a guess, and counts against the rate."""
+    async def _ask(self, label: str, region: str, *, scan: bool) -> bool:
+        """What comes of it is in `routes`; False when nobody was asked. `scan`: the name may be a guess, and counts
+        against the rate."""
         asking = self._asking.get(label)
         if asking is None:
             if len(self._asking) >= _MOST or (scan and not self._rate.take()):
-                return
+                return False
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
             asking.add_done_callback(lambda _: self._asking.pop(label, None))
         await asyncio.shield(asking)
+        return True
 
     async def _ask_everybody(self, label: str, region: str) -> None:
         """A registry first; the nodes of the label's region when it has nothing to say that was not known."""

@@ -269,3 +269,16 @@ async def test_closing_ends_every_wait(around: Around) -> None:
     await around.lookup.close()
     with pytest.raises(asyncio.CancelledError):
         await finding
+
+
+async def test_a_name_that_nobody_was_asked_for_is_not_remembered(around: Around, clock: ManualClock) -> None:
+    """While names are guessed too fast a name gets no answer, and none is kept: it is found when there is room."""
+    for number in range(3):
+        assert await around.find("abcdefghijklmno" + "abc"[number]) is None
+    around.registered("a")
+    asked = len(around.asked)
+    assert await around.find() is None
+    assert len(around.asked) == asked
+    assert not around.routes.is_unknown(LABEL)
+    clock.now += 0.5
+    assert await around.find() == ("a", 1)
