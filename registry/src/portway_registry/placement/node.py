@@ -15,6 +15,9 @@ FULL_PENALTY_MS = 30.0
 # Load of a node by its visits: at so many it counts as full. 10,000 idle visits of 50 KB are 500 MB.
 FULL_VISITS = 10_000
 
+# Where nodes are: a region, and a position within it if it is known.
+Place = tuple[str, Position | None]
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedNode:
@@ -27,6 +30,11 @@ class PlacedNode:
     sessions: int = 0
     max_sessions: int = 0
     visits: int = 0
+
+    @property
+    def place(self) -> Place:
+        """What it has in common with the nodes that nothing but load tells it apart from."""
+        return (self.region, self.position)
 
     @property
     def takes_clients(self) -> bool:
