@@ -60,6 +60,8 @@ class NodeLimits:
     max_visits_per_tunnel: int = 4_096  # no more can have a lane; the others would only wait
     binds_per_second: int = 50  # a proof costs up to 2 ms of hashing
     bind_burst: int = 1_000  # a program that comes back with all its tunnels binds them at once
+    proof_hashes_per_second: int = 200_000  # for one token, for one node: a twentieth of a core; a proof takes <= 4,096
+    proof_hash_burst: int = 1_000_000  # at once, 0.25 s: 10,000 tunnels of a node, each bound a hundred times
     max_greetings: int = 1_024  # lanes between accept and their first frame: memory, and a second or two of handshakes
     max_greetings_per_address: int = 256  # of one address: a cluster of clients behind one comes back in a few rounds
     max_half_open: int = 4_096  # connections whose ClientHello is still awaited

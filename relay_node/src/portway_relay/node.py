@@ -42,6 +42,7 @@ from portway_relay.report import Parts, Report, public_address
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.ports import PortAccount
+from portway_relay.tunnels.proofs import Proofs
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -128,17 +129,20 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._proofs = Proofs(limits.proof_hashes_per_second, limits.proof_hash_burst, monotonic)
         self._routes = Routes(
             config.name,
             self._peers.pool_of,
             lambda label: self._table.epoch(label),
             self._bound_elsewhere,
+            self._proofs,
             monotonic,
         )
         self._table = TunnelTable(
             self._raw_ports,
             Outward(self._announcements, self._peers, self._routes, describe),
             known_epoch=self._routes.epoch,
+            proofs=self._proofs,
             max_visits=limits.max_visits_per_tunnel,
             clock=wall_clock,
         )

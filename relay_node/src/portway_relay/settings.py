@@ -142,6 +142,8 @@ _LIMIT_HELP: Final = {
     "max_visits_per_tunnel": "visits of one tunnel at once",
     "binds_per_second": "tunnels that one session may open a second",
     "bind_burst": "tunnels that one session may open at once",
+    "proof_hashes_per_second": "hashes a second that the proofs of one token, or of one node, may cost",
+    "proof_hash_burst": "hashes that they may cost at once",
     "max_greetings": "client connections that have not said who they are",
     "max_greetings_per_address": "of these, of one address",
     "max_half_open": "connections whose ClientHello is awaited; the oldest makes room",

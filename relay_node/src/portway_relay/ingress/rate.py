@@ -26,14 +26,14 @@ class Bucket:
         self._left = burst
         self._seen = clock()
 
-    def take(self) -> bool:
-        """Whether one more is within the limit; it is counted then."""
+    def take(self, cost: float = 1) -> bool:
+        """Whether one more, or what costs so much, is within the limit; it is counted then."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
-        if self._left < 1:
+        if self._left < cost:
             return False
-        self._left -= 1
+        self._left -= cost
         return True
 
     def give_back(self) -> None:
@@ -43,7 +43,11 @@ class Bucket:
     @property
     def wait(self) -> float:
         """Seconds until one more would be within the limit."""
-        return max(0.0, (1 - self._left) / self._rate - (self._clock() - self._seen))
+        return self.wait_for(1)
+
+    def wait_for(self, cost: float) -> float:
+        """Seconds until what costs so much would be within the limit."""
+        return max(0.0, (cost - self._left) / self._rate - (self._clock() - self._seen))
 
 
 class Turns:

@@ -18,7 +18,7 @@ from portway_proto.carry.tasks import Tasks
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 
 from portway_relay.config import Endpoint
-from portway_relay.ingress.plain_http import bad_gateway, looks_like_http, unavailable
+from portway_relay.ingress.plain_http import bad_gateway, gateway_timeout, looks_like_http, unavailable
 from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -166,8 +166,12 @@ class Visits:
             self._carrier.finish(stream, b"")
             self._over(arrival.destination, visit, end)
             return
-        not_listening = end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE
-        page = bad_gateway() if not_listening else unavailable()
+        if end.outcome is Outcome.UNANSWERED:
+            page = gateway_timeout()
+        elif end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE:
+            page = bad_gateway()
+        else:
+            page = unavailable()
         answering = self._tasks.spawn(self._answer(stream, page), name="turn away")
         answering.add_done_callback(lambda _: self._over(arrival.destination, visit, end))
 

@@ -10,6 +10,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.routes import Routes
+from portway_relay.tunnels.proofs import Proofs
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 
@@ -33,7 +34,9 @@ class Around:
         self.nodes: list[TunnelInfo] = []
         self.answer = asyncio.Event()
         self.answer.set()
-        self.routes = Routes("here", self.pools.get, lambda label: 0, self.superseded, clock)
+        self.routes = Routes(
+            "here", self.pools.get, lambda label: 0, self.superseded, Proofs(1_000, 5_000, clock), clock
+        )
         table: Any = self
         self.lookup = Lookup(
             table,

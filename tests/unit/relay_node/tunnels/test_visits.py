@@ -52,7 +52,7 @@ class FakeVisit:
         self._ended = ended
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
-        handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE) and not gone
+        handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone
         self._ended(self, VisitEnd(outcome, reason, "", self.stream if handed_back else None))
 
 
@@ -264,6 +264,16 @@ async def test_a_client_that_cannot_is_told_to_http(node: Node, outcome: Outcome
     assert node.over()
 
 
+async def test_a_client_that_does_not_answer_is_told_to_http(node: Node) -> None:
+    """With a 504, and nobody else is asked: the request may have reached a local server."""
+    visit = node.tls_visit()
+    visit.end(Outcome.UNANSWERED)
+    (page,) = await turned_away(visit, REQUEST)
+    assert page.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert node.visits.outcomes == {"unanswered": 1}
+    assert node.over()
+
+
 @pytest.mark.parametrize(
     "first_bytes", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n", b"\x00\x01", b"GE"]
 )
@@ -275,7 +285,7 @@ async def test_who_speaks_something_else_gets_a_clean_close(node: Node, first_by
     assert node.over()
 
 
-@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.NO_LANE])
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED])
 async def test_a_raw_visitor_that_nobody_takes_is_closed(node: Node, outcome: Outcome) -> None:
     """No page and no waiting: what is spoken on a raw port is not known."""
     visit = node.raw_visit()
