@@ -229,11 +229,17 @@ class Node:
             Parts(
                 self._carrier,
                 self._front,
+                self._raw_front,
                 self._greeter,
                 self._sessions,
                 self._table,
                 self._visits,
                 self._raw_ports,
+                self._proofs,
+                self._peers,
+                self._arrivals,
+                self._routes,
+                self._lookup,
                 self._link,
             ),
         )

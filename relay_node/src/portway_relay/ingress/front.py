@@ -200,7 +200,7 @@ class Front:
         if destination is not None:
             self._visit(sock, peer, name, destination)
         elif len(self._tasks) >= self._config.limits.max_half_open or not self._guesses.take(peer.host):
-            self._refuse(sock, Alert.UNRECOGNIZED_NAME)
+            self._refuse(sock, Alert.UNRECOGNIZED_NAME, "not_looked_up")
         else:
             finding = self._tasks.spawn(self._find(sock, peer, name), name="find a label")
             # Not in the task itself: one that is cancelled before its first step never runs.
@@ -233,8 +233,8 @@ class Front:
     def _region(self, name: Named) -> str:
         return name.zone.removesuffix(f".{self._config.domain}")
 
-    def _refuse(self, sock: socket.socket, alert: Alert) -> None:
-        self.turned_away[alert.name.lower()] += 1
+    def _refuse(self, sock: socket.socket, alert: Alert, reason: str = "") -> None:
+        self.turned_away[reason or alert.name.lower()] += 1
         try:
             sock.recv(_DRAINED)
             sock.send(alert.record)

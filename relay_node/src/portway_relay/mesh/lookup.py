@@ -6,6 +6,7 @@ remembered (routes.py).
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -15,7 +16,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_relay.clock import Monotonic
 from portway_relay.ingress.rate import Bucket
-from portway_relay.mesh.routes import Route, Routes
+from portway_relay.mesh.routes import Belief, Route, Routes
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
 
@@ -73,6 +74,7 @@ class Lookup:
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self.answers: Counter[tuple[str, str]] = Counter()  # by who answered and what, for metrics
 
     def __len__(self) -> int:
         """Names that are being asked for."""
@@ -82,9 +84,13 @@ class Lookup:
         """Where a visitor can go without anybody being asked; None too when the way there is down."""
         tunnel = self._table.live(label)
         if tunnel is not None:
+            self.answers["here", "found"] += 1
             return tunnel
         route = self._routes.get(label)
-        return route if route is not None and self._mesh.answers(route.node) else None
+        if route is None or not self._mesh.answers(route.node):
+            return None
+        self.answers["memory", "found"] += 1
+        return route
 
     async def find(self, label: str, region: str) -> Destination | None:
         """Ask if need be; None when nobody has it, or too many names are being asked for.
@@ -93,14 +99,19 @@ class Lookup:
         """
         found = self.known(label)
         moving = self._routes.epoch(label) > 0
-        if found is not None or (not moving and self._routes.is_unknown(label)):
+        if found is not None:
             return found
+        if not moving and self._routes.is_unknown(label):
+            self.answers["memory", "unknown"] += 1
+            return None
         for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, scan=not moving)
             found = self._believed(label)
             if found is not None:
+                self.answers[_who_told(found), "found"] += 1
                 return found
+        self.answers["nobody", "unknown" if asked else "not_asked"] += 1
         if asked and not moving:
             self._routes.nobody_knows(label)
         return None
@@ -160,6 +171,12 @@ class Lookup:
             if answer.HasField("node"):
                 self._mesh.learn(answer.node)
             self._routes.learn(answer.tunnel, from_registry=True)
+
+
+def _who_told(found: Destination) -> str:
+    if not isinstance(found, Route):
+        return "here"
+    return "registry" if found.belief is Belief.CONFIRMED else "region"
 
 
 def _same(found: Destination, before: object) -> bool:

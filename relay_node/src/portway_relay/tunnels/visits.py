@@ -75,6 +75,7 @@ class Visits:
         self._idle.set()
         self.running = 0
         self.outcomes: Counter[str] = Counter()
+        self.forwards: Counter[str] = Counter()  # to other nodes and from them, by what became of them
 
     def start_tls(
         self, sock: socket.socket, peer: Endpoint, destination: Destination, region: str, tls: ServerTls
@@ -91,6 +92,7 @@ class Visits:
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """A visitor that came in at another node: served from here or refused, never sent on."""
+        self.forwards["taken" if tunnel is not None and not tunnel.full else "not_taken"] += 1
         if tunnel is None:
             lane.refuse(RefusalReason.NOT_HERE)
         elif tunnel.full:
@@ -121,6 +123,8 @@ class Visits:
         self._join(stream, opening, _Arrival(destination, region))
 
     def _join(self, stream: Stream, opening: Opening, arrival: _Arrival) -> None:
+        if not isinstance(arrival.destination, Tunnel):
+            self.forwards["sent"] += 1
         visit = self._carrier.join(stream, arrival.destination.pool, opening, partial(self._ended, arrival))
         self._begins(arrival.destination, visit)
 
@@ -128,6 +132,8 @@ class Visits:
         if end.visitor is None:
             self._over(arrival.destination, visit, end)
             return
+        if not isinstance(arrival.destination, Tunnel):
+            self.forwards["came_back"] += 1
         # Lanes are visitors of `start_forwarded` alone.
         stream = cast(Stream, end.visitor)
         if arrival.again and _may_be_elsewhere(end):
@@ -151,6 +157,7 @@ class Visits:
             self._turn_away(arrival, visit, end, stream)
             return
         before, arrival.destination = arrival.destination, found
+        self.forwards["tried_again"] += 1
         self._join(stream, visit.opening, arrival)
         self._over(before, visit, end)
 

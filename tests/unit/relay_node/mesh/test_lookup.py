@@ -285,3 +285,29 @@ async def test_a_name_that_nobody_was_asked_for_is_not_remembered(around: Around
     assert not around.routes.is_unknown(LABEL)
     clock.now += 0.5
     assert await around.find() == ("a", 1)
+
+
+async def test_answers_are_counted_by_who_gave_them(around: Around, clock: ManualClock) -> None:
+    """For metrics: no label is among them."""
+    around.nodes = [tunnel("b")]
+    await around.find()
+    await around.find()
+    around.registered("a", 2)
+    around.routes.forget(LABEL, "b", 1)
+    await around.find()
+    around.tunnels[LABEL] = Held()
+    await around.find()
+    around.nodes = []
+    await around.find("a" * 16)
+    await around.find("a" * 16)
+    await around.find("b" * 16)
+    await around.find("c" * 16)
+    assert around.lookup.answers == {
+        ("region", "found"): 1,
+        ("memory", "found"): 1,
+        ("registry", "found"): 1,
+        ("here", "found"): 1,
+        ("nobody", "unknown"): 2,
+        ("memory", "unknown"): 1,
+        ("nobody", "not_asked"): 1,
+    }

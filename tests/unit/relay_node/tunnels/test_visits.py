@@ -367,6 +367,7 @@ async def test_a_visitor_is_tried_elsewhere_once(node: Node, outcome: Outcome, r
     again.end(outcome, reason)
     (page,) = await turned_away(again, REQUEST)
     assert page.startswith(b"HTTP/1.1 503 ")
+    assert node.visits.forwards == {"tried_again": 1, "sent": 1, "came_back": 1}
     assert len(node.asked) == 1
     assert node.over()
 
@@ -419,6 +420,7 @@ def forwarded(node: Node, tunnel: Tunnel | None, kind: VisitKind = VisitKind.TLS
 async def test_a_forwarded_visitor_keeps_its_address_and_kind(node: Node, kind: VisitKind) -> None:
     """The opening goes on as it came; the lane is the visitor."""
     lane, opening = forwarded(node, node.tunnel, kind)
+    assert node.visits.forwards == {"taken": 1}
     visit = node.carrier.visits[-1]
     assert (visit.stream, visit.opening, visit.pool) == (lane, opening, node.tunnel.holder.pool)
     assert node.tunnel.visits == {visit}
@@ -429,6 +431,7 @@ async def test_a_forwarded_visitor_keeps_its_address_and_kind(node: Node, kind: 
 async def test_a_forwarded_visitor_of_nobody_is_refused(node: Node) -> None:
     """It is not sent on: one hop, never a loop."""
     lane, _ = forwarded(node, None)
+    assert node.visits.forwards == {"not_taken": 1}
     assert lane.refused == [(RefusalReason.NOT_HERE, "")]
     assert node.carrier.visits == []
     assert node.asked == []
