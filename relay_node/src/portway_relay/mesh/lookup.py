@@ -97,7 +97,7 @@ class Lookup:
 
         Of a route whose node does not answer something newer may be known to others; without that it stays.
         """
-        found = self.known(label)
+        found, last = self.known(label), self._routes.last(label)
         moving = self._routes.epoch(label) > 0
         if found is not None:
             return found
@@ -108,9 +108,12 @@ class Lookup:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, scan=not moving)
             found = self._believed(label)
-            if found is not None:
+            if found is not None and not self._is_lost(found, last):
                 self.answers[_who_told(found), "found"] += 1
                 return found
+        if found is not None:
+            self.answers["memory", "found"] += 1
+            return found
         self.answers["nobody", "unknown" if asked else "not_asked"] += 1
         if asked and not moving:
             self._routes.nobody_knows(label)
@@ -135,6 +138,10 @@ class Lookup:
 
     async def close(self) -> None:
         await self._tasks.close()
+
+    def _is_lost(self, found: Destination, last: tuple[str, int] | None) -> bool:
+        """Whether it is no newer than what was known, and its node is not heard from: its client is on its way."""
+        return isinstance(found, Route) and (found.node, found.epoch) == last and not self._mesh.answers(found.node)
 
     def _believed(self, label: str) -> Destination | None:
         return self._table.live(label) or self._routes.get(label)
