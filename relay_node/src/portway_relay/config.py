@@ -70,8 +70,8 @@ class NodeLimits:
     hellos_per_turn: int = 8  # acted upon in one turn of the loop: a handshake each is begun, about 5 ms in all
     hello_time: float = 10.0  # for a whole ClientHello; a slow mobile link with a lost packet needs 3
     greeting_time: float = 10.0  # TLS handshake and first frame of a link lane, each
-    connections_per_second: int = 2_000  # new ones from one address; a large office behind one address needs 100
-    connection_burst: int = 4_000
+    connections_per_second: int = 1_000  # new ones from one address, a tenth of a core; a large office needs 100
+    connection_burst: int = 2_000
     unknown_names_per_second: int = 50  # that one address may have looked up in vain: it must not use up everybody's
     unknown_name_burst: int = 100  # a page with many names of tunnels that are gone
     resume_time: float = 60.0  # a lost session can be resumed for so long
