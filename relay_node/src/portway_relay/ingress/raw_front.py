@@ -36,7 +36,7 @@ class RawFront:
 
     def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
         """Owns the socket."""
-        destination = self._finder.known(label)
+        destination = self._finder.known(label, self._region)
         if destination is not None:
             self._visits.start_raw(sock, peer, destination, self._region)
         elif len(self._tasks) >= self._most:

@@ -116,7 +116,10 @@ class RunningNode:
             await node._front.close()
             node._raw_ports.close()
             await node._carrier.close()
-            # Nobody hears of this: it lets go of what this process holds.
+            # Nobody hears of this: it lets go of what this process holds, and waits for nobody.
+            node.config = dataclasses.replace(
+                node.config, limits=dataclasses.replace(node.config.limits, stop_grace=0.0)
+            )
             await node.stop()
 
         self._cluster.run(kill)

@@ -76,6 +76,15 @@ def home_of(cluster: Cluster, tunnel: Tunnel) -> str:
     return next(iter(cluster.run(live)), "")
 
 
+def answered_raw(host: str, port: int, attention: float = ATTENTION) -> str:
+    """The same of a visitor of a raw port."""
+    try:
+        with socket.create_connection((host, port), attention) as visitor:
+            return receive(visitor).decode().partition(" ")[0]
+    except OSError:
+        return ""
+
+
 class Onlookers:
     """`with Onlookers(cluster, {host: name}) as onlookers:` visits each host at each node, on a thread for each pair.
 
@@ -87,7 +96,7 @@ class Onlookers:
         self.answers: Counter[tuple[str, str]] = Counter()
         self.unanswered: Counter[tuple[str, str]] = Counter()
         self._cluster = cluster
-        self._strangers: list[str] = []
+        self._strangers: Counter[str] = Counter()
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=self._visit, args=(node, host, name), name=f"onlooker of {name} at {node}")
@@ -112,6 +121,6 @@ class Onlookers:
             if answer == name:
                 self.answers[node, name] += 1
             elif answer:
-                self._strangers.append(f"a visitor of {name} at {node} was answered by {answer!r}")
+                self._strangers[f"a visitor of {name} at {node} was answered by {answer!r}"] += 1
             else:
                 self.unanswered[node, name] += 1
