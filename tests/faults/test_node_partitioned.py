@@ -50,7 +50,7 @@ def test_without_the_registry_it_is_forgotten_there_and_served_everywhere(cable:
 
 
 def test_back_from_a_partition_it_gives_up_what_was_bound_elsewhere(cable: Cable, bind: Bind) -> None:
-    """While it was away both served, each its own side; then the highest epoch has every visitor, its client is told."""
+    """While it was away both served, each its own side; then the highest epoch has every visitor."""
     mesh, home = cable.cluster, cable.name
     taken, kept = Chain(), Chain()
     before, keeping = bind(mesh, home, "before", taken), bind(mesh, home, "keeping", kept)

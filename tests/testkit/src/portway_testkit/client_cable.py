@@ -16,7 +16,7 @@ from portway_testkit.link import Link
 
 
 class ClientCable:
-    """`with ClientCable(cluster) as cable:` and clients by `cable.environment()`; every node is started again for it."""
+    """`with ClientCable(cluster) as cable:` for clients by `environment()`; every node is started again for it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

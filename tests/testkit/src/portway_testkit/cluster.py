@@ -88,7 +88,8 @@ class RunningNode:
             node = Node(
                 self.config, on_failure=self._cluster.failed, wall_clock=lambda: time.time() + self._clock_ahead
             )
-            node._carrier.connect = self.dials(node._carrier.connect)  # type: ignore[method-assign]
+            carrier: Any = node._carrier
+            carrier.connect = self.dials(carrier.connect)
             await node.start()
             self._node = node
             self.config = dataclasses.replace(self.config, listen=Endpoint(self.config.listen.host, node.address.port))
