@@ -97,7 +97,7 @@ class Search:
         tried: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
-            tried = self._may_be_dialled(_in_order(located.nodes, resume, avoided, home))
+            tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
                 if attached := await self._first_that_takes(tried, located, resume):
                     return attached
@@ -106,7 +106,7 @@ class Search:
                     raise
                 tried = ()  # a fresh grant may do
         located = await self._locate()
-        ordered = self._may_be_dialled(_in_order(located.nodes, resume, avoided, home))
+        ordered = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
         fresh = [node for node in ordered if node not in tried]
         if attached := await self._first_that_takes(fresh, located, resume):
             return attached
@@ -157,7 +157,7 @@ class Search:
         return tuple(node for node in nodes if node.name not in self._not_before)
 
 
-def _in_order(
+def in_order(
     nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None, home: Node | None
 ) -> tuple[Node, ...]:
     """The registry's order, but first the node where the session can be resumed, and never the one to avoid.
