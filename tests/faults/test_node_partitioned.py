@@ -44,7 +44,7 @@ def test_without_the_registry_it_is_forgotten_there_and_served_everywhere(cable:
         assert shown(mesh, chain.label) == []
         before = onlookers.answers.copy()
         eventually(lambda: all((onlookers.answers - before)[at, "own"] > 5 for at in mesh.nodes))
-        cable.mend()
+        cable.mend_registry()
         eventually(lambda: shown(mesh, chain.label) == [(home, 1)])
         assert not onlookers.unanswered
 

@@ -64,7 +64,8 @@ class Lookup:
     ) -> None:
         """`resolve` asks a registry; None when it says nobody has the label, or cannot be asked.
 
-        `region` is this node's own. `a_second` bounds how many unknown names are asked for, `time_limit` (seconds) for how long.
+        `region` is this node's own. `a_second` bounds how many unknown names are asked for, `time_limit` (seconds) for
+        how long.
         """
         self._region = region
         self._table = table

@@ -60,12 +60,12 @@ class Cable:
         self._all(lambda link: link.mend())
 
     def cut_registry(self) -> None:
-        """The node can reach no registry until `mend`; clients and other nodes reach it."""
+        """The node can reach no registry; clients and other nodes reach it."""
         self._do(lambda: self._registry.cut(refuse=True))
 
-    def cut_front(self) -> None:
-        """Nobody can reach the node until `mend`; it reaches others."""
-        self._do(lambda: self._front.cut(refuse=True))
+    def mend_registry(self) -> None:
+        """It can again, and nothing else was touched."""
+        self._do(self._registry.mend)
 
     def _dials(self, connect: Dial) -> Dial:
         """The node's own way to dial: through a link for each address."""
