@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -34,7 +35,7 @@ async def serve(
 ) -> int:
     """Run the server that `make` makes until SIGTERM or SIGINT (STOPPED) or until a part of it fails (FAILED).
 
-    `ready_file` holds `addresses()` as JSON while it serves. Raises what `make` and `start` raise.
+    `ready_file` holds `addresses()` as JSON while it serves. Signals mean again what they meant when it returns. Raises what `make` and `start` raise.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -43,11 +44,25 @@ async def serve(
         if not ended.done():
             ended.set_result(code)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, STOPPED)
-    server = make(lambda error: end(FAILED))
+    handled = {signal.SIGTERM: partial(end, STOPPED), signal.SIGINT: partial(end, STOPPED)}
     if on_hangup is not None:
-        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        handled[signal.SIGHUP] = on_hangup
+    server = make(lambda error: end(FAILED))
+    for number, handler in handled.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        return await _run(server, ended, ready_file, addresses)
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+async def _run(
+    server: Server,
+    ended: asyncio.Future[int],
+    ready_file: Path | None,
+    addresses: Callable[[], Mapping[str, str | None]],
+) -> int:
     starting = asyncio.ensure_future(server.start())
     await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

@@ -6,10 +6,10 @@ The highest epoch owns the label; equal epochs from two nodes are refused for th
 from enum import Enum
 
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import is_label, verify_proof
+from portway_proto.wire.labels import CHAIN_LENGTH, is_label, verify_proof
 
 from portway_registry.store.contract import LeaseId
-from portway_registry.views import Item
+from portway_registry.views import Item, LastHolder
 
 
 class Verdict(Enum):
@@ -19,6 +19,12 @@ class Verdict(Enum):
     SUPERSEDED = "superseded"
 
 
+def hashes(offered: TunnelInfo, held: Item[TunnelInfo] | None) -> int:
+    """What `is_genuine` costs."""
+    known = held is not None and held.value.epoch == offered.epoch and held.value.proof == offered.proof
+    return 0 if known else min(offered.epoch, CHAIN_LENGTH)
+
+
 def is_genuine(offered: TunnelInfo, held: Item[TunnelInfo] | None) -> bool:
     """Whether the proof fits label and epoch; one that was verified before is not hashed again."""
     if held is not None and held.value.epoch == offered.epoch and held.value.proof == offered.proof:
@@ -26,8 +32,13 @@ def is_genuine(offered: TunnelInfo, held: Item[TunnelInfo] | None) -> bool:
     return is_label(offered.label) and verify_proof(offered.label, offered.epoch, offered.proof)
 
 
-def decide(offered: TunnelInfo, held: Item[TunnelInfo] | None, lease: LeaseId) -> Verdict:
-    """What becomes of a genuine announcement of `offered`, given what the store holds for its label."""
+def decide(
+    offered: TunnelInfo, held: Item[TunnelInfo] | None, lease: LeaseId, last: LastHolder | None = None
+) -> Verdict:
+    """What becomes of a genuine announcement of `offered`, given what the store holds for its label, and who held it
+    last: an epoch is its first holder's alone, also while that one is away."""
+    if last is not None and (last.epoch > offered.epoch or (last.epoch == offered.epoch and last.node != offered.node)):
+        return Verdict.SUPERSEDED
     if held is None or held.value.epoch < offered.epoch:
         return Verdict.TAKE
     if held.value.epoch > offered.epoch or held.value.node != offered.node:

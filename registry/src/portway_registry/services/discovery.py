@@ -31,7 +31,7 @@ from portway_registry.roster import Roster
 from portway_registry.services.callers import current_caller, peer_address
 
 # Three are raced (DESIGN §8); the others are for a client that loses its node while no registry answers.
-_CANDIDATES: Final = 8
+CANDIDATES: Final = 8
 _MOST_CANDIDATES: Final = 32
 # Dialled one and all by who asks for them, and 40 KB: few clusters have more regions.
 _MOST_SURVEYED: Final = 200
@@ -63,7 +63,7 @@ class Discovery(DiscoveryServicer):
         learned = NOTHING
         if address is not None and request.strategy != Strategy.STRATEGY_GEOIP:
             learned = self._reports.learned(address)
-        limit = min(request.limit or _CANDIDATES, _MOST_CANDIDATES)
+        limit = min(request.limit or CANDIDATES, _MOST_CANDIDATES)
         found = self._roster.candidates(position, region=request.region, limit=limit, learned=learned)
         if not found:
             raise self._nobody(request.region)
@@ -91,7 +91,9 @@ class Discovery(DiscoveryServicer):
         position = None if address is None else self._locator.locate(str(address))
         found = self._roster.all(position, NOTHING if address is None else self._reports.learned(address))
         return SurveyResponse(
-            candidates=[_candidate(node, ranked) for node, ranked in _some_of_each_region(found)],
+            candidates=[
+                _candidate(node, ranked, load_ms=ranked.node.penalty_ms) for node, ranked in _some_of_each_region(found)
+            ],
             nodes=len(found),
             cluster_ca=self._cluster_ca,
             client_address="" if address is None else str(address),
@@ -121,13 +123,13 @@ def _token() -> TokenRecord:
     return token
 
 
-def _candidate(node: NodeInfo, ranked: Ranked) -> Candidate:
+def _candidate(node: NodeInfo, ranked: Ranked, load_ms: int = 0) -> Candidate:
     return Candidate(
         node=node,
         expected_rtt_ms=ranked.expected_rtt_ms,
         distance_km=ranked.distance_km,
         learned=ranked.learned,
-        load_ms=ranked.node.penalty_ms,
+        load_ms=load_ms,
     )
 
 

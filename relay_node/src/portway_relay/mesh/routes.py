@@ -12,9 +12,10 @@ from typing import Final
 
 from portway_proto.carry.contract import Pool, Visit
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import is_label, verify_proof
+from portway_proto.wire.labels import verify_proof
 
 from portway_relay.clock import Monotonic
+from portway_relay.tunnels.proofs import Proofs, is_proof
 
 # About 60 MB: more names than a node sees in an hour. What is forgotten is asked for again.
 _REMEMBERED: Final = 100_000
@@ -48,6 +49,7 @@ class Route:
     last_pool: Pool = field(repr=False)
     find_pool: Callable[[str], Pool | None] = field(repr=False)
     belief: Belief = Belief.TOLD
+    asked: bool = False  # a registry or the nodes of the name's region have had their say since it was told
     visits: set[Visit] = field(default_factory=set, repr=False)
 
     @property
@@ -71,6 +73,7 @@ class Routes:
         pool_of: Callable[[str], Pool | None],
         held_epoch: Callable[[str], int],
         superseded: Callable[[str, int], None],
+        proofs: Proofs,
         clock: Monotonic,
     ) -> None:
         """`pool_of` leads to a node by name; None for one that is not known. `held_epoch` is that of this node's own
@@ -79,10 +82,13 @@ class Routes:
         self._pool_of = pool_of
         self._held_epoch = held_epoch
         self._superseded = superseded
+        self._proofs = proofs
         self._clock = clock
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._had: OrderedDict[str, int] = OrderedDict()  # epochs of this node's own bindings
+        # Node and epoch of who held a label last, as a registry has it.
+        self._last: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -127,12 +133,31 @@ class Routes:
             return None
         if tunnel.epoch <= max(self._held_epoch(label), self._had.get(label, 0)):
             return None
+        if self._is_anothers(label, tunnel.node, tunnel.epoch):
+            return None
         known = self._routes.get(label)
         if known is not None and known.epoch >= tunnel.epoch:
             return self._learn_again(known, tunnel, pool, from_registry=from_registry)
-        if not is_label(label) or not verify_proof(label, tunnel.epoch, tunnel.proof):
+        if not is_proof(label, tunnel.epoch, tunnel.proof):
+            return None
+        if self._proofs.wait("node", tunnel.node, tunnel.epoch):
+            return None  # whoever needs the label asks for it; what costs nothing to make up is not worth a queue
+        if not verify_proof(label, tunnel.epoch, tunnel.proof):
             return None
         return self._believe(tunnel, pool, from_registry=from_registry)
+
+    def learn_last(self, label: str, node: str, epoch: int) -> None:
+        """A registry says that nobody holds the label, and that this node did, with the highest epoch.
+
+        It may be ahead of the registry, and hold it again; no other node may have it with this epoch.
+        """
+        self._last[label] = (node, epoch)
+        self._last.move_to_end(label)
+        if len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
+        route = self._routes.get(label)
+        if route is not None and route.belief in _ROUTED and self._is_anothers(label, route.node, route.epoch):
+            route.belief = Belief.GONE
 
     def forget(self, label: str, node: str, epoch: int) -> None:
         """That node does not hold it with that epoch (any more)."""
@@ -155,6 +180,11 @@ class Routes:
         self._unknown.move_to_end(label)
         if len(self._unknown) > _UNKNOWN_REMEMBERED:
             self._unknown.popitem(last=False)
+
+    def _is_anothers(self, label: str, node: str, epoch: int) -> bool:
+        """Whether the label was held last with a higher epoch, or with this one by another node."""
+        last_node, last_epoch = self._last.get(label, (node, 0))
+        return epoch < last_epoch or (epoch == last_epoch and node != last_node)
 
     def _learn_again(self, known: Route, tunnel: TunnelInfo, pool: Pool, *, from_registry: bool) -> Route | None:
         """The label has a route with this epoch or a higher one."""

@@ -46,7 +46,7 @@ _LONGEST_PAUSE: Final = 3.0
 # A registry that served for so long was a good one: its loss begins with a try at once.
 _STEADY: Final = 10.0
 # Two keep-alives may be lost before the lease is.
-_KEEP_ALIVES_A_LEASE: Final = 3
+KEEP_ALIVES_A_LEASE: Final = 3
 # Whatever lease a registry names, it is not flooded.
 _SHORTEST_PAUSE: Final = 0.2
 _OPTIONS: Final = (
@@ -252,7 +252,7 @@ class RegistryLink:
                     await stream.write(batch)
                 if leaving or self._state_due or self._clock() >= due:
                     self._state_due = False
-                    due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / _KEEP_ALIVES_A_LEASE)
+                    due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / KEEP_ALIVES_A_LEASE)
                     await stream.write(NodeMessage(keep_alive=self._keep_alive()))
                 if leaving:
                     await stream.done_writing()

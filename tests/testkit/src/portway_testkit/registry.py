@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 from mmdb_writer import MMDBWriter
@@ -74,11 +74,13 @@ class Pki:
         return Config(**given | settings)
 
 
-def loopback_geoip(path: Path, *, latitude: float = 50.1, longitude: float = 8.7, country: str = "DE") -> Path:
-    """A City file in which 127.0.0.0/8 is at one place (Frankfurt); nothing else is known to it."""
+def loopback_geoip(
+    path: Path, *, latitude: float = 50.1, longitude: float = 8.7, country: str = "DE", network: str = "127.0.0.0/8"
+) -> Path:
+    """A City file in which one network is at one place (Frankfurt); nothing else is known to it."""
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type="Test-City", float_type="f64")
     place = {"country": {"iso_code": country}, "location": {"latitude": latitude, "longitude": longitude}}
-    writer.insert_network(IPSet(["127.0.0.0/8"]), place)
+    writer.insert_network(IPSet([network]), place)
     writer.to_db_file(str(path))
     return path
 
@@ -146,6 +148,17 @@ class StreamEnded(Exception):
     details: str
 
 
+class Identities(Protocol):
+    """Who may be whom at a registry's mesh port."""
+
+    @property
+    def ca(self) -> Path: ...
+
+    def node(self, name: str) -> tuple[bytes, bytes]:
+        """A node's certificate and key."""
+        ...
+
+
 class NodeStream:
     """A node's side of its session: `async with NodeStream(address, pki, info) as node:` is registered.
 
@@ -155,7 +168,7 @@ class NodeStream:
     def __init__(
         self,
         address: str,
-        pki: Pki,
+        pki: Identities,
         info: NodeInfo,
         *,
         certified: str | None = None,

@@ -10,6 +10,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.routes import Routes
+from portway_relay.tunnels.proofs import Proofs
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 
@@ -33,9 +34,12 @@ class Around:
         self.nodes: list[TunnelInfo] = []
         self.answer = asyncio.Event()
         self.answer.set()
-        self.routes = Routes("here", self.pools.get, lambda label: 0, self.superseded, clock)
+        self.routes = Routes(
+            "here", self.pools.get, lambda label: 0, self.superseded, Proofs(1_000, 5_000, clock), clock
+        )
         table: Any = self
         self.lookup = Lookup(
+            "fra",
             table,
             self.routes,
             self,
@@ -184,6 +188,22 @@ async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
+async def test_a_name_of_another_region_that_was_claimed_unasked_is_asked_for_first(around: Around) -> None:
+    """Once: who asks then is led to the claimant only when nobody there knows better."""
+    around.routes.learn(tunnel("a"))
+    assert around.lookup.known(LABEL, "iad") is None
+    around.nodes = [tunnel("b")]
+    assert await around.lookup.find(LABEL, "iad") is None
+    assert around.asked[:2] == ["registry", "region iad"]
+    around.registered("b")
+    found: Any = await around.lookup.find(LABEL, "iad")
+    assert found.node == "b"
+    around.asked.clear()
+    assert around.lookup.known(LABEL, "iad") is found
+    assert await around.lookup.find(LABEL, "iad") is found
+    assert around.asked == []
+
+
 async def test_nobody_waits_for_long(around: Around) -> None:
     """Registries and nodes that do not answer are waited for up to the time limit."""
     around.answer.clear()
@@ -194,7 +214,7 @@ async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> 
     """Others are asked before a visitor is sent there; when they know nothing newer it is tried."""
     around.routes.learn(tunnel("a"))
     around.down.add("a")
-    assert around.lookup.known(LABEL) is None
+    assert around.lookup.known(LABEL, "fra") is None
     assert await around.find() == ("a", 1)
     around.registered("b", 2)
     assert await around.find() == ("b", 2)
@@ -292,3 +312,42 @@ async def test_closing_ends_every_wait(around: Around) -> None:
     await around.lookup.close()
     with pytest.raises(asyncio.CancelledError):
         await finding
+
+
+async def test_a_name_that_nobody_was_asked_for_is_not_remembered(around: Around, clock: ManualClock) -> None:
+    """While names are guessed too fast a name gets no answer, and none is kept: it is found when there is room."""
+    for number in range(3):
+        assert await around.find("abcdefghijklmno" + "abc"[number]) is None
+    around.registered("a")
+    asked = len(around.asked)
+    assert await around.find() is None
+    assert len(around.asked) == asked
+    assert not around.routes.is_unknown(LABEL)
+    clock.now += 0.5
+    assert await around.find() == ("a", 1)
+
+
+async def test_answers_are_counted_by_who_gave_them(around: Around, clock: ManualClock) -> None:
+    """For metrics: no label is among them."""
+    around.nodes = [tunnel("b")]
+    await around.find()
+    await around.find()
+    around.registered("a", 2)
+    around.routes.forget(LABEL, "b", 1)
+    await around.find()
+    around.tunnels[LABEL] = Held()
+    await around.find()
+    around.nodes = []
+    await around.find("a" * 16)
+    await around.find("a" * 16)
+    await around.find("b" * 16)
+    await around.find("c" * 16)
+    assert around.lookup.answers == {
+        ("region", "found"): 1,
+        ("memory", "found"): 1,
+        ("registry", "found"): 1,
+        ("here", "found"): 1,
+        ("nobody", "unknown"): 2,
+        ("memory", "unknown"): 1,
+        ("nobody", "not_asked"): 1,
+    }
