@@ -35,7 +35,8 @@ async def serve(
 ) -> int:
     """Run the server that `make` makes until SIGTERM or SIGINT (STOPPED) or until a part of it fails (FAILED).
 
-    `ready_file` holds `addresses()` as JSON while it serves. Signals mean again what they meant when it returns. Raises what `make` and `start` raise.
+    `ready_file` holds `addresses()` as JSON while it serves. Signals mean what they do by default when it returns.
+    Raises what `make` and `start` raise.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -44,7 +45,10 @@ async def serve(
         if not ended.done():
             ended.set_result(code)
 
-    handled = {signal.SIGTERM: partial(end, STOPPED), signal.SIGINT: partial(end, STOPPED)}
+    handled: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: partial(end, STOPPED),
+        signal.SIGINT: partial(end, STOPPED),
+    }
     if on_hangup is not None:
         handled[signal.SIGHUP] = on_hangup
     server = make(lambda error: end(FAILED))

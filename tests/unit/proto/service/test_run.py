@@ -93,6 +93,7 @@ async def test_a_signal_stops_it_in_order(run: Run, number: int) -> None:
     os.kill(os.getpid(), number)
     assert await served.code == STOPPED
     assert server.calls == ["start", "started", "stop"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 async def test_a_part_that_fails_stops_it(run: Run) -> None:
