@@ -462,8 +462,8 @@ def test_a_node_that_names_the_moment_to_leave_serves_until_then(
     node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any
 ) -> None:
     """GOAWAY with a hint: visitors are served meanwhile, and the client goes no earlier."""
-    registry.nodes = [node, second_node]
     with portway.forward(echo.port) as tunnel:
+        registry.nodes = [node, second_node]
         told_at = time.monotonic()
         node.goaway(later(lane_pb2.FAILURE_CODE_SHUTDOWN, 700))
         assert exchange(node, tunnel.host, b"hello") == b"hello"
@@ -476,8 +476,8 @@ def test_a_node_that_is_lost_before_its_moment_is_left_at_once(
     node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
 ) -> None:
     """Nobody stays with a node that has gone; GOAWAY asked for the longest there is."""
-    registry.nodes = [node, second_node]
     with portway.forward(echo.port) as tunnel:
+        registry.nodes = [node, second_node]
         node.goaway(later(lane_pb2.FAILURE_CODE_SHUTDOWN, 5_000))
         told_at = time.monotonic()
         node.drop_connections()
@@ -489,8 +489,8 @@ def test_a_new_tunnel_does_not_wait_for_the_moment(
     node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
 ) -> None:
     """forward() while the client stays on opens at the next node, and takes the others there with it."""
-    registry.nodes = [node, second_node]
     with portway.forward(echo.port) as tunnel:
+        registry.nodes = [node, second_node]
         node.goaway(later(lane_pb2.FAILURE_CODE_SHUTDOWN, 5_000))
         told_at = time.monotonic()
         with portway.forward(1) as another:

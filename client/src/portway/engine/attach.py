@@ -21,7 +21,8 @@ from portway.engine.retry import spread
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
 
-# The node where the session can be resumed is worth waiting for: its visits have gone on.
+# The node where the session can be resumed is worth waiting for: its visits have gone on. Not one that has been
+# silent for ten seconds already: where it is this side's network that was away, it answers as soon as any other.
 RESUME_HEAD_START: Final = 1.0
 
 _REGISTRY: Final[Attempted] = ("", "the registry")
@@ -37,10 +38,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A session to go on with, at its node alone."""
+    """A session to go on with, at its node alone. `silent`: the node was not heard of any more when it was lost."""
 
     node: str
     key: SessionKey
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Search:
     async def _first_that_takes(
         self, nodes: Sequence[Node], located: Located, resume: Resumption | None, course: Course
     ) -> Attached | None:
-        stagger = STAGGER if resume is None else RESUME_HEAD_START
+        stagger = STAGGER if resume is None or resume.silent else RESUME_HEAD_START
         racing = race(self._carrier, nodes, located.cluster_ca, course, stagger, self._racers)
         async with aclosing(racing) as dialled:
             async for node, stream in dialled:

@@ -238,7 +238,7 @@ class Link:
             self._leaving = attached.session
         elif not (end.failure is not None and end.failure.session_unknown):
             until = self._clock() + attached.welcomed.resume_seconds
-            self._resumption = (Resumption(attached.node.name, attached.welcomed.key), until)
+            self._resumption = (Resumption(attached.node.name, attached.welcomed.key, end.silent), until)
 
     async def _bind_missing(self, session: Session) -> None:
         for binding in self._bindings.missing_on(session):

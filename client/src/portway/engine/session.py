@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 from portway_proto.carry.contract import Carrier, Lane, Stream
-from portway_proto.carry.errors import CarrierError, PeerFailed
+from portway_proto.carry.errors import CarrierError, PeerFailed, PeerSilent
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import Opening, RefusalReason
@@ -52,11 +52,13 @@ class BindRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a session ended. `leaving`: the node asked to be left and its lane is still up."""
+    """How a session ended. `leaving`: the node asked to be left and its lane is still up. `silent`: the node was not
+    heard of any more."""
 
     reason: str
     failure: Failure | None = None
     leaving: bool = False
+    silent: bool = False
 
 
 _CLOSED_HERE: Final = End("closed here")
@@ -181,7 +183,8 @@ class Session:
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         self._closed.set()
         failure = failure_of(error)
-        self._end(End(failure.text if failure is not None else str(error), failure))
+        reason = failure.text if failure is not None else str(error)
+        self._end(End(reason, failure, silent=isinstance(error, PeerSilent)))
 
     def _end(self, end: End) -> None:
         if self._over.done():
