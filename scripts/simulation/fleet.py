@@ -91,7 +91,7 @@ class Fleet:
 
     def candidates(self, client: Position | None, limit: int = CANDIDATES) -> list[Ranked]:
         """What Locate answers now."""
-        return self.placement.candidates(client, limit=limit, rng=self._rng)
+        return self.placement.spread_candidates(client, limit=limit, rng=self._rng)
 
     def admit(self, number: int) -> float | None:
         """A session with one tunnel begins: None; or it is refused, to come again in so many seconds if they are named.

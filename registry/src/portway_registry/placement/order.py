@@ -12,7 +12,7 @@ Here: the choice. Not here: what a node's load costs (node.py), what a distance 
 
 import random
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
@@ -33,6 +33,11 @@ from portway_registry.placement.spread import Spread
 
 # From a distance in km to the round trip to expect, in milliseconds; it must not fall as the distance grows.
 RoundTrip = Callable[[float], float]
+
+# Of a client's candidates, so many at the most are of one region while other regions have nodes that take clients.
+# Its second one is of another: racing two of one place tells nothing of where it is near, and a region that dies takes
+# all of its nodes along (docs/decisions.md has the figures).
+MOST_OF_A_REGION = 2
 
 # Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
 MOST_RANKINGS = 2_048
@@ -156,6 +161,30 @@ class Placement:
             ranked += [one for one in rest if one.node.name not in known][: limit - len(ranked)]
         return ranked
 
+    def spread_candidates(
+        self, client: Position | None, *, limit: int, rng: random.Random, learned: Learned = NOTHING
+    ) -> list[Ranked]:
+        """As `candidates` of any region, but few of each: the best first, the best of another region second."""
+        best = self.candidates(client, limit=limit, rng=rng, learned=learned)
+        geometry = self._geometry
+        if client is None or geometry is None or not best:
+            return best  # one of each region as it is
+        few = self._nearest(geometry, client, None, limit, rng, learned, most=MOST_OF_A_REGION)
+        kept = best[:1]
+        names, regions = {kept[0].node.name}, Counter([kept[0].node.region])
+        for one in few:
+            node = one.node
+            if len(kept) < limit and node.name not in names and regions[node.region] < MOST_OF_A_REGION:
+                kept.append(one)
+                names.add(node.name)
+                regions[node.region] += 1
+        if len(kept) < limit:
+            kept += [one for one in best if one.node.name not in names][: limit - len(kept)]
+        other = next((number for number, one in enumerate(kept) if one.node.region != kept[0].node.region), 0)
+        if other:
+            kept.insert(1, kept.pop(other))
+        return kept
+
     def _measure(self) -> _Geometry:
         located = [place for place in self._places.values() if place.vector is not None]
         vectors = [place.vector for place in located if place.vector is not None]
@@ -172,12 +201,17 @@ class Placement:
         limit: int,
         rng: random.Random,
         learned: Learned,
+        most: int | None = None,
     ) -> list[Ranked]:
-        """What was measured first; then walk the places outwards until none farther out can be among the best."""
+        """What was measured first; then walk the places outwards until none farther out can be among the best.
+
+        With `most` no more than so many of a region are looked at, those of its nearest places.
+        """
         origin = unit_vector(client)
         ranking = _ranking(geometry, client, origin)
         shortlist = Shortlist(limit, rng)
-        self._offer_learned(shortlist, origin, region, limit, rng, learned)
+        looked_at: Counter[str] = Counter()
+        self._offer_learned(shortlist, origin, region, limit if most is None else most, rng, learned)
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
                 ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
@@ -190,8 +224,14 @@ class Placement:
             tiers = place.nodes.tiers
             if not tiers or base + tiers[0][0] > shortlist.worst or region not in (None, place.region):
                 continue
-            if place.key not in learned.places:
+            if place.key in learned.places:
+                continue
+            if most is None:
                 shortlist.offer(_first(place.nodes, limit, rng, learned), expected, km)
+            elif left := most - looked_at[place.region]:
+                found = list(_first(place.nodes, left, rng, learned))
+                looked_at[place.region] += len(found)
+                shortlist.offer(found, expected, km)
         return shortlist.ranked()
 
     def _offer_learned(
