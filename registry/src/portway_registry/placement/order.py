@@ -39,6 +39,10 @@ RoundTrip = Callable[[float], float]
 # all of its nodes along (docs/decisions.md has the figures).
 MOST_OF_A_REGION = 2
 
+# What a client's own access may add to all its round trips; a slow line has so much. Beyond it the client is not where
+# it is thought to be, and its distances tell nothing.
+MOST_ACCESS_MS = 30.0
+
 # Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
 MOST_RANKINGS = 2_048
 
@@ -211,12 +215,13 @@ class Placement:
         ranking = _ranking(geometry, client, origin)
         shortlist = Shortlist(limit, rng)
         looked_at: Counter[str] = Counter()
-        self._offer_learned(shortlist, origin, region, limit if most is None else most, rng, learned)
+        access = self._access_ms(origin, learned)
+        self._offer_learned(shortlist, origin, region, limit if most is None else most, rng, learned, access)
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
                 ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
             km = ranking.km[rank]
-            expected = self._round_trip(km)
+            expected = self._round_trip(km) + access
             base = round(expected)
             if base > shortlist.worst:
                 break
@@ -234,6 +239,19 @@ class Placement:
                 shortlist.offer(found, expected, km)
         return shortlist.ranked()
 
+    def _access_ms(self, origin: Vector, learned: Learned) -> float:
+        """What the client's access adds to each of its round trips: the least a measured one is over its distance's.
+
+        It is in whatever was measured and not in what is estimated: left out, every place that nobody has tried would
+        seem nearer than the best one that somebody has.
+        """
+        over = [
+            expected.ms - self._round_trip(vector_distance_km(origin, place.vector))
+            for key, expected in learned.places.items()
+            if expected.exact and (place := self._places.get(key)) is not None and place.vector is not None
+        ]
+        return min(MOST_ACCESS_MS, max(0.0, min(over, default=0.0)))
+
     def _offer_learned(
         self,
         shortlist: Shortlist,
@@ -242,16 +260,19 @@ class Placement:
         limit: int,
         rng: random.Random,
         learned: Learned,
+        access: float = 0.0,
     ) -> None:
         """The few places and nodes that clients near this one have measured, each at its own cost."""
         for key, expected in learned.places.items():
             place = self._places.get(key)
             if place is not None and region in (None, place.region):
-                self._offer_expected(shortlist, origin, place, expected, _first(place.nodes, limit, rng, learned))
+                nodes = _first(place.nodes, limit, rng, learned)
+                self._offer_expected(shortlist, origin, place, expected, nodes, access)
         for name, expected in learned.nodes.items():
             node = self._nodes.get(name)
             if node is not None and node.takes_clients and region in (None, node.region):
-                self._offer_expected(shortlist, origin, self._places[node.place], expected, [(node.penalty_ms, node)])
+                place = self._places[node.place]
+                self._offer_expected(shortlist, origin, place, expected, [(node.penalty_ms, node)], access)
 
     def _offer_expected(
         self,
@@ -260,10 +281,11 @@ class Placement:
         place: _Place,
         expected: Expected,
         nodes: Iterable[tuple[int, PlacedNode]],
+        access: float,
     ) -> None:
         if origin is not None and place.vector is not None:
             km = vector_distance_km(origin, place.vector)
-            shortlist.offer(nodes, expected.beside(self._round_trip(km)), km, learned=True)
+            shortlist.offer(nodes, expected.beside(self._round_trip(km) + access), km, learned=True)
         elif expected.exact:  # beside no estimate a bound is no reason to go there first
             shortlist.offer(nodes, expected.ms, 0.0, learned=True)
 

@@ -270,3 +270,17 @@ def test_the_walk_outwards_finds_what_sorting_finds(
     assert len({one.node.name for one in found}) == len(found)
     anywhere = order_candidates(None, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
     assert len({one.node.name for one in anywhere}) == len(anywhere) == min(limit, len(fit))
+
+
+def test_what_the_client_s_own_access_adds_is_added_to_every_estimate() -> None:
+    """A slow line is in what was measured: a place that nobody has tried is no nearer for having no such word."""
+    slow_line = Learned(places={("fra", FRANKFURT): Expected(20.0, True)})
+    assert names(FRANKFURT, WORLD, learned=slow_line)[:2] == ["fra-1", "lon-1"]
+    _, london = order_candidates(FRANKFURT, WORLD, limit=2, rng=random.Random(0), learned=slow_line)
+    assert london.expected_rtt_ms == pytest.approx(20 + fibre_round_trip_ms(distance_km(FRANKFURT, LONDON)))
+
+
+def test_a_client_that_is_far_from_everything_is_not_where_it_is_thought_to_be() -> None:
+    """More than any access adds says that distances are wrong, so places that nobody has tried come first."""
+    elsewhere = Learned(places={("fra", FRANKFURT): Expected(150.0, True)})
+    assert names(FRANKFURT, WORLD, learned=elsewhere)[0] == "lon-1"
