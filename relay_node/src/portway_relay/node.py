@@ -25,6 +25,7 @@ from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.rate import AddressRate
 from portway_relay.ingress.raw_front import RawFront
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
@@ -41,6 +42,7 @@ from portway_relay.report import Parts, Report, public_address
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.ports import PortAccount
+from portway_relay.tunnels.proofs import Proofs
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -127,17 +129,20 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._proofs = Proofs(limits.proof_hashes_per_second, limits.proof_hash_burst, monotonic)
         self._routes = Routes(
             config.name,
             self._peers.pool_of,
             lambda label: self._table.epoch(label),
             self._bound_elsewhere,
+            self._proofs,
             monotonic,
         )
         self._table = TunnelTable(
             self._raw_ports,
             Outward(self._announcements, self._peers, self._routes, describe),
             known_epoch=self._routes.epoch,
+            proofs=self._proofs,
             max_visits=limits.max_visits_per_tunnel,
             clock=wall_clock,
         )
@@ -151,8 +156,9 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        rate = AddressRate(limits.connections_per_second, limits.connection_burst, monotonic)
         self._raw_front = RawFront(
-            self._lookup, self._visits, config.region, most=limits.max_half_open, on_failure=failed
+            self._lookup, self._visits, config.region, rate=rate, most=limits.max_half_open, on_failure=failed
         )
         tickets = Tickets(self._loaded, config.region, wall_clock)
         self._addresses = RegionAddresses(
@@ -181,6 +187,8 @@ class Node:
             self._sessions,
             time_limit=limits.greeting_time,
             most=limits.max_greetings,
+            most_of_one=limits.max_greetings_per_address,
+            clock=monotonic,
             on_failure=failed,
         )
         self._arrivals = Arrivals(
@@ -188,6 +196,8 @@ class Node:
             lambda: self._loaded().mesh_tls,
             Inward(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
             most=limits.max_greetings,
+            most_of_one=limits.max_greetings_per_address,
+            clock=monotonic,
             time_limit=limits.greeting_time,
             on_failure=failed,
         )
@@ -197,6 +207,7 @@ class Node:
             self._loaded,
             self._lookup,
             Takers(self._visits.start_tls, self._greeter.take, self._arrivals.take),
+            rate=rate,
             clock=monotonic,
             on_failure=failed,
         )
@@ -218,11 +229,17 @@ class Node:
             Parts(
                 self._carrier,
                 self._front,
+                self._raw_front,
                 self._greeter,
                 self._sessions,
                 self._table,
                 self._visits,
                 self._raw_ports,
+                self._proofs,
+                self._peers,
+                self._arrivals,
+                self._routes,
+                self._lookup,
                 self._link,
             ),
         )
