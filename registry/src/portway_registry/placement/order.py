@@ -64,7 +64,6 @@ def order_candidates(
 class _Place:
     """Where nodes are; several of a region may share one."""
 
-    key: Place
     region: str
     vector: Vector | None
     nodes: Group = field(default_factory=Group)
@@ -114,7 +113,7 @@ class Placement:
         key = node.place
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = _Place(key, node.region, unit_vector(node.position) if node.position else None)
+            place = self._places[key] = _Place(node.region, unit_vector(node.position) if node.position else None)
             self._geometry = None
         place.nodes.put(node)
         self._regions.setdefault(node.region, Group()).put(node)
@@ -215,8 +214,11 @@ class Placement:
         ranking = _ranking(geometry, client, origin)
         shortlist = Shortlist(limit, rng)
         looked_at: Counter[str] = Counter()
-        access = self._access_ms(origin, learned)
-        self._offer_learned(shortlist, origin, region, limit if most is None else most, rng, learned, access)
+        access, offered = 0.0, set[int]()
+        if learned:
+            access = self._access_ms(origin, learned)
+            each = limit if most is None else most
+            offered = self._offer_learned(shortlist, origin, region, each, rng, learned, access)
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
                 ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
@@ -229,7 +231,7 @@ class Placement:
             tiers = place.nodes.tiers
             if not tiers or base + tiers[0][0] > shortlist.worst or region not in (None, place.region):
                 continue
-            if place.key in learned.places:
+            if id(place) in offered:  # for its key is slow to hash
                 continue
             if most is None:
                 shortlist.offer(_first(place.nodes, limit, rng, learned), expected, km)
@@ -261,18 +263,22 @@ class Placement:
         rng: random.Random,
         learned: Learned,
         access: float = 0.0,
-    ) -> None:
-        """The few places and nodes that clients near this one have measured, each at its own cost."""
+    ) -> set[int]:
+        """The few places and nodes that clients near this one have measured, each at its own cost; which places, by
+        identity."""
+        offered = set()
         for key, expected in learned.places.items():
             place = self._places.get(key)
             if place is not None and region in (None, place.region):
                 nodes = _first(place.nodes, limit, rng, learned)
                 self._offer_expected(shortlist, origin, place, expected, nodes, access)
+                offered.add(id(place))
         for name, expected in learned.nodes.items():
             node = self._nodes.get(name)
             if node is not None and node.takes_clients and region in (None, node.region):
                 place = self._places[node.place]
                 self._offer_expected(shortlist, origin, place, expected, [(node.penalty_ms, node)], access)
+        return offered
 
     def _offer_expected(
         self,
