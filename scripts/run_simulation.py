@@ -26,6 +26,7 @@ from simulation.clients import draw_prefixes
 from simulation.figures import Load, Moved, Newcomer, Placed
 from simulation.fleet import Fleet
 from simulation.geography import choose_regions, places_of
+from simulation.learning import Learning, Untaught
 from simulation.paths import Paths
 from simulation.region_death import kill_region
 from simulation.registry_costs import Costs, measure_costs
@@ -36,8 +37,10 @@ _CHURN_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is simulated. `fill`: the share of all nodes' session limits that the tunnels take up; None for the limit
-    that nodes have by default."""
+    """What is simulated; `strategy` is the clients' own.
+
+    `fill`: the share of all nodes' session limits that the tunnels take up; None for the limit nodes have by default.
+    """
 
     nodes: int
     regions: int
@@ -46,6 +49,7 @@ class Plan:
     seed: int
     fill: float | None
     kill: str | None
+    strategy: str
 
     @property
     def max_sessions(self) -> int:
@@ -54,8 +58,8 @@ class Plan:
         return math.ceil(self.tunnels / self.nodes / self.fill)
 
 
-QUICK = Plan(nodes=200, regions=20, tunnels=20_000, replicas=3, seed=1, fill=None, kill=None)
-FULL = Plan(nodes=2_000, regions=40, tunnels=1_000_000, replicas=3, seed=1, fill=None, kill=None)
+QUICK = Plan(nodes=200, regions=20, tunnels=20_000, replicas=3, seed=1, fill=None, kill=None, strategy="latency")
+FULL = Plan(nodes=2_000, regions=40, tunnels=1_000_000, replicas=3, seed=1, fill=None, kill=None, strategy="latency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ def simulate(plan: Plan) -> Result:
     prefixes = draw_prefixes(places, plan.tunnels, rng)
     paths = Paths(prefixes, regions, plan.seed)
     fleet = Fleet(regions, plan.nodes, max_sessions=plan.max_sessions, rng=rng)
-    arrivals = Arrivals(fleet, prefixes, paths, rng)
+    learning = (Learning if plan.strategy == "latency" else Untaught)(fleet, plan.replicas, rng)
+    arrivals = Arrivals(fleet, prefixes, paths, learning, rng)
     arrivals.fill(plan.tunnels, FILL_SECONDS)
     placed = figures.placed(arrivals.sessions, arrivals.refused, prefixes, fleet, RACERS)
     load = figures.load(fleet)
@@ -126,7 +131,7 @@ def main() -> int:
         return 2
     print(
         f"{plan.nodes:,} nodes in {plan.regions} regions, {plan.tunnels:,} tunnels, "
-        f"at most {plan.max_sessions:,} sessions a node, seed {plan.seed}\n"
+        f"at most {plan.max_sessions:,} sessions a node, strategy {plan.strategy}, seed {plan.seed}\n"
     )
     parts = (
         report.placement_table(result.placed),
@@ -152,6 +157,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Plan, Path | None]:
         "--fill", type=float, metavar="SHARE", help="of all sessions that nodes take: 0.8 for a full mesh"
     )
     parser.add_argument("--kill", metavar="REGION", help="which region dies; by default the one with most sessions")
+    parser.add_argument("--strategy", choices=("latency", "geoip"), help="clients': latency learns; default latency")
     parser.add_argument("--quick", action="store_true", help="a small mesh, in seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     given = parser.parse_args(arguments)

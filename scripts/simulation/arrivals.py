@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from portway.engine.discovery import RoundTrip
 from portway_registry.services.discovery import CANDIDATES
 
 from simulation.assumptions import HANDSHAKE_ROUND_TRIPS
 from simulation.clients import Prefix
 from simulation.fleet import Fleet
+from simulation.learning import Learning
 from simulation.paths import Paths, seconds
 from simulation.race_rule import Dialled, race
 
@@ -67,10 +69,13 @@ class Sessions:
 class Arrivals:
     """Brings clients to a fleet. `refused` counts those whom no candidate took."""
 
-    def __init__(self, fleet: Fleet, prefixes: Sequence[Prefix], paths: Paths, rng: random.Random) -> None:
+    def __init__(
+        self, fleet: Fleet, prefixes: Sequence[Prefix], paths: Paths, learning: Learning, rng: random.Random
+    ) -> None:
         self._fleet = fleet
         self._prefixes = prefixes
         self._paths = paths
+        self._learning = learning
         self._rng = rng
         self.sessions = Sessions()
         self.refused = 0
@@ -97,6 +102,7 @@ class Arrivals:
         came = []
         for i in range(count):
             self._fleet.now = self.second + i / count
+            self._learning.deliver()
             node = self._arrive(self._rng.randrange(len(self._prefixes)))
             if node is not None:
                 came.append(node)
@@ -105,10 +111,14 @@ class Arrivals:
 
     def _arrive(self, number: int) -> int | None:
         prefix = self._prefixes[number]
-        fleet = self._fleet
-        known = [fleet.by_name[ranked.node.name] for ranked in fleet.candidates(prefix.guess)]
+        fleet, learning = self._fleet, self._learning
+        replica = learning.replica()
+        told = fleet.candidates(prefix.guess, learning.learned(replica, prefix))
+        known = [fleet.by_name[ranked.node.name] for ranked in told]
         row = self._paths.row(number)
-        node = self._attach(known, row)
+        measured: list[RoundTrip] = []
+        node = self._attach(known, row, measured)
+        learning.raced(replica, prefix, told, measured)
         if node is None:
             self.refused += 1
             return None
@@ -116,21 +126,31 @@ class Arrivals:
         self.sessions.add(number, node, row[nodes[known[0]].region], row[nodes[node].region], min(row), known)
         return node
 
-    def _attach(self, known: Sequence[int], row: "array[float]") -> int | None:
-        """Who wins the race and takes the session."""
+    def _attach(self, known: Sequence[int], row: "array[float]", measured: list[RoundTrip]) -> int | None:
+        """Who wins the race and takes the session; and what the race has measured, as the client does."""
         nodes, rng = self._fleet.nodes, self._rng
+        dialled: list[tuple[int, float, Dialled]] = []
 
         def dial(number: int, now: float) -> Dialled:
-            return Dialled(now + seconds(row[nodes[number].region], HANDSHAKE_ROUND_TRIPS, rng), connected=True)
+            took = seconds(row[nodes[number].region], HANDSHAKE_ROUND_TRIPS, rng)
+            dialled.append((number, now, Dialled(now + took, connected=True)))
+            return dialled[-1][2]
 
         running = race(known, dial, 0.0)
+        at, taken = 0.0, None
         try:
             step = next(running)
-            while True:
+            while taken is None:
+                at = step.at
                 if step.ready is not None and self._fleet.admit(step.ready) is None:
-                    return step.ready
-                step = running.send(step.at)
+                    taken = step.ready
+                else:
+                    step = running.send(step.at)
         except StopIteration:
-            return None
+            pass
         finally:
             running.close()
+        for number, began, ending in dialled:
+            waited = (min(at, ending.ends) - began) * 1000 / HANDSHAKE_ROUND_TRIPS
+            measured.append(RoundTrip(nodes[number].dialled.name, waited, at_least=ending.ends > at))
+        return taken

@@ -11,6 +11,8 @@ from typing import Final
 MOST_OF_A_RUN: Final = 256  # in units of one /24
 # Clients of one /24: one container host, office or NAT. Assumed; only what is learned of prefixes depends on it.
 CLIENTS_PER_PREFIX: Final = 20
+# API tokens among them. Learning needs three. Assumed.
+TOKENS_PER_PREFIX: Final = 5
 # Networks with routes of their own at one place. Assumed.
 NETWORKS_PER_PLACE: Final = 3
 

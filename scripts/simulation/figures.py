@@ -39,14 +39,17 @@ class Nearness:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where clients ended up. `one_region_raced` and `one_region_known`: shares of clients whose first three, or all
-    whose candidates are of one region."""
+    """Where clients ended up; `later_half` came when others had reported what they measured.
+
+    `one_region_raced`, `one_region_known`: shares of clients whose first three, or all candidates, are of one region.
+    """
 
     sessions: int
     refused: int
     best_ms: Spread
     first_candidate: Nearness
     after_race: Nearness
+    later_half: Nearness
     by_location: dict[str, Nearness]
     one_region_raced: float
     one_region_known: float
@@ -119,6 +122,7 @@ def placed(sessions: Sessions, refused: int, prefixes: Sequence[Prefix], fleet: 
         best_ms=spread(sessions.best),
         first_candidate=nearness(sessions.first, sessions.best, total),
         after_race=nearness(sessions.got, sessions.best, total),
+        later_half=nearness(sessions.got[total // 2 :], sessions.best[total // 2 :], total),
         by_location={
             located.value: nearness([sessions.got[i] for i in rows], [sessions.best[i] for i in rows], total)
             for located, rows in sorted(by_location.items(), key=lambda item: -len(item[1]))

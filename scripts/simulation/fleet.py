@@ -17,7 +17,9 @@ from portway_registry.geoip.locator import Position
 from portway_registry.mesh.session import is_notable
 from portway_registry.names import server_name
 from portway_registry.placement.node import placed_node
-from portway_registry.placement.order import Placement, Ranked
+from portway_registry.placement.order import Placement
+from portway_registry.placement.round_trips import NOTHING, Learned
+from portway_registry.placement.shortlist import Ranked
 from portway_registry.services.discovery import CANDIDATES
 from portway_relay.config import NodeLimits
 from portway_relay.ingress.rate import Turns
@@ -89,9 +91,9 @@ class Fleet:
         self.placement.put(placed_node(stored))
         return number
 
-    def candidates(self, client: Position | None, limit: int = CANDIDATES) -> list[Ranked]:
+    def candidates(self, client: Position | None, learned: Learned = NOTHING) -> list[Ranked]:
         """What Locate answers now."""
-        return self.placement.candidates(client, limit=limit, rng=self._rng)
+        return self.placement.spread_candidates(client, limit=CANDIDATES, rng=self._rng, learned=learned)
 
     def admit(self, number: int) -> float | None:
         """A session with one tunnel begins: None; or it is refused, to come again in so many seconds if they are named.

@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from portway.engine.race import DIAL_TIMEOUT, RACERS, STAGGER
+from portway.engine.dial import DIAL_TIMEOUT
+from portway.engine.race import RACERS, STAGGER
 
 N = TypeVar("N")
 

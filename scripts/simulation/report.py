@@ -24,6 +24,7 @@ def placement_table(placed: Placed) -> str:
     heads = f"{'ms over it: 50, 90, 99 %':<27}{'times it: 50, 90, 99 %'}"
     lines = [f"{'How far from the best possible node':<42}{'clients':>8}{'at best':>8}   {heads}"]
     rows = [("first of the registry's order", placed.first_candidate), ("after the race", placed.after_race)]
+    rows.append(("  the later half of them", placed.later_half))
     rows += [(f"  GeoIP: {name}", one) for name, one in placed.by_location.items()]
     lines += [_nearness(title, one) for title, one in rows]
     raced, known = placed.one_region_raced, placed.one_region_known

@@ -45,16 +45,25 @@ class Roster:
     def candidates(
         self, client: Position | None, *, region: str, limit: int, learned: Learned = NOTHING
     ) -> list[tuple[NodeInfo, Ranked]]:
-        """The nodes to try, the best first; `region` empty for any."""
-        ranked = self._placement.candidates(client, region=region or None, limit=limit, rng=self._rng, learned=learned)
-        return [(self._known[one.node.name], one) for one in ranked]
+        """The nodes to try, the best first; `region` empty for any, and then few of each."""
+        placement = self._placement
+        if region:
+            ranked = placement.candidates(client, region=region, limit=limit, rng=self._rng, learned=learned)
+        else:
+            ranked = placement.spread_candidates(client, limit=limit, rng=self._rng, learned=learned)
+        return self._with_infos(ranked)
 
     def all(self, client: Position | None, learned: Learned) -> list[tuple[NodeInfo, Ranked]]:
-        """Every node: the candidates, the best first, then those that take no clients."""
-        found = self.candidates(client, region="", limit=len(self._placement), learned=learned)
+        """Every node: those that take clients, the best first, then the others."""
+        placement = self._placement
+        ranked = placement.candidates(client, limit=len(placement), rng=self._rng, learned=learned)
+        found = self._with_infos(ranked)
         named = {node.name for node, _ in found}
         left_out = sorted(self._known.keys() - named)
         return found + [(self._shown(name), Ranked(placed, 0)) for name in left_out if (placed := self.get(name))]
+
+    def _with_infos(self, ranked: list[Ranked]) -> list[tuple[NodeInfo, Ranked]]:
+        return [(self._known[one.node.name], one) for one in ranked]
 
     def get(self, name: str) -> PlacedNode | None:
         """A node as placement sees it, if it is known."""

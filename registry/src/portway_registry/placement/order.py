@@ -12,7 +12,7 @@ Here: the choice. Not here: what a node's load costs (node.py), what a distance 
 
 import random
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
@@ -33,6 +33,15 @@ from portway_registry.placement.spread import Spread
 
 # From a distance in km to the round trip to expect, in milliseconds; it must not fall as the distance grows.
 RoundTrip = Callable[[float], float]
+
+# Of a client's candidates, so many at the most are of one region while other regions have nodes that take clients.
+# Its second one is of another: racing two of one place tells nothing of where it is near, and a region that dies takes
+# all of its nodes along (docs/decisions.md has the figures).
+MOST_OF_A_REGION = 2
+
+# What a client's own access may add to all its round trips; a slow line has so much. Beyond it the client is not where
+# it is thought to be, and its distances tell nothing.
+MOST_ACCESS_MS = 30.0
 
 # Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
 MOST_RANKINGS = 2_048
@@ -155,6 +164,30 @@ class Placement:
             ranked += [one for one in rest if one.node.name not in known][: limit - len(ranked)]
         return ranked
 
+    def spread_candidates(
+        self, client: Position | None, *, limit: int, rng: random.Random, learned: Learned = NOTHING
+    ) -> list[Ranked]:
+        """As `candidates` of any region, but few of each: the best first, the best of another region second."""
+        best = self.candidates(client, limit=limit, rng=rng, learned=learned)
+        geometry = self._geometry
+        if client is None or geometry is None or not best:
+            return best  # one of each region as it is
+        few = self._nearest(geometry, client, None, limit, rng, learned, most=MOST_OF_A_REGION)
+        kept = best[:1]
+        names, regions = {kept[0].node.name}, Counter([kept[0].node.region])
+        for one in few:
+            node = one.node
+            if len(kept) < limit and node.name not in names and regions[node.region] < MOST_OF_A_REGION:
+                kept.append(one)
+                names.add(node.name)
+                regions[node.region] += 1
+        if len(kept) < limit:
+            kept += [one for one in best if one.node.name not in names][: limit - len(kept)]
+        other = next((number for number, one in enumerate(kept) if one.node.region != kept[0].node.region), 0)
+        if other:
+            kept.insert(1, kept.pop(other))
+        return kept
+
     def _measure(self) -> _Geometry:
         located = [place for place in self._places.values() if place.vector is not None]
         vectors = [place.vector for place in located if place.vector is not None]
@@ -171,17 +204,26 @@ class Placement:
         limit: int,
         rng: random.Random,
         learned: Learned,
+        most: int | None = None,
     ) -> list[Ranked]:
-        """What was measured first; then walk the places outwards until none farther out can be among the best."""
+        """What was measured first; then walk the places outwards until none farther out can be among the best.
+
+        With `most` no more than so many of a region are looked at, those of its nearest places.
+        """
         origin = unit_vector(client)
         ranking = _ranking(geometry, client, origin)
         shortlist = Shortlist(limit, rng)
-        offered = self._offer_learned(shortlist, origin, region, limit, rng, learned) if learned else ()
+        looked_at: Counter[str] = Counter()
+        access, offered = 0.0, set[int]()
+        if learned:
+            access = self._access_ms(origin, learned)
+            each = limit if most is None else most
+            offered = self._offer_learned(shortlist, origin, region, each, rng, learned, access)
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
                 ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
             km = ranking.km[rank]
-            expected = self._round_trip(km)
+            expected = self._round_trip(km) + access
             base = round(expected)
             if base > shortlist.worst:
                 break
@@ -189,9 +231,28 @@ class Placement:
             tiers = place.nodes.tiers
             if not tiers or base + tiers[0][0] > shortlist.worst or region not in (None, place.region):
                 continue
-            if id(place) not in offered:  # for its key is slow to hash
+            if id(place) in offered:  # for its key is slow to hash
+                continue
+            if most is None:
                 shortlist.offer(_first(place.nodes, limit, rng, learned), expected, km)
+            elif left := most - looked_at[place.region]:
+                found = list(_first(place.nodes, left, rng, learned))
+                looked_at[place.region] += len(found)
+                shortlist.offer(found, expected, km)
         return shortlist.ranked()
+
+    def _access_ms(self, origin: Vector, learned: Learned) -> float:
+        """What the client's access adds to each of its round trips: the least a measured one is over its distance's.
+
+        It is in whatever was measured and not in what is estimated: left out, every place that nobody has tried would
+        seem nearer than the best one that somebody has.
+        """
+        over = [
+            expected.ms - self._round_trip(vector_distance_km(origin, place.vector))
+            for key, expected in learned.places.items()
+            if expected.exact and (place := self._places.get(key)) is not None and place.vector is not None
+        ]
+        return min(MOST_ACCESS_MS, max(0.0, min(over, default=0.0)))
 
     def _offer_learned(
         self,
@@ -201,6 +262,7 @@ class Placement:
         limit: int,
         rng: random.Random,
         learned: Learned,
+        access: float = 0.0,
     ) -> set[int]:
         """The few places and nodes that clients near this one have measured, each at its own cost; which places, by
         identity."""
@@ -208,12 +270,14 @@ class Placement:
         for key, expected in learned.places.items():
             place = self._places.get(key)
             if place is not None and region in (None, place.region):
-                self._offer_expected(shortlist, origin, place, expected, _first(place.nodes, limit, rng, learned))
+                nodes = _first(place.nodes, limit, rng, learned)
+                self._offer_expected(shortlist, origin, place, expected, nodes, access)
                 offered.add(id(place))
         for name, expected in learned.nodes.items():
             node = self._nodes.get(name)
             if node is not None and node.takes_clients and region in (None, node.region):
-                self._offer_expected(shortlist, origin, self._places[node.place], expected, [(node.penalty_ms, node)])
+                place = self._places[node.place]
+                self._offer_expected(shortlist, origin, place, expected, [(node.penalty_ms, node)], access)
         return offered
 
     def _offer_expected(
@@ -223,10 +287,11 @@ class Placement:
         place: _Place,
         expected: Expected,
         nodes: Iterable[tuple[int, PlacedNode]],
+        access: float,
     ) -> None:
         if origin is not None and place.vector is not None:
             km = vector_distance_km(origin, place.vector)
-            shortlist.offer(nodes, expected.beside(self._round_trip(km)), km, learned=True)
+            shortlist.offer(nodes, expected.beside(self._round_trip(km) + access), km, learned=True)
         elif expected.exact:  # beside no estimate a bound is no reason to go there first
             shortlist.offer(nodes, expected.ms, 0.0, learned=True)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from portway_registry.geoip.locator import Position
 from portway_registry.placement.distance import distance_km, fibre_round_trip_ms
 from portway_registry.placement.node import PlacedNode
-from portway_registry.placement.order import MOST_RANKINGS, Placement, order_candidates
+from portway_registry.placement.order import MOST_ACCESS_MS, MOST_RANKINGS, Placement, order_candidates
 from portway_registry.placement.round_trips import NOTHING, Expected, Learned
 
 FRANKFURT, LONDON, YORK, SYDNEY = Position(50, 9), Position(51, 0), Position(41, -74), Position(-34, 151)
@@ -256,11 +256,19 @@ def test_the_walk_outwards_finds_what_sorting_finds(
     )
     found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
 
+    # What the client's own access adds, by the places that were measured.
+    over = [
+        told.ms - fibre_round_trip_ms(distance_km(client, position))
+        for (_, position), told in learned.places.items()
+        if told.exact and position is not None
+    ]
+    access = min(MOST_ACCESS_MS, max(0.0, min(over, default=0.0)))
+
     def cost(one: PlacedNode) -> int | None:
         expected = learned.nodes.get(one.name) or learned.places.get(one.place)
         if one.position is None:
             return None if expected is None or not expected.exact else round(expected.ms) + one.penalty_ms
-        estimate = fibre_round_trip_ms(distance_km(client, one.position))
+        estimate = fibre_round_trip_ms(distance_km(client, one.position)) + access
         return round(estimate if expected is None else expected.beside(estimate)) + one.penalty_ms
 
     fit = [one for one in nodes if one.takes_clients and region in (None, one.region)]
@@ -270,3 +278,17 @@ def test_the_walk_outwards_finds_what_sorting_finds(
     assert len({one.node.name for one in found}) == len(found)
     anywhere = order_candidates(None, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
     assert len({one.node.name for one in anywhere}) == len(anywhere) == min(limit, len(fit))
+
+
+def test_what_the_client_s_own_access_adds_is_added_to_every_estimate() -> None:
+    """A slow line is in what was measured: a place that nobody has tried is no nearer for having no such word."""
+    slow_line = Learned(places={("fra", FRANKFURT): Expected(20.0, True)})
+    assert names(FRANKFURT, WORLD, learned=slow_line)[:2] == ["fra-1", "lon-1"]
+    _, london = order_candidates(FRANKFURT, WORLD, limit=2, rng=random.Random(0), learned=slow_line)
+    assert london.expected_rtt_ms == pytest.approx(20 + fibre_round_trip_ms(distance_km(FRANKFURT, LONDON)))
+
+
+def test_a_client_that_is_far_from_everything_is_not_where_it_is_thought_to_be() -> None:
+    """More than any access adds says that distances are wrong, so places that nobody has tried come first."""
+    elsewhere = Learned(places={("fra", FRANKFURT): Expected(150.0, True)})
+    assert names(FRANKFURT, WORLD, learned=elsewhere)[0] == "lon-1"

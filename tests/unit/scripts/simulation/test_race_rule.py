@@ -7,8 +7,9 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from portway.engine.dial import DIAL_TIMEOUT
 from portway.engine.discovery import Node
-from portway.engine.race import DIAL_TIMEOUT, STAGGER
+from portway.engine.race import STAGGER, Course
 from portway.engine.race import race as real_race
 from portway_proto.carry.contract import Address, ClientTls, Handshake
 from portway_proto.carry.errors import ConnectFailed
@@ -73,7 +74,7 @@ def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
         clock = asyncio.get_running_loop().time
         found: Finish = []
         carrier: Any = _Carrier(endings)
-        async with aclosing(real_race(carrier, nodes, b"ca", {}, stagger)) as ready:
+        async with aclosing(real_race(carrier, nodes, b"ca", Course(), stagger)) as ready:
             async for node, _ in ready:
                 found.append((node.name, round(clock() * 1000)))
         return found

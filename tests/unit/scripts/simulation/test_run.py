@@ -12,7 +12,7 @@ from simulation.clients import Located, draw_prefixes, misplaced_share
 from simulation.figures import Nearness
 from simulation.geography import choose_regions, places_of
 
-PLAN = Plan(nodes=60, regions=12, tunnels=3_000, replicas=3, seed=7, fill=None, kill=None)
+PLAN = Plan(nodes=60, regions=12, tunnels=3_000, replicas=3, seed=7, fill=None, kill=None, strategy="latency")
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +118,9 @@ def test_geoip_errs_as_often_as_is_said() -> None:
     assert shares[Located.ELSEWHERE] == pytest.approx(0.02, abs=0.005)
     assert misplaced_share("DE") < shares[Located.MISPLACED] < misplaced_share("IN") < misplaced_share("KE")
     assert all((one.guess is None) == (one.located is Located.NOT) for one in prefixes)
+
+
+def test_learning_does_no_harm(result: Result) -> None:
+    """With the round trips that others reported clients are about as near as by distance alone, and not farther."""
+    untaught = simulate(dataclasses.replace(PLAN, strategy="geoip"))
+    assert result.placed.later_half.at_best > untaught.placed.later_half.at_best - 0.05
