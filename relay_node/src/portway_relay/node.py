@@ -6,6 +6,7 @@ Here: composition alone. Not here: any decision.
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import Limits
@@ -26,6 +27,8 @@ from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
 from portway_relay.ingress.raw_front import RawFront
+from portway_relay.membership.kept import Kept
+from portway_relay.membership.renewal import Renewal
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
 from portway_relay.mesh.lookup import Lookup
@@ -95,7 +98,7 @@ class Node:
             self._carrier,
             self._loaded,
             lambda: map(describe, self._table.all_live()),
-            on_removed=lambda: self._arrivals.drop_removed(),
+            on_refused=lambda: self._arrivals.drop_refused(),
             on_failure=failed,
         )
         self._visits = Visits(
@@ -213,6 +216,7 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._renewal = None if config.state_dir is None else self._make_renewal(config.state_dir, failed)
         self._report = Report(
             config,
             Parts(
@@ -260,6 +264,8 @@ class Node:
             self._link.start()
             self._port_reservation.start()
             self._tasks.spawn(self._watch_certificates(), name="watch certificates")
+            if self._renewal is not None:
+                self._renewal.start()
             await self._cluster.known.wait()
         except BaseException:
             await self.stop()
@@ -287,6 +293,8 @@ class Node:
         await self._port_reservation.close()
         await self._visits.close()
         await self._lookup.close()
+        if self._renewal is not None:
+            await self._renewal.close()
         await self._link.close()
         await self._arrivals.close()
         await self._peers.close()
@@ -312,6 +320,15 @@ class Node:
 
     def _loaded(self) -> LoadedCertificates:
         return self._certificates.loaded
+
+    def _make_renewal(self, folder: Path, failed: Callable[[BaseException], None]) -> Renewal:
+        return Renewal(
+            Kept(folder),
+            self.config.name,
+            lambda csr: self._link.renew_certificate(csr),
+            self.reload_certificates,
+            on_failure=failed,
+        )
 
     async def _elsewhere(self, label: str, region: str, not_at: Destination, gone: bool) -> Destination | None:
         return await self._lookup.elsewhere(label, region, not_at=not_at, gone=gone)

@@ -7,6 +7,7 @@ from portway_proto.v1.admin_pb2 import (
     NODE_ORDER_REMOVE,
     NODE_ORDER_SERVE,
     GetNodeRequest,
+    InviteNodeRequest,
     ListNodesRequest,
     NodeOrder,
     OrderNodeRequest,
@@ -14,7 +15,8 @@ from portway_proto.v1.admin_pb2 import (
 )
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState
 
-from portway_registry.admin.context import Admin, json_option, pass_admin
+from portway_registry.admin.context import Admin, json_option, pass_admin, seconds
+from portway_registry.admin.invitation import invitation_json
 from portway_registry.admin.showing import print_changes, when
 
 _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE")
@@ -22,7 +24,7 @@ _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS
 
 @click.group()
 def node() -> None:
-    """Relay nodes: list, show, watch; cordon, drain, remove, and serve again."""
+    """Relay nodes: invite; list, show, watch; cordon, drain, remove, and serve again."""
 
 
 @node.command("list")
@@ -73,6 +75,31 @@ def show(admin: Admin, name: str) -> None:
 
 
 @node.command()
+@click.option("--region", required=True, help="The region that the new node is of.")
+@click.option("--name", default="", help="Its name, also one to be replaced; by default it chooses one that is free.")
+@click.option("--ttl", default="1h", show_default=True, callback=seconds, help="How long the token can be used.")
+@json_option
+@pass_admin
+def invite(admin: Admin, region: str, name: str, ttl: int) -> None:
+    """Print a token with which one new node joins, once: `portway-relay serve --join TOKEN ...`."""
+    request = InviteNodeRequest(region=region, node=name, ttl_seconds=ttl)
+    with admin.calls() as calls:
+        answer = calls.stub.InviteNode(request, metadata=calls.metadata, timeout=calls.timeout)
+        # Where it was made is where it is shown: the node has to reach the same address.
+        token = f"{answer.token}@{calls.address}"
+    if admin.json:
+        admin.print_json({"token": token, **invitation_json(answer.invitation)})
+        return
+    who = f"node {answer.invitation.node}" if answer.invitation.node else "one node"
+    click.echo(
+        f"Invitation {answer.invitation.id}: {who} of region {region} may join with this token until "
+        f"{when(answer.invitation.expires_at_ms)}. Keep it now: it cannot be shown again.",
+        err=True,
+    )
+    click.echo(token)
+
+
+@node.command()
 @json_option
 @pass_admin
 def watch(admin: Admin) -> None:
@@ -105,7 +132,7 @@ def drain(admin: Admin, name: str) -> None:
 @json_option
 @pass_admin
 def remove(admin: Admin, name: str) -> None:
-    """Have a node refused by registries and all other nodes, until `serve` takes that back."""
+    """Have a node refused by registries and all other nodes, until it is invited anew."""
     _order(admin, name, NODE_ORDER_REMOVE, "is refused everywhere")
 
 
@@ -114,7 +141,10 @@ def remove(admin: Admin, name: str) -> None:
 @json_option
 @pass_admin
 def serve(admin: Admin, name: str) -> None:
-    """Let a node serve as usual: takes back cordon, drain and remove."""
+    """Let a node serve as usual: takes back cordon and drain.
+
+    Takes back remove, too, of a node whose certificate was made with `pki node`.
+    """
     _order(admin, name, NODE_ORDER_SERVE, "serves as usual")
 
 

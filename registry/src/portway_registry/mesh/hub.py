@@ -12,6 +12,7 @@ from typing import Final
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_SUPERSEDED,
+    CertifiedSince,
     ClusterSettings,
     Eviction,
     NodeMessage,
@@ -29,12 +30,13 @@ from portway_proto.v1.types_pb2 import (
     TunnelInfo,
 )
 
-from portway_registry.errors import NodeRemoved, Replaced
+from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.grants import Grants
 from portway_registry.mesh.announcements import Announcements
 from portway_registry.mesh.quota import Quota
 from portway_registry.mesh.session import NodeSession, Write
-from portway_registry.records import GrantKeyRecord, Order, OrderRecord, TokenRecord
+from portway_registry.records import GrantKeyRecord, IdentityRecord, Order, OrderRecord, TokenRecord
+from portway_registry.standing import demand_standing
 from portway_registry.store.contract import Store
 from portway_registry.views import Item, Views
 
@@ -88,6 +90,7 @@ class Hub:
             self._views.tokens.subscribe(self._token_changed),
             self._views.grant_keys.subscribe(self._key_changed),
             self._views.orders.subscribe(self._order_changed),
+            self._views.identities.subscribe(self._identity_changed),
         ]
         self._tasks.spawn(self._tell_peers(), name="tell peers")
 
@@ -110,15 +113,20 @@ class Hub:
         session = self._sessions.get(node)
         return None if session is None else session.info.region
 
-    async def serve(self, register: Register, requests: AsyncIterable[NodeMessage], write: Write) -> None:
-        """Run a node's session to its end. The registration is checked already. Raises what ended it."""
-        self._demand_not_removed(register.node.name)
+    async def serve(
+        self, register: Register, requests: AsyncIterable[NodeMessage], write: Write, *, issued_ms: int = 0
+    ) -> None:
+        """Run a node's session to its end. The registration is checked already. Raises what ended it.
+
+        `issued_ms` is when the node's certificate was.
+        """
+        demand_standing(self._views, register.node.name, issued_ms)
         info = NodeInfo()
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
         announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
-        session = NodeSession(self._store, announcements, info, lease_seconds=self._lease_seconds)
+        session = NodeSession(self._store, announcements, info, issued_ms=issued_ms, lease_seconds=self._lease_seconds)
         before = self._sessions.get(info.name)
         self._sessions[info.name] = session
         try:
@@ -145,12 +153,16 @@ class Hub:
     def _peers(self) -> Peers:
         removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
         nodes = (node for node in self._views.nodes.values() if node.name not in removed)
-        return Peers(nodes=sorted(nodes, key=lambda node: node.name), removed=removed)
-
-    def _demand_not_removed(self, name: str) -> None:
-        standing = self._views.orders.get(name)
-        if standing is not None and standing.order is Order.REMOVE:
-            raise NodeRemoved
+        since = (
+            CertifiedSince(node=one.node, issued_ms=one.joined_at_ms)
+            for one in self._views.identities.values()
+            if one.anew
+        )
+        return Peers(
+            nodes=sorted(nodes, key=lambda node: node.name),
+            removed=removed,
+            certified_since=sorted(since, key=lambda one: one.node),
+        )
 
     def _recent_revocations(self) -> list[str]:
         since = self._now_ms() - _REVOCATION_MATTERS_MS
@@ -171,9 +183,16 @@ class Hub:
         if session is not None:
             session.outbox.order(_order_message(None if new is None else new.value))
             if new is not None and new.value.order is Order.REMOVE:
-                session.end(NodeRemoved())
+                session.end(NodeRemoved(new.name))
         removed = [item is not None and item.value.order is Order.REMOVE for item in (old, new)]
         if any(removed):
+            self._peers_changed.set()
+
+    def _identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
+        session = None if new is None else self._sessions.get(new.name)
+        if session is not None and new is not None and session.issued_ms < new.value.joined_at_ms:
+            session.end(CertificateSuperseded(new.name))
+        if new is not None and new.value.anew:
             self._peers_changed.set()
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:

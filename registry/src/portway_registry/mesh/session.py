@@ -56,8 +56,18 @@ class NodeSession:
     `info.started_at_ms` tells sessions of one node apart, on whichever replicas: the highest is the one that counts.
     """
 
-    def __init__(self, store: Store, announcements: Announcements, info: NodeInfo, *, lease_seconds: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        announcements: Announcements,
+        info: NodeInfo,
+        *,
+        lease_seconds: int,
+        issued_ms: int = 0,
+    ) -> None:
+        """`issued_ms` is when the node's certificate was."""
         self.info = info
+        self.issued_ms = issued_ms
         self.outbox = Outbox()
         self.over = asyncio.Event()
         self._store = store

@@ -51,7 +51,9 @@ class Cluster:
             self._grants.revoke(message.revocations.token_ids)
             self._sessions.revoke(message.revocations.token_ids)
         elif kind == "peers":
-            self._peers.told(message.peers.nodes, message.peers.removed)
+            peers = message.peers
+            since = {one.node: one.issued_ms for one in peers.certified_since}
+            self._peers.told(peers.nodes, peers.removed, since)
         elif kind == "order":
             self._ordered(message.order.state)
         elif kind == "evictions":

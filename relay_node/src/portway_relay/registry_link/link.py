@@ -19,17 +19,19 @@ from portway_proto.v1.mesh_pb2 import (
     Register,
     Registered,
     RegistryMessage,
+    RenewCertificateRequest,
     ReservePortsRequest,
     ReservePortsResponse,
     ResolveRequest,
     ResolveResponse,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.clock import Monotonic
-from portway_relay.config import Endpoint
+from portway_relay.config import REGISTRY_NAME, Endpoint
+from portway_relay.errors import RenewalFailed
 from portway_relay.registry_link.announcer import Announcements
 from portway_relay.tunnels.tunnel import Tunnel
 
@@ -41,6 +43,7 @@ Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 _REGISTERED_WITHIN: Final = 10.0
 _RESOLVED_WITHIN: Final = 2.0  # visitors wait; the nodes of the label's region can be asked instead
 _RESERVED_WITHIN: Final = 5.0  # it writes to the store
+_RENEWED_WITHIN: Final = 10.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
 # A registry that served for so long was a good one: its loss begins with a try at once.
@@ -55,6 +58,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.ssl_target_name_override", REGISTRY_NAME),
     # Without a pool of its own a new channel would wait out the back-off of the one before.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -149,6 +153,24 @@ class RegistryLink:
             logger.warning("no ports were reserved", extra={"reason": _reason(error.code(), error.details() or "")})
             return None
         return answer
+
+    async def renew_certificate(self, csr: bytes) -> NodeCertificate:
+        """The next certificate for this node. Raises RenewalFailed, which says why there is none now."""
+        channel = self._channel
+        if channel is None or not self.connected:
+            raise RenewalFailed("no registry can be reached")
+        try:
+            answer = await MeshStub(channel).RenewCertificate(RenewCertificateRequest(csr=csr), timeout=_RENEWED_WITHIN)
+        except aio.AioRpcError as error:
+            raise RenewalFailed(_reason(error.code(), error.details() or "")) from error
+        except aio.UsageError as error:
+            raise RenewalFailed("the registry was lost just now") from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()  # as in resolve: its channel may have been closed
+            if task is not None and task.cancelling():
+                raise
+            raise RenewalFailed("the registry was lost just now") from None
+        return answer.certificate
 
     async def close(self, *, within: float = 1.0) -> None:
         """End the stream in order, in `within` seconds at the most: what is due is told first."""
@@ -283,7 +305,7 @@ def _reason(code: grpc.StatusCode, details: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return "its certificate was not issued by this cluster's CA (--cluster-ca)"
     if "Hostname Verification" in details:
-        return "its certificate is for another name: make one for the name in --registry"
+        return f"its certificate is not valid for {REGISTRY_NAME}: is --registry the mesh port of a registry?"
     if "CERTIFICATE_REQUIRED" in details or "UNKNOWN_CA" in details or "BAD_CERTIFICATE" in details:
         return "it does not accept this node's certificate (--cert): were both made with the same CA?"
     return f"{code.name.lower().replace('_', ' ')}: {details}"

@@ -17,6 +17,7 @@ from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.certificates import Identity, LoadedCertificates
 from portway_relay.mesh import peers as peers_module
 from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.certified import Certified
 from portway_relay.mesh.peers import Peers
 from portway_testkit.carriers import until
 
@@ -59,7 +60,7 @@ class Node:
             self.carrier,
             lambda: self.loaded,
             self.holds.values,
-            on_removed=lambda: self.arrivals.drop_removed(),
+            on_refused=lambda: self.arrivals.drop_refused(),
             on_failure=self.failures.append,
         )
         self.arrivals = Arrivals(
@@ -90,8 +91,8 @@ class Node:
         self.visits.append(opening)
         lane.refuse(RefusalReason.NOT_HERE)
 
-    def is_removed(self, node: str) -> bool:
-        return self.peers.is_removed(node)
+    def refuses(self, certified: Certified) -> str:
+        return self.peers.refuses(certified)
 
     def routes_told(self, node: str, routes: Routes) -> None:
         self.heard.append((node, routes))
@@ -305,24 +306,38 @@ async def test_a_node_that_is_listed_no_more_and_silent_is_dropped(make: Make) -
     assert not one.peers.answers("two")
 
 
-@pytest.mark.parametrize("change", ["address", "certificates"])
-async def test_lanes_are_dialled_anew_when_they_must_be(make: Make, authority: trustme.CA, change: str) -> None:
-    """To another address, or with another certificate; the pool of before takes nobody new."""
+async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:
+    """The pool of before takes nobody new."""
     one, two, moved = make("one"), make("two"), make("two")
     one.peers.told([two.info])
     await until(lambda: one.peers.answers("two"))
     before = one.peers.pool_of("two")
     one.peers.told([two.info])
     assert one.peers.pool_of("two") is before
-    if change == "address":
-        one.peers.told([moved.info])
-        await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
-    else:
-        one.loaded = certificates(authority, "renamed" + SUFFIX)
-        one.hold("a" * 16)
-        one.peers.certificates_changed()
-        await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
+    one.peers.told([moved.info])
+    await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
     assert one.peers.pool_of("two") is not before
+
+
+async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme.CA) -> None:
+    """What is up stays up, the control lane and warm lanes alike; what is dialled later shows the new one."""
+    one, two = make("one"), make("two")
+    one.hold("a" * 16)
+    one.peers.told([two.info])
+    await until(lambda: len(two.arrivals) == 2 and len(two.heard) == 1)
+    before, lanes = one.peers.pool_of("two"), set(two.arrivals._lanes)
+    assert before is not None
+    one.loaded = certificates(authority, "renamed" + SUFFIX)
+    one.peers.certificates_changed()
+    assert one.peers.pool_of("two") is before
+    before.want(1)
+    await until(lambda: len(two.arrivals) == 3)
+    assert lanes < set(two.arrivals._lanes)
+    (fresh,) = set(two.arrivals._lanes) - lanes
+    assert fresh.node == "renamed"
+    for lane in lanes:
+        lane.close()
+    await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
 
 
 async def test_a_visit_goes_over_a_warm_lane(make: Make) -> None:

@@ -11,6 +11,7 @@ from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
     EVICTION_REASON_UNSPECIFIED,
+    CertifiedSince,
     ClusterSettings,
     Eviction,
     Evictions,
@@ -63,10 +64,12 @@ class FakePeers:
     def __init__(self) -> None:
         self.lists: list[list[str]] = []
         self.removed: list[str] = []
+        self.since: dict[str, int] = {}
 
-    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str]) -> None:
+    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> None:
         self.lists.append([node.name for node in nodes])
         self.removed = list(removed)
+        self.since = certified_since
 
 
 class FakePorts:
@@ -167,9 +170,11 @@ async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:
 
 
 async def test_removed_nodes_reach_the_mesh(news: News) -> None:
-    """By name, with each list."""
-    news.hear(peers=Peers(removed=["c"]))
+    """By name, with each list; and which certificates of a name that was given anew are too old."""
+    since = [CertifiedSince(node="d", issued_ms=7)]
+    news.hear(peers=Peers(removed=["c"], certified_since=since))
     assert news.peers.removed == ["c"]
+    assert news.peers.since == {"d": 7}
 
 
 async def test_what_operators_want_reaches_the_node(news: News) -> None:
