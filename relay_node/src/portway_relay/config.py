@@ -56,6 +56,8 @@ class NodeLimits:
     """Bounds and time limits; times in seconds."""
 
     max_sessions: int = 5_000  # with 8 lanes each they use up the descriptors of a well-configured machine
+    sessions_per_second: int = 200  # new ones; each brings handshakes of its lanes, proofs of its tunnels, and news
+    session_burst: int = 400  # at once: a node's few hundred clients come over without waiting when it dies
     max_tunnels_per_session: int = 1_000  # an order of magnitude above any program that was seen
     max_lanes: int = 4_096  # data lanes of one session: so many visits of one client at once
     max_visits_per_tunnel: int = 4_096  # no more can have a lane; the others would only wait

@@ -14,6 +14,8 @@ RelayError
 Carriers have a tree of their own, portway_proto.carry.errors.
 """
 
+import math
+
 from portway_proto.v1.lane_pb2 import Failure, FailureCode
 
 
@@ -46,17 +48,21 @@ class ListenError(RelayError):
 
 
 class Refused(RelayError):
-    """A client's request that is refused; the message is for its user and says what to do."""
+    """A client's request that is refused; the message is for its user and says what to do.
 
-    def __init__(self, code: "FailureCode.ValueType", message: str) -> None:
+    `retry_after`: in so many seconds it may be asked again; 0 says nothing.
+    """
+
+    def __init__(self, code: "FailureCode.ValueType", message: str, *, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = retry_after
 
     @property
     def failure(self) -> Failure:
         """As the lane protocol says it."""
-        return Failure(code=self.code, message=self.message)
+        return Failure(code=self.code, message=self.message, retry_after_ms=math.ceil(self.retry_after * 1000))
 
 
 class GrantRefused(Refused):

@@ -141,6 +141,8 @@ SETTINGS: Final = (
 )
 _LIMIT_HELP: Final = {
     "max_sessions": "client sessions at once",
+    "sessions_per_second": "new client sessions a second; who comes too early is told when to try again",
+    "session_burst": "new client sessions at once",
     "max_tunnels_per_session": "tunnels of one session",
     "max_lanes": "data lanes of one session",
     "max_visits_per_tunnel": "visits of one tunnel at once",

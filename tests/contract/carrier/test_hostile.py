@@ -248,6 +248,18 @@ async def test_a_handshake_that_is_given_up_ends_at_once(make_carrier, server_tl
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_socket_that_is_given_up_in_the_same_turn_is_closed(make_carrier, server_tls, encrypted: bool) -> None:
+    """abort() right after accept() leaves nothing open, though nothing of it has begun."""
+    carrier = make_carrier()
+    ours, theirs = socket.socketpair()
+    stream = carrier.accept(ours, server_tls if encrypted else None)
+    stream.abort()
+    await until(lambda: ours.fileno() == -1)
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
 async def test_a_socket_that_is_gone_is_told_by_its_stream(make_carrier, server_tls, encrypted: bool) -> None:
     """accept() of a closed socket raises nothing; ready() does."""
     carrier = make_carrier()

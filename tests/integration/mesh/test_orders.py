@@ -39,7 +39,8 @@ class Load:
         self._tunnel = tunnel
         self._expected = expected
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._visit) for _ in range(VISITORS)]
+        self._rounds = [0] * VISITORS
+        self._threads = [threading.Thread(target=self._visit, args=(i,)) for i in range(VISITORS)]
         for thread in self._threads:
             thread.start()
 
@@ -48,13 +49,20 @@ class Load:
         enough = self.answered + len(self.open_nodes) * VISITORS * 2
         eventually(lambda: self.answered >= enough or bool(self.failures))
 
+    def leave(self, name: str) -> None:
+        """Visit this node no more, as a balancer does when a node is not ready; those on their way are waited for."""
+        del self.open_nodes[name]
+        before = list(self._rounds)
+        eventually(lambda: all(now > then for now, then in zip(self._rounds, before, strict=True)))
+
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()
 
-    def _visit(self) -> None:
+    def _visit(self, visitor: int) -> None:
         while not self._over.is_set():
+            self._rounds[visitor] += 1
             for name, node in list(self.open_nodes.items()):
                 try:
                     answer = get(node, self._tunnel, self._cluster.ca)
@@ -148,7 +156,7 @@ def test_every_node_is_restarted_and_nobody_notices(cluster: Cluster, origin: Ht
     """One after the other, as an upgrade does it: no new connection fails where a node is up, no answer is cut."""
     with portway.forward(origin.port) as tunnel, visited(cluster, tunnel, origin) as load:
         for name, node in cluster.nodes.items():
-            del load.open_nodes[name]  # a balancer sees that it is not ready any more
+            load.leave(name)
             node.restart()
             eventually(lambda: connected(cluster))
             load.open_nodes[name] = node

@@ -4,7 +4,8 @@ HELLO goes to connections in the order in which they are ready. Not here: dialli
 often to try (reconnect.py).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.discovery import Directory, Located, Node
 from portway.engine.failures import Failure
 from portway.engine.race import NO_ANSWER_YET, STAGGER, Attempted, name_of, race
+from portway.engine.retry import spread
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
 
@@ -51,10 +53,18 @@ class Attached:
 
 
 class Search:
-    """Looks for a node, round after round."""
+    """Looks for a node, round after round. One that asks to be left alone for a while is, and the others are not."""
 
-    def __init__(self, carrier: Carrier, directory: Directory, events: SessionEvents) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        directory: Directory,
+        events: SessionEvents,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._attempts: dict[Attempted, str] = {}
+        self._not_before: dict[str, float] = {}  # by node; of those that asked for it
+        self._clock = clock
         self._carrier = carrier
         self._directory = directory
         self._events = events
@@ -63,6 +73,15 @@ class Search:
     def attempts(self) -> tuple[Attempt, ...]:
         """Whom the last round has tried, in that order, and why each did not do."""
         return tuple(Attempt(*who, reason) for who, reason in self._attempts.items())
+
+    @property
+    def asked_to_wait(self) -> float:
+        """Seconds until one of the known nodes may be dialled; 0 when one may be now."""
+        located = self._directory.located
+        if located is None or not located.nodes:
+            return 0.0
+        now = self._clock()
+        return max(0.0, min(self._not_before.get(node.name, now) for node in located.nodes) - now)
 
     async def attach(
         self, resume: Resumption | None = None, avoided: Node | None = None, home: Node | None = None
@@ -78,7 +97,7 @@ class Search:
         tried: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
-            tried = _in_order(located.nodes, resume, avoided, home)
+            tried = self._may_be_dialled(_in_order(located.nodes, resume, avoided, home))
             try:
                 if attached := await self._first_that_takes(tried, located, resume):
                     return attached
@@ -87,7 +106,8 @@ class Search:
                     raise
                 tried = ()  # a fresh grant may do
         located = await self._locate()
-        fresh = [node for node in _in_order(located.nodes, resume, avoided, home) if node not in tried]
+        ordered = self._may_be_dialled(_in_order(located.nodes, resume, avoided, home))
+        fresh = [node for node in ordered if node not in tried]
         if attached := await self._first_that_takes(fresh, located, resume):
             return attached
         raise UnreachableError("no relay node could be reached", self.attempts)
@@ -122,12 +142,19 @@ class Search:
                     return Attached(node, session, await session.hello(located.grant.token, key))
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
+                    if over.failure is not None and over.failure.retry_after:
+                        self._not_before[node.name] = self._clock() + spread(over.failure.retry_after)
                     if over.failure is not None and over.failure.for_good:
                         raise Refused(over.failure) from None
                 except BaseException:
                     session.drop()
                     raise
         return None
+
+    def _may_be_dialled(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+        now = self._clock()
+        self._not_before = {name: until for name, until in self._not_before.items() if until > now}
+        return tuple(node for node in nodes if node.name not in self._not_before)
 
 
 def _in_order(

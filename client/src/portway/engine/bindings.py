@@ -15,7 +15,7 @@ from portway_proto.wire.labels import Label
 
 from portway.engine.binding import Binding
 from portway.engine.failures import Failure
-from portway.engine.retry import pauses
+from portway.engine.retry import pauses, spread
 from portway.engine.session import BindRefused, Session, SessionOver
 from portway.errors import Error, RemoteError
 
@@ -74,8 +74,9 @@ class Bindings:
 
     async def bind_again(self, session: Session, binding: Binding) -> None:
         """Bind it on a session that does not hold it; what is refused for now goes on in the background."""
-        if not await self._try_again(session, binding):
-            self._tasks.spawn(self._keep_trying(session, binding), name="bind again")
+        asked = await self._try_again(session, binding)
+        if asked is not None:
+            self._tasks.spawn(self._keep_trying(session, binding, asked), name="bind again")
 
     def unbound(self, session: Session, label: str, failure: Failure) -> bool:
         """The node of `session` let go of a tunnel. Whether to bind it again: it is open, and not lost by that."""
@@ -122,29 +123,29 @@ class Bindings:
             if binding.tunnel is not None:
                 self.lose(binding, error)
 
-    async def _keep_trying(self, session: Session, binding: Binding) -> None:
+    async def _keep_trying(self, session: Session, binding: Binding, asked: float) -> None:
         tries = pauses()
         next(tries)  # the first one has been made
-        for pause in tries:
-            await asyncio.sleep(pause)
-            if await self._try_again(session, binding):
-                return
+        wait: float | None = asked
+        while wait is not None:
+            await asyncio.sleep(max(next(tries), spread(wait)))
+            wait = await self._try_again(session, binding)
 
-    async def _try_again(self, session: Session, binding: Binding) -> bool:
-        """Whether nothing is left to do for it on this session."""
+    async def _try_again(self, session: Session, binding: Binding) -> float | None:
+        """None when nothing is left to do for it on this session; else how long the node asks to wait, if it does."""
         if not session.up or not self._has(binding) or binding.held_by(session.key):
-            return True
+            return None
         try:
             await self.bind(session, binding)
         except SessionOver:
-            return True  # the next one binds it
+            return None  # the next one binds it
         except BindRefused as refused:
             if refused.failure.passing:
-                return False
+                return refused.failure.retry_after
             self.lose(binding, refused.failure.error())
         except RemoteError as error:
             self.lose(binding, error)
-        return True
+        return None
 
     def _has(self, binding: Binding) -> bool:
         return self._bindings.get(binding.label) is binding

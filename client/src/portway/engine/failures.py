@@ -10,6 +10,7 @@ from typing import Final
 from portway_proto.v1.lane_pb2 import Failure as FailureMessage
 from portway_proto.v1.lane_pb2 import FailureCode
 
+from portway.engine.retry import hinted
 from portway.errors import AuthError, Error, InvalidError, QuotaError, RemoteError
 
 # By grpc.StatusCode's name. What is not here says something of one registry, and the next one is asked.
@@ -63,10 +64,12 @@ _FOR_GOOD: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a node refused or ended something."""
+    """Why a node refused or ended something. `retry_after`: seconds that it asks for before the next try, within
+    bounds; 0 when it does not."""
 
     code: int
     message: str
+    retry_after: float = 0.0
 
     @property
     def passing(self) -> bool:
@@ -109,7 +112,8 @@ class Failure:
 
 def read_failure(message: FailureMessage) -> Failure:
     """The failure a frame carries; the message is the peer's, so it is made fit to print."""
-    return Failure(message.code, "".join(character for character in message.message if character.isprintable()))
+    text = "".join(character for character in message.message if character.isprintable())
+    return Failure(message.code, text, hinted(message.retry_after_ms))
 
 
 def status_error(name: str, details: str) -> Error | None:

@@ -23,9 +23,9 @@ from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.discovery import Directory
 from portway.engine.failures import Failure
 from portway.engine.lanes import DataLanes
-from portway.engine.retry import pauses
+from portway.engine.retry import LONGEST_STAY, pauses
 from portway.engine.session import BindRefused, End, Session, SessionOver
-from portway.errors import Attempt, AuthError, Error
+from portway.errors import Attempt, AuthError, Error, UnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Link:
         self._tasks = tasks
         self._clock = clock
         self._linger = linger
-        self._search = Search(carrier, directory, self)
+        self._search = Search(carrier, directory, self, clock)
         self._bindings = Bindings(tasks, self._unused, clock)
         self._lanes = DataLanes(carrier, self._bindings.table, self._session_unknown)
         self._session: Session | None = None
@@ -60,6 +60,7 @@ class Link:
         self._resumption: tuple[Resumption, float] | None = None  # and until when
         self._keeper: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Future[None]] = set()
+        self._hurry = asyncio.Event()  # somebody waits for a session
         self._expiry: asyncio.TimerHandle | None = None
         self._clock_told = False
         self.trouble = ""  # why it is not attached, for people
@@ -128,7 +129,7 @@ class Link:
         self._tasks.spawn(self._bind_missing(session), name="bind again")
 
     def lanes_wanted(self, session: Session, lanes: int) -> None:
-        if session is self._session:
+        if session is self._session or (self._session is None and session is self._leaving):
             self._lanes.want(lanes)
 
     def _session_unknown(self, key: SessionKey, failure: Failure) -> None:
@@ -145,6 +146,7 @@ class Link:
                 self._keeper = self._tasks.spawn(self._keep(), name="keep a session")
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.add(waiting)
+            self._hurry.set()
             try:
                 await waiting
             finally:
@@ -154,7 +156,7 @@ class Link:
     async def _keep(self) -> None:
         """From the first attachment until no tunnel needs it, or none can be kept."""
         try:
-            attached = await self._search.attach(self._resumable())
+            attached = await self._attach_first()
             renewing = self._tasks.spawn(self._directory.keep_renewed(), name="renew grants")
             try:
                 await self._stay_attached(attached)
@@ -167,6 +169,17 @@ class Link:
         finally:
             if self._keeper is asyncio.current_task():
                 self._keeper = None
+
+    async def _attach_first(self) -> Attached:
+        """While the only nodes there are say when to come again, that is waited for: callers have a time limit."""
+        while True:
+            try:
+                return await self._search.attach(self._resumable())
+            except UnreachableError:
+                wait = self._search.asked_to_wait
+                if not wait:
+                    raise
+                await asyncio.sleep(wait)
 
     def _give_up(self, error: Error) -> None:
         self.lose_all(error)
@@ -235,8 +248,10 @@ class Link:
         )
         avoided = left.node if end.leaving else None
         told = ""
+        if end.leaving and end.failure is not None:
+            await self._stay(left.session, min(end.failure.retry_after, LONGEST_STAY))
         for pause in tries:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(max(pause, self._search.asked_to_wait))
             try:
                 home = left.node if self._bindings.opened else None
                 attached = await self._search.attach(self._resumable(), avoided, home)
@@ -251,6 +266,19 @@ class Link:
                 logger.info("attached to node %s after %.1f s", attached.node.name, self._clock() - began)
                 return attached
         raise AssertionError("pauses have no end")
+
+    async def _stay(self, session: Session, seconds: float) -> None:
+        """With a node that asks to be left, until the moment it named: not once it is gone, nor while somebody wants a
+        new tunnel."""
+        self._hurry.clear()
+        if not seconds or self._waiting:
+            return
+        reasons = [self._tasks.spawn(wait, name="stay") for wait in (session.closed(), self._hurry.wait())]
+        try:
+            await asyncio.wait(reasons, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for reason in reasons:
+                reason.cancel()
 
     def _resumable(self) -> Resumption | None:
         if self._resumption is None or self._clock() >= self._resumption[1]:

@@ -81,6 +81,7 @@ class Session:
         loop = asyncio.get_running_loop()
         self._welcome: asyncio.Future[Welcomed] = loop.create_future()
         self._over: asyncio.Future[End] = loop.create_future()
+        self._closed = asyncio.Event()
         self._lane = carrier.lane(stream, Side.ACCEPTOR, self)
 
     @property
@@ -120,6 +121,10 @@ class Session:
     async def over(self) -> End:
         """Wait for its end."""
         return await asyncio.shield(self._over)
+
+    async def closed(self) -> None:
+        """Wait until its lane is closed: a node that asked to be left serves until then."""
+        await self._closed.wait()
 
     def leave(self) -> None:
         """Say that the client leaves for good, and close."""
@@ -174,6 +179,7 @@ class Session:
         lane.refuse(RefusalReason.OTHER, "visits come on data lanes")
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
+        self._closed.set()
         failure = failure_of(error)
         self._end(End(failure.text if failure is not None else str(error), failure))
 

@@ -1,4 +1,5 @@
-"""How fast one may come: token buckets, for one session's requests and for each address's connections.
+"""How fast one may come: token buckets, for one session's requests and for each address's connections; turns for
+clients that come all at once.
 
 Memory is bounded: an address that has not been heard of for longest is forgotten first, which is in its favour.
 """
@@ -34,6 +35,29 @@ class Bucket:
             return False
         self._left -= 1
         return True
+
+    @property
+    def wait(self) -> float:
+        """Seconds until one more would be within the limit."""
+        return max(0.0, (1 - self._left) / self._rate - (self._clock() - self._seen))
+
+
+class Turns:
+    """So many at once, so many a second after that; whoever comes too early is told when its turn is."""
+
+    def __init__(self, rate: float, burst: float, clock: Monotonic) -> None:
+        self._bucket = Bucket(rate, burst, clock)
+        self._rate = rate
+        self._clock = clock
+        self._last = 0.0  # the last turn that somebody was told
+
+    def take(self) -> float:
+        """0: now. Else in so many seconds, each who asks later than the one before."""
+        if self._bucket.take():
+            return 0.0
+        now = self._clock()
+        self._last = max(self._last, now) + 1 / self._rate
+        return self._last - now
 
 
 class AddressRate:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # What a node's own pool dials at the most (SpareSizes.lanes), and what is left over of the pool before it.
 _LANES_A_NODE: Final = 8192
 _MOST_RAW: Final = 65_535
+# Of a node that stops: a few round trips for other nodes to close the lanes that they opened.
+_LEFT_WITHIN: Final = 1.0
 
 
 class MeshEvents(Protocol):
@@ -96,6 +98,8 @@ class Arrivals:
         self._lanes: set[_PeerLane] = set()
         self._of_node: Counter[str] = Counter()
         self._control: dict[str, _PeerLane] = {}
+        self.leaving = False
+        self._lane_gone = asyncio.Event()
         self.waiting: set[_PeerLane] = set()
 
     def __len__(self) -> int:
@@ -110,6 +114,22 @@ class Arrivals:
         self._tasks.spawn(self._shake_hands(self._carrier.accept(sock, self._mesh_tls())), name="handshake")
 
     async def close(self) -> None:
+        """Let the others leave first, for a moment: only who opens visits knows that none is on its way.
+
+        An OPEN that comes meanwhile is refused, and so tried elsewhere; cut off with its lane, its visitor would be
+        lost.
+        """
+        self.leaving = True
+        for lane in self._lanes:
+            lane.retire()
+        try:
+            async with asyncio.timeout(_LEFT_WITHIN):
+                await self._tasks.over()
+                while any(not lane.control for lane in self._lanes):
+                    self._lane_gone.clear()
+                    await self._lane_gone.wait()
+        except TimeoutError:
+            logger.debug("lanes are cut that their openers did not close", extra={"lanes": len(self._lanes)})
         await self._tasks.close()
         for lane in list(self._lanes):
             lane.close()
@@ -164,6 +184,7 @@ class Arrivals:
             if not self._of_node[lane.node]:
                 del self._of_node[lane.node]
         self.waiting.discard(lane)
+        self._lane_gone.set()
 
 
 class _PeerLane:
@@ -180,6 +201,16 @@ class _PeerLane:
         self._leaves = False
         self._raw_labels: set[str] | None = set()  # until the node has told all
 
+    @property
+    def control(self) -> bool:
+        """Whether it carries no visits."""
+        return self._hello is not None and self._hello.control
+
+    def retire(self) -> None:
+        """Ask who opened it to close it."""
+        if self.lane is not None and self._hello is not None and not self.control:
+            self.lane.send(FrameType.RETIRE)
+
     def close(self) -> None:
         if self.lane is not None:
             self.lane.abort()
@@ -194,7 +225,7 @@ class _PeerLane:
             lane.fail(Failure(code=FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString())
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
-        if self._hello is None or self._hello.control:
+        if self._hello is None or self.control:
             lane.abort()
         else:
             self._events.visit_arrived(lane, opening)
@@ -207,9 +238,9 @@ class _PeerLane:
     def _frame(self, lane: Lane, frame_type: int, payload: bytes) -> None:
         if self._hello is None and frame_type == FrameType.PEER:
             self._greeted(lane, Peer.FromString(payload))
-        elif self._hello is not None and self._hello.control and frame_type == FrameType.ROUTES:
+        elif self.control and frame_type == FrameType.ROUTES:
             self._told(lane, Routes.FromString(payload))
-        elif self._hello is not None and self._hello.control and frame_type == FrameType.ASK:
+        elif self.control and frame_type == FrameType.ASK:
             ask = Ask.FromString(payload)
             answer = Answer(request=ask.request, tunnel=self._events.held(ask.label))
             lane.send(FrameType.ANSWER, answer.SerializeToString())
@@ -232,6 +263,8 @@ class _PeerLane:
         self._hello = hello
         if hello.control:
             self._arrivals.is_control(self)
+        elif self._arrivals.leaving:
+            self.retire()
 
     def _told(self, lane: Lane, routes: Routes) -> None:
         self._events.routes_told(self.node, routes)

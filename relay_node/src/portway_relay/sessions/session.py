@@ -259,7 +259,11 @@ class Session:
         if bind.options.h2_enabled and bind.options.unencrypted:
             raise Refused(FAILURE_CODE_INVALID, "h2_enabled and unencrypted exclude each other: open two tunnels")
         if not self._bind_rate.take():
-            raise Refused(FAILURE_CODE_OVERLOADED, "too many tunnels were asked for at once: slow down")
+            raise Refused(
+                FAILURE_CODE_OVERLOADED,
+                "too many tunnels were asked for at once: slow down",
+                retry_after=self._bind_rate.wait,
+            )
         if bind.label not in self.tunnels and len(self.tunnels) + len(self._waiting) >= self._most:
             raise Refused(
                 FAILURE_CODE_OVERLOADED, f"one client may have {self._most} tunnels at this node: close one first"

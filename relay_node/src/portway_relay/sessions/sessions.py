@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from portway_proto.carry.contract import Carrier, Lane, PoolLimits
 from portway_proto.v1.lane_pb2 import (
@@ -26,7 +27,7 @@ from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
 from portway_relay.grants import Grant, GrantCheck
-from portway_relay.ingress.rate import Bucket
+from portway_relay.ingress.rate import Bucket, Turns
 from portway_relay.sessions.session import PublicAddress, Session
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -34,6 +35,9 @@ from portway_relay.tunnels.tickets import Tickets
 from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
+
+# Of the time a node waits before it cuts what is left: clients have attached elsewhere in the rest of it.
+_LEAVING_SHARE: Final = 0.4
 
 
 class Sessions:
@@ -66,6 +70,9 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}
         self._away: dict[Session, asyncio.TimerHandle] = {}
         self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
+        limits = config.limits
+        self._turns = Turns(limits.sessions_per_second, limits.session_burst, clock)
+        self.postponed = 0  # sessions that were told to come later
         self._refusing = ""  # why new clients are refused; empty while they are welcome
         self._leaving = False
         self._closing = False
@@ -157,9 +164,12 @@ class Sessions:
     def ask_to_leave(self, why: str) -> None:
         """No new clients, and those that are here are asked to attach elsewhere."""
         self._refusing, self._leaving = f"{why}: attach to another one", True
-        failure = Failure(code=FAILURE_CODE_SHUTDOWN, message=self._refusing)
-        for session in self._sessions.values():
-            session.goaway(failure)
+        # As fast as another node takes them, and in time for the last ones to have left.
+        limits = self._config.limits
+        pace = min(1 / limits.sessions_per_second, limits.stop_grace * _LEAVING_SHARE / max(1, len(self._sessions)))
+        for number, session in enumerate(self._sessions.values()):
+            moment = max(0, number - limits.session_burst) * pace
+            session.goaway(Refused(FAILURE_CODE_SHUTDOWN, self._refusing, retry_after=moment).failure)
 
     async def over(self) -> None:
         """Wait until no client is here."""
@@ -187,6 +197,14 @@ class Sessions:
         limits = self._config.limits
         if len(self._sessions) >= limits.max_sessions:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has as many clients as it takes: attach to another one")
+        turn = self._turns.take()
+        if turn:
+            self.postponed += 1
+            raise Refused(
+                FAILURE_CODE_OVERLOADED,
+                f"too many clients came to this node at once: try again in {turn:.1f} s, or at another one",
+                retry_after=turn,
+            )
         session = Session(
             grant,
             self._carrier.pool(None, PoolLimits(lanes=limits.max_lanes, wait=limits.lane_wait)),

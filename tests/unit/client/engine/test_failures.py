@@ -64,6 +64,13 @@ def test_what_a_peer_writes_is_made_fit_to_print() -> None:
     assert failure == Failure(CODES["QUOTA"], "a[2Jbc é")
 
 
+def test_a_hint_is_in_seconds_and_bounded() -> None:
+    """What a node may ask for has a limit; nothing asked for is 0."""
+    assert read_failure(Message(code=FailureCode.FAILURE_CODE_OVERLOADED)).retry_after == 0
+    assert read_failure(Message(retry_after_ms=1_500)).retry_after == 1.5
+    assert read_failure(Message(retry_after_ms=86_400_000)).retry_after == 30
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

@@ -1,6 +1,7 @@
 """Rates: so many at once, so many a second, for each address, in bounded memory."""
 
-from portway_relay.ingress.rate import AddressRate, Bucket
+import pytest
+from portway_relay.ingress.rate import AddressRate, Bucket, Turns
 from portway_testkit.clock import ManualClock
 
 
@@ -72,3 +73,37 @@ def test_memory_is_bounded(clock: ManualClock) -> None:
     assert not rate.take("192.0.2.0")
     assert rate.take("192.0.2.1")
     assert len(rate) == 3
+
+
+def test_a_bucket_says_when_it_gives_again(clock: ManualClock) -> None:
+    """At once while it has some, then in the time that one takes, less what has passed of it."""
+    bucket = Bucket(4, 2, clock)
+    assert bucket.wait == 0
+    taken(bucket, 2)
+    assert bucket.wait == 0.25
+    clock.now += 0.125
+    assert bucket.wait == 0.125
+    clock.now += 0.125
+    assert bucket.wait == 0
+    assert bucket.take()
+
+
+def test_who_comes_too_early_is_told_a_turn_of_its_own(clock: ManualClock) -> None:
+    """A burst is let in; those behind it are told one moment after the other, at the rate, and asking again later
+    gets a later one."""
+    turns = Turns(10, 3, clock)
+    assert [turns.take() for _ in range(3)] == [0, 0, 0]
+    assert [turns.take() for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    clock.now += 0.1
+    assert turns.take() == 0
+    assert turns.take() == pytest.approx(0.3)
+
+
+def test_turns_that_nobody_took_are_forgotten(clock: ManualClock) -> None:
+    """When a rush is over the next one begins afresh."""
+    turns = Turns(10, 1, clock)
+    for _ in range(100):
+        turns.take()
+    clock.now += 60
+    assert turns.take() == 0
+    assert turns.take() == pytest.approx(0.1)

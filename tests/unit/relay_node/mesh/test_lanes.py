@@ -15,6 +15,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.certificates import Identity, LoadedCertificates
+from portway_relay.mesh import arrivals as arrivals_module
 from portway_relay.mesh import peers as peers_module
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.certified import Certified
@@ -70,10 +71,10 @@ class Node:
             **{"most": 100, "time_limit": 5.0} | limits,
             on_failure=self.failures.append,
         )
-        self._tasks = Tasks("test node")
+        self.tasks = Tasks("test node")
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.setblocking(False)
-        self._tasks.spawn(self._accept(), name="accept")
+        self._accepting = self.tasks.spawn(self._accept(), name="accept")
 
     async def _accept(self) -> None:
         while True:
@@ -116,8 +117,16 @@ class Node:
         self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch, proof=bytes(32))
         return self.holds[label]
 
+    def drop_lanes(self) -> None:
+        for lane in list(self.arrivals._lanes):
+            lane.close()
+
+    def stop_listening(self) -> None:
+        self._accepting.cancel()
+        self._listening.close()
+
     async def stop(self) -> None:
-        await self._tasks.close()
+        await self.tasks.close()
         self._listening.close()
         await self.arrivals.close()
         await self.peers.close()
@@ -186,7 +195,7 @@ async def test_a_sibling_that_is_lost_is_not_waited_for(make: Make) -> None:
     raw.unencrypted_port = 20_003
     one.peers.tell_siblings(raw, None)
     unheard = one.peers.unheard()
-    await two.arrivals.close()
+    two.drop_lanes()
     await asyncio.wait_for(unheard[0], 10)
     await until(lambda: ("one", {"b" * 16}) in two.wholes)
     await until(lambda: one.peers.unheard() == [])
@@ -278,7 +287,7 @@ async def test_a_lost_node_is_found_again(make: Make, authority: trustme.CA) -> 
     one.hold("a" * 16)
     one.peers.told([two.info])
     await until(lambda: len(two.heard) == 1)
-    await two.arrivals.close()
+    two.drop_lanes()
     await until(lambda: len(two.heard) == 2)
     assert two.heard[0] == two.heard[1]
 
@@ -338,6 +347,40 @@ async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme
     for lane in lanes:
         lane.close()
     await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
+
+
+async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -> None:
+    """A visit that was on its way is refused, not cut off: it may be tried elsewhere."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    pool = one.peers.pool_of("two")
+    assert pool is not None
+    await until(lambda: pool.counts.idle == 1)
+    two.stop_listening()
+    closing = one.tasks.spawn(two.arrivals.close(), name="close")
+    await asyncio.sleep(0)  # it has asked to be left, and nobody has heard it yet
+    near, far = socket.socketpair()
+    ends: list[VisitEnd] = []
+    one.carrier.join(one.carrier.accept(near, None), pool, OPENING, lambda _, end: ends.append(end))
+    await until(lambda: bool(ends))
+    assert (ends[0].outcome, ends[0].reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
+    await closing
+    assert pool.counts.idle == 0
+    far.close()
+    assert ends[0].visitor is not None
+    ends[0].visitor.abort()
+
+
+async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lanes are cut then."""
+    monkeypatch.setattr(arrivals_module, "_LEFT_WITHIN", 0.05)
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: len(two.arrivals) == 2 and not two.arrivals.waiting)
+    monkeypatch.setattr("portway_proto.carry.python.pool.PyPool.lane_retires", lambda pool, lane: None)
+    two.stop_listening()
+    await two.arrivals.close()
+    await until(lambda: len(two.arrivals) == 0)
 
 
 async def test_a_visit_goes_over_a_warm_lane(make: Make) -> None:

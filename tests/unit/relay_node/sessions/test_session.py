@@ -219,7 +219,8 @@ async def test_binds_are_limited_in_rate(make_node: MakeNode) -> None:
     client.bind(new_chain())
     client.bind(new_chain())
     client.ask(new_chain())
-    assert client.refused().code == FAILURE_CODE_OVERLOADED
+    refused = client.refused()
+    assert (refused.code, refused.retry_after_ms) == (FAILURE_CODE_OVERLOADED, 1_000)
     node.clock.now += 1
     client.bind(new_chain())
 

@@ -70,6 +70,22 @@ async def test_a_node_that_has_its_fill_of_sessions_says_so(make_node: MakeNode)
     assert node.attach(resume=first.welcome).welcome.resumed, "coming back takes no further place"
 
 
+async def test_clients_that_come_all_at_once_are_told_when_to_come(make_node: MakeNode) -> None:
+    """After a burst each is told its own turn; who comes back to its session is let in all the same."""
+    node = make_node(session_burst=2, sessions_per_second=10)
+    first = node.attach()
+    node.attach()
+    hello = Hello(version=1, grant=node.grant())
+    told = [refusal(node, hello).failure for _ in range(3)]
+    assert {failure.code for failure in told} == {FAILURE_CODE_OVERLOADED}
+    assert [failure.retry_after_ms for failure in told] == pytest.approx([100, 200, 300], abs=1)
+    assert len(node.sessions) == 2
+    assert node.sessions.postponed == 3
+    assert node.attach(resume=first.welcome).welcome.resumed
+    node.clock.now += 1
+    assert not node.attach().welcome.resumed
+
+
 async def test_a_data_lane_that_shows_the_secret_is_parked(node: NodeSessions) -> None:
     """It belongs to its session's pool from then on, unanswered."""
     client = node.attach()
@@ -278,6 +294,31 @@ async def test_a_node_that_stops_asks_its_clients_to_leave(node: NodeSessions, c
     assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_SHUTDOWN
     node.park(client.welcome)
     client.bind(chain, 2)
+
+
+async def test_many_clients_are_asked_to_leave_one_after_the_other(make_node: MakeNode) -> None:
+    """A burst of them at once, the others at the pace that another node takes them."""
+    node = make_node(session_burst=2, sessions_per_second=10)
+    clients = []
+    for _ in range(5):
+        clients.append(node.attach())
+        node.clock.now += 0.1
+    node.sessions.ask_to_leave("this node is stopping")
+    moments = [client.lane.take(Goaway).failure.retry_after_ms for client in clients]
+    assert moments == [0, 0, 0, 100, 200]
+
+
+async def test_the_last_client_is_asked_to_leave_in_time(make_node: MakeNode) -> None:
+    """However many there are, the last one has more than half of the time that a node waits for it."""
+    node = make_node(session_burst=1, sessions_per_second=1, stop_grace=10.0)
+    clients = []
+    for _ in range(20):
+        clients.append(node.attach())
+        node.clock.now += 1
+    node.sessions.ask_to_leave("this node is stopping")
+    moments = [client.lane.take(Goaway).failure.retry_after_ms for client in clients]
+    assert moments == sorted(moments)
+    assert 3_000 < moments[-1] <= 4_000
 
 
 async def test_a_node_that_has_stopped_tells_who_is_left(node: NodeSessions, chain: Chain) -> None:

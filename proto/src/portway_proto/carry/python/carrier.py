@@ -107,6 +107,8 @@ class PythonCarrier:
             raise
         stream = PyStream(self, _peer_of(sock), tls=tls is not None)
         stream.opening = self.tasks.spawn(establish.accept(self, stream, sock, context), name="accept")
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        stream.opening.add_done_callback(lambda task: sock.close() if task.cancelled() else None)
         return stream
 
     def connect(self, address: Address, tls: ClientTls | None) -> PyStream:
