@@ -124,8 +124,10 @@ class Joining:
         if removal is not None:
             await self._store.delete(removal.key, expected=removal.modified)
         anew = before is not None or removal is not None or await self._store.get(keys.node(node)) is not None
-        # Certificates count in whole seconds: what was issued before this one ends is older.
+        # Certificates count in whole seconds, and whatever was issued for the name until now must be older.
         joined_at_ms = (self._now_ms() // 1000 + 1) * 1000
+        if before is not None:
+            joined_at_ms = max(joined_at_ms, before.joined_at_ms + 1000)
         identity = IdentityRecord(node, used.region, used.id, joined_at_ms, anew=anew)
         expected = _ABSENT if entry is None else entry.modified
         if not await self._store.put(keys.identity(node), encode(identity), expected=expected):
