@@ -69,7 +69,7 @@ def test_a_token_is_good_for_one_node(joiner: Joiner) -> None:
     first = joiner.config("fra-1", token=token)
     joiner.enter(first)
     assert "was used by node fra-1" in refusal(joiner, joiner.config("fra-2", token=token))
-    other_key = joiner.config("fra-1", token=token, state_dir=joiner.folder / "elsewhere")
+    other_key = joiner.config("fra-1", token=token, state="elsewhere")
     assert "was used by node fra-1" in refusal(joiner, other_key)
     assert first.state_dir is not None
     (first.state_dir / "current").unlink()
@@ -111,9 +111,8 @@ def test_an_invitation_is_for_whom_it_names(joiner: Joiner) -> None:
 def test_a_name_that_is_another_s_is_not_given(joiner: Joiner) -> None:
     """A token without a name makes no second node of a name; one with it replaces the first."""
     joiner.enter(joiner.config("fra-1", token=joiner.invite()))
-    second = {"state_dir": joiner.folder / "second"}
-    assert "is another node's" in refusal(joiner, joiner.config("fra-1", token=joiner.invite(), **second))
-    joiner.enter(joiner.config("fra-1", token=joiner.invite(node="fra-1"), **second))
+    assert "is another node's" in refusal(joiner, joiner.config("fra-1", token=joiner.invite(), state="second"))
+    joiner.enter(joiner.config("fra-1", token=joiner.invite(node="fra-1"), state="second"))
 
 
 def test_tokens_that_are_over_say_why(joiner: Joiner) -> None:

@@ -30,17 +30,20 @@ class Joiner:
         request = admin_pb2.InviteNodeRequest(region=region, node=node, ttl_seconds=ttl)
         return f"{cluster.admin.invite(request).token}@{cluster.registry_address}"
 
-    def config(self, name: str, region: str = "fra", *, token: str | None = None, **settings: Any) -> NodeConfig:
-        """A node as its command line makes it, with a region's certificate from the cluster's folder."""
+    def config(
+        self, name: str, region: str = "fra", *, token: str | None = None, state: str = "", **settings: Any
+    ) -> NodeConfig:
+        """A node as its command line makes it, with a region's certificate from the cluster's folder; `state` names
+        the folder that it keeps things in."""
         authority = Authority.open(self.cluster.pki)
         if not (self.cluster.pki / f"region-{region}.crt").exists():
             authority.add_region(region, DOMAIN)
-        state = self.folder / f"state-{name}"
+        folder = self.folder / (state or f"state-{name}")
         files: dict[str, Any] = {
-            "state_dir": state,
-            "cluster_ca": state / CURRENT / CA,
-            "cert": state / CURRENT / CERTIFICATE,
-            "key": state / CURRENT / KEY,
+            "state_dir": folder,
+            "cluster_ca": folder / CURRENT / CA,
+            "cert": folder / CURRENT / CERTIFICATE,
+            "key": folder / CURRENT / KEY,
             "tls_cert": (self.cluster.pki / f"region-{region}.crt",),
             "tls_key": (self.cluster.pki / f"region-{region}.key",),
         }

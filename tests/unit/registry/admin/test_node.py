@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any, Protocol
 
+import pytest
 from click.testing import Result
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, TunnelInfo
 from portway_testkit.registry import NodeStream
@@ -103,3 +104,38 @@ def test_a_node_that_nobody_knows_gets_no_order(stage: Stage) -> None:
     result = stage.say("node", "drain", "fra-9")
     assert result.exit_code == 1
     assert "no node 'fra-9' is known" in result.stderr
+
+
+def test_a_node_is_invited(stage: Stage) -> None:
+    """The token alone on stdout, with where it is from behind it; the rest is for people."""
+    result = stage.say("node", "invite", "--region", "fra", "--name", "fra-7", "--ttl", "30m")
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"pwj_[a-z0-9]+_[a-z2-7]{{32}}@{re.escape(stage.address)}\n", result.stdout)
+    assert "node fra-7 of region fra may join" in result.stderr
+    told = stage.ask("node", "invite", "--region", "fra")
+    assert told["token"].startswith(f"pwj_{told['id']}_")
+    assert told["node"] == ""
+    assert told["expires_at_ms"] - told["created_at_ms"] == 3_600_000
+    shown = stage.say("invitations", "list").stdout
+    assert told["id"] in shown
+    assert told["token"].split("_")[2][:32] not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--region", "Fra"), 1, "no region name"),
+        (("--region", "fra", "--name", "a b"), 1, "no node name"),
+        (("--region", "fra", "--ttl", "31d"), 1, "30 days at the most"),
+        (("--region", "fra", "--ttl", "0s"), 2, "such as 30m"),
+        (("--region", "fra", "--ttl", "soon"), 2, "such as 30m"),
+        ((), 2, "--region"),
+    ],
+)
+def test_an_invitation_that_cannot_be_made_is_told(
+    stage: Stage, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    """Names, times, and what is needed."""
+    result = stage.say("node", "invite", *arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert says in result.stderr
