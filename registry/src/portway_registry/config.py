@@ -125,6 +125,15 @@ class Config:
     max_tunnels: Annotated[
         int, Setting(_whole(1, 1_000_000), "N", "tunnels that a token may have which names no number")
     ] = 100
+    check_addresses: Annotated[
+        str,
+        Setting(
+            _one_of("yes", "no"),
+            "YES",
+            "send clients to a node once its advertised address was reached from another node or the registry; no: "
+            "where clients reach nodes and these do not",
+        ),
+    ] = "yes"
     log_format: Annotated[str, Setting(_one_of("text", "json"), "FORM", "text or json")] = "text"
     log_level: Annotated[
         str,

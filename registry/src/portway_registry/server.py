@@ -31,6 +31,7 @@ from portway_registry.geoip.opening import open_locator
 from portway_registry.grants import Grants
 from portway_registry.invitations import Invitations
 from portway_registry.joining import Joining
+from portway_registry.mesh.dialling import dial_by
 from portway_registry.mesh.hub import Hub
 from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.metrics import CallCounts, exposition
@@ -151,6 +152,7 @@ class Registry:
             lease_seconds=config.lease_seconds,
             default_max_tunnels=config.max_tunnels,
             on_failure=self._on_failure,
+            dial=dial_by(authority.certificate) if config.check_addresses == "yes" else None,
         )
         hub.start()
         self._closing.append(hub.close)

@@ -33,6 +33,7 @@ from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
+from portway_relay.mesh.probing import Probing
 from portway_relay.mesh.routes import Routes
 from portway_relay.mesh.sibling_ports import SiblingPorts
 from portway_relay.metrics import exposition
@@ -203,8 +204,17 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._probing = Probing(
+            self._carrier, self._loaded, lambda probed: self._link.tell_probed(probed), on_failure=failed
+        )
         self._cluster = Cluster(
-            self._grants, self._sessions, self._table, self._peers, self._port_reservation, self._ordered
+            self._grants,
+            self._sessions,
+            self._table,
+            self._peers,
+            self._port_reservation,
+            self._ordered,
+            self._probing.probe,
         )
         self._link = RegistryLink(
             config.registry,
@@ -295,6 +305,7 @@ class Node:
         await self._lookup.close()
         if self._renewal is not None:
             await self._renewal.close()
+        await self._probing.close()
         await self._link.close()
         await self._arrivals.close()
         await self._peers.close()

@@ -13,13 +13,26 @@ from portway_proto.v1.admin_pb2 import (
     OrderNodeRequest,
     WatchNodesRequest,
 )
-from portway_proto.v1.types_pb2 import NodeInfo, NodeState
+from portway_proto.v1.types_pb2 import (
+    REACH_FAILED,
+    REACH_REACHED,
+    REACH_TRYING,
+    REACH_UNSPECIFIED,
+    NodeInfo,
+    NodeState,
+)
 
 from portway_registry.admin.context import Admin, json_option, pass_admin, seconds
 from portway_registry.admin.invitation import invitation_json
 from portway_registry.admin.showing import print_changes, when
 
-_COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE")
+_COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
+_REACH = {
+    REACH_UNSPECIFIED: "unchecked",
+    REACH_TRYING: "trying",
+    REACH_REACHED: "reached",
+    REACH_FAILED: "failed",
+}
 
 
 @click.group()
@@ -64,6 +77,7 @@ def show(admin: Admin, name: str) -> None:
             "address": _address(found),
             "server name": found.server_name,
             "state": state(found),
+            "reached": reached(found),
             "sessions": f"{found.sessions} of {found.max_sessions or 'any number'}",
             "tunnels": str(found.tunnels),
             "visits": str(found.visits),
@@ -172,6 +186,8 @@ def node_json(found: NodeInfo) -> dict[str, object]:
         "port": found.port,
         "server_name": found.server_name,
         "state": state(found),
+        "reach": _REACH.get(found.reach, f"unknown ({found.reach})"),
+        "reach_failure": found.reach_failure,
         "sessions": found.sessions,
         "max_sessions": found.max_sessions,
         "tunnels": found.tunnels,
@@ -191,6 +207,13 @@ def state(found: NodeInfo) -> str:
         return f"unknown ({found.state})"
 
 
+def reached(found: NodeInfo) -> str:
+    """Whether its advertised address was reached, so that clients are sent there; else why not."""
+    if found.reach == REACH_FAILED:
+        return f"no: {found.reach_failure}"
+    return "not yet" if found.reach == REACH_TRYING else "yes"
+
+
 def _address(found: NodeInfo) -> str:
     return f"[{found.host}]:{found.port}" if ":" in found.host else f"{found.host}:{found.port}"
 
@@ -207,9 +230,11 @@ def _row(found: NodeInfo) -> list[str]:
         str(found.visits),
         found.version,
         when(found.started_at_ms),
+        reached(found),
     ]
 
 
 def _line(found: NodeInfo) -> str:
     counts = f"{found.sessions} sessions, {found.tunnels} tunnels, {found.visits} visits"
-    return f"{found.name}  {found.region}  {_address(found)}  {state(found)}  {counts}"
+    not_reached = f"  reached: {reached(found)}" if found.reach in (REACH_TRYING, REACH_FAILED) else ""
+    return f"{found.name}  {found.region}  {_address(found)}  {state(found)}  {counts}{not_reached}"

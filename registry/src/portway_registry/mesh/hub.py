@@ -7,6 +7,7 @@ does by itself (session.py).
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Callable
+from functools import partial
 from typing import Final
 
 from portway_proto.carry.tasks import Tasks
@@ -33,7 +34,9 @@ from portway_proto.v1.types_pb2 import (
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.grants import Grants
 from portway_registry.mesh.announcements import Announcements
+from portway_registry.mesh.dialling import Dial
 from portway_registry.mesh.quota import Quota
+from portway_registry.mesh.reaching import Reaching
 from portway_registry.mesh.session import NodeSession, Write
 from portway_registry.records import GrantKeyRecord, IdentityRecord, Order, OrderRecord, TokenRecord
 from portway_registry.standing import demand_standing
@@ -67,7 +70,9 @@ class Hub:
         lease_seconds: int,
         default_max_tunnels: int,
         on_failure: Callable[[BaseException], None],
+        dial: Dial | None = None,
     ) -> None:
+        """Without `dial` nobody tries nodes' addresses, and all count as reached."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -76,6 +81,7 @@ class Hub:
         self._lease_seconds = lease_seconds
         self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
         self._sessions: dict[str, NodeSession] = {}
+        self._reaching = Reaching(self._sessions, dial)
         self._tasks = Tasks("mesh", on_failure=on_failure)
         self._peers_changed = asyncio.Event()
         self._unsubscribe: list[Callable[[], None]] = []
@@ -128,18 +134,24 @@ class Hub:
         announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
         session = NodeSession(self._store, announcements, info, issued_ms=issued_ms, lease_seconds=self._lease_seconds)
         before = self._sessions.get(info.name)
+        trying: asyncio.Task[None] | None = None
         self._sessions[info.name] = session
         try:
             if before is not None:
                 before.end(Replaced("a newer session of this node has registered"))
                 await before.over.wait()
+            session.on_probed = partial(self._reaching.answered, info.name)
+            await self._reaching.first(session, self._views.nodes.get(info.name))
             await session.register(register.lease_id)
+            trying = self._tasks.spawn(self._reaching.keep_trying(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             await session.serve(requests, write)
         finally:
+            if trying is not None:
+                trying.cancel()
             session.over.set()
             if self._sessions.get(info.name) is session:
                 del self._sessions[info.name]
@@ -240,4 +252,6 @@ def without_counts(node: NodeInfo) -> NodeInfo:
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
+    bare.ClearField("reach")
+    bare.ClearField("reach_failure")
     return bare

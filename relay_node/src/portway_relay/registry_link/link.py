@@ -16,6 +16,7 @@ from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     KeepAlive,
     NodeMessage,
+    Probed,
     Register,
     Registered,
     RegistryMessage,
@@ -104,6 +105,7 @@ class RegistryLink:
         self._lease = Registered()
         self._whole_due = False
         self._state_due = False
+        self._probed: list[Probed] = []
         self._leaving = False
         self._channel: aio.Channel | None = None
         self._trouble: dict[Endpoint, str] = {}  # what was said of each last
@@ -115,6 +117,11 @@ class RegistryLink:
     def tell_state(self) -> None:
         """The node's state has changed: say so now."""
         self._state_due = True
+        self._announcements.news.set()
+
+    def tell_probed(self, probed: Probed) -> None:
+        """What this registry has asked to be tried. Told late, or to another registry, it says nothing to anybody."""
+        self._probed.append(probed)
         self._announcements.news.set()
 
     async def resolve(self, label: str) -> ResolveResponse | None:
@@ -272,6 +279,8 @@ class RegistryLink:
                 batch = self._batch()
                 if batch is not None:
                     await stream.write(batch)
+                while self._probed:
+                    await stream.write(NodeMessage(probed=self._probed.pop(0)))
                 if leaving or self._state_due or self._clock() >= due:
                     self._state_due = False
                     due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / _KEEP_ALIVES_A_LEASE)

@@ -23,11 +23,12 @@ def test_nodes_are_listed_for_people(stage: Stage) -> None:
     stage.node("lon-1", region="lon")
     stage.node("fra-1", sessions=3, max_sessions=10)
     lines = stage.say("node", "list").stdout.splitlines()
-    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE"
+    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE REACHED"
     assert " ".join(lines[1].split()) == columns
     fra, lon = (line.split() for line in lines[3:5])
     assert fra[:8] == ["fra-1", "fra", "127.0.0.1:443", "ready", "3/10", "0", "0", "1.2.3"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(fra[8:]))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(fra[8:10]))
+    assert fra[10:] == ["yes"]
     assert lon[:5] == ["lon-1", "lon", "127.0.0.1:443", "ready", "0"]
 
 
@@ -44,6 +45,8 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "port": 443,
         "server_name": "fra-1.node.portway.internal",
         "state": "cordoned",
+        "reach": "unchecked",
+        "reach_failure": "",
         "sessions": 0,
         "max_sessions": 0,
         "tunnels": 0,
