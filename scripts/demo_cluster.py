@@ -15,14 +15,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import demo_regions
+from cluster.delay_network import why_not
 from cluster.folders import make_folder, owned_folder
 from cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from cluster.processes import Processes, ProcessFailed
+from cluster.regions import start_regions
 
 _REGIONS = (("fra", 50.1, 8.7), ("iad", 38.9, -77.4), ("syd", -33.9, 151.2))
 # A request on one machine takes milliseconds.
@@ -40,6 +43,9 @@ class _Ended(BaseException):
 
 def main() -> int:
     arguments = _parse()
+    if arguments.regions and (reason := why_not()):
+        print(f"scripts/demo --regions cannot run here: {reason}", file=sys.stderr)
+        return 1
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup means it
             signal.signal(number, _end)
@@ -52,19 +58,34 @@ def main() -> int:
             Processes(folder) as processes,
             _no_more_signals(),
         ):
-            cluster = start_cluster(processes, _plan(arguments), RegistryPlan(port=arguments.registry_port))
-            if arguments.env is not None:
-                _write_exports(arguments.env, cluster, folder)
-                print(f"ready; in another shell: . {shlex.quote(str(arguments.env.absolute()))}", flush=True)
-                _stay(processes)
-            else:
-                _show(cluster, folder, processes, arguments.check)
+            _run(arguments, folder, processes)
     except _Ended:
         return 0
     except (ProcessFailed, _DemoFailed) as failure:
         print(f"the demo failed: {failure}\nall logs: {folder}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run(arguments: argparse.Namespace, folder: Path, processes: Processes) -> None:
+    """Until it is enough, or a signal comes."""
+    regions = start_regions(processes) if arguments.regions else None
+    if regions is not None:
+        cluster, more = regions.cluster, demo_regions.exports(regions.network)
+    else:
+        cluster, more = start_cluster(processes, _plan(arguments), RegistryPlan(port=arguments.registry_port)), {}
+    if arguments.env is not None:
+        _write_exports(arguments.env, cluster, folder, more)
+        print(f"ready; in another shell: . {shlex.quote(str(arguments.env.absolute()))}", flush=True)
+        _stay(processes)
+    elif regions is None:
+        _show(cluster, folder, processes, arguments.check)
+    else:
+        _write_exports(folder / "env", cluster, folder, more)
+        demo_regions.show(regions, processes)
+        if not arguments.check:
+            print(f"\nIt stays up until Ctrl-C. Logs: {folder}", flush=True)
+            _stay(processes)
 
 
 def _parse() -> argparse.Namespace:
@@ -77,6 +98,11 @@ def _parse() -> argparse.Namespace:
         metavar="FILE",
         help="only the cluster, in the foreground; when it is ready, FILE holds export lines for clients",
     )
+    parser.add_argument(
+        "--regions",
+        action="store_true",
+        help="each region in a network namespace of its own, as far from the others as in the world (needs root)",
+    )
     parser.add_argument("--registry-port", type=_port, default=0, metavar="PORT", help="default: a free one")
     parser.add_argument(
         "--relay-port",
@@ -85,7 +111,10 @@ def _parse() -> argparse.Namespace:
         metavar="PORT",
         help="of the first node, the others follow; default: free",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.regions and (arguments.registry_port or arguments.relay_port):
+        parser.error("with --regions every part has an address of its own: leave the ports out")
+    return arguments
 
 
 def _port(text: str) -> int:
@@ -118,10 +147,10 @@ def _no_more_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _write_exports(target: Path, cluster: Cluster, folder: Path) -> None:
+def _write_exports(target: Path, cluster: Cluster, folder: Path, more: Mapping[str, str]) -> None:
     """All of it at once: whoever polls for the file never reads half."""
     nodes = ",".join(f"{node.process.name}={node.listen}" for node in cluster.nodes)
-    values = {**cluster.exports, "PORTWAY_DEMO_DIR": str(folder), "PORTWAY_DEMO_NODES": nodes}
+    values = {**cluster.exports, "PORTWAY_DEMO_DIR": str(folder), "PORTWAY_DEMO_NODES": nodes, **more}
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
     if target.exists():  # a pipe or a terminal
         target.write_text(text)
@@ -206,7 +235,7 @@ def _request(url: str, ca: Path) -> None:
 
 def _say_how_to_go_on(cluster: Cluster, folder: Path) -> None:
     exports = folder / "env"
-    _write_exports(exports, cluster, folder)
+    _write_exports(exports, cluster, folder, {})
     programs = Path(sys.executable).parent
     print(
         f"""

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_load import contestants, delay_network, far_away, measures, report
+from bench_load import contestants, far_away, measures, report
 from bench_load.contestants import Contestant, find_program
 from bench_load.endpoint import Endpoint
+from cluster import delay_network
 from cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from cluster.processes import Processes
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.processes import Process, Processes, ProcessFailed, clean_environment
 
@@ -62,8 +63,8 @@ class RunningNode:
 class Cluster:
     """A cluster that runs. `ca` verifies the registry and every public name."""
 
-    registry: str  # host:port for clients
-    registry_process: Process
+    registries: tuple[str, ...]  # host:port of each for clients
+    registry_processes: tuple[Process, ...]
     nodes: tuple[RunningNode, ...]
     token: str
     ca: Path
@@ -71,33 +72,52 @@ class Cluster:
     admin_token_file: Path
 
     @property
+    def registry(self) -> str:
+        """The first one."""
+        return self.registries[0]
+
+    @property
+    def registry_process(self) -> Process:
+        return self.registry_processes[0]
+
+    @property
     def exports(self) -> dict[str, str]:
         """What a client needs in its environment."""
-        return {"PORTWAY_REGISTRY": self.registry, "PORTWAY_TOKEN": self.token, "PORTWAY_CA": str(self.ca)}
+        return {
+            "PORTWAY_REGISTRY": ",".join(self.registries),
+            "PORTWAY_TOKEN": self.token,
+            "PORTWAY_CA": str(self.ca),
+        }
+
+    def ask(self, *words: str, prefix: tuple[str, ...] = (), registry: str = "") -> Any:
+        """What `portway-admin --json WORDS` answers, from the first registry or the one given. Raises ProcessFailed."""
+        connection = ["--registry", registry or self.registry, "--ca", str(self.ca)]
+        return json.loads(_admin([*connection, "--token-file", self.admin_token_file, "--json", *words], prefix))
 
 
-def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: RegistryPlan | None = None) -> Cluster:
-    """Start a cluster and return when every node is ready. Raises ProcessFailed, saying which part and why."""
+def start_cluster(
+    processes: Processes,
+    nodes: tuple[NodePlan, ...],
+    registry: RegistryPlan | None = None,
+    replicas: tuple[RegistryPlan, ...] = (),
+) -> Cluster:
+    """Start a cluster and return when every node is ready. Raises ProcessFailed, saying which part and why.
+
+    `replicas` are further registries; all have the store of the first then, which must be an etcd.
+    """
     registry = registry or RegistryPlan()
     pki = processes.folder / "pki"
-    _make_certificates(pki, nodes, registry)
+    _make_certificates(pki, nodes, (registry, *replicas))
     admin_token_file = processes.folder / "admin-token"
-    registry_process = processes.start(
-        "registry",
-        [
-            *registry.prefix,
-            _PROGRAMS / "portway-registry",
-            "serve",
-            *("--listen", f"{registry.host}:{registry.port}"),
-            *("--mesh-listen", f"{registry.host}:0"),
-            *("--tls-cert", pki / "registry.crt", "--tls-key", pki / "registry.key"),
-            *("--cluster-ca", pki / "ca.crt"),
-            *("--store", registry.store or f"embedded:{processes.folder / 'registry.db'}"),
-            *("--admin-token-file", admin_token_file),
-        ],
-        ready_flag=True,
-    )
-    told = processes.wait_ready(registry_process)
+    registries = []
+    for number, replica in enumerate((registry, *replicas), 1):
+        name = "registry" if number == 1 else f"registry-{number}"
+        store = registry.store or f"embedded:{processes.folder / 'registry.db'}"
+        registries.append(_start_registry(processes, name, replica, pki, store, admin_token_file))
+        # One after the other: the first makes the keys and the admin token.
+        processes.wait_ready(registries[-1])
+    told = [processes.wait_ready(process) for process in registries]
+    mesh = tuple(each["mesh_listen"] for each in told)
     regions = tuple(dict.fromkeys(plan.region for plan in nodes))
     ranges = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_REGION), len(regions))
     raw_ports = dict(zip(regions, ranges, strict=True))
@@ -105,18 +125,39 @@ def start_cluster(processes: Processes, nodes: tuple[NodePlan, ...], registry: R
     for plan in nodes:
         first = all(other.region != plan.region for other, _ in started)
         ports = raw_ports[plan.region]
-        started.append((plan, _start_node(processes, plan, pki, told["mesh_listen"], ports, regions, first=first)))
+        started.append((plan, _start_node(processes, plan, pki, mesh, ports, regions, first=first)))
     running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
     ca = pki / "ca.crt"
-    token = _create_token(registry, told["listen"], ca, admin_token_file)
-    return Cluster(told["listen"], registry_process, running, token, ca, pki, admin_token_file)
+    public = tuple(each["listen"] for each in told)
+    token = _create_token(registry, public[0], ca, admin_token_file)
+    return Cluster(public, tuple(registries), running, token, ca, pki, admin_token_file)
+
+
+def _start_registry(
+    processes: Processes, name: str, plan: RegistryPlan, pki: Path, store: str, admin_token_file: Path
+) -> Process:
+    return processes.start(
+        name,
+        [
+            *plan.prefix,
+            _PROGRAMS / "portway-registry",
+            "serve",
+            *("--listen", f"{plan.host}:{plan.port}"),
+            *("--mesh-listen", f"{plan.host}:0"),
+            *("--tls-cert", pki / "registry.crt", "--tls-key", pki / "registry.key"),
+            *("--cluster-ca", pki / "ca.crt"),
+            *("--store", store),
+            *("--admin-token-file", admin_token_file),
+        ],
+        ready_flag=True,
+    )
 
 
 def _start_node(
     processes: Processes,
     plan: NodePlan,
     pki: Path,
-    mesh: str,
+    mesh: tuple[str, ...],
     raw_ports: int,
     regions: tuple[str, ...],
     *,
@@ -139,7 +180,8 @@ def _start_node(
             *("--listen", f"{plan.host}:{plan.port}"),
             *("--raw-listen", plan.host, "--raw-host", plan.host),
             *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_REGION - 1}"),
-            *("--registry", mesh, "--cluster-ca", pki / "ca.crt"),
+            *(word for address in mesh for word in ("--registry", address)),
+            *("--cluster-ca", pki / "ca.crt"),
             *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
             *names,
             *("--admin-listen", f"{plan.host}:0"),
@@ -151,13 +193,13 @@ def _start_node(
     )
 
 
-def _make_certificates(pki: Path, nodes: tuple[NodePlan, ...], registry: RegistryPlan) -> None:
+def _make_certificates(pki: Path, nodes: tuple[NodePlan, ...], registries: tuple[RegistryPlan, ...]) -> None:
     command: list[str | Path] = ["pki", "init", "--dir", pki, "--domain", DOMAIN]
     for region in dict.fromkeys(plan.region for plan in nodes):
         command += ["--region", region]
     for plan in nodes:
         command += ["--node", plan.name]
-    for host in {registry.host, LOOPBACK, "localhost"}:
+    for host in {*(registry.host for registry in registries), LOOPBACK, "localhost"}:
         command += ["--registry-host", host]
     _admin(command)
 

@@ -19,6 +19,7 @@ RegistryError
 │   ├── NotFound           no such node, tunnel or token
 │   ├── NoCandidate        no node can take the client now
 │   ├── Busy               too many calls of a kind that costs much
+│   ├── Exhausted          this caller has made too many of them
 │   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
 │   ├── FellSilent         a node's stream lives and the node does not
@@ -173,6 +174,10 @@ class NoCandidate(CallError):
 
 class Busy(CallError):
     """There are too many calls of a kind that costs much; a later one may do."""
+
+
+class Exhausted(CallError):
+    """The caller itself makes too many calls of a kind that costs much."""
 
 
 class FellSilent(CallError):

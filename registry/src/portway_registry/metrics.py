@@ -13,6 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from portway_registry.mesh.hub import Hub
+from portway_registry.reports import Reports
 from portway_registry.views import Views
 
 
@@ -27,10 +28,11 @@ class CallCounts:
 
 
 class _Cluster(Collector):
-    def __init__(self, calls: CallCounts, views: Views, hub: Hub) -> None:
+    def __init__(self, calls: CallCounts, views: Views, hub: Hub, reports: Reports) -> None:
         self._calls = calls
         self._views = views
         self._hub = hub
+        self._reports = reports
 
     def collect(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("portway_registry_calls", "gRPC calls that have ended", labels=("method", "code"))
@@ -45,10 +47,18 @@ class _Cluster(Collector):
         yield by_region
         tunnels = len(self._views.tunnels.items)
         yield GaugeMetricFamily("portway_registry_tunnels", "tunnels known", value=tunnels)
+        reported = CounterMetricFamily(
+            "portway_registry_round_trips_reported", "round trips that clients reported", labels=("outcome",)
+        )
+        for outcome, number in self._reports.outcomes.items():
+            reported.add_metric((outcome,), number)
+        yield reported
+        prefixes = len(self._reports.round_trips)
+        yield GaugeMetricFamily("portway_registry_learned_prefixes", "prefixes with known round trips", value=prefixes)
 
 
-def exposition(calls: CallCounts, views: Views, hub: Hub) -> bytes:
+def exposition(calls: CallCounts, views: Views, hub: Hub, reports: Reports) -> bytes:
     """The page that Prometheus scrapes."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Cluster(calls, views, hub))
+    registry.register(_Cluster(calls, views, hub, reports))
     return generate_latest(registry)

@@ -1,26 +1,32 @@
 """The nodes that clients can be sent to.
 
-The view of the nodes, with one difference: a node whose lease was lost while its stream is here is still there. So a
-store that forgot its leases in an outage does not leave clients without nodes until all have registered again.
+The view of the nodes, with two differences. A node whose lease was lost while its stream is here is still there: so a
+store that forgot its leases in an outage does not leave clients without nodes until all have registered again. And an
+operator's order counts from when it stands, whether the node has heard of it or not.
 """
 
+import dataclasses
 import random
 from collections import Counter
 
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 
 from portway_registry.geoip.locator import Position
-from portway_registry.mesh.hub import Hub
-from portway_registry.placement.node import placed_node
-from portway_registry.placement.order import Placement, Ranked
+from portway_registry.mesh.hub import STATE_OF_ORDER, Hub
+from portway_registry.placement.node import PlacedNode, placed_node
+from portway_registry.placement.order import Placement
+from portway_registry.placement.round_trips import NOTHING, Learned
+from portway_registry.placement.shortlist import Ranked
+from portway_registry.records import OrderRecord
 from portway_registry.views import Item, View
 
 
 class Roster:
     """Follows the view from the moment it is made until it is closed."""
 
-    def __init__(self, nodes: View[NodeInfo], hub: Hub) -> None:
+    def __init__(self, nodes: View[NodeInfo], orders: View[OrderRecord], hub: Hub) -> None:
         self._nodes = nodes
+        self._orders = orders
         self._hub = hub
         self._known: dict[str, NodeInfo] = {}
         self._placement = Placement()
@@ -28,17 +34,31 @@ class Roster:
         self._rng = random.Random()  # noqa: S311
         for node in nodes.values():
             self._put(node)
-        self._unsubscribe = nodes.subscribe(self._changed)
+        self._unsubscribe = (nodes.subscribe(self._changed), orders.subscribe(self._ordered))
         hub.on_end.append(self._session_ended)
 
     async def close(self) -> None:
-        self._unsubscribe()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
         self._hub.on_end.remove(self._session_ended)
 
-    def candidates(self, client: Position | None, *, region: str, limit: int) -> list[tuple[NodeInfo, Ranked]]:
+    def candidates(
+        self, client: Position | None, *, region: str, limit: int, learned: Learned = NOTHING
+    ) -> list[tuple[NodeInfo, Ranked]]:
         """The nodes to try, the best first; `region` empty for any."""
-        ranked = self._placement.candidates(client, region=region or None, limit=limit, rng=self._rng)
+        ranked = self._placement.candidates(client, region=region or None, limit=limit, rng=self._rng, learned=learned)
         return [(self._known[one.node.name], one) for one in ranked]
+
+    def all(self, client: Position | None, learned: Learned) -> list[tuple[NodeInfo, Ranked]]:
+        """Every node: the candidates, the best first, then those that take no clients."""
+        found = self.candidates(client, region="", limit=len(self._placement), learned=learned)
+        named = {node.name for node, _ in found}
+        left_out = sorted(self._known.keys() - named)
+        return found + [(self._shown(name), Ranked(placed, 0)) for name in left_out if (placed := self.get(name))]
+
+    def get(self, name: str) -> PlacedNode | None:
+        """A node as placement sees it, if it is known."""
+        return self._placement.get(name)
 
     def regions(self) -> Counter[str]:
         """How many nodes each region has, whether they take clients or not."""
@@ -54,9 +74,27 @@ class Roster:
         if name not in self._nodes.items:
             self._remove(name)
 
+    def _ordered(self, old: Item[OrderRecord] | None, new: Item[OrderRecord] | None) -> None:
+        for item in (old, new):
+            node = self._known.get(item.name) if item is not None else None
+            if node is not None:
+                self._put(node)
+
     def _put(self, node: NodeInfo) -> None:
         self._known[node.name] = node
-        self._placement.put(placed_node(node))
+        placed = placed_node(node)
+        if node.name in self._orders.items:
+            placed = dataclasses.replace(placed, ready=False)
+        self._placement.put(placed)
+
+    def _shown(self, name: str) -> NodeInfo:
+        """A node with its state as the order has it that it may not have heard of."""
+        node = NodeInfo()
+        node.CopyFrom(self._known[name])
+        standing = self._orders.get(name)
+        if standing is not None and node.state == NODE_STATE_READY:
+            node.state = STATE_OF_ORDER[standing.order]
+        return node
 
     def _remove(self, name: str) -> None:
         self._known.pop(name, None)

@@ -35,6 +35,7 @@ from portway_registry.mesh.dialling import dial_by
 from portway_registry.mesh.hub import Hub
 from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.metrics import CallCounts, exposition
+from portway_registry.reports import Reports
 from portway_registry.roster import Roster
 from portway_registry.rotation import KeyRotation
 from portway_registry.services.admin import Admin
@@ -168,9 +169,10 @@ class Registry:
         invitations = Invitations(store, views.invitations, _now_ms)
         guard = Guard(by_token(TokenCheck(store, views.tokens), invitations), self._calls.count)
         public = _server(guard, ("grpc.max_receive_message_length", _LARGEST_CALL))
-        roster = Roster(views.nodes, hub)
+        roster = Roster(views.nodes, views.orders, hub)
         self._closing.append(roster.close)
-        discovery = Discovery(roster, grants, locator, cluster_ca=authority.certificate)
+        reports = Reports(roster.get, time.monotonic)
+        discovery = Discovery(roster, grants, locator, reports, cluster_ca=authority.certificate)
         add_DiscoveryServicer_to_server(discovery, public)
         add_EnrolmentServicer_to_server(Enrolment(joining), public)
         add_AdminServicer_to_server(Admin(store, views, invitations, _now_ms), public)
@@ -180,7 +182,7 @@ class Registry:
         if config.metrics_listen is not None:
             from portway_registry.http import HttpServer
 
-            pages = HttpServer(lambda: exposition(self._calls, views, hub), lambda: self._serving)
+            pages = HttpServer(lambda: exposition(self._calls, views, hub, reports), lambda: self._serving)
             self._closing.append(pages.close)
             self._metrics_address = await pages.start(config.metrics_listen)
 

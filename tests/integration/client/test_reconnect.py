@@ -1,6 +1,7 @@
 """A tunnel whose connection is lost: the same URL works again by itself, or the program is told why it cannot."""
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 import portway
 import pytest
+from portway.engine import reconnect
 from portway_proto.carry import select
 from portway_proto.carry.contract import Carrier, Limits
 from portway_proto.carry.python import PythonCarrier
@@ -68,6 +70,43 @@ def test_a_reset_connection_is_resumed(node: FakeNode, echo: Any, exchange: Any,
         node.wait(lambda: node.count("park") >= 4)
         assert node.epochs(label_of(tunnel)) == [1]
         assert exchange(node, tunnel.host, b"hello") == b"hello"
+
+
+def test_a_session_that_worked_is_replaced_at_once_however_many_are_lost(
+    node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pause grows over losses in a row: each session held the tunnel before it was lost."""
+    monkeypatch.setattr(reconnect, "STEADY", 0.0)
+    monkeypatch.setattr(reconnect, "pauses", lambda: iter((0.0, 1000.0)))
+    node.resumes = False
+    with portway.forward(echo.port) as tunnel:
+        for epoch in range(2, 7):
+            node.drop_connections()
+            node.wait(lambda epoch=epoch: node.epochs(label_of(tunnel))[-1:] == [epoch])
+            with portway.forward(1):
+                pass  # its answer comes behind that to the BIND before
+
+
+def test_a_session_that_is_lost_as_soon_as_it_is_there_is_not_tried_in_a_loop(
+    node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that takes every session and none of its tunnels is met with growing pauses."""
+    monkeypatch.setattr(reconnect, "STEADY", 0.0)
+    drawn: list[int] = []
+
+    def pauses() -> Iterator[float]:
+        for number in itertools.count():
+            drawn.append(number)
+            yield 0.0
+
+    monkeypatch.setattr(reconnect, "pauses", pauses)
+    node.resumes = False
+    with portway.forward(echo.port) as tunnel:
+        node.lose_answers = 2
+        node.drop_connections()
+        last = ("bind", label_of(tunnel), 4)
+        node.wait(lambda: last in node.events and node.events[node.events.index(last) :].count(("park",)) >= 2)
+    assert drawn == [0, 0, 1, 2]
 
 
 def test_a_restarted_node_gets_the_tunnels_anew(node: FakeNode, echo: Any, exchange: Any) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
 from portway_registry import keys
 from portway_registry.geoip.locator import Position
-from portway_registry.records import decode_node
+from portway_registry.placement.round_trips import NOTHING
+from portway_registry.records import Order, OrderRecord, decode_node, decoder, encode
 from portway_registry.roster import Roster
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.views import View
@@ -32,11 +33,12 @@ class FakeHub:
 
 
 class Stage:
-    def __init__(self, store: EmbeddedStore, view: View[NodeInfo]) -> None:
+    def __init__(self, store: EmbeddedStore, view: View[NodeInfo], orders: View[OrderRecord]) -> None:
         self._store = store
         self._view = view
+        self._orders = orders
         self.hub = FakeHub()
-        self.roster = Roster(view, self.hub)  # type: ignore[arg-type]  # all that it asks of a hub
+        self.roster = Roster(view, orders, self.hub)  # type: ignore[arg-type]  # all that it asks of a hub
 
     async def put(self, name: str, region: str = "fra", **more: object) -> None:
         await self._store.put(keys.node(name), node_info(name, region, **more).SerializeToString())
@@ -46,22 +48,39 @@ class Stage:
         await self._store.delete(keys.node(name))
         await self._settle()
 
+    async def order(self, name: str, order: Order | None) -> None:
+        if order is None:
+            await self._store.delete(keys.order(name))
+        else:
+            await self._store.put(keys.order(name), encode(OrderRecord(name, order)))
+        await self._settle()
+
+    def left_out(self) -> list[tuple[str, int]]:
+        """Name and state of each node that is no candidate."""
+        named = self.names()
+        return [(node.name, node.state) for node, _ in self.roster.all(None, NOTHING) if node.name not in named]
+
     def names(self, region: str = "") -> set[str]:
         return {node.name for node, _ in self.roster.candidates(FRANKFURT, region=region, limit=10)}
 
     async def _settle(self) -> None:
-        await self._view.settled((await self._store.list("")).revision)
+        revision = (await self._store.list("")).revision
+        await self._view.settled(revision)
+        await self._orders.settled(revision)
 
 
 @pytest.fixture
 async def stage(memory: EmbeddedStore) -> AsyncIterator[Stage]:
     view: View[NodeInfo] = View(memory, keys.NODES, decode_node, on_failure=print)
     await memory.put(keys.node("there-before"), node_info("there-before").SerializeToString())
+    orders: View[OrderRecord] = View(memory, keys.ORDERS, decoder(OrderRecord), on_failure=print)
     await view.start()
-    stage = Stage(memory, view)
+    await orders.start()
+    stage = Stage(memory, view, orders)
     yield stage
     await stage.roster.close()
     assert stage.hub.on_end == []
+    await orders.close()
     await view.close()
 
 
@@ -102,3 +121,34 @@ async def test_a_record_keeps_a_node_whose_stream_is_gone(stage: Stage) -> None:
     stage.hub.end("fra-1")
     assert "fra-1" in stage.names()
     stage.hub.end("never-known")
+
+
+@pytest.mark.parametrize(
+    ("order", "state"),
+    [
+        (Order.CORDON, NODE_STATE_CORDONED),
+        (Order.DRAIN, NODE_STATE_DRAINING),
+        (Order.REMOVE, NODE_STATE_DRAINING),
+    ],
+)
+async def test_an_order_counts_before_its_node_has_heard_of_it(stage: Stage, order: Order, state: int) -> None:
+    """The node still says that it is ready, again and again, and is no candidate until the order is taken back."""
+    await stage.put("fra-1")
+    await stage.order("fra-1", order)
+    assert stage.names() == {"there-before"}
+    await stage.put("fra-1", sessions=3, state=NODE_STATE_READY)
+    assert stage.names() == {"there-before"}
+    assert stage.left_out() == [("fra-1", state)]
+    await stage.order("fra-1", None)
+    assert stage.names() == {"there-before", "fra-1"}
+    await stage.order("never-known", order)
+    assert stage.left_out() == []
+
+
+async def test_all_of_them_are_those_that_take_clients_and_then_the_others(stage: Stage) -> None:
+    """With what each one says of itself."""
+    await stage.put("full-1", sessions=5, max_sessions=5)
+    await stage.put("lon-1", "lon", state=NODE_STATE_DRAINING)
+    found = [node.name for node, _ in stage.roster.all(FRANKFURT, NOTHING)]
+    assert found == ["there-before", "full-1", "lon-1"]
+    assert stage.left_out() == [("full-1", NODE_STATE_READY), ("lon-1", NODE_STATE_DRAINING)]

@@ -29,8 +29,9 @@ from portway.errors import Attempt, AuthError, Error, UnreachableError
 
 logger = logging.getLogger(__name__)
 
-# A connection that lasted so long was a good one: the next loss begins with an immediate try again.
-STEADY: Final = 10.0
+# A session that had all tunnels and lasted so long worked: its loss is met with an immediate try again, however many
+# nodes die in a row. Only one that is lost as soon as it is there is tried again with growing pauses.
+STEADY: Final = 1.0
 # As long as the node would let the session be resumed: opening the next tunnel within it is one round trip.
 LINGER: Final = 60.0
 # Nothing is decided by clocks, and certificates and grants allow for more than this; but somebody should know.
@@ -193,13 +194,14 @@ class Link:
             since = self._clock()
             await self._take_up(attached)
             end = await attached.session.over()
+            worked = self._clock() - since >= STEADY and not self._bindings.missing_on(attached.session)
             self._let_go(attached, end)
             if not self._bindings:
                 self._lanes.retire()
                 return
             if end.failure is not None and end.failure.for_good and not end.failure.stale_grant:
                 raise end.failure.error()
-            if self._clock() - since >= STEADY:
+            if worked:
                 tries = pauses()
             attached = await self._attach_again(attached, end, tries)
 

@@ -360,7 +360,11 @@ class Carrier(Protocol):
         self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
     ) -> Pool:
         """A pool that keeps spare lanes by itself, beginning now. Dials that fail are tried again with growing pauses,
-        and so are lanes that end before their first visit; `on_lost` is told each failure."""
+        and so are lanes that end before their first visit; `on_lost` is told each failure.
+
+        A visitor that waits does not wait for those pauses: the peer is dialled at once, by one dial for all of them.
+        When that fails, and no lane to the peer is left, all who wait end with Outcome.NO_LANE there and then.
+        """
         ...
 
     def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> Visit:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from portway_proto.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Strategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
+    """LATENCY."""
+    STRATEGY_LATENCY: _Strategy.ValueType  # 1
+    """The expected round trip: what clients near this one have measured, else by distance."""
+    STRATEGY_GEOIP: _Strategy.ValueType  # 2
+    """Distance alone."""
+
+class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
+    """By what the candidates are ordered, besides load."""
+
+STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
+"""LATENCY."""
+STRATEGY_LATENCY: Strategy.ValueType  # 1
+"""The expected round trip: what clients near this one have measured, else by distance."""
+STRATEGY_GEOIP: Strategy.ValueType  # 2
+"""Distance alone."""
+Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
+
 @_typing.final
 class LocateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -26,21 +51,24 @@ class LocateRequest(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """Only nodes of this region; empty for any."""
     limit: _builtins.int
     """The most candidates to return; 0 for the registry's default."""
     client_version: _builtins.str
+    strategy: Global___Strategy.ValueType
     def __init__(
         self,
         *,
         region: _builtins.str = ...,
         limit: _builtins.int = ...,
         client_version: _builtins.str = ...,
+        strategy: Global___Strategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "region", b"region", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -53,10 +81,16 @@ class Candidate(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     EXPECTED_RTT_MS_FIELD_NUMBER: _builtins.int
     DISTANCE_KM_FIELD_NUMBER: _builtins.int
+    LEARNED_FIELD_NUMBER: _builtins.int
+    LOAD_MS_FIELD_NUMBER: _builtins.int
     expected_rtt_ms: _builtins.float
-    """Expected round trip; 0 when the client could not be located."""
+    """Expected round trip; 0 when the client could not be located and nothing was learned."""
     distance_km: _builtins.float
     """Great-circle distance; 0 when unknown."""
+    learned: _builtins.bool
+    """The round trip was learned from what clients of several tokens near this one reported."""
+    load_ms: _builtins.int
+    """What the node's load adds to the round trip in the order of candidates."""
     @_builtins.property
     def node(self) -> _types_pb2.NodeInfo: ...
     def __init__(
@@ -65,10 +99,12 @@ class Candidate(_message.Message):
         node: _types_pb2.NodeInfo | None = ...,
         expected_rtt_ms: _builtins.float = ...,
         distance_km: _builtins.float = ...,
+        learned: _builtins.bool = ...,
+        load_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance_km", b"distance_km", "expected_rtt_ms", b"expected_rtt_ms", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance_km", b"distance_km", "expected_rtt_ms", b"expected_rtt_ms", "learned", b"learned", "load_ms", b"load_ms", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,3 +203,125 @@ class RenewResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015
+
+@_typing.final
+class ReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_TRIPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def round_trips(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundTrip]:
+        """Those of one race; what exceeds 8 is not looked at."""
+
+    def __init__(
+        self,
+        *,
+        round_trips: _abc.Iterable[Global___RoundTrip] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round_trips", b"round_trips"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
+
+@_typing.final
+class RoundTrip(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    MS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name."""
+    ms: _builtins.float
+    """One round trip between client and node, in milliseconds."""
+    at_least: _builtins.bool
+    """The client gave it up for another one: the true round trip is not shorter."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        ms: _builtins.float = ...,
+        at_least: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "ms", b"ms", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundTrip: _TypeAlias = RoundTrip  # noqa: Y015
+
+@_typing.final
+class ReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
+
+@_typing.final
+class SurveyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyRequest: _TypeAlias = SurveyRequest  # noqa: Y015
+
+@_typing.final
+class SurveyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    CLUSTER_CA_FIELD_NUMBER: _builtins.int
+    CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    CLIENT_COUNTRY_FIELD_NUMBER: _builtins.int
+    CLIENT_LATITUDE_FIELD_NUMBER: _builtins.int
+    CLIENT_LONGITUDE_FIELD_NUMBER: _builtins.int
+    nodes: _builtins.int
+    """How many nodes there are."""
+    cluster_ca: _builtins.bytes
+    client_address: _builtins.str
+    """The client as the registry sees it, and where GeoIP puts it; both degrees are zero when it does not know."""
+    client_country: _builtins.str
+    client_latitude: _builtins.float
+    client_longitude: _builtins.float
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Nodes that take clients, in the order of Locate; then those that do not. At most 200, of every region the best."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        nodes: _builtins.int = ...,
+        cluster_ca: _builtins.bytes = ...,
+        client_address: _builtins.str = ...,
+        client_country: _builtins.str = ...,
+        client_latitude: _builtins.float = ...,
+        client_longitude: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "client_address", b"client_address", "client_country", b"client_country", "client_latitude", b"client_latitude", "client_longitude", b"client_longitude", "cluster_ca", b"cluster_ca", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyResponse: _TypeAlias = SurveyResponse  # noqa: Y015

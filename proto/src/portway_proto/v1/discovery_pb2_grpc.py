@@ -44,6 +44,16 @@ class DiscoveryStub(object):
                 request_serializer=portway_dot_v1_dot_discovery__pb2.RenewRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_discovery__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/portway.v1.Discovery/Report',
+                request_serializer=portway_dot_v1_dot_discovery__pb2.ReportRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_discovery__pb2.ReportResponse.FromString,
+                _registered_method=True)
+        self.Survey = channel.unary_unary(
+                '/portway.v1.Discovery/Survey',
+                request_serializer=portway_dot_v1_dot_discovery__pb2.SurveyRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_discovery__pb2.SurveyResponse.FromString,
+                _registered_method=True)
 
 
 class DiscoveryServicer(object):
@@ -63,6 +73,20 @@ class DiscoveryServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Round trips that the client has measured. Answered alike whatever becomes of them; losing one costs nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Survey(self, request, context):
+        """Every region, for people who want to know why they come to which node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DiscoveryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +99,16 @@ def add_DiscoveryServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=portway_dot_v1_dot_discovery__pb2.RenewRequest.FromString,
                     response_serializer=portway_dot_v1_dot_discovery__pb2.RenewResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=portway_dot_v1_dot_discovery__pb2.ReportRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_discovery__pb2.ReportResponse.SerializeToString,
+            ),
+            'Survey': grpc.unary_unary_rpc_method_handler(
+                    servicer.Survey,
+                    request_deserializer=portway_dot_v1_dot_discovery__pb2.SurveyRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_discovery__pb2.SurveyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +165,60 @@ class Discovery(object):
             '/portway.v1.Discovery/Renew',
             portway_dot_v1_dot_discovery__pb2.RenewRequest.SerializeToString,
             portway_dot_v1_dot_discovery__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Discovery/Report',
+            portway_dot_v1_dot_discovery__pb2.ReportRequest.SerializeToString,
+            portway_dot_v1_dot_discovery__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Survey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Discovery/Survey',
+            portway_dot_v1_dot_discovery__pb2.SurveyRequest.SerializeToString,
+            portway_dot_v1_dot_discovery__pb2.SurveyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class DiscoveryStub:
     """Candidate nodes in the order to try them, the CA to trust them by, and a grant."""
     Renew: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.RenewRequest, _discovery_pb2.RenewResponse]
     """A fresh grant for the same token."""
+    Report: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.ReportRequest, _discovery_pb2.ReportResponse]
+    """Round trips that the client has measured. Answered alike whatever becomes of them; losing one costs nothing."""
+    Survey: _grpc.UnaryUnaryMultiCallable[_discovery_pb2.SurveyRequest, _discovery_pb2.SurveyResponse]
+    """Every region, for people who want to know why they come to which node."""
 
 @_typing.type_check_only
 class DiscoveryAsyncStub(DiscoveryStub):
@@ -43,6 +47,10 @@ class DiscoveryAsyncStub(DiscoveryStub):
     """Candidate nodes in the order to try them, the CA to trust them by, and a grant."""
     Renew: _aio.UnaryUnaryMultiCallable[_discovery_pb2.RenewRequest, _discovery_pb2.RenewResponse]  # type: ignore[assignment]
     """A fresh grant for the same token."""
+    Report: _aio.UnaryUnaryMultiCallable[_discovery_pb2.ReportRequest, _discovery_pb2.ReportResponse]  # type: ignore[assignment]
+    """Round trips that the client has measured. Answered alike whatever becomes of them; losing one costs nothing."""
+    Survey: _aio.UnaryUnaryMultiCallable[_discovery_pb2.SurveyRequest, _discovery_pb2.SurveyResponse]  # type: ignore[assignment]
+    """Every region, for people who want to know why they come to which node."""
 
 class DiscoveryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,5 +68,21 @@ class DiscoveryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_discovery_pb2.RenewResponse, _abc.Awaitable[_discovery_pb2.RenewResponse]]:
         """A fresh grant for the same token."""
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _discovery_pb2.ReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_discovery_pb2.ReportResponse, _abc.Awaitable[_discovery_pb2.ReportResponse]]:
+        """Round trips that the client has measured. Answered alike whatever becomes of them; losing one costs nothing."""
+
+    @_abc_1.abstractmethod
+    def Survey(
+        self,
+        request: _discovery_pb2.SurveyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_discovery_pb2.SurveyResponse, _abc.Awaitable[_discovery_pb2.SurveyResponse]]:
+        """Every region, for people who want to know why they come to which node."""
 
 def add_DiscoveryServicer_to_server(servicer: DiscoveryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

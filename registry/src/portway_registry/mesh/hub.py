@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 _REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
 # Nodes that come and go together make one list of peers, not one each.
 _PEERS_GATHERED: Final = 0.1
-_STATES: Final = {
+STATE_OF_ORDER: Final = {
     Order.CORDON: NODE_STATE_CORDONED,
     Order.DRAIN: NODE_STATE_DRAINING,
     Order.REMOVE: NODE_STATE_DRAINING,
@@ -244,7 +244,7 @@ class Hub:
 
 
 def _order_message(standing: OrderRecord | None) -> OrderMessage:
-    return OrderMessage(state=NODE_STATE_READY if standing is None else _STATES[standing.order])
+    return OrderMessage(state=NODE_STATE_READY if standing is None else STATE_OF_ORDER[standing.order])
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:

@@ -17,6 +17,9 @@ FULL_VISITS = 10_000
 # Unspecified: nobody looks, in this cluster.
 _REACHED = frozenset((types_pb2.REACH_UNSPECIFIED, types_pb2.REACH_REACHED))
 
+# Where nodes are: a region, and a position within it if it is known.
+Place = tuple[str, Position | None]
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedNode:
@@ -29,6 +32,11 @@ class PlacedNode:
     sessions: int = 0
     max_sessions: int = 0
     visits: int = 0
+
+    @property
+    def place(self) -> Place:
+        """What it has in common with the nodes that nothing but load tells it apart from."""
+        return (self.region, self.position)
 
     @property
     def takes_clients(self) -> bool:

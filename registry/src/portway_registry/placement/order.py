@@ -2,21 +2,20 @@
 
 A client that is located gets the nodes by expected round trip plus what their load costs, in whole milliseconds;
 less than one is below what positions in whole degrees can tell, so such nodes are equals, and equals come in
-random order. A client that is not located gets one node of each of several regions far apart, then second ones.
+random order. A round trip is expected by distance, unless clients near this one have measured it. A client that is not
+located gets one node of each of several regions far apart, then second ones, in turn with those that were measured.
 Nodes that are not ready or are full are left out.
 
-Here: the choice. Not here: what a node's load costs (node.py), what a distance costs (distance.py).
+Here: the choice. Not here: what a node's load costs (node.py), what a distance costs (distance.py), what was measured
+(round_trips.py).
 """
 
-import heapq
-import math
 import random
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from operator import itemgetter
+from itertools import chain, islice, zip_longest
 
 from portway_registry.geoip.locator import Position
 from portway_registry.placement.distance import (
@@ -26,29 +25,17 @@ from portway_registry.placement.distance import (
     vector_distance_km,
 )
 from portway_registry.placement.group import Group
-from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.node import Place, PlacedNode
+from portway_registry.placement.round_trips import NOTHING, Expected, Learned
+from portway_registry.placement.shortlist import Ranked as Ranked
+from portway_registry.placement.shortlist import Shortlist
 from portway_registry.placement.spread import Spread
 
-# From a distance in km to the round trip to expect, in milliseconds; it must not fall as the distance grows. What
-# is known of single nodes instead of by distance is of a few for each client: they can be costed one by one and
-# take part in the same comparison, the walk outwards passing them over.
+# From a distance in km to the round trip to expect, in milliseconds; it must not fall as the distance grows.
 RoundTrip = Callable[[float], float]
 
 # Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
 MOST_RANKINGS = 2_048
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A candidate. Round trip and distance are 0 when client or node could not be located."""
-
-    node: PlacedNode
-    cost_ms: int
-    expected_rtt_ms: float = 0.0
-    distance_km: float = 0.0
-
-
-_cost_then_chance = itemgetter(0, 1)
 
 
 def order_candidates(
@@ -58,15 +45,17 @@ def order_candidates(
     region: str | None = None,
     limit: int,
     rng: random.Random,
+    learned: Learned = NOTHING,
 ) -> list[Ranked]:
     """One answer over these nodes; who answers often keeps a Placement."""
-    return Placement(nodes).candidates(client, region=region, limit=limit, rng=rng)
+    return Placement(nodes).candidates(client, region=region, limit=limit, rng=rng, learned=learned)
 
 
 @dataclass(slots=True)
 class _Place:
     """Where nodes are; several of a region may share one."""
 
+    key: Place
     region: str
     vector: Vector | None
     nodes: Group = field(default_factory=Group)
@@ -98,7 +87,7 @@ class Placement:
     def __init__(self, nodes: Iterable[PlacedNode] = (), *, round_trip: RoundTrip = fibre_round_trip_ms) -> None:
         self._round_trip = round_trip
         self._nodes: dict[str, PlacedNode] = {}
-        self._places: dict[tuple[str, Position | None], _Place] = {}
+        self._places: dict[Place, _Place] = {}
         self._regions: dict[str, Group] = {}
         self._geometry: _Geometry | None = None
         for node in nodes:
@@ -110,13 +99,13 @@ class Placement:
     def put(self, node: PlacedNode) -> None:
         """Add a node, or replace what is known of it by its name."""
         before = self._nodes.get(node.name)
-        if before is not None and (before.region, before.position) != (node.region, node.position):
+        if before is not None and before.place != node.place:
             self.remove(node.name)
         self._nodes[node.name] = node
-        key = (node.region, node.position)
+        key = node.place
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = _Place(node.region, unit_vector(node.position) if node.position else None)
+            place = self._places[key] = _Place(key, node.region, unit_vector(node.position) if node.position else None)
             self._geometry = None
         place.nodes.put(node)
         self._regions.setdefault(node.region, Group()).put(node)
@@ -130,15 +119,25 @@ class Placement:
         region.remove(name)
         if not region:
             del self._regions[node.region]
-        key = (node.region, node.position)
+        key = node.place
         place = self._places[key]
         place.nodes.remove(name)
         if not place.nodes:
             del self._places[key]
             self._geometry = None
 
+    def get(self, name: str) -> PlacedNode | None:
+        """A node, if it is known."""
+        return self._nodes.get(name)
+
     def candidates(
-        self, client: Position | None, *, region: str | None = None, limit: int, rng: random.Random
+        self,
+        client: Position | None,
+        *,
+        region: str | None = None,
+        limit: int,
+        rng: random.Random,
+        learned: Learned = NOTHING,
     ) -> list[Ranked]:
         """At most `limit` nodes that take clients, of `region` only if it is given, the best first."""
         if limit < 1:
@@ -147,12 +146,14 @@ class Placement:
         if geometry is None:
             geometry = self._geometry = self._measure()
         if client is None:
-            return self._far_apart(geometry, region, limit, rng)
-        ranked = self._nearest(geometry, client, region, limit, rng)
+            return self._far_apart(geometry, region, limit, rng, learned)
+        ranked = self._nearest(geometry, client, region, limit, rng, learned)
         if len(ranked) < limit:
+            known = {one.node.name for one in ranked}
             places = [place.nodes for place in geometry.unlocated if region in (None, place.region)]
             rng.shuffle(places)
-            ranked += _in_turn(places, limit - len(ranked), rng)
+            rest = _in_turn(places, limit, rng)
+            ranked += [one for one in rest if one.node.name not in known][: limit - len(ranked)]
         return ranked
 
     def _measure(self) -> _Geometry:
@@ -164,50 +165,102 @@ class Placement:
         return _Geometry(located, vectors, unlocated, Spread(centres), elsewhere)
 
     def _nearest(
-        self, geometry: _Geometry, client: Position, region: str | None, limit: int, rng: random.Random
+        self,
+        geometry: _Geometry,
+        client: Position,
+        region: str | None,
+        limit: int,
+        rng: random.Random,
+        learned: Learned,
     ) -> list[Ranked]:
-        """Walk the places outwards until none farther out can be among the best."""
+        """What was measured first; then walk the places outwards until none farther out can be among the best."""
         origin = unit_vector(client)
         ranking = _ranking(geometry, client, origin)
-        found: list[tuple[int, float, PlacedNode, float, float]] = []
-        best: list[int] = []  # a heap of the least costs so far, negated
-        worst = math.inf  # the highest of them, once there are enough
+        shortlist = Shortlist(limit, rng)
+        self._offer_learned(shortlist, origin, region, limit, rng, learned)
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
                 ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
             km = ranking.km[rank]
             expected = self._round_trip(km)
             base = round(expected)
-            if base > worst:
+            if base > shortlist.worst:
                 break
             place = geometry.located[index]
             tiers = place.nodes.tiers
-            if not tiers or base + tiers[0][0] > worst or region not in (None, place.region):
+            if not tiers or base + tiers[0][0] > shortlist.worst or region not in (None, place.region):
                 continue
-            for penalty, node in islice(place.nodes.by_load(rng), limit):
-                cost = base + penalty
-                if cost > worst:
-                    break
-                found.append((cost, rng.random(), node, expected, km))
-                if len(best) < limit:
-                    heapq.heappush(best, -cost)
-                else:
-                    heapq.heappushpop(best, -cost)
-                if len(best) == limit:
-                    worst = -best[0]
-        found.sort(key=_cost_then_chance)
-        return [Ranked(node, cost, expected, km) for cost, _, node, expected, km in found[:limit]]
+            if place.key not in learned.places:
+                shortlist.offer(_first(place.nodes, limit, rng, learned), expected, km)
+        return shortlist.ranked()
 
-    def _far_apart(self, geometry: _Geometry, region: str | None, limit: int, rng: random.Random) -> list[Ranked]:
-        """One node of each region, those far apart first, from a random one on."""
+    def _offer_learned(
+        self,
+        shortlist: Shortlist,
+        origin: Vector | None,
+        region: str | None,
+        limit: int,
+        rng: random.Random,
+        learned: Learned,
+    ) -> None:
+        """The few places and nodes that clients near this one have measured, each at its own cost."""
+        for key, expected in learned.places.items():
+            place = self._places.get(key)
+            if place is not None and region in (None, place.region):
+                self._offer_expected(shortlist, origin, place, expected, _first(place.nodes, limit, rng, learned))
+        for name, expected in learned.nodes.items():
+            node = self._nodes.get(name)
+            if node is not None and node.takes_clients and region in (None, node.region):
+                self._offer_expected(shortlist, origin, self._places[node.place], expected, [(node.penalty_ms, node)])
+
+    def _offer_expected(
+        self,
+        shortlist: Shortlist,
+        origin: Vector | None,
+        place: _Place,
+        expected: Expected,
+        nodes: Iterable[tuple[int, PlacedNode]],
+    ) -> None:
+        if origin is not None and place.vector is not None:
+            km = vector_distance_km(origin, place.vector)
+            shortlist.offer(nodes, expected.beside(self._round_trip(km)), km, learned=True)
+        elif expected.exact:  # beside no estimate a bound is no reason to go there first
+            shortlist.offer(nodes, expected.ms, 0.0, learned=True)
+
+    def _far_apart(
+        self, geometry: _Geometry, region: str | None, limit: int, rng: random.Random, learned: Learned
+    ) -> list[Ranked]:
+        """One node of each region, those far apart first, from a random one on, in turn with what was measured: the
+        client races both, so that a node which nobody has tried yet can turn out to be nearer."""
+        shortlist = Shortlist(limit, rng)
+        self._offer_learned(shortlist, None, region, limit, rng, learned)
+        measured = shortlist.ranked()
         if region is not None:
-            return _in_turn(filter(None, [self._regions.get(region)]), limit, rng)
-        spread = geometry.spread
-        walk: Iterator[str] = iter(())
-        if spread.names:
-            walk = spread.starting_at(int(rng.random() * len(spread.names)))
-        elsewhere = rng.sample(geometry.elsewhere, len(geometry.elsewhere))
-        return _in_turn((self._regions[name] for name in chain(walk, elsewhere)), limit, rng)
+            groups: Iterable[Group] = filter(None, [self._regions.get(region)])
+        else:
+            spread = geometry.spread
+            walk: Iterator[str] = iter(())
+            if spread.names:
+                walk = spread.starting_at(int(rng.random() * len(spread.names)))
+            elsewhere = rng.sample(geometry.elsewhere, len(geometry.elsewhere))
+            groups = (self._regions[name] for name in chain(walk, elsewhere))
+        known = {one.node.name for one in measured}
+        others = [one for one in _in_turn(groups, limit + len(known), rng) if one.node.name not in known]
+        return _alternately(measured, others, limit)
+
+
+def _first(nodes: Group, limit: int, rng: random.Random, learned: Learned) -> Iterable[tuple[int, PlacedNode]]:
+    """The least loaded of a place, without those that are known to be otherwise than it."""
+    apart = learned.nodes
+    if not apart:
+        return islice(nodes.by_load(rng), limit)
+    return islice((pair for pair in nodes.by_load(rng) if pair[1].name not in apart), limit)
+
+
+def _alternately(some: Sequence[Ranked], others: Sequence[Ranked], limit: int) -> list[Ranked]:
+    """One of each in turn, and what is left of the longer."""
+    mixed = [one for pair in zip_longest(some, others) for one in pair if one is not None]
+    return mixed[:limit]
 
 
 def _ranking(geometry: _Geometry, client: Position, origin: Vector) -> _Ranking:

@@ -11,6 +11,8 @@ from portway_registry.records import Role
 METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Discovery/Locate": Role.CLIENT,
     "/portway.v1.Discovery/Renew": Role.CLIENT,
+    "/portway.v1.Discovery/Report": Role.CLIENT,
+    "/portway.v1.Discovery/Survey": Role.CLIENT,
     "/portway.v1.Enrolment/Join": Role.INVITED,
     "/portway.v1.Mesh/Session": Role.NODE,
     "/portway.v1.Mesh/Resolve": Role.NODE,

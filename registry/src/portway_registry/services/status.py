@@ -19,6 +19,7 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.NotFound, StatusCode.NOT_FOUND),
     (errors.NoCandidate, StatusCode.UNAVAILABLE),
     (errors.Busy, StatusCode.UNAVAILABLE),
+    (errors.Exhausted, StatusCode.RESOURCE_EXHAUSTED),
     (errors.FellSilent, StatusCode.DEADLINE_EXCEEDED),
     (errors.NodeRemoved, StatusCode.PERMISSION_DENIED),
     (errors.Replaced, StatusCode.ABORTED),

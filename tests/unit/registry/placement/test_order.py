@@ -9,6 +9,7 @@ from portway_registry.geoip.locator import Position
 from portway_registry.placement.distance import distance_km, fibre_round_trip_ms
 from portway_registry.placement.node import PlacedNode
 from portway_registry.placement.order import MOST_RANKINGS, Placement, order_candidates
+from portway_registry.placement.round_trips import NOTHING, Expected, Learned
 
 FRANKFURT, LONDON, YORK, SYDNEY = Position(50, 9), Position(51, 0), Position(41, -74), Position(-34, 151)
 
@@ -22,9 +23,15 @@ WORLD = [node("syd-1", SYDNEY), node("lon-1", LONDON), node("nyc-1", YORK), node
 
 
 def names(
-    client: Position | None, nodes: list[PlacedNode], *, region: str | None = None, limit: int = 8, seed: int = 0
+    client: Position | None,
+    nodes: list[PlacedNode],
+    *,
+    region: str | None = None,
+    limit: int = 8,
+    seed: int = 0,
+    learned: Learned = NOTHING,
 ) -> list[str]:
-    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed))
+    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
     return [one.node.name for one in found]
 
 
@@ -131,6 +138,80 @@ def test_what_is_kept_for_answers_is_bounded() -> None:
     assert placement.candidates(SYDNEY, limit=1, rng=random.Random(0))[0].node.name == "syd-1"
 
 
+def known(*places: tuple[PlacedNode, float], exact: bool = True, **nodes: float) -> Learned:
+    """What clients near this one have measured, of places by one of their nodes, and of nodes by name."""
+    return Learned(
+        {one.place: Expected(ms, exact) for one, ms in places},
+        {name.replace("_", "-"): Expected(ms, exact) for name, ms in nodes.items()},
+    )
+
+
+def test_what_was_measured_goes_before_distance() -> None:
+    """A place that is near and slow comes after one that is farther and fast, and says so."""
+    sydney, london, york, frankfurt = WORLD
+    learned = known((frankfurt, 90), (london, 25))
+    assert names(FRANKFURT, WORLD, learned=learned) == ["lon-1", "fra-1", "nyc-1", "syd-1"]
+    first, second, third, _ = order_candidates(FRANKFURT, WORLD, limit=8, rng=random.Random(0), learned=learned)
+    assert [(one.expected_rtt_ms, one.learned) for one in (first, second)] == [(25, True), (90, True)]
+    assert second.distance_km == 0
+    assert first.distance_km == pytest.approx(distance_km(FRANKFURT, LONDON))
+    assert not third.learned
+    assert names(FRANKFURT, WORLD, learned=known((york, 1))) == ["fra-1", "nyc-1", "lon-1", "syd-1"]
+    assert names(FRANKFURT, WORLD, learned=known((sydney, 0.2), (frankfurt, 3)), limit=1) == ["syd-1"]
+
+
+def test_a_bound_moves_a_place_back_and_never_forward() -> None:
+    """Who was given up after so long is not nearer than that, and may be as far as it seems."""
+    sydney, _, _, frankfurt = WORLD
+    assert names(FRANKFURT, WORLD, learned=known((frankfurt, 90), exact=False)) == ["lon-1", "fra-1", "nyc-1", "syd-1"]
+    assert names(FRANKFURT, WORLD, learned=known((sydney, 1), exact=False)) == names(FRANKFURT, WORLD)
+
+
+def test_load_counts_beside_what_was_measured() -> None:
+    """A loaded node is passed by an idle one that is a little farther."""
+    frankfurt, london = node("fra-1", FRANKFURT, sessions=9), node("lon-1", LONDON)
+    assert names(FRANKFURT, [frankfurt, london], learned=known((frankfurt, 10), (london, 20))) == ["lon-1", "fra-1"]
+
+
+def test_a_node_that_is_not_like_its_place_is_placed_by_itself() -> None:
+    """The others of the place stay equals, before it."""
+    nodes = [node("fra-1", FRANKFURT), node("fra-2", FRANKFURT), node("fra-3", FRANKFURT), node("lon-1", LONDON)]
+    for learned in (known(fra_2=60), known((nodes[0], 4), fra_2=60)):
+        firsts = [names(FRANKFURT, nodes, learned=learned, seed=seed) for seed in range(200)]
+        assert {tuple(found[2:]) for found in firsts} == {("lon-1", "fra-2")}
+        assert {found[0] for found in firsts} == {"fra-1", "fra-3"}
+
+
+def test_who_takes_no_clients_is_left_out_however_near_it_was_measured() -> None:
+    """Full, cordoned and draining nodes, those that are gone, and those of other regions."""
+    nodes = [node("fra-1", FRANKFURT, sessions=10), node("lon-1", LONDON, ready=False), node("nyc-1", YORK)]
+    learned = known(*((one, 1) for one in nodes), (node("mars-1", FRANKFURT), 1), fra_1=1, lon_1=1, gone_1=1)
+    assert names(FRANKFURT, nodes, learned=learned) == ["nyc-1"]
+    assert names(None, nodes, learned=learned) == ["nyc-1"]
+    assert names(FRANKFURT, nodes, learned=learned, region="fra") == []
+    assert names(FRANKFURT, WORLD, learned=known((WORLD[0], 1), lon_1=1), region="fra") == ["fra-1"]
+
+
+def test_a_client_without_a_place_gets_what_was_measured_in_turn_with_what_was_not() -> None:
+    """So that a nearer node can still be found by the race; each node once."""
+    sydney, london, _, _ = WORLD
+    learned = known((sydney, 80), (london, 9))
+    for seed in range(20):
+        found = names(None, WORLD, learned=learned, seed=seed)
+        assert (found[0], found[2]) == ("lon-1", "syd-1")
+        assert {found[1], found[3]} == {"fra-1", "nyc-1"}
+        assert names(None, WORLD, learned=learned, seed=seed, region="lon") == ["lon-1"]
+    assert len(names(None, WORLD, learned=known((london, 9), exact=False))) == 4
+
+
+def test_a_node_without_a_place_takes_its_own_once_it_was_measured() -> None:
+    """Before that a located client gets it last; a bound alone changes nothing."""
+    nodes = [*WORLD, node("x-1", None), node("y-1", None)]
+    found = names(FRANKFURT, nodes, learned=known((nodes[4], 2)))
+    assert found == ["fra-1", "x-1", "lon-1", "nyc-1", "syd-1", "y-1"]
+    assert names(FRANKFURT, nodes, learned=known((nodes[4], 2), exact=False))[-2:] in (["x-1", "y-1"], ["y-1", "x-1"])
+
+
 positions = st.builds(Position, st.integers(-90, 90), st.integers(-180, 180))
 nodes_of_a_world = st.lists(
     st.builds(
@@ -147,20 +228,45 @@ nodes_of_a_world = st.lists(
 )
 
 
+expectations = st.builds(Expected, st.integers(1, 400).map(float), st.booleans())
+
+
 @settings(deadline=None, max_examples=150)
-@given(nodes_of_a_world, positions, st.integers(1, 10), st.none() | st.sampled_from(["fra", "lon"]), st.integers())
+@given(
+    nodes_of_a_world,
+    positions,
+    st.integers(1, 10),
+    st.none() | st.sampled_from(["fra", "lon"]),
+    st.integers(),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 24), expectations), max_size=8),
+)
 def test_the_walk_outwards_finds_what_sorting_finds(
-    nodes: list[PlacedNode], client: Position, limit: int, region: str | None, seed: int
+    nodes: list[PlacedNode],
+    client: Position,
+    limit: int,
+    region: str | None,
+    seed: int,
+    told: list[tuple[bool, int, Expected]],
 ) -> None:
-    """The costs are those of sorting every node that takes clients by round trip and load."""
-    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed))
-    fit = [one for one in nodes if one.takes_clients and region in (None, one.region)]
-    located = [one for one in fit if one.position is not None]
-    costs = sorted(
-        round(fibre_round_trip_ms(distance_km(client, one.position))) + one.penalty_ms
-        for one in located
-        if one.position is not None
+    """The costs are those of sorting every node that takes clients by round trip, measured or not, and load."""
+    there = [(of_place, nodes[number], expected) for of_place, number, expected in told if number < len(nodes)]
+    learned = Learned(
+        {one.place: expected for of_place, one, expected in there if of_place},
+        {one.name: expected for of_place, one, expected in there if not of_place},
     )
-    assert [one.cost_ms for one in found if one.node.position is not None] == costs[:limit]
+    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
+
+    def cost(one: PlacedNode) -> int | None:
+        expected = learned.nodes.get(one.name) or learned.places.get(one.place)
+        if one.position is None:
+            return None if expected is None or not expected.exact else round(expected.ms) + one.penalty_ms
+        estimate = fibre_round_trip_ms(distance_km(client, one.position))
+        return round(estimate if expected is None else expected.beside(estimate)) + one.penalty_ms
+
+    fit = [one for one in nodes if one.takes_clients and region in (None, one.region)]
+    costs = sorted(ms for one in fit if (ms := cost(one)) is not None)
+    assert [one.cost_ms for one in found if cost(one.node) is not None] == costs[:limit]
     assert len(found) == min(limit, len(fit))
     assert len({one.node.name for one in found}) == len(found)
+    anywhere = order_candidates(None, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
+    assert len({one.node.name for one in anywhere}) == len(anywhere) == min(limit, len(fit))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _WANT_FIELD = 0x08
 # A WANT that brought nothing is repeated: the lanes may have been dialled and lost on the way.
 WANT_AGAIN = 1.0
+_UNREACHED = "the node cannot be reached"
 
 
 def encode_want(lanes: int) -> bytes:
@@ -127,6 +128,9 @@ class PyPool:
         if self.closed or not can_ask or len(self.waiters) >= self.limits.waiting:
             visit.no_lane("no lane is free")
             return None
+        if self._hopeless:
+            visit.no_lane(_UNREACHED)
+            return None
         visit.waits_until = self.carrier.loop.time() + self.limits.wait
         self.waiters.append(visit)
         if not self._asking:
@@ -140,6 +144,16 @@ class PyPool:
             self.waiters.remove(visit)
         except ValueError:
             pass  # it did not
+
+    def give_up_if_hopeless(self) -> None:
+        """Nobody waits for a peer that no lane is left to and that cannot be dialled: another one may do."""
+        if self._hopeless:
+            self.want(0)
+            self._turn_away(_UNREACHED)
+
+    @property
+    def _hopeless(self) -> bool:
+        return self.spares is not None and not self.lanes and self.spares.hopeless
 
     def _ask(self) -> None:
         """WANT names all that are missing, so that one more takes the place of the one before."""
@@ -178,6 +192,7 @@ class PyPool:
             self.carrier.pools.discard(self)
         elif self.spares is not None:
             self.spares.lane_gone(lane, error)
+            self.give_up_if_hopeless()
 
     def lane_opening(self, lane: PyLane, opening: Opening) -> None:
         """Acceptor: an OPEN on one of the lanes of a pool that serves."""

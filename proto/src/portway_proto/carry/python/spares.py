@@ -40,10 +40,17 @@ class Spares:
         self._closed = False
         self._pause = 0.0
         self._not_before = 0.0
+        self._unreached_at: float | None = None  # when the last dial failed, if none has succeeded since
         self._retry: asyncio.TimerHandle | None = None
         self._fewest_idle = 0
         self._window_ends = carrier.loop.time() + sizes.shrink_after
         self.replenish()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a dial has failed just now, and no other one is under way."""
+        failed = self._unreached_at
+        return failed is not None and not self.dialling and self._carrier.loop.time() < failed + FIRST_PAUSE
 
     def want(self, lanes: int) -> None:
         self._wanted = min(lanes, self._sizes.lanes)
@@ -55,6 +62,7 @@ class Spares:
 
     def lane_gone(self, lane: PyLane, error: CarrierError) -> None:
         if lane.state.number == 0 and not lane.retiring:
+            self._unreached_at = None  # it is there
             self._failed(error)  # its greeting was refused, and so would be the next one's
         else:
             self.replenish()
@@ -89,22 +97,35 @@ class Spares:
 
     def _dial_missing(self) -> None:
         self._scheduled = False
-        if self._closed or self._carrier.loop.time() < self._not_before:
+        if self._closed:
             return
+        most = self._sizes.dials
+        if self._carrier.loop.time() < self._not_before:
+            # A visitor who waits has it tried now, by one dial for all: whether the peer is back, or is to be given up.
+            most = 1 if self._unreached_at is not None and self._pool.waiters else 0
         missing = max(0, self._spare_size() - len(self._pool.idle)) + self._wanted - self.dialling
         room = self._sizes.lanes - len(self._pool.lanes) - self.dialling
-        for _ in range(min(missing, room, self._sizes.dials - self.dialling)):
+        for _ in range(min(missing, room, most - self.dialling)):
             self.dialling += 1
             self._carrier.tasks.spawn(self._dial(), name="dial a lane")
 
     async def _dial(self) -> None:
+        lane: PyLane | None = None
+        failure: CarrierError | None = None
         try:
             lane = await self._lane()
         except CarrierError as error:
-            self._failed(error)
-            return
+            failure = error
         finally:
             self.dialling -= 1
+        if lane is None:
+            assert failure is not None
+            self._unreached_at = self._carrier.loop.time()
+            self._failed(failure)
+            self._pool.give_up_if_hopeless()
+            return
+        if self._unreached_at is not None:
+            self._unreached_at, self._not_before = None, 0.0
         self._wanted = max(0, self._wanted - 1)
         self._pool.park(lane)
         self.replenish()

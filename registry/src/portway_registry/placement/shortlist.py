@@ -1,0 +1,66 @@
+"""The best candidates so far, while a search goes on.
+
+Here: which are kept, and when no further one can be among them. Not here: who is looked at, in which order (order.py).
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+
+from portway_registry.placement.node import PlacedNode
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate. Round trip and distance are 0 when client or node could not be located; `learned`: the round trip
+    is what clients near this one have measured."""
+
+    node: PlacedNode
+    cost_ms: int
+    expected_rtt_ms: float = 0.0
+    distance_km: float = 0.0
+    learned: bool = False
+
+
+_cost_then_chance = itemgetter(0, 1)
+
+
+class Shortlist:
+    """At most `limit` candidates of the least cost, equals in random order."""
+
+    __slots__ = ("_best", "_found", "_limit", "_rng", "worst")
+
+    def __init__(self, limit: int, rng: random.Random) -> None:
+        self._limit = limit
+        self._rng = rng
+        self._found: list[tuple[int, float, PlacedNode, float, float, bool]] = []
+        self._best: list[int] = []  # a heap of the least costs so far, negated
+        self.worst = math.inf  # the highest of them, once there are enough: what costs more is out
+
+    def offer(
+        self, nodes: Iterable[tuple[int, PlacedNode]], expected: float, km: float, *, learned: bool = False
+    ) -> None:
+        """Nodes with their penalties, the least first, that share a round trip in milliseconds and a distance."""
+        base = round(expected)
+        for penalty, node in nodes:
+            cost = base + penalty
+            if cost > self.worst:
+                return
+            self._found.append((cost, self._rng.random(), node, expected, km, learned))
+            if len(self._best) < self._limit:
+                heapq.heappush(self._best, -cost)
+            else:
+                heapq.heappushpop(self._best, -cost)
+            if len(self._best) == self._limit:
+                self.worst = -self._best[0]
+
+    def ranked(self) -> list[Ranked]:
+        """The best first."""
+        self._found.sort(key=_cost_then_chance)
+        return [
+            Ranked(node, cost, expected, km, learned)
+            for cost, _, node, expected, km, learned in self._found[: self._limit]
+        ]
