@@ -4,6 +4,7 @@ Here: one try from this registry, and why it failed in words. Not here: when one
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -51,4 +52,5 @@ def _why(error: OSError | TimeoutError | UnicodeError, node: NodeInfo) -> str:
         return f"the TLS handshake failed: {error.reason or error}"
     if isinstance(error, socket.gaierror | UnicodeError):
         return f"the name {node.host} cannot be resolved: {error}"
-    return error.strerror or str(error) or type(error).__name__
+    # asyncio words some of them anew, with less in it.
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
