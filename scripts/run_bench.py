@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_load import contestants, far_away, measures, report
+from bench_load import contestants, far_away, goals, measures, mesh, report
 from bench_load.contestants import Contestant, find_program
 from bench_load.endpoint import Endpoint
 from cluster import delay_network
 from cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from cluster.processes import Processes
 
-MEASURES = ("idle", "bulk", "requests", "latency", "connections", "forward")
+MEASURES = ("idle", "bulk", "requests", "latency", "connections", "forward", "mesh")
 # One address is the whole load here, and one session opens tunnels without pause.
 _NO_LIMITS = (
     *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
@@ -62,14 +62,21 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="portway-bench-") as name, Processes(Path(name)) as processes:
-        plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=_NO_LIMITS)
-        cluster = start_cluster(processes, (plan,))
         skipped: dict[str, str] = {}
         rounds: dict[str, dict[str, list[measures.Figures]]] = {}
-        if set(chosen) - {"forward"}:
-            field = _start(processes, cluster, skipped)
-            rounds = _run_rounds(field, chosen, effort, descriptors, Path(name))
-        forward = _run_forward(cluster, effort, Path(name), skipped) if "forward" in chosen else {}
+        forward: dict[str, measures.Figures] = {}
+        if set(chosen) - {"mesh"}:
+            plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=_NO_LIMITS)
+            cluster = start_cluster(processes, (plan,))
+            if set(chosen) - {"mesh", "forward"}:
+                field = _start(processes, cluster, skipped)
+                rounds = _run_rounds(field, chosen, effort, descriptors, Path(name))
+            if "forward" in chosen:
+                forward = _run_forward(cluster, effort, Path(name), skipped)
+            processes.end()  # the mesh has clusters of its own, and the machine to itself
+        of_mesh: list[goals.Goal] = []
+        if "mesh" in chosen:
+            of_mesh = mesh.measure(Path(name), mesh.QUICK if arguments.quick else mesh.FULL, skipped, _progress)
     result = {
         measure: {contestant: report.medians(figures) for contestant, figures in by_contestant.items()}
         for measure, by_contestant in rounds.items()
@@ -81,12 +88,15 @@ def main() -> int:
         "effort": {name: getattr(effort, name) for name in Effort.__slots__},
         "medians": result,
         "forward": forward,
+        "mesh": [goal.to_json() for goal in of_mesh],
         "rounds": rounds,
         "skipped": skipped,
     }
     target = arguments.json or _ROOT / f"bench-results-{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.write_text(json.dumps(written, indent=2) + "\n")
     print(report.table(result, forward))
+    if of_mesh:
+        print(goals.table(of_mesh))
     facts = written["machine"]
     print(
         f"\n{facts['cores']} cores ({facts['cpu']}); load average {load_before[0]:.2f} before, "

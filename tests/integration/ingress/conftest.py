@@ -1,7 +1,7 @@
 """Clusters in the test process, of much patience and of little, and what comes to their nodes' ports."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from portway.engine import thread
 from portway_relay.config import NodeLimits
 from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.etcd import EtcdServer
 from portway_testkit.hand_lane import HandLane, HandSession, grant_of
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import ask
@@ -20,10 +21,21 @@ PATIENT = NodeLimits(hello_time=600.0, greeting_time=600.0, first_bytes_time=0.3
 HASTY = NodeLimits(hello_time=0.5, greeting_time=1.0)
 
 
+@contextmanager
+def store_of(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A registry's --store: of the kind that the fixture is parametrised with, embedded by default."""
+    if getattr(request, "param", "embedded") == "embedded":
+        yield "embedded:memory"
+        return
+    with EtcdServer() as etcd:
+        yield f"etcd:{etcd.url}"
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One for the module, PATIENT."""
-    with Cluster(tmp_path_factory.mktemp("cluster"), (NodePlan("fra-1", "fra", PATIENT),)) as cluster:
+    plan = NodePlan("fra-1", "fra", PATIENT)
+    with store_of(request) as store, Cluster(tmp_path_factory.mktemp("cluster"), (plan,), store=store) as cluster:
         yield cluster
 
 
@@ -34,12 +46,14 @@ def hasty(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+def make_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """A cluster of the test's own; arguments are settings of its node."""
     with ExitStack() as stack:
+        store = stack.enter_context(store_of(request))
 
         def make(limits: NodeLimits = PATIENT, **settings: Any) -> Cluster:
-            return stack.enter_context(Cluster(tmp_path, (NodePlan("fra-1", "fra", limits, settings),)))
+            plan = NodePlan("fra-1", "fra", limits, settings)
+            return stack.enter_context(Cluster(tmp_path, (plan,), store=store))
 
         yield make
 

@@ -17,7 +17,10 @@ from portway_testkit.origins import HttpOrigin, TcpOrigin, digest_of, generated,
 from portway_testkit.visitors import TIMEOUT, ask, visit, visit_raw
 from portway_testkit.waiting import eventually
 
-pytestmark = pytest.mark.shares_sockets
+pytestmark = [
+    pytest.mark.shares_sockets,
+    pytest.mark.parametrize("cluster", ["embedded", "etcd"], indirect=True, scope="module"),
+]
 
 AsClient = Callable[[Cluster], None]
 

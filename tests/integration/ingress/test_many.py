@@ -14,7 +14,10 @@ from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors import ask, visit
 from portway_testkit.waiting import eventually
 
-pytestmark = pytest.mark.shares_sockets
+pytestmark = [
+    pytest.mark.shares_sockets,
+    pytest.mark.parametrize("make_cluster", ["embedded", "etcd"], indirect=True),
+]
 
 TUNNELS = 50
 VISITORS = 1_000

@@ -91,7 +91,7 @@ class Lookup:
 
         Of a route whose node does not answer something newer may be known to others; without that it stays.
         """
-        found = self.known(label)
+        found, last = self.known(label), self._routes.last(label)
         moving = self._routes.epoch(label) > 0
         if found is not None or (not moving and self._routes.is_unknown(label)):
             return found
@@ -99,11 +99,11 @@ class Lookup:
             await asyncio.sleep(pause)
             await self._ask(label, region, scan=not moving)
             found = self._believed(label)
-            if found is not None:
+            if found is not None and not self._is_lost(found, last):
                 return found
-        if not moving:
+        if found is None and not moving:
             self._routes.nobody_knows(label)
-        return None
+        return found
 
     async def elsewhere(self, label: str, region: str, *, not_at: object, gone: bool) -> Destination | None:
         """Where it is when it is not where it was thought to be; `gone` when that node itself has said so."""
@@ -124,6 +124,10 @@ class Lookup:
 
     async def close(self) -> None:
         await self._tasks.close()
+
+    def _is_lost(self, found: Destination, last: tuple[str, int] | None) -> bool:
+        """Whether it is no newer than what was known, and its node is not heard from: its client is on its way."""
+        return isinstance(found, Route) and (found.node, found.epoch) == last and not self._mesh.answers(found.node)
 
     def _believed(self, label: str) -> Destination | None:
         return self._table.live(label) or self._routes.get(label)

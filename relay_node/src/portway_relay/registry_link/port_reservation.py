@@ -50,6 +50,7 @@ class PortReservation:
         """`ask` gives None when no registry can be asked."""
         self._account = account
         self._ask = ask
+        self._rest = rest
         self._gathered = max(_SHORTEST_PAUSE, rest * _GATHERED)
         self._clock = clock
         self._tasks = Tasks("port reservation", on_failure)
@@ -128,6 +129,9 @@ class PortReservation:
         return True
 
     def _pause(self) -> float:
-        """How long nothing needs to be asked, unless a port is taken meanwhile."""
+        """How long nothing needs to be asked, unless a port is taken meanwhile: one that is held may be let go at
+        once."""
         rested = self._account.next_rested
-        return _LONGEST_PAUSE if rested is None else min(_LONGEST_PAUSE, max(self._gathered, rested - self._clock()))
+        if rested is None:
+            return min(_LONGEST_PAUSE, self._rest + self._gathered) if self._account.held else _LONGEST_PAUSE
+        return min(_LONGEST_PAUSE, max(self._gathered, rested - self._clock()))

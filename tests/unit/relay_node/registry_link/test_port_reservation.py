@@ -42,12 +42,12 @@ class Registry:
 
 
 class Node:
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, rest: float = REST) -> None:
         self.registry = Registry()
-        self.account = PortAccount(PortRange(FIRST, FIRST + 99), REST, clock)
+        self.account = PortAccount(PortRange(FIRST, FIRST + 99), rest, clock)
         self.failures: list[BaseException] = []
         self.reservation = PortReservation(
-            self.account, self.registry.ask, rest=REST, clock=clock, on_failure=self.failures.append
+            self.account, self.registry.ask, rest=rest, clock=clock, on_failure=self.failures.append
         )
         self.reservation.start()
 
@@ -139,3 +139,22 @@ async def test_rested_ports_are_asked_about_and_wake(node: Node, clock: ManualCl
     node.reservation.registry_away(False)
     await until(lambda: node.account.resting == 1)
     assert node.account.free == SIZE - 1
+
+
+async def test_a_port_let_go_while_nothing_is_asked_is_free_after_its_rest(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells of it: while ports are held it is looked after them."""
+    monkeypatch.setattr(port_reservation, "_SHORTEST_PAUSE", 0.001)
+    node = Node(clock, rest=0.01)
+    node.registry.most = 1
+    node.reservation.registry_away(False)
+    await until(lambda: node.account.free == SIZE)
+    node.take(SIZE)
+    await until(lambda: len(node.registry.asked) > 2)  # all are taken, and it has come to rest
+    for port in range(FIRST, FIRST + SIZE):
+        node.account.let_go(port)
+    clock.now += 1.0
+    await until(lambda: node.account.free == SIZE)
+    await node.reservation.close()
+    assert not node.failures
