@@ -439,3 +439,28 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
     writer.close()
     await writer.wait_closed()
     first.close()
+
+
+async def test_a_certificate_of_before_is_refused(make: Make) -> None:
+    """Once its name was given anew: lanes that are up are closed, new ones not taken."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    two.peers.told([one.info])
+    await until(lambda: two.peers.answers("one") and one.peers.answers("two"))
+    two.peers.told([one.info], certified_since={"one": 1 << 50})
+    await until(lambda: not len(two.arrivals))
+    refused = one.carrier.counters.lanes_closed
+    await until(lambda: one.carrier.counters.lanes_closed > refused)
+    assert not len(two.arrivals)
+    two.peers.told([one.info], certified_since={"one": 1})
+    await until(lambda: len(two.arrivals) == 2)
+
+
+async def test_a_certificate_of_another_region_is_refused(make: Make, authority: trustme.CA) -> None:
+    """A registry has told which region the node is of, and its certificate says another."""
+    loaded = certificates(authority, "one" + SUFFIX, "far.region.portway.internal")
+    one, two = make("one", loaded=loaded), make("two")
+    two.peers.told([one.info])
+    one.peers.told([two.info])
+    await until(lambda: one.carrier.counters.lanes_closed > 0)
+    assert not len(two.arrivals)
