@@ -12,7 +12,8 @@ from cluster.clients import NamedTunnel
 from cluster.own_answers import Ask
 
 _READ = 65_536
-_BAD_GATEWAY = b"HTTP/1.1 502 "
+# What a node says itself, over a certificate that it has for the name: nobody listens, nobody takes it.
+_PAGES_OF_NODES = (b"HTTP/1.1 502 Bad Gateway\r\n", b"HTTP/1.1 503 Service Unavailable\r\n")
 
 
 class WrongBytes(Exception):
@@ -52,7 +53,7 @@ def ask(connection: ssl.SSLSocket, tunnel: NamedTunnel, question: Ask) -> None:
         if not piece:
             raise NotServed(f"the connection ended {len(expected) - at} bytes early")
         if piece != expected[at : at + len(piece)]:
-            if at == 0 and piece.startswith(_BAD_GATEWAY[: len(piece)]):
-                raise NotServed("502: the local server was not reached")
+            if at == 0 and piece.startswith(_PAGES_OF_NODES):
+                raise NotServed(f"the node answered {piece[9:12].decode()}")
             raise WrongBytes(f"{tunnel.name} was asked for {question}; at byte {at} came {piece[:200]!r}")
         at += len(piece)

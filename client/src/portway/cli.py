@@ -1,11 +1,12 @@
 """The command `portway`: the same tunnels for programs in any language.
 
 `portway forward 8000` prints the address on standard output, one line for programs to read, and keeps the tunnel until
-it is told to end. What is going on goes to standard error (live.py). Nothing that takes time is imported before a
-tunnel is to be opened.
+it is told to end. What is going on goes to standard error (live.py). `portway netcheck` says how far the nodes are
+(netcheck.py). Nothing that takes time is imported before a registry is to be asked.
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-from portway.config import CA_VARIABLE, REGISTRY_VARIABLE, TOKEN_VARIABLE
+from portway.config import CA_VARIABLE, LATENCY, REGISTRY_VARIABLE, STRATEGIES, TOKEN_VARIABLE, resolve
 from portway.errors import (
+    Attempt,
     AuthError,
     ConfigError,
     Error,
@@ -30,8 +32,10 @@ from portway.forwarding import forward
 from portway.tunnel import Tunnel
 from portway.version import VERSION
 
+NETCHECK: Final = "netcheck"
 USAGE: Final = 2  # argparse's own
 OTHERWISE: Final = 1
+INTERRUPTED: Final = 130  # as shells have it; a tunnel that is closed when it is told to is no interruption
 EXIT_CODES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (InvalidError, USAGE, "wrong usage: an argument that cannot be used"),
     (ConfigError, 3, "no registry or token was named, or a file cannot be used"),
@@ -70,9 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
             signal.signal(number, _end)
     try:
-        _forward(asked)
+        if asked.command == NETCHECK:
+            _netcheck(asked)
+        else:
+            _forward(asked)
     except _Ended:
-        return 0
+        return INTERRUPTED if asked.command == NETCHECK else 0
     except Error as error:
         print(f"portway: {one_line(error)}", file=sys.stderr)
         return exit_code(error)
@@ -120,13 +127,48 @@ def _parser() -> argparse.ArgumentParser:
     add("--unencrypted", action="store_true", help="a random TCP port without TLS, in addition")
     add("--h2", action="store_true", help="offer HTTP/2 to visitors that speak nothing else, such as gRPC clients")
     add("--host", help="where the targets without a host are; default: this machine")
+    _add_settings(forwarding)
+    add("--region", help="only relay nodes of this region")
+    add(
+        "--strategy",
+        choices=STRATEGIES,
+        default=LATENCY,
+        help="latency: the first of the nearest to answer; geoip: the nearest by location; default: latency",
+    )
+    add("--timeout", metavar="SECONDS", type=float, default=10.0, help="for opening; default: 10")
+    add("--json", action="store_true", help="print each tunnel as one line of JSON instead")
+    checking = commands.add_parser(
+        NETCHECK,
+        help="show how far the relay nodes of every region are from here",
+        description="Dial the relay nodes of every region, at most 200, once each, and print how far each one is,\n"
+        "what the registry expected, where GeoIP puts this machine, and which node a tunnel would be at and why.\n\n"
+        "ROUND TRIP is the shortest that the kernel saw; READY AFTER is with TCP's and TLS's handshakes, and decides.",
+        epilog="exit codes: 0 when a node was picked, else those of `portway forward`",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_settings(checking)
+    checking.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=10.0, help="for all of it; default: 10"
+    )
+    checking.add_argument("--json", action="store_true", help="print one object of JSON instead")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--registry", metavar="HOST:PORT", help=f"one or several, with commas; default: {REGISTRY_VARIABLE}")
     add("--token", help=f"default: {TOKEN_VARIABLE}, which other users of this machine cannot see")
     add("--ca", metavar="FILE", help=f"whom to trust for the registry; default: {CA_VARIABLE}, then the system's roots")
-    add("--region", help="only relay nodes of this region")
-    add("--timeout", metavar="SECONDS", type=float, default=10.0, help="for opening; default: 10")
-    add("--json", action="store_true", help="print each tunnel as one line of JSON instead")
-    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _documented() -> list[tuple[int, str]]:
@@ -158,12 +200,31 @@ def _forward(asked: argparse.Namespace) -> None:
                 token=asked.token,
                 ca=asked.ca,
                 region=asked.region,
+                strategy=asked.strategy,
                 tunnel_lost=tunnel_lost,
             )
             tunnel = tunnels.enter_context(opening)
             print(_as_json(wanted, tunnel) if asked.json else _as_lines(tunnel), flush=True)
         progress.show_until(ended)
         raise lost[0]
+
+
+def _netcheck(asked: argparse.Namespace) -> None:
+    """Measure and print. Raises Error, _Ended."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    settings = resolve(registry=asked.registry, token=asked.token, ca=asked.ca)
+    from portway.engine.survey import pick
+    from portway.engine.thread import running_engine
+    from portway.netcheck import as_json, as_table
+
+    survey, measured = running_engine().submit(lambda tunnels: tunnels.survey(settings, asked.timeout)).result()
+    picked = pick(measured)
+    print(as_json(survey, measured, picked) if asked.json else as_table(survey, measured, picked), flush=True)
+    if picked is None:
+        tried = [
+            Attempt(one.node.node.name, str(one.node.node.address), one.problem) for one in measured if one.problem
+        ]
+        raise UnreachableError("no relay node that takes clients could be reached", tuple(tried))
 
 
 def _as_lines(tunnel: Tunnel) -> str:

@@ -14,6 +14,11 @@ REGISTRY_VARIABLE = "PORTWAY_REGISTRY"
 TOKEN_VARIABLE = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
 CA_VARIABLE = "PORTWAY_CA"
 
+# How the node is chosen: the first candidates race, or the first one by distance is taken unless it fails.
+LATENCY = "latency"
+GEOIP = "geoip"
+STRATEGIES = (LATENCY, GEOIP)
+
 _TOKEN = re.compile(r"pw_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -29,6 +34,7 @@ class Settings:
     token: str = field(repr=False)
     ca: bytes | None = field(default=None, repr=False)
     region: str = ""
+    strategy: str = LATENCY
 
 
 def resolve(
@@ -37,6 +43,7 @@ def resolve(
     token: str | None = None,
     ca: str | os.PathLike[str] | None = None,
     region: str | None = None,
+    strategy: str = LATENCY,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings now.
@@ -47,10 +54,12 @@ def resolve(
     _check_kind("token", token, str)
     _check_kind("region", region, str)
     _check_kind("ca", ca, (str, os.PathLike))
+    if strategy not in STRATEGIES:
+        raise InvalidError(f"the strategy is one of {', '.join(map(repr, STRATEGIES))}, not {strategy!r}")
     named = environment.get(REGISTRY_VARIABLE, "") if registry is None else registry
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
-    return Settings(_registries(named), _checked_token(token), _read_ca(path), region or "")
+    return Settings(_registries(named), _checked_token(token), _read_ca(path), region or "", strategy)
 
 
 def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:

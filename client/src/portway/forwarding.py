@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from portway.config import Settings, resolve
+from portway.config import LATENCY, Settings, resolve
 from portway.errors import InvalidError, TunnelLostError
 from portway.forks import unforked
 from portway.tunnel import Tunnel
@@ -52,6 +52,7 @@ class Arguments:
     token: str | None
     ca: str | os.PathLike[str] | None
     region: str | None
+    strategy: Any
     tunnel_lost: TunnelLost | None
 
     def checked(self) -> Request:
@@ -67,7 +68,9 @@ class Arguments:
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise InvalidError(f"the timeout is a number of seconds above 0, not {timeout!r}")
-        settings = resolve(registry=self.registry, token=self.token, ca=self.ca, region=self.region)
+        settings = resolve(
+            registry=self.registry, token=self.token, ca=self.ca, region=self.region, strategy=self.strategy
+        )
         return Request(
             self.port,
             self.host,
@@ -190,6 +193,7 @@ class _Forward:
         token: str | None = None,
         ca: str | os.PathLike[str] | None = None,
         region: str | None = None,
+        strategy: str = LATENCY,
         tunnel_lost: TunnelLost | None = None,
     ) -> Forwarding:
         """Put a local port on the Internet for as long as a with-block runs.
@@ -206,12 +210,14 @@ class _Forward:
         timeout: seconds that opening may take.
         registry, token, ca: instead of PORTWAY_REGISTRY, PORTWAY_TOKEN and PORTWAY_CA.
         region: only relay nodes of this region.
+        strategy: "latency" takes the first of the nearest nodes to answer; "geoip" the nearest by location, unless it
+            cannot be reached.
         tunnel_lost: called, on Portway's own thread, when the tunnel is lost for good.
 
         Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError or RemoteError.
         """
         return Forwarding(
-            Arguments(port, unencrypted, h2_enabled, host, timeout, registry, token, ca, region, tunnel_lost)
+            Arguments(port, unencrypted, h2_enabled, host, timeout, registry, token, ca, region, strategy, tunnel_lost)
         )
 
     aio = __call__

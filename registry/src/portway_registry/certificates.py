@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives import serialization
 from portway_registry.authority import ClusterAuthority
 from portway_registry.config import Config, flag
 from portway_registry.errors import ConfigError, PkiError
-from portway_registry.names import REGISTRY_NAME
 from portway_registry.signing import Signer, new_key, private_pem
 
 logger = logging.getLogger(__name__)
@@ -102,11 +101,6 @@ class FilePair:
                 f"{where} is not from --cluster-ca {self._config.cluster_ca}, which nodes trust: give the CA's key "
                 "with --cluster-ca-key, or a certificate of the cluster's with --mesh-tls-cert and --mesh-tls-key "
                 "(`portway-admin pki init` makes one)"
-            )
-        if REGISTRY_NAME not in _dns_names(chain[0]):
-            raise ConfigError(
-                f"{where} is not valid for {REGISTRY_NAME}, the name that nodes verify a registry by: make another "
-                "(`portway-admin pki init`), or give the CA's key with --cluster-ca-key"
             )
 
     def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
@@ -206,14 +200,6 @@ def _check_time(certificate: x509.Certificate, now: datetime.datetime, path: Pat
             f"{flag(name)} {path} is valid from {start:%Y-%m-%d %H:%M} UTC on, and here it is {now:%Y-%m-%d %H:%M}: "
             "set this machine's clock, or wait"
         )
-
-
-def _dns_names(certificate: x509.Certificate) -> list[str]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.DNSName)
 
 
 def _leads_to(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> bool:

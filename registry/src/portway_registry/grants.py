@@ -24,7 +24,7 @@ TYPE: Final = "portway-grant"
 
 _ABSENT: Final = Revision(0)
 _LIFE_MS: Final = 3_600_000
-_RENEW_AFTER_MS: Final = _LIFE_MS // 2
+RENEW_AFTER_MS: Final = _LIFE_MS // 2
 # Many processes that start together with one token share a grant: signing costs more than the rest of an answer.
 _SHARED_FOR_MS: Final = 30_000
 # Tenants with fresh grants that are remembered; beyond it the oldest is signed again when asked for.
@@ -100,7 +100,7 @@ class Grants:
             "jti": secrets.token_hex(8),
         }
         text = jwt.encode(claims, private, algorithm="EdDSA", headers={"typ": TYPE, "kid": key.kid})
-        return Grant(token=text, expires_at_ms=expires, renew_at_ms=now + _RENEW_AFTER_MS)
+        return Grant(token=text, expires_at_ms=expires, renew_at_ms=now + RENEW_AFTER_MS)
 
     def _signing_key(self, now: int) -> GrantKeyRecord:
         """The youngest key in use. Raises StoreUnavailable when none is known (yet)."""

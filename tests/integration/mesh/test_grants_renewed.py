@@ -29,7 +29,7 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Grants, "sign", sign_and_tell)
     monkeypatch.setattr("portway_registry.grants._LIFE_MS", 1_000)
-    monkeypatch.setattr("portway_registry.grants._RENEW_AFTER_MS", 500)
+    monkeypatch.setattr("portway_registry.grants.RENEW_AFTER_MS", 500)
     monkeypatch.setattr("portway_registry.grants._SHARED_FOR_MS", 0)
     monkeypatch.setattr("portway.engine.registries.SHORTEST_LIFE", 0.0)
     return grants

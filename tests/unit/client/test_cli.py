@@ -75,6 +75,15 @@ def test_every_code_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {code}  " in shown
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_netcheck_takes_a_number_of_seconds(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Above 0; the rest is wrong usage."""
+    with pytest.raises(SystemExit) as ended:
+        main(["netcheck", f"--timeout={seconds}"])
+    assert ended.value.code == 2
+    assert "is no number of seconds above 0" in capsys.readouterr().err
+
+
 def test_attempts_become_one_line() -> None:
     """A message of several lines would be several entries in a log."""
     attempts = (Attempt("a", "1", "refused"), Attempt("b", "2", "silent"))
@@ -96,6 +105,7 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "forward", forward)
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     named = {"--host": "db", "--registry": "a:1", "--token": "t", "--ca": "c", "--region": "r", "--timeout": "3.5"}
+    named["--strategy"] = "geoip"
     arguments = ["--h2", "--unencrypted", *(word for option in named.items() for word in option)]
     assert main(["forward", "5432", *arguments]) == 1
     assert main(["forward", "other:5432", *arguments]) == 1
@@ -110,5 +120,6 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
             "token": "t",
             "ca": "c",
             "region": "r",
+            "strategy": "geoip",
             "timeout": 3.5,
         }

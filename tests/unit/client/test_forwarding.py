@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "token": "pw_id_secret",
     "ca": "",
     "region": None,
+    "strategy": "latency",
     "tunnel_lost": None,
 }
 
@@ -74,6 +75,20 @@ def test_a_timeout_of_no_use(timeout: Any) -> None:
     """It is a number of seconds above 0."""
     with pytest.raises(InvalidError, match="the timeout is a number of seconds above 0"):
         checked(timeout=timeout)
+
+
+@pytest.mark.parametrize("strategy", ["latency", "geoip"])
+def test_a_strategy_is_one_of_two(strategy: str) -> None:
+    """Tunnels that differ in it are of different sessions."""
+    assert checked(strategy=strategy).settings.strategy == strategy
+    assert checked(strategy="geoip").settings != checked().settings
+
+
+@pytest.mark.parametrize("strategy", ["", "GEOIP", "nearest", None, 1, ["geoip"]])
+def test_another_strategy_is_refused(strategy: Any) -> None:
+    """With those that there are."""
+    with pytest.raises(InvalidError, match=r"the strategy is one of 'latency', 'geoip', not "):
+        checked(strategy=strategy)
 
 
 def test_nothing_is_checked_before_it_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:

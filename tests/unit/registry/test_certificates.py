@@ -12,7 +12,6 @@ from portway_registry.authority import ClusterAuthority
 from portway_registry.certificates import FilePair, OwnPair, mesh_pair, read_authority
 from portway_registry.config import Config
 from portway_registry.errors import ConfigError
-from portway_registry.names import REGISTRY_NAME
 from portway_registry.signing import Signer
 from portway_testkit.registry import Pki
 
@@ -37,8 +36,8 @@ class Files:
         path.write_bytes(authority.private_key_pem.bytes())
         return path
 
-    def issue(self, authority: trustme.CA, name: str = REGISTRY_NAME, **times: datetime.datetime) -> tuple[Path, Path]:
-        leaf = authority.issue_cert("registry.example", name, **times)
+    def issue(self, authority: trustme.CA, **times: datetime.datetime) -> tuple[Path, Path]:
+        leaf = authority.issue_cert("registry.example", **times)
         stem = self._folder / f"leaf-{id(leaf)}"
         certificate, key = stem.with_suffix(".crt"), stem.with_suffix(".key")
         certificate.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -149,12 +148,6 @@ def test_changed_files_are_shown_from_then_on(
     assert "the old one stays in use" in caplog.text
     key.replace(config.tls_key)
     assert pair.current().certificate == config.tls_cert.read_bytes() != first.certificate
-
-
-def test_nodes_verify_a_registry_by_a_name_of_its_own(files: Files) -> None:
-    """A certificate of the cluster's without that name would be refused by every node, so it is here."""
-    certificate, key = files.issue(files.cluster, "other.example")
-    assert REGISTRY_NAME in refusal(files.config(tls_cert=certificate, tls_key=key))
 
 
 def test_an_intermediate_ca_leads_to_the_cluster_s(files: Files) -> None:

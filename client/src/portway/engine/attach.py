@@ -14,9 +14,9 @@ from portway_proto.carry.contract import Carrier
 from portway_proto.carry.errors import CarrierError
 
 from portway.engine.dialogue import SessionKey, Welcomed
-from portway.engine.discovery import Directory, Located, Node
+from portway.engine.discovery import Directory, Located, Node, RoundTrip
 from portway.engine.failures import Failure
-from portway.engine.race import NO_ANSWER_YET, STAGGER, Attempted, name_of, race
+from portway.engine.race import NO_ANSWER_YET, RACERS, STAGGER, Attempted, Course, name_of, race
 from portway.engine.retry import spread
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
@@ -61,8 +61,13 @@ class Search:
         directory: Directory,
         events: SessionEvents,
         clock: Callable[[], float] = time.monotonic,
+        racers: int = RACERS,
+        measured: Callable[[Sequence[RoundTrip], Located], None] | None = None,
     ) -> None:
+        """`measured` is told the round trips of nodes that a registry has just named."""
         self._attempts: dict[Attempted, str] = {}
+        self._racers = racers
+        self._measured = measured
         self._not_before: dict[str, float] = {}  # by node; of those that asked for it
         self._clock = clock
         self._carrier = carrier
@@ -97,18 +102,21 @@ class Search:
         tried: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
-            tried = self._may_be_dialled(_in_order(located.nodes, resume, avoided, home))
+            tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
-                if attached := await self._first_that_takes(tried, located, resume):
+                if attached := await self._first_that_takes(tried, located, resume, Course(self._attempts)):
                     return attached
             except Refused as refused:
                 if not refused.failure.stale_grant:
                     raise
                 tried = ()  # a fresh grant may do
         located = await self._locate()
-        ordered = self._may_be_dialled(_in_order(located.nodes, resume, avoided, home))
+        ordered = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
         fresh = [node for node in ordered if node not in tried]
-        if attached := await self._first_that_takes(fresh, located, resume):
+        course = Course(self._attempts)
+        if attached := await self._first_that_takes(fresh, located, resume, course):
+            if self._measured is not None:
+                self._measured(course.round_trips, located)
             return attached
         raise UnreachableError("no relay node could be reached", self.attempts)
 
@@ -127,10 +135,11 @@ class Search:
         return located
 
     async def _first_that_takes(
-        self, nodes: Sequence[Node], located: Located, resume: Resumption | None
+        self, nodes: Sequence[Node], located: Located, resume: Resumption | None, course: Course
     ) -> Attached | None:
         stagger = STAGGER if resume is None else RESUME_HEAD_START
-        async with aclosing(race(self._carrier, nodes, located.cluster_ca, self._attempts, stagger)) as dialled:
+        racing = race(self._carrier, nodes, located.cluster_ca, course, stagger, self._racers)
+        async with aclosing(racing) as dialled:
             async for node, stream in dialled:
                 try:
                     session = Session(self._carrier, stream, self._events)
@@ -157,7 +166,7 @@ class Search:
         return tuple(node for node in nodes if node.name not in self._not_before)
 
 
-def _in_order(
+def in_order(
     nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None, home: Node | None
 ) -> tuple[Node, ...]:
     """The registry's order, but first the node where the session can be resumed, and never the one to avoid.

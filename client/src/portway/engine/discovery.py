@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn, Protocol, TypeVar
 
@@ -42,20 +42,69 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """How far a node is, by its name, in milliseconds; `at_least`: it was not waited for any longer."""
+
+    node: str
+    ms: float
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a registry expects of a node's round trip, in milliseconds, and whether clients near this one said so."""
+
+    ms: float
+    learned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Located:
-    """A registry's answer; nodes are in the order to try them."""
+    """A registry's answer; nodes are in the order to try them, `expected` is by their names."""
 
     nodes: tuple[Node, ...]
     cluster_ca: bytes = field(repr=False)
     grant: Grant
+    expected: Mapping[str, Expected] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A node as a registry describes it to people. `state` is ready, full, cordoned or draining."""
+
+    node: Node
+    state: str
+    expected: Expected
+    distance_km: float
+    load_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Every region, those that take clients first, in their order; and this client as a registry sees it.
+
+    `total` is how many nodes there are. `position` is latitude and longitude, None when GeoIP does not know.
+    """
+
+    registry: str
+    nodes: tuple[Surveyed, ...]
+    total: int
+    cluster_ca: bytes = field(repr=False)
+    address: str = ""
+    country: str = ""
+    position: tuple[float, float] | None = None
 
 
 class Registries(Protocol):
-    """Where answers come from. Both calls block; both raise Error."""
+    """Where answers come from. Each call blocks; each raises Error."""
 
     def locate(self) -> Located: ...
 
     def renew(self) -> Grant: ...
+
+    def report(self, round_trips: Sequence[RoundTrip]) -> None: ...
+
+    def survey(self) -> Survey: ...
 
 
 class Directory:
@@ -80,6 +129,10 @@ class Directory:
         if self.located is not None:
             self.located = replace(self.located, grant=grant)
             self._renew_at = self._clock() + grant.renew_after
+
+    async def report(self, round_trips: Sequence[RoundTrip]) -> None:
+        """Tell what was measured. Raises as `Registries`."""
+        await on_thread(lambda: self._registries.report(round_trips))
 
     def renewal_due_in(self) -> float:
         """Seconds until the grant should be renewed; 0 when it is overdue."""

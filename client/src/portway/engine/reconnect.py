@@ -23,6 +23,8 @@ from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.discovery import Directory
 from portway.engine.failures import Failure
 from portway.engine.lanes import DataLanes
+from portway.engine.race import RACERS
+from portway.engine.reporting import Reporter
 from portway.engine.retry import LONGEST_STAY, pauses
 from portway.engine.session import BindRefused, End, Session, SessionOver
 from portway.errors import Attempt, AuthError, Error, UnreachableError
@@ -48,12 +50,13 @@ class Link:
         tasks: Tasks,
         clock: Callable[[], float] = time.monotonic,
         linger: float = LINGER,
+        racers: int = RACERS,
     ) -> None:
         self._directory = directory
         self._tasks = tasks
         self._clock = clock
         self._linger = linger
-        self._search = Search(carrier, directory, self, clock)
+        self._search = Search(carrier, directory, self, clock, racers, Reporter(directory, tasks).tell)
         self._bindings = Bindings(tasks, self._unused, clock)
         self._lanes = DataLanes(carrier, self._bindings.table, self._session_unknown)
         self._session: Session | None = None

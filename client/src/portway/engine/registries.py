@@ -4,24 +4,27 @@ The calls block, each on a thread of its own (discovery.py) with synchronous stu
 that used grpc.aio cannot call at all. A channel lives for one call, so a fork inherits none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portway_proto.carry.contract import Address
 
-from portway.config import CA_VARIABLE, Settings
-from portway.engine.discovery import Grant, Located, Node
+from portway.config import CA_VARIABLE, GEOIP, Settings
+from portway.engine.discovery import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed
 from portway.errors import Attempt, RemoteError, UnreachableError
 from portway.forks import unforked
 
 if TYPE_CHECKING:
     import grpc
+    from portway_proto.v1.discovery_pb2 import Candidate, SurveyResponse
     from portway_proto.v1.discovery_pb2 import Grant as GrantMessage
 
 T = TypeVar("T")
 
 # One registry's share of the time that opening a tunnel may take (10 s by default): three can be tried.
 CALL_TIMEOUT: Final = 3.0
+# A report is worth nothing to its sender, and a fork of the program waits until the call is over.
+REPORT_TIMEOUT: Final = 1.0
 # A grant is renewed no sooner than this after it came, whatever it says: a registry must not be hammered.
 SHORTEST_LIFE: Final = 5.0
 
@@ -36,25 +39,25 @@ class GrpcRegistries:
     def locate(self) -> Located:
         """Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError."""
         with unforked:
-            from portway_proto.v1.discovery_pb2 import LocateRequest
+            from portway_proto.v1.discovery_pb2 import LocateRequest, Strategy
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
             from portway.version import VERSION
 
         region = self._settings.region
-        request = LocateRequest(region=region, client_version=VERSION)
+        geoip = self._settings.strategy == GEOIP
+        strategy = Strategy.STRATEGY_GEOIP if geoip else Strategy.STRATEGY_LATENCY
+        request = LocateRequest(region=region, client_version=VERSION, strategy=strategy)
         answer = self._ask(
             "no registry could say where the relay nodes are",
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
-        nodes = tuple(
-            Node(c.node.name, c.node.region, Address(c.node.host, c.node.port), c.node.server_name)
-            for c in answer.candidates
-        )
+        nodes = tuple(map(_node, answer.candidates))
         if not nodes:
             where = f"region {region!r}" if region else "the cluster"
             raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
-        return Located(nodes, answer.cluster_ca, _grant(answer.grant))
+        expected = {one.node.name: _expected(one) for one in answer.candidates}
+        return Located(nodes, answer.cluster_ca, _grant(answer.grant), expected)
 
     def renew(self) -> Grant:
         """Raises as `locate`."""
@@ -69,8 +72,43 @@ class GrpcRegistries:
         )
         return _grant(answer.grant)
 
-    def _ask(self, otherwise: str, call: "Callable[[grpc.Channel, tuple[tuple[str, str], ...]], T]") -> T:
-        """The first answer; without one, an UnreachableError that begins with `otherwise`."""
+    def report(self, round_trips: Sequence[RoundTrip]) -> None:
+        """Tell the registry that answered last. Raises as `locate`."""
+        with unforked:
+            from portway_proto.v1.discovery_pb2 import ReportRequest
+            from portway_proto.v1.discovery_pb2 import RoundTrip as Reported
+            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+
+        request = ReportRequest(
+            round_trips=[Reported(node=one.node, ms=one.ms, at_least=one.at_least) for one in round_trips]
+        )
+        self._ask(
+            "the registry could not be told of round trips",
+            lambda channel, metadata: DiscoveryStub(channel).Report(request, timeout=REPORT_TIMEOUT, metadata=metadata),
+            self._order[:1],
+        )
+
+    def survey(self) -> Survey:
+        """Raises as `locate`."""
+        with unforked:
+            from portway_proto.v1.discovery_pb2 import SurveyRequest
+            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+
+        request = SurveyRequest()
+        answer = self._ask(
+            "no registry could say where the relay nodes are",
+            lambda channel, metadata: DiscoveryStub(channel).Survey(request, timeout=CALL_TIMEOUT, metadata=metadata),
+        )
+        return _survey(self._order[0], answer)
+
+    def _ask(
+        self,
+        otherwise: str,
+        call: "Callable[[grpc.Channel, tuple[tuple[str, str], ...]], T]",
+        registries: Sequence[str] | None = None,
+    ) -> T:
+        """The first answer of all registries, or of these; without one, an UnreachableError that begins with
+        `otherwise`."""
         with unforked:
             import grpc
 
@@ -78,7 +116,7 @@ class GrpcRegistries:
 
         metadata = (("authorization", f"Bearer {self._settings.token}"),)
         attempts: list[Attempt] = []
-        for address in tuple(self._order):
+        for address in tuple(self._order if registries is None else registries):
             try:
                 with unforked, self._channel(address) as channel:
                     answer = call(channel, metadata)
@@ -89,8 +127,9 @@ class GrpcRegistries:
                     raise known from None
                 attempts.append(Attempt("", address, _reason(name, details)))
             else:
-                self._order.remove(address)
-                self._order.insert(0, address)
+                if self._order[0] != address:
+                    self._order.remove(address)
+                    self._order.insert(0, address)
                 return answer
         raise UnreachableError(otherwise, tuple(attempts))
 
@@ -100,6 +139,40 @@ class GrpcRegistries:
         credentials = grpc.ssl_channel_credentials(self._settings.ca)
         # Without a pool of its own a new channel would wait out the back-off of the one before.
         return grpc.secure_channel(address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def _node(candidate: "Candidate") -> Node:
+    node = candidate.node
+    return Node(node.name, node.region, Address(node.host, node.port), node.server_name)
+
+
+def _expected(candidate: "Candidate") -> Expected:
+    return Expected(candidate.expected_rtt_ms, candidate.learned)
+
+
+def _survey(registry: str, answer: "SurveyResponse") -> Survey:
+    nodes = tuple(
+        Surveyed(_node(one), _state(one), _expected(one), one.distance_km, one.load_ms) for one in answer.candidates
+    )
+    position = (answer.client_latitude, answer.client_longitude)
+    return Survey(
+        registry,
+        nodes,
+        answer.nodes,
+        answer.cluster_ca,
+        answer.client_address,
+        answer.client_country,
+        position if position != (0, 0) else None,
+    )
+
+
+def _state(candidate: "Candidate") -> str:
+    from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
+
+    node = candidate.node
+    if node.state != NODE_STATE_READY:
+        return NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
+    return "full" if 0 < node.max_sessions <= node.sessions else "ready"
 
 
 def _status_of(error: Exception) -> tuple[str, str]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from portway_proto.carry.contract import Carrier, Counters
 from portway_proto.carry.tasks import Tasks
 
-from portway.config import Settings
+from portway.config import GEOIP, Settings
 from portway.engine.binding import Binding, Place
-from portway.engine.discovery import Directory, Registries
+from portway.engine.discovery import Directory, Registries, Survey, on_thread
 from portway.engine.identity import Identities
+from portway.engine.race import RACERS
 from portway.engine.reconnect import Link
 from portway.engine.registries import GrpcRegistries
+from portway.engine.survey import Measured, measure
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.forwarding import Request
 
@@ -76,6 +78,17 @@ class Tunnels:
             if binding.request is request:
                 self.release(binding)
 
+    async def survey(self, settings: Settings, within: float) -> tuple[Survey, tuple[Measured, ...]]:
+        """Every region as a registry has it, and how far each node is; `within` so many seconds. Raises Error."""
+        until = asyncio.get_running_loop().time() + within
+        registries = self._registries(settings)
+        try:
+            async with asyncio.timeout_at(until):
+                survey = await on_thread(registries.survey)
+        except TimeoutError:
+            raise UnreachableError(f"no registry answered within {within:g} s: raise --timeout") from None
+        return survey, await measure(self.carrier, survey, max(0.0, until - asyncio.get_running_loop().time()))
+
     def status(self) -> Status:
         apart = [link for link in self._links.values() if not link.attached]
         return Status(
@@ -99,7 +112,9 @@ class Tunnels:
     def _link(self, settings: Settings) -> Link:
         link = self._links.get(settings)
         if link is None:
-            link = self._links[settings] = Link(self.carrier, Directory(self._registries(settings)), self._tasks)
+            directory = Directory(self._registries(settings))
+            racers = 1 if settings.strategy == GEOIP else RACERS
+            link = self._links[settings] = Link(self.carrier, directory, self._tasks, racers=racers)
         return link
 
     def _lost(self, binding: Binding) -> None:

@@ -63,11 +63,17 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What a handshake came to. `peer_certificate` is DER, None when the peer showed none."""
+    """What a handshake came to. `peer_certificate` is DER, None when the peer showed none.
+
+    `round_trip` is the shortest that the kernel has seen to the peer since the connection began, TCP's own handshake
+    included, in seconds: it knows nothing of names looked up, of cryptography, or of a program that is busy. None
+    where the platform does not tell.
+    """
 
     alpn: str | None
     peer_certificate: bytes | None
     took: float  # seconds, from the call of accept or connect
+    round_trip: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +318,8 @@ class ServeEvents(Protocol):
 @dataclass(slots=True)
 class Counters:
     """Read by metrics at scrape; written by the carrier. Bytes are those of visits: in from visitors, out to them,
-    whichever side of the lane this process is on."""
+    whichever side of the lane this process is on. A handshake that the peer gave up has neither come to be nor failed.
+    """
 
     bytes_in: int = 0
     bytes_out: int = 0

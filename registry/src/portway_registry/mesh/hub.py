@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 # A grant may be honoured for 24 h past its end (DESIGN §11), and lives 1 h: an older revocation has nothing to revoke.
 _REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
 # Nodes that come and go together make one list of peers, not one each.
-_PEERS_GATHERED: Final = 0.1
+PEERS_GATHERED: Final = 0.1
 STATE_OF_ORDER: Final = {
     Order.CORDON: NODE_STATE_CORDONED,
     Order.DRAIN: NODE_STATE_DRAINING,
@@ -220,7 +220,7 @@ class Hub:
     async def _tell_peers(self) -> None:
         while True:
             await self._peers_changed.wait()
-            await asyncio.sleep(_PEERS_GATHERED)
+            await asyncio.sleep(PEERS_GATHERED)
             self._peers_changed.clear()
             peers = self._peers()
             for session in self._sessions.values():

@@ -30,6 +30,7 @@ from portway_registry import keys
 from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
 from portway_registry.mesh.announcements import Announcements
 from portway_registry.mesh.outbox import Outbox
+from portway_registry.placement.node import placed_node
 from portway_registry.records import decode_node
 from portway_registry.store.contract import NO_LEASE, LeaseId, Store
 from portway_registry.views import Item
@@ -282,8 +283,13 @@ class NodeSession:
 
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether what has changed is worth a write: the state, the reach, or a count by more than a tenth."""
+    """Whether what has changed is worth a write: state, reach, whether it takes clients, or a count by over a tenth.
+
+    Without the third a node could fill up from nine tenths on and be offered to clients that it refuses.
+    """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
+        return True
+    if placed_node(stored).takes_clients != placed_node(now).takes_clients:
         return True
     counts = ((stored.sessions, now.sessions), (stored.tunnels, now.tunnels), (stored.visits, now.visits))
     return any(abs(after - before) > before // 10 for before, after in counts)

@@ -31,7 +31,7 @@ from portway_registry.roster import Roster
 from portway_registry.services.callers import current_caller, peer_address
 
 # Three are raced (DESIGN §8); the others are for a client that loses its node while no registry answers.
-_CANDIDATES: Final = 8
+CANDIDATES: Final = 8
 _MOST_CANDIDATES: Final = 32
 # Dialled one and all by who asks for them, and 40 KB: few clusters have more regions.
 _MOST_SURVEYED: Final = 200
@@ -63,7 +63,7 @@ class Discovery(DiscoveryServicer):
         learned = NOTHING
         if address is not None and request.strategy != Strategy.STRATEGY_GEOIP:
             learned = self._reports.learned(address)
-        limit = min(request.limit or _CANDIDATES, _MOST_CANDIDATES)
+        limit = min(request.limit or CANDIDATES, _MOST_CANDIDATES)
         found = self._roster.candidates(position, region=request.region, limit=limit, learned=learned)
         if not found:
             raise self._nobody(request.region)

@@ -50,7 +50,7 @@ _LONGEST_PAUSE: Final = 3.0
 # A registry that served for so long was a good one: its loss begins with a try at once.
 _STEADY: Final = 10.0
 # Two keep-alives may be lost before the lease is.
-_KEEP_ALIVES_A_LEASE: Final = 3
+KEEP_ALIVES_A_LEASE: Final = 3
 # Whatever lease a registry names, it is not flooded.
 _SHORTEST_PAUSE: Final = 0.2
 _OPTIONS: Final = (
@@ -59,10 +59,13 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.ssl_target_name_override", REGISTRY_NAME),
     # Without a pool of its own a new channel would wait out the back-off of the one before.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+# A certificate that was made for a registry by an earlier release has the names of its hosts alone.
+_BY_NAME: Final = ("grpc.ssl_target_name_override", REGISTRY_NAME)
 
 
 class RegistryNews(Protocol):
@@ -108,6 +111,7 @@ class RegistryLink:
         self._probed: list[Probed] = []
         self._leaving = False
         self._channel: aio.Channel | None = None
+        self._by_host: set[Endpoint] = set()  # registries whose certificate has not the name of all of them
         self._trouble: dict[Endpoint, str] = {}  # what was said of each last
         self.connected = False
 
@@ -211,6 +215,10 @@ class RegistryLink:
         try:
             await self._serve(registry)
         except aio.AioRpcError as error:
+            if "Hostname Verification" in (error.details() or "") and registry not in self._by_host:
+                self._by_host.add(registry)
+                return await self._serve_once(registry)
+            self._by_host.discard(registry)
             return _reason(error.code(), error.details() or "")
         except TimeoutError:
             return f"no answer within {_REGISTERED_WITHIN:g} s"
@@ -226,7 +234,8 @@ class RegistryLink:
         """One stream from Register to its end. Raises AioRpcError, TimeoutError."""
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
-        async with aio.secure_channel(str(registry), credentials, options=_OPTIONS) as channel:
+        options = _OPTIONS if registry in self._by_host else (*_OPTIONS, _BY_NAME)
+        async with aio.secure_channel(str(registry), credentials, options=options) as channel:
             self._channel = channel
             stream: Stream = MeshStub(channel).Session()
             telling: asyncio.Task[None] | None = None
@@ -283,7 +292,7 @@ class RegistryLink:
                     await stream.write(NodeMessage(probed=self._probed.pop(0)))
                 if leaving or self._state_due or self._clock() >= due:
                     self._state_due = False
-                    due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / _KEEP_ALIVES_A_LEASE)
+                    due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / KEEP_ALIVES_A_LEASE)
                     await stream.write(NodeMessage(keep_alive=self._keep_alive()))
                 if leaving:
                     await stream.done_writing()
@@ -314,7 +323,10 @@ def _reason(code: grpc.StatusCode, details: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return "its certificate was not issued by this cluster's CA (--cluster-ca)"
     if "Hostname Verification" in details:
-        return f"its certificate is not valid for {REGISTRY_NAME}: is --registry the mesh port of a registry?"
+        return (
+            f"its certificate is neither for {REGISTRY_NAME} nor for the name in --registry: is this a registry's mesh "
+            "port?"
+        )
     if "CERTIFICATE_REQUIRED" in details or "UNKNOWN_CA" in details or "BAD_CERTIFICATE" in details:
         return "it does not accept this node's certificate (--cert): were both made with the same CA?"
     return f"{code.name.lower().replace('_', ' ')}: {details}"

@@ -2,13 +2,14 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import grpc
 from portway_proto.v1 import discovery_pb2, discovery_pb2_grpc, types_pb2
 
-from portway_testkit.fake_node import FakeNode
+from portway_testkit.fake_node import PATIENCE, FakeNode
 
 GRANT_LIFE = 3600.0
 
@@ -28,6 +29,10 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         self.locates = 0
         self.renews = 0
         self.tokens: list[str] = []
+        self.reports: list[discovery_pb2.ReportRequest] = []
+        self.answers_reports = threading.Event()
+        self.answers_reports.set()
+        self.strategies: list[int] = []
         self._credentials = grpc.ssl_server_credentials([(key, certificate)])
         self._server: grpc.Server | None = None
         self._changed = threading.Condition()
@@ -57,19 +62,9 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
     ) -> discovery_pb2.LocateResponse:
         self._admit(context)
         self.locates += 1
-        nodes = [
-            types_pb2.NodeInfo(
-                name=node.name,
-                region=node.region,
-                host="127.0.0.1",
-                port=node.via or node.port,
-                server_name=node.server_name,
-            )
-            for node in self.nodes
-            if request.region in ("", node.region)
-        ]
+        self.strategies.append(request.strategy)
         return discovery_pb2.LocateResponse(
-            candidates=[discovery_pb2.Candidate(node=node) for node in nodes],
+            candidates=[one for one in self._candidates() if request.region in ("", one.node.region)],
             cluster_ca=self.cluster_ca,
             grant=self._grant(f"grant-{self.locates}"),
         )
@@ -80,6 +75,44 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
             self.renews += 1
             self._changed.notify_all()
         return discovery_pb2.RenewResponse(grant=self._grant(f"renewed-{self.renews}"))
+
+    def Report(
+        self, request: discovery_pb2.ReportRequest, context: grpc.ServicerContext
+    ) -> discovery_pb2.ReportResponse:
+        with self._changed:
+            self.reports.append(request)
+            self._changed.notify_all()
+        self.answers_reports.wait(PATIENCE)
+        self._admit(context)
+        return discovery_pb2.ReportResponse()
+
+    def Survey(
+        self, request: discovery_pb2.SurveyRequest, context: grpc.ServicerContext
+    ) -> discovery_pb2.SurveyResponse:
+        self._admit(context)
+        candidates = self._candidates()
+        return discovery_pb2.SurveyResponse(
+            candidates=candidates, nodes=len(candidates), cluster_ca=self.cluster_ca, client_address="127.0.0.1"
+        )
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Until `condition()` holds; it is looked at at each Renew and Report. Raises AssertionError."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
+
+    def _candidates(self) -> list[discovery_pb2.Candidate]:
+        infos = [
+            types_pb2.NodeInfo(
+                name=node.name,
+                region=node.region,
+                host="127.0.0.1",
+                port=node.via or node.port,
+                server_name=node.server_name,
+                state=types_pb2.NODE_STATE_READY,
+            )
+            for node in self.nodes
+        ]
+        return [discovery_pb2.Candidate(node=info) for info in infos]
 
     def _admit(self, context: grpc.ServicerContext) -> None:
         self.tokens.extend(str(value) for key, value in context.invocation_metadata() if key == "authorization")

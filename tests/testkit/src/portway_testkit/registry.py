@@ -76,11 +76,13 @@ class Pki:
         return Config(**given | settings)
 
 
-def loopback_geoip(path: Path, *, latitude: float = 50.1, longitude: float = 8.7, country: str = "DE") -> Path:
-    """A City file in which 127.0.0.0/8 is at one place (Frankfurt); nothing else is known to it."""
+def loopback_geoip(
+    path: Path, *, latitude: float = 50.1, longitude: float = 8.7, country: str = "DE", network: str = "127.0.0.0/8"
+) -> Path:
+    """A City file in which one network is at one place (Frankfurt); nothing else is known to it."""
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type="Test-City", float_type="f64")
     place = {"country": {"iso_code": country}, "location": {"latitude": latitude, "longitude": longitude}}
-    writer.insert_network(IPSet(["127.0.0.0/8"]), place)
+    writer.insert_network(IPSet([network]), place)
     writer.to_db_file(str(path))
     return path
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
-from portway.engine import attach, race
+from portway.engine import attach, dial
 from portway.engine.attach import Refused, Resumption, Search
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.discovery import Directory, Grant, Located, Node
@@ -129,7 +129,7 @@ async def test_each_that_failed_is_kept_with_its_reason(
     carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the reason was."""
-    monkeypatch.setattr(race, "DIAL_TIMEOUT", 0.01)
+    monkeypatch.setattr(dial, "DIAL_TIMEOUT", 0.01)
     carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL, "c": "silent", "d": "not a node"}
     searching = search(FakeRegistries(*map(node, "abcd")))
     with pytest.raises(UnreachableError, match="no relay node could be reached") as raised:

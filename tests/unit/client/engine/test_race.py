@@ -5,8 +5,8 @@ from contextlib import aclosing
 
 import pytest
 from portway.engine import race as module
-from portway.engine.discovery import Node
-from portway.engine.race import RACERS, Attempted, race
+from portway.engine.discovery import Node, RoundTrip
+from portway.engine.race import RACERS, Course, race
 from portway_proto.carry.contract import Address, ClientTls, Handshake
 from portway_proto.carry.errors import ConnectFailed
 from portway_proto.wire.limits import LINK_ALPN
@@ -27,7 +27,7 @@ class Dial:
         return await self.outcome
 
     def up(self) -> None:
-        self.outcome.set_result(Handshake(LINK_ALPN, None, 0.0))
+        self.outcome.set_result(Handshake(LINK_ALPN, None, 0.2, 0.012))
 
     def down(self) -> None:
         self.outcome.set_exception(ConnectFailed("refused"))
@@ -61,10 +61,10 @@ def node(name: str) -> Node:
 class Runners:
     """A race that runs: `taken` is who was ready first."""
 
-    def __init__(self, track: Track, names: str, stagger: float) -> None:
-        self.attempts: dict[Attempted, str] = {}
+    def __init__(self, track: Track, names: str, stagger: float, racers: int = RACERS) -> None:
+        self.course = Course()
         self._track = track
-        self._race = race(track, [node(name) for name in names], b"ca", self.attempts, stagger)  # type: ignore[arg-type]
+        self._race = race(track, [node(name) for name in names], b"ca", self.course, stagger, racers)  # type: ignore[arg-type]
         self._first = asyncio.ensure_future(self._run())
 
     async def _run(self) -> str | None:
@@ -117,8 +117,8 @@ async def test_only_the_first_few_are_dialled_at_once(track: Track, monkeypatch:
     assert len(track.dials) == RACERS
     track.dials["b"].down()
     await track.until_dialled("a", "b", "c", "d")
-    assert runners.attempts[("b", "b:443")] == "refused"
-    assert runners.attempts[("d", "d:443")] == "no answer yet"
+    assert runners.course.attempts[("b", "b:443")] == "refused"
+    assert runners.course.attempts[("d", "d:443")] == "no answer yet"
     track.dials["d"].up()
     assert await runners.taken() == "d"
 
@@ -150,7 +150,7 @@ async def test_nobody_is_left(track: Track, monkeypatch: pytest.MonkeyPatch) -> 
     for dial in track.dials.values():
         dial.down()
     assert await runners.taken() is None
-    assert set(runners.attempts.values()) == {"refused"}
+    assert set(runners.course.attempts.values()) == {"refused"}
 
 
 async def test_given_up_it_drops_everybody(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,3 +160,38 @@ async def test_given_up_it_drops_everybody(track: Track, monkeypatch: pytest.Mon
     await track.until_dialled("a", "b")
     await runners.cancel()
     assert all(dial.outcome.cancelled() and dial.aborted for dial in track.dials.values())
+
+
+async def test_with_one_racer_the_first_is_taken_unless_it_fails(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes, nobody is dialled beside it."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    runners = Runners(track, "abc", SOON, racers=1)
+    await track.until_dialled("a")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert list(track.dials) == ["a"]
+    track.dials["a"].down()
+    await track.until_dialled("a", "b")
+    track.dials["b"].up()
+    assert await runners.taken() == "b"
+    assert list(track.dials) == ["a", "b"]
+
+
+async def test_who_has_won_is_measured_and_who_was_given_up_is_known_to_be_no_nearer(
+    track: Track, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of what it was waited for, for it had two round trips to do; who failed says nothing."""
+    monkeypatch.setattr(module, "STAGGER", SOON)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    runners = Runners(track, "abc", SOON)
+    await track.until_dialled("a", "b", "c")
+    track.dials["c"].down()
+    track.dials["b"].up()
+    assert await runners.taken() == "b"
+    most = (loop.time() - began) * 1000 / 2
+    told = {one.node: one for one in runners.course.round_trips}
+    assert told.keys() == {"a", "b"}
+    assert told["b"] == RoundTrip("b", 12.0)
+    assert told["a"].at_least
+    assert 0 < told["a"].ms <= most

@@ -28,7 +28,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def request_of_8000() -> Request:
-    return Arguments(8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, None).checked()
+    return Arguments(8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None).checked()
 
 
 def test_calls_run_on_its_loop(engine: Engine) -> None:

@@ -18,7 +18,8 @@ from portway_proto.carry.contract import Counters
 class FakeLink:
     """Binds at once, or raises `error`, or never answers."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, racers: int) -> None:
+        self.racers = racers
         self.attached = True
         self.trouble = ""
         self.attempts: tuple[Attempt, ...] = ()
@@ -108,6 +109,13 @@ async def test_equal_settings_share_a_link(tunnels: Tunnels, wanted: Request, se
     assert len(tunnels._links) == 1
     await tunnels.open(replace(wanted, port=2, settings=replace(settings, token="pw_other_secret")))
     assert len(tunnels._links) == 2
+
+
+async def test_only_latency_is_raced(tunnels: Tunnels, wanted: Request, settings: Settings) -> None:
+    """`geoip` tries one node at a time, over a link of its own."""
+    await tunnels.open(wanted)
+    await tunnels.open(replace(wanted, port=1, settings=replace(settings, strategy="geoip")))
+    assert [link.racers for link in tunnels._links.values()] == [3, 1]  # type: ignore[attr-defined]
 
 
 async def test_an_opening_that_nobody_waits_for_is_closed(tunnels: Tunnels, wanted: Request) -> None:

@@ -27,7 +27,8 @@ async def accept(
         if context is None:
             stream.failed(ConnectionLost(f"the socket is gone: {error}"))
         else:
-            carrier.totals.handshakes_failed += 1
+            # Who leaves before it is done has failed at nothing: clients race nodes, and drop all but one.
+            carrier.totals.handshakes_failed += not isinstance(error, ConnectionResetError)
             stream.failed(_handshake_error(error))
     except asyncio.CancelledError:
         sock.close()

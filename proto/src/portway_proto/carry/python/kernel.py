@@ -12,6 +12,10 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no ti
 # struct tcp_info of linux/tcp.h: eight bytes, then u32 fields; these are the indexes of those.
 _FIELDS: Final = struct.Struct("=8B13I")
 _UNACKED, _LAST_DATA_RECV, _LAST_ACK_RECV = 8 + 4, 8 + 11, 8 + 12
+# tcpi_min_rtt (Linux 4.6): behind 24 fields of four bytes, 4 of eight and three more; in microseconds.
+_MIN_RTT_AT: Final = 8 + 24 * 4 + 4 * 8 + 3 * 4
+_MIN_RTT: Final = struct.Struct("=I")
+_NO_MIN_RTT: Final = (0, 0xFFFFFFFF)
 
 KEEPALIVE_IDLE: Final = 15  # with the two below a peer that vanished while idle is noticed after 35 s
 KEEPALIVE_INTERVAL: Final = 5
@@ -63,6 +67,21 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
         return None
     silent = min(fields[_LAST_DATA_RECV], fields[_LAST_ACK_RECV]) / 1000
     return TcpState(gone, fields[_UNACKED] > 0, silent)
+
+
+def round_trip(transport: BaseTransport) -> float | None:
+    """The shortest round trip so far, in seconds; None where the platform does not tell."""
+    sock = _socket_of(transport)
+    if sock is None or _TCP_INFO is None:
+        return None
+    try:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _MIN_RTT_AT + _MIN_RTT.size)
+    except OSError:
+        return None
+    if len(raw) < _MIN_RTT_AT + _MIN_RTT.size:
+        return None
+    (microseconds,) = _MIN_RTT.unpack_from(raw, _MIN_RTT_AT)
+    return None if microseconds in _NO_MIN_RTT else microseconds / 1e6
 
 
 def prepare(transport: BaseTransport) -> None:

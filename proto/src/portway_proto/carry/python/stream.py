@@ -93,10 +93,11 @@ class PyStream(Connection):
         if self.lost is not None:
             raise self.lost
         assert self.transport is not None
+        round_trip = kernel.round_trip(self.transport)
         ssl_object = self.transport.get_extra_info("ssl_object")
         if ssl_object is None:
-            return Handshake(None, None, self._took)
-        return Handshake(ssl_object.selected_alpn_protocol(), ssl_object.getpeercert(True), self._took)
+            return Handshake(None, None, self._took, round_trip)
+        return Handshake(ssl_object.selected_alpn_protocol(), ssl_object.getpeercert(True), self._took, round_trip)
 
     async def first_bytes(self, within: float) -> bytes:
         try:

@@ -1,0 +1,133 @@
+"""What `portway netcheck` prints: a table of every region for people, one object of JSON for programs.
+
+Here: the shape of both. Not here: what is measured and who is picked (engine/survey.py).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from portway.engine.discovery import Survey
+    from portway.engine.survey import Measured, Picked
+
+_HEADINGS: Final = ("REGION", "NODE", "ROUND TRIP", "READY AFTER", "EXPECTED", "DISTANCE", "LOAD", "ADDRESS", "")
+_RIGHT: Final = frozenset({2, 3, 5, 6})
+_UNKNOWN: Final = "-"
+
+
+def as_table(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked | None") -> str:
+    """For people. Regions in the order of their best node."""
+    rows: list[tuple[str, ...]] = [_HEADINGS]
+    rows += [_row(one, picked) for nodes in _by_region(measured).values() for one in nodes]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = [f"registry  {survey.registry}", f"client    {_client(survey)}", ""]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    if survey.total > len(measured):
+        lines.append(f"and {survey.total - len(measured)} more nodes of these regions")
+    lines += ["", _verdict(picked)]
+    return "\n".join(lines)
+
+
+def as_json(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked | None") -> str:
+    """For programs, on one line; times in milliseconds, what is not known null."""
+    latitude, longitude = survey.position or (None, None)
+    return json.dumps(
+        {
+            "registry": survey.registry,
+            "client": {
+                "address": survey.address,
+                "country": survey.country or None,
+                "latitude": latitude,
+                "longitude": longitude,
+            },
+            "nodes": survey.total,
+            "regions": [
+                {"region": region, "nodes": [_object(one) for one in nodes]}
+                for region, nodes in _by_region(measured).items()
+            ],
+            "picked": None if picked is None else picked.measured.node.node.name,
+            "ready_ms": None if picked is None else _rounded(picked.after * 1000),
+            "why": "" if picked is None else picked.why,
+        }
+    )
+
+
+def _by_region(measured: "Sequence[Measured]") -> "dict[str, list[Measured]]":
+    regions: dict[str, list[Measured]] = {}
+    for one in measured:
+        regions.setdefault(one.node.node.region, []).append(one)
+    return regions
+
+
+def _row(one: "Measured", picked: "Picked | None") -> tuple[str, ...]:
+    node = one.node
+    notes = [node.state] if not one.candidate else []
+    if one.problem:
+        notes.append(one.problem)
+    if picked is not None and picked.measured is one:
+        notes.append("<- picked")
+    reached = one.rtt_ms is not None
+    return (
+        node.node.region,
+        node.node.name,
+        _ms(one.rtt_ms) if one.rtt_ms is not None else _UNKNOWN,
+        _ms(one.took * 1000) if reached else _UNKNOWN,
+        _expected(one),
+        f"{node.distance_km:.0f} km" if node.distance_km else _UNKNOWN,
+        f"+{node.load_ms} ms" if node.load_ms else _UNKNOWN,
+        str(node.node.address),
+        ", ".join(notes),
+    )
+
+
+def _object(one: "Measured") -> dict[str, object]:
+    node = one.node
+    return {
+        "name": node.node.name,
+        "address": str(node.node.address),
+        "state": node.state,
+        "rtt_ms": None if one.rtt_ms is None else _rounded(one.rtt_ms),
+        "ready_ms": None if one.rtt_ms is None else _rounded(one.took * 1000),
+        "problem": one.problem,
+        "expected_rtt_ms": _rounded(node.expected.ms) if node.expected.ms else None,
+        "learned": node.expected.learned,
+        "distance_km": _rounded(node.distance_km) if node.distance_km else None,
+        "load_ms": node.load_ms,
+    }
+
+
+def _client(survey: "Survey") -> str:
+    if survey.position is None:
+        return f"{survey.address}, where GeoIP knows nothing of: candidates are of regions far apart"
+    latitude, longitude = survey.position
+    country = f"{survey.country}, " if survey.country else ""
+    return f"{survey.address}, for GeoIP in {country}at {latitude:g}, {longitude:g}"
+
+
+def _expected(one: "Measured") -> str:
+    expected = one.node.expected
+    if not expected.ms:
+        return _UNKNOWN
+    return f"{_ms(expected.ms)}, {'learned' if expected.learned else 'by distance'}"
+
+
+def _verdict(picked: "Picked | None") -> str:
+    if picked is None:
+        return "picked: none, for no node that takes clients can be reached"
+    node = picked.measured.node.node
+    return f"picked: {node.name} in {node.region}, ready after {_ms(picked.after * 1000)}: {picked.why}"
+
+
+def _ms(value: float) -> str:
+    digits = 2 if value < 1 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} ms"
+
+
+def _rounded(value: float) -> float:
+    return round(value, 3)

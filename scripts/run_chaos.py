@@ -1,0 +1,156 @@
+"""Kill, drain, pause and cut off parts of a mesh at random while visitors check that each gets its own tunnel's bytes.
+
+What happens and when follows from --seed and --minutes alone; how the parts answer does not. Ends with everything
+taken back, and a check that every tunnel serves at every node, that registries and nodes agree, and that nothing is
+left over. Needs root (network namespaces) and etcd.
+
+Here: the run from beginning to end and what is said of it. Not here: its parts (chaos_run/).
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from chaos_run import consistency
+from chaos_run.plan import Fault, make_plan
+from chaos_run.stage import Stage
+from chaos_run.visiting import Visitors
+from cluster.delay_network import why_not
+from cluster.processes import Processes, ProcessFailed
+from cluster.visits import WrongBytes
+from portway_testkit.etcd import EtcdMissing, find_etcd
+
+_LOOK = 0.2
+_CANNOT_RUN = 2
+
+
+class _Told:
+    """Prints lines with the seconds since the beginning, from any thread."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def __call__(self, text: str) -> None:
+        with self._lock:
+            print(f"{self.seconds():6.1f} s  {text}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
+    plan = make_plan(seed, options.minutes * 60)
+    print(f"seed {seed}, {options.minutes:g} minutes, {len(plan)} faults:", flush=True)
+    for fault in plan:
+        print(f"  {fault}", flush=True)
+    if options.plan:
+        return 0
+    if reason := why_not():
+        print(f"scripts/chaos cannot run here: {reason}", file=sys.stderr)
+        return _CANNOT_RUN
+    try:
+        etcd = find_etcd()
+    except EtcdMissing as missing:
+        print(f"scripts/chaos cannot run here: {missing}", file=sys.stderr)
+        return _CANNOT_RUN
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    folder = Path(tempfile.mkdtemp(prefix="pw-chaos-"))
+    wrong = ["it did not come to its end"]
+    try:
+        with Processes(folder) as processes:
+            wrong = _run(plan, seed, processes, etcd)
+    except ProcessFailed as failure:
+        wrong = [f"a part did not start: {failure}"]
+    finally:
+        if wrong:
+            shutil.rmtree(folder / "etcd", ignore_errors=True)
+            print(f"all logs: {folder}", flush=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    for line in wrong:
+        print(f"WRONG: {line}", flush=True)
+    print("nothing is wrong" if not wrong else f"again: scripts/chaos --seed {seed} --minutes {options.minutes:g}")
+    return 1 if wrong else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seed", type=int, help="what the plan follows from; by default a random one")
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long faults go on (3); the check comes after")
+    parser.add_argument("--plan", action="store_true", help="print the plan, and do nothing")
+    return parser.parse_args(arguments)
+
+
+def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -> list[str]:
+    """What is wrong at the end, nothing if all is well."""
+    say = _Told()
+    stage = Stage(processes, etcd, say)
+    try:
+        if wrong := consistency.settle(lambda: consistency.not_served(stage)):
+            return [f"before any fault: {line}" for line in wrong]
+        say.begin()
+        with Visitors(stage, seed, say) as visitors:
+            _play(plan, stage, say)
+        say(f"all is taken back; visits: {dict(visitors.outcomes.most_common())}")
+        gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
+        say(f"longest time between two visits that were served: {gaps}")
+        return [*visitors.violations, *_check(stage, say), *stage.unexpected]
+    finally:
+        stage.close()
+
+
+def _play(plan: tuple[Fault, ...], stage: Stage, say: _Told) -> None:
+    steps = sorted(
+        [(fault.at, 1, fault) for fault in plan] + [(fault.until, 0, fault) for fault in plan],
+        key=lambda step: step[:2],
+    )
+    for at, begins, fault in steps:
+        while say.seconds() < at:
+            stage.look_after()
+            time.sleep(min(_LOOK, max(0.0, at - say.seconds())))
+        target = " – ".join(filter(None, (fault.part, fault.other)))
+        say(f"{'' if begins else 'no more '}{fault.kind} {target}")
+        if begins:
+            stage.begin(fault)
+        else:
+            stage.end(fault)
+
+
+def _check(stage: Stage, say: _Told) -> list[str]:
+    """One after the other; each is waited for while parts that ended by themselves are started again."""
+    try:
+        wrong = _settle(stage, lambda: consistency.not_served(stage))
+        say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
+        differ = _settle(stage, lambda: consistency.disagreements(stage))
+        say(f"registries and nodes agree, nothing is left over: {'no' if differ else 'yes'}")
+        stage.end_clients()
+        left = _settle(stage, lambda: consistency.disagreements(stage, closed=True))
+        say(f"nothing of the tunnels is left once their clients end: {'no' if left else 'yes'}")
+    except WrongBytes as error:
+        return [str(error)]
+    return [*wrong, *differ, *left, *consistency.tracebacks(stage)]
+
+
+def _settle(stage: Stage, question: Callable[[], list[str]]) -> list[str]:
+    def looked_after() -> list[str]:
+        stage.look_after()
+        return question()
+
+    return consistency.settle(looked_after)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

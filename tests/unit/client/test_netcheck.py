@@ -1,0 +1,74 @@
+"""portway.netcheck: a table for people, an object for programs."""
+
+import json
+
+from portway.engine.discovery import Expected, Node, Survey, Surveyed
+from portway.engine.survey import Measured, pick
+from portway.netcheck import as_json, as_table
+from portway_proto.carry.contract import Address
+
+
+def surveyed(
+    name: str, region: str, expected: Expected, km: float = 0.0, load: int = 0, state: str = "ready"
+) -> Surveyed:
+    return Surveyed(Node(name, region, Address("192.0.2.1", 443), f"{name}.test"), state, expected, km, load)
+
+
+MEASURED = (
+    Measured(surveyed("fra-1", "fra", Expected(12, True), 35.2), 11.84, 0.0262),
+    Measured(surveyed("par-1", "par", Expected(8.4, False), 402.0, 3), None, 0.001, "refused"),
+    Measured(surveyed("fra-2", "fra", Expected(0, False), 0.0, 0, "draining"), 250.4, 0.51),
+)
+NODES = tuple(one.node for one in MEASURED)
+KNOWN = Survey("registry.test:7400", NODES, 3, b"ca", "203.0.113.7", "DE", (50.0, 8.5))
+UNKNOWN = Survey("registry.test:7400", NODES, 40, b"ca", "10.0.0.1")
+
+
+def test_the_table_has_every_node_by_region() -> None:
+    """With who is picked, and what is wrong with the others; columns stand below each other."""
+    assert as_table(KNOWN, MEASURED, pick(MEASURED)).splitlines() == [
+        "registry  registry.test:7400",
+        "client    203.0.113.7, for GeoIP in DE, at 50, 8.5",
+        "",
+        "REGION  NODE   ROUND TRIP  READY AFTER  EXPECTED             DISTANCE   LOAD  ADDRESS",
+        "fra     fra-1     11.8 ms      26.2 ms  12.0 ms, learned        35 km      -  192.0.2.1:443  <- picked",
+        "fra     fra-2      250 ms       510 ms  -                           -      -  192.0.2.1:443  draining",
+        "par     par-1           -            -  8.4 ms, by distance    402 km  +3 ms  192.0.2.1:443  refused",
+        "",
+        "picked: fra-1 in fra, ready after 26.2 ms: the first of the order, and ready before the 1 dialled after it",
+    ]
+
+
+def test_what_is_not_known_is_said() -> None:
+    """Where the client is, nodes that are not shown, and that nobody can be reached."""
+    lines = as_table(UNKNOWN, MEASURED, None).splitlines()
+    assert lines[1] == "client    10.0.0.1, where GeoIP knows nothing of: candidates are of regions far apart"
+    assert lines[-3] == "and 37 more nodes of these regions"
+    assert lines[-1] == "picked: none, for no node that takes clients can be reached"
+
+
+def test_json_has_the_same() -> None:
+    """On one line, with null for what is not known."""
+    text = as_json(KNOWN, MEASURED, pick(MEASURED))
+    assert "\n" not in text
+    told = json.loads(text)
+    assert (told["picked"], told["ready_ms"], told["nodes"]) == ("fra-1", 26.2, 3)
+    assert told["client"] == {"address": "203.0.113.7", "country": "DE", "latitude": 50.0, "longitude": 8.5}
+    assert [(region["region"], [node["name"] for node in region["nodes"]]) for region in told["regions"]] == [
+        ("fra", ["fra-1", "fra-2"]),
+        ("par", ["par-1"]),
+    ]
+    assert told["regions"][1]["nodes"][0] == {
+        "name": "par-1",
+        "address": "192.0.2.1:443",
+        "state": "ready",
+        "rtt_ms": None,
+        "ready_ms": None,
+        "problem": "refused",
+        "expected_rtt_ms": 8.4,
+        "learned": False,
+        "distance_km": 402.0,
+        "load_ms": 3,
+    }
+    nothing = json.loads(as_json(UNKNOWN, MEASURED, None))
+    assert (nothing["picked"], nothing["ready_ms"], nothing["client"]["latitude"]) == (None, None, None)
