@@ -28,7 +28,12 @@ def pki() -> None:
 @_folder
 @click.option("--domain", required=True, help="What follows the region in tunnels' host names.")
 @click.option("--region", "regions", multiple=True, help="A region to make a certificate for (repeatable).")
-@click.option("--node", "nodes", multiple=True, help="A node to make a certificate for (repeatable).")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    help="A node to make a certificate for (repeatable); of the region, if one is named.",
+)
 @click.option(
     "--registry-host",
     "hosts",

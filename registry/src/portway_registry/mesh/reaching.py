@@ -19,9 +19,9 @@ from portway_registry.mesh.session import NodeSession
 
 logger = logging.getLogger(__name__)
 
-# A registration waits so long for the first try, which takes a few milliseconds when all is well. A node that is not
-# reached by then is of use to the mesh all the same.
-_FIRST_TRY: Final = 0.5
+# A registration waits so long for the first try, which takes a few milliseconds on one machine and three of the longest
+# round trips on Earth when another node is asked. Who is not reached by then is of use to the mesh all the same.
+_FIRST_TRY: Final = 2.0
 _ASKED: Final = 2  # nodes at once: one may be cut off itself
 # A node that is asked has its own time limit, and its answer a way to go.
 _ANSWERED_WITHIN: Final = DIALLED_WITHIN + 1.0
