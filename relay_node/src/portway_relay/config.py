@@ -63,12 +63,20 @@ class NodeLimits:
     max_visits_per_tunnel: int = 4_096  # no more can have a lane; the others would only wait
     binds_per_second: int = 50  # a proof costs up to 2 ms of hashing
     bind_burst: int = 1_000  # a program that comes back with all its tunnels binds them at once
-    max_greetings: int = 1_024  # link lanes between accept and their first frame, all clients together
+    proof_hashes_per_second: int = 200_000  # for one token, for one node: a twentieth of a core; a proof takes <= 4,096
+    proof_hash_burst: int = 1_000_000  # at once, 0.25 s: 10,000 tunnels of a node, each bound a hundred times
+    max_greetings: int = 1_024  # lanes between accept and their first frame: memory, and a second or two of handshakes
+    max_greetings_per_address: int = 256  # of one address: a cluster of clients behind one comes back in a few rounds
     max_half_open: int = 4_096  # connections whose ClientHello is still awaited
+    max_half_open_per_address: int = 256  # of one address: an office's 100 a second, each a lost packet late
+    accepts_per_turn: int = 16  # in one turn of the loop, a millisecond of it: visits that run move in between
+    hellos_per_turn: int = 8  # acted upon in one turn of the loop: a handshake each is begun, about 5 ms in all
     hello_time: float = 10.0  # for a whole ClientHello; a slow mobile link with a lost packet needs 3
     greeting_time: float = 10.0  # TLS handshake and first frame of a link lane, each
-    connections_per_second: int = 2_000  # new ones from one address; a large office behind one address needs 100
-    connection_burst: int = 4_000
+    connections_per_second: int = 1_000  # new ones from one address, a tenth of a core; a large office needs 100
+    connection_burst: int = 2_000
+    unknown_names_per_second: int = 50  # that one address may have looked up in vain: it must not use up everybody's
+    unknown_name_burst: int = 100  # a page with many names of tunnels that are gone
     resume_time: float = 60.0  # a lost session can be resumed for so long
     port_rest: float = 60.0  # a released raw port serves nobody else for so long: visitors may still hold it
     drain_grace: float = 60.0  # visits in progress may finish after their tunnel moved to another node

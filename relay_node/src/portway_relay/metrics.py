@@ -1,6 +1,7 @@
 """What a node counts, in Prometheus' form.
 
-Plain integers, read at scrape. No label, token or address is ever a metric's label.
+Plain integers, read at scrape. No tunnel's label, no token, tenant or visitor's address is ever a metric's label;
+what they mean is listed in the distribution's README.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,27 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCounts:
+    """The way to another node: whether it is heard from, and the lanes that this node dialled to it."""
+
+    up: bool
+    idle: int
+    busy: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeshCounts:
+    """What a node has to do with the others."""
+
+    peers: Mapping[str, PeerCounts]  # by the node's name
+    lanes_taken: int  # that other nodes dialled
+    routes: int
+    lookups: Mapping[tuple[str, str], int]  # by who answered and what
+    forwards: Mapping[str, int]  # by what became of them
+    handshakes: int  # of what may become other nodes' lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +52,9 @@ class NodeCounts:
     accept_pauses: int
     turned_away: Mapping[str, int]
     outcomes: Mapping[str, int]
+    handshakes: int  # of what may become clients' lanes
+    proofs_unchecked: Mapping[str, int]
+    mesh: MeshCounts
     carrier: Counters
 
 
@@ -67,6 +92,36 @@ class _Node(Collector):
             yield CounterMetricFamily(f"portway_relay_{name}", says, value=value)
         yield _by("turned_away", "connections turned away", "reason", counts.turned_away)
         yield _by("visits_ended", "visits that are over", "outcome", counts.outcomes)
+        yield _by("proofs_unchecked", "proofs that cost more than whose they are may", "of", counts.proofs_unchecked)
+        handshakes = _gauge("lane_handshakes", "lanes whose TLS handshake is in progress", "of")
+        handshakes.add_metric(("client",), counts.handshakes)
+        handshakes.add_metric(("node",), counts.mesh.handshakes)
+        yield handshakes
+        yield from _mesh(counts.mesh)
+
+
+def _mesh(counts: MeshCounts) -> Iterator[Metric]:
+    up = _gauge("mesh_peer_up", "1 while another node is heard from", "peer")
+    lanes = _gauge("mesh_lanes", "lanes that were dialled to another node", "peer", "state")
+    for name, peer in counts.peers.items():
+        up.add_metric((name,), int(peer.up))
+        lanes.add_metric((name, "idle"), peer.idle)
+        lanes.add_metric((name, "busy"), peer.busy)
+    yield up
+    yield lanes
+    gauges = {
+        "mesh_lanes_taken": ("lanes that other nodes dialled", counts.lanes_taken),
+        "routes": ("labels of other nodes' that are remembered", counts.routes),
+    }
+    for name, (says, value) in gauges.items():
+        yield GaugeMetricFamily(f"portway_relay_{name}", says, value=value)
+    lookups = CounterMetricFamily(
+        "portway_relay_lookups", "labels looked up, by who answered", labels=("answered_by", "outcome")
+    )
+    for key, number in counts.lookups.items():
+        lookups.add_metric(key, number)
+    yield lookups
+    yield _by("forwards", "visits sent to other nodes or taken from them", "outcome", counts.forwards)
 
 
 def exposition(counts: NodeCounts) -> bytes:
@@ -74,6 +129,10 @@ def exposition(counts: NodeCounts) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Node(counts))
     return generate_latest(registry)
+
+
+def _gauge(name: str, says: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"portway_relay_{name}", says, labels=labels)
 
 
 def _by(name: str, says: str, label: str, values: Mapping[str, int]) -> Metric:

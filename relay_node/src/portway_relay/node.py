@@ -6,7 +6,6 @@ Here: composition alone. Not here: any decision.
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import Limits
@@ -26,9 +25,9 @@ from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.rate import AddressRate
 from portway_relay.ingress.raw_front import RawFront
-from portway_relay.membership.kept import Kept
-from portway_relay.membership.renewal import Renewal
+from portway_relay.membership.renewal import renewal_for
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
 from portway_relay.mesh.lookup import Lookup
@@ -45,6 +44,7 @@ from portway_relay.report import Parts, Report, public_address
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.tunnels.ports import PortAccount
+from portway_relay.tunnels.proofs import Proofs
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -131,17 +131,20 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._proofs = Proofs(limits.proof_hashes_per_second, limits.proof_hash_burst, monotonic)
         self._routes = Routes(
             config.name,
             self._peers.pool_of,
             lambda label: self._table.epoch(label),
             self._bound_elsewhere,
+            self._proofs,
             monotonic,
         )
         self._table = TunnelTable(
             self._raw_ports,
             Outward(self._announcements, self._peers, self._routes, describe),
             known_epoch=self._routes.epoch,
+            proofs=self._proofs,
             max_visits=limits.max_visits_per_tunnel,
             clock=wall_clock,
         )
@@ -155,8 +158,9 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        rate = AddressRate(limits.connections_per_second, limits.connection_burst, monotonic)
         self._raw_front = RawFront(
-            self._lookup, self._visits, config.region, most=limits.max_half_open, on_failure=failed
+            self._lookup, self._visits, config.region, rate=rate, most=limits.max_half_open, on_failure=failed
         )
         tickets = Tickets(self._loaded, config.region, wall_clock)
         self._addresses = RegionAddresses(
@@ -185,6 +189,8 @@ class Node:
             self._sessions,
             time_limit=limits.greeting_time,
             most=limits.max_greetings,
+            most_of_one=limits.max_greetings_per_address,
+            clock=monotonic,
             on_failure=failed,
         )
         self._arrivals = Arrivals(
@@ -192,6 +198,8 @@ class Node:
             lambda: self._loaded().mesh_tls,
             Inward(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
             most=limits.max_greetings,
+            most_of_one=limits.max_greetings_per_address,
+            clock=monotonic,
             time_limit=limits.greeting_time,
             on_failure=failed,
         )
@@ -201,6 +209,7 @@ class Node:
             self._loaded,
             self._lookup,
             Takers(self._visits.start_tls, self._greeter.take, self._arrivals.take),
+            rate=rate,
             clock=monotonic,
             on_failure=failed,
         )
@@ -226,17 +235,25 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
-        self._renewal = None if config.state_dir is None else self._make_renewal(config.state_dir, failed)
+        self._renewal = renewal_for(
+            config, lambda csr: self._link.renew_certificate(csr), self.reload_certificates, on_failure=failed
+        )
         self._report = Report(
             config,
             Parts(
                 self._carrier,
                 self._front,
+                self._raw_front,
                 self._greeter,
                 self._sessions,
                 self._table,
                 self._visits,
                 self._raw_ports,
+                self._proofs,
+                self._peers,
+                self._arrivals,
+                self._routes,
+                self._lookup,
                 self._link,
             ),
         )
@@ -331,15 +348,6 @@ class Node:
 
     def _loaded(self) -> LoadedCertificates:
         return self._certificates.loaded
-
-    def _make_renewal(self, folder: Path, failed: Callable[[BaseException], None]) -> Renewal:
-        return Renewal(
-            Kept(folder),
-            self.config.name,
-            lambda csr: self._link.renew_certificate(csr),
-            self.reload_certificates,
-            on_failure=failed,
-        )
 
     async def _elsewhere(self, label: str, region: str, not_at: Destination, gone: bool) -> Destination | None:
         return await self._lookup.elsewhere(label, region, not_at=not_at, gone=gone)

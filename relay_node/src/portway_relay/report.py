@@ -10,11 +10,17 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, No
 
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.front import Front
-from portway_relay.metrics import NodeCounts
+from portway_relay.ingress.raw_front import RawFront
+from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.lookup import Lookup
+from portway_relay.mesh.peers import Peers
+from portway_relay.mesh.routes import Routes
+from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.registry_link.link import RegistryLink
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.session import PublicAddress
 from portway_relay.sessions.sessions import Sessions
+from portway_relay.tunnels.proofs import Proofs
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.visits import Visits
@@ -27,11 +33,17 @@ class Parts:
 
     carrier: Carrier
     front: Front
+    raw_front: RawFront
     greeter: Greeter
     sessions: Sessions
     table: TunnelTable
     visits: Visits
     raw_ports: RawPorts
+    proofs: Proofs
+    peers: Peers
+    arrivals: Arrivals
+    routes: Routes
+    lookup: Lookup
     link: RegistryLink
 
 
@@ -81,10 +93,33 @@ class Report:
             registry_connected=parts.link.connected,
             connections=front.accepted,
             accept_pauses=front.pauses,
-            turned_away={**front.turned_away, "greetings": parts.greeter.turned_away},
+            turned_away=self._turned_away(),
             outcomes=parts.visits.outcomes,
+            handshakes=parts.greeter.handshakes,
+            proofs_unchecked=parts.proofs.unchecked,
+            mesh=MeshCounts(
+                peers=parts.peers.counts(),
+                lanes_taken=len(parts.arrivals),
+                routes=len(parts.routes),
+                lookups=parts.lookup.answers,
+                forwards=parts.visits.forwards,
+                handshakes=parts.arrivals.handshakes,
+            ),
             carrier=parts.carrier.counters,
         )
+
+    def _turned_away(self) -> dict[str, int]:
+        parts = self._parts
+        return {
+            **parts.front.turned_away,
+            "half_open": parts.front.evicted,
+            "raw_rate": parts.raw_front.turned_away,
+            "greetings": parts.greeter.turned_away,
+            "greetings_stalled": parts.greeter.evicted,
+            "peers": parts.arrivals.turned_away,
+            "peers_stalled": parts.arrivals.evicted,
+            "sessions_postponed": parts.sessions.postponed,
+        }
 
 
 def public_address(config: NodeConfig, front: Front) -> PublicAddress:

@@ -269,3 +269,65 @@ async def test_a_socket_that_is_gone_is_told_by_its_stream(make_carrier, server_
     stream = carrier.accept(ours, server_tls if encrypted else None)
     with pytest.raises((ConnectionLost, HandshakeFailed)):
         await stream.ready()
+
+
+async def test_an_open_that_is_never_answered_ends(make_link, raw_acceptor) -> None:
+    """After Limits.open_answer the lane gets RESET, and the visitor is handed back whole: it can be told."""
+    link = await make_link(Limits(open_answer=0.3))
+    lane: RawLane = await raw_acceptor(link)
+    at = link.visitors()
+    reader, writer = await asyncio.open_connection(at.host, at.port)
+    writer.write(b"hello")
+    assert (await lane.frame())[0] == FrameType.OPEN
+    end = await link.end()
+    assert end.outcome is Outcome.UNANSWERED
+    assert (await lane.frame(), await lane.frame()) == (
+        (FrameType.DATA, b"hello"),
+        (FrameType.RESET, (1).to_bytes(4)),
+    )
+    stream = end.visitor
+    assert stream is not None
+    assert await stream.first_bytes(5) == b"hello"
+    link.node.finish(stream, b"in vain")
+    assert await reader.read() == b"in vain"
+    writer.transport.abort()
+
+
+async def test_the_lane_of_an_unanswered_open_serves_again(make_link, raw_acceptor) -> None:
+    """Once its RESET has been answered; an OPENED that comes too late is nothing."""
+    link = await make_link(Limits(open_answer=0.3))
+    lane: RawLane = await raw_acceptor(link)
+    at = link.visitors()
+    _, first = await asyncio.open_connection(at.host, at.port)
+    assert (await lane.frame())[0] == FrameType.OPEN
+    first_end = await link.end()
+    assert first_end.visitor is not None
+    first_end.visitor.abort()
+    lane.send(encode_number(FrameType.OPENED, 1), encode_number(FrameType.RESET, 1))
+    assert (await lane.frame())[0] == FrameType.RESET
+    await link.settled()
+    reader, second = await asyncio.open_connection(at.host, at.port)
+    frame_type, payload = await lane.frame()
+    assert (frame_type, payload[:4]) == (FrameType.OPEN, (2).to_bytes(4))
+    lane.send(encode_number(FrameType.OPENED, 2), data_header(2), b"ok", encode_number(FrameType.END, 2))
+    assert await reader.read() == b"ok"
+    first.transport.abort()
+    reset(second)
+    await link.end(2)
+
+
+async def test_a_visit_that_was_opened_has_no_such_limit(make_link, raw_acceptor) -> None:
+    """However long it is silent after OPENED."""
+    link = await make_link(Limits(open_answer=0.3))
+    lane: RawLane = await raw_acceptor(link)
+    at = link.visitors()
+    reader, writer = await asyncio.open_connection(at.host, at.port)
+    assert (await lane.frame())[0] == FrameType.OPEN
+    lane.send(encode_number(FrameType.OPENED, 1))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 1.0)
+    assert not link.ends
+    lane.send(data_header(2), b"ok", encode_number(FrameType.END, 1))
+    assert await reader.read() == b"ok"
+    reset(writer)
+    await link.end()

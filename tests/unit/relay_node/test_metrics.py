@@ -3,7 +3,7 @@
 import dataclasses
 
 from portway_proto.carry.contract import Counters
-from portway_relay.metrics import NodeCounts, exposition
+from portway_relay.metrics import MeshCounts, NodeCounts, PeerCounts, exposition
 
 COUNTS = NodeCounts(
     sessions=1,
@@ -19,6 +19,16 @@ COUNTS = NodeCounts(
     accept_pauses=10,
     turned_away={"rate": 11, "greetings": 12},
     outcomes={"done": 13},
+    handshakes=21,
+    proofs_unchecked={"node": 22},
+    mesh=MeshCounts(
+        peers={"fra-2": PeerCounts(True, 23, 24), "iad-1": PeerCounts(False, 0, 0)},
+        lanes_taken=25,
+        routes=26,
+        lookups={("registry", "found"): 27, ("nobody", "unknown"): 28},
+        forwards={"sent": 29},
+        handshakes=30,
+    ),
     carrier=Counters(
         bytes_in=14,
         bytes_out=15,
@@ -39,7 +49,7 @@ def samples(counts: NodeCounts) -> dict[str, float]:
 
 
 def test_every_count_is_there_under_its_own_name() -> None:
-    """Gauges as they are, totals with Prometheus' suffix, two families with a label of few values."""
+    """Gauges as they are, totals with Prometheus' suffix, labels of few values each."""
     assert samples(COUNTS) == {
         "sessions": 1,
         "sessions_away": 2,
@@ -62,6 +72,20 @@ def test_every_count_is_there_under_its_own_name() -> None:
         'turned_away_total{reason="rate"}': 11,
         'turned_away_total{reason="greetings"}': 12,
         'visits_ended_total{outcome="done"}': 13,
+        'lane_handshakes{of="client"}': 21,
+        'lane_handshakes{of="node"}': 30,
+        'proofs_unchecked_total{of="node"}': 22,
+        'mesh_peer_up{peer="fra-2"}': 1,
+        'mesh_peer_up{peer="iad-1"}': 0,
+        'mesh_lanes{peer="fra-2",state="idle"}': 23,
+        'mesh_lanes{peer="fra-2",state="busy"}': 24,
+        'mesh_lanes{peer="iad-1",state="idle"}': 0,
+        'mesh_lanes{peer="iad-1",state="busy"}': 0,
+        "mesh_lanes_taken": 25,
+        "routes": 26,
+        'lookups_total{answered_by="registry",outcome="found"}': 27,
+        'lookups_total{answered_by="nobody",outcome="unknown"}': 28,
+        'forwards_total{outcome="sent"}': 29,
     }
 
 

@@ -20,7 +20,7 @@ from typing import Protocol
 from portway_proto.carry.errors import CarrierError
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
-from portway_proto.wire.limits import PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
+from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class Limits:
                     visit is bounded by a small multiple of it.
     ping_interval, silences: of control lanes and idle lanes (wire/limits.py gives the reasons).
     reset_answer:   a peer that has not answered a RESET for so long loses the lane.
+    open_answer:    a visit whose OPEN was not answered for so long is reset, and ends with Outcome.UNANSWERED.
     unacknowledged: a peer that has acknowledged nothing of what was sent for so long, and sent nothing, is dead.
     linger:         a socket that is closed is dropped when for so long nothing of what was written last has left,
                     or when for so long a TLS peer has not answered the close.
@@ -95,6 +96,7 @@ class Limits:
     ping_interval: float = PING_INTERVAL
     silences: int = SILENCES
     reset_answer: float = RESET_ANSWER_TIMEOUT
+    open_answer: float = OPEN_ANSWER_TIMEOUT
     unacknowledged: float = 30.0
     linger: float = 30.0
 
@@ -257,6 +259,7 @@ class Outcome(Enum):
     RESET = "reset"  # one side broke off
     REFUSED = "refused"  # the other end did not take it; the visitor is handed back
     NO_LANE = "no_lane"  # no lane came within the limit, or the pool was closed; the visitor is handed back
+    UNANSWERED = "unanswered"  # OPEN was not answered in time: bytes may have arrived; the visitor is handed back
     VISITOR_LOST = "visitor_lost"  # gone before it was opened: broke off, or its handshake failed
     LANE_LOST = "lane_lost"
     CUT = "cut"
@@ -264,8 +267,8 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class VisitEnd:
-    """The end of a visit. `visitor` is set exactly for REFUSED and NO_LANE, whole: to be joined elsewhere, finished
-    or aborted (None when it left in the meantime)."""
+    """The end of a visit. `visitor` is set exactly for REFUSED, NO_LANE and UNANSWERED, whole: to be joined elsewhere
+    (not after UNANSWERED), finished or aborted (None when it left in the meantime)."""
 
     outcome: Outcome
     reason: RefusalReason = RefusalReason.OTHER

@@ -37,5 +37,8 @@ SILENCES: Final = 2
 # A peer that is alive answers a RESET at once, behind at most one full buffer of DATA.
 RESET_ANSWER_TIMEOUT: Final = 5.0
 
+# A home node may wait 10 s for a lane, and its client 10 s for each of two addresses of the local server.
+OPEN_ANSWER_TIMEOUT: Final = 40.0
+
 # 2 ** 32 visits on one lane at a thousand a second are 49 days; a lane that gets there is closed.
 MAX_NUMBER: Final = 2**32 - 1

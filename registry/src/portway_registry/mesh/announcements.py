@@ -22,7 +22,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 
 from portway_registry import keys
 from portway_registry.errors import StoreUnavailable
-from portway_registry.mesh.ownership import Verdict, decide, is_genuine, may_withdraw
+from portway_registry.mesh.ownership import Verdict, decide, hashes, is_genuine, may_withdraw
 from portway_registry.mesh.quota import Quota
 from portway_registry.store.contract import Delete, LeaseId, Put, Revision, Store, Write
 from portway_registry.views import Item, TunnelView
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 _ABSENT: Final = Revision(0)
 # A proof takes up to 1 ms of hashing: other nodes get their turn in between.
 _PROOFS_A_TURN: Final = 8
+# What the proofs of one node may cost: a twentieth of a core, and at once 10,000 tunnels, each bound a hundred times.
+# Beyond that its batches wait, and its stream is not read: it is its own news that come later.
+_HASHES_A_SECOND: Final = 200_000
+_HASHES_AT_ONCE: Final = 1_000_000
 # Reads of keys that changed under a batch, at once.
 _READS: Final = 32
 # A key that changes each time it is to be written is left for the batch's next try.
@@ -49,6 +53,7 @@ class Announcements:
         self._region = region
         # The labels that the node has said it holds; None until it has said so in full.
         self._holds: set[str] | None = None
+        self._hashed_until = 0.0  # when what was hashed would have been, at the pace that it may be
 
     def is_stale(self, tunnel: Item[TunnelInfo]) -> bool:
         """Whether this is left over from an earlier session of the node.
@@ -110,6 +115,7 @@ class Announcements:
         for number, announced in enumerate(batch.bound):
             if number % _PROOFS_A_TURN == 0:
                 await asyncio.sleep(0)
+            await self._pace(announced, held[announced.label])
             if not is_genuine(announced, held[announced.label]):
                 logger.warning(
                     "announcement refused: its proof does not fit",
@@ -123,6 +129,14 @@ class Announcements:
             tunnel.node, tunnel.region = self._node, self._region
             offered[tunnel.label] = tunnel
         return offered, evictions
+
+    async def _pace(self, announced: TunnelInfo, held: Item[TunnelInfo] | None) -> None:
+        """Wait until this proof may be checked."""
+        now = asyncio.get_running_loop().time()
+        earliest = now - _HASHES_AT_ONCE / _HASHES_A_SECOND
+        self._hashed_until = max(self._hashed_until, earliest) + hashes(announced, held) / _HASHES_A_SECOND
+        if self._hashed_until > now:
+            await asyncio.sleep(self._hashed_until - now)
 
     async def _bind(
         self, offered: dict[str, TunnelInfo], held: dict[str, Item[TunnelInfo] | None], lease: LeaseId

@@ -7,7 +7,7 @@ label is (mesh/lookup.py), visits (tunnels/visits.py), lanes (sessions/, mesh/).
 import asyncio
 import logging
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -20,7 +20,7 @@ from portway_relay.certificates import LoadedCertificates
 from portway_relay.clock import Monotonic
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.ingress.listener import Listener, open_sockets, peer_of
+from portway_relay.ingress.listener import Listener, open_sockets
 from portway_relay.ingress.peek import Peek
 from portway_relay.ingress.plain_http import use_https
 from portway_relay.ingress.rate import AddressRate
@@ -57,8 +57,8 @@ class Takers:
     """
 
     visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls], None]
-    client_lane: Callable[[socket.socket], None]
-    peer_lane: Callable[[socket.socket], None]
+    client_lane: Callable[[socket.socket, Endpoint], None]
+    peer_lane: Callable[[socket.socket, Endpoint], None]
 
 
 class Front:
@@ -72,17 +72,29 @@ class Front:
         finder: Finder,
         takers: Takers,
         *,
+        rate: AddressRate,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
+        """`rate` is asked for each connection's address."""
         self._config = config
         self._carrier = carrier
         self._certificates = certificates
         self._finder = finder
         self._takers = takers
         limits = config.limits
-        self._rate = AddressRate(limits.connections_per_second, limits.connection_burst, clock)
-        self._peek = Peek(self._seen, time_limit=limits.hello_time, most=limits.max_half_open)
+        self._rate = rate
+        self._guesses = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
+        self._peek = Peek(
+            self._seen,
+            time_limit=limits.hello_time,
+            most=limits.max_half_open,
+            most_of_one=limits.max_half_open_per_address,
+            clock=clock,
+        )
+        self._left_of_turn = limits.hellos_per_turn
+        self._seen_later: deque[tuple[socket.socket, Endpoint, Parsed | Invalid, bytes]] = deque()
+        self._turn: asyncio.Handle | None = None
         self._tasks = Tasks("front", on_failure)
         self._listener: Listener | None = None
         self.accepted = 0
@@ -92,7 +104,12 @@ class Front:
     @property
     def half_open(self) -> int:
         """Connections of which it is not known yet where they go."""
-        return len(self._peek) + len(self._tasks)
+        return len(self._peek) + len(self._seen_later) + len(self._tasks)
+
+    @property
+    def evicted(self) -> int:
+        """Connections whose ClientHello was awaited, and that made room for others."""
+        return self._peek.evicted
 
     @property
     def pauses(self) -> int:
@@ -104,7 +121,7 @@ class Front:
         sockets = open_sockets(self._config.listen)
         name = sockets[0].getsockname()
         self.address = Endpoint(name[0], name[1])
-        self._listener = Listener(sockets, self._accept)
+        self._listener = Listener(sockets, self._accept, batch=self._config.limits.accepts_per_turn)
 
     async def stop_listening(self, *, within: float) -> None:
         """Accept no more, and wait `within` seconds at the most until what was accepted is handed on."""
@@ -113,6 +130,8 @@ class Front:
         try:
             async with asyncio.timeout(within):
                 await self._peek.over()
+                while self._turn is not None:  # noqa: ASYNC110 - a turn or two
+                    await asyncio.sleep(0)
                 await self._tasks.over()
         except TimeoutError:
             pass
@@ -122,6 +141,11 @@ class Front:
         if self._listener is not None:
             self._listener.close()
         self._peek.close()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        while self._seen_later:
+            self._seen_later.popleft()[0].close()
         await self._tasks.close()
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
@@ -130,18 +154,38 @@ class Front:
             self.turned_away["rate"] += 1
             sock.close()
             return
-        self._peek.add(sock)
+        self._peek.add(sock, peer)
 
-    def _seen(self, sock: socket.socket, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+    def _seen(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+        """So many in one turn of the loop, the others in the next ones: what is begun for them costs a handshake each,
+        and visits that run move in between."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+        if self._left_of_turn and not self._seen_later:
+            self._left_of_turn -= 1
+            self._decide(sock, peer, hello, first_bytes)
+        else:
+            self._seen_later.append((sock, peer, hello, first_bytes))
+
+    def _next_turn(self) -> None:
+        self._left_of_turn = self._config.limits.hellos_per_turn
+        self._turn = None
+        if self._seen_later:
+            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+        while self._seen_later and self._left_of_turn:
+            self._left_of_turn -= 1
+            self._decide(*self._seen_later.popleft())
+
+    def _decide(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
         config = self._config
         decision = route(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
         try:
             if isinstance(decision, Named):
-                self._name(sock, decision)
+                self._name(sock, peer, decision)
             elif isinstance(decision, ClientLane):
-                self._takers.client_lane(sock)
+                self._takers.client_lane(sock, peer)
             elif isinstance(decision, PeerLane):
-                self._takers.peer_lane(sock)
+                self._takers.peer_lane(sock, peer)
             elif isinstance(decision, PlainHttp):
                 self.turned_away["plain_http"] += 1
                 answer = use_https(first_bytes, config.public_port or self.address.port)
@@ -151,36 +195,31 @@ class Front:
         except TlsSettingsError as error:
             logger.error("a certificate cannot be used for TLS: %s", error)
 
-    def _name(self, sock: socket.socket, name: Named) -> None:
+    def _name(self, sock: socket.socket, peer: Endpoint, name: Named) -> None:
         destination = self._finder.known(name.label)
         if destination is not None:
-            self._visit(sock, name, destination)
-        elif len(self._tasks) >= self._config.limits.max_half_open:
-            self._refuse(sock, Alert.UNRECOGNIZED_NAME)
+            self._visit(sock, peer, name, destination)
+        elif len(self._tasks) >= self._config.limits.max_half_open or not self._guesses.take(peer.host):
+            self._refuse(sock, Alert.UNRECOGNIZED_NAME, "not_looked_up")
         else:
-            finding = self._tasks.spawn(self._find(sock, name), name="find a label")
+            finding = self._tasks.spawn(self._find(sock, peer, name), name="find a label")
             # Not in the task itself: one that is cancelled before its first step never runs.
             finding.add_done_callback(lambda task: sock.close() if task.cancelled() or task.exception() else None)
 
-    async def _find(self, sock: socket.socket, name: Named) -> None:
+    async def _find(self, sock: socket.socket, peer: Endpoint, name: Named) -> None:
         destination = await self._finder.find(name.label, self._region(name))
         if destination is None:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
+        self._guesses.give_back(peer.host)  # it was no guess
         try:
-            self._visit(sock, name, destination)
+            self._visit(sock, peer, name, destination)
         except TlsSettingsError as error:
             logger.error("a certificate cannot be used for TLS: %s", error)
 
-    def _visit(self, sock: socket.socket, name: Named, destination: VisitedDestination) -> None:
+    def _visit(self, sock: socket.socket, peer: Endpoint, name: Named, destination: VisitedDestination) -> None:
         if destination.full:
             self._refuse(sock, Alert.INTERNAL_ERROR)
-            return
-        try:
-            peer = peer_of(sock.getpeername())
-        except OSError:
-            # It was gone before it could be named.
-            sock.close()
             return
         alpn = choose_alpn(name.offered, h2_enabled=destination.h2_enabled)
         certificates = self._certificates()
@@ -194,8 +233,8 @@ class Front:
     def _region(self, name: Named) -> str:
         return name.zone.removesuffix(f".{self._config.domain}")
 
-    def _refuse(self, sock: socket.socket, alert: Alert) -> None:
-        self.turned_away[alert.name.lower()] += 1
+    def _refuse(self, sock: socket.socket, alert: Alert, reason: str = "") -> None:
+        self.turned_away[reason or alert.name.lower()] += 1
         try:
             sock.recv(_DRAINED)
             sock.send(alert.record)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Accepted = Callable[[socket.socket, Endpoint], None]
 
 # Accepted in one turn of the loop: a flood of new connections must not starve those that are there.
-_BATCH: Final = 64
+BATCH: Final = 16
 _BACKLOG: Final = 4_096
 # Somebody's connection will have ended by then; trying at once would only burn the processor.
 _PAUSE: Final = 0.2
@@ -39,7 +39,11 @@ class Acceptable(Protocol):
 class Listener:
     """Accepts on these sockets and hands each connection, non-blocking, to `accepted` with the peer's address."""
 
-    def __init__(self, sockets: Sequence[Acceptable], accepted: Accepted, *, pause: float = _PAUSE) -> None:
+    def __init__(
+        self, sockets: Sequence[Acceptable], accepted: Accepted, *, batch: int = BATCH, pause: float = _PAUSE
+    ) -> None:
+        """`batch` connections are accepted in one turn of the loop."""
+        self._batch = batch
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._accepted = accepted
@@ -66,7 +70,7 @@ class Listener:
             sock.close()
 
     def _accept(self, listening: Acceptable) -> None:
-        for _ in range(_BATCH):
+        for _ in range(self._batch):
             try:
                 sock, name = listening.accept()
             except (BlockingIOError, InterruptedError):

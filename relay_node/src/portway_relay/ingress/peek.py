@@ -1,7 +1,7 @@
 """Looking at the first bytes of connections without taking them, until something can be said of each.
 
 Here: waiting for a whole ClientHello within a time limit, for a bounded number of connections at once. Not here: what
-the bytes are (client_hello.py), nor what becomes of the connection (route.py).
+the bytes are (client_hello.py), who makes room for whom (crowd.py), what becomes of the connection (route.py).
 """
 
 import asyncio
@@ -9,10 +9,13 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from portway_relay.clock import Monotonic
+from portway_relay.config import Endpoint
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
+from portway_relay.ingress.crowd import Crowd
 from portway_relay.ingress.plain_http import LONGEST_METHOD, may_become_http
 
-Seen = Callable[[socket.socket, Parsed | Invalid, bytes], None]
+Seen = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
 
 # Most hellos are below 2 KiB. A longer one is looked at again, so much further than it then is known to go: one look
 # for each of its records would be too many.
@@ -22,29 +25,31 @@ _USUAL: Final = 4 * 1024
 class Peek:
     """The connections whose first bytes are awaited. They belong to it until `seen` is called with them."""
 
-    def __init__(self, seen: Seen, *, time_limit: float, most: int) -> None:
-        """`seen(socket, hello, first bytes)` owns the socket from there on: nothing was read from it, and its
-        SO_RCVLOWAT is 1. One that ends or says nothing in time is closed here."""
+    def __init__(self, seen: Seen, *, time_limit: float, most: int, most_of_one: int, clock: Monotonic) -> None:
+        """`seen(socket, peer, hello, first bytes)` owns the socket from there on: nothing was read from it, and its
+        SO_RCVLOWAT is 1. One that ends or says nothing in time is closed here; `most` may wait, `most_of_one` of one
+        address, and then the one that has waited for longest is closed for each that comes."""
         self._loop = asyncio.get_running_loop()
         self._seen = seen
         self._time_limit = time_limit
-        self._most = most
-        self._waiting: dict[int, _HalfOpen] = {}
+        self._waiting: Crowd[_HalfOpen] = Crowd(most, most_of_one, _HalfOpen.drop, clock)
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, sock: socket.socket) -> None:
-        """Take a non-blocking socket; above the limit it is closed at once."""
-        connection = _HalfOpen(self, sock)
+    @property
+    def evicted(self) -> int:
+        """How many were closed for one that came after them."""
+        return self._waiting.evicted
+
+    def add(self, sock: socket.socket, peer: Endpoint) -> None:
+        """Take a non-blocking socket."""
+        connection = _HalfOpen(self, sock, peer)
         if connection.look():
             return
-        if len(self._waiting) >= self._most:
-            sock.close()
-            return
-        self._waiting[sock.fileno()] = connection
+        self._waiting.add(connection, peer.host)
         self._empty.clear()
         connection.wait(self._loop, self._time_limit)
 
@@ -54,25 +59,26 @@ class Peek:
 
     def close(self) -> None:
         """Close all that wait."""
-        for connection in list(self._waiting.values()):
+        for connection in self._waiting:
             connection.drop()
 
-    def forget(self, sock: socket.socket) -> None:
-        self._waiting.pop(sock.fileno(), None)
+    def forget(self, connection: "_HalfOpen") -> None:
+        self._waiting.discard(connection)
         if not self._waiting:
             self._empty.set()
 
-    def tell(self, sock: socket.socket, hello: Parsed | Invalid, data: bytes) -> None:
-        self._seen(sock, hello, data)
+    def tell(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, data: bytes) -> None:
+        self._seen(sock, peer, hello, data)
 
 
 class _HalfOpen:
     """One connection of which too little is known."""
 
-    __slots__ = ("_loop", "_needed", "_peek", "_sock", "_timer")
+    __slots__ = ("_loop", "_needed", "_peek", "_peer", "_sock", "_timer")
 
-    def __init__(self, peek: Peek, sock: socket.socket) -> None:
+    def __init__(self, peek: Peek, sock: socket.socket, peer: Endpoint) -> None:
         self._peek = peek
+        self._peer = peer
         self._sock = sock
         self._needed = 1
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,7 +110,7 @@ class _HalfOpen:
         self._stop_waiting()
         if self._needed > 1:
             self._set_mark(1)
-        self._peek.tell(self._sock, hello, data)
+        self._peek.tell(self._sock, self._peer, hello, data)
         return True
 
     def _need(self, size: int) -> bool:
@@ -133,4 +139,4 @@ class _HalfOpen:
         if self._loop is not None:
             self._loop.remove_reader(self._sock)
             self._loop = None
-            self._peek.forget(self._sock)
+            self._peek.forget(self)

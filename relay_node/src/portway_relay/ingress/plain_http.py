@@ -41,9 +41,17 @@ NOT_LISTENING: Final = (
 NOT_CONNECTED: Final = "The program behind this address cannot take this request now. Try again in a moment."
 
 
+NOT_ANSWERED: Final = "The program behind this address has not taken this connection in time."
+
+
 def bad_gateway() -> bytes:
     """The answer when the local server does not accept connections."""
     return _response("502 Bad Gateway", NOT_LISTENING, retry_after=1)
+
+
+def gateway_timeout() -> bytes:
+    """The answer when the client has neither taken nor refused this visitor."""
+    return _response("504 Gateway Timeout", NOT_ANSWERED)
 
 
 def unavailable() -> bytes:

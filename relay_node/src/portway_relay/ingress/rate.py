@@ -26,20 +26,28 @@ class Bucket:
         self._left = burst
         self._seen = clock()
 
-    def take(self) -> bool:
-        """Whether one more is within the limit; it is counted then."""
+    def take(self, cost: float = 1) -> bool:
+        """Whether one more, or what costs so much, is within the limit; it is counted then."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
-        if self._left < 1:
+        if self._left < cost:
             return False
-        self._left -= 1
+        self._left -= cost
         return True
+
+    def give_back(self) -> None:
+        """What was taken last is not counted after all."""
+        self._left = min(self._burst, self._left + 1)
 
     @property
     def wait(self) -> float:
         """Seconds until one more would be within the limit."""
-        return max(0.0, (1 - self._left) / self._rate - (self._clock() - self._seen))
+        return self.wait_for(1)
+
+    def wait_for(self, cost: float) -> float:
+        """Seconds until what costs so much would be within the limit."""
+        return max(0.0, (cost - self._left) / self._rate - (self._clock() - self._seen))
 
 
 class Turns:
@@ -75,7 +83,7 @@ class AddressRate:
 
     def take(self, address: str) -> bool:
         """Whether a connection from `address` is within the limit."""
-        key = ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address
+        key = address_key(address)
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._rate, self._burst, self._clock)
@@ -84,3 +92,14 @@ class AddressRate:
         else:
             self._buckets.move_to_end(key)
         return bucket.take()
+
+    def give_back(self, address: str) -> None:
+        """What was taken last for `address` is not counted after all."""
+        bucket = self._buckets.get(address_key(address))
+        if bucket is not None:
+            bucket.give_back()
+
+
+def address_key(address: str) -> str | bytes:
+    """What stands for everybody who may be behind an address: itself, or its IPv6 /64."""
+    return ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address

@@ -12,6 +12,7 @@ from portway_proto.carry.tasks import Tasks
 
 from portway_relay.config import Endpoint
 from portway_relay.ingress.front import Finder
+from portway_relay.ingress.rate import AddressRate
 from portway_relay.tunnels.visits import Destination
 
 
@@ -25,9 +26,18 @@ class RawFront:
     """Every connection to a raw port."""
 
     def __init__(
-        self, finder: Finder, visits: Starts, region: str, *, most: int, on_failure: Callable[[BaseException], None]
+        self,
+        finder: Finder,
+        visits: Starts,
+        region: str,
+        *,
+        rate: AddressRate,
+        most: int,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`most` visitors may wait until their tunnel is found."""
+        """`rate` is asked for each connection's address; `most` visitors may wait until their tunnel is found."""
+        self._rate = rate
+        self.turned_away = 0
         self._finder = finder
         self._visits = visits
         self._region = region
@@ -36,6 +46,10 @@ class RawFront:
 
     def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
         """Owns the socket."""
+        if not self._rate.take(peer.host):
+            self.turned_away += 1
+            sock.close()
+            return
         destination = self._finder.known(label)
         if destination is not None:
             self._visits.start_raw(sock, peer, destination, self._region)

@@ -16,6 +16,7 @@ from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.types_pb2 import NodeCertificate
 
 from portway_relay.certificates import utc_now
+from portway_relay.config import NodeConfig
 from portway_relay.errors import JoinError, RenewalFailed
 from portway_relay.membership.kept import Kept
 from portway_relay.mesh.certified import BACKDATE
@@ -96,6 +97,19 @@ class Renewal:
             )
         else:
             logger.warning("certificate not renewed, it is tried again", extra={"until": until, "reason": reason})
+
+
+def renewal_for(
+    config: NodeConfig,
+    ask: Callable[[bytes], Awaitable[NodeCertificate]],
+    renewed: Callable[[], None],
+    *,
+    on_failure: Callable[[BaseException], None],
+) -> Renewal | None:
+    """None for a node that was given its certificate: whoever made it sees to the next one."""
+    if config.state_dir is None:
+        return None
+    return Renewal(Kept(config.state_dir), config.name, ask, renewed, on_failure=on_failure)
 
 
 def life(certificate: x509.Certificate) -> timedelta:

@@ -30,10 +30,15 @@ from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 
+from portway_relay.clock import Monotonic
+from portway_relay.config import Endpoint
+from portway_relay.ingress.crowd import Crowd
 from portway_relay.mesh.certified import Certified, read_certified
 
 logger = logging.getLogger(__name__)
 
+# A handshake that has not ended for so long has lost a packet at the least, and makes room when others come.
+PATIENCE: Final = 2.0
 # What a node's own pool dials at the most (SpareSizes.lanes), and what is left over of the pool before it.
 _LANES_A_NODE: Final = 8192
 _MOST_RAW: Final = 65_535
@@ -85,14 +90,18 @@ class Arrivals:
         events: MeshEvents,
         *,
         most: int,
+        most_of_one: int,
         time_limit: float,
+        clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`most` connections may be between accept and their first frame, each for `time_limit` seconds."""
+        """`most` handshakes may be in progress, `most_of_one` of one address: until then it may be anybody. The first
+        frame has `time_limit` seconds after that."""
         self._carrier = carrier
         self._mesh_tls = mesh_tls
         self._events = events
-        self._most = most
+        self._shaking: Crowd[Stream] = Crowd(most, most_of_one, lambda stream: stream.abort(), clock, patience=PATIENCE)
+        self.turned_away = 0
         self._time_limit = time_limit
         self._tasks = Tasks("mesh arrivals", on_failure)
         self._lanes: set[_PeerLane] = set()
@@ -106,12 +115,24 @@ class Arrivals:
         """Lanes that other nodes hold."""
         return len(self._lanes)
 
-    def take(self, sock: socket.socket) -> None:
+    @property
+    def handshakes(self) -> int:
+        """TLS handshakes in progress."""
+        return len(self._shaking)
+
+    @property
+    def evicted(self) -> int:
+        """Handshakes that stood still, and made room for others."""
+        return self._shaking.evicted
+
+    def take(self, sock: socket.socket, peer: Endpoint) -> None:
         """A node's connection. Owns the socket. Raises TlsSettingsError."""
-        if len(self._tasks) + len(self.waiting) >= self._most:
-            sock.close()
+        stream = self._carrier.accept(sock, self._mesh_tls())
+        if not self._shaking.add(stream, peer.host):
+            self.turned_away += 1
+            stream.abort()
             return
-        self._tasks.spawn(self._shake_hands(self._carrier.accept(sock, self._mesh_tls())), name="handshake")
+        self._tasks.spawn(self._shake_hands(stream), name="handshake")
 
     async def close(self) -> None:
         """Let the others leave first, for a moment: only who opens visits knows that none is on its way.
@@ -136,7 +157,10 @@ class Arrivals:
 
     async def _shake_hands(self, stream: Stream) -> None:
         try:
-            handshake = await stream.ready()
+            try:
+                handshake = await stream.ready()
+            finally:
+                self._shaking.discard(stream)
             certified = read_certified(handshake.peer_certificate)
             why = "its certificate is no node's" if certified is None else self._events.refuses(certified)
             if certified is None or why:

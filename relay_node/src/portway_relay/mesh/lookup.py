@@ -6,6 +6,7 @@ remembered (routes.py).
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -15,7 +16,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_relay.clock import Monotonic
 from portway_relay.ingress.rate import Bucket
-from portway_relay.mesh.routes import Route, Routes
+from portway_relay.mesh.routes import Belief, Route, Routes
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
 
@@ -73,6 +74,7 @@ class Lookup:
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self.answers: Counter[tuple[str, str]] = Counter()  # by who answered and what, for metrics
 
     def __len__(self) -> int:
         """Names that are being asked for."""
@@ -82,9 +84,13 @@ class Lookup:
         """Where a visitor can go without anybody being asked; None too when the way there is down."""
         tunnel = self._table.live(label)
         if tunnel is not None:
+            self.answers["here", "found"] += 1
             return tunnel
         route = self._routes.get(label)
-        return route if route is not None and self._mesh.answers(route.node) else None
+        if route is None or not self._mesh.answers(route.node):
+            return None
+        self.answers["memory", "found"] += 1
+        return route
 
     async def find(self, label: str, region: str) -> Destination | None:
         """Ask if need be; None when nobody has it, or too many names are being asked for.
@@ -93,17 +99,25 @@ class Lookup:
         """
         found, last = self.known(label), self._routes.last(label)
         moving = self._routes.epoch(label) > 0
-        if found is not None or (not moving and self._routes.is_unknown(label)):
+        if found is not None:
             return found
+        if not moving and self._routes.is_unknown(label):
+            self.answers["memory", "unknown"] += 1
+            return None
         for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
-            await self._ask(label, region, scan=not moving)
+            asked = await self._ask(label, region, scan=not moving)
             found = self._believed(label)
             if found is not None and not self._is_lost(found, last):
+                self.answers[_who_told(found), "found"] += 1
                 return found
-        if found is None and not moving:
+        if found is not None:
+            self.answers["memory", "found"] += 1
+            return found
+        self.answers["nobody", "unknown" if asked else "not_asked"] += 1
+        if asked and not moving:
             self._routes.nobody_knows(label)
-        return found
+        return None
 
     async def elsewhere(self, label: str, region: str, *, not_at: object, gone: bool) -> Destination | None:
         """Where it is when it is not where it was thought to be; `gone` when that node itself has said so."""
@@ -132,16 +146,18 @@ class Lookup:
     def _believed(self, label: str) -> Destination | None:
         return self._table.live(label) or self._routes.get(label)
 
-    async def _ask(self, label: str, region: str, *, scan: bool) -> None:
-        """What comes of it is in `routes`. `scan`: the name may be a guess, and counts against the rate."""
+    async def _ask(self, label: str, region: str, *, scan: bool) -> bool:
+        """What comes of it is in `routes`; False when nobody was asked. `scan`: the name may be a guess, and counts
+        against the rate."""
         asking = self._asking.get(label)
         if asking is None:
             if len(self._asking) >= _MOST or (scan and not self._rate.take()):
-                return
+                return False
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
             asking.add_done_callback(lambda _: self._asking.pop(label, None))
         await asyncio.shield(asking)
+        return True
 
     async def _ask_everybody(self, label: str, region: str) -> None:
         """A registry first; the nodes of the label's region when it has nothing to say that was not known."""
@@ -162,6 +178,12 @@ class Lookup:
             if answer.HasField("node"):
                 self._mesh.learn(answer.node)
             self._routes.learn(answer.tunnel, from_registry=True)
+
+
+def _who_told(found: Destination) -> str:
+    if not isinstance(found, Route):
+        return "here"
+    return "registry" if found.belief is Belief.CONFIRMED else "region"
 
 
 def _same(found: Destination, before: object) -> bool:

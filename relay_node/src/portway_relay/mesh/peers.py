@@ -15,6 +15,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.mesh.certified import Certified
 from portway_relay.mesh.peer import Peer
+from portway_relay.metrics import PeerCounts
 
 # Twice the longest round trip on Earth: who has not answered by then does not, or too late for a visitor.
 _ANSWERED_WITHIN: Final = 1.0
@@ -62,6 +63,11 @@ class Peers:
         """Whether it is heard from now."""
         peer = self._peers.get(name)
         return peer is not None and peer.control.up
+
+    def counts(self) -> dict[str, PeerCounts]:
+        """Each node by its name, for metrics."""
+        lanes = ((name, peer, peer.pool.counts) for name, peer in self._peers.items())
+        return {name: PeerCounts(peer.control.up, counts.idle, counts.busy) for name, peer, counts in lanes}
 
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]

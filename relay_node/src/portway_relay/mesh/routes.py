@@ -12,9 +12,10 @@ from typing import Final
 
 from portway_proto.carry.contract import Pool, Visit
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import is_label, verify_proof
+from portway_proto.wire.labels import verify_proof
 
 from portway_relay.clock import Monotonic
+from portway_relay.tunnels.proofs import Proofs, is_proof
 
 # About 60 MB: more names than a node sees in an hour. What is forgotten is asked for again.
 _REMEMBERED: Final = 100_000
@@ -71,6 +72,7 @@ class Routes:
         pool_of: Callable[[str], Pool | None],
         held_epoch: Callable[[str], int],
         superseded: Callable[[str, int], None],
+        proofs: Proofs,
         clock: Monotonic,
     ) -> None:
         """`pool_of` leads to a node by name; None for one that is not known. `held_epoch` is that of this node's own
@@ -79,6 +81,7 @@ class Routes:
         self._pool_of = pool_of
         self._held_epoch = held_epoch
         self._superseded = superseded
+        self._proofs = proofs
         self._clock = clock
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
@@ -130,7 +133,11 @@ class Routes:
         known = self._routes.get(label)
         if known is not None and known.epoch >= tunnel.epoch:
             return self._learn_again(known, tunnel, pool, from_registry=from_registry)
-        if not is_label(label) or not verify_proof(label, tunnel.epoch, tunnel.proof):
+        if not is_proof(label, tunnel.epoch, tunnel.proof):
+            return None
+        if self._proofs.wait("node", tunnel.node, tunnel.epoch):
+            return None  # whoever needs the label asks for it; what costs nothing to make up is not worth a queue
+        if not verify_proof(label, tunnel.epoch, tunnel.proof):
             return None
         return self._believe(tunnel, pool, from_registry=from_registry)
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from portway_proto.carry.contract import Carrier, Lane, LaneEvents, ServerTls, Stream
 from portway_proto.carry.errors import CarrierError
@@ -18,10 +18,17 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 
+from portway_relay.clock import Monotonic
+from portway_relay.config import Endpoint
 from portway_relay.errors import Refused
+from portway_relay.ingress.crowd import Crowd
 from portway_relay.sessions.messages import read
 
 logger = logging.getLogger(__name__)
+
+
+# Who has not answered for so long has lost a packet at the least, and makes room when others come.
+PATIENCE: Final = 2.0
 
 
 class Admission(Protocol):
@@ -47,48 +54,65 @@ class Greeter:
         *,
         time_limit: float,
         most: int,
+        most_of_one: int,
+        clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`time_limit`, in seconds, is for the first frame; for the handshake the carrier has one."""
+        """`time_limit`, in seconds, is for the first frame; for the handshake the carrier has one. `most` may be on
+        their way, `most_of_one` of one address."""
         self._carrier = carrier
         self._link_tls = link_tls
         self._admission = admission
         self._time_limit = time_limit
-        self._most = most
         self._tasks = Tasks("greeter", on_failure)
-        self._waiting: set[_Newcomer] = set()
+        self._waiting: Crowd[_Newcomer] = Crowd(most, most_of_one, _Newcomer.drop, clock, patience=PATIENCE)
         self.turned_away = 0
 
     def __len__(self) -> int:
-        return len(self._tasks) + len(self._waiting)
+        return len(self._waiting)
 
-    def take(self, sock: socket.socket) -> None:
-        """A client's connection. Owns the socket; above the limit it is closed. Raises TlsSettingsError."""
-        if len(self) >= self._most:
+    @property
+    def handshakes(self) -> int:
+        """TLS handshakes in progress."""
+        return len(self._tasks)
+
+    @property
+    def evicted(self) -> int:
+        """Lanes that did not answer, and made room for others."""
+        return self._waiting.evicted
+
+    def take(self, sock: socket.socket, peer: Endpoint) -> None:
+        """A client's connection. Owns the socket; above the limit it is closed: before any cryptography is spent, for
+        to say why would cost all of it. Raises TlsSettingsError."""
+        newcomer = _Newcomer(self, self._admission)
+        if not self._waiting.add(newcomer, peer.host):
             self.turned_away += 1
             sock.close()
             return
-        stream = self._carrier.accept(sock, self._link_tls())
-        self._tasks.spawn(self._shake_hands(stream), name="handshake")
+        try:
+            newcomer.stream = self._carrier.accept(sock, self._link_tls())
+        except BaseException:
+            self._waiting.discard(newcomer)
+            raise
+        self._tasks.spawn(self._shake_hands(newcomer, newcomer.stream), name="handshake")
 
     async def close(self) -> None:
         """Drop all that have not said who they are."""
         await self._tasks.close()
-        for newcomer in list(self._waiting):
+        for newcomer in self._waiting:
             newcomer.drop()
 
-    async def _shake_hands(self, stream: Stream) -> None:
+    async def _shake_hands(self, newcomer: "_Newcomer", stream: Stream) -> None:
         try:
             await stream.ready()
-            newcomer = _Newcomer(self, self._admission)
             newcomer.lane = self._carrier.lane(stream, Side.OPENER, newcomer)
         except CarrierError as error:
+            self.decided(newcomer)
             logger.debug("a client's connection did not come to be: %s", error)
         except BaseException:
-            stream.abort()
+            newcomer.drop()
             raise
         else:
-            self._waiting.add(newcomer)
             newcomer.timer = asyncio.get_running_loop().call_later(self._time_limit, newcomer.drop)
 
     def decided(self, newcomer: "_Newcomer") -> None:
@@ -102,6 +126,7 @@ class _Newcomer:
     """The LaneEvents of one link lane: its first frame is judged, a control lane's later ones are passed on."""
 
     def __init__(self, greeter: Greeter, admission: Admission) -> None:
+        self.stream: Stream | None = None
         self.lane: Lane | None = None
         self.timer: asyncio.TimerHandle | None = None
         self._greeter = greeter
@@ -114,6 +139,8 @@ class _Newcomer:
         self._greeter.decided(self)
         if self.lane is not None:
             self.lane.abort()
+        elif self.stream is not None:
+            self.stream.abort()
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
         if self._control is not None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
+    FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PORTS,
     FAILURE_CODE_PROOF,
     FAILURE_CODE_QUOTA,
@@ -21,6 +22,7 @@ from portway_proto.wire.labels import Epoch, Label, is_label, verify_proof
 
 from portway_relay.clock import WallClock
 from portway_relay.errors import ListenError, PortsUsedUp, Refused
+from portway_relay.tunnels.proofs import Proofs, is_proof
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.tunnel import Holder, Tunnel, short
 
@@ -43,11 +45,13 @@ class TunnelTable:
         announcer: Announcer,
         *,
         known_epoch: Callable[[str], int],
+        proofs: Proofs,
         max_visits: int,
         clock: WallClock,
     ) -> None:
         """`known_epoch` is the highest that any node is known to hold a label with, or to have held; 0 when none."""
         self._known_epoch = known_epoch
+        self._proofs = proofs
         self._raw_ports = raw_ports
         self._announcer = announcer
         self._max_visits = max_visits
@@ -92,6 +96,13 @@ class TunnelTable:
         current = self._tunnels.get(label)
         if current is not None and current.holder is holder and (current.epoch, current.proof) == (epoch, proof):
             return current
+        wait = self._proofs.wait("token", holder.token_id, epoch) if is_proof(label, epoch, proof) else 0.0
+        if wait:
+            raise Refused(
+                FAILURE_CODE_OVERLOADED,
+                "this token's tunnels come back too fast: try again in a moment",
+                retry_after=wait,
+            )
         if not verify_proof(label, epoch, proof):
             raise Refused(FAILURE_CODE_PROOF, "the proof does not fit the label and epoch: open a new tunnel")
         highest = max(current.epoch if current is not None else 0, self._known_epoch(label))

@@ -18,7 +18,7 @@ from portway_proto.carry.tasks import Tasks
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 
 from portway_relay.config import Endpoint
-from portway_relay.ingress.plain_http import bad_gateway, looks_like_http, unavailable
+from portway_relay.ingress.plain_http import bad_gateway, gateway_timeout, looks_like_http, unavailable
 from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Visits:
         self._idle.set()
         self.running = 0
         self.outcomes: Counter[str] = Counter()
+        self.forwards: Counter[str] = Counter()  # to other nodes and from them, by what became of them
 
     def start_tls(
         self, sock: socket.socket, peer: Endpoint, destination: Destination, region: str, tls: ServerTls
@@ -91,6 +92,7 @@ class Visits:
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """A visitor that came in at another node: served from here or refused, never sent on."""
+        self.forwards["taken" if tunnel is not None and not tunnel.full else "not_taken"] += 1
         if tunnel is None:
             lane.refuse(RefusalReason.NOT_HERE)
         elif tunnel.full:
@@ -121,6 +123,8 @@ class Visits:
         self._join(stream, opening, _Arrival(destination, region))
 
     def _join(self, stream: Stream, opening: Opening, arrival: _Arrival) -> None:
+        if not isinstance(arrival.destination, Tunnel):
+            self.forwards["sent"] += 1
         visit = self._carrier.join(stream, arrival.destination.pool, opening, partial(self._ended, arrival))
         self._begins(arrival.destination, visit)
 
@@ -128,6 +132,8 @@ class Visits:
         if end.visitor is None:
             self._over(arrival.destination, visit, end)
             return
+        if not isinstance(arrival.destination, Tunnel):
+            self.forwards["came_back"] += 1
         # Lanes are visitors of `start_forwarded` alone.
         stream = cast(Stream, end.visitor)
         if arrival.again and _may_be_elsewhere(end):
@@ -151,6 +157,7 @@ class Visits:
             self._turn_away(arrival, visit, end, stream)
             return
         before, arrival.destination = arrival.destination, found
+        self.forwards["tried_again"] += 1
         self._join(stream, visit.opening, arrival)
         self._over(before, visit, end)
 
@@ -166,8 +173,12 @@ class Visits:
             self._carrier.finish(stream, b"")
             self._over(arrival.destination, visit, end)
             return
-        not_listening = end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE
-        page = bad_gateway() if not_listening else unavailable()
+        if end.outcome is Outcome.UNANSWERED:
+            page = gateway_timeout()
+        elif end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE:
+            page = bad_gateway()
+        else:
+            page = unavailable()
         answering = self._tasks.spawn(self._answer(stream, page), name="turn away")
         answering.add_done_callback(lambda _: self._over(arrival.destination, visit, end))
 

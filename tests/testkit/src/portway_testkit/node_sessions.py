@@ -35,6 +35,7 @@ from portway_relay.config import NodeConfig
 from portway_relay.grants import GrantCheck
 from portway_relay.sessions.session import PublicAddress, Session
 from portway_relay.sessions.sessions import Sessions
+from portway_relay.tunnels.proofs import Proofs
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -275,7 +276,12 @@ class NodeSessions:
             on_failure=self.region.failures.append,
         )
         self.table = TunnelTable(
-            self.raw_ports, self.announced, known_epoch=lambda label: 0, max_visits=10, clock=clock
+            self.raw_ports,
+            self.announced,
+            known_epoch=lambda label: 0,
+            proofs=Proofs(1_000_000, 1_000_000, clock),
+            max_visits=10,
+            clock=clock,
         )
         self.sessions = Sessions(
             config,

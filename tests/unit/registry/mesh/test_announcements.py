@@ -1,5 +1,6 @@
 """From a node's batches to the store, whatever happens in between."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry import keys
 from portway_registry.errors import LeaseLost, StoreUnavailable
+from portway_registry.mesh import announcements as announcements_module
 from portway_registry.mesh.announcements import Announcements
 from portway_registry.mesh.quota import Quota
 from portway_registry.store.contract import LeaseId, Put, Write
@@ -199,3 +201,21 @@ async def test_a_label_that_is_fought_over_is_left_for_later(cluster: Cluster) -
     with pytest.raises(StoreUnavailable, match="changed each time"):
         await node.announce(tunnel_info(chain, 4000))
     await contested.close()
+
+
+async def test_proofs_that_cost_too_much_make_their_node_wait(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its own pace and nobody else's; what does not fit costs as much as what does."""
+    monkeypatch.setattr(announcements_module, "_HASHES_A_SECOND", 10_000)
+    monkeypatch.setattr(announcements_module, "_HASHES_AT_ONCE", 4_000)
+    loop = asyncio.get_running_loop()
+    hostile, honest = Node(cluster, "hostile"), Node(cluster, "honest")
+    made_up = tunnel_info(Chain(), 4_000, proof=bytes(32))
+    began = loop.time()
+    await hostile.announce(made_up)
+    waiting = asyncio.ensure_future(hostile.announce(made_up))
+    assert await honest.announce(tunnel_info(Chain())) == []
+    assert not waiting.done()
+    assert len(await waiting) == 1
+    assert loop.time() - began >= 0.4

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 import trustme
@@ -19,6 +20,7 @@ from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.errors import ListenError
 from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.rate import AddressRate
 from portway_relay.ingress.route import Alert
 from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Destination
@@ -81,10 +83,12 @@ class Around:
             raise TlsSettingsError("no such key")
         self.carrier.finish(self.carrier.accept(sock, self.tls), GREETING)
 
-    def client_lane(self, sock: socket.socket) -> None:
+    def client_lane(self, sock: socket.socket, peer: Endpoint) -> None:
+        assert peer.host in ("127.0.0.1", "::1")
         self.lanes.append(sock)
 
-    def peer_lane(self, sock: socket.socket) -> None:
+    def peer_lane(self, sock: socket.socket, peer: Endpoint) -> None:
+        assert peer.host in ("127.0.0.1", "::1")
         self.peer_lanes.append(sock)
 
 
@@ -114,12 +118,14 @@ async def open_front(
     fronts: list[Front] = []
 
     def make(**changes: object) -> Front:
+        config = node_config(**changes)
         front = Front(
-            node_config(**changes),
+            config,
             around.carrier,
             lambda: around,  # type: ignore[arg-type]
             around,
             Takers(around.visitor, around.client_lane, around.peer_lane),
+            rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             clock=clock,
             on_failure=around.failures.append,
         )
@@ -263,6 +269,59 @@ async def test_who_comes_too_fast_is_turned_away(open_front, clock: ManualClock)
     clock.now += 1
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert front.accepted == 4
+
+
+async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
+    open_front, around: Around, clock: ManualClock
+) -> None:
+    """The answer is the same, and nobody is asked; names that somebody has do not count."""
+    front = open_front(limits={"unknown_names_per_second": 1, "unknown_name_burst": 2})
+    elsewhere = "b" * 16
+    found: asyncio.Future[Tunnel | None] = asyncio.get_running_loop().create_future()
+    found.set_result(around.tunnel)
+    around.found[elsewhere] = found
+    for _ in range(3):
+        assert await answer(front, real_hello(f"{elsewhere}.fra.example.com"))
+    guesses = [real_hello(f"{letter * 16}.fra.example.com") for letter in "cdef"]
+    answers = [await answer(front, guess) for guess in guesses[:3]]
+    assert answers == [Alert.UNRECOGNIZED_NAME.record] * 3
+    assert [label[0] for label, _ in around.asked] == ["b", "b", "b", "c", "d"]
+    clock.now += 1
+    assert await answer(front, guesses[3]) == Alert.UNRECOGNIZED_NAME.record
+    assert around.asked[-1][0] == "f" * 16
+
+
+async def test_hellos_that_come_together_leave_turns_to_others(open_front, around: Around) -> None:
+    """So many are acted upon in one turn of the loop, all of them in their order."""
+    front = open_front(limits={"hellos_per_turn": 2})
+    writers = [(await asyncio.open_connection("127.0.0.1", front.address.port))[1] for _ in range(7)]
+    await until(lambda: front.half_open == 7)
+    for writer in writers:
+        writer.write(real_hello(NODE, [LINK_ALPN]))
+    counts = [0]
+    while len(around.lanes) < 7:
+        await asyncio.sleep(0)
+        counts.append(len(around.lanes))
+    assert max(later - before for before, later in pairwise(counts)) <= 2
+    ports = [sock.getpeername()[1] for sock in around.lanes]
+    assert sorted(ports) == sorted(writer.get_extra_info("sockname")[1] for writer in writers)
+    assert front.half_open == 0
+    for writer in writers:
+        writer.transport.abort()
+
+
+async def test_what_waits_for_its_turn_is_dropped_at_the_end(open_front, around: Around) -> None:
+    """Closing leaves no socket behind that was not handed on."""
+    front = open_front(limits={"hellos_per_turn": 1})
+    writers = [(await asyncio.open_connection("127.0.0.1", front.address.port))[1] for _ in range(4)]
+    await until(lambda: front.half_open == 4)
+    for writer in writers:
+        writer.write(real_hello(NODE, [LINK_ALPN]))
+    await until(lambda: bool(around.lanes))
+    await front.close()
+    assert front.half_open == 0
+    for writer in writers:
+        writer.transport.abort()
 
 
 async def test_a_hello_that_never_ends_is_dropped(open_front) -> None:

@@ -6,9 +6,11 @@ import socket
 import struct
 import sys
 import termios
+import time
 from collections.abc import Callable
 
 import pytest
+from portway_relay.config import Endpoint
 from portway_relay.ingress import peek as peek_module
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, Parsed, parse
 from portway_relay.ingress.peek import Peek
@@ -18,6 +20,7 @@ from portway_testkit.hellos import message_of, real_hello, records, server_name
 NAME = "k5zq2w7b3xav6mdy.fra.example.com"
 HELLO = real_hello(NAME, ["h2", "http/1.1"])
 KNOWN = Parsed(NAME, ("h2", "http/1.1"))
+PEER = Endpoint("192.0.2.1", 4711)
 LONG = 3600.0
 SHORT = 0.02
 
@@ -32,7 +35,8 @@ class Seen:
         self.all: list[tuple[socket.socket, Parsed | Invalid, bytes]] = []
         self._told = asyncio.Event()
 
-    def __call__(self, sock: socket.socket, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+    def __call__(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+        assert peer == PEER
         self.all.append((sock, hello, first_bytes))
         self._told.set()
 
@@ -40,6 +44,10 @@ class Seen:
         await self._told.wait()
         (told,) = self.all
         return told
+
+
+def open_peek(seen: Seen, *, time_limit: float, most: int, most_of_one: int = 100) -> Peek:
+    return Peek(seen, time_limit=time_limit, most=most, most_of_one=most_of_one, clock=time.monotonic)
 
 
 async def turns(count: int = 10) -> None:
@@ -84,8 +92,8 @@ async def test_a_hello_that_is_there_is_seen_at_once(connect: Connect) -> None:
     theirs.send(HELLO + b"early")
     await arrived(ours, len(HELLO) + 5)
     seen = Seen()
-    peek = Peek(seen, time_limit=LONG, most=0)
-    peek.add(ours)
+    peek = open_peek(seen, time_limit=LONG, most=0)
+    peek.add(ours, PEER)
     assert seen.all == [(ours, KNOWN, HELLO + b"early")]
     assert len(peek) == 0
     handed_on_whole(ours, HELLO + b"early")
@@ -104,8 +112,8 @@ async def test_a_hello_in_many_packets_wakes_the_node_a_few_times(
     monkeypatch.setattr(peek_module, "parse", counted)
     ours, theirs = connect()
     seen = Seen()
-    peek = Peek(seen, time_limit=LONG, most=1)
-    peek.add(ours)
+    peek = open_peek(seen, time_limit=LONG, most=1)
+    peek.add(ours, PEER)
     for at in range(len(HELLO)):
         assert seen.all == []
         assert len(peek) == 1
@@ -133,7 +141,7 @@ async def test_long_hellos_are_awaited_whole(
     hello = records(message_of(size, server_name(NAME.encode())), record)
     ours, theirs = connect()
     seen = Seen()
-    Peek(seen, time_limit=LONG, most=1).add(ours)
+    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
     for at in range(0, len(hello), 1400):
         assert seen.all == []
         await asyncio.get_running_loop().sock_sendall(theirs, hello[at : at + 1400])
@@ -149,7 +157,7 @@ async def test_a_hello_of_tiny_records_is_decided_early(connect: Connect) -> Non
     """Records of a byte each are refused as soon as there are too many of them."""
     ours, theirs = connect()
     seen = Seen()
-    Peek(seen, time_limit=LONG, most=1).add(ours)
+    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
     await asyncio.get_running_loop().sock_sendall(theirs, records(message_of(8 * 1024), 1))
     _, answer, _ = await seen.one()
     assert isinstance(answer, Invalid)
@@ -160,10 +168,10 @@ async def test_a_hello_that_does_not_end_in_time_is_dropped(connect: Connect, be
     """Whatever was sent of it: at the time limit the connection is closed, and nobody hears of it."""
     ours, theirs = connect()
     seen = Seen()
-    peek = Peek(seen, time_limit=SHORT, most=1)
+    peek = open_peek(seen, time_limit=SHORT, most=1)
     if begun:
         theirs.send(begun)
-    peek.add(ours)
+    peek.add(ours, PEER)
     await hung_up(theirs)
     assert ours.fileno() == -1
     assert len(peek) == 0
@@ -174,8 +182,8 @@ async def test_more_bytes_do_not_buy_more_time(connect: Connect) -> None:
     """The limit is for a whole hello: who sends a byte now and then is dropped like who sends none."""
     ours, theirs = connect()
     seen = Seen()
-    peek = Peek(seen, time_limit=SHORT, most=1)
-    peek.add(ours)
+    peek = open_peek(seen, time_limit=SHORT, most=1)
+    peek.add(ours, PEER)
     for at in range(len(HELLO) - 1):
         try:
             theirs.send(HELLO[at : at + 1])
@@ -192,8 +200,8 @@ async def test_an_end_in_the_middle_is_noticed_at_once(connect: Connect, begun: 
     """Readable with too few bytes means that no more will come: no time limit is waited for."""
     ours, theirs = connect()
     seen = Seen()
-    peek = Peek(seen, time_limit=LONG, most=1)
-    peek.add(ours)
+    peek = open_peek(seen, time_limit=LONG, most=1)
+    peek.add(ours, PEER)
     if begun:
         theirs.send(begun)
         await turns()
@@ -207,8 +215,8 @@ async def test_an_end_in_the_middle_is_noticed_at_once(connect: Connect, begun: 
 async def test_a_reset_in_the_middle_is_noticed_at_once(connect: Connect) -> None:
     """A visitor that breaks off frees its place."""
     ours, theirs = connect()
-    peek = Peek(Seen(), time_limit=LONG, most=1)
-    peek.add(ours)
+    peek = open_peek(Seen(), time_limit=LONG, most=1)
+    peek.add(ours, PEER)
     theirs.send(HELLO[:50])
     await turns()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -223,7 +231,7 @@ async def test_a_visitor_that_ends_after_its_hello_is_seen(connect: Connect) -> 
     theirs.send(HELLO)
     theirs.shutdown(socket.SHUT_WR)
     seen = Seen()
-    Peek(seen, time_limit=LONG, most=1).add(ours)
+    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
     assert (await seen.one())[1] == KNOWN
 
 
@@ -234,8 +242,8 @@ async def test_garbage_is_told_as_such(connect: Connect, garbage: bytes) -> None
     """What is no hello is seen as soon as that is certain, with the bytes that say so."""
     ours, theirs = connect()
     seen = Seen()
-    peek = Peek(seen, time_limit=LONG, most=1)
-    peek.add(ours)
+    peek = open_peek(seen, time_limit=LONG, most=1)
+    peek.add(ours, PEER)
     theirs.send(garbage)
     _, answer, first_bytes = await seen.one()
     assert isinstance(answer, Invalid)
@@ -248,7 +256,7 @@ async def test_a_request_in_clear_text_is_seen_with_its_method(connect: Connect,
     """A method that came in two packets is told whole, so that its sender can be answered."""
     ours, theirs = connect()
     seen = Seen()
-    Peek(seen, time_limit=LONG, most=1).add(ours)
+    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
     theirs.send(b"OPTIONS * HTTP/1.1\r\n"[:cut])
     await turns()
     assert seen.all == []
@@ -259,43 +267,59 @@ async def test_a_request_in_clear_text_is_seen_with_its_method(connect: Connect,
     handed_on_whole(ours, b"OPTIONS * HTTP/1.1\r\n")
 
 
-async def test_so_many_wait_and_no_more(connect: Connect) -> None:
-    """Above the limit a connection of which nothing is known is closed; one that says who it is at once is seen."""
+async def test_so_many_wait_and_the_oldest_makes_room(connect: Connect) -> None:
+    """Above the limit the one that has waited for longest is closed: thousands that say nothing shut nobody out. One
+    that says who it is at once needs no room."""
     seen = Seen()
-    peek = Peek(seen, time_limit=LONG, most=2)
+    peek = open_peek(seen, time_limit=LONG, most=2)
     waiting = [connect() for _ in range(2)]
     for ours, _ in waiting:
-        peek.add(ours)
-    surplus, told_off = connect()
-    peek.add(surplus)
-    await hung_up(told_off)
-    assert len(peek) == 2
-
+        peek.add(ours, PEER)
     quick, theirs = connect()
     theirs.send(HELLO)
     await arrived(quick, len(HELLO))
-    peek.add(quick)
+    peek.add(quick, PEER)
     assert [told[0] for told in seen.all] == [quick]
+    assert (len(peek), peek.evicted) == (2, 0)
 
-    waiting[0][1].close()
-    await until(lambda: len(peek) == 1)
-    late, _ = connect()
-    peek.add(late)
+    late, speaker = connect()
+    peek.add(late, PEER)
+    assert (len(peek), peek.evicted) == (2, 1)
+    await hung_up(waiting[0][1])
+    assert waiting[0][0].fileno() == -1
+    speaker.send(HELLO)
+    await until(lambda: len(seen.all) == 2)
+    assert seen.all[1][0] is late
+    assert len(peek) == 1
+    peek.close()
+    await hung_up(waiting[1][1])
+
+
+async def test_one_address_makes_room_for_itself(connect: Connect) -> None:
+    """At the limit of its own, and nobody else's connection is touched."""
+    peek = open_peek(Seen(), time_limit=LONG, most=10, most_of_one=1)
+    others, first, second = connect(), connect(), connect()
+    peek.add(others[0], Endpoint("198.51.100.7", 1))
+    peek.add(first[0], PEER)
+    peek.add(second[0], PEER)
+    await hung_up(first[1])
     assert len(peek) == 2
+    assert others[0].fileno() != -1
+    assert second[0].fileno() != -1
     peek.close()
 
 
 async def test_closing_drops_all_that_wait(connect: Connect) -> None:
     """What has said too little is closed; what was seen is no longer the peek's."""
     seen = Seen()
-    peek = Peek(seen, time_limit=LONG, most=10)
+    peek = open_peek(seen, time_limit=LONG, most=10)
     first, speaker = connect()
-    peek.add(first)
+    peek.add(first, PEER)
     speaker.send(HELLO)
     await seen.one()
     silent = [connect() for _ in range(3)]
     for ours, _ in silent:
-        peek.add(ours)
+        peek.add(ours, PEER)
     peek.close()
     for ours, theirs in silent:
         await hung_up(theirs)
@@ -309,7 +333,7 @@ async def test_a_connection_that_is_gone_is_dropped(connect: Connect) -> None:
     ours, theirs = connect()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
-    peek = Peek(Seen(), time_limit=LONG, most=1)
-    peek.add(ours)
+    peek = open_peek(Seen(), time_limit=LONG, most=1)
+    peek.add(ours, PEER)
     await until(lambda: len(peek) == 0)
     assert ours.fileno() == -1

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.certificates import Identity, LoadedCertificates
+from portway_relay.config import Endpoint
 from portway_relay.mesh import arrivals as arrivals_module
 from portway_relay.mesh import peers as peers_module
 from portway_relay.mesh.arrivals import Arrivals
@@ -68,7 +70,8 @@ class Node:
             self.carrier,
             lambda: self.loaded.mesh_tls,
             self,
-            **{"most": 100, "time_limit": 5.0} | limits,
+            **{"most": 100, "most_of_one": 100, "time_limit": 5.0} | limits,
+            clock=time.monotonic,
             on_failure=self.failures.append,
         )
         self.tasks = Tasks("test node")
@@ -78,8 +81,8 @@ class Node:
 
     async def _accept(self) -> None:
         while True:
-            sock, _ = await asyncio.get_running_loop().sock_accept(self._listening)
-            self.arrivals.take(sock)
+            sock, name = await asyncio.get_running_loop().sock_accept(self._listening)
+            self.arrivals.take(sock, Endpoint(*name))
 
     @property
     def info(self) -> NodeInfo:
@@ -355,13 +358,15 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
     one.peers.told([two.info])
     pool = one.peers.pool_of("two")
     assert pool is not None
-    await until(lambda: pool.counts.idle == 1)
+    await until(lambda: pool.counts.idle == 1 and len(two.arrivals) == 2 and not two.arrivals.waiting)
+    near, far = socket.socketpair()
+    visitor = one.carrier.accept(near, None)
+    await visitor.ready()
     two.stop_listening()
     closing = one.tasks.spawn(two.arrivals.close(), name="close")
     await asyncio.sleep(0)  # it has asked to be left, and nobody has heard it yet
-    near, far = socket.socketpair()
     ends: list[VisitEnd] = []
-    one.carrier.join(one.carrier.accept(near, None), pool, OPENING, lambda _, end: ends.append(end))
+    one.carrier.join(visitor, pool, OPENING, lambda _, end: ends.append(end))
     await until(lambda: bool(ends))
     assert (ends[0].outcome, ends[0].reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
     await closing
@@ -369,6 +374,7 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
     far.close()
     assert ends[0].visitor is not None
     ends[0].visitor.abort()
+    await until(lambda: near.fileno() == -1)
 
 
 async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.routes import Routes
+from portway_relay.tunnels.proofs import Proofs
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 
@@ -33,7 +34,9 @@ class Around:
         self.nodes: list[TunnelInfo] = []
         self.answer = asyncio.Event()
         self.answer.set()
-        self.routes = Routes("here", self.pools.get, lambda label: 0, self.superseded, clock)
+        self.routes = Routes(
+            "here", self.pools.get, lambda label: 0, self.superseded, Proofs(1_000, 5_000, clock), clock
+        )
         table: Any = self
         self.lookup = Lookup(
             table,
@@ -292,3 +295,42 @@ async def test_closing_ends_every_wait(around: Around) -> None:
     await around.lookup.close()
     with pytest.raises(asyncio.CancelledError):
         await finding
+
+
+async def test_a_name_that_nobody_was_asked_for_is_not_remembered(around: Around, clock: ManualClock) -> None:
+    """While names are guessed too fast a name gets no answer, and none is kept: it is found when there is room."""
+    for number in range(3):
+        assert await around.find("abcdefghijklmno" + "abc"[number]) is None
+    around.registered("a")
+    asked = len(around.asked)
+    assert await around.find() is None
+    assert len(around.asked) == asked
+    assert not around.routes.is_unknown(LABEL)
+    clock.now += 0.5
+    assert await around.find() == ("a", 1)
+
+
+async def test_answers_are_counted_by_who_gave_them(around: Around, clock: ManualClock) -> None:
+    """For metrics: no label is among them."""
+    around.nodes = [tunnel("b")]
+    await around.find()
+    await around.find()
+    around.registered("a", 2)
+    around.routes.forget(LABEL, "b", 1)
+    await around.find()
+    around.tunnels[LABEL] = Held()
+    await around.find()
+    around.nodes = []
+    await around.find("a" * 16)
+    await around.find("a" * 16)
+    await around.find("b" * 16)
+    await around.find("c" * 16)
+    assert around.lookup.answers == {
+        ("region", "found"): 1,
+        ("memory", "found"): 1,
+        ("registry", "found"): 1,
+        ("here", "found"): 1,
+        ("nobody", "unknown"): 2,
+        ("memory", "unknown"): 1,
+        ("nobody", "not_asked"): 1,
+    }

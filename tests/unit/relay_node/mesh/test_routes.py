@@ -7,6 +7,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Chain
 from portway_relay.mesh import routes as routes_module
 from portway_relay.mesh.routes import Routes
+from portway_relay.tunnels.proofs import Proofs
 from portway_testkit.clock import ManualClock
 
 CHAIN = Chain(b"\x05" * 32)
@@ -20,11 +21,13 @@ class Around:
         self.pools: dict[str, Any] = {name: object() for name in ("here", "a", "b", "c")}
         self.held: dict[str, int] = {}
         self.superseded: list[tuple[str, int]] = []
+        self.proofs = Proofs(1_000, 10_000, clock)
         self.routes = Routes(
             "here",
             self.pools.get,
             lambda label: self.held.get(label, 0),
             lambda label, epoch: self.superseded.append((label, epoch)),
+            self.proofs,
             clock,
         )
 
@@ -237,3 +240,16 @@ def test_memory_is_bounded(around: Around, monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("x", "y", "z"):
         around.routes.nobody_knows(name)
     assert [around.routes.is_unknown(name) for name in ("x", "y", "z")] == [False, True, True]
+
+
+def test_a_node_that_makes_proofs_up_costs_no_more_than_it_may(around: Around, clock: ManualClock) -> None:
+    """Beyond it nothing of its is believed, fitting or not, until time has passed; other nodes are not concerned."""
+    for _ in range(3):
+        assert not around.learn("a", 4_000, proof=bytes(32))
+    assert around.proofs.unchecked == {"node": 1}
+    assert not around.learn("a", 3_000)
+    assert around.learn("b", 5)
+    assert around.at() == ("b", 5)
+    clock.now += 1
+    assert around.learn("a", 3_000)
+    assert around.at() == ("a", 3_000)

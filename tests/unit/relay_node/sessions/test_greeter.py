@@ -20,9 +20,11 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
+from portway_relay.config import Endpoint
 from portway_relay.errors import GrantRefused, Refused
-from portway_relay.sessions.greeter import Greeter
+from portway_relay.sessions.greeter import PATIENCE, Greeter
 from portway_testkit.carriers import until
+from portway_testkit.clock import ManualClock
 from portway_testkit.node_sessions import FakeLane
 
 Pair = tuple[socket.socket, socket.socket]
@@ -107,7 +109,8 @@ class FakeAdmission:
 class Newcomers:
     """A greeter and what is around it."""
 
-    def __init__(self, connect: Callable[[], Pair], *, time_limit: float, most: int) -> None:
+    def __init__(self, connect: Callable[[], Pair], *, time_limit: float, most: int, most_of_one: int) -> None:
+        self.clock = ManualClock()
         self.carrier = FakeCarrier()
         self.admission = FakeAdmission()
         self.failures: list[BaseException] = []
@@ -118,6 +121,8 @@ class Newcomers:
             self.admission,
             time_limit=time_limit,
             most=most,
+            most_of_one=most_of_one,
+            clock=self.clock,
             on_failure=self.failures.append,
         )
 
@@ -130,16 +135,16 @@ class Newcomers:
         await until(lambda: len(self.carrier.lanes) > count)
         return self.carrier.lanes[-1]
 
-    def take(self) -> None:
-        self.greeter.take(self._connect()[0])
+    def take(self, host: str = "192.0.2.1") -> None:
+        self.greeter.take(self._connect()[0], Endpoint(host, 4711))
 
 
 @pytest.fixture
 async def make(connect: Callable[[], Pair]) -> AsyncIterator[Callable[..., Newcomers]]:
     made: list[Newcomers] = []
 
-    def make(*, time_limit: float = 30.0, most: int = 10) -> Newcomers:
-        made.append(Newcomers(connect, time_limit=time_limit, most=most))
+    def make(*, time_limit: float = 30.0, most: int = 10, most_of_one: int = 10) -> Newcomers:
+        made.append(Newcomers(connect, time_limit=time_limit, most=most, most_of_one=most_of_one))
         return made[-1]
 
     yield make
@@ -308,6 +313,35 @@ async def test_above_the_limit_connections_are_closed(make: Callable[..., Newcom
     assert len(newcomers.carrier.streams) == 2
     events.frame_received(lane, FrameType.HELLO, HELLO)
     newcomers.take()
+    assert len(newcomers.carrier.streams) == 3
+
+
+async def test_who_does_not_answer_makes_room(make: Callable[..., Newcomers]) -> None:
+    """At the limit newcomers are turned away while those that are there are at it, and let in for those that are not:
+    in the handshake, or after it."""
+    newcomers = make(most=2)
+    newcomers.take()
+    silent, _ = await newcomers.arrive()
+    assert newcomers.greeter.handshakes == 1
+    newcomers.clock.now += PATIENCE - 0.1
+    newcomers.take()
+    assert (newcomers.greeter.turned_away, newcomers.greeter.evicted) == (1, 0)
+    newcomers.clock.now += 0.2
+    newcomers.take()
+    newcomers.take()
+    assert (newcomers.greeter.turned_away, newcomers.greeter.evicted) == (1, 2)
+    assert newcomers.carrier.streams[0].aborted
+    assert silent.aborted
+    assert len(newcomers.greeter) == 2
+
+
+async def test_one_address_does_not_shut_out_another(make: Callable[..., Newcomers]) -> None:
+    """Its own limit is met before everybody's."""
+    newcomers = make(most=3, most_of_one=2)
+    for _ in range(3):
+        newcomers.take("192.0.2.1")
+    newcomers.take("192.0.2.2")
+    assert newcomers.greeter.turned_away == 1
     assert len(newcomers.carrier.streams) == 3
 
 

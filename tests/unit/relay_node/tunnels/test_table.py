@@ -9,6 +9,7 @@ import pytest
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
+    FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PORTS,
     FAILURE_CODE_PROOF,
     FAILURE_CODE_QUOTA,
@@ -19,6 +20,7 @@ from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
 from portway_relay.errors import ListenError, Refused
 from portway_relay.tunnels import raw as raw_module
+from portway_relay.tunnels.proofs import Proofs
 from portway_relay.tunnels.raw import RawPorts
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
@@ -73,6 +75,7 @@ class Node:
             raw,
             self.announced,
             known_epoch=lambda label: self.known_epochs.get(label, 0),
+            proofs=Proofs(1_000, 5_000, clock),
             max_visits=3,
             clock=clock,
         )
@@ -479,3 +482,16 @@ def test_a_holder_that_returns_in_time_keeps_its_epoch(node: Node) -> None:
     node.known_epochs[CHAIN.label] = 1
     node.table.resume(tunnel)
     assert node.table.live(CHAIN.label) is tunnel
+
+
+def test_a_token_that_makes_proofs_up_is_told_to_wait(node: Node, clock: ManualClock) -> None:
+    """OVERLOADED, with the moment from which on it may ask again; another token binds meanwhile."""
+    hostile, honest = FakeHolder(token_id="hostile"), FakeHolder(token_id="honest")
+    with pytest.raises(Refused) as caught:
+        node.claim(hostile, 4_096, proof=bytes(32))
+    assert caught.value.code == FAILURE_CODE_PROOF
+    with pytest.raises(Refused) as caught:
+        node.claim(hostile, 4_096, proof=bytes(32))
+    assert caught.value.code == FAILURE_CODE_OVERLOADED
+    assert caught.value.retry_after == pytest.approx((2 * 4_096 - 5_000) / 1_000)
+    assert node.claim(honest, 4_000).epoch == 4_000

@@ -52,7 +52,7 @@ class FakeVisit:
         self._ended = ended
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
-        handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE) and not gone
+        handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone
         self._ended(self, VisitEnd(outcome, reason, "", self.stream if handed_back else None))
 
 
@@ -264,6 +264,16 @@ async def test_a_client_that_cannot_is_told_to_http(node: Node, outcome: Outcome
     assert node.over()
 
 
+async def test_a_client_that_does_not_answer_is_told_to_http(node: Node) -> None:
+    """With a 504, and nobody else is asked: the request may have reached a local server."""
+    visit = node.tls_visit()
+    visit.end(Outcome.UNANSWERED)
+    (page,) = await turned_away(visit, REQUEST)
+    assert page.startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert node.visits.outcomes == {"unanswered": 1}
+    assert node.over()
+
+
 @pytest.mark.parametrize(
     "first_bytes", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n", b"\x00\x01", b"GE"]
 )
@@ -275,7 +285,7 @@ async def test_who_speaks_something_else_gets_a_clean_close(node: Node, first_by
     assert node.over()
 
 
-@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.NO_LANE])
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED])
 async def test_a_raw_visitor_that_nobody_takes_is_closed(node: Node, outcome: Outcome) -> None:
     """No page and no waiting: what is spoken on a raw port is not known."""
     visit = node.raw_visit()
@@ -357,6 +367,7 @@ async def test_a_visitor_is_tried_elsewhere_once(node: Node, outcome: Outcome, r
     again.end(outcome, reason)
     (page,) = await turned_away(again, REQUEST)
     assert page.startswith(b"HTTP/1.1 503 ")
+    assert node.visits.forwards == {"tried_again": 1, "sent": 1, "came_back": 1}
     assert len(node.asked) == 1
     assert node.over()
 
@@ -409,6 +420,7 @@ def forwarded(node: Node, tunnel: Tunnel | None, kind: VisitKind = VisitKind.TLS
 async def test_a_forwarded_visitor_keeps_its_address_and_kind(node: Node, kind: VisitKind) -> None:
     """The opening goes on as it came; the lane is the visitor."""
     lane, opening = forwarded(node, node.tunnel, kind)
+    assert node.visits.forwards == {"taken": 1}
     visit = node.carrier.visits[-1]
     assert (visit.stream, visit.opening, visit.pool) == (lane, opening, node.tunnel.holder.pool)
     assert node.tunnel.visits == {visit}
@@ -419,6 +431,7 @@ async def test_a_forwarded_visitor_keeps_its_address_and_kind(node: Node, kind: 
 async def test_a_forwarded_visitor_of_nobody_is_refused(node: Node) -> None:
     """It is not sent on: one hop, never a loop."""
     lane, _ = forwarded(node, None)
+    assert node.visits.forwards == {"not_taken": 1}
     assert lane.refused == [(RefusalReason.NOT_HERE, "")]
     assert node.carrier.visits == []
     assert node.asked == []

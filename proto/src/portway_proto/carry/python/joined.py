@@ -129,6 +129,13 @@ class JoinedVisit(RunningVisit):
             self._leave_lane(self.lane)
         self._hand_back(Outcome.REFUSED, reason, message)
 
+    def lane_unanswered(self) -> None:
+        lane = self.lane
+        if lane is not None:
+            self._leave_lane(lane)
+            lane.send_reset()
+            self._hand_back(Outcome.UNANSWERED, RefusalReason.OTHER, "OPEN was not answered in time")
+
     def lane_resumed(self) -> None:
         if self.stream is not None and (self._opened or self._may_read()):
             self.stream.resume_source()

@@ -50,9 +50,9 @@ class LaneVisit(Protocol):
 
     def lane_refused(self, reason: RefusalReason, message: str) -> None: ...
 
-    def lane_ended(self) -> None:
-        """The far side sends no more."""
-        ...
+    def lane_unanswered(self) -> None: ...
+
+    def lane_ended(self) -> None: ...
 
     def lane_reset(self, in_order: bool) -> None:
         """The far side gave up; the answer was sent. `in_order`: after its END, all that it sent has come."""
@@ -77,6 +77,7 @@ class PyLane(Connection):
         "_events",
         "_reader",
         "_stalled",
+        "asked_at",
         "closed",
         "early",
         "heard",
@@ -117,6 +118,7 @@ class PyLane(Connection):
         self.quiet_since = carrier.loop.time()
         self.pings = 0
         self.reset_at: float | None = None
+        self.asked_at: float | None = None  # opener: when OPEN was sent that is not answered
         self.closed = False  # for its owner; the transport may still be closing
         self._events: LaneEvents | None = events
         self._reader = FrameReader()
@@ -184,6 +186,7 @@ class PyLane(Connection):
     def begin(self, visit: LaneVisit, opening: Opening, first: list[Bytes]) -> None:
         """Opener: OPEN, and what the visitor has sent already, in one write."""
         self.visit = visit
+        self.asked_at = self.carrier.loop.time()
         self._stall(False)
         self.sent_bytes = self.received_bytes = 0
         parts: list[Bytes] = [self.state.open(opening)]
@@ -223,6 +226,7 @@ class PyLane(Connection):
     def leave(self) -> None:
         """The visit needs this lane no more; it is idle, or will be when its RESET is answered."""
         self.visit = None
+        self.asked_at = None
         self.sink = None
 
     def settle(self) -> None:
@@ -342,6 +346,7 @@ class PyLane(Connection):
         if isinstance(event, VisitOpening):
             self._opening(event.opening)
         elif isinstance(event, VisitOpened):
+            self.asked_at = None
             if visit is not None:
                 visit.lane_opened()
         elif isinstance(event, VisitRefused):

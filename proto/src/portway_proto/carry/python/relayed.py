@@ -94,6 +94,8 @@ class LaneStream:
 
     def lane_refused(self, reason: RefusalReason, message: str) -> None: ...
 
+    def lane_unanswered(self) -> None: ...
+
     def lane_ended(self) -> None:
         if self.owner is not None:
             self.owner.stream_ended()

@@ -23,7 +23,9 @@ class Sweep:
     def __init__(self, carrier: "PythonCarrier") -> None:
         self._carrier = carrier
         # A process that was stopped (a laptop's lid, SIGSTOP) must not take its own sleep for the peers' silence.
-        self._period = min(1.0, carrier.limits.ping_interval / 4, carrier.limits.unacknowledged / 4)
+        limits = carrier.limits
+        shortest = min(limits.ping_interval, limits.unacknowledged, limits.open_answer)
+        self._period = min(1.0, shortest / 4)
         self._last = carrier.loop.time()
         self._kernel_interval = min(_KERNEL_INTERVAL, carrier.limits.unacknowledged / 4)
         self._kernel_at = self._last + self._kernel_interval
@@ -53,6 +55,8 @@ class Sweep:
         if lane.reset_at is not None and now - lane.reset_at > limits.reset_answer:
             lane.abort(ProtocolViolation("a RESET was not answered"))
             return
+        if lane.asked_at is not None and now - lane.asked_at > limits.open_answer and lane.visit is not None:
+            lane.visit.lane_unanswered()
         if lane.heard or not lane.state.idle:
             lane.heard = False
             lane.quiet_since = now

@@ -101,6 +101,8 @@ class RunningVisit:
 
     def lane_refused(self, reason: RefusalReason, message: str) -> None: ...
 
+    def lane_unanswered(self) -> None: ...
+
     def lane_ended(self) -> None:
         lane, stream = self.lane, self.stream
         if lane is None or stream is None:
