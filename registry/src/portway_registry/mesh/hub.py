@@ -142,6 +142,7 @@ class Hub:
                 await before.over.wait()
             session.on_probed = partial(self._reaching.answered, info.name)
             await self._reaching.first(session, self._views.nodes.get(info.name))
+            demand_standing(self._views, info.name, issued_ms)  # it may have been removed meanwhile
             await session.register(register.lease_id)
             trying = self._tasks.spawn(self._reaching.keep_trying(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())
