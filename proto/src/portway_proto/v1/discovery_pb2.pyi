@@ -90,7 +90,7 @@ class Candidate(_message.Message):
     learned: _builtins.bool
     """The round trip was learned from what clients of several tokens near this one reported."""
     load_ms: _builtins.int
-    """What the node's load adds to the round trip in the order of candidates."""
+    """What the node's load adds to the round trip in the order of candidates; told by Survey alone."""
     @_builtins.property
     def node(self) -> _types_pb2.NodeInfo: ...
     def __init__(

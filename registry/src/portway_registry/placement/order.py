@@ -55,7 +55,6 @@ def order_candidates(
 class _Place:
     """Where nodes are; several of a region may share one."""
 
-    key: Place
     region: str
     vector: Vector | None
     nodes: Group = field(default_factory=Group)
@@ -105,7 +104,7 @@ class Placement:
         key = node.place
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = _Place(key, node.region, unit_vector(node.position) if node.position else None)
+            place = self._places[key] = _Place(node.region, unit_vector(node.position) if node.position else None)
             self._geometry = None
         place.nodes.put(node)
         self._regions.setdefault(node.region, Group()).put(node)
@@ -177,7 +176,7 @@ class Placement:
         origin = unit_vector(client)
         ranking = _ranking(geometry, client, origin)
         shortlist = Shortlist(limit, rng)
-        self._offer_learned(shortlist, origin, region, limit, rng, learned)
+        offered = self._offer_learned(shortlist, origin, region, limit, rng, learned) if learned else ()
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
                 ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
@@ -190,7 +189,7 @@ class Placement:
             tiers = place.nodes.tiers
             if not tiers or base + tiers[0][0] > shortlist.worst or region not in (None, place.region):
                 continue
-            if place.key not in learned.places:
+            if id(place) not in offered:  # for its key is slow to hash
                 shortlist.offer(_first(place.nodes, limit, rng, learned), expected, km)
         return shortlist.ranked()
 
@@ -202,16 +201,20 @@ class Placement:
         limit: int,
         rng: random.Random,
         learned: Learned,
-    ) -> None:
-        """The few places and nodes that clients near this one have measured, each at its own cost."""
+    ) -> set[int]:
+        """The few places and nodes that clients near this one have measured, each at its own cost; which places, by
+        identity."""
+        offered = set()
         for key, expected in learned.places.items():
             place = self._places.get(key)
             if place is not None and region in (None, place.region):
                 self._offer_expected(shortlist, origin, place, expected, _first(place.nodes, limit, rng, learned))
+                offered.add(id(place))
         for name, expected in learned.nodes.items():
             node = self._nodes.get(name)
             if node is not None and node.takes_clients and region in (None, node.region):
                 self._offer_expected(shortlist, origin, self._places[node.place], expected, [(node.penalty_ms, node)])
+        return offered
 
     def _offer_expected(
         self,

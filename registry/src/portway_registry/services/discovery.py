@@ -91,7 +91,9 @@ class Discovery(DiscoveryServicer):
         position = None if address is None else self._locator.locate(str(address))
         found = self._roster.all(position, NOTHING if address is None else self._reports.learned(address))
         return SurveyResponse(
-            candidates=[_candidate(node, ranked) for node, ranked in _some_of_each_region(found)],
+            candidates=[
+                _candidate(node, ranked, load_ms=ranked.node.penalty_ms) for node, ranked in _some_of_each_region(found)
+            ],
             nodes=len(found),
             cluster_ca=self._cluster_ca,
             client_address="" if address is None else str(address),
@@ -124,13 +126,13 @@ def _token() -> TokenRecord:
     return token
 
 
-def _candidate(node: NodeInfo, ranked: Ranked) -> Candidate:
+def _candidate(node: NodeInfo, ranked: Ranked, load_ms: int = 0) -> Candidate:
     return Candidate(
         node=node,
         expected_rtt_ms=ranked.expected_rtt_ms,
         distance_km=ranked.distance_km,
         learned=ranked.learned,
-        load_ms=ranked.node.penalty_ms,
+        load_ms=load_ms,
     )
 
 
