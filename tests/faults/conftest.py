@@ -15,11 +15,20 @@ from cluster.portway import start_cluster
 from cluster.processes import Processes
 from cluster.restart import Restartable
 from portway.engine import thread
+from portway_proto.wire.labels import Chain
+from portway_relay.config import NodeLimits
 from portway_testkit.admin import AdminCalls
 from portway_testkit.cluster import FRANKFURT, Cluster, NodePlan
 from portway_testkit.etcd import EtcdServer
+from portway_testkit.hand_lane import grant_of
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import connected
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.running import RunningProgram
+from portway_testkit.waiting import eventually
+
+LIMITS = NodeLimits(first_bytes_time=0.3, leave_grace=1.0, stop_grace=1.0)
+MESH = tuple(NodePlan(name, name.partition("-")[0], LIMITS) for name in ("fra-1", "fra-2", "iad-1"))
 
 
 @pytest.fixture
@@ -36,6 +45,37 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 @pytest.fixture
 def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
     return make_cluster()
+
+
+@pytest.fixture
+def make_mesh(make_cluster: Callable[..., Cluster]) -> Callable[..., Cluster]:
+    """Starts three nodes in two regions that have heard from each other; `settings` are the registry's."""
+
+    def make(*plans: NodePlan, **settings: Any) -> Cluster:
+        cluster = make_cluster(*(plans or MESH), **settings)
+        eventually(lambda: connected(cluster))
+        return cluster
+
+    return make
+
+
+@pytest.fixture
+def mesh(make_mesh: Callable[..., Cluster]) -> Cluster:
+    return make_mesh()
+
+
+@pytest.fixture
+def bind() -> Iterator[Callable[..., HandTunnel]]:
+    """Makes tunnels by hand, at nodes of the test's choice; what is left of them is closed after the test."""
+    with ExitStack() as stack:
+        grants: dict[int, str] = {}
+
+        def make(cluster: Cluster, node: str, name: str, chain: Chain | None = None, epoch: int = 1) -> HandTunnel:
+            grant = grants.get(id(cluster)) or grants.setdefault(id(cluster), grant_of(cluster))
+            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, grant, chain or Chain(), epoch, name)
+            return stack.enter_context(tunnel)
+
+        yield make
 
 
 @pytest.fixture

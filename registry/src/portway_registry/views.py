@@ -4,10 +4,11 @@ Here: views and the order in which they are filled. Not here: what is decided by
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
@@ -27,6 +28,9 @@ from portway_registry.store.contract import Entry, LeaseId, Revision, Store
 from portway_registry.store.mirror import Mirror
 
 logger = logging.getLogger(__name__)
+
+# Some 20 MB: more labels than come and go in an hour at a hundred thousand tunnels.
+_REMEMBERED: Final = 100_000
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -122,14 +126,31 @@ class View(Generic[T]):
         """Keep what a subclass finds records by."""
 
 
+@dataclass(frozen=True, slots=True)
+class LastHolder:
+    """Who held a label that nobody holds now."""
+
+    node: str
+    epoch: int
+
+
 class TunnelView(View[TunnelInfo]):
-    """Tunnels, found by their home node, by their token and by their region's raw port too."""
+    """Tunnels, found by their home node, by their token and by their region's raw port too.
+
+    Who held a label last is remembered when it is gone, within bounds: while its client is away, or has gone for good,
+    whoever saw its proof must not get it.
+    """
 
     def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
         super().__init__(store, keys.TUNNELS, decode_tunnel, on_failure=on_failure)
         self._by_node: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_port: dict[tuple[str, int], dict[str, Item[TunnelInfo]]] = {}
+        self._last: OrderedDict[str, LastHolder] = OrderedDict()
+
+    def last_holder(self, label: str) -> LastHolder | None:
+        """With the highest epoch, of a label that stood in the store once; None when that is not remembered."""
+        return self._last.get(label)
 
     def of_node(self, node: str) -> Mapping[str, Item[TunnelInfo]]:
         return self._by_node.get(node, {})
@@ -146,11 +167,20 @@ class TunnelView(View[TunnelInfo]):
             _drop(self._by_node, old.value.node, old.name)
             _drop(self._by_token, old.value.token_id, old.name)
             _drop(self._by_port, (old.value.region, old.value.unencrypted_port), old.name)
+            self._remember(old)
         if new is not None:
             self._by_node.setdefault(new.value.node, {})[new.name] = new
             self._by_token.setdefault(new.value.token_id, {})[new.name] = new
             if new.value.unencrypted_port:
                 self._by_port.setdefault((new.value.region, new.value.unencrypted_port), {})[new.name] = new
+
+    def _remember(self, old: Item[TunnelInfo]) -> None:
+        before = self._last.get(old.name)
+        if before is None or before.epoch <= old.value.epoch:
+            self._last[old.name] = LastHolder(old.value.node, old.value.epoch)
+        self._last.move_to_end(old.name)
+        if len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
 
 
 def _drop(index: dict[K, dict[str, Item[TunnelInfo]]], key: K, label: str) -> None:

@@ -149,6 +149,7 @@ class Node:
             clock=wall_clock,
         )
         self._lookup = Lookup(
+            config.region,
             self._table,
             self._routes,
             self._peers,

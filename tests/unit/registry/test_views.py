@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
-from portway_registry import keys
+from portway_registry import keys, views
 from portway_registry.store.contract import Delete, Put
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.views import Item, TunnelView
+from portway_registry.views import Item, LastHolder, TunnelView
 from portway_testkit.registry import tunnel_info
 
 
@@ -45,6 +45,25 @@ async def test_tunnels_are_found_by_node_and_by_token(memory: EmbeddedStore, vie
     await settle(memory, view)
     assert not any((view.of_node("fra-1"), view.of_node("lon-1"), view.of_token("a"), view.of_token("b")))
     assert not view.items
+
+
+async def test_who_held_a_label_last_is_remembered(
+    memory: EmbeddedStore, view: TunnelView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the highest epoch, and for as many labels as there is room for."""
+    monkeypatch.setattr(views, "_REMEMBERED", 2)
+    chain = Chain()
+    assert view.last_holder(chain.label) is None
+    for node, epoch in (("fra-1", 2), ("lon-1", 3), ("fra-1", 1)):
+        await memory.write([put(tunnel_info(chain, epoch, node=node))])
+        await memory.write([Delete(keys.tunnel(chain.label))])
+    await settle(memory, view)
+    assert view.last_holder(chain.label) == LastHolder("lon-1", 3)
+    for other in (Chain(), Chain()):
+        await memory.write([put(tunnel_info(other))])
+        await memory.write([Delete(keys.tunnel(other.label))])
+    await settle(memory, view)
+    assert view.last_holder(chain.label) is None
 
 
 async def test_a_record_that_cannot_be_read_is_passed_over(

@@ -567,27 +567,59 @@ Global___ResolveRequest: _TypeAlias = ResolveRequest  # noqa: Y015
 
 @_typing.final
 class ResolveResponse(_message.Message):
+    """NOT_FOUND when the label is not known at all."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TUNNEL_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tunnel(self) -> _types_pb2.TunnelInfo: ...
+    def tunnel(self) -> _types_pb2.TunnelInfo:
+        """Not set when nobody holds the label now, and it is remembered who did."""
+
     @_builtins.property
     def node(self) -> _types_pb2.NodeInfo: ...
+    @_builtins.property
+    def last(self) -> Global___LastHolder: ...
     def __init__(
         self,
         *,
         tunnel: _types_pb2.TunnelInfo | None = ...,
         node: _types_pb2.NodeInfo | None = ...,
+        last: Global___LastHolder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveResponse: _TypeAlias = ResolveResponse  # noqa: Y015
+
+@_typing.final
+class LastHolder(_message.Message):
+    """Who held a label with its highest epoch. No other node may have it with that one, nor any with a lower one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LastHolder: _TypeAlias = LastHolder  # noqa: Y015
 
 @_typing.final
 class ReservePortsRequest(_message.Message):

@@ -149,7 +149,7 @@ class Announcements:
             writing: list[str] = []
             for label, tunnel in offered.items():
                 current = held.get(label)
-                verdict = decide(tunnel, current, lease)
+                verdict = decide(tunnel, current, lease, self._tunnels.last_holder(label))
                 if verdict is Verdict.SUPERSEDED:
                     evictions.append(_eviction(tunnel, EVICTION_REASON_SUPERSEDED))
                     continue

@@ -9,7 +9,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import CHAIN_LENGTH, is_label, verify_proof
 
 from portway_registry.store.contract import LeaseId
-from portway_registry.views import Item
+from portway_registry.views import Item, LastHolder
 
 
 class Verdict(Enum):
@@ -32,8 +32,13 @@ def is_genuine(offered: TunnelInfo, held: Item[TunnelInfo] | None) -> bool:
     return is_label(offered.label) and verify_proof(offered.label, offered.epoch, offered.proof)
 
 
-def decide(offered: TunnelInfo, held: Item[TunnelInfo] | None, lease: LeaseId) -> Verdict:
-    """What becomes of a genuine announcement of `offered`, given what the store holds for its label."""
+def decide(
+    offered: TunnelInfo, held: Item[TunnelInfo] | None, lease: LeaseId, last: LastHolder | None = None
+) -> Verdict:
+    """What becomes of a genuine announcement of `offered`, given what the store holds for its label, and who held it
+    last: an epoch is its first holder's alone, also while that one is away."""
+    if last is not None and (last.epoch > offered.epoch or (last.epoch == offered.epoch and last.node != offered.node)):
+        return Verdict.SUPERSEDED
     if held is None or held.value.epoch < offered.epoch:
         return Verdict.TAKE
     if held.value.epoch > offered.epoch or held.value.node != offered.node:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from portway_proto.v1.mesh_pb2 import (
+    LastHolder,
     NodeMessage,
     Register,
     RenewCertificateRequest,
@@ -46,6 +47,9 @@ class Mesh(MeshServicer):
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
         tunnel = self._views.tunnels.get(request.label)
+        last = self._views.tunnels.last_holder(request.label)
+        if tunnel is None and last is not None:
+            return ResolveResponse(last=LastHolder(node=last.node, epoch=last.epoch))
         if tunnel is None:
             raise NotFound("no tunnel has this label")
         return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))

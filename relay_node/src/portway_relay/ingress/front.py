@@ -44,7 +44,7 @@ class VisitedDestination(Destination, Protocol):
 class Finder(Protocol):
     """Who knows where a label is."""
 
-    def known(self, label: str) -> VisitedDestination | None: ...
+    def known(self, label: str, region: str) -> VisitedDestination | None: ...
 
     async def find(self, label: str, region: str) -> VisitedDestination | None: ...
 
@@ -196,7 +196,7 @@ class Front:
             logger.error("a certificate cannot be used for TLS: %s", error)
 
     def _name(self, sock: socket.socket, peer: Endpoint, name: Named) -> None:
-        destination = self._finder.known(name.label)
+        destination = self._finder.known(name.label, self._region(name))
         if destination is not None:
             self._visit(sock, peer, name, destination)
         elif len(self._tasks) >= self._config.limits.max_half_open or not self._guesses.take(peer.host):

@@ -50,7 +50,7 @@ class RawFront:
             self.turned_away += 1
             sock.close()
             return
-        destination = self._finder.known(label)
+        destination = self._finder.known(label, self._region)
         if destination is not None:
             self._visits.start_raw(sock, peer, destination, self._region)
         elif len(self._tasks) >= self._most:

@@ -78,10 +78,11 @@ class Inward:
         self._visits.start_forwarded(lane, opening, self._table.live(opening.label))
 
     def routes_told(self, node: str, routes: RoutesMessage) -> None:
-        """A node speaks for itself only."""
-        sibling = self._peers.is_sibling(node)
+        """A node speaks for itself only, and to its own region: elsewhere nobody would contradict it."""
+        if not self._peers.is_sibling(node):
+            return
         for tunnel in routes.bound:
-            if tunnel.node == node and self._routes.learn(tunnel) is not None and sibling:
+            if tunnel.node == node and self._routes.learn(tunnel) is not None:
                 self._sibling_ports.bound(node, tunnel)
         for gone in routes.gone:
             self._routes.forget(gone.label, node, gone.epoch)

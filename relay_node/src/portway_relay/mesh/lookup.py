@@ -52,6 +52,7 @@ class Lookup:
 
     def __init__(
         self,
+        region: str,
         table: TunnelTable,
         routes: Routes,
         mesh: Mesh,
@@ -64,8 +65,10 @@ class Lookup:
     ) -> None:
         """`resolve` asks a registry; None when it says nobody has the label, or cannot be asked.
 
-        `a_second` bounds how many unknown names are asked for, `time_limit` (seconds) for how long.
+        `region` is this node's own. `a_second` bounds how many unknown names are asked for, `time_limit` (seconds) for
+        how long.
         """
+        self._region = region
         self._table = table
         self._routes = routes
         self._mesh = mesh
@@ -80,14 +83,20 @@ class Lookup:
         """Names that are being asked for."""
         return len(self._asking)
 
-    def known(self, label: str) -> Destination | None:
-        """Where a visitor can go without anybody being asked; None too when the way there is down."""
+    def known(self, label: str, region: str) -> Destination | None:
+        """Where a visitor of a name in `region` can go without anybody being asked.
+
+        None too when the way there is down, and when a sibling has claimed a name of another region unasked: tunnels do
+        come over, but whoever is at home there would not hear of a false claim.
+        """
         tunnel = self._table.live(label)
         if tunnel is not None:
             self.answers["here", "found"] += 1
             return tunnel
         route = self._routes.get(label)
         if route is None or not self._mesh.answers(route.node):
+            return None
+        if not route.asked and region != self._region:
             return None
         self.answers["memory", "found"] += 1
         return route
@@ -97,7 +106,7 @@ class Lookup:
 
         Of a route whose node does not answer something newer may be known to others; without that it stays.
         """
-        found, last = self.known(label), self._routes.last(label)
+        found, last = self.known(label, region), self._routes.last(label)
         moving = self._routes.epoch(label) > 0
         if found is not None:
             return found
@@ -171,6 +180,9 @@ class Lookup:
                         self._routes.learn(tunnel)
         except TimeoutError:
             logger.info("a label was asked for in vain: no answer in time")
+        route = self._routes.get(label)
+        if route is not None:
+            route.asked = True
 
     async def _ask_registry(self, label: str) -> None:
         answer = await self._resolve(label)
@@ -178,6 +190,8 @@ class Lookup:
             if answer.HasField("node"):
                 self._mesh.learn(answer.node)
             self._routes.learn(answer.tunnel, from_registry=True)
+        elif answer is not None and answer.HasField("last"):
+            self._routes.learn_last(label, answer.last.node, answer.last.epoch)
 
 
 def _who_told(found: Destination) -> str:

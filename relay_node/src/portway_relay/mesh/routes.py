@@ -49,6 +49,7 @@ class Route:
     last_pool: Pool = field(repr=False)
     find_pool: Callable[[str], Pool | None] = field(repr=False)
     belief: Belief = Belief.TOLD
+    asked: bool = False  # a registry or the nodes of the name's region have had their say since it was told
     visits: set[Visit] = field(default_factory=set, repr=False)
 
     @property
@@ -86,6 +87,8 @@ class Routes:
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._had: OrderedDict[str, int] = OrderedDict()  # epochs of this node's own bindings
+        # Node and epoch of who held a label last, as a registry has it.
+        self._last: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -130,6 +133,8 @@ class Routes:
             return None
         if tunnel.epoch <= max(self._held_epoch(label), self._had.get(label, 0)):
             return None
+        if self._is_anothers(label, tunnel.node, tunnel.epoch):
+            return None
         known = self._routes.get(label)
         if known is not None and known.epoch >= tunnel.epoch:
             return self._learn_again(known, tunnel, pool, from_registry=from_registry)
@@ -140,6 +145,19 @@ class Routes:
         if not verify_proof(label, tunnel.epoch, tunnel.proof):
             return None
         return self._believe(tunnel, pool, from_registry=from_registry)
+
+    def learn_last(self, label: str, node: str, epoch: int) -> None:
+        """A registry says that nobody holds the label, and that this node did, with the highest epoch.
+
+        It may be ahead of the registry, and hold it again; no other node may have it with this epoch.
+        """
+        self._last[label] = (node, epoch)
+        self._last.move_to_end(label)
+        if len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
+        route = self._routes.get(label)
+        if route is not None and route.belief in _ROUTED and self._is_anothers(label, route.node, route.epoch):
+            route.belief = Belief.GONE
 
     def forget(self, label: str, node: str, epoch: int) -> None:
         """That node does not hold it with that epoch (any more)."""
@@ -162,6 +180,11 @@ class Routes:
         self._unknown.move_to_end(label)
         if len(self._unknown) > _UNKNOWN_REMEMBERED:
             self._unknown.popitem(last=False)
+
+    def _is_anothers(self, label: str, node: str, epoch: int) -> bool:
+        """Whether the label was held last with a higher epoch, or with this one by another node."""
+        last_node, last_epoch = self._last.get(label, (node, 0))
+        return epoch < last_epoch or (epoch == last_epoch and node != last_node)
 
     def _learn_again(self, known: Route, tunnel: TunnelInfo, pool: Pool, *, from_registry: bool) -> Route | None:
         """The label has a route with this epoch or a higher one."""

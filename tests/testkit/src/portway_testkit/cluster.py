@@ -7,6 +7,7 @@ real processes (processes.py).
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import uvloop
+from portway_proto.carry.contract import Address, ClientTls, Stream
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
 from portway_registry.pki import Authority
@@ -25,6 +27,7 @@ from portway_testkit.admin import AdminCalls
 from portway_testkit.ports import raw_port_range
 
 T = TypeVar("T")
+Dial = Callable[[Address, ClientTls | None], Stream]
 
 LOOPBACK = "127.0.0.1"
 # curl and browsers resolve every name below it to loopback by themselves.
@@ -37,12 +40,13 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A node to start; `settings` are fields of NodeConfig."""
+    """A node to start; `settings` are fields of NodeConfig. Its clock is `clock_ahead` seconds before ours."""
 
     name: str
     region: str
     limits: NodeLimits = field(default_factory=NodeLimits)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    clock_ahead: float = 0.0
 
 
 FRANKFURT = NodePlan("fra-1", "fra")
@@ -51,10 +55,13 @@ FRANKFURT = NodePlan("fra-1", "fra")
 class RunningNode:
     """A node of the cluster; stopped and started again it has the same ports."""
 
-    def __init__(self, cluster: "Cluster", config: NodeConfig) -> None:
+    def __init__(self, cluster: "Cluster", config: NodeConfig, clock_ahead: float = 0.0) -> None:
         self._cluster = cluster
         self._node: Node | None = None
+        self._clock_ahead = clock_ahead
         self.config = config
+        # What its carrier dials with is passed through this when it starts.
+        self.dials: Callable[[Dial], Dial] = lambda dial: dial
 
     @property
     def port(self) -> int:
@@ -67,6 +74,10 @@ class RunningNode:
         return self.config.raw_listen
 
     @property
+    def runs(self) -> bool:
+        return self._node is not None
+
+    @property
     def node(self) -> Node:
         """For calls on the cluster's loop (`Cluster.run`)."""
         assert self._node is not None, "the node is stopped"
@@ -74,7 +85,11 @@ class RunningNode:
 
     def start(self) -> None:
         async def start() -> None:
-            node = Node(self.config, on_failure=self._cluster.failed)
+            node = Node(
+                self.config, on_failure=self._cluster.failed, wall_clock=lambda: time.time() + self._clock_ahead
+            )
+            carrier: Any = node._carrier
+            carrier.connect = self.dials(carrier.connect)
             await node.start()
             self._node = node
             self.config = dataclasses.replace(self.config, listen=Endpoint(self.config.listen.host, node.address.port))
@@ -102,7 +117,10 @@ class RunningNode:
             await node._front.close()
             node._raw_ports.close()
             await node._carrier.close()
-            # Nobody hears of this: it lets go of what this process holds.
+            # Nobody hears of this: it lets go of what this process holds, and waits for nobody.
+            node.config = dataclasses.replace(
+                node.config, limits=dataclasses.replace(node.config.limits, stop_grace=0.0)
+            )
             await node.stop()
 
         self._cluster.run(kill)
@@ -175,7 +193,7 @@ class Cluster:
             self._started.result(PATIENCE)
             self.start_registry()
             for plan in self._plans:
-                self.nodes[plan.name] = RunningNode(self, self.node_config(plan))
+                self.nodes[plan.name] = RunningNode(self, self.node_config(plan), plan.clock_ahead)
                 self.nodes[plan.name].start()
         except BaseException:
             self.close()

@@ -1,4 +1,4 @@
-"""A real etcd of one member, for tests: started, killed, frozen, started again on what it had.
+"""A real etcd, for tests: started, killed, frozen, started again on what it had; one member, or a cluster of three.
 
 Here: the process, its ports and its data (122 MiB, deleted at the end), and what a test asks of it that a
 store does not offer: users, compaction. The kit speaks JSON over HTTP to etcd for that and keeps nothing open.
@@ -31,6 +31,10 @@ from portway_registry.store.spec import EtcdSpec
 _START_SECONDS = 20.0  # a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
+# Milliseconds between heartbeats, and without one until an election. A member that is alone elects itself in 0.1 s so;
+# three on a busy machine would elect one another without end.
+_ALONE = (10, 100)
+_TOGETHER = (100, 1000)
 
 
 class EtcdMissing(Exception):
@@ -67,7 +71,9 @@ class EtcdServer:
     `tls` True: made-up certificates, and clients must show one. `start` returns when it serves.
     """
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, name: str = "test", tls: bool = False) -> None:
+        self.name = name
+        self.members: tuple[EtcdServer, ...] = (self,)  # of its cluster
         self._folder = Path(tempfile.mkdtemp(prefix="portway-etcd-"))
         self.tls = _make_tls(self._folder) if tls else None
         self.port, self._peer_port = _free_ports()
@@ -84,6 +90,10 @@ class EtcdServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _peer(self) -> str:
+        return f"http://127.0.0.1:{self._peer_port}"
 
     @property
     def url(self) -> str:
@@ -109,18 +119,23 @@ class EtcdServer:
 
     def start(self) -> None:
         """Start it, on the data that is there. Raises RuntimeError, with its last words, when it does not."""
-        peer = f"http://127.0.0.1:{self._peer_port}"
+        self.launch()
+        self.wait_until_serving()
+
+    def launch(self) -> None:
+        """Start it; it serves once most of its cluster's members have been started."""
+        heartbeat, election = _ALONE if len(self.members) == 1 else _TOGETHER
         command = [
             str(find_etcd()),
-            "--name=test",
+            f"--name={self.name}",
             f"--data-dir={self._folder / 'data'}",
             f"--listen-client-urls={self.url}",
             f"--advertise-client-urls={self.url}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=test={peer}",
-            "--heartbeat-interval=10",  # with these two one member elects itself in 0.1 s
-            "--election-timeout=100",
+            f"--listen-peer-urls={self._peer}",
+            f"--initial-advertise-peer-urls={self._peer}",
+            f"--initial-cluster={','.join(f'{member.name}={member._peer}' for member in self.members)}",
+            f"--heartbeat-interval={heartbeat}",
+            f"--election-timeout={election}",
             "--logger=zap",
         ]
         if self.tls:
@@ -132,7 +147,6 @@ class EtcdServer:
             ]
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._wait_until_serving(self._process)
 
     def stop(self) -> None:
         """End it in order (SIGTERM)."""
@@ -164,9 +178,23 @@ class EtcdServer:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def leads(self) -> bool:
+        """Whether it is the leader of its cluster; False while it does not answer."""
+        try:
+            answer = self._post("/v3/maintenance/status")
+        except OSError:
+            return False
+        return str(answer["leader"]) == answer["header"]["member_id"]
+
     def revision(self) -> int:
         """The revision it is at."""
         return int(self._post("/v3/kv/range", key=_base64("none"))["header"]["revision"])
+
+    def count(self, prefix: str) -> int:
+        """How many keys begin so."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        answer = self._post("/v3/kv/range", key=_base64(prefix), range_end=_base64(end), count_only=True)
+        return int(str(answer.get("count", "0")))
 
     def compact(self, revision: int) -> None:
         """Forget what stood before `revision`."""
@@ -195,7 +223,10 @@ class EtcdServer:
         assert self._process is not None, "etcd does not run"
         self._process.send_signal(number)
 
-    def _wait_until_serving(self, process: subprocess.Popen[bytes]) -> None:
+    def wait_until_serving(self) -> None:
+        """Raises RuntimeError, with its last words, when it does not."""
+        process = self._process
+        assert process is not None, "launch comes first"
         deadline = time.monotonic() + _START_SECONDS
         while True:
             with contextlib.suppress(OSError, urllib.error.URLError):
@@ -227,6 +258,38 @@ class EtcdServer:
             content = answer.read()
             assert isinstance(content, bytes)
             return content
+
+
+class EtcdTrio:
+    """`with EtcdTrio() as etcd:` is a cluster of three, of which one may be lost; `url` names them all."""
+
+    def __init__(self) -> None:
+        self.members = tuple(EtcdServer(name=f"member-{number}") for number in (1, 2, 3))
+        for member in self.members:
+            member.members = self.members
+
+    def __enter__(self) -> Self:
+        try:
+            for member in self.members:
+                member.launch()
+            for member in self.members:
+                member.wait_until_serving()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self.members:
+            member.close()
+
+    @property
+    def url(self) -> str:
+        return ",".join(member.url for member in self.members)
+
+    def leader(self) -> EtcdServer:
+        """The member that the others follow now."""
+        return next(member for member in self.members if member.leads())
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ class Link:
         self._target = target
         self._tasks = Tasks("link")
         self._writers: set[asyncio.StreamWriter] = set()
-        self._answers_pass = True
+        self._answers_pass = self._asks_pass = True
         self._refuses = False
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -42,6 +42,10 @@ class Link:
         """Drop what the target sends; what is sent to it arrives."""
         self._answers_pass = False
 
+    def swallow(self) -> None:
+        """Drop everything, either way; connections stay open, and new ones seem to come to be."""
+        self._answers_pass = self._asks_pass = False
+
     def cut(self, *, refuse: bool = False) -> None:
         """Reset all connections; with `refuse`, new ones too until `mend`."""
         self._refuses = refuse
@@ -50,7 +54,7 @@ class Link:
 
     def mend(self) -> None:
         """Carry everything again. What lost bytes is cut: its two ends would not understand each other."""
-        self._answers_pass = True
+        self._answers_pass = self._asks_pass = True
         self.cut(refuse=False)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,10 +83,10 @@ class Link:
 
     async def _move(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         while chunk := await reader.read(_CHUNK):
-            if self._answers_pass or not answers:
+            if self._answers_pass if answers else self._asks_pass:
                 writer.write(chunk)
                 await writer.drain()
-        if not writer.is_closing():
+        if not writer.is_closing() and (self._answers_pass if answers else self._asks_pass):
             writer.write_eof()
 
 

@@ -63,5 +63,20 @@ def identity(cluster: Cluster, node: str) -> tuple[Path, Path]:
     return cluster.pki / f"node-{node}.crt", cluster.pki / f"node-{node}.key"
 
 
+class NodeIdentities:
+    """The certificates of a cluster's nodes, for a node's side of a stream by hand (registry.NodeStream)."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    @property
+    def ca(self) -> Path:
+        return self._cluster.ca
+
+    def node(self, name: str) -> tuple[bytes, bytes]:
+        certificate, key = identity(self._cluster, name)
+        return certificate.read_bytes(), key.read_bytes()
+
+
 def name_of(chain: Chain, region: str) -> str:
     return f"{chain.label}.{region}.{DOMAIN}"

@@ -134,6 +134,15 @@ def echo(sock: socket.socket) -> None:
         sock.sendall(piece)
 
 
+def says(name: str) -> Callable[[socket.socket], None]:
+    """Says its name to whoever connects, and ends."""
+
+    def handle(sock: socket.socket) -> None:
+        sock.sendall(f"{name} ".encode())
+
+    return handle
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One that arrived. `connection` counts the connections of its server."""

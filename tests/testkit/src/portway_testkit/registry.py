@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 from mmdb_writer import MMDBWriter
@@ -156,6 +156,17 @@ class StreamEnded(Exception):
     details: str
 
 
+class Identities(Protocol):
+    """Who may be whom at a registry's mesh port."""
+
+    @property
+    def ca(self) -> Path: ...
+
+    def node(self, name: str) -> tuple[bytes, bytes]:
+        """A node's certificate and key."""
+        ...
+
+
 class NodeStream:
     """A node's side of its session: `async with NodeStream(address, pki, info) as node:` is registered.
 
@@ -165,7 +176,7 @@ class NodeStream:
     def __init__(
         self,
         address: str,
-        pki: Pki | None,
+        pki: Identities | None,
         info: NodeInfo,
         *,
         certified: str | None = None,

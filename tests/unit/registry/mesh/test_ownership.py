@@ -5,7 +5,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.mesh.ownership import Verdict, decide, is_genuine, may_withdraw
 from portway_registry.store.contract import LeaseId, Revision
-from portway_registry.views import Item
+from portway_registry.views import Item, LastHolder
 from portway_testkit.registry import tunnel_info
 
 CHAIN = Chain()
@@ -38,6 +38,22 @@ def held(tunnel: TunnelInfo, lease: LeaseId = LEASE) -> Item[TunnelInfo]:
 def test_the_highest_epoch_owns_the_label(offer: TunnelInfo, holds: Item[TunnelInfo] | None, verdict: Verdict) -> None:
     """A higher epoch takes it, an equal one elsewhere or a lower one never does; one's own may be written again."""
     assert decide(offer, holds, LEASE) is verdict
+
+
+@pytest.mark.parametrize("holds", [None, held(offered(1, "lon-1"))], ids=["free", "held lower"])
+@pytest.mark.parametrize(
+    ("offer", "verdict"),
+    [
+        (offered(3, "lon-1"), Verdict.TAKE),
+        (offered(2, "fra-1"), Verdict.TAKE),
+        (offered(2, "lon-1"), Verdict.SUPERSEDED),
+        (offered(1, "fra-1"), Verdict.SUPERSEDED),
+    ],
+    ids=["higher", "its own again", "equal elsewhere", "lower"],
+)
+def test_an_epoch_stays_its_last_holders(offer: TunnelInfo, verdict: Verdict, holds: Item[TunnelInfo] | None) -> None:
+    """While its client is away, or gone for good: who saw its proof does not get the label."""
+    assert decide(offer, holds, LEASE, LastHolder("fra-1", 2)) is verdict
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 4096])

@@ -128,8 +128,14 @@ def test_ports_are_believed_of_siblings_and_with_their_tunnels() -> None:
     around, events = inward()
     around.disbelieved.add("old")
     events.routes_told("fra-2", RoutesMessage(bound=[TunnelInfo(label="old", node="fra-2")]))
-    events.routes_told("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")]))
-    assert around.told == [("learn", "old"), ("learn", "far")]
+    assert around.told == [("learn", "old")]
+
+
+def test_a_node_of_another_region_is_not_listened_to() -> None:
+    """What it holds is asked for; told unasked nobody would contradict it."""
+    around, events = inward()
+    events.routes_told("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")], gone=[Gone(label="b")]))
+    assert around.told == []
 
 
 def test_contact_and_whole_accounts_reach_the_siblings_ports() -> None:

@@ -39,6 +39,7 @@ class Around:
         )
         table: Any = self
         self.lookup = Lookup(
+            "fra",
             table,
             self.routes,
             self,
@@ -187,6 +188,22 @@ async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
+async def test_a_name_of_another_region_that_was_claimed_unasked_is_asked_for_first(around: Around) -> None:
+    """Once: who asks then is led to the claimant only when nobody there knows better."""
+    around.routes.learn(tunnel("a"))
+    assert around.lookup.known(LABEL, "iad") is None
+    around.nodes = [tunnel("b")]
+    assert await around.lookup.find(LABEL, "iad") is None
+    assert around.asked[:2] == ["registry", "region iad"]
+    around.registered("b")
+    found: Any = await around.lookup.find(LABEL, "iad")
+    assert found.node == "b"
+    around.asked.clear()
+    assert around.lookup.known(LABEL, "iad") is found
+    assert await around.lookup.find(LABEL, "iad") is found
+    assert around.asked == []
+
+
 async def test_nobody_waits_for_long(around: Around) -> None:
     """Registries and nodes that do not answer are waited for up to the time limit."""
     around.answer.clear()
@@ -197,7 +214,7 @@ async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> 
     """Others are asked before a visitor is sent there; when they know nothing newer it is tried."""
     around.routes.learn(tunnel("a"))
     around.down.add("a")
-    assert around.lookup.known(LABEL) is None
+    assert around.lookup.known(LABEL, "fra") is None
     assert await around.find() == ("a", 1)
     around.registered("b", 2)
     assert await around.find() == ("b", 2)

@@ -49,6 +49,35 @@ def around(clock: ManualClock) -> Around:
     return Around(clock)
 
 
+@pytest.mark.parametrize("from_registry", [False, True])
+def test_an_epoch_stays_its_last_holders(around: Around, from_registry: bool) -> None:
+    """Of a label that a registry remembers, others are believed with a higher epoch only; the holder may be back."""
+    around.routes.learn_last(LABEL, "a", 2)
+    for node, epoch in (("b", 2), ("b", 1), ("a", 1)):
+        assert not around.learn(node, epoch, from_registry=from_registry)
+    assert around.learn("a", 2, from_registry=from_registry)
+    around.routes.learn_last(LABEL, "a", 2)
+    assert around.at() == ("a", 2)
+    assert around.learn("b", 3, from_registry=from_registry)
+    assert around.at() == ("b", 3)
+
+
+def test_who_was_believed_wrongly_is_believed_no_more(around: Around) -> None:
+    """A claim that came before the registry's word."""
+    assert around.learn("b", 2)
+    around.routes.learn_last(LABEL, "a", 2)
+    assert around.at() is None
+    assert around.routes.epoch(LABEL) == 2
+
+
+def test_last_holders_are_remembered_within_bounds(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten first."""
+    monkeypatch.setattr(routes_module, "_REMEMBERED", 1)
+    around.routes.learn_last(LABEL, "a", 2)
+    around.routes.learn_last(Chain().label, "a", 2)
+    assert around.learn("b", 2)
+
+
 def test_a_tunnel_that_proves_itself_is_routed(around: Around) -> None:
     """To the lanes of its node, with what its options allow; this node's own binding with a lower epoch is over."""
     assert around.learn("a", 3, options=TunnelOptions(h2_enabled=True))

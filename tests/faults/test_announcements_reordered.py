@@ -1,0 +1,112 @@
+"""What nodes say of one label arrives late, twice, and in any order: at other nodes, and at a registry."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+from portway_proto.v1.lane_pb2 import Answer, Ask, Gone, Peer, Routes
+from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.frames import FrameType
+from portway_proto.wire.labels import Chain
+from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.hand_lane import HandLane
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import NodeIdentities, identity
+from portway_testkit.onlookers import answered
+from portway_testkit.registry import NodeStream, node_info, tunnel_info
+from portway_testkit.waiting import eventually
+
+Bind = Callable[..., HandTunnel]
+
+# Of a node that moves a tunnel to itself twice, and lets go of it twice.
+NEWS = ("bound 1", "gone 1", "bound 2", "gone 2")
+
+
+def routes(chain: Chain, news: str) -> Routes:
+    kind, epoch = news.split()
+    if kind == "gone":
+        return Routes(gone=[Gone(label=chain.label, epoch=int(epoch))])
+    proof = chain.proof(int(epoch))
+    return Routes(bound=[TunnelInfo(label=chain.label, node="fra-2", region="fra", epoch=int(epoch), proof=proof)])
+
+
+@pytest.fixture
+def lane(mesh: Cluster) -> Iterator[HandLane]:
+    """The control lane of fra-2, which has died, to fra-1: what it still had to say arrives now."""
+    mesh.nodes["fra-2"].kill()
+    with HandLane(mesh.nodes["fra-1"], mesh.ca, identity(mesh, "fra-2")) as lane:
+        lane.say(FrameType.PEER, Peer(version=1, control=True).SerializeToString())
+        yield lane
+
+
+def heard(lane: HandLane) -> None:
+    """Wait until all that was said has been heard."""
+    lane.say(FrameType.ASK, Ask(request=1, label="a").SerializeToString())
+    assert lane.hear() == (FrameType.ANSWER, Answer(request=1).SerializeToString())
+
+
+def test_in_whatever_order_they_come_the_highest_epoch_is_found(mesh: Cluster, lane: HandLane, bind: Bind) -> None:
+    """Every order of a node's news, each said twice, changes nothing about a tunnel that is elsewhere by now."""
+    other = bind(mesh, "iad-1", "other")
+    for number, order in enumerate(itertools.permutations(NEWS)):
+        chain = Chain()
+        own = bind(mesh, "iad-1", "own", chain, 3)
+        if number % 2:  # known before the late news come, or not
+            assert answered(mesh, "fra-1", own.host) == "own"
+        for news in (*order, *order):
+            lane.say(FrameType.ROUTES, routes(chain, news).SerializeToString())
+        heard(lane)
+        assert answered(mesh, "fra-1", own.host) == "own", order
+        assert answered(mesh, "fra-1", other.host) == "other"
+        own.leave()
+
+
+def test_late_news_of_a_label_do_not_take_it_from_the_node_itself(mesh: Cluster, lane: HandLane, bind: Bind) -> None:
+    """Its own tunnel has a higher epoch than all that comes."""
+    chain = Chain()
+    own = bind(mesh, "fra-1", "own", chain, 3)
+    for order in itertools.permutations(NEWS):
+        for news in order:
+            lane.say(FrameType.ROUTES, routes(chain, news).SerializeToString())
+    heard(lane)
+    assert own.unbound is None
+    for at in ("fra-1", "iad-1"):
+        assert answered(mesh, at, own.host) == "own"
+
+
+def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster, bind: Bind) -> None:
+    """A node's batches, repeated and out of order by lot, among them withdrawals of what others hold."""
+    lot = random.Random(7)
+    mesh.nodes["fra-2"].kill()
+    own, gone = Chain(), Chain()
+    tunnel = bind(mesh, "iad-1", "own", own, 3)
+    eventually(lambda: shown(mesh) == [(own.label, "iad-1", 3)])
+    info = node_info("fra-2", "fra", host=LOOPBACK, port=mesh.nodes["fra-2"].port)
+
+    async def connect() -> NodeStream:
+        stream = NodeStream(str(mesh.registry_config.mesh_listen), NodeIdentities(mesh), info)
+        await stream.open()
+        return stream
+
+    stream = mesh.run(connect)
+    try:
+        batches = [(chain, epoch) for chain in (own, gone) for epoch in (1, 2)] * 4
+        lot.shuffle(batches)
+        for chain, epoch in batches:
+            tunnels = [tunnel_info(chain, epoch)]
+            mesh.run(lambda tunnels=tunnels: stream.announce(*tunnels))
+            if lot.random() < 0.5:
+                mesh.run(lambda tunnels=tunnels: stream.announce(withdrawn=tuple(tunnels)))
+            assert (own.label, "iad-1", 3) in shown(mesh)
+        mesh.run(lambda: stream.announce(tunnel_info(gone, 2)))
+        mesh.run(lambda: stream.announce(tunnel_info(gone, 1), withdrawn=(tunnel_info(gone, 1),)))
+        assert sorted(shown(mesh)) == sorted([(own.label, "iad-1", 3), (gone.label, "fra-2", 2)])
+        assert answered(mesh, "fra-1", tunnel.host) == "own"
+        assert tunnel.unbound is None
+    finally:
+        mesh.run(stream.close)
+
+
+def shown(cluster: Cluster) -> list[tuple[str, str, int]]:
+    return [(tunnel.label, tunnel.node, tunnel.epoch) for tunnel in cluster.admin.tunnels()]

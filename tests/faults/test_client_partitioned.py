@@ -1,0 +1,47 @@
+"""A client is cut off from every node and from the registry, and comes back."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from portway_testkit.client_cable import ClientCable
+from portway_testkit.cluster import Cluster
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import connected
+from portway_testkit.onlookers import Onlookers, answered, home_of, named
+from portway_testkit.recovery import is_consistent
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+
+@pytest.fixture
+def cable(mesh: Cluster) -> Iterator[ClientCable]:
+    with ClientCable(mesh) as cable:
+        eventually(lambda: connected(mesh))
+        yield cable
+
+
+def test_it_goes_on_where_it_was(
+    mesh: Cluster, cable: ClientCable, as_client: AsClient, bind: Callable[..., HandTunnel]
+) -> None:
+    """Visitors are turned away meanwhile, at every node; afterwards the same URL works at each, with the same epoch."""
+    as_client(cable.environment())
+    with named("away") as tunnel:
+        home = home_of(mesh, tunnel)
+        with (
+            bind(mesh, home, "there") as there,
+            Onlookers(mesh, {tunnel.host: "away", there.host: "there"}) as onlookers,
+        ):
+            eventually(lambda: all(onlookers.answers[at, "away"] for at in mesh.nodes))
+            cable.cut()
+            eventually(lambda: not home_of(mesh, tunnel))
+            before = onlookers.unanswered.copy()
+            eventually(lambda: all((onlookers.unanswered - before)[at, "away"] >= 2 for at in mesh.nodes))
+            assert {answered(mesh, at, there.host) for at in mesh.nodes} == {"there"}
+            cable.mend()
+            for at in mesh.nodes:
+                eventually(lambda at=at: answered(mesh, at, tunnel.host) == "away")
+            assert home_of(mesh, tunnel) == home
+            assert not any(onlookers.unanswered[at, "there"] for at in mesh.nodes)
+        eventually(lambda: is_consistent(mesh, tunnel))
+        assert [shown.epoch for shown in mesh.admin.tunnels()] == [1]

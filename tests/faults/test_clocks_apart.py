@@ -1,0 +1,65 @@
+"""Clocks are ten minutes apart: of nodes among each other, and of the registry and everybody else."""
+
+from collections.abc import Callable
+
+import pytest
+from portway_registry import server
+from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.onlookers import Onlookers, answered, answered_raw, home_of, named
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+APART = 600.0
+PLANS = (
+    NodePlan("fra-1", "fra", clock_ahead=APART),
+    NodePlan("fra-2", "fra", clock_ahead=-APART),
+    NodePlan("iad-1", "iad"),
+)
+
+
+def test_tunnels_open_move_and_serve(make_mesh: Callable[..., Cluster], as_client: AsClient) -> None:
+    """From a node whose clock is ahead to one whose clock is behind, or the other way: nothing is decided by clocks."""
+    mesh = make_mesh(*PLANS)
+    as_client(mesh.environment())
+    with named("own") as tunnel, named("other") as other:
+        for _ in range(2):
+            home = home_of(mesh, tunnel)
+            left = [name for name in mesh.nodes if name != home]
+            with Onlookers(mesh, {tunnel.host: "own", other.host: "other"}, left):
+                mesh.nodes[home].kill()
+                for at in left:
+                    for host, name in ((tunnel.host, "own"), (other.host, "other")):
+                        eventually(lambda at=at, host=host, name=name: answered(mesh, at, host) == name)
+            mesh.nodes[home].start()
+            eventually(lambda home=home: answered(mesh, home, tunnel.host) == "own")
+
+
+def test_a_registry_whose_clock_is_ahead_is_good_enough(
+    make_mesh: Callable[..., Cluster], as_client: AsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its grants begin ten minutes ahead: nodes allow for that, and a client that comes back by them is welcome."""
+    now_ms = server._now_ms
+    monkeypatch.setattr(server, "_now_ms", lambda: now_ms() + int(APART * 1000))
+    mesh = make_mesh()
+    as_client(mesh.environment())
+    with named("own") as tunnel:
+        for at in mesh.nodes:
+            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+        mesh.nodes[home_of(mesh, tunnel)].restart()
+        for at in mesh.nodes:
+            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+
+
+def test_a_raw_port_is_kept_across_clocks(make_mesh: Callable[..., Cluster], as_client: AsClient) -> None:
+    """Its ticket was signed by a clock that is twenty minutes off that of the node which reads it."""
+    mesh = make_mesh(*PLANS[:2])
+    as_client(mesh.environment())
+    with named("own", unencrypted=True) as tunnel:
+        home = home_of(mesh, tunnel)
+        (left,) = (name for name in mesh.nodes if name != home)
+        port = tunnel.unencrypted_port
+        eventually(lambda: answered_raw(mesh.nodes[left].raw_host, port) == "own")
+        mesh.nodes[home].kill()
+        eventually(lambda: answered_raw(mesh.nodes[left].raw_host, port) == "own")
+        mesh.nodes[home].start()

@@ -1,0 +1,62 @@
+"""The node that visitors come to is killed, while the tunnel's home is another one."""
+
+import ssl
+from collections.abc import Callable
+
+import portway
+from portway_testkit.cluster import Cluster
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import connect, connected
+from portway_testkit.onlookers import Onlookers, answered, home_of, named
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.recovery import is_consistent
+from portway_testkit.visitors import receive
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+
+def test_the_same_url_works_at_every_other_node_all_the_while(
+    mesh: Cluster, as_client: AsClient, bind: Callable[..., HandTunnel]
+) -> None:
+    """Nothing has happened to the tunnel: it keeps its home and its epoch, and no visitor elsewhere is turned away."""
+    as_client(mesh.environment())
+    with named("own") as tunnel:
+        home = home_of(mesh, tunnel)
+        ingress, third = (name for name in mesh.nodes if name != home)
+        other = bind(mesh, home, "other")
+        names = {tunnel.host: "own", other.host: "other"}
+        with Onlookers(mesh, names, (home, third)) as elsewhere, Onlookers(mesh, names, (ingress,)) as there:
+            eventually(lambda: all(there.answers[ingress, name] for name in names.values()))
+            mesh.nodes[ingress].kill()
+            before = elsewhere.answers.copy()
+            eventually(lambda: all((elsewhere.answers - before)[at, "own"] > 5 for at in (home, third)))
+            assert not elsewhere.unanswered
+            assert home_of(mesh, tunnel) == home
+            mesh.nodes[ingress].start()
+            eventually(lambda: answered(mesh, ingress, tunnel.host) == "own")
+        assert [shown.epoch for shown in mesh.admin.tunnels()] == [1, 1]
+
+
+def test_a_visit_through_it_ends_at_the_home_too(mesh: Cluster, as_client: AsClient) -> None:
+    """Its visitor is reset, and the lanes that carried it are used again by others: nothing is left of it."""
+    as_client(mesh.environment())
+    with HttpOrigin("own") as origin, portway.forward(origin.port) as tunnel:
+        home = home_of(mesh, tunnel)
+        ingress, third = (name for name in mesh.nodes if name != home)
+        with connect(mesh.nodes[ingress], tunnel.host, mesh.ca, "http/1.1") as visitor:
+            visitor.sendall(f"GET /events/1000/0.01 HTTP/1.1\r\nHost: {tunnel.host}\r\n\r\n".encode())
+            assert visitor.recv(1000)
+            mesh.nodes[ingress].kill()
+            try:
+                receive(visitor)
+            except (ConnectionResetError, ssl.SSLError):
+                pass
+        eventually(lambda: mesh.nodes[home].metrics()["visits"] == 0)
+        eventually(lambda: not origin.open_connections)
+        with connect(mesh.nodes[third], tunnel.host, mesh.ca, "http/1.1") as visitor:
+            visitor.sendall(f"GET / HTTP/1.1\r\nHost: {tunnel.host}\r\nConnection: close\r\n\r\n".encode())
+            assert receive(visitor).endswith(b"own\n")
+        mesh.nodes[ingress].start()
+        eventually(lambda: connected(mesh))
+        eventually(lambda: is_consistent(mesh, tunnel))

@@ -1,0 +1,56 @@
+"""The home node of a tunnel is in a black hole: all its packets are dropped, both ways, and every socket stays open."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from portway_testkit.cable import Cable
+from portway_testkit.cluster import Cluster
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import connected
+from portway_testkit.onlookers import Onlookers, answered, named_at
+from portway_testkit.waiting import eventually
+
+AsClient = Callable[[dict[str, str]], None]
+
+HOME = "fra-1"
+# Silence is noticed in 10 s, looked for once a second; then the client has to get somewhere else.
+WORST = 12.0
+# What this machine's other work may cost on top.
+SLACK = 4.0
+
+
+@pytest.fixture
+def cable(make_mesh: Callable[..., Cluster]) -> Iterator[Cable]:
+    mesh = make_mesh()
+    with Cable(mesh, HOME) as cable:
+        eventually(lambda: connected(mesh))
+        yield cable
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_same_url_serves_elsewhere_and_nobody_is_mixed_up(
+    cable: Cable, as_client: AsClient, bind: Callable[..., HandTunnel]
+) -> None:
+    """The client notices the silence and binds at another node; back from the hole, the old home owns nothing."""
+    mesh = cable.cluster
+    as_client(mesh.environment())
+    left = ("fra-2", "iad-1")
+    staying = bind(mesh, "fra-2", "staying")
+    with (
+        named_at(mesh, HOME, "moving") as tunnel,
+        Onlookers(mesh, {tunnel.host: "moving", staying.host: "staying"}) as onlookers,
+    ):
+        eventually(lambda: all(onlookers.answers[at, "moving"] for at in mesh.nodes))
+        before = onlookers.unanswered.copy()
+        cable.drop()
+        dropped = time.monotonic()
+        eventually(lambda: all(onlookers.unanswered[at, "moving"] > before[at, "moving"] for at in left))
+        for at in left:
+            eventually(lambda at=at: answered(mesh, at, tunnel.host, 0.5) == "moving")
+        assert time.monotonic() - dropped < WORST + SLACK
+        assert not any(onlookers.unanswered[at, "staying"] for at in left)
+        cable.mend()
+        eventually(lambda: mesh.nodes[HOME].metrics()["tunnels"] == 0)
+        eventually(lambda: answered(mesh, HOME, tunnel.host) == "moving")

@@ -1,0 +1,74 @@
+"""A node is cut off from the registry, or from everybody, while clients of its own stay with it; and comes back."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH
+from portway_proto.wire.labels import Chain
+from portway_testkit.cable import Cable
+from portway_testkit.cluster import Cluster
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import connected
+from portway_testkit.onlookers import Onlookers, answered
+from portway_testkit.waiting import eventually
+
+Bind = Callable[..., HandTunnel]
+
+LEASE = 2  # seconds: it runs out while the node is away
+
+
+@pytest.fixture(params=["fra-1", "iad-1"])
+def cable(request: pytest.FixtureRequest, make_mesh: Callable[..., Cluster]) -> Iterator[Cable]:
+    """Of a node with a sibling, whom it tells, and of one without, whom a registry tells."""
+    mesh = make_mesh(lease_seconds=LEASE)
+    with Cable(mesh, request.param) as cable:
+        eventually(lambda: connected(mesh))
+        yield cable
+
+
+def shown(cluster: Cluster, label: str) -> list[tuple[str, int]]:
+    """Node and epoch of the tunnel, as the registry has it."""
+    return [(tunnel.node, tunnel.epoch) for tunnel in cluster.admin.tunnels() if tunnel.label == label]
+
+
+def test_without_the_registry_it_is_forgotten_there_and_served_everywhere(cable: Cable, bind: Bind) -> None:
+    """Its lease runs out; routes stay, for absence from a list removes none. Back, it is shown once, as it was."""
+    mesh, home = cable.cluster, cable.name
+    chain = Chain()
+    own, other = bind(mesh, home, "own", chain), bind(mesh, "fra-2", "other")
+    eventually(lambda: shown(mesh, chain.label) == [(home, 1)])
+    with Onlookers(mesh, {own.host: "own", other.host: "other"}) as onlookers:
+        eventually(lambda: all(onlookers.answers[at, "own"] for at in mesh.nodes))
+        cable.cut_registry()
+        eventually(lambda: home not in {node.name for node in mesh.admin.nodes()})
+        assert shown(mesh, chain.label) == []
+        before = onlookers.answers.copy()
+        eventually(lambda: all((onlookers.answers - before)[at, "own"] > 5 for at in mesh.nodes))
+        cable.mend_registry()
+        eventually(lambda: shown(mesh, chain.label) == [(home, 1)])
+        assert not onlookers.unanswered
+
+
+def test_back_from_a_partition_it_gives_up_what_was_bound_elsewhere(cable: Cable, bind: Bind) -> None:
+    """While it was away both served, each its own side; then the highest epoch has every visitor."""
+    mesh, home = cable.cluster, cable.name
+    taken, kept = Chain(), Chain()
+    before, keeping = bind(mesh, home, "before", taken), bind(mesh, home, "keeping", kept)
+    other = bind(mesh, "fra-2", "other")
+    eventually(lambda: shown(mesh, taken.label) == [(home, 1)])
+    with Onlookers(mesh, {keeping.host: "keeping", other.host: "other"}):
+        assert {answered(mesh, at, before.host) for at in mesh.nodes} == {"before"}
+        cable.cut()
+        eventually(lambda: home not in {node.name for node in mesh.admin.nodes()})
+        after = bind(mesh, "fra-2", "after", taken, 2)
+        assert after.refused is None
+        assert answered(mesh, "fra-2", before.host) == "after"
+        assert answered(mesh, home, before.host) == "before"
+        cable.mend()
+        assert before.evicted().code == FAILURE_CODE_EPOCH
+        for at in mesh.nodes:
+            eventually(lambda at=at: answered(mesh, at, before.host) == "after")
+            eventually(lambda at=at: answered(mesh, at, keeping.host) == "keeping")
+        eventually(lambda: shown(mesh, taken.label) == [("fra-2", 2)])
+        eventually(lambda: shown(mesh, kept.label) == [(home, 1)])
+        assert keeping.unbound is None

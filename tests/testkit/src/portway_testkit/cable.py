@@ -1,0 +1,101 @@
+"""All that connects one node to the rest of its cluster, for a test to break: bytes dropped, connections cut.
+
+Here: links in front of the node (clients and other nodes come through it), between it and the registry, between it and
+each other node. Visitors come to the node directly. Not here: what a break does to bytes (link.py).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Self
+
+from portway_proto.carry.contract import Address, ClientTls, Stream
+from portway_relay.config import Endpoint
+
+from portway_testkit.cluster import LOOPBACK, Cluster, Dial, RunningNode
+from portway_testkit.link import Link
+
+
+class Cable:
+    """`with Cable(cluster, name) as cable:`; the node is started again for it: begin before any client is there."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self._running = cluster.nodes[name]
+        self._stack = AsyncExitStack()
+        self._front = Link(self._running.port)
+        self._registry = Link(cluster.registry_config.mesh_listen.port)
+        self._outward: dict[Address, Link] = {}
+
+    def __enter__(self) -> Self:
+        running = self._running
+        self.cluster.run(self._open)
+        registry = (Endpoint(LOOPBACK, self._registry.port),)
+        # Visitors are told the port they come to; clients and nodes the link's.
+        running.config = dataclasses.replace(
+            running.config,
+            advertise=Endpoint(LOOPBACK, self._front.port),
+            public_port=running.port,
+            registry=registry,
+        )
+        running.stop()
+        running.dials = self._dials
+        running.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cluster.run(self._stack.aclose)
+
+    def drop(self) -> None:
+        """The node is in a black hole: what it sends and what is sent to it does not arrive, and nobody is told."""
+        self._all(lambda link: link.swallow())
+
+    def cut(self) -> None:
+        """All connections of the node are reset, and new ones refused until `mend`."""
+        self._all(lambda link: link.cut(refuse=True))
+
+    def mend(self) -> None:
+        """Carry everything again."""
+        self._all(lambda link: link.mend())
+
+    def cut_registry(self) -> None:
+        """The node can reach no registry; clients and other nodes reach it."""
+        self._do(lambda: self._registry.cut(refuse=True))
+
+    def mend_registry(self) -> None:
+        """It can again, and nothing else was touched."""
+        self._do(self._registry.mend)
+
+    def _dials(self, connect: Dial) -> Dial:
+        """The node's own way to dial: through a link for each address."""
+
+        def dial(address: Address, tls: ClientTls | None) -> Stream:
+            link = self._outward.get(address)
+            return connect(address if link is None else Address(LOOPBACK, link.port), tls)
+
+        return dial
+
+    async def _open(self) -> None:
+        for link in (self._front, self._registry):
+            await self._stack.enter_async_context(link)
+        for other in self._others():
+            reached_at = other.config.advertise or other.config.listen
+            link = await self._stack.enter_async_context(Link(reached_at.port))
+            self._outward[Address(reached_at.host, reached_at.port)] = link
+
+    def _others(self) -> list[RunningNode]:
+        return [running for running in self.cluster.nodes.values() if running is not self._running]
+
+    def _all(self, act: Callable[[Link], None]) -> None:
+        def do() -> None:
+            for link in (self._front, self._registry, *self._outward.values()):
+                act(link)
+
+        self._do(do)
+
+    def _do(self, act: Callable[[], None]) -> None:
+        async def do() -> None:
+            act()
+
+        self.cluster.run(do)

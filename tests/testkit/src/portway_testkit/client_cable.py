@@ -1,0 +1,69 @@
+"""All that connects this machine's clients to a cluster, for a test to break: every node, and the registry.
+
+Nodes reach each other, and visitors reach nodes, without it. Not here: what a break does to bytes (link.py).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Self
+
+from portway_proto.carry.contract import Address, ClientTls, Stream
+from portway_relay.config import Endpoint
+
+from portway_testkit.cluster import LOOPBACK, Cluster, Dial
+from portway_testkit.link import Link
+
+
+class ClientCable:
+    """`with ClientCable(cluster) as cable:` for clients by `environment()`; every node is started again for it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._stack = AsyncExitStack()
+        self._links = {Link(running.port): running for running in cluster.nodes.values()}
+        self._registry = Link(cluster.registry_config.listen.port)
+        self._direct: dict[Address, Address] = {}
+
+    def __enter__(self) -> Self:
+        self._cluster.run(self._open)
+        for link, running in self._links.items():
+            self._direct[Address(LOOPBACK, link.port)] = Address(LOOPBACK, running.port)
+            running.config = dataclasses.replace(
+                running.config, advertise=Endpoint(LOOPBACK, link.port), public_port=running.port
+            )
+            running.dials = self._past_the_links
+        for running in self._links.values():
+            running.restart()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.run(self._stack.aclose)
+
+    def environment(self) -> dict[str, str]:
+        return self._cluster.environment() | {"PORTWAY_REGISTRY": f"{LOOPBACK}:{self._registry.port}"}
+
+    def cut(self) -> None:
+        """All connections of clients are reset, and new ones refused until `mend`."""
+        self._all(lambda link: link.cut(refuse=True))
+
+    def mend(self) -> None:
+        """Carry everything again."""
+        self._all(lambda link: link.mend())
+
+    def _past_the_links(self, connect: Dial) -> Dial:
+        def dial(address: Address, tls: ClientTls | None) -> Stream:
+            return connect(self._direct.get(address, address), tls)
+
+        return dial
+
+    async def _open(self) -> None:
+        for link in (*self._links, self._registry):
+            await self._stack.enter_async_context(link)
+
+    def _all(self, act: Callable[[Link], None]) -> None:
+        async def do() -> None:
+            for link in (*self._links, self._registry):
+                act(link)
+
+        self._cluster.run(do)

@@ -1,0 +1,126 @@
+"""Visitors without pause, of several tunnels at several nodes: whoever answers must be the tunnel that was asked for.
+
+Here: tunnels that say their name, visiting them, what was answered. Not here: faults; tunnels at a node of the test's
+choice (hand_tunnel.py), which say theirs too.
+"""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Final, Self
+
+import portway
+from portway.tunnel import Tunnel
+from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_SERVE, NodeOrder
+from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_READY, NodeState
+
+from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.origins import TcpOrigin, says
+from portway_testkit.recovery import label_of
+from portway_testkit.visitors import receive, tls_context
+from portway_testkit.waiting import PATIENCE, eventually
+
+# Nobody waits longer for an answer: the rest of what a black hole swallows is of no interest.
+ATTENTION: Final = 3.0
+_BETWEEN: Final = 0.02  # two visits of one of them, so that a test's other work gets its turn
+
+
+def answered(cluster: Cluster, at: str, host: str, attention: float = ATTENTION) -> str:
+    """The name of the tunnel that answers a visitor of `host` at a node; empty where none does in time."""
+    running = cluster.nodes[at]
+    try:
+        with (
+            socket.create_connection((LOOPBACK, running.port), attention) as plain,
+            tls_context(cluster.ca).wrap_socket(plain, server_hostname=host) as visitor,
+        ):
+            return receive(visitor).decode().partition(" ")[0]
+    except OSError:
+        return ""
+
+
+@contextmanager
+def named(name: str, *, unencrypted: bool = False) -> Iterator[Tunnel]:
+    """A tunnel of this process that answers with its name."""
+    with TcpOrigin(says(name)) as origin, portway.forward(origin.port, unencrypted=unencrypted) as tunnel:
+        yield tunnel
+
+
+@contextmanager
+def named_at(cluster: Cluster, home: str, name: str) -> Iterator[Tunnel]:
+    """The same, with its home at a node of the test's choice: the others take no new clients meanwhile."""
+    others = [other for other in cluster.nodes if other != home]
+
+    def order(order: "NodeOrder.ValueType", state: "NodeState.ValueType") -> None:
+        for other in others:
+            cluster.admin.order(other, order)
+        eventually(lambda: all(node.state == state for node in cluster.admin.nodes() if node.name != home))
+
+    with ExitStack() as stack:
+        order(NODE_ORDER_CORDON, NODE_STATE_CORDONED)
+        tunnel = stack.enter_context(named(name))
+        order(NODE_ORDER_SERVE, NODE_STATE_READY)
+        assert home_of(cluster, tunnel) == home
+        yield tunnel
+
+
+def home_of(cluster: Cluster, tunnel: Tunnel) -> str:
+    """The node that holds a tunnel; empty while none does."""
+
+    async def live() -> list[str]:
+        label = label_of(tunnel)
+        running = cluster.nodes.items()
+        return [name for name, one in running if one.runs and one.node._table.live(label) is not None]
+
+    return next(iter(cluster.run(live)), "")
+
+
+def answered_raw(host: str, port: int, attention: float = ATTENTION) -> str:
+    """The same of a visitor of a raw port."""
+    try:
+        with socket.create_connection((host, port), attention) as visitor:
+            return receive(visitor).decode().partition(" ")[0]
+    except OSError:
+        return ""
+
+
+class Onlookers:
+    """`with Onlookers(cluster, {host: name}) as onlookers:` visits each host at each node, on a thread for each pair.
+
+    At the end of the block every answer must have been the name of its own tunnel; `answers` counts them, by node and
+    name.
+    """
+
+    def __init__(self, cluster: Cluster, names: Mapping[str, str], at: Iterable[str] | None = None) -> None:
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.unanswered: Counter[tuple[str, str]] = Counter()
+        self._cluster = cluster
+        self._strangers: Counter[str] = Counter()
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._visit, args=(node, host, name), name=f"onlooker of {name} at {node}")
+            for node in (cluster.nodes if at is None else at)
+            for host, name in names.items()
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        assert not self._strangers, self._strangers
+
+    def _visit(self, node: str, host: str, name: str) -> None:
+        while not self._over.wait(_BETWEEN):
+            answer = answered(self._cluster, node, host)
+            if answer == name:
+                self.answers[node, name] += 1
+            elif answer:
+                self._strangers[f"a visitor of {name} at {node} was answered by {answer!r}"] += 1
+            else:
+                self.unanswered[node, name] += 1
