@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from chaos_run import consistency
 from chaos_run.plan import Fault, make_plan
@@ -29,6 +30,10 @@ from portway_testkit.etcd import EtcdMissing, find_etcd
 
 _LOOK = 0.2
 _CANNOT_RUN = 2
+
+
+class _Ended(BaseException):
+    """A signal asked us to end. Not an Exception: no handler in between may take it for a failure."""
 
 
 class _Told:
@@ -66,24 +71,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EtcdMissing as missing:
         print(f"scripts/chaos cannot run here: {missing}", file=sys.stderr)
         return _CANNOT_RUN
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     folder = Path(tempfile.mkdtemp(prefix="pw-chaos-"))
-    wrong = ["it did not come to its end"]
+    wrong: list[str] = []
     try:
         with Processes(folder) as processes:
             wrong = _run(plan, seed, processes, etcd)
     except ProcessFailed as failure:
         wrong = [f"a part did not start: {failure}"]
+    except _Ended:
+        print("ended by a signal: nothing was checked")
+        return 1
     finally:
-        if wrong:
-            shutil.rmtree(folder / "etcd", ignore_errors=True)
-            print(f"all logs: {folder}", flush=True)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        # The logs are what is kept of a run that found something; etcd's data is large, the keys are nobody's any more.
+        shutil.rmtree(folder / "etcd" if wrong else folder, ignore_errors=True)
     for line in wrong:
         print(f"WRONG: {line}", flush=True)
-    print("nothing is wrong" if not wrong else f"again: scripts/chaos --seed {seed} --minutes {options.minutes:g}")
-    return 1 if wrong else 0
+    if wrong:
+        print(f"all logs: {folder}\nagain: scripts/chaos --seed {seed} --minutes {options.minutes:g}")
+        return 1
+    print("nothing is wrong")
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """On the way out a second signal must not interrupt what ends the processes."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise _Ended
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """Random kills, drains, pauses and partitions, as scripts/chaos makes them, for a short while and with a fixed seed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,25 +8,37 @@ from pathlib import Path
 import pytest
 from cluster.delay_network import why_not
 from portway_testkit.etcd import EtcdMissing, find_etcd
+from portway_testkit.running import RunningProgram
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_chaos.py"
 # Its plan has a fault of each kind, at every kind of part.
 SEED, MINUTES = 33, 0.2
+_COMMAND = [sys.executable, str(_SCRIPT), "--seed", str(SEED), "--minutes", str(MINUTES)]
 _END_WITHIN = 240.0
 
 
-@pytest.mark.slow  # twelve seconds of faults, and what it takes to come to rest after them
-@pytest.mark.timeout(_END_WITHIN + 30)
-def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest() -> None:
-    """No visitor gets a byte of another tunnel; afterwards every tunnel serves everywhere and nothing is left over."""
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Where it can run; its temporary folder is the test's own."""
     if reason := why_not():
         pytest.skip(reason)
     try:
         find_etcd()
     except EtcdMissing as missing:
         pytest.skip(str(missing))
-    command = [sys.executable, str(_SCRIPT), "--seed", str(SEED), "--minutes", str(MINUTES)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_END_WITHIN, check=False)
+    return {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+
+
+def namespaces() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines()}
+
+
+@pytest.mark.slow  # twelve seconds of faults, and what it takes to come to rest after them
+@pytest.mark.timeout(_END_WITHIN + 30)
+def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: dict[str, str], tmp_path: Path) -> None:
+    """No visitor gets a byte of another tunnel; afterwards every tunnel serves everywhere and nothing is left over."""
+    done = subprocess.run(_COMMAND, capture_output=True, text=True, timeout=_END_WITHIN, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for line in (
         "every tunnel serves at every node: yes",
@@ -35,3 +48,19 @@ def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest() -> None:
     ):
         assert line in done.stdout
     assert "'served': " in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_signal_ends_all_of_it(environment: dict[str, str], tmp_path: Path) -> None:
+    """In the middle of a fault: no process, no namespace and no file stays, and the exit code is no success."""
+    with RunningProgram(_COMMAND, environment, tmp_path / "errors") as chaos:
+        while not chaos.line().endswith("kill nrt"):
+            pass
+        pids = [int(path.read_text()) for path in tmp_path.glob("pw-chaos-*/network.pid")]
+        assert len(pids) == 1
+        assert chaos.stop() == 1
+        while "nothing was checked" not in chaos.line():
+            pass
+    assert not [name for name in namespaces() if name.startswith(f"portway-{pids[0]}-")]
+    assert list(tmp_path.iterdir()) == [tmp_path / "errors"]

@@ -104,7 +104,7 @@ def _object(one: "Measured") -> dict[str, object]:
 
 def _client(survey: "Survey") -> str:
     if survey.position is None:
-        return f"{survey.address}, where GeoIP knows nothing of: candidates are of regions far apart"
+        return f"{survey.address}, unknown to GeoIP: nodes of regions far apart are tried, and what others measured"
     latitude, longitude = survey.position
     country = f"{survey.country}, " if survey.country else ""
     return f"{survey.address}, for GeoIP in {country}at {latitude:g}, {longitude:g}"

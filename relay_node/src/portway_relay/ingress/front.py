@@ -9,7 +9,7 @@ import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from portway_proto.carry.contract import Carrier, ServerTls
@@ -24,7 +24,7 @@ from portway_relay.ingress.listener import Listener, open_sockets
 from portway_relay.ingress.peek import Peek
 from portway_relay.ingress.plain_http import use_https
 from portway_relay.ingress.rate import AddressRate
-from portway_relay.ingress.route import Alert, ClientLane, Named, PeerLane, PlainHttp, choose_alpn, route
+from portway_relay.ingress.route import Alert, ClientLane, Decision, Named, PeerLane, PlainHttp, choose_alpn, route
 from portway_relay.tunnels.visits import Destination
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,14 @@ class Takers:
     peer_lane: Callable[[socket.socket, Endpoint], None]
 
 
+@dataclass(slots=True)
+class _Line:
+    """Connections that are decided: how many more are acted upon in this turn of the loop, and those for later ones."""
+
+    left: int
+    later: deque[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=deque)
+
+
 class Front:
     """Everything that arrives at the public port."""
 
@@ -92,8 +100,8 @@ class Front:
             most_of_one=limits.max_half_open_per_address,
             clock=clock,
         )
-        self._left_of_turn = limits.hellos_per_turn
-        self._seen_later: deque[tuple[socket.socket, Endpoint, Parsed | Invalid, bytes]] = deque()
+        self._visitors = _Line(limits.hellos_per_turn)
+        self._lanes = _Line(limits.hellos_per_turn)
         self._turn: asyncio.Handle | None = None
         self._tasks = Tasks("front", on_failure)
         self._listener: Listener | None = None
@@ -104,7 +112,7 @@ class Front:
     @property
     def half_open(self) -> int:
         """Connections of which it is not known yet where they go."""
-        return len(self._peek) + len(self._seen_later) + len(self._tasks)
+        return len(self._peek) + len(self._visitors.later) + len(self._lanes.later) + len(self._tasks)
 
     @property
     def evicted(self) -> int:
@@ -144,8 +152,9 @@ class Front:
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        while self._seen_later:
-            self._seen_later.popleft()[0].close()
+        for line in (self._visitors, self._lanes):
+            while line.later:
+                line.later.popleft()[0].close()
         await self._tasks.close()
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
@@ -158,27 +167,30 @@ class Front:
 
     def _seen(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
         """So many in one turn of the loop, the others in the next ones: what is begun for them costs a handshake each,
-        and visits that run move in between."""
-        if self._turn is None:
-            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
-        if self._left_of_turn and not self._seen_later:
-            self._left_of_turn -= 1
-            self._decide(sock, peer, hello, first_bytes)
-        else:
-            self._seen_later.append((sock, peer, hello, first_bytes))
-
-    def _next_turn(self) -> None:
-        self._left_of_turn = self._config.limits.hellos_per_turn
-        self._turn = None
-        if self._seen_later:
-            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
-        while self._seen_later and self._left_of_turn:
-            self._left_of_turn -= 1
-            self._decide(*self._seen_later.popleft())
-
-    def _decide(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+        and visits that run move in between. Visitors do not wait behind lanes: of those thousands may come at once."""
         config = self._config
         decision = route(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
+        line = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+        if line.left and not line.later:
+            line.left -= 1
+            self._act(sock, peer, decision, first_bytes)
+        else:
+            line.later.append((sock, peer, decision, first_bytes))
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        for line in (self._visitors, self._lanes):
+            line.left = self._config.limits.hellos_per_turn
+            if line.later and self._turn is None:
+                self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
+            while line.later and line.left:
+                line.left -= 1
+                self._act(*line.later.popleft())
+
+    def _act(self, sock: socket.socket, peer: Endpoint, decision: Decision, first_bytes: bytes) -> None:
+        config = self._config
         try:
             if isinstance(decision, Named):
                 self._name(sock, peer, decision)

@@ -59,9 +59,10 @@ class Refuse:
     alert: Alert
 
 
-def route(
-    hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str], server_name: str
-) -> Named | ClientLane | PeerLane | PlainHttp | Refuse:
+Decision = Named | ClientLane | PeerLane | PlainHttp | Refuse
+
+
+def route(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str], server_name: str) -> Decision:
     """What a connection is.
 
     `zones` are the `<region>.<domain>` that this node has certificates for, `server_name` its own name for lanes.

@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -36,8 +37,12 @@ from portway_testkit.visitors import TIMEOUT, tls_context
 
 def grant_of(cluster: Cluster) -> str:
     """A fresh token's grant, from the registry."""
-    environment = cluster.environment()
-    credentials = grpc.ssl_channel_credentials(cluster.ca.read_bytes())
+    return grant_with(cluster.environment())
+
+
+def grant_with(environment: Mapping[str, str]) -> str:
+    """The grant of a client with this environment."""
+    credentials = grpc.ssl_channel_credentials(Path(environment["PORTWAY_CA"]).read_bytes())
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(environment["PORTWAY_REGISTRY"], credentials, options) as channel:
         metadata = (("authorization", f"Bearer {environment['PORTWAY_TOKEN']}"),)

@@ -1,0 +1,118 @@
+"""One node as a process, with the limits that it has by default, and a tunnel of it that is in use."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cluster.portway import NodePlan, start_cluster
+from cluster.processes import Processes
+from portway.engine import thread
+from portway.tunnel import Tunnel
+from portway_testkit.attacker import Attack, Attacker, Told
+from portway_testkit.origins import TcpOrigin
+from portway_testkit.siege import Download, Figures, besiege, endless, memory_of, metrics_at
+from portway_testkit.visitors import visit
+
+# A tunnel in use goes on at this share of its speed, whatever visitors do.
+ENOUGH = 0.8
+# A quarter of what it is by default: handshakes that stand still are the one thing here that takes notable memory, and
+# as many as are wanted have to be made.
+MOST_GREETINGS = 256
+_FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address", "64")
+
+
+@dataclass(frozen=True, slots=True)
+class Besieged:
+    """The node, and a tunnel whose local server sends without end."""
+
+    host: str
+    port: int
+    server_name: str
+    admin: str  # host:port of its metrics
+    pid: int
+    tunnel: Tunnel
+    raw_ports: range
+    environment: dict[str, str]  # of a client that may have thousands of tunnels
+    ca: Path
+
+    def metrics(self) -> dict[str, float]:
+        return metrics_at(self.admin)
+
+    def memory(self) -> float:
+        """Of the node, in MiB."""
+        return memory_of(self.pid)
+
+    def served(self) -> None:
+        """A new visitor is."""
+        with visit(self.tunnel, self.ca) as visitor:
+            assert visitor.recv(1) == b"\0"
+
+    def under(
+        self,
+        attack: Attack,
+        *,
+        begun: Callable[[], object] = lambda: None,
+        during: Callable[[], object] | None = None,
+    ) -> tuple[Figures, Told]:
+        """The tunnel's speed under an attack, beside that in peace; a new visitor is served in each of its rounds."""
+        during = during or self.served
+        with Attacker(attack) as attacker, Download(self.tunnel, self.ca) as download:
+            figures = besiege(download, attacker, self.pid, ENOUGH, begun=begun, during=during)
+            attacker.go()
+            during()
+            told = attacker.rest()
+        return figures, told
+
+
+@pytest.fixture
+def as_client(besieged: Besieged, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make this process a client of the node; its engine is stopped after the test."""
+    for name, value in besieged.environment.items():
+        monkeypatch.setenv(name, value)
+    yield
+    thread.stop_engine()
+
+
+@pytest.fixture(scope="session")
+def besieged() -> Iterator[Besieged]:
+    """Client, node and registry are processes of their own, so that none waits for the other's interpreter."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pw-") as folder,
+        Processes(Path(folder)) as processes,
+        TcpOrigin(endless) as origin,
+    ):
+        cluster = start_cluster(processes, (NodePlan("fra-1", "fra", 50.1, 8.7, flags=_FLAGS),))
+        node = cluster.nodes[0]
+        command = [sys.executable, "-c", _HOLD, str(origin.port)]
+        client = processes.start("client", command, ready_flag=True, environment=cluster.exports)
+        tunnel = Tunnel(**processes.wait_ready(client))
+        many = cluster.ask("token", "create", "--tenant", "storm", "--max-tunnels", "10000")["token"]
+        told = processes.wait_ready(node.process)
+        first, last = node.process.command[node.process.command.index("--raw-ports") + 1].split("-")
+        host, _, port = node.listen.rpartition(":")
+        yield Besieged(
+            host,
+            int(port),
+            "fra-1.node.portway.internal",
+            told["admin_listen"],
+            node.process.pid,
+            tunnel,
+            range(int(first), int(last) + 1),
+            cluster.exports | {"PORTWAY_TOKEN": many},
+            cluster.ca,
+        )
+
+
+# A tunnel with a raw port besides, until it is ended.
+_HOLD = """
+import dataclasses, json, pathlib, signal, sys
+import portway
+with portway.forward(int(sys.argv[1]), unencrypted=True) as tunnel:
+    ready = pathlib.Path(sys.argv[sys.argv.index("--ready-file") + 1])
+    ready.with_suffix(".part").write_text(json.dumps(dataclasses.asdict(tunnel)))
+    ready.with_suffix(".part").rename(ready)
+    signal.sigwait({signal.SIGTERM})
+"""

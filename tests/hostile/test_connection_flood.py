@@ -1,0 +1,23 @@
+"""Connections of one address, as fast as they come."""
+
+import pytest
+from portway_testkit.attacker import Attack
+from portway_testkit.hellos import real_hello
+
+# The node, its client and a process that attacks it start first, and rounds of half a second follow.
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+
+
+def test_a_flood_of_one_address_slows_nobody(besieged) -> None:
+    """It opens connections faster than an address may, each with a whole hello that nobody is known by: the tunnel in
+    use goes on, and visitors of another address are served."""
+    hello = real_hello(f"{'a' * 16}.fra.localhost").hex()
+    before = besieged.metrics()
+    attack = Attack(besieged.host, [besieged.port], 2_000, [hello], hold=50, at_once=1_500)
+    figures, told = besieged.under(attack)
+    after = besieged.metrics()
+    refused = after['turned_away_total{reason="rate"}'] - before.get('turned_away_total{reason="rate"}', 0)
+    print(f"{figures} {told.opened} opened, {refused:.0f} refused by rate")
+    assert figures.ratio >= 0.8, figures
+    assert refused > 0
+    assert figures.grown < 16

@@ -1,0 +1,167 @@
+"""A visitor that means no good, as a process of its own: connections at a rate, each with some bytes, held or let go.
+
+Here: the program (`python -m portway_testkit.attacker`) and its reins. Not here: what the bytes are, what must not
+suffer from it (siege.py). Its rate is bounded, so that it is the node that is measured and not the attacker's own use
+of the processor.
+"""
+
+import json
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Final, Self
+
+_TICK: Final = 0.01
+_PATIENCE: Final = 30.0
+_READ: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """`at_once` connections, and then `rate` a second, to `ports` in turn, from so many addresses of loopback; each
+    sends one of `says`.
+
+    `hold` are kept open, the oldest is closed for each that comes beyond; what comes back is read from those that are
+    closed then.
+    """
+
+    host: str
+    ports: list[int]
+    rate: int
+    says: list[str] = field(default_factory=list)  # in hexadecimal
+    at_once: int = 0
+    hold: int = 200
+    addresses: int = 1
+
+    def source(self, number: int) -> str:
+        """Where the connection of this number comes from."""
+        which = number % self.addresses
+        return f"127.9.{which // 250}.{which % 250 + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an attacker has done since it was told to go."""
+
+    opened: int
+    refused: int  # not even connected
+    held: int
+    answers: list[str]  # different ones, in hexadecimal
+
+
+class Attacker:
+    """`with Attacker(attack) as attacker:` waits; `go()` attacks until `rest()`."""
+
+    def __init__(self, attack: Attack) -> None:
+        self._attack = attack
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "portway_testkit.attacker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._tell(json.dumps(asdict(self._attack)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(_PATIENCE)
+        self._process.stdout.close()
+
+    def go(self) -> Told:
+        """Returns when what comes at once has come."""
+        return self._tell("go")
+
+    def rest(self) -> Told:
+        """Let go of everything; what was done."""
+        return self._tell("rest")
+
+    def _tell(self, word: str) -> Told:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(word + "\n")
+        told = self._process.stdout.readline()
+        assert told, "the attacker has ended"
+        return Told(**json.loads(told))
+
+
+class _Program:
+    def __init__(self, attack: Attack) -> None:
+        self._attack = attack
+        self._says = [bytes.fromhex(text) for text in attack.says]
+        self._held: deque[socket.socket] = deque()
+        self._answers: set[bytes] = set()
+        self._opened = self._refused = 0
+
+    def run(self) -> None:
+        going, began = False, 0.0
+        self._report()
+        while True:
+            readable, _, _ = select.select([sys.stdin], [], [], _TICK if going else None)
+            if readable:
+                word = sys.stdin.readline().strip()
+                if not word:
+                    return
+                going = word == "go"
+                if going:
+                    self._opened = self._refused = 0
+                    self._answers.clear()
+                    self._open_all(self._attack.at_once)
+                    self._report()
+                    began = time.monotonic()
+                else:
+                    self._rest()
+            if going:
+                self._open_all(self._attack.at_once + int((time.monotonic() - began) * self._attack.rate))
+
+    def _open_all(self, due: int) -> None:
+        while self._opened + self._refused < due:
+            self._open(self._opened + self._refused)
+
+    def _open(self, number: int) -> None:
+        attack = self._attack
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            sock.bind((attack.source(number), 0))
+            sock.connect_ex((attack.host, attack.ports[number % len(attack.ports)]))
+            if self._says:
+                sock.send(self._says[number % len(self._says)])
+        except OSError:
+            self._refused += 1
+            sock.close()
+            return
+        self._opened += 1
+        self._held.append(sock)
+        if len(self._held) > attack.hold:
+            self._let_go(self._held.popleft())
+
+    def _let_go(self, sock: socket.socket) -> None:
+        try:
+            self._answers.add(sock.recv(_READ)[:64])
+        except OSError:
+            pass
+        sock.close()
+
+    def _rest(self) -> None:
+        held = len(self._held)
+        while self._held:
+            self._let_go(self._held.popleft())
+        self._report(held)
+
+    def _report(self, held: int = 0) -> None:
+        told = Told(self._opened, self._refused, held, sorted(answer.hex() for answer in self._answers))
+        print(json.dumps(asdict(told)), flush=True)
+
+
+if __name__ == "__main__":
+    _Program(Attack(**json.loads(sys.stdin.readline()))).run()

@@ -1,0 +1,138 @@
+"""A tunnel in use while its node is attacked: its speed with and without, in turn, and what the node takes for it.
+
+Here: a download that never ends, rounds that are compared with their neighbours, a process's memory. Not here: the
+attacks (attacker.py).
+"""
+
+import socket
+import statistics
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from portway.tunnel import Tunnel
+
+from portway_testkit.visitors import visit
+
+_BLOCK: Final = bytes(256 * 1024)
+_ROUND: Final = 0.5
+_SETTLING: Final = 0.15
+# One pair of rounds says little on a machine that does other things too: the median of so many is looked at, and of
+# more of them while it is below what is demanded.
+_PAIRS: Final = 5
+_MOST_PAIRS: Final = 10
+
+
+def endless(sock: socket.socket) -> None:
+    """A local server's side of it: sends until its visitor has gone."""
+    while True:
+        sock.sendall(_BLOCK)
+
+
+class Download:
+    """`with Download(tunnel, ca) as download:` reads what `endless` sends, as fast as it comes."""
+
+    def __init__(self, tunnel: Tunnel, ca: Path) -> None:
+        self._socket = visit(tunnel, ca)
+        self._read = 0
+        self._thread = threading.Thread(target=self._run, name="download")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def speed(self) -> float:
+        """In MB a second, over one round."""
+        began, before = time.monotonic(), self._read
+        time.sleep(_ROUND)
+        return (self._read - before) / (time.monotonic() - began) / 1e6
+
+    def _run(self) -> None:
+        room = memoryview(bytearray(len(_BLOCK)))
+        try:
+            while size := self._socket.recv_into(room):
+                self._read += size
+        except OSError:
+            pass
+
+
+class Reins(Protocol):
+    """Something that can be begun and ended, again and again."""
+
+    def go(self) -> None: ...
+
+    def rest(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Speeds in MB a second, medians; memory in MiB: before, and the most that was seen."""
+
+    quiet: float
+    attacked: float
+    ratio: float
+    memory_before: float
+    memory_most: float
+
+    @property
+    def grown(self) -> float:
+        return self.memory_most - self.memory_before
+
+
+def besiege(
+    download: Download,
+    reins: Reins,
+    node: int,
+    enough: float,
+    *,
+    begun: Callable[[], object] = lambda: None,
+    during: Callable[[], object],
+) -> Figures:
+    """Attack and leave in peace in turn. `node` is the process whose memory is watched, `enough` the ratio that is
+    demanded: less is looked at twice. In each round of the attack `begun` returns when it has begun, and `during` is
+    called after the measurement."""
+    reins.rest()
+    memory_before = memory_most = memory_of(node)
+    quiet = [_settled(download)]
+    attacked: list[float] = []
+    ratios: list[float] = []
+    while len(ratios) < _PAIRS or (statistics.median(ratios) < enough and len(ratios) < _MOST_PAIRS):
+        reins.go()
+        begun()
+        attacked.append(_settled(download))
+        memory_most = max(memory_most, memory_of(node))
+        during()
+        reins.rest()
+        quiet.append(_settled(download))
+        ratios.append(attacked[-1] / statistics.mean(quiet[-2:]))
+    return Figures(
+        statistics.median(quiet), statistics.median(attacked), statistics.median(ratios), memory_before, memory_most
+    )
+
+
+def memory_of(process: int) -> float:
+    """What it has in memory, in MiB."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
+
+
+def metrics_at(address: str) -> dict[str, float]:
+    """Every sample of a node's /metrics by its name, labels included, without the prefix."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name.removeprefix("portway_relay_"): float(value) for name, _, value in (s.rpartition(" ") for s in lines)}
+
+
+def _settled(download: Download) -> float:
+    """The speed, once what was begun has begun."""
+    time.sleep(_SETTLING)
+    return download.speed()
