@@ -55,6 +55,11 @@ def no_leaked_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not leaked, f"{len(leaked)} sockets were left open: {sorted(leaked)}"
 
 
+def _is_grpc(task: "asyncio.Task[object]") -> bool:
+    name = task.get_coro().__qualname__
+    return "_AioCall." in name or name.endswith("StreamStreamCall._prepare_rpc")
+
+
 @pytest.fixture(autouse=True)
 async def no_leaked_tasks() -> AsyncIterator[None]:
     """A test ends every task it started."""
@@ -62,7 +67,7 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
     yield
     leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
     # grpc.aio waits in a task of its own, which nobody can reach, for the end of a call that was cancelled.
-    grpc_calls = {task for task in leaked if "_AioCall." in task.get_coro().__qualname__}
+    grpc_calls = {task for task in leaked if _is_grpc(task)}
     if grpc_calls:
         leaked -= (await asyncio.wait(grpc_calls, timeout=_CLOSING_SECONDS))[0]
     assert not leaked, f"tasks were left running: {sorted(task.get_name() for task in leaked)}"

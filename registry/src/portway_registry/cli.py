@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = """\
 Serve clients, operators and nodes until SIGTERM or SIGINT. Certificates are needed, the rest has defaults:
 
-    portway-admin pki init --dir pki --domain tunnels.example.com --region fra --node fra-1 --registry-host HOST
-    portway-registry serve --tls-cert pki/registry.crt --tls-key pki/registry.key --cluster-ca pki/ca.crt"""
+    portway-admin pki init --dir pki --domain tunnels.example.com --region fra --registry-host HOST
+    portway-registry serve --tls-cert pki/registry.crt --tls-key pki/registry.key"""
 _EPILOG = f"""\
 Every flag is also a variable ({variable("listen")} for --listen) and a key of the TOML file (underscores for dashes).
 Flags beat variables, variables beat the file. Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot

@@ -82,15 +82,25 @@ class Config:
     mesh_listen: Annotated[Address, Setting(parse_address, "HOST:PORT", "where nodes are served (mutual TLS)")] = (
         _MESH_LISTEN
     )
-    tls_cert: Annotated[
-        Path | None, _file("certificate (PEM) of both ports, or of the public one alone with --mesh-tls-cert; needed")
-    ] = None
+    tls_cert: Annotated[Path | None, _file("certificate (PEM) of the port of clients and operators; needed")] = None
     tls_key: Annotated[Path | None, _file("its private key (PEM); needed")] = None
     mesh_tls_cert: Annotated[
-        Path | None, _file("certificate (PEM) for nodes, where --tls-cert is not from the cluster's CA")
+        Path | None,
+        _file(
+            "certificate (PEM) for nodes; needed only with a --cluster-ca without its key that --tls-cert is not from"
+        ),
     ] = None
     mesh_tls_key: Annotated[Path | None, _file("its private key (PEM)")] = None
-    cluster_ca: Annotated[Path | None, _file("the CA that nodes' certificates are from (PEM); needed")] = None
+    cluster_ca: Annotated[
+        Path | None, _file("a CA of your own that nodes' certificates are from (PEM); by default one kept in the store")
+    ] = None
+    cluster_ca_key: Annotated[
+        Path | None, _file("its private key (PEM): the registry makes nodes' certificates with it")
+    ] = None
+    node_certificate_seconds: Annotated[
+        int,
+        Setting(_whole(2, 31_536_000), "N", "how long a node's certificate is good that the registry makes"),
+    ] = 172_800
     store: Annotated[str, Setting(str, "STORE", "embedded:PATH, embedded:memory, or etcd:URL[,URL...]")] = (
         "embedded:portway-registry.db"
     )
@@ -115,6 +125,15 @@ class Config:
     max_tunnels: Annotated[
         int, Setting(_whole(1, 1_000_000), "N", "tunnels that a token may have which names no number")
     ] = 100
+    check_addresses: Annotated[
+        str,
+        Setting(
+            _one_of("yes", "no"),
+            "YES",
+            "send clients to a node once its advertised address was reached from another node or the registry; no: "
+            "where clients reach nodes and these do not",
+        ),
+    ] = "yes"
     log_format: Annotated[str, Setting(_one_of("text", "json"), "FORM", "text or json")] = "text"
     log_level: Annotated[
         str,

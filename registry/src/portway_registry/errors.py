@@ -9,8 +9,11 @@ RegistryError
 ├── CallError              a call that is refused; its text is told to the caller and says what to do
 │   ├── NotAuthenticated   nobody knows who calls
 │   │   ├── TokenMissing, TokenMalformed, TokenUnknown, TokenRevoked
-│   │   └── NotANode       a certificate that is no node's
+│   │   ├── InvitationUnknown, InvitationOver
+│   │   ├── NotANode       a certificate that is no node's
+│   │   └── CertificateSuperseded  a node's name has been given to another since
 │   ├── NotAllowed         the caller is known and may not
+│   │   └── NameTaken      a node with this name has joined
 │   ├── NotServed          no such method here
 │   ├── InvalidRequest     the request cannot be understood or contradicts itself
 │   ├── NotFound           no such node, tunnel or token
@@ -102,18 +105,55 @@ class TokenRevoked(NotAuthenticated):
         super().__init__("the API token is revoked: ask for a new one (`portway-admin token create`)")
 
 
+class InvitationUnknown(NotAuthenticated):
+    """No such invitation, or a wrong secret: the caller is not told which."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this cluster does not know the invitation: check that the token is whole and for this registry, or make a "
+            "new one (`portway-admin node invite`)"
+        )
+
+
+class InvitationOver(NotAuthenticated):
+    """The invitation was good once. Said only to who shows its secret."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the invitation {why}: make a new one (`portway-admin node invite`)")
+
+
+class CertificateSuperseded(NotAuthenticated):
+    """A node of this name was invited anew; this certificate is from before."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"another node has joined as {node} since this certificate was made: invite this one under a name of its "
+            "own (`portway-admin node invite`)"
+        )
+
+
 class NotANode(NotAuthenticated):
     """The peer shows no certificate that names a node."""
 
     def __init__(self) -> None:
         super().__init__(
             "no node certificate: this is for nodes, on the registry's mesh port, with a certificate of the "
-            "cluster's CA (`portway-admin pki node NAME`)"
+            "cluster's CA (`portway-admin node invite` lets a node join)"
         )
 
 
 class NotAllowed(CallError):
     """The caller is known, and may not do this."""
+
+
+class NameTaken(NotAllowed):
+    """A node has joined under this name, or is registered with it."""
+
+    def __init__(self, node: str, region: str) -> None:
+        super().__init__(
+            f"the name {node} is another node's: choose another with --name, or, to replace that node, invite by name "
+            f"(`portway-admin node invite --region {region} --name {node}`)"
+        )
 
 
 class NotServed(CallError):
@@ -147,8 +187,11 @@ class FellSilent(CallError):
 class NodeRemoved(CallError):
     """An operator removed the node."""
 
-    def __init__(self) -> None:
-        super().__init__("this node was removed from the cluster: `portway-admin node serve NAME` takes that back")
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"this node was removed from the cluster: to let it in again invite it anew (`portway-admin node invite "
+            f"--name {node} --region ...`)"
+        )
 
 
 class Replaced(CallError):

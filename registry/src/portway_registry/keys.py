@@ -8,6 +8,9 @@ Here: names of keys. Not here: the values under them (records.py), nor how they 
     grant-keys/<kid>   GrantKeyRecord
     orders/<node>      OrderRecord; none for a node that serves as usual
     ports/<region>/<first>  PortBlockRecord: whose the raw ports from there on are; on no lease
+    authority          AuthorityRecord: the cluster's own CA, its key included
+    invitations/<id>   InvitationRecord
+    identities/<node>  IdentityRecord: who joined under this name last
     audit/<when>-<id>  AuditRecord; sorts by time
     settings           SettingsRecord
 """
@@ -21,6 +24,9 @@ TOKENS: Final = ROOT + "tokens/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
 ORDERS: Final = ROOT + "orders/"
 PORTS: Final = ROOT + "ports/"
+AUTHORITY: Final = ROOT + "authority"
+INVITATIONS: Final = ROOT + "invitations/"
+IDENTITIES: Final = ROOT + "identities/"
 AUDIT: Final = ROOT + "audit/"
 SETTINGS: Final = ROOT + "settings"
 
@@ -43,6 +49,14 @@ def grant_key(kid: str) -> str:
 
 def order(node_name: str) -> str:
     return ORDERS + node_name
+
+
+def invitation(invitation_id: str) -> str:
+    return INVITATIONS + invitation_id
+
+
+def identity(node_name: str) -> str:
+    return IDENTITIES + node_name
 
 
 def port_block(region: str, first: int) -> str:

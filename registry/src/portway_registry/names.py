@@ -8,6 +8,9 @@ import re
 from typing import Final
 
 NODE_SUFFIX: Final = ".node.portway.internal"
+REGION_SUFFIX: Final = ".region.portway.internal"
+# What nodes verify a registry's mesh port by, at whichever address they dial it.
+REGISTRY_NAME: Final = "registry.portway.internal"
 
 # One DNS label: nodes and regions are parts of host names and of certificates.
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -59,6 +62,17 @@ def check_tenant(name: str) -> str:
 def server_name(node: str) -> str:
     """The name that the node's cluster certificate is valid for."""
     return node + NODE_SUFFIX
+
+
+def region_name(region: str) -> str:
+    """The name in a node's certificate that says which region it is of."""
+    return region + REGION_SUFFIX
+
+
+def region_of_name(name: str) -> str | None:
+    """The region that a certificate's DNS name stands for, or None."""
+    region = name.removesuffix(REGION_SUFFIX)
+    return region if region != name and _DNS_LABEL.fullmatch(region) else None
 
 
 def node_of_server_name(name: str) -> str | None:

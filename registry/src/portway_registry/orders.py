@@ -6,9 +6,10 @@ Here: giving an order and taking it back. Not here: what a node does with it, no
 from collections.abc import Callable
 
 from portway_registry import keys
-from portway_registry.errors import NotFound
+from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.names import check_node
 from portway_registry.records import Order, OrderRecord, encode
+from portway_registry.standing import is_removed
 from portway_registry.store.contract import Store
 from portway_registry.views import Views
 
@@ -24,10 +25,19 @@ class Orders:
     async def give(self, node: str, order: Order | None) -> None:
         """Let it stand; None takes back whatever stands, for a node that serves as usual.
 
-        Raises NotFound for a node that nobody has heard of, and StoreUnavailable.
+        A node that joined and was removed stays removed until it is invited anew: its key may be in other hands.
+
+        Raises NotFound for a node that nobody has heard of, InvalidRequest, and StoreUnavailable.
         """
-        if node not in self._views.nodes.items and node not in self._views.orders.items:
+        views = self._views
+        identity = views.identities.get(node)
+        if identity is None and node not in views.nodes.items and node not in views.orders.items:
             raise NotFound(f"no node {node!r} is known: see `portway-admin node list`")
+        if identity is not None and order is not Order.REMOVE and is_removed(views, node):
+            raise InvalidRequest(
+                f"node {node} was removed: invite it anew (`portway-admin node invite --region {identity.region} "
+                f"--name {node}`)"
+            )
         if order is None:
             await self._store.delete(keys.order(check_node(node)))
         else:

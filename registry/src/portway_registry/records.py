@@ -17,10 +17,11 @@ M = TypeVar("M", NodeInfo, TunnelInfo)
 
 
 class Role(StrEnum):
-    """Who calls: the holder of a client's or of an admin's token, or a node by its certificate."""
+    """Who calls: the holder of a client's, an admin's or an invitation's token, or a node by its certificate."""
 
     CLIENT = "client"
     ADMIN = "admin"
+    INVITED = "invited"
     NODE = "node"
 
 
@@ -60,6 +61,43 @@ class OrderRecord(msgspec.Struct, frozen=True):
     node: str
     order: Order
     at_ms: int = 0
+
+
+class AuthorityRecord(msgspec.Struct, frozen=True):
+    """The cluster's own CA, PEM."""
+
+    certificate: bytes
+    private_key: bytes
+    created_at_ms: int = 0
+
+
+class InvitationRecord(msgspec.Struct, frozen=True):
+    """What lets one new node join, once: with `key_sha256`, the hash of the public key that it was used for.
+
+    `secret_sha256` is all that is kept of its secret; `node` is empty when the node may choose its name.
+    """
+
+    id: str
+    region: str
+    secret_sha256: bytes
+    node: str = ""
+    created_by: str = ""
+    created_at_ms: int = 0
+    expires_at_ms: int = 0
+    used_at_ms: int = 0
+    used_by: str = ""
+    key_sha256: bytes = b""
+    revoked_at_ms: int = 0
+
+
+class IdentityRecord(msgspec.Struct, frozen=True):
+    """Who joined under a node's name last. Certificates with this name that were issued before are refused."""
+
+    node: str
+    region: str
+    invitation: str
+    joined_at_ms: int
+    anew: bool = False  # the name was somebody's before
 
 
 class SettingsRecord(msgspec.Struct, frozen=True):

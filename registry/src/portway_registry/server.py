@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, TypeVar
 
 import grpc
@@ -17,15 +18,20 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
+from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
 
+from portway_registry.authority import stored_authority
 from portway_registry.bootstrap import bootstrap
-from portway_registry.certificates import Certificates, read_certificates
+from portway_registry.certificates import FilePair, credentials, mesh_pair, read_authority
 from portway_registry.config import Address, Config, flag
 from portway_registry.errors import ConfigError, StoreUnavailable
 from portway_registry.geoip.locator import Locator
 from portway_registry.geoip.opening import open_locator
 from portway_registry.grants import Grants
+from portway_registry.invitations import Invitations
+from portway_registry.joining import Joining
+from portway_registry.mesh.dialling import dial_by
 from portway_registry.mesh.hub import Hub
 from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.metrics import CallCounts, exposition
@@ -35,8 +41,10 @@ from portway_registry.rotation import KeyRotation
 from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
+from portway_registry.services.enrolment import Enrolment
 from portway_registry.services.guard import Guard
 from portway_registry.services.mesh import Mesh
+from portway_registry.standing import demand_standing
 from portway_registry.store.open import open_store
 from portway_registry.tokens import TokenCheck
 from portway_registry.views import Views
@@ -110,8 +118,10 @@ class Registry:
 
     async def _start(self) -> None:
         config = self._config
-        certificates = read_certificates(config, datetime.now(UTC))
-        credentials, mutual = _credentials(certificates)
+        shown = FilePair(config, "tls_cert", "tls_key", _utc_now)
+        brought = read_authority(config, _utc_now())
+        if brought is not None:
+            mesh_pair(config, shown, brought, _utc_now)  # said before the store is waited for
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = open_locator(config.geoip)
         self._closing += [_closing(locator), tasks.close]
@@ -124,6 +134,10 @@ class Registry:
             lambda: bootstrap(store, admin_token_file=config.first_admin_token_file(), now_ms=_now_ms())
         )
 
+        if brought is None:
+            authority = await _patiently(lambda: stored_authority(store, now_ms=_now_ms()))
+        else:
+            authority = brought
         views = Views(store, on_failure=self._on_failure)
         self._closing.append(views.close)
         await _patiently(views.start)
@@ -139,26 +153,31 @@ class Registry:
             lease_seconds=config.lease_seconds,
             default_max_tunnels=config.max_tunnels,
             on_failure=self._on_failure,
+            dial=dial_by(authority.certificate) if config.check_addresses == "yes" else None,
         )
         hub.start()
         self._closing.append(hub.close)
 
-        mesh_guard = Guard(by_certificate, self._calls.count)
+        joining = Joining(store, authority, _now_ms, life=config.node_certificate_seconds)
+        mesh_guard = Guard(by_certificate(partial(demand_standing, views)), self._calls.count)
         mesh = _server(mesh_guard, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
-        add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms)), mesh)
+        add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms), joining), mesh)
         mesh_health = _add_health(mesh)
+        mutual = credentials(mesh_pair(config, shown, authority, _utc_now), client_ca=authority.certificate)
         self._mesh_address = await self._listen(mesh, config.mesh_listen, mutual, "mesh_listen")
 
-        guard = Guard(by_token(TokenCheck(store, views.tokens)), self._calls.count)
+        invitations = Invitations(store, views.invitations, _now_ms)
+        guard = Guard(by_token(TokenCheck(store, views.tokens), invitations), self._calls.count)
         public = _server(guard, ("grpc.max_receive_message_length", _LARGEST_CALL))
         roster = Roster(views.nodes, views.orders, hub)
         self._closing.append(roster.close)
         reports = Reports(roster.get, time.monotonic)
-        discovery = Discovery(roster, grants, locator, reports, cluster_ca=certificates.cluster_ca)
+        discovery = Discovery(roster, grants, locator, reports, cluster_ca=authority.certificate)
         add_DiscoveryServicer_to_server(discovery, public)
-        add_AdminServicer_to_server(Admin(store, views, _now_ms), public)
+        add_EnrolmentServicer_to_server(Enrolment(joining), public)
+        add_AdminServicer_to_server(Admin(store, views, invitations, _now_ms), public)
         public_health = _add_health(public)
-        self._address = await self._listen(public, config.listen, credentials, "listen")
+        self._address = await self._listen(public, config.listen, credentials(shown), "listen")
 
         if config.metrics_listen is not None:
             from portway_registry.http import HttpServer
@@ -208,6 +227,10 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
     async def close() -> None:
         locator.close()
@@ -223,14 +246,6 @@ def _add_health(server: aio.Server) -> health.aio.HealthServicer:
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer
-
-
-def _credentials(certificates: Certificates) -> tuple[grpc.ServerCredentials, grpc.ServerCredentials]:
-    """What the public port shows, and what the mesh port shows and demands."""
-    public, mesh = certificates.public, certificates.mesh
-    return grpc.ssl_server_credentials([(public.key, public.certificate)]), grpc.ssl_server_credentials(
-        [(mesh.key, mesh.certificate)], root_certificates=certificates.cluster_ca, require_client_auth=True
-    )
 
 
 async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -50,6 +50,15 @@ def new_id() -> TokenId:
     return TokenId(_base32(secrets.token_bytes(_ID_BYTES)))
 
 
+def new_secret() -> str:
+    return _base32(secrets.token_bytes(_SECRET_BYTES))
+
+
+def hash_of(secret: str) -> bytes:
+    """All that is kept of a secret."""
+    return hashlib.sha256(secret.encode("ascii")).digest()
+
+
 def make(
     *,
     tenant: str,
@@ -60,13 +69,13 @@ def make(
     max_tunnels: int = 0,
 ) -> NewToken:
     """A token with a fresh secret."""
-    secret = _base32(secrets.token_bytes(_SECRET_BYTES))
+    secret = new_secret()
     identity = token_id or new_id()
     record = TokenRecord(
         id=identity,
         tenant=tenant,
         role=role,
-        secret_sha256=_hash(secret),
+        secret_sha256=hash_of(secret),
         description=description,
         max_tunnels=max_tunnels,
         created_at_ms=now_ms,
@@ -84,12 +93,21 @@ def parse(text: str) -> tuple[TokenId, str]:
 
 def with_secret(record: TokenRecord, secret: str) -> TokenRecord:
     """The same token with another secret."""
-    return msgspec.structs.replace(record, secret_sha256=_hash(secret))
+    return msgspec.structs.replace(record, secret_sha256=hash_of(secret))
 
 
 def fits(record: TokenRecord, secret: str) -> bool:
     """Whether this is the token's secret; takes as long whatever it is."""
-    return hmac.compare_digest(record.secret_sha256, _hash(secret))
+    return hmac.compare_digest(record.secret_sha256, hash_of(secret))
+
+
+def shown(authorization: str | None) -> str:
+    """The token in an `authorization` header. Raises TokenMissing, TokenMalformed."""
+    if not authorization:
+        raise TokenMissing
+    if not authorization[: len(_SCHEME)].lower() == _SCHEME:
+        raise TokenMalformed
+    return authorization[len(_SCHEME) :].strip()
 
 
 class TokenCheck:
@@ -105,11 +123,7 @@ class TokenCheck:
 
         Raises a NotAuthenticated; Busy and StoreUnavailable when nothing can be said of the token now.
         """
-        if not authorization:
-            raise TokenMissing
-        if not authorization[: len(_SCHEME)].lower() == _SCHEME:
-            raise TokenMalformed
-        token_id, secret = parse(authorization[len(_SCHEME) :].strip())
+        token_id, secret = parse(shown(authorization))
         record = self._tokens.get(token_id) or await self._look_up(token_id)
         if record is None or not fits(record, secret):
             raise TokenUnknown
@@ -128,10 +142,6 @@ class TokenCheck:
         finally:
             self._lookups -= 1
         return None if entry is None else self._tokens.decode(entry)
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("ascii")).digest()
 
 
 def _base32(value: bytes) -> str:

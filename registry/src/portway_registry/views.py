@@ -8,13 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_registry import keys
 from portway_registry.records import (
     GrantKeyRecord,
+    IdentityRecord,
+    InvitationRecord,
     OrderRecord,
     PortBlockRecord,
     TokenRecord,
@@ -202,14 +204,32 @@ class Views:
         self.grant_keys: View[GrantKeyRecord] = View(
             store, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=on_failure
         )
-
         self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
+        self.invitations: View[InvitationRecord] = View(
+            store, keys.INVITATIONS, decoder(InvitationRecord), on_failure=on_failure
+        )
+        self.identities: View[IdentityRecord] = View(
+            store, keys.IDENTITIES, decoder(IdentityRecord), on_failure=on_failure
+        )
 
     async def start(self) -> None:
         """Fill them all. Raises StoreUnavailable."""
-        for view in (self.grant_keys, self.tokens, self.orders, self.port_blocks, self.nodes, self.tunnels):
+        for view in self._in_order():
             await view.start()
 
     async def close(self) -> None:
-        for view in (self.tunnels, self.nodes, self.port_blocks, self.orders, self.tokens, self.grant_keys):
+        for view in reversed(self._in_order()):
             await view.close()
+
+    def _in_order(self) -> tuple[View[Any], ...]:
+        """The rules first, then nodes, then what nodes hold."""
+        return (
+            self.grant_keys,
+            self.tokens,
+            self.invitations,
+            self.identities,
+            self.orders,
+            self.port_blocks,
+            self.nodes,
+            self.tunnels,
+        )

@@ -55,14 +55,14 @@ class LoadedCertificates:
         return self._visitor_tls[zone, alpn]
 
 
-def _utc_now() -> datetime.datetime:
+def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
 class Certificates:
     """What the node shows to whom. `loaded` is always one whole, checked set."""
 
-    def __init__(self, config: NodeConfig, now: Now = _utc_now) -> None:
+    def __init__(self, config: NodeConfig, now: Now = utc_now) -> None:
         """Read the files. Raises CertificateError."""
         self._config = config
         self._now = now

@@ -14,6 +14,9 @@ from portway_proto.wire.labels import LABEL_LENGTH
 from portway_relay.errors import ConfigError
 
 SERVER_NAME_SUFFIX: Final = ".node.portway.internal"
+REGION_SUFFIX: Final = ".region.portway.internal"
+# What a registry's mesh port is verified by, at whichever address it is dialled.
+REGISTRY_NAME: Final = "registry.portway.internal"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
@@ -104,6 +107,9 @@ class NodeConfig:
     raw_listen: str | None = None
     raw_ports: PortRange = PortRange(20_000, 29_999)
     raw_host: str | None = None
+    join: str | None = None
+    state_dir: Path | None = None
+    registry_ca: Path | None = None
     admin_listen: Endpoint | None = None
     latitude: float = 0.0
     longitude: float = 0.0

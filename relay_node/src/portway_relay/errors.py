@@ -3,6 +3,8 @@
 RelayError
 ├── ConfigError          a file, flag or variable that cannot be used; says which and what would do
 ├── CertificateError     a certificate or key that cannot be read or does not fit; says which file
+├── JoinError            this node is not let into the cluster, or not any more; says what to do
+├── RenewalFailed        there is no new certificate now
 ├── ListenError          an address that cannot be listened on
 ├── Refused              what a client asked for and does not get: a code of the lane protocol, and why
 │   └── GrantRefused     its grant is not good here
@@ -27,6 +29,14 @@ class ConfigError(RelayError):
 
 class CertificateError(RelayError):
     """A certificate, key or CA that cannot be used."""
+
+
+class JoinError(RelayError):
+    """The node has no certificate that is good, and gets none."""
+
+
+class RenewalFailed(RelayError):
+    """No registry gave a new certificate; the one there is stays in use."""
 
 
 class ListenError(RelayError):

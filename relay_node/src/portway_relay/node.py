@@ -27,10 +27,12 @@ from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
 from portway_relay.ingress.rate import AddressRate
 from portway_relay.ingress.raw_front import RawFront
+from portway_relay.membership.renewal import renewal_for
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
+from portway_relay.mesh.probing import Probing
 from portway_relay.mesh.routes import Routes
 from portway_relay.mesh.sibling_ports import SiblingPorts
 from portway_relay.metrics import exposition
@@ -97,7 +99,7 @@ class Node:
             self._carrier,
             self._loaded,
             lambda: map(describe, self._table.all_live()),
-            on_removed=lambda: self._arrivals.drop_removed(),
+            on_refused=lambda: self._arrivals.drop_refused(),
             on_failure=failed,
         )
         self._visits = Visits(
@@ -212,8 +214,17 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
+        self._probing = Probing(
+            self._carrier, self._loaded, lambda probed: self._link.tell_probed(probed), on_failure=failed
+        )
         self._cluster = Cluster(
-            self._grants, self._sessions, self._table, self._peers, self._port_reservation, self._ordered
+            self._grants,
+            self._sessions,
+            self._table,
+            self._peers,
+            self._port_reservation,
+            self._ordered,
+            self._probing.probe,
         )
         self._link = RegistryLink(
             config.registry,
@@ -224,6 +235,9 @@ class Node:
             self._cluster,
             clock=monotonic,
             on_failure=failed,
+        )
+        self._renewal = renewal_for(
+            config, lambda csr: self._link.renew_certificate(csr), self.reload_certificates, on_failure=failed
         )
         self._report = Report(
             config,
@@ -278,6 +292,8 @@ class Node:
             self._link.start()
             self._port_reservation.start()
             self._tasks.spawn(self._watch_certificates(), name="watch certificates")
+            if self._renewal is not None:
+                self._renewal.start()
             await self._cluster.known.wait()
         except BaseException:
             await self.stop()
@@ -305,6 +321,9 @@ class Node:
         await self._port_reservation.close()
         await self._visits.close()
         await self._lookup.close()
+        if self._renewal is not None:
+            await self._renewal.close()
+        await self._probing.close()
         await self._link.close()
         await self._arrivals.close()
         await self._peers.close()

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
+from portway_relay.membership.kept import CA, CERTIFICATE, CURRENT, KEY
 
 PREFIX: Final = "PORTWAY_RELAY_"
 # A host and maybe a port, or an IPv6 address as it is.
@@ -114,9 +115,14 @@ SETTINGS: Final = (
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),
     Setting("raw_host", str, "the host name of raw TCP tunnels", "HOST"),
     Setting("registry", parse_endpoint, "a registry's mesh port", "HOST:PORT", required=True, repeatable=True),
-    Setting("cluster_ca", Path, "the cluster's CA (PEM)", "FILE", required=True),
-    Setting("cert", Path, "the node's cluster certificate (PEM)", "FILE", required=True),
-    Setting("key", Path, "its key (PEM)", "FILE", required=True),
+    Setting(
+        "join", str, "an invitation (`portway-admin node invite`), used once: joins the cluster", "TOKEN@HOST:PORT"
+    ),
+    Setting("state_dir", Path, "where a node that joined keeps its key and certificate (portway-relay-NAME)", "DIR"),
+    Setting("registry_ca", Path, "the CA of the registry that is joined at, else the system's (PEM)", "FILE"),
+    Setting("cluster_ca", Path, "the cluster's CA (PEM), for a node that does not join by itself", "FILE"),
+    Setting("cert", Path, "such a node's cluster certificate (PEM)", "FILE"),
+    Setting("key", Path, "its key (PEM)", "FILE"),
     Setting(
         "tls_cert",
         Path,
@@ -175,6 +181,8 @@ LIMITS: Final = tuple(
     )
     for limit in fields(NodeLimits)
 )
+# Settings of a node that was given its certificate, and what takes their place in a state folder.
+_IDENTITY: Final = {"cluster_ca": CA, "cert": CERTIFICATE, "key": KEY}
 _BY_KEY: Final = {setting.key: setting for setting in (*SETTINGS, *LIMITS)}
 
 
@@ -208,10 +216,25 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> NodeConfig
     if missing:
         raise ConfigError(f"{', '.join(missing)} missing: give each as a flag, in the environment or in the file")
     values = {key: _parse(_BY_KEY[key], value, source) for key, (value, source) in raw.items()}
+    _add_identity(values)
     limit_values = {setting.key: values.pop(setting.key) for setting in LIMITS if setting.key in values}
     config = NodeConfig(**values, limits=NodeLimits(**limit_values))
     config.check()
     return config
+
+
+def _add_identity(values: dict[str, Any]) -> None:
+    """Where the cluster certificate is: in files that were given, or in the state folder of a node that joins."""
+    given = [key for key in _IDENTITY if key in values]
+    if len(given) == len(_IDENTITY):
+        if "join" in values or "state_dir" in values:
+            raise ConfigError("--join and --state-dir are for a node that was not given --cert, --key and --cluster-ca")
+        return
+    if given:
+        missing = ", ".join(_BY_KEY[key].flag for key in _IDENTITY if key not in values)
+        raise ConfigError(f"{missing} missing: --cert, --key and --cluster-ca go together; a node that joins has none")
+    folder: Path = values.setdefault("state_dir", Path(f"portway-relay-{values['name']}"))
+    values |= {key: folder / CURRENT / name for key, name in _IDENTITY.items()}
 
 
 def _read_file(path: Path) -> dict[str, tuple[Any, str]]:

@@ -90,6 +90,10 @@ class AdminCaller:
         request = admin_pb2.CreateTokenRequest(tenant="demo", role=role, max_tunnels=max_tunnels)
         return await self.stub.CreateToken(request, metadata=self.shown)
 
+    async def invite(self, region: str = "fra", node: str = "") -> admin_pb2.InviteNodeResponse:
+        request = admin_pb2.InviteNodeRequest(region=region, node=node)
+        return await self.stub.InviteNode(request, metadata=self.shown)
+
     async def revoke(self, token_id: str) -> None:
         await self.stub.RevokeToken(admin_pb2.RevokeTokenRequest(id=token_id), metadata=self.shown)
 

@@ -10,7 +10,7 @@ import trustme
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
-from portway_proto.v1 import admin_pb2, discovery_pb2, mesh_pb2
+from portway_proto.v1 import admin_pb2, discovery_pb2, enrolment_pb2, mesh_pb2
 from portway_registry.records import Role
 from portway_registry.server import Registry
 from portway_registry.services.roles import METHOD_ROLES
@@ -18,6 +18,7 @@ from portway_testkit.registry import Pki, bearer, channel
 
 SERVICES: list[ServiceDescriptor] = [
     discovery_pb2.DESCRIPTOR.services_by_name["Discovery"],
+    enrolment_pb2.DESCRIPTOR.services_by_name["Enrolment"],
     mesh_pb2.DESCRIPTOR.services_by_name["Mesh"],
     admin_pb2.DESCRIPTOR.services_by_name["Admin"],
 ]
@@ -25,6 +26,7 @@ METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods
 }
 UNKNOWN = "pw_zzzzzzzz_" + "a" * 32
+UNKNOWN_INVITATION = "pwj_zzzzzzzz_" + "a" * 32
 REFUSALS = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED, StatusCode.UNAVAILABLE}
 
 Metadata = tuple[tuple[str, str], ...]
@@ -34,6 +36,8 @@ class Admin(Protocol):
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
 
     async def revoke(self, token_id: str) -> None: ...
+
+    async def invite(self, region: str = ..., node: str = ...) -> admin_pb2.InviteNodeResponse: ...
 
 
 def of_role(role: Role) -> list[str]:
@@ -76,6 +80,7 @@ class Tokens:
     revoked_client: str
     revoked_admin: str
     wrong_secret: str
+    invitation: str
 
 
 @pytest.fixture
@@ -90,6 +95,7 @@ async def tokens(admin: Admin, admin_token: str) -> Tokens:
         revoked[0].token,
         revoked[1].token,
         f"pw_{client.info.id}_{admin_token.split('_')[2]}",
+        (await admin.invite()).token,
     )
 
 
@@ -102,14 +108,14 @@ def test_every_method_has_a_row_in_the_table() -> None:
 
 
 def test_roles_follow_the_services() -> None:
-    """Discovery is for clients, Mesh for nodes, Admin for admins, without exception."""
-    wanted = {"Discovery": Role.CLIENT, "Mesh": Role.NODE, "Admin": Role.ADMIN}
+    """Discovery is for clients, Enrolment for who is invited, Mesh for nodes, Admin for admins, without exception."""
+    wanted = {"Discovery": Role.CLIENT, "Enrolment": Role.INVITED, "Mesh": Role.NODE, "Admin": Role.ADMIN}
     assert {path: METHOD_ROLES[path] for path in METHODS} == {
         path: wanted[method.containing_service.name] for path, method in METHODS.items()
     }
 
 
-@pytest.mark.parametrize("role", [Role.CLIENT, Role.ADMIN])
+@pytest.mark.parametrize("role", [Role.CLIENT, Role.ADMIN, Role.INVITED])
 async def test_without_a_good_token_nothing_is_done(role: Role, public: grpc.aio.Channel, tokens: Tokens) -> None:
     """No token, a malformed, unknown, revoked one and one with a wrong secret are each UNAUTHENTICATED everywhere."""
     wrong: dict[str, Metadata] = {
@@ -122,6 +128,9 @@ async def test_without_a_good_token_nothing_is_done(role: Role, public: grpc.aio
         "wrong secret": bearer(tokens.wrong_secret),
         "revoked client": bearer(tokens.revoked_client),
         "revoked admin": bearer(tokens.revoked_admin),
+        "unknown invitation": bearer(UNKNOWN_INVITATION),
+        "cut invitation": bearer(tokens.invitation[:-1]),
+        "another's secret": bearer(f"pwj_{tokens.invitation.split('_')[1]}_{tokens.client.split('_')[2]}"),
     }
     found = {(path, why): await call(public, path, shown) for path in of_role(role) for why, shown in wrong.items()}
     assert found == dict.fromkeys(found, StatusCode.UNAUTHENTICATED)
@@ -129,17 +138,22 @@ async def test_without_a_good_token_nothing_is_done(role: Role, public: grpc.aio
 
 
 async def test_a_client_is_no_admin_and_an_admin_no_client(public: grpc.aio.Channel, tokens: Tokens) -> None:
-    """A client's token is denied each Admin method, an admin's token each of Discovery."""
-    denied = [(path, tokens.client) for path in of_role(Role.ADMIN)]
-    denied += [(path, tokens.admin) for path in of_role(Role.CLIENT)]
-    found = {path: await call(public, path, bearer(token)) for path, token in denied}
+    """Each kind of token is denied the methods of the others: a client's, an admin's, an invitation's."""
+    of_kind = {Role.CLIENT: tokens.client, Role.ADMIN: tokens.admin, Role.INVITED: tokens.invitation}
+    found = {
+        (path, shown): await call(public, path, bearer(token))
+        for shown, token in of_kind.items()
+        for role in of_kind
+        if role is not shown
+        for path in of_role(role)
+    }
     assert found == dict.fromkeys(found, StatusCode.PERMISSION_DENIED)
-    assert len(found) == len(of_role(Role.ADMIN)) + len(of_role(Role.CLIENT))
+    assert len(found) == 2 * sum(len(of_role(role)) for role in of_kind)
 
 
 async def test_nobody_is_a_node_on_the_public_port(public: grpc.aio.Channel, tokens: Tokens) -> None:
     """Mesh is not served where tokens count, whatever token is shown."""
-    for token in (tokens.client, tokens.admin):
+    for token in (tokens.client, tokens.admin, tokens.invitation):
         found = {path: await call(public, path, bearer(token)) for path in of_role(Role.NODE)}
         assert found == dict.fromkeys(of_role(Role.NODE), StatusCode.UNIMPLEMENTED)
 
@@ -175,6 +189,7 @@ async def test_the_right_role_is_let_in_everywhere(
     """With the right role each method says something of its own: an answer, or what is wrong with an empty request."""
     found = {path: await call(public, path, bearer(tokens.admin)) for path in of_role(Role.ADMIN)}
     found |= {path: await call(public, path, bearer(tokens.client)) for path in of_role(Role.CLIENT)}
+    found |= {path: await call(public, path, bearer(tokens.invitation)) for path in of_role(Role.INVITED)}
     async with channel(registry.mesh_address, pki.ca, pki.node("fra-1")) as mesh:
         found |= {path: await call(mesh, path) for path in of_role(Role.NODE)}
     # No node is registered, which is what Locate has to say.

@@ -1,13 +1,18 @@
-"""Certificates that cannot be used are found at start, and the flag that named them is said."""
+"""Certificates that cannot be used are found at start, and the flag that named them is said; changed files count."""
 
 import datetime
+import logging
 from pathlib import Path
 
 import pytest
 import trustme
-from portway_registry.certificates import read_certificates
+from cryptography import x509
+from portway_registry import certificates
+from portway_registry.authority import ClusterAuthority
+from portway_registry.certificates import FilePair, OwnPair, mesh_pair, read_authority
 from portway_registry.config import Config
 from portway_registry.errors import ConfigError
+from portway_registry.signing import Signer
 from portway_testkit.registry import Pki
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -24,6 +29,11 @@ class Files:
     def ca(self, authority: trustme.CA) -> Path:
         path = self._folder / f"ca-{id(authority)}.crt"
         path.write_bytes(authority.cert_pem.bytes())
+        return path
+
+    def key(self, authority: trustme.CA) -> Path:
+        path = self._folder / f"ca-{id(authority)}.key"
+        path.write_bytes(authority.private_key_pem.bytes())
         return path
 
     def issue(self, authority: trustme.CA, **times: datetime.datetime) -> tuple[Path, Path]:
@@ -45,19 +55,28 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
+def read(config: Config, now: datetime.datetime = NOW) -> tuple[FilePair, FilePair | OwnPair, ClusterAuthority]:
+    """What both ports show, with a CA that an operator brought."""
+    public = FilePair(config, "tls_cert", "tls_key", lambda: now)
+    authority = read_authority(config, now)
+    assert authority is not None
+    return public, mesh_pair(config, public, authority, lambda: now), authority
+
+
 def refusal(config: Config, now: datetime.datetime = NOW) -> str:
     with pytest.raises(ConfigError) as raised:
-        read_certificates(config, now)
+        read(config, now)
     return str(raised.value)
 
 
 def test_one_pair_serves_both_ports(files: Files) -> None:
-    """A certificate of the cluster's CA is shown to clients and to nodes."""
+    """A certificate of a CA whose key is elsewhere is shown to clients and to nodes."""
     config = files.config()
-    found = read_certificates(config, NOW)
+    public, mesh, authority = read(config)
     assert config.tls_cert is not None
-    assert found.public == found.mesh
-    assert found.public.certificate == config.tls_cert.read_bytes()
+    assert public is mesh
+    assert public.current().certificate == config.tls_cert.read_bytes()
+    assert authority.signer is None
 
 
 def test_nodes_have_a_pair_of_their_own(files: Files) -> None:
@@ -65,14 +84,76 @@ def test_nodes_have_a_pair_of_their_own(files: Files) -> None:
     public, public_key = files.issue(files.other)
     mesh, mesh_key = files.issue(files.cluster)
     config = files.config(tls_cert=public, tls_key=public_key, mesh_tls_cert=mesh, mesh_tls_key=mesh_key)
-    found = read_certificates(config, NOW)
-    assert (found.public.certificate, found.mesh.certificate) == (public.read_bytes(), mesh.read_bytes())
+    pairs = read(config)
+    assert [pair.current().certificate for pair in pairs[:2]] == [public.read_bytes(), mesh.read_bytes()]
+
+
+def test_with_the_authority_s_key_nodes_are_shown_a_fresh_one(files: Files) -> None:
+    """Whatever the public port shows: the mesh port's is made by the registry, and is from the cluster's CA."""
+    public, public_key = files.issue(files.other)
+    config = files.config(tls_cert=public, tls_key=public_key, cluster_ca_key=files.key(files.cluster))
+    _, mesh, authority = read(config)
+    shown = x509.load_pem_x509_certificate(mesh.current().certificate)
+    shown.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate))
+    assert authority.signer is not None
+
+
+def test_a_certificate_of_its_own_is_made_anew_in_time() -> None:
+    """At half its life; until then it is the same."""
+    now = NOW
+    pair = OwnPair(Signer.create(), lambda: now)
+    first = pair.current()
+    now += datetime.timedelta(days=3)
+    assert pair.current() is first
+    now += datetime.timedelta(days=1)
+    assert pair.current() is not first
+
+
+@pytest.mark.parametrize("wrong", ["key of another", "no key"])
+def test_an_authority_s_key_must_fit(files: Files, tmp_path: Path, wrong: str) -> None:
+    """Both files are named."""
+    path = files.key(files.other)
+    if wrong == "no key":
+        path.write_bytes(b"noise")
+    said = refusal(files.config(cluster_ca_key=path))
+    assert "--cluster-ca " in said
+    assert f"--cluster-ca-key {path}" in said
+
+
+def test_a_key_without_its_authority_is_refused(files: Files) -> None:
+    """It would silently do nothing."""
+    with pytest.raises(ConfigError, match="goes with --cluster-ca"):
+        read_authority(files.config(cluster_ca=None, cluster_ca_key=files.key(files.cluster)), NOW)
+
+
+def test_without_files_the_cluster_has_its_own_authority(files: Files) -> None:
+    """Nothing is read, then."""
+    assert read_authority(files.config(cluster_ca=None), NOW) is None
+
+
+def test_changed_files_are_shown_from_then_on(
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renewed pair takes the place of the one before; half of one is logged, and nothing changes."""
+    monkeypatch.setattr(certificates, "LOOK_EACH", 0.0)
+    config = files.config()
+    assert config.tls_cert is not None
+    assert config.tls_key is not None
+    pair = FilePair(config, "tls_cert", "tls_key", lambda: NOW)
+    first = pair.current()
+    certificate, key = files.issue(files.cluster)
+    certificate.replace(config.tls_cert)
+    with caplog.at_level(logging.ERROR):
+        assert pair.current() is first
+    assert "the old one stays in use" in caplog.text
+    key.replace(config.tls_key)
+    assert pair.current().certificate == config.tls_cert.read_bytes() != first.certificate
 
 
 def test_an_intermediate_ca_leads_to_the_cluster_s(files: Files) -> None:
     """A chain with an intermediate certificate is the cluster's when that was signed by it."""
     certificate, key = files.issue(files.cluster.create_child_ca())
-    read_certificates(files.config(tls_cert=certificate, tls_key=key), NOW)
+    read(files.config(tls_cert=certificate, tls_key=key))
 
 
 def test_nodes_would_not_trust_a_foreign_certificate(files: Files) -> None:
@@ -85,7 +166,8 @@ def test_nodes_would_not_trust_a_foreign_certificate(files: Files) -> None:
 def test_what_is_needed_is_said(files: Files, tmp_path: Path, name: str) -> None:
     """Without one of the files, or with one that is not there, its flag is named."""
     dashed = f"--{name.replace('_', '-')}"
-    assert refusal(files.config(**{name: None})).startswith(f"{dashed} FILE is needed")
+    if name != "cluster_ca":
+        assert refusal(files.config(**{name: None})).startswith(f"{dashed} FILE is needed")
     assert refusal(files.config(**{name: tmp_path / "gone"})).startswith(f"cannot read {dashed} {tmp_path / 'gone'}")
 
 
@@ -116,8 +198,8 @@ def test_an_expired_certificate_is_refused(files: Files) -> None:
 
 def test_an_expired_authority_is_refused(pki: Pki) -> None:
     """A cluster's CA that is over is named itself, not what it signed."""
-    config = Config(tls_cert=pki.folder / "registry.crt", tls_key=pki.folder / "registry.key", cluster_ca=pki.ca)
-    assert refusal(config, NOW + 11 * YEAR).startswith(f"--cluster-ca {pki.ca} has expired")
+    with pytest.raises(ConfigError, match=f"--cluster-ca {pki.ca} has expired"):
+        read_authority(Config(cluster_ca=pki.ca), NOW + 11 * YEAR)
 
 
 def test_a_certificate_of_tomorrow_blames_the_clock(files: Files) -> None:

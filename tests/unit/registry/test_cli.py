@@ -45,7 +45,7 @@ def test_settings_that_cannot_be_used_end_it_with_two(capsys: pytest.CaptureFixt
     for arguments, says in (
         (["serve", "--config", str(file)], "unknown key 'lisen'"),
         (["serve", "--lease-seconds", "x"], "--lease-seconds"),
-        (["serve", "--store", "embedded:memory"], "--cluster-ca FILE is needed"),
+        (["serve", "--store", "embedded:memory"], "--tls-cert FILE is needed"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)

@@ -41,6 +41,8 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
     texts = {
         "lease_seconds": "30",
         "max_tunnels": "7",
+        "node_certificate_seconds": "60",
+        "check_addresses": "no",
         "log_format": "json",
         "log_level": "debug",
         "store": "embedded:memory",

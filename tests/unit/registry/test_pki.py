@@ -72,6 +72,10 @@ def test_a_node_shows_one_certificate_everywhere(authority: Authority) -> None:
     handshake((node[0], node[1]), ca, "fra-1.node.portway.internal")
     handshake((registry[0], registry[1]), ca, "localhost", client=(node[0], node[1]))
     assert names(load(node[0])) == ["fra-1.node.portway.internal"]
+    assert names(load(authority.add_node("fra-2", "fra")[0])) == [
+        "fra-2.node.portway.internal",
+        "fra.region.portway.internal",
+    ]
 
 
 def test_a_registry_s_certificate_makes_no_node(authority: Authority) -> None:
@@ -174,6 +178,7 @@ def test_names_are_checked_before_anything_is_written(
 def test_an_address_becomes_an_address(authority: Authority) -> None:
     """IP addresses are written as such: clients do not look for them among the DNS names."""
     certificate = load(authority.add_registry(["127.0.0.1"])[0])
-    (name,) = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    name, own = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert isinstance(name, x509.IPAddress)
     assert name.value == ipaddress.ip_address("127.0.0.1")
+    assert own.value == "registry.portway.internal"

@@ -73,6 +73,26 @@ def test_what_is_not_given_has_its_default() -> None:
     )
 
 
+def test_a_node_without_a_certificate_lives_by_invitation() -> None:
+    """Its key and certificates are in its state folder, named after it unless another is given."""
+    without = {"cert": None, "key": None, "cluster_ca": None}
+    config = loaded(**without)
+    assert config.state_dir == Path("portway-relay-relay-1")
+    assert (config.join, config.registry_ca) == (None, None)
+    other = loaded({"PORTWAY_RELAY_STATE_DIR": "/var/lib/x"}, **without, join="pwj_a_b@c:1", registry_ca="ca.pem")
+    assert other.join == "pwj_a_b@c:1"
+    assert other.registry_ca == Path("ca.pem")
+    folder = Path("/var/lib/x/current")
+    assert (other.cert, other.key, other.cluster_ca) == (folder / "node.crt", folder / "node.key", folder / "ca.crt")
+
+
+def test_a_certificate_and_an_invitation_are_not_mixed() -> None:
+    """One or the other; half of a certificate's files is told, too."""
+    assert "--join and --state-dir are for a node" in complaint(join="pwj_a_b@c:1")
+    assert "--join and --state-dir are for a node" in complaint(state_dir="x")
+    assert complaint(key=None).startswith("--key missing: ")
+
+
 def test_every_field_can_be_set() -> None:
     """The table of settings and the fields of configuration and limits are the same."""
     assert {setting.key for setting in SETTINGS} == {field.name for field in fields(NodeConfig)} - {"limits"}

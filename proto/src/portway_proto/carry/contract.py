@@ -232,6 +232,10 @@ class Pool(Protocol):
         what an earlier call asked for and has not come is among them."""
         ...
 
+    def aim(self, target: DialTarget) -> None:
+        """A dialling pool: lanes are dialled so from now on. Those that are up stay, and so do visits."""
+        ...
+
     def attach_control(self, control: Lane | None) -> None:
         """From now on WANT goes out on `control`. None: there is none, a visitor that finds no idle lane ends with
         NO_LANE at once."""

@@ -53,25 +53,25 @@ class _NodeOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeOrder.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     NODE_ORDER_UNSPECIFIED: _NodeOrder.ValueType  # 0
     NODE_ORDER_SERVE: _NodeOrder.ValueType  # 1
-    """As usual: takes back a CORDON, a DRAIN or a REMOVE."""
+    """As usual: takes back a CORDON or a DRAIN; a REMOVE only of a node whose certificate operators made themselves."""
     NODE_ORDER_CORDON: _NodeOrder.ValueType  # 2
     """No new clients."""
     NODE_ORDER_DRAIN: _NodeOrder.ValueType  # 3
     """The same, and those it has are asked to attach elsewhere."""
     NODE_ORDER_REMOVE: _NodeOrder.ValueType  # 4
-    """Refused by registries and by all other nodes."""
+    """Refused by registries and by all other nodes, until it is invited anew."""
 
 class NodeOrder(_NodeOrder, metaclass=_NodeOrderEnumTypeWrapper): ...
 
 NODE_ORDER_UNSPECIFIED: NodeOrder.ValueType  # 0
 NODE_ORDER_SERVE: NodeOrder.ValueType  # 1
-"""As usual: takes back a CORDON, a DRAIN or a REMOVE."""
+"""As usual: takes back a CORDON or a DRAIN; a REMOVE only of a node whose certificate operators made themselves."""
 NODE_ORDER_CORDON: NodeOrder.ValueType  # 2
 """No new clients."""
 NODE_ORDER_DRAIN: NodeOrder.ValueType  # 3
 """The same, and those it has are asked to attach elsewhere."""
 NODE_ORDER_REMOVE: NodeOrder.ValueType  # 4
-"""Refused by registries and by all other nodes."""
+"""Refused by registries and by all other nodes, until it is invited anew."""
 Global___NodeOrder: _TypeAlias = NodeOrder  # noqa: Y015
 
 class _Role:
@@ -209,6 +209,182 @@ class OrderNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderNodeResponse: _TypeAlias = OrderNodeResponse  # noqa: Y015
+
+@_typing.final
+class Invitation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    USED_AT_MS_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_MS_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    region: _builtins.str
+    node: _builtins.str
+    """Empty when the node may choose a name that is free."""
+    created_by: _builtins.str
+    """Token id of who made it."""
+    created_at_ms: _builtins.int
+    expires_at_ms: _builtins.int
+    used_at_ms: _builtins.int
+    """0 while it is neither."""
+    revoked_at_ms: _builtins.int
+    used_by: _builtins.str
+    """Who used it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        region: _builtins.str = ...,
+        node: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+        created_at_ms: _builtins.int = ...,
+        expires_at_ms: _builtins.int = ...,
+        used_at_ms: _builtins.int = ...,
+        revoked_at_ms: _builtins.int = ...,
+        used_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "created_by", b"created_by", "expires_at_ms", b"expires_at_ms", "id", b"id", "node", b"node", "region", b"region", "revoked_at_ms", b"revoked_at_ms", "used_at_ms", b"used_at_ms", "used_by", b"used_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Invitation: _TypeAlias = Invitation  # noqa: Y015
+
+@_typing.final
+class InviteNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    TTL_SECONDS_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    node: _builtins.str
+    ttl_seconds: _builtins.int
+    """How long it can be used; 0 for an hour."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        node: _builtins.str = ...,
+        ttl_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "region", b"region", "ttl_seconds", b"ttl_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InviteNodeRequest: _TypeAlias = InviteNodeRequest  # noqa: Y015
+
+@_typing.final
+class InviteNodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVITATION_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """pwj_<id>_<secret>"""
+    @_builtins.property
+    def invitation(self) -> Global___Invitation: ...
+    def __init__(
+        self,
+        *,
+        invitation: Global___Invitation | None = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invitation", b"invitation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invitation", b"invitation", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InviteNodeResponse: _TypeAlias = InviteNodeResponse  # noqa: Y015
+
+@_typing.final
+class ListInvitationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_OVER_FIELD_NUMBER: _builtins.int
+    include_over: _builtins.bool
+    """Used, revoked and expired ones too."""
+    def __init__(
+        self,
+        *,
+        include_over: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_over", b"include_over"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInvitationsRequest: _TypeAlias = ListInvitationsRequest  # noqa: Y015
+
+@_typing.final
+class ListInvitationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVITATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invitations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invitation]: ...
+    def __init__(
+        self,
+        *,
+        invitations: _abc.Iterable[Global___Invitation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invitations", b"invitations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInvitationsResponse: _TypeAlias = ListInvitationsResponse  # noqa: Y015
+
+@_typing.final
+class RevokeInvitationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeInvitationRequest: _TypeAlias = RevokeInvitationRequest  # noqa: Y015
+
+@_typing.final
+class RevokeInvitationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVITATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invitation(self) -> Global___Invitation: ...
+    def __init__(
+        self,
+        *,
+        invitation: Global___Invitation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invitation", b"invitation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invitation", b"invitation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeInvitationResponse: _TypeAlias = RevokeInvitationResponse  # noqa: Y015
 
 @_typing.final
 class WatchNodesRequest(_message.Message):

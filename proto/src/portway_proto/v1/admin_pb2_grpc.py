@@ -49,6 +49,21 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.OrderNodeRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.OrderNodeResponse.FromString,
                 _registered_method=True)
+        self.InviteNode = channel.unary_unary(
+                '/portway.v1.Admin/InviteNode',
+                request_serializer=portway_dot_v1_dot_admin__pb2.InviteNodeRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.InviteNodeResponse.FromString,
+                _registered_method=True)
+        self.ListInvitations = channel.unary_unary(
+                '/portway.v1.Admin/ListInvitations',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListInvitationsRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListInvitationsResponse.FromString,
+                _registered_method=True)
+        self.RevokeInvitation = channel.unary_unary(
+                '/portway.v1.Admin/RevokeInvitation',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RevokeInvitationRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RevokeInvitationResponse.FromString,
+                _registered_method=True)
         self.WatchNodes = channel.unary_stream(
                 '/portway.v1.Admin/WatchNodes',
                 request_serializer=portway_dot_v1_dot_admin__pb2.WatchNodesRequest.SerializeToString,
@@ -109,6 +124,25 @@ class AdminServicer(object):
     def OrderNode(self, request, context):
         """What a node is to do from now on, also after it has been started again.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InviteNode(self, request, context):
+        """A token by which one new node joins, once. The secret is in the answer and nowhere else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInvitations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeInvitation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -179,6 +213,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.OrderNode,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.OrderNodeRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.OrderNodeResponse.SerializeToString,
+            ),
+            'InviteNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.InviteNode,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.InviteNodeRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.InviteNodeResponse.SerializeToString,
+            ),
+            'ListInvitations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInvitations,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListInvitationsRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListInvitationsResponse.SerializeToString,
+            ),
+            'RevokeInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeInvitation,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RevokeInvitationRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RevokeInvitationResponse.SerializeToString,
             ),
             'WatchNodes': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchNodes,
@@ -302,6 +351,87 @@ class Admin(object):
             '/portway.v1.Admin/OrderNode',
             portway_dot_v1_dot_admin__pb2.OrderNodeRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.OrderNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InviteNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/InviteNode',
+            portway_dot_v1_dot_admin__pb2.InviteNodeRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.InviteNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInvitations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListInvitations',
+            portway_dot_v1_dot_admin__pb2.ListInvitationsRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListInvitationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RevokeInvitation',
+            portway_dot_v1_dot_admin__pb2.RevokeInvitationRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RevokeInvitationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class AdminStub:
     GetNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetNodeRequest, _admin_pb2.GetNodeResponse]
     OrderNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.OrderNodeRequest, _admin_pb2.OrderNodeResponse]
     """What a node is to do from now on, also after it has been started again."""
+    InviteNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InviteNodeRequest, _admin_pb2.InviteNodeResponse]
+    """A token by which one new node joins, once. The secret is in the answer and nowhere else."""
+    ListInvitations: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListInvitationsRequest, _admin_pb2.ListInvitationsResponse]
+    RevokeInvitation: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeInvitationRequest, _admin_pb2.RevokeInvitationResponse]
     WatchNodes: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchNodesRequest, _admin_pb2.WatchNodesResponse]
     ListTunnels: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTunnelsRequest, _admin_pb2.ListTunnelsResponse]
     GetTunnel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTunnelRequest, _admin_pb2.GetTunnelResponse]
@@ -52,6 +56,10 @@ class AdminAsyncStub(AdminStub):
     GetNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetNodeRequest, _admin_pb2.GetNodeResponse]  # type: ignore[assignment]
     OrderNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.OrderNodeRequest, _admin_pb2.OrderNodeResponse]  # type: ignore[assignment]
     """What a node is to do from now on, also after it has been started again."""
+    InviteNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.InviteNodeRequest, _admin_pb2.InviteNodeResponse]  # type: ignore[assignment]
+    """A token by which one new node joins, once. The secret is in the answer and nowhere else."""
+    ListInvitations: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListInvitationsRequest, _admin_pb2.ListInvitationsResponse]  # type: ignore[assignment]
+    RevokeInvitation: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeInvitationRequest, _admin_pb2.RevokeInvitationResponse]  # type: ignore[assignment]
     WatchNodes: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchNodesRequest, _admin_pb2.WatchNodesResponse]  # type: ignore[assignment]
     ListTunnels: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTunnelsRequest, _admin_pb2.ListTunnelsResponse]  # type: ignore[assignment]
     GetTunnel: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTunnelRequest, _admin_pb2.GetTunnelResponse]  # type: ignore[assignment]
@@ -84,6 +92,28 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.OrderNodeResponse, _abc.Awaitable[_admin_pb2.OrderNodeResponse]]:
         """What a node is to do from now on, also after it has been started again."""
+
+    @_abc_1.abstractmethod
+    def InviteNode(
+        self,
+        request: _admin_pb2.InviteNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.InviteNodeResponse, _abc.Awaitable[_admin_pb2.InviteNodeResponse]]:
+        """A token by which one new node joins, once. The secret is in the answer and nowhere else."""
+
+    @_abc_1.abstractmethod
+    def ListInvitations(
+        self,
+        request: _admin_pb2.ListInvitationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListInvitationsResponse, _abc.Awaitable[_admin_pb2.ListInvitationsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeInvitation(
+        self,
+        request: _admin_pb2.RevokeInvitationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeInvitationResponse, _abc.Awaitable[_admin_pb2.RevokeInvitationResponse]]: ...
 
     @_abc_1.abstractmethod
     def WatchNodes(

@@ -44,24 +44,28 @@ class NodeMessage(_message.Message):
     REGISTER_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_FIELD_NUMBER: _builtins.int
     ANNOUNCE_FIELD_NUMBER: _builtins.int
+    PROBED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
     def keep_alive(self) -> Global___KeepAlive: ...
     @_builtins.property
     def announce(self) -> Global___Announce: ...
+    @_builtins.property
+    def probed(self) -> Global___Probed: ...
     def __init__(
         self,
         *,
         register: Global___Register | None = ...,
         keep_alive: Global___KeepAlive | None = ...,
         announce: Global___Announce | None = ...,
+        probed: Global___Probed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "register", b"register"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "register", b"register"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "keep_alive", "announce"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "keep_alive", "announce", "probed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -186,6 +190,8 @@ class RegistryMessage(_message.Message):
     PEERS_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
+    REACHABILITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -200,6 +206,10 @@ class RegistryMessage(_message.Message):
     def evictions(self) -> Global___Evictions: ...
     @_builtins.property
     def order(self) -> Global___Order: ...
+    @_builtins.property
+    def probe(self) -> Global___Probe: ...
+    @_builtins.property
+    def reachability(self) -> Global___Reachability: ...
     def __init__(
         self,
         *,
@@ -210,16 +220,92 @@ class RegistryMessage(_message.Message):
         peers: Global___Peers | None = ...,
         evictions: Global___Evictions | None = ...,
         order: Global___Order | None = ...,
+        probe: Global___Probe | None = ...,
+        reachability: Global___Reachability | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___RegistryMessage: _TypeAlias = RegistryMessage  # noqa: Y015
+
+@_typing.final
+class Probe(_message.Message):
+    """Dial this node's advertised address as a client does, and say with Probed whether it is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Named in the answer."""
+    @_builtins.property
+    def node(self) -> _types_pb2.NodeInfo: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        node: _types_pb2.NodeInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probe: _TypeAlias = Probe  # noqa: Y015
+
+@_typing.final
+class Probed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    failure: _builtins.str
+    """Empty when the handshake was completed with the node's cluster certificate; else why it was not."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probed: _TypeAlias = Probed  # noqa: Y015
+
+@_typing.final
+class Reachability(_message.Message):
+    """Whether this node's own advertised address was reached, whenever that changes. Clients are sent to it only then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REACH_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    reach: _types_pb2.Reach.ValueType
+    failure: _builtins.str
+    """Who tried and what came of it, for people; empty when it was reached."""
+    def __init__(
+        self,
+        *,
+        reach: _types_pb2.Reach.ValueType = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "reach", b"reach"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reachability: _TypeAlias = Reachability  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
@@ -363,25 +449,54 @@ class Peers(_message.Message):
 
     NODES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    CERTIFIED_SINCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NodeInfo]: ...
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that operators removed: nothing of theirs is believed or served any more."""
 
+    @_builtins.property
+    def certified_since(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertifiedSince]:
+        """Nodes that joined anew under a name that was another's: older certificates with that name are refused."""
+
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[_types_pb2.NodeInfo] | None = ...,
         removed: _abc.Iterable[_builtins.str] | None = ...,
+        certified_since: _abc.Iterable[Global___CertifiedSince] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "removed", b"removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certified_since", b"certified_since", "nodes", b"nodes", "removed", b"removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Peers: _TypeAlias = Peers  # noqa: Y015
+
+@_typing.final
+class CertifiedSince(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ISSUED_MS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    issued_ms: _builtins.int
+    """Milliseconds since the Unix epoch. A certificate is issued an hour after its notBefore."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        issued_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_ms", b"issued_ms", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertifiedSince: _TypeAlias = CertifiedSince  # noqa: Y015
 
 @_typing.final
 class Evictions(_message.Message):
@@ -608,3 +723,43 @@ class HeldPort(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeldPort: _TypeAlias = HeldPort  # noqa: Y015
+
+@_typing.final
+class RenewCertificateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CSR_FIELD_NUMBER: _builtins.int
+    csr: _builtins.bytes
+    """PKCS #10, DER. Only its public key counts; its signature shows that the node has the private one."""
+    def __init__(
+        self,
+        *,
+        csr: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RenewCertificateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate(self) -> _types_pb2.NodeCertificate: ...
+    def __init__(
+        self,
+        *,
+        certificate: _types_pb2.NodeCertificate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificateResponse: _TypeAlias = RenewCertificateResponse  # noqa: Y015

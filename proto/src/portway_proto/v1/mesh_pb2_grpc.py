@@ -49,6 +49,11 @@ class MeshStub(object):
                 request_serializer=portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_mesh__pb2.ReservePortsResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/portway.v1.Mesh/RenewCertificate',
+                request_serializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class MeshServicer(object):
@@ -77,6 +82,13 @@ class MeshServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """A new certificate for the calling node, in good time before the end of the one it calls with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.ReservePorts,
                     request_deserializer=portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.FromString,
                     response_serializer=portway_dot_v1_dot_mesh__pb2.ReservePortsResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +194,33 @@ class Mesh(object):
             '/portway.v1.Mesh/ReservePorts',
             portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.SerializeToString,
             portway_dot_v1_dot_mesh__pb2.ReservePortsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Mesh/RenewCertificate',
+            portway_dot_v1_dot_mesh__pb2.RenewCertificateRequest.SerializeToString,
+            portway_dot_v1_dot_mesh__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class MeshStub:
     """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
     tunnels. They stay its own when its lease ends, until it has been gone for a day.
     """
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.RenewCertificateRequest, _mesh_pb2.RenewCertificateResponse]
+    """A new certificate for the calling node, in good time before the end of the one it calls with."""
 
 @_typing.type_check_only
 class MeshAsyncStub(MeshStub):
@@ -55,6 +57,8 @@ class MeshAsyncStub(MeshStub):
     """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
     tunnels. They stay its own when its lease ends, until it has been gone for a day.
     """
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_mesh_pb2.RenewCertificateRequest, _mesh_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """A new certificate for the calling node, in good time before the end of the one it calls with."""
 
 class MeshServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +88,13 @@ class MeshServicer(metaclass=_abc_1.ABCMeta):
         """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
         tunnels. They stay its own when its lease ends, until it has been gone for a day.
         """
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _mesh_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mesh_pb2.RenewCertificateResponse, _abc.Awaitable[_mesh_pb2.RenewCertificateResponse]]:
+        """A new certificate for the calling node, in good time before the end of the one it calls with."""
 
 def add_MeshServicer_to_server(servicer: MeshServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,19 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16portway/v1/types.proto\x12\nportway.v1\"8\n\rTunnelOptions\x12\x12\n\nh2_enabled\x18\x01 \x01(\x08\x12\x13\n\x0bunencrypted\x18\x02 \x01(\x08\"\xa5\x02\n\x08NodeInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x13\n\x0bserver_name\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x10\n\x08latitude\x18\x07 \x01(\x01\x12\x11\n\tlongitude\x18\x08 \x01(\x01\x12\x0e\n\x06\x64omain\x18\t \x01(\t\x12$\n\x05state\x18\n \x01(\x0e\x32\x15.portway.v1.NodeState\x12\x10\n\x08sessions\x18\x0b \x01(\r\x12\x0f\n\x07tunnels\x18\x0c \x01(\r\x12\x0e\n\x06visits\x18\r \x01(\r\x12\x14\n\x0cmax_sessions\x18\x0e \x01(\r\x12\x15\n\rstarted_at_ms\x18\x0f \x01(\x03\"\xe3\x01\n\nTunnelInfo\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\r\n\x05proof\x18\x05 \x01(\x0c\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x10\n\x08token_id\x18\x07 \x01(\t\x12*\n\x07options\x18\x08 \x01(\x0b\x32\x19.portway.v1.TunnelOptions\x12\x18\n\x10unencrypted_port\x18\t \x01(\r\x12\x14\n\x0copened_at_ms\x18\n \x01(\x03\x12\x0c\n\x04host\x18\x0b \x01(\t*o\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_STATE_READY\x10\x01\x12\x17\n\x13NODE_STATE_CORDONED\x10\x02\x12\x17\n\x13NODE_STATE_DRAINING\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16portway/v1/types.proto\x12\nportway.v1\"8\n\rTunnelOptions\x12\x12\n\nh2_enabled\x18\x01 \x01(\x08\x12\x13\n\x0bunencrypted\x18\x02 \x01(\x08\"\xde\x02\n\x08NodeInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x13\n\x0bserver_name\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x10\n\x08latitude\x18\x07 \x01(\x01\x12\x11\n\tlongitude\x18\x08 \x01(\x01\x12\x0e\n\x06\x64omain\x18\t \x01(\t\x12$\n\x05state\x18\n \x01(\x0e\x32\x15.portway.v1.NodeState\x12\x10\n\x08sessions\x18\x0b \x01(\r\x12\x0f\n\x07tunnels\x18\x0c \x01(\r\x12\x0e\n\x06visits\x18\r \x01(\r\x12\x14\n\x0cmax_sessions\x18\x0e \x01(\r\x12\x15\n\rstarted_at_ms\x18\x0f \x01(\x03\x12 \n\x05reach\x18\x10 \x01(\x0e\x32\x11.portway.v1.Reach\x12\x15\n\rreach_failure\x18\x11 \x01(\t\":\n\x0fNodeCertificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x12\n\ncluster_ca\x18\x02 \x01(\x0c\"\xe3\x01\n\nTunnelInfo\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\r\n\x05proof\x18\x05 \x01(\x0c\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x10\n\x08token_id\x18\x07 \x01(\t\x12*\n\x07options\x18\x08 \x01(\x0b\x32\x19.portway.v1.TunnelOptions\x12\x18\n\x10unencrypted_port\x18\t \x01(\r\x12\x14\n\x0copened_at_ms\x18\n \x01(\x03\x12\x0c\n\x04host\x18\x0b \x01(\t*U\n\x05Reach\x12\x15\n\x11REACH_UNSPECIFIED\x10\x00\x12\x10\n\x0cREACH_TRYING\x10\x01\x12\x11\n\rREACH_REACHED\x10\x02\x12\x10\n\x0cREACH_FAILED\x10\x03*o\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10NODE_STATE_READY\x10\x01\x12\x17\n\x13NODE_STATE_CORDONED\x10\x02\x12\x17\n\x13NODE_STATE_DRAINING\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=622
-  _globals['_NODESTATE']._serialized_end=733
+  _globals['_REACH']._serialized_start=739
+  _globals['_REACH']._serialized_end=824
+  _globals['_NODESTATE']._serialized_start=826
+  _globals['_NODESTATE']._serialized_end=937
   _globals['_TUNNELOPTIONS']._serialized_start=38
   _globals['_TUNNELOPTIONS']._serialized_end=94
   _globals['_NODEINFO']._serialized_start=97
-  _globals['_NODEINFO']._serialized_end=390
-  _globals['_TUNNELINFO']._serialized_start=393
-  _globals['_TUNNELINFO']._serialized_end=620
+  _globals['_NODEINFO']._serialized_end=447
+  _globals['_NODECERTIFICATE']._serialized_start=449
+  _globals['_NODECERTIFICATE']._serialized_end=507
+  _globals['_TUNNELINFO']._serialized_start=510
+  _globals['_TUNNELINFO']._serialized_end=737
 # @@protoc_insertion_point(module_scope)

@@ -17,6 +17,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Reach:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReachEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reach.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REACH_UNSPECIFIED: _Reach.ValueType  # 0
+    REACH_TRYING: _Reach.ValueType  # 1
+    """Nobody has said yet."""
+    REACH_REACHED: _Reach.ValueType  # 2
+    REACH_FAILED: _Reach.ValueType  # 3
+
+class Reach(_Reach, metaclass=_ReachEnumTypeWrapper):
+    """Whether a node's advertised address was reached, from another node or a registry."""
+
+REACH_UNSPECIFIED: Reach.ValueType  # 0
+REACH_TRYING: Reach.ValueType  # 1
+"""Nobody has said yet."""
+REACH_REACHED: Reach.ValueType  # 2
+REACH_FAILED: Reach.ValueType  # 3
+Global___Reach: _TypeAlias = Reach  # noqa: Y015
+
 class _NodeState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -83,6 +105,8 @@ class NodeInfo(_message.Message):
     VISITS_FIELD_NUMBER: _builtins.int
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    REACH_FIELD_NUMBER: _builtins.int
+    REACH_FAILURE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster, lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -107,6 +131,10 @@ class NodeInfo(_message.Message):
     """The most sessions it takes; 0 means no limit."""
     started_at_ms: _builtins.int
     """Milliseconds since the Unix epoch at which it registered."""
+    reach: Global___Reach.ValueType
+    """The registry's finding, whatever the node says. Unspecified counts as reached: nobody looked."""
+    reach_failure: _builtins.str
+    """Why its address was not reached, for people."""
     def __init__(
         self,
         *,
@@ -125,14 +153,44 @@ class NodeInfo(_message.Message):
         visits: _builtins.int = ...,
         max_sessions: _builtins.int = ...,
         started_at_ms: _builtins.int = ...,
+        reach: Global___Reach.ValueType = ...,
+        reach_failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "host", b"host", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "host", b"host", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeInfo: _TypeAlias = NodeInfo  # noqa: Y015
+
+@_typing.final
+class NodeCertificate(_message.Message):
+    """What makes a node one of the cluster: by name and region, for a few days."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CLUSTER_CA_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """PEM. It names the node (<node>.node.portway.internal) and its region (<region>.region.portway.internal), and is
+    valid from an hour before it was issued, for clocks that differ.
+    """
+    cluster_ca: _builtins.bytes
+    """PEM: the CA that other nodes and the registry's mesh port are verified by."""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        cluster_ca: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "cluster_ca", b"cluster_ca"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCertificate: _TypeAlias = NodeCertificate  # noqa: Y015
 
 @_typing.final
 class TunnelInfo(_message.Message):

@@ -7,6 +7,7 @@ import click
 
 from portway_registry.admin.audit import audit
 from portway_registry.admin.context import Admin, ExitCode, Failure
+from portway_registry.admin.invitation import invitation
 from portway_registry.admin.node import node
 from portway_registry.admin.pki import pki
 from portway_registry.admin.token import token
@@ -26,7 +27,7 @@ Exit codes:
   4    the token is missing, unknown, revoked, or not an admin's
   130  interrupted, which is how a watch ends
 """
-_PLURALS: Final = {"nodes": "node", "tunnels": "tunnel", "tokens": "token"}
+_PLURALS: Final = {"nodes": "node", "invitations": "invitation", "tunnels": "tunnel", "tokens": "token"}
 
 
 class _Nouns(click.Group):
@@ -78,5 +79,5 @@ def main(
     ctx.obj = Admin(registry, token, token_file, ca, as_json)
 
 
-for _command in (node, tunnel, token, audit, pki):
+for _command in (node, invitation, tunnel, token, audit, pki):
     main.add_command(_command)

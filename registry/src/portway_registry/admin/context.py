@@ -98,7 +98,7 @@ class Admin:
         address, channel = self._channel()
         with channel:
             try:
-                yield Calls(AdminStub(channel), (("authorization", f"Bearer {self._token()}"),))
+                yield Calls(address, AdminStub(channel), (("authorization", f"Bearer {self._token()}"),))
             except grpc.RpcError as error:
                 # Every error that a stub raises is a Call too; the base class alone says nothing.
                 status = cast("grpc.Call", error)
@@ -139,6 +139,7 @@ class Admin:
 class Calls:
     """The stub, with what each call needs."""
 
+    address: str
     stub: AdminStub
     metadata: tuple[tuple[str, str], ...]
     timeout: float = CALL_TIMEOUT
@@ -174,6 +175,17 @@ def _read(path: Path, what: str) -> bytes:
 def printable(text: str) -> str:
     """What others chose, without what would steer the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds(ctx: click.Context, parameter: click.Parameter, text: str) -> int:
+    """An option's time as people write it: 90s, 30m, 1h, 2d."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not number.isascii() or not number.isdecimal() or int(number) == 0:
+        raise click.BadParameter(f"{text!r}: use a number and s, m, h or d, such as 30m")
+    return int(number) * _UNITS[unit]
 
 
 def _json_too(ctx: click.Context, _: click.Parameter, given: bool) -> None:

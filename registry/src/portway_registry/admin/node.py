@@ -7,22 +7,37 @@ from portway_proto.v1.admin_pb2 import (
     NODE_ORDER_REMOVE,
     NODE_ORDER_SERVE,
     GetNodeRequest,
+    InviteNodeRequest,
     ListNodesRequest,
     NodeOrder,
     OrderNodeRequest,
     WatchNodesRequest,
 )
-from portway_proto.v1.types_pb2 import NodeInfo, NodeState
+from portway_proto.v1.types_pb2 import (
+    REACH_FAILED,
+    REACH_REACHED,
+    REACH_TRYING,
+    REACH_UNSPECIFIED,
+    NodeInfo,
+    NodeState,
+)
 
-from portway_registry.admin.context import Admin, json_option, pass_admin
+from portway_registry.admin.context import Admin, json_option, pass_admin, seconds
+from portway_registry.admin.invitation import invitation_json
 from portway_registry.admin.showing import print_changes, when
 
-_COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE")
+_COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
+_REACH = {
+    REACH_UNSPECIFIED: "unchecked",
+    REACH_TRYING: "trying",
+    REACH_REACHED: "reached",
+    REACH_FAILED: "failed",
+}
 
 
 @click.group()
 def node() -> None:
-    """Relay nodes: list, show, watch; cordon, drain, remove, and serve again."""
+    """Relay nodes: invite; list, show, watch; cordon, drain, remove, and serve again."""
 
 
 @node.command("list")
@@ -62,6 +77,7 @@ def show(admin: Admin, name: str) -> None:
             "address": _address(found),
             "server name": found.server_name,
             "state": state(found),
+            "reached": reached(found),
             "sessions": f"{found.sessions} of {found.max_sessions or 'any number'}",
             "tunnels": str(found.tunnels),
             "visits": str(found.visits),
@@ -70,6 +86,31 @@ def show(admin: Admin, name: str) -> None:
             "since": when(found.started_at_ms),
         }
     )
+
+
+@node.command()
+@click.option("--region", required=True, help="The region that the new node is of.")
+@click.option("--name", default="", help="Its name, also one to be replaced; by default it chooses one that is free.")
+@click.option("--ttl", default="1h", show_default=True, callback=seconds, help="How long the token can be used.")
+@json_option
+@pass_admin
+def invite(admin: Admin, region: str, name: str, ttl: int) -> None:
+    """Print a token with which one new node joins, once: `portway-relay serve --join TOKEN ...`."""
+    request = InviteNodeRequest(region=region, node=name, ttl_seconds=ttl)
+    with admin.calls() as calls:
+        answer = calls.stub.InviteNode(request, metadata=calls.metadata, timeout=calls.timeout)
+        # Where it was made is where it is shown: the node has to reach the same address.
+        token = f"{answer.token}@{calls.address}"
+    if admin.json:
+        admin.print_json({"token": token, **invitation_json(answer.invitation)})
+        return
+    who = f"node {answer.invitation.node}" if answer.invitation.node else "one node"
+    click.echo(
+        f"Invitation {answer.invitation.id}: {who} of region {region} may join with this token until "
+        f"{when(answer.invitation.expires_at_ms)}. Keep it now: it cannot be shown again.",
+        err=True,
+    )
+    click.echo(token)
 
 
 @node.command()
@@ -105,7 +146,7 @@ def drain(admin: Admin, name: str) -> None:
 @json_option
 @pass_admin
 def remove(admin: Admin, name: str) -> None:
-    """Have a node refused by registries and all other nodes, until `serve` takes that back."""
+    """Have a node refused by registries and all other nodes, until it is invited anew."""
     _order(admin, name, NODE_ORDER_REMOVE, "is refused everywhere")
 
 
@@ -114,7 +155,10 @@ def remove(admin: Admin, name: str) -> None:
 @json_option
 @pass_admin
 def serve(admin: Admin, name: str) -> None:
-    """Let a node serve as usual: takes back cordon, drain and remove."""
+    """Let a node serve as usual: takes back cordon and drain.
+
+    Takes back remove, too, of a node whose certificate was made with `pki node`.
+    """
     _order(admin, name, NODE_ORDER_SERVE, "serves as usual")
 
 
@@ -142,6 +186,8 @@ def node_json(found: NodeInfo) -> dict[str, object]:
         "port": found.port,
         "server_name": found.server_name,
         "state": state(found),
+        "reach": _REACH.get(found.reach, f"unknown ({found.reach})"),
+        "reach_failure": found.reach_failure,
         "sessions": found.sessions,
         "max_sessions": found.max_sessions,
         "tunnels": found.tunnels,
@@ -161,6 +207,13 @@ def state(found: NodeInfo) -> str:
         return f"unknown ({found.state})"
 
 
+def reached(found: NodeInfo) -> str:
+    """Whether its advertised address was reached, so that clients are sent there; else why not."""
+    if found.reach == REACH_FAILED:
+        return f"no: {found.reach_failure}"
+    return "not yet" if found.reach == REACH_TRYING else "yes"
+
+
 def _address(found: NodeInfo) -> str:
     return f"[{found.host}]:{found.port}" if ":" in found.host else f"{found.host}:{found.port}"
 
@@ -177,9 +230,11 @@ def _row(found: NodeInfo) -> list[str]:
         str(found.visits),
         found.version,
         when(found.started_at_ms),
+        reached(found),
     ]
 
 
 def _line(found: NodeInfo) -> str:
     counts = f"{found.sessions} sessions, {found.tunnels} tunnels, {found.visits} visits"
-    return f"{found.name}  {found.region}  {_address(found)}  {state(found)}  {counts}"
+    not_reached = f"  reached: {reached(found)}" if found.reach in (REACH_TRYING, REACH_FAILED) else ""
+    return f"{found.name}  {found.region}  {_address(found)}  {state(found)}  {counts}{not_reached}"

@@ -28,7 +28,12 @@ def pki() -> None:
 @_folder
 @click.option("--domain", required=True, help="What follows the region in tunnels' host names.")
 @click.option("--region", "regions", multiple=True, help="A region to make a certificate for (repeatable).")
-@click.option("--node", "nodes", multiple=True, help="A node to make a certificate for (repeatable).")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    help="A node to make a certificate for (repeatable); of the region, if one is named.",
+)
 @click.option(
     "--registry-host",
     "hosts",
@@ -53,7 +58,8 @@ def init(
     written = [folder / "ca.crt", folder / "ca.key"]
     written += authority.add_registry(hosts or _LOCAL_HOSTS)
     for name in nodes:
-        written += authority.add_node(name)
+        # With several regions nobody has said which one it is of.
+        written += authority.add_node(name, regions[0] if len(regions) == 1 else "")
     for region in regions:
         written += authority.add_region(region, domain)
     _report(admin, written)
@@ -61,11 +67,12 @@ def init(
 
 @pki.command()
 @_folder
+@click.option("--region", default="", help="The region that the node is of; by default it may be of any.")
 @click.argument("name")
 @pass_admin
-def node(admin: Admin, folder: Path, name: str) -> None:
-    """Add a node's certificate to an existing folder."""
-    _report(admin, Authority.open(folder).add_node(name))
+def node(admin: Admin, folder: Path, region: str, name: str) -> None:
+    """Add a node's certificate to an existing folder. A node that joins by invitation needs none."""
+    _report(admin, Authority.open(folder).add_node(name, region))
 
 
 @pki.command()

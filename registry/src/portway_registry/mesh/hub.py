@@ -7,11 +7,13 @@ does by itself (session.py).
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Callable
+from functools import partial
 from typing import Final
 
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_SUPERSEDED,
+    CertifiedSince,
     ClusterSettings,
     Eviction,
     NodeMessage,
@@ -29,12 +31,15 @@ from portway_proto.v1.types_pb2 import (
     TunnelInfo,
 )
 
-from portway_registry.errors import NodeRemoved, Replaced
+from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.grants import Grants
 from portway_registry.mesh.announcements import Announcements
+from portway_registry.mesh.dialling import Dial
 from portway_registry.mesh.quota import Quota
+from portway_registry.mesh.reaching import Reaching
 from portway_registry.mesh.session import NodeSession, Write
-from portway_registry.records import GrantKeyRecord, Order, OrderRecord, TokenRecord
+from portway_registry.records import GrantKeyRecord, IdentityRecord, Order, OrderRecord, TokenRecord
+from portway_registry.standing import demand_standing
 from portway_registry.store.contract import Store
 from portway_registry.views import Item, Views
 
@@ -65,7 +70,9 @@ class Hub:
         lease_seconds: int,
         default_max_tunnels: int,
         on_failure: Callable[[BaseException], None],
+        dial: Dial | None = None,
     ) -> None:
+        """Without `dial` nobody tries nodes' addresses, and all count as reached."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -74,6 +81,7 @@ class Hub:
         self._lease_seconds = lease_seconds
         self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
         self._sessions: dict[str, NodeSession] = {}
+        self._reaching = Reaching(self._sessions, dial)
         self._tasks = Tasks("mesh", on_failure=on_failure)
         self._peers_changed = asyncio.Event()
         self._unsubscribe: list[Callable[[], None]] = []
@@ -88,6 +96,7 @@ class Hub:
             self._views.tokens.subscribe(self._token_changed),
             self._views.grant_keys.subscribe(self._key_changed),
             self._views.orders.subscribe(self._order_changed),
+            self._views.identities.subscribe(self._identity_changed),
         ]
         self._tasks.spawn(self._tell_peers(), name="tell peers")
 
@@ -110,28 +119,40 @@ class Hub:
         session = self._sessions.get(node)
         return None if session is None else session.info.region
 
-    async def serve(self, register: Register, requests: AsyncIterable[NodeMessage], write: Write) -> None:
-        """Run a node's session to its end. The registration is checked already. Raises what ended it."""
-        self._demand_not_removed(register.node.name)
+    async def serve(
+        self, register: Register, requests: AsyncIterable[NodeMessage], write: Write, *, issued_ms: int = 0
+    ) -> None:
+        """Run a node's session to its end. The registration is checked already. Raises what ended it.
+
+        `issued_ms` is when the node's certificate was.
+        """
+        demand_standing(self._views, register.node.name, issued_ms)
         info = NodeInfo()
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
         announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
-        session = NodeSession(self._store, announcements, info, lease_seconds=self._lease_seconds)
+        session = NodeSession(self._store, announcements, info, issued_ms=issued_ms, lease_seconds=self._lease_seconds)
         before = self._sessions.get(info.name)
+        trying: asyncio.Task[None] | None = None
         self._sessions[info.name] = session
         try:
             if before is not None:
                 before.end(Replaced("a newer session of this node has registered"))
                 await before.over.wait()
+            session.on_probed = partial(self._reaching.answered, info.name)
+            await self._reaching.first(session, self._views.nodes.get(info.name))
+            demand_standing(self._views, info.name, issued_ms)  # it may have been removed meanwhile
             await session.register(register.lease_id)
+            trying = self._tasks.spawn(self._reaching.keep_trying(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             await session.serve(requests, write)
         finally:
+            if trying is not None:
+                trying.cancel()
             session.over.set()
             if self._sessions.get(info.name) is session:
                 del self._sessions[info.name]
@@ -145,12 +166,16 @@ class Hub:
     def _peers(self) -> Peers:
         removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
         nodes = (node for node in self._views.nodes.values() if node.name not in removed)
-        return Peers(nodes=sorted(nodes, key=lambda node: node.name), removed=removed)
-
-    def _demand_not_removed(self, name: str) -> None:
-        standing = self._views.orders.get(name)
-        if standing is not None and standing.order is Order.REMOVE:
-            raise NodeRemoved
+        since = (
+            CertifiedSince(node=one.node, issued_ms=one.joined_at_ms)
+            for one in self._views.identities.values()
+            if one.anew
+        )
+        return Peers(
+            nodes=sorted(nodes, key=lambda node: node.name),
+            removed=removed,
+            certified_since=sorted(since, key=lambda one: one.node),
+        )
 
     def _recent_revocations(self) -> list[str]:
         since = self._now_ms() - _REVOCATION_MATTERS_MS
@@ -171,9 +196,16 @@ class Hub:
         if session is not None:
             session.outbox.order(_order_message(None if new is None else new.value))
             if new is not None and new.value.order is Order.REMOVE:
-                session.end(NodeRemoved())
+                session.end(NodeRemoved(new.name))
         removed = [item is not None and item.value.order is Order.REMOVE for item in (old, new)]
         if any(removed):
+            self._peers_changed.set()
+
+    def _identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
+        session = None if new is None else self._sessions.get(new.name)
+        if session is not None and new is not None and session.issued_ms < new.value.joined_at_ms:
+            session.end(CertificateSuperseded(new.name))
+        if new is not None and new.value.anew:
             self._peers_changed.set()
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
@@ -221,4 +253,6 @@ def without_counts(node: NodeInfo) -> NodeInfo:
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
+    bare.ClearField("reach")
+    bare.ClearField("reach_failure")
     return bare

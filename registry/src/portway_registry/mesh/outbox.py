@@ -14,6 +14,8 @@ from portway_proto.v1.mesh_pb2 import (
     Evictions,
     Order,
     Peers,
+    Probe,
+    Reachability,
     Registered,
     RegistryMessage,
     Revocations,
@@ -30,6 +32,8 @@ class Outbox:
         self._peers: Peers | None = None
         self._revoked: dict[str, None] = {}
         self._order: Order | None = None
+        self._probes: list[Probe] = []
+        self._reachability: Reachability | None = None
         self._evictions: list[Eviction] = []
         self._announced: list[int] = []
 
@@ -47,6 +51,14 @@ class Outbox:
 
     def order(self, message: Order) -> None:
         self._order = message
+        self._wake.set()
+
+    def probe(self, message: Probe) -> None:
+        self._probes.append(message)
+        self._wake.set()
+
+    def reachability(self, message: Reachability) -> None:
+        self._reachability = message
         self._wake.set()
 
     def revoke(self, token_ids: Iterable[str]) -> None:
@@ -86,6 +98,12 @@ class Outbox:
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None
+        if self._reachability is not None:
+            yield RegistryMessage(reachability=self._reachability)
+            self._reachability = None
+        for probe in self._probes:
+            yield RegistryMessage(probe=probe)
+        self._probes.clear()
         if self._evictions:
             yield RegistryMessage(evictions=Evictions(evictions=self._evictions))
             self._evictions.clear()

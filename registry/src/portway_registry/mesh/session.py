@@ -19,6 +19,7 @@ from portway_proto.v1.mesh_pb2 import (
     Eviction,
     KeepAlive,
     NodeMessage,
+    Probed,
     Registered,
     RegistryMessage,
     Withdrawal,
@@ -57,10 +58,22 @@ class NodeSession:
     `info.started_at_ms` tells sessions of one node apart, on whichever replicas: the highest is the one that counts.
     """
 
-    def __init__(self, store: Store, announcements: Announcements, info: NodeInfo, *, lease_seconds: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        announcements: Announcements,
+        info: NodeInfo,
+        *,
+        lease_seconds: int,
+        issued_ms: int = 0,
+    ) -> None:
+        """`issued_ms` is when the node's certificate was."""
         self.info = info
+        self.issued_ms = issued_ms
         self.outbox = Outbox()
         self.over = asyncio.Event()
+        self.serving = False  # the node hears what is said to it
+        self.on_probed: Callable[[Probed], None] = lambda probed: None
         self._store = store
         self._announcements = announcements
         self._lease_seconds = lease_seconds
@@ -85,6 +98,7 @@ class NodeSession:
     async def serve(self, requests: AsyncIterable[NodeMessage], write: Write) -> None:
         """Talk to the node until one side is done. Raises what ended it, if that was not the node itself."""
         tasks = Tasks(f"session of {self.info.name}", on_failure=self._fail)
+        self.serving = True
         try:
             tasks.spawn(self._tell(write), name="tell")
             tasks.spawn(self._listen(requests), name="listen")
@@ -92,6 +106,7 @@ class NodeSession:
             tasks.spawn(self._announce(), name="announce")
             await self._ended
         finally:
+            self.serving = False
             await tasks.close()
         if self.info.state == NODE_STATE_DRAINING:
             await self._forget()
@@ -114,6 +129,10 @@ class NodeSession:
         """The view shows a tunnel of this node: one that the node does not hold any more is removed."""
         if self._announcements.is_stale(tunnel):
             self._work.put_nowait(_Removal(tunnel, tell=False))
+
+    def publish(self) -> None:
+        """Something of `info` has changed: write it now, not at the next KeepAlive."""
+        self._heard.set()
 
     def forgotten(self) -> None:
         """The store has lost the node's record: register anew now, not at the next KeepAlive.
@@ -145,6 +164,8 @@ class NodeSession:
             elif kind == "announce":
                 await self._room.acquire()
                 self._work.put_nowait(message.announce)
+            elif kind == "probed":
+                self.on_probed(message.probed)
             elif kind == "register":
                 self.end(InvalidRequest("a stream is one registration: open another stream to register again"))
                 return
@@ -262,11 +283,13 @@ class NodeSession:
 
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether what has changed is worth a write: the state, whether it takes clients, or a count by more than a tenth.
+    """Whether what has changed is worth a write: state, reach, whether it takes clients, or a count by over a tenth.
 
-    Without the second a node could fill up from nine tenths on and be offered to clients that it refuses.
+    Without the third a node could fill up from nine tenths on and be offered to clients that it refuses.
     """
-    if stored.state != now.state or placed_node(stored).takes_clients != placed_node(now).takes_clients:
+    if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
+        return True
+    if placed_node(stored).takes_clients != placed_node(now).takes_clients:
         return True
     counts = ((stored.sessions, now.sessions), (stored.tunnels, now.tunnels), (stored.visits, now.visits))
     return any(abs(after - before) > before // 10 for before, after in counts)

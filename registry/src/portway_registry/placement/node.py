@@ -14,6 +14,8 @@ from portway_registry.geoip.locator import Position
 FULL_PENALTY_MS = 30.0
 # Load of a node by its visits: at so many it counts as full. 10,000 idle visits of 50 KB are 500 MB.
 FULL_VISITS = 10_000
+# Unspecified: nobody looks, in this cluster.
+_REACHED = frozenset((types_pb2.REACH_UNSPECIFIED, types_pb2.REACH_REACHED))
 
 # Where nodes are: a region, and a position within it if it is known.
 Place = tuple[str, Position | None]
@@ -38,7 +40,7 @@ class PlacedNode:
 
     @property
     def takes_clients(self) -> bool:
-        """Neither cordoned nor draining nor full."""
+        """Reached, neither cordoned nor draining nor full."""
         return self.ready and (self.max_sessions == 0 or self.sessions < self.max_sessions)
 
     @property
@@ -61,7 +63,7 @@ def placed_node(info: types_pb2.NodeInfo) -> PlacedNode:
         name=info.name,
         region=info.region,
         position=Position(info.latitude, info.longitude) if known and sound else None,
-        ready=info.state == types_pb2.NODE_STATE_READY,
+        ready=info.state == types_pb2.NODE_STATE_READY and info.reach in _REACHED,
         sessions=info.sessions,
         max_sessions=info.max_sessions,
         visits=info.visits,

@@ -12,9 +12,10 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_registry import audit, keys, tokens
 from portway_registry.errors import InvalidRequest, NotFound, StoreUnavailable
+from portway_registry.invitations import Invitations
 from portway_registry.names import check_tenant
 from portway_registry.orders import Orders
-from portway_registry.records import Order, Role, TokenRecord, encode
+from portway_registry.records import InvitationRecord, Order, Role, TokenRecord, encode
 from portway_registry.services.callers import current_caller
 from portway_registry.services.watching import watch
 from portway_registry.store.contract import Revision, Store
@@ -46,11 +47,12 @@ _ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
 class Admin(AdminServicer):
     """The Admin service. Lists come from memory; what is changed is in the store when the answer goes out."""
 
-    def __init__(self, store: Store, views: Views, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Store, views: Views, invitations: Invitations, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._views = views
         self._now_ms = now_ms
         self._orders = Orders(store, views, now_ms)
+        self._invitations = invitations
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
         nodes = [node for node in self._views.nodes.values() if request.region in ("", node.region)]
@@ -70,6 +72,26 @@ class Admin(AdminServicer):
         logger.info("node ordered", extra={"node": request.name, "order": order or "serve"})
         await self._recorded(f"node.{order or 'serve'}", request.name)
         return pb.OrderNodeResponse()
+
+    async def InviteNode(self, request: pb.InviteNodeRequest, context: Any) -> pb.InviteNodeResponse:  # noqa: N802
+        made, token = await self._invitations.make(
+            region=request.region, node=request.node, ttl=request.ttl_seconds, by=current_caller.get().name
+        )
+        await self._recorded("node.invite", made.id)
+        return pb.InviteNodeResponse(invitation=_invitation(made), token=token)
+
+    async def ListInvitations(  # noqa: N802
+        self, request: pb.ListInvitationsRequest, context: Any
+    ) -> pb.ListInvitationsResponse:
+        found = self._invitations.listed(over=request.include_over)
+        return pb.ListInvitationsResponse(invitations=map(_invitation, found))
+
+    async def RevokeInvitation(  # noqa: N802
+        self, request: pb.RevokeInvitationRequest, context: Any
+    ) -> pb.RevokeInvitationResponse:
+        revoked = await self._invitations.revoke(request.id)
+        await self._recorded("invitation.revoke", revoked.id)
+        return pb.RevokeInvitationResponse(invitation=_invitation(revoked))
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         def told(kind: pb.ChangeKind.ValueType, node: NodeInfo | None) -> pb.WatchNodesResponse:
@@ -186,8 +208,23 @@ class Admin(AdminServicer):
             await self._store.write([note])
             listing = await self._store.list(keys.token(target))
             await self._views.tokens.settled(listing.revision)
+            await self._views.invitations.settled(listing.revision)
         except StoreUnavailable as error:
             logger.warning("done, but not in the audit: %s of %s by %s (%s)", action, target, who, error)
+
+
+def _invitation(made: InvitationRecord) -> pb.Invitation:
+    return pb.Invitation(
+        id=made.id,
+        region=made.region,
+        node=made.node,
+        created_by=made.created_by,
+        created_at_ms=made.created_at_ms,
+        expires_at_ms=made.expires_at_ms,
+        used_at_ms=made.used_at_ms,
+        revoked_at_ms=made.revoked_at_ms,
+        used_by=made.used_by,
+    )
 
 
 def _info(token: TokenRecord) -> pb.TokenInfo:

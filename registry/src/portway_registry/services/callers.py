@@ -4,15 +4,21 @@ Here: reading both into a Caller, and where a caller's address is. Not here: wha
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from cryptography import x509
+
+from portway_registry import invitations, tokens
 from portway_registry.errors import NotANode
-from portway_registry.names import node_of_server_name
-from portway_registry.records import Role, TokenRecord
+from portway_registry.invitations import Invitations
+from portway_registry.names import node_of_server_name, region_of_name
+from portway_registry.records import InvitationRecord, Role, TokenRecord
+from portway_registry.signing import BACKDATE
 from portway_registry.tokens import TokenCheck
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -20,11 +26,22 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`name` is the token's id, or the node's name; `token` is None for nodes."""
+    """`name` is the token's or the invitation's id, or the node's name; the rest is of that role alone."""
 
     role: Role
     name: str
     token: TokenRecord | None = None
+    invitation: InvitationRecord | None = None
+    certificate: "Certified | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What a node's certificate says; without a region the node may be of any."""
+
+    node: str
+    region: str
+    issued_ms: int
 
 
 class Context(Protocol):
@@ -47,24 +64,53 @@ class Identify(Protocol):
     async def __call__(self, context: Context) -> Caller: ...
 
 
-def by_token(check: TokenCheck) -> Identify:
+def by_token(check: TokenCheck, invited: Invitations) -> Identify:
     """Callers of the public port."""
 
     async def identify(context: Context) -> Caller:
         found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-        record = await check.authenticate(found[0] if found else None)
+        shown = found[0] if found else None
+        if (text := tokens.shown(shown)).startswith(invitations.PREFIX):
+            invitation = await invited.authenticate(text)
+            return Caller(Role.INVITED, invitation.id, invitation=invitation)
+        record = await check.authenticate(shown)
         return Caller(record.role, record.id, record)
 
     return identify
 
 
-async def by_certificate(context: Context) -> Caller:
-    """Callers of the mesh port: the handshake has verified the certificate, its one node name is who calls."""
-    names = context.auth_context().get("x509_subject_alternative_name", ())
-    nodes = {node for name in names if (node := node_of_server_name(name.decode("ascii", "replace"))) is not None}
-    if len(nodes) != 1:
-        raise NotANode
-    return Caller(Role.NODE, nodes.pop())
+def by_certificate(demand_standing: Callable[[str, int], None]) -> Identify:
+    """Callers of the mesh port: the handshake has verified the certificate, its one node name is who calls.
+
+    `demand_standing` is given the name and when the certificate was issued, and raises for one that counts no more.
+    """
+
+    async def identify(context: Context) -> Caller:
+        shown = context.auth_context().get("x509_pem_cert", ())
+        certified = _certified(bytes(shown[0])) if shown else None
+        if certified is None:
+            raise NotANode
+        demand_standing(certified.node, certified.issued_ms)
+        return Caller(Role.NODE, certified.node, certificate=certified)
+
+    return identify
+
+
+@lru_cache(maxsize=4096)
+def _certified(pem: bytes) -> Certified | None:
+    """What a node's certificate says, None for any other; remembered, for nodes call often and reading takes 0.1 ms."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = names.get_values_for_type(x509.DNSName)
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+    nodes = {node for name in found if (node := node_of_server_name(name)) is not None}
+    regions = {region for name in found if (region := region_of_name(name)) is not None}
+    if len(nodes) != 1 or len(regions) > 1:
+        return None
+    issued = certificate.not_valid_before_utc + BACKDATE
+    return Certified(nodes.pop(), "".join(regions), int(issued.timestamp()) * 1000)
 
 
 def peer_address(context: Context) -> Address | None:

@@ -114,7 +114,10 @@ class Discovery(DiscoveryServicer):
         if not regions:
             return NoCandidate("no node has registered with this cluster yet: start one with `portway-relay serve`")
         where = f"in region {region!r}" if region else f"in any region ({known})"
-        return NoCandidate(f"no node {where} takes new clients now: all are full, cordoned or draining; try again")
+        return NoCandidate(
+            f"no node {where} takes new clients now: all are full, cordoned, draining or not reached at "
+            "their addresses; try again"
+        )
 
 
 def _token() -> TokenRecord:

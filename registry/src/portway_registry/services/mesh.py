@@ -1,4 +1,4 @@
-"""What nodes call: a session's stream, who holds a label, raw ports to give to tunnels."""
+"""What nodes call: a session's stream, who holds a label, raw ports to give to tunnels, the next certificate."""
 
 import asyncio
 from typing import Any, Final
@@ -7,6 +7,8 @@ from portway_proto.v1.mesh_pb2 import (
     LastHolder,
     NodeMessage,
     Register,
+    RenewCertificateRequest,
+    RenewCertificateResponse,
     ReservePortsRequest,
     ReservePortsResponse,
     ResolveRequest,
@@ -16,10 +18,11 @@ from portway_proto.v1.mesh_pb2_grpc import MeshServicer
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
+from portway_registry.joining import Joining
 from portway_registry.mesh.hub import Hub
 from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.names import check_domain, check_host, check_region, server_name
-from portway_registry.services.callers import current_caller
+from portway_registry.services.callers import Certified, current_caller
 from portway_registry.views import Views
 
 # A stream that says nothing at first is not a node's.
@@ -29,16 +32,18 @@ _REGISTER_WITHIN: Final = 10.0
 class Mesh(MeshServicer):
     """The Mesh service; callers are nodes, known by their certificates."""
 
-    def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks) -> None:
+    def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks, joining: Joining) -> None:
         self._hub = hub
         self._views = views
         self._port_blocks = port_blocks
+        self._joining = joining
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         requests = aiter(request_iterator)
         register = await _first(requests)
-        _check(register.node, current_caller.get().name)
-        await self._hub.serve(register, requests, context.write)
+        certified = _certified()
+        _check(register.node, certified)
+        await self._hub.serve(register, requests, context.write, issued_ms=certified.issued_ms)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
         tunnel = self._views.tunnels.get(request.label)
@@ -58,6 +63,19 @@ class Mesh(MeshServicer):
             raise InvalidRequest(f"{request.first}-{request.last} is no range of ports: check --raw-ports")
         return await self._port_blocks.reserve(node, region, request)
 
+    async def RenewCertificate(  # noqa: N802
+        self, request: RenewCertificateRequest, context: Any
+    ) -> RenewCertificateResponse:
+        certified = _certified()
+        certificate = await self._joining.renew(certified.node, certified.issued_ms, request.csr)
+        return RenewCertificateResponse(certificate=certificate)
+
+
+def _certified() -> Certified:
+    certified = current_caller.get().certificate
+    assert certified is not None, "the mesh port lets only certificates in"
+    return certified
+
 
 async def _first(requests: Any) -> Register:
     """The Register that opens the stream. Raises InvalidRequest."""
@@ -72,12 +90,18 @@ async def _first(requests: Any) -> Register:
     return message.register
 
 
-def _check(node: NodeInfo, certified: str) -> None:
-    """Whether the node is who it says, and can be reached. Raises NotAllowed and InvalidRequest."""
-    if node.name != certified:
-        raise NotAllowed(f"the certificate is node {certified}'s, the registration names {node.name!r}")
-    if node.server_name != server_name(certified):
-        raise InvalidRequest(f"server_name must be {server_name(certified)}, the name in the node's certificate")
+def _check(node: NodeInfo, certified: Certified) -> None:
+    """Whether the node is who its certificate says, and names an address. Raises NotAllowed and InvalidRequest."""
+    name = certified.node
+    if node.name != name:
+        raise NotAllowed(f"the certificate is node {name}'s, the registration names {node.name!r}")
+    if certified.region not in ("", node.region):
+        raise NotAllowed(
+            f"the certificate is of a node of region {certified.region!r}, the registration names {node.region!r}: to "
+            f"move the node invite it anew (`portway-admin node invite --region {node.region} --name {name}`)"
+        )
+    if node.server_name != server_name(name):
+        raise InvalidRequest(f"server_name must be {server_name(name)}, the name in the node's certificate")
     try:
         check_region(node.region)
         check_domain(node.domain)

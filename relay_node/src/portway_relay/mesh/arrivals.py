@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from cryptography import x509
 from google.protobuf.message import DecodeError
-from portway_proto.carry.contract import Carrier, Handshake, Lane, ServerTls, Stream
+from portway_proto.carry.contract import Carrier, Lane, ServerTls, Stream
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import (
@@ -31,10 +30,10 @@ from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 
-from portway_relay.certificates import dns_names
 from portway_relay.clock import Monotonic
-from portway_relay.config import SERVER_NAME_SUFFIX, Endpoint
+from portway_relay.config import Endpoint
 from portway_relay.ingress.crowd import Crowd
+from portway_relay.mesh.certified import Certified, read_certified
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +53,8 @@ class MeshEvents(Protocol):
         """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
         ...
 
-    def is_removed(self, node: str) -> bool:
-        """Whether that node is to be refused."""
+    def refuses(self, certified: Certified) -> str:
+        """Why lanes with this certificate are not taken; empty when they are."""
         ...
 
     def is_known(self, node: str) -> bool:
@@ -162,17 +161,18 @@ class Arrivals:
                 handshake = await stream.ready()
             finally:
                 self._shaking.discard(stream)
-            node = _node_of(handshake)
-            if node is None or self._events.is_removed(node):
+            certified = read_certified(handshake.peer_certificate)
+            why = "its certificate is no node's" if certified is None else self._events.refuses(certified)
+            if certified is None or why:
                 stream.abort()
-                why = "its certificate is no node's" if node is None else "its node was removed"
                 logger.warning("a mesh lane is refused: %s", why, extra={"peer": stream.peer.host})
                 return
+            node = certified.node
             if self._of_node[node] >= _LANES_A_NODE:
                 stream.abort()
                 logger.warning("a node has as many lanes as it may have", extra={"node": node})
                 return
-            lane = _PeerLane(self, self._events, node)
+            lane = _PeerLane(self, self._events, certified)
             lane.lane = self._carrier.lane(stream, Side.ACCEPTOR, lane)
         except CarrierError as error:
             logger.debug("a mesh lane did not come to be: %s", error)
@@ -185,9 +185,9 @@ class Arrivals:
             self.waiting.add(lane)
             lane.timer = asyncio.get_running_loop().call_later(self._time_limit, lane.close)
 
-    def drop_removed(self) -> None:
-        """Close the lanes of nodes that were removed since."""
-        for lane in [lane for lane in self._lanes if self._events.is_removed(lane.node)]:
+    def drop_refused(self) -> None:
+        """Close the lanes of nodes that were removed, or replaced, since."""
+        for lane in [lane for lane in self._lanes if self._events.refuses(lane.certified)]:
             lane.close()
 
     def is_control(self, lane: "_PeerLane") -> None:
@@ -214,12 +214,13 @@ class Arrivals:
 class _PeerLane:
     """The LaneEvents of one lane: PEER first; then visits, or the frames of a control lane."""
 
-    def __init__(self, arrivals: Arrivals, events: MeshEvents, node: str) -> None:
+    def __init__(self, arrivals: Arrivals, events: MeshEvents, certified: Certified) -> None:
         self.lane: Lane | None = None
         self.timer: asyncio.TimerHandle | None = None
         self._arrivals = arrivals
         self._events = events
-        self.node = node
+        self.certified = certified
+        self.node = certified.node
         self._hello: Peer | None = None
         self._leaves = False
         self._raw_labels: set[str] | None = set()  # until the node has told all
@@ -300,15 +301,3 @@ class _PeerLane:
                 self._raw_labels = None
         if routes.number:
             lane.send(FrameType.ROUTES_HEARD, RoutesHeard(number=routes.number).SerializeToString())
-
-
-def _node_of(handshake: Handshake) -> str | None:
-    """The node that the peer's certificate names; the handshake has verified who signed it."""
-    if handshake.peer_certificate is None:
-        return None
-    try:
-        names = dns_names(x509.load_der_x509_certificate(handshake.peer_certificate))
-    except ValueError:
-        return None
-    nodes = {name.removesuffix(SERVER_NAME_SUFFIX) for name in names if name.endswith(SERVER_NAME_SUFFIX)}
-    return nodes.pop() if len(nodes) == 1 else None

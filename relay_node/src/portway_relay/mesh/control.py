@@ -56,6 +56,10 @@ class ControlLane:
     def up(self) -> bool:
         return self._lane is not None
 
+    def aim(self, target: DialTarget) -> None:
+        """Dial so from now on; a lane that is up stays up."""
+        self._target = target
+
     def tell(self, routes: Routes) -> None:
         """Changes; what the other node does not hear now it is told whole when it is back."""
         if self._lane is not None:

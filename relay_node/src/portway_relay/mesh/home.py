@@ -12,6 +12,7 @@ from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
 
+from portway_relay.mesh.certified import Certified
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
 from portway_relay.mesh.sibling_ports import SiblingPorts
@@ -70,8 +71,8 @@ class Inward:
         self._visits = visits
         self._describe = describe
 
-    def is_removed(self, node: str) -> bool:
-        return self._peers.is_removed(node)
+    def refuses(self, certified: Certified) -> str:
+        return self._peers.refuses(certified)
 
     def visit_arrived(self, lane: Lane, opening: Opening) -> None:
         self._visits.start_forwarded(lane, opening, self._table.live(opening.label))

@@ -35,11 +35,9 @@ class Peer:
         whole: Callable[[], Iterable[TunnelInfo]] | None,
     ) -> None:
         self.info = info
-        address = Address(info.host, info.port)
-        node = loaded.node
-        tls = ClientTls(loaded.ca, info.server_name, MESH_ALPN, node.chain, node.key)
-        self.pool: Pool = carrier.dialling_pool(_target(address, tls, control=False), Side.OPENER, SIZES, self._lost)
-        self.control = ControlLane(info.name, carrier, _target(address, tls, control=True), tasks, whole)
+        target = self._target(loaded, control=False)
+        self.pool: Pool = carrier.dialling_pool(target, Side.OPENER, SIZES, self._lost)
+        self.control = ControlLane(info.name, carrier, self._target(loaded, control=True), tasks, whole)
 
     def reached_as(self, info: NodeInfo) -> bool:
         """Whether `info` says that it is reached in the same way."""
@@ -57,6 +55,11 @@ class Peer:
         counts = self.pool.counts
         return self.control.up or counts.idle + counts.busy > 0
 
+    def certified(self, loaded: LoadedCertificates) -> None:
+        """Lanes are dialled with these from now on; those that are up stay up."""
+        self.pool.aim(self._target(loaded, control=False))
+        self.control.aim(self._target(loaded, control=True))
+
     def retire(self) -> None:
         """Dial it no more; visits that run go on."""
         self.control.close()
@@ -65,7 +68,8 @@ class Peer:
     def _lost(self, error: CarrierError) -> None:
         logger.debug("a mesh lane could not be dialled", extra={"peer": self.info.name, "reason": str(error)})
 
-
-def _target(address: Address, tls: ClientTls, *, control: bool) -> DialTarget:
-    hello = PeerHello(version=PROTOCOL_VERSION, control=control)
-    return DialTarget(address, tls, (FrameType.PEER, hello.SerializeToString()))
+    def _target(self, loaded: LoadedCertificates, *, control: bool) -> DialTarget:
+        info, node = self.info, loaded.node
+        tls = ClientTls(loaded.ca, info.server_name, MESH_ALPN, node.chain, node.key)
+        hello = PeerHello(version=PROTOCOL_VERSION, control=control)
+        return DialTarget(Address(info.host, info.port), tls, (FrameType.PEER, hello.SerializeToString()))

@@ -4,7 +4,7 @@ A node that is missing from a list is kept as long as it answers (DESIGN §2: ab
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from portway_proto.carry.contract import Carrier, Pool
@@ -13,6 +13,7 @@ from portway_proto.v1.lane_pb2 import Gone, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_relay.certificates import LoadedCertificates
+from portway_relay.mesh.certified import Certified
 from portway_relay.mesh.peer import Peer
 from portway_relay.metrics import PeerCounts
 
@@ -31,11 +32,12 @@ class Peers:
         certificates: Callable[[], LoadedCertificates],
         held: Callable[[], Iterable[TunnelInfo]],
         *,
-        on_removed: Callable[[], None],
+        on_refused: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`held` are this node's tunnels, as its siblings are told of them; `on_removed` is told of removed nodes."""
-        self._on_removed = on_removed
+        """`held` are this node's tunnels, as its siblings are told of them; `on_refused` is told when there
+        are more nodes, or certificates, to refuse."""
+        self._on_refused = on_refused
         self._name = name
         self._region = region
         self._carrier = carrier
@@ -44,6 +46,7 @@ class Peers:
         self._tasks = Tasks("mesh", on_failure)
         self._peers: dict[str, Peer] = {}
         self._removed: frozenset[str] = frozenset()
+        self._certified_since: dict[str, int] = {}  # older certificates with these names are another's
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -69,17 +72,27 @@ class Peers:
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]
 
-    def is_removed(self, name: str) -> bool:
-        """Whether operators removed the node: nothing of it is believed or served."""
-        return name in self._removed
+    def refuses(self, certified: Certified) -> str:
+        """Why nothing of who shows this certificate is believed or served; empty when it is."""
+        if certified.node in self._removed:
+            return "its node was removed"
+        if certified.issued_ms < self._certified_since.get(certified.node, 0):
+            return "its name went to another node since its certificate was made"
+        peer = self._peers.get(certified.node)
+        if peer is not None and certified.region not in ("", peer.info.region):
+            return "its certificate is of another region"
+        return ""
 
-    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str] = ()) -> None:
-        """The whole list, from a registry."""
-        before, self._removed = self._removed, frozenset(removed)
-        if not self._removed <= before:
-            for name in self._removed & self._peers.keys():
-                self._peers.pop(name).retire()
-            self._on_removed()
+    def told(
+        self, nodes: Iterable[NodeInfo], removed: Iterable[str] = (), certified_since: Mapping[str, int] | None = None
+    ) -> None:
+        """The whole list, from a registry; the last is by name, in milliseconds since 1970."""
+        refused_before = self._removed, self._certified_since
+        self._removed, self._certified_since = frozenset(removed), dict(certified_since or {})
+        for name in self._removed & self._peers.keys():
+            self._peers.pop(name).retire()
+        if refused_before != (self._removed, self._certified_since):
+            self._on_refused()
         listed = {node.name: node for node in nodes if node.name != self._name}
         for name, peer in list(self._peers.items()):
             if name not in listed and not peer.in_use:
@@ -101,10 +114,9 @@ class Peers:
         return self._dial(node)
 
     def certificates_changed(self) -> None:
-        """Lanes are dialled with the new ones from now on; visits that run go on."""
-        for peer in list(self._peers.values()):
-            peer.retire()
-            self._dial(peer.info)
+        """Lanes are dialled with the new ones from now on; those that are up stay, with all that they carry."""
+        for peer in self._peers.values():
+            peer.certified(self._certificates())
 
     def _dial(self, node: NodeInfo) -> Peer:
         # Siblings are told what this node holds; others ask a registry.

@@ -5,8 +5,15 @@ import logging
 from collections.abc import Callable
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
-from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, ClusterSettings, Eviction, RegistryMessage
-from portway_proto.v1.types_pb2 import NodeState
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_QUOTA,
+    ClusterSettings,
+    Eviction,
+    Probe,
+    Reachability,
+    RegistryMessage,
+)
+from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, NodeState
 
 from portway_relay.grants import GrantCheck
 from portway_relay.mesh.peers import Peers
@@ -28,9 +35,11 @@ class Cluster:
         peers: Peers,
         ports: PortReservation,
         ordered: Callable[["NodeState.ValueType"], None],
+        probe: Callable[[Probe], None],
     ) -> None:
-        """`ordered` is told what operators want of this node."""
+        """`ordered` is told what operators want of this node, `probe` which other node's address is to be tried."""
         self._ordered = ordered
+        self._probe = probe
         self._ports = ports
         self._peers = peers
         self._grants = grants
@@ -51,9 +60,15 @@ class Cluster:
             self._grants.revoke(message.revocations.token_ids)
             self._sessions.revoke(message.revocations.token_ids)
         elif kind == "peers":
-            self._peers.told(message.peers.nodes, message.peers.removed)
+            peers = message.peers
+            since = {one.node: one.issued_ms for one in peers.certified_since}
+            self._peers.told(peers.nodes, peers.removed, since)
         elif kind == "order":
             self._ordered(message.order.state)
+        elif kind == "probe":
+            self._probe(message.probe)
+        elif kind == "reachability":
+            _say(message.reachability)
         elif kind == "evictions":
             for eviction in message.evictions.evictions:
                 self._evict(eviction)
@@ -79,3 +94,15 @@ class Cluster:
         else:
             failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
         self._table.evict(eviction.label, eviction.epoch, failure)
+
+
+def _say(reachability: Reachability) -> None:
+    """What a registry has found of this node's address."""
+    if reachability.reach == REACH_FAILED:
+        logger.warning(
+            "no clients are sent here: the advertised address was not reached. Look at --advertise, at DNS and at "
+            "firewalls on the way; it is tried again by itself",
+            extra={"reason": reachability.failure},
+        )
+    elif reachability.reach == REACH_REACHED:
+        logger.info("the advertised address was reached")

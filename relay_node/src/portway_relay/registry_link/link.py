@@ -16,20 +16,23 @@ from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     KeepAlive,
     NodeMessage,
+    Probed,
     Register,
     Registered,
     RegistryMessage,
+    RenewCertificateRequest,
     ReservePortsRequest,
     ReservePortsResponse,
     ResolveRequest,
     ResolveResponse,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.clock import Monotonic
-from portway_relay.config import Endpoint
+from portway_relay.config import REGISTRY_NAME, Endpoint
+from portway_relay.errors import RenewalFailed
 from portway_relay.registry_link.announcer import Announcements
 from portway_relay.tunnels.tunnel import Tunnel
 
@@ -41,6 +44,7 @@ Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 _REGISTERED_WITHIN: Final = 10.0
 _RESOLVED_WITHIN: Final = 2.0  # visitors wait; the nodes of the label's region can be asked instead
 _RESERVED_WITHIN: Final = 5.0  # it writes to the store
+_RENEWED_WITHIN: Final = 10.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
 # A registry that served for so long was a good one: its loss begins with a try at once.
@@ -58,6 +62,10 @@ _OPTIONS: Final = (
     # Without a pool of its own a new channel would wait out the back-off of the one before.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+# A certificate that was made for a registry by an earlier release has the names of its hosts alone.
+_BY_NAME: Final = ("grpc.ssl_target_name_override", REGISTRY_NAME)
 
 
 class RegistryNews(Protocol):
@@ -100,8 +108,10 @@ class RegistryLink:
         self._lease = Registered()
         self._whole_due = False
         self._state_due = False
+        self._probed: list[Probed] = []
         self._leaving = False
         self._channel: aio.Channel | None = None
+        self._by_host: set[Endpoint] = set()  # registries whose certificate has not the name of all of them
         self._trouble: dict[Endpoint, str] = {}  # what was said of each last
         self.connected = False
 
@@ -111,6 +121,11 @@ class RegistryLink:
     def tell_state(self) -> None:
         """The node's state has changed: say so now."""
         self._state_due = True
+        self._announcements.news.set()
+
+    def tell_probed(self, probed: Probed) -> None:
+        """What this registry has asked to be tried. Told late, or to another registry, it says nothing to anybody."""
+        self._probed.append(probed)
         self._announcements.news.set()
 
     async def resolve(self, label: str) -> ResolveResponse | None:
@@ -150,6 +165,24 @@ class RegistryLink:
             return None
         return answer
 
+    async def renew_certificate(self, csr: bytes) -> NodeCertificate:
+        """The next certificate for this node. Raises RenewalFailed, which says why there is none now."""
+        channel = self._channel
+        if channel is None or not self.connected:
+            raise RenewalFailed("no registry can be reached")
+        try:
+            answer = await MeshStub(channel).RenewCertificate(RenewCertificateRequest(csr=csr), timeout=_RENEWED_WITHIN)
+        except aio.AioRpcError as error:
+            raise RenewalFailed(_reason(error.code(), error.details() or "")) from error
+        except aio.UsageError as error:
+            raise RenewalFailed("the registry was lost just now") from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()  # as in resolve: its channel may have been closed
+            if task is not None and task.cancelling():
+                raise
+            raise RenewalFailed("the registry was lost just now") from None
+        return answer.certificate
+
     async def close(self, *, within: float = 1.0) -> None:
         """End the stream in order, in `within` seconds at the most: what is due is told first."""
         self._leaving = True
@@ -182,6 +215,10 @@ class RegistryLink:
         try:
             await self._serve(registry)
         except aio.AioRpcError as error:
+            if "Hostname Verification" in (error.details() or "") and registry not in self._by_host:
+                self._by_host.add(registry)
+                return await self._serve_once(registry)
+            self._by_host.discard(registry)
             return _reason(error.code(), error.details() or "")
         except TimeoutError:
             return f"no answer within {_REGISTERED_WITHIN:g} s"
@@ -197,7 +234,8 @@ class RegistryLink:
         """One stream from Register to its end. Raises AioRpcError, TimeoutError."""
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
-        async with aio.secure_channel(str(registry), credentials, options=_OPTIONS) as channel:
+        options = _OPTIONS if registry in self._by_host else (*_OPTIONS, _BY_NAME)
+        async with aio.secure_channel(str(registry), credentials, options=options) as channel:
             self._channel = channel
             stream: Stream = MeshStub(channel).Session()
             telling: asyncio.Task[None] | None = None
@@ -250,6 +288,8 @@ class RegistryLink:
                 batch = self._batch()
                 if batch is not None:
                     await stream.write(batch)
+                while self._probed:
+                    await stream.write(NodeMessage(probed=self._probed.pop(0)))
                 if leaving or self._state_due or self._clock() >= due:
                     self._state_due = False
                     due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / KEEP_ALIVES_A_LEASE)
@@ -283,7 +323,10 @@ def _reason(code: grpc.StatusCode, details: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return "its certificate was not issued by this cluster's CA (--cluster-ca)"
     if "Hostname Verification" in details:
-        return "its certificate is for another name: make one for the name in --registry"
+        return (
+            f"its certificate is neither for {REGISTRY_NAME} nor for the name in --registry: is this a registry's mesh "
+            "port?"
+        )
     if "CERTIFICATE_REQUIRED" in details or "UNKNOWN_CA" in details or "BAD_CERTIFICATE" in details:
         return "it does not accept this node's certificate (--cert): were both made with the same CA?"
     return f"{code.name.lower().replace('_', ' ')}: {details}"

@@ -46,6 +46,28 @@ class AdminCalls:
             request = admin_pb2.OrderNodeRequest(name=node, order=order)
             AdminStub(channel).OrderNode(request, timeout=TIMEOUT, metadata=self._metadata)
 
+    def invite(self, request: admin_pb2.InviteNodeRequest) -> admin_pb2.InviteNodeResponse:
+        with self._channel() as channel:
+            return AdminStub(channel).InviteNode(request, timeout=TIMEOUT, metadata=self._metadata)
+
+    def invitations(self, *, over: bool = False) -> list[admin_pb2.Invitation]:
+        with self._channel() as channel:
+            request = admin_pb2.ListInvitationsRequest(include_over=over)
+            answer = AdminStub(channel).ListInvitations(request, timeout=TIMEOUT, metadata=self._metadata)
+            return list(answer.invitations)
+
+    def revoke_invitation(self, invitation_id: str) -> None:
+        with self._channel() as channel:
+            request = admin_pb2.RevokeInvitationRequest(id=invitation_id)
+            AdminStub(channel).RevokeInvitation(request, timeout=TIMEOUT, metadata=self._metadata)
+
+    def audited(self) -> list[tuple[str, str]]:
+        """Action and target of what was done, the youngest first."""
+        with self._channel() as channel:
+            request = admin_pb2.ListAuditRequest()
+            entries = AdminStub(channel).ListAudit(request, timeout=TIMEOUT, metadata=self._metadata).entries
+            return [(one.action, one.target) for one in entries]
+
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.token}"),)

@@ -193,7 +193,7 @@ class Cluster:
             self._started.result(PATIENCE)
             self.start_registry()
             for plan in self._plans:
-                self.nodes[plan.name] = RunningNode(self, self._node_config(plan), plan.clock_ahead)
+                self.nodes[plan.name] = RunningNode(self, self.node_config(plan), plan.clock_ahead)
                 self.nodes[plan.name].start()
         except BaseException:
             self.close()
@@ -264,7 +264,8 @@ class Cluster:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE)
 
-    def _node_config(self, plan: NodePlan) -> NodeConfig:
+    def node_config(self, plan: NodePlan) -> NodeConfig:
+        """As its command line says it; nothing of it is started."""
         mesh = self.registry_config.mesh_listen
         config = NodeConfig(
             name=plan.name,
@@ -279,7 +280,7 @@ class Cluster:
             tls_key=tuple(self.pki / f"region-{region}.key" for region in self._regions),
             raw_listen=self._raw_listen(plan),
             raw_host=LOOPBACK,
-            raw_ports=self._raw_ports[plan.region],
+            raw_ports=self._raw_ports.setdefault(plan.region, PortRange(*raw_port_range(_REGION_PORTS))),
             limits=plan.limits,
         )
         return dataclasses.replace(config, **plan.settings)
@@ -288,7 +289,9 @@ class Cluster:
         """The nodes of a region listen on the same raw ports, so each has a loopback address of its own; the region's
         raw host is that of the first."""
         siblings = [other.name for other in self._plans if other.region == plan.region]
-        return f"127.0.0.{siblings.index(plan.name) + 1}"
+        later = list(self.nodes)
+        number = siblings.index(plan.name) if plan.name in siblings else len(self._plans) + len(later)
+        return f"127.0.0.{number + 1}"
 
     def _run(self) -> None:
         try:

@@ -6,7 +6,7 @@ relay nodes (cluster.py), what a test asks as an admin in one line (admin.py).
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -26,10 +26,10 @@ from portway_proto.v1.mesh_pb2 import (
     Withdrawal,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
-from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Address, Config
-from portway_registry.names import server_name
+from portway_registry.names import REGISTRY_NAME, server_name
 from portway_registry.pki import Authority
 from portway_registry.server import Registry
 
@@ -70,6 +70,8 @@ class Pki:
             "store": "embedded:memory",
             "geoip": loopback_geoip(folder / "loopback.mmdb"),
             "admin_token_file": folder / "admin-token",
+            # What registers here mostly listens nowhere.
+            "check_addresses": "no",
         }
         return Config(**given | settings)
 
@@ -98,12 +100,18 @@ async def running(config: Config) -> AsyncIterator[Registry]:
     assert not failures, f"a part of the registry ended early: {failures}"
 
 
-def channel(address: str, ca: Path | bytes, certificate: tuple[bytes, bytes] | None = None) -> grpc.aio.Channel:
-    """A channel of its own connection; `certificate` and its key are shown to the mesh port."""
+def channel(
+    address: str, ca: Path | bytes, certificate: tuple[bytes, bytes] | None = None, *, mesh: bool = False
+) -> grpc.aio.Channel:
+    """A channel of its own connection; `certificate` and its key are shown to the mesh port, which `mesh` verifies as
+    nodes do."""
     roots = ca if isinstance(ca, bytes) else ca.read_bytes()
     chain, key = certificate or (None, None)
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
-    return grpc.aio.secure_channel(address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+    options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+    if mesh:
+        options.append(("grpc.ssl_target_name_override", REGISTRY_NAME))
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
@@ -168,17 +176,24 @@ class NodeStream:
     def __init__(
         self,
         address: str,
-        pki: Identities,
+        pki: Identities | None,
         info: NodeInfo,
         *,
         certified: str | None = None,
+        certificate: tuple[NodeCertificate, bytes] | None = None,
         lease: int = 0,
         batches: int = 0,
     ) -> None:
-        """`certified`: the name in the certificate, where it differs; `batches`: how many it announced before."""
+        """`certified`: the name in the certificate, where it differs; `certificate`: one of a registry's own making,
+        and its key, in place of one of `pki`; `batches`: how many it announced before."""
         self.info = info
         self.heard: list[RegistryMessage] = []
-        self._channel = channel(address, pki.ca, pki.node(certified or info.name))
+        if certificate is not None:
+            made, key = certificate
+            self._channel = channel(address, made.cluster_ca, (made.certificate, key), mesh=True)
+        else:
+            assert pki is not None
+            self._channel = channel(address, pki.ca, pki.node(certified or info.name), mesh=True)
         self._lease_wanted = lease
         self._batch = batches
         self._tasks = Tasks(f"node {info.name}")
@@ -202,7 +217,8 @@ class NodeStream:
         """Register. Raises StreamEnded when the registry refuses."""
         self._stream = MeshStub(self._channel).Session()
         self._tasks.spawn(self._hear(), name="hear")
-        await self.register()
+        with suppress(grpc.aio.AioRpcError):  # refused already: `until` tells how
+            await self.register()
         await self.until(lambda: self.registrations)
 
     async def register(self) -> None:

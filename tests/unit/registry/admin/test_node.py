@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any, Protocol
 
+import pytest
 from click.testing import Result
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, TunnelInfo
 from portway_testkit.registry import NodeStream
@@ -22,11 +23,12 @@ def test_nodes_are_listed_for_people(stage: Stage) -> None:
     stage.node("lon-1", region="lon")
     stage.node("fra-1", sessions=3, max_sessions=10)
     lines = stage.say("node", "list").stdout.splitlines()
-    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE"
+    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE REACHED"
     assert " ".join(lines[1].split()) == columns
     fra, lon = (line.split() for line in lines[3:5])
     assert fra[:8] == ["fra-1", "fra", "127.0.0.1:443", "ready", "3/10", "0", "0", "1.2.3"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(fra[8:]))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(fra[8:10]))
+    assert fra[10:] == ["yes"]
     assert lon[:5] == ["lon-1", "lon", "127.0.0.1:443", "ready", "0"]
 
 
@@ -43,6 +45,8 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "port": 443,
         "server_name": "fra-1.node.portway.internal",
         "state": "cordoned",
+        "reach": "unchecked",
+        "reach_failure": "",
         "sessions": 0,
         "max_sessions": 0,
         "tunnels": 0,
@@ -103,3 +107,38 @@ def test_a_node_that_nobody_knows_gets_no_order(stage: Stage) -> None:
     result = stage.say("node", "drain", "fra-9")
     assert result.exit_code == 1
     assert "no node 'fra-9' is known" in result.stderr
+
+
+def test_a_node_is_invited(stage: Stage) -> None:
+    """The token alone on stdout, with where it is from behind it; the rest is for people."""
+    result = stage.say("node", "invite", "--region", "fra", "--name", "fra-7", "--ttl", "30m")
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"pwj_[a-z0-9]+_[a-z2-7]{{32}}@{re.escape(stage.address)}\n", result.stdout)
+    assert "node fra-7 of region fra may join" in result.stderr
+    told = stage.ask("node", "invite", "--region", "fra")
+    assert told["token"].startswith(f"pwj_{told['id']}_")
+    assert told["node"] == ""
+    assert told["expires_at_ms"] - told["created_at_ms"] == 3_600_000
+    shown = stage.say("invitations", "list").stdout
+    assert told["id"] in shown
+    assert told["token"].split("_")[2][:32] not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--region", "Fra"), 1, "no region name"),
+        (("--region", "fra", "--name", "a b"), 1, "no node name"),
+        (("--region", "fra", "--ttl", "31d"), 1, "30 days at the most"),
+        (("--region", "fra", "--ttl", "0s"), 2, "such as 30m"),
+        (("--region", "fra", "--ttl", "soon"), 2, "such as 30m"),
+        ((), 2, "--region"),
+    ],
+)
+def test_an_invitation_that_cannot_be_made_is_told(
+    stage: Stage, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    """Names, times, and what is needed."""
+    result = stage.say("node", "invite", *arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert says in result.stderr

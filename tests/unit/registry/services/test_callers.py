@@ -1,14 +1,17 @@
 """Who calls, read from what gRPC knows of a call."""
 
+import datetime
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import trustme
 from portway_registry import keys
-from portway_registry.errors import NotANode, TokenMissing
-from portway_registry.records import Role, TokenRecord, decoder, encode
-from portway_registry.services.callers import by_certificate, by_token, peer_address
+from portway_registry.errors import NodeRemoved, NotANode, TokenMissing
+from portway_registry.invitations import Invitations
+from portway_registry.records import InvitationRecord, Role, TokenRecord, decoder, encode
+from portway_registry.services.callers import Certified, by_certificate, by_token, peer_address
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tokens import TokenCheck, make
 from portway_registry.views import View
@@ -18,46 +21,85 @@ class Call:
     """What is asked of a gRPC call's context."""
 
     def __init__(
-        self, peer: str = "", names: Sequence[bytes] = (), metadata: tuple[tuple[str, str], ...] | None = ()
+        self, peer: str = "", certificate: bytes = b"", metadata: tuple[tuple[str, str], ...] | None = ()
     ) -> None:
         self._peer = peer
-        self._names = names
+        self._certificate = certificate
         self._metadata = metadata
 
     def peer(self) -> str:
         return self._peer
 
     def auth_context(self) -> dict[str, Sequence[bytes]]:
-        return {"x509_subject_alternative_name": self._names} if self._names else {}
+        return {"x509_pem_cert": [self._certificate]} if self._certificate else {}
 
     def invocation_metadata(self) -> Any:
         return self._metadata
 
 
-@pytest.mark.parametrize("names", [[b"fra-1.node.portway.internal"], [b"10.0.0.1", b"fra-1.node.portway.internal"]])
-async def test_a_node_is_who_its_certificate_names(names: list[bytes]) -> None:
-    """The one node name among the certificate's names."""
-    caller = await by_certificate(Call(names=names))
-    assert (caller.role, caller.name, caller.token) == (Role.NODE, "fra-1", None)
+CA = trustme.CA()
+
+
+def certificate(*names: str, issued: datetime.datetime | None = None) -> bytes:
+    return CA.issue_cert(*names, not_before=issued and issued - datetime.timedelta(hours=1)).cert_chain_pems[0].bytes()
+
+
+def standing(node: str, issued_ms: int) -> None:
+    """Everybody stands."""
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "region"),
     [
-        [],
-        [b"localhost"],
-        [b"fra-1.example.com"],
-        [b"*.node.portway.internal"],
-        [b"a.b.node.portway.internal"],
-        [b".node.portway.internal"],
-        [b"\xff\xfe.node.portway.internal"],
-        [b"fra-1.node.portway.internal", b"lon-1.node.portway.internal"],
+        (["fra-1.node.portway.internal"], ""),
+        (["10.0.0.1", "fra-1.node.portway.internal"], ""),
+        (["fra-1.node.portway.internal", "fra.region.portway.internal"], "fra"),
     ],
 )
-async def test_any_other_certificate_is_no_node_s(names: list[bytes]) -> None:
+async def test_a_node_is_who_its_certificate_names(names: list[str], region: str) -> None:
+    """The one node name among the certificate's names, the region if there is one, and when it was issued."""
+    issued = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    caller = await by_certificate(standing)(Call(certificate=certificate(*names, issued=issued)))
+    assert (caller.role, caller.name, caller.token) == (Role.NODE, "fra-1", None)
+    assert caller.certificate == Certified("fra-1", region, int(issued.timestamp() * 1000))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param(b"", id="none"),
+        pytest.param(b"noise", id="no certificate"),
+        pytest.param(certificate("localhost"), id="another name"),
+        pytest.param(certificate("fra-1.example.com"), id="another domain"),
+        pytest.param(certificate("*.node.portway.internal"), id="a wildcard"),
+        pytest.param(certificate("a.b.node.portway.internal"), id="two levels"),
+        pytest.param(certificate("fra-1.node.portway.internal", "lon-1.node.portway.internal"), id="two nodes"),
+        pytest.param(
+            certificate("fra-1.node.portway.internal", "fra.region.portway.internal", "lon.region.portway.internal"),
+            id="two regions",
+        ),
+    ],
+)
+async def test_any_other_certificate_is_no_node_s(shown: bytes) -> None:
     """No name, another name, a wildcard, several nodes at once."""
-    with pytest.raises(NotANode, match="portway-admin pki node"):
-        await by_certificate(Call(names=names))
+    with pytest.raises(NotANode, match="portway-admin node invite"):
+        await by_certificate(standing)(Call(certificate=shown))
+
+
+async def test_a_certificate_that_stands_no_more_lets_nobody_in() -> None:
+    """What is known of the name is asked at each call, with when the certificate was issued."""
+    asked: list[tuple[str, int]] = []
+
+    def removed(node: str, issued_ms: int) -> None:
+        asked.append((node, issued_ms))
+        raise NodeRemoved(node)
+
+    issued = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    call = Call(certificate=certificate("fra-1.node.portway.internal", issued=issued))
+    for _ in range(2):
+        with pytest.raises(NodeRemoved):
+            await by_certificate(removed)(call)
+    assert asked == [("fra-1", int(issued.timestamp() * 1000))] * 2
 
 
 async def test_a_client_is_who_its_token_names(memory: EmbeddedStore) -> None:
@@ -66,7 +108,8 @@ async def test_a_client_is_who_its_token_names(memory: EmbeddedStore) -> None:
     await memory.put(keys.token(token.record.id), encode(token.record))
     view: View[TokenRecord] = View(memory, keys.TOKENS, decoder(TokenRecord), on_failure=print)
     await view.start()
-    identify = by_token(TokenCheck(memory, view))
+    invited: View[InvitationRecord] = View(memory, keys.INVITATIONS, decoder(InvitationRecord), on_failure=print)
+    identify = by_token(TokenCheck(memory, view), Invitations(memory, invited, lambda: 1))
     shown = (("user-agent", "x"), ("authorization", f"Bearer {token.text}"))
     caller = await identify(Call(metadata=shown))
     assert (caller.role, caller.name, caller.token) == (Role.ADMIN, token.record.id, token.record)

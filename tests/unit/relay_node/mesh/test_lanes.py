@@ -20,6 +20,7 @@ from portway_relay.config import Endpoint
 from portway_relay.mesh import arrivals as arrivals_module
 from portway_relay.mesh import peers as peers_module
 from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.certified import Certified
 from portway_relay.mesh.peers import Peers
 from portway_testkit.carriers import until
 
@@ -62,7 +63,7 @@ class Node:
             self.carrier,
             lambda: self.loaded,
             self.holds.values,
-            on_removed=lambda: self.arrivals.drop_removed(),
+            on_refused=lambda: self.arrivals.drop_refused(),
             on_failure=self.failures.append,
         )
         self.arrivals = Arrivals(
@@ -94,8 +95,8 @@ class Node:
         self.visits.append(opening)
         lane.refuse(RefusalReason.NOT_HERE)
 
-    def is_removed(self, node: str) -> bool:
-        return self.peers.is_removed(node)
+    def refuses(self, certified: Certified) -> str:
+        return self.peers.refuses(certified)
 
     def routes_told(self, node: str, routes: Routes) -> None:
         self.heard.append((node, routes))
@@ -317,24 +318,38 @@ async def test_a_node_that_is_listed_no_more_and_silent_is_dropped(make: Make) -
     assert not one.peers.answers("two")
 
 
-@pytest.mark.parametrize("change", ["address", "certificates"])
-async def test_lanes_are_dialled_anew_when_they_must_be(make: Make, authority: trustme.CA, change: str) -> None:
-    """To another address, or with another certificate; the pool of before takes nobody new."""
+async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:
+    """The pool of before takes nobody new."""
     one, two, moved = make("one"), make("two"), make("two")
     one.peers.told([two.info])
     await until(lambda: one.peers.answers("two"))
     before = one.peers.pool_of("two")
     one.peers.told([two.info])
     assert one.peers.pool_of("two") is before
-    if change == "address":
-        one.peers.told([moved.info])
-        await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
-    else:
-        one.loaded = certificates(authority, "renamed" + SUFFIX)
-        one.hold("a" * 16)
-        one.peers.certificates_changed()
-        await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
+    one.peers.told([moved.info])
+    await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
     assert one.peers.pool_of("two") is not before
+
+
+async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme.CA) -> None:
+    """What is up stays up, the control lane and warm lanes alike; what is dialled later shows the new one."""
+    one, two = make("one"), make("two")
+    one.hold("a" * 16)
+    one.peers.told([two.info])
+    await until(lambda: len(two.arrivals) == 2 and len(two.heard) == 1)
+    before, lanes = one.peers.pool_of("two"), set(two.arrivals._lanes)
+    assert before is not None
+    one.loaded = certificates(authority, "renamed" + SUFFIX)
+    one.peers.certificates_changed()
+    assert one.peers.pool_of("two") is before
+    before.want(1)
+    await until(lambda: len(two.arrivals) == 3)
+    assert lanes < set(two.arrivals._lanes)
+    (fresh,) = set(two.arrivals._lanes) - lanes
+    assert fresh.node == "renamed"
+    for lane in lanes:
+        lane.close()
+    await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
 
 
 async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -> None:
@@ -430,3 +445,28 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
     writer.close()
     await writer.wait_closed()
     first.close()
+
+
+async def test_a_certificate_of_before_is_refused(make: Make) -> None:
+    """Once its name was given anew: lanes that are up are closed, new ones not taken."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    two.peers.told([one.info])
+    await until(lambda: two.peers.answers("one") and one.peers.answers("two"))
+    two.peers.told([one.info], certified_since={"one": 1 << 50})
+    await until(lambda: not len(two.arrivals))
+    refused = one.carrier.counters.lanes_closed
+    await until(lambda: one.carrier.counters.lanes_closed > refused)
+    assert not len(two.arrivals)
+    two.peers.told([one.info], certified_since={"one": 1})
+    await until(lambda: len(two.arrivals) == 2)
+
+
+async def test_a_certificate_of_another_region_is_refused(make: Make, authority: trustme.CA) -> None:
+    """A registry has told which region the node is of, and its certificate says another."""
+    loaded = certificates(authority, "one" + SUFFIX, "far.region.portway.internal")
+    one, two = make("one", loaded=loaded), make("two")
+    two.peers.told([one.info])
+    one.peers.told([two.info])
+    await until(lambda: one.carrier.counters.lanes_closed > 0)
+    assert not len(two.arrivals)

@@ -11,16 +11,26 @@ from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
     EVICTION_REASON_UNSPECIFIED,
+    CertifiedSince,
     ClusterSettings,
     Eviction,
     Evictions,
     GrantKey,
     Order,
     Peers,
+    Probe,
+    Reachability,
     RegistryMessage,
     Revocations,
 )
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    REACH_FAILED,
+    REACH_REACHED,
+    REACH_TRYING,
+    NodeInfo,
+)
 from portway_relay.registry_link.cluster import Cluster
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
@@ -63,10 +73,12 @@ class FakePeers:
     def __init__(self) -> None:
         self.lists: list[list[str]] = []
         self.removed: list[str] = []
+        self.since: dict[str, int] = {}
 
-    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str]) -> None:
+    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> None:
         self.lists.append([node.name for node in nodes])
         self.removed = list(removed)
+        self.since = certified_since
 
 
 class FakePorts:
@@ -89,7 +101,16 @@ class News:
         self.peers: Any = FakePeers()
         self.ports: Any = FakePorts()
         self.orders: list[int] = []
-        self.cluster = Cluster(self.grants, self.sessions, self.table, self.peers, self.ports, self.orders.append)
+        self.probes: list[Probe] = []
+        self.cluster = Cluster(
+            self.grants,
+            self.sessions,
+            self.table,
+            self.peers,
+            self.ports,
+            self.orders.append,
+            self.probes.append,
+        )
 
     def hear(self, **message: Any) -> None:
         self.cluster.heard(RegistryMessage(**message))
@@ -167,9 +188,11 @@ async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:
 
 
 async def test_removed_nodes_reach_the_mesh(news: News) -> None:
-    """By name, with each list."""
-    news.hear(peers=Peers(removed=["c"]))
+    """By name, with each list; and which certificates of a name that was given anew are too old."""
+    since = [CertifiedSince(node="d", issued_ms=7)]
+    news.hear(peers=Peers(removed=["c"], certified_since=since))
     assert news.peers.removed == ["c"]
+    assert news.peers.since == {"d": 7}
 
 
 async def test_what_operators_want_reaches_the_node(news: News) -> None:
@@ -177,6 +200,29 @@ async def test_what_operators_want_reaches_the_node(news: News) -> None:
     news.hear(order=Order(state=NODE_STATE_DRAINING))
     news.hear(order=Order(state=NODE_STATE_READY))
     assert news.orders == [NODE_STATE_DRAINING, NODE_STATE_READY]
+
+
+async def test_what_is_to_be_tried_is_passed_on(news: News) -> None:
+    """Another node's address, for a registry."""
+    probe = Probe(number=7, node=NodeInfo(name="b"))
+    news.hear(probe=probe)
+    assert news.probes == [probe]
+
+
+async def test_an_address_that_nobody_reaches_is_told_its_operator(
+    news: News, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a warning that says what to look at; nothing to warn of once it was reached."""
+    with caplog.at_level(logging.INFO):
+        news.hear(reachability=Reachability(reach=REACH_TRYING))
+        assert caplog.records == []
+        news.hear(reachability=Reachability(reach=REACH_FAILED, failure="refused"))
+        news.hear(reachability=Reachability(reach=REACH_REACHED))
+    failed, reached = caplog.records
+    assert failed.levelname == "WARNING"
+    assert "--advertise" in failed.message
+    assert failed.reason == "refused"  # type: ignore[attr-defined]
+    assert reached.levelname == "INFO"
 
 
 async def test_news_of_a_later_version_are_passed_over(news: News) -> None:

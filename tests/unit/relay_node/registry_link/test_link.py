@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from portway_proto.v1.mesh_pb2 import (
     ClusterSettings,
     NodeMessage,
@@ -21,6 +23,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_registry.pki import Authority
+from portway_registry.signing import LEAF_LIFE, Signer, new_key, private_pem
 from portway_relay import clock
 from portway_relay.certificates import Identity, LoadedCertificates
 from portway_relay.config import Endpoint
@@ -323,6 +326,40 @@ async def test_while_no_registry_is_there_the_node_waits(serve: Serve, node: Mak
     await registry.start()
     await until(lambda: end.link.connected)
     assert registry.mesh.registers[-1].lease_id == LEASE
+
+
+class Earlier(Certified):
+    """A registry's certificate with the names of its hosts alone."""
+
+    def __init__(self, certified: Certified, folder: Path, host: str) -> None:
+        self.pki = folder
+        for name in ("ca.crt", "node-relay-1.crt", "node-relay-1.key"):
+            (folder / name).write_bytes(certified.read(name))
+        signer = Signer.load(certified.read("ca.crt"), certified.read("ca.key"), names=("", ""))
+        key = new_key()
+        made = signer._issue(key.public_key(), "registry", [host], (ExtendedKeyUsageOID.SERVER_AUTH,), LEAF_LIFE)
+        (folder / "registry.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        (folder / "registry.key").write_bytes(private_pem(key))
+
+
+async def test_a_registry_of_before_is_known_by_its_host(
+    serve: Serve, node: MakeNode, certified: Certified, tmp_path: Path
+) -> None:
+    """Its certificate was made before registries had a name of their own."""
+    served = await serve(Earlier(certified, tmp_path, "127.0.0.1"))
+    end = node(served)
+    await until(lambda: end.link.connected)
+
+
+async def test_a_registry_with_another_s_certificate_is_none(
+    serve: Serve, node: MakeNode, certified: Certified, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither by the name of all registries nor by its host."""
+    end = node(await serve(Earlier(certified, tmp_path, "other.example")))
+    with caplog.at_level(logging.WARNING):
+        await until(lambda: bool(caplog.records))
+    assert "registry.portway.internal" in caplog.records[0].reason  # type: ignore[attr-defined]
+    assert not end.link.connected
 
 
 async def test_the_next_registry_takes_over(serve: Serve, node: MakeNode) -> None:

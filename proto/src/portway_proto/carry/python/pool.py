@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.contract import Lane, LocalService, PoolCounts, PoolLimits, ServeEvents
+from portway_proto.carry.contract import DialTarget, Lane, LocalService, PoolCounts, PoolLimits, ServeEvents
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.served import ServedVisit
@@ -83,6 +83,10 @@ class PyPool:
     def want(self, lanes: int) -> None:
         if self.spares is not None and not self.closed:
             self.spares.want(lanes)
+
+    def aim(self, target: DialTarget) -> None:
+        if self.spares is not None:
+            self.spares.target = target
 
     def attach_control(self, control: Lane | None) -> None:
         assert control is None or isinstance(control, PyLane)

@@ -32,7 +32,7 @@ class Spares:
         self.dialling = 0
         self._carrier = carrier
         self._pool = pool
-        self._target = target
+        self.target = target
         self._sizes = sizes
         self._on_lost = on_lost
         self._wanted = 0  # asked for by the peer, above the spares, and not yet up
@@ -132,7 +132,7 @@ class Spares:
 
     async def _lane(self) -> PyLane:
         """One that has sent its greeting. Raises CarrierError."""
-        target = self._target
+        target = self.target
         stream = self._carrier.connect(target.address, target.tls)
         try:
             handshake = await stream.ready()

@@ -1,0 +1,22 @@
+"""What new nodes call, with an invitation's token: their first certificate."""
+
+from typing import Any
+
+from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
+from portway_proto.v1.enrolment_pb2_grpc import EnrolmentServicer
+
+from portway_registry.joining import Joining
+from portway_registry.services.callers import current_caller
+
+
+class Enrolment(EnrolmentServicer):
+    """The Enrolment service; callers are known by their invitations."""
+
+    def __init__(self, joining: Joining) -> None:
+        self._joining = joining
+
+    async def Join(self, request: JoinRequest, context: Any) -> JoinResponse:  # noqa: N802
+        invitation = current_caller.get().invitation
+        assert invitation is not None, "the table lets only invitations in here"
+        certificate = await self._joining.join(invitation, node=request.node, region=request.region, csr=request.csr)
+        return JoinResponse(certificate=certificate)

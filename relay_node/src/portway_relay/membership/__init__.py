@@ -1,0 +1,1 @@
+"""How a node becomes one of the cluster, and stays one."""

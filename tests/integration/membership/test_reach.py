@@ -1,0 +1,149 @@
+"""A node is offered to clients once its advertised address was reached, from another node or the registry."""
+
+import dataclasses
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import portway
+import pytest
+from portway_proto.v1 import types_pb2
+from portway_proto.v1.discovery_pb2 import LocateRequest
+from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+from portway_relay.config import Endpoint
+from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.joining import Joiner
+from portway_testkit.link import Link
+from portway_testkit.origins import HttpOrigin
+from portway_testkit.waiting import eventually
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """A port that nobody listens on, until the block ends."""
+    with socket.socket() as held:
+        held.bind((LOOPBACK, 0))
+        yield held.getsockname()[1]
+
+
+@contextmanager
+def closed_link(cluster: Cluster, port: int) -> Iterator[Link]:
+    """A way to a port that resets every connection until it is mended."""
+
+    async def close() -> None:
+        await link.__aexit__()
+
+    async def refuse() -> None:
+        link.cut(refuse=True)
+
+    link = Link(port)
+    cluster.run(link.__aenter__)
+    try:
+        cluster.run(refuse)
+        yield link
+    finally:
+        cluster.run(close)
+
+
+def offered(cluster: Cluster, token: str) -> list[str]:
+    """The names of the nodes that Locate names, none when it names nobody."""
+    credentials = grpc.ssl_channel_credentials(cluster.ca.read_bytes())
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(cluster.registry_address, credentials, options=options) as channel:
+        try:
+            answer = DiscoveryStub(channel).Locate(
+                LocateRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=10
+            )
+        except grpc.RpcError as error:
+            if "not reached" in error.details():  # type: ignore[attr-defined]
+                return []
+            raise
+        return [candidate.node.name for candidate in answer.candidates]
+
+
+def reach_of(cluster: Cluster, name: str) -> types_pb2.NodeInfo:
+    return next(node for node in cluster.admin.nodes() if node.name == name)
+
+
+def test_a_node_that_is_reached_is_offered_at_once(
+    joiner: Joiner, as_client: Callable[[Cluster], None], origin: HttpOrigin
+) -> None:
+    """The first client that comes after a start is served: a start with nothing amiss waits for nobody."""
+    joiner.join("fra-1")
+    as_client(joiner.cluster)
+    with portway.forward(origin.port):
+        assert reach_of(joiner.cluster, "fra-1").reach == types_pb2.REACH_REACHED
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "with another"])
+def test_an_unreachable_node_is_offered_once_it_is_reached(
+    joiner: Joiner, caplog: pytest.LogCaptureFixture, others: int
+) -> None:
+    """Until then it is shown with the reason, to operators and in its own log, and no client is sent there."""
+    cluster = joiner.cluster
+    for number in range(others):
+        joiner.join(f"fra-{number + 2}")
+    token = cluster.token()
+    elsewhere = [f"fra-{number + 2}" for number in range(others)]
+    node = joiner.join("fra-1")
+    node.stop()
+
+    async def open_firewall() -> None:
+        link.mend()
+
+    with closed_link(cluster, node.port) as link:
+        with caplog.at_level(logging.WARNING, "portway_relay.registry_link.cluster"):
+            node = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(LOOPBACK, link.port)))
+            eventually(lambda: reach_of(cluster, "fra-1").reach == types_pb2.REACH_FAILED)
+            eventually(lambda: "no clients are sent here" in caplog.text)
+        failure = reach_of(cluster, "fra-1").reach_failure
+        assert "from the registry: " in failure
+        assert all(f"from node {name}: " in failure for name in elsewhere)
+        assert offered(cluster, token) == elsewhere
+        cluster.run(open_firewall)
+        eventually(lambda: "fra-1" in offered(cluster, token))
+        assert reach_of(cluster, "fra-1").reach_failure == ""
+        node.stop()
+
+
+def test_an_address_is_looked_at_again_when_it_changes(joiner: Joiner) -> None:
+    """A node that was reached and comes back with another address is not believed."""
+    cluster = joiner.cluster
+    node = joiner.join("fra-1")
+    token = cluster.token()
+    assert offered(cluster, token) == ["fra-1"]
+    node.stop()
+    with free_port() as port:
+        moved = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(LOOPBACK, port)))
+        assert offered(cluster, token) == []
+        moved.stop()
+    joiner.run(node.config)
+    assert offered(cluster, token) == ["fra-1"]
+
+
+def test_another_node_at_the_address_is_not_the_node(joiner: Joiner) -> None:
+    """Who answers must show the node's own certificate."""
+    first = joiner.join("fra-1")
+    joiner.join("fra-2", advertise=Endpoint(LOOPBACK, first.port))
+    eventually(lambda: reach_of(joiner.cluster, "fra-2").reach == types_pb2.REACH_FAILED)
+    assert "is it another node?" in reach_of(joiner.cluster, "fra-2").reach_failure
+    assert offered(joiner.cluster, joiner.cluster.token()) == ["fra-1"]
+
+
+def test_operators_may_do_without(start: Callable[..., Joiner]) -> None:
+    """Where neither nodes nor registry get to what clients get to."""
+    joiner = start(check_addresses="no")
+    with free_port() as port:
+        joiner.join("fra-1", advertise=Endpoint(LOOPBACK, port))
+        assert offered(joiner.cluster, joiner.cluster.token()) == ["fra-1"]
+
+
+def test_nodes_of_a_cluster_reach_each_other(start: Callable[..., Joiner]) -> None:
+    """A node that is asked by the registry tries as a client does; what it found is what counts."""
+    joiner = start()
+    for plan in (NodePlan("fra-1", "fra"), NodePlan("iad-1", "iad"), NodePlan("syd-1", "syd")):
+        joiner.join(plan.name, plan.region)
+    found = {node.name: node.reach for node in joiner.cluster.admin.nodes()}
+    assert found == dict.fromkeys(("fra-1", "iad-1", "syd-1"), types_pb2.REACH_REACHED)

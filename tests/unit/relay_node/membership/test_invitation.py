@@ -1,0 +1,32 @@
+"""The token on a node's command line: what it must look like, and that errors do not repeat it."""
+
+import pytest
+from portway_relay.errors import ConfigError
+from portway_relay.membership.joining import Invitation, parse_invitation
+
+SECRET = "a" * 32
+TOKEN = f"pwj_abc123_{SECRET}"
+
+
+@pytest.mark.parametrize("address", ["registry.example.com:7400", "127.0.0.1:7400", "[::1]:7400"])
+def test_a_token_says_where_it_is_from(address: str) -> None:
+    """Its id, what is shown, and the registry that made it."""
+    assert parse_invitation(f" {TOKEN}@{address}\n") == Invitation("abc123", TOKEN, address)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (TOKEN, "@HOST:PORT"),
+        (f"{TOKEN}@registry.example.com", "@HOST:PORT"),
+        (f"{TOKEN}x@a:1", "portway-admin node invite"),
+        (f"pw_abc123_{SECRET}@a:1", "portway-admin node invite"),
+        ("", "portway-admin node invite"),
+    ],
+)
+def test_what_is_no_token_is_refused(text: str, says: str) -> None:
+    """With what it should be, and without what was given: it may be a secret."""
+    with pytest.raises(ConfigError) as raised:
+        parse_invitation(text)
+    assert says in str(raised.value)
+    assert SECRET not in str(raised.value)

@@ -1,0 +1,117 @@
+"""When a certificate is renewed, and what is said when it is not."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from portway_proto.v1.types_pb2 import NodeCertificate
+from portway_registry.signing import Signer, requested_key
+from portway_relay.errors import RenewalFailed
+from portway_relay.membership.kept import Kept
+from portway_relay.membership.renewal import Renewal, due, life
+from portway_testkit.carriers import until
+
+LIFE = timedelta(seconds=20)
+
+
+class Registry:
+    """Signs, or says why not."""
+
+    def __init__(self) -> None:
+        self.signer = Signer.create()
+        self.trouble = ""
+        self.asked = 0
+
+    def certify(self, request: bytes, issued: datetime | None = None) -> NodeCertificate:
+        made = self.signer.node(requested_key(request), "fra-1", "fra", LIFE, issued=issued)
+        return NodeCertificate(certificate=made.public_bytes(serialization.Encoding.PEM), cluster_ca=self.signer.pem)
+
+    async def ask(self, request: bytes) -> NodeCertificate:
+        self.asked += 1
+        if self.trouble:
+            raise RenewalFailed(self.trouble)
+        return self.certify(request)
+
+
+class Stage:
+    """A node's folder, a registry, and a renewal at a time of the test's choice."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = Registry()
+        self.kept = Kept(folder)
+        self.renewed = 0
+        self.now = datetime.now(UTC)
+        self.failures: list[BaseException] = []
+        self.renewal: Renewal | None = None
+
+    def start(self, *, old: timedelta) -> None:
+        """With a certificate that was issued so long ago."""
+        request = self.kept.new_request("abc", "fra-1")
+        self.kept.joined("abc", self.registry.certify(request, self.now - old))
+        self.renewal = Renewal(
+            self.kept, "fra-1", self.registry.ask, self._was_renewed, on_failure=self.failures.append, now=self._now
+        )
+        self.renewal.start()
+
+    def _now(self) -> datetime:
+        return self.now
+
+    def _was_renewed(self) -> None:
+        self.renewed += 1
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = Stage(tmp_path / "state")
+    yield stage
+    if stage.renewal is not None:
+        await stage.renewal.close()
+    assert not stage.failures
+
+
+async def test_it_is_due_at_half_its_life(stage: Stage) -> None:
+    """The hour that it was dated back is no part of its life."""
+    stage.start(old=timedelta(0))
+    certificate = stage.kept.certificate()
+    assert abs(life(certificate) - LIFE) <= timedelta(seconds=1)
+    assert abs(due(certificate) - (stage.now + LIFE / 2)) <= timedelta(seconds=1)
+    await asyncio.sleep(0)
+    assert stage.registry.asked == 0
+
+
+async def test_an_old_one_is_renewed_at_once(stage: Stage) -> None:
+    """A node that was off for a while does not wait; whoever uses the files is told once they are new."""
+    stage.start(old=LIFE * 0.6)
+    before = stage.kept.certificate()
+    await until(lambda: stage.renewed == 1)
+    assert stage.kept.certificate().serial_number != before.serial_number
+    assert stage.registry.asked == 1
+
+
+async def test_trouble_is_told_once_and_tried_again(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The certificate there is stays in use, until it is over: that is said anew, with what to do."""
+    stage.registry.trouble = "no registry can be reached"
+    with caplog.at_level(logging.WARNING):
+        stage.start(old=LIFE * 0.6)
+        await until(lambda: stage.registry.asked >= 3)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        stage.now += LIFE
+        await until(lambda: len(caplog.records) == 2)
+        assert caplog.records[1].levelname == "ERROR"
+        assert "portway-admin node invite" in caplog.text
+    assert stage.renewed == 0
+    stage.registry.trouble = ""
+    await until(lambda: stage.renewed == 1)
+
+
+async def test_a_folder_that_is_gone_ends_no_node(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """It is trouble like any other: the certificate is in memory, too."""
+    stage.start(old=LIFE * 0.6)
+    (stage.kept.folder / "abc" / "node.key").unlink()
+    with caplog.at_level(logging.WARNING):
+        await until(lambda: "certificate not renewed" in caplog.text)
+    assert stage.renewed == 0
