@@ -176,7 +176,7 @@ async def test_silence_and_loss_are_ends_too(peer: Peer) -> None:
     session = await peer.welcomed()
     session.lane_closed(peer.lane, PeerSilent("nothing was heard for 10 s"))  # type: ignore[arg-type]
     session.lane_closed(peer.lane, ConnectionLost("later"))  # type: ignore[arg-type]
-    assert await session.over() == End("nothing was heard for 10 s")
+    assert await session.over() == End("nothing was heard for 10 s", silent=True)
 
 
 async def test_a_node_that_leaves_ends_the_session_and_keeps_its_lane(peer: Peer) -> None:
