@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from portway.engine.discovery import Node
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.config import Config
 from portway_registry.geoip.locator import Position

@@ -13,7 +13,7 @@ from portway.engine.dialogue import SessionKey
 from portway.engine.race import STAGGER
 from portway.engine.registries import CALL_TIMEOUT
 from portway.engine.retry import hinted, pauses, spread
-from portway_proto.carry.contract import Limits, SpareSizes
+from portway_proto.carry.settings import Limits, SpareSizes
 from portway_registry.geoip.locator import Position
 
 from simulation.assumptions import ANSWER_ROUND_TRIPS, LOCATE_ROUND_TRIPS

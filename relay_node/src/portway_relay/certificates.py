@@ -14,7 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from portway_proto.carry.contract import ServerTls
+from portway_proto.carry.settings import ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 
 from portway_relay.config import NodeConfig

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from portway_proto.carry.contract import Limits
 from portway_proto.carry.select import make_carrier
+from portway_proto.carry.settings import Limits
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure
 from portway_proto.v1.types_pb2 import (

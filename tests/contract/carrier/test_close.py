@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import socket
 
-from portway_proto.carry.contract import Address, Outcome, PoolLimits, ServerTls, SpareSizes
+from portway_proto.carry.contract import Outcome
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import Address, PoolLimits, ServerTls, SpareSizes
 from portway_testkit.carriers import listener, until
 
 

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from portway_proto.carry.contract import Address, Carrier, ClientTls, Handshake, ServerTls
+from portway_proto.carry.contract import Carrier
 from portway_proto.carry.errors import HandshakeFailed
+from portway_proto.carry.settings import Address, ClientTls, Handshake, ServerTls
 from portway_testkit.carriers import listener
 from portway_testkit.hellos import real_hello
 

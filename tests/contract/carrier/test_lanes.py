@@ -6,7 +6,7 @@ import socket
 import ssl
 
 import pytest
-from portway_proto.carry.contract import Address, ClientTls, Limits, Outcome, PoolLimits, ServerTls, SpareSizes
+from portway_proto.carry.contract import Outcome
 from portway_proto.carry.errors import (
     ConnectFailed,
     HandshakeFailed,
@@ -14,6 +14,7 @@ from portway_proto.carry.errors import (
     PeerSilent,
     TlsSettingsError,
 )
+from portway_proto.carry.settings import Address, ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_testkit.carriers import Recorder, broken_off, listener, reset, until

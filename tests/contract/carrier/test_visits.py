@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_proto.carry.contract import Address, Limits, Outcome, PoolLimits, ServerTls, SpareSizes, Stream
+from portway_proto.carry.contract import Outcome, Stream
+from portway_proto.carry.settings import Address, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import RefusalReason
 from portway_testkit.carriers import broken_off, reset, until
 

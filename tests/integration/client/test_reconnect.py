@@ -14,8 +14,9 @@ import portway
 import pytest
 from portway.engine import reconnect
 from portway_proto.carry import select
-from portway_proto.carry.contract import Carrier, Limits
+from portway_proto.carry.contract import Carrier
 from portway_proto.carry.python import PythonCarrier
+from portway_proto.carry.settings import Limits
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fake_node import FakeNode
 from portway_testkit.fake_registry import FakeRegistry

@@ -5,7 +5,7 @@ import json
 from portway.engine.discovery import Expected, Node, Survey, Surveyed
 from portway.engine.survey import Measured, pick
 from portway.netcheck import as_json, as_table
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 
 
 def surveyed(

@@ -12,8 +12,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, ClientTls, Stream
+from portway_proto.carry.contract import Carrier, Stream
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import ClientTls
 from portway_proto.wire.limits import LINK_ALPN
 
 from portway.engine.discovery import Node, RoundTrip

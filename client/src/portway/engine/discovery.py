@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 
 from portway.errors import AuthError, Error
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, ClientTls, DialTarget, LocalService, Pool, SpareSizes
+from portway_proto.carry.contract import Carrier, LocalService, Pool
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import ClientTls, DialTarget, SpareSizes
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
 

@@ -7,7 +7,7 @@ that used grpc.aio cannot call at all. A channel lives for one call, so a fork i
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.discovery import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed

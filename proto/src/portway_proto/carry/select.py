@@ -5,7 +5,8 @@ PORTWAY_CARRIER=python|native overrides.
 
 import os
 
-from portway_proto.carry.contract import Carrier, Limits
+from portway_proto.carry.contract import Carrier
+from portway_proto.carry.settings import Limits
 
 VARIABLE = "PORTWAY_CARRIER"
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from portway_proto.carry.contract import Carrier, ServerTls
+from portway_proto.carry.contract import Carrier
 from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.settings import ServerTls
 from portway_proto.carry.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
-from portway_proto.carry.contract import Carrier, Lane, ServerTls, Stream
+from portway_proto.carry.contract import Carrier, Lane, Stream
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import ServerTls
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_PROTOCOL,

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from google.protobuf.message import DecodeError
-from portway_proto.carry.contract import Carrier, DialTarget, Lane
+from portway_proto.carry.contract import Carrier, Lane
 from portway_proto.carry.errors import CarrierError, ConnectionLost
+from portway_proto.carry.settings import DialTarget
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import Answer, Ask, Routes, RoutesHeard
 from portway_proto.v1.types_pb2 import TunnelInfo

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from portway_proto.carry.contract import Address, Carrier, ClientTls, DialTarget, Pool, SpareSizes
+from portway_proto.carry.contract import Carrier, Pool
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import Address, ClientTls, DialTarget, SpareSizes
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from portway_proto.carry.contract import Address, Carrier, ClientTls
+from portway_proto.carry.contract import Carrier
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import Address, ClientTls
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.wire.limits import LINK_ALPN

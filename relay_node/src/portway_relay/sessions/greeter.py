@@ -10,8 +10,9 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from portway_proto.carry.contract import Carrier, Lane, LaneEvents, ServerTls, Stream
+from portway_proto.carry.contract import Carrier, Lane, LaneEvents, Stream
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import ServerTls
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, FAILURE_CODE_VERSION, Hello, Park
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason

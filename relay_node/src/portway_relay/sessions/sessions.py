@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, Lane, PoolLimits
+from portway_proto.carry.contract import Carrier, Lane
+from portway_proto.carry.settings import PoolLimits
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_REVOKED,

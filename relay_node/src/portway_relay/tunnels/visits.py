@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, cast
 
-from portway_proto.carry.contract import Carrier, Lane, Outcome, Pool, ServerTls, Stream, Visit, VisitEnd
+from portway_proto.carry.contract import Carrier, Lane, Outcome, Pool, Stream, Visit, VisitEnd
+from portway_proto.carry.settings import ServerTls
 from portway_proto.carry.tasks import Tasks
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 

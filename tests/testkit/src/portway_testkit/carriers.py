@@ -6,22 +6,9 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from portway_proto.carry.contract import (
-    Address,
-    Carrier,
-    ClientTls,
-    DialTarget,
-    Lane,
-    LocalService,
-    Pool,
-    PoolLimits,
-    ServerTls,
-    SpareSizes,
-    Stream,
-    Visit,
-    VisitEnd,
-)
+from portway_proto.carry.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
 from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.settings import Address, ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import uvloop
-from portway_proto.carry.contract import Address, ClientTls, Stream
+from portway_proto.carry.contract import Stream
+from portway_proto.carry.settings import Address, ClientTls
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
 from portway_registry.pki import Authority

@@ -14,9 +14,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from portway_proto.carry.contract import Carrier, Lane, Limits, Pool, PoolLimits, ServerTls, Stream, Visit, VisitEnd
+from portway_proto.carry.contract import Carrier, Lane, Pool, Stream, Visit, VisitEnd
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.select import make_carrier
+from portway_proto.carry.settings import Limits, PoolLimits, ServerTls
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening

@@ -12,8 +12,9 @@ from typing import TypeVar
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from portway_proto.carry.contract import Address, Lane, PoolCounts, PoolLimits
+from portway_proto.carry.contract import Lane, PoolCounts
 from portway_proto.carry.errors import CarrierError, ConnectionLost
+from portway_proto.carry.settings import Address, PoolLimits
 from portway_proto.v1.lane_pb2 import (
     Bind,
     BindRefused,

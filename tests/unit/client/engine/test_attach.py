@@ -12,8 +12,8 @@ from portway.engine.discovery import Directory, Grant, Located, Node
 from portway.engine.failures import Failure
 from portway.engine.session import SessionOver
 from portway.errors import AuthError, Error, UnreachableError
-from portway_proto.carry.contract import Address, ClientTls, Handshake
 from portway_proto.carry.errors import CarrierError, ConnectFailed
+from portway_proto.carry.settings import Address, ClientTls, Handshake
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_proto.wire.limits import LINK_ALPN
 

@@ -7,8 +7,8 @@ import pytest
 from portway.engine import dial as module
 from portway.engine.dial import DialFailed, dial, given_up
 from portway.engine.discovery import Node, RoundTrip
-from portway_proto.carry.contract import Address, ClientTls, Handshake
 from portway_proto.carry.errors import CarrierError, ConnectFailed, TlsSettingsError
+from portway_proto.carry.settings import Address, ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 
 NODE = Node("fra-1", "fra", Address("192.0.2.1", 443), "fra-1.node.portway.internal")

@@ -9,7 +9,7 @@ import pytest
 from portway.engine import discovery
 from portway.engine.discovery import Directory, Grant, Located, Node, on_thread
 from portway.errors import AuthError, Error, UnreachableError
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 
 NODE = Node("one", "fra", Address("192.0.2.1", 443), "one.node.portway.internal")
 

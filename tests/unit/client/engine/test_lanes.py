@@ -8,8 +8,9 @@ from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
 from portway.engine.discovery import Node
 from portway.engine.failures import Failure
 from portway.engine.lanes import DIALS_MAY_FAIL, DataLanes
-from portway_proto.carry.contract import Address, ClientTls, DialTarget, PoolCounts, SpareSizes
+from portway_proto.carry.contract import PoolCounts
 from portway_proto.carry.errors import CarrierError, ConnectFailed, PeerFailed
+from portway_proto.carry.settings import Address, ClientTls, DialTarget, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN

@@ -7,8 +7,8 @@ import pytest
 from portway.engine import race as module
 from portway.engine.discovery import Node, RoundTrip
 from portway.engine.race import RACERS, Course, race
-from portway_proto.carry.contract import Address, ClientTls, Handshake
 from portway_proto.carry.errors import ConnectFailed
+from portway_proto.carry.settings import Address, ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 
 SOON = 0.0  # a stagger that is over at once

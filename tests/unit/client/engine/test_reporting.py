@@ -8,7 +8,7 @@ from portway.engine import reporting
 from portway.engine.discovery import Expected, Grant, Located, Node, RoundTrip
 from portway.engine.reporting import REPORT_AFTER, REPORT_WITHIN, Reporter, is_news
 from portway.errors import AuthError, UnreachableError
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 from portway_proto.carry.tasks import Tasks
 
 NODE = Node("fra-1", "fra", Address("192.0.2.1", 443), "fra-1.node.portway.internal")

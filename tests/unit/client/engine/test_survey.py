@@ -9,7 +9,7 @@ from portway.engine.dial import DialFailed, Dialled
 from portway.engine.discovery import Expected, Node, RoundTrip, Survey, Surveyed
 from portway.engine.race import RACERS
 from portway.engine.survey import ABREAST, Measured, measure, pick
-from portway_proto.carry.contract import Address
+from portway_proto.carry.settings import Address
 
 
 def surveyed(name: str, state: str = "ready") -> Surveyed:

@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import pytest
 import trustme
-from portway_proto.carry.contract import Limits, PoolLimits, ServerTls
 from portway_proto.carry.errors import TlsSettingsError
 from portway_proto.carry.python import PythonCarrier
+from portway_proto.carry.settings import Limits, PoolLimits, ServerTls
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.wire.labels import Epoch, Label
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import trustme
-from portway_proto.carry.contract import Address, ClientTls, Limits, Outcome, ServerTls, VisitEnd
+from portway_proto.carry.contract import Outcome, VisitEnd
 from portway_proto.carry.python import PythonCarrier
+from portway_proto.carry.settings import Address, ClientTls, Limits, ServerTls
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import Gone, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from portway_proto.carry.contract import ServerTls
+from portway_proto.carry.settings import ServerTls
 from portway_relay.certificates import Identity, LoadedCertificates
 from portway_relay.errors import TicketInvalid
 from portway_relay.tunnels.tickets import TYPE, Tickets

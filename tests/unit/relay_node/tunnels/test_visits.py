@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from portway_proto.carry.contract import Address, Outcome, ServerTls, VisitEnd
+from portway_proto.carry.contract import Outcome, VisitEnd
 from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.settings import Address, ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.config import Endpoint

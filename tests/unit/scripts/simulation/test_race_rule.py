@@ -11,8 +11,8 @@ from portway.engine.dial import DIAL_TIMEOUT
 from portway.engine.discovery import Node
 from portway.engine.race import STAGGER, Course
 from portway.engine.race import race as real_race
-from portway_proto.carry.contract import Address, ClientTls, Handshake
 from portway_proto.carry.errors import ConnectFailed
+from portway_proto.carry.settings import Address, ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 from simulation.race_rule import Dialled, race
 

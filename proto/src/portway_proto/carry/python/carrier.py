@@ -7,23 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
-from portway_proto.carry.contract import (
-    Address,
-    ClientTls,
-    Counters,
-    DialTarget,
-    Lane,
-    LaneEvents,
-    Limits,
-    LocalService,
-    Pool,
-    PoolLimits,
-    ServeEvents,
-    ServerTls,
-    SpareSizes,
-    Stream,
-    VisitEnded,
-)
+from portway_proto.carry.contract import Counters, Lane, LaneEvents, LocalService, Pool, ServeEvents, Stream, VisitEnded
 from portway_proto.carry.errors import CarrierError, ConnectionLost, TlsSettingsError
 from portway_proto.carry.python import establish
 from portway_proto.carry.python.connection import Connection
@@ -37,6 +21,7 @@ from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.sweep import Sweep
 from portway_proto.carry.python.tls import Contexts
 from portway_proto.carry.python.visit import RunningVisit
+from portway_proto.carry.settings import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.carry.tasks import Tasks
 from portway_proto.wire.frames import Opening, encode_open
 from portway_proto.wire.lane import Side

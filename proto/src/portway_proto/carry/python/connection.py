@@ -7,8 +7,8 @@ reading its socket, and uvloop's forgets what it read then when the peer ends.
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from portway_proto.carry.contract import Address
 from portway_proto.carry.python import kernel
+from portway_proto.carry.settings import Address
 from portway_proto.wire.frames import Bytes
 
 if TYPE_CHECKING:

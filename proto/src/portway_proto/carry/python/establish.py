@@ -7,9 +7,9 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from portway_proto.carry.contract import ClientTls
 from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
 from portway_proto.carry.python.stream import PyStream
+from portway_proto.carry.settings import ClientTls
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier

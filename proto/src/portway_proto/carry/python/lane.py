@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from portway_proto.carry.contract import Address, LaneEvents
+from portway_proto.carry.contract import LaneEvents
 from portway_proto.carry.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_proto.carry.python.connection import Connection
+from portway_proto.carry.settings import Address
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import (
     Bytes,

@@ -4,10 +4,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.contract import DialTarget, Lane, LocalService, PoolCounts, PoolLimits, ServeEvents
+from portway_proto.carry.contract import Lane, LocalService, PoolCounts, ServeEvents
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.served import ServedVisit
+from portway_proto.carry.settings import DialTarget, PoolLimits
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 

@@ -4,8 +4,8 @@ joined to another pool.
 
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.contract import Address
 from portway_proto.carry.errors import CarrierError, ConnectionLost
+from portway_proto.carry.settings import Address
 from portway_proto.wire.frames import Bytes, RefusalReason
 from portway_proto.wire.lane import Ending
 

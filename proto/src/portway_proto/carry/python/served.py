@@ -3,12 +3,13 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.contract import Address, LocalService, Outcome, ServeEvents
+from portway_proto.carry.contract import LocalService, Outcome, ServeEvents
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.python import establish
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.visit import RunningVisit
+from portway_proto.carry.settings import Address
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.lane import Ending
 

@@ -5,9 +5,9 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from portway_proto.carry.contract import DialTarget, SpareSizes
 from portway_proto.carry.errors import CarrierError, HandshakeFailed
 from portway_proto.carry.python.lane import PyLane
+from portway_proto.carry.settings import DialTarget, SpareSizes
 
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier

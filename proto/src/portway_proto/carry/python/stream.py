@@ -3,10 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from portway_proto.carry.contract import Address, Handshake
 from portway_proto.carry.errors import CarrierError, ConnectionLost
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.connection import Connection
+from portway_proto.carry.settings import Address, Handshake
 from portway_proto.wire.frames import Bytes
 from portway_proto.wire.limits import MAX_KEPT
 

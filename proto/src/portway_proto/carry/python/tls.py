@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from portway_proto.carry.contract import ClientTls, ServerTls
 from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.settings import ClientTls, ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 
 # A node has a handful of settings in use at once; reloading a certificate every minute must not grow this.
