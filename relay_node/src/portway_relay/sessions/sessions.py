@@ -77,8 +77,8 @@ class Sessions:
         self._refusing = ""  # why new clients are refused; empty while they are welcome
         self._leaving = False
         self._closing = False
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._none_here = asyncio.Event()
+        self._none_here.set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -132,6 +132,7 @@ class Sessions:
     def control_lost(self, session: Session) -> None:
         if not self._closing:
             self._away[session] = self._loop.call_later(self._config.limits.resume_time, self._give_up, session)
+            self._count()
 
     def session_left(self, session: Session) -> None:
         self._forget(session)
@@ -173,8 +174,8 @@ class Sessions:
             session.goaway(Refused(FAILURE_CODE_SHUTDOWN, self._refusing, retry_after=moment).failure)
 
     async def over(self) -> None:
-        """Wait until no client is here."""
-        await self._empty.wait()
+        """Wait until no client is here; one that is away comes back to another node. Its visits are not waited for."""
+        await self._none_here.wait()
 
     def close(self) -> None:
         """End every session, visits included."""
@@ -218,19 +219,25 @@ class Sessions:
             max_tunnels=limits.max_tunnels_per_session,
         )
         self._sessions[session.id] = session
-        self._empty.clear()
+        self._count()
         return session
 
     def _back(self, session: Session) -> None:
         timer = self._away.pop(session, None)
         if timer is not None:
             timer.cancel()
+            self._count()
 
     def _forget(self, session: Session) -> None:
         self._back(session)
         self._sessions.pop(session.id, None)
-        if not self._sessions:
-            self._empty.set()
+        self._count()
+
+    def _count(self) -> None:
+        if len(self._sessions) > len(self._away):
+            self._none_here.clear()
+        else:
+            self._none_here.set()
 
     def _give_up(self, session: Session) -> None:
         """Away for too long."""

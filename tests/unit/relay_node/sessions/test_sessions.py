@@ -1,5 +1,6 @@
 """Who is admitted to a node, who comes back, who has been away for too long, and how it ends for each."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -319,6 +320,18 @@ async def test_the_last_client_is_asked_to_leave_in_time(make_node: MakeNode) ->
     moments = [client.lane.take(Goaway).failure.retry_after_ms for client in clients]
     assert moments == sorted(moments)
     assert 3_000 < moments[-1] <= 4_000
+
+
+async def test_a_node_that_stops_waits_for_nobody_who_is_away(node: NodeSessions) -> None:
+    """A client that is here is waited for; one that is away comes back to another node."""
+    here, away = node.attach(), node.attach()
+    away.lose()
+    node.sessions.ask_to_leave("this node is stopping")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(node.sessions.over(), 0.01)
+    here.lose()
+    await asyncio.wait_for(node.sessions.over(), 5)
+    assert node.sessions.away == 2
 
 
 async def test_a_node_that_has_stopped_tells_who_is_left(node: NodeSessions, chain: Chain) -> None:
