@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class JoinedVisit(RunningVisit):
     """The contract's Visit."""
 
-    __slots__ = ("_ended", "_kept", "_kept_size", "_opened", "_pool", "_surplus", "waits_until")
+    __slots__ = ("_ended", "_kept", "_kept_size", "_looks", "_opened", "_pool", "_surplus", "waits_until")
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class JoinedVisit(RunningVisit):
         self._kept_size = 0
         self._surplus: list[Bytes] = []  # read, but over what may be sent before OPENED
         self._opened = False
+        self._looks = False  # for what the visitor says at once, before a lane is taken
 
     def start(self) -> None:
         stream = self.stream
@@ -51,12 +52,14 @@ class JoinedVisit(RunningVisit):
     def stream_ready(self) -> None:
         """A visitor that speaks first has often done so by now: one look at the sockets later its bytes go out in the
         same write as OPEN."""
+        self._looks = True
         soon = self.carrier.loop.call_soon
         soon(soon, self._find_lane)
 
     def _find_lane(self) -> None:
-        if self.stream is None or self.over:
+        if not self._looks or self.stream is None or self.over:
             return
+        self._looks = False
         lane = self._pool.take(self)
         if lane is not None:
             self.begin(lane)
@@ -151,6 +154,7 @@ class JoinedVisit(RunningVisit):
     # StreamOwner.
 
     def stream_ended(self) -> None:
+        self._find_lane()  # one that says all and leaves is heard
         if self._opened or (self.lane is not None and not self._surplus):
             super().stream_ended()
 
