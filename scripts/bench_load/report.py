@@ -38,6 +38,7 @@ ROWS = (
     Row("latency", "p99_us", "1 connection, 99th µs", 0, False),
     Row("latency", "cpu_us", "1 connection, CPU µs per request", 1, False),
     Row("connections", "per_s", "new connections/s"),
+    Row("connections", "per_s_of_a_core", "new connections/s, load on another core"),
     Row("connections", "cpu_us", "CPU µs per new connection", 0, False),
     Row("idle", "node_kb", "idle visitor, KB in node", 1, False),
     Row("idle", "client_kb", "idle visitor, KB in client", 1, False),

@@ -1,7 +1,8 @@
-"""What processes have used: CPU-seconds and memory, from /proc."""
+"""What processes have used, CPU-seconds and memory, from /proc; and which cores they may use."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -43,6 +44,24 @@ def resident_kb(roots: Iterable[int]) -> int:
             continue
         total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
     return total
+
+
+@contextmanager
+def on_cores(roots: Iterable[int], cores: set[int]) -> Iterator[None]:
+    """The processes, their descendants and all their threads run on these cores alone meanwhile."""
+    before = os.sched_getaffinity(0)
+    threads = [int(task.name) for pid in with_descendants(roots) for task in (_PROC / str(pid) / "task").iterdir()]
+    _allow(threads, cores)
+    try:
+        yield
+    finally:
+        _allow(threads, before)
+
+
+def _allow(threads: Iterable[int], cores: set[int]) -> None:
+    for thread in threads:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(thread, cores)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -364,10 +364,10 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
     visitor = one.carrier.accept(near, None)
     await visitor.ready()
     two.stop_listening()
-    closing = one.tasks.spawn(two.arrivals.close(), name="close")
-    await asyncio.sleep(0)  # it has asked to be left, and nobody has heard it yet
     ends: list[VisitEnd] = []
     one.carrier.join(visitor, pool, OPENING, lambda _, end: ends.append(end))
+    await asyncio.sleep(0)  # its OPEN leaves in the next turn, and so does the wish to be left
+    closing = one.tasks.spawn(two.arrivals.close(), name="close")
     await until(lambda: bool(ends))
     assert (ends[0].outcome, ends[0].reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
     await closing
