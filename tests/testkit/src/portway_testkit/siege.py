@@ -24,7 +24,7 @@ _SETTLING: Final = 0.15
 # One pair of rounds says little on a machine that does other things too: the median of so many is looked at, and of
 # more of them while it is below what is demanded.
 _PAIRS: Final = 5
-_MOST_PAIRS: Final = 10
+_MOST_PAIRS: Final = 20
 
 
 def endless(sock: socket.socket) -> None:
