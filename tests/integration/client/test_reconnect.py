@@ -473,6 +473,14 @@ def test_a_node_that_names_the_moment_to_leave_serves_until_then(
         node.wait(lambda: ("goaway",) in node.events)
 
 
+def test_a_session_that_nobody_needs_is_left_at_once_when_asked(node: FakeNode, echo: Any) -> None:
+    """A node that stops does not wait for a client that lingers without a tunnel."""
+    with portway.forward(echo.port):
+        pass
+    node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN))
+    node.wait(lambda: ("goaway",) in node.events)
+
+
 def test_a_node_that_is_lost_before_its_moment_is_left_at_once(
     node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
 ) -> None:

@@ -200,6 +200,7 @@ class Link:
             worked = self._clock() - since >= STEADY and not self._bindings.missing_on(attached.session)
             self._let_go(attached, end)
             if not self._bindings:
+                self._leave_old()  # nobody needs the next node, and this one waits to be left
                 self._lanes.retire()
                 return
             if end.failure is not None and end.failure.for_good and not end.failure.stale_grant:
