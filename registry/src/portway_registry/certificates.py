@@ -17,6 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from portway_proto.service.files import stamps_of
 
 from portway_registry.authority import ClusterAuthority
 from portway_registry.config import Config, flag
@@ -69,7 +70,7 @@ class FilePair:
         self._names = certificate, key
         self._now = now
         self._paths = [path for path in (getattr(config, certificate), getattr(config, key)) if path is not None]
-        self._seen = self._stamps()
+        self._seen = stamps_of(self._paths)
         self._pair = _pair(config, certificate, key, now())
         self._looked = time.monotonic()
 
@@ -81,7 +82,7 @@ class FilePair:
         return self._pair
 
     def _read_if_changed(self) -> None:
-        stamps = self._stamps()
+        stamps = stamps_of(self._paths)
         if stamps == self._seen:
             return
         self._seen = stamps
@@ -102,16 +103,6 @@ class FilePair:
                 "with --cluster-ca-key, or a certificate of the cluster's with --mesh-tls-cert and --mesh-tls-key "
                 "(`portway-admin pki init` makes one)"
             )
-
-    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
-        stamps: list[tuple[int, int, int] | None] = []
-        for path in self._paths:
-            try:
-                stat = path.stat()
-                stamps.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-            except OSError:
-                stamps.append(None)
-        return tuple(stamps)
 
 
 class OwnPair:

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from portway_proto.carry.settings import ServerTls
+from portway_proto.service.files import stamps_of
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 
 from portway_relay.config import NodeConfig
@@ -67,12 +68,12 @@ class Certificates:
         self._config = config
         self._now = now
         self._paths = (config.cluster_ca, config.cert, config.key, *config.tls_cert, *config.tls_key)
-        self._seen = self._stamps()
+        self._seen = stamps_of(self._paths)
         self.loaded = self._load()
 
     def reload(self) -> bool:
         """Read the files again. A set that cannot be used is logged, and the one before stays."""
-        self._seen = self._stamps()
+        self._seen = stamps_of(self._paths)
         try:
             self.loaded = self._load()
         except CertificateError as error:
@@ -89,17 +90,7 @@ class Certificates:
 
     def reload_if_changed(self) -> bool:
         """Reload when a file is not the one that was read last."""
-        return self._stamps() != self._seen and self.reload()
-
-    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
-        stamps: list[tuple[int, int, int] | None] = []
-        for path in self._paths:
-            try:
-                stat = path.stat()
-                stamps.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-            except OSError:
-                stamps.append(None)
-        return tuple(stamps)
+        return stamps_of(self._paths) != self._seen and self.reload()
 
     def _load(self) -> LoadedCertificates:
         config = self._config
