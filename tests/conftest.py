@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from portway_testkit.fixtures import as_client, origin, store  # noqa: F401 - for every folder
 
 _FD_DIRECTORY = Path("/proc/self/fd")
 _CLOSING_SECONDS = 1.0  # gRPC lets go of closed channels in threads of its own, within milliseconds

@@ -14,7 +14,6 @@ from cluster.portway import NodePlan as ProcessPlan
 from cluster.portway import start_cluster
 from cluster.processes import Processes
 from cluster.restart import Restartable
-from portway.engine import thread
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_testkit.admin import AdminCalls
@@ -23,7 +22,6 @@ from portway_testkit.etcd import EtcdServer
 from portway_testkit.hand_lane import grant_of
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.mesh import connected
-from portway_testkit.origins import HttpOrigin
 from portway_testkit.running import RunningProgram
 from portway_testkit.waiting import eventually
 
@@ -82,24 +80,6 @@ def bind() -> Iterator[Callable[..., HandTunnel]]:
 def etcd() -> Iterator[EtcdServer]:
     with EtcdServer() as etcd:
         yield etcd
-
-
-@pytest.fixture
-def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
-    """Make this process a client, by an environment that leads to a cluster; its engine is stopped after the test."""
-
-    def use(environment: dict[str, str]) -> None:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-
-    yield use
-    thread.stop_engine()
-
-
-@pytest.fixture
-def origin() -> Iterator[HttpOrigin]:
-    with HttpOrigin() as origin:
-        yield origin
 
 
 @pytest.fixture

@@ -1,17 +1,15 @@
 """A black hole: sockets stay open while bytes are dropped, so that only silence tells."""
 
 import time
-from collections.abc import Callable
 
 import portway
 import pytest
 from portway_testkit.client_link import ClientLink
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 # Two silences of 5 s, looked for once a second, on a machine that does other things too.
 NOTICED_WITHIN = 14.0

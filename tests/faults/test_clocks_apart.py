@@ -5,10 +5,9 @@ from collections.abc import Callable
 import pytest
 from portway_registry import server
 from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.fixtures import AsClient
 from portway_testkit.onlookers import Onlookers, answered, answered_raw, home_of, named
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 APART = 600.0
 PLANS = (

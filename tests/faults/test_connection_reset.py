@@ -1,15 +1,12 @@
 """The connections between a client and its node are reset, while both live on."""
 
-from collections.abc import Callable
-
 import portway
 from portway_testkit.client_link import ClientLink
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import breaks_off, is_consistent, serves, visit_attentively
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 def test_the_session_is_resumed(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import portway
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.mesh import connect
 from portway_testkit.onlookers import Onlookers, answered, home_of, named
@@ -14,7 +15,6 @@ from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import receive
 from portway_testkit.waiting import eventually
 
-AsClient = Callable[[dict[str, str]], None]
 Bind = Callable[..., HandTunnel]
 
 VISITORS = 200

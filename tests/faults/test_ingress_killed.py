@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import portway
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.mesh import connect, connected
 from portway_testkit.onlookers import Onlookers, answered, home_of, named
@@ -12,8 +13,6 @@ from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent
 from portway_testkit.visitors import receive
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 def test_the_same_url_works_at_every_other_node_all_the_while(

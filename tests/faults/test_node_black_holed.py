@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from portway_testkit.cable import Cable
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.mesh import connected
 from portway_testkit.onlookers import Onlookers, answered, named_at
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 HOME = "fra-1"
 # Silence is noticed in 10 s, looked for once a second; then the client has to get somewhere else.

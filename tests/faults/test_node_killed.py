@@ -1,16 +1,15 @@
 """A node is killed outright (SIGKILL) and started again on its ports."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import portway
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import label_of, serves
 from portway_testkit.visitors import receive, visit_raw
 from portway_testkit.waiting import eventually
 
-AsClient = Callable[[dict[str, str]], None]
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 

@@ -1,18 +1,17 @@
 """A node is stopped in order and started again on its ports."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import portway
 from portway.engine import thread
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent, serves
 from portway_testkit.visitors import receive, visit_raw
 from portway_testkit.waiting import PATIENCE, eventually
 
-AsClient = Callable[[dict[str, str]], None]
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 from portway_testkit.cluster import Cluster
 from portway_testkit.etcd import EtcdServer
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.onlookers import Onlookers, answered, home_of, named
 from portway_testkit.recovery import is_consistent
 from portway_testkit.waiting import eventually
 
-AsClient = Callable[[dict[str, str]], None]
 Bind = Callable[..., HandTunnel]
 
 LEASE = 2  # seconds

@@ -1,14 +1,12 @@
 """The registry is killed outright (SIGKILL), is away, and is started again on what it had."""
 
-from collections.abc import Callable
 from typing import Any
 
 import portway
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import label_of, serves
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 def test_tunnels_go_on_and_new_ones_open(process_cluster: Any, as_client: AsClient, origin: HttpOrigin) -> None:

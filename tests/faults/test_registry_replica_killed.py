@@ -9,13 +9,12 @@ from portway_registry.server import Registry
 from portway_relay.config import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.etcd import EtcdServer
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.mesh import connected
 from portway_testkit.onlookers import Onlookers, answered, named
 from portway_testkit.recovery import is_consistent
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

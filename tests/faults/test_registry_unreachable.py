@@ -1,16 +1,13 @@
 """No registry can be reached, while node and client live on."""
 
-from collections.abc import Callable
-
 import portway
 import pytest
 from portway_testkit.client_link import ClientLink
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 def test_tunnels_go_on_and_new_ones_open(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:

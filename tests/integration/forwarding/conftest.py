@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway.engine import thread
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_testkit.cluster import Cluster, NodePlan
@@ -40,15 +39,3 @@ def bind() -> Iterator[Callable[..., HandTunnel]]:
             return stack.enter_context(tunnel)
 
         yield make
-
-
-@pytest.fixture
-def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Cluster], None]]:
-    """Make this process a client of a cluster; its engine is stopped after the test."""
-
-    def use(cluster: Cluster) -> None:
-        for name, value in cluster.environment().items():
-            monkeypatch.setenv(name, value)
-
-    yield use
-    thread.stop_engine()

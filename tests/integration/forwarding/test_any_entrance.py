@@ -10,6 +10,7 @@ import pytest
 from portway_proto.wire.frames import VisitKind
 from portway_proto.wire.labels import Chain
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_tunnel import HandTunnel
 from portway_testkit.mesh import connect, get, name_of, told, who
 from portway_testkit.origins import HttpOrigin, digest_of
@@ -70,9 +71,9 @@ def test_a_name_is_served_where_its_region_is_not(mesh: Cluster, bind: Bind) -> 
 
 
 @pytest.mark.parametrize("at", NAMES)
-def test_h2_is_offered_at_every_node(mesh: Cluster, as_client: Callable[[Cluster], None], at: str) -> None:
+def test_h2_is_offered_at_every_node(mesh: Cluster, as_client: AsClient, at: str) -> None:
     """What a tunnel allows is known before the handshake, wherever it is made."""
-    as_client(mesh)
+    as_client(mesh.environment())
     with HttpOrigin() as origin, portway.forward(origin.port, h2_enabled=True) as tunnel:
         for offered, chosen in ((("h2",), "h2"), (("h2", "http/1.1"), "http/1.1"), ((), None)):
             with connect(mesh.nodes[at], tunnel.host, mesh.ca, *offered) as visitor:
@@ -81,9 +82,9 @@ def test_h2_is_offered_at_every_node(mesh: Cluster, as_client: Callable[[Cluster
 
 
 @pytest.mark.parametrize("at", NAMES)
-def test_large_transfers_arrive_whole(mesh: Cluster, as_client: Callable[[Cluster], None], at: str) -> None:
+def test_large_transfers_arrive_whole(mesh: Cluster, as_client: AsClient, at: str) -> None:
     """Both ways, through whichever two nodes they go."""
-    as_client(mesh)
+    as_client(mesh.environment())
     with HttpOrigin() as origin, portway.forward(origin.port) as tunnel:
         body = get(mesh.nodes[at], tunnel, mesh.ca, f"/bytes/{BULK}")
         assert hashlib.sha256(body).hexdigest() == digest_of(BULK)
@@ -107,11 +108,9 @@ def test_a_known_name_works_without_a_registry(mesh: Cluster, bind: Bind) -> Non
 
 
 @pytest.mark.parametrize("stage", ["connected", "shaken hands", "sending", "reading"])
-def test_a_visitor_that_breaks_off_leaves_nothing(
-    mesh: Cluster, as_client: Callable[[Cluster], None], stage: str
-) -> None:
+def test_a_visitor_that_breaks_off_leaves_nothing(mesh: Cluster, as_client: AsClient, stage: str) -> None:
     """At whatever stage: both nodes forget it, and the next one on the same lanes gets its own bytes alone."""
-    as_client(mesh)
+    as_client(mesh.environment())
     with HttpOrigin("next") as origin, portway.forward(origin.port) as tunnel:
         for node in mesh.nodes.values():
             if stage == "connected":

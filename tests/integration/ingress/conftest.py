@@ -7,10 +7,10 @@ from typing import Any
 
 import portway
 import pytest
-from portway.engine import thread
 from portway_relay.config import NodeLimits
 from portway_testkit.cluster import Cluster, NodePlan
 from portway_testkit.etcd import EtcdServer
+from portway_testkit.fixtures import AsClient
 from portway_testkit.hand_lane import HandLane, HandSession, grant_of
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import ask
@@ -59,27 +59,9 @@ def make_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
 
 
 @pytest.fixture
-def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Cluster], None]]:
-    """Make this process a client of a cluster; its engine is stopped after the test."""
-
-    def use(cluster: Cluster) -> None:
-        for name, value in cluster.environment().items():
-            monkeypatch.setenv(name, value)
-
-    yield use
-    thread.stop_engine()
-
-
-@pytest.fixture
-def origin() -> Iterator[HttpOrigin]:
-    with HttpOrigin() as origin:
-        yield origin
-
-
-@pytest.fixture
-def tunnel(cluster: Cluster, as_client: Callable[[Cluster], None], origin: HttpOrigin) -> Iterator[portway.Tunnel]:
+def tunnel(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> Iterator[portway.Tunnel]:
     """A tunnel of a client that behaves: it works before the test and after it, and nothing is left of the test."""
-    as_client(cluster)
+    as_client(cluster.environment())
     with portway.forward(origin.port) as tunnel:
         assert ask(tunnel, cluster.ca).endswith(b"origin\n")
         yield tunnel

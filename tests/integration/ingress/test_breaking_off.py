@@ -13,6 +13,7 @@ import portway
 import pytest
 from portway_testkit import hellos
 from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin, TcpOrigin, digest_of, generated, marked
 from portway_testkit.visitors import TIMEOUT, ask, visit, visit_raw
 from portway_testkit.waiting import eventually
@@ -21,8 +22,6 @@ pytestmark = [
     pytest.mark.shares_sockets,
     pytest.mark.parametrize("cluster", ["embedded", "etcd"], indirect=True, scope="module"),
 ]
-
-AsClient = Callable[[Cluster], None]
 
 LARGE = 64 << 20
 # What is held for a visitor that does not read: the buffers of six sockets, which Linux lets grow to 6 MiB on the
@@ -83,7 +82,7 @@ def test_one_stops_reading_and_another_does_not_notice(
 def test_a_server_that_stops_reading_holds_up_its_own_visitor_alone(cluster: Cluster, as_client: AsClient) -> None:
     """A visitor whose server does not read can send as much as buffers hold; another one is served meanwhile, and what
     was held arrives whole once the server reads."""
-    as_client(cluster)
+    as_client(cluster.environment())
     reads_on = threading.Event()
     received: list[str] = []
 
@@ -195,7 +194,7 @@ def test_breaking_off(
 def test_breaking_off_while_nobody_reads(cluster: Cluster, as_client: AsClient) -> None:
     """A visitor that is not read, because its server does not read, is seen to be gone all the same, within seconds;
     so is one that did not read itself."""
-    as_client(cluster)
+    as_client(cluster.environment())
     over = threading.Event()
     hung_up = threading.Semaphore(0)
 
@@ -235,7 +234,7 @@ def test_lanes_used_again_carry_nothing_of_the_visit_before(
 ) -> None:
     """Hundreds of visits over a few lanes, half of them broken off at a random byte of request or answer: each answer
     and each request is marked with its own nonce throughout, and no other ever shows."""
-    as_client(cluster)
+    as_client(cluster.environment())
     chance = random.Random(7)
     plans = [
         (number, chance.randrange(1, 400_000), chance.randrange(1, 400_000), chance.random())

@@ -3,7 +3,6 @@
 import socket
 import ssl
 import struct
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import portway
@@ -12,6 +11,7 @@ from portway_relay.ingress.client_hello import MAX_HELLO
 from portway_relay.ingress.route import Alert
 from portway_testkit import hellos
 from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.visitors import TIMEOUT, receive, tls_context
 from portway_testkit.waiting import eventually
@@ -105,11 +105,9 @@ def test_a_hello_that_is_never_finished(hasty: Cluster) -> None:
             assert end_of(visitor) == b""
 
 
-def test_a_handshake_that_is_never_finished(
-    hasty: Cluster, as_client: Callable[[Cluster], None], origin: HttpOrigin
-) -> None:
+def test_a_handshake_that_is_never_finished(hasty: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
     """After its hello a visitor has the time of a handshake, and then is dropped."""
-    as_client(hasty)
+    as_client(hasty.environment())
     with portway.forward(origin.port) as tunnel, connect(hasty) as visitor:
         visitor.sendall(hellos.real_hello(tunnel.host))
         assert end_of(visitor)[:1] == b"\x16", "a ServerHello, and then the end"

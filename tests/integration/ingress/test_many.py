@@ -10,6 +10,7 @@ import portway
 import pytest
 from portway_relay.config import NodeLimits
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors import ask, visit
 from portway_testkit.waiting import eventually
@@ -36,13 +37,11 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_fifty_tunnels_of_one_process(
-    make_cluster: Callable[..., Cluster], as_client: Callable[[Cluster], None]
-) -> None:
+def test_fifty_tunnels_of_one_process(make_cluster: Callable[..., Cluster], as_client: AsClient) -> None:
     """Fifty ports have fifty addresses in one session; each leads to its own server, from many visitors at once, and
     all are gone with their blocks."""
     cluster = make_cluster()
-    as_client(cluster)
+    as_client(cluster.environment())
     with ExitStack() as stack:
         origins = [stack.enter_context(HttpOrigin(f"server {number}")) for number in range(TUNNELS)]
         tunnels = [stack.enter_context(portway.forward(origin.port)) for origin in origins]
@@ -61,11 +60,11 @@ def test_fifty_tunnels_of_one_process(
 
 
 @pytest.mark.usefixtures("many_descriptors")
-def test_a_thousand_idle_visitors(make_cluster: Callable[..., Cluster], as_client: Callable[[Cluster], None]) -> None:
+def test_a_thousand_idle_visitors(make_cluster: Callable[..., Cluster], as_client: AsClient) -> None:
     """A thousand visitors of one tunnel that say nothing hold a lane each and disturb nobody: another one is served,
     each is when it speaks at last, and all are counted and gone afterwards."""
     cluster = make_cluster(NodeLimits())
-    as_client(cluster)
+    as_client(cluster.environment())
 
     def speak(number_and_visitor: tuple[int, socket.socket]) -> None:
         number, visitor = number_and_visitor

@@ -12,6 +12,7 @@ import pytest
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.config import Endpoint, NodeLimits, PortRange
 from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.ports import raw_port_range
 from portway_testkit.visitors import TIMEOUT, ask, receive, visit, visit_raw
@@ -20,8 +21,6 @@ from portway_testkit.waiting import eventually
 pytestmark = pytest.mark.shares_sockets
 
 MakeCluster = Callable[..., Cluster]
-AsClient = Callable[[Cluster], None]
-
 chance = random.Random(4)
 GARBAGE = {
     "random bytes": chance.randbytes(5_000),
@@ -65,7 +64,7 @@ def test_garbage_on_every_port(
     admin = cluster.node.node.admin_address
     assert admin is not None
     registry = cluster.registry_config
-    as_client(cluster)
+    as_client(cluster.environment())
     with portway.forward(origin.port) as before:
         for port in (cluster.node.port, admin.port, registry.listen.port, registry.mesh_listen.port):
             throw(port, garbage)
@@ -83,7 +82,7 @@ def test_garbage_on_every_port(
 
 def test_garbage_on_a_raw_port_is_the_servers_business(cluster: Cluster, as_client: AsClient) -> None:
     """A raw port has no opinion: what comes is what the local server gets, byte for byte."""
-    as_client(cluster)
+    as_client(cluster.environment())
     with TcpOrigin(echo) as server, portway.forward(server.port, unencrypted=True) as tunnel:
         for garbage in GARBAGE.values():
             with visit_raw(tunnel) as visitor:
@@ -97,7 +96,7 @@ def test_raw_ports_are_used_up(make_cluster: MakeCluster, as_client: AsClient) -
     let go is given again after its rest."""
     limits = NodeLimits(port_rest=0.5)
     cluster = make_cluster(limits, raw_ports=PortRange(*raw_port_range(2)))
-    as_client(cluster)
+    as_client(cluster.environment())
     with ExitStack() as servers, ExitStack() as stack:
         first, second, third = (servers.enter_context(TcpOrigin(echo)).port for _ in range(3))
         tunnels = [stack.enter_context(portway.forward(port, unencrypted=True)) for port in (first, second)]
@@ -129,7 +128,7 @@ def test_one_address_connects_too_fast(make_cluster: MakeCluster, as_client: AsC
     served meanwhile, and so is the hasty one a moment later."""
     cluster = make_cluster(NodeLimits(connections_per_second=2, connection_burst=40))
     hasty, other = "127.0.0.2", "127.0.0.3"
-    as_client(cluster)
+    as_client(cluster.environment())
     with portway.forward(origin.port) as tunnel, ExitStack() as stack:
 
         def turned_away() -> float:

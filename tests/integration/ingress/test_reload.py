@@ -10,6 +10,7 @@ import portway
 import pytest
 from portway_registry.pki import Authority
 from portway_testkit.cluster import DOMAIN, Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import TcpOrigin, echo
 from portway_testkit.visitors import visit
 from portway_testkit.waiting import eventually
@@ -35,11 +36,11 @@ def renew(pki: Path) -> None:
 
 
 def test_a_renewed_certificate_is_shown_without_a_restart(
-    make_cluster: Callable[..., Cluster], as_client: Callable[[Cluster], None]
+    make_cluster: Callable[..., Cluster], as_client: AsClient
 ) -> None:
     """Seconds after its files were replaced new visitors see the new certificate; a visit in progress goes on."""
     cluster = make_cluster()
-    as_client(cluster)
+    as_client(cluster.environment())
     with TcpOrigin(echo) as server, portway.forward(server.port) as tunnel, visit(tunnel, cluster.ca) as before:
         old = certificate_of(before)
         renew(cluster.pki)
@@ -54,12 +55,12 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
 
 
 def test_files_that_do_not_fit_change_nothing(
-    make_cluster: Callable[..., Cluster], as_client: Callable[[Cluster], None], caplog: pytest.LogCaptureFixture
+    make_cluster: Callable[..., Cluster], as_client: AsClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A pair that does not fit is logged as an error with the file's name, the old one stays in use, and the next
     change is taken again."""
     cluster = make_cluster()
-    as_client(cluster)
+    as_client(cluster.environment())
     key = cluster.pki / "region-fra.key"
     with TcpOrigin(echo) as server, portway.forward(server.port) as tunnel:
         with visit(tunnel, cluster.ca) as visitor:

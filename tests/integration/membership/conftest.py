@@ -6,21 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway.engine import thread
 from portway_testkit.cluster import Cluster
-from portway_testkit.etcd import EtcdServer
 from portway_testkit.joining import Joiner
-from portway_testkit.origins import HttpOrigin
-
-
-@pytest.fixture(params=["embedded", "etcd"])
-def store(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A registry's --store."""
-    if request.param == "embedded":
-        yield "embedded:memory"
-        return
-    with EtcdServer() as etcd:
-        yield f"etcd:{etcd.url}"
 
 
 @pytest.fixture
@@ -38,21 +25,3 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Joiner]]:
 @pytest.fixture
 def joiner(start: Callable[..., Joiner], store: str) -> Joiner:
     return start(store)
-
-
-@pytest.fixture
-def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Cluster], None]]:
-    """Make this process a client of a cluster; its engine is stopped after the test."""
-
-    def use(cluster: Cluster) -> None:
-        for name, value in cluster.environment().items():
-            monkeypatch.setenv(name, value)
-
-    yield use
-    thread.stop_engine()
-
-
-@pytest.fixture
-def origin() -> Iterator[HttpOrigin]:
-    with HttpOrigin() as origin:
-        yield origin

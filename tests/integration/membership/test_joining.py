@@ -2,7 +2,6 @@
 
 import stat
 import threading
-from collections.abc import Callable
 
 import portway
 import pytest
@@ -10,6 +9,7 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_relay.config import NodeConfig
 from portway_relay.errors import JoinError
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.joining import Joiner
 from portway_testkit.mesh import get
 from portway_testkit.origins import HttpOrigin
@@ -22,12 +22,10 @@ def refusal(joiner: Joiner, config: NodeConfig) -> str:
     return str(raised.value)
 
 
-def test_two_nodes_join_and_are_a_mesh(
-    joiner: Joiner, as_client: Callable[[Cluster], None], origin: HttpOrigin
-) -> None:
+def test_two_nodes_join_and_are_a_mesh(joiner: Joiner, as_client: AsClient, origin: HttpOrigin) -> None:
     """Nothing but a token each: clients come, and a visitor may enter at either."""
     one, two = joiner.join("fra-1"), joiner.join("fra-2")
-    as_client(joiner.cluster)
+    as_client(joiner.cluster.environment())
     with portway.forward(origin.port) as tunnel:
         for node in (one, two):
             eventually(lambda node=node: answers(node, tunnel, joiner.cluster, origin))

@@ -14,6 +14,7 @@ from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_relay.config import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.fixtures import AsClient
 from portway_testkit.joining import Joiner
 from portway_testkit.link import Link
 from portway_testkit.origins import HttpOrigin
@@ -67,12 +68,10 @@ def reach_of(cluster: Cluster, name: str) -> types_pb2.NodeInfo:
     return next(node for node in cluster.admin.nodes() if node.name == name)
 
 
-def test_a_node_that_is_reached_is_offered_at_once(
-    joiner: Joiner, as_client: Callable[[Cluster], None], origin: HttpOrigin
-) -> None:
+def test_a_node_that_is_reached_is_offered_at_once(joiner: Joiner, as_client: AsClient, origin: HttpOrigin) -> None:
     """The first client that comes after a start is served: a start with nothing amiss waits for nobody."""
     joiner.join("fra-1")
-    as_client(joiner.cluster)
+    as_client(joiner.cluster.environment())
     with portway.forward(origin.port):
         assert reach_of(joiner.cluster, "fra-1").reach == types_pb2.REACH_REACHED
 

@@ -1,12 +1,11 @@
 """A node that joined and was removed is refused everywhere within seconds, until it is invited anew."""
 
 import time
-from collections.abc import Callable
 
 import portway
 import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
-from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.joining import Joiner
 from portway_testkit.mesh import connected
 from portway_testkit.origins import HttpOrigin
@@ -26,12 +25,12 @@ def lanes_from(joiner: Joiner, at: str, node: str) -> int:
 
 
 @pytest.fixture
-def removed(joiner: Joiner, as_client: Callable[[Cluster], None]) -> Joiner:
+def removed(joiner: Joiner, as_client: AsClient) -> Joiner:
     """Two nodes that were connected, the second removed since."""
     joiner.join("fra-1")
     joiner.join("fra-2")
     eventually(lambda: connected(joiner.cluster))
-    as_client(joiner.cluster)
+    as_client(joiner.cluster.environment())
     began = time.monotonic()
     joiner.cluster.admin.order("fra-2", NODE_ORDER_REMOVE)
     eventually(lambda: lanes_from(joiner, "fra-1", "fra-2") == 0)

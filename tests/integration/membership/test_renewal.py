@@ -10,6 +10,7 @@ from cryptography import x509
 from portway_relay.errors import JoinError
 from portway_relay.membership.joining import enter
 from portway_testkit.cluster import Cluster, RunningNode
+from portway_testkit.fixtures import AsClient
 from portway_testkit.joining import Joiner
 from portway_testkit.mesh import connected, get
 from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
@@ -38,14 +39,12 @@ def lanes_of(joiner: Joiner) -> set[int]:
     return joiner.cluster.run(found)
 
 
-def test_nodes_outlive_their_first_certificates(
-    joiner: Joiner, as_client: Callable[[Cluster], None], origin: HttpOrigin
-) -> None:
+def test_nodes_outlive_their_first_certificates(joiner: Joiner, as_client: AsClient, origin: HttpOrigin) -> None:
     """Sessions, visits and mesh lanes of before are the same ones after; new handshakes show the new certificate."""
     one, two = joiner.join("fra-1"), joiner.join("fra-2")
     eventually(lambda: connected(joiner.cluster))
     first = {node.config.name: certificate_of(node) for node in (one, two)}
-    as_client(joiner.cluster)
+    as_client(joiner.cluster.environment())
     with (
         TcpOrigin(echo) as echoing,
         portway.forward(echoing.port) as tunnel,

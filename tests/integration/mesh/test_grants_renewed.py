@@ -9,11 +9,10 @@ from portway_registry.grants import Grants
 from portway_relay.grants import GrantCheck
 from portway_testkit.client_link import ClientLink
 from portway_testkit.cluster import Cluster
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import serves
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import portway
 import pytest
 from portway_relay.config import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.ports import raw_port_range
 from portway_testkit.recovery import serves
 from portway_testkit.visitors import visit
 from portway_testkit.waiting import PATIENCE, eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 @pytest.fixture

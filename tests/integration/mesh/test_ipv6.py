@@ -10,12 +10,12 @@ from portway_registry.config import Address
 from portway_relay.config import Endpoint
 from portway_relay.tunnels.visits import Visits
 from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent
 from portway_testkit.visitors import TIMEOUT, receive, tls_context
 from portway_testkit.waiting import eventually
 
-AsClient = Callable[[dict[str, str]], None]
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 

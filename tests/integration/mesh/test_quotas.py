@@ -6,11 +6,10 @@ from queue import SimpleQueue
 import portway
 import pytest
 from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
-
-AsClient = Callable[[dict[str, str]], None]
 
 
 def test_one_tunnel_too_many_is_a_clear_error(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import portway
 from portway_relay.config import NodeLimits
 from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.recovery import breaks_off, is_consistent, serves, visit_attentively
 from portway_testkit.visitors import TIMEOUT, visit_raw
 from portway_testkit.waiting import PATIENCE, eventually
 
-AsClient = Callable[[dict[str, str]], None]
 StartCluster = Callable[..., Cluster]
 EVENTS = b"GET /events/1000/0.01 HTTP/1.1\r\nHost: here\r\n\r\n"
 

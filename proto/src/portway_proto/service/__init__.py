@@ -1,1 +1,1 @@
-"""What the two servers have in common as processes: their logs, files that they read again, their life from start to signal."""
+"""What the two servers have in common as processes: logs, files that are read again, life from start to signal."""

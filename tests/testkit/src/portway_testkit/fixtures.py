@@ -1,0 +1,42 @@
+"""Fixtures that several folders of tests ask for; tests/conftest.py gives them to all.
+
+Here: which store, this process as a client, a local server. Not here: clusters, which each folder makes its own way.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from portway.engine import thread
+
+from portway_testkit.etcd import EtcdServer
+from portway_testkit.origins import HttpOrigin
+
+AsClient = Callable[[Mapping[str, str]], None]
+
+
+@pytest.fixture(params=["embedded", "etcd"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A registry's --store, once of each kind."""
+    if request.param == "embedded":
+        yield "embedded:memory"
+        return
+    with EtcdServer() as etcd:
+        yield f"etcd:{etcd.url}"
+
+
+@pytest.fixture
+def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsClient]:
+    """Make this process a client, by an environment that leads to a cluster; its engine is stopped after the test."""
+
+    def use(environment: Mapping[str, str]) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    yield use
+    thread.stop_engine()
+
+
+@pytest.fixture
+def origin() -> Iterator[HttpOrigin]:
+    with HttpOrigin() as origin:
+        yield origin
