@@ -1,10 +1,8 @@
 """A tunnel whose connection is lost: the same URL works again by itself, or the program is told why it cannot."""
 
-import asyncio
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,24 +11,12 @@ import grpc
 import portway
 import pytest
 from portway.engine import reconnect
-from portway_proto.carry import select
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.python import PythonCarrier
-from portway_proto.carry.settings import Limits
 from portway_proto.v1 import lane_pb2
-from portway_testkit.fake_node import FakeNode
+from portway_testkit.fake_node import FakeNode, failure
 from portway_testkit.fake_registry import FakeRegistry
-from portway_testkit.link import Link
+from portway_testkit.recovery import label_of
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
-
-
-def label_of(tunnel: portway.Tunnel) -> str:
-    return tunnel.host.partition(".")[0]
-
-
-def failure(code: int, message: str = "") -> lane_pb2.Failure:
-    return lane_pb2.Failure(code=lane_pb2.FailureCode.ValueType(code), message=message)
 
 
 class Losses:
@@ -358,46 +344,6 @@ def test_a_node_that_forgot_the_session_alone_gets_a_new_hello(node: FakeNode, e
         assert exchange(node, tunnel.host, b"hello") == b"hello"
 
 
-@pytest.fixture
-def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence is death after about a second instead of ten."""
-
-    def make_carrier() -> Carrier:
-        return PythonCarrier(Limits(ping_interval=0.4))
-
-    monkeypatch.setattr(select, "make_carrier", make_carrier)
-
-
-@pytest.mark.usefixtures("quick_pings")
-async def test_a_black_hole_is_noticed_and_left(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any, log: Any
-) -> None:
-    """Sockets open, answers dropped: the node counts as lost, and the URL works again at another one."""
-    async with Link(node.port) as link:
-        node.via = link.port
-        registry.nodes = [node, second_node]
-        async with portway.forward(echo.port) as tunnel:
-            link.swallow_answers()
-            await asyncio.to_thread(log.wait, logging.WARNING, "node one is lost")
-            await asyncio.to_thread(second_node.wait, lambda: label_of(tunnel) in second_node.tunnels)
-            assert await asyncio.to_thread(exchange, second_node, tunnel.host, b"hello") == b"hello"
-            await asyncio.to_thread(log.wait, logging.INFO, "attached to node two")
-
-
-@pytest.mark.usefixtures("quick_pings")
-async def test_a_black_hole_that_mends_is_resumed(node: FakeNode, echo: Any, exchange: Any, log: Any) -> None:
-    """With no other node the same one is tried until it answers, and why it does not is logged."""
-    async with Link(node.port) as link:
-        node.via = link.port
-        async with portway.forward(echo.port) as tunnel:
-            link.swallow_answers()
-            await asyncio.to_thread(log.wait, logging.WARNING, "not attached yet")
-            link.mend()
-            await asyncio.to_thread(log.wait, logging.INFO, "attached to node one")
-            assert await asyncio.to_thread(exchange, node, tunnel.host, b"hello") == b"hello"
-            assert node.epochs(label_of(tunnel)) == [1]
-
-
 def test_clocks_ten_minutes_apart_do_not_matter(
     node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any, log: Any
 ) -> None:
@@ -410,111 +356,3 @@ def test_clocks_ten_minutes_apart_do_not_matter(
         node.drop_connections()
         node.wait(lambda: ("hello", True) in node.events)
         assert exchange(node, tunnel.host, b"hello") == b"hello"
-
-
-def later(code: int, milliseconds: int) -> lane_pb2.Failure:
-    return lane_pb2.Failure(code=lane_pb2.FailureCode.ValueType(code), retry_after_ms=milliseconds)
-
-
-def test_a_node_that_says_when_is_not_asked_before(node: FakeNode, echo: Any) -> None:
-    """FAIL with a hint at the only node there is: one HELLO, and the next one when its time has come, though pauses
-    between tries are shorter."""
-    with portway.forward(echo.port) as tunnel:
-        node.refuse_hello = later(lane_pb2.FAILURE_CODE_OVERLOADED, 800)
-        node.drop_connections()
-        node.wait(lambda: node.count("hello refused") == 1)
-        refused_at = time.monotonic()
-        node.wait(lambda: node.count("hello refused") == 2)
-        assert time.monotonic() - refused_at >= 0.8
-        node.refuse_hello = None
-        node.wait(lambda: node.count("hello") == 2)
-        assert label_of(tunnel) in node.tunnels
-
-
-def test_a_node_that_says_later_is_passed_over_for_another(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
-) -> None:
-    """The hint is that node's alone: another candidate is taken at once, however long the first asks to be left
-    alone."""
-    registry.nodes = [node, second_node]
-    with portway.forward(echo.port) as tunnel:
-        node.refuse_hello = later(lane_pb2.FAILURE_CODE_OVERLOADED, 3_600_000)
-        node.drop_connections()
-        second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
-        assert node.count("hello refused") == 1
-
-
-def test_a_first_tunnel_waits_for_its_turn(node: FakeNode, echo: Any) -> None:
-    """forward() at a node that is asked by too many at once is not an error, but a little later."""
-    node.refuse_hello = later(lane_pb2.FAILURE_CODE_OVERLOADED, 300)
-
-    def accept_then() -> None:
-        node.wait(lambda: node.count("hello refused") == 1)
-        node.refuse_hello = None
-
-    accepting = threading.Thread(target=accept_then)
-    accepting.start()
-    with portway.forward(echo.port) as tunnel:
-        assert label_of(tunnel) in node.tunnels
-    accepting.join()
-
-
-def test_a_node_that_names_the_moment_to_leave_serves_until_then(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any
-) -> None:
-    """GOAWAY with a hint: visitors are served meanwhile, and the client goes no earlier."""
-    with portway.forward(echo.port) as tunnel:
-        registry.nodes = [node, second_node]
-        told_at = time.monotonic()
-        node.goaway(later(lane_pb2.FAILURE_CODE_SHUTDOWN, 700))
-        assert exchange(node, tunnel.host, b"hello") == b"hello"
-        second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
-        assert time.monotonic() - told_at >= 0.7
-        node.wait(lambda: ("goaway",) in node.events)
-
-
-def test_a_session_that_nobody_needs_is_left_at_once_when_asked(node: FakeNode, echo: Any) -> None:
-    """A node that stops does not wait for a client that lingers without a tunnel."""
-    with portway.forward(echo.port):
-        pass
-    node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN))
-    node.wait(lambda: ("goaway",) in node.events)
-
-
-def test_a_node_that_is_lost_before_its_moment_is_left_at_once(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
-) -> None:
-    """Nobody stays with a node that has gone; GOAWAY asked for the longest there is."""
-    with portway.forward(echo.port) as tunnel:
-        registry.nodes = [node, second_node]
-        node.goaway(later(lane_pb2.FAILURE_CODE_SHUTDOWN, 5_000))
-        told_at = time.monotonic()
-        node.drop_connections()
-        second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
-        assert time.monotonic() - told_at < 4
-
-
-def test_a_new_tunnel_does_not_wait_for_the_moment(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
-) -> None:
-    """forward() while the client stays on opens at the next node, and takes the others there with it."""
-    with portway.forward(echo.port) as tunnel:
-        registry.nodes = [node, second_node]
-        node.goaway(later(lane_pb2.FAILURE_CODE_SHUTDOWN, 5_000))
-        told_at = time.monotonic()
-        with portway.forward(1) as another:
-            assert time.monotonic() - told_at < 4
-            second_node.wait(lambda: {label_of(tunnel), label_of(another)} <= second_node.tunnels.keys())
-
-
-def test_a_bind_that_is_refused_for_a_while_comes_no_earlier(node: FakeNode, echo: Any) -> None:
-    """BIND_REFUSED with a hint: the next BIND of that tunnel when its time has come."""
-    with portway.forward(echo.port) as tunnel:
-        node.refuse_bind = later(lane_pb2.FAILURE_CODE_OVERLOADED, 700)
-        node.unbound(label_of(tunnel), failure(lane_pb2.FAILURE_CODE_OVERLOADED))
-        node.wait(lambda: node.count("bind refused") == 1)
-        refused_at = time.monotonic()
-        node.wait(lambda: node.count("bind refused") == 2)
-        assert time.monotonic() - refused_at >= 0.7
-        node.refuse_bind = None
-        node.wait(lambda: label_of(tunnel) in node.tunnels)

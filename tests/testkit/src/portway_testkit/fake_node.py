@@ -365,3 +365,8 @@ class _Greeter:
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         if self._session is not None:
             self._node.lost(self._session, lane, error)
+
+
+def failure(code: int, message: str = "", retry_after_ms: int = 0) -> lane_pb2.Failure:
+    """Why a node refuses, or asks to be left."""
+    return lane_pb2.Failure(code=lane_pb2.FailureCode.ValueType(code), message=message, retry_after_ms=retry_after_ms)
