@@ -1,0 +1,154 @@
+"""Nodes of which there is nothing but the ends of their mesh lanes.
+
+Here: such a node on real sockets, and its certificates. Not here: whole nodes (cluster.py).
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import trustme
+from portway_proto.carry.python import PythonCarrier
+from portway_proto.carry.settings import Limits, ServerTls
+from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import Routes
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.wire.frames import Opening, RefusalReason
+from portway_proto.wire.limits import MESH_ALPN
+from portway_relay.certificates import Identity, LoadedCertificates
+from portway_relay.config import Endpoint
+from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.certified import Certified
+from portway_relay.mesh.peers import Peers
+
+SUFFIX = ".node.portway.internal"
+OPENING = Opening("k5zq2w7b3xav6mdy", "192.0.2.7", 4711)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certificates(authority: trustme.CA, *names: str) -> LoadedCertificates:
+    leaf = authority.issue_cert(*names)
+    chain, key = b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes()
+    ca = authority.cert_pem.bytes()
+    identity: Any = Identity(chain, key, None)  # type: ignore[arg-type]
+    mesh = ServerTls(chain, key, alpn=MESH_ALPN, client_ca=ca)
+    return LoadedCertificates(ca, (), identity, {}, mesh, mesh, {})
+
+
+class Node:
+    """A node's ends of its mesh lanes. `holds` is what it answers; `heard` what it was told, and by whom."""
+
+    def __init__(self, name: str, region: str, loaded: LoadedCertificates, **limits: Any) -> None:
+        self.name = name
+        self.region = region
+        self.loaded = loaded
+        self.holds: dict[str, TunnelInfo] = {}
+        self.heard: list[tuple[str, Routes]] = []
+        self.strangers: set[str] = set()
+        self.wholes: list[tuple[str, set[str]]] = []
+        self.contacts: list[tuple[str, bool]] = []
+        self.visits: list[Opening] = []
+        self.failures: list[BaseException] = []
+        self.carrier = PythonCarrier(Limits(ping_interval=0.2))
+        self.peers = Peers(
+            name,
+            region,
+            self.carrier,
+            lambda: self.loaded,
+            self.holds.values,
+            on_refused=lambda: self.arrivals.drop_refused(),
+            on_failure=self.failures.append,
+        )
+        self.arrivals = Arrivals(
+            self.carrier,
+            lambda: self.loaded.mesh_tls,
+            self,
+            **{"most": 100, "most_of_one": 100, "time_limit": 5.0} | limits,
+            clock=time.monotonic,
+            on_failure=self.failures.append,
+        )
+        self.tasks = Tasks("test node")
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.setblocking(False)
+        self._accepting = self.tasks.spawn(self._accept(), name="accept")
+
+    async def _accept(self) -> None:
+        while True:
+            sock, name = await asyncio.get_running_loop().sock_accept(self._listening)
+            self.arrivals.take(sock, Endpoint(*name))
+
+    @property
+    def info(self) -> NodeInfo:
+        port = self._listening.getsockname()[1]
+        return NodeInfo(
+            name=self.name, region=self.region, host="127.0.0.1", port=port, server_name=f"{self.name}{SUFFIX}"
+        )
+
+    def visit_arrived(self, lane: Any, opening: Opening) -> None:
+        self.visits.append(opening)
+        lane.refuse(RefusalReason.NOT_HERE)
+
+    def refuses(self, certified: Certified) -> str:
+        return self.peers.refuses(certified)
+
+    def routes_told(self, node: str, routes: Routes) -> None:
+        self.heard.append((node, routes))
+
+    def is_known(self, node: str) -> bool:
+        return node not in self.strangers
+
+    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+        self.wholes.append((node, raw_labels))
+
+    def heard_from(self, node: str) -> None:
+        self.contacts.append((node, True))
+
+    def lost(self, node: str) -> None:
+        self.contacts.append((node, False))
+
+    def held(self, label: str) -> TunnelInfo | None:
+        return self.holds.get(label)
+
+    def hold(self, label: str, node: str = "", epoch: int = 1) -> TunnelInfo:
+        self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch, proof=bytes(32))
+        return self.holds[label]
+
+    def drop_lanes(self) -> None:
+        for lane in list(self.arrivals._lanes):
+            lane.close()
+
+    def stop_listening(self) -> None:
+        self._accepting.cancel()
+        self._listening.close()
+
+    async def stop(self) -> None:
+        await self.tasks.close()
+        self._listening.close()
+        await self.arrivals.close()
+        await self.peers.close()
+        await self.carrier.close()
+
+
+Make = Callable[..., Node]
+
+
+@pytest.fixture
+async def make(authority: trustme.CA) -> AsyncIterator[Make]:
+    nodes: list[Node] = []
+
+    def make(name: str, region: str = "fra", loaded: LoadedCertificates | None = None, **limits: Any) -> Node:
+        nodes.append(Node(name, region, loaded or certificates(authority, name + SUFFIX), **limits))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        await node.stop()
+        assert node.failures == []
+        assert len(node.arrivals) == 0

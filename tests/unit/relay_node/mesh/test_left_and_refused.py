@@ -1,0 +1,168 @@
+"""Nodes that are left, or refused: stopping, dialled anew, strangers, lanes that come to nothing."""
+
+import asyncio
+import socket
+
+import pytest
+import trustme
+from portway_proto.carry.contract import Outcome, VisitEnd
+from portway_proto.carry.settings import Address, ClientTls
+from portway_proto.wire.frames import RefusalReason
+from portway_proto.wire.limits import MESH_ALPN
+from portway_relay.mesh import arrivals as arrivals_module
+from portway_testkit.carriers import until
+from portway_testkit.mesh_lanes import OPENING, SUFFIX, Make, certificates
+
+
+async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:
+    """The pool of before takes nobody new."""
+    one, two, moved = make("one"), make("two"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: one.peers.answers("two"))
+    before = one.peers.pool_of("two")
+    one.peers.told([two.info])
+    assert one.peers.pool_of("two") is before
+    one.peers.told([moved.info])
+    await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
+    assert one.peers.pool_of("two") is not before
+
+
+async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme.CA) -> None:
+    """What is up stays up, the control lane and warm lanes alike; what is dialled later shows the new one."""
+    one, two = make("one"), make("two")
+    one.hold("a" * 16)
+    one.peers.told([two.info])
+    await until(lambda: len(two.arrivals) == 2 and len(two.heard) == 1)
+    before, lanes = one.peers.pool_of("two"), set(two.arrivals._lanes)
+    assert before is not None
+    one.loaded = certificates(authority, "renamed" + SUFFIX)
+    one.peers.certificates_changed()
+    assert one.peers.pool_of("two") is before
+    before.want(1)
+    await until(lambda: len(two.arrivals) == 3)
+    assert lanes < set(two.arrivals._lanes)
+    (fresh,) = set(two.arrivals._lanes) - lanes
+    assert fresh.node == "renamed"
+    for lane in lanes:
+        lane.close()
+    await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
+
+
+async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -> None:
+    """A visit that was on its way is refused, not cut off: it may be tried elsewhere."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    pool = one.peers.pool_of("two")
+    assert pool is not None
+    await until(lambda: pool.counts.idle == 1 and len(two.arrivals) == 2 and not two.arrivals.waiting)
+    near, far = socket.socketpair()
+    visitor = one.carrier.accept(near, None)
+    await visitor.ready()
+    two.stop_listening()
+    ends: list[VisitEnd] = []
+    one.carrier.join(visitor, pool, OPENING, lambda _, end: ends.append(end))
+    await asyncio.sleep(0)  # its OPEN leaves in the next turn, and so does the wish to be left
+    closing = one.tasks.spawn(two.arrivals.close(), name="close")
+    await until(lambda: bool(ends))
+    assert (ends[0].outcome, ends[0].reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
+    await closing
+    assert pool.counts.idle == 0
+    far.close()
+    assert ends[0].visitor is not None
+    ends[0].visitor.abort()
+    await until(lambda: near.fileno() == -1)
+
+
+async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lanes are cut then."""
+    monkeypatch.setattr(arrivals_module, "_LEFT_WITHIN", 0.05)
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    await until(lambda: len(two.arrivals) == 2 and not two.arrivals.waiting)
+    monkeypatch.setattr("portway_proto.carry.python.pool.PyPool.lane_retires", lambda pool, lane: None)
+    two.stop_listening()
+    await two.arrivals.close()
+    await until(lambda: len(two.arrivals) == 0)
+
+
+async def test_a_visit_goes_over_a_warm_lane(make: Make) -> None:
+    """One is there before the first visitor comes; what it says arrives unchanged."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    pool = one.peers.pool_of("two")
+    assert pool is not None
+    await until(lambda: pool.counts.idle == 1)
+    ours, theirs = socket.socketpair()
+    ended: asyncio.Future[VisitEnd] = asyncio.get_running_loop().create_future()
+    stream = one.carrier.accept(ours, None)
+    one.carrier.join(stream, pool, OPENING, lambda visit, end: ended.set_result(end))
+    end = await ended
+    assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
+    assert two.visits == [OPENING]
+    assert end.visitor is stream
+    stream.abort()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "names", [("registry.example.com",), ("a" + SUFFIX, "b" + SUFFIX), ("127.0.0.1",)], ids=["none", "two", "address"]
+)
+async def test_who_is_not_one_node_is_refused(make: Make, authority: trustme.CA, names: tuple[str, ...]) -> None:
+    """The cluster's CA signs for others too."""
+    stranger, two = make("stranger", loaded=certificates(authority, *names)), make("two")
+    stranger.hold("a" * 16)
+    stranger.peers.told([two.info])
+    await until(lambda: stranger.carrier.counters.lanes_closed > 0)
+    assert len(two.arrivals) == 0
+    assert two.heard == []
+
+
+async def test_a_lane_that_says_nothing_is_closed(make: Make, authority: trustme.CA) -> None:
+    """It has to say PEER in time, and is counted until it has."""
+    two = make("two", time_limit=0.05)
+    context = certificates(authority, "one" + SUFFIX)
+    one = make("one")
+    tls = ClientTls(context.ca, "two" + SUFFIX, MESH_ALPN, context.node.chain, context.node.key)
+    stream = one.carrier.connect(Address("127.0.0.1", two.info.port), tls)
+    await stream.ready()
+    await until(lambda: len(two.arrivals.waiting) == 1)
+    await until(lambda: len(two.arrivals) == 0)
+    assert not two.arrivals.waiting
+    stream.abort()
+
+
+async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
+    """What is above is closed unread."""
+    two = make("two", most=1)
+    first = socket.create_connection(("127.0.0.1", two.info.port))
+    await until(lambda: len(two.arrivals._tasks) == 1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", two.info.port)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    first.close()
+
+
+async def test_a_certificate_of_before_is_refused(make: Make) -> None:
+    """Once its name was given anew: lanes that are up are closed, new ones not taken."""
+    one, two = make("one"), make("two")
+    one.peers.told([two.info])
+    two.peers.told([one.info])
+    await until(lambda: two.peers.answers("one") and one.peers.answers("two"))
+    two.peers.told([one.info], certified_since={"one": 1 << 50})
+    await until(lambda: not len(two.arrivals))
+    refused = one.carrier.counters.lanes_closed
+    await until(lambda: one.carrier.counters.lanes_closed > refused)
+    assert not len(two.arrivals)
+    two.peers.told([one.info], certified_since={"one": 1})
+    await until(lambda: len(two.arrivals) == 2)
+
+
+async def test_a_certificate_of_another_region_is_refused(make: Make, authority: trustme.CA) -> None:
+    """A registry has told which region the node is of, and its certificate says another."""
+    loaded = certificates(authority, "one" + SUFFIX, "far.region.portway.internal")
+    one, two = make("one", loaded=loaded), make("two")
+    two.peers.told([one.info])
+    one.peers.told([two.info])
+    await until(lambda: one.carrier.counters.lanes_closed > 0)
+    assert not len(two.arrivals)
