@@ -1,107 +1,23 @@
 """Whose a label is: claims and who wins them, and goodbyes that come too late."""
 
-import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
-    FAILURE_CODE_OVERLOADED,
-    FAILURE_CODE_PORTS,
     FAILURE_CODE_PROOF,
     FAILURE_CODE_QUOTA,
-    FAILURE_CODE_REVOKED,
-    Failure,
 )
-from portway_proto.wire.labels import Chain
-from portway_relay.config import PortRange
-from portway_relay.errors import ListenError, Refused
-from portway_relay.tunnels import raw as raw_module
-from portway_relay.tunnels.proofs import Proofs
-from portway_relay.tunnels.raw import RawPorts
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.errors import Refused
 from portway_testkit.clock import ManualClock
-from portway_testkit.raw_ports import own_ports
-
-CHAIN = Chain(b"\x01" * 32)
-OTHER = Chain(b"\x02" * 32)
-THIRD = Chain(b"\x03" * 32)
-REVOKED = Failure(code=FAILURE_CODE_REVOKED, message="the token was revoked")
-
-FreePorts = Callable[[int], PortRange]
-
-
-@dataclass(eq=False)
-class FakeHolder:
-    """A session that remembers what was taken from it."""
-
-    token_id: str = "t1"
-    max_tunnels: int = 0
-    tenant: str = "acme"
-    pool: Any = None
-    taken: list[tuple[Tunnel, Failure]] = field(default_factory=list)
-
-    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None:
-        self.taken.append((tunnel, failure))
-
-
-class Announced:
-    """What the registry would be told, in order."""
-
-    def __init__(self) -> None:
-        self.all: list[tuple[str, str, int]] = []
-
-    def bound(self, tunnel: Tunnel) -> None:
-        assert tunnel.live
-        self.all.append(("bound", tunnel.label, tunnel.epoch))
-
-    def withdrawn(self, label: str, epoch: int) -> None:
-        self.all.append(("withdrawn", label, epoch))
-
-
-class Node:
-    """A table with everything around it."""
-
-    def __init__(self, clock: ManualClock, ports: PortRange) -> None:
-        self.announced = Announced()
-        self.account = own_ports(ports, clock)
-        raw = RawPorts("127.0.0.1", self.account, lambda label, sock, peer: sock.close())
-        self.known_epochs: dict[str, int] = {}
-        self.table = TunnelTable(
-            raw,
-            self.announced,
-            known_epoch=lambda label: self.known_epochs.get(label, 0),
-            proofs=Proofs(1_000, 5_000, clock),
-            max_visits=3,
-            clock=clock,
-        )
-
-    def claim(self, holder: FakeHolder, epoch: int = 1, chain: Chain = CHAIN, **options: Any) -> Tunnel:
-        chosen = {"h2_enabled": False, "unencrypted": False, "wanted_port": None} | options
-        proof = chosen.pop("proof") if "proof" in chosen else chain.proof(epoch)
-        return self.table.claim(holder, chosen.pop("label", chain.label), epoch, proof, **chosen)
-
-    def refused(self, holder: FakeHolder, epoch: int = 1, chain: Chain = CHAIN, **options: Any) -> Refused:
-        """The refusal of a claim, which must leave everything as it was."""
-        before = self.state()
-        with pytest.raises(Refused) as caught:
-            self.claim(holder, epoch, chain, **options)
-        assert self.state() == before
-        return caught.value
-
-    def state(self) -> tuple[object, ...]:
-        live = {tunnel.label: (tunnel, tunnel.raw) for tunnel in self.table.all_live()}
-        return live, len(self.table), self.account.held, self.account.resting, list(self.announced.all)
-
-
-@pytest.fixture
-def node(clock: ManualClock) -> Node:
-    """For tests without raw ports: none is opened."""
-    return Node(clock, PortRange(20_000, 20_009))
+from portway_testkit.tunnel_table import (
+    CHAIN,
+    OTHER,
+    REVOKED,
+    THIRD,
+    FakeHolder,
+    Node,
+    table_node,  # noqa: F401 - the fixture `node`
+)
 
 
 def test_a_claim_with_a_proof_binds_the_label(node: Node, clock: ManualClock) -> None:
@@ -346,152 +262,3 @@ def test_a_quota_that_was_used_up_meanwhile_ends_a_suspended_tunnel(node: Node) 
     node.table.release(node.table.live(OTHER.label))
     node.table.resume(tunnel)
     assert node.table.live(CHAIN.label) is None
-
-
-async def test_an_unencrypted_tunnel_has_a_port(clock: ManualClock, free_ports: FreePorts) -> None:
-    """It listens while the tunnel is live, is paused with it, and rests after it."""
-    node = Node(clock, free_ports(3))
-    tunnel = node.claim(FakeHolder(), unencrypted=True, wanted_port=node.account.range.last)
-    assert tunnel.raw is not None
-    assert tunnel.raw.port == node.account.range.last
-    assert tunnel.raw.listening
-    node.table.suspend(tunnel)
-    assert not tunnel.raw.listening
-    assert node.account.held == 1
-    node.table.resume(tunnel)
-    assert tunnel.raw.listening
-    node.table.release(tunnel)
-    assert not tunnel.raw.listening
-    assert (node.account.held, node.account.resting) == (0, 1)
-
-
-@pytest.mark.parametrize("away", [False, True])
-async def test_a_label_keeps_its_port_when_it_is_taken_over(
-    clock: ManualClock, free_ports: FreePorts, away: bool
-) -> None:
-    """The new holder has the same raw port at once; the old one's goodbye does not close it."""
-    node = Node(clock, free_ports(3))
-    before = node.claim(FakeHolder("t1"), 1, unencrypted=True)
-    assert before.raw is not None
-    port = before.raw.port
-    if away:
-        node.table.suspend(before)
-    after = node.claim(FakeHolder("t2"), 2, unencrypted=True)
-    assert after.raw is not None
-    assert (after.raw.port, after.raw.listening) == (port, True)
-    node.table.release(before)
-    assert after.raw.listening
-    assert node.account.held == 1
-    node.table.release(after)
-    assert node.account.held == 0
-
-
-async def test_a_port_that_the_new_holder_does_not_want_rests(clock: ManualClock, free_ports: FreePorts) -> None:
-    """A label bound again without a raw port lets go of the one it had."""
-    node = Node(clock, free_ports(3))
-    node.claim(FakeHolder(), 1, unencrypted=True)
-    after = node.claim(FakeHolder(), 2)
-    assert after.raw is None
-    assert (node.account.held, node.account.resting) == (0, 1)
-
-
-async def test_a_label_whose_port_was_lost_gets_another(clock: ManualClock, free_ports: FreePorts) -> None:
-    """When another program took the paused port, the new holder has a new one, and the old rests."""
-    node = Node(clock, free_ports(3))
-    before = node.claim(FakeHolder(), 1, unencrypted=True)
-    assert before.raw is not None
-    lost = before.raw.port
-    node.table.suspend(before)
-    with socket.create_server(("127.0.0.1", lost)):
-        after = node.claim(FakeHolder(), 2, unencrypted=True)
-    assert after.raw is not None
-    assert after.raw.port != lost
-    assert (node.account.held, node.account.resting) == (1, 1)
-    node.table.release(after)
-
-
-async def test_a_lost_port_ends_a_tunnel_that_comes_back(clock: ManualClock, free_ports: FreePorts) -> None:
-    """Its address is not its own any more: the client is told to open it again."""
-    node = Node(clock, free_ports(1))
-    tunnel = node.claim(FakeHolder(), unencrypted=True)
-    assert tunnel.raw is not None
-    node.table.suspend(tunnel)
-    with socket.create_server(("127.0.0.1", tunnel.raw.port)), pytest.raises(Refused) as caught:
-        node.table.resume(tunnel)
-    assert caught.value.code == FAILURE_CODE_PORTS
-    assert node.table.live(CHAIN.label) is None
-    assert node.account.held == 0
-
-
-async def test_a_range_that_is_used_up_refuses_the_claim(clock: ManualClock, free_ports: FreePorts) -> None:
-    """Without a port there is no tunnel, and whoever held the label before holds it still."""
-    node = Node(clock, free_ports(1))
-    holder = FakeHolder("t1")
-    full = node.claim(FakeHolder("t2"), chain=OTHER, unencrypted=True)
-    before = node.claim(holder, 1)
-    refusal = node.refused(FakeHolder("t3"), 2, unencrypted=True)
-    assert refusal.code == FAILURE_CODE_PORTS
-    assert "--raw-ports" in refusal.message
-    assert node.table.live(CHAIN.label) is before
-    assert holder.taken == []
-    node.table.release(full)
-
-
-async def test_ports_that_cannot_be_opened_refuse_the_claim(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Out of descriptors the client is told to try again, and the operator why."""
-
-    def open_sockets(endpoint: object) -> None:
-        raise ListenError(f"cannot listen on {endpoint}: Too many open files")
-
-    monkeypatch.setattr(raw_module, "open_sockets", open_sockets)
-    node = Node(clock, PortRange(20_000, 29_999))
-    refusal = node.refused(FakeHolder(), unencrypted=True)
-    assert refusal.code == FAILURE_CODE_PORTS
-    assert "Too many" not in refusal.message
-    assert "Too many open files" in caplog.text
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_an_epoch_that_another_node_has_is_refused(node: Node, epoch: int) -> None:
-    """Equal or lower than what is known of any node: the claim comes too late, and the answer says which is needed."""
-    node.known_epochs[CHAIN.label] = 3
-    refusal = node.refused(FakeHolder(), epoch)
-    assert refusal.code == FAILURE_CODE_EPOCH
-    assert "epoch 3" in str(refusal)
-    assert node.claim(FakeHolder(), 4).epoch == 4
-
-
-def test_a_holder_that_returns_too_late_has_lost_its_label(node: Node) -> None:
-    """While it was away its tunnel was bound at another node: it is released here, and the holder is told."""
-    tunnel = node.claim(FakeHolder(), 1)
-    node.table.suspend(tunnel)
-    node.known_epochs[CHAIN.label] = 2
-    with pytest.raises(Refused) as refusal:
-        node.table.resume(tunnel)
-    assert refusal.value.code == FAILURE_CODE_EPOCH
-    assert node.table.epoch(CHAIN.label) == 0
-
-
-def test_a_holder_that_returns_in_time_keeps_its_epoch(node: Node) -> None:
-    """The epoch known of this node itself is no reason against it."""
-    tunnel = node.claim(FakeHolder(), 1)
-    node.table.suspend(tunnel)
-    assert node.table.epoch(CHAIN.label) == 1
-    node.known_epochs[CHAIN.label] = 1
-    node.table.resume(tunnel)
-    assert node.table.live(CHAIN.label) is tunnel
-
-
-def test_a_token_that_makes_proofs_up_is_told_to_wait(node: Node, clock: ManualClock) -> None:
-    """OVERLOADED, with the moment from which on it may ask again; another token binds meanwhile."""
-    hostile, honest = FakeHolder(token_id="hostile"), FakeHolder(token_id="honest")
-    with pytest.raises(Refused) as caught:
-        node.claim(hostile, 4_096, proof=bytes(32))
-    assert caught.value.code == FAILURE_CODE_PROOF
-    with pytest.raises(Refused) as caught:
-        node.claim(hostile, 4_096, proof=bytes(32))
-    assert caught.value.code == FAILURE_CODE_OVERLOADED
-    assert caught.value.retry_after == pytest.approx((2 * 4_096 - 5_000) / 1_000)
-    assert node.claim(honest, 4_000).epoch == 4_000

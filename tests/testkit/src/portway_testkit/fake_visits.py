@@ -1,0 +1,175 @@
+"""A carrier that joins nothing, and what a node makes of the ends that a test tells it.
+
+Here: these. Not here: real carriers (carriers.py).
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from portway_proto.carry.contract import Outcome, VisitEnd
+from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.settings import Address, ServerTls
+from portway_proto.wire.frames import Opening, RefusalReason
+from portway_proto.wire.labels import Epoch, Label
+from portway_relay.config import Endpoint
+from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.tunnels.visits import Visits
+
+LABEL = Label("k5zq2w7b3xav6mdy")
+PEER = Endpoint("192.0.2.7", 4711)
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+REFUSED = [reason for reason in RefusalReason if reason is not RefusalReason.UNREACHABLE]
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+class FakeStream:
+    """A visitor whose first bytes come when the test says so."""
+
+    def __init__(self, sock: socket.socket, tls: ServerTls | None) -> None:
+        self.peer = Address(*sock.getpeername())
+        self.tls = tls
+        self.asked: list[float] = []
+        self.finished: list[bytes] = []
+        self.aborted = False
+        self.speaks: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    async def first_bytes(self, within: float) -> bytes:
+        self.asked.append(within)
+        return await self.speaks
+
+
+class FakeVisit:
+    """A visit that ends when the test says so."""
+
+    def __init__(self, stream: FakeStream, pool: object, opening: Opening, ended: Callable[..., None]) -> None:
+        self.stream = stream
+        self.pool = pool
+        self.opening = opening
+        self._ended = ended
+
+    def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
+        handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone
+        visitor: Any = self.stream if handed_back else None
+        self._ended(self, VisitEnd(outcome, reason, "", visitor))
+
+
+@dataclass
+class FakeCarrier:
+    """Remembers what it was asked for; sockets are closed at once, as nobody reads them here."""
+
+    visits: list[FakeVisit] = field(default_factory=list)
+    unusable: bool = False
+
+    def accept(self, sock: socket.socket, tls: ServerTls | None) -> FakeStream:
+        stream = FakeStream(sock, tls)
+        sock.close()
+        if self.unusable:
+            raise TlsSettingsError("no such key")
+        return stream
+
+    def join(self, visitor: FakeStream, pool: object, opening: Opening, ended: Callable[..., None]) -> FakeVisit:
+        self.visits.append(FakeVisit(visitor, pool, opening, ended))
+        return self.visits[-1]
+
+    def finish(self, stream: FakeStream, data: bytes) -> None:
+        stream.finished.append(data)
+
+
+@dataclass(eq=False)
+class FakeLane:
+    """The lane of a visitor that came in at another node."""
+
+    refused: list[tuple[RefusalReason, str]] = field(default_factory=list)
+
+    def refuse(self, reason: RefusalReason, message: str = "") -> None:
+        self.refused.append((reason, message))
+
+
+@dataclass(eq=False)
+class FakeRoute:
+    """A tunnel of another node."""
+
+    label: str = LABEL
+    pool: object = field(default_factory=object)
+    full: bool = False
+    visits: set[Any] = field(default_factory=set)
+
+
+@dataclass
+class FakeHolder:
+    pool: object = field(default_factory=object)
+
+
+@dataclass
+class Node:
+    """Visits and all that is around them."""
+
+    carrier: FakeCarrier
+    visits: Visits
+    tunnel: Tunnel
+    failures: list[BaseException]
+    connect: Callable[[], Pair]
+    asked: list[tuple[str, str, object, bool]]  # where else it is
+    places: list[Any]  # the answers; then there are none
+
+    def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
+        tls = ServerTls(b"chain", b"key", alpn=alpn)
+        self.visits.start_tls(self.connect()[0], PEER, to or self.tunnel, "ams", tls)
+        return self.carrier.visits[-1]
+
+    def raw_visit(self) -> FakeVisit:
+        self.visits.start_raw(self.connect()[0], PEER, self.tunnel, "fra")
+        return self.carrier.visits[-1]
+
+    def over(self) -> bool:
+        return self.visits.running == 0 and not self.tunnel.visits
+
+
+@pytest.fixture(name="node")
+async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
+    carrier: Any = FakeCarrier()
+    holder: Any = FakeHolder()
+    tunnel = Tunnel(LABEL, Epoch(1), b"", holder, h2_enabled=False, max_visits=2, opened_at_ms=0)
+    failures: list[BaseException] = []
+    asked: list[tuple[str, str, object, bool]] = []
+    places: list[Any] = []
+
+    async def elsewhere(label: str, region: str, not_at: object, gone: bool) -> Any:
+        asked.append((label, region, not_at, gone))
+        return places.pop(0) if places else None
+
+    visits = Visits(
+        carrier,
+        elsewhere,
+        first_bytes_time=2.0,
+        on_failure=failures.append,
+    )
+    yield Node(carrier, visits, tunnel, failures, connect, asked, places)
+    await visits.close()
+    assert failures == []
+
+
+async def settled() -> None:
+    """Whatever follows from what has happened, unless it waits for the test."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def turned_away(visit: FakeVisit, first_bytes: bytes) -> list[bytes]:
+    """What a visitor that was handed back and sends these bytes is told."""
+    while not visit.stream.asked:  # noqa: ASYNC110 - nobody announces it
+        await asyncio.sleep(0)
+    assert visit.stream.asked == [2.0]
+    assert visit.stream.finished == []
+    visit.stream.speaks.set_result(first_bytes)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return visit.stream.finished

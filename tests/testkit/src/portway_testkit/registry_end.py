@@ -1,0 +1,226 @@
+"""A registry of which there is nothing but its mesh port, and the end of a node that speaks to it.
+
+Here: what is answered, what was heard. Not here: whole registries (registry.py).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from portway_proto.v1.mesh_pb2 import (
+    NodeMessage,
+    Registered,
+    RegistryMessage,
+    ResolveRequest,
+    ResolveResponse,
+)
+from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_registry.pki import Authority
+from portway_relay import clock
+from portway_relay.certificates import Identity, LoadedCertificates
+from portway_relay.config import Endpoint
+from portway_relay.registry_link.announcer import Announcements
+from portway_relay.registry_link.link import RegistryLink
+
+LEASE = 77
+
+
+class FakeMesh(MeshServicer):
+    """A registry. `heard` is all it was told on every stream; `say` and `hang_up` are for the stream of now."""
+
+    def __init__(self) -> None:
+        self.heard: list[NodeMessage] = []
+        self.streams = 0
+        self.lease_seconds = 30
+        self.silent = False  # takes a stream and answers nothing
+        self.hang_ups = 0  # ends so many streams as soon as they have registered
+        self.ended: asyncio.Event = asyncio.Event()
+        self.asked: list[str] = []
+        self.tunnels: dict[str, str] = {}  # nodes by label
+        self.trouble = grpc.StatusCode.NOT_FOUND  # of any other label
+        self.thinks = False
+        self._outbox: asyncio.Queue[RegistryMessage | None] = asyncio.Queue()
+
+    @property
+    def registers(self) -> list[Any]:
+        return [one.register for one in self.heard if one.HasField("register")]
+
+    @property
+    def batches(self) -> list[Any]:
+        return [one.announce for one in self.heard if one.HasField("announce")]
+
+    @property
+    def keep_alives(self) -> list[Any]:
+        return [one.keep_alive for one in self.heard if one.HasField("keep_alive")]
+
+    def say(self, **message: Any) -> None:
+        self._outbox.put_nowait(RegistryMessage(**message))
+
+    def hang_up(self) -> None:
+        self._outbox.put_nowait(None)
+
+    async def Session(self, requests: AsyncIterator[NodeMessage], context: Any) -> AsyncIterator[RegistryMessage]:
+        self.streams += 1
+        outbox: asyncio.Queue[RegistryMessage | None] = asyncio.Queue()
+        self._outbox = outbox
+        hangs_up = self.streams <= self.hang_ups
+        reading = asyncio.ensure_future(self._read(requests, outbox))
+        try:
+            while self.silent:
+                await asyncio.Event().wait()
+            while (message := await outbox.get()) is not None:
+                yield message
+                if hangs_up:
+                    return
+        finally:
+            reading.cancel()
+
+    async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:
+        self.asked.append(request.label)
+        if self.thinks:
+            await asyncio.Event().wait()
+        if request.label not in self.tunnels:
+            await context.abort(self.trouble, "no")
+        return ResolveResponse(tunnel=TunnelInfo(label=request.label, node=self.tunnels[request.label]))
+
+    async def _read(self, requests: AsyncIterator[NodeMessage], outbox: "asyncio.Queue[Any]") -> None:
+        async for message in requests:
+            self.heard.append(message)
+            if message.HasField("register"):
+                lease = message.register.lease_id or LEASE
+                outbox.put_nowait(
+                    RegistryMessage(registered=Registered(lease_id=lease, lease_seconds=self.lease_seconds))
+                )
+        self.ended.set()
+        outbox.put_nowait(None)
+
+
+class FakeNews:
+    """Who is told what the registry says."""
+
+    def __init__(self) -> None:
+        self.messages: list[RegistryMessage] = []
+        self.away: list[bool] = []
+
+    def heard(self, message: RegistryMessage) -> None:
+        self.messages.append(message)
+
+    def registry_away(self, away: bool) -> None:
+        self.away.append(away)
+
+
+class Certified:
+    """A cluster's CA, a registry's certificate and a node's; and those of another cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pki = folder
+        authority = Authority.create(folder)
+        authority.add_registry(["127.0.0.1"])
+        authority.add_node("relay-1")
+
+    def read(self, name: str) -> bytes:
+        return (self.pki / name).read_bytes()
+
+    def loaded(self) -> LoadedCertificates:
+        node = Identity(self.read("node-relay-1.crt"), self.read("node-relay-1.key"), None)  # type: ignore[arg-type]
+        return LoadedCertificates(self.read("ca.crt"), (), node, {}, None, None, {})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    return Certified(tmp_path_factory.mktemp("link") / "pki")
+
+
+@pytest.fixture(scope="session")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    return Certified(tmp_path_factory.mktemp("strangers") / "pki")
+
+
+class Served:
+    """A FakeMesh that listens; stopped and started again it has the same port."""
+
+    def __init__(self, certified: Certified) -> None:
+        self.mesh = FakeMesh()  # type: ignore[abstract]  # nobody makes the other calls
+        self.endpoint = Endpoint("127.0.0.1", 0)
+        self._certified = certified
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self.mesh.silent = False
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        add_MeshServicer_to_server(self.mesh, self._server)
+        credentials = grpc.ssl_server_credentials(
+            [(self._certified.read("registry.key"), self._certified.read("registry.crt"))],
+            self._certified.read("ca.crt"),
+            require_client_auth=True,
+        )
+        port = self._server.add_secure_port(str(self.endpoint), credentials)
+        self.endpoint = Endpoint("127.0.0.1", port)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+            self._server = None
+
+
+@pytest.fixture
+async def serve(certified: Certified) -> AsyncIterator[Callable[..., Any]]:
+    """Makes registries that serve."""
+    made: list[Served] = []
+
+    async def make(certified: Certified = certified) -> Served:
+        served = Served(certified)
+        made.append(served)
+        await served.start()
+        return served
+
+    yield make
+    for served in made:
+        await served.stop()
+
+
+class NodeEnd:
+    """A node's link, and what is around it."""
+
+    def __init__(self, registries: tuple[Endpoint, ...], certified: Certified) -> None:
+        self.news = FakeNews()
+        self.announcements = Announcements("relay-1", "fra", "fra.example.com")
+        self.info = NodeInfo(name="relay-1", region="fra", state=NODE_STATE_READY, sessions=3, tunnels=2, visits=1)
+        self.live: list[Any] = []
+        self.failures: list[BaseException] = []
+        self.link = RegistryLink(
+            registries,
+            certified.loaded,
+            lambda: self.info,
+            lambda: self.live,
+            self.announcements,
+            self.news,
+            clock=clock.monotonic,
+            on_failure=self.failures.append,
+        )
+
+
+@pytest.fixture
+async def node(certified: Certified) -> AsyncIterator[Callable[..., NodeEnd]]:
+    """Makes a node whose link has started; a task of it that ends early fails the test."""
+    made: list[NodeEnd] = []
+
+    def make(*registries: Served) -> NodeEnd:
+        end = NodeEnd(tuple(served.endpoint for served in registries), certified)
+        made.append(end)
+        end.link.start()
+        return end
+
+    yield make
+    for end in made:
+        await end.link.close()
+        assert not end.failures
+
+
+Serve = Callable[..., Any]
+MakeNode = Callable[..., NodeEnd]

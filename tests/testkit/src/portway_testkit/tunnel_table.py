@@ -1,0 +1,100 @@
+"""A node's table of tunnels with who holds them, and what was announced.
+
+Here: these, without a socket but raw ports. Not here: sessions (node_sessions.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_REVOKED,
+    Failure,
+)
+from portway_proto.wire.labels import Chain
+from portway_relay.config import PortRange
+from portway_relay.errors import Refused
+from portway_relay.tunnels.proofs import Proofs
+from portway_relay.tunnels.raw import RawPorts
+from portway_relay.tunnels.table import TunnelTable
+from portway_relay.tunnels.tunnel import Tunnel
+
+from portway_testkit.clock import ManualClock
+from portway_testkit.raw_ports import own_ports
+
+CHAIN = Chain(b"\x01" * 32)
+OTHER = Chain(b"\x02" * 32)
+THIRD = Chain(b"\x03" * 32)
+REVOKED = Failure(code=FAILURE_CODE_REVOKED, message="the token was revoked")
+
+FreePorts = Callable[[int], PortRange]
+
+
+@dataclass(eq=False)
+class FakeHolder:
+    """A session that remembers what was taken from it."""
+
+    token_id: str = "t1"
+    max_tunnels: int = 0
+    tenant: str = "acme"
+    pool: Any = None
+    taken: list[tuple[Tunnel, Failure]] = field(default_factory=list)
+
+    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None:
+        self.taken.append((tunnel, failure))
+
+
+class Announced:
+    """What the registry would be told, in order."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str, int]] = []
+
+    def bound(self, tunnel: Tunnel) -> None:
+        assert tunnel.live
+        self.all.append(("bound", tunnel.label, tunnel.epoch))
+
+    def withdrawn(self, label: str, epoch: int) -> None:
+        self.all.append(("withdrawn", label, epoch))
+
+
+class Node:
+    """A table with everything around it."""
+
+    def __init__(self, clock: ManualClock, ports: PortRange) -> None:
+        self.announced = Announced()
+        self.account = own_ports(ports, clock)
+        raw = RawPorts("127.0.0.1", self.account, lambda label, sock, peer: sock.close())
+        self.known_epochs: dict[str, int] = {}
+        self.table = TunnelTable(
+            raw,
+            self.announced,
+            known_epoch=lambda label: self.known_epochs.get(label, 0),
+            proofs=Proofs(1_000, 5_000, clock),
+            max_visits=3,
+            clock=clock,
+        )
+
+    def claim(self, holder: FakeHolder, epoch: int = 1, chain: Chain = CHAIN, **options: Any) -> Tunnel:
+        chosen = {"h2_enabled": False, "unencrypted": False, "wanted_port": None} | options
+        proof = chosen.pop("proof") if "proof" in chosen else chain.proof(epoch)
+        return self.table.claim(holder, chosen.pop("label", chain.label), epoch, proof, **chosen)
+
+    def refused(self, holder: FakeHolder, epoch: int = 1, chain: Chain = CHAIN, **options: Any) -> Refused:
+        """The refusal of a claim, which must leave everything as it was."""
+        before = self.state()
+        with pytest.raises(Refused) as caught:
+            self.claim(holder, epoch, chain, **options)
+        assert self.state() == before
+        return caught.value
+
+    def state(self) -> tuple[object, ...]:
+        live = {tunnel.label: (tunnel, tunnel.raw) for tunnel in self.table.all_live()}
+        return live, len(self.table), self.account.held, self.account.resting, list(self.announced.all)
+
+
+@pytest.fixture(name="node")
+def table_node(clock: ManualClock) -> Node:
+    """For tests without raw ports: none is opened."""
+    return Node(clock, PortRange(20_000, 20_009))

@@ -1,0 +1,64 @@
+"""Labels that a node asks a registry for."""
+
+import asyncio
+
+import grpc
+import pytest
+from portway_testkit.carriers import until
+from portway_testkit.registry_end import MakeNode, Serve
+
+
+async def test_a_label_is_resolved_over_the_same_connection(serve: Serve, node: MakeNode) -> None:
+    """The node that has it; None when nobody has."""
+    registry = await serve()
+    registry.mesh.tunnels["a"] = "relay-2"
+    end = node(registry)
+    assert await end.link.resolve("a") is None  # it is not connected yet
+    await until(lambda: end.link.connected)
+    answer = await end.link.resolve("a")
+    assert answer is not None
+    assert answer.tunnel.node == "relay-2"
+    assert await end.link.resolve("b") is None
+    assert registry.mesh.asked == ["a", "b"]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED])
+async def test_a_registry_that_cannot_say_is_one_that_knows_nobody(
+    serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture, code: grpc.StatusCode
+) -> None:
+    """The operator hears of it; others can be asked."""
+    registry = await serve()
+    registry.mesh.trouble = code
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    assert await end.link.resolve("a") is None
+    assert "a label could not be resolved" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["registry stops", "stream ends"])
+async def test_a_question_ends_with_its_connection(serve: Serve, node: MakeNode, how: str) -> None:
+    """Whoever asked goes on without, and is not cancelled."""
+    registry = await serve()
+    registry.mesh.thinks = True
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    asking = asyncio.ensure_future(end.link.resolve("a"))
+    await until(lambda: registry.mesh.asked == ["a"])
+    if how == "registry stops":
+        await registry.stop()
+    else:
+        registry.mesh.hang_up()
+    assert await asking is None
+
+
+async def test_a_question_that_is_cancelled_is_cancelled(serve: Serve, node: MakeNode) -> None:
+    """By whoever asked."""
+    registry = await serve()
+    registry.mesh.thinks = True
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    asking = asyncio.ensure_future(end.link.resolve("a"))
+    await until(lambda: registry.mesh.asked == ["a"])
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
