@@ -4,9 +4,9 @@ Here: a log and a pid file for each, waiting for a ready file, the end in revers
 """
 
 import contextlib
-import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +22,6 @@ START_WITHIN = 60.0
 END_WITHIN = 15.0
 LOG_TAIL = 20  # lines of a dead process's log that say why, a traceback included
 _POLL = 0.02
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class ProcessFailed(Exception):
@@ -79,7 +77,7 @@ class Processes:
         log = self.folder / f"{name}.log"
         ready_file = self.folder / f"{name}.ready" if ready_flag else None
         words = tuple(str(part) for part in command)
-        arguments = list(words)
+        arguments = [*_dying_with_parent(), *words]
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
             arguments += ["--ready-file", str(ready_file)]
@@ -92,7 +90,6 @@ class Processes:
                 env={**clean_environment(), **(environment or {}), "PYTHONUNBUFFERED": "1"},
                 # A Ctrl-C at the terminal goes to us alone, and we end them in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
         process = Process(name, words, popen, log, self.folder / f"{name}.pid", ready_file)
         self._started.append(process)
@@ -158,9 +155,14 @@ def end_process(popen: subprocess.Popen[bytes], name: str, within: float = END_W
     popen.wait()
 
 
-def _die_with_parent() -> None:
-    """Runs in the child: when we are killed outright, nothing stays behind."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _dying_with_parent() -> list[str]:
+    """What goes before a command that is to get SIGTERM when this process dies, however it does.
+
+    Not by preexec_fn: Python then forks, and where gRPC runs in this process its poller runs in the child as well, on
+    a descriptor that is being closed, and aborts it before it has become the command.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
 def _ending(code: int) -> str:
