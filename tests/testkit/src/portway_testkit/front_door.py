@@ -1,0 +1,160 @@
+"""A public port with everything around it but a node.
+
+Here: one tunnel, who takes visitors and lanes, how to ask. Not here: whole nodes (cluster.py).
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+import trustme
+from portway_proto.carry.contract import Pool
+from portway_proto.carry.errors import TlsSettingsError
+from portway_proto.carry.python import PythonCarrier
+from portway_proto.carry.settings import Limits, PoolLimits, ServerTls
+from portway_proto.v1.lane_pb2 import Failure
+from portway_proto.wire.labels import Epoch, Label
+from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.rate import AddressRate
+from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.tunnels.visits import Destination
+
+from portway_testkit.clock import ManualClock
+
+LABEL = "k5zq2w7b3xav6mdy"
+HOST = f"{LABEL}.fra.example.com"
+NODE = "relay-1.node.portway.internal"
+GREETING = b"220 ready\r\n"
+
+
+@dataclass
+class FakeHolder:
+    """Nobody is visited here: `Around.visitor` answers in place of a client."""
+
+    pool: Pool
+    tenant: str = "acme"
+    token_id: str = "t1"
+    max_tunnels: int = 0
+
+    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None: ...
+
+
+@dataclass
+class Around:
+    """What surrounds a front: one tunnel, and who takes visitors and clients' lanes."""
+
+    carrier: PythonCarrier
+    tls: ServerTls
+    tunnel: Tunnel
+    visitors: list[tuple[Endpoint, Destination, str, str | None]] = field(default_factory=list)
+    lanes: list[socket.socket] = field(default_factory=list)
+    peer_lanes: list[socket.socket] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # by label, what is asked for
+    failures: list[BaseException] = field(default_factory=list)
+    fails: bool = False
+
+    @property
+    def zones(self) -> dict[str, None]:
+        return {"fra.example.com": None, "iad.example.com": None}
+
+    def visitor_tls(self, zone: str, alpn: str | None) -> ServerTls:
+        assert zone in self.zones
+        return replace(self.tls, alpn=alpn)
+
+    def known(self, label: str, region: str) -> Tunnel | None:
+        return self.tunnel if label == self.tunnel.label else None
+
+    async def find(self, label: str, region: str) -> Tunnel | None:
+        self.asked.append((label, region))
+        return await self.found[label] if label in self.found else None
+
+    def visitor(self, sock: socket.socket, peer: Endpoint, to: Destination, region: str, tls: ServerTls) -> None:
+        self.visitors.append((peer, to, region, tls.alpn))
+        if self.fails:
+            sock.close()
+            raise TlsSettingsError("no such key")
+        self.carrier.finish(self.carrier.accept(sock, self.tls), GREETING)
+
+    def client_lane(self, sock: socket.socket, peer: Endpoint) -> None:
+        assert peer.host in ("127.0.0.1", "::1")
+        self.lanes.append(sock)
+
+    def peer_lane(self, sock: socket.socket, peer: Endpoint) -> None:
+        assert peer.host in ("127.0.0.1", "::1")
+        self.peer_lanes.append(sock)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def around(authority: trustme.CA) -> AsyncIterator[Around]:
+    leaf = authority.issue_cert("*.fra.example.com")
+    tls = ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+    carrier = PythonCarrier(Limits())
+    holder = FakeHolder(carrier.pool(None, PoolLimits()))
+    tunnel = Tunnel(Label(LABEL), Epoch(1), b"", holder, h2_enabled=True, max_visits=1, opened_at_ms=0)
+    around = Around(carrier, tls, tunnel)
+    yield around
+    for sock in (*around.lanes, *around.peer_lanes):
+        sock.close()
+    await carrier.close()
+
+
+@pytest.fixture
+async def open_front(
+    around: Around, clock: ManualClock, node_config: Callable[..., NodeConfig]
+) -> AsyncIterator[Callable[..., Front]]:
+    fronts: list[Front] = []
+
+    def make(**changes: object) -> Front:
+        config = node_config(**changes)
+        front = Front(
+            config,
+            around.carrier,
+            lambda: around,  # type: ignore[return-value, arg-type]
+            around,
+            Takers(around.visitor, around.client_lane, around.peer_lane),
+            rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
+            clock=clock,
+            on_failure=around.failures.append,
+        )
+        fronts.append(front)
+        front.listen()
+        return front
+
+    yield make
+    for front in fronts:
+        await front.close()
+    assert around.failures == []
+
+
+async def answer(front: Front, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
+    """All that comes back for these bytes until the end; a reset would be an error."""
+    reader, writer = await asyncio.open_connection(host, front.address.port)
+    writer.write(sent)
+    received = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return received
+
+
+async def visit(front: Front, authority: trustme.CA, *alpn: str, name: str = HOST) -> tuple[bytes, str | None]:
+    """What a TLS visitor reads, and the protocol that was chosen for it."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.address.port, ssl=context, server_hostname=name)
+    received = await reader.read()
+    chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+    writer.close()
+    await writer.wait_closed()
+    return received, chosen
