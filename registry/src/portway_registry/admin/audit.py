@@ -4,7 +4,7 @@ import click
 from portway_proto.v1.admin_pb2 import AuditEntry, ListAuditRequest
 
 from portway_registry.admin.context import Admin, json_option, pass_admin
-from portway_registry.admin.showing import when
+from portway_registry.admin.showing import print_list, when
 
 _COLUMNS = ("WHEN", "ACTOR", "ACTION", "TARGET")
 
@@ -30,15 +30,12 @@ def list_(admin: Admin, limit: int) -> None:
         found = calls.stub.ListAudit(
             ListAuditRequest(limit=limit), metadata=calls.metadata, timeout=calls.timeout
         ).entries
-    if admin.json:
-        admin.print_json({"entries": [_json(one) for one in found]})
-        return
-    admin.print_table(
-        _COLUMNS,
-        [[when(one.at_ms), one.actor, one.action, one.target] for one in found],
-        "Nothing has been changed yet.",
-    )
+    print_list(admin, "entries", found, _json, _COLUMNS, _row, "Nothing has been changed yet.")
 
 
 def _json(entry: AuditEntry) -> dict[str, object]:
     return {"at_ms": entry.at_ms, "actor": entry.actor, "action": entry.action, "target": entry.target}
+
+
+def _row(entry: AuditEntry) -> list[str]:
+    return [when(entry.at_ms), entry.actor, entry.action, entry.target]

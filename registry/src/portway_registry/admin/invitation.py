@@ -4,7 +4,7 @@ import click
 from portway_proto.v1.admin_pb2 import Invitation, ListInvitationsRequest, RevokeInvitationRequest
 
 from portway_registry.admin.context import Admin, json_option, pass_admin
-from portway_registry.admin.showing import when
+from portway_registry.admin.showing import print_list, when
 
 _COLUMNS = ("ID", "REGION", "NODE", "CREATED", "EXPIRES", "USED BY", "USED", "REVOKED")
 
@@ -23,10 +23,7 @@ def list_(admin: Admin, everything: bool) -> None:
     request = ListInvitationsRequest(include_over=everything)
     with admin.calls() as calls:
         found = calls.stub.ListInvitations(request, metadata=calls.metadata, timeout=calls.timeout).invitations
-    if admin.json:
-        admin.print_json({"invitations": [invitation_json(one) for one in found]})
-        return
-    admin.print_table(_COLUMNS, [_row(one) for one in found], "Nobody is invited.")
+    print_list(admin, "invitations", found, invitation_json, _COLUMNS, _row, "Nobody is invited.")
 
 
 @invitation.command()

@@ -24,7 +24,7 @@ from portway_proto.v1.types_pb2 import (
 
 from portway_registry.admin.context import Admin, json_option, pass_admin, seconds
 from portway_registry.admin.invitation import invitation_json
-from portway_registry.admin.showing import print_changes, when
+from portway_registry.admin.showing import print_changes, print_list, when
 
 _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
 _REACH = {
@@ -50,11 +50,8 @@ def list_(admin: Admin, region: str) -> None:
         found = calls.stub.ListNodes(
             ListNodesRequest(region=region), metadata=calls.metadata, timeout=calls.timeout
         ).nodes
-    if admin.json:
-        admin.print_json({"nodes": [node_json(one) for one in found]})
-        return
     where = f" in region {region}" if region else ""
-    admin.print_table(_COLUMNS, [_row(one) for one in found], f"No node{where} is registered.")
+    print_list(admin, "nodes", found, node_json, _COLUMNS, _row, f"No node{where} is registered.")
 
 
 @node.command()

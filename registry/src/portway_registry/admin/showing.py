@@ -3,7 +3,7 @@
 Here: times, states, and the loop of a watch. Not here: what a node or a tunnel shows (the module of its name).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -33,6 +33,22 @@ _KINDS: Final[Mapping["ChangeKind.ValueType", str]] = {
 def when(ms: int) -> str:
     """A time of the registry's, in UTC; a dash for none."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ms else "-"
+
+
+def print_list(
+    admin: Admin,
+    noun: str,
+    found: Iterable[T],
+    as_json: Callable[[T], dict[str, object]],
+    columns: Sequence[str],
+    as_row: Callable[[T], Sequence[str]],
+    empty: str,
+) -> None:
+    """Print all that was found: a table, or `empty` where there is nothing; a program gets `{NOUN: [...]}`."""
+    if admin.json:
+        admin.print_json({noun: [as_json(one) for one in found]})
+    else:
+        admin.print_table(columns, [as_row(one) for one in found], empty)
 
 
 def print_changes(

@@ -11,7 +11,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.admin.context import Admin, json_option, pass_admin
-from portway_registry.admin.showing import when
+from portway_registry.admin.showing import print_list, when
 
 _ROLES = {"client": ROLE_CLIENT, "admin": ROLE_ADMIN}
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
@@ -68,10 +68,7 @@ def list_(admin: Admin, tenant: str, everything: bool) -> None:
     request = ListTokensRequest(tenant=tenant, include_revoked=everything)
     with admin.calls() as calls:
         found = calls.stub.ListTokens(request, metadata=calls.metadata, timeout=calls.timeout).tokens
-    if admin.json:
-        admin.print_json({"tokens": [_json(one) for one in found]})
-        return
-    admin.print_table(_COLUMNS, [_row(one) for one in found], "There is no such token.")
+    print_list(admin, "tokens", found, _json, _COLUMNS, _row, "There is no such token.")
 
 
 @token.command()

@@ -10,7 +10,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.admin.context import Admin, Calls, json_option, pass_admin
 from portway_registry.admin.node import node_json
 from portway_registry.admin.node import state as node_state
-from portway_registry.admin.showing import print_changes, when
+from portway_registry.admin.showing import print_changes, print_list, when
 
 # Each page costs the registry a walk over all tunnels; so many are the most it gives.
 _PAGE = 5000
@@ -31,10 +31,7 @@ def list_(admin: Admin, node: str, tenant: str) -> None:
     """List the tunnels that are open now, all of them."""
     with admin.calls() as calls:
         found = list(_pages(calls, ListTunnelsRequest(node=node, tenant=tenant, page_size=_PAGE)))
-    if admin.json:
-        admin.print_json({"tunnels": [_json(one) for one in found]})
-        return
-    admin.print_table(_COLUMNS, [_row(one) for one in found], "No such tunnel is open.")
+    print_list(admin, "tunnels", found, _json, _COLUMNS, _row, "No such tunnel is open.")
 
 
 @tunnel.command()
