@@ -5,7 +5,7 @@ penalty as it was costs nothing.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from portway_registry.placement.node import PlacedNode
 
@@ -44,13 +44,27 @@ class Group:
             self._tiers = sorted(tiers.items())
         return self._tiers
 
+    def __getitem__(self, name: str) -> PlacedNode:
+        return self._members[name]
+
+    def least(self, most: int, rng: random.Random, apart: Container[str]) -> list[tuple[int, PlacedNode]]:
+        """As the first `most`, one at the least, of `by_load` without those that are named in `apart`."""
+        found: list[tuple[int, PlacedNode]] = []
+        for penalty, names in self.tiers:
+            for name in names if len(names) == 1 else shuffled(names, rng):
+                if name not in apart:
+                    found.append((penalty, self._members[name]))
+                    if len(found) == most:
+                        return found
+        return found
+
     def by_load(self, rng: random.Random) -> Iterator[tuple[int, PlacedNode]]:
         """Those that take clients with their penalty, the least first, equals in random order; lazily."""
         for penalty, names in self.tiers:
             if len(names) == 1:
                 yield penalty, self._members[names[0]]
                 continue
-            for name in _shuffled(names, rng):
+            for name in shuffled(names, rng):
                 yield penalty, self._members[name]
 
 
@@ -59,7 +73,7 @@ def _tier(node: PlacedNode) -> int | None:
     return node.penalty_ms if node.takes_clients else None
 
 
-def _shuffled(names: Sequence[str], rng: random.Random) -> Iterator[str]:
+def shuffled(names: Sequence[str], rng: random.Random) -> Iterator[str]:
     """Fisher and Yates' shuffle, a step at a time and without a copy: few of many are asked for."""
     moved: dict[int, str] = {}
     for i in range(len(names)):
