@@ -24,9 +24,7 @@ class Standstill:
         self._besieged = besieged
         self._of = of
         hello = real_hello(besieged.server_name, [alpn]).hex()
-        self.attack = Attack(
-            besieged.host, [besieged.port], 50, [hello], at_once=MOST + 50, hold=1_000, addresses=40
-        )
+        self.attack = Attack(besieged.host, [besieged.port], 50, [hello], at_once=MOST + 50, hold=1_000, addresses=40)
 
     def in_progress(self) -> float:
         return self._besieged.metrics()[f'lane_handshakes{{of="{self._of}"}}']
