@@ -5,7 +5,7 @@ Here: the values, and the order of places for a position. Not here: who is looke
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,7 +49,7 @@ class Sight:
     ranking: Ranking
     places: Sequence[tuple[KnownPlace, float, float]] = ()
     nodes: Sequence[tuple[PlacedNode, float, float]] = ()
-    apart: Container[str] = ()
+    apart: Collection[str] = ()
     access: float = 0.0
 
 
