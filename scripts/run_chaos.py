@@ -15,12 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from chaos_run import consistency
-from chaos_run.plan import Fault, make_plan
+from chaos_run.plan import GUESTS, Fault, counts, make_plan
 from chaos_run.stage import Stage
 from chaos_run.visiting import Visitors
 from cluster.delay_network import why_not
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {seed}, {options.minutes:g} minutes, {len(plan)} faults:", flush=True)
     for fault in plan:
         print(f"  {fault}", flush=True)
+    print(f"of each: {_listed(counts(plan))}", flush=True)
     if options.plan:
         return 0
     if reason := why_not():
@@ -120,10 +121,12 @@ def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -
         say.begin()
         with Visitors(stage, seed, say) as visitors:
             _play(plan, stage, say)
-        say(f"all is taken back; visits: {dict(visitors.outcomes.most_common())}")
+        say(f"all is taken back; done: {_listed(counts(plan))}")
+        say(f"visits: {dict(visitors.outcomes.most_common())}")
+        say(f"guests: {dict(stage.guests.outcomes.most_common())}")
         gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
         say(f"longest time between two visits that were served: {gaps}")
-        return [*visitors.violations, *_check(stage, say), *stage.unexpected]
+        return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
     finally:
         stage.close()
 
@@ -152,12 +155,33 @@ def _check(stage: Stage, say: _Told) -> list[str]:
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
         differ = _settle(stage, lambda: consistency.disagreements(stage))
         say(f"registries and nodes agree, nothing is left over: {'no' if differ else 'yes'}")
+        new = _newcomer(stage)
+        say(f"a new tunnel serves at every node: {'no' if new else 'yes'}")
         stage.end_clients()
         left = _settle(stage, lambda: consistency.disagreements(stage, closed=True))
         say(f"nothing of the tunnels is left once their clients end: {'no' if left else 'yes'}")
+        answered = consistency.still_answered(stage)
+        say(f"nobody answers at the address of a tunnel that is closed: {'no' if answered else 'yes'}")
     except WrongBytes as error:
         return [str(error)]
-    return [*wrong, *differ, *left, *consistency.tracebacks(stage)]
+    return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+
+
+def _newcomer(stage: Stage) -> list[str]:
+    """It comes once all is well, and need not try twice."""
+    place = GUESTS[0]
+    name = stage.guests.come(place)
+
+    def wrong() -> list[str]:
+        return consistency.not_served(stage) if stage.guests.open(name) else [f"{name} has no tunnel"]
+
+    found = _settle(stage, wrong)
+    stage.guests.leave(place, killed=False)
+    return found
+
+
+def _listed(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in found.items())
 
 
 def _settle(stage: Stage, question: Callable[[], list[str]]) -> list[str]:
