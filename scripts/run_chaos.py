@@ -29,6 +29,8 @@ from cluster.visits import WrongBytes
 from portway_testkit.etcd import EtcdMissing, find_etcd
 
 _LOOK = 0.2
+_SOON = 5.0  # what takes longer to come to rest is named
+_SHOWN = 600
 _CANNOT_RUN = 2
 
 
@@ -151,14 +153,14 @@ def _play(plan: tuple[Fault, ...], stage: Stage, say: _Told) -> None:
 def _check(stage: Stage, say: _Told) -> list[str]:
     """One after the other; each is waited for while parts that ended by themselves are started again."""
     try:
-        wrong = _settle(stage, lambda: consistency.not_served(stage))
+        wrong = _settle(stage, lambda: consistency.not_served(stage), say)
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
-        differ = _settle(stage, lambda: consistency.disagreements(stage))
+        differ = _settle(stage, lambda: consistency.disagreements(stage), say)
         say(f"registries and nodes agree, nothing is left over: {'no' if differ else 'yes'}")
-        new = _newcomer(stage)
+        new = _newcomer(stage, say)
         say(f"a new tunnel serves at every node: {'no' if new else 'yes'}")
         stage.end_clients()
-        left = _settle(stage, lambda: consistency.disagreements(stage, closed=True))
+        left = _settle(stage, lambda: consistency.disagreements(stage, closed=True), say)
         say(f"nothing of the tunnels is left once their clients end: {'no' if left else 'yes'}")
         answered = consistency.still_answered(stage)
         say(f"nobody answers at the address of a tunnel that is closed: {'no' if answered else 'yes'}")
@@ -167,7 +169,7 @@ def _check(stage: Stage, say: _Told) -> list[str]:
     return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
 
 
-def _newcomer(stage: Stage) -> list[str]:
+def _newcomer(stage: Stage, say: _Told) -> list[str]:
     """It comes once all is well, and need not try twice."""
     place = GUESTS[0]
     name = stage.guests.come(place)
@@ -175,7 +177,7 @@ def _newcomer(stage: Stage) -> list[str]:
     def wrong() -> list[str]:
         return consistency.not_served(stage) if stage.guests.open(name) else [f"{name} has no tunnel"]
 
-    found = _settle(stage, wrong)
+    found = _settle(stage, wrong, say)
     stage.guests.leave(place, killed=False)
     return found
 
@@ -184,12 +186,21 @@ def _listed(found: Mapping[str, int]) -> str:
     return ", ".join(f"{what} {count}" for what, count in found.items())
 
 
-def _settle(stage: Stage, question: Callable[[], list[str]]) -> list[str]:
-    def looked_after() -> list[str]:
-        stage.look_after()
-        return question()
+def _settle(stage: Stage, question: Callable[[], list[str]], say: _Told) -> list[str]:
+    began = time.monotonic()
+    last: list[str] = []
 
-    return consistency.settle(looked_after)
+    def looked_after() -> list[str]:
+        nonlocal last
+        stage.look_after()
+        wrong = question()
+        last = wrong or last
+        return wrong
+
+    wrong = consistency.settle(looked_after)
+    if not wrong and last and time.monotonic() - began > _SOON:
+        say(f"it took {time.monotonic() - began:.0f} s until there was no more: {'; '.join(last)[:_SHOWN]}")
+    return wrong
 
 
 if __name__ == "__main__":
