@@ -44,9 +44,9 @@ _CLIENT_FLAGS = {"client": ("--raw", "--region", RAW_REGION), "client-2": ()}
 _PORT_REST = 15.0
 _NODE_FLAGS = (
     *("--resume-time", "5", "--stop-grace", "3", "--drain-grace", "5", "--port-rest", f"{_PORT_REST:g}"),
-    # Four blocks, two of them cut: a node that was started again lets its old one rest and needs another. No more, so
-    # that a port is soon another's.
-    *("--raw-ports", "20024-20167"),
+    # Eight blocks: a node that is started again lets its old ones rest and takes another. No more, so that a port is
+    # soon another's.
+    *("--raw-ports", "20024-20423"),
     # All visitors have one address, and many ask for names of tunnels that are gone.
     *("--connections-per-second", "1000", "--connection-burst", "1000"),
     *("--unknown-names-per-second", "1000", "--unknown-name-burst", "1000"),
