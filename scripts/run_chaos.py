@@ -170,11 +170,14 @@ def _check(stage: Stage, say: _Told) -> list[str]:
 
 
 def _newcomer(stage: Stage, say: _Told) -> list[str]:
-    """It comes once all is well, and need not try twice."""
+    """It comes once all is well; again while nodes that were started a moment ago let all their raw ports rest."""
     place = GUESTS[0]
     name = stage.guests.come(place)
 
     def wrong() -> list[str]:
+        nonlocal name
+        if not stage.guests.is_here(place):
+            name = stage.guests.come(place)
         return consistency.not_served(stage) if stage.guests.open(name) else [f"{name} has no tunnel"]
 
     found = _settle(stage, wrong, say)

@@ -94,9 +94,6 @@ def disagreements(stage: Stage, *, closed: bool = False) -> list[str]:
             continue
         held[stage.names[node]] = int(metrics["tunnels"])
         wrong += [f"{node} has {metrics[name]:g} {name}" for name in _AT_REST if metrics[name]]
-        if metrics["raw_ports_resting"] and not closed:
-            # A newcomer is to have a port at the first try.
-            wrong.append(f"{node} has {metrics['raw_ports_resting']:g} raw ports that rest")
         if not metrics["registry_connected"]:
             wrong.append(f"{node} has no registry")
         if closed and metrics["sessions"]:

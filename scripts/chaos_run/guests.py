@@ -63,6 +63,9 @@ class Guests:
         self._here[place] = _Guest(process)
         return name
 
+    def is_here(self, place: str) -> bool:
+        return place in self._here
+
     def open(self, name: str) -> bool:
         """Whether it is here and its tunnels are open."""
         return any(guest.process.name == name and guest.names for guest in self._here.values())
