@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
+from portway_proto.carry.python import kernel
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.settings import ClientTls
 
@@ -21,6 +22,7 @@ async def accept(
     """Bring `stream` up on `sock`, or tell it why not; the socket is closed then."""
     try:
         sock.setblocking(False)
+        kernel.keep_alive(sock)
         await carrier.loop.connect_accepted_socket(lambda: stream, sock, ssl=context, **_timeouts(carrier, context))
     except (OSError, ValueError) as error:
         sock.close()
@@ -63,6 +65,8 @@ async def connect(
         stream.drop()
         raise
     else:
+        if stream.transport is not None:
+            kernel.keep_transport_alive(stream.transport)
         _be_up_or_lost(stream)
 
 

@@ -5,11 +5,12 @@ DATA goes from here to `sink`, a plain call, without passing through anything el
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import LaneEvents
 from portway_proto.carry.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_proto.carry.python.connection import Connection
+from portway_proto.carry.python.lane_visit import LaneVisit
 from portway_proto.carry.settings import Address
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import (
@@ -44,38 +45,13 @@ _DATA: Final = int(FrameType.DATA)
 _JOINED_WRITE: Final = 64 * 1024
 
 
-class LaneVisit(Protocol):
-    """Who is told what happens to the visit on a lane."""
-
-    def lane_opened(self) -> None: ...
-
-    def lane_refused(self, reason: RefusalReason, message: str) -> None: ...
-
-    def lane_unanswered(self) -> None: ...
-
-    def lane_ended(self) -> None: ...
-
-    def lane_reset(self, in_order: bool) -> None:
-        """The far side gave up; the answer was sent. `in_order`: after its END, all that it sent has come."""
-        ...
-
-    def lane_lost(self, error: CarrierError) -> None: ...
-
-    def lane_paused(self) -> None:
-        """The lane takes no more bytes for now."""
-        ...
-
-    def lane_resumed(self) -> None: ...
-
-    def cut(self) -> None: ...
-
-
 class PyLane(Connection):
     """Both the contract's Lane and the asyncio protocol of its connection."""
 
     __slots__ = (
         "_early_size",
         "_events",
+        "_late",
         "_reader",
         "_stalled",
         "asked_at",
@@ -124,6 +100,7 @@ class PyLane(Connection):
         self._events: LaneEvents | None = events
         self._reader = FrameReader()
         self._early_size = 0
+        self._late = b""  # an OPENED that leaves with what is written next
         self._stalled = False  # not read, because the peer does not read
         self.attach(transport)
 
@@ -173,11 +150,19 @@ class PyLane(Connection):
 
     def carry_read(self, size: int) -> None:
         self.sent_bytes += size
-        self.write(self.carrier.read_buffer.frame(size))
+        frame: Bytes = self.carrier.read_buffer.frame(size)
+        self.write(self._after_late(frame) if self._late else frame)
+
+    def carry_last(self, size: int) -> None:
+        """As carry_read, and END behind it in the same write."""
+        self.sent_bytes += size
+        self._write(b"".join((self.carrier.read_buffer.frame(size), self.state.end())))
+        self.settle()
 
     def carry(self, data: Bytes) -> None:
         size = len(data)
         self.sent_bytes += size
+        self._send_late(self._late)
         if size <= _JOINED_WRITE or not self.tls:
             self.write(b"".join((data_header(size), data)))
         else:
@@ -196,10 +181,16 @@ class PyLane(Connection):
             parts += [data_header(len(data)), data]
         self._write(b"".join(parts))
 
-    def accept(self, sink: Callable[[Bytes], None]) -> None:
-        """Acceptor: OPENED, and what the opener has sent already goes to `sink`."""
+    def accept(self, sink: Callable[[Bytes], None], within: float = 0.0) -> None:
+        """Acceptor: OPENED, and what the opener has sent already goes to `sink`. OPENED may wait `within` seconds for
+        bytes that can leave with it, unless the opener will soon stand still for it."""
         self.opening = None
-        self._write(self.state.opened())
+        opened = self.state.opened()
+        if within and self._early_size <= MAX_KEPT // 4 and not self.closed:
+            self._late = opened
+            self.carrier.loop.call_later(within, self._send_late, opened)
+        else:
+            self._write(opened)
         early, self.early, self._early_size = self.early, [], 0
         for data in early:
             self.received_bytes += len(data)
@@ -308,7 +299,15 @@ class PyLane(Connection):
 
     def _write(self, raw: bytes) -> None:
         if not self.closed:
-            self.write(raw)
+            self.write(self._after_late(raw) if self._late else raw)
+
+    def _after_late(self, frame: Bytes) -> bytes:
+        late, self._late = self._late, b""
+        return b"".join((late, frame))
+
+    def _send_late(self, late: bytes) -> None:
+        if late and late is self._late:
+            self.write(self._after_late(b""))
 
     def _data_without_sink(self, payload: Bytes) -> None:
         take = self.state.takes
@@ -387,6 +386,7 @@ class PyLane(Connection):
         if self.closed:
             return
         self.closed = True
+        self._late = b""
         self.sink = None
         self.opening = None
         self.early = []
