@@ -5,11 +5,14 @@ CarrierError.
 import asyncio
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.stream import PyStream
+from portway_proto.carry.python.visitor_tls import VisitorTls
 from portway_proto.carry.settings import ClientTls
 
 if TYPE_CHECKING:
@@ -20,13 +23,42 @@ async def accept(
     carrier: "PythonCarrier", stream: PyStream, sock: socket.socket, context: ssl.SSLContext | None
 ) -> None:
     """Bring `stream` up on `sock`, or tell it why not; the socket is closed then."""
+    options = _timeouts(carrier, context)
+    coming = partial(carrier.loop.connect_accepted_socket, lambda: stream, sock, ssl=context, **options)
+    await _accept(carrier, stream, sock, coming, context is not None)
+
+
+async def accept_visitor(carrier: "PythonCarrier", stream: PyStream, sock: socket.socket, tls: VisitorTls) -> None:
+    """The same with TLS of a visitor between the two."""
+    limit = carrier.loop.call_later(carrier.limits.handshake, tls.give_up)
+
+    async def coming() -> None:
+        await carrier.loop.connect_accepted_socket(lambda: tls, sock)
+        await tls.handshake
+
+    try:
+        await _accept(carrier, stream, sock, coming, True)
+    except asyncio.CancelledError:
+        tls.abort()
+        raise
+    finally:
+        limit.cancel()
+
+
+async def _accept(
+    carrier: "PythonCarrier",
+    stream: PyStream,
+    sock: socket.socket,
+    coming: Callable[[], Awaitable[object]],
+    with_tls: bool,
+) -> None:
     try:
         sock.setblocking(False)
         kernel.keep_alive(sock)
-        await carrier.loop.connect_accepted_socket(lambda: stream, sock, ssl=context, **_timeouts(carrier, context))
+        await coming()
     except (OSError, ValueError) as error:
         sock.close()
-        if context is None:
+        if not with_tls:
             stream.failed(ConnectionLost(f"the socket is gone: {error}"))
         else:
             # Who leaves before it is done has failed at nothing: clients race nodes, and drop all but one.
@@ -37,7 +69,7 @@ async def accept(
         stream.failed(ConnectionLost("closed here", clean=True))
         raise
     else:
-        carrier.totals.handshakes += context is not None
+        carrier.totals.handshakes += with_tls
         _be_up_or_lost(stream)
 
 
