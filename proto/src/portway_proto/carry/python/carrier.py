@@ -13,6 +13,7 @@ from portway_proto.carry.python import establish
 from portway_proto.carry.python.connection import Connection
 from portway_proto.carry.python.joined import JoinedVisit
 from portway_proto.carry.python.lane import PyLane
+from portway_proto.carry.python.late import LateFrames
 from portway_proto.carry.python.pool import PyPool
 from portway_proto.carry.python.read_buffer import ReadBuffer
 from portway_proto.carry.python.relayed import LaneStream
@@ -67,6 +68,7 @@ class PythonCarrier:
         self.totals = Counters()  # of visits that have ended
         self._contexts = Contexts()
         self._sweep = Sweep(self)
+        self.late = LateFrames(self)
 
     @property
     def counters(self) -> Counters:

@@ -3,8 +3,7 @@
 import socket
 import struct
 from asyncio import BaseTransport
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,32 +95,29 @@ def keep_alive(sock: socket.socket) -> None:
 
 def keep_transport_alive(transport: BaseTransport) -> None:
     """The same for a connection that was dialled."""
-    with _borrowed(transport) as sock:
-        if sock is not None:
-            keep_alive(sock)
+    sock = _borrow(transport)
+    if sock is not None:
+        keep_alive(sock)
+        sock.detach()
 
 
 def at_end(transport: BaseTransport) -> bool:
     """Whether the peer has ended its direction and all that it sent was read."""
-    with _borrowed(transport) as sock:
-        try:
-            return sock is not None and not sock.recv(1, socket.MSG_PEEK)
-        except OSError:  # nothing yet, or the connection is gone
-            return False
-
-
-@contextmanager
-def _borrowed(transport: BaseTransport) -> Iterator[socket.socket | None]:
-    """Its socket as a real one: uvloop's face of a socket makes a new one for each call, and reads from none."""
-    face = _socket_of(transport)
-    if face is None:
-        yield None
-        return
-    sock = socket.socket(face.family, face.type, face.proto, face.fileno())
+    sock = _borrow(transport)
+    if sock is None:
+        return False
     try:
-        yield sock
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:  # nothing yet, or the connection is gone
+        return False
     finally:
         sock.detach()
+
+
+def _borrow(transport: BaseTransport) -> socket.socket | None:
+    """A real socket, to be detached: uvloop's face of one makes a new one for each call, and reads from none."""
+    face = _socket_of(transport)
+    return socket.socket(face.family, face.type, face.proto, face.fileno()) if face is not None else None
 
 
 def reset_on_close(transport: BaseTransport) -> None:

@@ -51,13 +51,13 @@ class PyLane(Connection):
     __slots__ = (
         "_early_size",
         "_events",
-        "_late",
         "_reader",
         "_stalled",
         "asked_at",
         "closed",
         "early",
         "heard",
+        "late",
         "opening",
         "pings",
         "pool",
@@ -100,7 +100,7 @@ class PyLane(Connection):
         self._events: LaneEvents | None = events
         self._reader = FrameReader()
         self._early_size = 0
-        self._late = b""  # an OPENED that leaves with what is written next
+        self.late = b""  # an OPENED that leaves with what is written next
         self._stalled = False  # not read, because the peer does not read
         self.attach(transport)
 
@@ -151,7 +151,7 @@ class PyLane(Connection):
     def carry_read(self, size: int) -> None:
         self.sent_bytes += size
         frame: Bytes = self.carrier.read_buffer.frame(size)
-        self.write(self._after_late(frame) if self._late else frame)
+        self.write(self._after_late(frame) if self.late else frame)
 
     def carry_last(self, size: int) -> None:
         """As carry_read, and END behind it in the same write."""
@@ -162,7 +162,7 @@ class PyLane(Connection):
     def carry(self, data: Bytes) -> None:
         size = len(data)
         self.sent_bytes += size
-        self._send_late(self._late)
+        self.send_late(self.late)
         if size <= _JOINED_WRITE or not self.tls:
             self.write(b"".join((data_header(size), data)))
         else:
@@ -181,14 +181,14 @@ class PyLane(Connection):
             parts += [data_header(len(data)), data]
         self._write(b"".join(parts))
 
-    def accept(self, sink: Callable[[Bytes], None], within: float = 0.0) -> None:
-        """Acceptor: OPENED, and what the opener has sent already goes to `sink`. OPENED may wait `within` seconds for
+    def accept(self, sink: Callable[[Bytes], None], *, late: bool = False) -> None:
+        """Acceptor: OPENED, and what the opener has sent already goes to `sink`. A `late` OPENED waits a moment for
         bytes that can leave with it, unless the opener will soon stand still for it."""
         self.opening = None
         opened = self.state.opened()
-        if within and self._early_size <= MAX_KEPT // 4 and not self.closed:
-            self._late = opened
-            self.carrier.loop.call_later(within, self._send_late, opened)
+        if late and self._early_size <= MAX_KEPT // 4 and not self.closed:
+            self.late = opened
+            self.carrier.late.add(self, opened)
         else:
             self._write(opened)
         early, self.early, self._early_size = self.early, [], 0
@@ -196,6 +196,11 @@ class PyLane(Connection):
             self.received_bytes += len(data)
             sink(data)
         self.sink = sink if self.state.received is Ending.NONE else None
+
+    def send_late(self, frame: bytes) -> None:
+        """Its time is up, unless it has left."""
+        if frame and frame is self.late:
+            self.write(self._after_late(b""))
 
     def send_end(self) -> None:
         if self.state.sends and not self.closed:
@@ -299,15 +304,11 @@ class PyLane(Connection):
 
     def _write(self, raw: bytes) -> None:
         if not self.closed:
-            self.write(self._after_late(raw) if self._late else raw)
+            self.write(self._after_late(raw) if self.late else raw)
 
     def _after_late(self, frame: Bytes) -> bytes:
-        late, self._late = self._late, b""
+        late, self.late = self.late, b""
         return b"".join((late, frame))
-
-    def _send_late(self, late: bytes) -> None:
-        if late and late is self._late:
-            self.write(self._after_late(b""))
 
     def _data_without_sink(self, payload: Bytes) -> None:
         take = self.state.takes
@@ -386,7 +387,7 @@ class PyLane(Connection):
         if self.closed:
             return
         self.closed = True
-        self._late = b""
+        self.late = b""
         self.sink = None
         self.opening = None
         self.early = []

@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from portway_proto.carry.contract import LocalService, Outcome, ServeEvents
 from portway_proto.carry.errors import CarrierError
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
 
 _THIS_MACHINE = ("127.0.0.1", "::1")
-# A server that answers within so many seconds saves OPENED a frame of its own: a read, a write and a TLS record on
-# each side. More than an opener's first flight may wait for OPENED, so it must be short.
-_ANSWERS_WITHIN: Final = 0.005
 
 
 class ServedVisit(RunningVisit):
@@ -82,7 +79,7 @@ class ServedVisit(RunningVisit):
             return
         self.stream = stream
         stream.owner = self
-        lane.accept(stream.write, _ANSWERS_WITHIN)
+        lane.accept(stream.write, late=True)  # it saves a read, a write and a TLS record on each side
         self.run()
         for data in stream.take_held():
             lane.carry(data)
