@@ -121,10 +121,14 @@ class VisitorTls(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write(self, data: Bytes) -> None:
         if data and not self.is_closing():
+            first = self._to_peer.pending > 0  # behind the session ticket; its end may be known at once
             try:
                 self._tls.write(data)
             except ssl.SSLError as error:
                 self._fail(error)
+                return
+            if first:
+                self._carrier.loop.call_soon(self._flush)
             else:
                 self._flush()
 
