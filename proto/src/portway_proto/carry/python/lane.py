@@ -162,12 +162,11 @@ class PyLane(Connection):
     def carry(self, data: Bytes) -> None:
         size = len(data)
         self.sent_bytes += size
-        self.send_late(self.late)
         if size <= _JOINED_WRITE or not self.tls:
-            self.write(b"".join((data_header(size), data)))
+            self._write(b"".join((data_header(size), data)))
         else:
-            self.write(data_header(size))
-            self.write(data)
+            self._write(data_header(size))
+            self._write(data)
 
     def begin(self, visit: LaneVisit, opening: Opening, first: list[Bytes]) -> None:
         """Opener: OPEN, and what the visitor has sent already, in one write."""
