@@ -5,14 +5,7 @@ Here: values alone, which no carrier adds to. Not here: who does what with them 
 
 from dataclasses import dataclass, field
 
-from portway_proto.wire.limits import (
-    LINK_ALPN,
-    MESH_ALPN,
-    OPEN_ANSWER_TIMEOUT,
-    PING_INTERVAL,
-    RESET_ANSWER_TIMEOUT,
-    SILENCES,
-)
+from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +33,6 @@ class ServerTls:
     alpn: str | None = None
     client_ca: bytes | None = None
     ticket_keys: tuple[bytes, ...] = field(default=(), repr=False)
-
-    @property
-    def for_lanes(self) -> bool:
-        """Whether what comes is a lane, and no visitor."""
-        return self.alpn in (LINK_ALPN, MESH_ALPN)
 
 
 @dataclass(frozen=True, slots=True)

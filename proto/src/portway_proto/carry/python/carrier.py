@@ -21,8 +21,8 @@ from portway_proto.carry.python.spares import Spares
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.sweep import Sweep
 from portway_proto.carry.python.tls import Contexts
+from portway_proto.carry.python.tls_transport import CIPHERTEXT_SIZE
 from portway_proto.carry.python.visit import RunningVisit
-from portway_proto.carry.python.visitor_tls import CIPHERTEXT_SIZE, VisitorTls
 from portway_proto.carry.settings import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.carry.tasks import Tasks
 from portway_proto.wire.frames import Opening, encode_open
@@ -64,7 +64,7 @@ class PythonCarrier:
         self.pools: set[PyPool] = set()
         self._visits: set[RunningVisit] = set()
         self.read_buffer = ReadBuffer()
-        self.ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))  # of visitors, read and not yet decrypted
+        self.ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))  # read and not yet decrypted
         self.totals = Counters()  # of visits that have ended
         self._contexts = Contexts()
         self._sweep = Sweep(self)
@@ -95,11 +95,7 @@ class PythonCarrier:
             sock.close()
             raise
         stream = PyStream(self, _peer_of(sock), tls=tls is not None)
-        if tls is None or context is None or tls.for_lanes:
-            accepting = establish.accept(self, stream, sock, context)
-        else:
-            accepting = establish.accept_visitor(self, stream, sock, VisitorTls(self, context, stream))
-        stream.opening = self.tasks.spawn(accepting, name="accept")
+        stream.opening = self.tasks.spawn(establish.accept(self, stream, sock, context), name="accept")
         # Not in the task itself: one that is cancelled before its first step never runs.
         stream.opening.add_done_callback(lambda task: sock.close() if task.cancelled() else None)
         return stream

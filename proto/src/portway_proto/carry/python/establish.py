@@ -7,12 +7,12 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.stream import PyStream
-from portway_proto.carry.python.visitor_tls import VisitorTls
+from portway_proto.carry.python.tls_transport import TlsTransport
 from portway_proto.carry.settings import ClientTls
 
 if TYPE_CHECKING:
@@ -23,42 +23,13 @@ async def accept(
     carrier: "PythonCarrier", stream: PyStream, sock: socket.socket, context: ssl.SSLContext | None
 ) -> None:
     """Bring `stream` up on `sock`, or tell it why not; the socket is closed then."""
-    options = _timeouts(carrier, context)
-    coming = partial(carrier.loop.connect_accepted_socket, lambda: stream, sock, ssl=context, **options)
-    await _accept(carrier, stream, sock, coming, context is not None)
-
-
-async def accept_visitor(carrier: "PythonCarrier", stream: PyStream, sock: socket.socket, tls: VisitorTls) -> None:
-    """The same with TLS of a visitor between the two."""
-    limit = carrier.loop.call_later(carrier.limits.handshake, tls.give_up)
-
-    async def coming() -> None:
-        await carrier.loop.connect_accepted_socket(lambda: tls, sock)
-        await tls.handshake
-
-    try:
-        await _accept(carrier, stream, sock, coming, True)
-    except asyncio.CancelledError:
-        tls.abort()
-        raise
-    finally:
-        limit.cancel()
-
-
-async def _accept(
-    carrier: "PythonCarrier",
-    stream: PyStream,
-    sock: socket.socket,
-    coming: Callable[[], Awaitable[object]],
-    with_tls: bool,
-) -> None:
     try:
         sock.setblocking(False)
         kernel.keep_alive(sock)
-        await coming()
+        await _come_up(carrier, stream, partial(carrier.loop.connect_accepted_socket, sock=sock), context)
     except (OSError, ValueError) as error:
         sock.close()
-        if not with_tls:
+        if context is None:
             stream.failed(ConnectionLost(f"the socket is gone: {error}"))
         else:
             # Who leaves before it is done has failed at nothing: clients race nodes, and drop all but one.
@@ -69,7 +40,7 @@ async def _accept(
         stream.failed(ConnectionLost("closed here", clean=True))
         raise
     else:
-        carrier.totals.handshakes += with_tls
+        carrier.totals.handshakes += context is not None
         _be_up_or_lost(stream)
 
 
@@ -78,12 +49,10 @@ async def connect(
 ) -> None:
     """Dial the stream's peer, or tell it why not."""
     address, limit = stream.peer, carrier.limits.handshake
-    options = _timeouts(carrier, context)
-    if tls is not None:
-        options["server_hostname"] = tls.server_name
+    dial = partial(carrier.loop.create_connection, host=address.host, port=address.port)
     try:
         async with asyncio.timeout(limit):
-            await carrier.loop.create_connection(lambda: stream, address.host, address.port, ssl=context, **options)
+            await _come_up(carrier, stream, dial, context, tls.server_name if tls is not None else None)
     except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
         stream.failed(_handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
     except TimeoutError:
@@ -102,10 +71,27 @@ async def connect(
         _be_up_or_lost(stream)
 
 
-def _timeouts(carrier: "PythonCarrier", context: ssl.SSLContext | None) -> dict[str, Any]:
+async def _come_up(
+    carrier: "PythonCarrier",
+    stream: PyStream,
+    connect: Callable[[Callable[[], asyncio.BufferedProtocol]], Awaitable[object]],
+    context: ssl.SSLContext | None,
+    server_name: str | None = None,
+) -> None:
+    """TCP, and TLS on it. Raises OSError and ValueError."""
     if context is None:
-        return {}
-    return {"ssl_handshake_timeout": carrier.limits.handshake, "ssl_shutdown_timeout": carrier.limits.linger}
+        await connect(lambda: stream)
+        return
+    tls = TlsTransport(carrier, context, stream, server_name)
+    limit = carrier.loop.call_later(carrier.limits.handshake, tls.give_up)
+    try:
+        await connect(lambda: tls)
+        await tls.handshake
+    except BaseException:
+        tls.abort()
+        raise
+    finally:
+        limit.cancel()
 
 
 def _be_up_or_lost(stream: PyStream) -> None:

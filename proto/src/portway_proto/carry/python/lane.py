@@ -301,7 +301,7 @@ class PyLane(Connection):
             else:
                 self.resume_source()
 
-    def _write(self, raw: bytes) -> None:
+    def _write(self, raw: Bytes) -> None:
         if not self.closed:
             self.write(self._after_late(raw) if self.late else raw)
 

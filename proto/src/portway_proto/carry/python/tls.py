@@ -13,6 +13,7 @@ from typing import Final
 
 from portway_proto.carry.errors import TlsSettingsError
 from portway_proto.carry.settings import ClientTls, ServerTls
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 
 # A node has a handful of settings in use at once; reloading a certificate every minute must not grow this.
 _KEPT: Final = 64
@@ -54,8 +55,8 @@ def _server_context(tls: ServerTls) -> ssl.SSLContext:
     _load_identity(context, tls.certificate, tls.key)
     if tls.alpn is not None:
         context.set_alpn_protocols([tls.alpn])
-    if tls.for_lanes:
-        context.num_tickets = 0  # lanes live long; asyncio's clients could not resume with one anyway
+    if tls.alpn in (LINK_ALPN, MESH_ALPN):
+        context.num_tickets = 0  # lanes live long; and clients of Portway keep none
     else:
         context.num_tickets = 1  # each takes 13 µs of a handshake of 180, and a visitor that resumes gets its next one
     if tls.client_ca is not None:

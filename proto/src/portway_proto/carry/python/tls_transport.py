@@ -1,7 +1,7 @@
-"""TLS of a visitor's connection, above a plain TCP transport: OpenSSL on one side, nothing read ahead on the other.
+"""TLS above a plain TCP transport: OpenSSL in memory, its bytes moved by hand, nothing read ahead.
 
-Lanes have uvloop's own TLS, which moves bulk a little faster. It costs a visitor that comes for one page 30 µs more,
-though, holds a buffer of 256 KiB for each, and reads on while it is paused (docs/decisions.md).
+asyncio's and uvloop's own TLS hold a buffer of 256 KiB for each connection, read on while they are paused, and take
+30 µs more of each new one (docs/decisions.md).
 """
 
 import asyncio
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 CIPHERTEXT_SIZE: Final = 128 * 1024
 
 
-class VisitorTls(asyncio.Transport, asyncio.BufferedProtocol):
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """To the TCP transport a protocol, to the protocol above it a transport, once `handshake` is done.
 
     The protocol above reads from the carrier's read buffer, like every other. What it is told, and when, is as with
-    asyncio's own TLS, except that the end of TCP counts as the end of TLS: a browser that is closed says no more.
+    asyncio's own TLS: the end of TCP counts as the end of TLS.
     """
 
     __slots__ = (
@@ -37,13 +37,22 @@ class VisitorTls(asyncio.Transport, asyncio.BufferedProtocol):
         "handshake",
     )
 
-    def __init__(self, carrier: "PythonCarrier", context: ssl.SSLContext, above: asyncio.BufferedProtocol) -> None:
-        """`handshake` fails with an OSError (ssl.SSLError, ConnectionResetError)."""
+    def __init__(
+        self,
+        carrier: "PythonCarrier",
+        context: ssl.SSLContext,
+        above: asyncio.BufferedProtocol,
+        server_name: str | None,
+    ) -> None:
+        """With a `server_name` as the client of that server. `handshake` fails with an OSError (ssl.SSLError,
+        ConnectionError). Raises ValueError for what can be no server's name."""
         self._carrier = carrier
         self._above = above
         self._from_peer = ssl.MemoryBIO()
         self._to_peer = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._from_peer, self._to_peer, server_side=True)
+        self._tls = context.wrap_bio(
+            self._from_peer, self._to_peer, server_side=server_name is None, server_hostname=server_name
+        )
         self._tcp: asyncio.Transport | None = None
         self._ended = False  # it sends no more
         self._closing = False
@@ -60,6 +69,8 @@ class VisitorTls(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        if not self._tls.server_side:
+            self._shake()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._carrier.ciphertext
@@ -116,9 +127,6 @@ class VisitorTls(asyncio.Transport, asyncio.BufferedProtocol):
         if not self.is_closing():
             self._connected.resume_reading()
 
-    def set_read_buffer_limits(self, high: int, low: int) -> None:
-        """As asyncio's TLS has it. Nothing is read ahead here, so there is nothing to limit."""
-
     def write(self, data: Bytes) -> None:
         if data and not self.is_closing():
             first = self._to_peer.pending > 0  # behind the session ticket; its end may be known at once
@@ -168,9 +176,9 @@ class VisitorTls(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLWantReadError:
             self._flush()
             return False
-        if self._tls.version() != "TLSv1.3":
+        if not self._tls.server_side or self._tls.version() != "TLSv1.3":
             self._flush()
-        # Of TLS 1.3 only the session ticket waits to be sent: it leaves with the first bytes to the visitor.
+        # A server of TLS 1.3 has nothing more to say than a session ticket: that leaves with the first bytes.
         self.handshake.set_result(None)
         self._above.connection_made(self)
         return not self._connected.is_closing()
