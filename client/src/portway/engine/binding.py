@@ -35,6 +35,11 @@ class Binding:
         return self._identity.label
 
     @property
+    def latest(self) -> tuple[int, bytes]:
+        """The last epoch that was used, which is its holder's, and the proof of it."""
+        return self._identity.epoch, self._identity.proof
+
+    @property
     def place(self) -> Place:
         """What it forwards: one tunnel at a time for each."""
         return (self.request.port, self.request.host)

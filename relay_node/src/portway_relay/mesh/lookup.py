@@ -27,6 +27,7 @@ Destination = Tunnel | Route
 # So many names at once; whoever guesses names gets "unknown" faster, and tunnels in use never wait for an answer.
 _MOST: Final = 1_024
 _ONCE: Final = (0.0,)
+_TOLD_BY: Final = {Belief.HINTED: "client", Belief.TOLD: "region", Belief.CONFIRMED: "registry"}
 # A client that moves binds its tunnels at the new node within a round trip or two of leaving the old one, and a second
 # after a node has died; the news take milliseconds. Visitors of a name that was good a moment ago wait that long.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -96,7 +97,7 @@ class Lookup:
         route = self._routes.get(label)
         if route is None or not self._mesh.answers(route.node):
             return None
-        if not route.asked and region != self._region:
+        if route.belief is Belief.TOLD and not route.asked and region != self._region:
             return None
         self.answers["memory", "found"] += 1
         return route
@@ -197,7 +198,7 @@ class Lookup:
 def _who_told(found: Destination) -> str:
     if not isinstance(found, Route):
         return "here"
-    return "registry" if found.belief is Belief.CONFIRMED else "region"
+    return _TOLD_BY[found.belief]
 
 
 def _same(found: Destination, before: object) -> bool:
