@@ -85,7 +85,7 @@ def thief(mesh: Cluster, bind: Bind) -> Thief:
     async def turn() -> None:
         events, mine = node._arrivals._events, node._table.live(label)
 
-        def take(lane: Lane, opening: Opening) -> None:
+        def take(_: str, lane: Lane, opening: Opening) -> None:
             node._visits.start_forwarded(lane, opening, node._table.live(opening.label) or mine)
 
         events.visit_arrived = take  # type: ignore[method-assign]

@@ -1,5 +1,6 @@
 """One node as a process, with the limits that it has by default, and a tunnel of it that is in use."""
 
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from portway.engine import thread
 from portway.tunnel import Tunnel
 from portway_testkit.attacker import Attack, Attacker, Told
 from portway_testkit.origins import TcpOrigin
-from portway_testkit.siege import Download, Figures, besiege, endless, memory_of, metrics_at
-from portway_testkit.visitors import visit
+from portway_testkit.siege import Checked, Download, Figures, besiege, endless, memory_of, metrics_at
+from portway_testkit.visitors import TIMEOUT, receive, visit
 
 # A tunnel in use goes on at this share of its speed, whatever visitors do.
 ENOUGH = 0.8
+# So many bytes of a new visitor's are looked at.
+_SERVED = 64 * 1024
 # A quarter of what it is by default: handshakes that stand still are the one thing here that takes notable memory, and
 # as many as are wanted have to be made.
 MOST_GREETINGS = 256
@@ -46,9 +49,17 @@ class Besieged:
         return memory_of(self.pid)
 
     def served(self) -> None:
-        """A new visitor is."""
+        """A new visitor is, with the right bytes."""
+        checked = Checked()
         with visit(self.tunnel, self.ca) as visitor:
-            assert visitor.recv(1) == b"\0"
+            while checked.read < _SERVED:
+                checked.take(visitor.recv(_SERVED) or b"the end")
+
+    def answers(self, sent: bytes) -> bytes:
+        """All that a visitor is answered who sends this first."""
+        with socket.create_connection((self.host, self.port), TIMEOUT) as visitor:
+            visitor.sendall(sent)
+            return receive(visitor)
 
     def under(
         self,

@@ -6,8 +6,8 @@ from typing import Any
 
 import portway
 from portway_proto.v1.admin_pb2 import NODE_ORDER_DRAIN
+from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
@@ -39,10 +39,10 @@ class Questions:
             answer: ResolveResponse | None = await resolve(label)
             return answer
 
-        async def counted_ask_region(region: str, label: str) -> list[TunnelInfo]:
+        async def counted_ask_region(*asked: str | None) -> list[tuple[str, Answer]]:
             self.asked.append("region")
-            answer: list[TunnelInfo] = await ask_region(region, label)
-            return answer
+            answers: list[tuple[str, Answer]] = await ask_region(*asked)
+            return answers
 
         parts._link.resolve, parts._peers.ask_region = counted_resolve, counted_ask_region
 

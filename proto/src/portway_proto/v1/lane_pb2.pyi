@@ -472,17 +472,21 @@ class Gone(_message.Message):
 
     LABEL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     epoch: _builtins.int
+    closed: _builtins.bool
+    """By its client's wish: nobody will bind it in a moment, and visitors are not kept waiting for that."""
     def __init__(
         self,
         *,
         label: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        closed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "epoch", b"epoch", "label", b"label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,7 +522,10 @@ class Answer(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    CLOSED_EPOCH_FIELD_NUMBER: _builtins.int
     request: _builtins.int
+    closed_epoch: _builtins.int
+    """Not 0 when it was here with this epoch, and was closed by its client."""
     @_builtins.property
     def tunnel(self) -> _types_pb2.TunnelInfo:
         """Not set when it is not here."""
@@ -528,10 +535,11 @@ class Answer(_message.Message):
         *,
         request: _builtins.int = ...,
         tunnel: _types_pb2.TunnelInfo | None = ...,
+        closed_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_epoch", b"closed_epoch", "request", b"request", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

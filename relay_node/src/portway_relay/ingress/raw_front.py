@@ -56,16 +56,14 @@ class RawFront:
         elif len(self._tasks) >= self._most:
             sock.close()
         else:
-            self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel")
+            finding = self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel")
+            # Not in the task itself: one that is cancelled before its first step never runs.
+            finding.add_done_callback(lambda task: sock.close() if task.cancelled() or task.exception() else None)
 
     async def close(self) -> None:
         """Drop those that wait."""
         await self._tasks.close()
 
     async def _find(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
-        try:
-            destination = await self._finder.find(label, self._region)
-        except BaseException:
-            sock.close()
-            raise
+        destination = await self._finder.find(label, self._region)
         self._visits.start_raw(sock, peer, destination, self._region)

@@ -50,7 +50,7 @@ _LEFT_WITHIN: Final = 1.0
 class MeshEvents(Protocol):
     """Who is told what other nodes want."""
 
-    def visit_arrived(self, lane: Lane, opening: Opening) -> None:
+    def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
         """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
         ...
 
@@ -78,6 +78,10 @@ class MeshEvents(Protocol):
 
     def held(self, label: str) -> TunnelInfo | None:
         """A tunnel of this node's own."""
+        ...
+
+    def closed_epoch(self, label: str) -> int:
+        """With which epoch it was last a tunnel that its client has closed; 0 when that is not so."""
         ...
 
 
@@ -253,7 +257,7 @@ class _PeerLane:
         if self._hello is None or self.control:
             lane.abort()
         else:
-            self._events.visit_arrived(lane, opening)
+            self._events.visit_arrived(self.node, lane, opening)
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         if self.timer is not None:
@@ -267,7 +271,11 @@ class _PeerLane:
             self._told(lane, Routes.FromString(payload))
         elif self.control and frame_type == FrameType.ASK:
             ask = Ask.FromString(payload)
-            answer = Answer(request=ask.request, tunnel=self._events.held(ask.label))
+            answer = Answer(
+                request=ask.request,
+                tunnel=self._events.held(ask.label),
+                closed_epoch=self._events.closed_epoch(ask.label),
+            )
             lane.send(FrameType.ANSWER, answer.SerializeToString())
         else:
             raise ValueError(f"frame 0x{frame_type:02x} is not a node's to send here")

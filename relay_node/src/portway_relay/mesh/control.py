@@ -48,7 +48,7 @@ class ControlLane:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._request = 0
-        self._asked: dict[int, asyncio.Future[TunnelInfo | None]] = {}
+        self._asked: dict[int, asyncio.Future[Answer | None]] = {}
         self._told = self._heard = 0
         self._unheard: dict[asyncio.Future[None], int] = {}  # up to which number they wait for
         self._keeper = tasks.spawn(self._keep(), name=f"control lane to {name}")
@@ -78,8 +78,8 @@ class ControlLane:
         future.add_done_callback(lambda future: self._unheard.pop(future, None))
         return future
 
-    async def ask(self, label: str) -> TunnelInfo | None:
-        """What the other node says of a label; None when it does not hold it, or cannot be asked.
+    async def ask(self, label: str) -> Answer | None:
+        """What the other node says of a label, and of itself alone; None when it cannot be asked.
 
         Waits as long as the lane lives: callers have a time limit, and cancel.
         """
@@ -87,14 +87,20 @@ class ControlLane:
             return None
         self._request += 1
         request = self._request
-        answer: asyncio.Future[TunnelInfo | None] = self._loop.create_future()
+        answer: asyncio.Future[Answer | None] = self._loop.create_future()
         self._asked[request] = answer
         self._lane.send(FrameType.ASK, Ask(request=request, label=label).SerializeToString())
         try:
-            tunnel = await answer
+            said = await answer
         finally:
             del self._asked[request]
-        return tunnel if tunnel is not None and tunnel.label == label else None
+        if (
+            said is not None
+            and said.HasField("tunnel")
+            and (said.tunnel.label, said.tunnel.node) != (label, self._name)
+        ):
+            return Answer(request=request)
+        return said
 
     def close(self) -> None:
         self._keeper.cancel()
@@ -123,9 +129,6 @@ class ControlLane:
                     pause = _FIRST_PAUSE  # it served; one that is refused at once is not dialled in a loop
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries only
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _speaks_for_itself(self, answer: Answer) -> bool:
-        return answer.HasField("tunnel") and answer.tunnel.node == self._name
 
     def _begin(self, lane: Lane) -> None:
         self._lane = lane
@@ -160,7 +163,7 @@ class ControlLane:
     def _answered(self, answer: Answer) -> None:
         waiting = self._asked.get(answer.request)
         if waiting is not None and not waiting.done():
-            waiting.set_result(answer.tunnel if self._speaks_for_itself(answer) else None)
+            waiting.set_result(answer)
 
     def _was_heard(self, number: int) -> None:
         self._heard = min(max(self._heard, number), self._told)

@@ -5,6 +5,7 @@ memory of routes. Not here: lanes (arrivals.py, control.py), what is believed (r
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from portway_proto.carry.contract import Lane
 from portway_proto.v1.lane_pb2 import Gone
@@ -16,7 +17,7 @@ from portway_relay.mesh.certified import Certified
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.routes import Routes
 from portway_relay.mesh.sibling_ports import SiblingPorts
-from portway_relay.tunnels.table import Announcer, TunnelTable
+from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tunnel import Tunnel
 from portway_relay.tunnels.visits import Visits
 
@@ -30,11 +31,18 @@ def for_nodes(tunnel: TunnelInfo) -> TunnelInfo:
     return told
 
 
+class Batches(Protocol):
+    """What a registry is told."""
+
+    def bound(self, tunnel: Tunnel) -> None: ...
+    def withdrawn(self, label: str, epoch: int) -> None: ...
+
+
 class Outward:
     """The table's Announcer: a registry and the nodes of this region hear of every change."""
 
     def __init__(
-        self, registry: Announcer, peers: Peers, routes: Routes, describe: Callable[[Tunnel], TunnelInfo]
+        self, registry: Batches, peers: Peers, routes: Routes, describe: Callable[[Tunnel], TunnelInfo]
     ) -> None:
         """`describe` says of a tunnel what other nodes hear."""
         self._registry = registry
@@ -49,7 +57,14 @@ class Outward:
 
     def withdrawn(self, label: str, epoch: int) -> None:
         self._registry.withdrawn(label, epoch)
+        self._routes.let_go(label, epoch, closed=False)
         self._peers.tell_siblings(None, Gone(label=label, epoch=epoch))
+
+    def closed(self, tunnel: Tunnel) -> None:
+        self._routes.let_go(tunnel.label, tunnel.epoch, closed=True)
+        gone = Gone(label=tunnel.label, epoch=tunnel.epoch, closed=True)
+        self._peers.tell_siblings(None, gone)
+        self._peers.tell_gone(gone, tunnel.entrances)
 
 
 class Inward:
@@ -74,19 +89,23 @@ class Inward:
     def refuses(self, certified: Certified) -> str:
         return self._peers.refuses(certified)
 
-    def visit_arrived(self, lane: Lane, opening: Opening) -> None:
-        self._visits.start_forwarded(lane, opening, self._table.live(opening.label))
+    def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
+        tunnel = self._table.live(opening.label)
+        if tunnel is not None:
+            tunnel.entrances.add(node)
+        self._visits.start_forwarded(lane, opening, tunnel)
 
     def routes_told(self, node: str, routes: RoutesMessage) -> None:
-        """A node speaks for itself only, and to its own region: elsewhere nobody would contradict it."""
-        if not self._peers.is_sibling(node):
-            return
+        """A node speaks for itself only. What it holds it tells its own region: elsewhere nobody would contradict it.
+        What it holds no more it may tell anybody."""
+        is_sibling = self._peers.is_sibling(node)
         for tunnel in routes.bound:
-            if tunnel.node == node and self._routes.learn(tunnel) is not None:
+            if is_sibling and tunnel.node == node and self._routes.learn(tunnel) is not None:
                 self._sibling_ports.bound(node, tunnel)
         for gone in routes.gone:
-            self._routes.forget(gone.label, node, gone.epoch)
-            self._sibling_ports.gone(node, gone.label, gone.epoch)
+            self._routes.forget(gone.label, node, gone.epoch, closed=gone.closed)
+            if is_sibling:
+                self._sibling_ports.gone(node, gone.label, gone.epoch)
 
     def is_known(self, node: str) -> bool:
         return self._peers.get(node) is not None
@@ -103,3 +122,6 @@ class Inward:
     def held(self, label: str) -> TunnelInfo | None:
         tunnel = self._table.live(label)
         return None if tunnel is None else self._describe(tunnel)
+
+    def closed_epoch(self, label: str) -> int:
+        return self._routes.closed_epoch(label)

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from portway_proto.carry.tasks import Tasks
+from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_relay.clock import Monotonic
 from portway_relay.ingress.rate import Bucket
@@ -29,7 +30,8 @@ _MOST: Final = 1_024
 _ONCE: Final = (0.0,)
 _TOLD_BY: Final = {Belief.HINTED: "client", Belief.TOLD: "region", Belief.CONFIRMED: "registry"}
 # A client that moves binds its tunnels at the new node within a round trip or two of leaving the old one, and a second
-# after a node has died; the news take milliseconds. Visitors of a name that was good a moment ago wait that long.
+# after a node has died; the news take milliseconds. Visitors of a name that was good a moment ago wait that long. One
+# that its client has closed is a name like those that never were, also in the time that the answer takes.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
@@ -42,7 +44,9 @@ class Mesh(Protocol):
         """Whether a node is heard from now."""
         ...
 
-    async def ask_region(self, region: str, label: str) -> list[TunnelInfo]: ...
+    async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
+        """What each node of the region that answers says of a label, and the node `also`."""
+        ...
 
 
 Resolve = Callable[[str], Awaitable[ResolveResponse | None]]
@@ -108,7 +112,7 @@ class Lookup:
         Of a route whose node does not answer something newer may be known to others; without that it stays.
         """
         found, last = self.known(label, region), self._routes.last(label)
-        moving = self._routes.epoch(label) > 0
+        moving = self._routes.is_moving(label)
         if found is not None:
             return found
         if not moving and self._routes.is_unknown(label):
@@ -121,6 +125,9 @@ class Lookup:
             if found is not None and not self._is_lost(found, last):
                 self.answers[_who_told(found), "found"] += 1
                 return found
+            moving = self._routes.is_moving(label)
+            if found is None and not moving:
+                break
         if found is not None:
             self.answers["memory", "found"] += 1
             return found
@@ -144,6 +151,8 @@ class Lookup:
                 # Who told of it has not heard yet.
                 self._routes.forget(label, found.node, found.epoch)
                 found = None
+            if found is None and not self._routes.is_moving(label):
+                break
         return found if found is not None and not _same(found, not_at) else None
 
     async def close(self) -> None:
@@ -177,8 +186,11 @@ class Lookup:
                 await self._ask_registry(label)
                 found = self._believed(label)
                 if found is held or (isinstance(found, Route) and (found.node, found.epoch) == last):
-                    for tunnel in await self._mesh.ask_region(region, label):
-                        self._routes.learn(tunnel)
+                    for node, answer in await self._mesh.ask_region(region, label, None if last is None else last[0]):
+                        if answer.HasField("tunnel"):
+                            self._routes.learn(answer.tunnel)
+                        elif answer.closed_epoch:
+                            self._routes.forget(label, node, answer.closed_epoch, closed=True)
         except TimeoutError:
             logger.info("a label was asked for in vain: no answer in time")
         route = self._routes.get(label)

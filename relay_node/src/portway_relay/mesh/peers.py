@@ -9,7 +9,7 @@ from typing import Final
 
 from portway_proto.carry.contract import Carrier, Pool
 from portway_proto.carry.tasks import Tasks
-from portway_proto.v1.lane_pb2 import Gone, Routes
+from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_relay.certificates import LoadedCertificates
@@ -130,6 +130,13 @@ class Peers:
         for peer in self.of_region(self._region):
             peer.control.tell(routes)
 
+    def tell_gone(self, gone: Gone, names: Iterable[str]) -> None:
+        """To those of these nodes that are of other regions: their visitors came for it, so they have a route."""
+        for name in names:
+            peer = self._peers.get(name)
+            if peer is not None and peer.info.region != self._region:
+                peer.control.tell(Routes(gone=[gone]))
+
     def unheard(self) -> list[asyncio.Future[None]]:
         """For each sibling that does not listen yet on the raw ports that it was told of: done when it does."""
         waiting = (peer.control.unheard() for peer in self.of_region(self._region))
@@ -139,16 +146,20 @@ class Peers:
         peer = self._peers.get(name)
         return peer is not None and peer.info.region == self._region
 
-    async def ask_region(self, region: str, label: str) -> list[TunnelInfo]:
-        """Ask every node of a region that is heard from, each for itself; none of the answers is proved yet.
+    async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
+        """Ask every node of a region that is heard from, and the node `also`, each for itself; none of the answers is
+        proved yet.
 
         A node that is slow, or silent, is not waited for longer than the others need. Cancelled, nothing is left.
         """
-        asked = [
-            self._tasks.spawn(peer.control.ask(label), name="ask a node")
-            for peer in self.of_region(region)
+        peers = {peer.info.name: peer for peer in self.of_region(region)}
+        if also is not None and also in self._peers:
+            peers[also] = self._peers[also]
+        asked = {
+            self._tasks.spawn(peer.control.ask(label), name="ask a node"): name
+            for name, peer in peers.items()
             if peer.control.up
-        ]
+        }
         if not asked:
             return []
         try:
@@ -156,8 +167,8 @@ class Peers:
         finally:
             for task in asked:
                 task.cancel()
-        answers = (task.result() for task in done if not task.cancelled())
-        return [answer for answer in answers if answer is not None]
+        answers = ((asked[task], task.result()) for task in done if not task.cancelled())
+        return [(node, answer) for node, answer in answers if answer is not None]
 
     async def close(self) -> None:
         for peer in self._peers.values():

@@ -24,6 +24,10 @@ _REMEMBERED: Final = 100_000
 # opened a tunnel just then; an announcement ends it at once.
 _UNKNOWN_FOR: Final = 1.0
 _UNKNOWN_REMEMBERED: Final = 10_000
+# A client that lost its node has its tunnels elsewhere after seconds, and a session is kept for as long. Whoever comes
+# for a name that has been gone for longer is answered like all who come for a name that nobody knows.
+_RETURNS_WITHIN: Final = 60.0
+_CLOSED: Final = 0.0
 
 
 class Belief(Enum):
@@ -38,6 +42,7 @@ class Belief(Enum):
 
 
 _ROUTED: Final = frozenset({Belief.HINTED, Belief.TOLD, Belief.CONFIRMED})
+_OVER: Final = frozenset({Belief.GONE, Belief.DENIED})
 _BY_CLIENT: Final = frozenset({Belief.HINTED, Belief.DENIED})
 
 
@@ -93,6 +98,8 @@ class Routes:
         self._had: OrderedDict[str, int] = OrderedDict()  # epochs of this node's own bindings
         # Node and epoch of who held a label last, as a registry has it.
         self._last: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        # The epoch that was let go of, and until when its client is waited for; `_CLOSED` when it is not.
+        self._let_go: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -119,6 +126,19 @@ class Routes:
             return True
         del self._unknown[label]
         return False
+
+    def is_moving(self, label: str) -> bool:
+        """Whether it was somewhere a moment ago, and its client may bind it elsewhere in another."""
+        route = self._routes.get(label)
+        if route is not None and route.belief not in _OVER:
+            return True
+        _, until = self._let_go.get(label, (0, _CLOSED))
+        return self._clock() < until
+
+    def closed_epoch(self, label: str) -> int:
+        """With which epoch it was let go of for good; 0 when it was not, or has been bound again."""
+        epoch, until = self._let_go.get(label, (0, _CLOSED))
+        return epoch if until == _CLOSED else 0
 
     def epoch(self, label: str) -> int:
         """The highest epoch that any node, this one too, is known to have or to have had; 0 when none is."""
@@ -172,18 +192,37 @@ class Routes:
         route = self._routes.get(label)
         if route is not None and route.belief in _ROUTED and self._is_anothers(label, route.node, route.epoch):
             _end(route)
+            self.let_go(label, epoch, closed=False)
 
-    def forget(self, label: str, node: str, epoch: int) -> None:
-        """That node does not hold it with that epoch (any more)."""
+    def forget(self, label: str, node: str, epoch: int, *, closed: bool = False) -> None:
+        """That node does not hold it with that epoch (any more); `closed` as in `let_go`."""
         route = self._routes.get(label)
-        if route is not None and route.node == node and route.epoch <= epoch and route.belief in _ROUTED:
+        if route is None or route.node != node or route.epoch > epoch or route.belief is Belief.DISPUTED:
+            return
+        if closed or route.belief in _ROUTED:
+            self.let_go(label, epoch, closed=closed)
+        if closed:
+            route.belief = Belief.GONE
+        else:
             _end(route)
+
+    def let_go(self, label: str, epoch: int, *, closed: bool) -> None:
+        """Who held it with that epoch does so no more. `closed` by its client's wish: it is gone like a name that never
+        was. Else its client is on its way to this node or another one."""
+        before, until = self._let_go.get(label, (0, _CLOSED))
+        if before > epoch or (before == epoch and until == _CLOSED):
+            return
+        self._let_go[label] = (epoch, _CLOSED if closed else self._clock() + _RETURNS_WITHIN)
+        self._let_go.move_to_end(label)
+        if len(self._let_go) > _REMEMBERED:
+            self._let_go.popitem(last=False)
 
     def bound_here(self, label: str, epoch: int) -> None:
         """This node holds it now, with a higher epoch than was known of any other; that is not forgotten when it is
         let go of, so that nobody comes with an old one then."""
         self._routes.pop(label, None)
         self._unknown.pop(label, None)
+        self._let_go.pop(label, None)
         self._had[label] = epoch
         self._had.move_to_end(label)
         if len(self._had) > _REMEMBERED:
@@ -204,6 +243,8 @@ class Routes:
         """The label has a route with this epoch or a higher one."""
         if known.epoch > tunnel.epoch or known.proof != tunnel.proof:
             return None
+        if known.node == tunnel.node and tunnel.epoch == self.closed_epoch(tunnel.label):
+            return None  # who says so has not heard yet that its client has closed it
         if known.belief in _BY_CLIENT:
             return self._believe(tunnel, pool, Belief.CONFIRMED if from_registry else Belief.TOLD)
         if from_registry:
@@ -236,6 +277,7 @@ class Routes:
         if len(self._routes) > _REMEMBERED:
             self._routes.popitem(last=False)
         self._unknown.pop(label, None)
+        self._let_go.pop(label, None)
         if belief is not Belief.HINTED:
             self._superseded(label, tunnel.epoch - 1)
         return route
@@ -243,4 +285,4 @@ class Routes:
 
 def _end(route: Route) -> None:
     """Its node has it no more, or never had."""
-    route.belief = Belief.DENIED if route.belief is Belief.HINTED else Belief.GONE
+    route.belief = Belief.DENIED if route.belief in _BY_CLIENT else Belief.GONE

@@ -108,6 +108,7 @@ class Session:
         self._most = max_tunnels
         # What the client was told to be over, the oldest first: said again when it resumes, for it may not have heard.
         self._unbound: dict[str, tuple[Tunnel, Failure]] = {}
+        self._asked_to_leave = False
         self._waiting: dict[str, asyncio.Task[None]] = {}  # BINDs that are not answered yet, by label
 
     # The Holder of its tunnels.
@@ -160,16 +161,17 @@ class Session:
 
     def goaway(self, failure: Failure) -> None:
         """Ask the client to leave."""
+        self._asked_to_leave = True
         self._send(FrameType.GOAWAY, Goaway(failure=failure))
 
-    def end(self, failure: Failure | None) -> None:
+    def end(self, failure: Failure | None, *, closed: bool) -> None:
         """Let go of its tunnels and its control lane, with FAIL when there is a reason. Data lanes go as they become
-        idle."""
+        idle. `closed`: its client does not take the tunnels elsewhere."""
         control, self.control = self.control, None
         for label in list(self._waiting):
             self._wait_no_more(label)
         for tunnel in self.tunnels.values():
-            self._table.release(tunnel)
+            self._table.release(tunnel, closed=closed)
             self._owner.tunnel_left(tunnel)
         self.tunnels.clear()
         self._pool.retire()
@@ -321,7 +323,7 @@ class Session:
         self._wait_no_more(label)
         tunnel = self.tunnels.pop(label, None)
         if tunnel is not None:
-            self._table.release(tunnel)
+            self._table.release(tunnel, closed=True)
             self._owner.tunnel_left(tunnel)
 
     def _moved(self, payload: bytes) -> None:
@@ -334,7 +336,8 @@ class Session:
 
     def _leave(self, payload: bytes) -> None:
         read(Goaway, payload)
-        self.end(None)
+        # Who was asked to leave has its tunnels at another node by now, or on their way there.
+        self.end(None, closed=not self._asked_to_leave)
         self._owner.session_left(self)
 
     def _send(self, frame_type: FrameType, message: Message) -> None:

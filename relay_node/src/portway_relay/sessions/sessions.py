@@ -155,7 +155,7 @@ class Sessions:
         for session in [one for one in self._sessions.values() if one.token_id in revoked]:
             logger.info("session ended: its token is revoked", extra={"token": session.token_id})
             self._forget(session)
-            session.end(failure)
+            session.end(failure, closed=True)
             session.pool.close()
 
     def welcome(self) -> None:
@@ -187,7 +187,7 @@ class Sessions:
         failure = Failure(code=FAILURE_CODE_SHUTDOWN, message="this node has stopped: attach to another one")
         for session in list(self._sessions.values()):
             self._forget(session)
-            session.end(failure)
+            session.end(failure, closed=False)
             session.pool.close()
         for timer in self._finishing.values():
             timer.cancel()
@@ -247,7 +247,7 @@ class Sessions:
         """Away for too long."""
         logger.info("session ended: its client did not come back", extra={"tunnels": len(session.tunnels)})
         self._forget(session)
-        session.end(None)
+        session.end(None, closed=True)
         session.pool.close()
 
     def _cut(self, tunnel: Tunnel) -> None:

@@ -30,10 +30,17 @@ logger = logging.getLogger(__name__)
 
 
 class Announcer(Protocol):
-    """Who is told of every change, to tell the registry."""
+    """Who is told of every change, to tell the registry and other nodes."""
 
     def bound(self, tunnel: Tunnel) -> None: ...
-    def withdrawn(self, label: str, epoch: int) -> None: ...
+
+    def withdrawn(self, label: str, epoch: int) -> None:
+        """It is not served here now."""
+        ...
+
+    def closed(self, tunnel: Tunnel) -> None:
+        """Nor will it be anywhere, as far as its client has said."""
+        ...
 
 
 class TunnelTable:
@@ -157,8 +164,9 @@ class TunnelTable:
         self._count(tunnel, 1)
         self._announcer.bound(tunnel)
 
-    def release(self, tunnel: Tunnel) -> None:
-        """It is over; visits in progress are not touched."""
+    def release(self, tunnel: Tunnel, *, closed: bool = False) -> None:
+        """It is over here; visits in progress are not touched. `closed`: its client wants it no more, here or
+        elsewhere."""
         if self._tunnels.get(tunnel.label) is not tunnel:
             return
         del self._tunnels[tunnel.label]
@@ -168,6 +176,8 @@ class TunnelTable:
             tunnel.live = False
             self._count(tunnel, -1)
             self._announcer.withdrawn(tunnel.label, tunnel.epoch)
+        if closed:
+            self._announcer.closed(tunnel)
 
     def evict(self, label: str, epoch: int, failure: Failure) -> None:
         """Take it from its holder, unless that one has a higher epoch than `epoch`."""

@@ -44,6 +44,7 @@ class Tunnel:
     raw: RawPort | None = None
     live: bool = True
     visits: set[Visit] = field(default_factory=set, repr=False)
+    entrances: set[str] = field(default_factory=set)  # other nodes that visitors of it came in at
 
     @property
     def pool(self) -> Pool:

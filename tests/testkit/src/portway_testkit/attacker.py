@@ -45,7 +45,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an attacker has done since it was told to go."""
+    """What an attacker has done since it was told to go, and all that it was ever answered."""
 
     opened: int
     refused: int  # not even connected
@@ -114,7 +114,6 @@ class _Program:
                 going = word == "go"
                 if going:
                     self._opened = self._refused = 0
-                    self._answers.clear()
                     self._open_all(self._attack.at_once)
                     self._report()
                     began = time.monotonic()

@@ -50,6 +50,7 @@ class Node:
         self.region = region
         self.loaded = loaded
         self.holds: dict[str, TunnelInfo] = {}
+        self.closed: dict[str, int] = {}
         self.heard: list[tuple[str, Routes]] = []
         self.strangers: set[str] = set()
         self.wholes: list[tuple[str, set[str]]] = []
@@ -91,7 +92,7 @@ class Node:
             name=self.name, region=self.region, host="127.0.0.1", port=port, server_name=f"{self.name}{SUFFIX}"
         )
 
-    def visit_arrived(self, lane: Any, opening: Opening) -> None:
+    def visit_arrived(self, node: str, lane: Any, opening: Opening) -> None:
         self.visits.append(opening)
         lane.refuse(RefusalReason.NOT_HERE)
 
@@ -115,6 +116,9 @@ class Node:
 
     def held(self, label: str) -> TunnelInfo | None:
         return self.holds.get(label)
+
+    def closed_epoch(self, label: str) -> int:
+        return self.closed.get(label, 0)
 
     def hold(self, label: str, node: str = "", epoch: int = 1) -> TunnelInfo:
         self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch, proof=bytes(32))

@@ -163,6 +163,10 @@ class Heard:
     def withdrawn(self, label: str, epoch: int) -> None:
         self.news.append(("withdrawn", label, epoch))
 
+    def closed(self, tunnel: Tunnel) -> None:
+        assert not tunnel.live
+        self.news.append(("closed", tunnel.label, tunnel.epoch))
+
 
 class FakeRegion:
     """Siblings and a registry: what raw tunnels wait for. Nothing, unless a test says so."""

@@ -4,6 +4,7 @@ Here: a download that never ends, rounds that are compared with their neighbours
 attacks (attacker.py).
 """
 
+import random
 import socket
 import statistics
 import threading
@@ -18,7 +19,9 @@ from portway.tunnel import Tunnel
 
 from portway_testkit.visitors import visit
 
-_BLOCK: Final = bytes(256 * 1024)
+# What the local server sends, again and again; one that repeats itself soon would hide bytes that are lost.
+_BLOCK: Final = random.Random(1).randbytes(256 * 1024)
+_TWICE: Final = 2 * _BLOCK
 _ROUND: Final = 0.5
 _SETTLING: Final = 0.15
 # One pair of rounds says little on a machine that does other things too: the median of so many is looked at, and of
@@ -33,12 +36,26 @@ def endless(sock: socket.socket) -> None:
         sock.sendall(_BLOCK)
 
 
+class Checked:
+    """What comes of `endless`, from its first byte on: nothing else may, nothing lost and nothing twice."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def take(self, piece: bytes | memoryview) -> None:
+        """The next bytes. Raises AssertionError."""
+        # Compared in place: a copy of each would slow the download down.
+        assert _TWICE.startswith(piece, self.read % len(_BLOCK)), f"a wrong byte behind {self.read} right ones"
+        self.read += len(piece)
+
+
 class Download:
-    """`with Download(tunnel, ca) as download:` reads what `endless` sends, as fast as it comes."""
+    """`with Download(tunnel, ca) as download:` reads what `endless` sends, as fast as it comes, and checks it."""
 
     def __init__(self, tunnel: Tunnel, ca: Path) -> None:
         self._socket = visit(tunnel, ca)
-        self._read = 0
+        self._checked = Checked()
+        self._wrong: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="download")
 
     def __enter__(self) -> Self:
@@ -51,18 +68,21 @@ class Download:
         self._socket.close()
 
     def speed(self) -> float:
-        """In MB a second, over one round."""
-        began, before = time.monotonic(), self._read
+        """In MB a second, over one round. Raises what ended it."""
+        began, before = time.monotonic(), self._checked.read
         time.sleep(_ROUND)
-        return (self._read - before) / (time.monotonic() - began) / 1e6
+        if self._wrong is not None:
+            raise self._wrong
+        return (self._checked.read - before) / (time.monotonic() - began) / 1e6
 
     def _run(self) -> None:
         room = memoryview(bytearray(len(_BLOCK)))
         try:
             while size := self._socket.recv_into(room):
-                self._read += size
-        except OSError:
-            pass
+                self._checked.take(room[:size])
+            raise EOFError("the download has ended")
+        except (OSError, EOFError, AssertionError) as error:
+            self._wrong = error
 
 
 class Reins(Protocol):
@@ -86,6 +106,12 @@ class Figures:
     @property
     def grown(self) -> float:
         return self.memory_most - self.memory_before
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ratio:.2f} x: {self.attacked:.0f} MB/s under attack, {self.quiet:.0f} in peace; "
+            f"{self.grown:.0f} MiB more than {self.memory_before:.0f}"
+        )
 
 
 def besiege(

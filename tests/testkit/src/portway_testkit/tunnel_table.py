@@ -58,6 +58,10 @@ class Announced:
     def withdrawn(self, label: str, epoch: int) -> None:
         self.all.append(("withdrawn", label, epoch))
 
+    def closed(self, tunnel: Tunnel) -> None:
+        assert not tunnel.live
+        self.all.append(("closed", tunnel.label, tunnel.epoch))
+
 
 class Node:
     """A table with everything around it."""

@@ -15,6 +15,9 @@ class Tunnel:
     label = LABEL
     epoch = 3
 
+    def __init__(self) -> None:
+        self.entrances: set[str] = set()
+
 
 class Around:
     """Everybody who is told something, in the order of the telling."""
@@ -46,8 +49,17 @@ class Around:
     def get(self, node: str) -> str | None:
         return node if node == "fra-2" else None
 
-    def forget(self, label: str, node: str, epoch: int) -> None:
-        self.told.append(("forget", label, node, epoch))
+    def tell_gone(self, gone: Gone, names: set[str]) -> None:
+        self.told.append(("entrances", gone, names))
+
+    def let_go(self, label: str, epoch: int, *, closed: bool) -> None:
+        self.told.append(("let go", label, epoch, closed))
+
+    def closed_epoch(self, label: str) -> int:
+        return 7 if label == LABEL else 0
+
+    def forget(self, label: str, node: str, epoch: int, *, closed: bool) -> None:
+        self.told.append(("forget", label, node, epoch, closed))
 
     def start_forwarded(self, lane: object, opening: Opening, tunnel: Tunnel | None) -> None:
         self.told.append(("visit", lane, opening, tunnel))
@@ -107,18 +119,32 @@ def test_a_goodbye_is_told_with_its_epoch() -> None:
     """So that a late one removes nothing newer."""
     around, announcer = outward()
     announcer.withdrawn(LABEL, 3)
-    assert around.told == [("registry", "withdrawn", LABEL, 3), ("siblings", None, Gone(label=LABEL, epoch=3))]
+    assert around.told == [
+        ("registry", "withdrawn", LABEL, 3),
+        ("let go", LABEL, 3, False),
+        ("siblings", None, Gone(label=LABEL, epoch=3)),
+    ]
+
+
+def test_a_tunnel_that_its_client_closed_is_told_to_all_who_had_a_route() -> None:
+    """Siblings, and nodes of other regions that its visitors came in at: nobody is kept waiting for it."""
+    around, announcer = outward()
+    tunnel: Any = Tunnel()
+    tunnel.entrances = {"nyc-1"}
+    announcer.closed(tunnel)
+    gone = Gone(label=LABEL, epoch=3, closed=True)
+    assert around.told == [("let go", LABEL, 3, True), ("siblings", None, gone), ("entrances", gone, {"nyc-1"})]
 
 
 def test_a_node_is_heard_about_itself_alone() -> None:
     """Tunnels that it says are another's are passed over; what it lets go of is its own."""
     around, events = inward()
     bound = [TunnelInfo(label="a", node="fra-2"), TunnelInfo(label="b", node="fra-1")]
-    events.routes_told("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2)]))
+    events.routes_told("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2, closed=True)]))
     assert around.told == [
         ("learn", "a"),
         ("port of", "fra-2", "a"),
-        ("forget", "c", "fra-2", 2),
+        ("forget", "c", "fra-2", 2, True),
         ("no port of", "fra-2", "c", 2),
     ]
 
@@ -132,10 +158,11 @@ def test_ports_are_believed_of_siblings_and_with_their_tunnels() -> None:
 
 
 def test_a_node_of_another_region_is_not_listened_to() -> None:
-    """What it holds is asked for; told unasked nobody would contradict it."""
+    """What it holds is asked for; told unasked nobody would contradict it. What it holds no more is taken from it."""
     around, events = inward()
-    events.routes_told("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")], gone=[Gone(label="b")]))
-    assert around.told == []
+    gone = [Gone(label="b", epoch=1, closed=True)]
+    events.routes_told("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")], gone=gone))
+    assert around.told == [("forget", "b", "nyc-1", 1, True)]
 
 
 def test_contact_and_whole_accounts_reach_the_siblings_ports() -> None:
@@ -150,15 +177,22 @@ def test_contact_and_whole_accounts_reach_the_siblings_ports() -> None:
 
 
 def test_only_own_tunnels_are_answered_and_visited() -> None:
-    """Routes are nobody's business: one hop, never a loop."""
+    """Routes are nobody's business: one hop, never a loop. Where a tunnel's visitors come in is remembered."""
     around, events = inward()
     opening = Opening(LABEL, "192.0.2.1", 1)
     assert events.held(LABEL) is None
-    events.visit_arrived("lane", opening)
+    events.visit_arrived("nyc-1", "lane", opening)
     tunnel = around.tunnels[LABEL] = Tunnel()
     assert events.held(LABEL) == TunnelInfo(label=LABEL, epoch=3)
-    events.visit_arrived("lane", opening)
+    events.visit_arrived("nyc-1", "lane", opening)
     assert around.told == [("visit", "lane", opening, None), ("visit", "lane", opening, tunnel)]
+    assert tunnel.entrances == {"nyc-1"}
+
+
+def test_what_was_closed_is_answered_with_its_epoch() -> None:
+    """As the memory of routes has it."""
+    _, events = inward()
+    assert [events.closed_epoch(label) for label in (LABEL, "other")] == [7, 0]
 
 
 def test_other_nodes_do_not_hear_whose_a_tunnel_is() -> None:

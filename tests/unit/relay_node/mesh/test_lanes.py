@@ -1,14 +1,21 @@
 """Lanes between nodes on real sockets: peers.py, peer.py and control.py at one end, arrivals.py at the other."""
 
 import asyncio
+from typing import Any
 
 import pytest
 import trustme
-from portway_proto.v1.lane_pb2 import Gone, Routes
+from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_relay.mesh import peers as peers_module
 from portway_testkit.carriers import until
 from portway_testkit.mesh_lanes import Make
+
+
+async def tunnels_at(asking: Any, region: str, label: str) -> list[TunnelInfo]:
+    """What the nodes of a region say of a label when they are asked."""
+    answers = await asking.peers.ask_region(region, label, None)
+    return [answer.tunnel for _, answer in answers if answer.HasField("tunnel")]
 
 
 async def test_a_sibling_is_told_everything_and_then_changes(make: Make) -> None:
@@ -91,9 +98,9 @@ async def test_nodes_of_other_regions_are_told_nothing(make: Make) -> None:
     far.peers.told([one.info])
     await until(lambda: one.peers.answers("far") and far.peers.answers("one"))
     one.peers.tell_siblings(held, None)
-    assert await far.peers.ask_region("fra", "a" * 16) == [held]
-    assert await far.peers.ask_region("fra", "c" * 16) == []
-    assert await far.peers.ask_region("syd", "a" * 16) == []
+    assert await tunnels_at(far, "fra", "a" * 16) == [held]
+    assert await tunnels_at(far, "fra", "c" * 16) == []
+    assert await tunnels_at(far, "syd", "a" * 16) == []
     assert far.heard == []
 
 
@@ -116,8 +123,8 @@ async def test_an_answer_for_another_node_or_label_is_none(make: Make) -> None:
     liar.holds["b" * 16] = liar.hold("c" * 16)
     one.peers.told([liar.info])
     await until(lambda: one.peers.answers("liar"))
-    assert await one.peers.ask_region("fra", "a" * 16) == []
-    assert await one.peers.ask_region("fra", "b" * 16) == []
+    assert await tunnels_at(one, "fra", "a" * 16) == []
+    assert await tunnels_at(one, "fra", "b" * 16) == []
 
 
 async def test_a_node_that_does_not_answer_holds_nobody_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +138,13 @@ async def test_a_node_that_does_not_answer_holds_nobody_up(make: Make, monkeypat
     assert peer is not None
     asked: list[str] = []
 
-    async def ask(label: str) -> TunnelInfo | None:
+    async def ask(label: str) -> Answer | None:
         asked.append(label)
         await asyncio.Event().wait()
         return None
 
     monkeypatch.setattr(peer.control, "ask", ask)
-    assert await one.peers.ask_region("fra", "a" * 16) == [held]
+    assert await tunnels_at(one, "fra", "a" * 16) == [held]
     assert asked == ["a" * 16]
 
 
@@ -173,3 +180,27 @@ async def test_a_node_that_is_listed_no_more_and_silent_is_dropped(make: Make) -
     assert len(one.peers) == 0
     assert one.peers.pool_of("two") is None
     assert not one.peers.answers("two")
+
+
+async def test_a_node_says_what_its_clients_have_closed(make: Make) -> None:
+    """Asked for a label that it held, whatever region it is of."""
+    one, two, far = make("one"), make("two"), make("far", "iad")
+    two.closed["a" * 16] = 3
+    far.closed["a" * 16] = 4
+    one.peers.told([two.info, far.info])
+    await until(lambda: one.peers.answers("two") and one.peers.answers("far"))
+    for also, said in ((None, {"two": 3}), ("far", {"two": 3, "far": 4}), ("nobody", {"two": 3})):
+        answers = await one.peers.ask_region("fra", "a" * 16, also)
+        assert {node: answer.closed_epoch for node, answer in answers} == said
+
+
+async def test_those_that_were_entered_at_are_told_of_the_end(make: Make) -> None:
+    """Nodes of other regions that had visitors of a tunnel; its siblings hear of everything anyway."""
+    one, two, far, other = make("one"), make("two"), make("far", "iad"), make("other", "iad")
+    one.peers.told([two.info, far.info, other.info])
+    await until(lambda: all(one.peers.answers(name) for name in ("two", "far", "other")))
+    gone = Gone(label="a" * 16, epoch=1, closed=True)
+    one.peers.tell_gone(gone, {"two", "far", "unknown"})
+    await until(lambda: bool(far.heard))
+    assert far.heard == [("one", Routes(gone=[gone]))]
+    assert not any(routes.gone for _, routes in two.heard + other.heard)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
@@ -33,6 +34,8 @@ class Around:
         self.asked: list[str] = []
         self.registry: dict[str, ResolveResponse] = {}
         self.nodes: list[TunnelInfo] = []
+        self.closed: dict[str, int] = {}  # with which epoch a node says that it was closed
+        self.asked_also: list[str | None] = []
         self.answer = asyncio.Event()
         self.answer.set()
         self.routes = Routes(
@@ -67,10 +70,12 @@ class Around:
     def answers(self, node: str) -> bool:
         return node in self.pools and node not in self.down
 
-    async def ask_region(self, region: str, label: str) -> list[TunnelInfo]:
+    async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
         self.asked.append(f"region {region}")
+        self.asked_also.append(also)
         await self.answer.wait()
-        return self.nodes
+        closed = [(node, Answer(closed_epoch=epoch)) for node, epoch in self.closed.items()]
+        return [(tunnel.node, Answer(tunnel=tunnel)) for tunnel in self.nodes] + closed
 
     async def resolve(self, label: str) -> ResolveResponse | None:
         self.asked.append("registry")
@@ -390,3 +395,54 @@ async def test_who_told_of_it_is_counted(around: Around) -> None:
     around.down.clear()
     assert await finding == ("a", 2)
     assert around.lookup.answers["client", "found"] == 1
+
+
+async def test_a_tunnel_that_its_client_closed_is_not_waited_for(around: Around) -> None:
+    """It is asked for once, like a name that never was; and counts as a guess, like one."""
+    around.routes.learn(tunnel("a"))
+    around.routes.forget(LABEL, "a", 1, closed=True)
+    assert await around.find() is None
+    assert around.asked == ["registry", "region fra"]
+    assert around.routes.is_unknown(LABEL)
+    assert await around.find() is None
+    assert around.asked == ["registry", "region fra"]
+
+
+async def test_who_held_it_last_is_asked_whether_it_was_closed(around: Around) -> None:
+    """Wherever that node is: nobody waits for what it says is over."""
+    around.routes.learn(tunnel("b"))
+    around.routes.forget(LABEL, "b", 1)
+    around.closed["b"] = 1
+    assert await around.find() is None
+    assert around.asked == ["registry", "region fra"]
+    assert around.asked_also == ["b"]
+
+
+async def test_a_visitor_that_was_sent_to_a_closed_tunnel_is_not_kept(around: Around) -> None:
+    """The home node refused it, and says why when it is asked."""
+    around.routes.learn(tunnel("a"))
+    before = around.routes.get(LABEL)
+    around.closed["a"] = 1
+    assert await around.elsewhere(before) is None
+    assert around.asked == ["registry", "region fra"]
+
+
+async def test_others_cannot_say_that_a_tunnel_was_closed(around: Around) -> None:
+    """Only who held it last, with the epoch that it held: else the tunnel is waited for."""
+    around.routes.learn(tunnel("a", 2))
+    around.routes.forget(LABEL, "a", 2)
+    around.closed = {"b": 9, "a": 1}
+    finding = asyncio.ensure_future(around.find())
+    await until(lambda: around.asked.count("registry") == 2)
+    around.registered("b", 3)
+    assert await finding == ("b", 3)
+
+
+async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Around, clock: ManualClock) -> None:
+    """Its client would be back by now: its name is like one that never was."""
+    around.routes.learn(tunnel("a"))
+    around.routes.forget(LABEL, "a", 1)
+    assert around.routes.is_moving(LABEL)
+    clock.now += 61
+    assert await around.find() is None
+    assert around.asked == ["registry", "region fra"]

@@ -374,3 +374,77 @@ def test_hints_cost_their_token_no_more_than_proofs_may(around: Around, clock: M
     assert not around.hint("a", 3_000)
     clock.now += 1
     assert around.hint("a", 3_000)
+
+
+def test_what_was_let_go_of_is_on_its_way_for_a_while(around: Around, clock: ManualClock) -> None:
+    """By this node or another: its client may bind it anywhere in a moment, and then it is there."""
+    assert not around.routes.is_moving(LABEL)
+    around.learn("a", 1)
+    around.routes.forget(LABEL, "a", 1)
+    assert around.routes.is_moving(LABEL)
+    around.routes.bound_here(LABEL, 2)
+    assert not around.routes.is_moving(LABEL)
+    around.routes.let_go(LABEL, 2, closed=False)
+    assert around.routes.is_moving(LABEL)
+    clock.now += 60
+    assert not around.routes.is_moving(LABEL)
+    assert around.routes.closed_epoch(LABEL) == 0
+
+
+def test_what_a_client_closed_is_not_on_its_way(around: Around) -> None:
+    """Nor does it become so by older or repeated news; a higher epoch is another matter."""
+    around.learn("a", 2)
+    around.routes.forget(LABEL, "a", 2)
+    around.routes.forget(LABEL, "a", 2, closed=True)
+    for epoch in (1, 2):
+        around.routes.let_go(LABEL, epoch, closed=False)
+        assert not around.routes.is_moving(LABEL)
+        assert around.routes.closed_epoch(LABEL) == 2
+    assert around.learn("b", 3)
+    assert around.routes.closed_epoch(LABEL) == 0
+    around.routes.forget(LABEL, "b", 3)
+    assert around.routes.is_moving(LABEL)
+
+
+@pytest.mark.parametrize("from_registry", [False, True])
+def test_a_closed_binding_does_not_return(around: Around, from_registry: bool) -> None:
+    """A registry that has not heard yet names it still; another node's claim of its epoch is what it was."""
+    around.learn("a", 2)
+    around.routes.forget(LABEL, "a", 2, closed=True)
+    assert not around.learn("a", 2, from_registry=from_registry)
+    assert around.learn("b", 2, from_registry=True)
+
+
+def test_a_node_that_is_not_routed_to_closes_nothing(around: Around) -> None:
+    """Neither another one, nor the holder with an older epoch, nor one of two that claim the same."""
+    around.learn("a", 2)
+    around.routes.forget(LABEL, "b", 2, closed=True)
+    around.routes.forget(LABEL, "a", 1, closed=True)
+    assert around.at() == ("a", 2)
+    around.learn("b", 2)
+    around.routes.forget(LABEL, "a", 2, closed=True)
+    assert around.routes.is_moving(LABEL)
+    assert around.routes.closed_epoch(LABEL) == 0
+
+
+def test_what_was_let_go_of_is_remembered_up_to_a_limit(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten first, and is like a name that never was then."""
+    monkeypatch.setattr(routes_module, "_REMEMBERED", 2)
+    for label in ("a", "b", "c"):
+        around.routes.let_go(label, 1, closed=False)
+    assert [around.routes.is_moving(label) for label in ("a", "b", "c")] == [False, True, True]
+
+
+def test_a_hint_that_was_denied_is_waited_for_like_any_tunnel_that_moves(around: Around, clock: ManualClock) -> None:
+    """For a while: its client is somewhere. When the node says that its client has closed it, not at all."""
+    around.hint("a", 2)
+    assert around.routes.is_moving(LABEL)
+    around.routes.forget(LABEL, "a", 2)
+    assert around.routes.is_moving(LABEL)
+    clock.now += 61
+    assert not around.routes.is_moving(LABEL)
+    around.hint("a", 3)
+    around.routes.forget(LABEL, "a", 3, closed=True)
+    assert not around.routes.is_moving(LABEL)
+    assert around.routes.closed_epoch(LABEL) == 3
+    assert not around.learn("a", 3)

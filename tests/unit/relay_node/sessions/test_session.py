@@ -174,7 +174,7 @@ async def test_unbind_is_not_answered(node: NodeSessions, chain: Chain) -> None:
     assert not client.lane.said
     assert not client.lane.closed
     assert node.table.live(chain.label) is None
-    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    assert node.announced.news[-2:] == [("withdrawn", chain.label, 1), ("closed", chain.label, 1)]
 
 
 async def test_nobody_unbinds_for_somebody_else(node: NodeSessions, chain: Chain) -> None:

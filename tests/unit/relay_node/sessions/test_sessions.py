@@ -212,6 +212,41 @@ async def test_a_session_that_is_away_for_too_long_is_given_up(make_node: MakeNo
     late.bind(chain, 2)
 
 
+async def test_nobody_waits_for_tunnels_whose_client_did_not_come_back(make_node: MakeNode, chain: Chain) -> None:
+    """While it is away it may be on its way to another node; after that its tunnels are closed."""
+    node = make_node(resume_time=0.01)
+    client = node.attach()
+    client.bind(chain)
+    client.lose()
+    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    await until(lambda: len(node.sessions) == 0)
+    assert node.announced.news[-1] == ("closed", chain.label, 1)
+
+
+async def test_a_client_that_was_asked_to_leave_takes_its_tunnels_along(node: NodeSessions, chain: Chain) -> None:
+    """They are withdrawn here and not closed: their visitors wait for the news of where they are."""
+    client = node.attach()
+    client.bind(chain)
+    node.sessions.ask_to_leave("this node is stopping")
+    client.leave()
+    assert node.table.live(chain.label) is None
+    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+
+
+async def test_a_node_that_stops_closes_no_tunnel(node: NodeSessions, chain: Chain) -> None:
+    """Clients that are still here lose it, and come back elsewhere."""
+    node.attach().bind(chain)
+    node.sessions.close()
+    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+
+
+async def test_the_tunnels_of_a_revoked_token_are_closed(node: NodeSessions, chain: Chain) -> None:
+    """No node takes them in."""
+    node.attach().bind(chain)
+    node.sessions.revoke(["t1"])
+    assert node.announced.news[-1] == ("closed", chain.label, 1)
+
+
 async def test_a_session_that_came_back_is_not_given_up(make_node: MakeNode, chain: Chain) -> None:
     """The time limit of an earlier absence has no effect on who is here."""
     node = make_node(resume_time=0.01)
@@ -233,7 +268,7 @@ async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, chain: C
     client.leave()
     assert len(node.sessions) == 0
     assert node.table.live(chain.label) is None
-    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    assert node.announced.news[-2:] == [("withdrawn", chain.label, 1), ("closed", chain.label, 1)]
     assert client.lane.closed
     assert client.lane.failed is None
     assert node.carrier.pools[0].retired

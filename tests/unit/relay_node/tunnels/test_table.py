@@ -182,6 +182,17 @@ def test_a_released_tunnel_is_gone(node: Node) -> None:
     assert node.claim(FakeHolder(), 2).live
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_a_closed_tunnel_is_said_to_be_so(node: Node, away: bool) -> None:
+    """Once, after it was withdrawn; also of one whose holder was away, which nobody was routed to any more."""
+    tunnel = node.claim(FakeHolder())
+    if away:
+        node.table.suspend(tunnel)
+    node.table.release(tunnel, closed=True)
+    node.table.release(tunnel, closed=True)
+    assert [what for what, *_ in node.announced.all] == ["bound", "withdrawn", "closed"]
+
+
 def test_a_suspended_tunnel_is_withdrawn_once(node: Node) -> None:
     """Releasing what the registry no longer has tells it nothing new."""
     tunnel = node.claim(FakeHolder())
