@@ -10,7 +10,7 @@ Not here: finding a node (attach.py), the control lane (session.py), binding (bi
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from portway_proto.carry.contract import Carrier
@@ -51,10 +51,13 @@ class Link:
         clock: Callable[[], float] = time.monotonic,
         linger: float = LINGER,
         racers: int = RACERS,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`clock` and `sleep` are what its pauses go by."""
         self._directory = directory
         self._tasks = tasks
         self._clock = clock
+        self._sleep = sleep
         self._linger = linger
         self._search = Search(carrier, directory, self, clock, racers, Reporter(directory, tasks).tell)
         self._bindings = Bindings(tasks, self._unused, clock)
@@ -183,7 +186,7 @@ class Link:
                 wait = self._search.asked_to_wait
                 if not wait:
                     raise
-                await asyncio.sleep(wait)
+                await self._sleep(wait)
 
     def _give_up(self, error: Error) -> None:
         self.lose_all(error)
@@ -257,7 +260,7 @@ class Link:
         if end.leaving and end.failure is not None:
             await self._stay(left.session, min(end.failure.retry_after, LONGEST_STAY))
         for pause in tries:
-            await asyncio.sleep(max(pause, self._search.asked_to_wait))
+            await self._sleep(max(pause, self._search.asked_to_wait))
             try:
                 home = left.node if self._bindings.opened else None
                 attached = await self._search.attach(self._resumable(), avoided, home)
