@@ -9,6 +9,7 @@ from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
+from portway_relay.mesh import lookup as lookup_module
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.routes import Routes
 from portway_relay.tunnels.proofs import Proofs
@@ -407,3 +408,20 @@ async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Ar
     clock.now += 61
     assert await around.find() is None
     assert around.asked == ["registry", "region fra"]
+
+
+async def test_guesses_leave_room_for_tunnels_that_move(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody answers, so many names that may be guesses are asked for and no more; one that moves is."""
+    monkeypatch.setattr(lookup_module, "_MOST_GUESSES", 2)
+    around.answer.clear()
+    guesses = [asyncio.ensure_future(around.find(f"abcdefghijklmno{letter}")) for letter in "ab"]
+    await until(lambda: len(around.lookup) == 2)
+    assert await around.find("abcdefghijklmnoc") is None
+    assert not around.routes.is_unknown("abcdefghijklmnoc")
+    around.routes.let_go(LABEL, 1, closed=False)
+    finding = asyncio.ensure_future(around.find())
+    await until(lambda: len(around.lookup) == 3)
+    around.registered("a", 2)
+    around.answer.set()
+    assert await finding == ("a", 2)
+    assert await asyncio.gather(*guesses) == [None, None]
