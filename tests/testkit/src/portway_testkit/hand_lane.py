@@ -115,7 +115,7 @@ class HandLane:
             assert time.monotonic() < deadline, "the node says nothing"
             try:
                 received = self._sock.recv(65_536)
-            except (ConnectionResetError, ssl.SSLError) as error:
+            except (ConnectionError, ssl.SSLError) as error:  # Python 3.13 may call a reset a broken pipe
                 raise EOFError from error
             if not received:
                 raise EOFError
