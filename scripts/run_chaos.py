@@ -15,12 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from chaos_run import consistency
-from chaos_run.plan import Fault, make_plan
+from chaos_run.plan import GUESTS, Fault, counts, make_plan
 from chaos_run.stage import Stage
 from chaos_run.visiting import Visitors
 from cluster.delay_network import why_not
@@ -29,6 +29,8 @@ from cluster.visits import WrongBytes
 from portway_testkit.etcd import EtcdMissing, find_etcd
 
 _LOOK = 0.2
+_SOON = 5.0  # what takes longer to come to rest is named
+_SHOWN = 600
 _CANNOT_RUN = 2
 
 
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {seed}, {options.minutes:g} minutes, {len(plan)} faults:", flush=True)
     for fault in plan:
         print(f"  {fault}", flush=True)
+    print(f"of each: {_listed(counts(plan))}", flush=True)
     if options.plan:
         return 0
     if reason := why_not():
@@ -120,10 +123,13 @@ def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -
         say.begin()
         with Visitors(stage, seed, say) as visitors:
             _play(plan, stage, say)
-        say(f"all is taken back; visits: {dict(visitors.outcomes.most_common())}")
+        say(f"all is taken back; done: {_listed(counts(plan))}")
+        say(f"visits: {dict(visitors.outcomes.most_common())}")
+        say(f"guests: {dict(stage.guests.outcomes.most_common())}")
         gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
+        say(f"raw addresses that were lost, as their clients say: {', '.join(stage.ledger.without_port()) or 'none'}")
         say(f"longest time between two visits that were served: {gaps}")
-        return [*visitors.violations, *_check(stage, say), *stage.unexpected]
+        return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
     finally:
         stage.close()
 
@@ -148,24 +154,57 @@ def _play(plan: tuple[Fault, ...], stage: Stage, say: _Told) -> None:
 def _check(stage: Stage, say: _Told) -> list[str]:
     """One after the other; each is waited for while parts that ended by themselves are started again."""
     try:
-        wrong = _settle(stage, lambda: consistency.not_served(stage))
+        wrong = _settle(stage, lambda: consistency.not_served(stage), say)
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
-        differ = _settle(stage, lambda: consistency.disagreements(stage))
+        differ = _settle(stage, lambda: consistency.disagreements(stage), say)
         say(f"registries and nodes agree, nothing is left over: {'no' if differ else 'yes'}")
+        new = _newcomer(stage, say)
+        say(f"a new tunnel serves at every node: {'no' if new else 'yes'}")
         stage.end_clients()
-        left = _settle(stage, lambda: consistency.disagreements(stage, closed=True))
+        left = _settle(stage, lambda: consistency.disagreements(stage, closed=True), say)
         say(f"nothing of the tunnels is left once their clients end: {'no' if left else 'yes'}")
+        answered = consistency.still_answered(stage)
+        say(f"nobody answers at the address of a tunnel that is closed: {'no' if answered else 'yes'}")
     except WrongBytes as error:
         return [str(error)]
-    return [*wrong, *differ, *left, *consistency.tracebacks(stage)]
+    return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
 
 
-def _settle(stage: Stage, question: Callable[[], list[str]]) -> list[str]:
+def _newcomer(stage: Stage, say: _Told) -> list[str]:
+    """It comes once all is well; again while nodes that were started a moment ago let all their raw ports rest."""
+    place = GUESTS[0]
+    name = stage.guests.come(place)
+
+    def wrong() -> list[str]:
+        nonlocal name
+        if not stage.guests.is_here(place):
+            name = stage.guests.come(place)
+        return consistency.not_served(stage) if stage.guests.open(name) else [f"{name} has no tunnel"]
+
+    found = _settle(stage, wrong, say)
+    stage.guests.leave(place, killed=False)
+    return found
+
+
+def _listed(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in found.items())
+
+
+def _settle(stage: Stage, question: Callable[[], list[str]], say: _Told) -> list[str]:
+    began = time.monotonic()
+    last: list[str] = []
+
     def looked_after() -> list[str]:
+        nonlocal last
         stage.look_after()
-        return question()
+        wrong = question()
+        last = wrong or last
+        return wrong
 
-    return consistency.settle(looked_after)
+    wrong = consistency.settle(looked_after)
+    if not wrong and last and time.monotonic() - began > _SOON:
+        say(f"it took {time.monotonic() - began:.0f} s until there was no more: {'; '.join(last)[:_SHOWN]}")
+    return wrong
 
 
 if __name__ == "__main__":

@@ -7,22 +7,24 @@ import itertools
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.clients import NamedTunnel
 from cluster.own_answers import Ask
 from cluster.processes import ProcessFailed
-from cluster.visits import ask, connect, visitor_context
+from cluster.visits import WrongBytes, visitor_context
 
+from chaos_run.ledger import Got, Visit
 from chaos_run.plan import NODES, REGISTRIES
 from chaos_run.stage import VISITOR, Stage
+from chaos_run.visiting import visit
 
 # A lease and the longest silence together, and a lost session's time to resume.
 _SETTLES_WITHIN = 60.0
 _POLL = 0.5
 _TIMEOUT = 6.0
-_AT_ONCE = 8
+_AT_ONCE = 16
 _PREFIX = "portway_relay_"
 _AT_REST = ("visits", "sessions_away", "half_open_connections", "greeting_lanes")
 
@@ -36,28 +38,53 @@ def settle(question: Callable[[], list[str]], within: float = _SETTLES_WITHIN) -
 
 
 def not_served(stage: Stage) -> list[str]:
-    """Tunnels that do not give exactly their own bytes, at some node. Raises WrongBytes: that is never mended."""
-    context = visitor_context(stage.cluster.ca)
+    """Addresses of open tunnels that are not served, at some node. Raises WrongBytes: that is never mended."""
+    entrances = [(tunnel, node, raw) for tunnel, raw in stage.addresses() for node in stage.entrances(tunnel, raw=raw)]
+    visits = _visit_all(stage, entrances)
+    for done in visits:
+        if done.got is Got.OTHERS:
+            raise WrongBytes(f"at {done.node}: {done.said}")
+    return [
+        f"{tunnel.name}{' (raw)' if raw else ''} is not served at {node}: {done.said}"
+        for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
+        if done.got is not Got.OWN
+    ]
 
-    def visit(tunnel: NamedTunnel, node: str) -> str:
-        try:
-            with stage.network.inside(VISITOR):
-                with connect(context, stage.listens[node], tunnel, _TIMEOUT) as connection:
-                    ask(connection, tunnel, Ask(1_000))
-                    ask(connection, tunnel, Ask(1_000, upload=True))
-        except OSError as error:
-            return f"{tunnel.name} is not served at {node}: {error}"
-        return ""
+
+def still_answered(stage: Stage) -> list[str]:
+    """Closed tunnels at whose address somebody answers, at some node; a raw port that has rested may be another's."""
+    ledger = stage.ledger
+    lives = {life.tunnel.name: life for life in ledger.closed()}
+    entrances = [
+        (life.tunnel, node, raw)
+        for life, raw in itertools.product(lives.values(), (False, True))
+        if not raw or (life.tunnel.raw_port and not ledger.may_be_anothers(life))
+        for node in stage.entrances(life.tunnel, raw=raw)
+    ]
+    visits = _visit_all(stage, entrances)
+    wrong = [
+        lives[tunnel.name].violation(done, ledger.rest) for (tunnel, _, _), done in zip(entrances, visits, strict=True)
+    ]
+    return list(filter(None, wrong))
+
+
+def _visit_all(stage: Stage, entrances: Sequence[tuple[NamedTunnel, str, bool]]) -> list[Visit]:
+    context = visitor_context(stage.cluster.ca)
+    questions = (Ask(1_000), Ask(1_000, upload=True))
+
+    def one(entrance: tuple[NamedTunnel, str, bool]) -> Visit:
+        tunnel, node, raw = entrance
+        with stage.network.inside(VISITOR):
+            return visit(stage, context, tunnel, node, questions, raw=raw)
 
     with ThreadPoolExecutor(_AT_ONCE) as visitors:
-        pairs = itertools.product(stage.tunnels.values(), NODES)
-        return [wrong for wrong in visitors.map(lambda pair: visit(*pair), pairs) if wrong]
+        return list(visitors.map(one, entrances))
 
 
 def disagreements(stage: Stage, *, closed: bool = False) -> list[str]:
     """Where a registry's view is not the nodes', or something is left over. `closed`: no tunnel is open any more."""
-    expected = Counter[str]() if closed else Counter(tunnel.label for tunnel in stage.tunnels.values())
-    wrong = []
+    expected = Counter[str]() if closed else Counter(tunnel.label for tunnel in stage.ledger.open_now())
+    wrong = stage.guests.all_left()
     held = {}
     for node in NODES:
         try:

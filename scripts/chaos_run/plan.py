@@ -4,6 +4,8 @@ Here: the parts, the kinds of faults, the plan. Not here: doing any of it (stage
 """
 
 import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -18,21 +20,27 @@ class Kind(StrEnum):
     DRAIN = "drain"  # portway-admin node drain; serve
     PARTITION = "partition"  # no packet between two places
     DEAF = "deaf"  # none from the first to the second; the other way they pass
+    OPEN = "open"  # a client comes and opens tunnels; SIGTERM: it closes them in order
+    VANISH = "vanish"  # the same; SIGKILL: it says nothing
 
 
 NODES: Final = ("fra", "fra-2", "iad", "nrt")
 REGISTRIES: Final = ("registry", "registry-2")
 ETCD: Final = "etcd"
 CLIENTS: Final = ("client", "client-2")
+GUESTS: Final = ("guest", "guest-2", "guest-3")  # clients that come and go
 
 _NODE_KINDS: Final = (Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.DRAIN)
 _OTHER_KINDS: Final = (Kind.KILL, Kind.PAUSE)
 _CUTS: Final = (Kind.PARTITION, Kind.PARTITION, Kind.DEAF)
+_GUEST_KINDS: Final = (Kind.OPEN, Kind.VANISH)
 # One every so many seconds on average, each for so long: some are shorter than any time-out, some longer than the
 # ten seconds of silence and the fifteen of a lease.
 _EVERY: Final = 1.5
 _SHORTEST, _LONGEST = 0.5, 20.0
-# More at once, and nothing would be left to go wrong.
+# In less, a program has hardly begun.
+_SHORTEST_STAY: Final = 2.0
+# More at once, and nothing would be left to go wrong. Guests do not count: they take nothing away.
 _AT_ONCE: Final = 4
 
 
@@ -60,23 +68,41 @@ def make_plan(seed: int, seconds: float) -> tuple[Fault, ...]:
         at += lot.expovariate(1 / _EVERY)
         if at > seconds - _SHORTEST:
             return tuple(faults)
-        until = min(seconds, at + _SHORTEST + (_LONGEST - _SHORTEST) * lot.random() ** 2)
         kind, part, other = _target(lot)
+        shortest = _SHORTEST_STAY if kind in _GUEST_KINDS else _SHORTEST
+        until = min(seconds, at + shortest + (_LONGEST - shortest) * lot.random() ** 2)
         fault = Fault(round(at, 2), round(until, 2), kind, part, other)
         now = [running for running in faults if running.until >= fault.at]
-        if len(now) < _AT_ONCE and not any(_touch(running, fault) for running in now):
+        harm = sum(running.kind not in _GUEST_KINDS for running in now)
+        if (kind in _GUEST_KINDS or harm < _AT_ONCE) and not any(_touch(running, fault) for running in now):
             faults.append(fault)
+
+
+def counts(faults: Iterable[Fault]) -> dict[str, int]:
+    """How many of each kind, by what they are done to: `kill node`, `open guest`, `partition`."""
+    found = Counter(f"{fault.kind} {_sort(fault)}".rstrip() for fault in faults)
+    return dict(sorted(found.items()))
+
+
+def _sort(fault: Fault) -> str:
+    if fault.other:
+        return ""
+    if fault.part in NODES:
+        return "node"
+    return fault.part.partition("-")[0]
 
 
 def _target(lot: random.Random) -> tuple[Kind, str, str]:
     """More often a node than anything else."""
     draw = lot.random()
-    if draw < 0.5:
+    if draw < 0.4:
         return lot.choice(_NODE_KINDS), lot.choice(NODES), ""
-    if draw < 0.65:
+    if draw < 0.52:
         return lot.choice(_OTHER_KINDS), lot.choice((*REGISTRIES, ETCD)), ""
+    if draw < 0.72:
+        return lot.choice(_GUEST_KINDS), lot.choice(GUESTS), ""
     one = lot.choice(NODES)
-    other = lot.choice([part for part in (*NODES, *REGISTRIES, *CLIENTS) if part != one])
+    other = lot.choice([part for part in (*NODES, *REGISTRIES, *CLIENTS, *GUESTS) if part != one])
     source, target = lot.sample((one, other), 2)
     return lot.choice(_CUTS), source, target
 

@@ -7,11 +7,12 @@ Here: starting it, faults, parts that ended by themselves. Not here: which fault
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cluster.clients import NamedTunnel, start_client, wait_tunnels
+from cluster.clients import NamedTunnel, lost_ports, start_client, wait_tunnels
 from cluster.etcd import PORT as ETCD_PORT
 from cluster.etcd import start_etcd
 from cluster.network import Place, start_network
@@ -20,7 +21,9 @@ from cluster.processes import END_WITHIN, Process, Processes, ProcessFailed
 from cluster.regions import DISTANCES, node_plan
 from cluster.restart import Restartable
 
-from chaos_run.plan import CLIENTS, ETCD, NODES, REGISTRIES, Fault, Kind
+from chaos_run.guests import Guests
+from chaos_run.ledger import Ledger
+from chaos_run.plan import CLIENTS, ETCD, GUESTS, NODES, REGISTRIES, Fault, Kind
 
 VISITOR = "visitor"
 PLACES = (
@@ -30,12 +33,24 @@ PLACES = (
     Place("etcd", "fra"),
     Place("client", "fra", access=2.0),
     Place("client-2", "iad", access=2.0),
+    *(Place(guest, "fra", access=2.0) for guest in GUESTS),
     Place(VISITOR, "nrt", access=2.0),
 )
 TUNNELS_EACH = 3
+# Raw ports are a region's; the client that has some stays in the one that has two nodes, and so do guests.
+RAW_REGION = "fra"
+_CLIENT_FLAGS = {"client": ("--raw", "--region", RAW_REGION), "client-2": ()}
 # Shorter than the defaults, so that a short run sees the end of each.
-_NODE_FLAGS = ("--resume-time", "5", "--stop-grace", "3", "--drain-grace", "5")
-_NODE_FLAGS_LOAD = ("--connections-per-second", "1000", "--connection-burst", "1000")
+_PORT_REST = 15.0
+_NODE_FLAGS = (
+    *("--resume-time", "5", "--stop-grace", "3", "--drain-grace", "5", "--port-rest", f"{_PORT_REST:g}"),
+    # Eight blocks: a node that is started again lets its old ones rest and takes another. No more, so that a port is
+    # soon another's.
+    *("--raw-ports", "20024-20423"),
+    # All visitors have one address, and many ask for names of tunnels that are gone.
+    *("--connections-per-second", "1000", "--connection-burst", "1000"),
+    *("--unknown-names-per-second", "1000", "--unknown-name-burst", "1000"),
+)
 
 
 class Stage:
@@ -59,9 +74,7 @@ class Stage:
             RegistryPlan(host=network.address(name), prefix=network.prefix(name), store=store) for name in REGISTRIES
         ]
         nodes = tuple(
-            node_plan(network, place.name, place.region, *_NODE_FLAGS, *_NODE_FLAGS_LOAD)
-            for place in PLACES
-            if place.name in NODES
+            node_plan(network, place.name, place.region, *_NODE_FLAGS) for place in PLACES if place.name in NODES
         )
         self.cluster = start_cluster(processes, nodes, registries[0], tuple(registries[1:]))
         self.names = {place: node.plan.name for place, node in zip(NODES, self.cluster.nodes, strict=True)}
@@ -80,8 +93,23 @@ class Stage:
         self.tunnels: dict[str, NamedTunnel] = {}
         for client in CLIENTS:
             names = [f"{client}-tunnel-{number}" for number in range(TUNNELS_EACH)]
-            self._clients[client] = start_client(processes, client, names, self.cluster.exports, network.prefix(client))
+            self._clients[client] = start_client(
+                processes, client, names, self.cluster.exports, network.prefix(client), _CLIENT_FLAGS[client]
+            )
             self.tunnels |= wait_tunnels(processes, self._clients[client])
+        self.ledger = Ledger(_PORT_REST)
+        self.ledger.opened(self.tunnels.values())
+        self.guests = Guests(processes, network, self.cluster.exports, RAW_REGION, self.ledger, say)
+
+    def entrances(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
+        """The nodes that a visitor of it may come to."""
+        return tuple(node for node in NODES if not raw or node.partition("-")[0] == tunnel.region)
+
+    def addresses(self) -> list[tuple[NamedTunnel, bool]]:
+        """Those of every tunnel that is open now, and whether each is a raw one; none that its client says is lost."""
+        tunnels, lost = self.ledger.open_now(), self.ledger.without_port()
+        raw = [tunnel for tunnel in tunnels if tunnel.raw_port and tunnel.name not in lost]
+        return [(tunnel, False) for tunnel in tunnels] + [(tunnel, True) for tunnel in raw]
 
     def begin(self, fault: Fault) -> None:
         match fault.kind:
@@ -98,6 +126,8 @@ class Stage:
                 self._orders[fault.part].submit(self._order, "drain", fault.part, insist=False)
             case Kind.PARTITION | Kind.DEAF:
                 self.network.cut(fault.part, fault.other, both_ways=fault.kind is Kind.PARTITION)
+            case Kind.OPEN | Kind.VANISH:
+                self.guests.come(fault.part)
 
     def end(self, fault: Fault) -> None:
         part = fault.part
@@ -115,9 +145,14 @@ class Stage:
                 self._orders[part].submit(self._order, "serve", part, insist=True)
             case Kind.PARTITION | Kind.DEAF:
                 self.network.mend(part, fault.other, both_ways=fault.kind is Kind.PARTITION)
+            case Kind.OPEN | Kind.VANISH:
+                self.guests.leave(part, killed=fault.kind is Kind.VANISH)
 
     def look_after(self) -> None:
         """What a service manager does: start what ended by itself. Ending after having been ready is `unexpected`."""
+        self.guests.look_after()
+        clients = [*self._clients.values(), *self.guests.here()]
+        self.ledger.lost_ports(port for client in clients for port in lost_ports(client))
         for name, part in self._parts.items():
             if name in self._down or name in self._paused:
                 continue
@@ -135,11 +170,13 @@ class Stage:
 
     def end_clients(self) -> None:
         """SIGTERM to both: their tunnels are closed in order."""
+        self.ledger.let_go(self.tunnels, time.monotonic())
         for name, client in self._clients.items():
             self._down.add(name)
             client.popen.terminate()
         for client in self._clients.values():
             client.popen.wait(END_WITHIN)
+        self.ledger.ended(self.tunnels)
 
     def close(self) -> None:
         """A paused process would not hear of its end."""

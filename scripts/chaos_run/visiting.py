@@ -1,6 +1,7 @@
-"""Visitors who never stop: each knows every byte that it must get.
+"""Visitors who never stop: each knows every byte that it must get, and of whom it must get none any more.
 
-Here: threads in the visitor's place, what they saw, added up. Not here: one visit (cluster/visits.py).
+Here: threads in the visitor's place, what they saw, added up. Not here: one visit's bytes (cluster/visits.py), what is
+a violation (ledger.py).
 """
 
 import random
@@ -8,14 +9,13 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 
 from cluster.clients import NamedTunnel
 from cluster.own_answers import Ask
-from cluster.visits import WrongBytes, ask, connect, visitor_context
+from cluster.visits import WrongBytes, ask, connect, connect_raw, visitor_context
 
-from chaos_run.plan import NODES
+from chaos_run.ledger import Got, Life, Visit
 from chaos_run.stage import VISITOR, Stage
 
 _THREADS = 12
@@ -23,6 +23,30 @@ _TIMEOUT = 6.0
 _BETWEEN = 0.05
 _SIZES = (0, 1, 1_000, 60_000, 300_000)
 _MOST_ASKED = 3
+
+
+def visit(
+    stage: Stage, context: ssl.SSLContext, tunnel: NamedTunnel, node: str, questions: Sequence[Ask], *, raw: bool
+) -> Visit:
+    """One visit of a tunnel at a node; the calling thread is in the visitor's place."""
+    began = time.monotonic()
+    got, said = Got.OWN, "served"
+    try:
+        with (
+            connect_raw(stage.network.address(node), tunnel.raw_port, _TIMEOUT)
+            if raw
+            else connect(context, stage.listens[node], tunnel, _TIMEOUT)
+        ) as connection:
+            for question in questions:
+                ask(connection, tunnel, question)
+    except WrongBytes as error:
+        got, said = Got.OTHERS, str(error)
+    except ssl.SSLCertVerificationError as error:
+        got, said = Got.OTHERS, f"a certificate that is not {tunnel.name}'s: {error}"
+    except OSError as error:
+        tls = isinstance(error, ssl.SSLError) and error.reason
+        got, said = Got.NOTHING, tls or f"{type(error).__name__}"
+    return Visit(raw, node, began, time.monotonic(), got, said)
 
 
 class Visitors:
@@ -35,9 +59,9 @@ class Visitors:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(_THREADS)]
-        self._served_at = dict.fromkeys(stage.tunnels, time.monotonic())
+        self._served_at = dict.fromkeys(map(_address, stage.addresses()), time.monotonic())
         self.outcomes: Counter[str] = Counter()
-        self.longest_gap = dict.fromkeys(stage.tunnels, 0.0)
+        self.longest_gap = dict.fromkeys(self._served_at, 0.0)
         self.violations: list[str] = []
 
     def __enter__(self) -> "Visitors":
@@ -52,40 +76,33 @@ class Visitors:
 
     def _visit(self, number: int) -> None:
         lot = random.Random(f"visitor {self._seed} {number}")
-        tunnels = list(self._stage.tunnels.values())
         context = visitor_context(self._stage.cluster.ca)
+        ledger = self._stage.ledger
         with self._stage.network.inside(VISITOR):
             while not self._stop.wait(_BETWEEN):
-                tunnel, node = lot.choice(tunnels), lot.choice(NODES)
+                life, raw = ledger.pick(lot)
+                node = lot.choice(self._stage.entrances(life.tunnel, raw=raw))
                 questions = [Ask(lot.choice(_SIZES), lot.random() < 0.3) for _ in range(lot.randint(1, _MOST_ASKED))]
-                self._count(tunnel, self._outcome(context, tunnel, node, questions))
+                done = visit(self._stage, context, life.tunnel, node, questions, raw=raw)
+                self._count(life, done)
 
-    def _outcome(self, context: ssl.SSLContext, tunnel: NamedTunnel, node: str, questions: list[Ask]) -> str:
-        try:
-            with ExitStack() as stack:
-                connection = stack.enter_context(connect(context, self._stage.listens[node], tunnel, _TIMEOUT))
-                for question in questions:
-                    ask(connection, tunnel, question)
-        except WrongBytes as error:
-            self._violate(f"at {node}: {error}")
-            return "wrong bytes"
-        except ssl.SSLCertVerificationError as error:
-            self._violate(f"at {node}: a certificate that is not {tunnel.name}'s: {error}")
-            return "wrong certificate"
-        except OSError as error:
-            return error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-        return "served"
-
-    def _violate(self, what: str) -> None:
-        self._say(f"VIOLATION {what}")
+    def _count(self, life: Life, done: Visit) -> None:
+        wrong = life.violation(done, self._stage.ledger.rest)
+        if wrong:
+            self._say(f"VIOLATION {wrong}")
+        address = _address((life.tunnel, done.raw))
+        closed = "closed: " if life.let_go < done.began else ""
+        outcome = "another's" if done.got is Got.OTHERS else done.said
         with self._lock:
-            self.violations.append(what)
+            if wrong:
+                self.violations.append(wrong)
+            self.outcomes[f"{closed}{'raw ' if done.raw else ''}{outcome}"] += 1
+            if done.got is Got.OWN and address in self._served_at:
+                gap = done.ended - self._served_at[address]
+                self.longest_gap[address] = max(self.longest_gap[address], gap)
+                self._served_at[address] = done.ended
 
-    def _count(self, tunnel: NamedTunnel, outcome: str) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self.outcomes[outcome] += 1
-            if outcome == "served":
-                gap = now - self._served_at[tunnel.name]
-                self.longest_gap[tunnel.name] = max(self.longest_gap[tunnel.name], gap)
-                self._served_at[tunnel.name] = now
+
+def _address(address: tuple[NamedTunnel, bool]) -> str:
+    tunnel, raw = address
+    return f"{tunnel.name} raw" if raw else tunnel.name

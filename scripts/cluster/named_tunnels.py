@@ -1,9 +1,11 @@
 """Program: tunnels that answer with their own names. usage: -m cluster.named_tunnels NAME ... --ready-file FILE
 
 Each name gets a local server (own_answers.py says what it answers) and a tunnel to it, until SIGTERM. The ready file
-holds, for each name, `url`, `host`, `port` and after how many milliseconds forward() was `ready_ms`.
+holds, for each name, `url`, `host`, `port`, the `raw_port` (0 without --raw) and after how many milliseconds forward()
+was `ready_ms`. A tunnel that cannot be opened ends the program with a line that says why.
 """
 
+import argparse
 import contextlib
 import json
 import signal
@@ -63,18 +65,32 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 def main() -> None:
-    *names, _, target = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="named_tunnels", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--ready-file", type=Path, required=True)
+    parser.add_argument("--raw", action="store_true", help="each has a raw TCP port, too")
+    parser.add_argument("--region", help="attach to nodes of this region alone")
+    options = parser.parse_args()
     told: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as open_tunnels:
-        for name in names:
+        for name in options.names:
             server = _Server(name)
             began = time.perf_counter()
-            tunnel = open_tunnels.enter_context(portway.forward(server.server_address[1]))
-            ready_ms = (time.perf_counter() - began) * 1000
-            told[name] = {"url": tunnel.url, "host": tunnel.host, "port": tunnel.port, "ready_ms": ready_ms}
-        partial = Path(f"{target}.partial")
+            opening = portway.forward(server.server_address[1], unencrypted=options.raw, region=options.region)
+            try:
+                tunnel = open_tunnels.enter_context(opening)
+            except portway.Error as error:
+                sys.exit(f"{name} was not opened: {error}")
+            told[name] = {
+                "url": tunnel.url,
+                "host": tunnel.host,
+                "port": tunnel.port,
+                "ready_ms": (time.perf_counter() - began) * 1000,
+                "raw_port": tunnel.unencrypted_port,
+            }
+        partial = Path(f"{options.ready_file}.partial")
         partial.write_text(json.dumps(told))
-        partial.replace(target)
+        partial.replace(options.ready_file)
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 

@@ -34,16 +34,22 @@ def visitor_context(ca: Path) -> ssl.SSLContext:
 def connect(context: ssl.SSLContext, address: str, tunnel: NamedTunnel, timeout: float) -> ssl.SSLSocket:
     """A visitor of the tunnel at the node that listens at `address`, host:port. Raises OSError."""
     host, _, port = address.rpartition(":")
-    plain = socket.create_connection((host, int(port)), timeout)
+    plain = connect_raw(host, int(port), timeout)
     try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return context.wrap_socket(plain, server_hostname=tunnel.host)
     except BaseException:
         plain.close()
         raise
 
 
-def ask(connection: ssl.SSLSocket, tunnel: NamedTunnel, question: Ask) -> None:
+def connect_raw(host: str, port: int, timeout: float) -> socket.socket:
+    """A visitor without TLS: of a raw port of a tunnel. Raises OSError."""
+    plain = socket.create_connection((host, port), timeout)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return plain
+
+
+def ask(connection: socket.socket, tunnel: NamedTunnel, question: Ask) -> None:
     """Ask, and read the whole answer. Raises WrongBytes; NotServed or another OSError when it does not come."""
     connection.sendall(question.request(tunnel.name, tunnel.host))
     expected = memoryview(question.expected(tunnel.name))

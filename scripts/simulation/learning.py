@@ -46,7 +46,10 @@ class Learning:
 
     def raced(self, replica: int, prefix: Prefix, told: Sequence[Ranked], measured: list[RoundTrip]) -> None:
         """A client has raced nodes that it was told of; it reports some seconds later, if that is news."""
-        expected = {one.node.name: Expected(one.expected_rtt_ms, one.learned) for one in told}
+        names = {one.node for one in measured}
+        expected = {
+            name: Expected(one.expected_rtt_ms, one.learned) for one in told if (name := one.node.name) in names
+        }
         located = Located((), b"", _NO_GRANT, expected)
         if any(is_news(one, located) for one in measured):
             due = self._fleet.now + (REPORT_AFTER + REPORT_WITHIN) / 2

@@ -5,8 +5,7 @@ holds it against the real one. Not here: what a dial takes (arrivals.py, reconne
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from portway.engine.dial import DIAL_TIMEOUT
 from portway.engine.race import RACERS, STAGGER
@@ -14,16 +13,14 @@ from portway.engine.race import RACERS, STAGGER
 N = TypeVar("N")
 
 
-@dataclass(frozen=True, slots=True)
-class Dialled:
+class Dialled(NamedTuple):
     """When a dial ends, and whether with a connection."""
 
     ends: float
     connected: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Step(Generic[N]):
+class Step(NamedTuple, Generic[N]):
     """`ready` has a connection now; or, when it is None, nothing happens before `at`."""
 
     at: float

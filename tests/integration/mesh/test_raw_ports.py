@@ -83,6 +83,8 @@ def refused(host: str, port: int) -> bool:
         socket.create_connection((host, port), TIMEOUT).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        return False  # it was let go of at this very moment
     return False
 
 

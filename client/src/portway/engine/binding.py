@@ -26,13 +26,19 @@ class Binding:
         self.lost: TunnelLostError | None = None
         self._identity = identity
         self._when_lost = when_lost
-        self._ticket = b""
+        self._ticket = b""  # for the raw port that is known
+        self._without_port = False
         self._asked: tuple[SessionKey, BindRequest] | None = None  # the BIND whose answer is not known
         self._holder: SessionKey | None = None
 
     @property
     def label(self) -> Label:
         return self._identity.label
+
+    @property
+    def latest(self) -> tuple[int, bytes]:
+        """The last epoch that was used, which is its holder's, and the proof of it."""
+        return self._identity.epoch, self._identity.proof
 
     @property
     def place(self) -> Place:
@@ -74,14 +80,25 @@ class Binding:
     def bound(self, session: SessionKey, answer: TunnelBound) -> None:
         """A node has it. The addresses are those of the first time: its URL is known by now."""
         self._asked, self._holder = None, session
-        self._ticket = answer.ticket or self._ticket
         if self.tunnel is None:
             self.tunnel = Tunnel(answer.host, answer.port, answer.unencrypted_host, answer.unencrypted_port)
-        elif self.tunnel.unencrypted_port != answer.unencrypted_port:
+        # The host names the region: every one has ports of its own.
+        elif (answer.host, answer.unencrypted_port) != (self.tunnel.host, self.tunnel.unencrypted_port):
+            self._port_lost()
+            return
+        self._ticket = answer.ticket or self._ticket
+        if self._without_port:
+            self._without_port = False
+            logger.warning("tunnel %s… has its TCP port %d again", self.label[:4], self.tunnel.unencrypted_port)
+
+    def _port_lost(self) -> None:
+        """The ticket of the one that is known is kept: the next node may give it back."""
+        if self.opened.unencrypted_port:
+            self._without_port = True
             logger.error(
                 "tunnel %s… could not keep its TCP port %d: only its https address works now; open it again",
                 self.label[:4],
-                self.tunnel.unencrypted_port,
+                self.opened.unencrypted_port,
             )
 
     def refused(self) -> None:

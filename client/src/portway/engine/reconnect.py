@@ -10,7 +10,7 @@ Not here: finding a node (attach.py), the control lane (session.py), binding (bi
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from portway_proto.carry.contract import Carrier
@@ -51,10 +51,13 @@ class Link:
         clock: Callable[[], float] = time.monotonic,
         linger: float = LINGER,
         racers: int = RACERS,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`clock` and `sleep` are what its pauses go by."""
         self._directory = directory
         self._tasks = tasks
         self._clock = clock
+        self._sleep = sleep
         self._linger = linger
         self._search = Search(carrier, directory, self, clock, racers, Reporter(directory, tasks).tell)
         self._bindings = Bindings(tasks, self._unused, clock)
@@ -183,7 +186,7 @@ class Link:
                 wait = self._search.asked_to_wait
                 if not wait:
                     raise
-                await asyncio.sleep(wait)
+                await self._sleep(wait)
 
     def _give_up(self, error: Error) -> None:
         self.lose_all(error)
@@ -220,7 +223,7 @@ class Link:
                 waiting.set_result(None)
         async with asyncio.TaskGroup() as binds:
             for binding in self._bindings.missing_on(session):
-                binds.create_task(self._bindings.bind_again(session, binding))
+                binds.create_task(self._bring(attached, binding))
             # After the BINDs, which go out first; a handshake each must not hold them up.
             located = self._directory.located
             if located is not None:
@@ -229,6 +232,13 @@ class Link:
             self._leave_old()
         if not self._bindings:
             self._unused()
+
+    async def _bring(self, attached: Attached, binding: Binding) -> None:
+        """Bind a tunnel at its next node, and tell the one that is being left: visitors still come there."""
+        session = attached.session
+        await self._bindings.bind_again(session, binding)
+        if self._leaving is not None and binding.held_by(session.key):
+            self._leaving.moved(binding.label, attached.node.name, *binding.latest)
 
     def _let_go(self, attached: Attached, end: End) -> None:
         self._session, self.trouble = None, end.reason
@@ -257,7 +267,7 @@ class Link:
         if end.leaving and end.failure is not None:
             await self._stay(left.session, min(end.failure.retry_after, LONGEST_STAY))
         for pause in tries:
-            await asyncio.sleep(max(pause, self._search.asked_to_wait))
+            await self._sleep(max(pause, self._search.asked_to_wait))
             try:
                 home = left.node if self._bindings.opened else None
                 attached = await self._search.attach(self._resumable(), avoided, home)

@@ -50,6 +50,8 @@ class FrameType(IntEnum):
     ASK = 0x22
     ANSWER = 0x23
     ROUTES_HEARD = 0x24
+    # Skipped by who does not know them yet.
+    MOVED = 0x80
 
 
 _VISIT_TYPES: Final = frozenset({FrameType.OPEN, FrameType.OPENED, FrameType.REFUSED, FrameType.END, FrameType.RESET})
@@ -87,11 +89,12 @@ class FrameReader:
     at most one frame that is not DATA, and each byte of that is copied once, however small the pieces it comes in.
     """
 
-    __slots__ = ("_body", "_header", "_left", "_type")
+    __slots__ = ("_body", "_header", "_left", "_skips", "_type")
 
     def __init__(self) -> None:
         self._header = bytearray()  # of a header that is still incomplete
         self._type = 0
+        self._skips = False  # the current frame's type is unknown
         self._left = 0  # bytes of the current frame's payload still to come
         self._body = bytearray()  # what came of it so far, unless it is DATA or skipped
 
@@ -126,7 +129,7 @@ class FrameReader:
                 self._left -= len(piece)
                 if self._type == FrameType.DATA:
                     frames.append((FrameType.DATA, piece))
-                elif self._type < FIRST_SKIPPABLE:
+                elif not self._skips:
                     self._gather(piece, frames)
                 continue
             if self._header or size - position < HEADER_SIZE:
@@ -152,8 +155,9 @@ class FrameReader:
         if length > limit:
             raise FrameTooLarge(frame_type, length, limit)
         self._type = frame_type
+        self._skips = frame_type not in _LIMITS
         self._left = length
-        if length == 0 and frame_type < FIRST_SKIPPABLE and frame_type != FrameType.DATA:
+        if length == 0 and not self._skips and frame_type != FrameType.DATA:
             frames.append((frame_type, b""))
 
     def _gather(self, piece: memoryview, frames: list[tuple[int, Bytes]]) -> None:

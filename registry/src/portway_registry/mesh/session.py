@@ -289,7 +289,13 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
     """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
         return True
-    if placed_node(stored).takes_clients != placed_node(now).takes_clients:
+    if _is_full(stored) != _is_full(now) and placed_node(stored).takes_clients != placed_node(now).takes_clients:
         return True
     counts = ((stored.sessions, now.sessions), (stored.tunnels, now.tunnels), (stored.visits, now.visits))
     return any(abs(after - before) > before // 10 for before, after in counts)
+
+
+def _is_full(node: NodeInfo) -> bool:
+    """All that can make it cease to take clients while its state stays, and quick to tell: it is asked of each
+    KeepAlive."""
+    return 0 < node.max_sessions <= node.sessions

@@ -11,10 +11,7 @@ Here: the choice. Not here: what a node's load costs (node.py), what a distance 
 """
 
 import random
-from array import array
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 
 from portway_registry.geoip.locator import Position
@@ -24,6 +21,7 @@ from portway_registry.placement.distance import (
     unit_vector,
     vector_distance_km,
 )
+from portway_registry.placement.geometry import Geometry, KnownPlace, Ranking, Sight
 from portway_registry.placement.group import Group
 from portway_registry.placement.node import Place, PlacedNode
 from portway_registry.placement.round_trips import NOTHING, Expected, Learned
@@ -43,9 +41,6 @@ MOST_OF_A_REGION = 2
 # it is thought to be, and its distances tell nothing.
 MOST_ACCESS_MS = 30.0
 
-# Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
-MOST_RANKINGS = 2_048
-
 
 def order_candidates(
     client: Position | None,
@@ -60,44 +55,15 @@ def order_candidates(
     return Placement(nodes).candidates(client, region=region, limit=limit, rng=rng, learned=learned)
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where nodes are; several of a region may share one."""
-
-    region: str
-    vector: Vector | None
-    nodes: Group = field(default_factory=Group)
-
-
-@dataclass(slots=True)
-class _Ranking:
-    """The indices of the located places, nearest to one client first, and the distances of those asked for."""
-
-    order: "array[int]"
-    km: "array[float]"
-
-
-@dataclass(slots=True)
-class _Geometry:
-    """What follows from the places alone; made anew when one appears or vanishes."""
-
-    located: list[_Place]
-    vectors: list[Vector]  # of the located
-    unlocated: list[_Place]
-    spread: Spread
-    elsewhere: list[str]  # regions none of whose nodes has a position
-    rankings: OrderedDict[Position, _Ranking] = field(default_factory=OrderedDict)
-
-
 class Placement:
     """The nodes known now, ready to be ordered for any client."""
 
     def __init__(self, nodes: Iterable[PlacedNode] = (), *, round_trip: RoundTrip = fibre_round_trip_ms) -> None:
         self._round_trip = round_trip
         self._nodes: dict[str, PlacedNode] = {}
-        self._places: dict[Place, _Place] = {}
+        self._places: dict[Place, KnownPlace] = {}
         self._regions: dict[str, Group] = {}
-        self._geometry: _Geometry | None = None
+        self._geometry: Geometry | None = None
         for node in nodes:
             self.put(node)
 
@@ -113,7 +79,7 @@ class Placement:
         key = node.place
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = _Place(node.region, unit_vector(node.position) if node.position else None)
+            place = self._places[key] = KnownPlace(node.region, unit_vector(node.position) if node.position else None)
             self._geometry = None
         place.nodes.put(node)
         self._regions.setdefault(node.region, Group()).put(node)
@@ -150,12 +116,105 @@ class Placement:
         """At most `limit` nodes that take clients, of `region` only if it is given, the best first."""
         if limit < 1:
             return []
+        geometry = self._current()
+        if client is None:
+            return self._far_apart(geometry, region, limit, rng, learned)
+        return self._best(geometry, self._look(geometry, client, learned), region, limit, rng)
+
+    def spread_candidates(
+        self, client: Position | None, *, limit: int, rng: random.Random, learned: Learned = NOTHING
+    ) -> list[Ranked]:
+        """As `candidates` of any region, but few of each: the best first, the best of another region second."""
+        if client is None or limit < 1:
+            return self.candidates(client, limit=limit, rng=rng, learned=learned)  # one of each region as it is
+        geometry = self._current()
+        sight = self._look(geometry, client, learned)
+        best = self._best(geometry, sight, None, limit, rng)
+        if not best:
+            return best
+        few = self._nearest(geometry, sight, None, limit, rng, most=MOST_OF_A_REGION)
+        kept = best[:1]
+        names, regions = {kept[0].node.name}, {kept[0].node.region: 1}
+        for one in few:
+            node = one.node
+            of_region = regions.get(node.region, 0)
+            if len(kept) < limit and node.name not in names and of_region < MOST_OF_A_REGION:
+                kept.append(one)
+                names.add(node.name)
+                regions[node.region] = of_region + 1
+        if len(kept) < limit:
+            kept += [one for one in best if one.node.name not in names][: limit - len(kept)]
+        other = next((number for number, one in enumerate(kept) if one.node.region != kept[0].node.region), 0)
+        if other:
+            kept.insert(1, kept.pop(other))
+        return kept
+
+    def _measure(self) -> Geometry:
+        located = [place for place in self._places.values() if place.vector is not None]
+        vectors = [place.vector for place in located if place.vector is not None]
+        unlocated = [place for place in self._places.values() if place.vector is None]
+        centres = {place.region: vector for place, vector in zip(located, vectors, strict=True)}
+        elsewhere = [region for region in self._regions if region not in centres]
+        return Geometry(located, vectors, unlocated, Spread(centres), elsewhere)
+
+    def _current(self) -> Geometry:
         geometry = self._geometry
         if geometry is None:
             geometry = self._geometry = self._measure()
-        if client is None:
-            return self._far_apart(geometry, region, limit, rng, learned)
-        ranked = self._nearest(geometry, client, region, limit, rng, learned)
+        return geometry
+
+    def _look(self, geometry: Geometry, client: Position, learned: Learned) -> Sight:
+        """What every search for this client needs, worked out once."""
+        origin = unit_vector(client)
+        ranking = geometry.ranking(client, origin)
+        if not learned:
+            return Sight(origin, ranking)
+        measured: list[tuple[KnownPlace, Expected, float, float | None]] = []
+        over = []
+        for key, expected in learned.places.items():
+            place = self._places.get(key)
+            if place is None:
+                continue
+            if place.vector is None:
+                measured.append((place, expected, 0.0, None))
+                continue
+            km = vector_distance_km(origin, place.vector)
+            estimate = self._round_trip(km)
+            measured.append((place, expected, km, estimate))
+            if expected.exact:
+                over.append(expected.ms - estimate)
+        # What the client's access adds to each of its round trips: the least a measured one is over its distance's.
+        # It is in whatever was measured and not in what is estimated: left out, every place that nobody has tried would
+        # seem nearer than the best one that somebody has.
+        access = min(MOST_ACCESS_MS, max(0.0, min(over, default=0.0)))
+        places = [
+            (place, expected.ms if estimate is None else expected.beside(estimate + access), km)
+            for place, expected, km, estimate in measured
+            if estimate is not None or expected.exact  # beside no estimate a bound is no reason to go there first
+        ]
+        nodes = list(self._measured_nodes(learned, origin, access))
+        return Sight(origin, ranking, places, nodes, learned.nodes, access)
+
+    def _measured_nodes(
+        self, learned: Learned, origin: Vector | None, access: float = 0.0
+    ) -> Iterator[tuple[PlacedNode, float, float]]:
+        """Nodes that are not like their place, with what to expect of each and its distance."""
+        for name, expected in learned.nodes.items():
+            node = self._nodes.get(name)
+            if node is None or not node.takes_clients:
+                continue
+            vector = self._places[node.place].vector
+            if origin is not None and vector is not None:
+                km = vector_distance_km(origin, vector)
+                yield node, expected.beside(self._round_trip(km) + access), km
+            elif expected.exact:
+                yield node, expected.ms, 0.0
+
+    def _best(
+        self, geometry: Geometry, sight: Sight, region: str | None, limit: int, rng: random.Random
+    ) -> list[Ranked]:
+        """The nearest, and where they are too few those of nobody knows where."""
+        ranked = self._nearest(geometry, sight, region, limit, rng)
         if len(ranked) < limit:
             known = {one.node.name for one in ranked}
             places = [place.nodes for place in geometry.unlocated if region in (None, place.region)]
@@ -164,64 +223,29 @@ class Placement:
             ranked += [one for one in rest if one.node.name not in known][: limit - len(ranked)]
         return ranked
 
-    def spread_candidates(
-        self, client: Position | None, *, limit: int, rng: random.Random, learned: Learned = NOTHING
-    ) -> list[Ranked]:
-        """As `candidates` of any region, but few of each: the best first, the best of another region second."""
-        best = self.candidates(client, limit=limit, rng=rng, learned=learned)
-        geometry = self._geometry
-        if client is None or geometry is None or not best:
-            return best  # one of each region as it is
-        few = self._nearest(geometry, client, None, limit, rng, learned, most=MOST_OF_A_REGION)
-        kept = best[:1]
-        names, regions = {kept[0].node.name}, Counter([kept[0].node.region])
-        for one in few:
-            node = one.node
-            if len(kept) < limit and node.name not in names and regions[node.region] < MOST_OF_A_REGION:
-                kept.append(one)
-                names.add(node.name)
-                regions[node.region] += 1
-        if len(kept) < limit:
-            kept += [one for one in best if one.node.name not in names][: limit - len(kept)]
-        other = next((number for number, one in enumerate(kept) if one.node.region != kept[0].node.region), 0)
-        if other:
-            kept.insert(1, kept.pop(other))
-        return kept
-
-    def _measure(self) -> _Geometry:
-        located = [place for place in self._places.values() if place.vector is not None]
-        vectors = [place.vector for place in located if place.vector is not None]
-        unlocated = [place for place in self._places.values() if place.vector is None]
-        centres = {place.region: vector for place, vector in zip(located, vectors, strict=True)}
-        elsewhere = [region for region in self._regions if region not in centres]
-        return _Geometry(located, vectors, unlocated, Spread(centres), elsewhere)
-
     def _nearest(
         self,
-        geometry: _Geometry,
-        client: Position,
+        geometry: Geometry,
+        sight: Sight,
         region: str | None,
         limit: int,
         rng: random.Random,
-        learned: Learned,
         most: int | None = None,
     ) -> list[Ranked]:
         """What was measured first; then walk the places outwards until none farther out can be among the best.
 
         With `most` no more than so many of a region are looked at, those of its nearest places.
         """
-        origin = unit_vector(client)
-        ranking = _ranking(geometry, client, origin)
         shortlist = Shortlist(limit, rng)
-        looked_at: Counter[str] = Counter()
-        access, offered = 0.0, set[int]()
-        if learned:
-            access = self._access_ms(origin, learned)
-            each = limit if most is None else most
-            offered = self._offer_learned(shortlist, origin, region, each, rng, learned, access)
+        ranking, access, apart = sight.ranking, sight.access, sight.apart
+        offered: set[int] = set()
+        if sight.places or sight.nodes:
+            _offer_measured(shortlist, sight, region, limit if most is None else most)
+            offered = {id(place) for place, _, _ in sight.places}
+        looked_at: dict[str, int] = {}
         for rank, index in enumerate(ranking.order):
             if rank == len(ranking.km):
-                ranking.km.append(vector_distance_km(origin, geometry.vectors[index]))
+                ranking.km.append(vector_distance_km(sight.origin, geometry.vectors[index]))
             km = ranking.km[rank]
             expected = self._round_trip(km) + access
             base = round(expected)
@@ -234,75 +258,29 @@ class Placement:
             if id(place) in offered:  # for its key is slow to hash
                 continue
             if most is None:
-                shortlist.offer(_first(place.nodes, limit, rng, learned), expected, km)
-            elif left := most - looked_at[place.region]:
-                found = list(_first(place.nodes, left, rng, learned))
-                looked_at[place.region] += len(found)
+                shortlist.offer_least(place.nodes, limit, apart, expected, km)
+            elif left := most - looked_at.get(place.region, 0):
+                found = place.nodes.least(left, rng, apart)
+                looked_at[place.region] = most - left + len(found)
                 shortlist.offer(found, expected, km)
         return shortlist.ranked()
 
-    def _access_ms(self, origin: Vector, learned: Learned) -> float:
-        """What the client's access adds to each of its round trips: the least a measured one is over its distance's.
-
-        It is in whatever was measured and not in what is estimated: left out, every place that nobody has tried would
-        seem nearer than the best one that somebody has.
-        """
-        over = [
-            expected.ms - self._round_trip(vector_distance_km(origin, place.vector))
-            for key, expected in learned.places.items()
-            if expected.exact and (place := self._places.get(key)) is not None and place.vector is not None
-        ]
-        return min(MOST_ACCESS_MS, max(0.0, min(over, default=0.0)))
-
-    def _offer_learned(
-        self,
-        shortlist: Shortlist,
-        origin: Vector | None,
-        region: str | None,
-        limit: int,
-        rng: random.Random,
-        learned: Learned,
-        access: float = 0.0,
-    ) -> set[int]:
-        """The few places and nodes that clients near this one have measured, each at its own cost; which places, by
-        identity."""
-        offered = set()
-        for key, expected in learned.places.items():
-            place = self._places.get(key)
-            if place is not None and region in (None, place.region):
-                nodes = _first(place.nodes, limit, rng, learned)
-                self._offer_expected(shortlist, origin, place, expected, nodes, access)
-                offered.add(id(place))
-        for name, expected in learned.nodes.items():
-            node = self._nodes.get(name)
-            if node is not None and node.takes_clients and region in (None, node.region):
-                place = self._places[node.place]
-                self._offer_expected(shortlist, origin, place, expected, [(node.penalty_ms, node)], access)
-        return offered
-
-    def _offer_expected(
-        self,
-        shortlist: Shortlist,
-        origin: Vector | None,
-        place: _Place,
-        expected: Expected,
-        nodes: Iterable[tuple[int, PlacedNode]],
-        access: float,
-    ) -> None:
-        if origin is not None and place.vector is not None:
-            km = vector_distance_km(origin, place.vector)
-            shortlist.offer(nodes, expected.beside(self._round_trip(km) + access), km, learned=True)
-        elif expected.exact:  # beside no estimate a bound is no reason to go there first
-            shortlist.offer(nodes, expected.ms, 0.0, learned=True)
-
     def _far_apart(
-        self, geometry: _Geometry, region: str | None, limit: int, rng: random.Random, learned: Learned
+        self, geometry: Geometry, region: str | None, limit: int, rng: random.Random, learned: Learned
     ) -> list[Ranked]:
         """One node of each region, those far apart first, from a random one on, in turn with what was measured: the
         client races both, so that a node which nobody has tried yet can turn out to be nearer."""
-        shortlist = Shortlist(limit, rng)
-        self._offer_learned(shortlist, None, region, limit, rng, learned)
-        measured = shortlist.ranked()
+        measured = []
+        if learned:
+            exact = [
+                (place, expected.ms, 0.0)
+                for key, expected in learned.places.items()
+                if expected.exact and (place := self._places.get(key)) is not None
+            ]
+            shortlist = Shortlist(limit, rng)
+            nowhere = Sight((0.0, 0.0, 0.0), Ranking(), exact, list(self._measured_nodes(learned, None)), learned.nodes)
+            _offer_measured(shortlist, nowhere, region, limit)
+            measured = shortlist.ranked()
         if region is not None:
             groups: Iterable[Group] = filter(None, [self._regions.get(region)])
         else:
@@ -317,34 +295,20 @@ class Placement:
         return _alternately(measured, others, limit)
 
 
-def _first(nodes: Group, limit: int, rng: random.Random, learned: Learned) -> Iterable[tuple[int, PlacedNode]]:
-    """The least loaded of a place, without those that are known to be otherwise than it."""
-    apart = learned.nodes
-    if not apart:
-        return islice(nodes.by_load(rng), limit)
-    return islice((pair for pair in nodes.by_load(rng) if pair[1].name not in apart), limit)
+def _offer_measured(shortlist: Shortlist, sight: Sight, region: str | None, each: int) -> None:
+    """The few places and nodes that clients near this one have measured, each at its own cost."""
+    for place, expected, km in sight.places:
+        if region in (None, place.region):
+            shortlist.offer_least(place.nodes, each, sight.apart, expected, km, learned=True)
+    for node, expected, km in sight.nodes:
+        if region in (None, node.region):
+            shortlist.offer([(node.penalty_ms, node)], expected, km, learned=True)
 
 
 def _alternately(some: Sequence[Ranked], others: Sequence[Ranked], limit: int) -> list[Ranked]:
     """One of each in turn, and what is left of the longer."""
     mixed = [one for pair in zip_longest(some, others) for one in pair if one is not None]
     return mixed[:limit]
-
-
-def _ranking(geometry: _Geometry, client: Position, origin: Vector) -> _Ranking:
-    """The order of the located places for a client; kept for the positions asked for last."""
-    ranking = geometry.rankings.get(client)
-    if ranking is not None:
-        geometry.rankings.move_to_end(client)
-        return ranking
-    x, y, z = origin
-    # The inner product of unit vectors falls as their distance grows.
-    near = [x * a + y * b + z * c for a, b, c in geometry.vectors]
-    order = array("I", sorted(range(len(near)), key=near.__getitem__, reverse=True))
-    ranking = geometry.rankings[client] = _Ranking(order, array("d"))
-    if len(geometry.rankings) > MOST_RANKINGS:
-        geometry.rankings.popitem(last=False)
-    return ranking
 
 
 def _in_turn(groups: Iterable[Group], limit: int, rng: random.Random) -> list[Ranked]:

@@ -115,7 +115,7 @@ class _Reports:
     samples: OrderedDict[Place | str, OrderedDict[str, _Sample]] = field(default_factory=OrderedDict)
     places: dict[str, Place] = field(default_factory=dict)  # of the nodes among them
     learned: Learned | None = None  # what it comes to, until somebody says more or `good_until`
-    good_until: float = 0.0
+    good_until: float = 0.0  # nothing in it is too old before; what is told later is younger
 
 
 class RoundTrips:
@@ -158,14 +158,15 @@ class RoundTrips:
         if reports is None:
             return NOTHING
         if reports.learned is None or now >= reports.good_until:
-            self._forget(reports, now - LIFETIME)
-            if not reports.samples:
-                del self._prefixes[prefix]
-                return NOTHING
+            if now >= reports.good_until:
+                self._forget(reports, now - LIFETIME)
+                if not reports.samples:
+                    del self._prefixes[prefix]
+                    return NOTHING
+                reports.good_until = LIFETIME + min(
+                    sample.at for samples in reports.samples.values() for sample in samples.values()
+                )
             reports.learned = _conclusion(reports)
-            reports.good_until = LIFETIME + min(
-                sample.at for samples in reports.samples.values() for sample in samples.values()
-            )
         self._prefixes.move_to_end(prefix)
         return reports.learned
 

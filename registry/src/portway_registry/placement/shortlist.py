@@ -6,17 +6,20 @@ Here: which are kept, and when no further one can be among them. Not here: who i
 import heapq
 import math
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from operator import itemgetter
+from typing import NamedTuple
 
+from portway_registry.placement.group import Group, shuffled
 from portway_registry.placement.node import PlacedNode
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A candidate. Round trip and distance are 0 when client or node could not be located; `learned`: the round trip
-    is what clients near this one have measured."""
+class Ranked(NamedTuple):
+    """A candidate; a tuple, for many are made and few are looked at.
+
+    Round trip and distance are 0 when client or node could not be located; `learned`: the round trip is what clients
+    near this one have measured.
+    """
 
     node: PlacedNode
     cost_ms: int
@@ -46,16 +49,43 @@ class Shortlist:
         """Nodes with their penalties, the least first, that share a round trip in milliseconds and a distance."""
         base = round(expected)
         for penalty, node in nodes:
-            cost = base + penalty
-            if cost > self.worst:
+            if base + penalty > self.worst:
                 return
-            self._found.append((cost, self._rng.random(), node, expected, km, learned))
-            if len(self._best) < self._limit:
-                heapq.heappush(self._best, -cost)
-            else:
-                heapq.heappushpop(self._best, -cost)
-            if len(self._best) == self._limit:
-                self.worst = -self._best[0]
+            self._keep(base + penalty, node, expected, km, learned)
+
+    def offer_least(
+        self, group: Group, most: int, apart: Collection[str], expected: float, km: float, *, learned: bool = False
+    ) -> None:
+        """As `offer` of the first `most`, one at the least, of a group by load, without those in `apart`; in one loop
+        and without a step between, for most of an answer's time goes by here."""
+        base = round(expected)
+        members, left = group.members, most
+        for penalty, names in group.tiers:
+            cost = base + penalty
+            if cost > self.worst and not apart:
+                if len(names) > 1:
+                    self._rng.random()  # as a step of the shuffle would: one seed is one order, however it is found
+                return
+            for name in names if len(names) == 1 else shuffled(names, self._rng):
+                if name in apart:
+                    continue
+                if cost > self.worst:
+                    return
+                self._keep(cost, members[name], expected, km, learned)
+                left -= 1
+                if not left:
+                    return
+
+    def _keep(self, cost: int, node: PlacedNode, expected: float, km: float, learned: bool) -> None:
+        self._found.append((cost, self._rng.random(), node, expected, km, learned))
+        best = self._best
+        if len(best) < self._limit:
+            heapq.heappush(best, -cost)
+            if len(best) < self._limit:
+                return
+        else:
+            heapq.heappushpop(best, -cost)
+        self.worst = -best[0]
 
     def ranked(self) -> list[Ranked]:
         """The best first."""

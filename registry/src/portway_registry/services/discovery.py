@@ -5,7 +5,6 @@ from itertools import chain, zip_longest
 from typing import Any, Final
 
 from portway_proto.v1.discovery_pb2 import (
-    Candidate,
     Grant,
     LocateRequest,
     LocateResponse,
@@ -67,12 +66,11 @@ class Discovery(DiscoveryServicer):
         found = self._roster.candidates(position, region=request.region, limit=limit, learned=learned)
         if not found:
             raise self._nobody(request.region)
-        return LocateResponse(
-            candidates=[_candidate(node, ranked) for node, ranked in found],
-            cluster_ca=self._cluster_ca,
-            grant=self._grant(),
-            client_country="" if position is None else position.country,
-        )
+        country = "" if position is None else position.country
+        answer = LocateResponse(cluster_ca=self._cluster_ca, grant=self._grant(), client_country=country)
+        for node, ranked in found:
+            _add(answer, node, ranked)
+        return answer
 
     async def Renew(self, request: RenewRequest, context: Any) -> RenewResponse:  # noqa: N802
         return RenewResponse(grant=self._grant())
@@ -90,10 +88,7 @@ class Discovery(DiscoveryServicer):
         address = peer_address(context)
         position = None if address is None else self._locator.locate(str(address))
         found = self._roster.all(position, NOTHING if address is None else self._reports.learned(address))
-        return SurveyResponse(
-            candidates=[
-                _candidate(node, ranked, load_ms=ranked.node.penalty_ms) for node, ranked in _some_of_each_region(found)
-            ],
+        answer = SurveyResponse(
             nodes=len(found),
             cluster_ca=self._cluster_ca,
             client_address="" if address is None else str(address),
@@ -101,6 +96,9 @@ class Discovery(DiscoveryServicer):
             client_latitude=0.0 if position is None else position.latitude,
             client_longitude=0.0 if position is None else position.longitude,
         )
+        for node, ranked in _some_of_each_region(found):
+            _add(answer, node, ranked, load_ms=ranked.node.penalty_ms)
+        return answer
 
     def _grant(self) -> Grant:
         return self._grants.sign(_token())
@@ -126,14 +124,16 @@ def _token() -> TokenRecord:
     return token
 
 
-def _candidate(node: NodeInfo, ranked: Ranked, load_ms: int = 0) -> Candidate:
-    return Candidate(
-        node=node,
+def _add(answer: LocateResponse | SurveyResponse, node: NodeInfo, ranked: Ranked, load_ms: int = 0) -> None:
+    """A candidate is made in its place: each message that is given to another one is copied, and copies are what
+    making an answer costs."""
+    candidate = answer.candidates.add(
         expected_rtt_ms=ranked.expected_rtt_ms,
         distance_km=ranked.distance_km,
         learned=ranked.learned,
         load_ms=load_ms,
     )
+    candidate.node.CopyFrom(node)
 
 
 def _some_of_each_region(found: list[tuple[NodeInfo, Ranked]]) -> list[tuple[NodeInfo, Ranked]]:

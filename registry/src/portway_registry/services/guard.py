@@ -24,6 +24,7 @@ class Guard(aio.ServerInterceptor):
     def __init__(self, identify: Identify, count: Count) -> None:
         self._identify = identify
         self._count = count
+        self._guarded: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}  # by method, with what is behind it
 
     async def intercept_service(
         self,
@@ -34,6 +35,12 @@ class Guard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method not in METHOD_ROLES:
             return grpc.unary_unary_rpc_method_handler(self._not_served(method, known=method in METHOD_ROLES))
+        guarded = self._guarded.get(method)
+        if guarded is None or guarded[0] is not handler:
+            guarded = self._guarded[method] = handler, self._guard(method, handler)
+        return guarded[1]
+
+    def _guard(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
         if handler.request_streaming or handler.response_streaming:
             wrapped = self._streaming(method, handler)
             make = (

@@ -110,8 +110,10 @@ class PortReservation:
         account = self._account
         asked_at = self._clock()
         self._asked += 1
-        # No more than is needed now: the other nodes of the region have needs of their own.
-        more = 1 + len(self._waiting) // _BLOCK if account.free < _FEW or self._waiting else 0
+        # No more than is needed now: the other nodes of the region have needs of their own. Most of what has rested is
+        # free with this answer; were it not counted, a node would take one more block each time that it is started.
+        few = account.free + account.rested < _FEW
+        more = 1 + len(self._waiting) // _BLOCK if few or self._waiting else 0
         request = ReservePortsRequest(first=account.range.first, last=account.range.last, blocks=account.blocks + more)
         answer = await self._ask(request)
         if answer is None:
@@ -121,6 +123,8 @@ class PortReservation:
         account.reserved(blocks, held)
         account.confirmed(asked_at, held)
         self._used_up = len(blocks) < request.blocks
+        if not more and account.free < _FEW:
+            self._wake.set()  # tunnels have what had rested
         if self._used_up and not account.free:
             logger.warning("the region's raw ports are used up: enlarge --raw-ports", extra={"blocks": len(blocks)})
         for waiting, question in self._waiting.items():

@@ -89,6 +89,12 @@ class PortAccount:
         """When the first of the resting ports may be asked for."""
         return min((rest.until for rest in self._resting.values()), default=None)
 
+    @property
+    def rested(self) -> int:
+        """Ports that a registry need only be asked about before they can be given."""
+        now = self._clock()
+        return sum(rest.until <= now for rest in self._resting.values())
+
     def holder(self, port: int) -> str | None:
         """The label of this node's own tunnel with this port."""
         return self._held.get(port)

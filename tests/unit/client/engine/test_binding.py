@@ -25,6 +25,14 @@ def test_each_bind_has_the_next_epoch(make_binding: Callable[..., Binding]) -> N
     assert binding.shown
 
 
+def test_the_latest_epoch_is_that_of_the_last_bind(make_binding: Callable[..., Binding]) -> None:
+    """With its proof: what another node is told of it."""
+    binding = make_binding()
+    binding.bind_on(ONE)
+    bind = binding.bind_on(TWO)
+    assert binding.latest == (2, bind.proof)
+
+
 def test_a_bind_without_an_answer_is_repeated_in_its_session(make_binding: Callable[..., Binding]) -> None:
     """With the same epoch; any other session gets the next one."""
     binding = make_binding()
@@ -86,6 +94,39 @@ def test_the_last_ticket_is_shown(make_binding: Callable[..., Binding]) -> None:
     binding.bound(ONE, TunnelBound(1, "a.test", 443, "", 0, b"ticket"))
     binding.bound(ONE, ANSWER)
     assert binding.bind_on(TWO).ticket == b"ticket"
+
+
+def test_the_ticket_of_the_port_that_is_known_is_kept(
+    make_binding: Callable[..., Binding], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another port, or another region's with the same number, is of no use: whoever can give the known one is asked."""
+    caplog.set_level("INFO")
+    binding = make_binding()
+    known = TunnelBound(1, "label.fra.test", 443, "fra.test", 20001, b"known")
+    binding.bound(ONE, known)
+    for other in (
+        TunnelBound(1, "label.fra.test", 443, "fra.test", 20002, b"another port"),
+        TunnelBound(1, "label.iad.test", 443, "iad.test", 20001, b"another region"),
+    ):
+        caplog.clear()
+        binding.bound(TWO, other)
+        assert "could not keep its TCP port 20001" in caplog.text
+        assert binding.bind_on(ONE).ticket == b"known"
+    binding.bound(ONE, TunnelBound(1, "label.fra.test", 443, "fra.test", 20001, b"newer"))
+    binding.bound(ONE, TunnelBound(1, "label.fra.test", 443, "fra.test", 20001, b"newest"))
+    assert caplog.text.count("has its TCP port 20001 again") == 1
+    assert binding.bind_on(TWO).ticket == b"newest"
+
+
+def test_a_tunnel_without_a_raw_port_loses_none(
+    make_binding: Callable[..., Binding], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes to another region, and nothing is said."""
+    binding = make_binding()
+    binding.bound(ONE, TunnelBound(1, "label.fra.test", 443, "", 0, b""))
+    binding.bound(TWO, TunnelBound(1, "label.iad.test", 443, "", 0, b""))
+    assert caplog.text == ""
+    assert binding.opened.host == "label.fra.test"
 
 
 def test_a_tunnel_is_lost_once(make_binding: Callable[..., Binding]) -> None:

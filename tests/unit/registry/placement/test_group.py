@@ -2,9 +2,13 @@
 
 import random
 from collections import Counter
+from itertools import islice
 
+from hypothesis import given
+from hypothesis import strategies as st
 from portway_registry.placement.group import Group
 from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.shortlist import Shortlist
 
 
 def node(name: str, sessions: int = 0, *, ready: bool = True) -> PlacedNode:
@@ -60,3 +64,45 @@ def test_a_report_that_changes_no_tier_is_still_seen() -> None:
     assert group.tiers is before
     ((_, found),) = group.by_load(random.Random(0))
     assert found.sessions == 2
+
+
+@given(
+    sessions=st.lists(st.integers(0, 10), max_size=12),
+    apart=st.sets(st.integers(0, 11)),
+    most=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
+def test_the_least_are_the_first_by_load(sessions: list[int], apart: set[int], most: int, seed: int) -> None:
+    """The same nodes in the same order, without those that are named, and chance is asked as often."""
+    group = Group()
+    for number, held in enumerate(sessions):
+        group.put(node(str(number), held))
+    named = {str(number) for number in apart}
+    one, other = random.Random(seed), random.Random(seed)
+    expected = list(islice((pair for pair in group.by_load(one) if pair[1].name not in named), most))
+    assert group.least(most, other, named) == expected
+    assert one.getstate() == other.getstate()
+
+
+@given(
+    sessions=st.lists(st.integers(0, 10), max_size=12),
+    apart=st.sets(st.integers(0, 11)),
+    most=st.integers(1, 12),
+    limit=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+)
+def test_a_shortlist_takes_a_group_as_it_takes_its_nodes(
+    sessions: list[int], apart: set[int], most: int, limit: int, seed: int
+) -> None:
+    """Offered at once or one by one, after another group and before it: the same candidates."""
+    group = Group()
+    for number, held in enumerate(sessions):
+        group.put(node(str(number), held))
+    named = {str(number) for number in apart}
+    one, other = random.Random(seed), random.Random(seed)
+    singly, together = Shortlist(limit, one), Shortlist(limit, other)
+    for expected in (12.0, 5.4, 30.0):
+        singly.offer(islice((pair for pair in group.by_load(one) if pair[1].name not in named), most), expected, 0.0)
+        together.offer_least(group, most, named, expected, 0.0)
+    assert together.ranked() == singly.ranked()
+    assert together.worst == singly.worst

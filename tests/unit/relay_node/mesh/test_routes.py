@@ -1,12 +1,13 @@
 """What is believed of other nodes' tunnels: the highest epoch that proves itself, from whoever may say it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Chain
 from portway_relay.mesh import routes as routes_module
-from portway_relay.mesh.routes import Routes
+from portway_relay.mesh.routes import Belief, Routes
 from portway_relay.tunnels.proofs import Proofs
 from portway_testkit.clock import ManualClock
 
@@ -37,6 +38,15 @@ class Around:
         tunnel = TunnelInfo(label=chain.label, node=node, epoch=epoch, proof=chain.proof(epoch))
         tunnel.MergeFrom(TunnelInfo(**changes))
         return self.routes.learn(tunnel, from_registry=from_registry) is not None
+
+    def hint(self, node: str, epoch: int, *, proof: bytes | None = None, held: int = 1) -> bool:
+        """The client of a tunnel that is held here says that it has moved. Whether visitors would follow it."""
+        self.held[LABEL] = held
+        tunnel: Any = SimpleNamespace(label=LABEL, epoch=held, h2_enabled=True, holder=SimpleNamespace(token_id="t1"))
+        self.routes.client_moved(tunnel, node, epoch, CHAIN.proof(epoch) if proof is None else proof)
+        self.held.clear()
+        self.routes._had[LABEL] = held
+        return self.at() == (node, epoch)
 
     def at(self) -> tuple[str, int] | None:
         """Where a visitor would go."""
@@ -284,6 +294,88 @@ def test_a_node_that_makes_proofs_up_costs_no_more_than_it_may(around: Around, c
     assert around.at() == ("a", 3_000)
 
 
+def test_a_client_that_moved_is_followed(around: Around) -> None:
+    """With its tunnel's options; what is bound here is not touched, for its session ends it."""
+    assert around.hint("a", 2)
+    route = around.routes.get(LABEL)
+    assert route is not None
+    assert (route.belief, route.h2_enabled, route.pool) == (Belief.HINTED, True, around.pools["a"])
+    assert around.superseded == []
+    assert around.routes.epoch(LABEL) == 2
+
+
+@pytest.mark.parametrize(
+    ("node", "epoch", "proof"),
+    [
+        ("here", 3, None),
+        ("nobody", 3, None),
+        ("a", 2, None),
+        ("a", 1, None),
+        ("a", 3, bytes(32)),
+        ("a", 3, b""),
+        ("a", 5_000, bytes(32)),
+    ],
+)
+def test_a_hint_that_leads_nowhere_changes_nothing(around: Around, node: str, epoch: int, proof: bytes | None) -> None:
+    """This node, one that no registry has told of, an epoch that is none or no news, a proof that does not fit."""
+    assert not around.hint(node, epoch, proof=proof, held=2)
+    assert around.at() is None
+    assert around.routes.epoch(LABEL) == 2
+
+
+@pytest.mark.parametrize("from_registry", [False, True])
+@pytest.mark.parametrize("denied", [False, True])
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_any_nodes_own_word_replaces_a_hint(around: Around, node: str, denied: bool, from_registry: bool) -> None:
+    """No dispute comes of it: a hint does not say who has the label, but that its client was about to bind there."""
+    around.hint("a", 2)
+    if denied:
+        around.routes.forget(LABEL, "a", 2)
+        assert around.at() is None
+    assert around.learn(node, 2, from_registry=from_registry)
+    assert around.at() == (node, 2)
+    assert around.superseded == [(LABEL, 1)]
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_hint_never_replaces_a_nodes_word(around: Around, epoch: int) -> None:
+    """Of this epoch or a later one: believed, disputed, gone, or remembered by a registry."""
+    around.learn("b", epoch)
+    assert not around.hint("a", 2)
+    assert around.at() == ("b", epoch)
+    around.learn("c", epoch)
+    assert not around.hint("a", 2)
+    assert around.at() is None
+
+
+def test_a_hint_yields_to_who_a_registry_remembers(around: Around) -> None:
+    """Whether that was known before or is learned after; the holder's word still comes through."""
+    around.routes.learn_last(LABEL, "b", 2)
+    assert not around.hint("a", 2)
+    assert around.hint("a", 3)
+    around.routes.learn_last(LABEL, "b", 3)
+    assert around.at() is None
+    assert around.learn("b", 3)
+
+
+def test_the_epoch_of_a_hint_is_remembered_when_its_node_denies_it(around: Around) -> None:
+    """It was proved, so no lower one comes back."""
+    around.hint("a", 3)
+    around.routes.forget(LABEL, "a", 3)
+    assert not around.learn("b", 2)
+    assert around.routes.epoch(LABEL) == 3
+
+
+def test_hints_cost_their_token_no_more_than_proofs_may(around: Around, clock: ManualClock) -> None:
+    """A client that makes proofs up is not heard for a while."""
+    for _ in range(3):
+        assert not around.hint("a", 4_000, proof=bytes(32))
+    assert around.proofs.unchecked == {"token": 1}
+    assert not around.hint("a", 3_000)
+    clock.now += 1
+    assert around.hint("a", 3_000)
+
+
 def test_what_was_let_go_of_is_on_its_way_for_a_while(around: Around, clock: ManualClock) -> None:
     """By this node or another: its client may bind it anywhere in a moment, and then it is there."""
     assert not around.routes.is_moving(LABEL)
@@ -341,3 +433,18 @@ def test_what_was_let_go_of_is_remembered_up_to_a_limit(around: Around, monkeypa
     for label in ("a", "b", "c"):
         around.routes.let_go(label, 1, closed=False)
     assert [around.routes.is_moving(label) for label in ("a", "b", "c")] == [False, True, True]
+
+
+def test_a_hint_that_was_denied_is_waited_for_like_any_tunnel_that_moves(around: Around, clock: ManualClock) -> None:
+    """For a while: its client is somewhere. When the node says that its client has closed it, not at all."""
+    around.hint("a", 2)
+    assert around.routes.is_moving(LABEL)
+    around.routes.forget(LABEL, "a", 2)
+    assert around.routes.is_moving(LABEL)
+    clock.now += 61
+    assert not around.routes.is_moving(LABEL)
+    around.hint("a", 3)
+    around.routes.forget(LABEL, "a", 3, closed=True)
+    assert not around.routes.is_moving(LABEL)
+    assert around.routes.closed_epoch(LABEL) == 3
+    assert not around.learn("a", 3)

@@ -23,6 +23,7 @@ class Registry:
         self.asked: list[int] = []  # how many blocks each time
         self.most = 3
         self.held: dict[int, str] = {}
+        self.old = 0  # so many are those that the node had before it was started
         self.away = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -32,10 +33,11 @@ class Registry:
         await self.gate.wait()
         if self.away:
             return None
-        given = min(request.blocks, self.most)
+        given = max(self.old, min(request.blocks, self.most))
         return ReservePortsResponse(
             blocks=[
-                PortBlock(first=FIRST + SIZE * n, last=FIRST + SIZE * (n + 1) - 1, fresh=True) for n in range(given)
+                PortBlock(first=FIRST + SIZE * n, last=FIRST + SIZE * (n + 1) - 1, fresh=n >= self.old)
+                for n in range(given)
             ],
             held=[HeldPort(port=port, label=label) for port, label in self.held.items()],
         )
@@ -158,3 +160,35 @@ async def test_a_port_let_go_while_nothing_is_asked_is_free_after_its_rest(
     await until(lambda: node.account.free == SIZE)
     await node.reservation.close()
     assert not node.failures
+
+
+async def test_a_node_that_is_started_again_takes_no_more_than_it_had(node: Node, clock: ManualClock) -> None:
+    """When its old ports have rested they are enough: a region's blocks are not used up by restarts."""
+    node.registry.old = 2
+    node.reservation.registry_away(False)
+    await until(lambda: node.account.resting == 2 * SIZE)
+    clock.now += REST
+    node.reservation.registry_away(False)
+    await until(lambda: node.account.free == 2 * SIZE)
+    assert max(node.registry.asked) == 2
+
+
+async def test_a_node_whose_old_ports_are_in_use_elsewhere_gets_a_block(node: Node, clock: ManualClock) -> None:
+    """They had rested, and a registry says whose they are."""
+    node.registry.old = 1
+    node.reservation.registry_away(False)
+    await until(lambda: node.account.resting == SIZE)
+    node.registry.held = {FIRST + number: f"label-{number}" for number in range(SIZE - 1)}
+    clock.now += REST
+    node.reservation.registry_away(False)
+    await until(lambda: node.account.free == 1 + SIZE)
+    assert node.registry.asked == [1, 1, 2]
+
+
+async def test_who_comes_while_old_ports_rest_gets_a_port_of_a_new_block(node: Node) -> None:
+    """A client does not wait for a minute."""
+    node.registry.old = 1
+    node.reservation.registry_away(False)
+    await until(lambda: node.account.resting == SIZE)
+    assert await node.reservation.room()
+    assert node.account.free == SIZE

@@ -58,7 +58,8 @@ async def connect(
     except TimeoutError:
         stream.failed(ConnectFailed(f"{address} did not answer within {limit:g} s"))
     except OSError as error:
-        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}"))
+        refused = isinstance(error, ConnectionRefusedError)
+        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused))
     except ValueError as error:  # a host name that none can be
         stream.failed(ConnectFailed(f"{address}: {error}"))
     except asyncio.CancelledError:

@@ -56,7 +56,6 @@ class PyLane(Connection):
         "asked_at",
         "closed",
         "early",
-        "heard",
         "late",
         "opening",
         "pings",
@@ -91,8 +90,7 @@ class PyLane(Connection):
         self.retiring = False
         self.sent_bytes = 0
         self.received_bytes = 0
-        self.heard = True  # since the last sweep
-        self.quiet_since = carrier.loop.time()
+        self.quiet_since = carrier.loop.time()  # the last bytes, or the last sweep that saw a visit
         self.pings = 0
         self.reset_at: float | None = None
         self.asked_at: float | None = None  # opener: when OPEN was sent that is not answered
@@ -249,12 +247,12 @@ class PyLane(Connection):
 
     def data_received(self, data: memoryview) -> None:
         """Bytes off the wire, valid during the call alone."""
-        self.heard = True
         sink = self.sink
         if sink is not None and self._reader.whole_data(data):
             self.received_bytes += len(data) - HEADER_SIZE
             sink(data[HEADER_SIZE:])
             return
+        self.quiet_since, self.pings = self.carrier.loop.time(), 0
         try:
             for frame_type, payload in self._reader.feed(data):
                 if self.closed:
