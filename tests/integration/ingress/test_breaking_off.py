@@ -24,8 +24,8 @@ pytestmark = [
 ]
 
 LARGE = 160 << 20
-# What is held for a visitor that does not read: the buffers of three connections, which Linux lets grow to 6 or 32 MiB on
-# the receiving and 4 MiB on the sending side, and little in the two processes between them.
+# What is held for a visitor that does not read: the buffers of three connections, which Linux lets grow to 6 or 32 MiB
+# on the receiving and 4 MiB on the sending side, and little in the two processes between them.
 HELD = 120 << 20
 
 
