@@ -127,6 +127,7 @@ def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -
         say(f"visits: {dict(visitors.outcomes.most_common())}")
         say(f"guests: {dict(stage.guests.outcomes.most_common())}")
         gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
+        say(f"raw addresses that were lost, as their clients say: {', '.join(stage.ledger.without_port()) or 'none'}")
         say(f"longest time between two visits that were served: {gaps}")
         return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
     finally:

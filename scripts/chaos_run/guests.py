@@ -63,6 +63,9 @@ class Guests:
         self._here[place] = _Guest(process)
         return name
 
+    def here(self) -> list[Process]:
+        return [guest.process for guest in self._here.values()]
+
     def is_here(self, place: str) -> bool:
         return place in self._here
 

@@ -43,16 +43,25 @@ class Visit:
 
 @dataclass(slots=True)
 class Life:
-    """A tunnel. `let_go` is when its client was told to close it, or was killed; `ended` when that client was gone."""
+    """A tunnel. `let_go` is when its client was told to close it, or was killed; `ended` when that client was gone.
+
+    `port_lost` is when its client said that no node could give it its raw port again, which may be (docs/decisions.md).
+    """
 
     tunnel: NamedTunnel
     let_go: float = math.inf
     ended: float = math.inf
+    port_lost: float = math.inf
+
+    @property
+    def port_left(self) -> float:
+        """Since when its raw port rests."""
+        return min(self.let_go, self.port_lost)
 
     def violation(self, visit: Visit, rest: float) -> str:
         """What must never be; empty when all is well. A raw port that is let go is nobody else's for `rest` seconds."""
         name = f"{self.tunnel.name}{' (raw)' if visit.raw else ''} at {visit.node}"
-        if visit.got is Got.OTHERS and not (visit.raw and visit.ended > self.let_go + rest):
+        if visit.got is Got.OTHERS and not (visit.raw and visit.ended > self.port_left + rest):
             since = visit.ended - self.let_go
             return f"{name}, {f'let go {since:.1f} s ago' if since > 0 else 'open'}: {visit.said}"
         if visit.got is Got.OWN and visit.began > self.ended:
@@ -87,6 +96,21 @@ class Ledger:
                 life = self._lives[name]
                 life.let_go, life.ended = min(life.let_go, now), now
 
+    def lost_ports(self, ports: Iterable[int]) -> None:
+        """Which raw ports their clients say that they are without now; no longer those that they have again."""
+        lost, now = set(ports), self._clock()
+        with self._lock:
+            for life in self._lives.values():
+                if life.tunnel.raw_port not in lost:
+                    life.port_lost = math.inf
+                elif life.let_go == math.inf:
+                    life.port_lost = min(life.port_lost, now)
+
+    def without_port(self) -> list[str]:
+        """Names of open tunnels whose raw address is lost."""
+        with self._lock:
+            return [life.tunnel.name for life in self._lives.values() if life.port_lost < life.let_go == math.inf]
+
     def open_now(self) -> list[NamedTunnel]:
         with self._lock:
             return [life.tunnel for life in self._lives.values() if life.let_go == math.inf]
@@ -98,7 +122,7 @@ class Ledger:
 
     def may_be_anothers(self, life: Life) -> bool:
         """Whether its raw port has rested."""
-        return self._clock() > life.let_go + self.rest
+        return self._clock() > life.port_left + self.rest
 
     def pick(self, lot: random.Random) -> tuple[Life, bool]:
         """Whom to visit, and whether at its raw port."""

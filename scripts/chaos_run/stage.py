@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cluster.clients import NamedTunnel, start_client, wait_tunnels
+from cluster.clients import NamedTunnel, lost_ports, start_client, wait_tunnels
 from cluster.etcd import PORT as ETCD_PORT
 from cluster.etcd import start_etcd
 from cluster.network import Place, start_network
@@ -106,9 +106,10 @@ class Stage:
         return tuple(node for node in NODES if not raw or node.partition("-")[0] == tunnel.region)
 
     def addresses(self) -> list[tuple[NamedTunnel, bool]]:
-        """Those of every tunnel that is open now, and whether each is a raw one."""
-        tunnels = self.ledger.open_now()
-        return [(tunnel, False) for tunnel in tunnels] + [(tunnel, True) for tunnel in tunnels if tunnel.raw_port]
+        """Those of every tunnel that is open now, and whether each is a raw one; none that its client says is lost."""
+        tunnels, lost = self.ledger.open_now(), self.ledger.without_port()
+        raw = [tunnel for tunnel in tunnels if tunnel.raw_port and tunnel.name not in lost]
+        return [(tunnel, False) for tunnel in tunnels] + [(tunnel, True) for tunnel in raw]
 
     def begin(self, fault: Fault) -> None:
         match fault.kind:
@@ -150,6 +151,8 @@ class Stage:
     def look_after(self) -> None:
         """What a service manager does: start what ended by itself. Ending after having been ready is `unexpected`."""
         self.guests.look_after()
+        clients = [*self._clients.values(), *self.guests.here()]
+        self.ledger.lost_ports(port for client in clients for port in lost_ports(client))
         for name, part in self._parts.items():
             if name in self._down or name in self._paused:
                 continue

@@ -6,6 +6,7 @@ Here: starting one and what its tunnels are. Not here: what they answer (own_ans
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 from cluster.processes import Process, Processes
 
+# What the engine's log says (client/src/portway/engine/binding.py).
+_PORTS = re.compile(r"could not keep its TCP port (?P<lost>\d+)|has its TCP port (?P<again>\d+) again")
 _SCRIPTS = Path(__file__).resolve().parent.parent
 
 
@@ -65,6 +68,17 @@ def told_tunnels(client: Process) -> dict[str, NamedTunnel]:
         return _tunnels(json.loads(client.ready_file.read_text()))
     except FileNotFoundError:
         return {}
+
+
+def lost_ports(client: Process) -> set[int]:
+    """The raw ports that a client has said it could not keep, and has not said it has again."""
+    lost: set[int] = set()
+    for said in _PORTS.finditer(client.log.read_text(errors="replace")):
+        if said["lost"]:
+            lost.add(int(said["lost"]))
+        else:
+            lost.discard(int(said["again"]))
+    return lost
 
 
 def _tunnels(told: Mapping[str, Any]) -> dict[str, NamedTunnel]:

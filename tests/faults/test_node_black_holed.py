@@ -13,10 +13,9 @@ from portway_testkit.onlookers import Onlookers, answered, named_at
 from portway_testkit.waiting import eventually
 
 HOME = "fra-1"
-# Silence is noticed in 10 s, looked for once a second; then the client has to get somewhere else.
+# Silence is noticed in 10 s; half a second later, as the one node that the client knows is dialled in vain, a registry
+# names others (10.4 to 10.7 s in all). The rest is for what else this machine does.
 WORST = 12.0
-# What this machine's other work may cost on top.
-SLACK = 4.0
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_the_same_url_serves_elsewhere_and_nobody_is_mixed_up(
         eventually(lambda: all(onlookers.unanswered[at, "moving"] > before[at, "moving"] for at in left))
         for at in left:
             eventually(lambda at=at: answered(mesh, at, tunnel.host, 0.5) == "moving")
-        assert time.monotonic() - dropped < WORST + SLACK
+        assert time.monotonic() - dropped < WORST
         assert not any(onlookers.unanswered[at, "staying"] for at in left)
         cable.mend()
         eventually(lambda: mesh.nodes[HOME].metrics()["tunnels"] == 0)

@@ -142,8 +142,10 @@ def _parser() -> argparse.ArgumentParser:
         help="show how far the relay nodes of every region are from here",
         description="Dial the relay nodes of every region, at most 200, once each, and print how far each one is,\n"
         "what the registry expected, where GeoIP puts this machine, and which node a tunnel would be at and why.\n\n"
-        "ROUND TRIP is the shortest that the kernel saw; READY AFTER is with TCP's and TLS's handshakes, and decides.",
-        epilog="exit codes: 0 when a node was picked, else those of `portway forward`",
+        "ROUND TRIP is the shortest that the kernel saw; READY AFTER is with TCP's and TLS's handshakes, and decides.\n"
+        "A node that was not reached is marked so, with the reason: refused, timed out, wrong certificate, ...",
+        epilog="exit codes: 0 when a node was picked, also when others were not reached; 6 when no node that takes\n"
+        "clients was; 130 when interrupted; else those of `portway forward`",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_settings(checking)

@@ -30,6 +30,9 @@ def as_table(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked |
         lines.append("  ".join(cells).rstrip())
     if survey.total > len(measured):
         lines.append(f"and {survey.total - len(measured)} more nodes of these regions")
+    missed = sum(not one.reached for one in measured)
+    if missed:
+        lines.append(f"not reached: {missed} of {len(measured)}")
     lines += ["", _verdict(picked)]
     return "\n".join(lines)
 
@@ -68,16 +71,15 @@ def _by_region(measured: "Sequence[Measured]") -> "dict[str, list[Measured]]":
 def _row(one: "Measured", picked: "Picked | None") -> tuple[str, ...]:
     node = one.node
     notes = [node.state] if not one.candidate else []
-    if one.problem:
-        notes.append(one.problem)
+    if not one.reached:
+        notes.append(f"not reached: {one.short}")
     if picked is not None and picked.measured is one:
         notes.append("<- picked")
-    reached = one.rtt_ms is not None
     return (
         node.node.region,
         node.node.name,
         _ms(one.rtt_ms) if one.rtt_ms is not None else _UNKNOWN,
-        _ms(one.took * 1000) if reached else _UNKNOWN,
+        _ms(one.took * 1000) if one.reached else _UNKNOWN,
         _expected(one),
         f"{node.distance_km:.0f} km" if node.distance_km else _UNKNOWN,
         f"+{node.load_ms} ms" if node.load_ms else _UNKNOWN,
@@ -92,8 +94,10 @@ def _object(one: "Measured") -> dict[str, object]:
         "name": node.node.name,
         "address": str(node.node.address),
         "state": node.state,
+        "reached": one.reached,
+        "not_reached": one.short or None,
         "rtt_ms": None if one.rtt_ms is None else _rounded(one.rtt_ms),
-        "ready_ms": None if one.rtt_ms is None else _rounded(one.took * 1000),
+        "ready_ms": None if not one.reached else _rounded(one.took * 1000),
         "problem": one.problem,
         "expected_rtt_ms": _rounded(node.expected.ms) if node.expected.ms else None,
         "learned": node.expected.learned,

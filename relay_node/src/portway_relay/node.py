@@ -12,12 +12,7 @@ from portway_proto.carry.select import make_carrier
 from portway_proto.carry.settings import Limits
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure
-from portway_proto.v1.types_pb2 import (
-    NODE_STATE_CORDONED,
-    NODE_STATE_DRAINING,
-    NodeState,
-    TunnelInfo,
-)
+from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NodeState, TunnelInfo
 
 from portway_relay import clock
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
@@ -181,6 +176,7 @@ class Node:
             tickets,
             self._addresses,
             lambda: public_address(config, self._front),
+            self._routes.client_moved,
             clock=monotonic,
             wall_clock=wall_clock,
         )

@@ -123,14 +123,15 @@ def test_a_lost_node_is_replaced_by_another(
 def test_a_node_that_leaves_is_left_after_the_next_one_has_the_tunnels(
     node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
 ) -> None:
-    """GOAWAY: bound elsewhere first, then the old node is told that its session is over."""
+    """GOAWAY: bound elsewhere first, then the old node is told where the tunnels are, and that its session is over."""
     registry.nodes = [node, second_node]
     with portway.forward(echo.port) as tunnel:
         node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN, "it is upgraded"))
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
         node.wait(lambda: ("goaway",) in node.events)
         assert second_node.epochs(label_of(tunnel)) == [2]
-        assert next(event[0] for event in node.events if event[0] in ("goaway", "lost")) == "goaway"
+        told = [event for event in node.events if event[0] in ("moved", "goaway", "lost")]
+        assert told[:2] == [("moved", label_of(tunnel), second_node.name, 2), ("goaway",)]
 
 
 def test_a_tunnel_closed_while_its_node_leaves_is_closed_there(node: FakeNode, echo: Any) -> None:

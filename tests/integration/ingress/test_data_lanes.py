@@ -4,6 +4,7 @@ import ssl
 
 import pytest
 from portway_proto.wire.frames import FrameType, encode_frame, encode_number
+from portway_testkit.carriers import reset
 from portway_testkit.cluster import Cluster
 from portway_testkit.hand_lane import BROKEN_FRAMES, HandLane, HandSession
 from portway_testkit.visitors import visit
@@ -94,9 +95,10 @@ def test_frames_of_a_visit_that_is_over_are_dropped(cluster: Cluster, session: H
     """A late RESET, END or OPENED of the visit before does not disturb the lane's next one."""
     address = session.public()
     lane = session.data
-    with visit(address, cluster.ca):
-        assert lane.hear()[0] == FrameType.OPEN
-        lane.send(OPENED)
+    visitor = visit(address, cluster.ca)
+    assert lane.hear()[0] == FrameType.OPEN
+    lane.send(OPENED)
+    reset(visitor)
     assert lane.hear()[0] == FrameType.RESET
     lane.say(FrameType.RESET, (1).to_bytes(4))
     for late in (FrameType.RESET, FrameType.END, FrameType.OPENED):

@@ -11,7 +11,7 @@ from portway_testkit.hand_lane import BROKEN_FRAMES, HandLane, HandSession
 # `tunnel` is of a client that behaves: that one is served before and after each test.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("tunnel")]
 
-UNKNOWN_BUT_SKIPPED = encode_frame(0x80, b"of a later version") + encode_frame(0xFF, bytes(MAX_CONTROL))
+UNKNOWN_BUT_SKIPPED = encode_frame(0xFE, b"of a later version") + encode_frame(0xFF, bytes(MAX_CONTROL))
 
 
 @pytest.mark.parametrize("sent", BROKEN_FRAMES.values(), ids=BROKEN_FRAMES.keys())
@@ -24,6 +24,7 @@ def test_a_lane_that_begins_with_what_is_no_frame(lane: HandLane, sent: bytes) -
 OTHER_FRAMES = {
     "BIND": encode_frame(FrameType.BIND),
     "GOAWAY": encode_frame(FrameType.GOAWAY),
+    "MOVED": encode_frame(FrameType.MOVED),
     "WELCOME, the node's own": encode_frame(FrameType.WELCOME),
     "HELLO that is no Hello": encode_frame(FrameType.HELLO, b"\xff" * 20),
     "PARK that is no Park": encode_frame(FrameType.PARK, b"\x0a\xff"),
@@ -83,7 +84,7 @@ def test_another_version(lane: HandLane, grant: str, version: int, first: str) -
 
 
 def test_types_of_later_versions_are_skipped(lane: HandLane, grant: str) -> None:
-    """Frames from 0x80 up are passed over, before HELLO and after it."""
+    """Frames from 0x80 up that nobody knows are passed over, before HELLO and after it."""
     lane.send(UNKNOWN_BUT_SKIPPED)
     lane.begin(grant)
     lane.send(UNKNOWN_BUT_SKIPPED)

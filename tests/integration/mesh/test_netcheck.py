@@ -46,6 +46,7 @@ def cluster(start_cluster: Callable[..., Cluster], tmp_path: Path) -> Cluster:
         NodePlan("fra-2", "fra", settings=FRANKFURT),
         NodePlan("par-1", "par", settings=PARIS),
         geoip=loopback_geoip(tmp_path / "geoip.mmdb"),
+        lease_seconds=600,  # a node that was killed is known to the end
     )
 
 
@@ -59,6 +60,7 @@ def test_every_region_is_in_it_and_a_dead_node_says_so(cluster: Cluster) -> None
     assert told["client"] == {"address": "127.0.0.1", "country": "DE", "latitude": 50.1, "longitude": 8.7}
     nodes = nodes_of(told)
     assert nodes.keys() == {"fra-1", "fra-2", "par-1", "syd-1"}
+    assert (nodes["fra-1"]["reached"], nodes["fra-1"]["not_reached"]) == (False, "refused")
     assert "refused" in nodes["fra-1"]["problem"]
     assert nodes["fra-1"]["rtt_ms"] is None
     assert nodes["fra-2"]["state"] == "draining"
@@ -73,4 +75,5 @@ def test_every_region_is_in_it_and_a_dead_node_says_so(cluster: Cluster) -> None
     assert lines[1] == "client    127.0.0.1, for GeoIP in DE, at 50.1, 8.7"
     rows = [line.split()[:2] for line in lines if line.split()[:1] in (["fra"], ["par"], ["syd"])]
     assert rows == [["fra", "fra-1"], ["fra", "fra-2"], ["par", "par-1"], ["syd", "syd-1"]]
+    assert "not reached: 1 of 4" in lines
     assert lines[-1].startswith("picked: ")

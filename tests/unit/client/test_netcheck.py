@@ -16,7 +16,7 @@ def surveyed(
 
 MEASURED = (
     Measured(surveyed("fra-1", "fra", Expected(12, True), 35.2), 11.84, 0.0262),
-    Measured(surveyed("par-1", "par", Expected(8.4, False), 402.0, 3), None, 0.001, "refused"),
+    Measured(surveyed("par-1", "par", Expected(8.4, False), 402.0, 3), None, 0.001, "Connection refused", "refused"),
     Measured(surveyed("fra-2", "fra", Expected(0, False), 0.0, 0, "draining"), 250.4, 0.51),
 )
 NODES = tuple(one.node for one in MEASURED)
@@ -33,7 +33,11 @@ def test_the_table_has_every_node_by_region() -> None:
         "REGION  NODE   ROUND TRIP  READY AFTER  EXPECTED             DISTANCE   LOAD  ADDRESS",
         "fra     fra-1     11.8 ms      26.2 ms  12.0 ms, learned        35 km      -  192.0.2.1:443  <- picked",
         "fra     fra-2      250 ms       510 ms  -                           -      -  192.0.2.1:443  draining",
-        "par     par-1           -            -  8.4 ms, by distance    402 km  +3 ms  192.0.2.1:443  refused",
+        (
+            "par     par-1           -            -  8.4 ms, by distance    402 km  +3 ms  192.0.2.1:443  "
+            "not reached: refused"
+        ),
+        "not reached: 1 of 3",
         "",
         "picked: fra-1 in fra, ready after 26.2 ms: the first of the order, and ready before the 1 dialled after it",
     ]
@@ -43,7 +47,7 @@ def test_what_is_not_known_is_said() -> None:
     """Where the client is, nodes that are not shown, and that nobody can be reached."""
     lines = as_table(UNKNOWN, MEASURED, None).splitlines()
     assert lines[1].startswith("client    10.0.0.1, unknown to GeoIP: nodes of regions far apart are tried")
-    assert lines[-3] == "and 37 more nodes of these regions"
+    assert lines[-4] == "and 37 more nodes of these regions"
     assert lines[-1] == "picked: none, for no node that takes clients can be reached"
 
 
@@ -62,13 +66,17 @@ def test_json_has_the_same() -> None:
         "name": "par-1",
         "address": "192.0.2.1:443",
         "state": "ready",
+        "reached": False,
+        "not_reached": "refused",
         "rtt_ms": None,
         "ready_ms": None,
-        "problem": "refused",
+        "problem": "Connection refused",
         "expected_rtt_ms": 8.4,
         "learned": False,
         "distance_km": 402.0,
         "load_ms": 3,
     }
+    reached = told["regions"][0]["nodes"][0]
+    assert (reached["reached"], reached["not_reached"], reached["problem"]) == (True, None, "")
     nothing = json.loads(as_json(UNKNOWN, MEASURED, None))
     assert (nothing["picked"], nothing["ready_ms"], nothing["client"]["latitude"]) == (None, None, None)

@@ -2,10 +2,13 @@
 
 import math
 import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from chaos_run.ledger import Got, Ledger, Life, Visit
-from cluster.clients import NamedTunnel
+from cluster.clients import NamedTunnel, lost_ports
 
 REST = 15.0
 OPEN = NamedTunnel("open", "https://open", "open.fra.localhost", 443, 0.0, 20_001)
@@ -55,6 +58,34 @@ def test_anothers_bytes_under_a_closed_name_are_a_violation_for_ever() -> None:
 def test_a_raw_port_is_nobody_elses_during_its_rest(ended: float, wrong: bool) -> None:
     """After it another tunnel may have it, and who still holds the old address reaches that one."""
     assert bool(violation(visit(Got.OTHERS, ended - 0.1, ended, raw=True))) is wrong
+
+
+def test_a_port_that_its_client_says_is_lost_rests_from_then_on() -> None:
+    """Within its rest another's bytes there are a violation; what it has again is its own again."""
+    now = 50.0
+    ledger = Ledger(REST, lambda: now)
+    ledger.opened([OPEN, CLOSED])
+    ledger.lost_ports([OPEN.raw_port])
+    assert ledger.without_port() == ["open"]
+    life = next(life for life, _ in (ledger.pick(random.Random(seed)) for seed in range(50)) if life.tunnel is OPEN)
+    assert life.violation(visit(Got.OTHERS, now, now + REST, raw=True), REST)
+    assert not life.violation(visit(Got.OTHERS, now, now + REST + 0.1, raw=True), REST)
+    assert life.violation(visit(Got.OTHERS, now, now + REST + 0.1), REST)
+    ledger.lost_ports([])
+    assert ledger.without_port() == []
+    assert life.violation(visit(Got.OTHERS, now, now + REST + 0.1, raw=True), REST)
+
+
+def test_what_a_client_says_of_its_ports_is_read(tmp_path: Path) -> None:
+    """The words are the client's own."""
+    log = tmp_path / "client.log"
+    log.write_text(
+        "tunnel tbus… could not keep its TCP port 20377: only its https address works now; open it again\n"
+        "tunnel roct… could not keep its TCP port 20385: only its https address works now; open it again\n"
+        "tunnel tbus… has its TCP port 20377 again\n"
+    )
+    client: Any = SimpleNamespace(log=log)
+    assert lost_ports(client) == {20_385}
 
 
 def test_a_client_that_ends_by_itself_has_let_go_then() -> None:

@@ -4,6 +4,7 @@ HELLO goes to connections in the order in which they are ready. Not here: dialli
 often to try (reconnect.py).
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -24,6 +25,10 @@ from portway.errors import Attempt, UnreachableError
 # The node where the session can be resumed is worth waiting for: its visits have gone on. Not one that has been
 # silent for ten seconds already: where it is this side's network that was away, it answers as soon as any other.
 RESUME_HEAD_START: Final = 1.0
+
+# Where the one node that is known has just been silent for ten seconds, a registry is asked for others after so long,
+# and not when its dial has failed, seconds later.
+SILENT_PATIENCE: Final = 0.5
 
 _REGISTRY: Final[Attempted] = ("", "the registry")
 
@@ -102,17 +107,29 @@ class Search:
         """
         self._attempts = {}
         tried: tuple[Node, ...] = ()
+        given_up: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
             tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
-                if attached := await self._first_that_takes(tried, located, resume, Course(self._attempts)):
-                    return attached
+                async with asyncio.timeout(_patience(tried, resume)):
+                    if attached := await self._first_that_takes(tried, located, resume, Course(self._attempts)):
+                        return attached
             except Refused as refused:
                 if not refused.failure.stale_grant:
                     raise
                 tried = ()  # a fresh grant may do
-        located = await self._locate()
+            except TimeoutError:
+                given_up, tried = tried, ()  # dialled again, beside those that a registry names
+        try:
+            located = await self._locate()
+        except UnreachableError:
+            if located is None or not given_up:
+                raise
+            attached = await self._first_that_takes(given_up, located, resume, Course(self._attempts))
+            if attached is None:
+                raise
+            return attached
         ordered = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
         fresh = [node for node in ordered if node not in tried]
         course = Course(self._attempts)
@@ -166,6 +183,12 @@ class Search:
         now = self._clock()
         self._not_before = {name: until for name, until in self._not_before.items() if until > now}
         return tuple(node for node in nodes if node.name not in self._not_before)
+
+
+def _patience(nodes: Sequence[Node], resume: Resumption | None) -> float | None:
+    """How long these nodes are all that is tried; None when as long as it takes."""
+    silent = resume is not None and resume.silent and all(node.name == resume.node for node in nodes)
+    return SILENT_PATIENCE if silent else None
 
 
 def in_order(

@@ -36,6 +36,11 @@ class Binding:
         return self._identity.label
 
     @property
+    def latest(self) -> tuple[int, bytes]:
+        """The last epoch that was used, which is its holder's, and the proof of it."""
+        return self._identity.epoch, self._identity.proof
+
+    @property
     def place(self) -> Place:
         """What it forwards: one tunnel at a time for each."""
         return (self.request.port, self.request.host)
@@ -84,7 +89,7 @@ class Binding:
         self._ticket = answer.ticket or self._ticket
         if self._without_port:
             self._without_port = False
-            logger.info("tunnel %s… has its TCP port %d again", self.label[:4], self.tunnel.unencrypted_port)
+            logger.warning("tunnel %s… has its TCP port %d again", self.label[:4], self.tunnel.unencrypted_port)
 
     def _port_lost(self) -> None:
         """The ticket of the one that is known is kept: the next node may give it back."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from portway_proto.carry.contract import Carrier, Stream
-from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.errors import CarrierError, ConnectFailed, HandshakeFailed
 from portway_proto.carry.settings import ClientTls
 from portway_proto.wire.limits import LINK_ALPN
 
@@ -27,10 +27,12 @@ _ROUND_TRIPS: Final = 2
 
 
 class DialFailed(Exception):
-    """Why there is no connection. `round_trip` is known when the node did not answer in time."""
+    """Why there is no connection, and in `short` the same in a word or two. `round_trip` is known when the node did not
+    answer in time."""
 
-    def __init__(self, reason: str, round_trip: RoundTrip | None = None) -> None:
+    def __init__(self, reason: str, short: str, round_trip: RoundTrip | None = None) -> None:
         super().__init__(reason)
+        self.short = short
         self.round_trip = round_trip
 
 
@@ -49,23 +51,42 @@ async def dial(carrier: Carrier, node: Node, cluster_ca: bytes) -> Dialled:
         with unforked:  # the first one sets the TLS library up
             stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
     except CarrierError as error:
-        raise DialFailed(str(error)) from None
+        raise DialFailed(str(error), _in_short(error)) from None
     try:
         async with asyncio.timeout(DIAL_TIMEOUT):
             handshake = await stream.ready()
     except CarrierError as error:
-        raise DialFailed(str(error)) from None
+        raise DialFailed(str(error), _in_short(error)) from None
     except TimeoutError:
         stream.abort()
-        raise DialFailed(f"no connection within {DIAL_TIMEOUT:g} s", given_up(node, DIAL_TIMEOUT)) from None
+        reason = f"no connection within {DIAL_TIMEOUT:g} s"
+        raise DialFailed(reason, timed_out(DIAL_TIMEOUT), given_up(node, DIAL_TIMEOUT)) from None
     except BaseException:
         stream.abort()
         raise
     if handshake.alpn != LINK_ALPN:
         stream.abort()
-        raise DialFailed("it is no relay node, or not of this protocol version")
+        raise DialFailed("it is no relay node, or not of this protocol version", "no relay node")
     seconds = handshake.took / _ROUND_TRIPS if handshake.round_trip is None else handshake.round_trip
     return Dialled(stream, RoundTrip(node.name, seconds * 1000), handshake.took)
+
+
+def timed_out(after: float) -> str:
+    """In short, of a node that did not answer in so many seconds."""
+    return f"timed out after {after:.2g} s"
+
+
+def _in_short(error: CarrierError) -> str:
+    match error:
+        case ConnectFailed(refused=True):
+            return "refused"
+        case ConnectFailed():
+            return "unreachable"
+        case HandshakeFailed(untrusted=True):
+            return "wrong certificate"
+        case HandshakeFailed():
+            return "TLS failed"
+    return "failed"
 
 
 def given_up(node: Node, after: float) -> RoundTrip:

@@ -127,6 +127,12 @@ class Dialogue:
         return FrameType.UNBIND, lane_pb2.Unbind(label=label).SerializeToString()
 
     @staticmethod
+    def moved(label: str, node: str, epoch: int, proof: bytes) -> Frame:
+        """The tunnel is bound at that other node now, with this epoch."""
+        message = lane_pb2.Moved(label=label, node=node, epoch=epoch, proof=proof)
+        return FrameType.MOVED, message.SerializeToString()
+
+    @staticmethod
     def goaway() -> Frame:
         """The client leaves for good."""
         return FrameType.GOAWAY, lane_pb2.Goaway().SerializeToString()

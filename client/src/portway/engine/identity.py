@@ -23,12 +23,17 @@ class Identity:
     def label(self) -> Label:
         return self._chain.label
 
+    @property
+    def proof(self) -> bytes:
+        """That of the epoch that was used last."""
+        return self._chain.proof(self.epoch)
+
     def next_proof(self) -> tuple[Epoch, bytes]:
         """The next epoch and its proof. Raises RemoteError when the chain is used up."""
         if self.epoch == CHAIN_LENGTH:
             raise RemoteError(f"its {CHAIN_LENGTH} epochs are used up: open a new tunnel")
         self.epoch = Epoch(self.epoch + 1)
-        return self.epoch, self._chain.proof(self.epoch)
+        return self.epoch, self.proof
 
 
 class Identities:

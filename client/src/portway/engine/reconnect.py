@@ -223,7 +223,7 @@ class Link:
                 waiting.set_result(None)
         async with asyncio.TaskGroup() as binds:
             for binding in self._bindings.missing_on(session):
-                binds.create_task(self._bindings.bind_again(session, binding))
+                binds.create_task(self._bring(attached, binding))
             # After the BINDs, which go out first; a handshake each must not hold them up.
             located = self._directory.located
             if located is not None:
@@ -232,6 +232,13 @@ class Link:
             self._leave_old()
         if not self._bindings:
             self._unused()
+
+    async def _bring(self, attached: Attached, binding: Binding) -> None:
+        """Bind a tunnel at its next node, and tell the one that is being left: visitors still come there."""
+        session = attached.session
+        await self._bindings.bind_again(session, binding)
+        if self._leaving is not None and binding.held_by(session.key):
+            self._leaving.moved(binding.label, attached.node.name, *binding.latest)
 
     def _let_go(self, attached: Attached, end: End) -> None:
         self._session, self.trouble = None, end.reason

@@ -120,6 +120,10 @@ class Session:
     def unbind(self, label: str) -> None:
         self._lane.send(*self._dialogue.unbind(label))
 
+    def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
+        """Say at which other node a tunnel of this session is now: visitors that still come here are sent there."""
+        self._lane.send(*self._dialogue.moved(label, node, epoch, proof))
+
     async def over(self) -> End:
         """Wait for its end."""
         return await asyncio.shield(self._over)

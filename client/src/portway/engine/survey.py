@@ -13,7 +13,7 @@ from typing import Final
 from portway_proto.carry.contract import Carrier
 from portway_proto.carry.tasks import Tasks
 
-from portway.engine.dial import DialFailed, dial
+from portway.engine.dial import DialFailed, dial, timed_out
 from portway.engine.discovery import Survey, Surveyed
 from portway.engine.race import RACERS, STAGGER
 
@@ -26,13 +26,19 @@ READY: Final = "ready"
 class Measured:
     """A node and what a connection to it came to. `took` is in seconds, also of one that failed.
 
-    Without a round trip `problem` says why; a node that was not dialled for want of time took none.
+    Without a round trip `problem` says why, and `short` in a word or two; a node that was not dialled for want of time
+    took none.
     """
 
     node: Surveyed
     rtt_ms: float | None
     took: float
     problem: str = ""
+    short: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.rtt_ms is not None
 
     @property
     def candidate(self) -> bool:
@@ -64,7 +70,7 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
                 dialled = await dial(carrier, surveyed.node, survey.cluster_ca)
             except DialFailed as failed:
                 problem = str(failed).removeprefix(f"{surveyed.node.address}: ")
-                found[name] = Measured(surveyed, None, clock() - began[name], problem)
+                found[name] = Measured(surveyed, None, clock() - began[name], problem, failed.short)
             else:
                 dialled.stream.abort()
                 found[name] = Measured(surveyed, dialled.round_trip.ms, dialled.took)
@@ -79,9 +85,11 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
     now = clock()
     for surveyed in survey.nodes:
         name = surveyed.node.name
-        if name not in found:
-            what = "no answer" if name in began else "not dialled"
-            found[name] = Measured(surveyed, None, now - began.get(name, now), f"{what} within {within:g} s")
+        if name in began and name not in found:
+            took = now - began[name]
+            found[name] = Measured(surveyed, None, took, f"no answer within {within:g} s", timed_out(took))
+        elif name not in found:
+            found[name] = Measured(surveyed, None, 0.0, f"not dialled within {within:g} s", "no time left to try it")
     return tuple(found[surveyed.node.name] for surveyed in survey.nodes)
 
 

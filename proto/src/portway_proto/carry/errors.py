@@ -16,7 +16,11 @@ class CarrierError(Exception):
 
 
 class ConnectFailed(CarrierError):
-    """The other end could not be reached."""
+    """The other end could not be reached. `refused` when it answered that nobody listens there."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class HandshakeFailed(CarrierError):

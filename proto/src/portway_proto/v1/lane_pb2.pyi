@@ -288,6 +288,37 @@ class Unbind(_message.Message):
 Global___Unbind: _TypeAlias = Unbind  # noqa: Y015
 
 @_typing.final
+class Moved(_message.Message):
+    """From a client that leaves: a tunnel of this session is bound at another node now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    node: _builtins.str
+    """The other node, and the epoch that the tunnel was bound with there."""
+    epoch: _builtins.int
+    proof: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        node: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "node", b"node", "proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moved: _TypeAlias = Moved  # noqa: Y015
+
+@_typing.final
 class Unbound(_message.Message):
     """From the node: a tunnel of this session is over, and why."""
 

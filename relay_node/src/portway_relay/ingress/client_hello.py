@@ -81,76 +81,81 @@ def parse(data: bytes) -> Parsed | NeedMore | Invalid:
     return Invalid(f"a ClientHello in more than {MAX_RECORDS} records")
 
 
-class _Reader:
-    """Takes fields off the front of `data`."""
-
-    __slots__ = ("data", "position")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-
-    def __bool__(self) -> bool:
-        return self.position < len(self.data)
-
-    def take(self, size: int) -> bytes:
-        start, self.position = self.position, self.position + size
-        if self.position > len(self.data):
-            raise _Malformed("a field ends behind the message")
-        return self.data[start : self.position]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def vector(self, length_size: int) -> bytes:
-        return self.take(self.number(length_size))
-
-
 def _parse_message(body: bytes) -> Parsed | Invalid:
     try:
         return _read_message(body)
+    except IndexError:
+        return Invalid("a field ends behind the message")
     except _Malformed as error:
         return Invalid(str(error))
 
 
 def _read_message(body: bytes) -> Parsed:
-    reader = _Reader(body)
-    reader.take(2 + 32)  # version, random
-    reader.vector(1)  # session id
-    reader.vector(2)  # cipher suites
-    reader.vector(1)  # compression methods
+    """Every visit passes here: indexes take a third of the time of a reader with methods. One behind the end raises
+    IndexError; what is skipped or cut out is checked by hand."""
+    position = 2 + 32  # version, random
+    position += 1 + body[position]  # session id
+    position += 2 + _number(body, position)  # cipher suites
+    position += 1 + body[position]  # compression methods
+    if position == len(body):
+        return Parsed(None)
+    end = position + 2 + _number(body, position)
+    if end > len(body):
+        raise IndexError
+    position += 2
     sni: str | None = None
     alpn: tuple[str, ...] = ()
-    if reader:
-        seen: set[int] = set()
-        extensions = _Reader(reader.vector(2))
-        while extensions:
-            kind, content = extensions.number(2), extensions.vector(2)
-            if kind in (_SERVER_NAME, _ALPN) and kind in seen:
+    seen: list[int] = []
+    while position < end:
+        kind, start = _number(body, position), position + 4
+        position = start + _number(body, position + 2)
+        if position > end:
+            raise IndexError
+        if kind in (_SERVER_NAME, _ALPN):
+            if kind in seen:
                 raise _Malformed(f"extension {kind} twice")
-            seen.add(kind)
+            seen.append(kind)
             if kind == _SERVER_NAME:
-                sni = _parse_server_name(content)
-            elif kind == _ALPN:
-                alpn = _parse_alpn(content)
+                sni = _parse_server_name(body[start:position])
+            else:
+                alpn = _parse_alpn(body[start:position])
     return Parsed(sni, alpn)
 
 
+def _number(data: bytes, position: int) -> int:
+    return data[position] << 8 | data[position + 1]
+
+
+def _list(content: bytes) -> bytes:
+    """What the two bytes in front say is there."""
+    end = 2 + _number(content, 0)
+    if end > len(content):
+        raise IndexError
+    return content[2:end]
+
+
 def _parse_server_name(content: bytes) -> str | None:
-    names = _Reader(_Reader(content).vector(2))
-    while names:
-        kind, name = names.number(1), names.vector(2)
+    names, position = _list(content), 0
+    while position < len(names):
+        kind, start = names[position], position + 3
+        position = start + _number(names, position + 1)
+        if position > len(names):
+            raise IndexError
         if kind == _HOST_NAME:
             try:
-                return name.decode("ascii")
+                return names[start:position].decode("ascii")
             except UnicodeDecodeError:
                 raise _Malformed("a server name that is not ASCII") from None
     return None
 
 
 def _parse_alpn(content: bytes) -> tuple[str, ...]:
-    protocols = _Reader(_Reader(content).vector(2))
+    protocols, position = _list(content), 0
     found = []
-    while protocols:
-        found.append(protocols.vector(1).decode("latin-1"))
+    while position < len(protocols):
+        start = position + 1
+        position = start + protocols[position]
+        if position > len(protocols):
+            raise IndexError
+        found.append(protocols[start:position].decode("latin-1"))
     return tuple(found)

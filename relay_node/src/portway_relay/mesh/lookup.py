@@ -27,7 +27,11 @@ Destination = Tunnel | Route
 
 # So many names at once; whoever guesses names gets "unknown" faster, and tunnels in use never wait for an answer.
 _MOST: Final = 1_024
+# Of them such as may be guesses: a quarter of a second's at the pace that they are asked for, which a registry on the
+# same continent needs a tenth of. One that is slow to answer must not leave a question's 40 KB to each of more.
+_MOST_GUESSES: Final = 128
 _ONCE: Final = (0.0,)
+_TOLD_BY: Final = {Belief.HINTED: "client", Belief.TOLD: "region", Belief.CONFIRMED: "registry"}
 # A client that moves binds its tunnels at the new node within a round trip or two of leaving the old one, and a second
 # after a node has died; the news take milliseconds. Visitors of a name that was good a moment ago wait that long. One
 # that its client has closed is a name like those that never were, also in the time that the answer takes.
@@ -100,7 +104,7 @@ class Lookup:
         route = self._routes.get(label)
         if route is None or not self._mesh.answers(route.node):
             return None
-        if not route.asked and region != self._region:
+        if route.belief is Belief.TOLD and not route.asked and region != self._region:
             return None
         self.answers["memory", "found"] += 1
         return route
@@ -169,7 +173,7 @@ class Lookup:
         against the rate."""
         asking = self._asking.get(label)
         if asking is None:
-            if len(self._asking) >= _MOST or (scan and not self._rate.take()):
+            if len(self._asking) >= (_MOST_GUESSES if scan else _MOST) or (scan and not self._rate.take()):
                 return False
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
@@ -209,7 +213,7 @@ class Lookup:
 def _who_told(found: Destination) -> str:
     if not isinstance(found, Route):
         return "here"
-    return "registry" if found.belief is Belief.CONFIRMED else "region"
+    return _TOLD_BY[found.belief]
 
 
 def _same(found: Destination, before: object) -> bool:

@@ -11,11 +11,12 @@ from enum import Enum
 from typing import Final
 
 from portway_proto.carry.contract import Pool, Visit
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import verify_proof
 
 from portway_relay.clock import Monotonic
 from portway_relay.tunnels.proofs import Proofs, is_proof
+from portway_relay.tunnels.tunnel import Tunnel
 
 # About 60 MB: more names than a node sees in an hour. What is forgotten is asked for again.
 _REMEMBERED: Final = 100_000
@@ -32,13 +33,17 @@ _CLOSED: Final = 0.0
 class Belief(Enum):
     """What is thought of a route."""
 
+    HINTED = "hinted"  # by the client that left this node: any node's own word counts for more
     TOLD = "told"  # by the node itself
     CONFIRMED = "confirmed"  # by a registry, whose store has room for one
     DISPUTED = "disputed"  # two nodes claim this epoch: nobody is routed until a registry has told them apart
     GONE = "gone"  # the node has let go of it; lower epochs are over all the same
+    DENIED = "denied"  # its client named this node, which has it not; who has it is still to be heard
 
 
-_ROUTED: Final = frozenset({Belief.TOLD, Belief.CONFIRMED})
+_ROUTED: Final = frozenset({Belief.HINTED, Belief.TOLD, Belief.CONFIRMED})
+_OVER: Final = frozenset({Belief.GONE, Belief.DENIED})
+_BY_CLIENT: Final = frozenset({Belief.HINTED, Belief.DENIED})
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +130,7 @@ class Routes:
     def is_moving(self, label: str) -> bool:
         """Whether it was somewhere a moment ago, and its client may bind it elsewhere in another."""
         route = self._routes.get(label)
-        if route is not None and route.belief is not Belief.GONE:
+        if route is not None and route.belief not in _OVER:
             return True
         _, until = self._let_go.get(label, (0, _CLOSED))
         return self._clock() < until
@@ -157,13 +162,23 @@ class Routes:
         known = self._routes.get(label)
         if known is not None and known.epoch >= tunnel.epoch:
             return self._learn_again(known, tunnel, pool, from_registry=from_registry)
-        if not is_proof(label, tunnel.epoch, tunnel.proof):
+        if not self._proves_itself(tunnel, "node", tunnel.node):
             return None
-        if self._proofs.wait("node", tunnel.node, tunnel.epoch):
-            return None  # whoever needs the label asks for it; what costs nothing to make up is not worth a queue
-        if not verify_proof(label, tunnel.epoch, tunnel.proof):
-            return None
-        return self._believe(tunnel, pool, from_registry=from_registry)
+        return self._believe(tunnel, pool, Belief.CONFIRMED if from_registry else Belief.TOLD)
+
+    def client_moved(self, tunnel: Tunnel, node: str, epoch: int, proof: bytes) -> None:
+        """The client of a tunnel that this node holds, or held, says that it is bound elsewhere now.
+
+        Its epoch is proved, that the node has it is not: so visitors are sent there until a node or a registry speaks
+        of this epoch or a later one, and the binding here is over when its client leaves, not before.
+        """
+        label, pool = tunnel.label, self._pool_of(node)
+        if node == self._node or pool is None or epoch <= max(tunnel.epoch, self.epoch(label)):
+            return
+        options = TunnelOptions(h2_enabled=tunnel.h2_enabled)
+        there = TunnelInfo(label=label, node=node, epoch=epoch, proof=proof, options=options)
+        if not self._is_anothers(label, node, epoch) and self._proves_itself(there, "token", tunnel.holder.token_id):
+            self._believe(there, pool, Belief.HINTED)
 
     def learn_last(self, label: str, node: str, epoch: int) -> None:
         """A registry says that nobody holds the label, and that this node did, with the highest epoch.
@@ -176,7 +191,7 @@ class Routes:
             self._last.popitem(last=False)
         route = self._routes.get(label)
         if route is not None and route.belief in _ROUTED and self._is_anothers(label, route.node, route.epoch):
-            route.belief = Belief.GONE
+            _end(route)
             self.let_go(label, epoch, closed=False)
 
     def forget(self, label: str, node: str, epoch: int, *, closed: bool = False) -> None:
@@ -186,7 +201,10 @@ class Routes:
             return
         if closed or route.belief in _ROUTED:
             self.let_go(label, epoch, closed=closed)
-        route.belief = Belief.GONE
+        if closed:
+            route.belief = Belief.GONE
+        else:
+            _end(route)
 
     def let_go(self, label: str, epoch: int, *, closed: bool) -> None:
         """Who held it with that epoch does so no more. `closed` by its client's wish: it is gone like a name that never
@@ -227,22 +245,31 @@ class Routes:
             return None
         if known.node == tunnel.node and tunnel.epoch == self.closed_epoch(tunnel.label):
             return None  # who says so has not heard yet that its client has closed it
+        if known.belief in _BY_CLIENT:
+            return self._believe(tunnel, pool, Belief.CONFIRMED if from_registry else Belief.TOLD)
         if from_registry:
             if known.node == tunnel.node and known.belief in _ROUTED:
                 known.belief = Belief.CONFIRMED
                 return known
-            return self._believe(tunnel, pool, from_registry=True)
+            return self._believe(tunnel, pool, Belief.CONFIRMED)
         if known.node != tunnel.node:
             if known.belief is not Belief.CONFIRMED:
                 known.belief = Belief.DISPUTED
             return None
         if known.belief is Belief.DISPUTED:
             return None
-        return known if known.belief in _ROUTED else self._believe(tunnel, pool, from_registry=False)
+        return known if known.belief in _ROUTED else self._believe(tunnel, pool, Belief.TOLD)
 
-    def _believe(self, tunnel: TunnelInfo, pool: Pool, *, from_registry: bool) -> Route:
+    def _proves_itself(self, tunnel: TunnelInfo, kind: str, name: str) -> bool:
+        """Whether the proof fits; what it costs to see is counted for who shows it."""
+        if not is_proof(tunnel.label, tunnel.epoch, tunnel.proof):
+            return False
+        if self._proofs.wait(kind, name, tunnel.epoch):
+            return False  # whoever needs the label asks for it; what costs nothing to make up is not worth a queue
+        return verify_proof(tunnel.label, tunnel.epoch, tunnel.proof)
+
+    def _believe(self, tunnel: TunnelInfo, pool: Pool, belief: Belief) -> Route:
         label = tunnel.label
-        belief = Belief.CONFIRMED if from_registry else Belief.TOLD
         h2_enabled = tunnel.options.h2_enabled
         route = Route(label, tunnel.epoch, tunnel.proof, tunnel.node, h2_enabled, pool, self._pool_of, belief)
         self._routes[label] = route
@@ -251,5 +278,11 @@ class Routes:
             self._routes.popitem(last=False)
         self._unknown.pop(label, None)
         self._let_go.pop(label, None)
-        self._superseded(label, tunnel.epoch - 1)
+        if belief is not Belief.HINTED:
+            self._superseded(label, tunnel.epoch - 1)
         return route
+
+
+def _end(route: Route) -> None:
+    """Its node has it no more, or never had."""
+    route.belief = Belief.DENIED if route.belief in _BY_CLIENT else Belief.GONE

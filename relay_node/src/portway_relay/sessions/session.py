@@ -24,6 +24,7 @@ from portway_proto.v1.lane_pb2 import (
     Bound,
     Failure,
     Goaway,
+    Moved,
     Unbind,
     Unbound,
 )
@@ -51,6 +52,10 @@ class PublicAddress:
     zone: str
     port: int
     raw_host: str
+
+
+# A tunnel of this node is bound at the named node now, with this epoch and proof, as its client says.
+TunnelMoved = Callable[[Tunnel, str, int, bytes], None]
 
 
 class SessionOwner(Protocol):
@@ -82,6 +87,7 @@ class Session:
         addresses: RegionAddresses,
         address: PublicAddress,
         *,
+        moved: TunnelMoved,
         bind_rate: Bucket,
         max_tunnels: int,
     ) -> None:
@@ -97,10 +103,11 @@ class Session:
         self._tickets = tickets
         self._addresses = addresses
         self._address = address
+        self._tunnel_moved = moved
         self._bind_rate = bind_rate
         self._most = max_tunnels
         # What the client was told to be over, the oldest first: said again when it resumes, for it may not have heard.
-        self._unbound: dict[str, Failure] = {}
+        self._unbound: dict[str, tuple[Tunnel, Failure]] = {}
         self._asked_to_leave = False
         self._waiting: dict[str, asyncio.Task[None]] = {}  # BINDs that are not answered yet, by label
 
@@ -126,7 +133,7 @@ class Session:
         if self.tunnels.get(tunnel.label) is tunnel:
             del self.tunnels[tunnel.label]
         self._unbound.pop(tunnel.label, None)
-        self._unbound[tunnel.label] = failure
+        self._unbound[tunnel.label] = (tunnel, failure)
         if len(self._unbound) > self._most:
             del self._unbound[next(iter(self._unbound))]
         self._send(FrameType.UNBOUND, Unbound(label=tunnel.label, failure=failure))
@@ -144,7 +151,7 @@ class Session:
 
     def wake(self) -> None:
         """Its client is back: visitors are routed to its tunnels again. What cannot be had again is UNBOUND."""
-        for label, failure in self._unbound.items():
+        for label, (_, failure) in self._unbound.items():
             self._send(FrameType.UNBOUND, Unbound(label=label, failure=failure))
         for tunnel in list(self.tunnels.values()):
             try:
@@ -319,6 +326,14 @@ class Session:
             self._table.release(tunnel, closed=True)
             self._owner.tunnel_left(tunnel)
 
+    def _moved(self, payload: bytes) -> None:
+        """Of its own tunnels alone; a registry may have had one taken from it, and not have said yet where it is."""
+        moved = read(Moved, payload)
+        taken, _ = self._unbound.get(moved.label, (None, None))
+        tunnel = self.tunnels.get(moved.label, taken)
+        if tunnel is not None:
+            self._tunnel_moved(tunnel, moved.node, moved.epoch, moved.proof)
+
     def _leave(self, payload: bytes) -> None:
         read(Goaway, payload)
         # Who was asked to leave has its tunnels at another node by now, or on their way there.
@@ -333,5 +348,6 @@ class Session:
 _HANDLERS: Final[dict[int, Callable[[Session, bytes], None]]] = {
     FrameType.BIND: Session._bind,
     FrameType.UNBIND: Session._unbind,
+    FrameType.MOVED: Session._moved,
     FrameType.GOAWAY: Session._leave,
 }

@@ -29,7 +29,7 @@ from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
 from portway_relay.grants import Grant, GrantCheck
 from portway_relay.ingress.rate import Bucket, Turns
-from portway_relay.sessions.session import PublicAddress, Session
+from portway_relay.sessions.session import PublicAddress, Session, TunnelMoved
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
 from portway_relay.tunnels.tickets import Tickets
@@ -53,11 +53,13 @@ class Sessions:
         tickets: Tickets,
         addresses: RegionAddresses,
         address: Callable[[], PublicAddress],
+        moved: TunnelMoved,
         *,
         clock: Monotonic,
         wall_clock: WallClock,
     ) -> None:
-        """`address` is asked at each HELLO: the port is known once the node listens."""
+        """`address` is asked at each HELLO: the port is known once the node listens. `moved` is told where clients that
+        leave say that their tunnels are."""
         self._config = config
         self._carrier = carrier
         self._grants = grants
@@ -65,6 +67,7 @@ class Sessions:
         self._tickets = tickets
         self._addresses = addresses
         self._address = address
+        self._moved = moved
         self._clock = clock
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
@@ -215,6 +218,7 @@ class Sessions:
             self._tickets,
             self._addresses,
             self._address(),
+            moved=self._moved,
             bind_rate=Bucket(limits.binds_per_second, limits.bind_burst, self._clock),
             max_tunnels=limits.max_tunnels_per_session,
         )

@@ -291,6 +291,10 @@ class FakeNode:
                 del self.tunnels[label]
             session.labels.discard(label)
             self.happened("unbind", label)
+        elif frame_type == FrameType.MOVED:
+            moved = lane_pb2.Moved.FromString(payload)
+            assert verify_proof(moved.label, moved.epoch, moved.proof)
+            self.happened("moved", moved.label, moved.node, moved.epoch)
         elif frame_type == FrameType.GOAWAY:
             self._end_session(session)
             self.happened("goaway")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from portway_proto.v1.lane_pb2 import Bind, BindRefused, Bound, Failure, Goaway, Unbound
+from portway_proto.v1.lane_pb2 import Bind, BindRefused, Bound, Failure, Goaway, Moved, Unbound
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_open, encode_number, encode_refused
 from portway_proto.wire.labels import Chain
 
@@ -73,6 +73,11 @@ class HandTunnel:
             thread.join(_PATIENCE)
         for lane in (self._control, *self._lanes):
             lane.close()
+
+    def says_moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
+        """That a tunnel is bound elsewhere now. The node has read it when `leave` returns."""
+        moved = Moved(label=label, node=node, epoch=epoch, proof=proof)
+        self._control.say(FrameType.MOVED, moved.SerializeToString())
 
     def evicted(self) -> Failure:
         """Wait until the node has taken the label away: what it said."""

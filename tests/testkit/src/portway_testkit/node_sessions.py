@@ -267,6 +267,8 @@ class NodeSessions:
         self.grants = GrantCheck(clock)
         self.grants.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
         self.announced = Heard()
+        # Label and epoch here; node, epoch and proof there, as clients that leave have said.
+        self.moved: list[tuple[str, int, str, int, bytes]] = []
         certificates = Certificates(config)
         account = own_ports(config.raw_ports, clock)
         self.raw_ports = RawPorts("127.0.0.1", account, lambda label, sock, peer: sock.close())
@@ -296,6 +298,7 @@ class NodeSessions:
             Tickets(lambda: certificates.loaded, config.region, clock),
             self.addresses,
             lambda: PublicAddress(config.zone, 443, "raw.example.com"),
+            lambda tunnel, *where: self.moved.append((tunnel.label, tunnel.epoch, *where)),
             clock=clock,
             wall_clock=clock,
         )

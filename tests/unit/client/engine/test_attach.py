@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from portway.engine import attach, dial
@@ -239,3 +239,47 @@ async def test_a_search_that_is_cancelled_leaves_no_connection(
     assert [attempt.reason for attempt in searching.attempts] == ["full", "no answer yet"]
     assert carrier.dialled[1].aborted == (outcome == "silent")
     assert FakeSession.dropped == (outcome == "mute")
+
+
+async def test_one_silent_node_is_not_waited_for_before_a_registry_is_asked(
+    carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is all that is known, and was silent for ten seconds already; it is dialled again beside the others."""
+    monkeypatch.setattr(attach, "SILENT_PATIENCE", 0.01)
+    registries = FakeRegistries(node("a"))
+    searching = search(registries)
+    await searching.attach()
+    carrier.outcomes = {"a": "silent"}
+    registries.nodes = (node("a"), node("b"))
+    carrier.dialled.clear()
+    assert (await searching.attach(Resumption("a", KEY, silent=True))).node == node("b")
+    assert carrier.names == ["a", "a", "b"]
+    assert [stream.aborted for stream in carrier.dialled] == [True, True, False]
+
+
+async def test_one_silent_node_is_waited_for_when_no_registry_answers(
+    carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as any other: it may be this side's network that was away."""
+    monkeypatch.setattr(attach, "SILENT_PATIENCE", 0.01)
+    monkeypatch.setattr(dial, "DIAL_TIMEOUT", 0.05)
+    registries = FakeRegistries(node("a"))
+    searching = search(registries)
+    await searching.attach()
+    carrier.outcomes = {"a": "silent"}
+    registries.error = UnreachableError("no registry")
+    with pytest.raises(UnreachableError, match="no relay node could be reached, and no registry"):
+        await searching.attach(Resumption("a", KEY, silent=True))
+    del carrier.outcomes["a"]
+    connect = carrier.connect
+
+    def silent_at_first(*asked: Any) -> FakeStream:
+        stream = connect(*asked)
+        if len(carrier.dialled) == 1:
+            stream.outcome = "silent"
+        return stream
+
+    monkeypatch.setattr(carrier, "connect", silent_at_first)
+    carrier.dialled.clear()
+    assert (await searching.attach(Resumption("a", KEY, silent=True))).node == node("a")
+    assert carrier.names == ["a", "a"]

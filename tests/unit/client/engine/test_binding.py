@@ -25,6 +25,14 @@ def test_each_bind_has_the_next_epoch(make_binding: Callable[..., Binding]) -> N
     assert binding.shown
 
 
+def test_the_latest_epoch_is_that_of_the_last_bind(make_binding: Callable[..., Binding]) -> None:
+    """With its proof: what another node is told of it."""
+    binding = make_binding()
+    binding.bind_on(ONE)
+    bind = binding.bind_on(TWO)
+    assert binding.latest == (2, bind.proof)
+
+
 def test_a_bind_without_an_answer_is_repeated_in_its_session(make_binding: Callable[..., Binding]) -> None:
     """With the same epoch; any other session gets the next one."""
     binding = make_binding()

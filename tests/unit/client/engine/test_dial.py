@@ -7,7 +7,7 @@ import pytest
 from portway.engine import dial as module
 from portway.engine.dial import DialFailed, dial, given_up
 from portway.engine.discovery import Node, RoundTrip
-from portway_proto.carry.errors import CarrierError, ConnectFailed, TlsSettingsError
+from portway_proto.carry.errors import CarrierError, ConnectFailed, HandshakeFailed, TlsSettingsError
 from portway_proto.carry.settings import Address, ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 
@@ -63,20 +63,24 @@ async def test_a_round_trip_is_the_kernel_s_or_half_of_both_handshakes(kernel: f
 
 
 @pytest.mark.parametrize(
-    ("outcome", "reason"),
+    ("outcome", "reason", "short"),
     [
-        (ConnectFailed("refused"), "refused"),
-        (TlsSettingsError("no CA"), "no CA"),
-        (Handshake("h2", None, 0.05, 0.02), "it is no relay node"),
-        (Handshake(None, None, 0.05, 0.02), "it is no relay node"),
+        (ConnectFailed("nobody listens", refused=True), "nobody listens", "refused"),
+        (ConnectFailed("no such host"), "no such host", "unreachable"),
+        (HandshakeFailed("of another CA", untrusted=True), "of another CA", "wrong certificate"),
+        (HandshakeFailed("garbage"), "garbage", "TLS failed"),
+        (TlsSettingsError("no CA"), "no CA", "failed"),
+        (Handshake("h2", None, 0.05, 0.02), "it is no relay node", "no relay node"),
+        (Handshake(None, None, 0.05, 0.02), "it is no relay node", "no relay node"),
     ],
 )
-async def test_what_is_no_node_says_nothing_of_the_distance(outcome: Any, reason: str) -> None:
+async def test_what_is_no_node_says_nothing_of_the_distance(outcome: Any, reason: str, short: str) -> None:
     """A refusal may come from anywhere on the way."""
     carrier = Carrier(outcome)
     with pytest.raises(DialFailed, match=reason) as raised:
         await dial(carrier, NODE, b"ca")  # type: ignore[arg-type]
     assert raised.value.round_trip is None
+    assert raised.value.short == short
     assert carrier.stream.aborted == isinstance(outcome, Handshake)
 
 
@@ -86,5 +90,6 @@ async def test_who_does_not_answer_is_known_to_be_no_nearer(monkeypatch: pytest.
     carrier = Carrier(None)
     with pytest.raises(DialFailed, match="no connection within") as raised:
         await dial(carrier, NODE, b"ca")  # type: ignore[arg-type]
+    assert raised.value.short == "timed out after 0.01 s"
     assert raised.value.round_trip == given_up(NODE, 0.01) == RoundTrip("fra-1", 5.0, at_least=True)
     assert carrier.stream.aborted

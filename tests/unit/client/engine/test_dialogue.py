@@ -87,6 +87,13 @@ def test_unbind_and_goaway_are_said() -> None:
     assert Dialogue.goaway() == (FrameType.GOAWAY, b"")
 
 
+def test_moved_says_where_a_tunnel_is_and_proves_its_epoch() -> None:
+    """To the node that is being left."""
+    frame_type, payload = Dialogue.moved("label", "fra-2", 4, b"proof")
+    assert frame_type == FrameType.MOVED
+    assert lane_pb2.Moved.FromString(payload) == lane_pb2.Moved(label="label", node="fra-2", epoch=4, proof=b"proof")
+
+
 def test_answers_name_their_requests(dialogue: Dialogue) -> None:
     """In any order."""
     dialogue.bind(BIND)
@@ -135,6 +142,7 @@ def test_nothing_comes_before_welcome() -> None:
         (FrameType.WANT, b"\xff", "malformed Want"),
         (FrameType.HELLO, b"", "not a node's to send"),
         (FrameType.BIND, b"", "not a node's to send"),
+        (FrameType.MOVED, b"", "not a node's to send"),
     ],
 )
 def test_a_node_that_breaks_the_protocol(dialogue: Dialogue, frame_type: int, payload: bytes, what: str) -> None:

@@ -49,6 +49,7 @@ class FakeSession:
         self.bound = asyncio.Event()
         self.before_bound: Callable[[], object] = lambda: None
         self.left = asyncio.Event()
+        self.moves: list[tuple[str, str, int, bytes]] = []
         self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     @property
@@ -76,6 +77,10 @@ class FakeSession:
 
     def unbind(self, label: str) -> None:
         pass
+
+    def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
+        assert not self.left.is_set()
+        self.moves.append((label, node, epoch, proof))
 
     def leave(self) -> None:
         self.left.set()
@@ -370,15 +375,17 @@ async def test_a_session_is_resumed_while_its_node_remembers_it(
 async def test_a_node_that_asks_to_be_left_is_left_after_the_next_has_the_tunnels(
     world: World, make_binding: MakeBinding
 ) -> None:
-    """It is avoided at first; when nobody else is there it will do."""
+    """And has been told where they are. It is avoided at first; when nobody else is there it will do."""
     session = await world.opened(make_binding())
     second, left_before = FakeSession("n2"), list[bool]()
     session.end(End(SHUTDOWN.text, SHUTDOWN, leaving=True))
     world.then(NOWHERE, second)
     second.before_bound = lambda: left_before.append(session.left.is_set())
     await session.left.wait()
-    assert second.binds
+    [bind] = second.binds
     assert left_before == [False]
+    assert session.moves == [(bind.label, "n2", bind.epoch, bind.proof)]
+    assert second.moves == []
     assert [(one.avoided, one.resume) for one in world.search.tried] == [(session.node, None), (None, None)]
 
 

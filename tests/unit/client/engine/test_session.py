@@ -190,8 +190,10 @@ async def test_a_node_that_leaves_ends_the_session_and_keeps_its_lane(peer: Peer
     assert (end.leaving, end.reason) == (True, "upgrade")
     assert not peer.lane.closed
     session.unbind("label")
+    session.moved("other", "fra-2", 2, b"proof")
     session.leave()
-    assert [frame_type for frame_type, _ in peer.lane.sent[-2:]] == [FrameType.UNBIND, FrameType.GOAWAY]
+    said = [frame_type for frame_type, _ in peer.lane.sent[-3:]]
+    assert said == [FrameType.UNBIND, FrameType.MOVED, FrameType.GOAWAY]
     assert peer.lane.closed
 
 

@@ -1,6 +1,7 @@
 """portway.engine.survey: the nodes of every region are dialled once, within limits, and the race is foreseen."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ class Dials:
             if node.name.startswith("silent"):
                 await asyncio.Event().wait()
             if node.name.startswith("dead"):
-                raise DialFailed("192.0.2.1:443: refused")
+                raise DialFailed("192.0.2.1:443: nobody listens", "refused")
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -108,7 +109,8 @@ async def test_every_node_is_dialled_once_and_let_go(dials: Dials) -> None:
     measured = await measure(None, survey(*names), 10.0)  # type: ignore[arg-type]
     assert [one.node.node.name for one in measured] == names
     assert {one.rtt_ms for one in measured if not one.problem} == {7.0}
-    assert (measured[3].rtt_ms, measured[3].problem) == (None, "refused")
+    dead = measured[3]
+    assert (dead.reached, dead.rtt_ms, dead.problem, dead.short) == (False, None, "nobody listens", "refused")
     assert len(dials.streams) == 19
     assert all(stream.aborted for stream in dials.streams)
     assert dials.most == ABREAST
@@ -120,7 +122,8 @@ async def test_time_is_bounded(dials: Dials) -> None:
     measured = await measure(None, survey(*names), 0.05)  # type: ignore[arg-type]
     assert measured[0].rtt_ms == 7.0
     assert {one.problem for one in measured[1:-1]} == {"no answer within 0.05 s"}
-    assert measured[-1].problem == "not dialled within 0.05 s"
+    assert all(re.fullmatch(r"timed out after 0\.\d+ s", one.short) for one in measured[1:-1])
+    assert (measured[-1].problem, measured[-1].short) == ("not dialled within 0.05 s", "no time left to try it")
     assert (dials.running, dials.cancelled) == (0, ABREAST)
 
 

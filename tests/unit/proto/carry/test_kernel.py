@@ -17,7 +17,8 @@ def test_a_socket_that_is_closed_already_is_no_error() -> None:
             transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
             transport.abort()
             await until(lambda: transport.get_extra_info("socket").fileno() < 0)
-            kernel.prepare(transport)
+            kernel.keep_transport_alive(transport)
+            assert not kernel.at_end(transport)
             kernel.reset_on_close(transport)
             assert kernel.tcp_state(transport) is None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
+from portway_relay.mesh import lookup as lookup_module
 from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.routes import Routes
 from portway_relay.tunnels.proofs import Proofs
@@ -83,6 +85,12 @@ class Around:
 
     def registered(self, node: str, epoch: int = 1) -> None:
         self.registry[LABEL] = ResolveResponse(tunnel=tunnel(node, epoch), node=NodeInfo(name=node))
+
+    def moved_to(self, node: str) -> None:
+        """The client that held the label here has said that it is at this node now, with epoch 2."""
+        self.routes.bound_here(LABEL, 1)
+        here: Any = SimpleNamespace(label=LABEL, epoch=1, h2_enabled=False, holder=SimpleNamespace(token_id="t1"))
+        self.routes.client_moved(here, node, 2, CHAIN.proof(2))
 
     async def find(self, label: str = LABEL) -> tuple[str, int] | str | None:
         found: Any = await self.lookup.find(label, "fra")
@@ -358,6 +366,38 @@ async def test_answers_are_counted_by_who_gave_them(around: Around, clock: Manua
     }
 
 
+@pytest.mark.parametrize("region", ["fra", "iad"])
+async def test_where_a_client_said_it_went_is_not_asked_for(around: Around, region: str) -> None:
+    """Whatever region the name is of: who said so held the label. A node that does not answer is not waited for."""
+    around.moved_to("a")
+    assert around.lookup.known(LABEL, region) is around.routes.get(LABEL)
+    assert await around.elsewhere(Held(), gone=True) == ("a", 2)
+    assert around.asked == []
+    around.down.add("a")
+    around.registered("b", 3)
+    assert around.lookup.known(LABEL, region) is None
+    assert await around.find() == ("b", 3)
+
+
+async def test_a_client_that_said_wrong_is_asked_for(around: Around) -> None:
+    """The node that it named has not got it, and somebody else has."""
+    around.moved_to("a")
+    around.registered("b", 2)
+    assert await around.elsewhere(around.routes.get(LABEL)) == ("b", 2)
+    assert around.asked == ["registry"]
+
+
+async def test_who_told_of_it_is_counted(around: Around) -> None:
+    """A hint whose node was away counts as the client's when it is back."""
+    around.moved_to("a")
+    around.down.add("a")
+    finding = asyncio.ensure_future(around.find())
+    await until(lambda: "registry" in around.asked)
+    around.down.clear()
+    assert await finding == ("a", 2)
+    assert around.lookup.answers["client", "found"] == 1
+
+
 async def test_a_tunnel_that_its_client_closed_is_not_waited_for(around: Around) -> None:
     """It is asked for once, like a name that never was; and counts as a guess, like one."""
     around.routes.learn(tunnel("a"))
@@ -407,3 +447,20 @@ async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Ar
     clock.now += 61
     assert await around.find() is None
     assert around.asked == ["registry", "region fra"]
+
+
+async def test_guesses_leave_room_for_tunnels_that_move(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody answers, so many names that may be guesses are asked for and no more; one that moves is."""
+    monkeypatch.setattr(lookup_module, "_MOST_GUESSES", 2)
+    around.answer.clear()
+    guesses = [asyncio.ensure_future(around.find(f"abcdefghijklmno{letter}")) for letter in "ab"]
+    await until(lambda: len(around.lookup) == 2)
+    assert await around.find("abcdefghijklmnoc") is None
+    assert not around.routes.is_unknown("abcdefghijklmnoc")
+    around.routes.let_go(LABEL, 1, closed=False)
+    finding = asyncio.ensure_future(around.find())
+    await until(lambda: len(around.lookup) == 3)
+    around.registered("a", 2)
+    around.answer.set()
+    assert await finding == ("a", 2)
+    assert await asyncio.gather(*guesses) == [None, None]

@@ -1,56 +1,20 @@
 """What is believed of other nodes' tunnels: the highest epoch that proves itself, from whoever may say it."""
 
-from typing import Any
-
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Chain
 from portway_relay.mesh import routes as routes_module
-from portway_relay.mesh.routes import Routes
-from portway_relay.tunnels.proofs import Proofs
 from portway_testkit.clock import ManualClock
-
-CHAIN = Chain(b"\x05" * 32)
-LABEL = CHAIN.label
-
-
-class Around:
-    """Routes of node `here`, which knows the nodes a, b and c."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        self.pools: dict[str, Any] = {name: object() for name in ("here", "a", "b", "c")}
-        self.held: dict[str, int] = {}
-        self.superseded: list[tuple[str, int]] = []
-        self.proofs = Proofs(1_000, 10_000, clock)
-        self.routes = Routes(
-            "here",
-            self.pools.get,
-            lambda label: self.held.get(label, 0),
-            lambda label, epoch: self.superseded.append((label, epoch)),
-            self.proofs,
-            clock,
-        )
-
-    def learn(self, node: str, epoch: int, chain: Chain = CHAIN, **changes: Any) -> bool:
-        """Whether it was believed."""
-        from_registry = changes.pop("from_registry", False)
-        tunnel = TunnelInfo(label=chain.label, node=node, epoch=epoch, proof=chain.proof(epoch))
-        tunnel.MergeFrom(TunnelInfo(**changes))
-        return self.routes.learn(tunnel, from_registry=from_registry) is not None
-
-    def at(self) -> tuple[str, int] | None:
-        """Where a visitor would go."""
-        route = self.routes.get(LABEL)
-        return None if route is None else (route.node, route.epoch)
+from portway_testkit.known_routes import CHAIN, LABEL, KnownRoutes
 
 
 @pytest.fixture
-def around(clock: ManualClock) -> Around:
-    return Around(clock)
+def around(clock: ManualClock) -> KnownRoutes:
+    return KnownRoutes(clock)
 
 
 @pytest.mark.parametrize("from_registry", [False, True])
-def test_an_epoch_stays_its_last_holders(around: Around, from_registry: bool) -> None:
+def test_an_epoch_stays_its_last_holders(around: KnownRoutes, from_registry: bool) -> None:
     """Of a label that a registry remembers, others are believed with a higher epoch only; the holder may be back."""
     around.routes.learn_last(LABEL, "a", 2)
     for node, epoch in (("b", 2), ("b", 1), ("a", 1)):
@@ -62,7 +26,7 @@ def test_an_epoch_stays_its_last_holders(around: Around, from_registry: bool) ->
     assert around.at() == ("b", 3)
 
 
-def test_who_was_believed_wrongly_is_believed_no_more(around: Around) -> None:
+def test_who_was_believed_wrongly_is_believed_no_more(around: KnownRoutes) -> None:
     """A claim that came before the registry's word."""
     assert around.learn("b", 2)
     around.routes.learn_last(LABEL, "a", 2)
@@ -70,7 +34,7 @@ def test_who_was_believed_wrongly_is_believed_no_more(around: Around) -> None:
     assert around.routes.epoch(LABEL) == 2
 
 
-def test_last_holders_are_remembered_within_bounds(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_holders_are_remembered_within_bounds(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten first."""
     monkeypatch.setattr(routes_module, "_REMEMBERED", 1)
     around.routes.learn_last(LABEL, "a", 2)
@@ -78,7 +42,7 @@ def test_last_holders_are_remembered_within_bounds(around: Around, monkeypatch: 
     assert around.learn("b", 2)
 
 
-def test_a_tunnel_that_proves_itself_is_routed(around: Around) -> None:
+def test_a_tunnel_that_proves_itself_is_routed(around: KnownRoutes) -> None:
     """To the lanes of its node, with what its options allow; this node's own binding with a lower epoch is over."""
     assert around.learn("a", 3, options=TunnelOptions(h2_enabled=True))
     route = around.routes.get(LABEL)
@@ -91,7 +55,7 @@ def test_a_tunnel_that_proves_itself_is_routed(around: Around) -> None:
 
 
 @pytest.mark.parametrize("proof", [b"", bytes(32), CHAIN.proof(2), CHAIN.proof(3)[:31]])
-def test_a_proof_that_does_not_fit_is_not_believed(around: Around, proof: bytes) -> None:
+def test_a_proof_that_does_not_fit_is_not_believed(around: KnownRoutes, proof: bytes) -> None:
     """Nor does it change what was believed before."""
     around.learn("a", 2)
     assert not around.learn("b", 3, proof=proof or b"\x00")
@@ -99,20 +63,20 @@ def test_a_proof_that_does_not_fit_is_not_believed(around: Around, proof: bytes)
 
 
 @pytest.mark.parametrize("label", ["", "short", "A" * 16, "a" * 17])
-def test_what_is_no_label_is_not_remembered(around: Around, label: str) -> None:
+def test_what_is_no_label_is_not_remembered(around: KnownRoutes, label: str) -> None:
     """Whatever a node may call it."""
     assert around.routes.learn(TunnelInfo(label=label, node="a", epoch=1, proof=CHAIN.proof(1))) is None
     assert len(around.routes) == 0
 
 
 @pytest.mark.parametrize("node", ["here", "nobody"])
-def test_only_other_nodes_that_are_known_have_routes(around: Around, node: str) -> None:
+def test_only_other_nodes_that_are_known_have_routes(around: KnownRoutes, node: str) -> None:
     """Nobody tells this node what it holds itself; and who cannot be reached is of no use."""
     assert not around.learn(node, 1)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_lower_epoch_changes_nothing(around: Around, epoch: int) -> None:
+def test_a_lower_epoch_changes_nothing(around: KnownRoutes, epoch: int) -> None:
     """From a node or from a registry that lags behind."""
     around.learn("a", 3)
     assert not around.learn("b", epoch)
@@ -121,14 +85,14 @@ def test_a_lower_epoch_changes_nothing(around: Around, epoch: int) -> None:
     assert around.at() == ("a", 3)
 
 
-def test_a_higher_epoch_takes_the_label(around: Around) -> None:
+def test_a_higher_epoch_takes_the_label(around: KnownRoutes) -> None:
     """At once."""
     around.learn("a", 1)
     assert around.learn("b", 2)
     assert around.at() == ("b", 2)
 
 
-def test_this_nodes_own_binding_stays_against_an_equal_epoch(around: Around) -> None:
+def test_this_nodes_own_binding_stays_against_an_equal_epoch(around: KnownRoutes) -> None:
     """Live or with its client away: who comes second with a proof is nobody."""
     around.held[LABEL] = 2
     assert not around.learn("a", 2)
@@ -137,7 +101,7 @@ def test_this_nodes_own_binding_stays_against_an_equal_epoch(around: Around) -> 
     assert around.learn("a", 3)
 
 
-def test_two_that_claim_one_epoch_are_both_left(around: Around) -> None:
+def test_two_that_claim_one_epoch_are_both_left(around: KnownRoutes) -> None:
     """Until a registry is asked nobody is routed, whatever either of them says again."""
     around.learn("a", 2)
     assert not around.learn("b", 2)
@@ -150,7 +114,7 @@ def test_two_that_claim_one_epoch_are_both_left(around: Around) -> None:
     assert around.at() == ("a", 2)
 
 
-def test_what_a_registry_has_said_is_not_disputed_again(around: Around) -> None:
+def test_what_a_registry_has_said_is_not_disputed_again(around: KnownRoutes) -> None:
     """Or a hostile node could send every visitor to the registry."""
     around.learn("a", 2)
     around.learn("a", 2, from_registry=True)
@@ -158,21 +122,21 @@ def test_what_a_registry_has_said_is_not_disputed_again(around: Around) -> None:
     assert around.at() == ("a", 2)
 
 
-def test_a_registry_corrects_whoever_came_first(around: Around) -> None:
+def test_a_registry_corrects_whoever_came_first(around: KnownRoutes) -> None:
     """The first claim may have been the hostile one."""
     around.learn("b", 2)
     assert around.learn("a", 2, from_registry=True)
     assert around.at() == ("a", 2)
 
 
-def test_a_dispute_needs_the_proof(around: Around) -> None:
+def test_a_dispute_needs_the_proof(around: KnownRoutes) -> None:
     """A node that only knows the number takes nobody's route away."""
     around.learn("a", 2)
     assert not around.learn("b", 2, proof=bytes(32) + b"x")
     assert around.at() == ("a", 2)
 
 
-def test_a_higher_epoch_ends_a_dispute(around: Around) -> None:
+def test_a_higher_epoch_ends_a_dispute(around: KnownRoutes) -> None:
     """Only the client can have made it."""
     around.learn("a", 2)
     around.learn("b", 2)
@@ -180,7 +144,7 @@ def test_a_higher_epoch_ends_a_dispute(around: Around) -> None:
     assert around.at() == ("c", 3)
 
 
-def test_what_is_gone_is_not_routed_and_not_forgotten(around: Around) -> None:
+def test_what_is_gone_is_not_routed_and_not_forgotten(around: KnownRoutes) -> None:
     """The same node may have it again with the same epoch; a lower one stays over."""
     around.learn("a", 2)
     around.routes.forget(LABEL, "a", 2)
@@ -192,14 +156,14 @@ def test_what_is_gone_is_not_routed_and_not_forgotten(around: Around) -> None:
 
 
 @pytest.mark.parametrize(("node", "epoch"), [("b", 2), ("a", 1)])
-def test_a_late_goodbye_never_removes_a_newer_route(around: Around, node: str, epoch: int) -> None:
+def test_a_late_goodbye_never_removes_a_newer_route(around: KnownRoutes, node: str, epoch: int) -> None:
     """Of another node, or of an epoch before."""
     around.learn("a", 2)
     around.routes.forget(LABEL, node, epoch)
     assert around.at() == ("a", 2)
 
 
-def test_news_in_any_order_come_to_the_same(around: Around) -> None:
+def test_news_in_any_order_come_to_the_same(around: KnownRoutes) -> None:
     """Goodbye before the tunnel it was of, tunnels of earlier epochs last, all of it twice."""
     for _ in range(2):
         around.routes.forget(LABEL, "a", 1)
@@ -210,7 +174,7 @@ def test_news_in_any_order_come_to_the_same(around: Around) -> None:
     assert around.at() == ("b", 3)
 
 
-def test_an_epoch_of_this_nodes_own_is_not_forgotten(around: Around) -> None:
+def test_an_epoch_of_this_nodes_own_is_not_forgotten(around: KnownRoutes) -> None:
     """When it has let go of the label nobody comes with that epoch, or a lower one."""
     around.learn("a", 1)
     around.routes.bound_here(LABEL, 2)
@@ -222,7 +186,7 @@ def test_an_epoch_of_this_nodes_own_is_not_forgotten(around: Around) -> None:
     assert around.learn("b", 3)
 
 
-def test_a_route_follows_its_node(around: Around) -> None:
+def test_a_route_follows_its_node(around: KnownRoutes) -> None:
     """A node that is dialled anew has other lanes; one that is not known any more has those of before, which turn
     visitors away."""
     around.learn("a", 1)
@@ -236,7 +200,7 @@ def test_a_route_follows_its_node(around: Around) -> None:
     assert around.routes.get(LABEL) is None
 
 
-def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: Around, clock: ManualClock) -> None:
+def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: KnownRoutes, clock: ManualClock) -> None:
     """For a second."""
     around.routes.nobody_knows("guess")
     clock.now += 0.99
@@ -246,7 +210,7 @@ def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: Around, cl
 
 
 @pytest.mark.parametrize("here", [False, True])
-def test_an_announcement_clears_what_nobody_knew(around: Around, here: bool) -> None:
+def test_an_announcement_clears_what_nobody_knew(around: KnownRoutes, here: bool) -> None:
     """Of another node, or of this one."""
     around.routes.nobody_knows(LABEL)
     if here:
@@ -256,7 +220,7 @@ def test_an_announcement_clears_what_nobody_knew(around: Around, here: bool) -> 
     assert not around.routes.is_unknown(LABEL)
 
 
-def test_memory_is_bounded(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The route that was used least recently goes first."""
     monkeypatch.setattr(routes_module, "_REMEMBERED", 2)
     monkeypatch.setattr(routes_module, "_UNKNOWN_REMEMBERED", 2)
@@ -271,7 +235,7 @@ def test_memory_is_bounded(around: Around, monkeypatch: pytest.MonkeyPatch) -> N
     assert [around.routes.is_unknown(name) for name in ("x", "y", "z")] == [False, True, True]
 
 
-def test_a_node_that_makes_proofs_up_costs_no_more_than_it_may(around: Around, clock: ManualClock) -> None:
+def test_a_node_that_makes_proofs_up_costs_no_more_than_it_may(around: KnownRoutes, clock: ManualClock) -> None:
     """Beyond it nothing of its is believed, fitting or not, until time has passed; other nodes are not concerned."""
     for _ in range(3):
         assert not around.learn("a", 4_000, proof=bytes(32))
@@ -284,7 +248,7 @@ def test_a_node_that_makes_proofs_up_costs_no_more_than_it_may(around: Around, c
     assert around.at() == ("a", 3_000)
 
 
-def test_what_was_let_go_of_is_on_its_way_for_a_while(around: Around, clock: ManualClock) -> None:
+def test_what_was_let_go_of_is_on_its_way_for_a_while(around: KnownRoutes, clock: ManualClock) -> None:
     """By this node or another: its client may bind it anywhere in a moment, and then it is there."""
     assert not around.routes.is_moving(LABEL)
     around.learn("a", 1)
@@ -299,7 +263,7 @@ def test_what_was_let_go_of_is_on_its_way_for_a_while(around: Around, clock: Man
     assert around.routes.closed_epoch(LABEL) == 0
 
 
-def test_what_a_client_closed_is_not_on_its_way(around: Around) -> None:
+def test_what_a_client_closed_is_not_on_its_way(around: KnownRoutes) -> None:
     """Nor does it become so by older or repeated news; a higher epoch is another matter."""
     around.learn("a", 2)
     around.routes.forget(LABEL, "a", 2)
@@ -315,7 +279,7 @@ def test_what_a_client_closed_is_not_on_its_way(around: Around) -> None:
 
 
 @pytest.mark.parametrize("from_registry", [False, True])
-def test_a_closed_binding_does_not_return(around: Around, from_registry: bool) -> None:
+def test_a_closed_binding_does_not_return(around: KnownRoutes, from_registry: bool) -> None:
     """A registry that has not heard yet names it still; another node's claim of its epoch is what it was."""
     around.learn("a", 2)
     around.routes.forget(LABEL, "a", 2, closed=True)
@@ -323,7 +287,7 @@ def test_a_closed_binding_does_not_return(around: Around, from_registry: bool) -
     assert around.learn("b", 2, from_registry=True)
 
 
-def test_a_node_that_is_not_routed_to_closes_nothing(around: Around) -> None:
+def test_a_node_that_is_not_routed_to_closes_nothing(around: KnownRoutes) -> None:
     """Neither another one, nor the holder with an older epoch, nor one of two that claim the same."""
     around.learn("a", 2)
     around.routes.forget(LABEL, "b", 2, closed=True)
@@ -335,7 +299,7 @@ def test_a_node_that_is_not_routed_to_closes_nothing(around: Around) -> None:
     assert around.routes.closed_epoch(LABEL) == 0
 
 
-def test_what_was_let_go_of_is_remembered_up_to_a_limit(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_let_go_of_is_remembered_up_to_a_limit(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten first, and is like a name that never was then."""
     monkeypatch.setattr(routes_module, "_REMEMBERED", 2)
     for label in ("a", "b", "c"):

@@ -18,6 +18,7 @@ from portway_proto.v1.lane_pb2 import (
     Failure,
     Goaway,
     Hello,
+    Moved,
     Park,
     Unbound,
     Want,
@@ -308,6 +309,30 @@ async def test_without_a_control_lane_nobody_waits_for_lanes(node: NodeSessions,
     assert node.attach(resume=client.welcome).lane is pool.control
 
 
+async def test_a_client_that_leaves_says_where_its_tunnels_are(node: NodeSessions, chain: Chain) -> None:
+    """Of tunnels that this very session holds; of others nothing is heard, and no frame is an error for that."""
+    client, other = node.attach(), node.attach()
+    client.bind(chain)
+    for asking, label in ((client, chain.label), (other, chain.label), (client, new_chain().label), (client, "")):
+        asking.send(FrameType.MOVED, Moved(label=label, node="fra-2", epoch=2, proof=chain.proof(2)))
+        assert asking.lane.failed is None
+    client.bind(chain, 3)
+    assert node.moved == [(chain.label, 1, "fra-2", 2, chain.proof(2))]
+    assert node.table.live(chain.label) is not None
+
+
+async def test_a_client_says_where_a_tunnel_is_that_was_taken_from_it(node: NodeSessions, chain: Chain) -> None:
+    """A registry may know of the next epoch, and tell nobody where it is; once the client lets go it is no holder."""
+    client = node.attach()
+    client.bind(chain)
+    node.table.evict(chain.label, 1, Failure(code=FAILURE_CODE_EPOCH))
+    moved = Moved(label=chain.label, node="fra-2", epoch=2, proof=chain.proof(2))
+    client.send(FrameType.MOVED, moved)
+    client.unbind(chain)
+    client.send(FrameType.MOVED, moved)
+    assert node.moved == [(chain.label, 1, "fra-2", 2, chain.proof(2))]
+
+
 BREACHES = [
     pytest.param(FrameType.HELLO, Hello(version=1).SerializeToString(), id="HELLO again"),
     pytest.param(FrameType.PARK, Park(version=1).SerializeToString(), id="PARK"),
@@ -321,6 +346,7 @@ BREACHES = [
     pytest.param(FrameType.BIND, b"\x12\x02\xff\xfe", id="a label that is no text"),
     pytest.param(FrameType.UNBIND, b"\x0a\xff", id="a truncated UNBIND"),
     pytest.param(FrameType.GOAWAY, b"\x0a\x05x", id="a truncated GOAWAY"),
+    pytest.param(FrameType.MOVED, b"\x0a\xff", id="a truncated MOVED"),
 ]
 
 

@@ -13,6 +13,7 @@ from portway_proto.carry.python import establish
 from portway_proto.carry.python.connection import Connection
 from portway_proto.carry.python.joined import JoinedVisit
 from portway_proto.carry.python.lane import PyLane
+from portway_proto.carry.python.late import LateFrames
 from portway_proto.carry.python.pool import PyPool
 from portway_proto.carry.python.read_buffer import ReadBuffer
 from portway_proto.carry.python.relayed import LaneStream
@@ -20,6 +21,7 @@ from portway_proto.carry.python.spares import Spares
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.sweep import Sweep
 from portway_proto.carry.python.tls import Contexts
+from portway_proto.carry.python.tls_transport import CIPHERTEXT_SIZE
 from portway_proto.carry.python.visit import RunningVisit
 from portway_proto.carry.settings import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.carry.tasks import Tasks
@@ -62,9 +64,11 @@ class PythonCarrier:
         self.pools: set[PyPool] = set()
         self._visits: set[RunningVisit] = set()
         self.read_buffer = ReadBuffer()
+        self.ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))  # read and not yet decrypted
         self.totals = Counters()  # of visits that have ended
         self._contexts = Contexts()
         self._sweep = Sweep(self)
+        self.late = LateFrames(self)
 
     @property
     def counters(self) -> Counters:

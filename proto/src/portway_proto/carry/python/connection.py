@@ -1,11 +1,10 @@
 """What a stream and a lane have in common: their transport, how it is paused, and the ways to end it.
 
-Here too: what asyncio leaves to be minded. Transports must be closed once; a TLS transport that is paused goes on
-reading its socket, and uvloop's forgets what it read then when the peer ends.
+Here too: what asyncio leaves to be minded. Transports must be closed once.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.python import kernel
 from portway_proto.carry.settings import Address
@@ -14,18 +13,9 @@ from portway_proto.wire.frames import Bytes
 if TYPE_CHECKING:
     from portway_proto.carry.python.carrier import PythonCarrier
 
-# Of a TLS transport, in bytes of ciphertext. While it is paused the socket is left alone as soon as anything was read.
-_READ_AHEAD: Final = (256 * 1024, 64 * 1024)
-_READ_NOTHING: Final = (1, 0)
 # OpenSSL keeps a buffer as large as the largest write for as long as a connection lives. Smaller writes than this one
 # cost time, larger ones none less.
 _TLS_WRITE: Final = 64 * 1024
-
-
-class _TlsTransport(Protocol):
-    """What asyncio's and uvloop's TLS transports have beside the transport's interface."""
-
-    def set_read_buffer_limits(self, high: int, low: int) -> None: ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -79,16 +69,12 @@ class Connection(asyncio.BufferedProtocol):
         if not self.reads_paused and transport is not None:
             self.reads_paused = True
             transport.pause_reading()
-            if self.tls and not transport.is_closing():
-                cast(_TlsTransport, transport).set_read_buffer_limits(*_READ_NOTHING)
 
     def resume_source(self) -> None:
         transport = self.transport
         if self.reads_paused and transport is not None:
             self.reads_paused = False
             if not transport.is_closing():
-                if self.tls:
-                    cast(_TlsTransport, transport).set_read_buffer_limits(*_READ_AHEAD)
                 transport.resume_reading()
 
     def waiting(self) -> int:
@@ -104,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        self.resume_source()  # asyncio's TLS writes nothing more while it is paused
+        self.resume_source()  # TLS ends with the peer's answer
         transport.close()
         if self.tls or self.waiting():
             self.linger()

@@ -5,10 +5,14 @@ CarrierError.
 import asyncio
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
+from portway_proto.carry.python import kernel
 from portway_proto.carry.python.stream import PyStream
+from portway_proto.carry.python.tls_transport import TlsTransport
 from portway_proto.carry.settings import ClientTls
 
 if TYPE_CHECKING:
@@ -21,7 +25,8 @@ async def accept(
     """Bring `stream` up on `sock`, or tell it why not; the socket is closed then."""
     try:
         sock.setblocking(False)
-        await carrier.loop.connect_accepted_socket(lambda: stream, sock, ssl=context, **_timeouts(carrier, context))
+        kernel.keep_alive(sock)
+        await _come_up(carrier, stream, partial(carrier.loop.connect_accepted_socket, sock=sock), context)
     except (OSError, ValueError) as error:
         sock.close()
         if context is None:
@@ -44,18 +49,17 @@ async def connect(
 ) -> None:
     """Dial the stream's peer, or tell it why not."""
     address, limit = stream.peer, carrier.limits.handshake
-    options = _timeouts(carrier, context)
-    if tls is not None:
-        options["server_hostname"] = tls.server_name
+    dial = partial(carrier.loop.create_connection, host=address.host, port=address.port)
     try:
         async with asyncio.timeout(limit):
-            await carrier.loop.create_connection(lambda: stream, address.host, address.port, ssl=context, **options)
+            await _come_up(carrier, stream, dial, context, tls.server_name if tls is not None else None)
     except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
         stream.failed(_handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
     except TimeoutError:
         stream.failed(ConnectFailed(f"{address} did not answer within {limit:g} s"))
     except OSError as error:
-        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}"))
+        refused = isinstance(error, ConnectionRefusedError)
+        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused))
     except ValueError as error:  # a host name that none can be
         stream.failed(ConnectFailed(f"{address}: {error}"))
     except asyncio.CancelledError:
@@ -63,13 +67,32 @@ async def connect(
         stream.drop()
         raise
     else:
+        if stream.transport is not None:
+            kernel.keep_transport_alive(stream.transport)
         _be_up_or_lost(stream)
 
 
-def _timeouts(carrier: "PythonCarrier", context: ssl.SSLContext | None) -> dict[str, Any]:
+async def _come_up(
+    carrier: "PythonCarrier",
+    stream: PyStream,
+    connect: Callable[[Callable[[], asyncio.BufferedProtocol]], Awaitable[object]],
+    context: ssl.SSLContext | None,
+    server_name: str | None = None,
+) -> None:
+    """TCP, and TLS on it. Raises OSError and ValueError."""
     if context is None:
-        return {}
-    return {"ssl_handshake_timeout": carrier.limits.handshake, "ssl_shutdown_timeout": carrier.limits.linger}
+        await connect(lambda: stream)
+        return
+    tls = TlsTransport(carrier, context, stream, server_name)
+    limit = carrier.loop.call_later(carrier.limits.handshake, tls.give_up)
+    try:
+        await connect(lambda: tls)
+        await tls.handshake
+    except BaseException:
+        tls.abort()
+        raise
+    finally:
+        limit.cancel()
 
 
 def _be_up_or_lost(stream: PyStream) -> None:

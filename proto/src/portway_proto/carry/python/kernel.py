@@ -3,6 +3,7 @@
 import socket
 import struct
 from asyncio import BaseTransport
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,6 @@ KEEPALIVE_IDLE: Final = 15  # with the two below a peer that vanished while idle
 KEEPALIVE_INTERVAL: Final = 5
 KEEPALIVE_COUNT: Final = 4
 _OPTIONS: Final = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -84,20 +84,40 @@ def round_trip(transport: BaseTransport) -> float | None:
     return None if microseconds in _NO_MIN_RTT else microseconds / 1e6
 
 
-def prepare(transport: BaseTransport) -> None:
-    """No delay for small writes, and keep-alive probes for peers that vanish while idle."""
-    of_transport = _socket_of(transport)
-    if of_transport is None or of_transport.family not in (socket.AF_INET, socket.AF_INET6):
+def keep_alive(sock: socket.socket) -> None:
+    """Probes for a peer that vanishes while idle. (Small writes are sent without delay by both loops.)"""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    # uvloop's face of a socket makes a new one for each option, which took 34 µs of a new connection instead of 8.
-    sock = socket.socket(of_transport.family, of_transport.type, of_transport.proto, of_transport.fileno())
-    try:
+    with suppress(OSError):  # the connection is gone already; its protocol is told by itself
         for level, option, value in _OPTIONS:
             sock.setsockopt(level, option, value)
-    except OSError:
-        pass  # the connection is gone already; its protocol is told by itself
+
+
+def keep_transport_alive(transport: BaseTransport) -> None:
+    """The same for a connection that was dialled."""
+    sock = _borrow(transport)
+    if sock is not None:
+        keep_alive(sock)
+        sock.detach()
+
+
+def at_end(transport: BaseTransport) -> bool:
+    """Whether the peer has ended its direction and all that it sent was read."""
+    sock = _borrow(transport)
+    if sock is None:
+        return False
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:  # nothing yet, or the connection is gone
+        return False
     finally:
         sock.detach()
+
+
+def _borrow(transport: BaseTransport) -> socket.socket | None:
+    """A real socket, to be detached: uvloop's face of one makes a new one for each call, and reads from none."""
+    face = _socket_of(transport)
+    return socket.socket(face.family, face.type, face.proto, face.fileno()) if face is not None else None
 
 
 def reset_on_close(transport: BaseTransport) -> None:

@@ -5,11 +5,12 @@ DATA goes from here to `sink`, a plain call, without passing through anything el
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from portway_proto.carry.contract import LaneEvents
 from portway_proto.carry.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_proto.carry.python.connection import Connection
+from portway_proto.carry.python.lane_visit import LaneVisit
 from portway_proto.carry.settings import Address
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import (
@@ -44,32 +45,6 @@ _DATA: Final = int(FrameType.DATA)
 _JOINED_WRITE: Final = 64 * 1024
 
 
-class LaneVisit(Protocol):
-    """Who is told what happens to the visit on a lane."""
-
-    def lane_opened(self) -> None: ...
-
-    def lane_refused(self, reason: RefusalReason, message: str) -> None: ...
-
-    def lane_unanswered(self) -> None: ...
-
-    def lane_ended(self) -> None: ...
-
-    def lane_reset(self, in_order: bool) -> None:
-        """The far side gave up; the answer was sent. `in_order`: after its END, all that it sent has come."""
-        ...
-
-    def lane_lost(self, error: CarrierError) -> None: ...
-
-    def lane_paused(self) -> None:
-        """The lane takes no more bytes for now."""
-        ...
-
-    def lane_resumed(self) -> None: ...
-
-    def cut(self) -> None: ...
-
-
 class PyLane(Connection):
     """Both the contract's Lane and the asyncio protocol of its connection."""
 
@@ -81,7 +56,7 @@ class PyLane(Connection):
         "asked_at",
         "closed",
         "early",
-        "heard",
+        "late",
         "opening",
         "pings",
         "pool",
@@ -115,8 +90,7 @@ class PyLane(Connection):
         self.retiring = False
         self.sent_bytes = 0
         self.received_bytes = 0
-        self.heard = True  # since the last sweep
-        self.quiet_since = carrier.loop.time()
+        self.quiet_since = carrier.loop.time()  # the last bytes, or the last sweep that saw a visit
         self.pings = 0
         self.reset_at: float | None = None
         self.asked_at: float | None = None  # opener: when OPEN was sent that is not answered
@@ -124,6 +98,7 @@ class PyLane(Connection):
         self._events: LaneEvents | None = events
         self._reader = FrameReader()
         self._early_size = 0
+        self.late = b""  # an OPENED that leaves with what is written next
         self._stalled = False  # not read, because the peer does not read
         self.attach(transport)
 
@@ -173,16 +148,23 @@ class PyLane(Connection):
 
     def carry_read(self, size: int) -> None:
         self.sent_bytes += size
-        self.write(self.carrier.read_buffer.frame(size))
+        frame: Bytes = self.carrier.read_buffer.frame(size)
+        self.write(self._after_late(frame) if self.late else frame)
+
+    def carry_last(self, size: int) -> None:
+        """As carry_read, and END behind it in the same write."""
+        self.sent_bytes += size
+        self._write(b"".join((self.carrier.read_buffer.frame(size), self.state.end())))
+        self.settle()
 
     def carry(self, data: Bytes) -> None:
         size = len(data)
         self.sent_bytes += size
         if size <= _JOINED_WRITE or not self.tls:
-            self.write(b"".join((data_header(size), data)))
+            self._write(b"".join((data_header(size), data)))
         else:
-            self.write(data_header(size))
-            self.write(data)
+            self._write(data_header(size))
+            self._write(data)
 
     def begin(self, visit: LaneVisit, opening: Opening, first: list[Bytes]) -> None:
         """Opener: OPEN, and what the visitor has sent already, in one write."""
@@ -196,15 +178,26 @@ class PyLane(Connection):
             parts += [data_header(len(data)), data]
         self._write(b"".join(parts))
 
-    def accept(self, sink: Callable[[Bytes], None]) -> None:
-        """Acceptor: OPENED, and what the opener has sent already goes to `sink`."""
+    def accept(self, sink: Callable[[Bytes], None], *, late: bool = False) -> None:
+        """Acceptor: OPENED, and what the opener has sent already goes to `sink`. A `late` OPENED waits a moment for
+        bytes that can leave with it, unless the opener will soon stand still for it."""
         self.opening = None
-        self._write(self.state.opened())
+        opened = self.state.opened()
+        if late and self._early_size <= MAX_KEPT // 4 and not self.closed:
+            self.late = opened
+            self.carrier.late.add(self, opened)
+        else:
+            self._write(opened)
         early, self.early, self._early_size = self.early, [], 0
         for data in early:
             self.received_bytes += len(data)
             sink(data)
         self.sink = sink if self.state.received is Ending.NONE else None
+
+    def send_late(self, frame: bytes) -> None:
+        """Its time is up, unless it has left."""
+        if frame and frame is self.late:
+            self.write(self._after_late(b""))
 
     def send_end(self) -> None:
         if self.state.sends and not self.closed:
@@ -254,12 +247,12 @@ class PyLane(Connection):
 
     def data_received(self, data: memoryview) -> None:
         """Bytes off the wire, valid during the call alone."""
-        self.heard = True
         sink = self.sink
         if sink is not None and self._reader.whole_data(data):
             self.received_bytes += len(data) - HEADER_SIZE
             sink(data[HEADER_SIZE:])
             return
+        self.quiet_since, self.pings = self.carrier.loop.time(), 0
         try:
             for frame_type, payload in self._reader.feed(data):
                 if self.closed:
@@ -306,9 +299,13 @@ class PyLane(Connection):
             else:
                 self.resume_source()
 
-    def _write(self, raw: bytes) -> None:
+    def _write(self, raw: Bytes) -> None:
         if not self.closed:
-            self.write(raw)
+            self.write(self._after_late(raw) if self.late else raw)
+
+    def _after_late(self, frame: Bytes) -> bytes:
+        late, self.late = self.late, b""
+        return b"".join((late, frame))
 
     def _data_without_sink(self, payload: Bytes) -> None:
         take = self.state.takes
@@ -387,6 +384,7 @@ class PyLane(Connection):
         if self.closed:
             return
         self.closed = True
+        self.late = b""
         self.sink = None
         self.opening = None
         self.early = []

@@ -1,11 +1,12 @@
 """The acceptor's visit: an OPEN for a label of the table, the local connection dialled for it, the two joined."""
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from portway_proto.carry.contract import LocalService, Outcome, ServeEvents
 from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.python import establish
+from portway_proto.carry.python import establish, kernel
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.visit import RunningVisit
@@ -78,7 +79,7 @@ class ServedVisit(RunningVisit):
             return
         self.stream = stream
         stream.owner = self
-        lane.accept(stream.write)
+        lane.accept(stream.write, late=True)  # it saves a read, a write and a TLS record on each side
         self.run()
         for data in stream.take_held():
             lane.carry(data)
@@ -88,6 +89,34 @@ class ServedVisit(RunningVisit):
             stream.send_end()
         if stream.ended:
             self.stream_ended()
+        elif stream.partner is lane:
+            stream.partner = self
+
+    # Partner, until the local server has said something.
+
+    def carry_read(self, size: int) -> None:
+        """A short answer is often the whole one, its end right behind it: the two leave in one write then."""
+        lane, stream = self.lane, self.stream
+        assert lane is not None
+        assert isinstance(stream, PyStream)
+        stream.partner = lane
+        if stream.transport is not None and lane.state.sends and kernel.at_end(stream.transport):
+            stream.ended = True
+            self.end_lane(lane, partial(lane.carry_last, size))
+        else:
+            lane.carry_read(size)
+
+    def carry(self, data: Bytes) -> None:
+        assert self.lane is not None
+        self.lane.carry(data)
+
+    def pause_source(self) -> None:
+        assert self.lane is not None
+        self.lane.pause_source()
+
+    def resume_source(self) -> None:
+        assert self.lane is not None
+        self.lane.resume_source()
 
     def _refuse(self, message: str) -> None:
         lane = self.lane

@@ -222,7 +222,6 @@ class PyStream(Connection):
         self._took = self.carrier.loop.time() - self._began
         high = self.carrier.limits.high_water
         transport.set_write_buffer_limits(high=high, low=high // 4)
-        kernel.prepare(transport)
         self._wake()
         if self._last is not None:
             self.finish(self._last)

@@ -1,5 +1,8 @@
 """What looks after lanes and streams once a second: PING, silence, RESETs without an answer, peers that died behind a
 full buffer (DESIGN §4, "Life").
+
+Silence ends a lane when it is due and not up to a second later: a client in a black hole has its URL back that much
+earlier.
 """
 
 import time
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 # The kernel is asked this often what it knows of connections with a visit.
 _KERNEL_INTERVAL: Final = 5.0
+# Of the period: peers that fall silent one after the other are noticed together, not each by a walk of its own.
+_SHORTEST_SHARE: Final = 0.1
 
 
 class Sweep:
@@ -26,29 +31,38 @@ class Sweep:
         limits = carrier.limits
         shortest = min(limits.ping_interval, limits.unacknowledged, limits.open_answer)
         self._period = min(1.0, shortest / 4)
-        self._last = carrier.loop.time()
+        now = carrier.loop.time()
+        self._due = now + self._period
         self._kernel_interval = min(_KERNEL_INTERVAL, carrier.limits.unacknowledged / 4)
-        self._kernel_at = self._last + self._kernel_interval
-        self._timer = carrier.loop.call_later(self._period, self._run)
+        self._kernel_at = now + self._kernel_interval
+        self._timer = carrier.loop.call_at(self._due, self._run)
 
     def close(self) -> None:
         self._timer.cancel()
 
     def _run(self) -> None:
         now = self._carrier.loop.time()
-        late = now - self._last - self._period
-        self._last = now
-        self._timer = self._carrier.loop.call_later(self._period, self._run)
+        late = now - self._due
+        self._again_at(now + self._period)
         if late > self._carrier.limits.ping_interval:
             for lane in self._carrier.lanes:
-                lane.heard = True
+                lane.quiet_since, lane.pings = now, 0
         for lane in list(self._carrier.lanes):
             self._look_at_lane(lane, now)
+        silent_for = self._carrier.limits.ping_interval * self._carrier.limits.silences
+        soonest = min((lane.quiet_since + silent_for for lane in self._carrier.lanes if lane.pings), default=self._due)
+        if soonest < self._due:
+            self._again_at(max(soonest, now + self._period * _SHORTEST_SHARE))
         for pool in list(self._carrier.pools):
             pool.sweep(now)
         if now >= self._kernel_at:
             self._kernel_at = now + self._kernel_interval
             self._ask_kernel()
+
+    def _again_at(self, when: float) -> None:
+        self._timer.cancel()
+        self._due = when
+        self._timer = self._carrier.loop.call_at(when, self._run)
 
     def _look_at_lane(self, lane: PyLane, now: float) -> None:
         limits = self._carrier.limits
@@ -57,10 +71,8 @@ class Sweep:
             return
         if lane.asked_at is not None and now - lane.asked_at > limits.open_answer and lane.visit is not None:
             lane.visit.lane_unanswered()
-        if lane.heard or not lane.state.idle:
-            lane.heard = False
-            lane.quiet_since = now
-            lane.pings = 0
+        if not lane.state.idle:
+            lane.quiet_since, lane.pings = now, 0
             return
         quiet = now - lane.quiet_since
         if quiet >= limits.ping_interval * limits.silences:

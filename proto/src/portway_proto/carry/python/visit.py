@@ -2,6 +2,7 @@
 the other. How a visit begins is in joined.py (the opener's side) and served.py (the acceptor's).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from portway_proto.carry.contract import Outcome
@@ -76,11 +77,13 @@ class RunningVisit:
     def stream_ready(self) -> None: ...
 
     def stream_ended(self) -> None:
-        lane, stream = self.lane, self.stream
-        if lane is None or stream is None:
-            return
+        if self.lane is not None and self.stream is not None:
+            self.end_lane(self.lane, self.lane.send_end)
+
+    def end_lane(self, lane: PyLane, send_end: Callable[[], None]) -> None:
+        """The stream sends no more."""
         done = lane.state.received is not Ending.NONE
-        lane.send_end()
+        send_end()
         if done:
             self._close_stream()
             self._finish(Outcome.DONE)

@@ -94,7 +94,7 @@ def specified(data: bytes) -> tuple[list[Frame], str]:
                 frames[-1] = (frame_type, frames[-1][1] + payload)
             elif payload:
                 frames.append((frame_type, payload))
-        elif frame_type < FIRST_SKIPPABLE and len(payload) == size:
+        elif frame_type in _limits() and len(payload) == size:
             frames.append((frame_type, payload))
     return frames, ""
 

@@ -1,0 +1,144 @@
+"""A client that leaves its node says where it went: who still comes to that node is sent there, and nobody is asked."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import portway
+from portway_proto.v1.admin_pb2 import NODE_ORDER_DRAIN
+from portway_proto.v1.lane_pb2 import Answer
+from portway_proto.v1.mesh_pb2 import ResolveResponse
+from portway_proto.wire.labels import Chain
+from portway_relay.config import NodeLimits
+from portway_relay.node import Node
+from portway_testkit.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.fixtures import AsClient
+from portway_testkit.hand_lane import grant_of
+from portway_testkit.hand_tunnel import HandTunnel
+from portway_testkit.mesh import connect, connected, who
+from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
+from portway_testkit.visitors import TIMEOUT
+from portway_testkit.waiting import PATIENCE, eventually
+
+StartCluster = Callable[..., Cluster]
+LIMITS = NodeLimits(stop_grace=PATIENCE)
+# Of two regions: what a node holds is told to its siblings alone, so that neither hears of the other's tunnels unasked.
+FAR_APART = (NodePlan("fra-1", "fra", LIMITS), NodePlan("iad-1", "iad", LIMITS))
+
+
+class Questions:
+    """What a node asks others about labels, from now on: a registry, and nodes of the label's region."""
+
+    def __init__(self, node: Node) -> None:
+        self.asked: list[str] = []
+        parts: Any = node
+        resolve, ask_region = parts._link.resolve, parts._peers.ask_region
+
+        async def counted_resolve(label: str) -> ResolveResponse | None:
+            self.asked.append("registry")
+            answer: ResolveResponse | None = await resolve(label)
+            return answer
+
+        async def counted_ask_region(*asked: str | None) -> list[tuple[str, Answer]]:
+            self.asked.append("region")
+            answers: list[tuple[str, Answer]] = await ask_region(*asked)
+            return answers
+
+        parts._link.resolve, parts._peers.ask_region = counted_resolve, counted_ask_region
+
+
+def sessions(cluster: Cluster, node: Node) -> int:
+    """How many a node has; one that is stopping, too."""
+
+    async def count() -> int:
+        return len(node._sessions)
+
+    return cluster.run(count)
+
+
+def echoes(node: RunningNode, tunnel: portway.Tunnel, cluster: Cluster, sent: bytes) -> bool:
+    with connect(node, tunnel.host, cluster.ca) as visitor:
+        visitor.settimeout(TIMEOUT)
+        visitor.sendall(sent)
+        return visitor.recv(100) == sent
+
+
+def test_a_visitor_of_a_stopping_node_is_sent_after_the_client(
+    start_cluster: StartCluster, as_client: AsClient
+) -> None:
+    """Right after the move, and for as long as the node is open; neither a registry nor another node is asked."""
+    cluster = start_cluster(*FAR_APART)
+    as_client(cluster.environment())
+    eventually(lambda: connected(cluster))
+    with TcpOrigin(echo) as origin, portway.forward(origin.port) as tunnel:
+        [home] = [running for running in cluster.nodes.values() if sessions(cluster, running.node)]
+        stopping_node = home.node
+        questions = Questions(stopping_node)
+        with connect(home, tunnel.host, cluster.ca) as staying:
+            staying.settimeout(TIMEOUT)
+            staying.sendall(b"before")
+            assert staying.recv(100) == b"before"
+            stopping = threading.Thread(target=home.stop)
+            stopping.start()
+            eventually(lambda: not sessions(cluster, stopping_node))
+            for number in range(5):
+                assert echoes(home, tunnel, cluster, b"late %d" % number)
+            assert questions.asked == []
+            staying.sendall(b"after")
+            assert staying.recv(100) == b"after"
+        stopping.join(PATIENCE)
+        assert not stopping.is_alive()
+
+
+def test_a_visitor_of_a_drained_node_is_sent_after_the_client(
+    start_cluster: StartCluster, as_client: AsClient, origin: HttpOrigin
+) -> None:
+    """Though its binding here was taken by a registry's word: the node stays open for good."""
+    cluster = start_cluster(*FAR_APART)
+    as_client(cluster.environment())
+    eventually(lambda: connected(cluster))
+    with portway.forward(origin.port) as tunnel:
+        [home] = [running for running in cluster.nodes.values() if sessions(cluster, running.node)]
+        questions = Questions(home.node)
+        cluster.admin.order(home.config.name, NODE_ORDER_DRAIN)
+        eventually(lambda: not sessions(cluster, home.node))
+        with connect(home, tunnel.host, cluster.ca, "http/1.1") as visitor:
+            visitor.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert visitor.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert questions.asked == []
+
+
+def test_nobody_sends_anothers_visitors_away(start_cluster: StartCluster) -> None:
+    """A session is heard of its own labels alone, with their own proofs alone, and about nodes that are known."""
+    cluster = start_cluster(*FAR_APART)
+    eventually(lambda: connected(cluster))
+    grant, node = grant_of(cluster), cluster.nodes["fra-1"]
+    mine, theirs = Chain(), Chain()
+    with (
+        HandTunnel(node, cluster.ca, grant, theirs, 1, "theirs") as victim,
+        HandTunnel(node, cluster.ca, grant, mine, 1, "mine") as hostile,
+    ):
+        hostile.says_moved(theirs.label, "iad-1", 2, theirs.proof(2))
+        hostile.says_moved(mine.label, "iad-1", 2, theirs.proof(2))
+        hostile.says_moved(mine.label, "nobody", 2, mine.proof(2))
+        hostile.leave()
+        assert hostile.unbound is None
+        assert who(cluster, "fra-1", victim.host) == "theirs"
+        victim.leave()
+        for chain in (theirs, mine):
+            with HandTunnel(node, cluster.ca, grant, chain, 2, "again") as again:
+                assert again.refused is None, "no epoch was used up"
+
+
+def test_a_client_that_says_wrong_misleads_its_own_visitors_for_one_try(start_cluster: StartCluster) -> None:
+    """The node that it named refuses, the registry is asked, and the visitor is served where the tunnel is."""
+    cluster = start_cluster(*FAR_APART, NodePlan("iad-2", "iad", LIMITS))
+    eventually(lambda: connected(cluster))
+    grant, chain = grant_of(cluster), Chain()
+    with HandTunnel(cluster.nodes["fra-1"], cluster.ca, grant, chain, 1, "before") as before:
+        questions = Questions(cluster.nodes["fra-1"].node)
+        with HandTunnel(cluster.nodes["iad-2"], cluster.ca, grant, chain, 2, "after"):
+            before.says_moved(chain.label, "iad-1", 2, chain.proof(2))
+            before.leave()
+            assert who(cluster, "fra-1", before.host) == "after"
+            assert questions.asked
