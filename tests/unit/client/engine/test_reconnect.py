@@ -7,26 +7,21 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from portway.engine import reconnect, retry
-from portway.engine.attach import Attached, Refused, Resumption
+from portway.engine.attach import Refused, Resumption
 from portway.engine.binding import Binding
-from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcomed
-from portway.engine.discovery import Node
 from portway.engine.failures import Failure
-from portway.engine.reconnect import STEADY, Link
+from portway.engine.reconnect import STEADY
 from portway.engine.retry import FIRST_PAUSE, LONGEST_PAUSE
-from portway.engine.session import End, SessionOver
+from portway.engine.session import End
 from portway.errors import AuthError, Error, QuotaError, UnreachableError
-from portway_proto.carry.settings import Address
-from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_testkit.clock import ManualClock
+from portway_testkit.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
 
 MakeBinding = Callable[..., Binding]
 
@@ -35,148 +30,6 @@ REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
 GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
 UNKNOWN = Failure(FailureCode.FAILURE_CODE_SESSION, "never heard of it")
 SHUTDOWN = Failure(FailureCode.FAILURE_CODE_SHUTDOWN, "stopping")
-RESET = End("connection reset")
-RESUME_SECONDS = 60.0
-
-
-class FakeSession:
-    """Up until a test ends it; binds whatever it is asked to."""
-
-    def __init__(self, name: str = "n1") -> None:
-        self.node = Node(name, "fra", Address(f"{name}.test", 443), f"{name}.node.portway.internal")
-        self.key = SessionKey(f"{name}-{id(self)}".encode(), b"secret")
-        self.binds: list[BindRequest] = []
-        self.bound = asyncio.Event()
-        self.before_bound: Callable[[], object] = lambda: None
-        self.left = asyncio.Event()
-        self.moves: list[tuple[str, str, int, bytes]] = []
-        self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-
-    @property
-    def up(self) -> bool:
-        return not self._over.done()
-
-    @property
-    def attached(self) -> Attached:
-        welcomed = Welcomed(self.key, False, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
-        return Attached(self.node, self, welcomed)  # type: ignore[arg-type]
-
-    async def bind(self, bind: BindRequest) -> TunnelBound:
-        if not self.up:
-            raise SessionOver("gone")
-        self.before_bound()
-        self.binds.append(bind)
-        self.bound.set()
-        return TunnelBound(len(self.binds), "a.test", 443, "", 0, b"")
-
-    async def over(self) -> End:
-        return await asyncio.shield(self._over)
-
-    def end(self, end: End = RESET) -> None:
-        self._over.set_result(end)
-
-    def unbind(self, label: str) -> None:
-        pass
-
-    def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
-        assert not self.left.is_set()
-        self.moves.append((label, node, epoch, proof))
-
-    def leave(self) -> None:
-        self.left.set()
-        if self.up:
-            self.end(End("closed here"))
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One attempt: what it was given, when it was made."""
-
-    at: float
-    resume: Resumption | None
-    avoided: Node | None
-    home: Node | None
-
-
-@dataclass(slots=True)
-class FakeSearch:
-    """Each attempt ends as `outcomes` says next: with a session or an error; without one it goes on for ever."""
-
-    clock: ManualClock
-    outcomes: list[FakeSession | Exception] = field(default_factory=list)
-    tried: list[Tried] = field(default_factory=list)
-    asked_to_wait: float = 0.0
-    attempts: tuple[()] = ()
-    exhausted: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def attach(
-        self, resume: Resumption | None = None, avoided: Node | None = None, home: Node | None = None
-    ) -> Attached:
-        self.tried.append(Tried(self.clock.now, resume, avoided, home))
-        if not self.outcomes:
-            self.exhausted.set()
-            await asyncio.Event().wait()
-        outcome = self.outcomes.pop(0)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome.attached
-
-
-class FakeLanes:
-    """Data lanes that are only noted."""
-
-    def __init__(self, *_: object) -> None:
-        self.retired = 0
-
-    def follow(self, *_: object) -> None: ...
-
-    def want(self, lanes: int) -> None: ...
-
-    def retire(self) -> None:
-        self.retired += 1
-
-    def close(self) -> None: ...
-
-
-class World:
-    """A link with its surroundings; `pauses` are those that it made between attempts."""
-
-    def __init__(self, search: FakeSearch) -> None:
-        self.search = search
-        self.clock = search.clock
-        self.pauses: list[float] = []
-        self.tasks = Tasks("test")
-        directory: Any = SimpleNamespace(located=None, keep_renewed=asyncio.Event().wait)
-        carrier: Any = None
-        self.link = Link(carrier, directory, self.tasks, self.clock, sleep=self._sleep)
-
-    async def _sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.clock.now += seconds
-        await asyncio.sleep(0)
-
-    def then(self, *outcomes: FakeSession | Exception) -> None:
-        """How the next attempts end."""
-        self.search.exhausted.clear()
-        self.search.outcomes += outcomes
-
-    async def through(self) -> None:
-        """Until every outcome that was named has been met, and one attempt more is on its way."""
-        await self.search.exhausted.wait()
-
-    async def opened(self, binding: Binding) -> FakeSession:
-        """A tunnel, open on a first session."""
-        session = FakeSession()
-        self.then(session)
-        await self.link.bind(binding)
-        self.pauses.clear()
-        self.search.tried.clear()
-        return session
-
-    async def given_up(self) -> None:
-        """Until the link keeps nothing any more."""
-        assert self.link._keeper is not None
-        await asyncio.wait({self.link._keeper})
 
 
 def reason_of(binding: Binding) -> Error:
