@@ -35,16 +35,7 @@ def holds_its_invariant(name: str) -> bool:
 
 
 def _unbounded_reading(patch: pytest.MonkeyPatch) -> None:
-    def take(reader: Any, size: int) -> bytes:
-        start, reader.position = reader.position, reader.position + size
-        return reader.data[start : reader.position]
-
-    def number(reader: Any, size: int) -> int:
-        taken = take(reader, size)
-        return sum(taken[at] << 8 * (size - 1 - at) for at in range(size))
-
-    patch.setattr(client_hello._Reader, "take", take)
-    patch.setattr(client_hello._Reader, "number", number)
+    patch.setattr(client_hello, "_parse_message", client_hello._read_message)
 
 
 def _any_number_of_records(patch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ frame may come when (lane.py), payloads of control frames (portway/v1/lane.proto
 """
 
 import ipaddress
-import socket
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -224,14 +223,17 @@ def encode_open(number: int, opening: Opening) -> bytes:
 def _packed_address(host: str) -> bytes:
     """Raises ValueError for what is no address."""
     try:
-        return socket.inet_pton(socket.AF_INET, host)  # 4 µs of every visit less than ipaddress takes
-    except OSError:
-        return _plain_address(ipaddress.ip_address(host.partition("%")[0])).packed
+        packed = bytes(map(int, host.split(".")))  # 3 µs of every visit less than ipaddress takes
+    except ValueError:
+        packed = b""
+    if len(packed) == 4 and _address_text(packed) == host:
+        return packed
+    return _plain_address(ipaddress.ip_address(host.partition("%")[0])).packed
 
 
 def _address_text(packed: bytes) -> str:
     if len(packed) == 4:
-        return socket.inet_ntop(socket.AF_INET, packed)
+        return ".".join(map(str, packed))
     return str(_plain_address(ipaddress.ip_address(packed)))
 
 

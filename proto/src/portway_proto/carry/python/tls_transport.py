@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # OpenSSL keeps a buffer as large as the largest read for as long as a connection lives.
 CIPHERTEXT_SIZE: Final = 128 * 1024
+# A longer one is on its way at once: megabytes can be written in one turn of the loop, and nothing would hold them up.
+_SHORT_ANSWER: Final = 16 * 1024
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
@@ -135,7 +137,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             except ssl.SSLError as error:
                 self._fail(error)
                 return
-            if first:
+            if first and self._to_peer.pending <= _SHORT_ANSWER:
                 self._carrier.loop.call_soon(self._flush)
             else:
                 self._flush()
