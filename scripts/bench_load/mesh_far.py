@@ -26,8 +26,8 @@ from bench_load.mesh_near import home_of, serves_after
 LONG = 100.0  # ms between the regions of a cold visit
 ETCD_ROUND_TRIP = 150.0
 _TIMEOUT = 30.0
-# Somebody who reloads; several of the longest round trips.
-_IMPATIENT = 3.0
+# Somebody who reloads: enough for a visit over the longest way; when a URL serves again is known no finer than that.
+_IMPATIENT = 1.0
 # One segment. Kernels with BBR pace longer answers at the rate that a quiet connection has shown, whoever's it is:
 # 10 kB take 20 ms more at this distance, which would be taken for the mesh's.
 _PAGE = Ask(1_000)
