@@ -65,12 +65,13 @@ def main() -> int:
         skipped: dict[str, str] = {}
         rounds: dict[str, dict[str, list[measures.Figures]]] = {}
         forward: dict[str, measures.Figures] = {}
-        if set(chosen) - {"mesh"}:
-            plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=_NO_LIMITS)
-            cluster = start_cluster(processes, (plan,))
-            if set(chosen) - {"mesh", "forward"}:
+        if "idle" in chosen:
+            rounds["idle"] = _run_idle(Path(name), descriptors, skipped)
+        if set(chosen) - {"idle", "mesh"}:
+            cluster = _start_cluster(processes)
+            if set(chosen) - {"idle", "mesh", "forward"}:
                 field = _start(processes, cluster, skipped)
-                rounds = _run_rounds(field, chosen, effort, descriptors, Path(name))
+                rounds |= _run_rounds(field, chosen, effort, Path(name))
             if "forward" in chosen:
                 forward = _run_forward(cluster, effort, Path(name), skipped)
             processes.end()  # the mesh has clusters of its own, and the machine to itself
@@ -125,6 +126,11 @@ def _raise_descriptors() -> int:
     return hard
 
 
+def _start_cluster(processes: Processes) -> Cluster:
+    plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=_NO_LIMITS)
+    return start_cluster(processes, (plan,))
+
+
 def _start(processes: Processes, cluster: Cluster, skipped: dict[str, str]) -> list[Contestant]:
     """Everybody who can be started; the others are named with the reason."""
     nginx = find_program("nginx")
@@ -146,12 +152,26 @@ def _start(processes: Processes, cluster: Cluster, skipped: dict[str, str]) -> l
     return field
 
 
-def _run_rounds(
-    field: list[Contestant], chosen: list[str], effort: Effort, descriptors: int, folder: Path
-) -> dict[str, dict[str, list[measures.Figures]]]:
+def _run_idle(folder: Path, descriptors: int, skipped: dict[str, str]) -> dict[str, list[measures.Figures]]:
+    """In processes of its own: none has freed memory yet, and what it leaves behind, thousands of lanes that are let go
+    of over the next minute, is in no other measure's way."""
     visitors = min(IDLE_VISITORS, (descriptors - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_VISITOR)
+    own = folder / "idle"
+    own.mkdir()
+    taken = {}
+    with Processes(own) as processes:
+        for one in _start(processes, _start_cluster(processes), skipped):
+            if one.parts:
+                _progress(f"idle, {one.name}")
+                taken[one.name] = [measures.idle(one, visitors)]
+    _progress("")
+    return taken
+
+
+def _run_rounds(
+    field: list[Contestant], chosen: list[str], effort: Effort, folder: Path
+) -> dict[str, dict[str, list[measures.Figures]]]:
     loads: dict[str, Callable[[Contestant], measures.Figures]] = {
-        "idle": lambda one: measures.idle(one, visitors),
         "bulk": lambda one: measures.bulk(one, effort.bulk_bytes),
         "requests": lambda one: measures.requests(one, effort.seconds, folder),
         "latency": lambda one: measures.latency(one, effort.seconds),
@@ -162,12 +182,7 @@ def _run_rounds(
         for measure in MEASURES:
             if measure not in chosen or measure not in loads:
                 continue
-            # Memory is measured while nobody has freed any yet.
-            if measure == "idle" and number > 0:
-                continue
             for one in field:
-                if measure == "idle" and not one.parts:
-                    continue
                 _progress(f"round {number + 1}/{effort.rounds}: {measure}, {one.name}")
                 taken.setdefault(measure, {}).setdefault(one.name, []).append(loads[measure](one))
     _progress("")
