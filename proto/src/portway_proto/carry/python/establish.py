@@ -26,7 +26,8 @@ async def accept(
     try:
         sock.setblocking(False)
         kernel.keep_alive(sock)
-        await _come_up(carrier, stream, partial(carrier.loop.connect_accepted_socket, sock=sock), context)
+        async with asyncio.timeout(carrier.limits.handshake if context is not None else None):
+            await _come_up(carrier, stream, partial(carrier.loop.connect_accepted_socket, sock=sock), context)
     except (OSError, ValueError) as error:
         sock.close()
         if context is None:
@@ -84,15 +85,12 @@ async def _come_up(
         await connect(lambda: stream)
         return
     tls = TlsTransport(carrier, context, stream, server_name)
-    limit = carrier.loop.call_later(carrier.limits.handshake, tls.give_up)
     try:
         await connect(lambda: tls)
         await tls.handshake
     except BaseException:
         tls.abort()
         raise
-    finally:
-        limit.cancel()
 
 
 def _be_up_or_lost(stream: PyStream) -> None:
@@ -106,4 +104,6 @@ def _handshake_error(error: OSError | ValueError) -> CarrierError:
         return HandshakeFailed(f"the peer's certificate is not trusted: {error.verify_message}", untrusted=True)
     if isinstance(error, ssl.SSLError):
         return HandshakeFailed(f"TLS: {error.reason or error}")
+    if isinstance(error, TimeoutError):
+        return HandshakeFailed("the handshake took too long")
     return HandshakeFailed(f"the connection ended during the handshake: {error}")

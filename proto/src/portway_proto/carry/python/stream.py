@@ -53,7 +53,6 @@ class PyStream(Connection):
     __slots__ = (
         "_began",
         "_changed",
-        "_closes_when_drained",
         "_discards",
         "_last",
         "_timers",
@@ -80,7 +79,6 @@ class PyStream(Connection):
         self.lost: CarrierError | None = None
         self._began = carrier.loop.time()
         self._took = 0.0
-        self._closes_when_drained = False
         self._discards = False
         self._last: bytes | None = None  # to be written and finished with as soon as it is up
         self._changed: asyncio.Future[None] | None = None
@@ -143,14 +141,14 @@ class PyStream(Connection):
         if self.half_closes and not self.ended:
             self.transport.write_eof()
         else:
-            self._close_when_drained()
+            self.shut()
 
     def close(self) -> None:
         """Both directions are over: let what waits leave, then close."""
         self._discards = True
         self._drop_held()
         self.resume_source()
-        self._close_when_drained()
+        self.shut()
 
     def finish(self, data: bytes) -> None:
         """These bytes, then the end; what the peer still sends is read and dropped, so that they arrive."""
@@ -167,9 +165,9 @@ class PyStream(Connection):
         self.write(data)
         if self.half_closes and not self.ended:
             self.transport.write_eof()
-            self._timers += (later(min(FINISH_WAIT, linger), self._close_when_drained),)
+            self._timers += (later(min(FINISH_WAIT, linger), self.shut),)
         else:
-            self._close_when_drained()
+            self.shut()
 
     def pause_source(self) -> None:
         if not self.ended:
@@ -242,7 +240,7 @@ class PyStream(Connection):
             self.ended = True
             self._wake()
             if self._discards:
-                self._close_when_drained()
+                self.shut()
             elif self.owner is not None:
                 self.owner.stream_ended()
             if self.tls:
@@ -263,26 +261,8 @@ class PyStream(Connection):
 
     def resume_writing(self) -> None:
         self.writes_paused = False
-        if self._closes_when_drained:
-            self.shut()
-        elif self.partner is not None:
+        if self.partner is not None:
             self.partner.resume_source()
-
-    def _close_when_drained(self) -> None:
-        """close() of a TLS transport gives up after its shutdown time; a slow reader's last bytes must not."""
-        if self.transport is None or self._closes_when_drained:
-            return
-        if not self.tls or not self.waiting():
-            self.shut()
-            return
-        self._closes_when_drained = True
-        self.transport.set_write_buffer_limits(high=0, low=0)
-        self.linger()
-
-    def drained(self) -> None:
-        """Asked by the sweep, in case the buffer drained without a resume_writing."""
-        if self._closes_when_drained and not self.waiting():
-            self.shut()
 
     def detach(self) -> None:
         super().detach()

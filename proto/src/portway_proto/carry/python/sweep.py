@@ -89,7 +89,6 @@ class Sweep:
                 if state is not None and self._dead(state):
                     lane.abort(self._why(state))
         for stream in list(self._carrier.streams):
-            stream.drained()
             if stream.transport is not None:
                 state = kernel.tcp_state(stream.transport)
                 if state is not None and self._dead(state):

@@ -61,29 +61,19 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self.handshake: asyncio.Future[None] = carrier.loop.create_future()
 
-    def give_up(self) -> None:
-        """The handshake has had its time."""
-        if not self.handshake.done():
-            self.handshake.set_exception(ConnectionAbortedError("it takes too long"))
-            self.abort()
-
     # The TCP transport's protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         if not self._tls.server_side:
-            self._shake()
+            self._go_on()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._carrier.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
         self._from_peer.write(self._carrier.ciphertext[:nbytes])
-        try:
-            if self.handshake.done() or self._shake():
-                self._read()
-        except ssl.SSLError as error:
-            self._fail(error)
+        self._go_on()
 
     def eof_received(self) -> bool:
         if not self.handshake.done():
@@ -163,6 +153,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         self._closing = True
+        self.handshake.cancel()  # nobody waits for it any more
         if self._tcp is not None:
             self._tcp.abort()
 
@@ -170,6 +161,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _connected(self) -> asyncio.Transport:
         assert self._tcp is not None
         return self._tcp
+
+    def _go_on(self) -> None:
+        try:
+            if self.handshake.done() or self._shake():
+                self._read()
+        except ssl.SSLError as error:
+            self._fail(error)
 
     def _shake(self) -> bool:
         """Whether the handshake is done now."""
