@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,17 +59,16 @@ def free_port() -> int:
 
 
 def wait_listening(port: int, process: Process, processes: Processes) -> None:
-    deadline = time.monotonic() + _LISTENING_WITHIN
-    while True:
+    """Until it does. Raises ProcessFailed."""
+
+    def listens() -> bool:
         try:
             socket.create_connection((LOOPBACK, port), timeout=1).close()
         except OSError:
-            processes.check_alive()
-            if time.monotonic() > deadline:
-                raise process.failure(f"does not listen on {port}") from None
-            time.sleep(0.02)
-        else:
-            return
+            return False
+        return True
+
+    processes.wait_until(listens, process, f"does not listen on {port}", _LISTENING_WITHIN)
 
 
 def start_origin(processes: Processes, program: str) -> int:

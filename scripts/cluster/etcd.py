@@ -4,7 +4,6 @@ Here: its command line, waiting until it serves. Not here: finding the program (
 """
 
 import subprocess
-import time
 from pathlib import Path
 
 from cluster.processes import Process, Processes
@@ -12,7 +11,6 @@ from cluster.processes import Process, Processes
 PORT = 2379
 _PEER_PORT = 2380
 _SERVES_WITHIN = 30.0
-_POLL = 0.05
 
 
 def start_etcd(processes: Processes, program: Path, host: str, prefix: tuple[str, ...]) -> Process:
@@ -36,8 +34,9 @@ def start_etcd(processes: Processes, program: Path, host: str, prefix: tuple[str
 def wait_etcd(processes: Processes, process: Process, host: str, prefix: tuple[str, ...]) -> None:
     """Until it answers. Raises ProcessFailed."""
     url = f"http://{host}:{PORT}/health"
-    deadline = time.monotonic() + _SERVES_WITHIN
-    while subprocess.run([*prefix, "curl", "-sf", "--noproxy", "*", url], capture_output=True, check=False).returncode:
-        if process.ended() or time.monotonic() > deadline:
-            raise process.failure("does not serve")
-        time.sleep(_POLL)
+    command = [*prefix, "curl", "-sf", "--noproxy", "*", url]
+
+    def serves() -> bool:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    processes.wait_until(serves, process, "does not serve", _SERVES_WITHIN)

@@ -36,8 +36,8 @@ def owned_folder(folder: Path, *, keep_logs: bool) -> Iterator[None]:
         try:
             yield
         except Exception:
-            raise
-        except BaseException:
+            raise  # it stays, to be looked at
+        except BaseException:  # a signal ended it
             _clear(folder, keep_logs)
             raise
         else:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,15 +98,20 @@ class Processes:
 
     def wait_ready(self, process: Process, within: float = START_WITHIN) -> dict[str, Any]:
         """What the process wrote to its ready file. Raises ProcessFailed when it ends or takes too long."""
-        assert process.ready_file is not None
+        ready_file = process.ready_file
+        assert ready_file is not None
+        self.wait_until(ready_file.exists, process, f"was not ready within {within:.0f} s", within)
+        told: dict[str, Any] = json.loads(ready_file.read_text())
+        return told
+
+    def wait_until(self, holds: Callable[[], object], process: Process, failure: str, within: float) -> None:
+        """Raises ProcessFailed: when one that was started ends; with this one's `failure` when it takes too long."""
         deadline = time.monotonic() + within
-        while not process.ready_file.exists():
+        while not holds():
             self.check_alive()
             if time.monotonic() > deadline:
-                raise process.failure(f"was not ready within {within:.0f} s")
+                raise process.failure(failure)
             time.sleep(_POLL)
-        told: dict[str, Any] = json.loads(process.ready_file.read_text())
-        return told
 
     def check_alive(self) -> None:
         """Raise ProcessFailed when one that was started has ended."""

@@ -73,10 +73,8 @@ async def answer_once(loop: asyncio.AbstractEventLoop, listening: socket.socket)
         await loop.sock_sendall(connection, b"an answer")
 
 
-async def visitor_by_hand(
-    address: Address, context: ssl.SSLContext
-) -> tuple[socket.socket, ssl.SSLObject, ssl.MemoryBIO]:
-    """One whose handshake is done: its connection, its TLS, and what TLS wants sent."""
+async def visitor_by_hand(address: Address, context: ssl.SSLContext, says: bytes) -> socket.socket:
+    """The connection of one who has said this over TLS; what follows is up to the test."""
     loop = asyncio.get_running_loop()
     plain = socket.socket()
     plain.setblocking(False)
@@ -90,7 +88,10 @@ async def visitor_by_hand(
             await loop.sock_sendall(plain, outgoing.read())
             incoming.write(await loop.sock_recv(plain, 1 << 16))
         else:
-            return plain, tls, outgoing
+            break
+    tls.write(says)
+    await loop.sock_sendall(plain, outgoing.read())
+    return plain
 
 
 async def test_the_end_of_tcp_is_the_end_of_tls(link, server_tls: ServerTls, trusting: ssl.SSLContext) -> None:
@@ -98,10 +99,7 @@ async def test_the_end_of_tcp_is_the_end_of_tls(link, server_tls: ServerTls, tru
     loop = asyncio.get_running_loop()
     with listener() as listening:
         link.serve_with(listening.getsockname()[1])
-        plain, tls, outgoing = await visitor_by_hand(link.visitors(server_tls), trusting)
-        with plain:
-            tls.write(b"all that there is to say")
-            await loop.sock_sendall(plain, outgoing.read())
+        with await visitor_by_hand(link.visitors(server_tls), trusting, b"all that there is to say") as plain:
             plain.shutdown(socket.SHUT_WR)
             connection, _ = await loop.sock_accept(listening)
             with connection:
@@ -119,10 +117,7 @@ async def test_garbage_behind_the_handshake_breaks_the_visit_off(
     loop = asyncio.get_running_loop()
     with listener() as listening:
         link.serve_with(listening.getsockname()[1])
-        plain, tls, outgoing = await visitor_by_hand(link.visitors(server_tls), trusting)
-        with plain:
-            tls.write(b"fine")
-            await loop.sock_sendall(plain, outgoing.read())
+        with await visitor_by_hand(link.visitors(server_tls), trusting, b"fine") as plain:
             connection, _ = await loop.sock_accept(listening)
             with connection:
                 await loop.sock_sendall(connection, b"welcome")

@@ -57,14 +57,20 @@ def test_a_first_tunnel_waits_for_its_turn(node: FakeNode, echo: Any) -> None:
     accepting.join()
 
 
+def told_to_leave(node: FakeNode, retry_after_ms: int) -> float:
+    """GOAWAY with a moment to go at; when it was sent."""
+    at = time.monotonic()
+    node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN, retry_after_ms=retry_after_ms))
+    return at
+
+
 def test_a_node_that_names_the_moment_to_leave_serves_until_then(
     node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any
 ) -> None:
     """GOAWAY with a hint: visitors are served meanwhile, and the client goes no earlier."""
     with portway.forward(echo.port) as tunnel:
         registry.nodes = [node, second_node]
-        told_at = time.monotonic()
-        node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN, retry_after_ms=700))
+        told_at = told_to_leave(node, retry_after_ms=700)
         assert exchange(node, tunnel.host, b"hello") == b"hello"
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
         assert time.monotonic() - told_at >= 0.7
@@ -85,8 +91,7 @@ def test_a_node_that_is_lost_before_its_moment_is_left_at_once(
     """Nobody stays with a node that has gone; GOAWAY asked for the longest there is."""
     with portway.forward(echo.port) as tunnel:
         registry.nodes = [node, second_node]
-        node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN, retry_after_ms=5_000))
-        told_at = time.monotonic()
+        told_at = told_to_leave(node, retry_after_ms=5_000)
         node.drop_connections()
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
         assert time.monotonic() - told_at < 4
@@ -98,8 +103,7 @@ def test_a_new_tunnel_does_not_wait_for_the_moment(
     """forward() while the client stays on opens at the next node, and takes the others there with it."""
     with portway.forward(echo.port) as tunnel:
         registry.nodes = [node, second_node]
-        node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN, retry_after_ms=5_000))
-        told_at = time.monotonic()
+        told_at = told_to_leave(node, retry_after_ms=5_000)
         with portway.forward(1) as another:
             assert time.monotonic() - told_at < 4
             second_node.wait(lambda: {label_of(tunnel), label_of(another)} <= second_node.tunnels.keys())

@@ -25,11 +25,18 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start `coroutine` now, on the running loop."""
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, T], *, name: str, on_cut: Callable[[], object] | None = None
+    ) -> asyncio.Task[T]:
+        """Start `coroutine` now, on the running loop.
+
+        `on_cut` is called when it is cancelled or fails, also before its first step: no `finally` in it runs then.
+        """
         task = asyncio.create_task(coroutine, name=f"{self._owner}: {name}")  # noqa: TID251 - the one place
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        if on_cut is not None:
+            task.add_done_callback(lambda task: on_cut() if task.cancelled() or task.exception() else None)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

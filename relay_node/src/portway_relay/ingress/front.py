@@ -215,9 +215,7 @@ class Front:
         elif len(self._tasks) >= self._config.limits.max_half_open or not self._guesses.take(peer.host):
             self._refuse(sock, Alert.UNRECOGNIZED_NAME, "not_looked_up")
         else:
-            finding = self._tasks.spawn(self._find(sock, peer, name), name="find a label")
-            # Not in the task itself: one that is cancelled before its first step never runs.
-            finding.add_done_callback(lambda task: sock.close() if task.cancelled() or task.exception() else None)
+            self._tasks.spawn(self._find(sock, peer, name), name="find a label", on_cut=sock.close)
 
     async def _find(self, sock: socket.socket, peer: Endpoint, name: Named) -> None:
         destination = await self._finder.find(name.label, self._region(name))

@@ -56,9 +56,7 @@ class RawFront:
         elif len(self._tasks) >= self._most:
             sock.close()
         else:
-            finding = self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel")
-            # Not in the task itself: one that is cancelled before its first step never runs.
-            finding.add_done_callback(lambda task: sock.close() if task.cancelled() or task.exception() else None)
+            self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel", on_cut=sock.close)
 
     async def close(self) -> None:
         """Drop those that wait."""

@@ -1,6 +1,7 @@
 """Labels that a node asks a registry for."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -35,15 +36,21 @@ async def test_a_registry_that_cannot_say_is_one_that_knows_nobody(
     assert "a label could not be resolved" in caplog.text
 
 
-@pytest.mark.parametrize("how", ["registry stops", "stream ends"])
-async def test_a_question_ends_with_its_connection(serve: Serve, node: MakeNode, how: str) -> None:
-    """Whoever asked goes on without, and is not cancelled."""
+async def asked_in_vain(serve: Serve, node: MakeNode) -> tuple[Any, asyncio.Future[Any]]:
+    """A registry that has been asked and does not answer, and the question."""
     registry = await serve()
     registry.mesh.thinks = True
     end = node(registry)
     await until(lambda: end.link.connected)
     asking = asyncio.ensure_future(end.link.resolve("a"))
     await until(lambda: registry.mesh.asked == ["a"])
+    return registry, asking
+
+
+@pytest.mark.parametrize("how", ["registry stops", "stream ends"])
+async def test_a_question_ends_with_its_connection(serve: Serve, node: MakeNode, how: str) -> None:
+    """Whoever asked goes on without, and is not cancelled."""
+    registry, asking = await asked_in_vain(serve, node)
     if how == "registry stops":
         await registry.stop()
     else:
@@ -53,12 +60,7 @@ async def test_a_question_ends_with_its_connection(serve: Serve, node: MakeNode,
 
 async def test_a_question_that_is_cancelled_is_cancelled(serve: Serve, node: MakeNode) -> None:
     """By whoever asked."""
-    registry = await serve()
-    registry.mesh.thinks = True
-    end = node(registry)
-    await until(lambda: end.link.connected)
-    asking = asyncio.ensure_future(end.link.resolve("a"))
-    await until(lambda: registry.mesh.asked == ["a"])
+    _, asking = await asked_in_vain(serve, node)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

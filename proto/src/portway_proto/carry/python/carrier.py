@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
-# Two suffice for plain TCP, four for TLS on either loop; one that takes more is not waited for.
+# A few suffice on either loop; one that takes more is not waited for.
 _TURNS_TO_CLOSE = 20
 _LINGER_POLL = 0.005  # nobody counts the connections that are closing until a process ends
 
@@ -95,9 +95,8 @@ class PythonCarrier:
             sock.close()
             raise
         stream = PyStream(self, _peer_of(sock), tls=tls is not None)
-        stream.opening = self.tasks.spawn(establish.accept(self, stream, sock, context), name="accept")
-        # Not in the task itself: one that is cancelled before its first step never runs.
-        stream.opening.add_done_callback(lambda task: sock.close() if task.cancelled() else None)
+        accepting = establish.accept(self, stream, sock, context)
+        stream.opening = self.tasks.spawn(accepting, name="accept", on_cut=sock.close)
         return stream
 
     def connect(self, address: Address, tls: ClientTls | None) -> PyStream:
