@@ -71,7 +71,7 @@ def no_leaked_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _is_grpc(task: "asyncio.Task[object]") -> bool:
     name = task.get_coro().__qualname__
-    return "_AioCall." in name or name.endswith("StreamStreamCall._prepare_rpc")
+    return "_AioCall." in name or name.endswith(("StreamStreamCall._prepare_rpc", "_schedule_rpc_coro"))
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
-    # grpc.aio waits in a task of its own, which nobody can reach, for the end of a call that was cancelled.
+    # grpc.aio waits in a task of its own, which nobody can reach, for the end of a call that was cancelled; either side.
     grpc_calls = {task for task in leaked if _is_grpc(task)}
     if grpc_calls:
         leaked -= (await asyncio.wait(grpc_calls, timeout=_CLOSING_SECONDS))[0]

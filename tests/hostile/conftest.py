@@ -4,6 +4,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +80,33 @@ class Besieged:
 
 
 @pytest.fixture
-def as_client(besieged: Besieged, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make this process a client of the node; its engine is stopped after the test."""
-    for name, value in besieged.environment.items():
-        monkeypatch.setenv(name, value)
-    yield
+def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Besieged], None]]:
+    """Makes this process a client of a node; its engine is stopped after the test."""
+
+    def of(node: Besieged) -> None:
+        for name, value in node.environment.items():
+            monkeypatch.setenv(name, value)
+
+    yield of
     thread.stop_engine()
 
 
 @pytest.fixture(scope="session")
 def besieged() -> Iterator[Besieged]:
+    """One for all attacks."""
+    with a_node() as node:
+        yield node
+
+
+@pytest.fixture
+def unasked() -> Iterator[Besieged]:
+    """One that nobody has asked for a name yet: after many names, those that come soon after go together."""
+    with a_node() as node:
+        yield node
+
+
+@contextmanager
+def a_node() -> Iterator[Besieged]:
     """Client, node and registry are processes of their own, so that none waits for the other's interpreter."""
     with (
         tempfile.TemporaryDirectory(prefix="pw-") as folder,

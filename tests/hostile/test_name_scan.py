@@ -41,7 +41,7 @@ def test_a_scan_of_names_slows_nobody(besieged) -> None:
     assert {bytes.fromhex(answer) for answer in told.answers} == {Alert.UNRECOGNIZED_NAME.record}
 
 
-def test_names_that_nobody_has_are_answered_alike_and_as_soon(besieged) -> None:
+def test_names_that_nobody_has_are_answered_alike_and_as_soon(unasked) -> None:
     """A label that never was, one that was asked for a moment ago, one of no label's form, one of another region: the
     same seven bytes, in the same time within a few milliseconds."""
     kinds = {
@@ -51,32 +51,33 @@ def test_names_that_nobody_has_are_answered_alike_and_as_soon(besieged) -> None:
         "another region": lambda number: f"{guess(3_000 + number)}.iad.localhost",
         "another domain": lambda number: f"{guess(4_000 + number)}.fra.example.com",
     }
-    demand_alike(besieged, kinds, 40)
+    demand_alike(unasked, kinds, 40)
 
 
-def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_were(besieged, as_client) -> None:
+def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_were(unasked, as_client) -> None:
     """One that was closed a moment ago, and every moment since; one that is open, asked for in another region, where
     nobody has a certificate for it."""
+    as_client(unasked)
     closed: list[str] = []
 
     def closed_now(number: int) -> str:
         with portway.forward(1) as tunnel:
-            tunnels = besieged.metrics()["tunnels"]
-        eventually(lambda: besieged.metrics()["tunnels"] < tunnels)
+            tunnels = unasked.metrics()["tunnels"]
+        eventually(lambda: unasked.metrics()["tunnels"] < tunnels)
         closed.append(tunnel.host)
         return tunnel.host
 
-    open_elsewhere = besieged.tunnel.host.replace(".fra.", ".iad.")
+    open_elsewhere = unasked.tunnel.host.replace(".fra.", ".iad.")
     kinds = {
         "never was": lambda number: f"{guess(5_000 + number)}.fra.localhost",
         "just closed": closed_now,
         "closed before": lambda number: closed[number // 2],
         "open, in another region": lambda number: open_elsewhere,
     }
-    demand_alike(besieged, kinds, 30)
+    demand_alike(unasked, kinds, 30)
 
 
-def demand_alike(besieged, kinds: dict[str, Callable[[int], str]], times: int) -> None:
+def demand_alike(node, kinds: dict[str, Callable[[int], str]], times: int) -> None:
     """Ask for a name of each kind in turn, so many times: one answer, and medians of the times it takes that are
     close together."""
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -86,15 +87,15 @@ def demand_alike(besieged, kinds: dict[str, Callable[[int], str]], times: int) -
         turn = number % len(asked)
         for kind, place, sent in asked[turn:] + asked[:turn]:
             # Each address may guess so often: nobody here is to be refused for that.
-            took[kind].append(answered_in(besieged, sent, f"127.8.{place}.{number + 1}"))
+            took[kind].append(answered_in(node, sent, f"127.8.{place}.{number + 1}"))
     medians = {kind: statistics.median(times) for kind, times in took.items()}
     print({kind: f"{median * 1e3:.2f} ms, at the most {max(took[kind]) * 1e3:.2f}" for kind, median in medians.items()})
     assert max(medians.values()) - min(medians.values()) < ALIKE, medians
 
 
-def answered_in(besieged, sent: bytes, source: str) -> float:
+def answered_in(node, sent: bytes, source: str) -> float:
     """Seconds until the answer, which is the only one there is."""
-    address = (besieged.host, besieged.port)
+    address = (node.host, node.port)
     with socket.create_connection(address, TIMEOUT, source_address=(source, 0)) as visitor:
         began = time.monotonic()
         visitor.sendall(sent)

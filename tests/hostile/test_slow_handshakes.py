@@ -54,6 +54,7 @@ def test_handshakes_that_never_end_slow_nobody(besieged, alpn: str) -> None:
 
 def test_handshakes_that_never_end_shut_no_client_out(besieged, as_client) -> None:
     """Once they have stood still for two seconds each makes room for who comes after it: a new client attaches."""
+    as_client(besieged)
     standstill = Standstill(besieged, LINK_ALPN)
 
     def evicted() -> float:

@@ -82,7 +82,7 @@ class NodeLimits:
     drain_grace: float = 60.0  # visits in progress may finish after their tunnel moved to another node
     leave_grace: float = 5.0  # visits in progress may finish after the client let go of their tunnel
     first_bytes_time: float = 2.0  # to see whether a refused visitor speaks HTTP (and can be told)
-    lookups_per_second: int = 500  # names that are not known here; asking costs the registry 100 µs each
+    lookups_per_second: int = 500  # names that are not known here; many go to a registry in one call
     lookup_time: float = 3.0  # somebody must have answered by then where a name is
     lane_wait: float = 10.0  # a visitor waits so long for a lane
     stop_grace: float = 10.0  # clients attach elsewhere and visits in progress finish when the node stops

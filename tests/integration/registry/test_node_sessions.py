@@ -10,7 +10,13 @@ from grpc import StatusCode
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
-from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, EVICTION_REASON_SUPERSEDED, NodeMessage, ResolveRequest
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_QUOTA,
+    EVICTION_REASON_SUPERSEDED,
+    NodeMessage,
+    ResolveManyRequest,
+    ResolveRequest,
+)
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NodeInfo
 from portway_proto.wire.labels import Chain
@@ -97,6 +103,26 @@ async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, p
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await MeshStub(mesh).Resolve(ResolveRequest(label=Chain().label))
         assert raised.value.code() is StatusCode.NOT_FOUND
+
+
+async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: Pki) -> None:
+    """Who has each, who had it last, or nothing; too many at once are refused."""
+    held, let_go = tunnel_info(Chain()), tunnel_info(Chain(), epoch=7)
+    async with (
+        stream(registry, pki) as node,
+        channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
+    ):
+        await node.announce(held, let_go)
+        await node.announce(withdrawn=(let_go,))
+        labels = [Chain().label, let_go.label, held.label]
+        told = await MeshStub(mesh).ResolveMany(ResolveManyRequest(labels=labels))
+        assert [(one.tunnel.label, one.node.name, one.last.node, one.last.epoch) for one in told.answers] == [
+            ("", "", "", 0),
+            ("", "", "fra-1", 7),
+            (held.label, "fra-1", "", 0),
+        ]
+        with pytest.raises(grpc.aio.AioRpcError, match="257 labels at once: ask for 256"):
+            await MeshStub(mesh).ResolveMany(ResolveManyRequest(labels=["a" * 16] * 257))
 
 
 async def test_a_full_announcement_removes_what_it_lacks(registry: Registry, pki: Pki, admin: Admin) -> None:

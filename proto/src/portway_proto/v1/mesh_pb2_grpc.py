@@ -44,6 +44,11 @@ class MeshStub(object):
                 request_serializer=portway_dot_v1_dot_mesh__pb2.ResolveRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_mesh__pb2.ResolveResponse.FromString,
                 _registered_method=True)
+        self.ResolveMany = channel.unary_unary(
+                '/portway.v1.Mesh/ResolveMany',
+                request_serializer=portway_dot_v1_dot_mesh__pb2.ResolveManyRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_mesh__pb2.ResolveManyResponse.FromString,
+                _registered_method=True)
         self.ReservePorts = channel.unary_unary(
                 '/portway.v1.Mesh/ReservePorts',
                 request_serializer=portway_dot_v1_dot_mesh__pb2.ReservePortsRequest.SerializeToString,
@@ -69,6 +74,13 @@ class MeshServicer(object):
 
     def Resolve(self, request, context):
         """Who holds a label now. NOT_FOUND when nobody does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveMany(self, request, context):
+        """The same for several labels at once, 256 at the most.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +113,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.Resolve,
                     request_deserializer=portway_dot_v1_dot_mesh__pb2.ResolveRequest.FromString,
                     response_serializer=portway_dot_v1_dot_mesh__pb2.ResolveResponse.SerializeToString,
+            ),
+            'ResolveMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveMany,
+                    request_deserializer=portway_dot_v1_dot_mesh__pb2.ResolveManyRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_mesh__pb2.ResolveManyResponse.SerializeToString,
             ),
             'ReservePorts': grpc.unary_unary_rpc_method_handler(
                     servicer.ReservePorts,
@@ -167,6 +184,33 @@ class Mesh(object):
             '/portway.v1.Mesh/Resolve',
             portway_dot_v1_dot_mesh__pb2.ResolveRequest.SerializeToString,
             portway_dot_v1_dot_mesh__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Mesh/ResolveMany',
+            portway_dot_v1_dot_mesh__pb2.ResolveManyRequest.SerializeToString,
+            portway_dot_v1_dot_mesh__pb2.ResolveManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class MeshStub:
     """
     Resolve: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ResolveRequest, _mesh_pb2.ResolveResponse]
     """Who holds a label now. NOT_FOUND when nobody does."""
+    ResolveMany: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ResolveManyRequest, _mesh_pb2.ResolveManyResponse]
+    """The same for several labels at once, 256 at the most."""
     ReservePorts: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ReservePortsRequest, _mesh_pb2.ReservePortsResponse]
     """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
     tunnels. They stay its own when its lease ends, until it has been gone for a day.
@@ -53,6 +55,8 @@ class MeshAsyncStub(MeshStub):
     """
     Resolve: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ResolveRequest, _mesh_pb2.ResolveResponse]  # type: ignore[assignment]
     """Who holds a label now. NOT_FOUND when nobody does."""
+    ResolveMany: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ResolveManyRequest, _mesh_pb2.ResolveManyResponse]  # type: ignore[assignment]
+    """The same for several labels at once, 256 at the most."""
     ReservePorts: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ReservePortsRequest, _mesh_pb2.ReservePortsResponse]  # type: ignore[assignment]
     """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
     tunnels. They stay its own when its lease ends, until it has been gone for a day.
@@ -78,6 +82,14 @@ class MeshServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mesh_pb2.ResolveResponse, _abc.Awaitable[_mesh_pb2.ResolveResponse]]:
         """Who holds a label now. NOT_FOUND when nobody does."""
+
+    @_abc_1.abstractmethod
+    def ResolveMany(
+        self,
+        request: _mesh_pb2.ResolveManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mesh_pb2.ResolveManyResponse, _abc.Awaitable[_mesh_pb2.ResolveManyResponse]]:
+        """The same for several labels at once, 256 at the most."""
 
     @_abc_1.abstractmethod
     def ReservePorts(

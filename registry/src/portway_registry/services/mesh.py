@@ -11,6 +11,8 @@ from portway_proto.v1.mesh_pb2 import (
     RenewCertificateResponse,
     ReservePortsRequest,
     ReservePortsResponse,
+    ResolveManyRequest,
+    ResolveManyResponse,
     ResolveRequest,
     ResolveResponse,
 )
@@ -27,6 +29,7 @@ from portway_registry.views import Views
 
 # A stream that says nothing at first is not a node's.
 _REGISTER_WITHIN: Final = 10.0
+_MOST_LABELS: Final = 256  # as mesh.proto says
 
 
 class Mesh(MeshServicer):
@@ -46,13 +49,15 @@ class Mesh(MeshServicer):
         await self._hub.serve(register, requests, context.write, issued_ms=certified.issued_ms)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
-        tunnel = self._views.tunnels.get(request.label)
-        last = self._views.tunnels.last_holder(request.label)
-        if tunnel is None and last is not None:
-            return ResolveResponse(last=LastHolder(node=last.node, epoch=last.epoch))
-        if tunnel is None:
+        answer = self._holder(request.label)
+        if answer is None:
             raise NotFound("no tunnel has this label")
-        return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
+        return answer
+
+    async def ResolveMany(self, request: ResolveManyRequest, context: Any) -> ResolveManyResponse:  # noqa: N802
+        if len(request.labels) > _MOST_LABELS:
+            raise InvalidRequest(f"{len(request.labels)} labels at once: ask for {_MOST_LABELS} at the most")
+        return ResolveManyResponse(answers=[self._holder(label) or ResolveResponse() for label in request.labels])
 
     async def ReservePorts(self, request: ReservePortsRequest, context: Any) -> ReservePortsResponse:  # noqa: N802
         node = current_caller.get().name
@@ -69,6 +74,14 @@ class Mesh(MeshServicer):
         certified = _certified()
         certificate = await self._joining.renew(certified.node, certified.issued_ms, request.csr)
         return RenewCertificateResponse(certificate=certificate)
+
+    def _holder(self, label: str) -> ResolveResponse | None:
+        """Who has it, else who had it last."""
+        tunnel = self._views.tunnels.get(label)
+        if tunnel is not None:
+            return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
+        last = self._views.tunnels.last_holder(label)
+        return None if last is None else ResolveResponse(last=LastHolder(node=last.node, epoch=last.epoch))
 
 
 def _certified() -> Certified:

@@ -16,6 +16,7 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Enrolment/Join": Role.INVITED,
     "/portway.v1.Mesh/Session": Role.NODE,
     "/portway.v1.Mesh/Resolve": Role.NODE,
+    "/portway.v1.Mesh/ResolveMany": Role.NODE,
     "/portway.v1.Mesh/ReservePorts": Role.NODE,
     "/portway.v1.Mesh/RenewCertificate": Role.NODE,
     "/portway.v1.Admin/ListNodes": Role.ADMIN,

@@ -23,7 +23,6 @@ from portway_proto.v1.mesh_pb2 import (
     RenewCertificateRequest,
     ReservePortsRequest,
     ReservePortsResponse,
-    ResolveRequest,
     ResolveResponse,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
@@ -34,6 +33,8 @@ from portway_relay.clock import Monotonic
 from portway_relay.config import REGISTRY_NAME, Endpoint
 from portway_relay.errors import RenewalFailed
 from portway_relay.registry_link.announcer import Announcements
+from portway_relay.registry_link.questions import Questions
+from portway_relay.registry_link.reasons import reason_of
 from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 
 # A registry answers Register within milliseconds; one whose store is away may not, and another one may.
 _REGISTERED_WITHIN: Final = 10.0
-_RESOLVED_WITHIN: Final = 2.0  # visitors wait; the nodes of the label's region can be asked instead
 _RESERVED_WITHIN: Final = 5.0  # it writes to the store
 _RENEWED_WITHIN: Final = 10.0
 _FIRST_PAUSE: Final = 0.1
@@ -111,6 +111,7 @@ class RegistryLink:
         self._probed: list[Probed] = []
         self._leaving = False
         self._channel: aio.Channel | None = None
+        self._questions = Questions(lambda: self._channel if self.connected else None, self._tasks, clock)
         self._by_host: set[Endpoint] = set()  # registries whose certificate has not the name of all of them
         self._trouble: dict[Endpoint, str] = {}  # what was said of each last
         self.connected = False
@@ -130,27 +131,7 @@ class RegistryLink:
 
     async def resolve(self, label: str) -> ResolveResponse | None:
         """Who holds a label, as the registry knows it; None when it knows nobody, or cannot be asked."""
-        channel = self._channel
-        if channel is None or not self.connected:
-            return None
-        try:
-            call = MeshStub(channel).Resolve(ResolveRequest(label=label), timeout=_RESOLVED_WITHIN)
-            answer: ResolveResponse = await call
-        except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                logger.warning(
-                    "a label could not be resolved", extra={"reason": _reason(error.code(), error.details() or "")}
-                )
-            return None
-        except aio.UsageError:
-            return None  # the channel was closed just now
-        except asyncio.CancelledError:
-            # A call ends so too when its channel is closed: the stream was lost, and whoever asks goes on without.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return None
-        return answer
+        return await self._questions.ask(label)
 
     async def reserve_ports(self, request: ReservePortsRequest) -> ReservePortsResponse | None:
         """Ports for this node to give to tunnels; None when no registry can be asked."""
@@ -161,7 +142,7 @@ class RegistryLink:
             call = MeshStub(channel).ReservePorts(request, timeout=_RESERVED_WITHIN)
             answer: ReservePortsResponse = await call
         except aio.AioRpcError as error:
-            logger.warning("no ports were reserved", extra={"reason": _reason(error.code(), error.details() or "")})
+            logger.warning("no ports were reserved", extra={"reason": reason_of(error.code(), error.details() or "")})
             return None
         return answer
 
@@ -173,11 +154,11 @@ class RegistryLink:
         try:
             answer = await MeshStub(channel).RenewCertificate(RenewCertificateRequest(csr=csr), timeout=_RENEWED_WITHIN)
         except aio.AioRpcError as error:
-            raise RenewalFailed(_reason(error.code(), error.details() or "")) from error
+            raise RenewalFailed(reason_of(error.code(), error.details() or "")) from error
         except aio.UsageError as error:
             raise RenewalFailed("the registry was lost just now") from error
         except asyncio.CancelledError:
-            task = asyncio.current_task()  # as in resolve: its channel may have been closed
+            task = asyncio.current_task()  # its channel may have been closed
             if task is not None and task.cancelling():
                 raise
             raise RenewalFailed("the registry was lost just now") from None
@@ -219,7 +200,7 @@ class RegistryLink:
                 self._by_host.add(registry)
                 return await self._serve_once(registry)
             self._by_host.discard(registry)
-            return _reason(error.code(), error.details() or "")
+            return reason_of(error.code(), error.details() or "")
         except TimeoutError:
             return f"no answer within {_REGISTERED_WITHIN:g} s"
         return "it ended the stream"
@@ -316,20 +297,6 @@ class RegistryLink:
     def _keep_alive(self) -> KeepAlive:
         node = self._node()
         return KeepAlive(sessions=node.sessions, tunnels=node.tunnels, visits=node.visits, state=node.state)
-
-
-def _reason(code: grpc.StatusCode, details: str) -> str:
-    """Why a registry did not do, for people."""
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        return "its certificate was not issued by this cluster's CA (--cluster-ca)"
-    if "Hostname Verification" in details:
-        return (
-            f"its certificate is neither for {REGISTRY_NAME} nor for the name in --registry: is this a registry's mesh "
-            "port?"
-        )
-    if "CERTIFICATE_REQUIRED" in details or "UNKNOWN_CA" in details or "BAD_CERTIFICATE" in details:
-        return "it does not accept this node's certificate (--cert): were both made with the same CA?"
-    return f"{code.name.lower().replace('_', ' ')}: {details}"
 
 
 def _pauses() -> Iterator[float]:

@@ -14,6 +14,8 @@ from portway_proto.v1.mesh_pb2 import (
     NodeMessage,
     Registered,
     RegistryMessage,
+    ResolveManyRequest,
+    ResolveManyResponse,
     ResolveRequest,
     ResolveResponse,
 )
@@ -43,6 +45,8 @@ class FakeMesh(MeshServicer):
         self.tunnels: dict[str, str] = {}  # nodes by label
         self.trouble = grpc.StatusCode.NOT_FOUND  # of any other label
         self.thinks = False
+        self.asked_together: list[list[str]] = []
+        self.trouble_of_many: grpc.StatusCode | None = None
         self._outbox: asyncio.Queue[RegistryMessage | None] = asyncio.Queue()
 
     @property
@@ -85,7 +89,20 @@ class FakeMesh(MeshServicer):
             await asyncio.Event().wait()
         if request.label not in self.tunnels:
             await context.abort(self.trouble, "no")
-        return ResolveResponse(tunnel=TunnelInfo(label=request.label, node=self.tunnels[request.label]))
+        return self._answer(request.label)
+
+    async def ResolveMany(self, request: ResolveManyRequest, context: Any) -> ResolveManyResponse:
+        self.asked_together.append(list(request.labels))
+        if self.thinks:
+            await asyncio.Event().wait()
+        if self.trouble_of_many is not None:
+            await context.abort(self.trouble_of_many, "no")
+        return ResolveManyResponse(answers=[self._answer(label) for label in request.labels])
+
+    def _answer(self, label: str) -> ResolveResponse:
+        if label not in self.tunnels:
+            return ResolveResponse()
+        return ResolveResponse(tunnel=TunnelInfo(label=label, node=self.tunnels[label]))
 
     async def _read(self, requests: AsyncIterator[NodeMessage], outbox: "asyncio.Queue[Any]") -> None:
         async for message in requests:

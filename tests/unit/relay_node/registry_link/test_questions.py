@@ -1,0 +1,91 @@
+"""Labels that come thick: which go together, and what becomes of each."""
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+import pytest
+from portway_testkit.carriers import until
+from portway_testkit.registry_end import MakeNode, NodeEnd, Serve
+
+# As many as are asked for one by one at once (registry_link/questions.py), and what one call holds.
+ALONE = 100
+TOGETHER = 256
+
+
+async def connected(serve: Serve, node: MakeNode) -> tuple[Any, NodeEnd]:
+    registry = await serve()
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    return registry.mesh, end
+
+
+async def ask(end: NodeEnd, labels: list[str]) -> list[str | None]:
+    """All at the same time; the node that has each."""
+    answers = await asyncio.gather(*map(end.link.resolve, labels))
+    return [answer and answer.tunnel.node for answer in answers]
+
+
+async def test_few_are_asked_for_alone_and_more_together(serve: Serve, node: MakeNode) -> None:
+    """Each is asked for once, and whoever asked gets the answer for its own."""
+    mesh, end = await connected(serve, node)
+    labels = [f"label-{number}" for number in range(ALONE + 2 * TOGETHER)]
+    mesh.tunnels = {label: f"node of {label}" for label in labels[::3]}
+    assert await ask(end, labels) == [mesh.tunnels.get(label) for label in labels]
+    together = [label for batch in mesh.asked_together for label in batch]
+    assert sorted(mesh.asked + together) == sorted(labels)
+    # A machine that is busy takes so long for these that a few more may be asked for alone.
+    assert ALONE <= len(mesh.asked) <= 2 * ALONE
+    assert max(map(len, mesh.asked_together)) <= TOGETHER
+
+
+async def test_a_registry_of_the_release_before_is_asked_one_by_one(serve: Serve, node: MakeNode) -> None:
+    """It does not know the call for many."""
+    mesh, end = await connected(serve, node)
+    mesh.trouble_of_many = grpc.StatusCode.UNIMPLEMENTED
+    labels = [f"label-{number}" for number in range(ALONE + 20)]
+    mesh.tunnels = {label: f"node of {label}" for label in labels}
+    assert await ask(end, labels) == [mesh.tunnels[label] for label in labels]
+    assert mesh.asked_together
+
+
+async def test_a_call_that_fails_leaves_nobody_waiting(
+    serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each that was asked for in it is one that the registry does not know, and the operator hears of it once."""
+    mesh, end = await connected(serve, node)
+    mesh.trouble_of_many = grpc.StatusCode.UNAVAILABLE
+    with caplog.at_level(logging.WARNING):
+        assert await ask(end, ["a"] * (ALONE + 20)) == [None] * (ALONE + 20)
+    assert {record.message for record in caplog.records} == {"a label could not be resolved"}
+    assert len(caplog.records) == len(mesh.asked_together)
+
+
+@pytest.mark.parametrize("how", ["the stream ends", "the node stops"])
+async def test_who_waits_is_told_when_the_connection_is_lost(serve: Serve, node: MakeNode, how: str) -> None:
+    """Those of a call that is not answered, and those that were to be in the next one."""
+    mesh, end = await connected(serve, node)
+    mesh.thinks = True
+    asking = [asyncio.ensure_future(end.link.resolve("a")) for _ in range(ALONE + 20)]
+    await until(lambda: len(mesh.asked_together) == 1)
+    asking += [asyncio.ensure_future(end.link.resolve("b")) for _ in range(20)]
+    await asyncio.sleep(0)
+    if how == "the stream ends":
+        mesh.hang_up()
+    else:
+        await end.link.close()
+    assert await asyncio.gather(*asking) == [None] * len(asking)
+
+
+async def test_one_that_does_not_want_to_know_any_more_changes_nothing_for_others(serve: Serve, node: MakeNode) -> None:
+    mesh, end = await connected(serve, node)
+    mesh.tunnels["a"] = "relay-2"
+    asking = [asyncio.ensure_future(end.link.resolve("a")) for _ in range(ALONE + 2)]
+    await asyncio.sleep(0)
+    asking[-2].cancel()
+    answer = await asking[-1]
+    assert answer is not None
+    assert answer.tunnel.node == "relay-2"
+    assert [one.cancelled() for one in asking[-2:]] == [True, False]
+    await asyncio.gather(*asking[:-2])
