@@ -80,7 +80,7 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
-    # grpc.aio waits in a task of its own, which nobody can reach, for the end of a call that was cancelled; either side.
+    # grpc.aio waits in a task of its own, which nobody can reach, for a call that was cancelled, on either side.
     grpc_calls = {task for task in leaked if _is_grpc(task)}
     if grpc_calls:
         leaked -= (await asyncio.wait(grpc_calls, timeout=_CLOSING_SECONDS))[0]
