@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_load import contestants, far_away, goals, measures, mesh, report
+from bench_load import contestants, far_away, goals, idle_tunnels, measures, mesh, report
 from bench_load.contestants import Contestant, find_program
 from bench_load.endpoint import Endpoint
 from cluster import delay_network
 from cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from cluster.processes import Processes
 
-MEASURES = ("idle", "bulk", "requests", "latency", "connections", "forward", "mesh")
+MEASURES = ("idle", "tunnels", "bulk", "requests", "latency", "connections", "forward", "mesh")
+# Those that start processes of their own.
+_APART = {"idle", "tunnels", "mesh"}
 # One address is the whole load here, and one session opens tunnels without pause.
 _NO_LIMITS = (
     *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
@@ -43,11 +45,13 @@ class Effort:
     bulk_bytes: int
     warm: int  # forward() calls
     fresh: int  # interpreters
+    sessions: int  # of idle tunnels
 
 
-FULL = Effort(rounds=5, seconds=5.0, bulk_bytes=1 << 30, warm=200, fresh=20)
-QUICK = Effort(rounds=2, seconds=1.0, bulk_bytes=256 << 20, warm=50, fresh=5)
+FULL = Effort(rounds=5, seconds=5.0, bulk_bytes=1 << 30, warm=200, fresh=20, sessions=200)
+QUICK = Effort(rounds=2, seconds=1.0, bulk_bytes=256 << 20, warm=50, fresh=5, sessions=40)
 IDLE_VISITORS = 2_000
+TUNNELS_OF_A_SESSION = 50
 # A visitor costs a relay node or HAProxy two descriptors; the rest is for everything else a process holds.
 _DESCRIPTORS_PER_VISITOR = 2
 _OTHER_DESCRIPTORS = 200
@@ -67,9 +71,12 @@ def main() -> int:
         forward: dict[str, measures.Figures] = {}
         if "idle" in chosen:
             rounds["idle"] = _run_idle(Path(name), descriptors, skipped)
-        if set(chosen) - {"idle", "mesh"}:
+        of_tunnels: list[goals.Goal] = []
+        if "tunnels" in chosen:
+            of_tunnels = _run_tunnels(Path(name), effort)
+        if set(chosen) - _APART:
             cluster = _start_cluster(processes)
-            if set(chosen) - {"idle", "mesh", "forward"}:
+            if set(chosen) - _APART - {"forward"}:
                 field = _start(processes, cluster, skipped)
                 rounds |= _run_rounds(field, chosen, effort, Path(name))
             if "forward" in chosen:
@@ -89,6 +96,7 @@ def main() -> int:
         "effort": {name: getattr(effort, name) for name in Effort.__slots__},
         "medians": result,
         "forward": forward,
+        "tunnels": [goal.to_json() for goal in of_tunnels],
         "mesh": [goal.to_json() for goal in of_mesh],
         "rounds": rounds,
         "skipped": skipped,
@@ -96,8 +104,9 @@ def main() -> int:
     target = arguments.json or _ROOT / f"bench-results-{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.write_text(json.dumps(written, indent=2) + "\n")
     print(report.table(result, forward))
-    if of_mesh:
-        print(goals.table(of_mesh))
+    for title, measured in (("idle tunnels", of_tunnels), ("the mesh", of_mesh)):
+        if measured:
+            print(goals.table(title, measured))
     facts = written["machine"]
     print(
         f"\n{facts['cores']} cores ({facts['cpu']}); load average {load_before[0]:.2f} before, "
@@ -166,6 +175,16 @@ def _run_idle(folder: Path, descriptors: int, skipped: dict[str, str]) -> dict[s
                 taken[one.name] = [measures.idle(one, visitors)]
     _progress("")
     return taken
+
+
+def _run_tunnels(folder: Path, effort: Effort) -> list[goals.Goal]:
+    """With its limits as they are by default: a node must hold them as it is."""
+    _progress(f"{effort.sessions * TUNNELS_OF_A_SESSION} idle tunnels")
+    own = folder / "tunnels"
+    own.mkdir()
+    with Processes(own) as processes:
+        plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7)
+        return idle_tunnels.measure(start_cluster(processes, (plan,)), effort.sessions, TUNNELS_OF_A_SESSION)
 
 
 def _run_rounds(

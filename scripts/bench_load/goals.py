@@ -1,6 +1,6 @@
-"""Figures of the mesh beside what they should be.
+"""Figures that have no opponent, beside what they should be.
 
-Here: one figure, its bound, the table of them. Not here: measuring (mesh_near.py, mesh_far.py).
+Here: one figure, its bound, the table of them. Not here: measuring (idle_tunnels.py, mesh_near.py, mesh_far.py).
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class Goal:
         return {**asdict(self), "reached": self.reached}
 
 
-def table(goals: Sequence[Goal]) -> str:
-    lines = [f"{'the mesh':<58} {'measured':>14} {'goal':>14}"]
+def table(of: str, goals: Sequence[Goal]) -> str:
+    lines = [f"{of:<58} {'measured':>14} {'goal':>14}"]
     for goal in goals:
         sign = "≤" if goal.at_most else "≥"
         bound = "" if goal.bound is None else f"{sign} {_number(goal.bound)} {goal.unit}"

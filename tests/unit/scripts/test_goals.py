@@ -12,7 +12,7 @@ def test_a_bound_is_a_most_or_a_least(value: float, bound: float, at_most: bool,
     """The bound itself is reached; the table says MISSED exactly where it is not."""
     goal = Goal("how soon", value, "s", bound, at_most)
     assert goal.reached is reached
-    assert ("MISSED" in table([goal])) is not reached
+    assert ("MISSED" in table("the mesh", [goal])) is not reached
     assert goal.to_json()["reached"] is reached
 
 
@@ -20,4 +20,13 @@ def test_a_figure_without_a_bound_is_only_shown() -> None:
     """It is there to compare with."""
     goal = Goal("for comparison", 316.4, "ms", note="at the home node")
     assert goal.reached
-    assert table([goal]).splitlines()[1].split() == ["for", "comparison", "316", "ms", "(at", "the", "home", "node)"]
+    assert table("the mesh", [goal]).splitlines()[1].split() == [
+        "for",
+        "comparison",
+        "316",
+        "ms",
+        "(at",
+        "the",
+        "home",
+        "node)",
+    ]
