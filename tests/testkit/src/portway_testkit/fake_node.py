@@ -195,31 +195,27 @@ class FakeNode:
         listener = socket.create_server(("127.0.0.1", self.port))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        accepting = tasks.spawn(self._accept(listener, tasks), name="accept")
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener, self._accept, listener, tasks)
         started.set_result(None)
         await self._stop.wait()
-        accepting.cancel()
+        loop.remove_reader(listener)
         listener.close()
-        await asyncio.sleep(0)  # a task that is cancelled before its first step never closes the socket it was given
         await tasks.close()
         await self._carrier.close()
 
-    async def _accept(self, listener: socket.socket, tasks: Tasks) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            if self.silent:
-                self.happened("silent")
-                tasks.spawn(self._hold(sock), name="say nothing")
-            else:
-                tasks.spawn(self._greet(self._carrier.accept(sock, self._tls)), name="greet")
-
-    @staticmethod
-    async def _hold(sock: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, tasks: Tasks) -> None:
+        """No task: one that is cancelled when a connection has just come loses it."""
         try:
-            await asyncio.Event().wait()
-        finally:
-            sock.close()
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        sock.setblocking(False)
+        if self.silent:
+            self.happened("silent")
+            tasks.spawn(asyncio.Event().wait(), name="say nothing", on_cut=sock.close)
+        else:
+            tasks.spawn(self._greet(self._carrier.accept(sock, self._tls)), name="greet")
 
     async def _greet(self, stream: Stream) -> None:
         try:
