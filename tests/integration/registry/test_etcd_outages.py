@@ -117,12 +117,14 @@ async def test_a_frozen_etcd_is_given_up_on_in_time(server: EtcdServer, store: E
     await store.put(prefix + "before", b"")
     await watched.until(prefix + "before")
     server.pause()
-    for _ in range(2):  # the frozen connection is given up on during the second
-        began = time.monotonic()
-        with pytest.raises(StoreUnavailable, match="did not answer within"):
-            await store.get(prefix + "before")
-        assert time.monotonic() - began < 8
-    server.resume()
+    try:
+        for _ in range(2):  # the frozen connection is given up on during the second
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="did not answer within"):
+                await store.get(prefix + "before")
+            assert time.monotonic() - began < 8
+    finally:
+        server.resume()
     await store.put(prefix + "after", b"")
     await watched.until(prefix + "after")
     await watched.close()
