@@ -57,10 +57,7 @@ def _start(tunnels: int) -> _Session:
         os.closerange(3, ordered)
         os.close(orders)
         os.close(told)
-        try:
-            _hold(tunnels, ordered, telling)
-        finally:
-            sys.stdout.flush()
+        _hold(tunnels, ordered, telling)
         os._exit(0)
     os.close(ordered)
     os.close(telling)

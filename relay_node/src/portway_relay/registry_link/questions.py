@@ -81,9 +81,9 @@ class Questions:
         channel = self._channel()
         if channel is None:
             return nothing
-        call = MeshStub(channel).ResolveMany(ResolveManyRequest(labels=labels), timeout=_RESOLVED_WITHIN)
+        request = ResolveManyRequest(labels=labels)
         try:
-            told = await _outcome(call)
+            told = await _outcome(lambda: MeshStub(channel).ResolveMany(request, timeout=_RESOLVED_WITHIN))
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # a registry of the release before
                 return list(await asyncio.gather(*map(self._one, labels)))
@@ -97,20 +97,20 @@ class Questions:
         channel = self._channel()
         if channel is None:
             return None
-        call = MeshStub(channel).Resolve(ResolveRequest(label=label), timeout=_RESOLVED_WITHIN)
+        request = ResolveRequest(label=label)
         try:
-            return await _outcome(call)
+            return await _outcome(lambda: MeshStub(channel).Resolve(request, timeout=_RESOLVED_WITHIN))
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 _say(error)
             return None
 
 
-async def _outcome(call: Awaitable[_T]) -> _T | None:
-    """None when its channel was closed meanwhile: the stream was lost, and whoever asks goes on without. Raises
-    AioRpcError."""
+async def _outcome(call: Callable[[], Awaitable[_T]]) -> _T | None:
+    """None when its channel was closed, before or meanwhile: the stream was lost, and whoever asks goes on without.
+    Raises AioRpcError."""
     try:
-        return await call
+        return await call()
     except aio.UsageError:
         return None
     except asyncio.CancelledError:
