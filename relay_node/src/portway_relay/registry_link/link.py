@@ -33,8 +33,8 @@ from portway_relay.clock import Monotonic
 from portway_relay.config import REGISTRY_NAME, Endpoint
 from portway_relay.errors import RenewalFailed
 from portway_relay.registry_link.announcer import Announcements
+from portway_relay.registry_link.calls import Calls, reason_of
 from portway_relay.registry_link.questions import Questions
-from portway_relay.registry_link.reasons import reason_of
 from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ class RegistryLink:
         self._probed: list[Probed] = []
         self._leaving = False
         self._channel: aio.Channel | None = None
-        self._questions = Questions(lambda: self._channel if self.connected else None, self._tasks, clock)
+        self._calls = Calls(lambda: self._channel if self.connected else None)
+        self._questions = Questions(self._calls, self._tasks, clock)
         self._by_host: set[Endpoint] = set()  # registries whose certificate has not the name of all of them
         self._trouble: dict[Endpoint, str] = {}  # what was said of each last
         self.connected = False
@@ -135,33 +136,21 @@ class RegistryLink:
 
     async def reserve_ports(self, request: ReservePortsRequest) -> ReservePortsResponse | None:
         """Ports for this node to give to tunnels; None when no registry can be asked."""
-        channel = self._channel
-        if channel is None or not self.connected:
-            return None
         try:
-            call = MeshStub(channel).ReservePorts(request, timeout=_RESERVED_WITHIN)
-            answer: ReservePortsResponse = await call
+            return await self._calls.answer(lambda mesh: mesh.ReservePorts(request, timeout=_RESERVED_WITHIN))
         except aio.AioRpcError as error:
             logger.warning("no ports were reserved", extra={"reason": reason_of(error.code(), error.details() or "")})
             return None
-        return answer
 
     async def renew_certificate(self, csr: bytes) -> NodeCertificate:
         """The next certificate for this node. Raises RenewalFailed, which says why there is none now."""
-        channel = self._channel
-        if channel is None or not self.connected:
-            raise RenewalFailed("no registry can be reached")
+        request = RenewCertificateRequest(csr=csr)
         try:
-            answer = await MeshStub(channel).RenewCertificate(RenewCertificateRequest(csr=csr), timeout=_RENEWED_WITHIN)
+            answer = await self._calls.answer(lambda mesh: mesh.RenewCertificate(request, timeout=_RENEWED_WITHIN))
         except aio.AioRpcError as error:
             raise RenewalFailed(reason_of(error.code(), error.details() or "")) from error
-        except aio.UsageError as error:
-            raise RenewalFailed("the registry was lost just now") from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()  # its channel may have been closed
-            if task is not None and task.cancelling():
-                raise
-            raise RenewalFailed("the registry was lost just now") from None
+        if answer is None:
+            raise RenewalFailed("no registry can be reached, or it was lost just now")
         return answer.certificate
 
     async def close(self, *, within: float = 1.0) -> None:

@@ -1,25 +1,23 @@
 """Labels that a registry is asked for: each at once while they are few, many in one call when they come thick.
 
-Here: which labels go together and when; a call that fails. Not here: the connection (link.py), who else is asked
+Here: which labels go together and when. Not here: what becomes of a call (calls.py), who else is asked
 (mesh/lookup.py). A call costs both ends a few hundred microseconds, one more label in it a few: a scan of names must
 not take that from tunnels in use.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 from grpc import aio
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import ResolveManyRequest, ResolveRequest, ResolveResponse
-from portway_proto.v1.mesh_pb2_grpc import MeshStub
 
 from portway_relay.clock import Monotonic
 from portway_relay.ingress.rate import Bucket
-from portway_relay.registry_link.reasons import reason_of
+from portway_relay.registry_link.calls import Calls, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,25 +29,23 @@ _BURST: Final = 100
 _A_SECOND: Final = 50
 _MOST_LABELS: Final = 256  # as mesh.proto says
 
-_T = TypeVar("_T")
 _Waiting = tuple[str, "asyncio.Future[Answer]"]
 
 
 class Questions:
-    """What is asked of the registry that this node is connected with."""
+    """Who waits for which label, and when the next call may be made."""
 
-    def __init__(self, channel: Callable[[], aio.Channel | None], tasks: Tasks, clock: Monotonic) -> None:
-        """`channel` is the connection of now; None while there is none."""
-        self._channel = channel
+    def __init__(self, calls: Calls, tasks: Tasks, clock: Monotonic) -> None:
+        self._calls = calls
         self._tasks = tasks
-        self._calls = Bucket(_A_SECOND, _BURST, clock)
+        self._rate = Bucket(_A_SECOND, _BURST, clock)
         self._waiting: list[_Waiting] = []
 
     async def ask(self, label: str) -> Answer:
         """Who holds it, as the registry knows; None when it knows nobody, or cannot be asked."""
-        if self._channel() is None:
+        if not self._calls.possible:
             return None
-        if not self._waiting and self._calls.take():
+        if not self._waiting and self._rate.take():
             return await self._one(label)
         if not self._waiting:
             self._tasks.spawn(self._ask_together(), name="ask for labels", on_cut=self._let_go)
@@ -60,11 +56,11 @@ class Questions:
     async def _ask_together(self) -> None:
         """Whoever waits, as soon as there may be a call; those that are too many for one in the next."""
         while self._waiting:
-            if self._calls.take():
+            if self._rate.take():
                 asked, self._waiting = self._waiting[:_MOST_LABELS], self._waiting[_MOST_LABELS:]
                 self._tasks.spawn(self._tell(asked), name="ask for many", on_cut=partial(_give_up, asked))
             else:
-                await asyncio.sleep(self._calls.wait)
+                await asyncio.sleep(self._rate.wait)
 
     def _let_go(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -78,12 +74,9 @@ class Questions:
 
     async def _many(self, labels: list[str]) -> list[Answer]:
         nothing: list[Answer] = [None] * len(labels)
-        channel = self._channel()
-        if channel is None:
-            return nothing
         request = ResolveManyRequest(labels=labels)
         try:
-            told = await _outcome(lambda: MeshStub(channel).ResolveMany(request, timeout=_RESOLVED_WITHIN))
+            told = await self._calls.answer(lambda mesh: mesh.ResolveMany(request, timeout=_RESOLVED_WITHIN))
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # a registry of the release before
                 return list(await asyncio.gather(*map(self._one, labels)))
@@ -94,30 +87,13 @@ class Questions:
         return [answer if answer.HasField("tunnel") or answer.HasField("last") else None for answer in told.answers]
 
     async def _one(self, label: str) -> Answer:
-        channel = self._channel()
-        if channel is None:
-            return None
         request = ResolveRequest(label=label)
         try:
-            return await _outcome(lambda: MeshStub(channel).Resolve(request, timeout=_RESOLVED_WITHIN))
+            return await self._calls.answer(lambda mesh: mesh.Resolve(request, timeout=_RESOLVED_WITHIN))
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 _say(error)
             return None
-
-
-async def _outcome(call: Callable[[], Awaitable[_T]]) -> _T | None:
-    """None when its channel was closed, before or meanwhile: the stream was lost, and whoever asks goes on without.
-    Raises AioRpcError."""
-    try:
-        return await call()
-    except aio.UsageError:
-        return None
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return None
 
 
 def _give_up(asked: list[_Waiting]) -> None:

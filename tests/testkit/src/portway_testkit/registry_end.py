@@ -14,6 +14,10 @@ from portway_proto.v1.mesh_pb2 import (
     NodeMessage,
     Registered,
     RegistryMessage,
+    RenewCertificateRequest,
+    RenewCertificateResponse,
+    ReservePortsRequest,
+    ReservePortsResponse,
     ResolveManyRequest,
     ResolveManyResponse,
     ResolveRequest,
@@ -99,6 +103,18 @@ class FakeMesh(MeshServicer):
             await context.abort(self.trouble_of_many, "no")
         return ResolveManyResponse(answers=[self._answer(label) for label in request.labels])
 
+    async def ReservePorts(self, request: ReservePortsRequest, context: Any) -> ReservePortsResponse:
+        self.asked.append("ports")
+        if self.thinks:
+            await asyncio.Event().wait()
+        return ReservePortsResponse()
+
+    async def RenewCertificate(self, request: RenewCertificateRequest, context: Any) -> RenewCertificateResponse:
+        self.asked.append("certificate")
+        if self.thinks:
+            await asyncio.Event().wait()
+        return RenewCertificateResponse()
+
     def _answer(self, label: str) -> ResolveResponse:
         if label not in self.tunnels:
             return ResolveResponse()
@@ -161,7 +177,7 @@ class Served:
     """A FakeMesh that listens; stopped and started again it has the same port."""
 
     def __init__(self, certified: Certified) -> None:
-        self.mesh = FakeMesh()  # type: ignore[abstract]  # nobody makes the other calls
+        self.mesh = FakeMesh()
         self.endpoint = Endpoint("127.0.0.1", 0)
         self._certified = certified
         self._server: grpc.aio.Server | None = None

@@ -5,6 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
+from portway_proto.v1.mesh_pb2 import ReservePortsRequest
+from portway_relay.errors import RenewalFailed
 from portway_testkit.carriers import until
 from portway_testkit.registry_end import MakeNode, Serve
 
@@ -56,6 +58,25 @@ async def test_a_question_ends_with_its_connection(serve: Serve, node: MakeNode,
     else:
         registry.mesh.hang_up()
     assert await asking is None
+
+
+@pytest.mark.parametrize("how", ["registry stops", "stream ends"])
+async def test_other_calls_end_with_their_connection_too(serve: Serve, node: MakeNode, how: str) -> None:
+    """No ports, and an error that says why there is no certificate; neither who asked is cancelled."""
+    registry = await serve()
+    registry.mesh.thinks = True
+    end = node(registry)
+    await until(lambda: end.link.connected)
+    ports = asyncio.ensure_future(end.link.reserve_ports(ReservePortsRequest()))
+    certificate = asyncio.ensure_future(end.link.renew_certificate(b""))
+    await until(lambda: sorted(registry.mesh.asked) == ["certificate", "ports"])
+    if how == "registry stops":
+        await registry.stop()
+    else:
+        registry.mesh.hang_up()
+    assert await ports is None
+    with pytest.raises(RenewalFailed):
+        await certificate
 
 
 async def test_a_question_that_is_cancelled_is_cancelled(serve: Serve, node: MakeNode) -> None:
