@@ -135,8 +135,8 @@ def _raise_descriptors() -> int:
     return hard
 
 
-def _start_cluster(processes: Processes) -> Cluster:
-    plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=_NO_LIMITS)
+def _start_cluster(processes: Processes, limits: tuple[str, ...] = _NO_LIMITS) -> Cluster:
+    plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=limits)
     return start_cluster(processes, (plan,))
 
 
@@ -183,8 +183,7 @@ def _run_tunnels(folder: Path, effort: Effort) -> list[goals.Goal]:
     own = folder / "tunnels"
     own.mkdir()
     with Processes(own) as processes:
-        plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7)
-        return idle_tunnels.measure(start_cluster(processes, (plan,)), effort.sessions, TUNNELS_OF_A_SESSION)
+        return idle_tunnels.measure(_start_cluster(processes, limits=()), effort.sessions, TUNNELS_OF_A_SESSION)
 
 
 def _run_rounds(

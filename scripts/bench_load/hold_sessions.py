@@ -1,4 +1,4 @@
-"""Program: processes with a session each, and tunnels that nobody visits. usage: hold_tunnels.py SESSIONS TUNNELS_EACH
+"""Program: processes with a session each, and tunnels that nobody visits. usage: hold_sessions.py SESSIONS TUNNELS_EACH
 
 Prints {"held": N} when every session has one tunnel; after a line on stdin has come, the same when it has all of them.
 Ends with its stdin.

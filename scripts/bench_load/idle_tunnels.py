@@ -1,12 +1,11 @@
 """What a node holds for sessions and tunnels that nobody visits.
 
-Here: memory of the node for each, and what they take of its processor. Not here: the sessions (hold_tunnels.py).
+Here: memory of the node for each, and what they take of its processor. Not here: the sessions (hold_sessions.py).
 """
 
 import json
 import os
 import subprocess
-import sys
 import time
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from cluster.portway import Cluster
 
 from bench_load.contestants import HERE
 from bench_load.goals import Goal
+from bench_load.measures import command
 from bench_load.usage import cpu_seconds, resident_kb
 
 # Lanes are dialled, news are told and freed memory is given back within it.
@@ -54,7 +54,7 @@ def measure(cluster: Cluster, sessions: int, each: int) -> list[Goal]:
 
 def _hold(sessions: int, each: int, environment: dict[str, str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "bench_load.hold_tunnels", str(sessions), str(each)],
+        command("hold_sessions", str(sessions), str(each)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

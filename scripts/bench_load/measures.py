@@ -89,8 +89,8 @@ def idle(contestant: Contestant, visitors: int) -> Figures:
     _load("latency", contestant.endpoint.to_json(), "0.2")  # what the first visitor alone costs is not theirs
     time.sleep(_SETTLE)
     before = {part: resident_kb(pids) for part, pids in contestant.parts.items()}
-    command = _command("idle", contestant.endpoint.to_json(), str(visitors))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent) as load:
+    idle_load = command("idle", contestant.endpoint.to_json(), str(visitors))
+    with subprocess.Popen(idle_load, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent) as load:
         assert load.stdout is not None
         told = load.stdout.readline()
         if not told:
@@ -131,7 +131,8 @@ def _spread(taken: list[float]) -> Figures:
     return {"median_ms": statistics.median(taken), "p99_ms": p99, "count": len(taken)}
 
 
-def _command(program: str, *arguments: str) -> list[str]:
+def command(program: str, *arguments: str) -> list[str]:
+    """One of this folder's programs, to be run in HERE.parent."""
     return [sys.executable, "-m", f"bench_load.{program}", *arguments]
 
 
@@ -140,7 +141,7 @@ def _load(
 ) -> dict[str, Any]:
     """Run one of this folder's programs and read the JSON it prints. Raises RuntimeError."""
     done = subprocess.run(
-        [*prefix, *_command(program, *arguments)],
+        [*prefix, *command(program, *arguments)],
         capture_output=True,
         text=True,
         timeout=_LOAD_TIMEOUT,
