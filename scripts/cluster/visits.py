@@ -34,12 +34,16 @@ def visitor_context(ca: Path) -> ssl.SSLContext:
 def connect(context: ssl.SSLContext, address: str, tunnel: NamedTunnel, timeout: float) -> ssl.SSLSocket:
     """A visitor of the tunnel at the node that listens at `address`, host:port. Raises OSError."""
     host, _, port = address.rpartition(":")
-    plain = connect_raw(host, int(port), timeout)
+    # Wrapped before it connects: a node that dies in between would leave a socket open that nobody can close.
+    connection = context.wrap_socket(socket.socket(), server_hostname=tunnel.host)
     try:
-        return context.wrap_socket(plain, server_hostname=tunnel.host)
+        connection.settimeout(timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect((host, int(port)))
     except BaseException:
-        plain.close()
+        connection.close()
         raise
+    return connection
 
 
 def connect_raw(host: str, port: int, timeout: float) -> socket.socket:

@@ -15,7 +15,7 @@ from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.ports import raw_port_range
-from portway_testkit.visitors import TIMEOUT, ask, receive, visit, visit_raw
+from portway_testkit.visitors import TIMEOUT, ask, connect_tls, receive, tls_context, visit, visit_raw
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets
@@ -33,16 +33,16 @@ GARBAGE = {
 
 def throw(port: int, garbage: bytes, tls: ssl.SSLContext | None = None) -> None:
     """Send it, end, and read until the other side has ended too, in whatever way."""
-    with socket.create_connection((LOOPBACK, port), TIMEOUT) as plain:
-        try:
-            with tls.wrap_socket(plain) if tls is not None else plain as sock:
-                sock.sendall(garbage)
-                sock.shutdown(socket.SHUT_WR)
-                receive(sock)
-        except TimeoutError:
-            raise
-        except OSError:  # a reset, a TLS alert, an end that came before ours
-            pass
+    address = (LOOPBACK, port)
+    try:
+        with socket.create_connection(address, TIMEOUT) if tls is None else connect_tls(tls, address, None) as sock:
+            sock.sendall(garbage)
+            sock.shutdown(socket.SHUT_WR)
+            receive(sock)
+    except TimeoutError:
+        raise
+    except OSError:  # a reset, a TLS alert, an end that came before ours
+        pass
 
 
 def trusting() -> ssl.SSLContext:
@@ -135,17 +135,13 @@ def test_one_address_connects_too_fast(make_cluster: MakeCluster, as_client: AsC
             return cluster.node.metrics().get('turned_away_total{reason="rate"}', 0)
 
         def served(source: str) -> bool:
-            plain = socket.create_connection((LOOPBACK, tunnel.port), TIMEOUT, source_address=(source, 0))
+            address = (LOOPBACK, tunnel.port)
             try:
-                with ssl.create_default_context(cafile=str(cluster.ca)).wrap_socket(
-                    plain, server_hostname=tunnel.host
-                ) as visitor:
+                with connect_tls(tls_context(cluster.ca), address, tunnel.host, source=source) as visitor:
                     visitor.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                     return receive(visitor).endswith(b"origin\n")
             except (ConnectionError, ssl.SSLError):
                 return False
-            finally:
-                plain.close()
 
         for _ in range(40):
             stack.enter_context(socket.create_connection((LOOPBACK, tunnel.port), TIMEOUT, source_address=(hasty, 0)))

@@ -13,7 +13,7 @@ from portway_testkit.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.recovery import is_consistent
-from portway_testkit.visitors import TIMEOUT, receive, tls_context
+from portway_testkit.visitors import TIMEOUT, connect_tls, receive, tls_context
 from portway_testkit.waiting import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
@@ -43,8 +43,7 @@ def test_a_tunnel_works_over_ipv6_alone(cluster: Cluster, as_client: AsClient) -
     """From Locate to the local server, which listens on ::1 too; the client is told an address that it can dial."""
     as_client(cluster.environment())
     with HttpOrigin(host="::1") as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
-        plain = socket.create_connection(("::1", tunnel.port), TIMEOUT)
-        with tls_context(cluster.ca, "http/1.1").wrap_socket(plain, server_hostname=tunnel.host) as visitor:
+        with connect_tls(tls_context(cluster.ca, "http/1.1"), ("::1", tunnel.port), tunnel.host) as visitor:
             visitor.sendall(REQUEST)
             assert receive(visitor).endswith(b"origin\n")
         assert tunnel.tcp_socket[0] == "::1"
@@ -82,8 +81,7 @@ def test_a_visitors_address_is_told_in_its_own_family(
     as_client(cluster.environment())
     with HttpOrigin() as origin, portway.forward(origin.port) as tunnel:
         for host in ("127.0.0.1", "::1"):
-            plain = socket.create_connection((host, tunnel.port), TIMEOUT)
-            with tls_context(cluster.ca, "http/1.1").wrap_socket(plain, server_hostname=tunnel.host) as visitor:
+            with connect_tls(tls_context(cluster.ca, "http/1.1"), (host, tunnel.port), tunnel.host) as visitor:
                 visitor.sendall(REQUEST)
                 assert receive(visitor).endswith(b"origin\n")
     assert told == ["127.0.0.1", "::1"]

@@ -5,7 +5,6 @@ clients that behave (portway itself).
 """
 
 import itertools
-import socket
 import ssl
 import time
 from collections import deque
@@ -32,7 +31,7 @@ from portway_proto.wire.limits import (
 )
 
 from portway_testkit.cluster import LOOPBACK, Cluster, RunningNode
-from portway_testkit.visitors import TIMEOUT, tls_context
+from portway_testkit.visitors import TIMEOUT, connect_tls, tls_context
 
 
 def grant_of(cluster: Cluster) -> str:
@@ -71,15 +70,10 @@ class HandLane:
     """
 
     def __init__(self, node: RunningNode, ca: Path, identity: tuple[Path, Path] | None = None) -> None:
-        plain = socket.create_connection((LOOPBACK, node.port), TIMEOUT)
-        try:
-            context = tls_context(ca, LINK_ALPN if identity is None else MESH_ALPN)
-            if identity is not None:
-                context.load_cert_chain(*identity)
-            self._sock = context.wrap_socket(plain, server_hostname=node.config.server_name)
-        except BaseException:
-            plain.close()
-            raise
+        context = tls_context(ca, LINK_ALPN if identity is None else MESH_ALPN)
+        if identity is not None:
+            context.load_cert_chain(*identity)
+        self._sock = connect_tls(context, (LOOPBACK, node.port), node.config.server_name)
         self._reader = FrameReader()
         self._heard: deque[tuple[int, bytes]] = deque()
         self._requests = itertools.count(1)

@@ -3,14 +3,14 @@
 Here: connecting, and what they are told. Not here: the cluster (cluster.py), tunnels by hand (hand_tunnel.py).
 """
 
-import socket
+import ssl
 from pathlib import Path
 
 from portway.tunnel import Tunnel
 from portway_proto.wire.labels import Chain
 
 from portway_testkit.cluster import DOMAIN, LOOPBACK, Cluster, RunningNode
-from portway_testkit.visitors import TIMEOUT, receive, tls_context
+from portway_testkit.visitors import connect_tls, receive, tls_context
 
 
 def connected(cluster: Cluster) -> bool:
@@ -28,14 +28,9 @@ def connected(cluster: Cluster) -> bool:
     return cluster.run(up)
 
 
-def connect(node: RunningNode, host: str, ca: Path, *alpn: str) -> socket.socket:
+def connect(node: RunningNode, host: str, ca: Path, *alpn: str) -> ssl.SSLSocket:
     """A visitor of `host` at a node. Raises OSError (an ssl.SSLError where it is refused)."""
-    plain = socket.create_connection((LOOPBACK, node.port), TIMEOUT)
-    try:
-        return tls_context(ca, *alpn).wrap_socket(plain, server_hostname=host)
-    except BaseException:
-        plain.close()
-        raise
+    return connect_tls(tls_context(ca, *alpn), (LOOPBACK, node.port), host)
 
 
 def told(cluster: Cluster, node: str, host: str, sent: bytes = b"") -> bytes:

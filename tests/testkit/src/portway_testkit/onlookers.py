@@ -19,7 +19,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_READY, No
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.origins import TcpOrigin, says
 from portway_testkit.recovery import label_of
-from portway_testkit.visitors import receive, tls_context
+from portway_testkit.visitors import connect_tls, receive, tls_context
 from portway_testkit.waiting import PATIENCE, eventually
 
 # Nobody waits longer for an answer: the rest of what a black hole swallows is of no interest.
@@ -31,10 +31,7 @@ def answered(cluster: Cluster, at: str, host: str, attention: float = ATTENTION)
     """The name of the tunnel that answers a visitor of `host` at a node; empty where none does in time."""
     running = cluster.nodes[at]
     try:
-        with (
-            socket.create_connection((LOOPBACK, running.port), attention) as plain,
-            tls_context(cluster.ca).wrap_socket(plain, server_hostname=host) as visitor,
-        ):
+        with connect_tls(tls_context(cluster.ca), (LOOPBACK, running.port), host, timeout=attention) as visitor:
             return receive(visitor).decode().partition(" ")[0]
     except OSError:
         return ""

@@ -3,7 +3,6 @@
 Here: questions with an answer of the moment, to be asked until it is the right one. Not here: faults.
 """
 
-import socket
 import ssl
 import threading
 from pathlib import Path
@@ -16,7 +15,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 
 from portway_testkit.admin import AdminCalls
 from portway_testkit.cluster import Cluster
-from portway_testkit.visitors import LOOPBACK, TIMEOUT, ask, tls_context
+from portway_testkit.visitors import LOOPBACK, ask, connect_tls, tls_context
 from portway_testkit.waiting import PATIENCE
 
 
@@ -34,14 +33,9 @@ def serves(tunnel: Tunnel, ca: Path) -> bool:
 
 def visit_attentively(tunnel: Tunnel, ca: Path) -> ssl.SSLSocket:
     """A visitor to whom an end without TLS's goodbye is an error, as it is to `breaks_off`."""
-    plain = socket.create_connection((LOOPBACK, tunnel.port), TIMEOUT)
-    try:
-        context = tls_context(ca, "http/1.1")
-        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-        return context.wrap_socket(plain, server_hostname=tunnel.host, suppress_ragged_eofs=False)
-    except BaseException:
-        plain.close()
-        raise
+    context = tls_context(ca, "http/1.1")
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    return connect_tls(context, (LOOPBACK, tunnel.port), tunnel.host, suppress_ragged_eofs=False)
 
 
 def breaks_off(visitor: ssl.SSLSocket) -> bool:

@@ -17,14 +17,36 @@ def tls_context(ca: Path, *alpn: str) -> ssl.SSLContext:
     return context
 
 
+def connect_tls(
+    context: ssl.SSLContext,
+    address: tuple[str, int],
+    server_name: str | None,
+    *,
+    timeout: float = TIMEOUT,
+    source: str = "",
+    suppress_ragged_eofs: bool = True,
+) -> ssl.SSLSocket:
+    """A connection to an IP address and port, its handshake done. Raises OSError (an ssl.SSLError where it is refused).
+
+    It is wrapped before it connects: of a socket that is connected, and reset by the other end before it is wrapped,
+    CPython's `wrap_socket` leaves one open that nobody can close (`SSLSocket._create`, in 3.11 to 3.13).
+    """
+    plain = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    connection = context.wrap_socket(plain, server_hostname=server_name, suppress_ragged_eofs=suppress_ragged_eofs)
+    try:
+        connection.settimeout(timeout)
+        if source:
+            connection.bind((source, 0))
+        connection.connect(address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def visit(tunnel: Tunnel, ca: Path, *alpn: str) -> ssl.SSLSocket:
     """A TLS connection to the tunnel's public address. Raises OSError (an ssl.SSLError where it is refused)."""
-    plain = socket.create_connection((LOOPBACK, tunnel.port), TIMEOUT)
-    try:
-        return tls_context(ca, *alpn).wrap_socket(plain, server_hostname=tunnel.host)
-    except BaseException:
-        plain.close()
-        raise
+    return connect_tls(tls_context(ca, *alpn), (LOOPBACK, tunnel.port), tunnel.host)
 
 
 def visit_raw(tunnel: Tunnel) -> socket.socket:
