@@ -34,16 +34,12 @@ def visitor_context(ca: Path) -> ssl.SSLContext:
 def connect(context: ssl.SSLContext, address: str, tunnel: NamedTunnel, timeout: float) -> ssl.SSLSocket:
     """A visitor of the tunnel at the node that listens at `address`, host:port. Raises OSError."""
     host, _, port = address.rpartition(":")
-    # Wrapped before it connects: a node that dies in between would leave a socket open that nobody can close.
-    connection = context.wrap_socket(socket.socket(), server_hostname=tunnel.host)
+    plain = connect_raw(host, int(port), timeout)
     try:
-        connection.settimeout(timeout)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.connect((host, int(port)))
+        return context.wrap_socket(plain, server_hostname=tunnel.host)
     except BaseException:
-        connection.close()
+        plain.close()
         raise
-    return connection
 
 
 def connect_raw(host: str, port: int, timeout: float) -> socket.socket:
