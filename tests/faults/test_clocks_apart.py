@@ -6,7 +6,7 @@ import pytest
 from portway_registry import server
 from portway_testkit.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.onlookers import Onlookers, answered, answered_raw, home_of, named
+from portway_testkit.onlookers import Onlookers, answered, answered_raw, home_of, named, named_at
 from portway_testkit.waiting import eventually
 
 APART = 600.0
@@ -32,6 +32,24 @@ def test_tunnels_open_move_and_serve(make_mesh: Callable[..., Cluster], as_clien
                         eventually(lambda at=at, host=host, name=name: answered(mesh, at, host) == name)
             mesh.nodes[home].start()
             eventually(lambda home=home: answered(mesh, home, tunnel.host) == "own")
+
+
+@pytest.mark.parametrize("ahead", [2 * 86_400.0, -2 * 86_400.0])
+def test_a_node_whose_clock_is_days_off_stands_in_nobodys_way(
+    make_mesh: Callable[..., Cluster], as_client: AsClient, ahead: float
+) -> None:
+    """It takes no grant, however near it is; new tunnels and those whose home is lost are at the others."""
+    mesh = make_mesh(NodePlan("fra-1", "fra", clock_ahead=ahead), *PLANS[1:])
+    as_client(mesh.environment())
+    with named_at(mesh, "fra-2", "own") as tunnel:
+        mesh.nodes["fra-2"].kill()
+        eventually(lambda: home_of(mesh, tunnel) == "iad-1")
+        for at in ("fra-1", "iad-1"):
+            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+        mesh.nodes["fra-2"].start()
+    for _ in range(5):
+        with named("new") as new:
+            assert home_of(mesh, new) != "fra-1"
 
 
 def test_a_registry_whose_clock_is_ahead_is_good_enough(

@@ -98,9 +98,9 @@ class GrantCheck:
             raise _refused("its times are none")
         now = self._clock()
         if issued > now + LEEWAY:
-            raise _refused("it was issued in the future: compare the clocks of registry and node")
+            raise _refused("it was issued in the future, for the clocks of registry and node are far apart")
         if now > expires + (OUTAGE_LEEWAY if self.registry_away else LEEWAY):
-            raise _refused("it has expired")
+            raise _refused("it has expired, or the clocks of registry and node are far apart")
 
 
 def _refused(why: str) -> GrantRefused:

@@ -230,6 +230,7 @@ class Node:
             self._announcements,
             self._cluster,
             clock=monotonic,
+            wall_clock=wall_clock,
             on_failure=failed,
         )
         self._renewal = renewal_for(

@@ -34,11 +34,15 @@ _REGISTRY: Final[Attempted] = ("", "the registry")
 
 
 class Refused(Exception):
-    """A node refused the session for a reason that every node would give."""
+    """A node refused the session for a reason that every node would give, or has given."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class _StaleGrant(Exception):
+    """A node did not accept the grant, and a registry may have a fresh one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Search:
     ) -> None:
         """`measured` is told the round trips of nodes that a registry has just named."""
         self._attempts: dict[Attempted, str] = {}
+        self._disputable: dict[Attempted, Failure] = {}  # of those attempts: refusals that others need not share
         self._racers = racers
         self._measured = measured
         self._not_before: dict[str, float] = {}  # by node; of those that asked for it
@@ -105,7 +110,7 @@ class Search:
         Raises UnreachableError with each one's reason, Refused, and what Directory.locate raises. Cancelled, it
         leaves no connection behind.
         """
-        self._attempts = {}
+        self._attempts, self._disputable = {}, {}
         tried: tuple[Node, ...] = ()
         given_up: tuple[Node, ...] = ()
         located = self._directory.located
@@ -113,13 +118,10 @@ class Search:
             tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
                 async with asyncio.timeout(_patience(tried, resume)):
-                    if attached := await self._first_that_takes(tried, located, resume, Course(self._attempts)):
+                    course = Course(self._attempts)
+                    if attached := await self._first_that_takes(tried, located, resume, course, may_be_stale=True):
                         return attached
-            except Refused as refused:
-                if not refused.failure.stale_grant:
-                    raise
-                tried = ()  # a fresh grant may do
-            except TimeoutError:
+            except (_StaleGrant, TimeoutError):
                 given_up, tried = tried, ()  # dialled again, beside those that a registry names
         try:
             located = await self._locate()
@@ -137,7 +139,15 @@ class Search:
             if self._measured is not None:
                 self._measured(course.round_trips, located)
             return attached
+        if (failure := self._all_say(located)) is not None:
+            raise Refused(failure)
         raise UnreachableError("no relay node could be reached", self.attempts)
+
+    def _all_say(self, located: Located) -> Failure | None:
+        """Why every node refused that a registry names, or that was tried besides; None when one may still take it."""
+        if self._disputable.keys() >= {*map(name_of, located.nodes), *self._attempts}:
+            return next(iter(self._disputable.values()), None)
+        return None
 
     async def _locate(self) -> Located:
         self._attempts[_REGISTRY] = NO_ANSWER_YET
@@ -154,8 +164,15 @@ class Search:
         return located
 
     async def _first_that_takes(
-        self, nodes: Sequence[Node], located: Located, resume: Resumption | None, course: Course
+        self,
+        nodes: Sequence[Node],
+        located: Located,
+        resume: Resumption | None,
+        course: Course,
+        *,
+        may_be_stale: bool = False,
     ) -> Attached | None:
+        """None when none of them does. Raises Refused; _StaleGrant when one says so and `may_be_stale`."""
         stagger = STAGGER if resume is None or resume.silent else RESUME_HEAD_START
         racing = race(self._carrier, nodes, located.cluster_ca, course, stagger, self._racers)
         async with aclosing(racing) as dialled:
@@ -170,10 +187,16 @@ class Search:
                     return Attached(node, session, await session.hello(located.grant.token, key))
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
-                    if over.failure is not None and over.failure.retry_after:
+                    if over.failure is None:
+                        continue
+                    if over.failure.retry_after:
                         self._not_before[node.name] = self._clock() + spread(over.failure.retry_after)
-                    if over.failure is not None and over.failure.for_good:
+                    if over.failure.for_good:
                         raise Refused(over.failure) from None
+                    if over.failure.stale_grant and may_be_stale:
+                        raise _StaleGrant from None
+                    if over.failure.disputable:
+                        self._disputable[name_of(node)] = over.failure
                 except BaseException:
                     session.drop()
                     raise

@@ -52,14 +52,9 @@ _PASSING: Final = frozenset(
     }
 )
 # About the client, whichever node it asks.
-_FOR_GOOD: Final = frozenset(
-    {
-        FailureCode.FAILURE_CODE_VERSION,
-        FailureCode.FAILURE_CODE_GRANT,
-        FailureCode.FAILURE_CODE_REVOKED,
-        FailureCode.FAILURE_CODE_QUOTA,
-    }
-)
+_FOR_GOOD: Final = frozenset({FailureCode.FAILURE_CODE_REVOKED, FailureCode.FAILURE_CODE_QUOTA})
+# What one node holds against a client may be a fault of its own: a clock that is wrong, a release that is too old.
+_DISPUTABLE: Final = frozenset({FailureCode.FAILURE_CODE_VERSION, FailureCode.FAILURE_CODE_GRANT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +75,11 @@ class Failure:
     def for_good(self) -> bool:
         """Whether no other node will answer otherwise."""
         return self.code in _FOR_GOOD
+
+    @property
+    def disputable(self) -> bool:
+        """Whether another node may answer otherwise, though this one will not."""
+        return self.code in _DISPUTABLE
 
     @property
     def stale_grant(self) -> bool:

@@ -206,7 +206,7 @@ class Link:
                 self._leave_old()  # nobody needs the next node, and this one waits to be left
                 self._lanes.retire()
                 return
-            if end.failure is not None and end.failure.for_good and not end.failure.stale_grant:
+            if end.failure is not None and end.failure.for_good:
                 raise end.failure.error()
             if worked:
                 tries = pauses()

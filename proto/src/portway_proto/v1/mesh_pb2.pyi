@@ -335,18 +335,22 @@ class Registered(_message.Message):
 
     LEASE_ID_FIELD_NUMBER: _builtins.int
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    REGISTRY_TIME_MS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
     lease_seconds: _builtins.int
     """How long the node stays known after its last KeepAlive, in seconds."""
+    registry_time_ms: _builtins.int
+    """The registry's clock now, in milliseconds since the Unix epoch; 0 when it does not say."""
     def __init__(
         self,
         *,
         lease_id: _builtins.int = ...,
         lease_seconds: _builtins.int = ...,
+        registry_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "lease_seconds", b"lease_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "lease_seconds", b"lease_seconds", "registry_time_ms", b"registry_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

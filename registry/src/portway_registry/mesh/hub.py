@@ -132,7 +132,14 @@ class Hub:
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
         announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
-        session = NodeSession(self._store, announcements, info, issued_ms=issued_ms, lease_seconds=self._lease_seconds)
+        session = NodeSession(
+            self._store,
+            announcements,
+            info,
+            lease_seconds=self._lease_seconds,
+            now_ms=self._now_ms,
+            issued_ms=issued_ms,
+        )
         before = self._sessions.get(info.name)
         trying: asyncio.Task[None] | None = None
         self._sessions[info.name] = session

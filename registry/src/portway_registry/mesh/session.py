@@ -65,6 +65,7 @@ class NodeSession:
         info: NodeInfo,
         *,
         lease_seconds: int,
+        now_ms: Callable[[], int],
         issued_ms: int = 0,
     ) -> None:
         """`issued_ms` is when the node's certificate was."""
@@ -77,6 +78,7 @@ class NodeSession:
         self._store = store
         self._announcements = announcements
         self._lease_seconds = lease_seconds
+        self._now_ms = now_ms
         self._lease: LeaseId = NO_LEASE
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
@@ -267,7 +269,8 @@ class NodeSession:
 
     def _registered(self, lease: LeaseId) -> None:
         self._lease = lease
-        self.outbox.registered(Registered(lease_id=lease, lease_seconds=self._lease_seconds))
+        registered = Registered(lease_id=lease, lease_seconds=self._lease_seconds, registry_time_ms=self._now_ms())
+        self.outbox.registered(registered)
         logger.info("node registered", extra={"node": self.info.name, "region": self.info.region})
 
     async def _forget(self) -> None:

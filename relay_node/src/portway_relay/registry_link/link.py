@@ -29,7 +29,7 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.clock import Monotonic
+from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import REGISTRY_NAME, Endpoint
 from portway_relay.errors import RenewalFailed
 from portway_relay.registry_link.announcer import Announcements
@@ -53,6 +53,8 @@ _STEADY: Final = 10.0
 KEEP_ALIVES_A_LEASE: Final = 3
 # Whatever lease a registry names, it is not flooded.
 _SHORTEST_PAUSE: Final = 0.2
+# Worth a word to operators, in seconds: less than grants and certificates allow for.
+_CLOCKS_APART: Final = 60.0
 _OPTIONS: Final = (
     # Keep-alive alone notices a frozen peer after 40 s and more.
     ("grpc.keepalive_time_ms", 10_000),
@@ -93,6 +95,7 @@ class RegistryLink:
         news: RegistryNews,
         *,
         clock: Monotonic,
+        wall_clock: WallClock,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`node` says what this node is now, counts and state included; `live` which tunnels it holds."""
@@ -103,6 +106,7 @@ class RegistryLink:
         self._announcements = announcements
         self._news = news
         self._clock = clock
+        self._wall_clock = wall_clock
         self._tasks = Tasks("registry link", on_failure)
         self._keeper: asyncio.Task[None] | None = None
         self._lease = Registered()
@@ -247,7 +251,16 @@ class RegistryLink:
             self.connected = True
             self._trouble.clear()
             logger.info("registered", extra={"lease_seconds": lease.lease_seconds})
+            self._compare_clocks(lease)
             self._news.registry_away(False)
+
+    def _compare_clocks(self, lease: Registered) -> None:
+        """What the registry signs is good from one moment to another, and it is its clock that says which."""
+        ahead = self._wall_clock() - lease.registry_time_ms / 1000
+        if lease.registry_time_ms and abs(ahead) > _CLOCKS_APART:
+            logger.warning(
+                "this clock and the registry's differ: set them right", extra={"seconds_ahead": round(ahead)}
+            )
 
     async def _tell(self, stream: Stream) -> None:
         """Announcements as they come, a keep-alive when it is time: one writer, as a stream takes one write at once."""

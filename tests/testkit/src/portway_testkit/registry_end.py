@@ -42,6 +42,7 @@ class FakeMesh(MeshServicer):
         self.heard: list[NodeMessage] = []
         self.streams = 0
         self.lease_seconds = 30
+        self.time_ms = 0  # says nothing of its clock
         self.silent = False  # takes a stream and answers nothing
         self.hang_ups = 0  # ends so many streams as soon as they have registered
         self.ended: asyncio.Event = asyncio.Event()
@@ -125,9 +126,8 @@ class FakeMesh(MeshServicer):
             self.heard.append(message)
             if message.HasField("register"):
                 lease = message.register.lease_id or LEASE
-                outbox.put_nowait(
-                    RegistryMessage(registered=Registered(lease_id=lease, lease_seconds=self.lease_seconds))
-                )
+                registered = Registered(lease_id=lease, lease_seconds=self.lease_seconds, registry_time_ms=self.time_ms)
+                outbox.put_nowait(RegistryMessage(registered=registered))
         self.ended.set()
         outbox.put_nowait(None)
 
@@ -234,6 +234,7 @@ class NodeEnd:
             self.announcements,
             self.news,
             clock=clock.monotonic,
+            wall_clock=clock.wall_clock,
             on_failure=self.failures.append,
         )
 

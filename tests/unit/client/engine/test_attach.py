@@ -20,6 +20,7 @@ from portway_proto.wire.limits import LINK_ALPN
 FULL = Failure(FailureCode.FAILURE_CODE_OVERLOADED, "full")
 REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
 GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
+VERSION = Failure(FailureCode.FAILURE_CODE_VERSION, "too new")
 KEY = SessionKey(b"id", b"secret")
 
 
@@ -175,6 +176,58 @@ async def test_a_stale_grant_is_replaced_once(carrier: FakeCarrier, search: Call
     with pytest.raises(Refused, match="of another cluster"):
         await searching.attach()
     assert [grant for _, grant, _ in FakeSession.hellos] == ["grant 1", "grant 2"]
+
+
+@pytest.mark.parametrize("failure", [GRANT, VERSION])
+async def test_what_one_node_holds_against_a_client_another_may_not(
+    carrier: FakeCarrier, search: Callable[..., Search], failure: Failure
+) -> None:
+    """A node whose clock is wrong, or whose release is too old, stands in nobody's way."""
+    carrier.outcomes = {"a": failure}
+    searching = search(FakeRegistries(*map(node, "abc")))
+    assert (await searching.attach()).node == node("b")
+    assert searching.attempts[0].reason == failure.message
+
+
+@pytest.mark.parametrize("failures", [(GRANT, GRANT), (VERSION, GRANT)])
+async def test_what_all_nodes_hold_against_a_client_ends_the_search(
+    carrier: FakeCarrier, search: Callable[..., Search], failures: tuple[Failure, Failure]
+) -> None:
+    """With the first one's reason."""
+    carrier.outcomes = dict(zip("ab", failures, strict=True))
+    with pytest.raises(Refused, match=failures[0].message):
+        await search(FakeRegistries(*map(node, "ab"))).attach()
+    assert carrier.names == ["a", "b"]
+
+
+@pytest.mark.parametrize("other", [ConnectFailed("refused"), FULL])
+async def test_nodes_that_could_not_say_may_still_take_it(
+    carrier: FakeCarrier, search: Callable[..., Search], other: object
+) -> None:
+    """So it is worth another try, though each that could say has refused."""
+    carrier.outcomes = {"a": GRANT, "b": other}
+    with pytest.raises(UnreachableError) as raised:
+        await search(FakeRegistries(*map(node, "ab"))).attach()
+    assert [attempt.name for attempt in raised.value.attempts] == ["a", "b"]
+
+
+async def test_a_node_that_is_left_has_not_refused(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """Better than none, it may be gone back to."""
+    carrier.outcomes = {"b": GRANT}
+    with pytest.raises(UnreachableError):
+        await search(FakeRegistries(*map(node, "ab"))).attach(avoided=node("a"))
+
+
+async def test_without_a_registry_the_grant_is_shown_to_the_others_too(
+    carrier: FakeCarrier, search: Callable[..., Search]
+) -> None:
+    """No fresh one is to be had."""
+    registries = FakeRegistries(*map(node, "ab"))
+    searching = search(registries)
+    await searching.attach()
+    carrier.outcomes = {"a": GRANT}
+    registries.error = UnreachableError("nobody there")
+    assert (await searching.attach()).node == node("b")
 
 
 async def test_the_node_of_the_session_comes_first(carrier: FakeCarrier, search: Callable[..., Search]) -> None:

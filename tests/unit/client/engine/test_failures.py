@@ -22,6 +22,7 @@ def test_the_table_is_followed(row: dict[str, str]) -> None:
     assert failure.passing == (does in PASSING)
     if does == "gives up":
         assert failure.for_good
+    assert failure.disputable == does.endswith("gives up when all say so")
     assert failure.stale_grant == does.startswith("gets a new one")
     assert isinstance(failure.error(), Error)
     assert str(failure.error())

@@ -20,6 +20,7 @@ from portway_registry.views import Item, Views
 from portway_testkit.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
+NOW_MS = 1_700_000_000_000
 T = TypeVar("T")
 
 
@@ -65,7 +66,7 @@ class Running:
     def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
         quota = Quota(views.tokens, views.tunnels, default=100)
         announcements = Announcements(store, views.tunnels, quota, node=info.name, region=info.region)
-        self.session = NodeSession(store, announcements, info, lease_seconds=lease_seconds)
+        self.session = NodeSession(store, announcements, info, lease_seconds=lease_seconds, now_ms=lambda: NOW_MS)
         self.heard: list[RegistryMessage] = []
         self._requests: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -156,6 +157,7 @@ async def test_a_registration_is_on_its_lease(store: Fickle, running: Running) -
     """The node's record hangs on the lease that it is told first of all."""
     await running.until(running.leases)
     assert running.heard[0].registered.lease_seconds == 60
+    assert running.heard[0].registered.registry_time_ms == NOW_MS
     assert (await record(store)).lease == running.leases()[0]
 
 

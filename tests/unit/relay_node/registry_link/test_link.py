@@ -1,13 +1,16 @@
 """The stream with a registry, against one that does what a test tells it, over real gRPC and mutual TLS."""
 
 import asyncio
+import logging
 
+import pytest
 from portway_proto.v1.mesh_pb2 import (
     ClusterSettings,
     Peers,
     Revocations,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
+from portway_relay import clock
 from portway_testkit.carriers import until
 from portway_testkit.registry_end import MakeNode, Serve
 
@@ -81,3 +84,17 @@ async def test_a_change_of_state_is_told_at_once(serve: Serve, node: MakeNode) -
     end.link.tell_state()
     await until(lambda: len(registry.mesh.keep_alives) == 2)
     assert registry.mesh.keep_alives[1].state == NODE_STATE_DRAINING
+
+
+@pytest.mark.parametrize("ahead", [None, -30.0, 30.0, -600.0, 144_000.0])
+async def test_a_clock_that_is_not_the_registry_s_is_told_of(
+    serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture, ahead: float | None
+) -> None:
+    """How far it is off, to the node's operator. Seconds are nobody's concern, nor a registry that says no time."""
+    registry = await serve()
+    registry.mesh.time_ms = 0 if ahead is None else int((clock.wall_clock() - ahead) * 1000)
+    with caplog.at_level(logging.WARNING):
+        end = node(registry)
+        await until(lambda: end.link.connected)
+    told = [record.__dict__["seconds_ahead"] for record in caplog.records if "differ" in record.message]
+    assert told == pytest.approx([ahead] if ahead is not None and abs(ahead) > 60 else [], abs=10)
