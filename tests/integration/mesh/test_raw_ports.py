@@ -13,6 +13,7 @@ from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_relay.tunnels.raw import RawPort
 from portway_testkit.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.mesh import connected
 from portway_testkit.origins import TcpOrigin, echo
 from portway_testkit.visitors import TIMEOUT, receive
 from portway_testkit.waiting import eventually
@@ -26,23 +27,13 @@ PLANS = (*(NodePlan(name, "fra", LIMITS) for name in REGION), NodePlan("nyc-1", 
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Three nodes in one region and one in another, which know of each other."""
     with Cluster(tmp_path, PLANS) as cluster:
-        eventually(lambda: all(knows_all(cluster, node) for node in cluster.nodes.values()))
+        eventually(lambda: connected(cluster))
         for name, value in cluster.environment().items():
             monkeypatch.setenv(name, value)
         try:
             yield cluster
         finally:
             thread.stop_engine()
-
-
-def knows_all(cluster: Cluster, node: RunningNode) -> bool:
-    """Whether its control lanes to all others are up."""
-
-    async def up() -> bool:
-        peers = node.node._peers
-        return all(peers.answers(name) for name in cluster.nodes if name != node.config.name)
-
-    return cluster.run(up)
 
 
 def home_of(cluster: Cluster, tunnel: portway.Tunnel) -> str:

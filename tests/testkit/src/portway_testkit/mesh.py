@@ -14,12 +14,15 @@ from portway_testkit.visitors import connect_tls, receive, tls_context
 
 
 def connected(cluster: Cluster) -> bool:
-    """Every node has heard from every other."""
+    """Every node believes every other: its control lane has arrived, and stays.
+
+    That a node has dialled is not enough: one that a registry has not told of it yet ends its lane at once.
+    """
 
     async def up() -> bool:
         nodes = [running.node for running in cluster.nodes.values()]
         return all(
-            node._peers.answers(other.config.name)  # no metric says it
+            other.config.name in node._arrivals._control  # no metric says it
             for node in nodes
             for other in nodes
             if other is not node
