@@ -57,6 +57,32 @@ def test_a_first_tunnel_waits_for_its_turn(node: FakeNode, echo: Any) -> None:
     accepting.join()
 
 
+def test_a_new_tunnel_waits_for_its_turn(node: FakeNode, echo: Any) -> None:
+    """forward() in a program that opens many at once: BIND_REFUSED with a hint is no error, but a little later."""
+    node.refuse_bind = failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=300)
+    refused_at = []
+
+    def accept_then() -> None:
+        node.wait(lambda: node.count("bind refused") == 1)
+        refused_at.append(time.monotonic())
+        node.refuse_bind = None
+
+    accepting = threading.Thread(target=accept_then)
+    accepting.start()
+    with portway.forward(echo.port) as tunnel:
+        assert time.monotonic() - refused_at[0] >= 0.3
+        assert label_of(tunnel) in node.tunnels
+    accepting.join()
+
+
+def test_a_turn_that_does_not_come_in_time_is_the_node_s_own_error(node: FakeNode, echo: Any) -> None:
+    """The program is told what the node said, once its own time is up."""
+    node.refuse_bind = failure(lane_pb2.FAILURE_CODE_OVERLOADED, "slow down", retry_after_ms=3_600_000)
+    with pytest.raises(portway.RemoteError, match="slow down"), portway.forward(echo.port, timeout=0.5):
+        pass
+    assert node.count("bind refused") == 1
+
+
 def told_to_leave(node: FakeNode, retry_after_ms: int) -> float:
     """GOAWAY with a moment to go at; when it was sent."""
     at = time.monotonic()

@@ -25,7 +25,7 @@ from portway.engine.failures import Failure
 from portway.engine.lanes import DataLanes
 from portway.engine.race import RACERS
 from portway.engine.reporting import Reporter
-from portway.engine.retry import LONGEST_STAY, pauses
+from portway.engine.retry import LONGEST_STAY, pauses, spread
 from portway.engine.session import BindRefused, End, Session, SessionOver
 from portway.errors import Attempt, AuthError, Error, UnreachableError
 
@@ -95,7 +95,10 @@ class Link:
                 except SessionOver:
                     continue  # the keeper attaches again
                 except BindRefused as refused:
-                    raise refused.failure.error() from None
+                    if not refused.failure.retry_after:
+                        raise refused.failure.error() from None
+                    binding.postponed = refused.failure.error()
+                    await self._sleep(spread(refused.failure.retry_after))
         except BaseException:
             self.release(binding)
             raise

@@ -59,6 +59,8 @@ class Tunnels:
                 await link.bind(binding)
         except TimeoutError:
             self._free(binding)
+            if binding.postponed is not None:
+                raise binding.postponed from None
             why = "" if link.attempts else ": is the network slow? raise timeout="
             raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}", link.attempts) from None
         except BaseException:
