@@ -43,11 +43,12 @@ class Bucket:
     @property
     def wait(self) -> float:
         """Seconds until one more would be within the limit."""
-        return self.wait_for(1)
+        return max(0.0, (1 - self._left) / self._rate - (self._clock() - self._seen))
 
-    def wait_for(self, cost: float) -> float:
-        """Seconds until what costs so much would be within the limit."""
-        return max(0.0, (cost - self._left) / self._rate - (self._clock() - self._seen))
+    def take_or_wait(self, cost: float) -> float:
+        """0 when what costs so much is within the limit, and it is counted then. Else in so many seconds: never 0,
+        however soon that is."""
+        return 0.0 if self.take(cost) else (cost - self._left) / self._rate
 
 
 class Turns:

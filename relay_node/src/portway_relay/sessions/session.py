@@ -32,7 +32,7 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 
 from portway_relay.errors import Refused, TicketInvalid
 from portway_relay.grants import Grant
-from portway_relay.ingress.rate import Bucket
+from portway_relay.ingress.rate import Turns
 from portway_relay.sessions.messages import read
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -88,7 +88,7 @@ class Session:
         address: PublicAddress,
         *,
         moved: TunnelMoved,
-        bind_rate: Bucket,
+        bind_turns: Turns,
         max_tunnels: int,
     ) -> None:
         """`max_tunnels` is the node's own limit for a session; the token's quota is the table's business."""
@@ -104,7 +104,7 @@ class Session:
         self._addresses = addresses
         self._address = address
         self._tunnel_moved = moved
-        self._bind_rate = bind_rate
+        self._bind_turns = bind_turns
         self._most = max_tunnels
         # What the client was told to be over, the oldest first: said again when it resumes, for it may not have heard.
         self._unbound: dict[str, tuple[Tunnel, Failure]] = {}
@@ -267,11 +267,9 @@ class Session:
         """Whether the request may be looked at. Raises Refused."""
         if bind.options.h2_enabled and bind.options.unencrypted:
             raise Refused(FAILURE_CODE_INVALID, "h2_enabled and unencrypted exclude each other: open two tunnels")
-        if not self._bind_rate.take():
+        if turn := self._bind_turns.take():
             raise Refused(
-                FAILURE_CODE_OVERLOADED,
-                "too many tunnels were asked for at once: slow down",
-                retry_after=self._bind_rate.wait,
+                FAILURE_CODE_OVERLOADED, "too many tunnels were asked for at once: slow down", retry_after=turn
             )
         if bind.label not in self.tunnels and len(self.tunnels) + len(self._waiting) >= self._most:
             raise Refused(

@@ -28,7 +28,7 @@ from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
 from portway_relay.grants import Grant, GrantCheck
-from portway_relay.ingress.rate import Bucket, Turns
+from portway_relay.ingress.rate import Turns
 from portway_relay.sessions.session import PublicAddress, Session, TunnelMoved
 from portway_relay.tunnels.region_address import RegionAddresses
 from portway_relay.tunnels.table import TunnelTable
@@ -219,7 +219,7 @@ class Sessions:
             self._addresses,
             self._address(),
             moved=self._moved,
-            bind_rate=Bucket(limits.binds_per_second, limits.bind_burst, self._clock),
+            bind_turns=Turns(limits.binds_per_second, limits.bind_burst, self._clock),
             max_tunnels=limits.max_tunnels_per_session,
         )
         self._sessions[session.id] = session

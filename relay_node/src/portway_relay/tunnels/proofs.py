@@ -37,11 +37,10 @@ class Proofs:
                 self._accounts.popitem(last=False)
         else:
             self._accounts.move_to_end((kind, name))
-        cost = min(epoch, CHAIN_LENGTH, self._burst)
-        if account.take(cost):
-            return 0.0
-        self.unchecked[kind] += 1
-        return account.wait_for(cost)
+        wait = account.take_or_wait(min(epoch, CHAIN_LENGTH, self._burst))
+        if wait:
+            self.unchecked[kind] += 1
+        return wait
 
 
 def is_proof(label: str, epoch: int, proof: bytes) -> bool:

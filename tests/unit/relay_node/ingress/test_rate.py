@@ -88,6 +88,18 @@ def test_a_bucket_says_when_it_gives_again(clock: ManualClock) -> None:
     assert bucket.take()
 
 
+def test_what_a_bucket_refuses_is_never_to_be_waited_for_no_time(clock: ManualClock) -> None:
+    """0 says that it was taken: not that it could be by now, when the clock has moved on meanwhile."""
+
+    def ticking() -> float:
+        clock.now += 0.125
+        return clock.now
+
+    bucket = Bucket(4, 2, ticking)
+    assert [bucket.take_or_wait(2) for _ in range(3)] == [0, 0.375, 0.25]
+    assert bucket.take_or_wait(1.5) == 0
+
+
 def test_who_comes_too_early_is_told_a_turn_of_its_own(clock: ManualClock) -> None:
     """A burst is let in; those behind it are told one moment after the other, at the rate, and asking again later
     gets a later one."""

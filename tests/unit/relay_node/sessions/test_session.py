@@ -222,6 +222,8 @@ async def test_binds_are_limited_in_rate(make_node: MakeNode) -> None:
     client.ask(new_chain())
     refused = client.refused()
     assert (refused.code, refused.retry_after_ms) == (FAILURE_CODE_OVERLOADED, 1_000)
+    client.ask(new_chain())
+    assert client.refused().retry_after_ms == 2_000  # those who ask together do not come back together
     node.clock.now += 1
     client.bind(new_chain())
 
