@@ -46,6 +46,8 @@ def dial(mesh: Cluster) -> Iterator[Dial]:
     lanes: list[HandLane] = []
 
     def make(to: str, *, control: bool | None, of: str = "fra-2", version: int = 1) -> HandLane:
+        if control:
+            mesh.nodes[of].dial_no_more(to)
         lanes.append(lane := HandLane(mesh.nodes[to], mesh.ca, identity(mesh, of)))
         if control is not None:
             lane.say(FrameType.PEER, Peer(version=version, control=control).SerializeToString())

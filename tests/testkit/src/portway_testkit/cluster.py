@@ -126,6 +126,15 @@ class RunningNode:
 
         self._cluster.run(kill)
 
+    def dial_no_more(self, peer: str) -> None:
+        """Of a control lane to another node that is lost from now on: one that a test opens in this node's name stays,
+        and is not replaced by the next."""
+
+        async def dial_no_more() -> None:
+            self.node._peers._peers[peer].control._keeper.cancel()
+
+        self._cluster.run(dial_no_more)
+
     def restart(self) -> None:
         self.stop()
         self.start()
