@@ -2,64 +2,13 @@
 
 import asyncio
 import hashlib
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 from portway_proto.carry.contract import Outcome, Stream
-from portway_proto.carry.settings import Address, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_proto.carry.settings import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import RefusalReason
-from portway_testkit.carriers import broken_off, reset, until
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def local_server(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[int]:
-    """A local server; its connections are closed when their handler returns, and all at the end."""
-    running: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        running.add(task)
-        try:
-            await handler(reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            running.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(handle, host, 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in list(running):
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
-        await asyncio.sleep(0)
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-
-
-async def visit(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(address.host, address.port)
-
-
-async def closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    try:
-        await writer.wait_closed()
-    except ConnectionError:
-        pass
+from portway_testkit.carriers import broken_off, closed, echo, local_server, reset, until, visit
 
 
 async def test_bytes_go_both_ways(link) -> None:
@@ -172,29 +121,6 @@ async def test_bulk_arrives_unchanged(link) -> None:
         assert sums == [expected]
         assert link.ends[0][0].bytes_in == size
         assert link.ends[0][0].bytes_out == size
-
-
-async def test_nobody_listening_hands_the_visitor_back(link) -> None:
-    """REFUSED brings back the visitor with everything it sent, to be finished or joined elsewhere."""
-    unused = socket.create_server(("127.0.0.1", 0))
-    port = unused.getsockname()[1]
-    unused.close()
-    link.serve_with(port)
-    reader, writer = await visit(link.visitors())
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    end = await link.end()
-    assert end.outcome is Outcome.REFUSED
-    assert end.reason is RefusalReason.UNREACHABLE
-    visitor = end.visitor
-    assert isinstance(visitor, object)
-    assert (await visitor.first_bytes(2.0)).startswith(b"GET / ")
-    async with local_server(echo) as again:
-        link.serve_with(again)
-        link.node.join(visitor, link.pool, link.ends[0][0].opening, link.ended)
-        assert await reader.readexactly(18) == b"GET / HTTP/1.1\r\n\r\n"
-        await closed(writer)
-        await link.end(2)
-    await link.settled()
 
 
 async def test_finish_writes_last_bytes_and_closes(link) -> None:

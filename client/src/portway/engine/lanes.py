@@ -20,6 +20,7 @@ from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
 from portway.engine.discovery import Node
 from portway.engine.failures import Failure
 from portway.engine.session import failure_of
+from portway.engine.turned_away import TurnedAway
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class DataLanes:
         self._table = table
         self._session_unknown = session_unknown
         self._clock = clock
+        self._turned_away = TurnedAway(clock)
         self._pool: Pool | None = None
         self._key: SessionKey | None = None
         self._failing_since: float | None = None
@@ -65,7 +67,7 @@ class DataLanes:
         self._failing_since, self._warned = None, False
         failed = partial(self._lane_failed, welcomed.key)
         self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, failed)
-        self._carrier.serve(self._pool, self._table)
+        self._carrier.serve(self._pool, self._table, self._turned_away)
 
     def want(self, lanes: int) -> None:
         if self._pool is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from portway_proto.carry.settings import Address
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
+from portway.engine.descriptors import demand_descriptors
 from portway.engine.discovery import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed
 from portway.errors import Attempt, RemoteError, UnreachableError
 from portway.forks import unforked
@@ -118,8 +119,13 @@ class GrpcRegistries:
         attempts: list[Attempt] = []
         for address in tuple(self._order if registries is None else registries):
             try:
-                with unforked, self._channel(address) as channel:
-                    answer = call(channel, metadata)
+                with unforked:
+                    demand_descriptors()
+                    with self._channel(address) as channel:
+                        answer = call(channel, metadata)
+            except OSError as error:
+                reason = f"not asked: {error.strerror}: raise this process's limit (ulimit -n)"
+                attempts.append(Attempt("", address, reason))
             except grpc.RpcError as error:
                 name, details = _status_of(error)
                 known = status_error(name, details)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
+from portway.engine.descriptors import demand_descriptors
 from portway.engine.tunnels import Status, Tunnels
 from portway.errors import RemoteError
 from portway.forks import unforked
@@ -104,6 +105,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            demand_descriptors()
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._main())
         except BaseException as error:

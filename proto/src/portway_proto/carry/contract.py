@@ -205,13 +205,11 @@ class LocalService:
 
 
 class ServeEvents(Protocol):
-    """What a serving client may want to know of its visits. Every method may be left empty."""
+    """What a serving client may want to know of its visits."""
 
-    def visit_served(self, opening: Opening) -> None:
-        """A local connection was made for it."""
+    def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
+        """It was not connected; `message` says to what, and why not."""
         ...
-
-    def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -286,8 +284,8 @@ class Carrier(Protocol):
 
     def serve(self, pool: Pool, table: Mapping[str, LocalService], events: ServeEvents | None = None) -> None:
         """The acceptor's side: an OPEN on a lane of `pool` for a label in `table` dials its local service, then
-        OPENED or REFUSED(UNREACHABLE); a label not in it is REFUSED(NOT_HERE). The table is read at each OPEN and
-        may change."""
+        OPENED or REFUSED(UNREACHABLE), or REFUSED(OVERLOADED) where this process can open no more sockets; a label not
+        in it is REFUSED(NOT_HERE). The table is read at each OPEN and may change."""
         ...
 
     def finish(self, stream: Stream, data: bytes) -> None:

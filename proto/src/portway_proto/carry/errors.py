@@ -10,17 +10,25 @@ CarrierError
 └── TlsSettingsError   a certificate, key or CA that cannot be used; says which
 """
 
+import errno
+from typing import Final
+
+# Of an OSError: this process, or the machine, can open no more sockets now.
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
 
 class CarrierError(Exception):
     """Base of what a carrier reports."""
 
 
 class ConnectFailed(CarrierError):
-    """The other end could not be reached. `refused` when it answered that nobody listens there."""
+    """The other end could not be reached. `refused` when it answered that nobody listens there, `exhausted` when it was
+    not even tried, for no more sockets can be opened here."""
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, exhausted: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+        self.exhausted = exhausted
 
 
 class HandshakeFailed(CarrierError):

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from portway_proto.carry.errors import EXHAUSTED
+
 from portway_relay.config import Endpoint
 from portway_relay.errors import ListenError
 
@@ -23,7 +25,6 @@ BATCH: Final = 16
 _BACKLOG: Final = 4_096
 # Somebody's connection will have ended by then; trying at once would only burn the processor.
 _PAUSE: Final = 0.2
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Port 0 must become one port on every address of a name: another process may hold it on one of them.
 _SAME_PORT_TRIES: Final = 16
 
@@ -76,7 +77,7 @@ class Listener:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
+                if error.errno in EXHAUSTED:
                     self._rest(listening, error)
                     return
                 # The connection was gone before it was accepted (ECONNABORTED and its like).

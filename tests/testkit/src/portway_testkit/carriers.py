@@ -3,14 +3,15 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from portway_proto.carry.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
 from portway_proto.carry.errors import CarrierError
 from portway_proto.carry.settings import Address, ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
-from portway_proto.wire.frames import FrameType, Opening
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import HEADER_SIZE
 
@@ -110,7 +111,10 @@ def listener() -> socket.socket:
 
 
 class CarrierLink:
-    """A node's end and a client's end: `node` accepts lanes and parks them, `client` dials and serves them."""
+    """A node's end and a client's end: `node` accepts lanes and parks them, `client` dials and serves them.
+
+    It is the ServeEvents of the client: `refused` has the reason and the message of each.
+    """
 
     def __init__(self, node: Carrier, client: Carrier, server_tls: ServerTls, client_tls: ClientTls) -> None:
         self.node = node
@@ -118,6 +122,7 @@ class CarrierLink:
         self.table: dict[str, LocalService] = {}
         self.joined: list[Visit] = []
         self.ends: list[tuple[Visit, VisitEnd]] = []
+        self.refused: list[tuple[RefusalReason, str]] = []
         self.lost: list[CarrierError] = []
         self.lanes: list[Lane] = []
         self.node_events = Recorder()
@@ -140,7 +145,7 @@ class CarrierLink:
         self.serving = self.client.dialling_pool(
             DialTarget(link, self.client_tls, (FrameType.PARK, b"park")), Side.ACCEPTOR, sizes, self.lost.append
         )
-        self.client.serve(self.serving, self.table)
+        self.client.serve(self.serving, self.table, self)
         await until(lambda: self.pool.counts.idle >= sizes.quiet)
 
     def serve_with(self, port: int, host: str | None = None) -> None:
@@ -153,6 +158,10 @@ class CarrierLink:
             self.joined.append(self.node.join(self.node.accept(sock, tls), self.pool, opening, self.ended))
 
         return self._listen(join)
+
+    def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
+        assert opening.label == LABEL
+        self.refused.append((reason, message))
 
     def ended(self, visit: Visit, end: VisitEnd) -> None:
         self.ends.append((visit, end))
@@ -225,3 +234,53 @@ class CarrierLink:
         await asyncio.gather(*self._accepting, return_exceptions=True)
         for sock in self._sockets:
             sock.close()
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def local_server(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[int]:
+    """A local server; its connections are closed when their handler returns, and all at the end."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            running.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(handle, host, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(running):
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await asyncio.sleep(0)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+
+
+async def visit(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(address.host, address.port)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except ConnectionError:
+        pass

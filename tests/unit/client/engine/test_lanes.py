@@ -53,7 +53,7 @@ class FakeCarrier:
         self.pools.append(FakePool(target, sizes, on_lost))
         return self.pools[-1]
 
-    def serve(self, pool: FakePool, table: object) -> None:
+    def serve(self, pool: FakePool, table: object, events: object) -> None:
         self.served.append(table)
 
 

@@ -1,9 +1,13 @@
 """portway.engine.registries: reasons for people, and a grant's life. The calls are tested against a real server."""
 
+from dataclasses import replace
+
 import pytest
-from portway.engine.registries import SHORTEST_LIFE, _grant, _reason
-from portway.errors import RemoteError
+from portway.config import Settings
+from portway.engine.registries import SHORTEST_LIFE, GrpcRegistries, _grant, _reason
+from portway.errors import RemoteError, UnreachableError
 from portway_proto.v1.discovery_pb2 import Grant
+from portway_testkit.descriptors import no_more_descriptors
 
 CONNECT = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 
@@ -47,3 +51,12 @@ def test_an_answer_without_a_grant_is_an_error() -> None:
     """What answered is something else."""
     with pytest.raises(RemoteError, match="no grant"):
         _grant(Grant())
+
+
+def test_no_call_is_begun_without_descriptors(settings: Settings) -> None:
+    """gRPC would end the process; the reason says what to raise."""
+    registries = GrpcRegistries(replace(settings, registries=("127.0.0.1:1",)))
+    with pytest.raises(UnreachableError, match="connection refused"):
+        registries.locate()
+    with no_more_descriptors(), pytest.raises(UnreachableError, match=r"Too many open files: raise .*ulimit -n"):
+        registries.locate()

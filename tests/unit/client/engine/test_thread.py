@@ -11,6 +11,7 @@ from portway.engine.thread import Engine, running_engine, stop_engine
 from portway.engine.tunnels import Tunnels
 from portway.errors import RemoteError
 from portway.forwarding import Arguments, Request
+from portway_testkit.descriptors import no_more_descriptors
 
 pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
 
@@ -69,6 +70,14 @@ def test_an_engine_that_cannot_start_says_why(
     with pytest.raises(RemoteError, match=r"could not start: .*steam"):
         Opening(engine, request_of_8000)
     assert "ended early" in caplog.text
+
+
+def test_no_engine_is_started_without_descriptors(request_of_8000: Request, caplog: pytest.LogCaptureFixture) -> None:
+    """Its loop would end the process."""
+    with no_more_descriptors():
+        engine = Engine()
+    with pytest.raises(RemoteError, match=r"could not start: .*Too many open files"):
+        Opening(engine, request_of_8000)
 
 
 def test_a_process_has_one_and_another_after_its_end() -> None:

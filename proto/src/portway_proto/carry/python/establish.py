@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
+from portway_proto.carry.errors import EXHAUSTED, CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.tls_transport import TlsTransport
@@ -59,8 +59,8 @@ async def connect(
     except TimeoutError:
         stream.failed(ConnectFailed(f"{address} did not answer within {limit:g} s"))
     except OSError as error:
-        refused = isinstance(error, ConnectionRefusedError)
-        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused))
+        refused, exhausted = isinstance(error, ConnectionRefusedError), error.errno in EXHAUSTED
+        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused, exhausted=exhausted))
     except ValueError as error:  # a host name that none can be
         stream.failed(ConnectFailed(f"{address}: {error}"))
     except asyncio.CancelledError:

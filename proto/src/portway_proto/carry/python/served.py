@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from portway_proto.carry.contract import LocalService, Outcome, ServeEvents
-from portway_proto.carry.errors import CarrierError
+from portway_proto.carry.errors import CarrierError, ConnectFailed
 from portway_proto.carry.python import establish, kernel
 from portway_proto.carry.python.lane import PyLane
 from portway_proto.carry.python.stream import PyStream
@@ -56,6 +56,7 @@ class ServedVisit(RunningVisit):
     async def _connect(self) -> None:
         hosts = (self._service.host,) if self._service.host is not None else _THIS_MACHINE
         failures = []
+        reason = RefusalReason.UNREACHABLE
         for host in hosts:
             stream = PyStream(self.carrier, Address(host, self._service.port), tls=False)
             await establish.connect(self.carrier, stream)
@@ -64,8 +65,11 @@ class ServedVisit(RunningVisit):
                 self._connected(stream)
                 return
             failures.append(str(stream.lost))
+            if isinstance(stream.lost, ConnectFailed) and stream.lost.exhausted:
+                reason = RefusalReason.OVERLOADED
+                break
         self._dial = None
-        self._refuse("; ".join(failures))
+        self._refuse(reason, "; ".join(failures))
 
     def _connected(self, stream: PyStream) -> None:
         lane = self.lane
@@ -83,8 +87,6 @@ class ServedVisit(RunningVisit):
         self.run()
         for data in stream.take_held():
             lane.carry(data)
-        if self._events is not None:
-            self.carrier.tell(self.cut, self._events.visit_served, self.opening)
         if lane.state.received is Ending.END:
             stream.send_end()
         if stream.ended:
@@ -118,16 +120,16 @@ class ServedVisit(RunningVisit):
         assert self.lane is not None
         self.lane.resume_source()
 
-    def _refuse(self, message: str) -> None:
+    def _refuse(self, reason: RefusalReason, message: str) -> None:
         lane = self.lane
         if self.over or lane is None:
             return
         self.over = True
         self._leave_lane(lane)
-        lane.refuse(RefusalReason.UNREACHABLE, message)
+        lane.refuse(reason, message)
         self.carrier.visit_over(self)
         if self._events is not None:
-            self.carrier.tell(None, self._events.visit_refused, self.opening, RefusalReason.UNREACHABLE, message)
+            self.carrier.tell(None, self._events.visit_refused, self.opening, reason, message)
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
         if self._dial is not None and self._owed is None:
