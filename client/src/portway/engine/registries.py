@@ -7,10 +7,10 @@ that used grpc.aio cannot call at all. A channel lives for one call, so a fork i
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from portway_proto.carry.descriptors import demand_descriptors
 from portway_proto.carry.settings import Address
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
-from portway.engine.descriptors import demand_descriptors
 from portway.engine.discovery import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed
 from portway.errors import Attempt, RemoteError, UnreachableError
 from portway.forks import unforked

@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from portway.engine.descriptors import demand_descriptors
+from portway_proto.carry.descriptors import demand_descriptors
+
 from portway.engine.tunnels import Status, Tunnels
 from portway.errors import RemoteError
 from portway.forks import unforked

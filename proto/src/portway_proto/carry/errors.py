@@ -10,12 +10,6 @@ CarrierError
 └── TlsSettingsError   a certificate, key or CA that cannot be used; says which
 """
 
-import errno
-from typing import Final
-
-# Of an OSError: this process, or the machine, can open no more sockets now.
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
 
 class CarrierError(Exception):
     """Base of what a carrier reports."""

@@ -1,17 +1,21 @@
 """Listening sockets: opened on every address of a host, accepting in batches.
 
-Running out of descriptors pauses accepting and does not end it: connections wait in the kernel's queue meanwhile.
+Running out of descriptors pauses accepting and does not end it: connections wait in the kernel's queue meanwhile. The
+last ones are left for the node's own work, its registry, the other nodes, certificates: visitors must not take them.
 """
 
 import asyncio
 import errno
 import ipaddress
 import logging
+import os
+import resource
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from portway_proto.carry.errors import EXHAUSTED
+from portway_proto.carry.descriptors import EXHAUSTED
 
 from portway_relay.config import Endpoint
 from portway_relay.errors import ListenError
@@ -25,6 +29,8 @@ BATCH: Final = 16
 _BACKLOG: Final = 4_096
 # Somebody's connection will have ended by then; trying at once would only burn the processor.
 _PAUSE: Final = 0.2
+# Descriptors that accepting leaves; a quarter of the limit where that is less.
+_LEFT: Final = 64
 # Port 0 must become one port on every address of a name: another process may hold it on one of them.
 _SAME_PORT_TRIES: Final = 16
 
@@ -50,6 +56,7 @@ class Listener:
         self._accepted = accepted
         self._pause = pause
         self._timers: dict[Acceptable, asyncio.TimerHandle] = {}
+        self._most = _most_descriptors()
         self.pauses = 0
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -73,6 +80,8 @@ class Listener:
     def _accept(self, listening: Acceptable) -> None:
         for _ in range(self._batch):
             try:
+                if _lowest_free(listening.fileno()) >= self._most:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 sock, name = listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
@@ -96,8 +105,22 @@ class Listener:
 
     def _resume(self, listening: Acceptable) -> None:
         del self._timers[listening]
+        self._most = _most_descriptors()
         self._loop.add_reader(listening.fileno(), self._accept, listening)
         self._accept(listening)
+
+
+def _most_descriptors() -> int:
+    """The first of those that accepting leaves."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_LEFT, limit // 4)
+
+
+def _lowest_free(any_open: int) -> int:
+    """The descriptor that the next connection would get. Raises OSError when there is none."""
+    lowest = os.dup(any_open)
+    os.close(lowest)
+    return lowest
 
 
 def peer_of(name: Sequence[object]) -> Endpoint:

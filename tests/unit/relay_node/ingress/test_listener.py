@@ -2,10 +2,13 @@
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from portway_relay.config import Endpoint
@@ -60,6 +63,20 @@ def connection() -> Iterator[Callable[[], Accept]]:
         sock.close()
 
 
+@pytest.fixture
+def limits() -> Iterator[tuple[int, int]]:
+    """How many descriptors this process may have, softly and at all; as before after the test."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def taken() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -76,6 +93,28 @@ async def test_accepting_pauses_without_descriptors(connection: Callable[[], Acc
     assert listening.calls == 1
     assert listener.pauses == 1
     assert accepted == []
+    listener.close()
+
+
+async def test_the_last_descriptors_are_not_for_connections(
+    connection: Callable[[], Accept], taken: ExitStack, limits: tuple[int, int]
+) -> None:
+    """A node needs them for its own work: who would get one of those waits in the queue."""
+    listening = FakeListening(*(connection() for _ in range(3)))
+    accepted: list[Endpoint] = []
+
+    def take(sock: socket.socket, peer: Endpoint) -> None:
+        accepted.append(peer)
+        taken.callback(os.close, os.dup(sock.fileno()))  # the descriptor that a real one would have got
+
+    lowest_free = os.dup(listening.fileno())
+    os.close(lowest_free)
+    fits_two = next(limit for limit in itertools.count() if limit - min(64, limit // 4) == lowest_free + 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fits_two, limits[1]))
+    listener = Listener([listening], take, pause=NEVER)
+    await until(lambda: listener.pauses == 1)
+    assert len(accepted) == 2
+    assert len(listening.script) == 1
     listener.close()
 
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from portway_proto.carry.errors import EXHAUSTED, CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
+from portway_proto.carry.descriptors import EXHAUSTED
+from portway_proto.carry.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
 from portway_proto.carry.python import kernel
 from portway_proto.carry.python.stream import PyStream
 from portway_proto.carry.python.tls_transport import TlsTransport
