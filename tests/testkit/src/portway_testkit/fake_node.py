@@ -61,6 +61,7 @@ class FakeNode:
         self.region = region
         self.port = port
         self.events: list[tuple[Any, ...]] = []
+        self._happened_at: list[float] = []  # each of them
         self.sessions: dict[bytes, FakeSession] = {}
         self.tunnels: dict[str, FakeTunnel] = {}
         self.refuse_hello: lane_pb2.Failure | None = None
@@ -110,6 +111,10 @@ class FakeNode:
 
     def count(self, what: str) -> int:
         return sum(1 for event in self.events if event[0] == what)
+
+    def times(self, what: str) -> list[float]:
+        """When it happened, in seconds: whoever waits for it may hear of it late."""
+        return [at for event, at in zip(self.events, self._happened_at, strict=True) if event[0] == what]
 
     def epochs(self, label: str) -> list[int]:
         """Those it bound the label with, in order."""
@@ -166,6 +171,7 @@ class FakeNode:
     def happened(self, *event: Any) -> None:
         with self._changed:
             self.events.append(event)
+            self._happened_at.append(time.monotonic())
             self._changed.notify_all()
 
     def _do(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
