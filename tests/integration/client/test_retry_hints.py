@@ -41,34 +41,21 @@ def test_a_node_that_says_later_is_passed_over_for_another(
         assert node.count("hello refused") == 1
 
 
-def test_a_first_tunnel_waits_for_its_turn(node: FakeNode, echo: Any) -> None:
-    """forward() at a node that is asked by too many at once is not an error, but a little later."""
-    node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=300)
+@pytest.mark.parametrize("what", ["hello", "bind"])
+def test_a_new_tunnel_waits_for_its_turn(node: FakeNode, echo: Any, what: str) -> None:
+    """forward() at a node that is asked by too many at once, or too often by this program, is not an error, but a
+    little later."""
+    setattr(node, f"refuse_{what}", failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=300))
 
     def accept_then() -> None:
-        node.wait(lambda: node.count("hello refused") == 1)
-        node.refuse_hello = None
+        node.wait(lambda: node.count(f"{what} refused") == 1)
+        setattr(node, f"refuse_{what}", None)
 
     accepting = threading.Thread(target=accept_then)
     accepting.start()
     with portway.forward(echo.port) as tunnel:
         assert label_of(tunnel) in node.tunnels
-    accepting.join()
-
-
-def test_a_new_tunnel_waits_for_its_turn(node: FakeNode, echo: Any) -> None:
-    """forward() in a program that opens many at once: BIND_REFUSED with a hint is no error, but a little later."""
-    node.refuse_bind = failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=300)
-
-    def accept_then() -> None:
-        node.wait(lambda: node.count("bind refused") == 1)
-        node.refuse_bind = None
-
-    accepting = threading.Thread(target=accept_then)
-    accepting.start()
-    with portway.forward(echo.port) as tunnel:
-        assert label_of(tunnel) in node.tunnels
-        assert node.times("bind")[0] - node.times("bind refused")[0] >= 0.3
+        assert node.times(what)[0] - node.times(f"{what} refused")[0] >= 0.3
     accepting.join()
 
 
@@ -78,6 +65,21 @@ def test_a_turn_that_does_not_come_in_time_is_the_node_s_own_error(node: FakeNod
     with pytest.raises(portway.RemoteError, match="slow down"), portway.forward(echo.port, timeout=0.5):
         pass
     assert node.count("bind refused") == 1
+
+
+def test_a_node_that_is_lost_after_it_was_waited_for_is_named(node: FakeNode, echo: Any) -> None:
+    """What it had said before is not why the tunnel did not open."""
+    node.refuse_bind = failure(lane_pb2.FAILURE_CODE_OVERLOADED, "slow down", retry_after_ms=100)
+
+    def lose() -> None:
+        node.wait(lambda: node.count("bind refused") == 1)
+        node.stop()
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    with pytest.raises(portway.UnreachableError, match="no tunnel within"), portway.forward(echo.port, timeout=2):
+        pass
+    losing.join()
 
 
 def told_to_leave(node: FakeNode, retry_after_ms: int) -> float:

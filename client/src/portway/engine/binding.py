@@ -24,7 +24,7 @@ class Binding:
         self.request = request
         self.tunnel: Tunnel | None = None
         self.lost: TunnelLostError | None = None
-        self.postponed: Error | None = None  # why a node asked to try again later, where one has
+        self.postponed: Error | None = None  # what a node said that asks to wait, while it is waited for
         self._identity = identity
         self._when_lost = when_lost
         self._ticket = b""  # for the raw port that is known

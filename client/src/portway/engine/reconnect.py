@@ -99,6 +99,7 @@ class Link:
                         raise refused.failure.error() from None
                     binding.postponed = refused.failure.error()
                     await self._sleep(spread(refused.failure.retry_after))
+                    binding.postponed = None
         except BaseException:
             self.release(binding)
             raise

@@ -7,7 +7,7 @@ that used grpc.aio cannot call at all. A channel lives for one call, so a fork i
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from portway_proto.carry.descriptors import demand_descriptors
+from portway_proto.carry.descriptors import NoDescriptors, demand_descriptors
 from portway_proto.carry.settings import Address
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
@@ -123,9 +123,8 @@ class GrpcRegistries:
                     demand_descriptors()
                     with self._channel(address) as channel:
                         answer = call(channel, metadata)
-            except OSError as error:
-                reason = f"not asked: {error.strerror}: raise this process's limit (ulimit -n)"
-                attempts.append(Attempt("", address, reason))
+            except NoDescriptors as error:
+                attempts.append(Attempt("", address, f"not asked: {error}"))
             except grpc.RpcError as error:
                 name, details = _status_of(error)
                 known = status_error(name, details)

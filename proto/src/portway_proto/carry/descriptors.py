@@ -12,12 +12,18 @@ EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 DESCRIPTORS: Final = 16
 
 
+class NoDescriptors(Exception):
+    """This process can open no more now; the message says what to raise."""
+
+
 def demand_descriptors() -> None:
-    """Raise OSError unless so many can be opened now."""
+    """Raise NoDescriptors unless DESCRIPTORS can be opened now."""
     opened: list[int] = []
     try:
         while len(opened) < DESCRIPTORS:
             opened.extend(os.pipe())
+    except OSError as error:
+        raise NoDescriptors(f"{error.strerror}: raise this process's limit (ulimit -n)") from None
     finally:
         for descriptor in opened:
             os.close(descriptor)

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import grpc
 from grpc import aio
-from portway_proto.carry.descriptors import demand_descriptors
+from portway_proto.carry.descriptors import NoDescriptors, demand_descriptors
 from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     KeepAlive,
@@ -197,8 +197,8 @@ class RegistryLink:
             return reason_of(error.code(), error.details() or "")
         except TimeoutError:
             return f"no answer within {_REGISTERED_WITHIN:g} s"
-        except OSError as error:
-            return f"{error.strerror}: raise the limit (ulimit -n, LimitNOFILE)"
+        except NoDescriptors as error:
+            return str(error)
         return "it ended the stream"
 
     def _say(self, registry: Endpoint, reason: str) -> None:
@@ -208,7 +208,7 @@ class RegistryLink:
         logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
-        """One stream from Register to its end. Raises AioRpcError, TimeoutError, OSError without descriptors."""
+        """One stream from Register to its end. Raises AioRpcError, TimeoutError, NoDescriptors."""
         demand_descriptors()
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)

@@ -107,8 +107,7 @@ async def test_the_last_descriptors_are_not_for_connections(
         accepted.append(peer)
         taken.callback(os.close, os.dup(sock.fileno()))  # the descriptor that a real one would have got
 
-    lowest_free = os.dup(listening.fileno())
-    os.close(lowest_free)
+    lowest_free = listener_module._lowest_free(listening.fileno())
     fits_two = next(limit for limit in itertools.count() if limit - min(64, limit // 4) == lowest_free + 2)
     resource.setrlimit(resource.RLIMIT_NOFILE, (fits_two, limits[1]))
     listener = Listener([listening], take, pause=NEVER)
