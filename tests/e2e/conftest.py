@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
-from cluster.processes import Processes
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from portway.engine import thread
+from portway.engine import engine as thread
+from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
+from portway_lab.cluster.processes import Processes
 from portway_testkit.etcd import EtcdServer
 from portway_testkit.programs import needed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
-from cluster.portway import Cluster
+from portway_lab.cluster.portway import Cluster
 from portway_testkit.origins import HttpOrigin
 from portway_testkit.programs import LOOPBACK, free_port, needed
 from portway_testkit.running import RunningProgram

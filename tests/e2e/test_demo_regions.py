@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster.delay_network import why_not
+from portway_lab.cluster.delay_network import why_not
 from portway_testkit.running import RunningProgram
 from portway_testkit.waiting import eventually
 
 # The environment is set up already, and these tests are about what comes after that.
-_DEMO = [sys.executable, str(Path(__file__).resolve().parents[2] / "scripts" / "demo_cluster.py"), "--regions"]
+_DEMO = [sys.executable, "-m", "portway_lab.demo.command", "--regions"]
 _PLACES = {"fra", "iad", "nrt", "registry", "client", "visitor"}
 
 pytestmark = pytest.mark.timeout(180)
@@ -100,11 +100,9 @@ def test_one_that_is_killed_takes_its_namespaces_along(start_demo: StartDemo) ->
 
 def test_without_root_it_says_what_is_needed(environment: dict[str, str]) -> None:
     """Exit code 1 and the reason, before anything is started."""
-    script = _DEMO[1]
     program = (
         "import os, runpy, sys; os.getuid = lambda: 1000; "
-        f"sys.argv = {_DEMO[1:]!r}; sys.path.insert(0, {str(Path(script).parent)!r}); "
-        f"runpy.run_path({script!r}, run_name='__main__')"
+        f"sys.argv = {_DEMO[2:]!r}; runpy.run_module({_DEMO[2]!r}, run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment, check=False

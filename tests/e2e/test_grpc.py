@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import grpc
 import portway
 import pytest
-from cluster.portway import LOOPBACK, Cluster
+from portway_lab.cluster.portway import LOOPBACK, Cluster
 from portway_testkit.origins import TcpOrigin, echo
 from portway_testkit.visitors import visit
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from cluster.portway import Cluster
+from portway_lab.cluster.portway import Cluster
 from portway_testkit.origins import HttpOrigin, TcpOrigin, digest_of, echo, generated, marked
 from portway_testkit.programs import free_port
 from portway_testkit.visitors import ask, receive, tls_context, visit

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from cluster.portway import Cluster
+from portway_lab.cluster.portway import Cluster
 from portway_testkit.admin import AdminCalls
 from portway_testkit.programs import needed
 from portway_testkit.running import RunningProgram

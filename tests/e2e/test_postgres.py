@@ -10,7 +10,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from cluster.processes import Processes
+from portway_lab.cluster.processes import Processes
 from portway_testkit.programs import LOOPBACK, free_port, needed, wait_listening
 
 PATIENCE = 45.0

@@ -21,7 +21,7 @@ def test_no_new_connection_fails_and_no_request_is_cut() -> None:
     )
     if known.returncode != 0:
         pytest.skip("the older release is not in this clone: git fetch --unshallow brings it")
-    command = [sys.executable, str(_ROOT / "scripts" / "run_rolling_upgrade.py"), "--from", OLDER, "--settle", "1"]
+    command = [sys.executable, "-m", "portway_lab.rolling_upgrade.command", "--from", OLDER, "--settle", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_END_WITHIN, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("runs this release") == 4

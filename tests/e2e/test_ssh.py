@@ -12,8 +12,8 @@ from pathlib import Path
 
 import portway
 import pytest
-from cluster.portway import Cluster
-from cluster.processes import Processes
+from portway_lab.cluster.portway import Cluster
+from portway_lab.cluster.processes import Processes
 from portway_testkit.programs import LOOPBACK, free_port, needed, wait_listening
 
 PATIENCE = 40.0

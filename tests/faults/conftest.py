@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.portway import NodePlan as ProcessPlan
-from cluster.portway import start_cluster
-from cluster.processes import Processes
-from cluster.restart import Restartable
+from portway_lab.cluster.portway import NodePlan as ProcessPlan
+from portway_lab.cluster.portway import start_cluster
+from portway_lab.cluster.processes import Processes
+from portway_lab.cluster.restart import Restartable
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_testkit.admin import AdminCalls

@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster.delay_network import why_not
+from portway_lab.cluster.delay_network import why_not
 from portway_testkit.etcd import EtcdMissing, find_etcd
 from portway_testkit.running import RunningProgram
 
-_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_chaos.py"
-# Its plan has every kind (tests/unit/scripts/test_chaos_plan.py).
+# Its plan has every kind (tests/unit/lab/chaos/test_plan.py).
 SEED, MINUTES = 19397, 0.2
-_COMMAND = [sys.executable, str(_SCRIPT), "--seed", str(SEED), "--minutes", str(MINUTES)]
+_COMMAND = [sys.executable, "-m", "portway_lab.chaos.command", "--seed", str(SEED), "--minutes", str(MINUTES)]
 _END_WITHIN = 240.0
 
 

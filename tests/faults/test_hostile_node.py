@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from portway_proto.carry.contract import Lane
+from portway_carrier.contract import Lane
 from portway_proto.v1.lane_pb2 import Gone, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening

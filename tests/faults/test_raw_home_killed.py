@@ -10,9 +10,9 @@ from pathlib import Path
 
 import portway
 import pytest
-from cluster.portway import Cluster, NodePlan, start_cluster
-from cluster.processes import Processes
-from portway.engine import thread
+from portway.engine import engine as thread
+from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
+from portway_lab.cluster.processes import Processes
 from portway_testkit.admin import AdminCalls
 from portway_testkit.origins import TcpOrigin, echo
 from portway_testkit.visitors import TIMEOUT, receive

@@ -1,19 +1,10 @@
 """scripts/fuzz: its runs can be had again, and so can what it finds."""
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from portway_lab import fuzz
 from portway_testkit.fuzzing.target import Target
-
-_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-@pytest.fixture
-def run_fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(_SCRIPTS))
-    return importlib.import_module("run_fuzz")
 
 
 def _no_x(data: bytes) -> None:
@@ -23,23 +14,23 @@ def _no_x(data: bytes) -> None:
 FRAGILE = Target("fragile", "Whatever the bytes, there is no x.", lambda: (b"abc", b"a" * 500), _no_x)
 
 
-def test_sound_parsers_pass(run_fuzz: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sound_parsers_pass(capsys: pytest.CaptureFixture[str]) -> None:
     """Every target has its turn and its invariant is shown; the exit code is 0."""
-    assert run_fuzz.main(["--seconds", "0.2", "--seed", "7"]) == 0
+    assert fuzz.main(["--seconds", "0.2", "--seed", "7"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("seed 7, 0.2 s\n")
-    for target in run_fuzz.TARGETS.values():
+    for target in fuzz.TARGETS.values():
         assert target.invariant in shown
     assert "no invariant was broken" in shown
 
 
 def test_a_failing_input_is_kept_and_fails_again(
-    run_fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit code is 1; the same seed finds the same input; its file breaks the invariant once more."""
-    monkeypatch.setitem(run_fuzz.TARGETS, "fragile", FRAGILE)
+    monkeypatch.setitem(fuzz.TARGETS, "fragile", FRAGILE)
     command = ["--target", "fragile", "--seconds", "30", "--seed", "7", "--out", str(tmp_path)]
-    assert run_fuzz.main(command) == 1
+    assert fuzz.main(command) == 1
     shown = capsys.readouterr().out
     (kept,) = tmp_path.iterdir()
     assert b"x" in kept.read_bytes()
@@ -47,20 +38,20 @@ def test_a_failing_input_is_kept_and_fails_again(
     assert "AssertionError: an x" in shown
     assert "of seed 7" in shown
 
-    assert run_fuzz.main(command) == 1
+    assert fuzz.main(command) == 1
     assert list(tmp_path.iterdir()) == [kept]
-    assert run_fuzz.main(["--target", "fragile", "--input", str(kept)]) == 1
+    assert fuzz.main(["--target", "fragile", "--input", str(kept)]) == 1
     capsys.readouterr()
     kept.write_bytes(b"abc")
-    assert run_fuzz.main(["--target", "fragile", "--input", str(kept)]) == 0
+    assert fuzz.main(["--target", "fragile", "--input", str(kept)]) == 0
     assert capsys.readouterr().out == "fragile takes it\n"
 
 
 def test_a_seed_that_fails_is_told_too(
-    run_fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bytes it begins with are tried as they are."""
     fragile = Target("fragile", FRAGILE.invariant, lambda: (b"axe",), _no_x)
-    monkeypatch.setitem(run_fuzz.TARGETS, "fragile", fragile)
-    assert run_fuzz.main(["--target", "fragile", "--out", str(tmp_path)]) == 1
+    monkeypatch.setitem(fuzz.TARGETS, "fragile", fragile)
+    assert fuzz.main(["--target", "fragile", "--out", str(tmp_path)]) == 1
     assert "fragile is broken by seed input 0: 3 bytes, 61 78 65" in capsys.readouterr().out

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster.portway import NodePlan, start_cluster
-from cluster.processes import Processes
-from portway.engine import thread
+from portway.engine import engine as thread
 from portway.tunnel import Tunnel
+from portway_lab.cluster.portway import NodePlan, start_cluster
+from portway_lab.cluster.processes import Processes
 from portway_testkit.attacker import Attack, Attacker, Told
 from portway_testkit.origins import TcpOrigin
 from portway_testkit.siege import Checked, Download, Figures, besiege, endless, memory_of, metrics_at

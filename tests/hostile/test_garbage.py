@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit.attacker import Attack
 from portway_testkit.hellos import real_hello
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import portway
 import pytest
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit.attacker import Attack
 from portway_testkit.hellos import message, records, server_name
 from portway_testkit.visitors import TIMEOUT, receive

@@ -2,7 +2,7 @@
 
 import pytest
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit.attacker import Attack
 from portway_testkit.hellos import message_of, records, server_name
 

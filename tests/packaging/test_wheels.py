@@ -1,7 +1,10 @@
 """Every distribution, built as a wheel and installed alone in an empty environment."""
 
+import email
+import email.message
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +21,9 @@ _PROGRAMS = {
     "portway-relay": ["portway-relay"],
     "portway-registry": ["portway-registry", "portway-admin"],
     "portway-proto": [],
+    "portway-runtime": [],
+    "portway-carrier": [],
+    "portway-geo": [],
 }
 _IMPORTS = {name: name.replace("-", "_") for name in _PROGRAMS}
 # Building fetches a build backend, installing fetches third parties.
@@ -57,7 +63,7 @@ def install(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     def installed(name: str) -> Path:
         environment = folder / name
         _uv("venv", "--quiet", "--python", sys.executable, environment)
-        ours = {wheels[name], wheels["portway-proto"]}
+        ours = {wheels[one] for one in _ours(wheels, name)}
         _uv("pip", "install", "--quiet", "--python", environment, "--constraint", constraints, *ours, cwd=folder)
         return environment
 
@@ -75,6 +81,20 @@ def _run(environment: Path, program: str, *arguments: str) -> subprocess.Complet
         env=clean,
         check=False,
     )
+
+
+def _ours(wheels: dict[str, Path], name: str) -> set[str]:
+    """A distribution and those of this repository that it needs, however indirectly."""
+    needed = re.findall(
+        r"^portway[a-z-]*", "\n".join(_metadata(wheels[name]).get_all("Requires-Dist", [])), re.MULTILINE
+    )
+    return {name}.union(*(_ours(wheels, one) for one in needed))
+
+
+def _metadata(wheel: Path) -> email.message.Message:
+    with zipfile.ZipFile(wheel) as archive:
+        path = next(path for path in archive.namelist() if path.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(path))
 
 
 def _contents(wheel: Path) -> set[str]:
@@ -107,10 +127,11 @@ def test_every_module_of_it_imports(install: Install, name: str) -> None:
         "    if not module.name.endswith('__main__'):\n"
         "        importlib.import_module(module.name)\n"
     )
-    extras = {"portway-proto": "grpcio"}  # the lane protocol needs the standard library alone; the stubs need this
+    # The lane protocol needs the standard library alone, the stubs grpcio; servers alone need the rest.
+    extras = {"portway-proto": ["grpcio"], "portway-runtime": ["aiohttp", "cryptography"], "portway-geo": ["maxminddb"]}
     environment = install(name)
     if name in extras:
-        _uv("pip", "install", "--quiet", "--python", environment, extras[name], cwd=environment)
+        _uv("pip", "install", "--quiet", "--python", environment, *extras[name], cwd=environment)
     done = _run(environment, "python", "-c", walk)
     assert done.returncode == 0, done.stderr
 
@@ -119,8 +140,9 @@ def test_the_client_brings_little_along(install: Install) -> None:
     """An image that installs the client gets the protocol, grpcio, protobuf and nothing of the servers."""
     listed = json.loads(_uv("pip", "list", "--format", "json", "--python", install("portway")))
     names = {package["name"] for package in listed}
-    assert {"portway", "portway-proto", "grpcio", "protobuf"} <= names
-    assert names <= {"portway", "portway-proto", "grpcio", "protobuf", "typing-extensions"}
+    ours = {"portway", "portway-proto", "portway-carrier", "portway-runtime"}
+    assert ours | {"grpcio", "protobuf"} <= names
+    assert names <= ours | {"grpcio", "protobuf", "typing-extensions"}
 
 
 def test_the_client_imports_nothing_heavy(install: Install) -> None:
@@ -153,13 +175,10 @@ def test_the_stubs_and_the_location_table_are_packed(wheels: dict[str, Path]) ->
     """What is data or generated reaches the installed package."""
     stubs = {f"portway_proto/v1/{name}_pb2.pyi" for name in ("admin", "discovery", "lane", "mesh", "types")}
     assert stubs <= _contents(wheels["portway-proto"])
-    geoip = {path for path in _contents(wheels["portway-registry"]) if path.startswith("portway_registry/geoip/")}
-    assert any(path.endswith(".xz") for path in geoip)
+    assert any(path.endswith(".xz") for path in _contents(wheels["portway-geo"]))
 
 
 def test_no_extra_promises_what_is_not_there(wheels: dict[str, Path]) -> None:
     """The native carrier is offered once it exists."""
     for wheel in wheels.values():
-        with zipfile.ZipFile(wheel) as archive:
-            metadata = next(path for path in archive.namelist() if path.endswith(".dist-info/METADATA"))
-            assert "Provides-Extra: native" not in archive.read(metadata).decode()
+        assert "native" not in _metadata(wheel).get_all("Provides-Extra", [])

@@ -180,7 +180,7 @@ def _documented() -> list[tuple[int, str]]:
 def _forward(asked: argparse.Namespace) -> None:
     """Open, print, stay. Raises Error, _Ended."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines about failed handshakes: ours say more
-    from portway.live import Progress
+    from portway.progress import Progress
 
     lost: list[TunnelLostError] = []
     ended = threading.Event()
@@ -215,8 +215,8 @@ def _netcheck(asked: argparse.Namespace) -> None:
     """Measure and print. Raises Error, _Ended."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     settings = resolve(registry=asked.registry, token=asked.token, ca=asked.ca)
+    from portway.engine.engine import running_engine
     from portway.engine.survey import pick
-    from portway.engine.thread import running_engine
     from portway.netcheck import as_json, as_table
 
     survey, measured = running_engine().submit(lambda tunnels: tunnels.survey(settings, asked.timeout)).result()

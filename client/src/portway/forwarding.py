@@ -167,8 +167,8 @@ class Forwarding:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
         with unforked:
+            from portway.engine.engine import running_engine
             from portway.engine.opening import Opening
-            from portway.engine.thread import running_engine
 
         return Opening(running_engine(), request)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from portway.engine.discovery import Survey
+    from portway.engine.directory import Survey
     from portway.engine.survey import Measured, Picked
 
 _HEADINGS: Final = ("REGION", "NODE", "ROUND TRIP", "READY AFTER", "EXPECTED", "DISTANCE", "LOAD", "ADDRESS", "")

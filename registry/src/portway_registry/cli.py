@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from portway_proto.service import logs
-from portway_proto.service.run import OnFailure, serve
+from portway_runtime import logs
+from portway_runtime.run import OnFailure, serve
 
 from portway_registry.config import Config, flag, load, settings, variable
 from portway_registry.errors import RegistryError

@@ -12,9 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from portway_registry.mesh.hub import Hub
-from portway_registry.reports import Reports
-from portway_registry.views import Views
+from portway_registry.nodes.hub import Hub
+from portway_registry.placement.reports import Reports
+from portway_registry.state.views import Views
 
 
 class CallCounts:

@@ -15,39 +15,39 @@ from typing import Final, TypeVar
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from portway_proto.carry.tasks import Tasks
+from portway_geo.locator import Locator
+from portway_geo.source import open_locator
 from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
+from portway_runtime.tasks import Tasks
 
-from portway_registry.authority import stored_authority
-from portway_registry.bootstrap import bootstrap
-from portway_registry.certificates import FilePair, credentials, mesh_pair, read_authority
+from portway_registry.access.bootstrap import bootstrap
+from portway_registry.access.grants import Grants
+from portway_registry.access.invitations import Invitations
+from portway_registry.access.rotation import KeyRotation
+from portway_registry.access.tokens import TokenCheck
 from portway_registry.config import Address, Config, flag
 from portway_registry.errors import ConfigError, StoreUnavailable
-from portway_registry.geoip.locator import Locator
-from portway_registry.geoip.opening import open_locator
-from portway_registry.grants import Grants
-from portway_registry.invitations import Invitations
-from portway_registry.joining import Joining
-from portway_registry.mesh.dialling import dial_by
-from portway_registry.mesh.hub import Hub
-from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.metrics import CallCounts, exposition
-from portway_registry.reports import Reports
-from portway_registry.roster import Roster
-from portway_registry.rotation import KeyRotation
+from portway_registry.nodes.certificate_status import demand_standing
+from portway_registry.nodes.dialling import dial_by
+from portway_registry.nodes.hub import Hub
+from portway_registry.nodes.joining import Joining
+from portway_registry.pki.cluster_authority import stored_authority
+from portway_registry.pki.port_certificates import FilePair, credentials, mesh_pair, read_authority
+from portway_registry.placement.reports import Reports
+from portway_registry.placement.roster import Roster
 from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
 from portway_registry.services.guard import Guard
 from portway_registry.services.mesh import Mesh
-from portway_registry.standing import demand_standing
+from portway_registry.state.views import Views
 from portway_registry.store.open import open_store
-from portway_registry.tokens import TokenCheck
-from portway_registry.views import Views
+from portway_registry.tunnels.port_blocks import PortBlocks
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from portway_proto.carry.settings import ServerTls
-from portway_proto.service.files import stamps_of
+from portway_carrier.values import ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_runtime.file_stamps import stamps_of
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import CertificateError

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import uvloop
-from portway_proto.service import logs
-from portway_proto.service.run import OnFailure, serve
+from portway_runtime import logs
+from portway_runtime.run import OnFailure, serve
 
 from portway_relay import settings
 from portway_relay.config import Endpoint, NodeConfig

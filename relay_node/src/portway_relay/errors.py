@@ -11,7 +11,7 @@ RelayError
 ├── PortsUsedUp          no raw TCP port is free
 └── TicketInvalid        a ticket that this cluster did not sign, or for something else
 
-Carriers have a tree of their own, portway_proto.carry.errors.
+Carriers have a tree of their own, portway_carrier.errors.
 """
 
 import math

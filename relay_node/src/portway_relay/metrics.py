@@ -7,7 +7,7 @@ what they mean is listed in the distribution's README.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from portway_proto.carry.contract import Counters
+from portway_carrier.contract import Counters
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest

@@ -8,47 +8,47 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from portway_proto.carry.select import make_carrier
-from portway_proto.carry.settings import Limits
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.select import make_carrier
+from portway_carrier.values import Limits
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NodeState, TunnelInfo
+from portway_runtime import clocks as clock
+from portway_runtime.clocks import Monotonic, WallClock
+from portway_runtime.rates import AddressRate
+from portway_runtime.tasks import Tasks
 
-from portway_relay import clock
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
-from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import Endpoint, NodeConfig
-from portway_relay.grants import GrantCheck
 from portway_relay.ingress.front import Front, Takers
-from portway_relay.ingress.rate import AddressRate
 from portway_relay.ingress.raw_front import RawFront
 from portway_relay.membership.renewal import renewal_for
 from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.home import Inward, Outward, for_nodes
-from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.probing import Probing
-from portway_relay.mesh.routes import Routes
-from portway_relay.mesh.sibling_ports import SiblingPorts
 from portway_relay.metrics import exposition
-from portway_relay.registry_link.announcer import Announcements
-from portway_relay.registry_link.cluster import Cluster
+from portway_relay.raw_ports.account import PortAccount
+from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.reservation import PortReservation
+from portway_relay.raw_ports.sibling_ports import SiblingPorts
+from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.registry_link.announcements import Announcements
 from portway_relay.registry_link.link import RegistryLink
-from portway_relay.registry_link.port_reservation import PortReservation
+from portway_relay.registry_link.news import Cluster
 from portway_relay.report import Parts, Report, public_address
+from portway_relay.routing.lookup import Lookup
+from portway_relay.routing.proofs import Proofs
+from portway_relay.routing.routes import Routes
+from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.tunnel import Tunnel
+from portway_relay.sessions.grants import GrantCheck
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.sessions import Sessions
-from portway_relay.tunnels.ports import PortAccount
-from portway_relay.tunnels.proofs import Proofs
-from portway_relay.tunnels.raw import RawPorts
-from portway_relay.tunnels.region_address import RegionAddresses
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tickets import Tickets
-from portway_relay.tunnels.tunnel import Tunnel
-from portway_relay.tunnels.visits import Destination, Visits
+from portway_relay.visits import Destination, Visits
 
 if TYPE_CHECKING:
-    from portway_relay.admin_http import AdminHttp
+    from portway_runtime.admin_http import AdminHttp
 
 logger = logging.getLogger(__name__)
 
@@ -391,6 +391,6 @@ class Node:
 
 
 def _admin_http(node: Node) -> "AdminHttp":
-    from portway_relay.admin_http import AdminHttp
+    from portway_runtime.admin_http import AdminHttp
 
     return AdminHttp(node.metrics, node.not_ready)

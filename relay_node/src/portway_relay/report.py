@@ -5,26 +5,26 @@ Here: one place that looks at every part. Not here: when it is said, nor to whom
 
 from dataclasses import dataclass
 
-from portway_proto.carry.contract import Carrier
+from portway_carrier.contract import Carrier
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
 
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.front import Front
 from portway_relay.ingress.raw_front import RawFront
 from portway_relay.mesh.arrivals import Arrivals
-from portway_relay.mesh.lookup import Lookup
 from portway_relay.mesh.peers import Peers
-from portway_relay.mesh.routes import Routes
 from portway_relay.metrics import MeshCounts, NodeCounts
+from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.registry_link.link import RegistryLink
+from portway_relay.routing.lookup import Lookup
+from portway_relay.routing.proofs import Proofs
+from portway_relay.routing.routes import Routes
+from portway_relay.routing.table import TunnelTable
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.session import PublicAddress
 from portway_relay.sessions.sessions import Sessions
-from portway_relay.tunnels.proofs import Proofs
-from portway_relay.tunnels.raw import RawPorts
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.visits import Visits
 from portway_relay.version import VERSION
+from portway_relay.visits import Visits
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
-from portway_relay.membership.kept import CA, CERTIFICATE, CURRENT, KEY
+from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
 
 PREFIX: Final = "PORTWAY_RELAY_"
 # A host and maybe a port, or an IPv6 address as it is.

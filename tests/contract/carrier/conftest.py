@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trustme
 import uvloop
-from portway_proto.carry.contract import Carrier, LocalService
-from portway_proto.carry.python import PythonCarrier
-from portway_proto.carry.settings import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import Carrier, LocalService
+from portway_carrier.python import PythonCarrier
+from portway_carrier.values import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, encode_frame, encode_open
 from portway_proto.wire.lane import Side
 from portway_testkit.carriers import LABEL, OPENING, CarrierLink, RawLane, until

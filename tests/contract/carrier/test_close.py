@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import socket
 
-from portway_proto.carry.contract import Outcome
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import Address, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import Outcome
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import Address, PoolLimits, ServerTls, SpareSizes
 from portway_testkit.carriers import listener, until
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_proto.carry.contract import Outcome
-from portway_proto.carry.settings import Address, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import Outcome
+from portway_carrier.values import Address, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, data_header, encode_number, encode_open
 from portway_testkit.carriers import LABEL, OPENING, broken_off, listener, reset, until
 

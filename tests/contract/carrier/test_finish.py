@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import trustme
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.settings import ServerTls
+from portway_carrier.contract import Carrier
+from portway_carrier.values import ServerTls
 from portway_testkit.carriers import listener
 
 

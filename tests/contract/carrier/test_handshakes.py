@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.errors import HandshakeFailed
-from portway_proto.carry.settings import Address, ClientTls, Handshake, ServerTls
+from portway_carrier.contract import Carrier
+from portway_carrier.errors import HandshakeFailed
+from portway_carrier.values import Address, ClientTls, Handshake, ServerTls
 from portway_testkit.carriers import listener
 from portway_testkit.hellos import real_hello
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_proto.carry.contract import Outcome
-from portway_proto.carry.errors import ConnectionLost, HandshakeFailed, ProtocolViolation
-from portway_proto.carry.settings import Limits, ServerTls
+from portway_carrier.contract import Outcome
+from portway_carrier.errors import ConnectionLost, HandshakeFailed, ProtocolViolation
+from portway_carrier.values import Limits, ServerTls
 from portway_proto.wire.frames import (
     FrameType,
     Opening,

@@ -6,15 +6,9 @@ import socket
 import ssl
 
 import pytest
-from portway_proto.carry.contract import Outcome
-from portway_proto.carry.errors import (
-    ConnectFailed,
-    HandshakeFailed,
-    PeerFailed,
-    PeerSilent,
-    TlsSettingsError,
-)
-from portway_proto.carry.settings import Address, ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import Outcome
+from portway_carrier.errors import ConnectFailed, HandshakeFailed, PeerFailed, PeerSilent, TlsSettingsError
+from portway_carrier.values import Address, ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_testkit.carriers import Recorder, broken_off, listener, reset, until

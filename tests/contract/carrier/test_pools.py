@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import socket
 
-from portway_proto.carry.contract import LocalService, Outcome
-from portway_proto.carry.errors import HandshakeFailed, PeerFailed
-from portway_proto.carry.settings import Address, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import LocalService, Outcome
+from portway_carrier.errors import HandshakeFailed, PeerFailed
+from portway_carrier.values import Address, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side

@@ -2,7 +2,7 @@
 
 import socket
 
-from portway_proto.carry.contract import Outcome
+from portway_carrier.contract import Outcome
 from portway_proto.wire.frames import RefusalReason
 from portway_testkit.carriers import OPENING, closed, echo, local_server, until, visit
 from portway_testkit.descriptors import no_more_descriptors

@@ -5,8 +5,8 @@ import socket
 import ssl
 
 import pytest
-from portway_proto.carry.contract import Outcome
-from portway_proto.carry.settings import Address, ServerTls
+from portway_carrier.contract import Outcome
+from portway_carrier.values import Address, ServerTls
 from portway_testkit.carriers import listener
 
 

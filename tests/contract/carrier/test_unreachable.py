@@ -5,9 +5,9 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from portway_proto.carry.contract import Carrier, Outcome, Pool, Visit, VisitEnd
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import Address, ClientTls, DialTarget, Limits, ServerTls, SpareSizes
+from portway_carrier.contract import Carrier, Outcome, Pool, Visit, VisitEnd
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import Address, ClientTls, DialTarget, Limits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_testkit.carriers import OPENING, Recorder, listener, until

@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
-from portway_proto.carry.contract import Outcome, Stream
-from portway_proto.carry.settings import Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import Outcome, Stream
+from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import RefusalReason
 from portway_testkit.carriers import broken_off, closed, echo, local_server, reset, until, visit
 

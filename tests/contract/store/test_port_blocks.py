@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from portway_proto.v1.mesh_pb2 import ReservePortsRequest, ReservePortsResponse
-from portway_registry import keys
-from portway_registry.mesh.port_blocks import BLOCK_SIZE, PortBlocks
-from portway_registry.records import PortBlockRecord, decoder
+from portway_registry.state import keys
+from portway_registry.state.records import PortBlockRecord, decoder
+from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
-from portway_registry.views import Views
+from portway_registry.tunnels.port_blocks import BLOCK_SIZE, PortBlocks
 
 NOW_MS = 1_700_000_000_000
 ASK = ReservePortsRequest(first=20_000, last=20_999, blocks=2)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from portway.engine import thread
-from portway_proto.carry.settings import ServerTls
+from portway.engine import engine as thread
+from portway_carrier.values import ServerTls
 from portway_testkit.fake_node import FakeNode
 from portway_testkit.fake_registry import FakeRegistry
 

@@ -13,7 +13,8 @@ import grpc
 import portway
 import pytest
 import trustme
-from portway.engine import registries, session
+from portway.engine import grpc_registries as registries
+from portway.engine import session
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fake_node import FakeNode
 from portway_testkit.fake_registry import FakeRegistry
@@ -264,7 +265,7 @@ def test_an_interrupted_opening_leaves_nothing(node: FakeNode) -> None:
 
 async def test_an_engine_that_stops_tells_who_waits(node: FakeNode) -> None:
     """It is no cancellation of the caller's."""
-    from portway.engine import thread
+    from portway.engine import engine as thread
 
     node.ignore_binds = True
 

@@ -8,7 +8,7 @@ import sys
 import grpc
 import portway
 import pytest
-from portway.engine import reporting
+from portway.engine import reporter as reporting
 from portway_proto.v1.discovery_pb2 import STRATEGY_GEOIP, STRATEGY_LATENCY
 from portway_testkit.fake_node import FakeNode
 from portway_testkit.fake_registry import FakeRegistry

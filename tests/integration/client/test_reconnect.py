@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import portway
 import pytest
-from portway.engine import reconnect
+from portway.engine import link as reconnect
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fake_node import FakeNode, failure
 from portway_testkit.fake_registry import FakeRegistry

@@ -6,10 +6,10 @@ from typing import Any
 
 import portway
 import pytest
-from portway_proto.carry import select
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.python import PythonCarrier
-from portway_proto.carry.settings import Limits
+from portway_carrier import select
+from portway_carrier.contract import Carrier
+from portway_carrier.python import PythonCarrier
+from portway_carrier.values import Limits
 from portway_testkit.fake_node import FakeNode
 from portway_testkit.fake_registry import FakeRegistry
 from portway_testkit.link import Link

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import portway
 import pytest
 from portway_relay.ingress.client_hello import MAX_HELLO
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit import hellos
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.fixtures import AsClient

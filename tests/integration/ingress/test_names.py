@@ -5,7 +5,7 @@ import socket
 
 import portway
 import pytest
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit import hellos
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.visitors import TIMEOUT, ask, receive

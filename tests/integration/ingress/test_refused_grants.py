@@ -12,9 +12,9 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_GRANT,
     FailureCode,
 )
-from portway_registry import keys
-from portway_registry.grants import new_key
-from portway_registry.records import GrantKeyRecord, encode
+from portway_registry.access.grants import new_key
+from portway_registry.state import keys
+from portway_registry.state.records import GrantKeyRecord, encode
 from portway_registry.store.open import EmbeddedSpec, open_store
 from portway_testkit.cluster import Cluster, NodePlan
 from portway_testkit.hand_lane import HandLane, grant_of

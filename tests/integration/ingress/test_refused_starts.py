@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from cluster.processes import clean_environment
-from portway_registry.pki import Authority
+from portway_lab.cluster.processes import clean_environment
+from portway_registry.pki.folder import Authority
 from portway_testkit.cluster import DOMAIN, LOOPBACK
 
 PROGRAM = Path(sys.executable).with_name("portway-relay")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from portway_proto.wire.labels import Chain
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan
 from portway_testkit.hand_lane import grant_of
 from portway_testkit.hand_tunnel import HandTunnel

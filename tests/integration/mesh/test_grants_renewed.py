@@ -5,8 +5,8 @@ from typing import Any
 
 import portway
 import pytest
-from portway_registry.grants import Grants
-from portway_relay.grants import GrantCheck
+from portway_registry.access.grants import Grants
+from portway_relay.sessions.grants import GrantCheck
 from portway_testkit.client_link import ClientLink
 from portway_testkit.cluster import Cluster
 from portway_testkit.fixtures import AsClient
@@ -27,10 +27,10 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return grant
 
     monkeypatch.setattr(Grants, "sign", sign_and_tell)
-    monkeypatch.setattr("portway_registry.grants._LIFE_MS", 1_000)
-    monkeypatch.setattr("portway_registry.grants.RENEW_AFTER_MS", 500)
-    monkeypatch.setattr("portway_registry.grants._SHARED_FOR_MS", 0)
-    monkeypatch.setattr("portway.engine.registries.SHORTEST_LIFE", 0.0)
+    monkeypatch.setattr("portway_registry.access.grants._LIFE_MS", 1_000)
+    monkeypatch.setattr("portway_registry.access.grants.RENEW_AFTER_MS", 500)
+    monkeypatch.setattr("portway_registry.access.grants._SHARED_FOR_MS", 0)
+    monkeypatch.setattr("portway.engine.grpc_registries.SHORTEST_LIFE", 0.0)
     return grants
 
 

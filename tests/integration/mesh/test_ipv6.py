@@ -8,7 +8,7 @@ import portway
 import pytest
 from portway_registry.config import Address
 from portway_relay.config import Endpoint
-from portway_relay.tunnels.visits import Visits
+from portway_relay.visits import Visits
 from portway_testkit.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin

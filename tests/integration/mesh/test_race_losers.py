@@ -7,10 +7,10 @@ from contextlib import aclosing
 
 import pytest
 from portway.engine import race as racing
-from portway.engine.discovery import Node
+from portway.engine.directory import Node
 from portway.engine.race import Course, race
-from portway_proto.carry.select import make_carrier
-from portway_proto.carry.settings import Address
+from portway_carrier.select import make_carrier
+from portway_carrier.values import Address
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
 from portway_testkit.waiting import eventually
 

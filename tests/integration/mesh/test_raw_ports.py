@@ -8,10 +8,10 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import thread
+from portway.engine import engine as thread
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
-from portway_relay.tunnels.raw import RawPort
+from portway_relay.raw_ports.sockets import RawPort
 from portway_testkit.cluster import Cluster, NodePlan, RunningNode
 from portway_testkit.mesh import connected
 from portway_testkit.origins import TcpOrigin, echo

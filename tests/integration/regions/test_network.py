@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import delay_network
-from cluster.delay_network import why_not
-from cluster.network import Network, Place, round_trip, start_network
-from cluster.processes import Processes
+from portway_lab.cluster import delay_network
+from portway_lab.cluster.delay_network import why_not
+from portway_lab.cluster.network import Network, Place, round_trip, start_network
+from portway_lab.cluster.processes import Processes
 from portway_testkit.waiting import eventually
 
 NEAR = Place("near", "here", access=2.0)

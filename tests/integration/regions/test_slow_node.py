@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster.delay_network import why_not
-from cluster.network import Network, Place, start_network
-from cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
-from cluster.processes import Processes
+from portway_lab.cluster.delay_network import why_not
+from portway_lab.cluster.network import Network, Place, start_network
+from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
+from portway_lab.cluster.processes import Processes
 from portway_registry.placement.round_trips import SEVERAL
 from portway_testkit.registry import loopback_geoip
 
@@ -40,7 +40,7 @@ with portway.forward(8000) as tunnel:
 ASKS = """
 import json
 from portway.config import resolve
-from portway.engine.registries import GrpcRegistries
+from portway.engine.grpc_registries import GrpcRegistries
 from portway_testkit.waiting import eventually
 registries = GrpcRegistries(resolve())
 eventually(lambda: registries.locate().expected["fast-1"].learned)

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import grpc
 import pytest
 from grpc import StatusCode
-from portway_proto.carry.tasks import Tasks
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.mesh_pb2 import (
@@ -22,6 +21,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING,
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_runtime.tasks import Tasks
 from portway_testkit.registry import (
     PATIENCE,
     NodeStream,

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from portway_proto.carry.tasks import Tasks
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import LocateRequest
@@ -18,11 +17,12 @@ from portway_proto.v1.mesh_pb2 import Announce, NodeMessage, ResolveRequest
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
-from portway_registry import keys
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_registry.state import keys
 from portway_registry.store.contract import EventKind
 from portway_registry.store.etcd import EtcdStore
+from portway_runtime.tasks import Tasks
 from portway_testkit.etcd import EtcdServer
 from portway_testkit.link import Link
 from portway_testkit.registry import PATIENCE, NodeStream, Pki, bearer, channel, node_info, running, tunnel_info

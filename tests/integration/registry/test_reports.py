@@ -16,8 +16,8 @@ from portway_proto.v1.discovery_pb2 import (
 )
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
+from portway_registry.placement.reports import MOST_IN_A_REPORT, REPORT_BURST, SURVEY_BURST
 from portway_registry.placement.round_trips import SEVERAL
-from portway_registry.reports import MOST_IN_A_REPORT, REPORT_BURST, SURVEY_BURST
 from portway_registry.server import Registry
 from portway_testkit.registry import NodeStream, Pki, bearer, node_info
 

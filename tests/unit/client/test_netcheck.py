@@ -2,10 +2,10 @@
 
 import json
 
-from portway.engine.discovery import Expected, Node, Survey, Surveyed
+from portway.engine.directory import Expected, Node, Survey, Surveyed
 from portway.engine.survey import Measured, pick
 from portway.netcheck import as_json, as_table
-from portway_proto.carry.settings import Address
+from portway_carrier.values import Address
 
 
 def surveyed(

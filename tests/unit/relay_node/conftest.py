@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_relay.config import Endpoint, NodeConfig, NodeLimits
+from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
 from portway_testkit.clock import ManualClock
+from portway_testkit.ports import raw_port_range
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -59,3 +60,24 @@ def node_config(tmp_path: Path) -> Callable[..., NodeConfig]:
         return replace(config, **changes)
 
     return make
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def free_ports() -> Callable[[int], PortRange]:
+    """Finds a range of so many ports of which nobody has one."""
+
+    def find(size: int) -> PortRange:
+        while True:
+            ports = PortRange(*raw_port_range(size))
+            if all(_is_free(port) for port in range(ports.first, ports.last + 1)):
+                return ports
+
+    return find

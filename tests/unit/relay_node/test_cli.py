@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from portway_registry.pki import Authority
+from portway_registry.pki.folder import Authority
 from portway_relay import cli
 from portway_testkit.running import RunningProgram
 from portway_testkit.waiting import eventually

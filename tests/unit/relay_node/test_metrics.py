@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from portway_proto.carry.contract import Counters
+from portway_carrier.contract import Counters
 from portway_relay.metrics import MeshCounts, NodeCounts, PeerCounts, exposition
 
 COUNTS = NodeCounts(

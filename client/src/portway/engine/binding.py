@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from portway_proto.carry.contract import LocalService
+from portway_carrier.contract import LocalService
 from portway_proto.wire.labels import Label
 
 from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound

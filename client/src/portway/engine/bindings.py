@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from portway_proto.carry.contract import LocalService
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import LocalService
 from portway_proto.wire.labels import Label
+from portway_runtime.tasks import Tasks
 
 from portway.engine.binding import Binding
 from portway.engine.failures import Failure

@@ -12,12 +12,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, Stream
-from portway_proto.carry.errors import CarrierError, ConnectFailed, HandshakeFailed
-from portway_proto.carry.settings import ClientTls
+from portway_carrier.contract import Carrier, Stream
+from portway_carrier.errors import CarrierError, ConnectFailed, HandshakeFailed
+from portway_carrier.values import ClientTls
 from portway_proto.wire.limits import LINK_ALPN
 
-from portway.engine.discovery import Node, RoundTrip
+from portway.engine.directory import Node, RoundTrip
 from portway.forks import unforked
 
 # A SYN lost once is repeated after 1 s; a node that needs longer than this to connect is no good one.

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
-from portway.engine.thread import Engine
+from portway.engine.engine import Engine
 from portway.engine.tunnels import Tunnels
 from portway.errors import Error, RemoteError, TunnelLostError
 from portway.forwarding import Request

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, Stream
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Stream
+from portway_runtime.tasks import Tasks
 
 from portway.engine.dial import DialFailed, dial, given_up
-from portway.engine.discovery import Node, RoundTrip
+from portway.engine.directory import Node, RoundTrip
 
 # Name and address of somebody who was tried.
 Attempted = tuple[str, str]

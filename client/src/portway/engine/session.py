@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
-from portway_proto.carry.contract import Carrier, Lane, Stream
-from portway_proto.carry.errors import CarrierError, PeerFailed, PeerSilent
+from portway_carrier.contract import Carrier, Lane, Stream
+from portway_carrier.errors import CarrierError, PeerFailed, PeerSilent
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import Opening, RefusalReason

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier
+from portway_runtime.tasks import Tasks
 
 from portway.engine.dial import DialFailed, dial, timed_out
-from portway.engine.discovery import Survey, Surveyed
+from portway.engine.directory import Survey, Surveyed
 from portway.engine.race import RACERS, STAGGER
 
 # Dialled at once. More would wait for one another's cryptography, and that is not what is to be measured.

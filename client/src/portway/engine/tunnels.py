@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from portway_proto.carry.contract import Carrier, Counters
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Counters
+from portway_runtime.tasks import Tasks
 
 from portway.config import GEOIP, Settings
 from portway.engine.binding import Binding, Place
-from portway.engine.discovery import Directory, Registries, Survey, on_thread
+from portway.engine.directory import Directory, Registries, Survey, on_thread
+from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.identity import Identities
+from portway.engine.link import Link
 from portway.engine.race import RACERS
-from portway.engine.reconnect import Link
-from portway.engine.registries import GrpcRegistries
 from portway.engine.survey import Measured, measure
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.forwarding import Request

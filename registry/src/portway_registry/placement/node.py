@@ -5,9 +5,8 @@ Here: the value, and what load costs. Not here: distance (distance.py), choice (
 
 from dataclasses import dataclass
 
+from portway_geo.locator import Position
 from portway_proto.v1 import types_pb2
-
-from portway_registry.geoip.locator import Position
 
 # A full node stands as far behind an idle one as 30 ms of round trip, some 1,400 km of path; by the square, so that
 # a node half full costs 7.5 ms: distance decides until a node nears its end.

@@ -14,20 +14,16 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 
-from portway_registry.geoip.locator import Position
-from portway_registry.placement.distance import (
-    Vector,
-    fibre_round_trip_ms,
-    unit_vector,
-    vector_distance_km,
-)
+from portway_geo.distance import Vector, fibre_round_trip_ms, unit_vector, vector_distance_km
+from portway_geo.locator import Position
+from portway_geo.spread import Spread
+
 from portway_registry.placement.geometry import Geometry, KnownPlace, Ranking, Sight
 from portway_registry.placement.group import Group
 from portway_registry.placement.node import Place, PlacedNode
 from portway_registry.placement.round_trips import NOTHING, Expected, Learned
 from portway_registry.placement.shortlist import Ranked as Ranked
 from portway_registry.placement.shortlist import Shortlist
-from portway_registry.placement.spread import Spread
 
 # From a distance in km to the round trip to expect, in milliseconds; it must not fall as the distance grows.
 RoundTrip = Callable[[float], float]

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_registry.geoip.locator import Position
-from portway_registry.placement.distance import distance_km, light_round_trip_ms
+from portway_geo.distance import distance_km, light_round_trip_ms
+from portway_geo.locator import Position
+
 from portway_registry.placement.node import Place, PlacedNode
 
 # What providers announce at the least, and so what takes one way through the Internet: longer IPv4 prefixes than /24

@@ -10,16 +10,17 @@ from portway_proto.v1 import admin_pb2 as pb
 from portway_proto.v1.admin_pb2_grpc import AdminServicer
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
-from portway_registry import audit, keys, tokens
+from portway_registry.access import tokens
+from portway_registry.access.invitations import Invitations
 from portway_registry.errors import InvalidRequest, NotFound, StoreUnavailable
-from portway_registry.invitations import Invitations
 from portway_registry.names import check_tenant
-from portway_registry.orders import Orders
-from portway_registry.records import InvitationRecord, Order, Role, TokenRecord, encode
+from portway_registry.nodes.operator_orders import Orders
 from portway_registry.services.callers import current_caller
 from portway_registry.services.watching import watch
+from portway_registry.state import audit, keys
+from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord, encode
+from portway_registry.state.views import Views
 from portway_registry.store.contract import Revision, Store
-from portway_registry.views import Views
 
 logger = logging.getLogger(__name__)
 

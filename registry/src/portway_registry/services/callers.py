@@ -13,13 +13,13 @@ from urllib.parse import unquote
 
 from cryptography import x509
 
-from portway_registry import invitations, tokens
+from portway_registry.access import invitations, tokens
+from portway_registry.access.invitations import Invitations
+from portway_registry.access.tokens import TokenCheck
 from portway_registry.errors import NotANode
-from portway_registry.invitations import Invitations
 from portway_registry.names import node_of_server_name, region_of_name
-from portway_registry.records import InvitationRecord, Role, TokenRecord
-from portway_registry.signing import BACKDATE
-from portway_registry.tokens import TokenCheck
+from portway_registry.pki.signing import BACKDATE
+from portway_registry.state.records import InvitationRecord, Role, TokenRecord
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -4,6 +4,7 @@ import time
 from itertools import chain, zip_longest
 from typing import Any, Final
 
+from portway_geo.locator import Locator
 from portway_proto.v1.discovery_pb2 import (
     Grant,
     LocateRequest,
@@ -19,15 +20,14 @@ from portway_proto.v1.discovery_pb2 import (
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryServicer
 from portway_proto.v1.types_pb2 import NodeInfo
 
+from portway_registry.access.grants import Grants
 from portway_registry.errors import Exhausted, NoCandidate, NotFound
-from portway_registry.geoip.locator import Locator
-from portway_registry.grants import Grants
+from portway_registry.placement.reports import SURVEY_BURST, SURVEYS_PER_SECOND, Clock, Reports, TokenRate
+from portway_registry.placement.roster import Roster
 from portway_registry.placement.round_trips import NOTHING
 from portway_registry.placement.shortlist import Ranked
-from portway_registry.records import TokenRecord
-from portway_registry.reports import SURVEY_BURST, SURVEYS_PER_SECOND, Clock, Reports, TokenRate
-from portway_registry.roster import Roster
 from portway_registry.services.callers import current_caller, peer_address
+from portway_registry.state.records import TokenRecord
 
 # Three are raced (DESIGN §8); the others are for a client that loses its node while no registry answers.
 CANDIDATES: Final = 8

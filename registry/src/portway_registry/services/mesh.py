@@ -20,12 +20,12 @@ from portway_proto.v1.mesh_pb2_grpc import MeshServicer
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
-from portway_registry.joining import Joining
-from portway_registry.mesh.hub import Hub
-from portway_registry.mesh.port_blocks import PortBlocks
 from portway_registry.names import check_domain, check_host, check_region, server_name
+from portway_registry.nodes.hub import Hub
+from portway_registry.nodes.joining import Joining
 from portway_registry.services.callers import Certified, current_caller
-from portway_registry.views import Views
+from portway_registry.state.views import Views
+from portway_registry.tunnels.port_blocks import PortBlocks
 
 # A stream that says nothing at first is not a node's.
 _REGISTER_WITHIN: Final = 10.0

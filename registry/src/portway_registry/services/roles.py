@@ -5,7 +5,7 @@ A method that is not in it cannot be called by anybody (services/guard.py).
 
 from typing import Final
 
-from portway_registry.records import Role
+from portway_registry.state.records import Role
 
 # None: anybody who can connect.
 METHOD_ROLES: Final[dict[str, Role | None]] = {

@@ -14,7 +14,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.errors import FellBehind
-from portway_registry.views import Item, View
+from portway_registry.state.views import Item, View
 
 # Changes kept for a watcher that does not read; at some 300 bytes each it may hold 3 MB.
 _BACKLOG: Final = 10_000

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from types import MappingProxyType
 
-from portway_proto.carry.tasks import Tasks
+from portway_runtime.tasks import Tasks
 
 from portway_registry.errors import Compacted, StoreUnavailable
 from portway_registry.store.contract import Entry, EventKind, Listing, Revision, Store

@@ -12,21 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.errors import TlsSettingsError
-from portway_proto.carry.settings import ServerTls
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier
+from portway_carrier.errors import TlsSettingsError
+from portway_carrier.values import ServerTls
+from portway_runtime.clocks import Monotonic
+from portway_runtime.rates import AddressRate
+from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.clock import Monotonic
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.ingress.listener import Listener, open_sockets
+from portway_relay.ingress.decision import Alert, ClientLane, Decision, Named, PeerLane, PlainHttp, choose_alpn, route
 from portway_relay.ingress.peek import Peek
-from portway_relay.ingress.plain_http import use_https
-from portway_relay.ingress.rate import AddressRate
-from portway_relay.ingress.route import Alert, ClientLane, Decision, Named, PeerLane, PlainHttp, choose_alpn, route
-from portway_relay.tunnels.visits import Destination
+from portway_relay.net.listener import Listener, open_sockets
+from portway_relay.net.plain_http import use_https
+from portway_relay.visits import Destination
 
 logger = logging.getLogger(__name__)
 

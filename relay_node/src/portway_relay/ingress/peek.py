@@ -9,11 +9,12 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from portway_relay.clock import Monotonic
+from portway_runtime.clocks import Monotonic
+
 from portway_relay.config import Endpoint
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
-from portway_relay.ingress.crowd import Crowd
-from portway_relay.ingress.plain_http import LONGEST_METHOD, may_become_http
+from portway_relay.net.half_open import Crowd
+from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http
 
 Seen = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
 

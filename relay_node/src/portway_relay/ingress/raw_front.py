@@ -8,12 +8,12 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from portway_proto.carry.tasks import Tasks
+from portway_runtime.rates import AddressRate
+from portway_runtime.tasks import Tasks
 
 from portway_relay.config import Endpoint
 from portway_relay.ingress.front import Finder
-from portway_relay.ingress.rate import AddressRate
-from portway_relay.tunnels.visits import Destination
+from portway_relay.visits import Destination
 
 
 class Starts(Protocol):

@@ -22,7 +22,7 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_relay.certificates import Now, dns_names, utc_now
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
-from portway_relay.membership.kept import Kept
+from portway_relay.membership.state_folder import Kept
 
 logger = logging.getLogger(__name__)
 

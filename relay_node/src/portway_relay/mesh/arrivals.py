@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
-from portway_proto.carry.contract import Carrier, Lane, Stream
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import ServerTls
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Lane, Stream
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import ServerTls
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_PROTOCOL,
     FAILURE_CODE_VERSION,
@@ -30,11 +29,12 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_runtime.clocks import Monotonic
+from portway_runtime.tasks import Tasks
 
-from portway_relay.clock import Monotonic
 from portway_relay.config import Endpoint
-from portway_relay.ingress.crowd import Crowd
-from portway_relay.mesh.certified import Certified, read_certified
+from portway_relay.mesh.node_certificate import Certified, read_certified
+from portway_relay.net.half_open import Crowd
 
 logger = logging.getLogger(__name__)
 

@@ -7,19 +7,19 @@ memory of routes. Not here: lanes (arrivals.py, control.py), what is believed (r
 from collections.abc import Callable
 from typing import Protocol
 
-from portway_proto.carry.contract import Lane
+from portway_carrier.contract import Lane
 from portway_proto.v1.lane_pb2 import Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
 
-from portway_relay.mesh.certified import Certified
+from portway_relay.mesh.node_certificate import Certified
 from portway_relay.mesh.peers import Peers
-from portway_relay.mesh.routes import Routes
-from portway_relay.mesh.sibling_ports import SiblingPorts
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tunnel import Tunnel
-from portway_relay.tunnels.visits import Visits
+from portway_relay.raw_ports.sibling_ports import SiblingPorts
+from portway_relay.routing.routes import Routes
+from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.tunnel import Tunnel
+from portway_relay.visits import Visits
 
 
 def for_nodes(tunnel: TunnelInfo) -> TunnelInfo:

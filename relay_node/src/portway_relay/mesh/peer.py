@@ -4,18 +4,18 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, Pool
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import Address, ClientTls, DialTarget, SpareSizes
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Pool
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import Address, ClientTls, DialTarget, SpareSizes
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MESH_ALPN, PROTOCOL_VERSION
+from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.mesh.control import ControlLane
+from portway_relay.mesh.control_lane import ControlLane
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, Pool
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Pool
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.mesh.certified import Certified
+from portway_relay.mesh.node_certificate import Certified
 from portway_relay.mesh.peer import Peer
 from portway_relay.metrics import PeerCounts
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from portway_proto.carry.contract import Carrier
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import Address, ClientTls
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import Address, ClientTls
 from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
 

@@ -12,8 +12,6 @@ from typing import Final, Protocol
 
 import grpc
 from grpc import aio
-from portway_proto.carry.descriptors import NoDescriptors, demand_descriptors
-from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     KeepAlive,
     NodeMessage,
@@ -28,15 +26,17 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
+from portway_runtime.clocks import Monotonic, WallClock
+from portway_runtime.descriptors import NoDescriptors, demand_descriptors
+from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import REGISTRY_NAME, Endpoint
 from portway_relay.errors import RenewalFailed
-from portway_relay.registry_link.announcer import Announcements
+from portway_relay.registry_link.announcements import Announcements
 from portway_relay.registry_link.calls import Calls, reason_of
-from portway_relay.registry_link.questions import Questions
-from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.registry_link.resolving import Questions
+from portway_relay.routing.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 

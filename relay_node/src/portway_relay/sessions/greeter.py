@@ -10,19 +10,19 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from portway_proto.carry.contract import Carrier, Lane, LaneEvents, Stream
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import ServerTls
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Lane, LaneEvents, Stream
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import ServerTls
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, FAILURE_CODE_VERSION, Hello, Park
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_runtime.clocks import Monotonic
+from portway_runtime.tasks import Tasks
 
-from portway_relay.clock import Monotonic
 from portway_relay.config import Endpoint
 from portway_relay.errors import Refused
-from portway_relay.ingress.crowd import Crowd
+from portway_relay.net.half_open import Crowd
 from portway_relay.sessions.messages import read
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
-from portway_proto.carry.contract import Lane, Pool
-from portway_proto.carry.errors import CarrierError
+from portway_carrier.contract import Lane, Pool
+from portway_carrier.errors import CarrierError
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
@@ -29,15 +29,15 @@ from portway_proto.v1.lane_pb2 import (
     Unbound,
 )
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_runtime.rates import Turns
 
 from portway_relay.errors import Refused, TicketInvalid
-from portway_relay.grants import Grant
-from portway_relay.ingress.rate import Turns
+from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.tunnel import Tunnel, short
+from portway_relay.sessions.grants import Grant
 from portway_relay.sessions.messages import read
-from portway_relay.tunnels.region_address import RegionAddresses
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tickets import Tickets
-from portway_relay.tunnels.tunnel import Tunnel, short
 
 logger = logging.getLogger(__name__)
 

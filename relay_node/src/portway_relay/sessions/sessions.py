@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from portway_proto.carry.contract import Carrier, Lane
-from portway_proto.carry.settings import PoolLimits
+from portway_carrier.contract import Carrier, Lane
+from portway_carrier.values import PoolLimits
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_REVOKED,
@@ -23,17 +23,17 @@ from portway_proto.v1.lane_pb2 import (
     Welcome,
 )
 from portway_proto.wire.frames import FrameType
+from portway_runtime.clocks import Monotonic, WallClock
+from portway_runtime.rates import Turns
 
-from portway_relay.clock import Monotonic, WallClock
 from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
-from portway_relay.grants import Grant, GrantCheck
-from portway_relay.ingress.rate import Turns
+from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.tunnel import Tunnel
+from portway_relay.sessions.grants import Grant, GrantCheck
 from portway_relay.sessions.session import PublicAddress, Session, TunnelMoved
-from portway_relay.tunnels.region_address import RegionAddresses
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tickets import Tickets
-from portway_relay.tunnels.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 

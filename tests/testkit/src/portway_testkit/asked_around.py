@@ -8,9 +8,9 @@ from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
-from portway_relay.mesh.lookup import Lookup
-from portway_relay.mesh.routes import Routes
-from portway_relay.tunnels.proofs import Proofs
+from portway_relay.routing.lookup import Lookup
+from portway_relay.routing.proofs import Proofs
+from portway_relay.routing.routes import Routes
 
 from portway_testkit.clock import ManualClock
 

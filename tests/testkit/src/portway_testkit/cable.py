@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Self
 
-from portway_proto.carry.contract import Stream
-from portway_proto.carry.settings import Address, ClientTls
+from portway_carrier.contract import Stream
+from portway_carrier.values import Address, ClientTls
 from portway_relay.config import Endpoint
 
 from portway_testkit.cluster import LOOPBACK, Cluster, Dial, RunningNode

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from portway_proto.carry.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.settings import Address, ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
+from portway_carrier.errors import CarrierError
+from portway_carrier.values import Address, ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import uvloop
-from portway_proto.carry.contract import Stream
-from portway_proto.carry.settings import Address, ClientTls
+from portway_carrier.contract import Stream
+from portway_carrier.values import Address, ClientTls
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
-from portway_registry.pki import Authority
+from portway_registry.pki.folder import Authority
 from portway_registry.server import Registry
 from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
 from portway_relay.node import Node

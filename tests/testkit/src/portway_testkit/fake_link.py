@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from portway.engine.attach import Attached, Resumption
 from portway.engine.binding import Binding
 from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcomed
-from portway.engine.discovery import Node
-from portway.engine.reconnect import Link
+from portway.engine.directory import Node
+from portway.engine.link import Link
+from portway.engine.search import Attached, Resumption
 from portway.engine.session import End, SessionOver
-from portway_proto.carry.settings import Address
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.values import Address
+from portway_runtime.tasks import Tasks
 
 from portway_testkit.clock import ManualClock
 

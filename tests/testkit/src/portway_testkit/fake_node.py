@@ -14,16 +14,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from portway_proto.carry.contract import Carrier, Lane, Pool, Stream, Visit, VisitEnd
-from portway_proto.carry.errors import CarrierError
-from portway_proto.carry.select import make_carrier
-from portway_proto.carry.settings import Limits, PoolLimits, ServerTls
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import Carrier, Lane, Pool, Stream, Visit, VisitEnd
+from portway_carrier.errors import CarrierError
+from portway_carrier.select import make_carrier
+from portway_carrier.values import Limits, PoolLimits, ServerTls
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.labels import verify_proof
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.tasks import Tasks
 
 T = TypeVar("T")
 

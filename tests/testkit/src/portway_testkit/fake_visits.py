@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from portway_proto.carry.contract import Outcome, VisitEnd
-from portway_proto.carry.errors import TlsSettingsError
-from portway_proto.carry.settings import Address, ServerTls
+from portway_carrier.contract import Outcome, VisitEnd
+from portway_carrier.errors import TlsSettingsError
+from portway_carrier.values import Address, ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.config import Endpoint
-from portway_relay.tunnels.tunnel import Tunnel
-from portway_relay.tunnels.visits import Visits
+from portway_relay.routing.tunnel import Tunnel
+from portway_relay.visits import Visits
 
 LABEL = Label("k5zq2w7b3xav6mdy")
 PEER = Endpoint("192.0.2.7", 4711)

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import trustme
-from portway_proto.carry.contract import Pool
-from portway_proto.carry.errors import TlsSettingsError
-from portway_proto.carry.python import PythonCarrier
-from portway_proto.carry.settings import Limits, PoolLimits, ServerTls
+from portway_carrier.contract import Pool
+from portway_carrier.errors import TlsSettingsError
+from portway_carrier.python import PythonCarrier
+from portway_carrier.values import Limits, PoolLimits, ServerTls
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.config import Endpoint, NodeConfig
 from portway_relay.ingress.front import Front, Takers
-from portway_relay.ingress.rate import AddressRate
-from portway_relay.tunnels.tunnel import Tunnel
-from portway_relay.tunnels.visits import Destination
+from portway_relay.routing.tunnel import Tunnel
+from portway_relay.visits import Destination
+from portway_runtime.rates import AddressRate
 
 from portway_testkit.clock import ManualClock
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
-from portway_relay.mesh.routes import Routes
-from portway_relay.tunnels.proofs import Proofs
+from portway_relay.routing.proofs import Proofs
+from portway_relay.routing.routes import Routes
 
 from portway_testkit.clock import ManualClock
 

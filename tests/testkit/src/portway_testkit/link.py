@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Self
 
-from portway_proto.carry.tasks import Tasks
+from portway_runtime.tasks import Tasks
 
 _CHUNK = 65_536
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import trustme
-from portway_proto.carry.python import PythonCarrier
-from portway_proto.carry.settings import Limits, ServerTls
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.python import PythonCarrier
+from portway_carrier.values import Limits, ServerTls
 from portway_proto.v1.lane_pb2 import Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
@@ -21,8 +20,9 @@ from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.certificates import Identity, LoadedCertificates
 from portway_relay.config import Endpoint
 from portway_relay.mesh.arrivals import Arrivals
-from portway_relay.mesh.certified import Certified
+from portway_relay.mesh.node_certificate import Certified
 from portway_relay.mesh.peers import Peers
+from portway_runtime.tasks import Tasks
 
 SUFFIX = ".node.portway.internal"
 OPENING = Opening("k5zq2w7b3xav6mdy", "192.0.2.7", 4711)

@@ -12,9 +12,9 @@ from typing import TypeVar
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from portway_proto.carry.contract import Lane, PoolCounts
-from portway_proto.carry.errors import CarrierError, ConnectionLost
-from portway_proto.carry.settings import Address, PoolLimits
+from portway_carrier.contract import Lane, PoolCounts
+from portway_carrier.errors import CarrierError, ConnectionLost
+from portway_carrier.values import Address, PoolLimits
 from portway_proto.v1.lane_pb2 import (
     Bind,
     BindRefused,
@@ -33,15 +33,15 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.labels import Chain
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
-from portway_relay.grants import GrantCheck
+from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.routing.proofs import Proofs
+from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.tunnel import Tunnel
+from portway_relay.sessions.grants import GrantCheck
 from portway_relay.sessions.session import PublicAddress, Session
 from portway_relay.sessions.sessions import Sessions
-from portway_relay.tunnels.proofs import Proofs
-from portway_relay.tunnels.raw import RawPorts
-from portway_relay.tunnels.region_address import RegionAddresses
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tickets import Tickets
-from portway_relay.tunnels.tunnel import Tunnel
 
 from portway_testkit.clock import ManualClock
 from portway_testkit.raw_ports import own_ports

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from portway_relay.config import PortRange
-from portway_relay.tunnels.ports import Block, PortAccount
+from portway_relay.raw_ports.account import Block, PortAccount
 
 from portway_testkit.clock import ManualClock
 

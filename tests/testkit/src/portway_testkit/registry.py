@@ -14,7 +14,6 @@ from typing import Any, Protocol, Self, TypeVar
 import grpc
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet  # type: ignore[import-untyped]
-from portway_proto.carry.tasks import Tasks
 from portway_proto.v1.mesh_pb2 import (
     Announce,
     ClusterSettings,
@@ -30,8 +29,9 @@ from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeIn
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Address, Config
 from portway_registry.names import REGISTRY_NAME, server_name
-from portway_registry.pki import Authority
+from portway_registry.pki.folder import Authority
 from portway_registry.server import Registry
+from portway_runtime.tasks import Tasks
 
 LOOPBACK = "127.0.0.1"
 # Nothing waited for here takes longer, on a machine that does other things too.

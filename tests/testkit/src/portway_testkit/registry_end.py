@@ -25,12 +25,12 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
-from portway_registry.pki import Authority
-from portway_relay import clock
+from portway_registry.pki.folder import Authority
 from portway_relay.certificates import Identity, LoadedCertificates
 from portway_relay.config import Endpoint
-from portway_relay.registry_link.announcer import Announcements
+from portway_relay.registry_link.announcements import Announcements
 from portway_relay.registry_link.link import RegistryLink
+from portway_runtime import clocks as clock
 
 LEASE = 77
 

@@ -15,10 +15,10 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
 from portway_relay.errors import Refused
-from portway_relay.tunnels.proofs import Proofs
-from portway_relay.tunnels.raw import RawPorts
-from portway_relay.tunnels.table import TunnelTable
-from portway_relay.tunnels.tunnel import Tunnel
+from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.routing.proofs import Proofs
+from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.tunnel import Tunnel
 
 from portway_testkit.clock import ManualClock
 from portway_testkit.raw_ports import own_ports

@@ -11,9 +11,9 @@ from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
 from portway.engine.failures import Failure
 from portway.engine.session import BindRefused, SessionOver
 from portway.errors import AuthError, QuotaError, RemoteError
-from portway_proto.carry.contract import LocalService
-from portway_proto.carry.tasks import Tasks
+from portway_carrier.contract import LocalService
 from portway_proto.v1.lane_pb2 import FailureCode
+from portway_runtime.tasks import Tasks
 
 EPOCH = Failure(FailureCode.FAILURE_CODE_EPOCH, "taken")
 QUOTA = Failure(FailureCode.FAILURE_CODE_QUOTA, "no more")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from portway.engine import dial as module
 from portway.engine.dial import DialFailed, dial, given_up
-from portway.engine.discovery import Node, RoundTrip
-from portway_proto.carry.errors import CarrierError, ConnectFailed, HandshakeFailed, TlsSettingsError
-from portway_proto.carry.settings import Address, ClientTls, Handshake
+from portway.engine.directory import Node, RoundTrip
+from portway_carrier.errors import CarrierError, ConnectFailed, HandshakeFailed, TlsSettingsError
+from portway_carrier.values import Address, ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 
 NODE = Node("fra-1", "fra", Address("192.0.2.1", 443), "fra-1.node.portway.internal")

@@ -5,10 +5,10 @@ from contextlib import aclosing
 
 import pytest
 from portway.engine import race as module
-from portway.engine.discovery import Node, RoundTrip
+from portway.engine.directory import Node, RoundTrip
 from portway.engine.race import RACERS, Course, race
-from portway_proto.carry.errors import ConnectFailed
-from portway_proto.carry.settings import Address, ClientTls, Handshake
+from portway_carrier.errors import ConnectFailed
+from portway_carrier.values import Address, ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 
 SOON = 0.0  # a stagger that is over at once

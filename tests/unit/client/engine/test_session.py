@@ -8,7 +8,7 @@ from portway.engine import session as module
 from portway.engine.dialogue import BindRequest, SessionKey
 from portway.engine.failures import Failure
 from portway.engine.session import BindRefused, End, Session, SessionOver, failure_of
-from portway_proto.carry.errors import ConnectionLost, PeerFailed, PeerSilent
+from portway_carrier.errors import ConnectionLost, PeerFailed, PeerSilent
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 

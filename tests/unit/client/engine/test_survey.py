@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from portway.engine import survey as module
 from portway.engine.dial import DialFailed, Dialled
-from portway.engine.discovery import Expected, Node, RoundTrip, Survey, Surveyed
+from portway.engine.directory import Expected, Node, RoundTrip, Survey, Surveyed
 from portway.engine.race import RACERS
 from portway.engine.survey import ABREAST, Measured, measure, pick
-from portway_proto.carry.settings import Address
+from portway_carrier.values import Address
 
 
 def surveyed(name: str, state: str = "ready") -> Surveyed:

@@ -12,7 +12,7 @@ from portway.engine.dialogue import SessionKey, TunnelBound
 from portway.engine.tunnels import Tunnels
 from portway.errors import Attempt, AuthError, Error, InvalidError, UnreachableError
 from portway.forwarding import Request
-from portway_proto.carry.contract import Counters
+from portway_carrier.contract import Counters
 
 
 class FakeLink:

@@ -5,8 +5,8 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_registry.geoip.locator import Position
-from portway_registry.placement.distance import distance_km, fibre_round_trip_ms
+from portway_geo.distance import distance_km, fibre_round_trip_ms
+from portway_geo.locator import Position
 from portway_registry.placement.geometry import MOST_RANKINGS
 from portway_registry.placement.node import PlacedNode
 from portway_registry.placement.order import MOST_ACCESS_MS, Placement, order_candidates

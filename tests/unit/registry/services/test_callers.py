@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import trustme
-from portway_registry import keys
+from portway_registry.access.invitations import Invitations
+from portway_registry.access.tokens import TokenCheck, make
 from portway_registry.errors import NodeRemoved, NotANode, TokenMissing
-from portway_registry.invitations import Invitations
-from portway_registry.records import InvitationRecord, Role, TokenRecord, decoder, encode
 from portway_registry.services.callers import Certified, by_certificate, by_token, peer_address
+from portway_registry.state import keys
+from portway_registry.state.records import InvitationRecord, Role, TokenRecord, decoder, encode
+from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.tokens import TokenCheck, make
-from portway_registry.views import View
 
 
 class Call:

@@ -8,9 +8,9 @@ import grpc
 import pytest
 from grpc import StatusCode
 from portway_registry.errors import NotFound, TokenMissing
-from portway_registry.records import Role
 from portway_registry.services.callers import Caller, Context, current_caller
 from portway_registry.services.guard import Guard
+from portway_registry.state.records import Role
 
 LOCATE, SESSION, LIST, HEALTH = (
     "/portway.v1.Discovery/Locate",

@@ -11,14 +11,14 @@ from portway_proto.v1.admin_pb2 import (
     CHANGE_KIND_REMOVED,
     CHANGE_KIND_SYNCED,
 )
-from portway_registry import keys
 from portway_registry.errors import FellBehind
-from portway_registry.records import SettingsRecord, decoder, encode
 from portway_registry.services import watching
 from portway_registry.services.watching import watch
+from portway_registry.state import keys
+from portway_registry.state.records import SettingsRecord, decoder, encode
+from portway_registry.state.views import View
 from portway_registry.store.contract import Delete, Put
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.views import View
 
 PATIENCE = 10.0
 Told = tuple[int, str | None]

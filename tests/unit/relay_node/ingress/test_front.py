@@ -6,7 +6,7 @@ import ssl
 import pytest
 import trustme
 from portway_proto.wire.limits import LINK_ALPN
-from portway_relay.ingress.route import Alert
+from portway_relay.ingress.decision import Alert
 from portway_testkit.carriers import until
 from portway_testkit.front_door import GREETING, HOST, LABEL, NODE, Around, answer, visit
 from portway_testkit.hellos import message, real_hello, records, server_name

@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 from portway_proto.wire.limits import MESH_ALPN
+from portway_relay.ingress.decision import Alert
 from portway_relay.ingress.front import Front
-from portway_relay.ingress.route import Alert
 from portway_testkit.carriers import until
 from portway_testkit.front_door import HOST, NODE, Around, answer
 from portway_testkit.hellos import real_hello

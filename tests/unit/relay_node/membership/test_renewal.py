@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from portway_proto.v1.types_pb2 import NodeCertificate
-from portway_registry.signing import Signer, requested_key
+from portway_registry.pki.signing import Signer, requested_key
 from portway_relay.errors import RenewalFailed
-from portway_relay.membership.kept import Kept
 from portway_relay.membership.renewal import Renewal, due, life
+from portway_relay.membership.state_folder import Kept
 from portway_testkit.carriers import until
 
 LIFE = timedelta(seconds=20)

@@ -1,18 +1,3 @@
 """What the tests of this folder stand on."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-from portway_testkit.asked_around import Around
-from portway_testkit.clock import ManualClock
 from portway_testkit.mesh_lanes import authority, make  # noqa: F401 - for the tests of this folder
-
-
-@pytest.fixture
-async def around(clock: ManualClock) -> AsyncIterator[Around]:
-    failures: list[BaseException] = []
-    around = Around(clock, failures)
-    yield around
-    await around.lookup.close()
-    assert failures == []
-    assert len(around.lookup) == 0

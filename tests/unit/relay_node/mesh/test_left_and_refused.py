@@ -5,8 +5,8 @@ import socket
 
 import pytest
 import trustme
-from portway_proto.carry.contract import Outcome, VisitEnd
-from portway_proto.carry.settings import Address, ClientTls
+from portway_carrier.contract import Outcome, VisitEnd
+from portway_carrier.values import Address, ClientTls
 from portway_proto.wire.frames import RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.mesh import arrivals as arrivals_module
@@ -79,7 +79,7 @@ async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, mon
     one, two = make("one"), make("two")
     one.peers.told([two.info])
     await until(lambda: len(two.arrivals) == 2 and not two.arrivals.waiting)
-    monkeypatch.setattr("portway_proto.carry.python.pool.PyPool.lane_retires", lambda pool, lane: None)
+    monkeypatch.setattr("portway_carrier.python.lanes.pool.PyPool.lane_retires", lambda pool, lane: None)
     two.stop_listening()
     await two.arrivals.close()
     await until(lambda: len(two.arrivals) == 0)

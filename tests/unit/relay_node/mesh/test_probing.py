@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trustme
-from portway_proto.carry.python.carrier import PythonCarrier
-from portway_proto.carry.settings import Limits, ServerTls
+from portway_carrier.python.carrier import PythonCarrier
+from portway_carrier.values import Limits, ServerTls
 from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN

@@ -10,7 +10,7 @@ from portway_proto.v1.mesh_pb2 import (
     Revocations,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
-from portway_relay import clock
+from portway_runtime import clocks as clock
 from portway_testkit.carriers import until
 from portway_testkit.registry_end import MakeNode, Serve
 

@@ -11,7 +11,7 @@ from portway_proto.v1.mesh_pb2 import (
     Registered,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
-from portway_registry.signing import LEAF_LIFE, Signer, new_key, private_pem
+from portway_registry.pki.signing import LEAF_LIFE, Signer, new_key, private_pem
 from portway_testkit.carriers import until
 from portway_testkit.registry_end import LEASE, Certified, MakeNode, Serve, Served
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from portway_proto.carry.contract import LaneEvents
-from portway_proto.carry.errors import CarrierError, ConnectionLost, HandshakeFailed
-from portway_proto.carry.settings import Handshake, ServerTls
+from portway_carrier.contract import LaneEvents
+from portway_carrier.errors import CarrierError, ConnectionLost, HandshakeFailed
+from portway_carrier.values import Handshake, ServerTls
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_GRANT,
     FAILURE_CODE_PROTOCOL,

@@ -8,9 +8,9 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_PORTS, Bo
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
-from portway_relay.tunnels import region_address
-from portway_relay.tunnels.ports import Block
-from portway_relay.tunnels.tickets import Tickets
+from portway_relay.raw_ports import region_address
+from portway_relay.raw_ports.account import Block
+from portway_relay.raw_ports.tickets import Tickets
 from portway_testkit.carriers import until
 from portway_testkit.node_sessions import Client, NodeSessions, new_chain
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from portway_proto.carry.errors import PeerSilent
+from portway_carrier.errors import PeerSilent
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,

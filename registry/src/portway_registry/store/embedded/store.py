@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from portway_proto.carry.tasks import Tasks
+from portway_runtime.tasks import Tasks
 
 from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
 from portway_registry.store.contract import (

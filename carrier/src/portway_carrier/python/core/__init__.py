@@ -1,0 +1,1 @@
+"""What every part of the Python carrier stands on; it imports none of them."""

@@ -1,0 +1,1 @@
+"""Visits: a stream and a lane joined, on the opener's side, the acceptor's, and between two lanes."""

@@ -1,0 +1,196 @@
+"""The opener's visit: from `join` through waiting for handshake, lane and OPENED to a visit that runs."""
+
+from typing import TYPE_CHECKING
+
+from portway_proto.wire.frames import Bytes, Opening, RefusalReason
+from portway_proto.wire.limits import MAX_KEPT
+
+from portway_carrier.contract import Outcome, VisitEnd, VisitEnded
+from portway_carrier.errors import CarrierError
+from portway_carrier.python.lanes.lane import PyLane
+from portway_carrier.python.transport.stream import PyStream
+from portway_carrier.python.visits.relayed import LaneStream
+from portway_carrier.python.visits.running import RunningVisit
+
+if TYPE_CHECKING:
+    from portway_carrier.python.carrier import PythonCarrier
+    from portway_carrier.python.lanes.pool import PyPool
+
+
+class JoinedVisit(RunningVisit):
+    """The contract's Visit."""
+
+    __slots__ = ("_ended", "_kept", "_kept_size", "_looks", "_opened", "_pool", "_surplus", "waits_until")
+
+    def __init__(
+        self,
+        carrier: "PythonCarrier",
+        visitor: PyStream | LaneStream,
+        pool: "PyPool",
+        opening: Opening,
+        ended: VisitEnded,
+    ) -> None:
+        super().__init__(carrier, opening)
+        self.stream = visitor
+        self.waits_until = 0.0  # set by the pool while the visit waits for a lane
+        self._pool = pool
+        self._ended = ended
+        self._kept: list[Bytes] = []  # sent, and not yet known to be taken
+        self._kept_size = 0
+        self._surplus: list[Bytes] = []  # read, but over what may be sent before OPENED
+        self._opened = False
+        self._looks = False  # for what the visitor says at once, before a lane is taken
+
+    def start(self) -> None:
+        stream = self.stream
+        assert stream is not None
+        stream.owner = self
+        if stream.lost is not None:
+            self.stream_lost(stream.lost)
+        elif stream.transport is not None:
+            self.stream_ready()
+
+    def stream_ready(self) -> None:
+        """A visitor that speaks first has often done so by now: one look at the sockets later its bytes go out in the
+        same write as OPEN."""
+        self._looks = True
+        soon = self.carrier.loop.call_soon
+        soon(soon, self._find_lane)
+
+    def _find_lane(self) -> None:
+        if not self._looks or self.stream is None or self.over:
+            return
+        self._looks = False
+        lane = self._pool.take(self)
+        if lane is not None:
+            self.begin(lane)
+
+    def begin(self, lane: PyLane) -> None:
+        """A lane was found: OPEN, with what the visitor has sent so far."""
+        stream = self.stream
+        assert stream is not None
+        self.lane = lane
+        first: list[Bytes] = []
+        for data in stream.take_held():
+            self._keep(data, first)
+        stream.partner = self
+        lane.begin(self, self.opening, first)
+        if stream.ended and not self._surplus:
+            lane.send_end()
+        if self._may_read():
+            stream.resume_source()
+
+    def no_lane(self, message: str) -> None:
+        """None came in time, or the pool was closed."""
+        self._hand_back(Outcome.NO_LANE, RefusalReason.OVERLOADED, message)
+
+    # Partner, until OPENED.
+
+    def carry_read(self, size: int) -> None:
+        self.carry(self.carrier.read_buffer.room[:size])
+
+    def carry(self, data: Bytes) -> None:
+        sendable: list[Bytes] = []
+        self._keep(data, sendable)
+        if self.lane is not None:
+            for piece in sendable:
+                self.lane.carry(piece)
+        if not self._may_read() and self.stream is not None:
+            self.stream.pause_source()
+
+    def pause_source(self) -> None:
+        """The visitor takes no more: nothing comes from the lane before OPENED, `run` sees to it then."""
+
+    def resume_source(self) -> None:
+        """See pause_source."""
+
+    def _keep(self, data: Bytes, sendable: list[Bytes]) -> None:
+        room = MAX_KEPT - self._kept_size
+        if self._surplus or room <= 0:
+            self._surplus.append(bytes(data))
+            return
+        piece = bytes(data[:room])
+        self._kept.append(piece)
+        self._kept_size += len(piece)
+        sendable.append(piece)
+        if len(data) > room:
+            self._surplus.append(bytes(data[room:]))
+
+    def _may_read(self) -> bool:
+        return self._kept_size < MAX_KEPT and self.lane is not None and not self.lane.writes_paused
+
+    # LaneVisit.
+
+    def lane_opened(self) -> None:
+        lane, stream = self.lane, self.stream
+        assert lane is not None
+        assert stream is not None
+        self._opened = True
+        surplus, self._kept, self._surplus = self._surplus, [], []
+        for data in surplus:
+            lane.carry(data)
+        if isinstance(stream, LaneStream):
+            stream.accepted()
+        lane.sink = stream.write
+        self.run()
+        if stream.ended:
+            lane.send_end()
+
+    def lane_refused(self, reason: RefusalReason, message: str) -> None:
+        if self.lane is not None:
+            self._leave_lane(self.lane)
+        self._hand_back(Outcome.REFUSED, reason, message)
+
+    def lane_unanswered(self) -> None:
+        lane = self.lane
+        if lane is not None:
+            self._leave_lane(lane)
+            lane.send_reset()
+            self._hand_back(Outcome.UNANSWERED, RefusalReason.OTHER, "OPEN was not answered in time")
+
+    def lane_resumed(self) -> None:
+        if self.stream is not None and (self._opened or self._may_read()):
+            self.stream.resume_source()
+
+    # StreamOwner.
+
+    def stream_ended(self) -> None:
+        self._find_lane()  # one that says all and leaves is heard
+        if self._opened or (self.lane is not None and not self._surplus):
+            super().stream_ended()
+
+    def stream_lost(self, error: CarrierError) -> None:
+        if self._opened:
+            super().stream_lost(error)
+            return
+        self.stream = None
+        if self.lane is not None:
+            lane = self.lane
+            self._leave_lane(lane)
+            lane.send_reset()
+        else:
+            self._pool.forget(self)
+        self._finish(Outcome.VISITOR_LOST, error)
+
+    def cut(self) -> None:
+        if not self.over and self.lane is None:
+            self._pool.forget(self)
+        super().cut()
+
+    def _hand_back(self, outcome: Outcome, reason: RefusalReason, message: str) -> None:
+        stream, self.stream = self.stream, None
+        if self.over:
+            return
+        self.over = True
+        visitor: PyStream | PyLane | None = None
+        if stream is not None:
+            visitor = stream.hand_back([*self._kept, *self._surplus])
+        self._report(VisitEnd(outcome, reason, message, visitor))
+
+    def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
+        self._kept, self._surplus = [], []
+        self._report(VisitEnd(outcome, message=str(error) if error is not None else ""))
+
+    def _report(self, end: VisitEnd) -> None:
+        self.carrier.visit_over(self)
+        self.carrier.tell(end.visitor.abort if end.visitor is not None else None, self._ended, self, end)

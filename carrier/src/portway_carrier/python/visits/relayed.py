@@ -1,0 +1,122 @@
+"""A visitor that came in over a lane: the lane of an unanswered opening, with the face of a stream, so that it can be
+joined to another pool.
+"""
+
+from typing import TYPE_CHECKING
+
+from portway_proto.wire.frames import Bytes, RefusalReason
+from portway_proto.wire.lane import Ending
+
+from portway_carrier.errors import CarrierError, ConnectionLost
+from portway_carrier.values import Address
+
+if TYPE_CHECKING:
+    from portway_carrier.python.lanes.lane import PyLane
+    from portway_carrier.python.transport.stream import Partner, StreamOwner
+
+
+class LaneStream:
+    """An acceptor's lane as a visit's stream, and as that lane's visit."""
+
+    half_closes = True
+
+    def __init__(self, lane: "PyLane") -> None:
+        self.lane = lane
+        self.transport = lane.transport
+        self.owner: StreamOwner | None = None
+        self.partner: Partner | None = None
+        self.lost: CarrierError | None = None
+        if lane.opening is None or lane.closed:
+            self.lost = ConnectionLost("the opener gave the visit up")
+            return
+        lane.visit = self
+        lane.sink = self._arrived
+
+    @property
+    def peer(self) -> Address:
+        return self.lane.peer
+
+    @property
+    def ended(self) -> bool:
+        return self.lane.state.received is Ending.END
+
+    @property
+    def writes_paused(self) -> bool:
+        return self.lane.writes_paused
+
+    def take_held(self) -> list[Bytes]:
+        held, self.lane.early = self.lane.early, []
+        return list(held)
+
+    def hand_back(self, kept: list[Bytes]) -> "PyLane | None":
+        self.owner = None
+        self.partner = None
+        if self.lost is not None:
+            return None
+        self.lane.visit = None
+        self.lane.sink = None
+        self.lane.early = [*kept, *self.lane.early]
+        self.lane.resume_source()
+        return self.lane
+
+    def accepted(self) -> None:
+        """The visit was taken at the far end: say so to the opener."""
+        self.lane.accept(self._arrived)
+
+    def write(self, data: Bytes) -> None:
+        self.lane.carry(data)
+
+    def send_end(self) -> None:
+        self.lane.send_end()
+
+    def close(self) -> None:
+        """Both directions have ended: the lane is idle already."""
+        self.lane.leave()
+
+    def abort(self) -> None:
+        self.lane.leave()
+        self.lane.send_reset()
+
+    def pause_source(self) -> None:
+        self.lane.pause_source()
+
+    def resume_source(self) -> None:
+        self.lane.resume_source()
+
+    def _arrived(self, data: Bytes) -> None:
+        if self.partner is not None:
+            self.partner.carry(data)
+        else:
+            self.lane.early.append(bytes(data))
+
+    # LaneVisit.
+
+    def lane_opened(self) -> None: ...
+
+    def lane_refused(self, reason: RefusalReason, message: str) -> None: ...
+
+    def lane_unanswered(self) -> None: ...
+
+    def lane_ended(self) -> None:
+        if self.owner is not None:
+            self.owner.stream_ended()
+
+    def lane_reset(self, in_order: bool) -> None:
+        self.lane_lost(ConnectionLost("the opener broke off"))
+
+    def lane_lost(self, error: CarrierError) -> None:
+        self.lost = error
+        if self.owner is not None:
+            self.owner.stream_lost(error)
+
+    def lane_paused(self) -> None:
+        if self.partner is not None:
+            self.partner.pause_source()
+
+    def lane_resumed(self) -> None:
+        if self.partner is not None:
+            self.partner.resume_source()
+
+    def cut(self) -> None:
+        if self.owner is not None:
+            self.owner.cut()

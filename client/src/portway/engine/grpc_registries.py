@@ -1,0 +1,217 @@
+"""The calls to a registry, over gRPC: each registry in turn, statuses turned into errors and reasons.
+
+The calls block, each on a thread of its own (discovery.py) with synchronous stubs: a child forked from a program
+that used grpc.aio cannot call at all. A channel lives for one call, so a fork inherits none.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from portway_carrier.values import Address
+from portway_runtime.descriptors import NoDescriptors, demand_descriptors
+
+from portway.config import CA_VARIABLE, GEOIP, Settings
+from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed
+from portway.errors import Attempt, RemoteError, UnreachableError
+from portway.forks import unforked
+
+if TYPE_CHECKING:
+    import grpc
+    from portway_proto.v1.discovery_pb2 import Candidate, SurveyResponse
+    from portway_proto.v1.discovery_pb2 import Grant as GrantMessage
+
+T = TypeVar("T")
+
+# One registry's share of the time that opening a tunnel may take (10 s by default): three can be tried.
+CALL_TIMEOUT: Final = 3.0
+# A report is worth nothing to its sender, and a fork of the program waits until the call is over.
+REPORT_TIMEOUT: Final = 1.0
+# A grant is renewed no sooner than this after it came, whatever it says: a registry must not be hammered.
+SHORTEST_LIFE: Final = 5.0
+
+
+class GrpcRegistries:
+    """The registries of the settings, tried in turn, beginning with the one that answered last."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._order = list(settings.registries)
+
+    def locate(self) -> Located:
+        """Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError."""
+        with unforked:
+            from portway_proto.v1.discovery_pb2 import LocateRequest, Strategy
+            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+
+            from portway.version import VERSION
+
+        region = self._settings.region
+        geoip = self._settings.strategy == GEOIP
+        strategy = Strategy.STRATEGY_GEOIP if geoip else Strategy.STRATEGY_LATENCY
+        request = LocateRequest(region=region, client_version=VERSION, strategy=strategy)
+        answer = self._ask(
+            "no registry could say where the relay nodes are",
+            lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
+        )
+        nodes = tuple(map(_node, answer.candidates))
+        if not nodes:
+            where = f"region {region!r}" if region else "the cluster"
+            raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
+        expected = {one.node.name: _expected(one) for one in answer.candidates}
+        return Located(nodes, answer.cluster_ca, _grant(answer.grant), expected)
+
+    def renew(self) -> Grant:
+        """Raises as `locate`."""
+        with unforked:
+            from portway_proto.v1.discovery_pb2 import RenewRequest
+            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+
+        request = RenewRequest()
+        answer = self._ask(
+            "no registry renewed the grant",
+            lambda channel, metadata: DiscoveryStub(channel).Renew(request, timeout=CALL_TIMEOUT, metadata=metadata),
+        )
+        return _grant(answer.grant)
+
+    def report(self, round_trips: Sequence[RoundTrip]) -> None:
+        """Tell the registry that answered last. Raises as `locate`."""
+        with unforked:
+            from portway_proto.v1.discovery_pb2 import ReportRequest
+            from portway_proto.v1.discovery_pb2 import RoundTrip as Reported
+            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+
+        request = ReportRequest(
+            round_trips=[Reported(node=one.node, ms=one.ms, at_least=one.at_least) for one in round_trips]
+        )
+        self._ask(
+            "the registry could not be told of round trips",
+            lambda channel, metadata: DiscoveryStub(channel).Report(request, timeout=REPORT_TIMEOUT, metadata=metadata),
+            self._order[:1],
+        )
+
+    def survey(self) -> Survey:
+        """Raises as `locate`."""
+        with unforked:
+            from portway_proto.v1.discovery_pb2 import SurveyRequest
+            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+
+        request = SurveyRequest()
+        answer = self._ask(
+            "no registry could say where the relay nodes are",
+            lambda channel, metadata: DiscoveryStub(channel).Survey(request, timeout=CALL_TIMEOUT, metadata=metadata),
+        )
+        return _survey(self._order[0], answer)
+
+    def _ask(
+        self,
+        otherwise: str,
+        call: "Callable[[grpc.Channel, tuple[tuple[str, str], ...]], T]",
+        registries: Sequence[str] | None = None,
+    ) -> T:
+        """The first answer of all registries, or of these; without one, an UnreachableError that begins with
+        `otherwise`."""
+        with unforked:
+            import grpc
+
+            from portway.engine.failures import status_error
+
+        metadata = (("authorization", f"Bearer {self._settings.token}"),)
+        attempts: list[Attempt] = []
+        for address in tuple(self._order if registries is None else registries):
+            try:
+                with unforked:
+                    demand_descriptors()
+                    with self._channel(address) as channel:
+                        answer = call(channel, metadata)
+            except NoDescriptors as error:
+                attempts.append(Attempt("", address, f"not asked: {error}"))
+            except grpc.RpcError as error:
+                name, details = _status_of(error)
+                known = status_error(name, details)
+                if known is not None:
+                    raise known from None
+                attempts.append(Attempt("", address, _reason(name, details)))
+            else:
+                if self._order[0] != address:
+                    self._order.remove(address)
+                    self._order.insert(0, address)
+                return answer
+        raise UnreachableError(otherwise, tuple(attempts))
+
+    def _channel(self, address: str) -> "grpc.Channel":
+        import grpc
+
+        credentials = grpc.ssl_channel_credentials(self._settings.ca)
+        # Without a pool of its own a new channel would wait out the back-off of the one before.
+        return grpc.secure_channel(address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def _node(candidate: "Candidate") -> Node:
+    node = candidate.node
+    return Node(node.name, node.region, Address(node.host, node.port), node.server_name)
+
+
+def _expected(candidate: "Candidate") -> Expected:
+    return Expected(candidate.expected_rtt_ms, candidate.learned)
+
+
+def _survey(registry: str, answer: "SurveyResponse") -> Survey:
+    nodes = tuple(
+        Surveyed(_node(one), _state(one), _expected(one), one.distance_km, one.load_ms) for one in answer.candidates
+    )
+    position = (answer.client_latitude, answer.client_longitude)
+    return Survey(
+        registry,
+        nodes,
+        answer.nodes,
+        answer.cluster_ca,
+        answer.client_address,
+        answer.client_country,
+        position if position != (0, 0) else None,
+    )
+
+
+def _state(candidate: "Candidate") -> str:
+    from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
+
+    node = candidate.node
+    if node.state != NODE_STATE_READY:
+        return NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
+    return "full" if 0 < node.max_sessions <= node.sessions else "ready"
+
+
+def _status_of(error: Exception) -> tuple[str, str]:
+    import grpc
+
+    assert isinstance(error, grpc.Call)
+    return error.code().name, error.details() or ""
+
+
+def _reason(name: str, details: str) -> str:
+    """Why one registry did not do, for people."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"its certificate is not trusted: check {CA_VARIABLE}"
+    if "Hostname Verification" in details:
+        return "its certificate is for another name: use the name that it was made for"
+    if "create security handshaker" in details:
+        return f"the CA file cannot be used: check {CA_VARIABLE}"
+    if "SSL_ERROR" in details or "WRONG_VERSION_NUMBER" in details or "Ssl handshake" in details:
+        return "it does not speak TLS there: is this the registry's public port?"
+    if name == "DEADLINE_EXCEEDED":
+        return f"no answer within {CALL_TIMEOUT:g} s"
+    if "Connection refused" in details:
+        return "connection refused: is it running, and is this its address?"
+    if "address lookup failed" in details or "DNS resolution failed" in details:
+        return "its name cannot be resolved"
+    if name == "UNIMPLEMENTED":
+        return "it is no registry, or of another version"
+    if name == "UNAVAILABLE":
+        return details
+    return f"{name.lower().replace('_', ' ')}: {details}"
+
+
+def _grant(message: "GrantMessage") -> Grant:
+    """Due at half its life, so what is left then is as long as what has passed: no clock of ours is compared."""
+    if not message.token:
+        raise RemoteError("the registry sent no grant: is it a Portway registry?")
+    return Grant(message.token, max(SHORTEST_LIFE, (message.expires_at_ms - message.renew_at_ms) / 1000))

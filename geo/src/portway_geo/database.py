@@ -1,0 +1,151 @@
+"""The operator's own .mmdb file.
+
+Two layouts: MaxMind's (GeoIP2 and GeoLite2 City, Enterprise, and what others make in that layout), read through
+geoip2; and the flat one of DB-IP's City Lite packages, which geoip2 refuses by its type, read through maxminddb.
+Nothing here is changed while the registry runs: a newer file is used after a restart. Files are mapped into
+memory, so replace one by renaming a new one over it, never by writing into it.
+
+geoip2 and maxminddb are imported when a file is opened: geoip2 brings an HTTP client with it.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portway_geo.errors import GeoError
+from portway_geo.locator import Position, packed
+
+if TYPE_CHECKING:
+    import geoip2.database
+    import maxminddb
+
+logger = logging.getLogger(__name__)
+
+_Lookup = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], Position | None]
+
+# The first records of a file may lack a position; among so many one has it, or the file has no positions.
+_SAMPLE = 1_000
+_ADVICE = (
+    "give --geoip a City database (GeoLite2-City.mmdb, GeoIP2-City.mmdb, DB-IP City Lite), "
+    "or leave it out for the embedded table"
+)
+
+
+class Database:
+    """A Locator over an open .mmdb file."""
+
+    def __init__(self, path: Path, lookup: _Lookup, close: Callable[[], None]) -> None:
+        self._path = path
+        self._lookup = lookup
+        self._close = close
+        self._damage_told = False
+
+    async def load(self) -> None:
+        """As Locator.load; the file was opened and checked when this object was made."""
+
+    def locate(self, address: str) -> Position | None:
+        """As Locator.locate; what lies in a damaged part of the file is not known, and said once in the log."""
+        import maxminddb
+
+        raw = packed(address)
+        if raw is None:
+            return None
+        try:
+            return self._lookup(ipaddress.ip_address(raw))
+        except (maxminddb.InvalidDatabaseError, ValueError, TypeError, KeyError) as error:
+            if not self._damage_told:
+                self._damage_told = True
+                logger.warning("geoip file is damaged, some clients are not located: %s: %s", self._path, error)
+            return None
+
+    def close(self) -> None:
+        """As Locator.close."""
+        self._close()
+
+
+def open_database(path: Path) -> Database:
+    """Open and check a file. Raises GeoError when it is missing, damaged or of neither layout."""
+    import maxminddb
+
+    try:
+        reader = maxminddb.open_database(path)
+    except FileNotFoundError as error:
+        raise GeoError(f"the GeoIP file {path} does not exist: correct the path, or leave --geoip out") from error
+    except OSError as error:
+        raise GeoError(f"the GeoIP file {path} cannot be read ({error}): make it a readable file") from error
+    except (maxminddb.InvalidDatabaseError, ValueError) as error:
+        raise GeoError(f"{path} is not a MaxMind DB file, or is damaged ({error}): {_ADVICE}") from error
+    try:
+        database = _database(path, reader)
+    except BaseException:
+        reader.close()
+        raise
+    return database
+
+
+def _database(path: Path, reader: "maxminddb.Reader") -> Database:
+    """The open file behind the lookup of its layout."""
+    import maxminddb
+
+    database_type = reader.metadata().database_type
+    try:
+        sample = [record for _, record in islice(reader, _SAMPLE) if isinstance(record, dict)]
+    except (maxminddb.InvalidDatabaseError, ValueError) as error:
+        raise GeoError(f"the GeoIP file {path} is damaged ({error}): fetch it again") from error
+    if any("latitude" in record for record in sample):
+        return Database(path, _flat_lookup(reader), reader.close)
+    if any("location" in record for record in sample) and ("City" in database_type or "Enterprise" in database_type):
+        import geoip2.database
+
+        city_reader = geoip2.database.Reader(path)
+        reader.close()
+        return Database(path, _city_lookup(city_reader, database_type), city_reader.close)
+    raise GeoError(f"the GeoIP file {path} is of type {database_type!r} and has no positions in it: {_ADVICE}")
+
+
+def _city_lookup(reader: "geoip2.database.Reader", database_type: str) -> _Lookup:
+    """MaxMind's layout."""
+    import geoip2.errors
+
+    ask = reader.enterprise if "Enterprise" in database_type else reader.city
+
+    def lookup(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Position | None:
+        try:
+            found = ask(address)
+        except geoip2.errors.AddressNotFoundError:
+            return None
+        country = found.country.iso_code or found.registered_country.iso_code
+        return _position(found.location.latitude, found.location.longitude, country)
+
+    return _within_family(lookup, reader.metadata().ip_version)
+
+
+def _flat_lookup(reader: "maxminddb.Reader") -> _Lookup:
+    """DB-IP's flat layout: latitude, longitude and country_code side by side."""
+
+    def lookup(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Position | None:
+        record = reader.get(address)
+        if not isinstance(record, dict):
+            return None
+        return _position(record.get("latitude"), record.get("longitude"), record.get("country_code"))
+
+    return _within_family(lookup, reader.metadata().ip_version)
+
+
+def _within_family(lookup: _Lookup, ip_version: int) -> _Lookup:
+    """An IPv4-only file knows no IPv6 address; the readers raise for one."""
+    if ip_version != 4:
+        return lookup
+    return lambda address: lookup(address) if address.version == 4 else None
+
+
+def _position(latitude: object, longitude: object, country: object) -> Position | None:
+    """A position, or None when there is no sound one."""
+    if not isinstance(latitude, int | float) or not isinstance(longitude, int | float):
+        return None
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        return None
+    return Position(float(latitude), float(longitude), country if isinstance(country, str) else "")

@@ -1,0 +1,5 @@
+"""What can go wrong with a GeoIP source."""
+
+
+class GeoError(Exception):
+    """A GeoIP file that is missing, damaged or of an unknown layout; the message says what to do."""

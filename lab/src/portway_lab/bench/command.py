@@ -1,0 +1,234 @@
+"""Measure Portway beside its opponents: all are up at once and take turns, round by round, so that a machine that gets
+slower meanwhile gets slower for all.
+
+Here: which measures, in which order, how often. What each is, is in measures.py; the opponents are in
+contestants.py.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from portway_lab.bench import contestants, far_away, goals, idle_tunnels, measures, mesh, report
+from portway_lab.bench.contestants import Contestant, find_program
+from portway_lab.bench.endpoint import Endpoint
+from portway_lab.checkout import ROOT
+from portway_lab.cluster import delay_network
+from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
+from portway_lab.cluster.processes import Processes
+
+MEASURES = ("idle", "tunnels", "bulk", "requests", "latency", "connections", "forward", "mesh")
+# Those that start processes of their own.
+_APART = {"idle", "tunnels", "mesh"}
+# One address is the whole load here, and one session opens tunnels without pause.
+_NO_LIMITS = (
+    *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
+    *("--binds-per-second", "100000", "--bind-burst", "100000"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long it takes, against how far it can be trusted."""
+
+    rounds: int
+    seconds: float  # of each load in each round
+    bulk_bytes: int
+    warm: int  # forward() calls
+    fresh: int  # interpreters
+    sessions: int  # of idle tunnels
+
+
+FULL = Effort(rounds=5, seconds=5.0, bulk_bytes=1 << 30, warm=200, fresh=20, sessions=200)
+QUICK = Effort(rounds=2, seconds=1.0, bulk_bytes=256 << 20, warm=50, fresh=5, sessions=40)
+IDLE_VISITORS = 2_000
+TUNNELS_OF_A_SESSION = 50
+# A visitor costs a relay node or HAProxy two descriptors; the rest is for everything else a process holds.
+_DESCRIPTORS_PER_VISITOR = 2
+_OTHER_DESCRIPTORS = 200
+
+
+def main() -> int:
+    arguments = _parse()
+    effort = QUICK if arguments.quick else FULL
+    descriptors = _raise_descriptors()
+    chosen = arguments.only or list(MEASURES)
+    began, load_before = time.strftime("%Y-%m-%dT%H:%M:%S%z"), os.getloadavg()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(prefix="portway-bench-") as name, Processes(Path(name)) as processes:
+        skipped: dict[str, str] = {}
+        rounds: dict[str, dict[str, list[measures.Figures]]] = {}
+        forward: dict[str, measures.Figures] = {}
+        if "idle" in chosen:
+            rounds["idle"] = _run_idle(Path(name), descriptors, skipped)
+        of_tunnels: list[goals.Goal] = []
+        if "tunnels" in chosen:
+            of_tunnels = _run_tunnels(Path(name), effort)
+        if set(chosen) - _APART:
+            cluster = _start_cluster(processes)
+            if set(chosen) - _APART - {"forward"}:
+                field = _start(processes, cluster, skipped)
+                rounds |= _run_rounds(field, chosen, effort, Path(name))
+            if "forward" in chosen:
+                forward = _run_forward(cluster, effort, Path(name), skipped)
+            processes.end()  # the mesh has clusters of its own, and the machine to itself
+        of_mesh: list[goals.Goal] = []
+        if "mesh" in chosen:
+            of_mesh = mesh.measure(Path(name), mesh.QUICK if arguments.quick else mesh.FULL, skipped, _progress)
+    result = {
+        measure: {contestant: report.medians(figures) for contestant, figures in by_contestant.items()}
+        for measure, by_contestant in rounds.items()
+    }
+    written: dict[str, Any] = {
+        "began": began,
+        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "machine": report.machine(),
+        "effort": {name: getattr(effort, name) for name in Effort.__slots__},
+        "medians": result,
+        "forward": forward,
+        "tunnels": [goal.to_json() for goal in of_tunnels],
+        "mesh": [goal.to_json() for goal in of_mesh],
+        "rounds": rounds,
+        "skipped": skipped,
+    }
+    target = arguments.json or ROOT / f"bench-results-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    target.write_text(json.dumps(written, indent=2) + "\n")
+    print(report.table(result, forward))
+    for title, measured in (("idle tunnels", of_tunnels), ("the mesh", of_mesh)):
+        if measured:
+            print(goals.table(title, measured))
+    facts = written["machine"]
+    print(
+        f"\n{facts['cores']} cores ({facts['cpu']}); load average {load_before[0]:.2f} before, "
+        f"{os.getloadavg()[0]:.2f} after; medians of {effort.rounds} rounds; Python {facts['python']}"
+    )
+    for what, why in skipped.items():
+        print(f"not measured: {what}: {why}")
+    print(f"all rounds: {target}")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Portway beside its opponents.")
+    parser.add_argument("--quick", action="store_true", help="a glance: shorter and fewer rounds")
+    parser.add_argument(
+        "--only", action="append", choices=MEASURES, metavar="NAME", help=f"one of {', '.join(MEASURES)}"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: bench-results-TIME.json in the root")
+    return parser.parse_args()
+
+
+def _raise_descriptors() -> int:
+    """As many as this user may have; the children inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _start_cluster(processes: Processes, limits: tuple[str, ...] = _NO_LIMITS) -> Cluster:
+    plan = NodePlan(contestants.NODE, contestants.REGION, 50.1, 8.7, flags=limits)
+    return start_cluster(processes, (plan,))
+
+
+def _start(processes: Processes, cluster: Cluster, skipped: dict[str, str]) -> list[Contestant]:
+    """Everybody who can be started; the others are named with the reason."""
+    nginx = find_program("nginx")
+    if nginx is None or find_program("wrk") is None:
+        raise SystemExit("scripts/bench needs nginx and wrk (Debian packages of these names)")
+    origin = contestants.start_origin(processes, nginx)
+    field = [
+        Contestant("direct", Endpoint(LOOPBACK, origin)),
+        contestants.start_portway(processes, cluster, origin),
+    ]
+    if haproxy := find_program("haproxy"):
+        field.append(contestants.start_haproxy(processes, cluster, origin, haproxy))
+    else:
+        skipped["haproxy"] = "not installed"
+    if (sshd := find_program("sshd")) and (ssh := find_program("ssh")):
+        field.append(contestants.start_ssh(processes, origin, sshd, ssh))
+    else:
+        skipped["ssh -R"] = "sshd or ssh is not installed"
+    return field
+
+
+def _run_idle(folder: Path, descriptors: int, skipped: dict[str, str]) -> dict[str, list[measures.Figures]]:
+    """In processes of its own: none has freed memory yet, and what it leaves behind, thousands of lanes that are let go
+    of over the next minute, is in no other measure's way."""
+    visitors = min(IDLE_VISITORS, (descriptors - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_VISITOR)
+    own = folder / "idle"
+    own.mkdir()
+    taken = {}
+    with Processes(own) as processes:
+        for one in _start(processes, _start_cluster(processes), skipped):
+            if one.parts:
+                _progress(f"idle, {one.name}")
+                taken[one.name] = [measures.idle(one, visitors)]
+    _progress("")
+    return taken
+
+
+def _run_tunnels(folder: Path, effort: Effort) -> list[goals.Goal]:
+    """With its limits as they are by default: a node must hold them as it is."""
+    _progress(f"{effort.sessions * TUNNELS_OF_A_SESSION} idle tunnels")
+    own = folder / "tunnels"
+    own.mkdir()
+    with Processes(own) as processes:
+        return idle_tunnels.measure(_start_cluster(processes, limits=()), effort.sessions, TUNNELS_OF_A_SESSION)
+
+
+def _run_rounds(
+    field: list[Contestant], chosen: list[str], effort: Effort, folder: Path
+) -> dict[str, dict[str, list[measures.Figures]]]:
+    loads: dict[str, Callable[[Contestant], measures.Figures]] = {
+        "bulk": lambda one: measures.bulk(one, effort.bulk_bytes),
+        "requests": lambda one: measures.requests(one, effort.seconds, folder),
+        "latency": lambda one: measures.latency(one, effort.seconds),
+        "connections": lambda one: measures.connections(one, effort.seconds),
+    }
+    taken: dict[str, dict[str, list[measures.Figures]]] = {}
+    for number in range(effort.rounds):
+        for measure in MEASURES:
+            if measure not in chosen or measure not in loads:
+                continue
+            for one in field:
+                _progress(f"round {number + 1}/{effort.rounds}: {measure}, {one.name}")
+                taken.setdefault(measure, {}).setdefault(one.name, []).append(loads[measure](one))
+    _progress("")
+    return taken
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
+
+
+def _run_forward(
+    cluster: Cluster, effort: Effort, folder: Path, skipped: dict[str, str]
+) -> dict[str, measures.Figures]:
+    found = {
+        "warm process": measures.forward_ready("warm", effort.warm, cluster.exports),
+        "second tunnel of a process": measures.forward_ready("second", effort.warm, cluster.exports),
+        "fresh interpreter": measures.forward_fresh(effort.fresh, cluster.exports),
+    }
+    title = f"second, {far_away.REGISTRY_ROUND_TRIP:.0f} ms to registry, {far_away.NODE_ROUND_TRIP:.0f} to node"
+    if why := delay_network.why_not():
+        skipped[title] = why
+    else:
+        far = folder / "far"
+        far.mkdir()
+        found[title] = far_away.second_tunnel(far, effort.warm // 4)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

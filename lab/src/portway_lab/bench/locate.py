@@ -1,0 +1,179 @@
+"""Program: Locate with 1,000 nodes known, by distance and with learned round trips, on one core each way.
+
+usage: locate.py [--seconds N] [--nodes N]
+
+The registry is a process of its own on one core, what asks it another on the next; `placement` is the choice alone, in
+this process. Prints a line for each: answers a second, median and 99th percentile in milliseconds, and for the registry
+how many of its processor's time would do, which is what to compare where the machine has other things to do.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from portway_geo.locator import Position
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
+from portway_proto.v1.discovery_pb2 import LocateRequest, ReportRequest, RoundTrip
+from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
+from portway_registry.pki.folder import Authority
+from portway_registry.placement.node import placed_node
+from portway_registry.placement.order import Placement
+from portway_registry.placement.reports import MOST_IN_A_REPORT
+from portway_registry.placement.round_trips import NOTHING, SEVERAL, RoundTrips
+from portway_registry.placement.round_trips import RoundTrip as Trip
+from portway_registry.state import keys
+from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.registry import bearer, channel, loopback_geoip
+
+from portway_lab.bench.usage import cpu_seconds
+from portway_lab.cluster.processes import Processes
+
+_PROGRAM: Final = Path(sys.executable).parent / "portway-registry"
+_CHANNELS: Final = 4
+_IN_FLIGHT: Final = 8  # twice the cores of any of this, so that the registry never waits
+_REGIONS: Final = 50
+_FRANKFURT: Final = Position(50.1, 8.7)
+
+
+def nodes(number: int) -> list[NodeInfo]:
+    """In fifty regions on all continents, some of them loaded."""
+    rng = random.Random(1)
+    places = [(rng.uniform(-55, 70), rng.uniform(-180, 180)) for _ in range(_REGIONS)]
+    return [
+        NodeInfo(
+            name=f"r{i % _REGIONS}-{i}",
+            region=f"r{i % _REGIONS}",
+            host="192.0.2.1",
+            port=443,
+            server_name=f"r{i % _REGIONS}-{i}.node.portway.internal",
+            state=NODE_STATE_READY,
+            latitude=places[i % _REGIONS][0],
+            longitude=places[i % _REGIONS][1],
+            visits=rng.randrange(8_000),
+        )
+        for i in range(number)
+    ]
+
+
+async def _fill(path: Path, known: list[NodeInfo]) -> None:
+    store = EmbeddedStore(path, on_failure=lambda error: None)
+    for node in known:
+        await store.put(keys.node(node.name), node.SerializeToString())
+    await store.close()
+
+
+async def _repeated(pid: int, seconds: float, ask: Callable[[int], Awaitable[object]]) -> str:
+    """As often as it goes."""
+    used = cpu_seconds([pid])
+    took: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def asking(number: int) -> None:
+        while (began := time.perf_counter()) < until:
+            await ask(number)
+            took.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(asking, range(_IN_FLIGHT)))
+    line = _line(took, time.perf_counter() - began)
+    return f"{line}; {len(took) / (cpu_seconds([pid]) - used):,.0f} a second of its processor"
+
+
+def _line(took: list[float], lasted: float) -> str:
+    percentiles = statistics.quantiles(took, n=100)
+    rate, median, high = len(took) / lasted, percentiles[49] * 1000, percentiles[98] * 1000
+    return f"{rate:8,.0f} a second, {median:6.2f} ms median, {high:6.2f} ms 99th"
+
+
+async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> None:
+    ca = folder / "pki" / "ca.crt"
+    admin_token = (folder / "admin-token").read_text().strip()
+    channels = [channel(registry, ca) for _ in range(_CHANNELS)]
+    stubs = [DiscoveryStub(one) for one in channels]
+    tokens = []
+    for _ in range(SEVERAL):
+        request = admin_pb2.CreateTokenRequest(tenant="bench", role=admin_pb2.ROLE_CLIENT)
+        tokens.append((await AdminStub(channels[0]).CreateToken(request, metadata=bearer(admin_token))).token)
+
+    async def locate(number: int) -> object:
+        return await stubs[number % _CHANNELS].Locate(LocateRequest(), metadata=bearer(tokens[0]))
+
+    await _repeated(pid, 1.0, locate)  # what is cached is
+    print("Locate, by distance          ", await _repeated(pid, seconds, locate), flush=True)
+    nearest = (await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))).candidates
+    for first in range(0, len(nearest), MOST_IN_A_REPORT):
+        some = nearest[first : first + MOST_IN_A_REPORT]
+        trips = [RoundTrip(node=one.node.name, ms=max(0.1, one.expected_rtt_ms * 0.9)) for one in some]
+        for token in tokens:
+            await stubs[0].Report(ReportRequest(round_trips=trips), metadata=bearer(token))
+    answer = await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))
+    print(f"  learned: {sum(one.learned for one in answer.candidates)} of {len(answer.candidates)} candidates")
+    print("Locate, learned round trips  ", await _repeated(pid, seconds, locate), flush=True)
+    for one in channels:
+        await one.close()
+
+
+def _placement(seconds: float, known: list[NodeInfo]) -> None:
+    """Clients from everywhere: 10,000 positions and prefixes, which no cache holds."""
+    placed = [placed_node(node) for node in known]
+    placement = Placement(placed)
+    rng = random.Random(2)
+    clients = [(Position(rng.randrange(-55, 70), rng.randrange(-180, 180)), os.urandom(3)) for _ in range(10_000)]
+    trips = RoundTrips()
+    for _, prefix in clients:
+        race = [Trip(node, rng.uniform(200, 400)) for node in rng.sample(placed, 3)]
+        for token in range(SEVERAL):
+            trips.report(prefix, str(token), race, 0.0)
+    for name, learns in (("by distance          ", False), ("learned round trips  ", True)):
+        took: list[float] = []
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            position, prefix = rng.choice(clients)
+            at = time.perf_counter()
+            learned = trips.learned(prefix, 1.0) if learns else NOTHING
+            placement.candidates(position, limit=8, rng=rng, learned=learned)
+            took.append(time.perf_counter() - at)
+        print("placement,", name, _line(took, sum(took)), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--nodes", type=int, default=1000)
+    arguments = parser.parse_args()
+    known = nodes(arguments.nodes)
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name, Processes(Path(name)) as processes:
+        folder = Path(name)
+        authority = Authority.create(folder / "pki")
+        authority.add_registry(["127.0.0.1"])
+        asyncio.run(_fill(folder / "registry.db", known))
+        registry = processes.start(
+            "registry",
+            [
+                *("taskset", "--cpu-list", str(cores[0])),
+                *(_PROGRAM, "serve", "--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0"),
+                *("--tls-cert", folder / "pki" / "registry.crt", "--tls-key", folder / "pki" / "registry.key"),
+                *("--cluster-ca", folder / "pki" / "ca.crt", "--store", f"embedded:{folder / 'registry.db'}"),
+                *("--admin-token-file", folder / "admin-token", "--geoip", loopback_geoip(folder / "geoip.mmdb")),
+            ],
+            ready_flag=True,
+        )
+        address = processes.wait_ready(registry)["listen"]
+        os.sched_setaffinity(0, {cores[-1]})
+        asyncio.run(_over_grpc(folder, address, registry.pid, arguments.seconds))
+    _placement(arguments.seconds, known)
+
+
+if __name__ == "__main__":
+    main()

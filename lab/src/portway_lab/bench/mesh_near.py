@@ -1,0 +1,135 @@
+"""The mesh on one machine: what the second node costs a visitor, and how soon a URL serves when its home was killed.
+
+Here: clusters of real nodes on loopback. Not here: distance (mesh_far.py).
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from portway_lab.bench import contestants, measures
+from portway_lab.bench.contestants import Contestant
+from portway_lab.bench.endpoint import Endpoint
+from portway_lab.bench.goals import Goal
+from portway_lab.cluster.clients import NamedTunnel, start_client, wait_tunnels
+from portway_lab.cluster.own_answers import Ask
+from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
+from portway_lab.cluster.processes import Processes
+from portway_lab.cluster.restart import Restartable
+from portway_lab.cluster.visits import ask, connect, visitor_context
+
+_NO_LIMITS = ("--connections-per-second", "1000000", "--connection-burst", "1000000")
+PLANS = (
+    NodePlan("fra-1", "fra", 50.1, 8.7, flags=_NO_LIMITS),
+    NodePlan("iad-1", "iad", 38.9, -77.4, flags=_NO_LIMITS),
+    NodePlan("nrt-1", "nrt", 35.8, 140.4, flags=_NO_LIMITS),
+)
+# A visit that fails is tried again after this; it is what the figure can be wrong by.
+_AGAIN_AFTER = 0.01
+_VISIT_TIMEOUT = 5.0
+_HOME_KNOWN_WITHIN = 30.0
+_SMALL = Ask(100)
+
+
+def second_node(folder: Path, nginx: str, rounds: int, seconds: float, size: int) -> list[Goal]:
+    """The same tunnel through its home node and through another one, in turns."""
+    with Processes(folder) as processes:
+        cluster = start_cluster(processes, PLANS[:2])
+        origin = contestants.start_origin(processes, nginx)
+        held = contestants.start_portway(processes, cluster, origin)
+        host = held.endpoint.server_name or ""
+        home, other = _home_first(cluster, host)
+        ways = [
+            Contestant(name, Endpoint(LOOPBACK, int(listen.rpartition(":")[2]), host, str(cluster.ca)))
+            for name, listen in (("one node", home), ("two nodes", other))
+        ]
+        latency: dict[str, list[float]] = {way.name: [] for way in ways}
+        bulk: dict[str, list[float]] = {way.name: [] for way in ways}
+        for _ in range(rounds):
+            for way in ways:
+                latency[way.name].append(measures.latency(way, seconds)["p50_us"])
+            for way in ways:
+                bulk[way.name].append(measures.bulk(way, size)["mb_per_s"])
+    one, two = (statistics.median(latency[way.name]) for way in ways)
+    one_bulk, two_bulk = (statistics.median(bulk[way.name]) for way in ways)
+    return [
+        Goal("median latency that the second node adds", two - one, "µs", 100.0, note=f"{one:.0f} and {two:.0f} µs"),
+        Goal(
+            "bulk across two nodes, against one",
+            two_bulk / one_bulk,
+            "×",
+            0.6,
+            at_most=False,
+            note=f"{one_bulk:.0f} and {two_bulk:.0f} MB/s",
+        ),
+    ]
+
+
+def home_killed(folder: Path, kills: int) -> list[Goal]:
+    """`kill -9` of the home node of an idle tunnel, again and again; visitors try at another node without pause."""
+    taken = []
+    with Processes(folder) as processes:
+        cluster = start_cluster(processes, PLANS)
+        nodes = {node.plan.name: Restartable(processes, node.process) for node in cluster.nodes}
+        listens = {node.plan.name: node.listen for node in cluster.nodes}
+        client = start_client(processes, "client", ["idle"], cluster.exports)
+        tunnel = wait_tunnels(processes, client)["idle"]
+        for number in range(kills):
+            home = home_of(cluster, tunnel)
+            others = sorted(set(nodes) - {home})
+            entrance = listens[others[number % len(others)]]
+            visit = visitor(cluster, entrance, tunnel)
+            serves_after(visit)  # its node knows the way
+            nodes[home].kill()
+            taken.append(serves_after(visit))
+            nodes[home].start()
+    return [
+        Goal(f"URL serves again after kill -9 of its home, median of {kills}", statistics.median(taken), "s", 1.0),
+        Goal("the same, worst", max(taken), "s", note="at another node"),
+    ]
+
+
+def visitor(cluster: Cluster, entrance: str, tunnel: NamedTunnel) -> Callable[[], None]:
+    """One visit at a node; raises OSError when it fails."""
+    context = visitor_context(cluster.ca)
+
+    def visit() -> None:
+        with connect(context, entrance, tunnel, _VISIT_TIMEOUT) as connection:
+            ask(connection, tunnel, _SMALL)
+
+    return visit
+
+
+def serves_after(visit: Callable[[], object], give_up: float = 60.0) -> float:
+    """Seconds until a visit succeeds, tried without pause. Raises the last failure after `give_up` seconds."""
+    began = time.monotonic()
+    while True:
+        try:
+            visit()
+        except OSError:
+            if time.monotonic() - began > give_up:
+                raise
+            time.sleep(_AGAIN_AFTER)
+        else:
+            return time.monotonic() - began
+
+
+def home_of(cluster: Cluster, tunnel: NamedTunnel, prefix: tuple[str, ...] = ()) -> str:
+    """The node that the registry says the tunnel's client is connected to, once that is one that it knows."""
+    deadline = time.monotonic() + _HOME_KNOWN_WITHIN
+    while True:
+        found = {one["label"]: one["node"] for one in cluster.ask("tunnel", "list", prefix=prefix)["tunnels"]}
+        known = {one["name"] for one in cluster.ask("node", "list", prefix=prefix)["nodes"]}
+        if found.get(tunnel.label) in known:
+            home: str = found[tunnel.label]
+            return home
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the registry knows no home of {tunnel.name}: {found}")
+
+
+def _home_first(cluster: Cluster, host: str) -> tuple[str, str]:
+    """Addresses of the tunnel's home and of the other node: the region in its name says where it was opened."""
+    region = host.split(".")[1]
+    home = next(node.listen for node in cluster.nodes if node.plan.region == region)
+    return home, next(node.listen for node in cluster.nodes if node.plan.region != region)

@@ -1,0 +1,212 @@
+"""Kill, drain, pause and cut off parts of a mesh at random while visitors check that each gets its own tunnel's bytes.
+
+What happens and when follows from --seed and --minutes alone; how the parts answer does not. Ends with everything
+taken back, and a check that every tunnel serves at every node, that registries and nodes agree, and that nothing is
+left over. Needs root (network namespaces) and etcd.
+
+Here: the run from beginning to end and what is said of it. Not here: its parts, which are the other modules here.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from portway_testkit.etcd import EtcdMissing, find_etcd
+
+from portway_lab.chaos import consistency
+from portway_lab.chaos.plan import GUESTS, Fault, counts, make_plan
+from portway_lab.chaos.stage import Stage
+from portway_lab.chaos.visiting import Visitors
+from portway_lab.cluster.delay_network import why_not
+from portway_lab.cluster.processes import Processes, ProcessFailed
+from portway_lab.cluster.visits import WrongBytes
+
+_LOOK = 0.2
+_SOON = 5.0  # what takes longer to come to rest is named
+_SHOWN = 600
+_CANNOT_RUN = 2
+
+
+class _Ended(BaseException):
+    """A signal asked us to end. Not an Exception: no handler in between may take it for a failure."""
+
+
+class _Told:
+    """Prints lines with the seconds since the beginning, from any thread."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def __call__(self, text: str) -> None:
+        with self._lock:
+            print(f"{self.seconds():6.1f} s  {text}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
+    plan = make_plan(seed, options.minutes * 60)
+    print(f"seed {seed}, {options.minutes:g} minutes, {len(plan)} faults:", flush=True)
+    for fault in plan:
+        print(f"  {fault}", flush=True)
+    print(f"of each: {_listed(counts(plan))}", flush=True)
+    if options.plan:
+        return 0
+    if reason := why_not():
+        print(f"scripts/chaos cannot run here: {reason}", file=sys.stderr)
+        return _CANNOT_RUN
+    try:
+        etcd = find_etcd()
+    except EtcdMissing as missing:
+        print(f"scripts/chaos cannot run here: {missing}", file=sys.stderr)
+        return _CANNOT_RUN
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    folder = Path(tempfile.mkdtemp(prefix="pw-chaos-"))
+    wrong: list[str] = []
+    try:
+        with Processes(folder) as processes:
+            wrong = _run(plan, seed, processes, etcd)
+    except ProcessFailed as failure:
+        wrong = [f"a part did not start: {failure}"]
+    except _Ended:
+        print("ended by a signal: nothing was checked")
+        return 1
+    finally:
+        # The logs are what is kept of a run that found something; etcd's data is large, the keys are nobody's any more.
+        shutil.rmtree(folder / "etcd" if wrong else folder, ignore_errors=True)
+    for line in wrong:
+        print(f"WRONG: {line}", flush=True)
+    if wrong:
+        print(f"all logs: {folder}\nagain: scripts/chaos --seed {seed} --minutes {options.minutes:g}")
+        return 1
+    print("nothing is wrong")
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """On the way out a second signal must not interrupt what ends the processes."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise _Ended
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seed", type=int, help="what the plan follows from; by default a random one")
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long faults go on (3); the check comes after")
+    parser.add_argument("--plan", action="store_true", help="print the plan, and do nothing")
+    return parser.parse_args(arguments)
+
+
+def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -> list[str]:
+    """What is wrong at the end, nothing if all is well."""
+    say = _Told()
+    stage = Stage(processes, etcd, say)
+    try:
+        if wrong := consistency.settle(lambda: consistency.not_served(stage)):
+            return [f"before any fault: {line}" for line in wrong]
+        say.begin()
+        with Visitors(stage, seed, say) as visitors:
+            _play(plan, stage, say)
+        say(f"all is taken back; done: {_listed(counts(plan))}")
+        say(f"visits: {dict(visitors.outcomes.most_common())}")
+        say(f"guests: {dict(stage.guests.outcomes.most_common())}")
+        gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
+        say(f"raw addresses that were lost, as their clients say: {', '.join(stage.ledger.without_port()) or 'none'}")
+        say(f"longest time between two visits that were served: {gaps}")
+        return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
+    finally:
+        stage.close()
+
+
+def _play(plan: tuple[Fault, ...], stage: Stage, say: _Told) -> None:
+    steps = sorted(
+        [(fault.at, 1, fault) for fault in plan] + [(fault.until, 0, fault) for fault in plan],
+        key=lambda step: step[:2],
+    )
+    for at, begins, fault in steps:
+        while say.seconds() < at:
+            stage.look_after()
+            time.sleep(min(_LOOK, max(0.0, at - say.seconds())))
+        target = " – ".join(filter(None, (fault.part, fault.other)))
+        say(f"{'' if begins else 'no more '}{fault.kind} {target}")
+        if begins:
+            stage.begin(fault)
+        else:
+            stage.end(fault)
+
+
+def _check(stage: Stage, say: _Told) -> list[str]:
+    """One after the other; each is waited for while parts that ended by themselves are started again."""
+    try:
+        wrong = _settle(stage, lambda: consistency.not_served(stage), say)
+        say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
+        differ = _settle(stage, lambda: consistency.disagreements(stage), say)
+        say(f"registries and nodes agree, nothing is left over: {'no' if differ else 'yes'}")
+        new = _newcomer(stage, say)
+        say(f"a new tunnel serves at every node: {'no' if new else 'yes'}")
+        stage.end_clients()
+        left = _settle(stage, lambda: consistency.disagreements(stage, closed=True), say)
+        say(f"nothing of the tunnels is left once their clients end: {'no' if left else 'yes'}")
+        answered = consistency.still_answered(stage)
+        say(f"nobody answers at the address of a tunnel that is closed: {'no' if answered else 'yes'}")
+    except WrongBytes as error:
+        return [str(error)]
+    return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+
+
+def _newcomer(stage: Stage, say: _Told) -> list[str]:
+    """It comes once all is well; again while nodes that were started a moment ago let all their raw ports rest."""
+    place = GUESTS[0]
+    name = stage.guests.come(place)
+
+    def wrong() -> list[str]:
+        nonlocal name
+        if not stage.guests.is_here(place):
+            name = stage.guests.come(place)
+        return consistency.not_served(stage) if stage.guests.open(name) else [f"{name} has no tunnel"]
+
+    found = _settle(stage, wrong, say)
+    stage.guests.leave(place, killed=False)
+    return found
+
+
+def _listed(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in found.items())
+
+
+def _settle(stage: Stage, question: Callable[[], list[str]], say: _Told) -> list[str]:
+    began = time.monotonic()
+    last: list[str] = []
+
+    def looked_after() -> list[str]:
+        nonlocal last
+        stage.look_after()
+        wrong = question()
+        last = wrong or last
+        return wrong
+
+    wrong = consistency.settle(looked_after)
+    if not wrong and last and time.monotonic() - began > _SOON:
+        say(f"it took {time.monotonic() - began:.0f} s until there was no more: {'; '.join(last)[:_SHOWN]}")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What must be true again once every fault is taken back.
+
+Here: the questions, each answered with what is wrong at the moment; waiting until nothing is. Not here: faults.
+"""
+
+import itertools
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from portway_lab.chaos.ledger import Got, Visit
+from portway_lab.chaos.plan import NODES, REGISTRIES
+from portway_lab.chaos.stage import VISITOR, Stage
+from portway_lab.chaos.visiting import visit
+from portway_lab.cluster.clients import NamedTunnel
+from portway_lab.cluster.own_answers import Ask
+from portway_lab.cluster.processes import ProcessFailed
+from portway_lab.cluster.visits import WrongBytes, visitor_context
+
+# A lease and the longest silence together, and a lost session's time to resume.
+_SETTLES_WITHIN = 60.0
+_POLL = 0.5
+_TIMEOUT = 6.0
+_AT_ONCE = 16
+_PREFIX = "portway_relay_"
+_AT_REST = ("visits", "sessions_away", "half_open_connections", "greeting_lanes")
+
+
+def settle(question: Callable[[], list[str]], within: float = _SETTLES_WITHIN) -> list[str]:
+    """Ask until nothing is wrong; what is still wrong when the time is up."""
+    deadline = time.monotonic() + within
+    while (wrong := question()) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return wrong
+
+
+def not_served(stage: Stage) -> list[str]:
+    """Addresses of open tunnels that are not served, at some node. Raises WrongBytes: that is never mended."""
+    entrances = [(tunnel, node, raw) for tunnel, raw in stage.addresses() for node in stage.entrances(tunnel, raw=raw)]
+    visits = _visit_all(stage, entrances)
+    for done in visits:
+        if done.got is Got.OTHERS:
+            raise WrongBytes(f"at {done.node}: {done.said}")
+    return [
+        f"{tunnel.name}{' (raw)' if raw else ''} is not served at {node}: {done.said}"
+        for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
+        if done.got is not Got.OWN
+    ]
+
+
+def still_answered(stage: Stage) -> list[str]:
+    """Closed tunnels at whose address somebody answers, at some node; a raw port that has rested may be another's."""
+    ledger = stage.ledger
+    lives = {life.tunnel.name: life for life in ledger.closed()}
+    entrances = [
+        (life.tunnel, node, raw)
+        for life, raw in itertools.product(lives.values(), (False, True))
+        if not raw or (life.tunnel.raw_port and not ledger.may_be_anothers(life))
+        for node in stage.entrances(life.tunnel, raw=raw)
+    ]
+    visits = _visit_all(stage, entrances)
+    wrong = [
+        lives[tunnel.name].violation(done, ledger.rest) for (tunnel, _, _), done in zip(entrances, visits, strict=True)
+    ]
+    return list(filter(None, wrong))
+
+
+def _visit_all(stage: Stage, entrances: Sequence[tuple[NamedTunnel, str, bool]]) -> list[Visit]:
+    context = visitor_context(stage.cluster.ca)
+    questions = (Ask(1_000), Ask(1_000, upload=True))
+
+    def one(entrance: tuple[NamedTunnel, str, bool]) -> Visit:
+        tunnel, node, raw = entrance
+        with stage.network.inside(VISITOR):
+            return visit(stage, context, tunnel, node, questions, raw=raw)
+
+    with ThreadPoolExecutor(_AT_ONCE) as visitors:
+        return list(visitors.map(one, entrances))
+
+
+def disagreements(stage: Stage, *, closed: bool = False) -> list[str]:
+    """Where a registry's view is not the nodes', or something is left over. `closed`: no tunnel is open any more."""
+    expected = Counter[str]() if closed else Counter(tunnel.label for tunnel in stage.ledger.open_now())
+    wrong = stage.guests.all_left()
+    held = {}
+    for node in NODES:
+        try:
+            metrics = _metrics(stage, node)
+        except OSError as error:
+            wrong.append(f"{node} does not say how it is: {error}")
+            continue
+        held[stage.names[node]] = int(metrics["tunnels"])
+        wrong += [f"{node} has {metrics[name]:g} {name}" for name in _AT_REST if metrics[name]]
+        if not metrics["registry_connected"]:
+            wrong.append(f"{node} has no registry")
+        if closed and metrics["sessions"]:
+            wrong.append(f"{node} has {metrics['sessions']:g} sessions")
+    for place, registry in zip(REGISTRIES, stage.cluster.registries, strict=True):
+        prefix = stage.network.prefix(place)
+        try:
+            nodes = stage.cluster.ask("node", "list", prefix=prefix, registry=registry)["nodes"]
+            tunnels = stage.cluster.ask("tunnel", "list", prefix=prefix, registry=registry)["tunnels"]
+        except ProcessFailed as error:
+            wrong.append(f"{place} does not answer: {str(error)[-200:]}")
+            continue
+        states = {node["name"]: node["state"] for node in nodes}
+        if states != dict.fromkeys(stage.names.values(), "ready"):
+            wrong.append(f"{place} knows these nodes: {states}")
+        if Counter(tunnel["label"] for tunnel in tunnels) != expected:
+            wrong.append(f"{place} shows {len(tunnels)} tunnels in place of {expected.total()}, or others")
+        homes = Counter(tunnel["node"] for tunnel in tunnels)
+        for name, count in held.items():
+            if homes[name] != count:
+                wrong.append(f"{place} shows {homes[name]} tunnels at {name}, which holds {count}")
+    return wrong
+
+
+def tracebacks(stage: Stage) -> list[str]:
+    """Log files with an error that nobody handled."""
+    return [
+        f"a traceback is in {log}"
+        for log in sorted(stage.folder.glob("*.log"))
+        if "Traceback (most recent call last)" in log.read_text(errors="replace")
+    ]
+
+
+def _metrics(stage: Stage, node: str) -> dict[str, float]:
+    with stage.network.inside(VISITOR):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{stage.admin_listens[node]}/metrics", timeout=_TIMEOUT) as answer:
+            lines = answer.read().decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if line.startswith(_PREFIX))
+    return {name.removeprefix(_PREFIX): float(value) for name, _, value in samples}

@@ -1,0 +1,107 @@
+"""Visitors who never stop: each knows every byte that it must get, and of whom it must get none any more.
+
+Here: threads in the visitor's place, what they saw, added up. Not here: one visit's bytes (cluster/visits.py), what is
+a violation (ledger.py).
+"""
+
+import random
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from portway_lab.chaos.ledger import Got, Life, Visit
+from portway_lab.chaos.stage import VISITOR, Stage
+from portway_lab.cluster.clients import NamedTunnel
+from portway_lab.cluster.own_answers import Ask
+from portway_lab.cluster.visits import WrongBytes, ask, connect, connect_raw, visitor_context
+
+_THREADS = 12
+_TIMEOUT = 6.0
+_BETWEEN = 0.05
+_SIZES = (0, 1, 1_000, 60_000, 300_000)
+_MOST_ASKED = 3
+
+
+def visit(
+    stage: Stage, context: ssl.SSLContext, tunnel: NamedTunnel, node: str, questions: Sequence[Ask], *, raw: bool
+) -> Visit:
+    """One visit of a tunnel at a node; the calling thread is in the visitor's place."""
+    began = time.monotonic()
+    got, said = Got.OWN, "served"
+    try:
+        with (
+            connect_raw(stage.network.address(node), tunnel.raw_port, _TIMEOUT)
+            if raw
+            else connect(context, stage.listens[node], tunnel, _TIMEOUT)
+        ) as connection:
+            for question in questions:
+                ask(connection, tunnel, question)
+    except WrongBytes as error:
+        got, said = Got.OTHERS, str(error)
+    except ssl.SSLCertVerificationError as error:
+        got, said = Got.OTHERS, f"a certificate that is not {tunnel.name}'s: {error}"
+    except OSError as error:
+        tls = isinstance(error, ssl.SSLError) and error.reason
+        got, said = Got.NOTHING, tls or f"{type(error).__name__}"
+    return Visit(raw, node, began, time.monotonic(), got, said)
+
+
+class Visitors:
+    """`with Visitors(stage, seed) as visitors:` has them visit until the block ends."""
+
+    def __init__(self, stage: Stage, seed: int, say: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._say = say
+        self._seed = seed
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(_THREADS)]
+        self._served_at = dict.fromkeys(map(_address, stage.addresses()), time.monotonic())
+        self.outcomes: Counter[str] = Counter()
+        self.longest_gap = dict.fromkeys(self._served_at, 0.0)
+        self.violations: list[str] = []
+
+    def __enter__(self) -> "Visitors":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _visit(self, number: int) -> None:
+        lot = random.Random(f"visitor {self._seed} {number}")
+        context = visitor_context(self._stage.cluster.ca)
+        ledger = self._stage.ledger
+        with self._stage.network.inside(VISITOR):
+            while not self._stop.wait(_BETWEEN):
+                life, raw = ledger.pick(lot)
+                node = lot.choice(self._stage.entrances(life.tunnel, raw=raw))
+                questions = [Ask(lot.choice(_SIZES), lot.random() < 0.3) for _ in range(lot.randint(1, _MOST_ASKED))]
+                done = visit(self._stage, context, life.tunnel, node, questions, raw=raw)
+                self._count(life, done)
+
+    def _count(self, life: Life, done: Visit) -> None:
+        wrong = life.violation(done, self._stage.ledger.rest)
+        if wrong:
+            self._say(f"VIOLATION {wrong}")
+        address = _address((life.tunnel, done.raw))
+        closed = "closed: " if life.let_go < done.began else ""
+        outcome = "another's" if done.got is Got.OTHERS else done.said
+        with self._lock:
+            if wrong:
+                self.violations.append(wrong)
+            self.outcomes[f"{closed}{'raw ' if done.raw else ''}{outcome}"] += 1
+            if done.got is Got.OWN and address in self._served_at:
+                gap = done.ended - self._served_at[address]
+                self.longest_gap[address] = max(self.longest_gap[address], gap)
+                self._served_at[address] = done.ended
+
+
+def _address(address: tuple[NamedTunnel, bool]) -> str:
+    tunnel, raw = address
+    return f"{tunnel.name} raw" if raw else tunnel.name

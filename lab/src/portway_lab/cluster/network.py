@@ -1,0 +1,120 @@
+"""Places that are far apart on one machine: network namespaces, the round trips between them, and cuts.
+
+Here: how far apart places are, starting the network that makes it so (delay_network.py), getting into a place. Not
+here: what runs in the places (portway.py), a map of real ones (regions.py).
+"""
+
+import ctypes
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from portway_lab.cluster.delay_network import namespace
+from portway_lab.cluster.processes import Process, Processes
+
+_PROGRAM = Path(__file__).with_name("delay_network.py")
+# Private, and seen by nobody but the namespaces: two networks may have the same addresses.
+_ADDRESS = "10.231.77.{}"
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# Two regions, and the milliseconds of a round trip between them.
+Distances = Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A namespace; `access` are the milliseconds that a round trip takes to its region's exchange and back."""
+
+    name: str
+    region: str
+    access: float = 0.5
+
+
+def round_trip(one: Place, other: Place, distances: Distances) -> float:
+    """Between two places, in milliseconds. Raises KeyError where their regions have no distance."""
+    if one.region == other.region:
+        return one.access + other.access
+    pair = (one.region, other.region)
+    between = distances[pair] if pair in distances else distances[other.region, one.region]
+    return one.access + between + other.access
+
+
+class Network:
+    """A network that runs."""
+
+    def __init__(self, process: Process, addresses: Mapping[str, str], control: Path) -> None:
+        self._process = process
+        self._addresses = addresses
+        self._control = control
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(self._addresses)
+
+    def address(self, place: str) -> str:
+        return self._addresses[place]
+
+    def namespace(self, place: str) -> str:
+        return namespace(place, self._process.pid)
+
+    def prefix(self, place: str) -> tuple[str, ...]:
+        """In front of a command line it runs the command in that place."""
+        return ("ip", "netns", "exec", self.namespace(place))
+
+    def cut(self, source: str, target: str, *, both_ways: bool = True) -> None:
+        """Lose the packets from one place to another; nobody is told anything."""
+        self._order("cut", source, target, both_ways)
+
+    def mend(self, source: str, target: str, *, both_ways: bool = True) -> None:
+        """Carry them again."""
+        self._order("mend", source, target, both_ways)
+
+    @contextmanager
+    def inside(self, place: str) -> Iterator[None]:
+        """Sockets that this thread makes meanwhile are in that place; those of other threads are not."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            there = os.open(f"/run/netns/{self.namespace(place)}", os.O_RDONLY)
+            try:
+                _enter(there)
+            finally:
+                os.close(there)
+            try:
+                yield
+            finally:
+                _enter(here)
+        finally:
+            os.close(here)
+
+    def _order(self, verb: str, source: str, target: str, both_ways: bool) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as orders:
+            orders.connect(str(self._control))
+            orders.send(f"{verb} {source} {target}".encode())
+            if both_ways:
+                orders.send(f"{verb} {target} {source}".encode())
+
+
+def start_network(processes: Processes, places: Sequence[Place], distances: Distances) -> Network:
+    """Make the places. Raises ProcessFailed; ask delay_network.why_not() first."""
+    addresses = {place.name: _ADDRESS.format(number) for number, place in enumerate(places, 1)}
+    control = processes.folder / "network.control"
+    words: list[str] = []
+    for name, address in addresses.items():
+        words += ["--place", f"{name}={address}"]
+    for one, other in itertools.combinations(places, 2):
+        words += ["--delay", f"{one.name}/{other.name}={round_trip(one, other, distances) / 2}"]
+    process = processes.start("network", [sys.executable, _PROGRAM, "--control", control, *words], ready_flag=True)
+    processes.wait_ready(process)
+    return Network(process, addresses, control)
+
+
+def _enter(namespace_file: int) -> None:
+    if _libc.setns(namespace_file, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")

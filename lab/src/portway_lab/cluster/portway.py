@@ -1,0 +1,221 @@
+"""A registry and relay nodes, from nothing: certificates, processes, an API token.
+
+Here: the command lines and the order they are run in. Not here: what is done with the cluster (demo, benchmark).
+"""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from portway_lab.cluster.processes import Process, Processes, ProcessFailed, clean_environment
+
+LOOPBACK = "127.0.0.1"
+# curl and browsers resolve every name below it to loopback by themselves.
+DOMAIN = "localhost"
+_PROGRAMS = Path(sys.executable).parent
+# Raw TCP tunnels get ports from here: below what systems hand out by themselves (32768 on Linux).
+_RAW_PORTS = range(20_000, 30_000)
+_RAW_PORTS_PER_REGION = 500
+# Asks a registry that has just said it is ready: more than this and something hangs.
+_ADMIN_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to start. Port 0 is any free one.
+
+    `prefix` goes in front of its command line (a network namespace), `flags` behind it. Nodes of one region listen on
+    the same raw ports: on one machine each needs a `host` of its own, such as 127.0.0.2.
+    """
+
+    name: str
+    region: str
+    latitude: float
+    longitude: float
+    host: str = LOOPBACK
+    port: int = 0
+    prefix: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPlan:
+    """The registry to start; without a `store` it has a file of its own."""
+
+    host: str = LOOPBACK
+    port: int = 0
+    prefix: tuple[str, ...] = ()
+    store: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    plan: NodePlan
+    listen: str  # host:port
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster that runs. `ca` verifies the registry and every public name."""
+
+    registries: tuple[str, ...]  # host:port of each for clients
+    registry_processes: tuple[Process, ...]
+    nodes: tuple[RunningNode, ...]
+    token: str
+    ca: Path
+    pki: Path
+    admin_token_file: Path
+
+    @property
+    def registry(self) -> str:
+        """The first one."""
+        return self.registries[0]
+
+    @property
+    def registry_process(self) -> Process:
+        return self.registry_processes[0]
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """What a client needs in its environment."""
+        return {
+            "PORTWAY_REGISTRY": ",".join(self.registries),
+            "PORTWAY_TOKEN": self.token,
+            "PORTWAY_CA": str(self.ca),
+        }
+
+    def ask(self, *words: str, prefix: tuple[str, ...] = (), registry: str = "") -> Any:
+        """What `portway-admin --json WORDS` answers, from the first registry or the one given. Raises ProcessFailed."""
+        connection = ["--registry", registry or self.registry, "--ca", str(self.ca)]
+        return json.loads(_admin([*connection, "--token-file", self.admin_token_file, "--json", *words], prefix))
+
+
+def start_cluster(
+    processes: Processes,
+    nodes: tuple[NodePlan, ...],
+    registry: RegistryPlan | None = None,
+    replicas: tuple[RegistryPlan, ...] = (),
+) -> Cluster:
+    """Start a cluster and return when every node is ready. Raises ProcessFailed, saying which part and why.
+
+    `replicas` are further registries; all have the store of the first then, which must be an etcd.
+    """
+    registry = registry or RegistryPlan()
+    pki = processes.folder / "pki"
+    _make_certificates(pki, nodes, (registry, *replicas))
+    admin_token_file = processes.folder / "admin-token"
+    registries = []
+    for number, replica in enumerate((registry, *replicas), 1):
+        name = "registry" if number == 1 else f"registry-{number}"
+        store = registry.store or f"embedded:{processes.folder / 'registry.db'}"
+        registries.append(_start_registry(processes, name, replica, pki, store, admin_token_file))
+        # One after the other: the first makes the keys and the admin token.
+        processes.wait_ready(registries[-1])
+    told = [processes.wait_ready(process) for process in registries]
+    mesh = tuple(each["mesh_listen"] for each in told)
+    regions = tuple(dict.fromkeys(plan.region for plan in nodes))
+    ranges = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_REGION), len(regions))
+    raw_ports = dict(zip(regions, ranges, strict=True))
+    started: list[tuple[NodePlan, Process]] = []
+    for plan in nodes:
+        first = all(other.region != plan.region for other, _ in started)
+        ports = raw_ports[plan.region]
+        started.append((plan, _start_node(processes, plan, pki, mesh, ports, regions, first=first)))
+    running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
+    ca = pki / "ca.crt"
+    public = tuple(each["listen"] for each in told)
+    token = _create_token(registry, public[0], ca, admin_token_file)
+    return Cluster(public, tuple(registries), running, token, ca, pki, admin_token_file)
+
+
+def _start_registry(
+    processes: Processes, name: str, plan: RegistryPlan, pki: Path, store: str, admin_token_file: Path
+) -> Process:
+    return processes.start(
+        name,
+        [
+            *plan.prefix,
+            _PROGRAMS / "portway-registry",
+            "serve",
+            *("--listen", f"{plan.host}:{plan.port}"),
+            *("--mesh-listen", f"{plan.host}:0"),
+            *("--tls-cert", pki / "registry.crt", "--tls-key", pki / "registry.key"),
+            *("--cluster-ca", pki / "ca.crt"),
+            *("--store", store),
+            *("--admin-token-file", admin_token_file),
+        ],
+        ready_flag=True,
+    )
+
+
+def _start_node(
+    processes: Processes,
+    plan: NodePlan,
+    pki: Path,
+    mesh: tuple[str, ...],
+    raw_ports: int,
+    regions: tuple[str, ...],
+    *,
+    first: bool,
+) -> Process:
+    """Every node serves the names of every region, so it has all their certificates.
+
+    The process of the `first` of a region has the region's name, that of any other the node's.
+    """
+    names: list[str | Path] = []
+    for region in regions:
+        names += ["--tls-cert", pki / f"region-{region}.crt", "--tls-key", pki / f"region-{region}.key"]
+    return processes.start(
+        f"relay-{plan.region if first else plan.name}",
+        [
+            *plan.prefix,
+            _PROGRAMS / "portway-relay",
+            "serve",
+            *("--name", plan.name, "--region", plan.region, "--domain", DOMAIN),
+            *("--listen", f"{plan.host}:{plan.port}"),
+            *("--raw-listen", plan.host, "--raw-host", plan.host),
+            *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_REGION - 1}"),
+            *(word for address in mesh for word in ("--registry", address)),
+            *("--cluster-ca", pki / "ca.crt"),
+            *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
+            *names,
+            *("--admin-listen", f"{plan.host}:0"),
+            # With "=": a negative number alone would be taken for a flag.
+            *(f"--latitude={plan.latitude}", f"--longitude={plan.longitude}"),
+            *plan.flags,
+        ],
+        ready_flag=True,
+    )
+
+
+def _make_certificates(pki: Path, nodes: tuple[NodePlan, ...], registries: tuple[RegistryPlan, ...]) -> None:
+    command: list[str | Path] = ["pki", "init", "--dir", pki, "--domain", DOMAIN]
+    for region in dict.fromkeys(plan.region for plan in nodes):
+        command += ["--region", region]
+    for plan in nodes:
+        command += ["--node", plan.name]
+    for host in {*(registry.host for registry in registries), LOOPBACK, "localhost"}:
+        command += ["--registry-host", host]
+    _admin(command)
+
+
+def _create_token(registry: RegistryPlan, address: str, ca: Path, admin_token_file: Path) -> str:
+    connection: list[str | Path] = ["--registry", address, "--ca", ca, "--token-file", admin_token_file, "--json"]
+    answer = _admin([*connection, "token", "create", "--tenant", "demo"], registry.prefix)
+    token: str = json.loads(answer)["token"]
+    return token
+
+
+def _admin(arguments: list[str | Path], prefix: tuple[str, ...] = ()) -> str:
+    command = [*prefix, str(_PROGRAMS / "portway-admin"), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_ADMIN_TIMEOUT, check=False, env=clean_environment()
+    )
+    if done.returncode != 0:
+        raise ProcessFailed(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()}")
+    return done.stdout

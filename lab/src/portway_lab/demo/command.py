@@ -1,0 +1,253 @@
+"""Run a registry and relay nodes in three regions on this machine, and put a web page on a public address with them.
+
+Here: what the demo says and when it ends. The cluster itself is started by cluster/portway.py; a folder below the
+system's temporary directory holds its certificates, its database and, for each process, a log and a pid file.
+"""
+
+import argparse
+import http.server
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from portway_lab.cluster.delay_network import why_not
+from portway_lab.cluster.folders import make_folder, owned_folder
+from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
+from portway_lab.cluster.processes import Processes, ProcessFailed
+from portway_lab.cluster.regions import start_regions
+from portway_lab.demo import regions as demo_regions
+
+_REGIONS = (("fra", 50.1, 8.7), ("iad", 38.9, -77.4), ("syd", -33.9, 151.2))
+# A request on one machine takes milliseconds.
+_REQUEST_TIMEOUT = 20.0
+_WATCH_INTERVAL = 0.2
+
+
+class _DemoFailed(Exception):
+    """The processes run, and yet the page could not be asked for."""
+
+
+class _Ended(BaseException):
+    """A signal asked us to end. Not an Exception: no handler in between may take it for a failure."""
+
+
+def main() -> int:
+    arguments = _parse()
+    if arguments.regions and (reason := why_not()):
+        print(f"scripts/demo --regions cannot run here: {reason}", file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup means it
+            signal.signal(number, _end)
+    if arguments.env is not None and arguments.env.is_file():
+        arguments.env.unlink()  # its contents are of a cluster that is gone; whoever waits for the file waits for ours
+    folder = make_folder()
+    try:
+        with (
+            owned_folder(folder, keep_logs=arguments.env is not None),
+            Processes(folder) as processes,
+            _no_more_signals(),
+        ):
+            _run(arguments, folder, processes)
+    except _Ended:
+        return 0
+    except (ProcessFailed, _DemoFailed) as failure:
+        print(f"the demo failed: {failure}\nall logs: {folder}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(arguments: argparse.Namespace, folder: Path, processes: Processes) -> None:
+    """Until it is enough, or a signal comes."""
+    regions = start_regions(processes) if arguments.regions else None
+    if regions is not None:
+        cluster, more = regions.cluster, demo_regions.exports(regions.network)
+    else:
+        cluster, more = start_cluster(processes, _plan(arguments), RegistryPlan(port=arguments.registry_port)), {}
+    if arguments.env is not None:
+        _write_exports(arguments.env, cluster, folder, more)
+        print(f"ready; in another shell: . {shlex.quote(str(arguments.env.absolute()))}", flush=True)
+        _stay(processes)
+    elif regions is None:
+        _show(cluster, folder, processes, arguments.check)
+    else:
+        _write_exports(folder / "env", cluster, folder, more)
+        demo_regions.show(regions, processes)
+        if not arguments.check:
+            print(f"\nIt stays up until Ctrl-C. Logs: {folder}", flush=True)
+            _stay(processes)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.splitlines()[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="end after one request; exit 0 only if it was answered")
+    mode.add_argument(
+        "--env",
+        type=Path,
+        metavar="FILE",
+        help="only the cluster, in the foreground; when it is ready, FILE holds export lines for clients",
+    )
+    parser.add_argument(
+        "--regions",
+        action="store_true",
+        help="each region in a network namespace of its own, as far from the others as in the world (needs root)",
+    )
+    parser.add_argument("--registry-port", type=_port, default=0, metavar="PORT", help="default: a free one")
+    parser.add_argument(
+        "--relay-port",
+        type=_port,
+        default=0,
+        metavar="PORT",
+        help="of the first node, the others follow; default: free",
+    )
+    arguments = parser.parse_args()
+    if arguments.regions and (arguments.registry_port or arguments.relay_port):
+        parser.error("with --regions every part has an address of its own: leave the ports out")
+    return arguments
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535 - len(_REGIONS):
+        raise argparse.ArgumentTypeError(f"{port} is no usable port")
+    return port
+
+
+def _plan(arguments: argparse.Namespace) -> tuple[NodePlan, ...]:
+    return tuple(
+        NodePlan(
+            f"{region}-1", region, latitude, longitude, port=arguments.relay_port and arguments.relay_port + offset
+        )
+        for offset, (region, latitude, longitude) in enumerate(_REGIONS)
+    )
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise _Ended
+
+
+@contextmanager
+def _no_more_signals() -> Iterator[None]:
+    """On the way out a second Ctrl-C must not interrupt what ends the processes."""
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _write_exports(target: Path, cluster: Cluster, folder: Path, more: Mapping[str, str]) -> None:
+    """All of it at once: whoever polls for the file never reads half."""
+    nodes = ",".join(f"{node.process.name}={node.listen}" for node in cluster.nodes)
+    values = {**cluster.exports, "PORTWAY_DEMO_DIR": str(folder), "PORTWAY_DEMO_NODES": nodes, **more}
+    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+    if target.exists():  # a pipe or a terminal
+        target.write_text(text)
+        return
+    with tempfile.NamedTemporaryFile(
+        "w", dir=target.absolute().parent, prefix=f".{target.name}.", delete=False
+    ) as file:
+        file.write(text)
+    Path(file.name).replace(target)
+
+
+def _stay(processes: Processes) -> None:
+    """Until a signal comes. A node that somebody kills to see what happens ends nothing else."""
+    while len(processes):
+        for process in processes.forget_ended():
+            print(f"{process.name} has ended; the rest goes on", file=sys.stderr)
+        time.sleep(_WATCH_INTERVAL)
+    raise _DemoFailed("every process has ended")
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    """The local web server: one page, with a word that nobody else can know."""
+
+    word = secrets.token_hex(8)
+
+    def do_GET(self) -> None:
+        body = f"Hello from behind a tunnel ({self.word}).\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        pass
+
+
+def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> None:
+    """A page behind a tunnel, asked for through its public address."""
+    os.environ.update(cluster.exports)
+    import portway
+
+    print(f"Portway runs here: a registry at {cluster.registry}, and relay nodes")
+    for node in cluster.nodes:
+        print(f"    {node.plan.name:<8} {node.listen}")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        started = time.perf_counter()
+        try:
+            with portway.forward(port) as tunnel:
+                took = (time.perf_counter() - started) * 1000
+                print(f"\nforward({port}) was ready after {took:.0f} ms:\n    {tunnel.url}")
+                _request(tunnel.url, cluster.ca)
+                if not check:
+                    _say_how_to_go_on(cluster, folder)
+                    _stay(processes)
+        except portway.Error as error:
+            raise _DemoFailed(f"forward({port}): {error}") from error
+        finally:
+            server.shutdown()
+
+
+def _request(url: str, ca: Path) -> None:
+    """Ask for the page as anybody would, and say how to do the same. Raises _DemoFailed."""
+    command = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(ca), url]
+    print(f"\nA visitor asks for it:\n    curl --cacert {shlex.quote(str(ca))} {url}", flush=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_REQUEST_TIMEOUT, check=False)
+    except FileNotFoundError as error:
+        raise _DemoFailed(
+            "its visitor is curl, and there is none: install it (Debian: apt-get install curl)"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise _DemoFailed(f"no answer within {_REQUEST_TIMEOUT:.0f} s") from error
+    print(f"    {(done.stdout or done.stderr).strip()}", flush=True)
+    if done.returncode != 0:
+        raise _DemoFailed(f"the request failed (curl's exit code {done.returncode})")
+    if _Page.word not in done.stdout:
+        raise _DemoFailed("the answer is not the page that was put behind the tunnel")
+
+
+def _say_how_to_go_on(cluster: Cluster, folder: Path) -> None:
+    exports = folder / "env"
+    _write_exports(exports, cluster, folder, {})
+    programs = Path(sys.executable).parent
+    print(
+        f"""
+It stays up until Ctrl-C. In another shell, a port of your own:
+    . {exports}
+    {programs}/portway forward 8000
+What the cluster knows:
+    PORTWAY_ADMIN_TOKEN=$(cat {cluster.admin_token_file}) {programs}/portway-admin nodes list
+Logs: {folder}""",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Restart the nodes of a mesh one by one, from an older commit's release to this one's, under load.
+
+The older release is that of a git ref, run from a worktree with this environment's packages. Visitors ask 200 times a
+second, on new and on kept connections, at the nodes that say they are ready, as behind a balancer. The exit code is 0
+when no new connection failed and no request in progress was cut.
+
+Here: the releases, the order of restarts, what is said. Not here: the load (load.py).
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from portway_lab.checkout import ROOT
+from portway_lab.cluster.clients import start_client, wait_tunnels
+from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
+from portway_lab.cluster.processes import Processes, ProcessFailed
+from portway_lab.cluster.restart import Restartable
+from portway_lab.rolling_upgrade.load import Load
+
+# One address is the whole load.
+_NO_LIMITS = ("--connections-per-second", "10000", "--connection-burst", "10000")
+# A node's grace (10 s) and what it takes to start.
+_ENDS_WITHIN = 45.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="pw-") as folder,
+            _release(options.ref, Path(folder)) as old,
+            Processes(Path(folder)) as processes,
+        ):
+            load = _upgrade(processes, old, options.settle)
+    except (ProcessFailed, subprocess.CalledProcessError) as failure:
+        print(f"the upgrade could not be run: {failure}", file=sys.stderr)
+        return 2
+    print(load.summary())
+    for line in load.failures:
+        print(f"WRONG: {line}")
+    return 1 if load.failures or not load.enough() else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/rolling_upgrade", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--from", dest="ref", required=True, metavar="REF", help="the older release, as a git ref")
+    parser.add_argument(
+        "--settle", type=float, default=3.0, metavar="SECONDS", help="of load before, between and after restarts (3)"
+    )
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _release(ref: str, folder: Path) -> Iterator[str]:
+    """PYTHONPATH of the release of a commit."""
+    tree = folder / "release"
+    git = ["git", "-C", str(ROOT)]
+    subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(tree), ref], check=True)
+    try:
+        yield os.pathsep.join(map(str, sorted(tree.glob("*/src"))))
+    finally:
+        subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=False)
+
+
+def _upgrade(processes: Processes, old: str, settle: float) -> Load:
+    prefix = ("env", f"PYTHONPATH={old}")
+    plans = tuple(
+        NodePlan(f"fra-{number}", "fra", 50.1, 8.7, host=f"127.0.0.{number}", prefix=prefix, flags=_NO_LIMITS)
+        for number in (1, 2, 3)
+    )
+    cluster = start_cluster(processes, plans, RegistryPlan(prefix=prefix))
+    # Programs are upgraded last, or never: the client stays what it was.
+    client = start_client(processes, "client", ["one", "two"], cluster.exports, prefix)
+    tunnels = tuple(wait_tunnels(processes, client).values())
+    parts = [
+        Restartable(processes, process)
+        for process in (cluster.registry_process, *(node.process for node in cluster.nodes))
+    ]
+    ready = {node.listen: processes.wait_ready(node.process)["admin_listen"] for node in cluster.nodes}
+    with Load(cluster.ca, tunnels, ready) as load:
+        time.sleep(settle)
+        for part in parts:
+            began = time.monotonic()
+            part.ask_to_end()
+            if not part.wait_end(_ENDS_WITHIN):
+                raise part.process.failure(f"did not end within {_ENDS_WITHIN:.0f} s of SIGTERM")
+            part.drop_prefix(len(prefix))
+            part.start()
+            print(f"{part.process.name} runs this release after {time.monotonic() - began:.1f} s", flush=True)
+            time.sleep(settle)
+    return load
+
+
+if __name__ == "__main__":
+    sys.exit(main())

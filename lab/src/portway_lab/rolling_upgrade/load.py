@@ -1,0 +1,146 @@
+"""Two hundred requests a second on new and on kept connections, at the nodes that say they are ready.
+
+Here: the load, and what failed of it. Not here: what is done to the nodes meanwhile (run_rolling_upgrade.py).
+"""
+
+import random
+import ssl
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from portway_lab.cluster.clients import NamedTunnel
+from portway_lab.cluster.own_answers import Ask
+from portway_lab.cluster.visits import WrongBytes, ask, connect, visitor_context
+
+# Threads, and how often each asks: 100 a second on new connections, 100 on kept ones, and requests in progress for
+# two seconds each.
+_NEW, _NEW_EVERY = 10, 0.1
+_KEPT, _KEPT_EVERY = 20, 0.2
+_SLOW = 2
+# A kept connection lives for so many requests, two seconds: much less than a node's grace, as behind any balancer that
+# is to let go of a node.
+_ON_ONE = 10
+_A_SECOND = _NEW / _NEW_EVERY + _KEPT / _KEPT_EVERY
+_SMALL = Ask(500)
+_LONG = Ask(20_000, seconds=2.0)
+_TIMEOUT = 15.0
+# How often a balancer looks whether a node is ready.
+_PROBE_EVERY = 0.05
+# Less than this part of the planned load, and the figure says nothing.
+_ENOUGH = 0.5
+
+
+class Load:
+    """`with Load(...) as load:` asks until the block ends. `ready` is, for each node's address, its admin port's."""
+
+    def __init__(self, ca: Path, tunnels: Sequence[NamedTunnel], ready: Mapping[str, str]) -> None:
+        self._context = visitor_context(ca)
+        self._tunnels = tunnels
+        self._admin = ready
+        self._ready = sorted(ready)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        kinds: list[tuple[Callable[[random.Random], None], int]] = [
+            (self._ask_on_new, _NEW),
+            (self._ask_on_kept, _KEPT),
+            (self._ask_slowly, _SLOW),
+        ]
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(step, number), name=f"{step.__name__} {number}")
+            for step, count in kinds
+            for number in range(count)
+        ]
+        self._threads.append(threading.Thread(target=self._probe, name="balancer"))
+        self._began = self._seconds = 0.0
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    def __enter__(self) -> "Load":
+        self._began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds = time.monotonic() - self._began
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def enough(self) -> bool:
+        """Whether the load was what it is meant to be, more or less."""
+        return self.counts["requests"] >= _ENOUGH * _A_SECOND * self._seconds
+
+    def summary(self) -> str:
+        rate = self.counts["requests"] / self._seconds
+        return (
+            f"{self.counts['requests']} requests in {self._seconds:.0f} s ({rate:.0f} a second of {_A_SECOND:.0f}), "
+            f"{self.counts['connections']} new connections, {self.counts['slow']} requests of {_LONG.seconds:g} s; "
+            f"{self.counts['not connected']} new connections failed, {self.counts['cut']} requests were cut"
+        )
+
+    def _repeat(self, step: Callable[[random.Random], None], number: int) -> None:
+        lot = random.Random(f"{step.__name__} {number}")
+        self._stop.wait(lot.random() * _KEPT_EVERY)
+        while not self._stop.is_set():
+            step(lot)
+
+    def _ask_on_new(self, lot: random.Random) -> None:
+        self._visit(lot, [_SMALL], _NEW_EVERY)
+
+    def _ask_on_kept(self, lot: random.Random) -> None:
+        self._visit(lot, [_SMALL] * _ON_ONE, _KEPT_EVERY)
+
+    def _ask_slowly(self, lot: random.Random) -> None:
+        self._visit(lot, [_LONG], 0.0)
+
+    def _visit(self, lot: random.Random, questions: Sequence[Ask], every: float) -> None:
+        """One connection; each question is asked `every` seconds after the one before."""
+        tunnel, node = lot.choice(self._tunnels), lot.choice(self._ready)
+        due = time.monotonic()
+        try:
+            connection = connect(self._context, node, tunnel, _TIMEOUT)
+        except OSError as error:
+            self._count("not connected", f"{node}: a new connection failed: {error!r}")
+            self._stop.wait(every)
+            return
+        with connection:
+            self._count("connections")
+            for number, question in enumerate(questions):
+                if not self._ask(connection, tunnel, question, f"{node}, request {number} of its connection"):
+                    return
+                due += every
+                if self._stop.wait(max(0.0, due - time.monotonic())):
+                    return
+
+    def _ask(self, connection: ssl.SSLSocket, tunnel: NamedTunnel, question: Ask, where: str) -> bool:
+        try:
+            ask(connection, tunnel, question)
+        except (OSError, WrongBytes) as error:
+            self._count("cut", f"{where} was cut: {error!r}")
+            return False
+        self._count("slow" if question is _LONG else "requests")
+        return True
+
+    def _count(self, what: str, failure: str = "") -> None:
+        with self._lock:
+            self.counts[what] += 1
+            if failure:
+                self.failures.append(f"after {time.monotonic() - self._began:.2f} s: {failure}")
+
+    def _probe(self) -> None:
+        """What a balancer does: only nodes that say they are ready get new connections."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while not self._stop.wait(_PROBE_EVERY):
+            ready = []
+            for node, admin in self._admin.items():
+                try:
+                    with opener.open(f"http://{admin}/readyz", timeout=1):
+                        ready.append(node)
+                except OSError:
+                    continue
+            self._ready = ready or self._ready

@@ -1,0 +1,124 @@
+"""Who opens tunnels: prefixes with one true position, and what GeoIP makes of each.
+
+The registry sees the table's position; the truth is drawn around it by the errors that assumptions.py names. A prefix
+errs as a whole, as its entry in the table does. Not here: what its round trips are (paths.py).
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate
+from typing import Final
+
+from portway_geo.distance import EARTH_RADIUS_KM, Vector, unit_vector
+from portway_geo.locator import Position
+
+from portway_lab.simulation.assumptions import (
+    ACCESS_MEDIAN_MS,
+    ACCESS_SPREAD,
+    CLIENTS_PER_PREFIX,
+    DATA_CENTRE_MS,
+    ELSEWHERE,
+    IN_DATA_CENTRES,
+    MISPLACED_AFRICA,
+    MISPLACED_ELSEWHERE,
+    MISPLACED_MEDIAN_KM,
+    MISPLACED_SPREAD,
+    MISPLACED_WELL_MAPPED,
+    NETWORKS_PER_PLACE,
+    UNLOCATED,
+)
+from portway_lab.simulation.geography import Place
+
+_AFRICA: Final = (
+    "AO BF BI BJ BW CD CF CG CI CM CV DJ DZ EG EH ER ET GA GH GM GN GQ GW KE KM LR LS LY MA MG ML MR MU MW MZ NA NE NG "
+    "RE RW SC SD SL SN SO SS ST SZ TD TG TN TZ UG YT ZA ZM ZW"
+)
+# Europe without its east beyond the EU, North America, Oceania's two large ones.
+_WELL_MAPPED: Final = (
+    "AD AT AU BE BG CA CH CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT JE LI LT LU LV MC MT NL NO NZ PL PT RO SE SI SK "
+    "SM US VA"
+)
+
+
+class Located(Enum):
+    """How well GeoIP knows a prefix."""
+
+    WELL = "in its cell"
+    MISPLACED = "misplaced"
+    ELSEWHERE = "another place of the world"
+    NOT = "not located"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """`guess` is what the registry's locator says; `network` numbers its place and its way out of there."""
+
+    number: int
+    network: int
+    vector: Vector
+    guess: Position | None
+    located: Located
+    access_ms: float
+
+
+def draw_prefixes(places: Sequence[Place], clients: int, rng: random.Random) -> list[Prefix]:
+    """Enough for so many clients, by the places' weights."""
+    count = max(1, clients // CLIENTS_PER_PREFIX)
+    cumulative = list(accumulate(place.weight for place in places))
+    chosen = rng.choices(range(len(places)), cum_weights=cumulative, k=count)
+    others = rng.choices(range(len(places)), cum_weights=cumulative, k=count)
+    return [
+        _draw(number, places, index, places[other], rng)
+        for number, (index, other) in enumerate(zip(chosen, others, strict=True))
+    ]
+
+
+def misplaced_share(country: str) -> float:
+    """How much of what GeoIP says of a country is in the wrong place."""
+    if country in _AFRICA.split():
+        return MISPLACED_AFRICA
+    return MISPLACED_WELL_MAPPED if country in _WELL_MAPPED.split() else MISPLACED_ELSEWHERE
+
+
+def _draw(number: int, places: Sequence[Place], index: int, other: Place, rng: random.Random) -> Prefix:
+    said = places[index].position
+    guess: Position | None = said
+    located = Located.WELL
+    true = _within_cell(said, rng)
+    chance = rng.random()
+    if chance < UNLOCATED:
+        located, guess = Located.NOT, None
+    elif chance < UNLOCATED + ELSEWHERE:
+        located, true = Located.ELSEWHERE, _within_cell(other.position, rng)
+    elif rng.random() < misplaced_share(said.country):
+        km = MISPLACED_MEDIAN_KM * rng.lognormvariate(0.0, MISPLACED_SPREAD)
+        located, true = Located.MISPLACED, _displaced(true, km, rng.uniform(0.0, math.tau))
+    network = index * NETWORKS_PER_PLACE + rng.randrange(NETWORKS_PER_PLACE)
+    return Prefix(number, network, unit_vector(true), guess, located, _access_ms(rng))
+
+
+def _within_cell(cell: Position, rng: random.Random) -> Position:
+    """Anywhere that rounds to these whole degrees."""
+    latitude = min(90.0, max(-90.0, cell.latitude + rng.uniform(-0.5, 0.5)))
+    return Position(latitude, cell.longitude + rng.uniform(-0.5, 0.5), cell.country)
+
+
+def _displaced(start: Position, km: float, bearing: float) -> Position:
+    """So far away along a great circle; no farther than half the globe."""
+    arc = min(math.pi, km / EARTH_RADIUS_KM)
+    latitude, longitude = math.radians(start.latitude), math.radians(start.longitude)
+    sine = math.sin(latitude) * math.cos(arc) + math.cos(latitude) * math.sin(arc) * math.cos(bearing)
+    end = math.asin(max(-1.0, min(1.0, sine)))
+    turned = math.atan2(
+        math.sin(bearing) * math.sin(arc) * math.cos(latitude), math.cos(arc) - math.sin(latitude) * math.sin(end)
+    )
+    return Position(math.degrees(end), math.degrees(longitude + turned), start.country)
+
+
+def _access_ms(rng: random.Random) -> float:
+    if rng.random() < IN_DATA_CENTRES:
+        return DATA_CENTRE_MS
+    return ACCESS_MEDIAN_MS * rng.lognormvariate(0.0, ACCESS_SPREAD)

@@ -1,0 +1,153 @@
+"""The nodes, as they are and as the registry knows them.
+
+A node tells its counts with each KeepAlive, and its record is written when they have changed notably: the rule is the
+registry's own, and so is the placement that is told. So clients are sent by figures that are seconds old.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from portway.engine.directory import Node
+from portway_carrier.values import Address
+from portway_geo.locator import Position
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
+from portway_registry.config import Config
+from portway_registry.names import server_name
+from portway_registry.nodes.session import is_notable
+from portway_registry.placement.node import placed_node
+from portway_registry.placement.order import Placement
+from portway_registry.placement.round_trips import NOTHING, Learned
+from portway_registry.placement.shortlist import Ranked
+from portway_registry.services.discovery import CANDIDATES
+from portway_relay.config import NodeLimits
+from portway_relay.registry_link.link import KEEP_ALIVES_A_LEASE
+from portway_runtime.rates import Turns
+
+from portway_lab.simulation.geography import Region
+
+LEASE_SECONDS: Final = Config().lease_seconds
+# Whole seconds are the simulation's step; a lease of 15 s makes it 5.
+KEEP_ALIVE_SECONDS: Final = max(1, round(LEASE_SECONDS / KEEP_ALIVES_A_LEASE))
+# Fewer would be no region: one node's death would be the region's.
+_FEWEST_A_REGION = 2
+
+
+@dataclass(slots=True)
+class FleetNode:
+    """`live` is the node; `stored` is its record, which placement goes by; `dialled` is what clients are told of it."""
+
+    region: int
+    live: NodeInfo
+    stored: NodeInfo
+    dialled: Node
+    turns: Turns
+    phase: int
+    alive: bool = True
+
+
+class Fleet:
+    """All nodes by number. `now` is the time that nodes go by; `writes` counts the records that were worth writing."""
+
+    def __init__(self, regions: Sequence[Region], nodes: int, *, max_sessions: int, rng: random.Random) -> None:
+        self.regions = regions
+        self.nodes: list[FleetNode] = []
+        self.by_name: dict[str, int] = {}
+        self.placement = Placement()
+        self.now = 0.0
+        self.keep_alives = 0
+        self.writes = 0
+        self._rng = rng
+        self._max_sessions = max_sessions
+        for region, count in enumerate(_shares([one.demand for one in regions], nodes)):
+            for _ in range(count):
+                self.add(region)
+
+    def add(self, region: int) -> int:
+        """A new node of a region, known to the registry at once; its number."""
+        where = self.regions[region]
+        number = len(self.nodes)
+        name = f"{where.name}-{number}"
+        info = NodeInfo(
+            name=name,
+            region=where.name,
+            host=f"{name}.example.com",
+            port=443,
+            server_name=server_name(name),
+            latitude=where.position.latitude,
+            longitude=where.position.longitude,
+            domain="tunnels.example.com",
+            state=NODE_STATE_READY,
+            max_sessions=self._max_sessions,
+        )
+        stored = NodeInfo()
+        stored.CopyFrom(info)
+        dialled = Node(name, where.name, Address(info.host, info.port), info.server_name)
+        limits = NodeLimits()
+        turns = Turns(limits.sessions_per_second, limits.session_burst, lambda: self.now)
+        self.nodes.append(FleetNode(region, info, stored, dialled, turns, number % KEEP_ALIVE_SECONDS))
+        self.by_name[name] = number
+        self.placement.put(placed_node(stored))
+        return number
+
+    def candidates(self, client: Position | None, learned: Learned = NOTHING) -> list[Ranked]:
+        """What Locate answers now."""
+        return self.placement.spread_candidates(client, limit=CANDIDATES, rng=self._rng, learned=learned)
+
+    def admit(self, number: int) -> float | None:
+        """A session with one tunnel begins: None; or it is refused, to come again in so many seconds if they are named.
+
+        As a node judges HELLO: by its sessions, then by how many came at once.
+        """
+        node = self.nodes[number]
+        if 0 < node.live.max_sessions <= node.live.sessions:
+            return 0.0
+        wait = node.turns.take()
+        if wait:
+            return wait
+        node.live.sessions += 1
+        node.live.tunnels += 1
+        return None
+
+    def detach(self, number: int) -> None:
+        live = self.nodes[number].live
+        live.sessions -= 1
+        live.tunnels -= 1
+
+    def report(self, second: int) -> None:
+        """Every live node whose KeepAlive is due in this second sends it."""
+        for node in self.nodes[-second % KEEP_ALIVE_SECONDS :: KEEP_ALIVE_SECONDS]:
+            if not node.alive:
+                continue
+            self.keep_alives += 1
+            if is_notable(node.stored, node.live):
+                self.writes += 1
+                node.stored.CopyFrom(node.live)
+                self.placement.put(placed_node(node.stored))
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Their leases have ended."""
+        for number in numbers:
+            self.placement.remove(self.nodes[number].dialled.name)
+
+    def of_region(self, region: int) -> list[int]:
+        return [number for number, node in enumerate(self.nodes) if node.region == region]
+
+
+def _shares(demand: Sequence[float], nodes: int) -> list[int]:
+    """So many nodes to each, by demand, none with fewer than two; the rest to the largest remainders.
+
+    Raises ValueError when there are too few nodes for the regions.
+    """
+    spare = nodes - _FEWEST_A_REGION * len(demand)
+    if spare < 0:
+        raise ValueError(
+            f"{nodes} nodes are too few for {len(demand)} regions of {_FEWEST_A_REGION}: name fewer regions"
+        )
+    exact = [share * spare for share in demand]
+    counts = [_FEWEST_A_REGION + int(share) for share in exact]
+    by_remainder = sorted(range(len(demand)), key=lambda i: int(exact[i]) - exact[i])
+    for i in by_remainder[: nodes - sum(counts)]:
+        counts[i] += 1
+    return counts

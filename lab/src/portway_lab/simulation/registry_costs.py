@@ -1,0 +1,231 @@
+"""What one event costs the registry, measured on the registry's own code: a hub, its views, a store that counts.
+
+Here: the events (a node registers, keeps alive, announces, loses its lease) and what each asked of the store and told
+the node. Not here: how often each happens (registry_load.py).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from portway_proto.v1.mesh_pb2 import Announce, KeepAlive, NodeMessage, Peers, Register, RegistryMessage, Withdrawal
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.wire.labels import Chain, Epoch
+from portway_registry.access.grants import Grants, make_first_key
+from portway_registry.config import Config
+from portway_registry.nodes.hub import Hub
+from portway_registry.state.records import Role, TokenRecord
+from portway_registry.state.views import Views
+from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.store.etcd.messages import WRITES_PER_TRANSACTION
+
+from portway_lab.simulation.counting_store import CountingStore, Work
+
+_TOKEN: Final = TokenRecord("simulated", "simulated-tenant", Role.CLIENT, b"")
+_PATIENCE: Final = 20.0  # nothing here takes longer than milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one event: `store` for all replicas together but events for each, messages in bytes without framing."""
+
+    store: Work
+    heard_bytes: int = 0
+    told_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """By event; `bind_many` of as many tunnels in one batch as go into one transaction."""
+
+    register: Cost
+    keep_alive: Cost
+    keep_alive_notable: Cost
+    bind: Cost
+    bind_many: Cost
+    withdraw: Cost
+    move: Cost  # bound at another node while the record of the first still stands
+    lease_end: Cost  # of a node with one tunnel: two keys
+    grant_bytes: int
+
+
+def measure_costs(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
+    """Takes part of a second. `infos` are two nodes as they register."""
+    return asyncio.run(_measure(infos))
+
+
+def peers_bytes(infos: list[NodeInfo]) -> int:
+    """The list of nodes that each node is told when one comes or goes."""
+    return RegistryMessage(peers=Peers(nodes=infos)).ByteSize()
+
+
+class _Changes:
+    """Wakes whoever waits for a condition on what was counted or told."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def tell(self) -> None:
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(_PATIENCE):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+class _Stream:
+    """A node's end of its session."""
+
+    def __init__(self, hub: Hub, info: NodeInfo, changes: _Changes) -> None:
+        self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
+        self._changes = changes
+        self.heard_bytes = 0
+        self.told: list[RegistryMessage] = []
+        self.register = Register(node=info)
+        self.task = asyncio.ensure_future(hub.serve(self.register, self._say(), self._take))
+
+    def send(self, message: NodeMessage) -> None:
+        self.heard_bytes += message.ByteSize()
+        self._requests.put_nowait(message)
+
+    def announced(self, batch: int) -> bool:
+        return any(message.announced.batch == batch for message in self.told if message.HasField("announced"))
+
+    @property
+    def told_bytes(self) -> int:
+        return sum(message.ByteSize() for message in self.told)
+
+    async def _say(self) -> AsyncIterator[NodeMessage]:
+        while True:
+            yield await self._requests.get()
+
+    async def _take(self, message: RegistryMessage) -> None:
+        self.told.append(message)
+        self._changes.tell()
+
+
+async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
+    changes = _Changes()
+    failures: list[BaseException] = []
+    memory = EmbeddedStore(None, on_failure=failures.append)
+    store = CountingStore(memory, changes.tell)
+    views = Views(store, on_failure=failures.append)
+    await make_first_key(store, now_ms=1)
+    await views.start()
+    grants = Grants("simulated", views.grant_keys, _now_ms, default_max_tunnels=10_000)
+    hub = Hub(
+        store,
+        views,
+        grants,
+        _now_ms,
+        cluster_id="simulated",
+        lease_seconds=Config().lease_seconds,
+        default_max_tunnels=10_000,
+        on_failure=failures.append,
+    )
+    hub.start()
+    try:
+        return await _Measurement(store, views, hub, changes, grants).run(infos)
+    finally:
+        await hub.close()
+        await views.close()
+        await memory.close()
+        if failures:
+            raise failures[0]
+
+
+@dataclass(slots=True)
+class _Measurement:
+    store: CountingStore
+    views: Views
+    hub: Hub
+    changes: _Changes
+    grants: Grants
+    batch: int = 0
+
+    async def run(self, infos: tuple[NodeInfo, NodeInfo]) -> Costs:
+        async with self._node(infos[0]) as (node, register), self._node(infos[1]) as (other, _):
+            chain = Chain()
+            quiet = await self._keep_alive(node, 0)
+            notable = await self._keep_alive(node, 10)
+            bind = await self._announce(node, Announce(bound=[_tunnel(chain, 1, infos[0])]))
+            move = await self._announce(other, Announce(bound=[_tunnel(chain, 2, infos[1])]))
+            gone = await self._announce(other, Announce(withdrawn=[Withdrawal(label=chain.label, epoch=2)]))
+            many = [_tunnel(Chain(), 1, infos[0]) for _ in range(WRITES_PER_TRANSACTION)]
+            bind_many = await self._announce(node, Announce(bound=many))
+            await self._announce(other, Announce(bound=[_tunnel(Chain(), 1, infos[1])]))
+            lease_end = await self._end_lease(infos[1].name, other)
+        return Costs(
+            register, quiet, notable, bind, bind_many, gone, move, lease_end, self.grants.sign(_TOKEN).ByteSize()
+        )
+
+    @asynccontextmanager
+    async def _node(self, info: NodeInfo) -> AsyncIterator[tuple[_Stream, Cost]]:
+        before = self.store.work.copy()
+        stream = _Stream(self.hub, info, self.changes)
+        try:
+            await self.changes.until(lambda: any(one.HasField("order") for one in stream.told))
+            await self.changes.until(lambda: info.name in self.views.nodes.items)
+            spent = Cost(self.store.work.since(before), stream.register.ByteSize(), stream.told_bytes)
+            yield stream, spent
+        finally:
+            stream.task.cancel()
+            await asyncio.wait([stream.task])
+
+    async def _keep_alive(self, stream: _Stream, sessions: int) -> Cost:
+        """One whose counts are `sessions`; worth a write when they were not before."""
+        before, heard = self.store.work.copy(), stream.heard_bytes
+        name = stream.register.node.name
+        known = self.views.nodes.items[name].value.sessions
+        stream.send(NodeMessage(keep_alive=KeepAlive(sessions=sessions, state=NODE_STATE_READY)))
+        await self.changes.until(lambda: self.store.work.reads > before.reads)
+        if sessions != known:
+            await self.changes.until(lambda: self.views.nodes.items[name].value.sessions == sessions)
+        return Cost(self.store.work.since(before), stream.heard_bytes - heard)
+
+    async def _announce(self, stream: _Stream, announce: Announce) -> Cost:
+        self.batch += 1
+        announce.batch = self.batch
+        before, heard, told = self.store.work.copy(), stream.heard_bytes, stream.told_bytes
+        stream.send(NodeMessage(announce=announce))
+        await self.changes.until(lambda: stream.announced(announce.batch))
+        changed = len(announce.bound) + len(announce.withdrawn)
+        await self.changes.until(lambda: self.store.work.events - before.events >= changed)
+        return Cost(self.store.work.since(before), stream.heard_bytes - heard, stream.told_bytes - told)
+
+    async def _end_lease(self, name: str, stream: _Stream) -> Cost:
+        """As etcd ends it, once the node's stream is over: nobody asks for it."""
+        stream.task.cancel()
+        await asyncio.wait([stream.task])
+        lease = self.views.nodes.items[name].lease
+        before = self.store.work.copy()
+        await self.store.revoke_lease(lease)
+        await self.changes.until(lambda: name not in self.views.nodes.items)
+        await self.changes.until(lambda: self.store.work.events - before.events >= 2)
+        spent = self.store.work.since(before)
+        spent.lease_calls = 0
+        return Cost(spent)
+
+
+def _tunnel(chain: Chain, epoch: int, info: NodeInfo) -> TunnelInfo:
+    """As a node announces one."""
+    return TunnelInfo(
+        label=chain.label,
+        node=info.name,
+        region=info.region,
+        epoch=epoch,
+        proof=chain.proof(Epoch(epoch)),
+        tenant=_TOKEN.tenant,
+        token_id=_TOKEN.id,
+        opened_at_ms=_now_ms(),
+        host=f"{chain.label}.{info.region}.{info.domain.lstrip('.')}",
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

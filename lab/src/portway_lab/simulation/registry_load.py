@@ -1,0 +1,139 @@
+"""What the registry and its store must carry: the cost of each event (registry_costs.py) times how often it happens.
+
+Steady state: tunnels open and close, clients renew their grants, nodes keep alive. A region's death: what the simulated
+clients asked for, second by second, and the leases that ended. Visitors' Resolve calls depend on visitors, of whom
+nothing is assumed here.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from portway_proto.v1.discovery_pb2 import Candidate, LocateResponse
+from portway_proto.v1.types_pb2 import NodeInfo
+from portway_registry.access.grants import RENEW_AFTER_MS
+from portway_registry.nodes.hub import PEERS_GATHERED
+from portway_registry.services.discovery import CANDIDATES
+
+from portway_lab.simulation.assumptions import TUNNEL_LIFE_SECONDS
+from portway_lab.simulation.fleet import KEEP_ALIVE_SECONDS
+from portway_lab.simulation.registry_costs import Cost, Costs, peers_bytes
+from portway_lab.simulation.storm import Death
+
+# A CA certificate (P-256) in PEM.
+_CA_BYTES: Final = 800
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLoad:
+    """A second of it. Requests of clients and messages of nodes are for all replicas together, as the store's are;
+    watch events come to each replica."""
+
+    locates: float
+    renewals: float
+    node_messages: float
+    client_bytes: float  # answers
+    node_bytes: float  # both ways
+    store_reads: float
+    store_transactions: float
+    store_writes: float
+    store_lease_calls: float
+    store_written_bytes: float
+    events: float  # to each replica
+    event_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLists:
+    """What one region's death makes the registry tell nodes of each other: the whole list, to each, each time."""
+
+    one_list_bytes: int
+    rounds: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Events a second."""
+
+    locates: float = 0.0
+    renewals: float = 0.0
+    keep_alives: float = 0.0
+    notable: float = 0.0  # of the keep-alives
+    binds: float = 0.0
+    moves: float = 0.0  # binds of tunnels whose record at the dead node stands
+    withdrawals: float = 0.0
+    deletes: float = 0.0  # records that go with a lease
+
+
+def steady_rates(tunnels: int, nodes: int, notable_share: float) -> Rates:
+    """One tunnel a session: the most that a registry can be asked for so many."""
+    opened = tunnels / TUNNEL_LIFE_SECONDS
+    keep_alives = nodes / KEEP_ALIVE_SECONDS
+    return Rates(
+        locates=opened,
+        renewals=tunnels / (RENEW_AFTER_MS / 1000),
+        keep_alives=keep_alives,
+        notable=keep_alives * notable_share,
+        binds=opened,
+        withdrawals=opened,
+    )
+
+
+def worst_second(death: Death, steady: Rates) -> Rates:
+    """The second of a death with the most tunnels bound; the steady state goes on beside it."""
+    second = max(death.binds, key=lambda one: death.binds[one])
+    return Rates(
+        locates=steady.locates + max(death.locates.values(), default=0),
+        renewals=steady.renewals,
+        keep_alives=steady.keep_alives,
+        notable=steady.keep_alives,  # at the worst: every node that takes clients in has changed by a tenth
+        binds=steady.binds,
+        moves=death.binds[second],
+        withdrawals=steady.withdrawals,
+        deletes=max(death.deletes.values(), default=0),
+    )
+
+
+def registry_load(rates: Rates, costs: Costs, info: NodeInfo) -> RegistryLoad:
+    """Every bind is a batch of its own: nodes announce at once, and only a store that is slow makes them gather."""
+    parts: list[tuple[float, Cost]] = [
+        (rates.keep_alives - rates.notable, costs.keep_alive),
+        (rates.notable, costs.keep_alive_notable),
+        (rates.binds, costs.bind),
+        (rates.moves, costs.move),
+        (rates.withdrawals, costs.withdraw),
+    ]
+    located = locate_bytes(costs, info)
+    deleted_bytes = costs.lease_end.store.event_bytes / costs.lease_end.store.events
+    return RegistryLoad(
+        locates=rates.locates,
+        renewals=rates.renewals,
+        node_messages=rates.keep_alives + rates.binds + rates.moves + rates.withdrawals,
+        client_bytes=rates.locates * located + rates.renewals * costs.grant_bytes,
+        node_bytes=sum(rate * (cost.heard_bytes + cost.told_bytes) for rate, cost in parts),
+        store_reads=sum(rate * cost.store.reads for rate, cost in parts),
+        store_transactions=sum(rate * cost.store.transactions for rate, cost in parts),
+        store_writes=sum(rate * cost.store.writes for rate, cost in parts) + rates.deletes,
+        store_lease_calls=sum(rate * cost.store.lease_calls for rate, cost in parts),
+        store_written_bytes=sum(rate * cost.store.written_bytes for rate, cost in parts),
+        events=sum(rate * cost.store.events for rate, cost in parts) + rates.deletes,
+        event_bytes=sum(rate * cost.store.event_bytes for rate, cost in parts) + rates.deletes * deleted_bytes,
+    )
+
+
+def locate_bytes(costs: Costs, info: NodeInfo) -> int:
+    """One answer to Locate."""
+    answer = LocateResponse(
+        candidates=[Candidate(node=info, expected_rtt_ms=12.3, distance_km=456.7)] * CANDIDATES,
+        cluster_ca=bytes(_CA_BYTES),
+        client_country="DE",
+    )
+    return answer.ByteSize() + costs.grant_bytes
+
+
+def peer_lists(death: Death, infos: list[NodeInfo]) -> PeerLists:
+    """Nodes that go within one gathering make one list."""
+    rounds = len({math.floor(at / PEERS_GATHERED) for at in death.leases_ended})
+    one = peers_bytes(infos)
+    return PeerLists(one, rounds, rounds * one * len(infos))

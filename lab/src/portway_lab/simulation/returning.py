@@ -1,0 +1,134 @@
+"""One client whose node fell silent: what it does until its tunnel is served again (portway/engine: reconnect, attach).
+
+A generator that yields when it is to be woken. Order, race, pauses and what is made of a node's hints are the client's
+own code. Not here: what nodes answer (storm.py).
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from portway.engine.dialogue import SessionKey
+from portway.engine.grpc_registries import CALL_TIMEOUT
+from portway.engine.race import STAGGER
+from portway.engine.retry import hinted, pauses, spread
+from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
+from portway_carrier.values import Limits, SpareSizes
+from portway_geo.locator import Position
+
+from portway_lab.simulation.assumptions import ANSWER_ROUND_TRIPS, LOCATE_ROUND_TRIPS
+from portway_lab.simulation.paths import seconds
+from portway_lab.simulation.race_rule import race
+from portway_lab.simulation.storm import NODE_LIMITS, Storm
+
+CARRIER_LIMITS: Final = Limits()
+# The carrier looks at its lanes once a second.
+_SWEEP: Final = 1.0
+# Nobody's key: only the order of the nodes depends on there being one.
+_KEY: Final = SessionKey(b"", b"")
+
+Waking = Generator[float, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A session that hung on a node of the region: its home, whom its client was told of, its round trips by region."""
+
+    home: int
+    known: Sequence[int]
+    guess: Position | None
+    row: Sequence[float]
+
+
+class Returning:
+    """One client. `replicas` are the regions of the registry's replicas; `served` is told of the end."""
+
+    def __init__(self, storm: Storm, lost: Lost, replicas: Sequence[int], served: Callable[[int], None]) -> None:
+        self._storm = storm
+        self._lost = lost
+        self._known = list(lost.known)
+        self._replicas = replicas
+        self._served = served
+        self._not_before: dict[int, float] = {}  # nodes that asked to be left alone until then
+
+    def run(self) -> Waking:
+        """From the region's end on."""
+        storm, lost = self._storm, self._lost
+        # The last frame came up to one interval before the end.
+        silence = CARRIER_LIMITS.ping_interval * CARRIER_LIMITS.silences
+        age = storm.rng.uniform(0.0, CARRIER_LIMITS.ping_interval)
+        noticed = silence - age + storm.rng.uniform(0.0, _SWEEP)
+        yield noticed
+        node = None
+        for pause in pauses():
+            yield storm.now + max(pause, self._asked_to_wait())
+            resume = storm.now < noticed + NODE_LIMITS.resume_time
+            tried = self._in_order(resume)
+            node = yield from self._first_that_takes(tried, resume)
+            if node is None:
+                yield from self._locate()
+                fresh = [number for number in self._in_order(resume) if number not in tried]
+                node = yield from self._first_that_takes(fresh, resume)
+            if node is not None:
+                break
+        assert node is not None, "pauses have no end"
+        round_trip = lost.row[storm.fleet.nodes[node].region]
+        for _ in range(SpareSizes().quiet):  # the session's lanes, dialled beside BIND
+            storm.shake(node, storm.now + 1.5 * round_trip / 1000)
+        yield storm.now + seconds(round_trip, ANSWER_ROUND_TRIPS, storm.rng)
+        self._served(node)
+
+    def _asked_to_wait(self) -> float:
+        if not self._known:
+            return 0.0
+        now = self._storm.now
+        return max(0.0, min(self._not_before.get(number, now) for number in self._known) - now)
+
+    def _in_order(self, resume: bool) -> list[int]:
+        """Whom to dial, as the client sorts them, without those that asked to be left alone."""
+        fleet, now = self._storm.fleet, self._storm.now
+        left = fleet.nodes[self._lost.home].dialled
+        resumption = Resumption(left.name, _KEY) if resume else None
+        ordered = in_order([fleet.nodes[number].dialled for number in self._known], resumption, None, left)
+        numbers = (fleet.by_name[node.name] for node in ordered)
+        return [number for number in numbers if self._not_before.get(number, now) <= now]
+
+    def _locate(self) -> Waking:
+        """Asks the replicas in turn, from a random one on; one in the silent region costs the call's time limit."""
+        storm = self._storm
+        for region in storm.rng.sample(self._replicas, len(self._replicas)):
+            if region == storm.death.region:
+                yield storm.now + CALL_TIMEOUT
+                continue
+            yield storm.now + seconds(self._lost.row[region], LOCATE_ROUND_TRIPS, storm.rng)
+            storm.death.locates[int(storm.now)] += 1
+            ranked = storm.fleet.candidates(self._lost.guess)
+            self._known = [storm.fleet.by_name[one.node.name] for one in ranked]
+            return
+
+    def _first_that_takes(self, order: Sequence[int], resume: bool) -> Generator[float, None, int | None]:
+        storm, row = self._storm, self._lost.row
+        nodes = storm.fleet.nodes
+        running = race(
+            order,
+            lambda number, at: storm.dial(number, at, row[nodes[number].region]),
+            storm.now,
+            RESUME_HEAD_START if resume else STAGGER,
+        )
+        try:
+            step = next(running)
+            while True:
+                if step.ready is None:
+                    yield step.at
+                else:
+                    yield storm.now + seconds(row[nodes[step.ready].region], ANSWER_ROUND_TRIPS, storm.rng)
+                    wait = storm.hello(step.ready)
+                    if wait is None:
+                        return step.ready
+                    if wait:
+                        self._not_before[step.ready] = storm.now + spread(hinted(round(wait * 1000)))
+                step = running.send(storm.now)
+        except StopIteration:
+            return None
+        finally:
+            running.close()

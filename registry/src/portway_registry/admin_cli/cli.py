@@ -1,0 +1,83 @@
+"""The command portway-admin: its options and its commands. What each does is in the module of its name."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from portway_registry.admin_cli.audit import audit
+from portway_registry.admin_cli.context import Admin, ExitCode, Failure
+from portway_registry.admin_cli.invitation import invitation
+from portway_registry.admin_cli.node import node
+from portway_registry.admin_cli.pki import pki
+from portway_registry.admin_cli.token import token
+from portway_registry.admin_cli.tunnel import tunnel
+from portway_registry.errors import RegistryError
+
+_EPILOG = """\
+\b
+What can be counted is taken in the plural too: `nodes list` is `node list`.
+
+\b
+Exit codes:
+  0    done
+  1    refused, not found, or failed on this machine
+  2    the command line cannot be used
+  3    the registry cannot be reached
+  4    the token is missing, unknown, revoked, or not an admin's
+  130  interrupted, which is how a watch ends
+"""
+_PLURALS: Final = {"nodes": "node", "invitations": "invitation", "tunnels": "tunnel", "tokens": "token"}
+
+
+class _Nouns(click.Group):
+    """Takes plurals; says an error of ours in one line instead of a traceback, and ends with its exit code."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _PLURALS.get(cmd_name, cmd_name))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(ExitCode.INTERRUPTED)
+        except Failure as failure:
+            click.echo(f"portway-admin: {failure}", err=True)
+            ctx.exit(failure.code)
+        except RegistryError as error:
+            click.echo(f"portway-admin: {error}", err=True)
+            ctx.exit(ExitCode.REFUSED)
+
+
+@click.group(cls=_Nouns, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--registry", envvar="PORTWAY_REGISTRY", help="HOST:PORT of the registry, or several with commas.")
+@click.option(
+    "--token", envvar="PORTWAY_ADMIN_TOKEN", help="An admin's API token; visible to others in the process list."
+)
+@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), help="A file that holds it.")
+@click.option(
+    "--ca",
+    envvar="PORTWAY_CA",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The CA that the registry's certificate is from; by default the system's.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON for programs instead of tables; taken last as well.")
+@click.version_option(package_name="portway-registry")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    registry: str | None,
+    token: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+    as_json: bool,
+) -> None:
+    """Look after a Portway cluster: its nodes, tunnels and tokens.
+
+    The registry, the token and the CA are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN and PORTWAY_CA.
+    """
+    ctx.obj = Admin(registry, token, token_file, ca, as_json)
+
+
+for _command in (node, invitation, tunnel, token, audit, pki):
+    main.add_command(_command)

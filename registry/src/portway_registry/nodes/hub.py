@@ -1,0 +1,265 @@
+"""All node sessions of this replica, and what one change means to each of them.
+
+Here: who is told of revocations, keys, peers and evictions, whichever replica they came from. Not here: what a session
+does by itself (session.py).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Callable
+from functools import partial
+from typing import Final
+
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_SUPERSEDED,
+    CertifiedSince,
+    ClusterSettings,
+    Eviction,
+    NodeMessage,
+    Peers,
+    Register,
+)
+from portway_proto.v1.mesh_pb2 import (
+    Order as OrderMessage,
+)
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    NodeInfo,
+    TunnelInfo,
+)
+from portway_runtime.tasks import Tasks
+
+from portway_registry.access.grants import Grants
+from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
+from portway_registry.nodes.certificate_status import demand_standing
+from portway_registry.nodes.dialling import Dial
+from portway_registry.nodes.reaching import Reaching
+from portway_registry.nodes.session import NodeSession, Write
+from portway_registry.state.records import GrantKeyRecord, IdentityRecord, Order, OrderRecord, TokenRecord
+from portway_registry.state.views import Item, Views
+from portway_registry.store.contract import Store
+from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.quota import Quota
+
+logger = logging.getLogger(__name__)
+
+# A grant may be honoured for 24 h past its end (DESIGN §11), and lives 1 h: an older revocation has nothing to revoke.
+_REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
+# Nodes that come and go together make one list of peers, not one each.
+PEERS_GATHERED: Final = 0.1
+STATE_OF_ORDER: Final = {
+    Order.CORDON: NODE_STATE_CORDONED,
+    Order.DRAIN: NODE_STATE_DRAINING,
+    Order.REMOVE: NODE_STATE_DRAINING,
+}
+
+
+class Hub:
+    """The sessions by node name; at most one each."""
+
+    def __init__(
+        self,
+        store: Store,
+        views: Views,
+        grants: Grants,
+        now_ms: Callable[[], int],
+        *,
+        cluster_id: str,
+        lease_seconds: int,
+        default_max_tunnels: int,
+        on_failure: Callable[[BaseException], None],
+        dial: Dial | None = None,
+    ) -> None:
+        """Without `dial` nobody tries nodes' addresses, and all count as reached."""
+        self._store = store
+        self._views = views
+        self._grants = grants
+        self._now_ms = now_ms
+        self._cluster_id = cluster_id
+        self._lease_seconds = lease_seconds
+        self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
+        self._sessions: dict[str, NodeSession] = {}
+        self._reaching = Reaching(self._sessions, dial)
+        self._tasks = Tasks("mesh", on_failure=on_failure)
+        self._peers_changed = asyncio.Event()
+        self._unsubscribe: list[Callable[[], None]] = []
+        # Called with a node's name when its stream is over and no newer one is here.
+        self.on_end: list[Callable[[str], None]] = []
+
+    def start(self) -> None:
+        """Follow the views, which are filled already."""
+        self._unsubscribe = [
+            self._views.nodes.subscribe(self._node_changed),
+            self._views.tunnels.subscribe(self._tunnel_changed),
+            self._views.tokens.subscribe(self._token_changed),
+            self._views.grant_keys.subscribe(self._key_changed),
+            self._views.orders.subscribe(self._order_changed),
+            self._views.identities.subscribe(self._identity_changed),
+        ]
+        self._tasks.spawn(self._tell_peers(), name="tell peers")
+
+    async def close(self) -> None:
+        """Stop following; sessions are ended by the server that runs them."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        await self._tasks.close()
+
+    @property
+    def sessions(self) -> int:
+        return len(self._sessions)
+
+    def has(self, node: str) -> bool:
+        """Whether the node's stream is here."""
+        return node in self._sessions
+
+    def region_of(self, node: str) -> str | None:
+        """The region of a node whose stream is here."""
+        session = self._sessions.get(node)
+        return None if session is None else session.info.region
+
+    async def serve(
+        self, register: Register, requests: AsyncIterable[NodeMessage], write: Write, *, issued_ms: int = 0
+    ) -> None:
+        """Run a node's session to its end. The registration is checked already. Raises what ended it.
+
+        `issued_ms` is when the node's certificate was.
+        """
+        demand_standing(self._views, register.node.name, issued_ms)
+        info = NodeInfo()
+        info.CopyFrom(register.node)
+        info.started_at_ms = self._now_ms()
+        info.state = info.state or NODE_STATE_READY
+        announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
+        session = NodeSession(
+            self._store,
+            announcements,
+            info,
+            lease_seconds=self._lease_seconds,
+            now_ms=self._now_ms,
+            issued_ms=issued_ms,
+        )
+        before = self._sessions.get(info.name)
+        trying: asyncio.Task[None] | None = None
+        self._sessions[info.name] = session
+        try:
+            if before is not None:
+                before.end(Replaced("a newer session of this node has registered"))
+                await before.over.wait()
+            session.on_probed = partial(self._reaching.answered, info.name)
+            await self._reaching.first(session, self._views.nodes.get(info.name))
+            demand_standing(self._views, info.name, issued_ms)  # it may have been removed meanwhile
+            await session.register(register.lease_id)
+            trying = self._tasks.spawn(self._reaching.keep_trying(session), name=f"reach {info.name}")
+            session.outbox.settings(self._settings())
+            session.outbox.revoke(self._recent_revocations())
+            session.outbox.peers(self._peers())
+            session.outbox.order(_order_message(self._views.orders.get(info.name)))
+            await session.serve(requests, write)
+        finally:
+            if trying is not None:
+                trying.cancel()
+            session.over.set()
+            if self._sessions.get(info.name) is session:
+                del self._sessions[info.name]
+                for told in self.on_end:
+                    told(info.name)
+            logger.info("node's session ended", extra={"node": info.name})
+
+    def _settings(self) -> ClusterSettings:
+        return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
+
+    def _peers(self) -> Peers:
+        removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
+        nodes = (node for node in self._views.nodes.values() if node.name not in removed)
+        since = (
+            CertifiedSince(node=one.node, issued_ms=one.joined_at_ms)
+            for one in self._views.identities.values()
+            if one.anew
+        )
+        return Peers(
+            nodes=sorted(nodes, key=lambda node: node.name),
+            removed=removed,
+            certified_since=sorted(since, key=lambda one: one.node),
+        )
+
+    def _recent_revocations(self) -> list[str]:
+        since = self._now_ms() - _REVOCATION_MATTERS_MS
+        return [token.id for token in self._views.tokens.values() if token.revoked_at_ms > since]
+
+    def _token_changed(self, old: Item[TokenRecord] | None, new: Item[TokenRecord] | None) -> None:
+        if new is not None and new.value.revoked_at_ms and not (old is not None and old.value.revoked_at_ms):
+            for session in self._sessions.values():
+                session.outbox.revoke([new.name])
+
+    def _key_changed(self, old: Item[GrantKeyRecord] | None, new: Item[GrantKeyRecord] | None) -> None:
+        for session in self._sessions.values():
+            session.outbox.settings(self._settings())
+
+    def _order_changed(self, old: Item[OrderRecord] | None, new: Item[OrderRecord] | None) -> None:
+        changed = new or old
+        session = None if changed is None else self._sessions.get(changed.name)
+        if session is not None:
+            session.outbox.order(_order_message(None if new is None else new.value))
+            if new is not None and new.value.order is Order.REMOVE:
+                session.end(NodeRemoved(new.name))
+        removed = [item is not None and item.value.order is Order.REMOVE for item in (old, new)]
+        if any(removed):
+            self._peers_changed.set()
+
+    def _identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
+        session = None if new is None else self._sessions.get(new.name)
+        if session is not None and new is not None and session.issued_ms < new.value.joined_at_ms:
+            session.end(CertificateSuperseded(new.name))
+        if new is not None and new.value.anew:
+            self._peers_changed.set()
+
+    def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
+        either = new or old
+        session = None if either is None else self._sessions.get(either.name)
+        if session is not None and new is None:
+            session.forgotten()
+        elif session is not None and new is not None and new.value.started_at_ms > session.info.started_at_ms:
+            session.end(Replaced("a newer session of this node has registered with another replica"))
+        if old is None or new is None or without_counts(old.value) != without_counts(new.value):
+            self._peers_changed.set()
+
+    async def _tell_peers(self) -> None:
+        while True:
+            await self._peers_changed.wait()
+            await asyncio.sleep(PEERS_GATHERED)
+            self._peers_changed.clear()
+            peers = self._peers()
+            for session in self._sessions.values():
+                session.outbox.peers(peers)
+
+    def _tunnel_changed(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
+        if new is None:
+            return
+        holder = self._sessions.get(new.value.node)
+        if holder is not None:
+            holder.shown(new)
+        if old is not None and old.value.node != new.value.node:
+            session = self._sessions.get(old.value.node)
+            if session is not None:
+                gone = Eviction(label=old.name, epoch=old.value.epoch, reason=EVICTION_REASON_SUPERSEDED)
+                session.outbox.evict([gone])
+        for excess in self._quota.excess(new.value.token_id):
+            session = self._sessions.get(excess.value.node)
+            if session is not None:
+                session.evict_for_quota(excess)
+
+
+def _order_message(standing: OrderRecord | None) -> OrderMessage:
+    return OrderMessage(state=NODE_STATE_READY if standing is None else STATE_OF_ORDER[standing.order])
+
+
+def without_counts(node: NodeInfo) -> NodeInfo:
+    """What other nodes care about."""
+    bare = NodeInfo()
+    bare.CopyFrom(node)
+    bare.sessions = bare.tunnels = bare.visits = 0
+    bare.ClearField("reach")
+    bare.ClearField("reach_failure")
+    return bare

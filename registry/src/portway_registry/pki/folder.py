@@ -1,0 +1,114 @@
+"""A certificate authority kept as files in one folder: for what visitors and clients see, and for try-outs.
+
+Here: the folder, written once. Not here: certificates themselves (signing.py), the cluster's own CA (authority.py),
+the commands (admin/pki.py), who trusts what (docs/architecture.md).
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from portway_registry.errors import PkiError
+from portway_registry.names import check_domain, check_host, check_node, check_region
+from portway_registry.pki.signing import Signer, SigningKey, new_key, private_pem
+
+
+class Authority:
+    """A CA in a folder: `ca.crt`, `ca.key`, and beside them what it signed. Nothing is ever overwritten."""
+
+    def __init__(self, folder: Path, signer: Signer) -> None:
+        self.folder = folder
+        self._signer = signer
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        return self._signer.certificate
+
+    @classmethod
+    def create(cls, folder: Path) -> "Authority":
+        """Make a CA in `folder`, which is made too. Raises PkiError when one is there already."""
+        existing = [path.name for path in (folder / "ca.crt", folder / "ca.key") if path.exists()]
+        if existing:
+            raise PkiError(
+                f"{folder} already has {' and '.join(existing)}, which is never overwritten: add to it with "
+                "`portway-admin pki node` and `pki region`, or name another folder"
+            )
+        signer = Signer.create()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PkiError(f"cannot make the folder {folder}: {error.strerror}") from error
+        _write(folder, "ca", signer.certificate, signer.key)
+        return cls(folder, signer)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Authority":
+        """The CA that `create` left in `folder`. Raises PkiError when it cannot be read or used."""
+        paths = folder / "ca.crt", folder / "ca.key"
+        try:
+            certificate, key = (path.read_bytes() for path in paths)
+        except FileNotFoundError as error:
+            raise PkiError(f"{error.filename} is not there: make a CA with `portway-admin pki init`") from error
+        except OSError as error:
+            raise PkiError(f"cannot read {error.filename}: {error.strerror}") from error
+        return cls(folder, Signer.load(certificate, key, names=(str(paths[0]), str(paths[1]))))
+
+    def add_registry(self, hosts: Sequence[str]) -> list[Path]:
+        """The certificate of both registry ports; clients verify the public one by `hosts` (names, IP addresses)."""
+        key = new_key()
+        certificate = self._signer.registry(key.public_key(), _checked(check_host, hosts))
+        return _write(self.folder, "registry", certificate, key)
+
+    def add_node(self, name: str, region: str = "") -> list[Path]:
+        """A node's cluster certificate. One without a region lets the node be of any."""
+        node = _checked(check_node, [name])[0]
+        of_region = _checked(check_region, [region])[0] if region else ""
+        key = new_key()
+        return _write(self.folder, f"node-{node}", self._signer.node(key.public_key(), node, of_region), key)
+
+    def add_region(self, region: str, domain: str) -> list[Path]:
+        """The certificate that visitors of a region's tunnels see."""
+        name = _checked(check_region, [region])[0]
+        key = new_key()
+        certificate = self._signer.region(key.public_key(), name, _checked(check_domain, [domain])[0])
+        return _write(self.folder, f"region-{name}", certificate, key)
+
+
+def check_names(domain: str, regions: Sequence[str], nodes: Sequence[str], hosts: Sequence[str]) -> None:
+    """Raise PkiError for a name that no certificate can be made for, before anything is written."""
+    _checked(check_domain, [domain])
+    _checked(check_region, regions)
+    _checked(check_node, nodes)
+    _checked(check_host, hosts)
+    for what, names in (("region", regions), ("node", nodes)):
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise PkiError(f"{what} {', '.join(sorted(twice))} is named twice: name each once")
+
+
+def _checked(check: Callable[[str], str], values: Sequence[str]) -> list[str]:
+    try:
+        return [check(value) for value in values]
+    except ValueError as error:
+        raise PkiError(str(error)) from error
+
+
+def _write(folder: Path, stem: str, certificate: x509.Certificate, key: SigningKey) -> list[Path]:
+    """Write `stem`.key (0600), then `stem`.crt; neither may be there."""
+    private = private_pem(key)
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    files = [(folder / f"{stem}.crt", 0o644, public), (folder / f"{stem}.key", 0o600, private)]
+    for path, _, _ in files:
+        if path.exists():
+            raise PkiError(f"{path} is there already and is never overwritten: move it away first")
+    for path, mode, content in reversed(files):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with open(descriptor, "wb") as file:
+                file.write(content)
+        except OSError as error:
+            raise PkiError(f"cannot write {path}: {error.strerror}") from error
+    return [path for path, _, _ in files]

@@ -1,0 +1,235 @@
+"""The cluster in memory: each kind of record, decoded once, as its mirror changes.
+
+Here: views and the order in which they are filled. Not here: what is decided by them.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar
+
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+
+from portway_registry.state import keys
+from portway_registry.state.records import (
+    GrantKeyRecord,
+    IdentityRecord,
+    InvitationRecord,
+    OrderRecord,
+    PortBlockRecord,
+    TokenRecord,
+    decode_node,
+    decode_tunnel,
+    decoder,
+)
+from portway_registry.store.contract import Entry, LeaseId, Revision, Store
+from portway_registry.store.mirror import Mirror
+
+logger = logging.getLogger(__name__)
+
+# Some 20 MB: more labels than come and go in an hour at a hundred thousand tunnels.
+_REMEMBERED: Final = 100_000
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[T]):
+    """A record with what the store knows of it."""
+
+    name: str
+    value: T
+    created: Revision
+    modified: Revision
+    lease: LeaseId
+
+
+Change = Callable[[Item[T] | None, Item[T] | None], None]
+
+
+class View(Generic[T]):
+    """All records below a prefix, by name; as old as the mirror, which outlives outages of the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        decode: Callable[[bytes], T],
+        *,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._prefix = prefix
+        self._decode = decode
+        self._items: dict[str, Item[T]] = {}
+        self._subscribers: list[Change[T]] = []
+        self._mirror = Mirror(store, prefix, on_failure=on_failure)
+        self._mirror.subscribe(self._changed)
+        self.items: Mapping[str, Item[T]] = MappingProxyType(self._items)
+
+    async def start(self) -> None:
+        """Fill the view. Raises StoreUnavailable."""
+        await self._mirror.start()
+
+    async def settled(self, revision: Revision) -> None:
+        """Wait until every change up to `revision` shows. Raises StoreUnavailable."""
+        await self._mirror.settled(revision)
+
+    async def close(self) -> None:
+        await self._mirror.close()
+
+    def get(self, name: str) -> T | None:
+        item = self._items.get(name)
+        return None if item is None else item.value
+
+    def values(self) -> Iterator[T]:
+        return (item.value for item in self._items.values())
+
+    def decode(self, entry: Entry) -> T | None:
+        """An entry read from the store itself; None, and a line in the log, when it cannot be read."""
+        try:
+            return self._decode(entry.value)
+        except ValueError:
+            logger.exception("record passed over: it cannot be read", extra={"key_prefix": self._prefix})
+            return None
+
+    def item(self, entry: Entry) -> Item[T] | None:
+        """As `decode`, with what the store knows of it."""
+        value = self.decode(entry)
+        if value is None:
+            return None
+        name = entry.key.removeprefix(self._prefix)
+        return Item(name, value, entry.created, entry.modified, entry.lease)
+
+    def subscribe(self, change: Change[T]) -> Callable[[], None]:
+        """Call `change(old, new)` at each change from now on; the view is changed already. Returns what ends it."""
+        self._subscribers.append(change)
+        return lambda: self._subscribers.remove(change) if change in self._subscribers else None
+
+    def _changed(self, old_entry: Entry | None, new_entry: Entry | None) -> None:
+        entry = new_entry or old_entry
+        if entry is None:
+            return
+        name = entry.key.removeprefix(self._prefix)
+        old = self._items.pop(name, None)
+        new = None if new_entry is None else self.item(new_entry)
+        if new is not None:
+            self._items[name] = new
+        self._index(old, new)
+        if old is not None or new is not None:
+            for subscriber in tuple(self._subscribers):
+                subscriber(old, new)
+
+    def _index(self, old: Item[T] | None, new: Item[T] | None) -> None:
+        """Keep what a subclass finds records by."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastHolder:
+    """Who held a label that nobody holds now."""
+
+    node: str
+    epoch: int
+
+
+class TunnelView(View[TunnelInfo]):
+    """Tunnels, found by their home node, by their token and by their region's raw port too.
+
+    Who held a label last is remembered when it is gone, within bounds: while its client is away, or has gone for good,
+    whoever saw its proof must not get it.
+    """
+
+    def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
+        super().__init__(store, keys.TUNNELS, decode_tunnel, on_failure=on_failure)
+        self._by_node: dict[str, dict[str, Item[TunnelInfo]]] = {}
+        self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
+        self._by_port: dict[tuple[str, int], dict[str, Item[TunnelInfo]]] = {}
+        self._last: OrderedDict[str, LastHolder] = OrderedDict()
+
+    def last_holder(self, label: str) -> LastHolder | None:
+        """With the highest epoch, of a label that stood in the store once; None when that is not remembered."""
+        return self._last.get(label)
+
+    def of_node(self, node: str) -> Mapping[str, Item[TunnelInfo]]:
+        return self._by_node.get(node, {})
+
+    def of_token(self, token_id: str) -> Mapping[str, Item[TunnelInfo]]:
+        return self._by_token.get(token_id, {})
+
+    def of_port(self, region: str, port: int) -> Mapping[str, Item[TunnelInfo]]:
+        """Whoever has this raw port of the region; one tunnel, unless something went wrong."""
+        return self._by_port.get((region, port), {})
+
+    def _index(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
+        if old is not None:
+            _drop(self._by_node, old.value.node, old.name)
+            _drop(self._by_token, old.value.token_id, old.name)
+            _drop(self._by_port, (old.value.region, old.value.unencrypted_port), old.name)
+            self._remember(old)
+        if new is not None:
+            self._by_node.setdefault(new.value.node, {})[new.name] = new
+            self._by_token.setdefault(new.value.token_id, {})[new.name] = new
+            if new.value.unencrypted_port:
+                self._by_port.setdefault((new.value.region, new.value.unencrypted_port), {})[new.name] = new
+
+    def _remember(self, old: Item[TunnelInfo]) -> None:
+        before = self._last.get(old.name)
+        if before is None or before.epoch <= old.value.epoch:
+            self._last[old.name] = LastHolder(old.value.node, old.value.epoch)
+        self._last.move_to_end(old.name)
+        if len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
+
+
+def _drop(index: dict[K, dict[str, Item[TunnelInfo]]], key: K, label: str) -> None:
+    labels = index.get(key)
+    if labels is not None:
+        labels.pop(label, None)
+        if not labels:
+            del index[key]
+
+
+class Views:
+    """All views of one replica."""
+
+    def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
+        self.nodes: View[NodeInfo] = View(store, keys.NODES, decode_node, on_failure=on_failure)
+        self.tunnels = TunnelView(store, on_failure=on_failure)
+        self.tokens: View[TokenRecord] = View(store, keys.TOKENS, decoder(TokenRecord), on_failure=on_failure)
+        self.port_blocks: View[PortBlockRecord] = View(
+            store, keys.PORTS, decoder(PortBlockRecord), on_failure=on_failure
+        )
+        self.grant_keys: View[GrantKeyRecord] = View(
+            store, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=on_failure
+        )
+        self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
+        self.invitations: View[InvitationRecord] = View(
+            store, keys.INVITATIONS, decoder(InvitationRecord), on_failure=on_failure
+        )
+        self.identities: View[IdentityRecord] = View(
+            store, keys.IDENTITIES, decoder(IdentityRecord), on_failure=on_failure
+        )
+
+    async def start(self) -> None:
+        """Fill them all. Raises StoreUnavailable."""
+        for view in self._in_order():
+            await view.start()
+
+    async def close(self) -> None:
+        for view in reversed(self._in_order()):
+            await view.close()
+
+    def _in_order(self) -> tuple[View[Any], ...]:
+        """The rules first, then nodes, then what nodes hold."""
+        return (
+            self.grant_keys,
+            self.tokens,
+            self.invitations,
+            self.identities,
+            self.orders,
+            self.port_blocks,
+            self.nodes,
+            self.tunnels,
+        )

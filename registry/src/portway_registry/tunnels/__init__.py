@@ -1,0 +1,1 @@
+"""Who holds which label and which raw ports: announcements, ownership, quotas, blocks of ports."""

@@ -1,0 +1,1 @@
+"""Raw TCP ports of a region: whose they are, who may give them, and the sockets that listen on them."""

@@ -1,0 +1,136 @@
+"""Raw TCP ports as sockets: listening for a label of this node or of a sibling, paused, let go.
+
+Here: sockets. Not here: which port it may be (ports.py), nor what happens to a connection (ingress/raw_front.py).
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from portway_relay.config import Endpoint
+from portway_relay.errors import ListenError, PortsUsedUp
+from portway_relay.net.listener import Listener, open_sockets
+from portway_relay.raw_ports.account import PortAccount
+
+logger = logging.getLogger(__name__)
+
+Connected = Callable[[str, socket.socket, Endpoint], None]
+
+
+class _For(Enum):
+    """Whose tunnel a port listens for. It is one label's; while that moves between nodes it may be for both."""
+
+    HERE = "here"
+    SIBLING = "sibling"
+
+
+@dataclass(slots=True)
+class _Open:
+    label: str
+    listener: Listener
+    users: set[_For] = field(default_factory=set)
+
+
+class RawPort:
+    """A port that is held for a label of this node; `listening` or not."""
+
+    def __init__(self, ports: "RawPorts", label: str, port: int) -> None:
+        self.label = label
+        self.port = port
+        self.listening = False
+        self._ports = ports
+
+    def listen(self) -> None:
+        """Accept connections. Raises ListenError when another process took the port meanwhile."""
+        if not self.listening:
+            self._ports.open(self.port, self.label, _For.HERE)
+            self.listening = True
+
+    def pause(self) -> None:
+        """Refuse connections, unless a sibling has the tunnel by now; the port stays held."""
+        if self.listening:
+            self.listening = False
+            self._ports.shut(self.port, _For.HERE)
+
+    def release(self) -> None:
+        """Let go of it for good."""
+        self.pause()
+        self._ports.account.let_go(self.port)
+
+
+class RawPorts:
+    """The raw ports that a node listens on."""
+
+    def __init__(self, host: str, account: PortAccount, connected: Connected) -> None:
+        """`connected(label, socket, peer)` owns the socket."""
+        self._host = host
+        self._connected = connected
+        self._open: dict[int, _Open] = {}
+        self._closed = False
+        self.account = account
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def take(self, label: str, wanted: int | None) -> RawPort:
+        """A listening port for `label`, the wanted one if it may be.
+
+        Raises PortsUsedUp, and ListenError when no other port would do better: no descriptor is left, the host is not
+        this machine's.
+        """
+        for port in self.account.candidates(label, wanted):
+            raw = RawPort(self, label, port)
+            try:
+                raw.listen()
+            except ListenError as error:
+                if not error.port_taken:
+                    raise
+                logger.debug("raw port skipped: %s", error)
+                continue
+            self.account.hold(port, label)
+            return raw
+        raise PortsUsedUp(
+            f"all {len(self.account.range)} raw TCP ports of this region are taken; try again in a minute, or ask the "
+            "operator for a larger range (--raw-ports)"
+        )
+
+    def serve(self, port: int, label: str) -> None:
+        """Listen for a tunnel of a sibling. One that cannot be had is logged: the other nodes of the region have it."""
+        if self._closed:
+            return
+        try:
+            self.open(port, label, _For.SIBLING)
+        except ListenError as error:
+            logger.warning("a raw port of the region is not served here: %s", error)
+
+    def stop_serving(self, port: int) -> None:
+        self.shut(port, _For.SIBLING)
+
+    def close(self) -> None:
+        """Stop listening for good: the node stops, and the other nodes of the region serve its ports."""
+        self._closed = True
+        for port in list(self._open):
+            self._open.pop(port).listener.close()
+
+    def open(self, port: int, label: str, user: _For) -> None:
+        current = self._open.get(port)
+        if current is not None and current.label != label:
+            # Who has the port is decided before; what listened for the label before must not get its visitors.
+            self._open.pop(port).listener.close()
+            current = None
+        if current is None:
+            if self._closed:
+                raise ListenError("this node is stopping")
+            sockets = open_sockets(Endpoint(self._host, port))
+            listener = Listener(sockets, lambda sock, peer: self._connected(label, sock, peer))
+            current = self._open[port] = _Open(label, listener)
+        current.users.add(user)
+
+    def shut(self, port: int, user: _For) -> None:
+        current = self._open.get(port)
+        if current is not None:
+            current.users.discard(user)
+            if not current.users:
+                self._open.pop(port).listener.close()

@@ -1,0 +1,87 @@
+"""Tickets: what lets a label keep its raw port when its client comes to another node of the region.
+
+A ticket is a compact JWS (ES256) of label, region and port, signed with a node's cluster key; the node's certificate
+rides along (x5c) and is verified against the cluster's CA. It is a wish and no right: a port that is taken stays so.
+"""
+
+import base64
+import datetime
+from collections.abc import Callable
+from typing import Final
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from portway_runtime.clocks import WallClock
+
+from portway_relay.certificates import LoadedCertificates, dns_names, issued_by
+from portway_relay.config import SERVER_NAME_SUFFIX
+from portway_relay.errors import TicketInvalid
+
+TYPE: Final = "portway-ticket"
+_ALGORITHM: Final = "ES256"
+# A P-256 certificate and three short claims come to 1 KiB.
+_MAX_SIZE: Final = 4 * 1024
+# Everything that whoever writes a ticket can make its readers raise. Deep nesting is a RecursionError in older
+# releases of PyJWT.
+_UNREADABLE: Final = (
+    jwt.PyJWTError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    UnsupportedAlgorithm,
+)
+
+
+class Tickets:
+    """Signs and verifies tickets of one region with whatever certificates are loaded."""
+
+    def __init__(self, loaded: Callable[[], LoadedCertificates], region: str, clock: WallClock) -> None:
+        self._loaded = loaded
+        self._region = region
+        self._clock = clock
+
+    def sign(self, label: str, port: int) -> bytes:
+        """A ticket; empty when the node's key is of a kind that tickets are not made with."""
+        node = self._loaded().node
+        key = load_pem_private_key(node.key, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            return b""
+        certificate = base64.b64encode(node.certificate.public_bytes(Encoding.DER)).decode("ascii")
+        claims = {"label": label, "region": self._region, "port": port}
+        return jwt.encode(claims, key, algorithm=_ALGORITHM, headers={"typ": TYPE, "x5c": [certificate]}).encode()
+
+    def verify(self, ticket: bytes, label: str) -> int:
+        """The port that the ticket names for this label. Raises TicketInvalid."""
+        if len(ticket) > _MAX_SIZE:
+            raise TicketInvalid("a ticket that is too long")
+        try:
+            header = jwt.get_unverified_header(ticket)
+            certificate = x509.load_der_x509_certificate(base64.b64decode(header["x5c"][0], validate=True))
+            key = self._trusted_key(certificate)
+            claims = jwt.decode(ticket, key, algorithms=[_ALGORITHM], options={"verify_aud": False})
+        except _UNREADABLE as error:
+            raise TicketInvalid(f"not a ticket: {error}") from None
+        if header.get("typ") != TYPE or claims.get("label") != label or claims.get("region") != self._region:
+            raise TicketInvalid("a ticket for something else")
+        port = claims.get("port")
+        if not isinstance(port, int) or not 1 <= port <= 65_535:
+            raise TicketInvalid("a ticket without a port")
+        return port
+
+    def _trusted_key(self, certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        if not issued_by(certificate, self._loaded().authorities):
+            raise TicketInvalid("signed by nobody this cluster knows")
+        if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+            raise TicketInvalid("signed with a certificate that has expired")
+        if not any(name.endswith(SERVER_NAME_SUFFIX) for name in dns_names(certificate)):
+            raise TicketInvalid("not signed by a node")
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise TicketInvalid("signed with a key of the wrong kind")
+        return key

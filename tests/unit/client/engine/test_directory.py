@@ -1,0 +1,163 @@
+"""portway.engine.directory: what is remembered of the registries' answers, and when a grant is renewed."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+from portway.engine import directory as discovery
+from portway.engine.directory import Directory, Grant, Located, Node, on_thread
+from portway.errors import AuthError, Error, UnreachableError
+from portway_carrier.values import Address
+
+NODE = Node("one", "fra", Address("192.0.2.1", 443), "one.node.portway.internal")
+
+
+class FakeRegistries:
+    """Answers with grants that are numbered, or with `error`; `asked` says what for."""
+
+    def __init__(self, renew_after: float = 100.0) -> None:
+        self.asked: list[str] = []
+        self.error: Error | None = None
+        self._renew_after = renew_after
+
+    def locate(self) -> Located:
+        return Located((NODE,), b"ca", self._answer("locate"))
+
+    def renew(self) -> Grant:
+        return self._answer("renew")
+
+    def _answer(self, what: str) -> Grant:
+        self.asked.append(what)
+        if self.error is not None:
+            raise self.error
+        return Grant(f"{what} {len(self.asked)}", self._renew_after)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sleeps:
+    """In the place of asyncio.sleep: the clock jumps, and after `count` sleeps the sleeper is stopped."""
+
+    def __init__(self, clock: Clock, count: int) -> None:
+        self.slept: list[float] = []
+        self._clock = clock
+        self._count = count
+
+    async def __call__(self, seconds: float) -> None:
+        if len(self.slept) == self._count:
+            raise asyncio.CancelledError
+        self.slept.append(seconds)
+        self._clock.now += seconds
+
+
+async def test_the_last_answer_is_remembered() -> None:
+    """And stays, when the next one does not come."""
+    registries = FakeRegistries()
+    directory = Directory(registries)
+    assert directory.located is None
+    located = await directory.locate()
+    assert directory.located is located
+    registries.error = UnreachableError("down")
+    for ask in (directory.locate, directory.renew):
+        with pytest.raises(UnreachableError, match="down"):
+            await ask()  # type: ignore[operator]
+    assert directory.located is located
+
+
+async def test_a_renewed_grant_takes_the_place_of_the_old_one_alone() -> None:
+    """Nodes and CA stay."""
+    directory = Directory(FakeRegistries())
+    located = await directory.locate()
+    await directory.renew()
+    assert directory.located is not None
+    assert directory.located.grant.token == "renew 2"
+    assert (directory.located.nodes, directory.located.cluster_ca) == (located.nodes, located.cluster_ca)
+
+
+async def test_renewal_is_due_by_a_clock_of_its_own() -> None:
+    """So long after the answer came."""
+    clock = Clock()
+    directory = Directory(FakeRegistries(), clock)
+    await directory.locate()
+    assert directory.renewal_due_in() == 100
+    clock.now += 30
+    assert directory.renewal_due_in() == 70
+    clock.now += 100
+    assert directory.renewal_due_in() == 0
+
+
+async def renewals(
+    monkeypatch: pytest.MonkeyPatch, sleeps: int, prepare: Callable[[FakeRegistries], None] = lambda _: None
+) -> tuple[list[float], list[str]]:
+    """What keep_renewed slept, and asked for after Locate."""
+    clock, registries = Clock(), FakeRegistries()
+    directory = Directory(registries, clock)
+    await directory.locate()
+    prepare(registries)
+    fake = Sleeps(clock, sleeps)
+    monkeypatch.setattr(discovery.asyncio, "sleep", fake)
+    with pytest.raises(asyncio.CancelledError):
+        await directory.keep_renewed()
+    return fake.slept, registries.asked[1:]
+
+
+async def test_a_grant_is_renewed_whenever_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again and again."""
+    assert await renewals(monkeypatch, 3) == ([100.0] * 3, ["renew"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(UnreachableError("down"), logging.INFO), (AuthError("revoked"), logging.WARNING)]
+)
+async def test_a_renewal_that_fails_is_tried_again_without_hurry(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Error, level: int
+) -> None:
+    """The grant before is good for long; a token that is not accepted is a warning."""
+    caplog.set_level(logging.INFO, "portway")
+
+    def fail(registries: FakeRegistries) -> None:
+        registries.error = error
+
+    slept, asked = await renewals(monkeypatch, 4, fail)
+    assert slept == [100.0, discovery.RENEW_RETRY, 0.0, discovery.RENEW_RETRY]
+    assert asked == ["renew", "renew"]
+    assert {record.levelno for record in caplog.records} == {level}
+
+
+async def test_a_blocking_call_runs_elsewhere() -> None:
+    """On a daemon thread, whose result or error comes back."""
+    thread = await on_thread(threading.current_thread)
+    assert thread is not threading.current_thread()
+    assert thread.daemon
+
+    def fail() -> None:
+        raise AuthError("no")
+
+    with pytest.raises(AuthError, match="no"):
+        await on_thread(fail)
+
+
+async def test_a_caller_who_left_is_not_told() -> None:
+    """The call ends by itself; its answer goes nowhere."""
+    entered, leave = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def block() -> None:
+        threads.append(threading.current_thread())
+        entered.set()
+        leave.wait()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await on_thread(block)
+    assert entered.wait(10)
+    leave.set()
+    await asyncio.to_thread(threads[0].join)

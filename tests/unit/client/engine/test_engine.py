@@ -1,0 +1,113 @@
+"""portway.engine.engine: an engine's start, its end, and what is submitted around them."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+
+import pytest
+from portway.engine import engine as thread
+from portway.engine.engine import Engine, running_engine, stop_engine
+from portway.engine.opening import Opening
+from portway.engine.tunnels import Tunnels
+from portway.errors import RemoteError
+from portway.forwarding import Arguments, Request
+from portway_testkit.descriptors import no_more_descriptors
+
+pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
+
+
+async def nothing(tunnels: Tunnels) -> int:
+    return tunnels.status().tunnels
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def request_of_8000() -> Request:
+    return Arguments(8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None).checked()
+
+
+def test_calls_run_on_its_loop(engine: Engine) -> None:
+    """Their results come back."""
+    assert engine.alive
+    assert engine.submit(nothing).result(10) == 0
+    status = engine.status()
+    assert (status.tunnels, status.attached, status.trouble) == (0, True, "")
+
+
+def test_after_its_end_it_takes_no_calls(engine: Engine) -> None:
+    """The error says what to do, and stopping again does nothing."""
+    engine.stop()
+    engine.stop()
+    assert not engine.alive
+    with pytest.raises(RemoteError, match="open the tunnel again"):
+        engine.submit(nothing)
+
+
+def test_what_was_submitted_before_the_end_never_waits_for_ever(engine: Engine) -> None:
+    """It is cancelled, and who waits is told."""
+
+    async def wait(tunnels: Tunnels) -> None:
+        await asyncio.Event().wait()
+
+    waiting = [engine.submit(wait) for _ in range(20)]
+    engine.stop()
+    assert all(future.cancelled() for future in waiting)
+
+
+def test_an_engine_that_cannot_start_says_why(
+    monkeypatch: pytest.MonkeyPatch, request_of_8000: Request, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is no longer the process's engine."""
+    monkeypatch.setenv("PORTWAY_CARRIER", "steam")
+    engine = Engine()
+    assert not engine.alive
+    with pytest.raises(RemoteError, match=r"could not start: .*steam"):
+        Opening(engine, request_of_8000)
+    assert "ended early" in caplog.text
+
+
+def test_no_engine_is_started_without_descriptors(request_of_8000: Request, caplog: pytest.LogCaptureFixture) -> None:
+    """Its loop would end the process."""
+    with no_more_descriptors():
+        engine = Engine()
+    with pytest.raises(RemoteError, match=r"could not start: .*Too many open files"):
+        Opening(engine, request_of_8000)
+
+
+def test_a_process_has_one_and_another_after_its_end() -> None:
+    """Asked for again and again."""
+    first = running_engine()
+    assert running_engine() is first
+    stop_engine()
+    second = running_engine()
+    assert second is not first
+    assert second.alive
+    stop_engine()
+
+
+def test_an_internal_failure_ends_it(engine: Engine) -> None:
+    """Nothing dies silently: a background task that ends early ends the engine, and the next tunnel gets another."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def begin(tunnels: Tunnels) -> None:
+        tunnels._tasks.spawn(fail(), name="fails")
+
+    engine.submit(begin).result(10)
+    engine._thread.join(10)
+    assert not engine.alive
+    with pytest.raises(RemoteError):
+        engine.submit(nothing)
+
+
+def test_without_uvloop_the_standard_loop_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is one."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert thread._loop_factory() is None

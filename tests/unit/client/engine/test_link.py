@@ -1,0 +1,281 @@
+"""portway.engine.link: when a lost session is attached again, how soon, and when nothing further is tried.
+
+A fake search says how each attempt ends; time passes only where the link waits.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from portway.engine import link as reconnect
+from portway.engine import retry
+from portway.engine.binding import Binding
+from portway.engine.failures import Failure
+from portway.engine.link import STEADY
+from portway.engine.retry import FIRST_PAUSE, LONGEST_PAUSE
+from portway.engine.search import Refused, Resumption
+from portway.engine.session import End
+from portway.errors import AuthError, Error, QuotaError, UnreachableError
+from portway_proto.v1.lane_pb2 import FailureCode
+from portway_testkit.clock import ManualClock
+from portway_testkit.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
+
+MakeBinding = Callable[..., Binding]
+
+NOWHERE = UnreachableError("no relay node could be reached")
+REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
+GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
+UNKNOWN = Failure(FailureCode.FAILURE_CODE_SESSION, "never heard of it")
+SHUTDOWN = Failure(FailureCode.FAILURE_CODE_SHUTDOWN, "stopping")
+
+
+def reason_of(binding: Binding) -> Error:
+    assert binding.lost is not None
+    return binding.lost.reason
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    search = FakeSearch(ManualClock())
+    monkeypatch.setattr(reconnect, "Search", lambda *_: search)
+    monkeypatch.setattr(reconnect, "DataLanes", FakeLanes)
+    monkeypatch.setattr(retry, "random", random.Random(7))
+    world = World(search)
+    yield world
+    await world.link.close()
+    await world.tasks.close()
+
+
+async def test_a_session_that_lasted_is_missed_at_once(world: World, make_binding: MakeBinding) -> None:
+    """The first attempt after its loss waits a tenth of a second at the most; the tunnel goes on under its label."""
+    binding = make_binding()
+    session = await world.opened(binding)
+    world.clock.now += STEADY
+    session.end()
+    second = FakeSession("n2")
+    world.then(second)
+    await second.bound.wait()
+    assert len(world.pauses) == 1
+    assert 0 <= world.pauses[0] <= FIRST_PAUSE
+    assert [bind.label for bind in second.binds] == [binding.label]
+    assert second.binds[0].epoch == session.binds[0].epoch + 1
+
+
+async def test_pauses_double_up_to_a_limit(world: World, make_binding: MakeBinding) -> None:
+    """However long no node can be reached, it goes on: each pause is half to the whole of one that doubles."""
+    session = await world.opened(make_binding())
+    world.clock.now += STEADY
+    session.end()
+    world.then(*[NOWHERE] * 12)
+    await world.through()
+    assert world.pauses[0] <= FIRST_PAUSE
+    expected = FIRST_PAUSE
+    for pause in world.pauses[1:]:
+        assert expected / 2 <= pause <= expected
+        expected = min(expected * 2, LONGEST_PAUSE)
+    assert len(world.pauses) == 13
+    assert [later.at - earlier.at for earlier, later in pairwise(world.search.tried)] == pytest.approx(world.pauses[1:])
+
+
+async def test_a_session_lost_as_soon_as_it_is_there_is_not_missed_at_once(
+    world: World, make_binding: MakeBinding
+) -> None:
+    """Sessions that do not last are followed by longer and longer pauses; one that lasts makes them short again."""
+    session = await world.opened(make_binding())
+    brief = [FakeSession(f"b{number}") for number in range(5)]
+    world.then(*brief)
+    session.end()
+    for one in brief:
+        await one.bound.wait()
+        one.end()
+    await world.through()
+    assert all(pause >= FIRST_PAUSE / 2 for pause in world.pauses)
+    assert world.pauses[-1] > 8 * FIRST_PAUSE
+
+
+async def test_one_that_lasts_makes_pauses_short_again(world: World, make_binding: MakeBinding) -> None:
+    """What happened before it is forgotten."""
+    session = await world.opened(make_binding())
+    world.clock.now += STEADY
+    lasting = FakeSession("n2")
+    world.then(*[NOWHERE] * 6, lasting)
+    session.end()
+    await lasting.bound.wait()
+    assert world.pauses[-1] > FIRST_PAUSE
+    world.clock.now += STEADY
+    lasting.end()
+    await world.through()
+    assert world.pauses[-1] <= FIRST_PAUSE
+
+
+@pytest.mark.parametrize(("share", "first", "second"), [(0.0, 0.0, 0.05), (1.0, 0.1, 0.1)])
+async def test_chance_keeps_clients_of_one_node_apart(
+    world: World, make_binding: MakeBinding, monkeypatch: pytest.MonkeyPatch, share: float, first: float, second: float
+) -> None:
+    """All lose it in one moment: the first attempts are a tenth of a second apart at the most, further ones by half of
+    each pause."""
+    monkeypatch.setattr(retry, "random", SimpleNamespace(uniform=lambda low, high: low + share * (high - low)))
+    session = await world.opened(make_binding())
+    world.clock.now += STEADY
+    session.end()
+    world.then(NOWHERE, NOWHERE)
+    await world.through()
+    assert world.pauses == pytest.approx([first, second, 2 * second])
+
+
+async def test_a_node_that_names_a_moment_is_waited_for(world: World, make_binding: MakeBinding) -> None:
+    """While all known nodes ask for more time than the pause, that time is what is waited."""
+    session = await world.opened(make_binding())
+    session.end()
+    world.search.asked_to_wait = 12.0
+    world.then(NOWHERE, NOWHERE)
+    await world.through()
+    assert world.pauses == [12.0] * 3
+
+
+async def test_the_first_attachment_fails_at_once_unless_it_is_told_to_wait(
+    world: World, make_binding: MakeBinding
+) -> None:
+    """Somebody waits for it: a hint is followed, else the reason is raised, and nothing is open."""
+    world.search.asked_to_wait = 2.5
+    session = FakeSession()
+    world.then(NOWHERE, session)
+    await world.link.bind(make_binding())
+    assert world.pauses == [2.5]
+    world.link._stop_keeping()
+    world.search.asked_to_wait = 0.0
+    world.then(NOWHERE)
+    with pytest.raises(UnreachableError, match="no relay node"):
+        await world.link.bind(make_binding(8001))
+    assert world.pauses == [2.5]
+
+
+@pytest.mark.parametrize("error", [Refused(REVOKED), AuthError("revoked")])
+async def test_what_no_attempt_can_mend_ends_every_tunnel(
+    world: World, make_binding: MakeBinding, error: Exception
+) -> None:
+    """Refused by a node for a reason that all would give, or by a registry: lost, and nobody is asked again."""
+    lost: list[Binding] = []
+    session = await world.opened(make_binding(lost=lost))
+    session.end()
+    world.then(NOWHERE, error)
+    await world.given_up()
+    assert [type(reason_of(one)) for one in lost] == [AuthError]
+    assert len(world.search.tried) == 2
+    assert not world.link.attached
+
+
+async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, make_binding: MakeBinding) -> None:
+    """A token was revoked: no attempt is made at all."""
+    lost: list[Binding] = []
+    session = await world.opened(make_binding(lost=lost))
+    session.end(End("revoked", REVOKED))
+    await world.given_up()
+    assert [type(reason_of(one)) for one in lost] == [AuthError]
+    assert world.search.tried == []
+    assert world.pauses == []
+
+
+@pytest.mark.parametrize("error", [NOWHERE, QuotaError("no more now"), Error("whatever it is")])
+async def test_what_may_pass_is_tried_again(world: World, make_binding: MakeBinding, error: Exception) -> None:
+    """Neither nodes that are away nor a registry that has enough for now costs a tunnel; `trouble` says what it is."""
+    lost: list[Binding] = []
+    session = await world.opened(make_binding(lost=lost))
+    session.end()
+    world.then(error, error)
+    await world.through()
+    assert len(world.search.tried) == 3
+    assert not lost
+    assert world.link.trouble == str(error)
+
+
+async def test_a_grant_that_is_not_taken_any_more_is_no_end(world: World, make_binding: MakeBinding) -> None:
+    """A fresh one may be: the session is attached again."""
+    lost: list[Binding] = []
+    session = await world.opened(make_binding(lost=lost))
+    session.end(End(GRANT.text, GRANT))
+    second = FakeSession("n2")
+    world.then(second)
+    await second.bound.wait()
+    assert not lost
+
+
+@pytest.mark.parametrize(
+    ("end", "away", "resumed"),
+    [
+        (RESET, 0.0, True),
+        (End("silent", silent=True), 0.0, True),
+        (RESET, RESUME_SECONDS, False),
+        (End(UNKNOWN.text, UNKNOWN), 0.0, False),
+    ],
+)
+async def test_a_session_is_resumed_while_its_node_remembers_it(
+    world: World, make_binding: MakeBinding, end: End, away: float, resumed: bool
+) -> None:
+    """For as long as the node said at WELCOME, and not when it says that it knows of none."""
+    session = await world.opened(make_binding())
+    world.search.asked_to_wait = away
+    session.end(end)
+    await world.through()
+    (tried,) = world.search.tried
+    assert tried.resume == (Resumption("n1", session.key, end.silent) if resumed else None)
+    assert tried.home == session.node
+
+
+async def test_a_node_that_asks_to_be_left_is_left_after_the_next_has_the_tunnels(
+    world: World, make_binding: MakeBinding
+) -> None:
+    """And has been told where they are. It is avoided at first; when nobody else is there it will do."""
+    session = await world.opened(make_binding())
+    second, left_before = FakeSession("n2"), list[bool]()
+    session.end(End(SHUTDOWN.text, SHUTDOWN, leaving=True))
+    world.then(NOWHERE, second)
+    second.before_bound = lambda: left_before.append(session.left.is_set())
+    await session.left.wait()
+    [bind] = second.binds
+    assert left_before == [False]
+    assert session.moves == [(bind.label, "n2", bind.epoch, bind.proof)]
+    assert second.moves == []
+    assert [(one.avoided, one.resume) for one in world.search.tried] == [(session.node, None), (None, None)]
+
+
+async def test_nobody_attaches_again_for_tunnels_that_are_closed(world: World, make_binding: MakeBinding) -> None:
+    """The last tunnel was closed before the session was lost: that was the end of it."""
+    binding = make_binding()
+    session = await world.opened(binding)
+    world.link.release(binding)
+    session.end()
+    await world.given_up()
+    assert world.search.tried == []
+    assert world.link._lanes.retired == 1  # type: ignore[attr-defined]
+
+
+async def test_closing_while_nothing_is_reached_ends_the_attempts(world: World, make_binding: MakeBinding) -> None:
+    """A tunnel that is closed meanwhile is the last reason to try."""
+    binding = make_binding()
+    session = await world.opened(binding)
+    session.end()
+    world.then(NOWHERE)
+    await world.through()
+    tried = len(world.search.tried)
+    world.link.release(binding)
+    assert world.link._keeper is None
+    await asyncio.sleep(0)
+    assert len(world.search.tried) == tried
+
+
+async def test_the_same_reason_is_told_once(
+    world: World, make_binding: MakeBinding, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hours without a node are not hours of lines in the program's log."""
+    session = await world.opened(make_binding())
+    session.end()
+    caplog.set_level(logging.WARNING, "portway.engine.link")
+    world.then(*[NOWHERE] * 5, UnreachableError("another reason"))
+    await world.through()
+    told = [record.getMessage() for record in caplog.records if "not attached yet" in record.getMessage()]
+    assert told == [f"not attached yet: {NOWHERE}", "not attached yet: another reason"]

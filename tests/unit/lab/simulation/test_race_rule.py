@@ -1,0 +1,134 @@
+"""simulation.race_rule: the client's race, told by times; beside the real one on a loop with a clock of its own."""
+
+import asyncio
+import selectors
+from contextlib import aclosing
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from portway.engine.dial import DIAL_TIMEOUT
+from portway.engine.directory import Node
+from portway.engine.race import STAGGER, Course
+from portway.engine.race import race as real_race
+from portway_carrier.errors import ConnectFailed
+from portway_carrier.values import Address, ClientTls, Handshake
+from portway_lab.simulation.race_rule import Dialled, race
+from portway_proto.wire.limits import LINK_ALPN
+
+NAMES = "abcdefgh"
+# Who was ready, and when in milliseconds.
+Finish = list[tuple[str, int]]
+# Seconds that a dial takes, and whether it ends with a connection.
+Ending = tuple[float, bool]
+
+
+class _Jumping(selectors.DefaultSelector):
+    """Waits for nothing: tells the loop how long it would have waited."""
+
+    waited = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None, "nothing would ever happen any more"
+        self.waited += max(0.0, timeout)
+        return super().select(0)
+
+
+class _Jumper(asyncio.SelectorEventLoop):
+    """Its clock is the sum of what was waited for."""
+
+    def __init__(self) -> None:
+        self._jumping = _Jumping()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.waited
+
+
+class _Dial:
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
+
+    async def ready(self) -> Handshake:
+        took, connected = self._ending
+        await asyncio.sleep(took)
+        if not connected:
+            raise ConnectFailed("refused")
+        return Handshake(LINK_ALPN, None, took)
+
+    def abort(self) -> None:
+        pass
+
+
+class _Carrier:
+    def __init__(self, endings: dict[str, Ending]) -> None:
+        self._endings = endings
+
+    def connect(self, address: Address, tls: ClientTls) -> _Dial:
+        return _Dial(self._endings[address.host])
+
+
+def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
+    async def run() -> Finish:
+        nodes = [Node(name, "fra", Address(name, 443), name) for name in endings]
+        clock = asyncio.get_running_loop().time
+        found: Finish = []
+        carrier: Any = _Carrier(endings)
+        async with aclosing(real_race(carrier, nodes, b"ca", Course(), stagger)) as ready:
+            async for node, _ in ready:
+                found.append((node.name, round(clock() * 1000)))
+        return found
+
+    with asyncio.Runner(loop_factory=_Jumper) as runner:
+        return runner.run(run())
+
+
+def run_rule(endings: dict[str, Ending], stagger: float) -> Finish:
+    def dial(name: str, now: float) -> Dialled:
+        took, connected = endings[name]
+        return Dialled(now + took, connected)
+
+    found: Finish = []
+    running = race(list(endings), dial, 0.0, stagger)
+    try:
+        step = next(running)
+        while True:
+            if step.ready is not None:
+                found.append((step.ready, round(step.at * 1000)))
+            step = running.send(step.at)
+    except StopIteration:
+        return found
+
+
+def test_a_near_first_candidate_has_no_rival() -> None:
+    """Who is ready within the stagger is met by nobody else: the race yields it before another is dialled."""
+    dialled = []
+
+    def dial(name: str, now: float) -> Dialled:
+        dialled.append(name)
+        return Dialled(now + STAGGER / 2, connected=True)
+
+    running = race(["near", "far"], dial, 0.0)
+    step = running.send(next(running).at)
+    assert (step.ready, dialled) == ("near", ["near"])
+
+
+def test_the_silent_cost_their_time_limit_three_at_a_time() -> None:
+    """Three who never answer hold up the fourth until the first of them is given up."""
+    endings = {**dict.fromkeys("abc", (60.0, True)), "d": (0.01, True)}
+    assert run_rule(endings, STAGGER) == [("d", round((DIAL_TIMEOUT + 0.01) * 1000))]
+
+
+# Endings a prime number of milliseconds apart from each other and from the staggers: no two things happen at once.
+_ENDINGS = st.lists(
+    st.tuples(st.integers(0, 290).map(lambda n: (n * 13 + 7) / 1000), st.booleans()), min_size=1, max_size=len(NAMES)
+)
+
+
+@given(endings=_ENDINGS, stagger=st.sampled_from([STAGGER, 0.997]))
+@settings(max_examples=100, deadline=None)
+def test_it_is_the_client_s_own_race(endings: list[Ending], stagger: float) -> None:
+    """Whatever each dial takes and comes to, the same nodes are ready at the same moments as in the real race."""
+    # A thousandth of a millisecond for each, so that equals have an order in both.
+    apart = {name: (took + number * 1e-6, ok) for number, (name, (took, ok)) in enumerate(zip(NAMES, endings))}  # noqa: B905
+    assert sorted(run_rule(apart, stagger)) == sorted(run_real(apart, stagger))

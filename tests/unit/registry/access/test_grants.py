@@ -1,0 +1,134 @@
+"""Grants, and the keys that sign them."""
+
+from collections.abc import AsyncIterator
+
+import jwt
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from portway_proto.v1.discovery_pb2 import Grant
+from portway_registry.access import grants
+from portway_registry.access.grants import Grants, make_first_key, new_key
+from portway_registry.errors import StoreUnavailable
+from portway_registry.state import keys
+from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
+from portway_registry.state.views import View
+from portway_registry.store.embedded import EmbeddedStore
+
+TOKEN = TokenRecord(id="abc", tenant="demo", role=Role.CLIENT, secret_sha256=b"", max_tunnels=5)
+HOUR = 3_600_000
+NOW = 1_800_000_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def known(memory: EmbeddedStore) -> AsyncIterator[View[GrantKeyRecord]]:
+    view: View[GrantKeyRecord] = View(memory, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=print)
+    await view.start()
+    yield view
+    await view.close()
+
+
+@pytest.fixture
+def signer(known: View[GrantKeyRecord], clock: Clock) -> Grants:
+    return Grants("cluster", known, clock, default_max_tunnels=100)
+
+
+async def add(memory: EmbeddedStore, known: View[GrantKeyRecord], kid: str, active_from_ms: int) -> GrantKeyRecord:
+    record = new_key(kid, active_from_ms=active_from_ms)
+    await memory.put(keys.grant_key(kid), encode(record))
+    await known.settled((await memory.list("")).revision)
+    return record
+
+
+def claims(grant: Grant, key: GrantKeyRecord) -> dict[str, object]:
+    public = Ed25519PublicKey.from_public_bytes(key.public_key)
+    # The clock of these tests is not the one that PyJWT looks at.
+    checks = {"verify_exp": False, "verify_iat": False}
+    return dict(jwt.decode(grant.token, public, ["EdDSA"], options=checks, audience="portway-node", issuer="cluster"))
+
+
+def kid_of(grant: Grant) -> str:
+    return str(jwt.get_unverified_header(grant.token)["kid"])
+
+
+async def test_a_grant_says_who_may_what_until_when(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants
+) -> None:
+    """Tenant, token and quota are in it; it is good for an hour and renewed after half of it."""
+    key = await add(memory, known, "1", 0)
+    grant = signer.sign(TOKEN)
+    found = claims(grant, key)
+    assert (found["sub"], found["tid"], found["max_tunnels"]) == ("demo", "abc", 5)
+    assert (found["iat"], found["exp"]) == (NOW // 1000, (NOW + HOUR) // 1000)
+    assert (grant.expires_at_ms, grant.renew_at_ms) == (NOW + HOUR, NOW + HOUR // 2)
+    assert jwt.get_unverified_header(grant.token) == {"alg": "EdDSA", "typ": grants.TYPE, "kid": "1"}
+
+
+async def test_a_token_without_a_quota_gets_the_registry_s(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants
+) -> None:
+    """0 stands for the registry's default, which nodes need not know."""
+    key = await add(memory, known, "1", 0)
+    assert claims(signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=0)), key)["max_tunnels"] == 100
+
+
+async def test_many_that_ask_together_share_a_grant(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants, clock: Clock
+) -> None:
+    """Within half a minute a token's grant is the same one, unless the token has changed."""
+    await add(memory, known, "1", 0)
+    first = signer.sign(TOKEN).token
+    clock.now += 29_999
+    assert signer.sign(TOKEN).token == first
+    assert signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=6)).token != first
+    assert signer.sign(msgspec.structs.replace(TOKEN, id="other")).token != first
+    clock.now += 2
+    assert signer.sign(TOKEN).token != first
+
+
+async def test_the_youngest_active_key_signs(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants, clock: Clock
+) -> None:
+    """A key that is published for later does not sign before its time; every key is published."""
+    for kid, active in (("1", 0), ("2", NOW - 5), ("10", NOW + 60_000)):
+        await add(memory, known, kid, active)
+    assert kid_of(signer.sign(TOKEN)) == "2"
+    clock.now += 60_000
+    assert kid_of(signer.sign(TOKEN)) == "10"
+    assert {key.kid for key in signer.public_keys()} == {"1", "2", "10"}
+
+
+async def test_a_clock_that_is_behind_signs_with_the_oldest_key(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants
+) -> None:
+    """Where by this clock no key is active yet, the one that every node has had longest is used."""
+    for kid, active in (("1", NOW + 600_000), ("2", NOW + 500_000)):
+        await add(memory, known, kid, active)
+    assert kid_of(signer.sign(TOKEN)) == "2"
+
+
+async def test_without_a_key_nothing_is_signed(signer: Grants) -> None:
+    """A registry that knows no key yet is away, for who asks it."""
+    with pytest.raises(StoreUnavailable, match="no key"):
+        signer.sign(TOKEN)
+
+
+async def test_the_first_key_is_made_once(memory: EmbeddedStore) -> None:
+    """Whoever comes second leaves the first key as it is."""
+    await make_first_key(memory, now_ms=1)
+    before = await memory.get(keys.grant_key("1"))
+    await make_first_key(memory, now_ms=2)
+    assert await memory.get(keys.grant_key("1")) == before

@@ -1,0 +1,150 @@
+"""How portway-admin finds and trusts its registry, and how it says what went wrong."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import trustme
+from click.testing import Result
+from portway_registry.admin_cli.context import printable
+from portway_testkit.registry import Pki
+
+Call = Callable[..., Result]
+LIST = ("token", "list")
+
+
+class Stage(Protocol):
+    address: str
+    pki: Pki
+    token_file: Path
+
+    def say(self, *arguments: str, **environment: str) -> Result: ...
+
+    def ask(self, *arguments: str) -> Any: ...
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """An address at which nobody listens, while this holds it."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+def test_everything_can_come_from_the_environment(stage: Stage, admin: Call) -> None:
+    """PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN and PORTWAY_CA are what the flags are."""
+    result = admin(
+        *LIST,
+        PORTWAY_REGISTRY=stage.address,
+        PORTWAY_ADMIN_TOKEN=stage.token_file.read_text(),
+        PORTWAY_CA=str(stage.pki.ca),
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "admin" in result.stdout
+
+
+def test_a_flag_beats_the_environment(stage: Stage, dead: str) -> None:
+    """What was typed counts."""
+    assert stage.say(*LIST, PORTWAY_REGISTRY=dead, PORTWAY_ADMIN_TOKEN="pw_x", PORTWAY_CA="/none").exit_code == 0
+
+
+def test_json_is_asked_for_in_front_or_behind(stage: Stage) -> None:
+    """Programs put it in front, people behind; it is the same."""
+    assert stage.say("--json", *LIST).stdout == stage.say(*LIST, "--json").stdout
+
+
+def test_plurals_are_the_same_commands(stage: Stage) -> None:
+    """`nodes list` is `node list`."""
+    for noun in ("node", "tunnel", "token"):
+        singular, plural = stage.say("--json", noun, "list"), stage.say("--json", f"{noun}s", "list")
+        assert (plural.exit_code, plural.stdout) == (0, singular.stdout)
+
+
+def test_the_next_registry_is_asked_when_the_first_is_away(stage: Stage, admin: Call, dead: str) -> None:
+    """Of several with commas the first that answers."""
+    result = admin(
+        *("--registry", f"{dead}, {stage.address}", "--ca", str(stage.pki.ca)),
+        *("--token-file", str(stage.token_file), *LIST),
+    )
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("flag", ["--registry", "--token-file"])
+def test_what_is_missing_is_a_usage_error(stage: Stage, admin: Call, flag: str) -> None:
+    """No registry or no token: exit code 2, and where to get one."""
+    given = {"--registry": stage.address, "--ca": str(stage.pki.ca), "--token-file": str(stage.token_file)}
+    del given[flag]
+    result = admin(*(part for pair in given.items() for part in pair), *LIST)
+    assert result.exit_code == 2
+    assert {"--registry": "PORTWAY_REGISTRY", "--token-file": "PORTWAY_ADMIN_TOKEN"}[flag] in result.stderr
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", "localhost:x", ":1", "localhost:70000", "https://a"])
+def test_what_is_no_address_is_a_usage_error(admin: Call, address: str) -> None:
+    """An address without its port is told as such, not as a registry that cannot be reached."""
+    result = admin("--registry", address, "--token", "pw_x", *LIST)
+    assert result.exit_code == 2
+    assert "HOST:PORT" in result.stderr
+
+
+def test_files_that_cannot_be_read_are_usage_errors(stage: Stage, admin: Call) -> None:
+    """Which file, and why."""
+    for flags in (("--ca", "/none", "--token", "pw_x"), ("--ca", str(stage.pki.ca), "--token-file", "/none")):
+        result = admin("--registry", stage.address, *flags, *LIST)
+        assert result.exit_code == 2
+        assert "/none: No such file" in result.stderr
+
+
+@pytest.mark.parametrize("token", ["pw_é", "pw_a\x07b"])
+def test_what_no_token_can_be_is_a_usage_error(stage: Stage, admin: Call, token: str) -> None:
+    """What gRPC could not even send is found here."""
+    result = admin("--registry", stage.address, "--ca", str(stage.pki.ca), "--token", token, *LIST)
+    assert result.exit_code == 2
+    assert "no API token" in result.stderr
+
+
+def test_a_registry_that_is_away_is_three(stage: Stage, admin: Call, dead: str) -> None:
+    """Unreachable is told apart from refused, with the address."""
+    result = admin("--registry", dead, "--ca", str(stage.pki.ca), "--token", "pw_x", *LIST)
+    assert result.exit_code == 3
+    assert result.stderr.startswith(f"portway-admin: cannot reach the registry at {dead}")
+
+
+def test_a_wrong_ca_is_named(stage: Stage, admin: Call, tmp_path: Path) -> None:
+    """A certificate that does not verify is unreachable too, and what it was verified with is said."""
+    other = tmp_path / "other.crt"
+    other.write_bytes(trustme.CA().cert_pem.bytes())
+    result = admin("--registry", stage.address, "--ca", str(other), "--token", "pw_x", *LIST)
+    assert result.exit_code == 3
+    assert f"certificate is not from {other}" in result.stderr
+
+
+@pytest.mark.parametrize("token", ["nonsense", f"pw_zzzzzzzz_{'a' * 32}"])
+def test_a_token_that_is_not_good_is_four(stage: Stage, admin: Call, token: str) -> None:
+    """Malformed and unknown: not authorised."""
+    result = admin("--registry", stage.address, "--ca", str(stage.pki.ca), "--token", token, *LIST)
+    assert result.exit_code == 4
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_client_s_token_is_four(stage: Stage, admin: Call) -> None:
+    """A client may not look after the cluster."""
+    client = stage.ask("token", "create", "--tenant", "demo")["token"]
+    result = admin("--registry", stage.address, "--ca", str(stage.pki.ca), "--token", client, *LIST)
+    assert result.exit_code == 4
+    assert "role admin" in result.stderr
+
+
+def test_help_says_what_the_exit_codes_mean(admin: Call) -> None:
+    """All of them, and what commands there are."""
+    result = admin("--help")
+    assert result.exit_code == 0
+    for part in ("node", "tunnel", "token", "audit", "pki", "130", "cannot be reached"):
+        assert part in result.stdout
+
+
+def test_what_others_chose_cannot_steer_the_terminal() -> None:
+    """Escape sequences and line ends are shown as what they are not."""
+    assert printable("a\x1b[31mb\nc\u202ed é") == "a\ufffd[31mb\ufffdc\ufffdd é"

@@ -1,0 +1,97 @@
+"""`portway-admin tunnel`."""
+
+import re
+from typing import Any, Protocol
+
+import pytest
+from click.testing import Result
+from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
+from portway_proto.wire.labels import Chain
+from portway_registry.admin_cli import tunnel as command
+from portway_testkit.registry import NodeStream, tunnel_info
+
+
+class Stage(Protocol):
+    def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
+
+    def say(self, *arguments: str, **environment: str) -> Result: ...
+
+    def ask(self, *arguments: str) -> Any: ...
+
+
+def test_tunnels_are_listed_for_people(stage: Stage) -> None:
+    """A line each, with what an operator is asked about: whose it is, where, and which options it has."""
+    tunnel = tunnel_info(
+        Chain(), 3, tenant="bob", token_id="tok", options=TunnelOptions(h2_enabled=True), unencrypted_port=20_007
+    )
+    stage.node("fra-1", tunnel)
+    lines = stage.say("tunnel", "list").stdout.splitlines()
+    assert lines[1].split() == ["LABEL", "NODE", "TENANT", "TOKEN", "EPOCH", "OPTIONS", "HOST", "OPENED"]
+    assert lines[3].split()[:8] == [tunnel.label, "fra-1", "bob", "tok", "3", "h2", "tcp:20007", tunnel.host]
+
+
+def test_tunnels_are_listed_for_programs(stage: Stage) -> None:
+    """The protocol's names; not the proof, with which nobody here has anything to do."""
+    tunnel = tunnel_info(Chain())
+    stage.node("fra-1", tunnel)
+    assert stage.ask("tunnel", "list") == {
+        "tunnels": [
+            {
+                "label": tunnel.label,
+                "host": tunnel.host,
+                "node": "fra-1",
+                "region": "fra",
+                "epoch": 1,
+                "tenant": "demo",
+                "token_id": "token1",
+                "h2_enabled": False,
+                "unencrypted_port": 0,
+                "opened_at_ms": 1,
+            }
+        ]
+    }
+
+
+def test_a_node_and_a_tenant_are_kept_to(stage: Stage) -> None:
+    """Both filters, alone and together."""
+    alice, bob, far = (tunnel_info(Chain(), tenant=tenant) for tenant in ("alice", "bob", "alice"))
+    stage.node("fra-1", alice, bob)
+    stage.node("lon-1", far)
+
+    def labels(*filters: str) -> set[str]:
+        return {tunnel["label"] for tunnel in stage.ask("tunnel", "list", *filters)["tunnels"]}
+
+    assert labels() == {alice.label, bob.label, far.label}
+    assert labels("--node", "fra-1") == {alice.label, bob.label}
+    assert labels("--tenant", "alice") == {alice.label, far.label}
+    assert labels("--node", "fra-1", "--tenant", "alice") == {alice.label}
+    assert labels("--node", "none") == set()
+    assert stage.say("tunnel", "list", "--tenant", "none").stdout == "No such tunnel is open.\n"
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 7])
+def test_every_page_is_fetched(stage: Stage, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """However many fit on one: each tunnel once, in the order of labels."""
+    monkeypatch.setattr(command, "_PAGE", page)
+    tunnels = [tunnel_info(Chain()) for _ in range(6)]
+    stage.node("fra-1", *tunnels)
+    found = [tunnel["label"] for tunnel in stage.ask("tunnel", "list")["tunnels"]]
+    assert found == sorted(tunnel.label for tunnel in tunnels)
+
+
+def test_one_tunnel_is_shown_with_its_home(stage: Stage) -> None:
+    """The node that the client is connected to, too."""
+    tunnel = tunnel_info(Chain(), unencrypted_port=20_001)
+    stage.node("fra-1", tunnel)
+    text = stage.say("tunnel", "show", tunnel.label).stdout
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines())
+    assert (lines["label"], lines["home node"], lines["raw port"]) == (tunnel.label, "fra-1 (ready)", "20001")
+    told = stage.ask("tunnel", "show", tunnel.label)
+    assert (told["tunnel"]["label"], told["node"]["name"]) == (tunnel.label, "fra-1")
+
+
+def test_a_tunnel_that_is_not_there_is_one(stage: Stage) -> None:
+    """Not found, without repeating what was asked for: it may be somebody's secret."""
+    result = stage.say("tunnel", "show", "a" * 16)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "aaaa" not in result.stderr

@@ -1,0 +1,220 @@
+"""What one change means to every node's session of a replica, without any gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import pytest
+from portway_proto.v1.mesh_pb2 import EVICTION_REASON_SUPERSEDED, NodeMessage, Register, RegistryMessage
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.wire.labels import Chain
+from portway_registry.access.grants import Grants, make_first_key, new_key
+from portway_registry.errors import Replaced
+from portway_registry.nodes.hub import Hub, without_counts
+from portway_registry.state import keys
+from portway_registry.state.records import encode
+from portway_registry.state.views import Views
+from portway_registry.store.contract import LeaseId
+from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.registry import node_info, tunnel_info
+
+PATIENCE = 10.0
+HOUR = 3_600_000
+NOW = 1_800_000_000_000
+
+
+class Cluster(Protocol):
+    store: EmbeddedStore
+    views: Views
+
+    async def settle(self) -> None: ...
+
+    async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
+
+    async def put_tunnel(self, tunnel: TunnelInfo) -> None: ...
+
+
+class Node:
+    """A stream's two ends: what the node says, and what it hears."""
+
+    def __init__(self, hub: Hub, name: str) -> None:
+        self._hub = hub
+        self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self.heard: list[RegistryMessage] = []
+        self.task = asyncio.ensure_future(hub.serve(Register(node=node_info(name, state=0)), self._say(), self._write))
+
+    async def until(self, kind: str, number: int = 1) -> RegistryMessage:
+        """The `number`-th message of a kind."""
+        async with asyncio.timeout(PATIENCE):
+            while len(found := [message for message in self.heard if message.HasField(kind)]) < number:  # type: ignore[arg-type]
+                self._changed.clear()
+                await self._changed.wait()
+        return found[number - 1]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def _say(self) -> AsyncIterator[NodeMessage]:
+        while True:
+            yield await self._requests.get()
+
+    async def _write(self, message: RegistryMessage) -> None:
+        self.heard.append(message)
+        self._changed.set()
+
+
+@pytest.fixture
+async def hub(cluster: Cluster) -> AsyncIterator[Hub]:
+    failures: list[BaseException] = []
+    await make_first_key(cluster.store, now_ms=1)
+    await cluster.settle()
+    grants = Grants("cluster", cluster.views.grant_keys, lambda: NOW, default_max_tunnels=100)
+    hub = Hub(
+        cluster.store,
+        cluster.views,
+        grants,
+        lambda: NOW,
+        cluster_id="cluster",
+        lease_seconds=60,
+        default_max_tunnels=100,
+        on_failure=failures.append,
+    )
+    hub.start()
+    yield hub
+    await hub.close()
+    assert not failures
+
+
+@asynccontextmanager
+async def node(hub: Hub, name: str) -> AsyncIterator[Node]:
+    node = Node(hub, name)
+    try:
+        await node.until("registered")
+        yield node
+    finally:
+        await node.stop()
+
+
+async def test_a_registered_node_is_told_the_rules(hub: Hub) -> None:
+    """Lease, settings and peers come first; a node that told no state counts as ready."""
+    async with node(hub, "fra-1") as one:
+        settings = (await one.until("settings")).settings
+        assert (settings.cluster_id, [key.kid for key in settings.grant_keys]) == ("cluster", ["1"])
+        peers = (await one.until("peers", 2)).peers
+        assert [(peer.name, peer.state, peer.started_at_ms) for peer in peers.nodes] == [
+            ("fra-1", NODE_STATE_READY, NOW)
+        ]
+        assert hub.sessions == 1
+        assert hub.has("fra-1")
+
+
+async def test_the_end_of_a_session_is_told_once(hub: Hub) -> None:
+    """Whoever wants to know is told the node's name when its stream is over."""
+    ended: list[str] = []
+    hub.on_end.append(ended.append)
+    async with node(hub, "fra-1"):
+        pass
+    assert ended == ["fra-1"]
+    assert (hub.sessions, hub.has("fra-1")) == (0, False)
+
+
+async def test_a_replaced_session_s_end_is_nobody_s(hub: Hub) -> None:
+    """The older stream's goodbye does not remove the newer one."""
+    ended: list[str] = []
+    hub.on_end.append(ended.append)
+    async with node(hub, "fra-1") as older:
+        async with node(hub, "fra-1"):
+            with pytest.raises(Replaced):
+                await older.task
+            assert ended == []
+            assert hub.has("fra-1")
+        assert ended == ["fra-1"]
+
+
+async def test_a_revocation_is_told_to_all_and_once(cluster: Cluster, hub: Hub) -> None:
+    """Each session hears it; what is written again afterwards is no news."""
+    async with node(hub, "fra-1") as one, node(hub, "lon-1") as other:
+        await cluster.put_token("good")
+        await cluster.put_token("bad")
+        await cluster.put_token("bad", revoked_at_ms=NOW)
+        await cluster.put_token("bad", revoked_at_ms=NOW)
+        await cluster.put_token("worse", revoked_at_ms=NOW)
+        for session in (one, other):
+            told: list[str] = []
+            number = 1
+            while "worse" not in told:
+                told += (await session.until("revocations", number)).revocations.token_ids
+                number += 1
+            assert told == ["bad", "worse"]
+
+
+async def test_old_revocations_are_of_no_interest(cluster: Cluster, hub: Hub) -> None:
+    """Who registers hears of tokens whose last grant may still be honoured, not of all there ever were."""
+    await cluster.put_token("old", revoked_at_ms=NOW - 25 * HOUR)
+    await cluster.put_token("young", revoked_at_ms=NOW - 25 * HOUR + 1)
+    async with node(hub, "fra-1") as one:
+        assert list((await one.until("revocations")).revocations.token_ids) == ["young"]
+
+
+async def test_a_new_key_is_told_to_all(cluster: Cluster, hub: Hub) -> None:
+    """Settings come again, whole, when the keys change."""
+    async with node(hub, "fra-1") as one:
+        await one.until("settings")
+        await cluster.store.put(keys.grant_key("2"), encode(new_key("2", active_from_ms=NOW)))
+        settings = (await one.until("settings", 2)).settings
+        assert [key.kid for key in settings.grant_keys] == ["1", "2"]
+
+
+async def test_counts_are_no_news_to_peers(cluster: Cluster, hub: Hub) -> None:
+    """A node's counts change all the time; only what others act on makes a new list."""
+    async with node(hub, "fra-1") as one:
+        await one.until("peers", 2)
+        entry = await cluster.store.get(keys.node("fra-1"))
+        assert entry is not None
+        record = NodeInfo.FromString(entry.value)
+        record.sessions = 99
+        await cluster.store.put(entry.key, record.SerializeToString(), lease=entry.lease)
+        await cluster.store.put(keys.node("lon-1"), node_info("lon-1").SerializeToString())
+        peers = (await one.until("peers", 3)).peers
+        assert {peer.name for peer in peers.nodes} == {"fra-1", "lon-1"}
+
+
+async def test_a_label_that_moved_is_evicted_where_it_was(cluster: Cluster, hub: Hub) -> None:
+    """The old holder hears which epoch of it is over; other nodes hear nothing."""
+    chain = Chain()
+    async with node(hub, "fra-1") as holder, node(hub, "lon-1") as other:
+        await cluster.put_tunnel(tunnel_info(chain, 1, node="fra-1"))
+        await cluster.put_tunnel(tunnel_info(chain, 2, node="lon-1"))
+        (gone,) = (await holder.until("evictions")).evictions.evictions
+        assert (gone.label, gone.epoch, gone.reason) == (chain.label, 1, EVICTION_REASON_SUPERSEDED)
+        assert not any(message.HasField("evictions") for message in other.heard)
+
+
+async def test_a_newer_session_at_another_replica_ends_this_one(cluster: Cluster, hub: Hub) -> None:
+    """When the store shows the node with a later start, its stream here is over."""
+    async with node(hub, "fra-1") as one:
+        later = node_info("fra-1", started_at_ms=NOW + 1)
+        await cluster.store.put(keys.node("fra-1"), later.SerializeToString())
+        with pytest.raises(Replaced, match="another replica"):
+            await one.task
+
+
+async def test_a_record_that_was_lost_is_written_anew_at_once(cluster: Cluster, hub: Hub) -> None:
+    """A store that forgot a lease while the node was heard of has the node back without waiting for it."""
+    async with node(hub, "fra-1") as one:
+        first = (await one.until("registered")).registered
+        await cluster.store.revoke_lease(LeaseId(first.lease_id))
+        second = (await one.until("registered", 2)).registered
+        entry = await cluster.store.get(keys.node("fra-1"))
+        assert entry is not None
+        assert entry.lease == second.lease_id != first.lease_id
+
+
+def test_counts_are_all_that_is_left_out() -> None:
+    """State, place and address stay; the original is not touched."""
+    full = node_info("a", sessions=1, tunnels=2, visits=3, max_sessions=4)
+    assert without_counts(full) == node_info("a", max_sessions=4)
+    assert full.sessions == 1

@@ -1,0 +1,58 @@
+"""What is to be told to a node, while it is not read."""
+
+import asyncio
+
+from portway_proto.v1.mesh_pb2 import ClusterSettings, Eviction, Peers, Registered, RegistryMessage
+from portway_proto.v1.types_pb2 import NodeInfo
+from portway_registry.nodes.outbox import Outbox
+
+
+def kinds(messages: list[RegistryMessage]) -> list[str | None]:
+    return [message.WhichOneof("message") for message in messages]
+
+
+async def test_the_order_makes_sense_to_a_node() -> None:
+    """Whatever order things happened in, a node hears who it is, the rules, then the news, then that it was heard."""
+    outbox = Outbox()
+    outbox.announced(1)
+    outbox.evict([Eviction(label="a")])
+    outbox.peers(Peers())
+    outbox.revoke(["t"])
+    outbox.settings(ClusterSettings())
+    outbox.registered(Registered(lease_id=1))
+    order = ["registered", "settings", "revocations", "peers", "evictions", "announced"]
+    assert kinds(await outbox.take()) == order
+
+
+async def test_what_is_told_whole_is_told_in_its_last_state() -> None:
+    """A node that reads late gets settings and peers once; single news are all kept, revocations each once."""
+    outbox = Outbox()
+    for number in range(3):
+        outbox.peers(Peers(nodes=[NodeInfo(name=str(number))]))
+        outbox.settings(ClusterSettings(cluster_id=str(number)))
+        outbox.revoke([str(number), "same"])
+        outbox.evict([Eviction(label=str(number))])
+        outbox.announced(number)
+    settings, revocations, peers, evictions, *announced = await outbox.take()
+    assert settings.settings.cluster_id == "2"
+    assert sorted(revocations.revocations.token_ids) == ["0", "1", "2", "same"]
+    assert [node.name for node in peers.peers.nodes] == ["2"]
+    assert [one.label for one in evictions.evictions.evictions] == ["0", "1", "2"]
+    assert [one.announced.batch for one in announced] == [0, 1, 2]
+
+
+async def test_taking_waits_for_something_to_tell() -> None:
+    """An empty outbox is waited at, also when what was put in is nothing; what was taken is not told again."""
+    outbox = Outbox()
+    taking = asyncio.ensure_future(outbox.take())
+    outbox.revoke([])
+    outbox.evict([])
+    await asyncio.sleep(0)
+    assert not taking.done()
+    outbox.announced(7)
+    assert [message.announced.batch for message in await taking] == [7]
+    again = asyncio.ensure_future(outbox.take())
+    await asyncio.sleep(0)
+    assert not again.done()
+    again.cancel()
+    await asyncio.wait([again])

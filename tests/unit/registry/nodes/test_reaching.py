@@ -1,0 +1,178 @@
+"""Who tries a node's address, what its record says then, and when it is tried again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from portway_proto.v1.mesh_pb2 import Probed
+from portway_proto.v1.types_pb2 import (
+    REACH_FAILED,
+    REACH_REACHED,
+    REACH_TRYING,
+    REACH_UNSPECIFIED,
+    NodeInfo,
+    Reach,
+)
+from portway_registry.nodes import reaching as module
+from portway_registry.nodes.outbox import Outbox
+from portway_registry.nodes.reaching import Reaching
+from portway_testkit.carriers import until
+from portway_testkit.registry import node_info
+
+
+class Session:
+    """A node's session as far as it is asked and told."""
+
+    def __init__(self, name: str, **info: Any) -> None:
+        self.info: NodeInfo = node_info(name, **info)
+        self.outbox = Outbox()
+        self.serving = True
+        self.published = 0
+
+    def publish(self) -> None:
+        self.published += 1
+
+
+class Stage:
+    """Sessions, and a registry whose own tries end as the test says."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.dialled: list[str] = []
+        self.own = ""
+        self.reaching = Reaching(self.sessions, self._dial)  # type: ignore[arg-type]
+        self.answering: list[asyncio.Task[None]] = []
+
+    async def _dial(self, node: NodeInfo) -> str:
+        self.dialled.append(node.name)
+        return self.own
+
+    def session(self, name: str, answer: str | None = None, **info: Any) -> Session:
+        """A node; asked to try another's address it gives this answer, or none."""
+        session = self.sessions[name] = Session(name, **info)
+        if answer is not None:
+            self.answering.append(asyncio.ensure_future(self._answer(session, answer)))
+        return session
+
+    async def _answer(self, session: Session, answer: str) -> None:
+        while True:
+            for message in await session.outbox.take():
+                if message.HasField("probe"):
+                    asked = message.probe.number
+                    # What another node says of it is nobody's business.
+                    self.reaching.answered("stranger", Probed(number=asked, failure="a lie"))
+                    self.reaching.answered(session.info.name, Probed(number=asked, failure=answer))
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    yield stage
+    for task in stage.answering:
+        task.cancel()
+    await asyncio.gather(*stage.answering, return_exceptions=True)
+    assert not stage.reaching._asked
+
+
+def reach(session: Session) -> tuple["Reach.ValueType", str]:
+    return session.info.reach, session.info.reach_failure
+
+
+async def test_where_nobody_tries_every_node_counts() -> None:
+    """Whatever the node says of itself."""
+    session = Session("fra-1", reach=REACH_FAILED, reach_failure="x")
+    await Reaching({}, None).first(session, None)  # type: ignore[arg-type]
+    assert reach(session) == (REACH_UNSPECIFIED, "")
+
+
+async def test_the_first_node_is_tried_from_here(stage: Stage) -> None:
+    """There is nobody else to ask."""
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    assert reach(session) == (REACH_REACHED, "")
+    assert stage.dialled == ["fra-1"]
+
+
+async def test_other_nodes_are_asked_first(stage: Stage) -> None:
+    """When one of them gets there nobody tries from here."""
+    stage.session("iad-1", "")
+    stage.session("iad-2", "no way")
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    assert reach(session) == (REACH_REACHED, "")
+    assert stage.dialled == []
+
+
+async def test_one_that_is_cut_off_itself_does_not_keep_others_out(stage: Stage) -> None:
+    """What the registry reaches is reached."""
+    stage.session("iad-1", "no route to host")
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    assert reach(session) == (REACH_REACHED, "")
+    assert stage.dialled == ["fra-1"]
+
+
+async def test_when_all_fail_each_reason_is_kept(stage: Stage) -> None:
+    """With who has tried, for people; however long it is."""
+    stage.session("iad-1", "refused")
+    stage.own = "no answer" + "!" * 500
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    found, failure = reach(session)
+    assert found == REACH_FAILED
+    assert failure.startswith("from node iad-1: refused; from the registry: no answer!")
+    assert len(failure) == 300
+
+
+async def test_a_registration_does_not_wait_for_a_black_hole(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose address nobody answers at is registered all the same, as not yet reached."""
+    monkeypatch.setattr(module, "_FIRST_TRY", 0.01)
+    stage.session("iad-1")  # it never answers
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    assert reach(session) == (REACH_TRYING, "")
+
+
+async def test_who_does_not_hear_is_not_asked(stage: Stage) -> None:
+    """Nodes that register at the same moment would wait for each other."""
+    stage.session("iad-1").serving = False
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    assert reach(session) == (REACH_REACHED, "")
+    assert stage.dialled == ["fra-1"]
+
+
+@pytest.mark.parametrize(
+    ("known", "tried"),
+    [
+        pytest.param({"reach": REACH_REACHED}, False, id="reached"),
+        pytest.param({"reach": REACH_REACHED, "port": 444}, True, id="at another address"),
+        pytest.param({"reach": REACH_FAILED, "reach_failure": "x"}, True, id="not reached"),
+        pytest.param({}, True, id="by a release that did not look"),
+    ],
+)
+async def test_what_was_reached_is_not_tried_again(stage: Stage, known: dict[str, Any], tried: bool) -> None:
+    """As long as its record stands and its address is the same."""
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, node_info("fra-1", **known))  # type: ignore[arg-type]
+    assert reach(session) == (REACH_REACHED, "")
+    assert bool(stage.dialled) is tried
+
+
+async def test_it_is_tried_until_it_is_reached(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node is told of each change, and its record is written: not for each try."""
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
+    stage.own = "refused"
+    session = stage.session("fra-1")
+    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    trying = asyncio.ensure_future(stage.reaching.keep_trying(session))  # type: ignore[arg-type]
+    (told,) = await session.outbox.take()
+    assert (told.reachability.reach, told.reachability.failure) == (REACH_FAILED, "from the registry: refused")
+    await until(lambda: len(stage.dialled) >= 4)
+    assert session.published == 0
+    stage.own = ""
+    await trying
+    (told,) = await session.outbox.take()
+    assert told.reachability.reach == REACH_REACHED
+    assert session.published == 1

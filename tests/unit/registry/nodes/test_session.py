@@ -1,0 +1,353 @@
+"""One node's session, over a store that a test can take away: without any gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
+
+import pytest
+from portway_proto.v1.mesh_pb2 import Announce, KeepAlive, NodeMessage, Register, RegistryMessage
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.wire.labels import Chain
+from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreUnavailable
+from portway_registry.nodes import session as session_module
+from portway_registry.nodes.session import NodeSession, is_notable
+from portway_registry.state import keys
+from portway_registry.state.views import Item, Views
+from portway_registry.store.contract import NO_LEASE, Entry, LeaseId, Revision
+from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.quota import Quota
+from portway_testkit.registry import node_info, tunnel_info
+
+PATIENCE = 10.0
+NOW_MS = 1_700_000_000_000
+T = TypeVar("T")
+
+
+class Cluster(Protocol):
+    views: Views
+
+
+class Fickle(EmbeddedStore):
+    """A store that can be away; `refused` counts what was asked of it meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(None, on_failure=print)
+        self.away = False
+        self.refused = 0
+        self.asked = asyncio.Event()
+
+    def _check(self) -> None:
+        if self.away:
+            self.refused += 1
+            self.asked.set()
+            raise StoreUnavailable("away")
+
+    async def get(self, key: str) -> Entry | None:
+        self._check()
+        return await super().get(key)
+
+    async def write(self, writes: Any) -> tuple[bool, ...]:
+        self._check()
+        return await super().write(writes)
+
+    async def keep_lease(self, lease: LeaseId) -> None:
+        self._check()
+        await super().keep_lease(lease)
+
+    async def grant_lease(self, ttl: float) -> LeaseId:
+        self._check()
+        return await super().grant_lease(ttl)
+
+
+class Running:
+    """A session that is served, with a test in the node's place."""
+
+    def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
+        quota = Quota(views.tokens, views.tunnels, default=100)
+        announcements = Announcements(store, views.tunnels, quota, node=info.name, region=info.region)
+        self.session = NodeSession(store, announcements, info, lease_seconds=lease_seconds, now_ms=lambda: NOW_MS)
+        self.heard: list[RegistryMessage] = []
+        self._requests: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self, lease: int = 0) -> None:
+        await self.session.register(lease)
+        self.task = asyncio.ensure_future(self.session.serve(self._say(), self._write))
+
+    async def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+    def say(self, **message: Any) -> None:
+        self._requests.put_nowait(NodeMessage(**message))
+
+    def leave(self) -> None:
+        self._requests.put_nowait(None)
+
+    async def over(self) -> None:
+        """Raises what ended the session."""
+        assert self.task is not None
+        async with asyncio.timeout(PATIENCE):
+            await self.task
+
+    async def until(self, found: Callable[[], T]) -> T:
+        async with asyncio.timeout(PATIENCE):
+            while not (result := found()):
+                self._changed.clear()
+                await self._changed.wait()
+        return result
+
+    def leases(self) -> list[int]:
+        return [message.registered.lease_id for message in self.heard if message.HasField("registered")]
+
+    def announced(self) -> list[int]:
+        return [message.announced.batch for message in self.heard if message.HasField("announced")]
+
+    def evicted(self) -> list[str]:
+        return [one.label for message in self.heard for one in message.evictions.evictions]
+
+    async def _say(self) -> AsyncIterator[NodeMessage]:
+        while (message := await self._requests.get()) is not None:
+            yield message
+
+    async def _write(self, message: RegistryMessage) -> None:
+        self.heard.append(message)
+        self._changed.set()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries while the store is away follow each other closely."""
+    monkeypatch.setattr(session_module, "_PAUSE", 0.02)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Fickle]:
+    store = Fickle()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def views(store: Fickle) -> AsyncIterator[Views]:
+    views = Views(store, on_failure=print)
+    await views.start()
+    yield views
+    await views.close()
+
+
+@pytest.fixture
+async def running(store: Fickle, views: Views) -> AsyncIterator[Running]:
+    running = Running(store, views, node_info("fra-1", started_at_ms=100))
+    await running.start()
+    yield running
+    await running.stop()
+
+
+async def record(store: Fickle) -> Entry:
+    entry = await store.get(keys.node("fra-1"))
+    assert entry is not None
+    return entry
+
+
+async def test_a_registration_is_on_its_lease(store: Fickle, running: Running) -> None:
+    """The node's record hangs on the lease that it is told first of all."""
+    await running.until(running.leases)
+    assert running.heard[0].registered.lease_seconds == 60
+    assert running.heard[0].registered.registry_time_ms == NOW_MS
+    assert (await record(store)).lease == running.leases()[0]
+
+
+async def test_a_batch_that_the_store_cannot_take_is_kept(store: Fickle, running: Running) -> None:
+    """While the store is away the batch is tried again; it is answered once, when the store has it."""
+    tunnel = tunnel_info(Chain())
+    store.away = True
+    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    await store.asked.wait()
+    assert running.announced() == []
+    store.away = False
+    await running.until(running.announced)
+    assert running.announced() == [1]
+    assert await store.get(keys.tunnel(tunnel.label)) is not None
+
+
+async def test_batches_are_done_in_their_order(store: Fickle, running: Running) -> None:
+    """What is bound and withdrawn again ends withdrawn, however long the store was away in between."""
+    tunnel = tunnel_info(Chain())
+    store.away = True
+    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    running.say(announce=Announce(batch=2, withdrawn=[{"label": tunnel.label, "epoch": 1}]))
+    await store.asked.wait()
+    store.away = False
+    await running.until(lambda: running.announced() == [1, 2])
+    assert await store.get(keys.tunnel(tunnel.label)) is None
+
+
+async def test_a_lost_lease_is_replaced_and_told(store: Fickle, running: Running) -> None:
+    """A KeepAlive on a lease that the store forgot registers the node anew, on a lease that is another."""
+    await running.until(running.leases)
+    await store.revoke_lease(LeaseId(running.leases()[0]))
+    running.say(keep_alive=KeepAlive(sessions=1))
+    await running.until(lambda: len(running.leases()) == 2)
+    first, second = running.leases()
+    assert first != second
+    assert (await record(store)).lease == second
+
+
+async def test_a_batch_on_a_lost_lease_goes_to_the_new_one(store: Fickle, running: Running) -> None:
+    """An announcement that finds its lease gone registers first, once, and is written then."""
+    await running.until(running.leases)
+    await store.revoke_lease(LeaseId(running.leases()[0]))
+    tunnel = tunnel_info(Chain())
+    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    running.say(keep_alive=KeepAlive())
+    await running.until(running.announced)
+    entry = await store.get(keys.tunnel(tunnel.label))
+    assert entry is not None
+    assert [entry.lease] == running.leases()[1:]
+
+
+async def test_a_lease_is_refreshed_once_the_store_is_back(store: Fickle, running: Running) -> None:
+    """A KeepAlive during an outage is made good after it, without another one."""
+    await running.until(running.leases)
+    store.away = True
+    running.say(keep_alive=KeepAlive(sessions=5, state=NODE_STATE_READY))
+    await store.asked.wait()
+    store.away = False
+    watch = store.watch(keys.NODES, (await store.list("")).revision)
+    async with asyncio.timeout(PATIENCE):
+        (event,) = await anext(watch)
+    await watch.aclose()
+    assert NodeInfo.FromString(event.entry.value).sessions == 5
+    assert len(running.leases()) == 1
+
+
+async def test_a_node_that_resumes_its_lease_keeps_its_tunnels(store: Fickle, views: Views, running: Running) -> None:
+    """A later session that shows the lease has it; one that shows another, or none, does not."""
+    await running.until(running.leases)
+    lease = running.leases()[0]
+    await running.stop()
+    for shown, resumes in ((lease + 1, False), (0, False), (None, True)):
+        again = Running(store, views, node_info("fra-1", started_at_ms=1))
+        standing = (await record(store)).lease
+        await again.start(standing if shown is None else shown)
+        await again.until(again.leases)
+        assert (again.leases()[0] == standing) is resumes
+        await again.stop()
+
+
+async def test_a_later_session_is_later_whatever_the_clocks_say(store: Fickle, views: Views, running: Running) -> None:
+    """A replica whose clock is behind still makes the newer session; the older one learns of it and ends."""
+    newer = Running(store, views, node_info("fra-1", started_at_ms=1))
+    await newer.start()
+    assert newer.session.info.started_at_ms == 101
+    running.say(keep_alive=KeepAlive())
+    with pytest.raises(Replaced):
+        await running.over()
+    await newer.stop()
+
+
+async def test_a_silent_node_is_let_go(store: Fickle, views: Views) -> None:
+    """Without a KeepAlive for the length of a lease the session ends by itself."""
+    silent = Running(store, views, node_info("fra-1"), lease_seconds=1)
+    await silent.start()
+    with pytest.raises(FellSilent, match="no KeepAlive for 1 s"):
+        await silent.over()
+
+
+async def test_silence_is_not_mistaken_for_a_forgetful_store(
+    store: Fickle, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that went because the node was silent is not written anew by the registry on its own."""
+    await running.until(running.leases)
+    await store.revoke_lease(LeaseId(running.leases()[0]))
+    later = asyncio.get_running_loop().time() + 60
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
+    running.session.forgotten()
+    monkeypatch.undo()
+    running.say(announce=Announce(batch=1))
+    await running.until(running.announced)
+    assert len(running.leases()) == 1
+    assert await store.get(keys.node("fra-1")) is None
+
+
+async def test_a_node_that_drained_and_left_is_forgotten(store: Fickle, running: Running) -> None:
+    """Its lease ends with its stream; that of one that only broke off does not."""
+    running.say(keep_alive=KeepAlive(state=NODE_STATE_DRAINING))
+    running.leave()
+    await running.over()
+    assert await store.get(keys.node("fra-1")) is None
+
+
+async def test_a_node_that_just_leaves_is_waited_for(store: Fickle, running: Running) -> None:
+    """A stream that ended in order leaves the record to its lease: the node may be back in a moment."""
+    running.leave()
+    await running.over()
+    await record(store)
+
+
+async def test_a_second_register_ends_the_stream(running: Running) -> None:
+    """A stream is one registration."""
+    running.say(register=Register())
+    with pytest.raises(InvalidRequest, match="one registration"):
+        await running.over()
+
+
+async def test_a_tunnel_over_the_quota_is_taken_back(store: Fickle, running: Running) -> None:
+    """It is out of the store before the node is told to drop it."""
+    tunnel = tunnel_info(Chain())
+    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    await running.until(running.announced)
+    running.session.evict_for_quota(item(tunnel))
+    await running.until(running.evicted)
+    assert running.evicted() == [tunnel.label]
+    assert await store.get(keys.tunnel(tunnel.label)) is None
+
+
+async def test_a_leftover_is_removed_and_nobody_is_told(store: Fickle, running: Running) -> None:
+    """What an earlier session wrote late is not the node's any more, and the node need not hear of it."""
+    leftover = tunnel_info(Chain(), node="fra-1")
+    running.say(announce=Announce(batch=1, full=True))
+    await running.until(running.announced)
+    await store.put(keys.tunnel(leftover.label), leftover.SerializeToString())
+    running.session.shown(item(leftover))
+    running.say(announce=Announce(batch=2))
+    await running.until(lambda: running.announced() == [1, 2])
+    assert await store.get(keys.tunnel(leftover.label)) is None
+    assert running.evicted() == []
+
+
+def item(tunnel: TunnelInfo) -> Item[TunnelInfo]:
+    return Item(tunnel.label, tunnel, Revision(1), Revision(1), NO_LEASE)
+
+
+async def test_a_session_that_was_ended_early_ends_at_once(store: Fickle, views: Views) -> None:
+    """Replaced before it was served, it is served no further."""
+    session = Running(store, views, node_info("fra-1"))
+    session.session.end(Replaced("newer"))
+    session.session.end(InvalidRequest("the first reason counts"))
+    await session.start()
+    with pytest.raises(Replaced):
+        await session.over()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "notable"),
+    [
+        ({}, {}, False),
+        ({"sessions": 0}, {"sessions": 1}, True),
+        ({"sessions": 100}, {"sessions": 110}, False),
+        ({"sessions": 100}, {"sessions": 111}, True),
+        ({"visits": 100}, {"visits": 89}, True),
+        ({"tunnels": 9}, {"tunnels": 10}, True),
+        ({"state": NODE_STATE_READY}, {"state": NODE_STATE_DRAINING}, True),
+        ({"sessions": 99, "max_sessions": 100}, {"sessions": 100, "max_sessions": 100}, True),
+        ({"sessions": 100, "max_sessions": 100}, {"sessions": 99, "max_sessions": 100}, True),
+    ],
+)
+def test_small_changes_are_not_worth_a_write(before: dict[str, int], after: dict[str, int], notable: bool) -> None:
+    """The state and whether it is full always, a count when it changes by more than a tenth."""
+    assert is_notable(node_info("a", **before), node_info("a", **after)) is notable

@@ -1,0 +1,58 @@
+"""The values in the store: read again as they were, and by releases before and after this one."""
+
+import msgspec
+import pytest
+from portway_proto.v1.types_pb2 import NodeInfo
+from portway_registry.state.records import (
+    AuditRecord,
+    GrantKeyRecord,
+    Role,
+    SettingsRecord,
+    TokenRecord,
+    decode_node,
+    decode_tunnel,
+    decoder,
+    encode,
+)
+
+RECORDS = [
+    TokenRecord("id", "demo", Role.ADMIN, b"\0\xff" * 16, "what for", 3, 1, 2),
+    GrantKeyRecord("1", b"\0" * 32, b"\xff" * 32, 5),
+    SettingsRecord("portway-1", 7),
+    AuditRecord(1, "admin", "token.create", "id"),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_comes_back_as_it_was(record: msgspec.Struct) -> None:
+    """Bytes included."""
+    assert decoder(type(record))(encode(record)) == record
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_later_release_s_field_is_passed_over(record: msgspec.Struct) -> None:
+    """Replicas of two releases share a store during an upgrade."""
+    later = msgspec.json.encode(msgspec.to_builtins(record) | {"from_the_future": 1})
+    assert decoder(type(record))(later) == record
+
+
+def test_an_earlier_release_s_token_is_read() -> None:
+    """What was added later has a default."""
+    early = b'{"id":"a","tenant":"t","role":"client","secret_sha256":""}'
+    assert decoder(TokenRecord)(early) == TokenRecord("a", "t", Role.CLIENT, b"")
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b"noise", b'{"id":1}', b"\xff"])
+def test_what_is_no_record_is_a_value_error(value: bytes) -> None:
+    """Whatever is there instead."""
+    with pytest.raises(ValueError):
+        decoder(TokenRecord)(value)
+
+
+def test_messages_are_read_or_refused() -> None:
+    """Nodes and tunnels are the protocol's own messages."""
+    node = NodeInfo(name="fra-1", port=443)
+    assert decode_node(node.SerializeToString()) == node
+    for decode in (decode_node, decode_tunnel):
+        with pytest.raises(ValueError):
+            decode(b"\xff\xff\xff")

@@ -1,0 +1,134 @@
+"""Routes: who gets a visitor, and that all who are turned away learn the same."""
+
+import pytest
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_relay.ingress.client_hello import Invalid, Parsed
+from portway_relay.ingress.decision import Alert, ClientLane, Named, PeerLane, PlainHttp, Refuse, choose_alpn, route
+
+LABEL = "k5zq2w7b3xav6mdy"
+ZONE = "fra.example.com"
+OTHER_ZONE = "ams.example.com"
+HOST = f"{LABEL}.{ZONE}"
+SERVER_NAME = "relay-1.node.portway.internal"
+UNKNOWN = Refuse(Alert.UNRECOGNIZED_NAME)
+
+Route = Named | ClientLane | PeerLane | PlainHttp | Refuse
+
+
+def routed(sni: str | None = HOST, alpn: tuple[str, ...] = ()) -> Route:
+    """Where a hello goes at a node that has certificates for two regions."""
+    return route(Parsed(sni, alpn), b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
+
+
+@pytest.mark.parametrize("sni", [HOST, HOST.upper(), f"{LABEL.upper()}.{ZONE}"])
+def test_a_label_is_looked_up(sni: str) -> None:
+    """Host names are the same in any case."""
+    assert routed(sni, ("h2",)) == Named(LABEL, ZONE, ("h2",))
+
+
+def test_a_label_of_another_region_is_looked_up() -> None:
+    """Every node serves the names of every region that it has a certificate for."""
+    assert routed(f"{LABEL}.{OTHER_ZONE}") == Named(LABEL, OTHER_ZONE, ())
+
+
+@pytest.mark.parametrize(
+    "sni",
+    [
+        None,
+        "",
+        ".",
+        LABEL,
+        ZONE,
+        f".{ZONE}",
+        f"{LABEL}.iad.example.com",  # a region that there is no certificate for
+        f"{LABEL}.{ZONE}.",
+        f"www.{HOST}",
+        f"{LABEL}x.{ZONE}",
+        f"{LABEL[:-1]}1.{ZONE}",  # 1 is no base32
+        f"{LABEL} .{ZONE}",
+        "192.0.2.7",
+        "2001:db8::1",
+        "[::1]",
+        "a" * 5000,
+        f"{LABEL}\x00.{ZONE}",
+        SERVER_NAME,  # without the ALPN of lanes
+    ],
+)
+def test_all_other_names_are_answered_alike(sni: str | None) -> None:
+    """A name that is unknown, malformed, missing or an IP address tells who guesses nothing."""
+    assert routed(sni) == UNKNOWN
+    assert routed(sni, ("h2", "http/1.1")) == UNKNOWN
+
+
+@pytest.mark.parametrize("sni", [f"admin.{ZONE}", f"{LABEL}.elsewhere", LABEL])
+def test_only_labels_are_looked_up(sni: str) -> None:
+    """What has no label's form is never asked for."""
+    assert routed(sni) == UNKNOWN
+
+
+@pytest.mark.parametrize("sni", [SERVER_NAME, SERVER_NAME.upper()])
+def test_a_clients_lane_names_the_node(sni: str) -> None:
+    """The ALPN of lanes with this node's own name is a client's lane; that of the mesh, another node's."""
+    assert routed(sni, (LINK_ALPN,)) == ClientLane()
+    assert routed(sni, (MESH_ALPN,)) == PeerLane()
+    assert routed(sni, ("http/1.1", LINK_ALPN)) == ClientLane()
+
+
+@pytest.mark.parametrize("sni", [HOST, None, "relay-2.node.portway.internal", ZONE, f"x{SERVER_NAME}"])
+def test_a_lane_for_somebody_else_is_refused(sni: str | None) -> None:
+    """The ALPN of lanes is never a visitor's, even with a tunnel's name."""
+    assert routed(sni, (LINK_ALPN,)) == UNKNOWN
+    assert routed(sni, (MESH_ALPN,)) == UNKNOWN
+
+
+def test_another_protocol_is_no_lane() -> None:
+    """Nothing but the exact ALPN opens a lane."""
+    for protocol in ("portway-mesh/2", MESH_ALPN.upper(), "portway-link/2", LINK_ALPN.upper(), LINK_ALPN + " "):
+        assert routed(SERVER_NAME, (protocol,)) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("offered", "h2_enabled", "chosen"),
+    [
+        ((), False, None),
+        ((), True, None),
+        (("http/1.1",), False, "http/1.1"),
+        (("http/1.1",), True, "http/1.1"),
+        (("h2", "http/1.1"), False, "http/1.1"),  # a browser
+        (("h2", "http/1.1"), True, "http/1.1"),  # a browser still: its connections are shared between host names
+        (("http/1.1", "h2"), True, "http/1.1"),
+        (("h2",), False, None),
+        (("h2",), True, "h2"),  # a gRPC client
+        (("grpc-exp", "h2"), True, "h2"),
+        (("\n\n", "h2", "http/1.1"), True, "http/1.1"),
+        (("http/1.0",), True, None),
+        (("H2",), True, None),
+    ],
+)
+def test_h2_is_for_those_that_offer_nothing_else(
+    offered: tuple[str, ...], h2_enabled: bool, chosen: str | None
+) -> None:
+    """h2 goes to visitors of tunnels that allow it, and only to those that do not offer http/1.1 beside it."""
+    assert choose_alpn(offered, h2_enabled=h2_enabled) == chosen
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\n", b"OPTIONS * HTTP/1.0\r\n"])
+def test_http_in_clear_text_is_told_apart(request_line: bytes) -> None:
+    """Who speaks HTTP where TLS is spoken can be told so."""
+    answer: Route = route(Invalid(""), request_line, zones={ZONE}, server_name=SERVER_NAME)
+    assert answer == PlainHttp()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"SSH-2.0-x\r\n", b"get / http/1.1\r\n", b"\x00\x01", b"GETX", b"\x16\x03\x01\x00\x00"]
+)
+def test_garbage_gets_an_alert(garbage: bytes) -> None:
+    """Everything else that is no ClientHello is refused the way TLS refuses it."""
+    answer: Route = route(Invalid(""), garbage, zones={ZONE}, server_name=SERVER_NAME)
+    assert answer == Refuse(Alert.DECODE_ERROR)
+
+
+@pytest.mark.parametrize("alert", list(Alert))
+def test_alerts_are_fatal_records(alert: Alert) -> None:
+    """An alert is a record on its own: type 21, TLS 1.2's number, two bytes, fatal, its number (RFC 8446 §6)."""
+    assert alert.record == bytes([21, 3, 3, 0, 2, 2, alert.value])

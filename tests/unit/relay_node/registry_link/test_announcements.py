@@ -1,0 +1,149 @@
+"""What a registry is told of the tunnels: changes in batches, everything after a registration, nothing twice."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from portway_proto.v1.mesh_pb2 import Announce
+from portway_relay.registry_link.announcements import Announcements
+
+
+@dataclass
+class FakeHolder:
+    tenant: str = "acme"
+    token_id: str = "t1"
+
+
+@dataclass
+class FakeRaw:
+    port: int
+
+
+@dataclass
+class FakeTunnel:
+    """A tunnel, as far as it is announced."""
+
+    label: str
+    epoch: int = 1
+    proof: bytes = b"p"
+    holder: Any = None
+    raw: Any = None
+    h2_enabled: bool = False
+    opened_at_ms: int = 7
+
+    def __post_init__(self) -> None:
+        self.holder = FakeHolder()
+
+
+@pytest.fixture
+async def announcements() -> Announcements:
+    return Announcements("relay-1", "fra", "fra.example.com")
+
+
+@pytest.fixture
+async def connected(announcements: Announcements) -> Announcements:
+    """A registry has been told everything, which is nothing."""
+    announcements.whole([])
+    return announcements
+
+
+def bound(announcements: Announcements, *tunnels: FakeTunnel) -> None:
+    for tunnel in tunnels:
+        announcements.bound(tunnel)  # type: ignore[arg-type]
+
+
+def take(announcements: Announcements) -> Announce:
+    batch = announcements.take()
+    assert batch is not None
+    return batch
+
+
+async def test_a_registration_is_followed_by_everything(announcements: Announcements) -> None:
+    """One batch, marked as all that the node holds: whatever else the store has of it is stale."""
+    tunnels: Any = [FakeTunnel("a"), FakeTunnel("b", epoch=3)]
+    batch = announcements.whole(tunnels)
+    assert batch.full
+    assert [(one.label, one.epoch) for one in batch.bound] == [("a", 1), ("b", 3)]
+    assert not batch.withdrawn
+    assert announcements.take() is None
+
+
+async def test_a_tunnel_is_announced_with_all_that_others_need(connected: Announcements) -> None:
+    """Its proof, its owner, its options, its raw port, its host."""
+    tunnel = FakeTunnel("a", epoch=2, proof=b"proof", h2_enabled=True)
+    bound(connected, tunnel, FakeTunnel("b", raw=FakeRaw(20_001)))
+    first, second = take(connected).bound
+    assert (first.label, first.epoch, first.proof) == ("a", 2, b"proof")
+    assert (first.node, first.region, first.host) == ("relay-1", "fra", "a.fra.example.com")
+    assert (first.tenant, first.token_id, first.opened_at_ms) == ("acme", "t1", 7)
+    assert first.options.h2_enabled
+    assert not first.options.unencrypted
+    assert first.unencrypted_port == 0
+    assert second.options.unencrypted
+    assert second.unencrypted_port == 20_001
+
+
+async def test_changes_are_gathered_into_one_batch(connected: Announcements) -> None:
+    """Taken once; there is no empty batch."""
+    bound(connected, FakeTunnel("a"), FakeTunnel("b"))
+    connected.withdrawn("c", 4)
+    batch = take(connected)
+    assert [one.label for one in batch.bound] == ["a", "b"]
+    assert [(one.label, one.epoch) for one in batch.withdrawn] == [("c", 4)]
+    assert not batch.full
+    assert connected.take() is None
+
+
+async def test_of_one_label_only_the_last_news_count(connected: Announcements) -> None:
+    """Bound and let go in one batch is let go; let go and bound again is bound, once."""
+    bound(connected, FakeTunnel("a"), FakeTunnel("b"))
+    connected.withdrawn("a", 1)
+    connected.withdrawn("b", 1)
+    bound(connected, FakeTunnel("b", epoch=2), FakeTunnel("b", epoch=3))
+    batch = take(connected)
+    assert [(one.label, one.epoch) for one in batch.bound] == [("b", 3)]
+    assert [one.label for one in batch.withdrawn] == ["a"]
+
+
+async def test_batches_are_numbered_without_end(announcements: Announcements) -> None:
+    """Across registrations too: an answer to an old batch is none to a new one."""
+    numbers = [announcements.whole([]).batch]
+    bound(announcements, FakeTunnel("a"))
+    numbers.append(take(announcements).batch)
+    announcements.disconnected()
+    numbers.append(announcements.whole([]).batch)
+    assert numbers == [1, 2, 3]
+
+
+async def test_without_a_registry_nothing_is_kept(announcements: Announcements) -> None:
+    """An outage of days costs no memory: the next registration tells everything."""
+    bound(announcements, FakeTunnel("a"))
+    assert announcements.take() is None
+    announcements.whole([])
+    bound(announcements, FakeTunnel("b"))
+    announcements.disconnected()
+    announcements.withdrawn("b", 1)
+    assert announcements.take() is None
+    assert not announcements.whole([]).bound
+
+
+async def test_what_changed_before_everything_was_told_is_not_told_again(connected: Announcements) -> None:
+    """A second registration on one stream: the whole state has the change in it."""
+    tunnel: Any = FakeTunnel("a")
+    bound(connected, tunnel)
+    assert [one.label for one in connected.whole([tunnel]).bound] == ["a"]
+    assert connected.take() is None
+
+
+async def test_news_wake_who_tells_them(connected: Announcements) -> None:
+    """Each change sets the event; without a registry there are no news."""
+    connected.news.clear()
+    bound(connected, FakeTunnel("a"))
+    assert connected.news.is_set()
+    connected.news.clear()
+    connected.withdrawn("a", 1)
+    assert connected.news.is_set()
+    connected.disconnected()
+    connected.news.clear()
+    bound(connected, FakeTunnel("a"))
+    assert not connected.news.is_set()

@@ -1,0 +1,232 @@
+"""What a registry's news do at a node."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_QUOTA,
+    EVICTION_REASON_SUPERSEDED,
+    EVICTION_REASON_UNSPECIFIED,
+    CertifiedSince,
+    ClusterSettings,
+    Eviction,
+    Evictions,
+    GrantKey,
+    Order,
+    Peers,
+    Probe,
+    Reachability,
+    RegistryMessage,
+    Revocations,
+)
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    REACH_FAILED,
+    REACH_REACHED,
+    REACH_TRYING,
+    NodeInfo,
+)
+from portway_relay.registry_link.news import Cluster
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
+
+
+class FakeGrants:
+    """Takes keys as the real one does."""
+
+    def __init__(self) -> None:
+        self.registry_away = True
+        self.learned: list[tuple[str, dict[str, bytes]]] = []
+        self.revoked: list[str] = []
+
+    def learn_keys(self, cluster_id: str, keys: dict[str, bytes]) -> None:
+        if any(len(key) != 32 for key in keys.values()):
+            raise ValueError("no key")
+        self.learned.append((cluster_id, keys))
+
+    def revoke(self, token_ids: Iterable[str]) -> None:
+        self.revoked += token_ids
+
+
+class FakeSessions:
+    def __init__(self) -> None:
+        self.revoked: list[str] = []
+
+    def revoke(self, token_ids: Iterable[str]) -> None:
+        self.revoked += token_ids
+
+
+class FakeTable:
+    def __init__(self) -> None:
+        self.evicted: list[tuple[str, int, Failure]] = []
+
+    def evict(self, label: str, epoch: int, failure: Failure) -> None:
+        self.evicted.append((label, epoch, failure))
+
+
+class FakePeers:
+    def __init__(self) -> None:
+        self.lists: list[list[str]] = []
+        self.removed: list[str] = []
+        self.since: dict[str, int] = {}
+
+    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> None:
+        self.lists.append([node.name for node in nodes])
+        self.removed = list(removed)
+        self.since = certified_since
+
+
+class FakePorts:
+    """Remembers whether a registry can be asked."""
+
+    def __init__(self) -> None:
+        self.away = True
+
+    def registry_away(self, away: bool) -> None:
+        self.away = away
+
+
+class News:
+    """A Cluster and what it acts upon."""
+
+    def __init__(self) -> None:
+        self.grants: Any = FakeGrants()
+        self.sessions: Any = FakeSessions()
+        self.table: Any = FakeTable()
+        self.peers: Any = FakePeers()
+        self.ports: Any = FakePorts()
+        self.orders: list[int] = []
+        self.probes: list[Probe] = []
+        self.cluster = Cluster(
+            self.grants,
+            self.sessions,
+            self.table,
+            self.peers,
+            self.ports,
+            self.orders.append,
+            self.probes.append,
+        )
+
+    def hear(self, **message: Any) -> None:
+        self.cluster.heard(RegistryMessage(**message))
+
+
+@pytest.fixture
+async def news() -> News:
+    return News()
+
+
+def settings(*keys: tuple[str, bytes]) -> ClusterSettings:
+    return ClusterSettings(cluster_id="c1", grant_keys=[GrantKey(kid=kid, public_key=key) for kid, key in keys])
+
+
+async def test_settings_make_the_node_useful(news: News) -> None:
+    """From then on grants can be verified, with the keys by their ids."""
+    assert not news.cluster.known.is_set()
+    news.hear(settings=settings(("k1", KEY)))
+    assert news.cluster.known.is_set()
+    assert news.grants.learned == [("c1", {"k1": KEY})]
+
+
+@pytest.mark.parametrize("keys", [[], [("k1", b"short")]])
+async def test_settings_without_a_usable_key_change_nothing(
+    news: News, caplog: pytest.LogCaptureFixture, keys: list[tuple[str, bytes]]
+) -> None:
+    """The keys known stay in use, and the log says that something is wrong with the registry."""
+    with caplog.at_level(logging.ERROR, logger="portway_relay"):
+        news.hear(settings=settings(*keys))
+    assert not news.grants.learned
+    assert not news.cluster.known.is_set()
+    assert len(caplog.records) == 1
+
+
+async def test_revocations_reach_grants_and_sessions(news: News) -> None:
+    """Those that come, and those that are here."""
+    news.hear(revocations=Revocations(token_ids=["t1", "t2"]))
+    assert news.grants.revoked == ["t1", "t2"]
+    assert news.sessions.revoked == ["t1", "t2"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (EVICTION_REASON_SUPERSEDED, FAILURE_CODE_EPOCH),
+        (EVICTION_REASON_QUOTA, FAILURE_CODE_QUOTA),
+        (EVICTION_REASON_UNSPECIFIED, FAILURE_CODE_EPOCH),
+    ],
+)
+async def test_evictions_reach_the_table_with_what_the_client_is_told(news: News, reason: Any, code: int) -> None:
+    """Each with its epoch, so that a newer binding of the label stays."""
+    evictions = [Eviction(label="a", epoch=2, reason=reason), Eviction(label="b", epoch=1, reason=reason)]
+    news.hear(evictions=Evictions(evictions=evictions))
+    assert [(label, epoch) for label, epoch, _ in news.table.evicted] == [("a", 2), ("b", 1)]
+    failure = news.table.evicted[0][2]
+    assert failure.code == code
+    assert failure.message
+
+
+async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> None:
+    """While none is, they are honoured for longer; ports that were in use are not given then."""
+    news.cluster.registry_away(False)
+    assert not news.grants.registry_away
+    assert not news.ports.away
+    news.cluster.registry_away(True)
+    assert news.grants.registry_away
+    assert news.ports.away
+
+
+async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:
+    """Whole, each time."""
+    news.hear(peers=Peers(nodes=[NodeInfo(name="a"), NodeInfo(name="b")]))
+    news.hear(peers=Peers())
+    assert news.peers.lists == [["a", "b"], []]
+
+
+async def test_removed_nodes_reach_the_mesh(news: News) -> None:
+    """By name, with each list; and which certificates of a name that was given anew are too old."""
+    since = [CertifiedSince(node="d", issued_ms=7)]
+    news.hear(peers=Peers(removed=["c"], certified_since=since))
+    assert news.peers.removed == ["c"]
+    assert news.peers.since == {"d": 7}
+
+
+async def test_what_operators_want_reaches_the_node(news: News) -> None:
+    """As the state that it is to be in."""
+    news.hear(order=Order(state=NODE_STATE_DRAINING))
+    news.hear(order=Order(state=NODE_STATE_READY))
+    assert news.orders == [NODE_STATE_DRAINING, NODE_STATE_READY]
+
+
+async def test_what_is_to_be_tried_is_passed_on(news: News) -> None:
+    """Another node's address, for a registry."""
+    probe = Probe(number=7, node=NodeInfo(name="b"))
+    news.hear(probe=probe)
+    assert news.probes == [probe]
+
+
+async def test_an_address_that_nobody_reaches_is_told_its_operator(
+    news: News, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a warning that says what to look at; nothing to warn of once it was reached."""
+    with caplog.at_level(logging.INFO):
+        news.hear(reachability=Reachability(reach=REACH_TRYING))
+        assert caplog.records == []
+        news.hear(reachability=Reachability(reach=REACH_FAILED, failure="refused"))
+        news.hear(reachability=Reachability(reach=REACH_REACHED))
+    failed, reached = caplog.records
+    assert failed.levelname == "WARNING"
+    assert "--advertise" in failed.message
+    assert failed.reason == "refused"  # type: ignore[attr-defined]
+    assert reached.levelname == "INFO"
+
+
+async def test_news_of_a_later_version_are_passed_over(news: News) -> None:
+    """A message without anything that is known."""
+    news.hear()
+    assert not news.table.evicted
+    assert not news.grants.learned

@@ -1,0 +1,17 @@
+"""What the tests of this folder stand on."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from portway_testkit.asked_around import Around
+from portway_testkit.clock import ManualClock
+
+
+@pytest.fixture
+async def around(clock: ManualClock) -> AsyncIterator[Around]:
+    failures: list[BaseException] = []
+    around = Around(clock, failures)
+    yield around
+    await around.lookup.close()
+    assert failures == []
+    assert len(around.lookup) == 0

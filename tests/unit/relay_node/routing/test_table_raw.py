@@ -1,0 +1,172 @@
+"""Raw ports in the table of tunnels, and labels that another node has or had."""
+
+import socket
+
+import pytest
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_EPOCH,
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_PORTS,
+    FAILURE_CODE_PROOF,
+)
+from portway_relay.config import PortRange
+from portway_relay.errors import ListenError, Refused
+from portway_relay.raw_ports import sockets as raw_module
+from portway_testkit.clock import ManualClock
+from portway_testkit.tunnel_table import (
+    CHAIN,
+    OTHER,
+    FakeHolder,
+    FreePorts,
+    Node,
+    table_node,  # noqa: F401 - the fixture `node`
+)
+
+
+async def test_an_unencrypted_tunnel_has_a_port(clock: ManualClock, free_ports: FreePorts) -> None:
+    """It listens while the tunnel is live, is paused with it, and rests after it."""
+    node = Node(clock, free_ports(3))
+    tunnel = node.claim(FakeHolder(), unencrypted=True, wanted_port=node.account.range.last)
+    assert tunnel.raw is not None
+    assert tunnel.raw.port == node.account.range.last
+    assert tunnel.raw.listening
+    node.table.suspend(tunnel)
+    assert not tunnel.raw.listening
+    assert node.account.held == 1
+    node.table.resume(tunnel)
+    assert tunnel.raw.listening
+    node.table.release(tunnel)
+    assert not tunnel.raw.listening
+    assert (node.account.held, node.account.resting) == (0, 1)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_label_keeps_its_port_when_it_is_taken_over(
+    clock: ManualClock, free_ports: FreePorts, away: bool
+) -> None:
+    """The new holder has the same raw port at once; the old one's goodbye does not close it."""
+    node = Node(clock, free_ports(3))
+    before = node.claim(FakeHolder("t1"), 1, unencrypted=True)
+    assert before.raw is not None
+    port = before.raw.port
+    if away:
+        node.table.suspend(before)
+    after = node.claim(FakeHolder("t2"), 2, unencrypted=True)
+    assert after.raw is not None
+    assert (after.raw.port, after.raw.listening) == (port, True)
+    node.table.release(before)
+    assert after.raw.listening
+    assert node.account.held == 1
+    node.table.release(after)
+    assert node.account.held == 0
+
+
+async def test_a_port_that_the_new_holder_does_not_want_rests(clock: ManualClock, free_ports: FreePorts) -> None:
+    """A label bound again without a raw port lets go of the one it had."""
+    node = Node(clock, free_ports(3))
+    node.claim(FakeHolder(), 1, unencrypted=True)
+    after = node.claim(FakeHolder(), 2)
+    assert after.raw is None
+    assert (node.account.held, node.account.resting) == (0, 1)
+
+
+async def test_a_label_whose_port_was_lost_gets_another(clock: ManualClock, free_ports: FreePorts) -> None:
+    """When another program took the paused port, the new holder has a new one, and the old rests."""
+    node = Node(clock, free_ports(3))
+    before = node.claim(FakeHolder(), 1, unencrypted=True)
+    assert before.raw is not None
+    lost = before.raw.port
+    node.table.suspend(before)
+    with socket.create_server(("127.0.0.1", lost)):
+        after = node.claim(FakeHolder(), 2, unencrypted=True)
+    assert after.raw is not None
+    assert after.raw.port != lost
+    assert (node.account.held, node.account.resting) == (1, 1)
+    node.table.release(after)
+
+
+async def test_a_lost_port_ends_a_tunnel_that_comes_back(clock: ManualClock, free_ports: FreePorts) -> None:
+    """Its address is not its own any more: the client is told to open it again."""
+    node = Node(clock, free_ports(1))
+    tunnel = node.claim(FakeHolder(), unencrypted=True)
+    assert tunnel.raw is not None
+    node.table.suspend(tunnel)
+    with socket.create_server(("127.0.0.1", tunnel.raw.port)), pytest.raises(Refused) as caught:
+        node.table.resume(tunnel)
+    assert caught.value.code == FAILURE_CODE_PORTS
+    assert node.table.live(CHAIN.label) is None
+    assert node.account.held == 0
+
+
+async def test_a_range_that_is_used_up_refuses_the_claim(clock: ManualClock, free_ports: FreePorts) -> None:
+    """Without a port there is no tunnel, and whoever held the label before holds it still."""
+    node = Node(clock, free_ports(1))
+    holder = FakeHolder("t1")
+    full = node.claim(FakeHolder("t2"), chain=OTHER, unencrypted=True)
+    before = node.claim(holder, 1)
+    refusal = node.refused(FakeHolder("t3"), 2, unencrypted=True)
+    assert refusal.code == FAILURE_CODE_PORTS
+    assert "--raw-ports" in refusal.message
+    assert node.table.live(CHAIN.label) is before
+    assert holder.taken == []
+    node.table.release(full)
+
+
+async def test_ports_that_cannot_be_opened_refuse_the_claim(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Out of descriptors the client is told to try again, and the operator why."""
+
+    def open_sockets(endpoint: object) -> None:
+        raise ListenError(f"cannot listen on {endpoint}: Too many open files")
+
+    monkeypatch.setattr(raw_module, "open_sockets", open_sockets)
+    node = Node(clock, PortRange(20_000, 29_999))
+    refusal = node.refused(FakeHolder(), unencrypted=True)
+    assert refusal.code == FAILURE_CODE_PORTS
+    assert "Too many" not in refusal.message
+    assert "Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_epoch_that_another_node_has_is_refused(node: Node, epoch: int) -> None:
+    """Equal or lower than what is known of any node: the claim comes too late, and the answer says which is needed."""
+    node.known_epochs[CHAIN.label] = 3
+    refusal = node.refused(FakeHolder(), epoch)
+    assert refusal.code == FAILURE_CODE_EPOCH
+    assert "epoch 3" in str(refusal)
+    assert node.claim(FakeHolder(), 4).epoch == 4
+
+
+def test_a_holder_that_returns_too_late_has_lost_its_label(node: Node) -> None:
+    """While it was away its tunnel was bound at another node: it is released here, and the holder is told."""
+    tunnel = node.claim(FakeHolder(), 1)
+    node.table.suspend(tunnel)
+    node.known_epochs[CHAIN.label] = 2
+    with pytest.raises(Refused) as refusal:
+        node.table.resume(tunnel)
+    assert refusal.value.code == FAILURE_CODE_EPOCH
+    assert node.table.epoch(CHAIN.label) == 0
+
+
+def test_a_holder_that_returns_in_time_keeps_its_epoch(node: Node) -> None:
+    """The epoch known of this node itself is no reason against it."""
+    tunnel = node.claim(FakeHolder(), 1)
+    node.table.suspend(tunnel)
+    assert node.table.epoch(CHAIN.label) == 1
+    node.known_epochs[CHAIN.label] = 1
+    node.table.resume(tunnel)
+    assert node.table.live(CHAIN.label) is tunnel
+
+
+def test_a_token_that_makes_proofs_up_is_told_to_wait(node: Node, clock: ManualClock) -> None:
+    """OVERLOADED, with the moment from which on it may ask again; another token binds meanwhile."""
+    hostile, honest = FakeHolder(token_id="hostile"), FakeHolder(token_id="honest")
+    with pytest.raises(Refused) as caught:
+        node.claim(hostile, 4_096, proof=bytes(32))
+    assert caught.value.code == FAILURE_CODE_PROOF
+    with pytest.raises(Refused) as caught:
+        node.claim(hostile, 4_096, proof=bytes(32))
+    assert caught.value.code == FAILURE_CODE_OVERLOADED
+    assert caught.value.retry_after == pytest.approx((2 * 4_096 - 5_000) / 1_000)
+    assert node.claim(honest, 4_000).epoch == 4_000

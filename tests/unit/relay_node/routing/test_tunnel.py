@@ -1,0 +1,59 @@
+"""A tunnel's counts, and how a label is shown."""
+
+from portway_proto.wire.frames import Opening
+from portway_proto.wire.labels import Epoch, Label
+from portway_relay.routing.tunnel import Tunnel, short
+
+LABEL = Label("k5zq2w7b3xav6mdy")
+
+
+class FakeVisit:
+    """Remembers that it was cut; its end comes at once, as a cruel carrier might tell it."""
+
+    opening = Opening(LABEL, "192.0.2.7", 4711)
+    bytes_in = bytes_out = 0
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self.cuts = 0
+
+    def cut(self) -> None:
+        self.cuts += 1
+        self._tunnel.visits.discard(self)
+
+
+def tunnel(max_visits: int = 2) -> Tunnel:
+    return Tunnel(LABEL, Epoch(1), b"proof", object(), h2_enabled=False, max_visits=max_visits, opened_at_ms=0)
+
+
+def test_a_tunnel_is_full_at_its_limit() -> None:
+    """As many visits as the limit and no more are taken."""
+    of_two = tunnel(2)
+    assert not of_two.full
+    of_two.visits.add(FakeVisit(of_two))
+    assert not of_two.full
+    of_two.visits.add(FakeVisit(of_two))
+    assert of_two.full
+
+
+def test_cutting_reaches_every_visit() -> None:
+    """Visits that leave while others are cut disturb nobody."""
+    cut = tunnel(5)
+    visits = [FakeVisit(cut) for _ in range(5)]
+    cut.visits.update(visits)
+    cut.cut_visits()
+    assert [visit.cuts for visit in visits] == [1] * 5
+    assert not cut.visits
+
+
+def test_tunnels_are_told_apart_by_identity() -> None:
+    """The same label and epoch, bound twice, are two tunnels: a late goodbye must not hit the new one."""
+    assert tunnel() != tunnel()
+    assert len({tunnel(), tunnel()}) == 2
+
+
+def test_secrets_are_not_shown() -> None:
+    """Logs get a label's beginning; a tunnel that is printed by accident shows neither label nor proof."""
+    assert short(LABEL) == "k5zq…"
+    assert LABEL not in repr(tunnel())
+    assert "proof" not in repr(tunnel())
