@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import pytest
-from portway_registry.config import Address
 from portway_registry.server import Registry
-from portway_relay.config import Endpoint
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
@@ -28,7 +27,7 @@ class Replicated:
 @pytest.fixture
 def replicated(make_mesh: Callable[..., Cluster], etcd: EtcdServer) -> Iterator[Replicated]:
     mesh = make_mesh(store=f"etcd:{etcd.url}")
-    free = Address(LOOPBACK, 0)
+    free = Endpoint(LOOPBACK, 0)
     second = mesh.run(lambda: start(mesh, dataclasses.replace(mesh.registry_config, listen=free, mesh_listen=free)))
     both = tuple(
         Endpoint(LOOPBACK, port)

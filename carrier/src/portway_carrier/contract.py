@@ -19,9 +19,10 @@ from typing import Protocol
 
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Address, ClientTls, DialTarget, Handshake, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, Handshake, PoolLimits, ServerTls, SpareSizes
 
 
 class Stream(Protocol):
@@ -31,7 +32,7 @@ class Stream(Protocol):
     """
 
     @property
-    def peer(self) -> Address:
+    def peer(self) -> Endpoint:
         """The other end, as its socket names it."""
         ...
 
@@ -56,7 +57,7 @@ class Lane(Protocol):
     """A framed connection, either control lane or data lane, on either side."""
 
     @property
-    def peer(self) -> Address: ...
+    def peer(self) -> Endpoint: ...
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
         """Send a frame that is not a visit's. Nothing is raised on a lane that is closed or closing: its
@@ -237,7 +238,7 @@ class Carrier(Protocol):
         settings that cannot be used, the socket being closed then; all else is told by the stream."""
         ...
 
-    def connect(self, address: Address, tls: ClientTls | None) -> Stream:
+    def connect(self, address: Endpoint, tls: ClientTls | None) -> Stream:
         """Dial. Raises TlsSettingsError as accept; all else is told by the stream."""
         ...
 

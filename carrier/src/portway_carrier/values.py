@@ -6,17 +6,7 @@ Here: values alone, which no carrier adds to. Not here: who does what with them 
 from dataclasses import dataclass, field
 
 from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host (name or IP address, without brackets) and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+from portway_runtime.endpoints import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +105,6 @@ class SpareSizes:
 class DialTarget:
     """Where a pool's lanes go. `greeting` is the first frame on each: PARK, or the mesh's own."""
 
-    address: Address
+    address: Endpoint
     tls: ClientTls
     greeting: tuple[int, bytes] = field(repr=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from portway_runtime import logs
+from portway_runtime.errors import RuntimeFault
 from portway_runtime.run import OnFailure, serve
 
 from portway_registry.config import Config, flag, load, settings, variable
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         logs.configure(form=config.log_format, level=config.log_level)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             sys.exit(runner.run(_serve(config)))
-    except RegistryError as error:
+    except (RegistryError, RuntimeFault) as error:
         print(f"portway-registry: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -11,30 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
+from portway_runtime.endpoints import Endpoint, parse_endpoint
+
 from portway_registry.errors import ConfigError
 from portway_registry.store.spec import EmbeddedSpec, StoreSpec, parse_store
 
 ENVIRONMENT_PREFIX: Final = "PORTWAY_REGISTRY_"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. Port 0 takes a free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """HOST:PORT. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("use HOST:PORT, with an IPv6 address in brackets, as in [::]:7400")
-    return Address(host, int(port))
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -68,18 +50,18 @@ def _file(says: str) -> Setting:
     return Setting(Path, "FILE", says)
 
 
-_LISTEN: Final = Address("::", 7400)
-_MESH_LISTEN: Final = Address("::", 7401)
+_LISTEN: Final = Endpoint("::", 7400)
+_MESH_LISTEN: Final = Endpoint("::", 7401)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything `portway-registry serve` can be told; field names are the keys of the file."""
 
-    listen: Annotated[Address, Setting(parse_address, "HOST:PORT", "where clients and operators are served (TLS)")] = (
-        _LISTEN
-    )
-    mesh_listen: Annotated[Address, Setting(parse_address, "HOST:PORT", "where nodes are served (mutual TLS)")] = (
+    listen: Annotated[
+        Endpoint, Setting(parse_endpoint, "HOST:PORT", "where clients and operators are served (TLS)")
+    ] = _LISTEN
+    mesh_listen: Annotated[Endpoint, Setting(parse_endpoint, "HOST:PORT", "where nodes are served (mutual TLS)")] = (
         _MESH_LISTEN
     )
     tls_cert: Annotated[Path | None, _file("certificate (PEM) of the port of clients and operators; needed")] = None
@@ -115,8 +97,8 @@ class Config:
         _file("where the first start writes the first admin token (by default PATH.admin-token with embedded:PATH)"),
     ] = None
     metrics_listen: Annotated[
-        Address | None,
-        Setting(parse_address, "HOST:PORT", "where /metrics and /healthz are served (plain HTTP); off by default"),
+        Endpoint | None,
+        Setting(parse_endpoint, "HOST:PORT", "where /metrics and /healthz are served (plain HTTP); off by default"),
     ] = None
     ready_file: Annotated[Path | None, _file("written, as JSON with the addresses, when all is served")] = None
     lease_seconds: Annotated[

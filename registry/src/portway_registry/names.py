@@ -7,27 +7,22 @@ import ipaddress
 import re
 from typing import Final
 
-NODE_SUFFIX: Final = ".node.portway.internal"
-REGION_SUFFIX: Final = ".region.portway.internal"
-# What nodes verify a registry's mesh port by, at whichever address they dial it.
-REGISTRY_NAME: Final = "registry.portway.internal"
+from portway_runtime.identities import DNS_LABEL
 
-# One DNS label: nodes and regions are parts of host names and of certificates.
-_DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _RULE: Final = "use lower-case letters, digits and inner dashes, 63 at the most"
 
 
 def check_node(name: str) -> str:
     """The node's name, or ValueError."""
-    if not _DNS_LABEL.fullmatch(name):
+    if not DNS_LABEL.fullmatch(name):
         raise ValueError(f"{name!r} is no node name: {_RULE}")
     return name
 
 
 def check_region(name: str) -> str:
     """The region's name, or ValueError."""
-    if not _DNS_LABEL.fullmatch(name):
+    if not DNS_LABEL.fullmatch(name):
         raise ValueError(f"{name!r} is no region name: {_RULE}")
     return name
 
@@ -35,7 +30,7 @@ def check_region(name: str) -> str:
 def check_domain(domain: str) -> str:
     """The domain in lower case, or ValueError."""
     lowered = domain.lower()
-    if len(lowered) > 200 or not all(_DNS_LABEL.fullmatch(part) for part in lowered.split(".")):
+    if len(lowered) > 200 or not all(DNS_LABEL.fullmatch(part) for part in lowered.split(".")):
         raise ValueError(f"{domain!r} is no domain: use a DNS name such as tunnels.example.com, without a last dot")
     return lowered
 
@@ -57,25 +52,3 @@ def check_tenant(name: str) -> str:
     if not _TENANT.fullmatch(name):
         raise ValueError(f"{name!r} is no tenant name: use letters, digits and . _ @ -, 64 at the most")
     return name
-
-
-def server_name(node: str) -> str:
-    """The name that the node's cluster certificate is valid for."""
-    return node + NODE_SUFFIX
-
-
-def region_name(region: str) -> str:
-    """The name in a node's certificate that says which region it is of."""
-    return region + REGION_SUFFIX
-
-
-def region_of_name(name: str) -> str | None:
-    """The region that a certificate's DNS name stands for, or None."""
-    region = name.removesuffix(REGION_SUFFIX)
-    return region if region != name and _DNS_LABEL.fullmatch(region) else None
-
-
-def node_of_server_name(name: str) -> str | None:
-    """The node that a certificate's DNS name stands for, or None."""
-    node = name.removesuffix(NODE_SUFFIX)
-    return node if node != name and _DNS_LABEL.fullmatch(node) else None

@@ -6,6 +6,7 @@ Here: composition alone. Not here: any decision.
 import asyncio
 import logging
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -15,12 +16,16 @@ from typing import Final, TypeVar
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from portway_geo.errors import GeoError
 from portway_geo.locator import Locator
 from portway_geo.source import open_locator
 from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import ListenError
+from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.bootstrap import bootstrap
@@ -28,7 +33,7 @@ from portway_registry.access.grants import Grants
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.rotation import KeyRotation
 from portway_registry.access.tokens import TokenCheck
-from portway_registry.config import Address, Config, flag
+from portway_registry.config import Config, flag
 from portway_registry.errors import ConfigError, StoreUnavailable
 from portway_registry.metrics import CallCounts, exposition
 from portway_registry.nodes.certificate_status import demand_standing
@@ -84,9 +89,9 @@ class Registry:
         self._calls = CallCounts()
         self._closing: list[Callable[[], Awaitable[object]]] = []
         self._serving = False
-        self._address: Address | None = None
-        self._mesh_address: Address | None = None
-        self._metrics_address: Address | None = None
+        self._address: Endpoint | None = None
+        self._mesh_address: Endpoint | None = None
+        self._metrics_address: Endpoint | None = None
 
     @property
     def address(self) -> str:
@@ -123,7 +128,10 @@ class Registry:
         if brought is not None:
             mesh_pair(config, shown, brought, _utc_now)  # said before the store is waited for
         tasks = Tasks("registry", on_failure=self._on_failure)
-        locator = open_locator(config.geoip)
+        try:
+            locator = open_locator(config.geoip)
+        except GeoError as error:
+            raise ConfigError(str(error)) from error
         self._closing += [_closing(locator), tasks.close]
         # Until it is done clients are not located, which costs them a round trip and the start nothing.
         tasks.spawn(locator.load(), name="load GeoIP")
@@ -180,11 +188,16 @@ class Registry:
         self._address = await self._listen(public, config.listen, credentials(shown), "listen")
 
         if config.metrics_listen is not None:
-            from portway_registry.http import HttpServer
+            from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
-            pages = HttpServer(lambda: exposition(self._calls, views, hub, reports), lambda: self._serving)
+            pages = AdminHttp(
+                {
+                    "/healthz": lambda: health_page("" if self._serving else "stopping"),
+                    "/metrics": lambda: Page(exposition(self._calls, views, hub, reports), content_type=METRICS),
+                }
+            )
             self._closing.append(pages.close)
-            self._metrics_address = await pages.start(config.metrics_listen)
+            self._metrics_address = await pages.start(_metrics_sockets(config.metrics_listen))
 
         for servicer in (mesh_health, public_health):
             await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -206,21 +219,28 @@ class Registry:
                 logger.exception("a part did not stop cleanly")
 
     async def _listen(
-        self, server: aio.Server, address: Address, credentials: grpc.ServerCredentials, name: str
-    ) -> Address:
+        self, server: aio.Server, address: Endpoint, credentials: grpc.ServerCredentials, name: str
+    ) -> Endpoint:
         self._closing.append(lambda: server.stop(_GRACE))
         try:
             port = server.add_secure_port(str(address), credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen at {flag(name)} {address}: is the port taken?") from error
         await server.start()
-        return Address(address.host, port)
+        return Endpoint(address.host, port)
 
 
-def _started(address: Address | None) -> Address:
+def _started(address: Endpoint | None) -> Endpoint:
     if address is None:
         raise RuntimeError("the registry is not started")
     return address
+
+
+def _metrics_sockets(endpoint: Endpoint) -> list[socket.socket]:
+    try:
+        return open_sockets(endpoint)
+    except ListenError as error:
+        raise ConfigError(f"--metrics-listen: {error}") from error
 
 
 def _now_ms() -> int:

@@ -11,10 +11,12 @@ from typing import NoReturn
 
 import uvloop
 from portway_runtime import logs
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import RuntimeFault
 from portway_runtime.run import OnFailure, serve
 
 from portway_relay import settings
-from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.config import NodeConfig
 from portway_relay.errors import RelayError
 from portway_relay.version import VERSION
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _raise_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             sys.exit(runner.run(_serve(config)))
-    except RelayError as error:
+    except (RelayError, RuntimeFault) as error:
         print(f"portway-relay: {error}", file=sys.stderr)
         sys.exit(2)
 

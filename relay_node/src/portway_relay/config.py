@@ -4,34 +4,19 @@ Here: the shapes and the rules that each value and their combination must keep. 
 (settings.py).
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from portway_proto.wire.labels import LABEL_LENGTH
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.identities import DNS_LABEL, node_name
 
 from portway_relay.errors import ConfigError
 
-SERVER_NAME_SUFFIX: Final = ".node.portway.internal"
-REGION_SUFFIX: Final = ".region.portway.internal"
-# What a registry's mesh port is verified by, at whichever address it is dialled.
-REGISTRY_NAME: Final = "registry.portway.internal"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
-_DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A host and a port; host "" stands for every address of the machine, port 0 for one that is free."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +106,7 @@ class NodeConfig:
     @property
     def server_name(self) -> str:
         """The name in the node's cluster certificate, and the SNI of its clients' lanes."""
-        return self.name + SERVER_NAME_SUFFIX
+        return node_name(self.name)
 
     @property
     def zone(self) -> str:
@@ -131,9 +116,9 @@ class NodeConfig:
     def check(self) -> None:
         """Raise ConfigError for what cannot work, before anything is started."""
         for what, name in (("--name", self.name), ("--region", self.region)):
-            if not _DNS_LABEL.fullmatch(name):
+            if not DNS_LABEL.fullmatch(name):
                 raise ConfigError(f"{what} {name!r}: use lower-case letters, digits and inner dashes, 63 at the most")
-        if not all(_DNS_LABEL.fullmatch(part) for part in self.domain.split(".")):
+        if not all(DNS_LABEL.fullmatch(part) for part in self.domain.split(".")):
             raise ConfigError(f"--domain {self.domain!r}: use a DNS name such as tunnels.example.com, in lower case")
         if LABEL_LENGTH + 1 + len(self.zone) > _MAX_NAME:
             raise ConfigError(

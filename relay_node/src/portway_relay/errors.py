@@ -2,16 +2,15 @@
 
 RelayError
 ├── ConfigError          a file, flag or variable that cannot be used; says which and what would do
-├── CertificateError     a certificate or key that cannot be read or does not fit; says which file
 ├── JoinError            this node is not let into the cluster, or not any more; says what to do
 ├── RenewalFailed        there is no new certificate now
-├── ListenError          an address that cannot be listened on
 ├── Refused              what a client asked for and does not get: a code of the lane protocol, and why
 │   └── GrantRefused     its grant is not good here
 ├── PortsUsedUp          no raw TCP port is free
 └── TicketInvalid        a ticket that this cluster did not sign, or for something else
 
-Carriers have a tree of their own, portway_carrier.errors.
+Carriers have a tree of their own, portway_carrier.errors, and so has portway_runtime.errors (ListenError,
+CertificateError).
 """
 
 import math
@@ -27,24 +26,12 @@ class ConfigError(RelayError):
     """A setting that cannot be used."""
 
 
-class CertificateError(RelayError):
-    """A certificate, key or CA that cannot be used."""
-
-
 class JoinError(RelayError):
     """The node has no certificate that is good, and gets none."""
 
 
 class RenewalFailed(RelayError):
     """No registry gave a new certificate; the one there is stays in use."""
-
-
-class ListenError(RelayError):
-    """An address that cannot be listened on. `port_taken` when another port could be."""
-
-    def __init__(self, message: str, *, port_taken: bool = False) -> None:
-        super().__init__(message)
-        self.port_taken = port_taken
 
 
 class Refused(RelayError):

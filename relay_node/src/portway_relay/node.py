@@ -5,6 +5,7 @@ Here: composition alone. Not here: any decision.
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -14,11 +15,14 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, Failure
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NodeState, TunnelInfo
 from portway_runtime import clocks as clock
 from portway_runtime.clocks import Monotonic, WallClock
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import ListenError
+from portway_runtime.listening import open_sockets
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
-from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.config import NodeConfig
 from portway_relay.ingress.front import Front, Takers
 from portway_relay.ingress.raw_front import RawFront
 from portway_relay.membership.renewal import renewal_for
@@ -284,7 +288,7 @@ class Node:
         """
         try:
             if self._admin is not None and self.config.admin_listen is not None:
-                self._admin_address = await self._admin.start(self.config.admin_listen)
+                self._admin_address = await self._admin.start(_open_admin_sockets(self.config.admin_listen))
             self._front.listen()
             self._link.start()
             self._port_reservation.start()
@@ -391,6 +395,19 @@ class Node:
 
 
 def _admin_http(node: Node) -> "AdminHttp":
-    from portway_runtime.admin_http import AdminHttp
+    from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
-    return AdminHttp(node.metrics, node.not_ready)
+    return AdminHttp(
+        {
+            "/healthz": lambda: health_page(""),
+            "/readyz": lambda: health_page(node.not_ready(), "ready"),
+            "/metrics": lambda: Page(node.metrics(), content_type=METRICS),
+        }
+    )
+
+
+def _open_admin_sockets(endpoint: Endpoint) -> list[socket.socket]:
+    try:
+        return open_sockets(endpoint)
+    except ListenError as error:
+        raise ListenError(f"--admin-listen: {error}") from error

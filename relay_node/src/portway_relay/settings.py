@@ -6,36 +6,19 @@ names, the file's keys and the README's table all come from it. Not here: rules 
 
 import argparse
 import difflib
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
+
+from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
 
 PREFIX: Final = "PORTWAY_RELAY_"
-# A host and maybe a port, or an IPv6 address as it is.
-_ENDPOINT: Final = re.compile(
-    r"(?:\[(?P<bracketed>[^][]+)]|(?P<host>[^][:]*))(?::(?P<port>[^:]*))?|(?P<bare>[^][:]*:[^][:]*:[^][]*)"
-)
-
-
-def parse_endpoint(text: str, *, default_port: int | None = None) -> Endpoint:
-    """`host:port`, `[::1]:port`, `:port` or `*:port` (every address). Raises ValueError.
-
-    With a `default_port` the port may be left out, and then an IPv6 address needs no brackets.
-    """
-    found = _ENDPOINT.fullmatch(text)
-    if found is None or (found["port"] is None and default_port is None):
-        raise ValueError("write host:port, with an IPv6 address in brackets")
-    host = found["bracketed"] or found["bare"] or found["host"]
-    port = default_port if found["port"] is None else _port(found["port"])
-    assert port is not None
-    return Endpoint("" if host == "*" else host, port)
 
 
 def parse_ports(text: str) -> PortRange:
@@ -46,10 +29,14 @@ def parse_ports(text: str) -> PortRange:
     return PortRange(int(first), int(last))
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise ValueError("a port is a number from 0 to 65535")
-    return int(text)
+def _listen_address(text: str) -> Endpoint:
+    """As parse_endpoint; `*:port` is every address."""
+    return parse_endpoint(text, wildcard=True)
+
+
+def _advertised_address(text: str) -> Endpoint:
+    """As parse_endpoint; without a port it is 0: the one listened on."""
+    return parse_endpoint(text, default_port=0, wildcard=True)
 
 
 def _degrees(text: str) -> float:
@@ -108,13 +95,18 @@ SETTINGS: Final = (
     Setting("name", str, "the node's name, unique in the cluster", "NAME", required=True),
     Setting("region", str, "its region, the second part of its host names", "REGION", required=True),
     Setting("domain", str.lower, "what follows the region in host names", "DOMAIN", required=True),
-    Setting("listen", parse_endpoint, "the public TLS port; *:443 is every address", "HOST:PORT", required=True),
-    Setting("advertise", lambda text: parse_endpoint(text, default_port=0), "where clients reach it", "HOST[:PORT]"),
-    Setting("public_port", _port, "the port in tunnels' URLs, when a balancer changes it", "PORT"),
+    Setting("listen", _listen_address, "the public TLS port; *:443 is every address", "HOST:PORT", required=True),
+    Setting(
+        "advertise",
+        lambda text: parse_endpoint(text, default_port=0, wildcard=True),
+        "where clients reach it",
+        "HOST[:PORT]",
+    ),
+    Setting("public_port", parse_port, "the port in tunnels' URLs, when a balancer changes it", "PORT"),
     Setting("raw_listen", str, "where raw TCP tunnels listen", "HOST"),
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),
     Setting("raw_host", str, "the host name of raw TCP tunnels", "HOST"),
-    Setting("registry", parse_endpoint, "a registry's mesh port", "HOST:PORT", required=True, repeatable=True),
+    Setting("registry", _listen_address, "a registry's mesh port", "HOST:PORT", required=True, repeatable=True),
     Setting(
         "join", str, "an invitation (`portway-admin node invite`), used once: joins the cluster", "TOKEN@HOST:PORT"
     ),
@@ -132,7 +124,7 @@ SETTINGS: Final = (
         repeatable=True,
     ),
     Setting("tls_key", Path, "the key of each --tls-cert, in the same order", "FILE", required=True, repeatable=True),
-    Setting("admin_listen", parse_endpoint, "health and metrics over HTTP; off unless given", "HOST:PORT"),
+    Setting("admin_listen", _listen_address, "health and metrics over HTTP; off unless given", "HOST:PORT"),
     Setting("latitude", _degrees, "where it is, in degrees", "DEGREES"),
     Setting("longitude", _degrees, "where it is, in degrees", "DEGREES"),
     Setting("ready_file", Path, "written as JSON once visitors can be served", "FILE"),

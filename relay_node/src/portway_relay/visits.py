@@ -16,9 +16,9 @@ from typing import Final, Protocol, cast
 from portway_carrier.contract import Carrier, Lane, Outcome, Pool, Stream, Visit, VisitEnd
 from portway_carrier.values import ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-from portway_relay.config import Endpoint
 from portway_relay.net.plain_http import bad_gateway, gateway_timeout, looks_like_http, unavailable
 from portway_relay.routing.tunnel import Tunnel
 

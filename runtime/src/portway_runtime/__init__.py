@@ -1,1 +1,1 @@
-"""What the two servers have in common as processes: logs, files that are read again, life from start to signal."""
+"""What every Portway process stands on: tasks, clocks, rates, settings, certificates, logs, a process's life."""

@@ -1,23 +1,21 @@
-"""What a process may still open. A library that cannot open what it needs may end the process: gRPC and libuv do when
-they are started. Who starts one looks here first.
+"""File descriptors that a process has left. gRPC and libuv end the process when they cannot open what they need, so
+whoever starts one of them calls `demand_descriptors` first.
 """
 
 import errno
 import os
 from typing import Final
 
-# Of an OSError: this process, or the machine, can open no more now.
+from portway_runtime.errors import NoDescriptors
+
+# errno of an OSError: the process, or the machine, has no descriptor or no memory left for a socket.
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# Of gRPC and its resolver for one call, or of an event loop; and some that others may open meanwhile.
+# What gRPC opens for one call with its resolver, or an event loop for itself, and a few for other threads meanwhile.
 DESCRIPTORS: Final = 16
 
 
-class NoDescriptors(Exception):
-    """This process can open no more now; the message says what to raise."""
-
-
 def demand_descriptors() -> None:
-    """Raise NoDescriptors unless DESCRIPTORS can be opened now."""
+    """Raise NoDescriptors unless DESCRIPTORS descriptors can be opened now."""
     opened: list[int] = []
     try:
         while len(opened) < DESCRIPTORS:

@@ -1,13 +1,14 @@
-"""Whether files are still those that were read. Not here: what is in them."""
+"""File stamps: whether files are still the ones that were read. What is in them is the caller's."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
+# Of each file its modification time (ns), size and inode; None for one that cannot be looked at.
 Stamps = tuple[tuple[int, int, int] | None, ...]
 
 
 def stamps_of(paths: Iterable[Path]) -> Stamps:
-    """Of each file what changes when it is written or replaced; None of one that cannot be looked at."""
+    """The stamps of these files now; any write or replacement changes them."""
     return tuple(map(_stamp, paths))
 
 

@@ -1,21 +1,23 @@
-"""How fast one may come: token buckets, for one session's requests and for each address's connections; turns for
-clients that come all at once.
+"""Rate limits: token buckets, one for each key of many, and turns for callers that come all at once.
 
-Memory is bounded: an address that has not been heard of for longest is forgotten first, which is in its favour.
+Memory is bounded: a key that was used longest ago is forgotten first, and begins with a full bucket again.
 """
 
 import ipaddress
-from collections import OrderedDict
-from typing import Final
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
 
+from portway_runtime.bounded import BoundedMap
 from portway_runtime.clocks import Monotonic
 
-# About 10 MB; an attack from more addresses than this is not stopped by counting addresses.
-_REMEMBERED: Final = 65_536
+K = TypeVar("K", bound=Hashable)
+
+# About 10 MB of buckets; an attack from more addresses than this is not stopped by counting addresses.
+ADDRESSES: Final = 65_536
 
 
-class Bucket:
-    """So many at once, so many a second after that."""
+class TokenBucket:
+    """Token bucket: `burst` tokens at once, then `rate` tokens per second."""
 
     __slots__ = ("_burst", "_clock", "_left", "_rate", "_seen")
 
@@ -27,7 +29,7 @@ class Bucket:
         self._seen = clock()
 
     def take(self, cost: float = 1) -> bool:
-        """Whether one more, or what costs so much, is within the limit; it is counted then."""
+        """Take `cost` tokens; False, with none taken, when there are fewer."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
@@ -36,32 +38,31 @@ class Bucket:
         self._left -= cost
         return True
 
+    def take_or_wait(self, cost: float) -> float:
+        """0 after taking `cost` tokens; else, with none taken, the seconds (above 0) until there are as many."""
+        return 0.0 if self.take(cost) else (cost - self._left) / self._rate
+
     def give_back(self) -> None:
-        """What was taken last is not counted after all."""
+        """Return one token that was taken."""
         self._left = min(self._burst, self._left + 1)
 
     @property
     def wait(self) -> float:
-        """Seconds until one more would be within the limit."""
+        """Seconds until one token can be taken; 0 means now."""
         return max(0.0, (1 - self._left) / self._rate - (self._clock() - self._seen))
-
-    def take_or_wait(self, cost: float) -> float:
-        """0 when what costs so much is within the limit, and it is counted then. Else in so many seconds: never 0,
-        however soon that is."""
-        return 0.0 if self.take(cost) else (cost - self._left) / self._rate
 
 
 class Turns:
-    """So many at once, so many a second after that; whoever comes too early is told when its turn is."""
+    """Turns for callers that come all at once: `burst` at once, then `rate` per second, each at a moment of its own."""
 
     def __init__(self, rate: float, burst: float, clock: Monotonic) -> None:
-        self._bucket = Bucket(rate, burst, clock)
+        self._bucket = TokenBucket(rate, burst, clock)
         self._rate = rate
         self._clock = clock
-        self._last = 0.0  # the last turn that somebody was told
+        self._last = 0.0  # the latest turn that was given
 
     def take(self) -> float:
-        """0: now. Else in so many seconds, each who asks later than the one before."""
+        """Seconds until the caller's turn; 0 means now. Later callers get later turns."""
         if self._bucket.take():
             return 0.0
         now = self._clock()
@@ -69,38 +70,61 @@ class Turns:
         return self._last - now
 
 
-class AddressRate:
-    """A bucket for each IPv4 address and each IPv6 /64: what one customer of a provider has."""
+class KeyedRate(Generic[K]):
+    """A token bucket for each key, for at most `capacity` keys."""
 
-    def __init__(self, rate: float, burst: float, clock: Monotonic, remembered: int = _REMEMBERED) -> None:
+    def __init__(self, rate: float, burst: float, clock: Monotonic, capacity: int) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
-        self._remembered = remembered
-        self._buckets: OrderedDict[str | bytes, Bucket] = OrderedDict()
+        self._buckets: BoundedMap[K, TokenBucket] = BoundedMap(capacity)
 
     def __len__(self) -> int:
+        """Keys that are remembered."""
         return len(self._buckets)
 
-    def take(self, address: str) -> bool:
-        """Whether a connection from `address` is within the limit."""
-        key = address_key(address)
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = self._buckets[key] = Bucket(self._rate, self._burst, self._clock)
-            if len(self._buckets) > self._remembered:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(key)
-        return bucket.take()
+    def take(self, key: K) -> bool:
+        """Take one token of this key; False when it has none."""
+        return self._bucket(key).take()
 
-    def give_back(self, address: str) -> None:
-        """What was taken last for `address` is not counted after all."""
-        bucket = self._buckets.get(address_key(address))
+    def take_or_wait(self, key: K, cost: float) -> float:
+        """As TokenBucket.take_or_wait, of this key's bucket."""
+        return self._bucket(key).take_or_wait(cost)
+
+    def give_back(self, key: K) -> None:
+        """Return one token of this key."""
+        bucket = self._buckets.get(key)
         if bucket is not None:
             bucket.give_back()
 
+    def _bucket(self, key: K) -> TokenBucket:
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._rate, self._burst, self._clock)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket
+
+
+class AddressRate:
+    """A token bucket for each IPv4 address and each IPv6 /64, which is what one customer of a provider has."""
+
+    def __init__(self, rate: float, burst: float, clock: Monotonic, capacity: int = ADDRESSES) -> None:
+        self._rates: KeyedRate[str | bytes] = KeyedRate(rate, burst, clock, capacity)
+
+    def __len__(self) -> int:
+        """Addresses that are remembered."""
+        return len(self._rates)
+
+    def take(self, address: str) -> bool:
+        """Take one token of this address; False when it has none."""
+        return self._rates.take(address_key(address))
+
+    def give_back(self, address: str) -> None:
+        """Return one token of this address."""
+        self._rates.give_back(address_key(address))
+
 
 def address_key(address: str) -> str | bytes:
-    """What stands for everybody who may be behind an address: itself, or its IPv6 /64."""
+    """What an address is counted by: an IPv4 address itself, the /64 of an IPv6 address."""
     return ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address

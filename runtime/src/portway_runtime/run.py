@@ -3,12 +3,13 @@
 import asyncio
 import json
 import logging
-import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
+
+from portway_runtime.secret_files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,6 @@ def _remove(path: Path) -> None:
 
 
 def _write(path: Path, addresses: Mapping[str, str | None]) -> None:
-    """Whole or not at all: whoever waits for the file reads it the moment it is there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({name: at for name, at in addresses.items() if at is not None}) + "\n")
-    draft.replace(path)
+    """Whoever waits for the file reads it the moment it is there."""
+    content = json.dumps({name: at for name, at in addresses.items() if at is not None}) + "\n"
+    replace_file(path, content.encode(), mode=0o644, durable=False)

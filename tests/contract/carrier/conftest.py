@@ -9,9 +9,10 @@ import trustme
 import uvloop
 from portway_carrier.contract import Carrier, LocalService
 from portway_carrier.python import PythonCarrier
-from portway_carrier.values import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, encode_frame, encode_open
 from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import LABEL, OPENING, CarrierLink, RawLane, until
 
 CARRIERS: dict[str, Callable[[Limits], Carrier]] = {"python": PythonCarrier}
@@ -134,7 +135,7 @@ async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterato
 
         server = await asyncio.start_server(take, "127.0.0.1", 0, ssl=context)
         servers.append(server)
-        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        address = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
         node = RawNode(DialTarget(address, client_tls, (FrameType.PARK, b"park")))
         return node
 

@@ -6,11 +6,12 @@ import socket
 
 from portway_carrier.contract import Outcome
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Address, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import PoolLimits, ServerTls, SpareSizes
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import listener, until
 
 
-async def dial(address: Address) -> socket.socket:
+async def dial(address: Endpoint) -> socket.socket:
     sock = socket.socket()
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
@@ -45,7 +46,7 @@ async def test_closing_ends_everything_at_once(make_link, server_tls: ServerTls)
         finishing, ours = socket.socketpair()
         finishing.setblocking(False)
         link.node.finish(link.node.accept(ours, None), b"l" * (8 << 20))
-        dialling = link.node.connect(Address("127.0.0.1", listening.getsockname()[1]), link.client_tls)
+        dialling = link.node.connect(Endpoint("127.0.0.1", listening.getsockname()[1]), link.client_tls)
         await asyncio.gather(link.node.close(), link.client.close())
         for peer in (running, waiting, shaking_hands, finishing, server):
             await ended(peer)

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from portway_carrier.contract import Outcome
-from portway_carrier.values import Address, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, data_header, encode_number, encode_open
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import LABEL, OPENING, broken_off, listener, reset, until
 
 ONE_LANE = {"sizes": SpareSizes(quiet=1, busy=1, lanes=1), "pool_limits": PoolLimits(lanes=1)}
@@ -32,7 +33,7 @@ async def origin() -> AsyncIterator[tuple[int, Callable[[], Awaitable[socket.soc
         sock.close()
 
 
-async def dial(address: Address) -> socket.socket:
+async def dial(address: Endpoint) -> socket.socket:
     sock = socket.socket()
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))

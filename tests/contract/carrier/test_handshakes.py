@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import HandshakeFailed
-from portway_carrier.values import Address, ClientTls, Handshake, ServerTls
+from portway_carrier.values import ClientTls, Handshake, ServerTls
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import listener
 from portway_testkit.hellos import real_hello
 
@@ -21,7 +22,7 @@ async def test_a_round_trip_is_what_the_kernel_has_seen(
     """Both ends know it, and it is a part of what the handshake took."""
     carrier = make_carrier()
     with listener() as listening:
-        address = Address("127.0.0.1", listening.getsockname()[1])
+        address = Endpoint("127.0.0.1", listening.getsockname()[1])
         dialled = carrier.connect(address, client_tls if encrypted else None)
         sock, _ = await asyncio.get_running_loop().sock_accept(listening)
         accepted = carrier.accept(sock, server_tls if encrypted else None)

@@ -8,9 +8,10 @@ import ssl
 import pytest
 from portway_carrier.contract import Outcome
 from portway_carrier.errors import ConnectFailed, HandshakeFailed, PeerFailed, PeerSilent, TlsSettingsError
-from portway_carrier.values import Address, ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import Recorder, broken_off, listener, reset, until
 
 
@@ -125,7 +126,7 @@ async def test_dialling_nobody_fails_with_the_address(make_carrier) -> None:
     """ConnectFailed names who was dialled."""
     carrier = make_carrier()
     sock = listener()
-    address = Address("127.0.0.1", sock.getsockname()[1])
+    address = Endpoint("127.0.0.1", sock.getsockname()[1])
     sock.close()
     with pytest.raises(ConnectFailed, match=str(address)):
         await carrier.connect(address, None).ready()

@@ -6,14 +6,15 @@ import socket
 
 from portway_carrier.contract import LocalService, Outcome
 from portway_carrier.errors import HandshakeFailed, PeerFailed
-from portway_carrier.values import Address, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import LABEL, OPENING, RawLane, Recorder, listener, until
 
 
-async def dial(address: Address) -> socket.socket:
+async def dial(address: Endpoint) -> socket.socket:
     sock = socket.socket()
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
@@ -199,7 +200,7 @@ async def test_who_retires_serves_the_open_that_crosses(raw_node, make_carrier) 
 async def test_an_opening_that_cannot_be_said_is_refused_here(link) -> None:
     """join() raises for a visitor without an address; lane and visitor are untouched."""
     with listener() as listening:
-        visitor = await dial(Address(*listening.getsockname()))
+        visitor = await dial(Endpoint(*listening.getsockname()))
         sock, _ = await asyncio.get_running_loop().sock_accept(listening)
         stream = link.node.accept(sock, None)
         before = link.pool.counts
@@ -223,7 +224,7 @@ async def test_a_callback_that_fails_closes_what_it_concerns(link, server_tls: S
         raise RuntimeError("a bug of the caller")
 
     with listener() as listening:
-        visitor = await dial(Address(*listening.getsockname()))
+        visitor = await dial(Endpoint(*listening.getsockname()))
         sock, _ = await asyncio.get_running_loop().sock_accept(listening)
         link.node.join(link.node.accept(sock, None), link.pool, OPENING, fail)
         reader, writer = await asyncio.open_connection(sock=visitor)

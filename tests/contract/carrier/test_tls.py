@@ -6,12 +6,13 @@ import ssl
 
 import pytest
 from portway_carrier.contract import Outcome
-from portway_carrier.values import Address, ServerTls
+from portway_carrier.values import ServerTls
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import listener
 
 
 def ask(
-    address: Address, context: ssl.SSLContext, session: ssl.SSLSession | None
+    address: Endpoint, context: ssl.SSLContext, session: ssl.SSLSession | None
 ) -> tuple[bytes, bool, ssl.SSLSession]:
     """A visit by `ssl` itself: the whole answer, whether the handshake went on from `session`, and the next one."""
     with (
@@ -73,7 +74,7 @@ async def answer_once(loop: asyncio.AbstractEventLoop, listening: socket.socket)
         await loop.sock_sendall(connection, b"an answer")
 
 
-async def visitor_by_hand(address: Address, context: ssl.SSLContext, says: bytes) -> socket.socket:
+async def visitor_by_hand(address: Endpoint, context: ssl.SSLContext, says: bytes) -> socket.socket:
     """The connection of one who has said this over TLS; what follows is up to the test."""
     loop = asyncio.get_running_loop()
     plain = socket.socket()

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from portway_carrier.contract import Carrier, Outcome, Pool, Visit, VisitEnd
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Address, ClientTls, DialTarget, Limits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, Limits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import OPENING, Recorder, listener, until
 
 # Longer than any test may take: who ends earlier was not waited for.
@@ -52,11 +53,11 @@ class Visitors:
 
 
 @pytest.fixture
-def reserved() -> Address:
+def reserved() -> Endpoint:
     """An address where nobody listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return Address(*sock.getsockname())
+        return Endpoint(*sock.getsockname())
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ async def make_visitors(
 ) -> AsyncIterator[Callable[..., Visitors]]:
     made: list[Visitors] = []
 
-    def make(address: Address, wait: float = WAIT, lost: Callable[[CarrierError], None] = lambda _: None) -> Visitors:
+    def make(address: Endpoint, wait: float = WAIT, lost: Callable[[CarrierError], None] = lambda _: None) -> Visitors:
         carrier = make_carrier(Limits(handshake=WAIT, ping_interval=0.4))
         target = DialTarget(address, client_tls, (FrameType.PEER, b"peer"))
         pool = carrier.dialling_pool(target, Side.OPENER, SpareSizes(quiet=1, busy=2, wait=wait), lost)
@@ -78,7 +79,7 @@ async def make_visitors(
 
 
 async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(
-    make_visitors: Callable[..., Visitors], reserved: Address
+    make_visitors: Callable[..., Visitors], reserved: Endpoint
 ) -> None:
     """Everybody who waits is handed back as soon as the dial has failed, and so is who comes later."""
     visitors = make_visitors(reserved)
@@ -90,7 +91,7 @@ async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(
 async def test_a_visitor_does_not_wait_for_the_pause_of_a_pool_that_failed(
     make_visitors: Callable[..., Visitors],
     make_carrier: Callable[..., Carrier],
-    reserved: Address,
+    reserved: Endpoint,
     server_tls: ServerTls,
 ) -> None:
     """However long ago the peer was dialled last, it is dialled again for the first who comes: it may be back."""
@@ -120,7 +121,7 @@ async def test_a_peer_that_does_not_answer_is_waited_for_within_the_limit(
 ) -> None:
     """Nothing says that it is gone: SpareSizes.wait decides."""
     with listener() as silent:
-        visitors = make_visitors(Address(*silent.getsockname()), wait=0.5)
+        visitors = make_visitors(Endpoint(*silent.getsockname()), wait=0.5)
         began = asyncio.get_running_loop().time()
         await visitors.come()
         await visitors.turned_away()
@@ -135,7 +136,7 @@ async def test_a_lane_that_is_left_is_waited_for(
     failures: list[CarrierError] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        visitors = make_visitors(Address(*listening.getsockname()), lost=failures.append)
+        visitors = make_visitors(Endpoint(*listening.getsockname()), lost=failures.append)
         (first,) = await visitors.come()
         sock, _ = await loop.sock_accept(listening)
     stream = peer.accept(sock, server_tls)

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import portway
 import pytest
 from portway_proto.wire.limits import LINK_ALPN
-from portway_relay.config import Endpoint, NodeLimits, PortRange
+from portway_relay.config import NodeLimits, PortRange
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin, TcpOrigin, echo

@@ -12,7 +12,7 @@ import pytest
 from portway_proto.v1 import types_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-from portway_relay.config import Endpoint
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.joining import Joiner

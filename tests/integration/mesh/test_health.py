@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import portway
 import pytest
-from portway_relay.config import Endpoint
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
 from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin

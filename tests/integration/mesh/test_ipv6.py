@@ -6,9 +6,8 @@ from typing import Any
 
 import portway
 import pytest
-from portway_registry.config import Address
-from portway_relay.config import Endpoint
 from portway_relay.visits import Visits
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.origins import HttpOrigin
@@ -35,7 +34,7 @@ def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
     """A registry and a node that know no other address than ::1."""
     settings = {"listen": Endpoint("::1", 0), "raw_listen": "::1", "raw_host": "::1"}
     return start_cluster(
-        NodePlan("fra-1", "fra", settings=settings), listen=Address("::1", 0), mesh_listen=Address("::1", 0)
+        NodePlan("fra-1", "fra", settings=settings), listen=Endpoint("::1", 0), mesh_listen=Endpoint("::1", 0)
     )
 
 

@@ -10,7 +10,7 @@ from portway.engine import race as racing
 from portway.engine.directory import Node
 from portway.engine.race import Course, race
 from portway_carrier.select import make_carrier
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
 from portway_testkit.waiting import eventually
 
@@ -19,7 +19,7 @@ ROUNDS = 10
 
 def dialled(node: RunningNode) -> Node:
     name = node.config.name
-    return Node(name, node.config.region, Address(LOOPBACK, node.port), node.config.server_name)
+    return Node(name, node.config.region, Endpoint(LOOPBACK, node.port), node.config.server_name)
 
 
 async def taken(nodes: list[Node], ca: bytes) -> str:

@@ -8,9 +8,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from portway_proto.wire.labels import Chain
-from portway_registry.config import Address, Config
+from portway_registry.config import Config
 from portway_registry.errors import ConfigError
 from portway_registry.server import Registry
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.registry import LOOPBACK, NodeStream, Pki, channel, node_info, running, tunnel_info
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -38,7 +39,7 @@ async def test_a_watch_of_health_tells_the_end(config: Config, pki: Pki) -> None
 
 async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, store_text: str) -> None:
     """/metrics has what the registry holds, and no label, token or address of anybody."""
-    config = pki.config(tmp_path, store=store_text, metrics_listen=Address(LOOPBACK, 0))
+    config = pki.config(tmp_path, store=store_text, metrics_listen=Endpoint(LOOPBACK, 0))
     tunnel = tunnel_info(Chain())
     async with running(config) as registry, NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node:
         await node.announce(tunnel)
@@ -61,7 +62,7 @@ async def test_a_port_that_is_taken_is_a_config_error(
     registry: Registry, pki: Pki, tmp_path: Path, store_text: str, setting: str
 ) -> None:
     """Whichever of its ports is taken, the registry says which flag it was and leaves nothing behind."""
-    taken = Address(LOOPBACK, int(registry.address.rpartition(":")[2]))
+    taken = Endpoint(LOOPBACK, int(registry.address.rpartition(":")[2]))
     second = Registry(pki.config(tmp_path, store=store_text, **{setting: taken}))
     with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')}"):
         await second.start()

@@ -5,13 +5,13 @@ import json
 from portway.engine.directory import Expected, Node, Survey, Surveyed
 from portway.engine.survey import Measured, pick
 from portway.netcheck import as_json, as_table
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 
 
 def surveyed(
     name: str, region: str, expected: Expected, km: float = 0.0, load: int = 0, state: str = "ready"
 ) -> Surveyed:
-    return Surveyed(Node(name, region, Address("192.0.2.1", 443), f"{name}.test"), state, expected, km, load)
+    return Surveyed(Node(name, region, Endpoint("192.0.2.1", 443), f"{name}.test"), state, expected, km, load)
 
 
 MEASURED = (

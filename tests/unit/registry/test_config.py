@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from portway_registry.config import Address, Config, flag, load, parse_address, settings, variable
+from portway_registry.config import Config, flag, load, settings, variable
 from portway_registry.errors import ConfigError
 from portway_registry.store.spec import EmbeddedSpec, EtcdSpec
+from portway_runtime.endpoints import Endpoint, parse_endpoint
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(file: Path) -> None:
     file.write_text('listen = "127.0.0.1:1"\nmesh_listen = "127.0.0.1:1"\nlease_seconds = 20\n')
     environment = {variable("listen"): "127.0.0.1:2", variable("mesh_listen"): "127.0.0.1:2"}
     config = load({"listen": "127.0.0.1:3"}, environment, file)
-    assert config.listen == Address("127.0.0.1", 3)
-    assert config.mesh_listen == Address("127.0.0.1", 2)
+    assert config.listen == Endpoint("127.0.0.1", 3)
+    assert config.mesh_listen == Endpoint("127.0.0.1", 2)
     assert config.lease_seconds == 20
     assert config.max_tunnels == Config().max_tunnels
 
@@ -155,8 +156,8 @@ def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
 def test_addresses_of_both_families_are_read() -> None:
     """IPv6 stands in brackets, and is written so again."""
     for text, host in (("[::1]:7400", "::1"), ("0.0.0.0:0", "0.0.0.0"), ("registry.example:1", "registry.example")):
-        assert parse_address(text).host == host
-        assert str(parse_address(text)) == text
+        assert parse_endpoint(text).host == host
+        assert str(parse_endpoint(text)) == text
 
 
 def test_the_store_s_settings_belong_together() -> None:

@@ -3,15 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from portway_registry.names import (
-    check_domain,
-    check_host,
-    check_node,
-    check_region,
-    check_tenant,
-    node_of_server_name,
-    server_name,
-)
+from portway_registry.names import check_domain, check_host, check_node, check_region, check_tenant
 
 
 @pytest.mark.parametrize("check", [check_node, check_region])
@@ -71,16 +63,3 @@ def test_other_tenants_are_refused(name: str) -> None:
     """What would be hard to read in a log or a path is no tenant."""
     with pytest.raises(ValueError, match="no tenant name"):
         check_tenant(name)
-
-
-def test_a_certificate_s_name_is_its_node_s() -> None:
-    """The name in a node's certificate leads back to the node, and no other name does."""
-    assert node_of_server_name(server_name("fra-1")) == "fra-1"
-    for name in (
-        "fra-1",
-        "fra-1.example.com",
-        ".node.portway.internal",
-        "a.b.node.portway.internal",
-        "A" + server_name(""),
-    ):
-        assert node_of_server_name(name) is None

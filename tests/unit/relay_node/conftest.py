@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_relay.config import NodeConfig, NodeLimits, PortRange
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.clock import ManualClock
 from portway_testkit.ports import raw_port_range
 

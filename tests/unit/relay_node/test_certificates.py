@@ -14,9 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from portway_proto.wire.limits import LINK_ALPN
-from portway_relay.certificates import Certificates, dns_names, issued_by
+from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
-from portway_relay.errors import CertificateError
+from portway_runtime.certificates import issued_by
+from portway_runtime.errors import CertificateError
+from portway_runtime.identities import dns_names
 
 NODE = "relay-1.node.portway.internal"
 ZONE = "fra.example.com"
@@ -132,7 +134,7 @@ def test_a_certificate_that_has_expired_is_named(files: Files, which: str) -> No
     files.read()
     files.now = end
     path = files.config.cert if which == "node" else files.path("tls_cert")
-    assert files.complaint() == f"{path} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
+    assert files.complaint() == f"{path} expired on {end:%Y-%m-%d %H:%M} UTC: put a new one in its place"
 
 
 @pytest.mark.parametrize("which", ["node", "region"])
@@ -141,7 +143,7 @@ def test_a_certificate_of_tomorrow_points_at_the_clock(files: Files, which: str)
     begin = files.now.replace(microsecond=0) + DAY
     getattr(files, which)(not_before=begin, not_after=begin + DAY)
     message = files.complaint()
-    assert f"valid from {begin:%Y-%m-%d %H:%M} UTC only" in message
+    assert f"valid from {begin:%Y-%m-%d %H:%M} UTC on" in message
     assert "this machine's clock" in message
     files.now = begin
     files.read()

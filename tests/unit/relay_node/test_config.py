@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from portway_relay import config as config_module
-from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
+from portway_runtime.endpoints import Endpoint
 
 Make = Callable[..., NodeConfig]
 

@@ -5,7 +5,8 @@ import inspect
 import pytest
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_PORTS, Failure
 from portway_relay import errors
-from portway_relay.errors import GrantRefused, ListenError, Refused, RelayError
+from portway_relay.errors import GrantRefused, Refused, RelayError
+from portway_runtime.errors import ListenError
 
 
 def test_every_error_is_in_the_tree() -> None:

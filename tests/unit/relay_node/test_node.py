@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_registry.pki.folder import Authority
-from portway_relay.config import Endpoint, NodeConfig
-from portway_relay.errors import CertificateError, ListenError
+from portway_relay.config import NodeConfig
 from portway_relay.node import Node
 from portway_relay.report import public_address
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import CertificateError, ListenError
 from portway_testkit.carriers import until
 
 MakeNode = Callable[..., Node]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from portway_relay import config as config_module
-from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
-from portway_relay.settings import LIMITS, SETTINGS, add_flags, load, parse_endpoint, parse_ports
+from portway_relay.settings import LIMITS, SETTINGS, add_flags, load, parse_ports
+from portway_runtime.endpoints import Endpoint
 
 REQUIRED = {
     "name": "relay-1",
@@ -203,11 +204,11 @@ def test_an_unknown_variable_is_refused() -> None:
 
 
 BAD_TEXTS = [
-    ("listen", "443", "write host:port"),
+    ("listen", "443", "use HOST:PORT"),
     ("listen", "::1:443", "in brackets"),
     ("listen", "127.0.0.1:65536", "0 to 65535"),
     ("listen", "127.0.0.1:http", "0 to 65535"),
-    ("registry", "registry.example.com", "write host:port"),
+    ("registry", "registry.example.com", "use HOST:PORT"),
     ("public_port", "-1", "0 to 65535"),
     ("raw_ports", "29999-20000", "first-last"),
     ("raw_ports", "20000", "first-last"),
@@ -288,54 +289,6 @@ def test_what_is_loaded_was_checked() -> None:
     assert "--name 'Relay'" in complaint(name="Relay")
     assert "--advertise is missing" in complaint(listen="*:443")
     assert "--advertise" in complaint(listen="*:443", advertise=":443")
-
-
-@pytest.mark.parametrize(
-    ("text", "endpoint"),
-    [
-        ("relay.example.com:443", Endpoint("relay.example.com", 443)),
-        ("127.0.0.1:0", Endpoint("127.0.0.1", 0)),
-        ("[::1]:443", Endpoint("::1", 443)),
-        ("[2001:db8:0:1:2:3:4:5]:443", Endpoint("2001:db8:0:1:2:3:4:5", 443)),
-        ("*:443", Endpoint("", 443)),
-        (":443", Endpoint("", 443)),
-        ("[::]:443", Endpoint("::", 443)),
-        ("h:65535", Endpoint("h", 65_535)),
-    ],
-)
-def test_an_endpoint_is_a_host_and_a_port(text: str, endpoint: Endpoint) -> None:
-    """Names, IPv4, IPv6 in brackets, and every address."""
-    assert parse_endpoint(text) == endpoint
-    assert parse_endpoint(text, default_port=7) == endpoint
-
-
-@pytest.mark.parametrize(
-    ("text", "host"),
-    [
-        ("relay.example.com", "relay.example.com"),
-        ("[::1]", "::1"),
-        ("::1", "::1"),
-        ("[2001:db8:0:1:2:3:4:5]", "2001:db8:0:1:2:3:4:5"),
-        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1:2:3:4:5"),
-        ("fe80::1", "fe80::1"),
-    ],
-)
-def test_a_port_may_be_left_out_where_there_is_another(text: str, host: str) -> None:
-    """An address without a port gets the one that was meant, and is refused where none was."""
-    assert parse_endpoint(text, default_port=443) == Endpoint(host, 443)
-    with pytest.raises(ValueError, match="write host:port"):
-        parse_endpoint(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["h:", "h:x", "h:-1", "h:65536", "[::1]:", "[::1]x:443", "[::1:443", "]:443", "[]:443", "h:1 "]
-)
-def test_what_is_no_endpoint_is_refused(text: str) -> None:
-    """With or without a port to fall back on."""
-    with pytest.raises(ValueError):
-        parse_endpoint(text)
-    with pytest.raises(ValueError):
-        parse_endpoint(text, default_port=443)
 
 
 def test_a_port_range_is_two_ports() -> None:

@@ -1,22 +1,22 @@
 """Rates: so many at once, so many a second, for each address, in bounded memory."""
 
 import pytest
-from portway_runtime.rates import AddressRate, Bucket, Turns
+from portway_runtime.rates import AddressRate, TokenBucket, Turns
 from portway_testkit.clock import ManualClock
 
 
-def taken(bucket: Bucket, tries: int) -> int:
+def taken(bucket: TokenBucket, tries: int) -> int:
     return sum(bucket.take() for _ in range(tries))
 
 
 def test_a_burst_is_let_through_and_no_more(clock: ManualClock) -> None:
     """A full bucket gives its burst at once."""
-    assert taken(Bucket(10, 5, clock), 20) == 5
+    assert taken(TokenBucket(10, 5, clock), 20) == 5
 
 
 def test_a_bucket_fills_with_time(clock: ManualClock) -> None:
     """After the burst it gives its rate, counted in fractions, and never more than the burst at once."""
-    bucket = Bucket(8, 5, clock)
+    bucket = TokenBucket(8, 5, clock)
     taken(bucket, 5)
     clock.now += 0.0625
     assert taken(bucket, 5) == 0
@@ -30,7 +30,7 @@ def test_a_bucket_fills_with_time(clock: ManualClock) -> None:
 
 def test_what_is_refused_is_not_counted(clock: ManualClock) -> None:
     """Asking in vain does not delay the next one."""
-    bucket = Bucket(1, 1, clock)
+    bucket = TokenBucket(1, 1, clock)
     taken(bucket, 1000)
     clock.now += 1
     assert bucket.take()
@@ -64,7 +64,7 @@ def test_a_scope_is_no_part_of_the_address(clock: ManualClock) -> None:
 
 def test_memory_is_bounded(clock: ManualClock) -> None:
     """Of more addresses than are remembered, the one that was quiet for longest is forgotten, in its favour."""
-    rate = AddressRate(1, 1, clock, remembered=3)
+    rate = AddressRate(1, 1, clock, capacity=3)
     for number in range(3):
         assert rate.take(f"192.0.2.{number}")
     assert not rate.take("192.0.2.0")  # heard of again: 192.0.2.1 is the quietest now
@@ -77,7 +77,7 @@ def test_memory_is_bounded(clock: ManualClock) -> None:
 
 def test_a_bucket_says_when_it_gives_again(clock: ManualClock) -> None:
     """At once while it has some, then in the time that one takes, less what has passed of it."""
-    bucket = Bucket(4, 2, clock)
+    bucket = TokenBucket(4, 2, clock)
     assert bucket.wait == 0
     taken(bucket, 2)
     assert bucket.wait == 0.25
@@ -95,7 +95,7 @@ def test_what_a_bucket_refuses_is_never_to_be_waited_for_no_time(clock: ManualCl
         clock.now += 0.125
         return clock.now
 
-    bucket = Bucket(4, 2, ticking)
+    bucket = TokenBucket(4, 2, ticking)
     assert [bucket.take_or_wait(2) for _ in range(3)] == [0, 0.375, 0.25]
     assert bucket.take_or_wait(1.5) == 0
 

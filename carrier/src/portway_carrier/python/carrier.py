@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 from portway_proto.wire.frames import Opening, encode_open
 from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, Pool, ServeEvents, Stream, VisitEnded
@@ -27,7 +28,7 @@ from portway_carrier.python.transport.tls_transport import CIPHERTEXT_SIZE
 from portway_carrier.python.visits.joined import JoinedVisit
 from portway_carrier.python.visits.relayed import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
-from portway_carrier.values import Address, ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class PythonCarrier:
         stream.opening = self.tasks.spawn(accepting, name="accept", on_cut=sock.close)
         return stream
 
-    def connect(self, address: Address, tls: ClientTls | None) -> PyStream:
+    def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
         context = self._contexts.of(tls) if tls is not None else None
         stream = PyStream(self, address, tls=tls is not None)
         stream.opening = self.tasks.spawn(establish.connect(self, stream, tls, context), name=f"connect to {address}")
@@ -226,9 +227,9 @@ class PythonCarrier:
                 on_failure()
 
 
-def _peer_of(sock: socket.socket) -> Address:
+def _peer_of(sock: socket.socket) -> Endpoint:
     try:
         name = sock.getpeername()
     except OSError:  # gone already; the stream tells
-        return Address("", 0)
-    return Address(name[0], name[1]) if isinstance(name, tuple) else Address("", 0)
+        return Endpoint("", 0)
+    return Endpoint(name[0], name[1]) if isinstance(name, tuple) else Endpoint("", 0)

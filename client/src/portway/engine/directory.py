@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 
 from portway.errors import AuthError, Error
 
@@ -29,7 +29,7 @@ class Node:
 
     name: str
     region: str
-    address: Address
+    address: Endpoint
     server_name: str
 
 

@@ -7,8 +7,9 @@ that used grpc.aio cannot call at all. A channel lives for one call, so a fork i
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from portway_carrier.values import Address
-from portway_runtime.descriptors import NoDescriptors, demand_descriptors
+from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import NoDescriptors
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed
@@ -148,7 +149,7 @@ class GrpcRegistries:
 
 def _node(candidate: "Candidate") -> Node:
     node = candidate.node
-    return Node(node.name, node.region, Address(node.host, node.port), node.server_name)
+    return Node(node.name, node.region, Endpoint(node.host, node.port), node.server_name)
 
 
 def _expected(candidate: "Candidate") -> Expected:

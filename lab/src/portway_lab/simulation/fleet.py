@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from portway.engine.directory import Node
-from portway_carrier.values import Address
 from portway_geo.locator import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.config import Config
-from portway_registry.names import server_name
 from portway_registry.nodes.session import is_notable
 from portway_registry.placement.node import placed_node
 from portway_registry.placement.order import Placement
@@ -23,6 +21,8 @@ from portway_registry.placement.shortlist import Ranked
 from portway_registry.services.discovery import CANDIDATES
 from portway_relay.config import NodeLimits
 from portway_relay.registry_link.link import KEEP_ALIVES_A_LEASE
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.identities import node_name
 from portway_runtime.rates import Turns
 
 from portway_lab.simulation.geography import Region
@@ -74,7 +74,7 @@ class Fleet:
             region=where.name,
             host=f"{name}.example.com",
             port=443,
-            server_name=server_name(name),
+            server_name=node_name(name),
             latitude=where.position.latitude,
             longitude=where.position.longitude,
             domain="tunnels.example.com",
@@ -83,7 +83,7 @@ class Fleet:
         )
         stored = NodeInfo()
         stored.CopyFrom(info)
-        dialled = Node(name, where.name, Address(info.host, info.port), info.server_name)
+        dialled = Node(name, where.name, Endpoint(info.host, info.port), info.server_name)
         limits = NodeLimits()
         turns = Turns(limits.sessions_per_second, limits.session_burst, lambda: self.now)
         self.nodes.append(FleetNode(region, info, stored, dialled, turns, number % KEEP_ALIVE_SECONDS))

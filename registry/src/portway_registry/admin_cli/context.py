@@ -15,8 +15,7 @@ from typing import cast
 import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
-
-from portway_registry.config import parse_address
+from portway_runtime.endpoints import parse_endpoint
 
 # A registry that does not answer within this is not reachable for someone who waits at a prompt.
 CALL_TIMEOUT = 10.0
@@ -152,7 +151,7 @@ def _addresses(text: str | None) -> list[str]:
         raise click.UsageError("no registry named: give --registry HOST:PORT or set PORTWAY_REGISTRY")
     for address in addresses:
         try:
-            parse_address(address)
+            parse_endpoint(address)
         except ValueError as error:
             raise click.UsageError(f"{address!r} is no registry's address: {error}") from None
     return addresses

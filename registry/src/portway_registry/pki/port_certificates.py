@@ -15,8 +15,15 @@ from typing import Final
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from portway_runtime.certificates import (
+    NamedFile,
+    check_validity,
+    issued_by,
+    load_certified_key,
+    parse_certificates,
+)
+from portway_runtime.errors import CertificateError
 from portway_runtime.file_stamps import stamps_of
 
 from portway_registry.config import Config, flag
@@ -49,15 +56,16 @@ def read_authority(config: Config, now: datetime.datetime) -> ClusterAuthority |
                 "--cluster-ca-key goes with --cluster-ca: give both, or neither for a CA of the cluster's"
             )
         return None
-    text = _read(config.cluster_ca, "cluster_ca")
-    for one in _certificates(text, config.cluster_ca, "cluster_ca"):
-        _check_time(one, now, config.cluster_ca, "cluster_ca")
-    if config.cluster_ca_key is None:
-        return ClusterAuthority(text, None)
-    names = f"--cluster-ca {config.cluster_ca}", f"--cluster-ca-key {config.cluster_ca_key}"
+    file = _file(config, "cluster_ca")
     try:
-        return ClusterAuthority(text, Signer.load(text, _read(config.cluster_ca_key, "cluster_ca_key"), names=names))
-    except PkiError as error:
+        text = file.read()
+        for one in parse_certificates(text, file):
+            check_validity(one, file, now)
+        if config.cluster_ca_key is None:
+            return ClusterAuthority(text, None)
+        key = _file(config, "cluster_ca_key")
+        return ClusterAuthority(text, Signer.load(text, key.read(), names=(str(file), str(key))))
+    except (CertificateError, PkiError) as error:
         raise ConfigError(str(error)) from error
 
 
@@ -162,54 +170,21 @@ def credentials(pair: FilePair | OwnPair, *, client_ca: bytes | None = None) -> 
 
 
 def _pair(config: Config, certificate_name: str, key_name: str, now: datetime.datetime) -> Pair:
-    path, key_path = getattr(config, certificate_name), getattr(config, key_name)
-    certificate, key = _read(path, certificate_name), _read(key_path, key_name)
-    leaf = _certificates(certificate, path, certificate_name)[0]
+    certificate, key = _file(config, certificate_name), _file(config, key_name)
     try:
-        private = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{flag(key_name)} {key_path} holds no unencrypted private key (PEM): {error}") from error
-    if private.public_key() != leaf.public_key():
-        raise ConfigError(f"{flag(key_name)} {key_path} is not the key of {flag(certificate_name)} {path}")
-    _check_time(leaf, now, path, certificate_name)
-    return Pair(certificate, key)
+        loaded = load_certified_key(certificate, key, now)
+    except CertificateError as error:
+        raise ConfigError(str(error)) from error
+    return Pair(loaded.chain, loaded.key)
 
 
-def _certificates(text: bytes, path: Path | None, name: str) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(text)
-    except ValueError as error:
-        raise ConfigError(f"{flag(name)} {path} holds no certificate (PEM): {error}") from error
-
-
-def _check_time(certificate: x509.Certificate, now: datetime.datetime, path: Path | None, name: str) -> None:
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if now > end:
-        raise ConfigError(f"{flag(name)} {path} has expired on {end:%Y-%m-%d %H:%M} UTC: put a new one in its place")
-    if now < start:
-        raise ConfigError(
-            f"{flag(name)} {path} is valid from {start:%Y-%m-%d %H:%M} UTC on, and here it is {now:%Y-%m-%d %H:%M}: "
-            "set this machine's clock, or wait"
-        )
+def _file(config: Config, name: str) -> NamedFile:
+    path: Path | None = getattr(config, name)
+    if path is None:
+        raise ConfigError(f"{flag(name)} FILE is needed (`portway-admin pki init` makes the files)")
+    return NamedFile(path, f"{flag(name)} {path}")
 
 
 def _leads_to(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> bool:
     """Whether a link of the chain was signed by one of the authorities."""
-    return any(_signed_by(link, authority) for link in chain for authority in authorities)
-
-
-def _signed_by(link: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        link.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _read(path: Path | None, name: str) -> bytes:
-    if path is None:
-        raise ConfigError(f"{flag(name)} FILE is needed (`portway-admin pki init` makes the files)")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {flag(name)} {path}: {error.strerror}") from error
+    return any(issued_by(link, authorities) for link in chain)

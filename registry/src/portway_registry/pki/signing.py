@@ -16,15 +16,13 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from portway_runtime.identities import BACKDATE, REGISTRY_NAME, node_name, region_name
 
 from portway_registry.errors import PkiError
-from portway_registry.names import REGISTRY_NAME, region_name, server_name
 
 _CA_LIFE: Final = datetime.timedelta(days=3650)
 # The longest that Apple's platforms accept from a CA the user installed.
 LEAF_LIFE: Final = datetime.timedelta(days=825)
-# A machine whose clock is behind must not find a new certificate "not yet valid".
-BACKDATE: Final = datetime.timedelta(hours=1)
 _LEAST_RSA_BITS: Final = 2048
 
 _SERVER: Final = (ExtendedKeyUsageOID.SERVER_AUTH,)
@@ -95,7 +93,7 @@ class Signer:
         issued: datetime.datetime | None = None,
     ) -> x509.Certificate:
         """A node's, which it shows to clients, to other nodes and to the registry; without a region any will do."""
-        names = [server_name(name), *([region_name(region)] if region else [])]
+        names = [node_name(name), *([region_name(region)] if region else [])]
         return self._issue(key, f"Portway node {name}", names, _SERVER_AND_CLIENT, life, issued)
 
     def region(self, key: PublicKey, region: str, domain: str) -> x509.Certificate:

@@ -18,12 +18,13 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.identities import NodeIdentity, node_name
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
-from portway_registry.names import check_domain, check_host, check_region, server_name
+from portway_registry.names import check_domain, check_host, check_region
 from portway_registry.nodes.hub import Hub
 from portway_registry.nodes.joining import Joining
-from portway_registry.services.callers import Certified, current_caller
+from portway_registry.services.callers import current_caller
 from portway_registry.state.views import Views
 from portway_registry.tunnels.port_blocks import PortBlocks
 
@@ -84,7 +85,7 @@ class Mesh(MeshServicer):
         return None if last is None else ResolveResponse(last=LastHolder(node=last.node, epoch=last.epoch))
 
 
-def _certified() -> Certified:
+def _certified() -> NodeIdentity:
     certified = current_caller.get().certificate
     assert certified is not None, "the mesh port lets only certificates in"
     return certified
@@ -103,7 +104,7 @@ async def _first(requests: Any) -> Register:
     return message.register
 
 
-def _check(node: NodeInfo, certified: Certified) -> None:
+def _check(node: NodeInfo, certified: NodeIdentity) -> None:
     """Whether the node is who its certificate says, and names an address. Raises NotAllowed and InvalidRequest."""
     name = certified.node
     if node.name != name:
@@ -113,8 +114,8 @@ def _check(node: NodeInfo, certified: Certified) -> None:
             f"the certificate is of a node of region {certified.region!r}, the registration names {node.region!r}: to "
             f"move the node invite it anew (`portway-admin node invite --region {node.region} --name {name}`)"
         )
-    if node.server_name != server_name(name):
-        raise InvalidRequest(f"server_name must be {server_name(name)}, the name in the node's certificate")
+    if node.server_name != node_name(name):
+        raise InvalidRequest(f"server_name must be {node_name(name)}, the name in the node's certificate")
     try:
         check_region(node.region)
         check_domain(node.domain)

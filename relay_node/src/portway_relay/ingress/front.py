@@ -16,15 +16,17 @@ from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.listening import open_sockets
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.config import Endpoint, NodeConfig
+from portway_relay.config import NodeConfig
 from portway_relay.ingress.client_hello import Invalid, Parsed
 from portway_relay.ingress.decision import Alert, ClientLane, Decision, Named, PeerLane, PlainHttp, choose_alpn, route
 from portway_relay.ingress.peek import Peek
-from portway_relay.net.listener import Listener, open_sockets
+from portway_relay.net.listener import Listener
 from portway_relay.net.plain_http import use_https
 from portway_relay.visits import Destination
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from portway_runtime.clocks import Monotonic
+from portway_runtime.endpoints import Endpoint
 
-from portway_relay.config import Endpoint
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
 from portway_relay.net.half_open import Crowd
 from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http

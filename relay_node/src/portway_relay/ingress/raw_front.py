@@ -8,10 +8,10 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
-from portway_relay.config import Endpoint
 from portway_relay.ingress.front import Finder
 from portway_relay.visits import Destination
 

@@ -18,8 +18,9 @@ from grpc import aio
 from portway_proto.v1.enrolment_pb2 import JoinRequest
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentStub
 from portway_proto.v1.types_pb2 import NodeCertificate
+from portway_runtime.clocks import UtcNow, utc_now
+from portway_runtime.identities import dns_names
 
-from portway_relay.certificates import Now, dns_names, utc_now
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
 from portway_relay.membership.state_folder import Kept
@@ -57,7 +58,7 @@ def parse_invitation(text: str) -> Invitation:
     return Invitation(match["id"], match["token"], match["address"])
 
 
-async def enter(config: NodeConfig, now: Now = utc_now) -> None:
+async def enter(config: NodeConfig, now: UtcNow = utc_now) -> None:
     """See to it that a node which lives by invitation has a good certificate, joining if it has to.
 
     Nothing for a node that was given its certificate. Waits while the registry cannot be reached. Raises JoinError.

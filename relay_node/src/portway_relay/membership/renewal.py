@@ -13,13 +13,13 @@ from typing import Final
 
 from cryptography import x509
 from portway_proto.v1.types_pb2 import NodeCertificate
+from portway_runtime.clocks import utc_now
+from portway_runtime.identities import BACKDATE
 from portway_runtime.tasks import Tasks
 
-from portway_relay.certificates import utc_now
 from portway_relay.config import NodeConfig
 from portway_relay.errors import JoinError, RenewalFailed
 from portway_relay.membership.state_folder import Kept
-from portway_relay.mesh.node_certificate import BACKDATE
 
 logger = logging.getLogger(__name__)
 

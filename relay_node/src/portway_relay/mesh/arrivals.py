@@ -30,10 +30,10 @@ from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
 
-from portway_relay.config import Endpoint
-from portway_relay.mesh.node_certificate import Certified, read_certified
 from portway_relay.net.half_open import Crowd
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class MeshEvents(Protocol):
         """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
         ...
 
-    def refuses(self, certified: Certified) -> str:
+    def refuses(self, certified: NodeIdentity) -> str:
         """Why lanes with this certificate are not taken; empty when they are."""
         ...
 
@@ -166,7 +166,7 @@ class Arrivals:
                 handshake = await stream.ready()
             finally:
                 self._shaking.discard(stream)
-            certified = read_certified(handshake.peer_certificate)
+            certified = read_identity_der(handshake.peer_certificate)
             why = "its certificate is no node's" if certified is None else self._events.refuses(certified)
             if certified is None or why:
                 stream.abort()
@@ -219,7 +219,7 @@ class Arrivals:
 class _PeerLane:
     """The LaneEvents of one lane: PEER first; then visits, or the frames of a control lane."""
 
-    def __init__(self, arrivals: Arrivals, events: MeshEvents, certified: Certified) -> None:
+    def __init__(self, arrivals: Arrivals, events: MeshEvents, certified: NodeIdentity) -> None:
         self.lane: Lane | None = None
         self.timer: asyncio.TimerHandle | None = None
         self._arrivals = arrivals

@@ -12,8 +12,8 @@ from portway_proto.v1.lane_pb2 import Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
+from portway_runtime.identities import NodeIdentity
 
-from portway_relay.mesh.node_certificate import Certified
 from portway_relay.mesh.peers import Peers
 from portway_relay.raw_ports.sibling_ports import SiblingPorts
 from portway_relay.routing.routes import Routes
@@ -86,7 +86,7 @@ class Inward:
         self._visits = visits
         self._describe = describe
 
-    def refuses(self, certified: Certified) -> str:
+    def refuses(self, certified: NodeIdentity) -> str:
         return self._peers.refuses(certified)
 
     def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:

@@ -6,12 +6,13 @@ from typing import Final
 
 from portway_carrier.contract import Carrier, Pool
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Address, ClientTls, DialTarget, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, SpareSizes
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MESH_ALPN, PROTOCOL_VERSION
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
@@ -73,4 +74,4 @@ class Peer:
         info, node = self.info, loaded.node
         tls = ClientTls(loaded.ca, info.server_name, MESH_ALPN, node.chain, node.key)
         hello = PeerHello(version=PROTOCOL_VERSION, control=control)
-        return DialTarget(Address(info.host, info.port), tls, (FrameType.PEER, hello.SerializeToString()))
+        return DialTarget(Endpoint(info.host, info.port), tls, (FrameType.PEER, hello.SerializeToString()))

@@ -10,10 +10,10 @@ from typing import Final
 from portway_carrier.contract import Carrier, Pool
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_runtime.identities import NodeIdentity
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.mesh.node_certificate import Certified
 from portway_relay.mesh.peer import Peer
 from portway_relay.metrics import PeerCounts
 
@@ -72,7 +72,7 @@ class Peers:
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]
 
-    def refuses(self, certified: Certified) -> str:
+    def refuses(self, certified: NodeIdentity) -> str:
         """Why nothing of who shows this certificate is believed or served; empty when it is."""
         if certified.node in self._removed:
             return "its node was removed"

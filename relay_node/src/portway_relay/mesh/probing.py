@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Address, ClientTls
+from portway_carrier.values import ClientTls
 from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
@@ -37,7 +38,7 @@ class Probing:
     async def _probe(self, asked: Probe) -> None:
         node = asked.node
         tls = ClientTls(self._certificates().ca, node.server_name, LINK_ALPN)
-        stream = self._carrier.connect(Address(node.host, node.port), tls)
+        stream = self._carrier.connect(Endpoint(node.host, node.port), tls)
         failure = ""
         try:
             handshake = await stream.ready()

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from portway_relay.config import Endpoint
-from portway_relay.errors import ListenError, PortsUsedUp
-from portway_relay.net.listener import Listener, open_sockets
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import ListenError
+from portway_runtime.listening import open_sockets
+
+from portway_relay.errors import PortsUsedUp
+from portway_relay.net.listener import Listener
 from portway_relay.raw_ports.account import PortAccount
 
 logger = logging.getLogger(__name__)

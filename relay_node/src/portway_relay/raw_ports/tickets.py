@@ -14,10 +14,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from portway_runtime.certificates import issued_by
 from portway_runtime.clocks import WallClock
+from portway_runtime.identities import NODE_SUFFIX, dns_names
 
-from portway_relay.certificates import LoadedCertificates, dns_names, issued_by
-from portway_relay.config import SERVER_NAME_SUFFIX
+from portway_relay.certificates import LoadedCertificates
 from portway_relay.errors import TicketInvalid
 
 TYPE: Final = "portway-ticket"
@@ -79,7 +80,7 @@ class Tickets:
             raise TicketInvalid("signed by nobody this cluster knows")
         if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
             raise TicketInvalid("signed with a certificate that has expired")
-        if not any(name.endswith(SERVER_NAME_SUFFIX) for name in dns_names(certificate)):
+        if not any(name.endswith(NODE_SUFFIX) for name in dns_names(certificate)):
             raise TicketInvalid("not signed by a node")
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):

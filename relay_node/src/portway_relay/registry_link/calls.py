@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 from grpc import aio
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
-
-from portway_relay.config import REGISTRY_NAME
+from portway_runtime.identities import REGISTRY_NAME
 
 if TYPE_CHECKING:
     from portway_proto.v1.mesh_pb2_grpc import MeshAsyncStub

@@ -27,11 +27,13 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
 from portway_runtime.clocks import Monotonic, WallClock
-from portway_runtime.descriptors import NoDescriptors, demand_descriptors
+from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import NoDescriptors
+from portway_runtime.identities import REGISTRY_NAME
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.config import REGISTRY_NAME, Endpoint
 from portway_relay.errors import RenewalFailed
 from portway_relay.registry_link.announcements import Announcements
 from portway_relay.registry_link.calls import Calls, reason_of

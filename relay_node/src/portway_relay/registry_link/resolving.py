@@ -14,7 +14,7 @@ import grpc
 from grpc import aio
 from portway_proto.v1.mesh_pb2 import ResolveManyRequest, ResolveRequest, ResolveResponse
 from portway_runtime.clocks import Monotonic
-from portway_runtime.rates import Bucket
+from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
 from portway_relay.registry_link.calls import Calls, reason_of
@@ -38,7 +38,7 @@ class Questions:
     def __init__(self, calls: Calls, tasks: Tasks, clock: Monotonic) -> None:
         self._calls = calls
         self._tasks = tasks
-        self._rate = Bucket(_A_SECOND, _BURST, clock)
+        self._rate = TokenBucket(_A_SECOND, _BURST, clock)
         self._waiting: list[_Waiting] = []
 
     async def ask(self, label: str) -> Answer:

@@ -14,7 +14,7 @@ from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.clocks import Monotonic
-from portway_runtime.rates import Bucket
+from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
 from portway_relay.routing.routes import Belief, Route, Routes
@@ -81,7 +81,7 @@ class Lookup:
         self._routes = routes
         self._mesh = mesh
         self._resolve = resolve
-        self._rate = Bucket(a_second, a_second, clock)
+        self._rate = TokenBucket(a_second, a_second, clock)
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
         self._asking: dict[str, asyncio.Task[None]] = {}

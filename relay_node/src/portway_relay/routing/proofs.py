@@ -9,7 +9,7 @@ from typing import Final
 
 from portway_proto.wire.labels import CHAIN_LENGTH, PROOF_SIZE, is_label
 from portway_runtime.clocks import Monotonic
-from portway_runtime.rates import Bucket
+from portway_runtime.rates import TokenBucket
 
 # Nodes and tokens; the one that asked for nothing for longest is forgotten first, which is in its favour.
 _REMEMBERED: Final = 10_000
@@ -23,7 +23,7 @@ class Proofs:
         self._a_second = a_second
         self._burst = burst
         self._clock = clock
-        self._accounts: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
+        self._accounts: OrderedDict[tuple[str, str], TokenBucket] = OrderedDict()
         self.unchecked: Counter[str] = Counter()  # by kind: "node" and "token"
 
     def wait(self, kind: str, name: str, epoch: int) -> float:
@@ -31,7 +31,7 @@ class Proofs:
         many seconds."""
         account = self._accounts.get((kind, name))
         if account is None:
-            account = self._accounts[kind, name] = Bucket(self._a_second, self._burst, self._clock)
+            account = self._accounts[kind, name] = TokenBucket(self._a_second, self._burst, self._clock)
             if len(self._accounts) > _REMEMBERED:
                 self._accounts.popitem(last=False)
         else:

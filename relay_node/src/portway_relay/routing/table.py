@@ -20,8 +20,9 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.labels import Epoch, Label, is_label, verify_proof
 from portway_runtime.clocks import WallClock
+from portway_runtime.errors import ListenError
 
-from portway_relay.errors import ListenError, PortsUsedUp, Refused
+from portway_relay.errors import PortsUsedUp, Refused
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.routing.proofs import Proofs, is_proof
 from portway_relay.routing.tunnel import Holder, Tunnel, short

@@ -18,9 +18,9 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-from portway_relay.config import Endpoint
 from portway_relay.errors import Refused
 from portway_relay.net.half_open import Crowd
 from portway_relay.sessions.messages import read

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from portway_carrier.contract import Stream
-from portway_carrier.values import Address, ClientTls
-from portway_relay.config import Endpoint
+from portway_carrier.values import ClientTls
+from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.cluster import LOOPBACK, Cluster, Dial, RunningNode
 from portway_testkit.link import Link
@@ -27,7 +27,7 @@ class Cable:
         self._stack = AsyncExitStack()
         self._front = Link(self._running.port)
         self._registry = Link(cluster.registry_config.mesh_listen.port)
-        self._outward: dict[Address, Link] = {}
+        self._outward: dict[Endpoint, Link] = {}
 
     def __enter__(self) -> Self:
         running = self._running
@@ -71,9 +71,9 @@ class Cable:
     def _dials(self, connect: Dial) -> Dial:
         """The node's own way to dial: through a link for each address."""
 
-        def dial(address: Address, tls: ClientTls | None) -> Stream:
+        def dial(address: Endpoint, tls: ClientTls | None) -> Stream:
             link = self._outward.get(address)
-            return connect(address if link is None else Address(LOOPBACK, link.port), tls)
+            return connect(address if link is None else Endpoint(LOOPBACK, link.port), tls)
 
         return dial
 
@@ -83,7 +83,7 @@ class Cable:
         for other in self._others():
             reached_at = other.config.advertise or other.config.listen
             link = await self._stack.enter_async_context(Link(reached_at.port))
-            self._outward[Address(reached_at.host, reached_at.port)] = link
+            self._outward[Endpoint(reached_at.host, reached_at.port)] = link
 
     def _others(self) -> list[RunningNode]:
         return [running for running in self.cluster.nodes.values() if running is not self._running]

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from portway_carrier.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Address, ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import HEADER_SIZE
+from portway_runtime.endpoints import Endpoint
 
 LABEL = "abcdefghijklmnop"
 OPENING = Opening(LABEL, "192.0.2.7", 4711)
@@ -151,7 +152,7 @@ class CarrierLink:
     def serve_with(self, port: int, host: str | None = None) -> None:
         self.table[LABEL] = LocalService(port, host)
 
-    def visitors(self, tls: ServerTls | None = None, opening: Opening = OPENING) -> Address:
+    def visitors(self, tls: ServerTls | None = None, opening: Opening = OPENING) -> Endpoint:
         """A public address: each who connects is joined to the pool."""
 
         async def join(sock: socket.socket) -> None:
@@ -175,7 +176,7 @@ class CarrierLink:
         """Every lane is idle again, on both sides."""
         await until(lambda: self.pool.counts.busy == 0 and self.serving.counts.busy == 0)
 
-    def _listen(self, handle: Callable[[socket.socket], Awaitable[None]]) -> Address:
+    def _listen(self, handle: Callable[[socket.socket], Awaitable[None]]) -> Endpoint:
         sock = listener()
         self._sockets.append(sock)
 
@@ -186,7 +187,7 @@ class CarrierLink:
                 await handle(connection)
 
         self._accepting.append(asyncio.ensure_future(accept()))
-        return Address("127.0.0.1", sock.getsockname()[1])
+        return Endpoint("127.0.0.1", sock.getsockname()[1])
 
     async def _accept_lane(self, sock: socket.socket) -> None:
         stream: Stream = self.node.accept(sock, self._server_tls)
@@ -274,7 +275,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.drain()
 
 
-async def visit(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def visit(address: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(address.host, address.port)
 
 

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from portway_carrier.contract import Stream
-from portway_carrier.values import Address, ClientTls
-from portway_relay.config import Endpoint
+from portway_carrier.values import ClientTls
+from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.cluster import LOOPBACK, Cluster, Dial
 from portway_testkit.link import Link
@@ -24,12 +24,12 @@ class ClientCable:
         self._stack = AsyncExitStack()
         self._links = {Link(running.port): running for running in cluster.nodes.values()}
         self._registry = Link(cluster.registry_config.listen.port)
-        self._direct: dict[Address, Address] = {}
+        self._direct: dict[Endpoint, Endpoint] = {}
 
     def __enter__(self) -> Self:
         self._cluster.run(self._open)
         for link, running in self._links.items():
-            self._direct[Address(LOOPBACK, link.port)] = Address(LOOPBACK, running.port)
+            self._direct[Endpoint(LOOPBACK, link.port)] = Endpoint(LOOPBACK, running.port)
             running.config = dataclasses.replace(
                 running.config, advertise=Endpoint(LOOPBACK, link.port), public_port=running.port
             )
@@ -53,7 +53,7 @@ class ClientCable:
         self._all(lambda link: link.mend())
 
     def _past_the_links(self, connect: Dial) -> Dial:
-        def dial(address: Address, tls: ClientTls | None) -> Stream:
+        def dial(address: Endpoint, tls: ClientTls | None) -> Stream:
             return connect(self._direct.get(address, address), tls)
 
         return dial

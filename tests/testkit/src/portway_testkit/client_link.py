@@ -6,7 +6,7 @@ Here: the link on the cluster's loop, the node told to advertise it. Not here: w
 import dataclasses
 from typing import Self
 
-from portway_relay.config import Endpoint
+from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.cluster import LOOPBACK, Cluster
 from portway_testkit.link import Link

@@ -16,19 +16,20 @@ from typing import Any, Self, TypeVar
 
 import uvloop
 from portway_carrier.contract import Stream
-from portway_carrier.values import Address, ClientTls
+from portway_carrier.values import ClientTls
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
 from portway_registry.pki.folder import Authority
 from portway_registry.server import Registry
-from portway_relay.config import Endpoint, NodeConfig, NodeLimits, PortRange
+from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.node import Node
+from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.admin import AdminCalls
 from portway_testkit.ports import raw_port_range
 
 T = TypeVar("T")
-Dial = Callable[[Address, ClientTls | None], Stream]
+Dial = Callable[[Endpoint, ClientTls | None], Stream]
 
 LOOPBACK = "127.0.0.1"
 # curl and browsers resolve every name below it to loopback by themselves.
@@ -181,8 +182,8 @@ class Cluster:
         self.ca = self.pki / "ca.crt"
         self.nodes: dict[str, RunningNode] = {}
         given: dict[str, Any] = {
-            "listen": registry_config.Address(LOOPBACK, 0),
-            "mesh_listen": registry_config.Address(LOOPBACK, 0),
+            "listen": Endpoint(LOOPBACK, 0),
+            "mesh_listen": Endpoint(LOOPBACK, 0),
             "tls_cert": self.pki / "registry.crt",
             "tls_key": self.pki / "registry.key",
             "cluster_ca": self.ca,
@@ -319,6 +320,6 @@ class Cluster:
         await self._stop.wait()
 
 
-def _address(text: str) -> registry_config.Address:
+def _address(text: str) -> Endpoint:
     host, _, port = text.rpartition(":")
-    return registry_config.Address(host.strip("[]"), int(port))
+    return Endpoint(host.strip("[]"), int(port))

@@ -14,7 +14,7 @@ from portway.engine.directory import Node
 from portway.engine.link import Link
 from portway.engine.search import Attached, Resumption
 from portway.engine.session import End, SessionOver
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_testkit.clock import ManualClock
@@ -27,7 +27,7 @@ class FakeSession:
     """Up until a test ends it; binds whatever it is asked to."""
 
     def __init__(self, name: str = "n1") -> None:
-        self.node = Node(name, "fra", Address(f"{name}.test", 443), f"{name}.node.portway.internal")
+        self.node = Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal")
         self.key = SessionKey(f"{name}-{id(self)}".encode(), b"secret")
         self.binds: list[BindRequest] = []
         self.bound = asyncio.Event()

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from portway_carrier.contract import Outcome, VisitEnd
 from portway_carrier.errors import TlsSettingsError
-from portway_carrier.values import Address, ServerTls
+from portway_carrier.values import ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.labels import Epoch, Label
-from portway_relay.config import Endpoint
 from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import Visits
+from portway_runtime.endpoints import Endpoint
 
 LABEL = Label("k5zq2w7b3xav6mdy")
 PEER = Endpoint("192.0.2.7", 4711)
@@ -31,7 +31,7 @@ class FakeStream:
     """A visitor whose first bytes come when the test says so."""
 
     def __init__(self, sock: socket.socket, tls: ServerTls | None) -> None:
-        self.peer = Address(*sock.getpeername())
+        self.peer = Endpoint(*sock.getpeername())
         self.tls = tls
         self.asked: list[float] = []
         self.finished: list[bytes] = []

@@ -17,11 +17,12 @@ from portway_proto.v1.lane_pb2 import Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
-from portway_relay.certificates import Identity, LoadedCertificates
-from portway_relay.config import Endpoint
+from portway_relay.certificates import LoadedCertificates
 from portway_relay.mesh.arrivals import Arrivals
-from portway_relay.mesh.node_certificate import Certified
 from portway_relay.mesh.peers import Peers
+from portway_runtime.certificates import CertifiedKey
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.identities import NodeIdentity
 from portway_runtime.tasks import Tasks
 
 SUFFIX = ".node.portway.internal"
@@ -37,7 +38,7 @@ def certificates(authority: trustme.CA, *names: str) -> LoadedCertificates:
     leaf = authority.issue_cert(*names)
     chain, key = b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes()
     ca = authority.cert_pem.bytes()
-    identity: Any = Identity(chain, key, None)  # type: ignore[arg-type]
+    identity: Any = CertifiedKey(chain, key, None)  # type: ignore[arg-type]
     mesh = ServerTls(chain, key, alpn=MESH_ALPN, client_ca=ca)
     return LoadedCertificates(ca, (), identity, {}, mesh, mesh, {})
 
@@ -96,7 +97,7 @@ class Node:
         self.visits.append(opening)
         lane.refuse(RefusalReason.NOT_HERE)
 
-    def refuses(self, certified: Certified) -> str:
+    def refuses(self, certified: NodeIdentity) -> str:
         return self.peers.refuses(certified)
 
     def routes_told(self, node: str, routes: Routes) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 from portway_carrier.contract import Lane, PoolCounts
 from portway_carrier.errors import CarrierError, ConnectionLost
-from portway_carrier.values import Address, PoolLimits
+from portway_carrier.values import PoolLimits
 from portway_proto.v1.lane_pb2 import (
     Bind,
     BindRefused,
@@ -42,6 +42,7 @@ from portway_relay.routing.tunnel import Tunnel
 from portway_relay.sessions.grants import GrantCheck
 from portway_relay.sessions.session import PublicAddress, Session
 from portway_relay.sessions.sessions import Sessions
+from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.clock import ManualClock
 from portway_testkit.raw_ports import own_ports
@@ -50,7 +51,7 @@ M = TypeVar("M", bound=Message)
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 CLUSTER = "cluster-1"
-PEER = Address("192.0.2.9", 40_000)
+PEER = Endpoint("192.0.2.9", 40_000)
 _ANSWERS: dict[int, type[Message]] = {
     FrameType.WELCOME: Welcome,
     FrameType.BOUND: Bound,
@@ -69,7 +70,7 @@ class FakeLane:
     refused: RefusalReason | None = None
     closed: bool = False
     aborted: bool = False
-    peer: Address = PEER
+    peer: Endpoint = PEER
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
         if not self.closed:

@@ -27,10 +27,11 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
-from portway_registry.config import Address, Config
-from portway_registry.names import REGISTRY_NAME, server_name
+from portway_registry.config import Config
 from portway_registry.pki.folder import Authority
 from portway_registry.server import Registry
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.identities import REGISTRY_NAME, node_name
 from portway_runtime.tasks import Tasks
 
 LOOPBACK = "127.0.0.1"
@@ -62,8 +63,8 @@ class Pki:
     def config(self, folder: Path, **settings: Any) -> Config:
         """A registry's settings on loopback, with its files in `folder`; nothing is kept unless `store` says so."""
         given: dict[str, Any] = {
-            "listen": Address(LOOPBACK, 0),
-            "mesh_listen": Address(LOOPBACK, 0),
+            "listen": Endpoint(LOOPBACK, 0),
+            "mesh_listen": Endpoint(LOOPBACK, 0),
             "tls_cert": self.folder / "registry.crt",
             "tls_key": self.folder / "registry.key",
             "cluster_ca": self.ca,
@@ -126,7 +127,7 @@ def node_info(name: str, region: str = "fra", **more: Any) -> NodeInfo:
         "region": region,
         "host": LOOPBACK,
         "port": 443,
-        "server_name": server_name(name),
+        "server_name": node_name(name),
         "domain": "tunnels.example",
         "version": "1.2.3",
         "state": NODE_STATE_READY,

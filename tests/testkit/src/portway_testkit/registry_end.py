@@ -26,11 +26,12 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_registry.pki.folder import Authority
-from portway_relay.certificates import Identity, LoadedCertificates
-from portway_relay.config import Endpoint
+from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.announcements import Announcements
 from portway_relay.registry_link.link import RegistryLink
 from portway_runtime import clocks as clock
+from portway_runtime.certificates import CertifiedKey
+from portway_runtime.endpoints import Endpoint
 
 LEASE = 77
 
@@ -159,7 +160,7 @@ class Certified:
         return (self.pki / name).read_bytes()
 
     def loaded(self) -> LoadedCertificates:
-        node = Identity(self.read("node-relay-1.crt"), self.read("node-relay-1.key"), None)  # type: ignore[arg-type]
+        node = CertifiedKey(self.read("node-relay-1.crt"), self.read("node-relay-1.key"), None)  # type: ignore[arg-type]
         return LoadedCertificates(self.read("ca.crt"), (), node, {}, None, None, {})  # type: ignore[arg-type]
 
 

@@ -10,12 +10,13 @@ from portway.engine.directory import Node
 from portway.engine.failures import Failure
 from portway_carrier.contract import PoolCounts
 from portway_carrier.errors import CarrierError, ConnectFailed, PeerFailed
-from portway_carrier.values import Address, ClientTls, DialTarget, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.endpoints import Endpoint
 
-NODE = Node("one", "fra", Address("192.0.2.1", 443), "one.node.portway.internal")
+NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal")
 
 
 def welcomed(name: bytes, max_lanes: int = 0) -> Welcomed:

@@ -8,10 +8,11 @@ from portway.engine import dial as module
 from portway.engine.dial import DialFailed, dial, given_up
 from portway.engine.directory import Node, RoundTrip
 from portway_carrier.errors import CarrierError, ConnectFailed, HandshakeFailed, TlsSettingsError
-from portway_carrier.values import Address, ClientTls, Handshake
+from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.endpoints import Endpoint
 
-NODE = Node("fra-1", "fra", Address("192.0.2.1", 443), "fra-1.node.portway.internal")
+NODE = Node("fra-1", "fra", Endpoint("192.0.2.1", 443), "fra-1.node.portway.internal")
 
 
 class Stream:
@@ -36,9 +37,9 @@ class Stream:
 class Carrier:
     def __init__(self, outcome: Handshake | CarrierError | None) -> None:
         self.stream = Stream(outcome)
-        self.asked: list[tuple[Address, ClientTls]] = []
+        self.asked: list[tuple[Endpoint, ClientTls]] = []
 
-    def connect(self, address: Address, tls: ClientTls) -> Any:
+    def connect(self, address: Endpoint, tls: ClientTls) -> Any:
         self.asked.append((address, tls))
         if isinstance(self.stream.outcome, TlsSettingsError):
             raise self.stream.outcome

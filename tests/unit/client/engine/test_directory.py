@@ -9,9 +9,9 @@ import pytest
 from portway.engine import directory as discovery
 from portway.engine.directory import Directory, Grant, Located, Node, on_thread
 from portway.errors import AuthError, Error, UnreachableError
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 
-NODE = Node("one", "fra", Address("192.0.2.1", 443), "one.node.portway.internal")
+NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal")
 
 
 class FakeRegistries:

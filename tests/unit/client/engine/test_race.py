@@ -8,8 +8,9 @@ from portway.engine import race as module
 from portway.engine.directory import Node, RoundTrip
 from portway.engine.race import RACERS, Course, race
 from portway_carrier.errors import ConnectFailed
-from portway_carrier.values import Address, ClientTls, Handshake
+from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.endpoints import Endpoint
 
 SOON = 0.0  # a stagger that is over at once
 LATER = 60.0  # one that does not end within a test
@@ -43,7 +44,7 @@ class Track:
         self.dials: dict[str, Dial] = {}
         self.begun = asyncio.Event()
 
-    def connect(self, address: Address, tls: ClientTls) -> Dial:
+    def connect(self, address: Endpoint, tls: ClientTls) -> Dial:
         dial = self.dials[address.host] = Dial(address.host)
         self.begun.set()
         return dial
@@ -55,7 +56,7 @@ class Track:
 
 
 def node(name: str) -> Node:
-    return Node(name, "fra", Address(name, 443), f"{name}.node.portway.internal")
+    return Node(name, "fra", Endpoint(name, 443), f"{name}.node.portway.internal")
 
 
 class Runners:

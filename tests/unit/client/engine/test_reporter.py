@@ -8,10 +8,10 @@ from portway.engine import reporter as reporting
 from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip
 from portway.engine.reporter import REPORT_AFTER, REPORT_WITHIN, Reporter, is_news
 from portway.errors import AuthError, UnreachableError
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-NODE = Node("fra-1", "fra", Address("192.0.2.1", 443), "fra-1.node.portway.internal")
+NODE = Node("fra-1", "fra", Endpoint("192.0.2.1", 443), "fra-1.node.portway.internal")
 
 
 def located(ms: float, *, learned: bool) -> Located:

@@ -14,9 +14,10 @@ from portway.engine.search import Refused, Resumption, Search
 from portway.engine.session import SessionOver
 from portway.errors import AuthError, Error, UnreachableError
 from portway_carrier.errors import CarrierError, ConnectFailed
-from portway_carrier.values import Address, ClientTls, Handshake
+from portway_carrier.values import ClientTls, Handshake
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.endpoints import Endpoint
 
 FULL = Failure(FailureCode.FAILURE_CODE_OVERLOADED, "full")
 REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
@@ -26,7 +27,7 @@ KEY = SessionKey(b"id", b"secret")
 
 
 def node(name: str, region: str = "fra") -> Node:
-    return Node(name, region, Address(f"{name}.test", 443), f"{name}.node.portway.internal")
+    return Node(name, region, Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal")
 
 
 class FakeStream:
@@ -54,7 +55,7 @@ class FakeCarrier:
         self.dialled: list[FakeStream] = []
         self.tls: list[ClientTls] = []
 
-    def connect(self, address: Address, tls: ClientTls) -> FakeStream:
+    def connect(self, address: Endpoint, tls: ClientTls) -> FakeStream:
         name = address.host.removesuffix(".test")
         self.tls.append(tls)
         self.dialled.append(FakeStream(name, self.outcomes.get(name)))

@@ -10,11 +10,11 @@ from portway.engine.dial import DialFailed, Dialled
 from portway.engine.directory import Expected, Node, RoundTrip, Survey, Surveyed
 from portway.engine.race import RACERS
 from portway.engine.survey import ABREAST, Measured, measure, pick
-from portway_carrier.values import Address
+from portway_runtime.endpoints import Endpoint
 
 
 def surveyed(name: str, state: str = "ready") -> Surveyed:
-    return Surveyed(Node(name, "fra", Address("192.0.2.1", 443), f"{name}.test"), state, Expected(0, False), 0.0, 0)
+    return Surveyed(Node(name, "fra", Endpoint("192.0.2.1", 443), f"{name}.test"), state, Expected(0, False), 0.0, 0)
 
 
 def took(name: str, milliseconds: float, state: str = "ready") -> Measured:

@@ -12,9 +12,10 @@ from portway.engine.directory import Node
 from portway.engine.race import STAGGER, Course
 from portway.engine.race import race as real_race
 from portway_carrier.errors import ConnectFailed
-from portway_carrier.values import Address, ClientTls, Handshake
+from portway_carrier.values import ClientTls, Handshake
 from portway_lab.simulation.race_rule import Dialled, race
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.endpoints import Endpoint
 
 NAMES = "abcdefgh"
 # Who was ready, and when in milliseconds.
@@ -64,13 +65,13 @@ class _Carrier:
     def __init__(self, endings: dict[str, Ending]) -> None:
         self._endings = endings
 
-    def connect(self, address: Address, tls: ClientTls) -> _Dial:
+    def connect(self, address: Endpoint, tls: ClientTls) -> _Dial:
         return _Dial(self._endings[address.host])
 
 
 def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
     async def run() -> Finish:
-        nodes = [Node(name, "fra", Address(name, 443), name) for name in endings]
+        nodes = [Node(name, "fra", Endpoint(name, 443), name) for name in endings]
         clock = asyncio.get_running_loop().time
         found: Finish = []
         carrier: Any = _Carrier(endings)

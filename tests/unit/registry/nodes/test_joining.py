@@ -16,10 +16,11 @@ from portway_registry.errors import (
 )
 from portway_registry.nodes.joining import Joining
 from portway_registry.pki.cluster_authority import ClusterAuthority
-from portway_registry.pki.signing import BACKDATE, Signer
+from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
 from portway_registry.store.embedded import EmbeddedStore
+from portway_runtime.identities import BACKDATE
 
 NOW_MS = 1_800_000_000_500
 LIFE = 100

@@ -10,11 +10,12 @@ import trustme
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tokens import TokenCheck, make
 from portway_registry.errors import NodeRemoved, NotANode, TokenMissing
-from portway_registry.services.callers import Certified, by_certificate, by_token, peer_address
+from portway_registry.services.callers import by_certificate, by_token, peer_address
 from portway_registry.state import keys
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord, decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
+from portway_runtime.identities import NodeIdentity
 
 
 class Call:
@@ -61,7 +62,7 @@ async def test_a_node_is_who_its_certificate_names(names: list[str], region: str
     issued = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     caller = await by_certificate(standing)(Call(certificate=certificate(*names, issued=issued)))
     assert (caller.role, caller.name, caller.token) == (Role.NODE, "fra-1", None)
-    assert caller.certificate == Certified("fra-1", region, int(issued.timestamp() * 1000))
+    assert caller.certificate == NodeIdentity("fra-1", region, int(issued.timestamp() * 1000))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import trustme
 from portway_proto.wire.limits import LINK_ALPN
-from portway_relay.config import Endpoint
-from portway_relay.errors import ListenError
 from portway_relay.ingress.decision import Alert
 from portway_relay.routing.tunnel import Tunnel
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import ListenError
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 from portway_testkit.front_door import GREETING, HOST, NODE, Around, answer, visit

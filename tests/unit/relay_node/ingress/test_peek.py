@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from portway_relay.config import Endpoint
 from portway_relay.ingress import peek as peek_module
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, Parsed, parse
 from portway_relay.ingress.peek import Peek
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import until
 from portway_testkit.hellos import message_of, real_hello, records, server_name
 

@@ -5,9 +5,9 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from portway_relay.config import Endpoint
 from portway_relay.ingress.raw_front import RawFront
 from portway_relay.visits import Destination
+from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock

@@ -6,10 +6,11 @@ import socket
 import pytest
 import trustme
 from portway_carrier.contract import Outcome, VisitEnd
-from portway_carrier.values import Address, ClientTls
+from portway_carrier.values import ClientTls
 from portway_proto.wire.frames import RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.mesh import arrivals as arrivals_module
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import until
 from portway_testkit.mesh_lanes import OPENING, SUFFIX, Make, certificates
 
@@ -123,7 +124,7 @@ async def test_a_lane_that_says_nothing_is_closed(make: Make, authority: trustme
     context = certificates(authority, "one" + SUFFIX)
     one = make("one")
     tls = ClientTls(context.ca, "two" + SUFFIX, MESH_ALPN, context.node.chain, context.node.key)
-    stream = one.carrier.connect(Address("127.0.0.1", two.info.port), tls)
+    stream = one.carrier.connect(Endpoint("127.0.0.1", two.info.port), tls)
     await stream.ready()
     await until(lambda: len(two.arrivals.waiting) == 1)
     await until(lambda: len(two.arrivals) == 0)

@@ -1,4 +1,4 @@
-"""Listening sockets: where they are opened, who is accepted, and what running out of descriptors does."""
+"""Listening sockets: who is accepted, and what running out of descriptors does."""
 
 import asyncio
 import errno
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from portway_relay.config import Endpoint
-from portway_relay.errors import ListenError
 from portway_relay.net import listener as listener_module
-from portway_relay.net.listener import Listener, open_sockets, peer_of
+from portway_relay.net.listener import Listener
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.listening import open_sockets
 from portway_testkit.carriers import until
 
 Accept = tuple[socket.socket, tuple[object, ...]]
@@ -216,121 +216,3 @@ async def test_every_address_is_both_families() -> None:
             assert peer == Endpoint(*visitor.getsockname()[:2])
             assert peer.host == host
     listener.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "peer"),
-    [
-        (("192.0.2.7", 80), Endpoint("192.0.2.7", 80)),
-        (("::ffff:192.0.2.7", 80, 0, 0), Endpoint("192.0.2.7", 80)),
-        (("2001:db8::1", 80, 0, 0), Endpoint("2001:db8::1", 80)),
-        (("fe80::1%eth0", 80, 0, 2), Endpoint("fe80::1", 80)),
-        (("::ffff:0:0:1", 80, 0, 0), Endpoint("::ffff:0:0:1", 80)),
-    ],
-)
-def test_a_peer_is_told_by_the_address_it_has(name: tuple[object, ...], peer: Endpoint) -> None:
-    """Mapped addresses are IPv4 ones; scopes are no part of an address."""
-    assert peer_of(name) == peer
-
-
-def _resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
-    def getaddrinfo(host: str, port: int, **hints: object) -> list[tuple[object, ...]]:
-        family = {True: socket.AF_INET6, False: socket.AF_INET}
-        return [(family[":" in found], socket.SOCK_STREAM, 6, "", (found, port)) for found in hosts]
-
-    monkeypatch.setattr(listener_module.socket, "getaddrinfo", getaddrinfo)
-
-
-def _ports(sockets: list[socket.socket]) -> list[tuple[str, int]]:
-    names = [sock.getsockname()[:2] for sock in sockets]
-    for sock in sockets:
-        assert sock.gettimeout() == 0
-        sock.close()
-    return names
-
-
-def test_a_name_is_listened_on_at_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Port 0 becomes one port, the same on each address, each of them once."""
-    _resolve_to(monkeypatch, "127.0.0.1", "::1", "127.0.0.1")
-    names = _ports(open_sockets(Endpoint("relay.example.com", 0)))
-    assert [host for host, _ in names] == ["127.0.0.1", "::1"]
-    assert len({port for _, port in names}) == 1
-    assert names[0][1] != 0
-
-
-def test_a_port_that_is_taken_on_one_address_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A free port of the first address that somebody holds on the second is given up for another."""
-    _resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
-    opened: list[tuple[str, int]] = []
-    really_open = listener_module._open
-
-    def open_once_in_vain(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-        opened.append((host, port))
-        if len(opened) == 2:
-            raise OSError(errno.EADDRINUSE, "Address already in use")
-        return really_open(family, host, port)
-
-    monkeypatch.setattr(listener_module, "_open", open_once_in_vain)
-    names = _ports(open_sockets(Endpoint("relay.example.com", 0)))
-    assert [host for host, _ in opened] == ["127.0.0.1", "127.0.0.2"] * 2
-    assert opened[2] == ("127.0.0.1", 0)
-    assert names == [("127.0.0.1", names[0][1]), ("127.0.0.2", names[0][1])]
-
-
-def test_a_port_that_is_never_free_everywhere_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries for one port on every address are bounded, and leave no socket."""
-    _resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
-    really_open = listener_module._open
-    tries: list[str] = []
-
-    def open_first_alone(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-        tries.append(host)
-        if host == "127.0.0.2":
-            raise OSError(errno.EADDRINUSE, "Address already in use")
-        return really_open(family, host, port)
-
-    monkeypatch.setattr(listener_module, "_open", open_first_alone)
-    with pytest.raises(ListenError, match=r"cannot listen on relay\.example\.com:0: Address already in use"):
-        open_sockets(Endpoint("relay.example.com", 0))
-    assert tries == ["127.0.0.1", "127.0.0.2"] * 16
-
-
-def test_an_address_that_is_nobodys_here_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another port cannot mend is told at the first try."""
-    _resolve_to(monkeypatch, "127.0.0.1", "192.0.2.1")
-    with pytest.raises(ListenError, match=r"cannot listen on relay\.example\.com:0: Cannot assign"):
-        open_sockets(Endpoint("relay.example.com", 0))
-
-
-def test_a_port_that_is_taken_is_named() -> None:
-    """The error says which address, what is wrong with it, and that another port could be had."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use") as caught:
-            open_sockets(Endpoint("127.0.0.1", port))
-    assert caught.value.port_taken
-
-
-def test_an_address_of_another_machine_is_named() -> None:
-    """No port of an address that is not this machine's can be listened on."""
-    with pytest.raises(ListenError, match=r"cannot listen on \[2001:db8::1\]:0: ") as caught:
-        open_sockets(Endpoint("2001:db8::1", 0))
-    assert not caught.value.port_taken
-
-
-def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver's answer is passed on."""
-
-    def getaddrinfo(*arguments: object, **hints: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(listener_module.socket, "getaddrinfo", getaddrinfo)
-    with pytest.raises(ListenError, match=r"cannot listen on relay\.example:443: Name or service not known"):
-        open_sockets(Endpoint("relay.example", 443))
-
-
-@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", ".example"])
-def test_what_can_be_no_name_is_a_listen_error_too(host: str) -> None:
-    """A host that cannot even be asked for is told like one that nobody knows."""
-    with pytest.raises(ListenError, match="no host name"):
-        open_sockets(Endpoint(host, 0))

@@ -5,10 +5,12 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from portway_relay.config import Endpoint, PortRange
-from portway_relay.errors import ListenError, PortsUsedUp
+from portway_relay.config import PortRange
+from portway_relay.errors import PortsUsedUp
 from portway_relay.raw_ports import sockets as raw_module
 from portway_relay.raw_ports.sockets import RawPorts
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import ListenError
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 from portway_testkit.raw_ports import REST, own_ports

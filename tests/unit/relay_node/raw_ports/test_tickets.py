@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from portway_carrier.values import ServerTls
-from portway_relay.certificates import Identity, LoadedCertificates
+from portway_relay.certificates import LoadedCertificates
 from portway_relay.errors import TicketInvalid
 from portway_relay.raw_ports.tickets import TYPE, Tickets
+from portway_runtime.certificates import CertifiedKey
 from portway_testkit.clock import ManualClock
 
 LABEL = "k5zq2w7b3xav6mdy"
@@ -50,7 +51,7 @@ class Signer:
 
 def signer(ca: trustme.CA, leaf: trustme.LeafCert, trusted: trustme.CA | None = None) -> Signer:
     chain = leaf.cert_chain_pems[0].bytes()
-    identity = Identity(chain, leaf.private_key_pem.bytes(), x509.load_pem_x509_certificate(chain))
+    identity = CertifiedKey(chain, leaf.private_key_pem.bytes(), x509.load_pem_x509_certificate(chain))
     ca_pem = (trusted or ca).cert_pem.bytes()
     authorities = (x509.load_pem_x509_certificate(ca_pem),)
     tls = ServerTls(chain, identity.key)
@@ -165,7 +166,7 @@ def test_a_longer_curve_makes_no_ticket(authority: trustme.CA, clock: ManualCloc
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     usual = signer(authority, authority.issue_cert(NODE))
-    node = Identity(usual.loaded.node.chain, pem, usual.loaded.node.certificate)
+    node = CertifiedKey(usual.loaded.node.chain, pem, usual.loaded.node.certificate)
     loaded = LoadedCertificates(
         usual.loaded.ca, usual.loaded.authorities, node, {}, usual.loaded.link_tls, usual.loaded.mesh_tls, {}
     )

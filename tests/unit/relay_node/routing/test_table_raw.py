@@ -10,8 +10,9 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_PROOF,
 )
 from portway_relay.config import PortRange
-from portway_relay.errors import ListenError, Refused
+from portway_relay.errors import Refused
 from portway_relay.raw_ports import sockets as raw_module
+from portway_runtime.errors import ListenError
 from portway_testkit.clock import ManualClock
 from portway_testkit.tunnel_table import (
     CHAIN,

@@ -21,9 +21,9 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
-from portway_relay.config import Endpoint
 from portway_relay.errors import GrantRefused, Refused
 from portway_relay.sessions.greeter import PATIENCE, Greeter
+from portway_runtime.endpoints import Endpoint
 from portway_testkit.carriers import until
 from portway_testkit.clock import ManualClock
 from portway_testkit.node_sessions import FakeLane

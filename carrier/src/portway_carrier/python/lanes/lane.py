@@ -30,12 +30,12 @@ from portway_proto.wire.lane import (
     VisitReset,
 )
 from portway_proto.wire.limits import HEADER_SIZE, MAX_KEPT
+from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.contract import LaneEvents
 from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_carrier.python.lanes.lane_visit import LaneVisit
 from portway_carrier.python.transport.connection import Connection
-from portway_carrier.values import Address
 
 if TYPE_CHECKING:
     from portway_carrier.python.carrier import PythonCarrier
@@ -75,7 +75,7 @@ class PyLane(Connection):
         self,
         carrier: "PythonCarrier",
         transport: asyncio.Transport,
-        peer: Address,
+        peer: Endpoint,
         side: Side,
         events: LaneEvents,
         *,

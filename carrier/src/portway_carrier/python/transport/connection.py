@@ -7,9 +7,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portway_proto.wire.frames import Bytes
+from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.python.transport import kernel
-from portway_carrier.values import Address
 
 if TYPE_CHECKING:
     from portway_carrier.python.carrier import PythonCarrier
@@ -33,7 +33,7 @@ class Connection(asyncio.BufferedProtocol):
         "writes_paused",
     )
 
-    def __init__(self, carrier: "PythonCarrier", peer: Address, *, tls: bool) -> None:
+    def __init__(self, carrier: "PythonCarrier", peer: Endpoint, *, tls: bool) -> None:
         self.carrier = carrier
         self.tls = tls
         self.transport: asyncio.Transport | None = None
@@ -44,7 +44,7 @@ class Connection(asyncio.BufferedProtocol):
         self._linger_left = 0
 
     @property
-    def peer(self) -> Address:
+    def peer(self) -> Endpoint:
         return self._peer
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from portway_proto.wire.frames import Bytes
 from portway_proto.wire.limits import MAX_KEPT
+from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.errors import CarrierError, ConnectionLost
 from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.connection import Connection
-from portway_carrier.values import Address, Handshake
+from portway_carrier.values import Handshake
 
 if TYPE_CHECKING:
     from portway_carrier.python.carrier import PythonCarrier
@@ -68,7 +69,7 @@ class PyStream(Connection):
         "partner",
     )
 
-    def __init__(self, carrier: "PythonCarrier", peer: Address, *, tls: bool) -> None:
+    def __init__(self, carrier: "PythonCarrier", peer: Endpoint, *, tls: bool) -> None:
         super().__init__(carrier, peer, tls=tls)
         self.opening: asyncio.Task[None] | None = None  # brings it up
         self.owner: StreamOwner | None = None

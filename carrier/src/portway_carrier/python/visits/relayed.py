@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from portway_proto.wire.frames import Bytes, RefusalReason
 from portway_proto.wire.lane import Ending
+from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.errors import CarrierError, ConnectionLost
-from portway_carrier.values import Address
 
 if TYPE_CHECKING:
     from portway_carrier.python.lanes.lane import PyLane
@@ -33,7 +33,7 @@ class LaneStream:
         lane.sink = self._arrived
 
     @property
-    def peer(self) -> Address:
+    def peer(self) -> Endpoint:
         return self.lane.peer
 
     @property

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.lane import Ending
+from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.contract import LocalService, Outcome, ServeEvents
 from portway_carrier.errors import CarrierError, ConnectFailed
@@ -13,7 +14,6 @@ from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.transport import establish, kernel
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.running import RunningVisit
-from portway_carrier.values import Address
 
 if TYPE_CHECKING:
     from portway_carrier.python.carrier import PythonCarrier
@@ -59,7 +59,7 @@ class ServedVisit(RunningVisit):
         failures = []
         reason = RefusalReason.UNREACHABLE
         for host in hosts:
-            stream = PyStream(self.carrier, Address(host, self._service.port), tls=False)
+            stream = PyStream(self.carrier, Endpoint(host, self._service.port), tls=False)
             await establish.connect(self.carrier, stream)
             if stream.lost is None:
                 self._dial = None

@@ -1,0 +1,121 @@
+"""Certificate files: read, checked, and read again when they change.
+
+Here: that a certificate fits its key and its time; each error names the file as the caller calls it (a path, or a flag
+with its path). Not here: which names must be in it, which is each program's affair; TLS itself.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from portway_runtime.errors import CertificateError
+from portway_runtime.file_stamps import stamps_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file, and what errors call it; by default its path."""
+
+    path: Path
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
+
+    def read(self) -> bytes:
+        """The content. Raises CertificateError."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise CertificateError(f"cannot read {self}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """A certificate chain (leaf first) and the leaf's key, both PEM, found to fit together."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    certificate: x509.Certificate
+
+
+def load_certified_key(certificate: NamedFile, key: NamedFile, now: datetime) -> CertifiedKey:
+    """Read a pair of files and check them: PEM, one the other's, valid at `now`. Raises CertificateError."""
+    chain, key_pem = certificate.read(), key.read()
+    leaf = parse_certificates(chain, certificate)[0]
+    try:
+        private = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"{key} holds no private key that can be used (PEM, no passphrase)") from error
+    try:
+        certified = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"{certificate} is for a key of a kind that cannot be used: {error}") from error
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if private.public_key().public_bytes(*form) != certified.public_bytes(*form):
+        raise CertificateError(f"{key} is not the key of {certificate}: the two files are from different pairs")
+    check_validity(leaf, certificate, now)
+    return CertifiedKey(chain, key_pem, leaf)
+
+
+def parse_certificates(pem: bytes, file: NamedFile) -> tuple[x509.Certificate, ...]:
+    """The certificates in PEM, one at least. Raises CertificateError."""
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise CertificateError(f"{file} holds no certificate that can be read (PEM)") from error
+
+
+def check_validity(certificate: x509.Certificate, file: NamedFile, now: datetime) -> None:
+    """Raise CertificateError unless the certificate is valid at `now`."""
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if end <= now:
+        raise CertificateError(f"{file} expired on {end:%Y-%m-%d %H:%M} UTC: put a new one in its place")
+    if start > now:
+        raise CertificateError(
+            f"{file} is valid from {start:%Y-%m-%d %H:%M} UTC on, and here it is {now:%Y-%m-%d %H:%M}: "
+            "check this machine's clock"
+        )
+
+
+def issued_by(certificate: x509.Certificate, authorities: Sequence[x509.Certificate]) -> bool:
+    """Whether one of these CAs signed the certificate."""
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            continue
+        return True
+    return False
+
+
+class LoadedFiles(Generic[T]):
+    """What was made of some files, and made again when they change. A new version that cannot be used changes nothing.
+
+    `value` is always one whole, checked result.
+    """
+
+    def __init__(self, paths: Iterable[Path], load: Callable[[], T]) -> None:
+        """Load now. Raises what `load` raises, a CertificateError for files that cannot be used."""
+        self._paths = tuple(paths)
+        self._load = load
+        self._seen = stamps_of(self._paths)
+        self.value = load()
+
+    @property
+    def changed(self) -> bool:
+        """Whether a file is not the one that was read last."""
+        return stamps_of(self._paths) != self._seen
+
+    def reload(self) -> None:
+        """Load again. Raises CertificateError, `value` being what it was."""
+        self._seen = stamps_of(self._paths)
+        self.value = self._load()

@@ -1,0 +1,32 @@
+"""Every error of this distribution.
+
+RuntimeFault
+├── SettingsError      a flag, variable, file or value that cannot be used; says which and what would do
+├── CertificateError   a certificate, key or CA that cannot be read or does not fit; says which file
+├── ListenError        an address that cannot be listened on
+└── NoDescriptors      this process can open no more descriptors now
+"""
+
+
+class RuntimeFault(Exception):
+    """Base of every error this distribution raises."""
+
+
+class SettingsError(RuntimeFault):
+    """A setting that cannot be used."""
+
+
+class CertificateError(RuntimeFault):
+    """A certificate, key or CA that cannot be used."""
+
+
+class ListenError(RuntimeFault):
+    """An address that cannot be listened on. `port_taken`: another port of the same host may do."""
+
+    def __init__(self, message: str, *, port_taken: bool = False) -> None:
+        super().__init__(message)
+        self.port_taken = port_taken
+
+
+class NoDescriptors(RuntimeFault):
+    """This process can open no more descriptors now; the message says what to raise."""

@@ -1,0 +1,76 @@
+"""Identities in cluster certificates: the DNS names that say which node, region or registry holds one, and when it
+counts as issued. Registries write them and nodes read them, so this is the only place that knows their form.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from cryptography import x509
+
+NODE_SUFFIX: Final = ".node.portway.internal"
+REGION_SUFFIX: Final = ".region.portway.internal"
+# The name that nodes verify a registry's mesh port by, at whichever address they dial it.
+REGISTRY_NAME: Final = "registry.portway.internal"
+# Certificates are valid from this long before they are issued, for machines whose clock is behind.
+BACKDATE: Final = timedelta(hours=1)
+DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """What a node's cluster certificate says: its name, its region ("" when any will do), the time of issue in
+    milliseconds since the Unix epoch.
+    """
+
+    node: str
+    region: str
+    issued_ms: int
+
+
+def node_name(node: str) -> str:
+    """The DNS name in a node's certificate, and the SNI of lanes to it."""
+    return node + NODE_SUFFIX
+
+
+def region_name(region: str) -> str:
+    """The DNS name in a node's certificate that says which region it is of."""
+    return region + REGION_SUFFIX
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """The DNS names a certificate is valid for, in lower case."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+
+
+def read_identity(certificate: x509.Certificate) -> NodeIdentity | None:
+    """The identity in a certificate; None unless it names exactly one node and at most one region.
+
+    Who signed it is not looked at: the handshake has.
+    """
+    names = dns_names(certificate)
+    nodes, regions = _parts(names, NODE_SUFFIX), _parts(names, REGION_SUFFIX)
+    if len(nodes) != 1 or len(regions) > 1:
+        return None
+    issued = certificate.not_valid_before_utc + BACKDATE
+    return NodeIdentity(nodes.pop(), "".join(regions), int(issued.timestamp()) * 1000)
+
+
+def read_identity_der(der: bytes | None) -> NodeIdentity | None:
+    """As read_identity, of a certificate in DER; None also for what is not one."""
+    if der is None:
+        return None
+    try:
+        return read_identity(x509.load_der_x509_certificate(der))
+    except ValueError:
+        return None
+
+
+def _parts(names: list[str], suffix: str) -> set[str]:
+    parts = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+    return {part for part in parts if DNS_LABEL.fullmatch(part)}

@@ -1,0 +1,184 @@
+"""Settings from four sources: defaults < TOML file < environment < flags.
+
+A program describes each setting once, in a table; flags, environment variables, the file's keys and the help all come
+from it. Here: reading the sources, and errors that name the setting and where its value came from. Not here: which
+settings there are, and rules between them.
+"""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, Final
+
+from portway_runtime.errors import SettingsError
+
+# The key of the setting that names the file; it is a flag and a variable, never a key of the file.
+CONFIG: Final = "config"
+# How alike an unknown variable must be to a known one to be taken for a misspelling.
+_ALIKE: Final = 0.75
+
+
+class UnknownVariables(Enum):
+    """What to do with an environment variable that has the program's prefix and names no setting."""
+
+    REFUSE = auto()
+    # Kubernetes sets PORTWAY_REGISTRY_SERVICE_HOST and its like; only what looks misspelt is refused.
+    REFUSE_MISSPELT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `key` is the file's; the flag has dashes for its underscores, the variable the prefix and capitals.
+
+    parse: from text to the value; raises ValueError, whose text says what would do.
+    repeatable: the flag may be given several times, the file may hold a list, the variable a list with commas; the
+        value is a tuple.
+    """
+
+    key: str
+    parse: Callable[[str], Any]
+    help: str
+    metavar: str = "VALUE"
+    required: bool = False
+    repeatable: bool = False
+
+    @property
+    def flag(self) -> str:
+        return flag(self.key)
+
+
+def flag(key: str) -> str:
+    """The flag of a setting."""
+    return "--" + key.replace("_", "-")
+
+
+class SettingTable:
+    """The settings of one program."""
+
+    def __init__(
+        self, program: str, prefix: str, settings: Sequence[Setting], unknown: UnknownVariables, *, empty_unsets: bool
+    ) -> None:
+        """`program` is the command that `--help` is for; `prefix` begins its variables, such as "PORTWAY_RELAY_".
+        `empty_unsets`: a variable without text counts as one that is not set."""
+        self._program = program
+        self._prefix = prefix
+        self._unknown = unknown
+        self._empty_unsets = empty_unsets
+        self.by_key: Mapping[str, Setting] = {setting.key: setting for setting in settings}
+
+    def variable(self, key: str) -> str:
+        """The environment variable of a setting."""
+        return self._prefix + key.upper()
+
+    def load(self, flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+        """The values by key, of the settings that some source gives. `flags` are by key; None is one not given.
+
+        Raises SettingsError for what is unknown, unreadable, missing though required, or refused by its `parse`.
+        """
+        found: dict[str, tuple[Any, str]] = {}  # the raw value, and where it came from
+        path = flags.get(CONFIG) or environment.get(self.variable(CONFIG))
+        if path:
+            found |= self._read_file(Path(path))
+        found |= self._read_environment(environment)
+        for key, setting in self.by_key.items():
+            if flags.get(key) is not None:
+                found[key] = (flags[key], setting.flag)
+        missing = [one.flag for one in self.by_key.values() if one.required and one.key not in found]
+        if missing:
+            raise SettingsError(f"{', '.join(missing)} missing: give each as a flag, in the environment or in the file")
+        return {key: _parse(self.by_key[key], value, source) for key, (value, source) in found.items()}
+
+    def _read_file(self, path: Path) -> dict[str, tuple[Any, str]]:
+        try:
+            with path.open("rb") as file:
+                content = tomllib.load(file)
+        except OSError as error:
+            raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not TOML: {error}") from error
+        for key in content:
+            if key not in self.by_key:
+                raise self._unknown_setting(f"{path} has the key", key, self.by_key)
+        return {key: (value, f"{key} in {path}") for key, value in content.items()}
+
+    def _read_environment(self, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+        by_variable = {self.variable(key): setting for key, setting in self.by_key.items()}
+        found: dict[str, tuple[Any, str]] = {}
+        for variable, value in environment.items():
+            if not variable.startswith(self._prefix) or variable == self.variable(CONFIG):
+                continue
+            setting = by_variable.get(variable)
+            if setting is None:
+                if self._unknown is UnknownVariables.REFUSE or difflib.get_close_matches(
+                    variable.removeprefix(self._prefix).lower(), self.by_key, n=1, cutoff=_ALIKE
+                ):
+                    raise self._unknown_setting("the environment has", variable, by_variable)
+            elif value or not self._empty_unsets:
+                found[setting.key] = (value.split(",") if setting.repeatable else value, variable)
+        return found
+
+    def _unknown_setting(self, what: str, name: str, known: Mapping[str, Setting]) -> SettingsError:
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"`{self._program} --help` lists all settings"
+        return SettingsError(f"{what} {name!r}, which is not a setting: {advice}")
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting], title: str = "") -> None:
+    """A flag for each setting, in a group of that title if there is one. Values stay text until SettingTable.load."""
+    group = parser.add_argument_group(title) if title else parser
+    for setting in settings:
+        group.add_argument(
+            setting.flag,
+            dest=setting.key,
+            metavar=setting.metavar,
+            action="append" if setting.repeatable else "store",
+            help=setting.help.replace("%", "%%"),
+        )
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that names the TOML file."""
+    parser.add_argument(flag(CONFIG), metavar="FILE", type=Path, help="a TOML file with any of the settings below")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser that accepts these words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"use one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser for whole numbers from `least` to `most`, both included."""
+    allowed = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise ValueError(f"use {allowed}")
+        return int(text)
+
+    return parse
+
+
+def _parse(setting: Setting, value: Any, source: str) -> Any:
+    if setting.repeatable:
+        values = value if isinstance(value, list) else [value]
+        return tuple(_parse_one(setting, one, source) for one in values)
+    return _parse_one(setting, value, source)
+
+
+def _parse_one(setting: Setting, value: Any, source: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
+        raise SettingsError(f"{source}: {value!r} cannot be used: {setting.help}")
+    try:
+        return setting.parse(str(value))
+    except ValueError as error:
+        raise SettingsError(f"{source}: {str(value)!r} cannot be used: {error}") from None
