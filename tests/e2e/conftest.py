@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from portway.engine import engine as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.programs import needed
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.processes.programs import needed
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import portway
 import pytest
 from playwright.sync_api import BrowserContext, Page
-from portway_testkit.origins import HttpOrigin
+from portway_testkit.visitors.origins import HttpOrigin
 
 pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets, pytest.mark.browser]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import trustme
 from portway_lab.cluster.portway import Cluster
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.programs import LOOPBACK, free_port, needed
-from portway_testkit.running import RunningProgram
+from portway_testkit.processes.programs import LOOPBACK, free_port, needed
+from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
 PROGRAMS = Path(sys.executable).parent

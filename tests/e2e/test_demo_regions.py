@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from portway_lab.cluster.delay_network import why_not
-from portway_testkit.running import RunningProgram
+from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually
 
 # The environment is set up already, and these tests are about what comes after that.

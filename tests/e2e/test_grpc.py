@@ -9,8 +9,8 @@ import grpc
 import portway
 import pytest
 from portway_lab.cluster.portway import LOOPBACK, Cluster
-from portway_testkit.origins import TcpOrigin, echo
-from portway_testkit.visitors import visit
+from portway_testkit.visitors.origins import TcpOrigin, echo
+from portway_testkit.visitors.visiting import visit
 
 pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets]
 

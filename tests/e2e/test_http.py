@@ -12,9 +12,9 @@ from pathlib import Path
 import portway
 import pytest
 from portway_lab.cluster.portway import Cluster
-from portway_testkit.origins import HttpOrigin, TcpOrigin, digest_of, echo, generated, marked
-from portway_testkit.programs import free_port
-from portway_testkit.visitors import ask, receive, tls_context, visit
+from portway_testkit.processes.programs import free_port
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, digest_of, echo, generated, marked
+from portway_testkit.visitors.visiting import ask, receive, tls_context, visit
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 

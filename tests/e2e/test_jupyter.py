@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, WebSocket, expect
-from portway_testkit.running import RunningProgram
+from portway_testkit.processes.running_program import RunningProgram
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "client/examples/jupyter.py"
 SHOWN_WITHIN = 45_000.0  # milliseconds: a browser and a kernel that start, on two cores

@@ -11,7 +11,7 @@ from pathlib import Path
 import portway
 import pytest
 from portway_lab.cluster.processes import Processes
-from portway_testkit.programs import LOOPBACK, free_port, needed, wait_listening
+from portway_testkit.processes.programs import LOOPBACK, free_port, needed, wait_listening
 
 PATIENCE = 45.0
 # PostgreSQL refuses to run as root; its package makes this user.

@@ -16,11 +16,11 @@ import pytest
 from portway.engine import engine as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.link import Link
-from portway_testkit.origins import TcpOrigin
-from portway_testkit.programs import LOOPBACK, free_port, needed
-from portway_testkit.running import RunningProgram
-from portway_testkit.visitors import receive, visit, visit_raw
+from portway_testkit.links.link import Link
+from portway_testkit.processes.programs import LOOPBACK, free_port, needed
+from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.visitors.origins import TcpOrigin
+from portway_testkit.visitors.visiting import receive, visit, visit_raw
 from portway_testkit.waiting import eventually
 
 GREETING = b"220 this server speaks first\r\n"

@@ -14,7 +14,7 @@ import portway
 import pytest
 from portway_lab.cluster.portway import Cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.programs import LOOPBACK, free_port, needed, wait_listening
+from portway_testkit.processes.programs import LOOPBACK, free_port, needed, wait_listening
 
 PATIENCE = 40.0
 # The server is known by this name, whatever address it is reached at.

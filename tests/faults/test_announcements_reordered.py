@@ -9,12 +9,12 @@ from portway_proto.v1.lane_pb2 import Answer, Ask, Gone, Peer, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.labels import Chain
-from portway_testkit.cluster import LOOPBACK, Cluster
-from portway_testkit.hand_lane import HandLane
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.mesh import NodeIdentities, identity
-from portway_testkit.onlookers import answered
-from portway_testkit.registry import NodeStream, node_info, tunnel_info
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.clusters.registry import NodeStream, node_info, tunnel_info
+from portway_testkit.links.hand_lane import HandLane
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.mesh_visitors import NodeIdentities, identity
+from portway_testkit.visitors.onlookers import answered
 from portway_testkit.waiting import eventually
 
 Bind = Callable[..., HandTunnel]

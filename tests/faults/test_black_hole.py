@@ -4,11 +4,11 @@ import time
 
 import portway
 import pytest
-from portway_testkit.client_link import ClientLink
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import is_consistent, serves
+from portway_testkit.links.client_link import ClientLink
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
 
 # Two silences of 5 s, looked for once a second, on a machine that does other things too.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from portway_lab.cluster.delay_network import why_not
-from portway_testkit.etcd import EtcdMissing, find_etcd
-from portway_testkit.running import RunningProgram
+from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
+from portway_testkit.processes.running_program import RunningProgram
 
 # Its plan has every kind (tests/unit/lab/chaos/test_plan.py).
 SEED, MINUTES = 19397, 0.2

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 from portway_registry import server
-from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.onlookers import Onlookers, answered, answered_raw, home_of, named, named_at
+from portway_testkit.visitors.onlookers import Onlookers, answered, answered_raw, home_of, named, named_at
 from portway_testkit.waiting import eventually
 
 APART = 600.0

@@ -1,11 +1,11 @@
 """The connections between a client and its node are reset, while both live on."""
 
 import portway
-from portway_testkit.client_link import ClientLink
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import breaks_off, is_consistent, serves, visit_attentively
+from portway_testkit.links.client_link import ClientLink
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import breaks_off, is_consistent, serves, visit_attentively
 from portway_testkit.waiting import eventually
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import portway
 import pytest
-from portway_testkit.cluster import Cluster
-from portway_testkit.etcd import EtcdServer
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
-from portway_testkit.link import Link
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import TunnelWatch, is_consistent, serves
+from portway_testkit.links.link import Link
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import TunnelWatch, is_consistent, serves
 from portway_testkit.waiting import eventually
 
 

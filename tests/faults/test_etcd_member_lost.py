@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from portway_testkit.cluster import Cluster
-from portway_testkit.etcd import EtcdTrio
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.etcd import EtcdTrio
 from portway_testkit.fixtures import AsClient
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.onlookers import Onlookers, named
-from portway_testkit.recovery import TunnelWatch, is_consistent
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.onlookers import Onlookers, named
+from portway_testkit.visitors.recovery import TunnelWatch, is_consistent
 from portway_testkit.waiting import eventually
 
 

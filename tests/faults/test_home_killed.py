@@ -6,13 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import portway
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.mesh import connect
-from portway_testkit.onlookers import Onlookers, answered, home_of, named
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.visitors import receive
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.mesh_visitors import connect
+from portway_testkit.visitors.onlookers import Onlookers, answered, home_of, named
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.visiting import receive
 from portway_testkit.waiting import eventually
 
 Bind = Callable[..., HandTunnel]

@@ -13,9 +13,9 @@ from portway_proto.v1.lane_pb2 import Gone, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
 from portway_proto.wire.labels import Chain
-from portway_testkit.cluster import Cluster
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.onlookers import Onlookers, answered
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.onlookers import Onlookers, answered
 from portway_testkit.waiting import eventually
 
 Bind = Callable[..., HandTunnel]

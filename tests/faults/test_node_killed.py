@@ -5,9 +5,9 @@ from typing import Any
 
 import portway
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import label_of, serves
-from portway_testkit.visitors import receive, visit_raw
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import label_of, serves
+from portway_testkit.visitors.visiting import receive, visit_raw
 from portway_testkit.waiting import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"

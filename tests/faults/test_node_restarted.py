@@ -5,11 +5,11 @@ from contextlib import ExitStack
 
 import portway
 from portway.engine import engine as thread
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import is_consistent, serves
-from portway_testkit.visitors import receive, visit_raw
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import is_consistent, serves
+from portway_testkit.visitors.visiting import receive, visit_raw
 from portway_testkit.waiting import PATIENCE, eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"

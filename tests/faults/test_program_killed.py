@@ -5,10 +5,10 @@ import signal
 from collections.abc import Callable
 
 import portway
-from portway_testkit.cluster import Cluster
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import serves
-from portway_testkit.running import RunningProgram
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import serves
 from portway_testkit.waiting import eventually
 
 Run = Callable[[str], RunningProgram]

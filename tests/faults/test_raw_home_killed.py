@@ -13,9 +13,9 @@ import pytest
 from portway.engine import engine as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.admin import AdminCalls
-from portway_testkit.origins import TcpOrigin, echo
-from portway_testkit.visitors import TIMEOUT, receive
+from portway_testkit.clusters.admin_calls import AdminCalls
+from portway_testkit.visitors.origins import TcpOrigin, echo
+from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 
 HOSTS = {f"fra-{number}": f"127.0.0.{number}" for number in (1, 2, 3)}

@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from portway_testkit.cluster import Cluster
-from portway_testkit.etcd import EtcdServer
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.onlookers import Onlookers, answered, home_of, named
-from portway_testkit.recovery import is_consistent
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.onlookers import Onlookers, answered, home_of, named
+from portway_testkit.visitors.recovery import is_consistent
 from portway_testkit.waiting import eventually
 
 Bind = Callable[..., HandTunnel]

@@ -4,8 +4,8 @@ from typing import Any
 
 import portway
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import label_of, serves
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import label_of, serves
 from portway_testkit.waiting import eventually
 
 

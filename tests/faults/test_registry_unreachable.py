@@ -2,11 +2,11 @@
 
 import portway
 import pytest
-from portway_testkit.client_link import ClientLink
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import is_consistent, serves
+from portway_testkit.links.client_link import ClientLink
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
 
 

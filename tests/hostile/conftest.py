@@ -13,10 +13,10 @@ from portway.engine import engine as thread
 from portway.tunnel import Tunnel
 from portway_lab.cluster.portway import NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.attacker import Attack, Attacker, Told
-from portway_testkit.origins import TcpOrigin
-from portway_testkit.siege import Checked, Download, Figures, besiege, endless, memory_of, metrics_at
-from portway_testkit.visitors import TIMEOUT, receive, visit
+from portway_testkit.visitors.attacker import Attack, Attacker, Told
+from portway_testkit.visitors.origins import TcpOrigin
+from portway_testkit.visitors.siege import Checked, Download, Figures, besiege, endless, memory_of, metrics_at
+from portway_testkit.visitors.visiting import TIMEOUT, receive, visit
 
 # A tunnel in use goes on at this share of its speed, whatever visitors do.
 ENOUGH = 0.8

@@ -4,8 +4,8 @@ import random
 
 import pytest
 from portway_relay.ingress.decision import Alert
-from portway_testkit.attacker import Attack
-from portway_testkit.hellos import real_hello
+from portway_testkit.visitors.attacker import Attack
+from portway_testkit.visitors.hellos import real_hello
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import portway
 import pytest
 from portway_relay.ingress.decision import Alert
-from portway_testkit.attacker import Attack
-from portway_testkit.hellos import message, records, server_name
-from portway_testkit.visitors import TIMEOUT, receive
+from portway_testkit.visitors.attacker import Attack
+from portway_testkit.visitors.hellos import message, records, server_name
+from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.

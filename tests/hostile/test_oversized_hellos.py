@@ -3,8 +3,8 @@
 import pytest
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS
 from portway_relay.ingress.decision import Alert
-from portway_testkit.attacker import Attack
-from portway_testkit.hellos import message_of, records, server_name
+from portway_testkit.visitors.attacker import Attack
+from portway_testkit.visitors.hellos import message_of, records, server_name
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]

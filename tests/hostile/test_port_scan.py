@@ -3,9 +3,9 @@
 import socket
 
 import pytest
-from portway_testkit.attacker import Attack
-from portway_testkit.siege import Checked
-from portway_testkit.visitors import visit_raw
+from portway_testkit.visitors.attacker import Attack
+from portway_testkit.visitors.siege import Checked
+from portway_testkit.visitors.visiting import visit_raw
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.

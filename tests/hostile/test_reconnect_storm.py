@@ -4,9 +4,9 @@ import statistics
 import time
 
 import pytest
-from portway_testkit.hand_lane import grant_with
-from portway_testkit.siege import Download
-from portway_testkit.storm import Storm
+from portway_testkit.links.hand_lane import grant_with
+from portway_testkit.visitors.siege import Download
+from portway_testkit.visitors.storm import Storm
 from portway_testkit.waiting import eventually
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(180)]

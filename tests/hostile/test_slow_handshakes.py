@@ -3,8 +3,8 @@
 import portway
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
-from portway_testkit.attacker import Attack, Attacker
-from portway_testkit.hellos import real_hello
+from portway_testkit.visitors.attacker import Attack, Attacker
+from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.

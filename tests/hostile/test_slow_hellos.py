@@ -2,8 +2,8 @@
 
 import pytest
 from portway_relay.config import NodeLimits
-from portway_testkit.attacker import Attack
-from portway_testkit.hellos import real_hello
+from portway_testkit.visitors.attacker import Attack
+from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.

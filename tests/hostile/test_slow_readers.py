@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from ssl import SSLSocket
 
 import pytest
-from portway_testkit.siege import Checked, Download, besiege
-from portway_testkit.visitors import visit
+from portway_testkit.visitors.siege import Checked, Download, besiege
+from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.

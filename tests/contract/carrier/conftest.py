@@ -13,7 +13,7 @@ from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, Se
 from portway_proto.wire.frames import FrameType, encode_frame, encode_open
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import LABEL, OPENING, CarrierLink, RawLane, until
+from portway_testkit.links.carrier_link import LABEL, OPENING, CarrierLink, RawLane, until
 
 CARRIERS: dict[str, Callable[[Limits], Carrier]] = {"python": PythonCarrier}
 

@@ -8,7 +8,7 @@ from portway_carrier.contract import Outcome
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import PoolLimits, ServerTls, SpareSizes
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import listener, until
+from portway_testkit.links.carrier_link import listener, until
 
 
 async def dial(address: Endpoint) -> socket.socket:

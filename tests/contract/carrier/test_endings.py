@@ -11,7 +11,7 @@ from portway_carrier.contract import Outcome
 from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, data_header, encode_number, encode_open
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import LABEL, OPENING, broken_off, listener, reset, until
+from portway_testkit.links.carrier_link import LABEL, OPENING, broken_off, listener, reset, until
 
 ONE_LANE = {"sizes": SpareSizes(quiet=1, busy=1, lanes=1), "pool_limits": PoolLimits(lanes=1)}
 

@@ -9,7 +9,7 @@ import pytest
 import trustme
 from portway_carrier.contract import Carrier
 from portway_carrier.values import ServerTls
-from portway_testkit.carriers import listener
+from portway_testkit.links.carrier_link import listener
 
 
 async def _accepted(listening: socket.socket) -> socket.socket:

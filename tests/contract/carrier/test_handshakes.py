@@ -10,8 +10,8 @@ from portway_carrier.contract import Carrier
 from portway_carrier.errors import HandshakeFailed
 from portway_carrier.values import ClientTls, Handshake, ServerTls
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import listener
-from portway_testkit.hellos import real_hello
+from portway_testkit.links.carrier_link import listener
+from portway_testkit.visitors.hellos import real_hello
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a round trip is")

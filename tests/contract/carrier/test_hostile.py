@@ -20,7 +20,7 @@ from portway_proto.wire.frames import (
     encode_refused,
 )
 from portway_proto.wire.limits import MAX_KEPT
-from portway_testkit.carriers import LABEL, RawLane, broken_off, listener, reset, until
+from portway_testkit.links.carrier_link import LABEL, RawLane, broken_off, listener, reset, until
 
 VISIT = Opening(LABEL, "192.0.2.1", 1)
 

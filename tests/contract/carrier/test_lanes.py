@@ -12,7 +12,7 @@ from portway_carrier.values import ClientTls, Limits, PoolLimits, ServerTls, Spa
 from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import Recorder, broken_off, listener, reset, until
+from portway_testkit.links.carrier_link import Recorder, broken_off, listener, reset, until
 
 
 async def test_control_frames_arrive_whole_and_in_order(link) -> None:

@@ -11,7 +11,7 @@ from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import LABEL, OPENING, RawLane, Recorder, listener, until
+from portway_testkit.links.carrier_link import LABEL, OPENING, RawLane, Recorder, listener, until
 
 
 async def dial(address: Endpoint) -> socket.socket:

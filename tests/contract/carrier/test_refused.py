@@ -4,8 +4,8 @@ import socket
 
 from portway_carrier.contract import Outcome
 from portway_proto.wire.frames import RefusalReason
-from portway_testkit.carriers import OPENING, closed, echo, local_server, until, visit
-from portway_testkit.descriptors import no_more_descriptors
+from portway_testkit.links.carrier_link import OPENING, closed, echo, local_server, until, visit
+from portway_testkit.processes.descriptors import no_more_descriptors
 
 
 async def test_nobody_listening_hands_the_visitor_back(link) -> None:

@@ -8,7 +8,7 @@ import pytest
 from portway_carrier.contract import Outcome
 from portway_carrier.values import ServerTls
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import listener
+from portway_testkit.links.carrier_link import listener
 
 
 def ask(

@@ -11,7 +11,7 @@ from portway_carrier.values import ClientTls, DialTarget, Limits, ServerTls, Spa
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import OPENING, Recorder, listener, until
+from portway_testkit.links.carrier_link import OPENING, Recorder, listener, until
 
 # Longer than any test may take: who ends earlier was not waited for.
 WAIT = 60.0

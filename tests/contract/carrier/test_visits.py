@@ -8,7 +8,7 @@ import pytest
 from portway_carrier.contract import Outcome, Stream
 from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import RefusalReason
-from portway_testkit.carriers import broken_off, closed, echo, local_server, reset, until, visit
+from portway_testkit.links.carrier_link import broken_off, closed, echo, local_server, reset, until, visit
 
 
 async def test_bytes_go_both_ways(link) -> None:

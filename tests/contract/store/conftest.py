@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from portway_registry.store.contract import Store
 from portway_registry.store.open import EmbeddedSpec, StoreSpec, open_store
-from portway_testkit.etcd import EtcdServer
+from portway_testkit.clusters.etcd import EtcdServer
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import pytest
 import trustme
 from portway.engine import engine as thread
 from portway_carrier.values import ServerTls
-from portway_testkit.fake_node import FakeNode
-from portway_testkit.fake_registry import FakeRegistry
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
 
 TOKEN = "pw_test_secret"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_testkit.fake_node import FakeNode
+from portway_testkit.fakes.fake_node import FakeNode
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(180)]
 

@@ -16,8 +16,8 @@ import trustme
 from portway.engine import grpc_registries as registries
 from portway.engine import session
 from portway_proto.v1 import lane_pb2
-from portway_testkit.fake_node import FakeNode
-from portway_testkit.fake_registry import FakeRegistry
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 

@@ -9,8 +9,8 @@ from typing import Any
 import portway
 import pytest
 from portway_proto.wire.labels import is_label
-from portway_testkit.fake_node import FakeNode
-from portway_testkit.fake_registry import FakeRegistry
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 

@@ -10,8 +10,8 @@ import portway
 import pytest
 from portway.engine import reporter as reporting
 from portway_proto.v1.discovery_pb2 import STRATEGY_GEOIP, STRATEGY_LATENCY
-from portway_testkit.fake_node import FakeNode
-from portway_testkit.fake_registry import FakeRegistry
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 

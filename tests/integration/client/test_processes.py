@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from portway_proto.v1 import lane_pb2
-from portway_testkit.fake_node import FakeNode
-from portway_testkit.fake_registry import FakeRegistry
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
 
 pytestmark = pytest.mark.shares_sockets
 

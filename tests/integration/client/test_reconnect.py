@@ -12,9 +12,9 @@ import portway
 import pytest
 from portway.engine import link as reconnect
 from portway_proto.v1 import lane_pb2
-from portway_testkit.fake_node import FakeNode, failure
-from portway_testkit.fake_registry import FakeRegistry
-from portway_testkit.recovery import label_of
+from portway_testkit.fakes.fake_node import FakeNode, failure
+from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.visitors.recovery import label_of
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 

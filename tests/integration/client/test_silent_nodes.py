@@ -10,10 +10,10 @@ from portway_carrier import select
 from portway_carrier.contract import Carrier
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import Limits
-from portway_testkit.fake_node import FakeNode
-from portway_testkit.fake_registry import FakeRegistry
-from portway_testkit.link import Link
-from portway_testkit.recovery import label_of
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.links.link import Link
+from portway_testkit.visitors.recovery import label_of
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 

@@ -9,12 +9,12 @@ import portway
 import pytest
 from portway_proto.wire.frames import VisitKind
 from portway_proto.wire.labels import Chain
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.mesh import connect, get, name_of, told, who
-from portway_testkit.origins import HttpOrigin, digest_of
-from portway_testkit.visitors import receive
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.mesh_visitors import connect, get, name_of, told, who
+from portway_testkit.visitors.origins import HttpOrigin, digest_of
+from portway_testkit.visitors.visiting import receive
 from portway_testkit.waiting import eventually
 
 NAMES = ("fra-1", "fra-2", "iad-1")

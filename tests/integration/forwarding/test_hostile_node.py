@@ -17,10 +17,10 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_refused, encode_open
 from portway_proto.wire.labels import Chain
 from portway_registry.pki.folder import Authority
-from portway_testkit.cluster import Cluster
-from portway_testkit.hand_lane import HandLane
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.mesh import identity, who
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.links.hand_lane import HandLane
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.mesh_visitors import identity, who
 
 NAMES = ("fra-1", "fra-2", "iad-1")
 

@@ -8,12 +8,12 @@ from typing import Any
 import portway
 import pytest
 from portway_relay.config import NodeLimits
-from portway_testkit.cluster import Cluster, NodePlan
-from portway_testkit.etcd import EtcdServer
+from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
-from portway_testkit.hand_lane import HandLane, HandSession, grant_of
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.visitors import ask
+from portway_testkit.links.hand_lane import HandLane, HandSession, grant_of
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.visiting import ask
 from portway_testkit.waiting import eventually
 
 # What ends soon here ends for another reason than the time it took.

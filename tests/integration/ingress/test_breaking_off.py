@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import portway
 import pytest
-from portway_testkit import hellos
-from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin, TcpOrigin, digest_of, generated, marked
-from portway_testkit.visitors import TIMEOUT, ask, visit, visit_raw
+from portway_testkit.visitors import hellos
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, digest_of, generated, marked
+from portway_testkit.visitors.visiting import TIMEOUT, ask, visit, visit_raw
 from portway_testkit.waiting import eventually
 
 pytestmark = [

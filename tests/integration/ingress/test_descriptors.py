@@ -13,8 +13,8 @@ import pytest
 from portway.engine import engine as thread
 from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.origins import TcpOrigin, echo
-from portway_testkit.visitors import TIMEOUT, tls_context, visit
+from portway_testkit.visitors.origins import TcpOrigin, echo
+from portway_testkit.visitors.visiting import TIMEOUT, tls_context, visit
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets

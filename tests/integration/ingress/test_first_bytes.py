@@ -9,11 +9,11 @@ import portway
 import pytest
 from portway_relay.ingress.client_hello import MAX_HELLO
 from portway_relay.ingress.decision import Alert
-from portway_testkit import hellos
-from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.visitors import TIMEOUT, receive, tls_context
+from portway_testkit.visitors import hellos
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.visiting import TIMEOUT, receive, tls_context
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets

@@ -5,8 +5,8 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, FAILURE_CODE_SESSIO
 from portway_proto.wire.frames import FrameType, encode_frame, encode_number
 from portway_proto.wire.labels import Chain
 from portway_proto.wire.limits import MAX_CONTROL, PROTOCOL_VERSION
-from portway_testkit.cluster import Cluster
-from portway_testkit.hand_lane import BROKEN_FRAMES, HandLane, HandSession
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.links.hand_lane import BROKEN_FRAMES, HandLane, HandSession
 
 # `tunnel` is of a client that behaves: that one is served before and after each test.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("tunnel")]

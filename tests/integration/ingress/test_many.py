@@ -9,10 +9,10 @@ from contextlib import ExitStack
 import portway
 import pytest
 from portway_relay.config import NodeLimits
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
-from portway_testkit.visitors import ask, visit
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
+from portway_testkit.visitors.visiting import ask, visit
 from portway_testkit.waiting import eventually
 
 pytestmark = [

@@ -6,9 +6,9 @@ import socket
 import portway
 import pytest
 from portway_relay.ingress.decision import Alert
-from portway_testkit import hellos
-from portway_testkit.cluster import LOOPBACK, Cluster
-from portway_testkit.visitors import TIMEOUT, ask, receive
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.visitors import hellos
+from portway_testkit.visitors.visiting import TIMEOUT, ask, receive
 
 pytestmark = pytest.mark.shares_sockets
 

@@ -12,11 +12,11 @@ import pytest
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.config import NodeLimits, PortRange
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.cluster import LOOPBACK, Cluster
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
-from portway_testkit.ports import raw_port_range
-from portway_testkit.visitors import TIMEOUT, ask, connect_tls, receive, tls_context, visit, visit_raw
+from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
+from portway_testkit.visitors.visiting import TIMEOUT, ask, connect_tls, receive, tls_context, visit, visit_raw
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets

@@ -16,8 +16,8 @@ from portway_registry.access.grants import new_key
 from portway_registry.state import keys
 from portway_registry.state.records import GrantKeyRecord, encode
 from portway_registry.store.open import EmbeddedSpec, open_store
-from portway_testkit.cluster import Cluster, NodePlan
-from portway_testkit.hand_lane import HandLane, grant_of
+from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.links.hand_lane import HandLane, grant_of
 
 # `tunnel` is of a client that behaves: that one is served before and after each test.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("tunnel")]

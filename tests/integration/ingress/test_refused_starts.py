@@ -11,7 +11,7 @@ import pytest
 import trustme
 from portway_lab.cluster.processes import clean_environment
 from portway_registry.pki.folder import Authority
-from portway_testkit.cluster import DOMAIN, LOOPBACK
+from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK
 
 PROGRAM = Path(sys.executable).with_name("portway-relay")
 # A node that is refused is so before it asks anybody; the registry it names need not exist.

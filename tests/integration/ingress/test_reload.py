@@ -9,10 +9,10 @@ from pathlib import Path
 import portway
 import pytest
 from portway_registry.pki.folder import Authority
-from portway_testkit.cluster import DOMAIN, Cluster
+from portway_testkit.clusters.cluster import DOMAIN, Cluster
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import TcpOrigin, echo
-from portway_testkit.visitors import visit
+from portway_testkit.visitors.origins import TcpOrigin, echo
+from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets

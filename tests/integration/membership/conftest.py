@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_testkit.cluster import Cluster
-from portway_testkit.joining import Joiner
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.joining import Joiner
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_relay.config import NodeConfig
 from portway_relay.errors import JoinError
-from portway_testkit.cluster import Cluster
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
-from portway_testkit.joining import Joiner
-from portway_testkit.mesh import get
-from portway_testkit.origins import HttpOrigin
+from portway_testkit.visitors.mesh_visitors import get
+from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
 

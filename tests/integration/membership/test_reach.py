@@ -13,11 +13,11 @@ from portway_proto.v1 import types_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
-from portway_testkit.joining import Joiner
-from portway_testkit.link import Link
-from portway_testkit.origins import HttpOrigin
+from portway_testkit.links.link import Link
+from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
 

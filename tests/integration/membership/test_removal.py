@@ -5,10 +5,10 @@ import time
 import portway
 import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
+from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
-from portway_testkit.joining import Joiner
-from portway_testkit.mesh import connected
-from portway_testkit.origins import HttpOrigin
+from portway_testkit.visitors.mesh_visitors import connected
+from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
 # Seconds from the order until nobody serves the node any more; on a machine that does other things too.

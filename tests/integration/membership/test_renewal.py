@@ -9,12 +9,12 @@ import pytest
 from cryptography import x509
 from portway_relay.errors import JoinError
 from portway_relay.membership.joining import enter
-from portway_testkit.cluster import Cluster, RunningNode
+from portway_testkit.clusters.cluster import Cluster, RunningNode
+from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
-from portway_testkit.joining import Joiner
-from portway_testkit.mesh import connected, get
-from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
-from portway_testkit.visitors import visit
+from portway_testkit.visitors.mesh_visitors import connected, get
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
+from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually
 
 # Seconds. Renewed at half of it.

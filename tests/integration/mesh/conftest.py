@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_testkit.cluster import FRANKFURT, Cluster, NodePlan
+from portway_testkit.clusters.cluster import FRANKFURT, Cluster, NodePlan
 
 MakeCluster = Callable[..., Cluster]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import portway
 import pytest
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.ports import raw_port_range
-from portway_testkit.recovery import serves
-from portway_testkit.visitors import visit
+from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import serves
+from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import PATIENCE, eventually
 
 

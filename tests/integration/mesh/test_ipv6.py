@@ -8,11 +8,11 @@ import portway
 import pytest
 from portway_relay.visits import Visits
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import is_consistent
-from portway_testkit.visitors import TIMEOUT, connect_tls, receive, tls_context
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import is_consistent
+from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, receive, tls_context
 from portway_testkit.waiting import eventually
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"

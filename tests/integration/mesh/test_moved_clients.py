@@ -11,13 +11,13 @@ from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
-from portway_testkit.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
 from portway_testkit.fixtures import AsClient
-from portway_testkit.hand_lane import grant_of
-from portway_testkit.hand_tunnel import HandTunnel
-from portway_testkit.mesh import connect, connected, who
-from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
-from portway_testkit.visitors import TIMEOUT
+from portway_testkit.links.hand_lane import grant_of
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.visitors.mesh_visitors import connect, connected, who
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
+from portway_testkit.visitors.visiting import TIMEOUT
 from portway_testkit.waiting import PATIENCE, eventually
 
 StartCluster = Callable[..., Cluster]

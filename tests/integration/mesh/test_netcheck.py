@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from portway_proto.v1 import admin_pb2
-from portway_testkit.cluster import Cluster, NodePlan
-from portway_testkit.registry import loopback_geoip
+from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.registry import loopback_geoip
 from portway_testkit.waiting import eventually
 
 FRANKFURT = {"latitude": 50.1, "longitude": 8.7}

@@ -8,10 +8,10 @@ import portway
 import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_DRAIN, NODE_ORDER_REMOVE, NODE_ORDER_SERVE
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
-from portway_testkit.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
 from portway_testkit.fixtures import AsClient
-from portway_testkit.mesh import connected, get
-from portway_testkit.origins import HttpOrigin
+from portway_testkit.visitors.mesh_visitors import connected, get
+from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
 PLANS = (NodePlan("fra-1", "fra"), NodePlan("fra-2", "fra"), NodePlan("iad-1", "iad"))

@@ -5,10 +5,10 @@ from queue import SimpleQueue
 
 import portway
 import pytest
-from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import is_consistent, serves
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
 
 

@@ -11,7 +11,7 @@ from portway.engine.directory import Node
 from portway.engine.race import Course, race
 from portway_carrier.select import make_carrier
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
 from portway_testkit.waiting import eventually
 
 ROUNDS = 10

@@ -12,10 +12,10 @@ from portway.engine import engine as thread
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_relay.raw_ports.sockets import RawPort
-from portway_testkit.cluster import Cluster, NodePlan, RunningNode
-from portway_testkit.mesh import connected
-from portway_testkit.origins import TcpOrigin, echo
-from portway_testkit.visitors import TIMEOUT, receive
+from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.visitors.mesh_visitors import connected
+from portway_testkit.visitors.origins import TcpOrigin, echo
+from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 
 LIMITS = NodeLimits(port_rest=2.0, stop_grace=0.5)

@@ -6,10 +6,10 @@ from queue import SimpleQueue
 
 import portway
 import pytest
-from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin
-from portway_testkit.recovery import breaks_off, is_consistent, serves, visit_attentively
+from portway_testkit.visitors.origins import HttpOrigin
+from portway_testkit.visitors.recovery import breaks_off, is_consistent, serves, visit_attentively
 from portway_testkit.waiting import eventually
 
 WITHIN = 2.0

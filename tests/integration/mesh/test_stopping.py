@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import portway
 from portway_relay.config import NodeLimits
-from portway_testkit.cluster import Cluster, NodePlan
+from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.origins import HttpOrigin, TcpOrigin, echo
-from portway_testkit.recovery import breaks_off, is_consistent, serves, visit_attentively
-from portway_testkit.visitors import TIMEOUT, visit_raw
+from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
+from portway_testkit.visitors.recovery import breaks_off, is_consistent, serves, visit_attentively
+from portway_testkit.visitors.visiting import TIMEOUT, visit_raw
 from portway_testkit.waiting import PATIENCE, eventually
 
 StartCluster = Callable[..., Cluster]

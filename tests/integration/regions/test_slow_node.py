@@ -14,7 +14,7 @@ from portway_lab.cluster.network import Network, Place, start_network
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_registry.placement.round_trips import SEVERAL
-from portway_testkit.registry import loopback_geoip
+from portway_testkit.clusters.registry import loopback_geoip
 
 PLACES = (
     Place("registry", "near", access=0.0),

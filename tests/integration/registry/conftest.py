@@ -12,8 +12,17 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.registry import PATIENCE, NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.registry import (
+    PATIENCE,
+    NodeStream,
+    Pki,
+    bearer,
+    channel,
+    node_info,
+    running,
+    tunnel_info,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.registry import NodeStream, Pki, StreamEnded, bearer, channel, node_info, running
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, bearer, channel, node_info, running
 
 
 class Admin(Protocol):

@@ -13,7 +13,7 @@ from portway_registry.errors import ConfigError, StoreError, StoreUnavailable
 from portway_registry.store.contract import Revision
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
-from portway_testkit.etcd import EtcdServer
+from portway_testkit.clusters.etcd import EtcdServer
 
 
 @pytest.fixture(scope="module")

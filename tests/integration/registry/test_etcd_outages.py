@@ -12,8 +12,8 @@ from portway_registry.store.contract import Entry, Event, EventKind, Put, Revisi
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.mirror import Mirror
 from portway_registry.store.spec import EtcdSpec
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.link import Link
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.links.link import Link
 
 
 @pytest.fixture(scope="module")

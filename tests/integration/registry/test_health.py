@@ -12,7 +12,7 @@ from portway_registry.config import Config
 from portway_registry.errors import ConfigError
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.registry import LOOPBACK, NodeStream, Pki, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.registry import LOOPBACK, NodeStream, Pki, channel, node_info, running, tunnel_info
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -12,7 +12,7 @@ from portway_proto.v1.discovery_pb2 import LocateRequest, LocateResponse, RenewR
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_registry.server import Registry
-from portway_testkit.registry import NodeStream, Pki, bearer, channel, node_info
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
 PLACES = {

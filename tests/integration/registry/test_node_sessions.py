@@ -22,7 +22,7 @@ from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_runtime.tasks import Tasks
-from portway_testkit.registry import (
+from portway_testkit.clusters.registry import (
     PATIENCE,
     NodeStream,
     Pki,

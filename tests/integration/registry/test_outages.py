@@ -23,9 +23,18 @@ from portway_registry.state import keys
 from portway_registry.store.contract import EventKind
 from portway_registry.store.etcd import EtcdStore
 from portway_runtime.tasks import Tasks
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.link import Link
-from portway_testkit.registry import PATIENCE, NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.registry import (
+    PATIENCE,
+    NodeStream,
+    Pki,
+    bearer,
+    channel,
+    node_info,
+    running,
+    tunnel_info,
+)
+from portway_testkit.links.link import Link
 
 KINDS = {
     admin_pb2.CHANGE_KIND_KNOWN: "known",

@@ -15,7 +15,7 @@ from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, EVICTION_REASON_SUP
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_testkit.registry import NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
 
 pytestmark = pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
 

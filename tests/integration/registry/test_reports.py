@@ -19,7 +19,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
 from portway_registry.placement.reports import MOST_IN_A_REPORT, REPORT_BURST, SURVEY_BURST
 from portway_registry.placement.round_trips import SEVERAL
 from portway_registry.server import Registry
-from portway_testkit.registry import NodeStream, Pki, bearer, node_info
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
 FRANKFURT = {"region": "fra", "latitude": 50.1, "longitude": 8.7}

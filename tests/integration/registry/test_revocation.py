@@ -11,8 +11,8 @@ from portway_proto.v1.discovery_pb2 import RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.registry import NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running
 
 WITHIN = 2.0  # seconds: DESIGN §11
 

@@ -14,7 +14,7 @@ from portway_proto.v1 import admin_pb2, discovery_pb2, enrolment_pb2, mesh_pb2
 from portway_registry.server import Registry
 from portway_registry.services.roles import METHOD_ROLES
 from portway_registry.state.records import Role
-from portway_testkit.registry import Pki, bearer, channel
+from portway_testkit.clusters.registry import Pki, bearer, channel
 
 SERVICES: list[ServiceDescriptor] = [
     discovery_pb2.DESCRIPTOR.services_by_name["Discovery"],

@@ -7,7 +7,7 @@ from portway_geo.database import Database
 from portway_geo.locator import packed
 from portway_geo.source import open_locator
 from portway_geo.table import EmbeddedTable
-from portway_testkit.registry import loopback_geoip
+from portway_testkit.clusters.registry import loopback_geoip
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from portway_registry.state import keys
 from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.registry import Pki
+from portway_testkit.clusters.registry import Pki
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from portway_registry.cli import main
 from portway_registry.config import flag, settings
-from portway_testkit.registry import Pki
+from portway_testkit.clusters.registry import Pki
 
 SERVE = "from portway_registry.cli import main; main()"
 

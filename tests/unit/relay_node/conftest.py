@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clock import ManualClock
-from portway_testkit.ports import raw_port_range
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.processes.ports import raw_port_range
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from portway_registry.pki.folder import Authority
 from portway_relay import cli
-from portway_testkit.running import RunningProgram
+from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually
 
 _COMMAND = (sys.executable, "-W", "error", "-c", "from portway_relay.cli import main; main()", "serve")

@@ -15,7 +15,7 @@ from portway_relay.node import Node
 from portway_relay.report import public_address
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import CertificateError, ListenError
-from portway_testkit.carriers import until
+from portway_testkit.links.carrier_link import until
 
 MakeNode = Callable[..., Node]
 

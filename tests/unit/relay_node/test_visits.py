@@ -7,7 +7,7 @@ from portway_carrier.contract import Outcome
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
-from portway_testkit.fake_visits import (
+from portway_testkit.fakes.fake_visits import (
     LABEL,
     PEER,
     REFUSED,

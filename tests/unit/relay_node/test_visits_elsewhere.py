@@ -7,7 +7,7 @@ import pytest
 from portway_carrier.contract import Outcome
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_relay.routing.tunnel import Tunnel
-from portway_testkit.fake_visits import (
+from portway_testkit.fakes.fake_visits import (
     LABEL,
     REQUEST,
     FakeLane,

@@ -1,7 +1,7 @@
 """What the tests of this folder stand on."""
 
 import pytest
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 
 @pytest.fixture

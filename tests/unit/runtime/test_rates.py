@@ -2,7 +2,7 @@
 
 import pytest
 from portway_runtime.rates import AddressRate, TokenBucket, Turns
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 
 def taken(bucket: TokenBucket, tries: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from portway_runtime.run import FAILED, STOPPED, OnFailure, serve
-from portway_testkit.carriers import until
+from portway_testkit.links.carrier_link import until
 
 
 class FakeServer:

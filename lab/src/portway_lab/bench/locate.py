@@ -33,7 +33,7 @@ from portway_registry.placement.round_trips import NOTHING, SEVERAL, RoundTrips
 from portway_registry.placement.round_trips import RoundTrip as Trip
 from portway_registry.state import keys
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.registry import bearer, channel, loopback_geoip
+from portway_testkit.clusters.registry import bearer, channel, loopback_geoip
 
 from portway_lab.bench.usage import cpu_seconds
 from portway_lab.cluster.processes import Processes

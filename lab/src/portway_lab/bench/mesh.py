@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from portway_testkit.etcd import EtcdMissing, find_etcd
+from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.bench import mesh_far, mesh_near
 from portway_lab.bench.contestants import find_program

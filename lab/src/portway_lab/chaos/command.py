@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from portway_testkit.etcd import EtcdMissing, find_etcd
+from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.chaos import consistency
 from portway_lab.chaos.plan import GUESTS, Fault, counts, make_plan

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from portway.engine import engine as thread
 
-from portway_testkit.etcd import EtcdServer
-from portway_testkit.origins import HttpOrigin
+from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.visitors.origins import HttpOrigin
 
 AsClient = Callable[[Mapping[str, str]], None]
 

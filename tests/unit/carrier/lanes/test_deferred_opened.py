@@ -13,7 +13,7 @@ from portway_carrier.values import Limits, PoolLimits
 from portway_proto.wire.frames import FrameReader, FrameType, data_header, encode_open
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MAX_KEPT
-from portway_testkit.carriers import LABEL, OPENING, Recorder, listener, until
+from portway_testkit.links.carrier_link import LABEL, OPENING, Recorder, listener, until
 
 
 @pytest.fixture

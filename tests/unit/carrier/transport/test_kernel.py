@@ -5,7 +5,7 @@ import socket
 
 import uvloop
 from portway_carrier.python.transport import kernel
-from portway_testkit.carriers import until
+from portway_testkit.links.carrier_link import until
 
 
 def test_a_socket_that_is_closed_already_is_no_error() -> None:

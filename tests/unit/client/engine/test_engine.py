@@ -11,7 +11,7 @@ from portway.engine.opening import Opening
 from portway.engine.tunnels import Tunnels
 from portway.errors import RemoteError
 from portway.forwarding import Arguments, Request
-from portway_testkit.descriptors import no_more_descriptors
+from portway_testkit.processes.descriptors import no_more_descriptors
 
 pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
 

@@ -7,7 +7,7 @@ from portway.config import Settings
 from portway.engine.grpc_registries import SHORTEST_LIFE, GrpcRegistries, _grant, _reason
 from portway.errors import RemoteError, UnreachableError
 from portway_proto.v1.discovery_pb2 import Grant
-from portway_testkit.descriptors import no_more_descriptors
+from portway_testkit.processes.descriptors import no_more_descriptors
 
 CONNECT = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 

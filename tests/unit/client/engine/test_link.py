@@ -21,8 +21,8 @@ from portway.engine.search import Refused, Resumption
 from portway.engine.session import End
 from portway.errors import AuthError, Error, QuotaError, UnreachableError
 from portway_proto.v1.lane_pb2 import FailureCode
-from portway_testkit.clock import ManualClock
-from portway_testkit.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
 
 MakeBinding = Callable[..., Binding]
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 from portway.engine.refused_visits import TOLD_AGAIN, TurnedAway
 from portway_proto.wire.frames import Opening, RefusalReason
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 ONE, OTHER = (Opening(label * 16, "192.0.2.1", 1) for label in "ab")
 UNREACHABLE = (RefusalReason.UNREACHABLE, "127.0.0.1:8000: Connection refused")

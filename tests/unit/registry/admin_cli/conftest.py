@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.admin_cli.cli import main
 from portway_registry.server import Registry
-from portway_testkit.registry import NodeStream, Pki, node_info
+from portway_testkit.clusters.registry import NodeStream, Pki, node_info
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import pytest
 import trustme
 from click.testing import Result
 from portway_registry.admin_cli.context import printable
-from portway_testkit.registry import Pki
+from portway_testkit.clusters.registry import Pki
 
 Call = Callable[..., Result]
 LIST = ("token", "list")

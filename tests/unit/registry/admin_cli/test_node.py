@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import pytest
 from click.testing import Result
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, TunnelInfo
-from portway_testkit.registry import NodeStream
+from portway_testkit.clusters.registry import NodeStream
 
 
 class Stage(Protocol):

@@ -8,7 +8,7 @@ from click.testing import Result
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Chain
 from portway_registry.admin_cli import tunnel as command
-from portway_testkit.registry import NodeStream, tunnel_info
+from portway_testkit.clusters.registry import NodeStream, tunnel_info
 
 
 class Stage(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, TunnelInfo
 from portway_proto.wire.labels import Chain
-from portway_testkit.registry import NodeStream, Pki, tunnel_info
+from portway_testkit.clusters.registry import NodeStream, Pki, tunnel_info
 
 ADMIN = "from portway_registry.admin_cli.cli import main; main()"
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
 from portway_registry.nodes import dialling
 from portway_registry.nodes.dialling import dial_by
-from portway_testkit.registry import node_info
+from portway_testkit.clusters.registry import node_info
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from portway_registry.state.records import encode
 from portway_registry.state.views import Views
 from portway_registry.store.contract import LeaseId
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.registry import node_info, tunnel_info
+from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
 HOUR = 3_600_000

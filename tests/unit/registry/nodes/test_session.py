@@ -17,7 +17,7 @@ from portway_registry.store.contract import NO_LEASE, Entry, LeaseId, Revision
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.announcements import Announcements
 from portway_registry.tunnels.quota import Quota
-from portway_testkit.registry import node_info, tunnel_info
+from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
 NOW_MS = 1_700_000_000_000

@@ -13,7 +13,7 @@ from portway_registry.pki import port_certificates as certificates
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.port_certificates import FilePair, OwnPair, mesh_pair, read_authority
 from portway_registry.pki.signing import Signer
-from portway_testkit.registry import Pki
+from portway_testkit.clusters.registry import Pki
 
 NOW = datetime.datetime.now(datetime.UTC)
 YEAR = datetime.timedelta(days=365)

@@ -11,7 +11,7 @@ from portway_registry.state import keys
 from portway_registry.state.records import Order, OrderRecord, decode_node, decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.registry import node_info
+from portway_testkit.clusters.registry import node_info
 
 FRANKFURT = Position(50.1, 8.7)
 

@@ -10,7 +10,7 @@ from portway_registry.state import keys, views
 from portway_registry.state.views import Item, LastHolder, TunnelView
 from portway_registry.store.contract import Delete, Put
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.registry import tunnel_info
+from portway_testkit.clusters.registry import tunnel_info
 
 
 @pytest.fixture

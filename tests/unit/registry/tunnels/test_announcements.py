@@ -22,7 +22,7 @@ from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels import announcements as announcements_module
 from portway_registry.tunnels.announcements import Announcements
 from portway_registry.tunnels.quota import Quota
-from portway_testkit.registry import tunnel_info
+from portway_testkit.clusters.registry import tunnel_info
 
 
 class Cluster(Protocol):

@@ -6,7 +6,7 @@ from portway_proto.wire.labels import Chain
 from portway_registry.state.views import Item, LastHolder
 from portway_registry.store.contract import LeaseId, Revision
 from portway_registry.tunnels.ownership import Verdict, decide, is_genuine, may_withdraw
-from portway_testkit.registry import tunnel_info
+from portway_testkit.clusters.registry import tunnel_info
 
 CHAIN = Chain()
 LEASE, OTHER_LEASE = LeaseId(1), LeaseId(2)

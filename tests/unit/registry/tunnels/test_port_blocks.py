@@ -12,7 +12,7 @@ from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.port_blocks import BLOCK_SIZE, PortBlocks
-from portway_testkit.registry import tunnel_info
+from portway_testkit.clusters.registry import tunnel_info
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000

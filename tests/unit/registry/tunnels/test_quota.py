@@ -7,7 +7,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.state.views import Views
 from portway_registry.tunnels.quota import Quota
-from portway_testkit.registry import tunnel_info
+from portway_testkit.clusters.registry import tunnel_info
 
 
 class Cluster(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import uvloop
-from portway_testkit.front_door import around, authority, open_front  # noqa: F401 - for the tests of this folder
+from portway_testkit.fakes.front_door import around, authority, open_front  # noqa: F401 - for the tests of this folder
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

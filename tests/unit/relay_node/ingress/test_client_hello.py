@@ -2,7 +2,7 @@
 
 import pytest
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, NeedMore, Parsed, parse
-from portway_testkit.hellos import (
+from portway_testkit.visitors.hellos import (
     alpn,
     extension,
     message,

@@ -7,9 +7,9 @@ import pytest
 import trustme
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.ingress.decision import Alert
-from portway_testkit.carriers import until
-from portway_testkit.front_door import GREETING, HOST, LABEL, NODE, Around, answer, visit
-from portway_testkit.hellos import message, real_hello, records, server_name
+from portway_testkit.fakes.front_door import GREETING, HOST, LABEL, NODE, Around, answer, visit
+from portway_testkit.links.carrier_link import until
+from portway_testkit.visitors.hellos import message, real_hello, records, server_name
 
 
 async def test_a_visitor_reaches_its_tunnel(open_front, around: Around, authority: trustme.CA) -> None:

@@ -12,10 +12,10 @@ from portway_relay.ingress.decision import Alert
 from portway_relay.routing.tunnel import Tunnel
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
-from portway_testkit.front_door import GREETING, HOST, NODE, Around, answer, visit
-from portway_testkit.hellos import real_hello
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.front_door import GREETING, HOST, NODE, Around, answer, visit
+from portway_testkit.links.carrier_link import until
+from portway_testkit.visitors.hellos import real_hello
 
 
 async def test_who_comes_too_fast_is_turned_away(open_front, clock: ManualClock) -> None:

@@ -7,9 +7,9 @@ import pytest
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.ingress.decision import Alert
 from portway_relay.ingress.front import Front
-from portway_testkit.carriers import until
-from portway_testkit.front_door import HOST, NODE, Around, answer
-from portway_testkit.hellos import real_hello
+from portway_testkit.fakes.front_door import HOST, NODE, Around, answer
+from portway_testkit.links.carrier_link import until
+from portway_testkit.visitors.hellos import real_hello
 
 OTHER = "aaaaaaaaaaaaaaaa"
 OTHER_HOST = f"{OTHER}.iad.example.com"

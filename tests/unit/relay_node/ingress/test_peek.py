@@ -14,8 +14,8 @@ from portway_relay.ingress import peek as peek_module
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, Parsed, parse
 from portway_relay.ingress.peek import Peek
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import until
-from portway_testkit.hellos import message_of, real_hello, records, server_name
+from portway_testkit.links.carrier_link import until
+from portway_testkit.visitors.hellos import message_of, real_hello, records, server_name
 
 NAME = "k5zq2w7b3xav6mdy.fra.example.com"
 HELLO = real_hello(NAME, ["h2", "http/1.1"])

@@ -9,9 +9,9 @@ from portway_relay.ingress.raw_front import RawFront
 from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
-from portway_testkit.front_door import LABEL, Around
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.front_door import LABEL, Around
+from portway_testkit.links.carrier_link import until
 
 PEER = Endpoint("192.0.2.7", 40_000)
 OTHER = "a" * 16

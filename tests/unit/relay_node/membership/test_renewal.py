@@ -13,7 +13,7 @@ from portway_registry.pki.signing import Signer, requested_key
 from portway_relay.errors import RenewalFailed
 from portway_relay.membership.renewal import Renewal, due, life
 from portway_relay.membership.state_folder import Kept
-from portway_testkit.carriers import until
+from portway_testkit.links.carrier_link import until
 
 LIFE = timedelta(seconds=20)
 

@@ -8,8 +8,8 @@ import trustme
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_relay.mesh import peers as peers_module
-from portway_testkit.carriers import until
-from portway_testkit.mesh_lanes import Make
+from portway_testkit.links.carrier_link import until
+from portway_testkit.links.mesh_lanes import Make
 
 
 async def tunnels_at(asking: Any, region: str, label: str) -> list[TunnelInfo]:

@@ -11,8 +11,8 @@ from portway_proto.wire.frames import RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.mesh import arrivals as arrivals_module
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import until
-from portway_testkit.mesh_lanes import OPENING, SUFFIX, Make, certificates
+from portway_testkit.links.carrier_link import until
+from portway_testkit.links.mesh_lanes import OPENING, SUFFIX, Make, certificates
 
 
 async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:

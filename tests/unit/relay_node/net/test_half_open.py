@@ -1,7 +1,7 @@
 """A crowd: who makes room for whom, of one address and in all."""
 
 from portway_relay.net.half_open import Crowd
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 
 def crowd_of(clock: ManualClock, *, most: int, most_of_one: int, patience: float = 0.0) -> tuple[Crowd[str], list[str]]:

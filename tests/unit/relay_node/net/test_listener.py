@@ -15,7 +15,7 @@ from portway_relay.net import listener as listener_module
 from portway_relay.net.listener import Listener
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
-from portway_testkit.carriers import until
+from portway_testkit.links.carrier_link import until
 
 Accept = tuple[socket.socket, tuple[object, ...]]
 PEER = ("192.0.2.7", 4711)

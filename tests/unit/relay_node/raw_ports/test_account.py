@@ -3,8 +3,8 @@
 import pytest
 from portway_relay.config import PortRange
 from portway_relay.raw_ports.account import Block, PortAccount
-from portway_testkit.clock import ManualClock
-from portway_testkit.raw_ports import REST, own_ports
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.raw_ports import REST, own_ports
 
 FRESH = Block(PortRange(20_000, 20_009), fresh=True)
 OLD = Block(PortRange(20_000, 20_009), fresh=False)

@@ -9,8 +9,8 @@ from portway_relay.config import PortRange
 from portway_relay.raw_ports import reservation as port_reservation
 from portway_relay.raw_ports.account import PortAccount
 from portway_relay.raw_ports.reservation import PortReservation
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.links.carrier_link import until
 
 REST = 60.0
 FIRST, SIZE = 20_000, 20

@@ -5,7 +5,7 @@ import logging
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_relay.raw_ports.sibling_ports import SiblingPorts
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 REST = 60.0
 PORT = 20_003

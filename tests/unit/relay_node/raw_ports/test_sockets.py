@@ -11,9 +11,9 @@ from portway_relay.raw_ports import sockets as raw_module
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
-from portway_testkit.raw_ports import REST, own_ports
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.raw_ports import REST, own_ports
+from portway_testkit.links.carrier_link import until
 
 FreePorts = Callable[[int], PortRange]
 

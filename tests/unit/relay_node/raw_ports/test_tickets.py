@@ -20,7 +20,7 @@ from portway_relay.certificates import LoadedCertificates
 from portway_relay.errors import TicketInvalid
 from portway_relay.raw_ports.tickets import TYPE, Tickets
 from portway_runtime.certificates import CertifiedKey
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 LABEL = "k5zq2w7b3xav6mdy"
 PORT = 23_456

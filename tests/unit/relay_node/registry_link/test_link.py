@@ -11,8 +11,8 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_runtime import clocks as clock
-from portway_testkit.carriers import until
-from portway_testkit.registry_end import MakeNode, Serve
+from portway_testkit.fakes.fake_mesh import MakeNode, Serve
+from portway_testkit.links.carrier_link import until
 
 
 async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNode) -> None:

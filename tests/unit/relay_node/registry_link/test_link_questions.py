@@ -7,8 +7,8 @@ import grpc
 import pytest
 from portway_proto.v1.mesh_pb2 import ReservePortsRequest
 from portway_relay.errors import RenewalFailed
-from portway_testkit.carriers import until
-from portway_testkit.registry_end import MakeNode, Serve
+from portway_testkit.fakes.fake_mesh import MakeNode, Serve
+from portway_testkit.links.carrier_link import until
 
 
 async def test_a_label_is_resolved_over_the_same_connection(serve: Serve, node: MakeNode) -> None:

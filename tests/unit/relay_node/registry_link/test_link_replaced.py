@@ -12,8 +12,8 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
 from portway_registry.pki.signing import LEAF_LIFE, Signer, new_key, private_pem
-from portway_testkit.carriers import until
-from portway_testkit.registry_end import LEASE, Certified, MakeNode, Serve, Served
+from portway_testkit.fakes.fake_mesh import LEASE, Certified, MakeNode, Serve, Served
+from portway_testkit.links.carrier_link import until
 
 
 async def test_a_lost_registry_is_found_again_and_its_lease_resumed(serve: Serve, node: MakeNode) -> None:

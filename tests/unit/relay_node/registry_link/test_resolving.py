@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import pytest
-from portway_testkit.carriers import until
-from portway_testkit.registry_end import MakeNode, NodeEnd, Serve
+from portway_testkit.fakes.fake_mesh import MakeNode, NodeEnd, Serve
+from portway_testkit.links.carrier_link import until
 
 # As many as are asked for one by one at once (registry_link/questions.py), and what one call holds.
 ALONE = 100

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from portway_testkit.asked_around import Around
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.lookup_peers import Around
 
 
 @pytest.fixture

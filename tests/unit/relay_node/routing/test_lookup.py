@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.wire.labels import Chain
-from portway_testkit.asked_around import LABEL, Around, Held, tunnel
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.lookup_peers import LABEL, Around, Held, tunnel
+from portway_testkit.links.carrier_link import until
 
 
 async def test_what_is_known_is_not_asked_for(around: Around) -> None:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from portway_relay.routing import lookup as lookup_module
-from portway_testkit.asked_around import LABEL, Around, Held, tunnel
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.lookup_peers import LABEL, Around, Held, tunnel
+from portway_testkit.links.carrier_link import until
 
 
 @pytest.mark.parametrize("region", ["fra", "iad"])

@@ -3,7 +3,7 @@
 import pytest
 from portway_proto.wire.labels import Chain
 from portway_relay.routing.proofs import Proofs, is_proof
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 CHAIN = Chain(b"\x07" * 32)
 

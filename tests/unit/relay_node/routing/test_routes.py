@@ -4,8 +4,8 @@ import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Chain
 from portway_relay.routing import routes as routes_module
-from portway_testkit.clock import ManualClock
-from portway_testkit.known_routes import CHAIN, LABEL, KnownRoutes
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.known_routes import CHAIN, LABEL, KnownRoutes
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 from portway_relay.routing.routes import Belief
-from portway_testkit.clock import ManualClock
-from portway_testkit.known_routes import LABEL, KnownRoutes
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.known_routes import LABEL, KnownRoutes
 
 
 @pytest.fixture

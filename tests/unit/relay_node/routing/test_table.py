@@ -8,8 +8,8 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_QUOTA,
 )
 from portway_relay.errors import Refused
-from portway_testkit.clock import ManualClock
-from portway_testkit.tunnel_table import (
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.tunnel_table import (
     CHAIN,
     OTHER,
     REVOKED,

@@ -13,8 +13,8 @@ from portway_relay.config import PortRange
 from portway_relay.errors import Refused
 from portway_relay.raw_ports import sockets as raw_module
 from portway_runtime.errors import ListenError
-from portway_testkit.clock import ManualClock
-from portway_testkit.tunnel_table import (
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.tunnel_table import (
     CHAIN,
     OTHER,
     FakeHolder,

@@ -9,9 +9,9 @@ import pytest
 from portway_proto.wire.labels import Chain
 from portway_registry.pki.folder import Authority
 from portway_relay.config import NodeConfig, PortRange
-from portway_testkit.clock import ManualClock
-from portway_testkit.node_sessions import NodeSessions, new_chain
-from portway_testkit.ports import raw_port_range
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.node_sessions import NodeSessions, new_chain
+from portway_testkit.processes.ports import raw_port_range
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_OVERLOADED, FAILURE_CODE_REVOKED
 from portway_relay.errors import GrantRefused, Refused
 from portway_relay.sessions.grants import LEEWAY, OUTAGE_LEEWAY, Grant, GrantCheck
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 CLUSTER = "cluster-1"
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)

@@ -24,9 +24,9 @@ from portway_proto.wire.lane import Side
 from portway_relay.errors import GrantRefused, Refused
 from portway_relay.sessions.greeter import PATIENCE, Greeter
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.carriers import until
-from portway_testkit.clock import ManualClock
-from portway_testkit.node_sessions import FakeLane
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.node_sessions import FakeLane
+from portway_testkit.links.carrier_link import until
 
 Pair = tuple[socket.socket, socket.socket]
 HELLO = Hello(version=1, grant="g").SerializeToString()

@@ -11,8 +11,8 @@ from portway_relay.config import PortRange
 from portway_relay.raw_ports import region_address
 from portway_relay.raw_ports.account import Block
 from portway_relay.raw_ports.tickets import Tickets
-from portway_testkit.carriers import until
-from portway_testkit.node_sessions import Client, NodeSessions, new_chain
+from portway_testkit.fakes.node_sessions import Client, NodeSessions, new_chain
+from portway_testkit.links.carrier_link import until
 
 MakeNode = Callable[..., NodeSessions]
 

@@ -26,8 +26,8 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.labels import Chain
-from portway_testkit.carriers import until
-from portway_testkit.node_sessions import FakeLane, NodeSessions, new_chain
+from portway_testkit.fakes.node_sessions import FakeLane, NodeSessions, new_chain
+from portway_testkit.links.carrier_link import until
 
 MakeNode = Callable[..., NodeSessions]
 QUOTA = Failure(code=FAILURE_CODE_QUOTA, message="too many")

@@ -15,8 +15,8 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.labels import Chain
 from portway_relay.errors import Refused
-from portway_testkit.carriers import until
-from portway_testkit.node_sessions import FakeLane, FakeVisit, NodeSessions, new_chain
+from portway_testkit.fakes.node_sessions import FakeLane, FakeVisit, NodeSessions, new_chain
+from portway_testkit.links.carrier_link import until
 
 MakeNode = Callable[..., NodeSessions]
 

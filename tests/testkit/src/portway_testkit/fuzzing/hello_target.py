@@ -9,7 +9,7 @@ from typing import Final
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, NeedMore, Parsed, parse
 
 from portway_testkit.fuzzing.target import Target, cuts
-from portway_testkit.hellos import alpn, message, message_of, records, server_name
+from portway_testkit.visitors.hellos import alpn, message, message_of, records, server_name
 
 _RECORDED: Final = Path(__file__).with_name("hellos.json")
 _NAME: Final = b"k5zq2w7b3xav6mdy.fra.example.com"

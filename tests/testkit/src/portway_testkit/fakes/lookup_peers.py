@@ -12,7 +12,7 @@ from portway_relay.routing.lookup import Lookup
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes
 
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 CHAIN = Chain(b"\x06" * 32)
 LABEL = CHAIN.label

@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 
 from portway.tunnel import Tunnel
 
-from portway_testkit.visitors import visit
+from portway_testkit.visitors.visiting import visit
 
 # What the local server sends, again and again; one that repeats itself soon would hide bytes that are lost.
 _BLOCK: Final = random.Random(1).randbytes(256 * 1024)

@@ -9,8 +9,8 @@ from pathlib import Path
 from portway.tunnel import Tunnel
 from portway_proto.wire.labels import Chain
 
-from portway_testkit.cluster import DOMAIN, LOOPBACK, Cluster, RunningNode
-from portway_testkit.visitors import connect_tls, receive, tls_context
+from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK, Cluster, RunningNode
+from portway_testkit.visitors.visiting import connect_tls, receive, tls_context
 
 
 def connected(cluster: Cluster) -> bool:

@@ -20,8 +20,8 @@ from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import Tunnel
 
-from portway_testkit.clock import ManualClock
-from portway_testkit.raw_ports import own_ports
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.raw_ports import own_ports
 
 CHAIN = Chain(b"\x01" * 32)
 OTHER = Chain(b"\x02" * 32)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from portway_relay.config import PortRange
 from portway_relay.raw_ports.account import Block, PortAccount
 
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 REST = 60.0
 

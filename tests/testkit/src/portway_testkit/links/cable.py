@@ -13,8 +13,8 @@ from portway_carrier.contract import Stream
 from portway_carrier.values import ClientTls
 from portway_runtime.endpoints import Endpoint
 
-from portway_testkit.cluster import LOOPBACK, Cluster, Dial, RunningNode
-from portway_testkit.link import Link
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster, Dial, RunningNode
+from portway_testkit.links.link import Link
 
 
 class Cable:

@@ -16,10 +16,10 @@ from portway.tunnel import Tunnel
 from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_SERVE, NodeOrder
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_READY, NodeState
 
-from portway_testkit.cluster import LOOPBACK, Cluster
-from portway_testkit.origins import TcpOrigin, says
-from portway_testkit.recovery import label_of
-from portway_testkit.visitors import connect_tls, receive, tls_context
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.visitors.origins import TcpOrigin, says
+from portway_testkit.visitors.recovery import label_of
+from portway_testkit.visitors.visiting import connect_tls, receive, tls_context
 from portway_testkit.waiting import PATIENCE, eventually
 
 # Nobody waits longer for an answer: the rest of what a black hole swallows is of no interest.

@@ -25,8 +25,8 @@ from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.node import Node
 from portway_runtime.endpoints import Endpoint
 
-from portway_testkit.admin import AdminCalls
-from portway_testkit.ports import raw_port_range
+from portway_testkit.clusters.admin_calls import AdminCalls
+from portway_testkit.processes.ports import raw_port_range
 
 T = TypeVar("T")
 Dial = Callable[[Endpoint, ClientTls | None], Stream]

@@ -44,8 +44,8 @@ from portway_relay.sessions.session import PublicAddress, Session
 from portway_relay.sessions.sessions import Sessions
 from portway_runtime.endpoints import Endpoint
 
-from portway_testkit.clock import ManualClock
-from portway_testkit.raw_ports import own_ports
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.raw_ports import own_ports
 
 M = TypeVar("M", bound=Message)
 

@@ -9,7 +9,7 @@ from typing import Self
 import grpc
 from portway_proto.v1 import discovery_pb2, discovery_pb2_grpc, types_pb2
 
-from portway_testkit.fake_node import PATIENCE, FakeNode
+from portway_testkit.fakes.fake_node import PATIENCE, FakeNode
 
 GRANT_LIFE = 3600.0
 

@@ -30,8 +30,8 @@ from portway_proto.wire.limits import (
     PROTOCOL_VERSION,
 )
 
-from portway_testkit.cluster import LOOPBACK, Cluster, RunningNode
-from portway_testkit.visitors import TIMEOUT, connect_tls, tls_context
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster, RunningNode
+from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, tls_context
 
 
 def grant_of(cluster: Cluster) -> str:

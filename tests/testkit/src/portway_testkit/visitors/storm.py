@@ -20,7 +20,7 @@ from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.labels import Chain
 from portway_proto.wire.limits import HEADER_SIZE, LINK_ALPN, PROTOCOL_VERSION
 
-from portway_testkit.visitors import tls_context
+from portway_testkit.visitors.visiting import tls_context
 
 _PATIENCE: Final = 100.0
 

@@ -8,7 +8,7 @@ from portway_proto.wire.labels import Chain
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes
 
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 CHAIN = Chain(b"\x05" * 32)
 LABEL = CHAIN.label

@@ -8,8 +8,8 @@ from typing import Self
 
 from portway_runtime.endpoints import Endpoint
 
-from portway_testkit.cluster import LOOPBACK, Cluster
-from portway_testkit.link import Link
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.links.link import Link
 
 
 class ClientLink:

@@ -13,9 +13,9 @@ from portway import Tunnel
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 
-from portway_testkit.admin import AdminCalls
-from portway_testkit.cluster import Cluster
-from portway_testkit.visitors import LOOPBACK, ask, connect_tls, tls_context
+from portway_testkit.clusters.admin_calls import AdminCalls
+from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.visitors.visiting import LOOPBACK, ask, connect_tls, tls_context
 from portway_testkit.waiting import PATIENCE
 
 

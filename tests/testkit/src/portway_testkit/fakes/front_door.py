@@ -24,7 +24,7 @@ from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 LABEL = "k5zq2w7b3xav6mdy"
 HOST = f"{LABEL}.fra.example.com"

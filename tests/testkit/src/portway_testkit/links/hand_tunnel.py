@@ -14,8 +14,8 @@ from portway_proto.v1.lane_pb2 import Bind, BindRefused, Bound, Failure, Goaway,
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_open, encode_number, encode_refused
 from portway_proto.wire.labels import Chain
 
-from portway_testkit.cluster import RunningNode
-from portway_testkit.hand_lane import HandLane
+from portway_testkit.clusters.cluster import RunningNode
+from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.waiting import eventually
 
 _LANES = 4

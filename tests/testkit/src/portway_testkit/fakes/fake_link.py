@@ -17,7 +17,7 @@ from portway.engine.session import End, SessionOver
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-from portway_testkit.clock import ManualClock
+from portway_testkit.fakes.clock import ManualClock
 
 RESET = End("connection reset")
 RESUME_SECONDS = 60.0

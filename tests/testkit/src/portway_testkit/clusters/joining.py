@@ -14,7 +14,7 @@ from portway_relay.config import NodeConfig
 from portway_relay.membership.joining import enter
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
 
-from portway_testkit.cluster import DOMAIN, Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan, RunningNode
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""A visitor that means no good, as a process of its own: connections at a rate, each with some bytes, held or let go.
+"""A hostile visitor as a process of its own: connections at a bounded rate, each with some bytes, held open or closed.
 
-Here: the program (`python -m portway_testkit.attacker`) and its reins. Not here: what the bytes are, what must not
-suffer from it (siege.py). Its rate is bounded, so that it is the node that is measured and not the attacker's own use
-of the processor.
+Here: the program (`python -m portway_testkit.visitors.attacker`) and what controls it. Not here: which bytes are sent,
+and what must not suffer from them (siege.py). The rate is bounded so that the node is measured and not the attacker's
+own use of the processor.
 """
 
 import json
@@ -61,7 +61,7 @@ class Attacker:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "portway_testkit.attacker"],
+            [sys.executable, "-m", "portway_testkit.visitors.attacker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

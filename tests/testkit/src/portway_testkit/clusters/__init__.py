@@ -1,0 +1,1 @@
+"""Registries, relay nodes and etcd members of which everything is real."""
