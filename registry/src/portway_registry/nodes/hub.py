@@ -23,8 +23,6 @@ from portway_proto.v1.mesh_pb2 import (
     Order as OrderMessage,
 )
 from portway_proto.v1.types_pb2 import (
-    NODE_STATE_CORDONED,
-    NODE_STATE_DRAINING,
     NODE_STATE_READY,
     NodeInfo,
     TunnelInfo,
@@ -37,7 +35,14 @@ from portway_registry.nodes.certificate_status import demand_standing
 from portway_registry.nodes.dialling import Dial
 from portway_registry.nodes.reaching import Reaching
 from portway_registry.nodes.session import NodeSession, Write
-from portway_registry.state.records import GrantKeyRecord, IdentityRecord, Order, OrderRecord, TokenRecord
+from portway_registry.state.records import (
+    STATE_OF_ORDER,
+    GrantKeyRecord,
+    IdentityRecord,
+    Order,
+    OrderRecord,
+    TokenRecord,
+)
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import Store
 from portway_registry.tunnels.announcements import Announcements
@@ -49,11 +54,6 @@ logger = logging.getLogger(__name__)
 _REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
 # Nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
-STATE_OF_ORDER: Final = {
-    Order.CORDON: NODE_STATE_CORDONED,
-    Order.DRAIN: NODE_STATE_DRAINING,
-    Order.REMOVE: NODE_STATE_DRAINING,
-}
 
 
 class Hub:

@@ -28,9 +28,8 @@ from portway_runtime.tasks import Tasks
 
 from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
 from portway_registry.nodes.outbox import Outbox
-from portway_registry.placement.node import placed_node
 from portway_registry.state import keys
-from portway_registry.state.records import decode_node
+from portway_registry.state.records import decode_node, is_ready
 from portway_registry.state.views import Item
 from portway_registry.store.contract import NO_LEASE, LeaseId, Store
 from portway_registry.tunnels.announcements import Announcements
@@ -292,13 +291,12 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
     """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
         return True
-    if _is_full(stored) != _is_full(now) and placed_node(stored).takes_clients != placed_node(now).takes_clients:
+    if _is_full(stored) != _is_full(now) and is_ready(now):
         return True
     counts = ((stored.sessions, now.sessions), (stored.tunnels, now.tunnels), (stored.visits, now.visits))
     return any(abs(after - before) > before // 10 for before, after in counts)
 
 
 def _is_full(node: NodeInfo) -> bool:
-    """All that can make it cease to take clients while its state stays, and quick to tell: it is asked of each
-    KeepAlive."""
+    """Whether a node that is ready takes no clients all the same."""
     return 0 < node.max_sessions <= node.sessions

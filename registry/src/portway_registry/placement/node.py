@@ -6,15 +6,15 @@ Here: the value, and what load costs. Not here: distance (distance.py), choice (
 from dataclasses import dataclass
 
 from portway_geo.locator import Position
-from portway_proto.v1 import types_pb2
+from portway_proto.v1.types_pb2 import NodeInfo
+
+from portway_registry.state.records import is_ready
 
 # A full node stands as far behind an idle one as 30 ms of round trip, some 1,400 km of path; by the square, so that
 # a node half full costs 7.5 ms: distance decides until a node nears its end.
 FULL_PENALTY_MS = 30.0
 # Load of a node by its visits: at so many it counts as full. 10,000 idle visits of 50 KB are 500 MB.
 FULL_VISITS = 10_000
-# Unspecified: nobody looks, in this cluster.
-_REACHED = frozenset((types_pb2.REACH_UNSPECIFIED, types_pb2.REACH_REACHED))
 
 # Where nodes are: a region, and a position within it if it is known.
 Place = tuple[str, Position | None]
@@ -54,7 +54,7 @@ class PlacedNode:
         return round(FULL_PENALTY_MS * self.load**2)
 
 
-def placed_node(info: types_pb2.NodeInfo) -> PlacedNode:
+def placed_node(info: NodeInfo) -> PlacedNode:
     """A node as it registered or last reported; degrees that are none count as unknown."""
     known = (info.latitude, info.longitude) != (0, 0)
     sound = -90 <= info.latitude <= 90 and -180 <= info.longitude <= 180
@@ -62,7 +62,7 @@ def placed_node(info: types_pb2.NodeInfo) -> PlacedNode:
         name=info.name,
         region=info.region,
         position=Position(info.latitude, info.longitude) if known and sound else None,
-        ready=info.state == types_pb2.NODE_STATE_READY and info.reach in _REACHED,
+        ready=is_ready(info),
         sessions=info.sessions,
         max_sessions=info.max_sessions,
         visits=info.visits,

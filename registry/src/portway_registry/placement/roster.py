@@ -8,26 +8,38 @@ operator's order counts from when it stands, whether the node has heard of it or
 import dataclasses
 import random
 from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
 
 from portway_geo.locator import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 
-from portway_registry.nodes.hub import STATE_OF_ORDER, Hub
 from portway_registry.placement.node import PlacedNode, placed_node
 from portway_registry.placement.order import Placement
 from portway_registry.placement.round_trips import NOTHING, Learned
 from portway_registry.placement.shortlist import Ranked
-from portway_registry.state.records import OrderRecord
+from portway_registry.state.records import STATE_OF_ORDER, OrderRecord
 from portway_registry.state.views import Item, View
+
+
+class NodeSessions(Protocol):
+    """The sessions that nodes have with this replica."""
+
+    on_end: list[Callable[[str], None]]
+    """Each is called with a node's name when its session has ended and no newer one is here."""
+
+    def has(self, node: str) -> bool:
+        """Whether the node has a session here."""
+        ...
 
 
 class Roster:
     """Follows the view from the moment it is made until it is closed."""
 
-    def __init__(self, nodes: View[NodeInfo], orders: View[OrderRecord], hub: Hub) -> None:
+    def __init__(self, nodes: View[NodeInfo], orders: View[OrderRecord], sessions: NodeSessions) -> None:
         self._nodes = nodes
         self._orders = orders
-        self._hub = hub
+        self._sessions = sessions
         self._known: dict[str, NodeInfo] = {}
         self._placement = Placement()
         # Chance decides between equals only.
@@ -35,12 +47,12 @@ class Roster:
         for node in nodes.values():
             self._put(node)
         self._unsubscribe = (nodes.subscribe(self._changed), orders.subscribe(self._ordered))
-        hub.on_end.append(self._session_ended)
+        sessions.on_end.append(self._session_ended)
 
     async def close(self) -> None:
         for unsubscribe in self._unsubscribe:
             unsubscribe()
-        self._hub.on_end.remove(self._session_ended)
+        self._sessions.on_end.remove(self._session_ended)
 
     def candidates(
         self, client: Position | None, *, region: str, limit: int, learned: Learned = NOTHING
@@ -76,7 +88,7 @@ class Roster:
     def _changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
         if new is not None:
             self._put(new.value)
-        elif old is not None and not self._hub.has(old.name):
+        elif old is not None and not self._sessions.has(old.name):
             self._remove(old.name)
 
     def _session_ended(self, name: str) -> None:

@@ -6,11 +6,19 @@ that an old value can be read; an unknown field is passed over, so that a new on
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    REACH_REACHED,
+    REACH_UNSPECIFIED,
+    NodeInfo,
+    TunnelInfo,
+)
 
 R = TypeVar("R", bound=msgspec.Struct)
 M = TypeVar("M", NodeInfo, TunnelInfo)
@@ -61,6 +69,18 @@ class OrderRecord(msgspec.Struct, frozen=True):
     node: str
     order: Order
     at_ms: int = 0
+
+
+# The state that a node takes on when it gets an order.
+STATE_OF_ORDER: Final = {
+    Order.CORDON: NODE_STATE_CORDONED,
+    Order.DRAIN: NODE_STATE_DRAINING,
+    Order.REMOVE: NODE_STATE_DRAINING,
+}
+
+
+# Unspecified: this cluster does not check addresses.
+_REACHED: Final = frozenset((REACH_UNSPECIFIED, REACH_REACHED))
 
 
 class AuthorityRecord(msgspec.Struct, frozen=True):
@@ -135,6 +155,11 @@ def decoder(kind: type[R]) -> Callable[[bytes], R]:
 def decode_node(value: bytes) -> NodeInfo:
     """Raises ValueError."""
     return _parse(NodeInfo(), value)
+
+
+def is_ready(node: NodeInfo) -> bool:
+    """Whether a node serves as usual, and was reached at its advertised address or never checked."""
+    return node.state == NODE_STATE_READY and node.reach in _REACHED
 
 
 def decode_tunnel(value: bytes) -> TunnelInfo:

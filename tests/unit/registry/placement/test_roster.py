@@ -38,7 +38,7 @@ class Stage:
         self._view = view
         self._orders = orders
         self.hub = FakeHub()
-        self.roster = Roster(view, orders, self.hub)  # type: ignore[arg-type]  # all that it asks of a hub
+        self.roster = Roster(view, orders, self.hub)
 
     async def put(self, name: str, region: str = "fra", **more: object) -> None:
         await self._store.put(keys.node(name), node_info(name, region, **more).SerializeToString())

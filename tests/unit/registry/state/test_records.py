@@ -2,7 +2,18 @@
 
 import msgspec
 import pytest
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    REACH_FAILED,
+    REACH_REACHED,
+    REACH_TRYING,
+    REACH_UNSPECIFIED,
+    NodeInfo,
+    NodeState,
+    Reach,
+)
 from portway_registry.state.records import (
     AuditRecord,
     GrantKeyRecord,
@@ -13,6 +24,7 @@ from portway_registry.state.records import (
     decode_tunnel,
     decoder,
     encode,
+    is_ready,
 )
 
 RECORDS = [
@@ -56,3 +68,21 @@ def test_messages_are_read_or_refused() -> None:
     for decode in (decode_node, decode_tunnel):
         with pytest.raises(ValueError):
             decode(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("state", "reach", "ready"),
+    [
+        (NODE_STATE_READY, REACH_UNSPECIFIED, True),
+        (NODE_STATE_READY, REACH_REACHED, True),
+        (NODE_STATE_READY, REACH_TRYING, False),
+        (NODE_STATE_READY, REACH_FAILED, False),
+        (NODE_STATE_CORDONED, REACH_REACHED, False),
+        (NODE_STATE_DRAINING, REACH_REACHED, False),
+    ],
+)
+def test_a_node_is_ready_when_it_serves_and_is_reached(
+    state: "NodeState.ValueType", reach: "Reach.ValueType", ready: bool
+) -> None:
+    """A cluster that checks no addresses leaves the reach unspecified."""
+    assert is_ready(NodeInfo(state=state, reach=reach)) is ready
