@@ -32,14 +32,14 @@ from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.probing import Probing
 from portway_relay.metrics import exposition
 from portway_relay.raw_ports.account import PortAccount
-from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.reservation import PortReservation
 from portway_relay.raw_ports.sibling_ports import SiblingPorts
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
-from portway_relay.registry_link.announcements import Announcements
-from portway_relay.registry_link.link import RegistryLink
-from portway_relay.registry_link.news import Cluster
+from portway_relay.registry_link.message_handler import Cluster
+from portway_relay.registry_link.outbox import Announcements
+from portway_relay.registry_link.stream import RegistryLink
 from portway_relay.report import Parts, Report, public_address
 from portway_relay.routing.lookup import Lookup
 from portway_relay.routing.proofs import Proofs

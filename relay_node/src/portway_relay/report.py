@@ -15,7 +15,7 @@ from portway_relay.mesh.arrivals import Arrivals
 from portway_relay.mesh.peers import Peers
 from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.raw_ports.sockets import RawPorts
-from portway_relay.registry_link.link import RegistryLink
+from portway_relay.registry_link.stream import RegistryLink
 from portway_relay.routing.lookup import Lookup
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes

@@ -93,7 +93,7 @@ def test_an_unreachable_node_is_offered_once_it_is_reached(
         link.mend()
 
     with closed_link(cluster, node.port) as link:
-        with caplog.at_level(logging.WARNING, "portway_relay.registry_link.news"):
+        with caplog.at_level(logging.WARNING, "portway_relay.registry_link.message_handler"):
             node = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(LOOPBACK, link.port)))
             eventually(lambda: reach_of(cluster, "fra-1").reach == types_pb2.REACH_FAILED)
             eventually(lambda: "no clients are sent here" in caplog.text)

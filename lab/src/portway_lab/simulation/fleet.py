@@ -20,7 +20,7 @@ from portway_registry.placement.round_trips import NOTHING, Learned
 from portway_registry.placement.shortlist import Ranked
 from portway_registry.services.discovery import CANDIDATES
 from portway_relay.config import NodeLimits
-from portway_relay.registry_link.link import KEEP_ALIVES_A_LEASE
+from portway_relay.registry_link.stream import KEEP_ALIVES_A_LEASE
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.identities import node_name
 from portway_runtime.rates import Turns

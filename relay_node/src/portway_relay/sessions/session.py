@@ -32,7 +32,7 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_runtime.rates import Turns
 
 from portway_relay.errors import Refused, TicketInvalid
-from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import Tunnel, short

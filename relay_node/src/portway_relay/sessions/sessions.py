@@ -28,7 +28,7 @@ from portway_runtime.rates import Turns
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
-from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import Tunnel

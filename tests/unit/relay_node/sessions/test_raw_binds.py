@@ -8,7 +8,7 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_PORTS, Bo
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
-from portway_relay.raw_ports import region_address
+from portway_relay.raw_ports import region_addresses
 from portway_relay.raw_ports.account import Block
 from portway_relay.raw_ports.tickets import Tickets
 from portway_testkit.fakes.node_sessions import Client, NodeSessions, new_chain
@@ -53,7 +53,7 @@ async def test_bound_waits_until_siblings_listen(
     node: NodeSessions, chain: Chain, ears: "asyncio.Future[None]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tunnel is there at once, and announced: only its client hears of it later."""
-    monkeypatch.setattr(region_address, "SIBLINGS_LISTEN_WITHIN", 30.0)
+    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_WITHIN", 30.0)
     client = node.attach()
     client.ask(chain, unencrypted=True)
     assert node.table.live(chain.label) is not None

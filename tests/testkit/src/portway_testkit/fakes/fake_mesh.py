@@ -27,8 +27,8 @@ from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_ser
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_registry.pki.folder import Authority
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.registry_link.announcements import Announcements
-from portway_relay.registry_link.link import RegistryLink
+from portway_relay.registry_link.outbox import Announcements
+from portway_relay.registry_link.stream import RegistryLink
 from portway_runtime import clocks as clock
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint

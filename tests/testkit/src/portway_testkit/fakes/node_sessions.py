@@ -33,7 +33,7 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.labels import Chain
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
-from portway_relay.raw_ports.region_address import RegionAddresses
+from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.proofs import Proofs

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from portway_proto.v1.mesh_pb2 import Announce
-from portway_relay.registry_link.announcements import Announcements
+from portway_relay.registry_link.outbox import Announcements
 
 
 @dataclass

@@ -110,7 +110,7 @@ async def test_a_registry_that_answers_nothing_is_left(
     serve: Serve, node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a time limit the next one is tried."""
-    monkeypatch.setattr("portway_relay.registry_link.link._REGISTERED_WITHIN", 0.3)
+    monkeypatch.setattr("portway_relay.registry_link.stream._REGISTERED_WITHIN", 0.3)
     mute, other = await serve(), await serve()
     mute.mesh.silent = True
     end = node(mute, other)
@@ -165,7 +165,7 @@ async def test_trouble_is_logged_once(
     wrong = await serve(strangers)
     gone = await serve()
     await gone.stop()
-    with caplog.at_level(logging.DEBUG, logger="portway_relay.registry_link.link"):
+    with caplog.at_level(logging.DEBUG, logger="portway_relay.registry_link.stream"):
         end = node(wrong, gone)
         await until(lambda: len(_told(caplog, wrong)) >= 3 and len(_told(caplog, gone)) >= 3)
     for served in (wrong, gone):

@@ -35,9 +35,9 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.errors import RenewalFailed
-from portway_relay.registry_link.announcements import Announcements
 from portway_relay.registry_link.calls import Calls, reason_of
-from portway_relay.registry_link.resolving import Questions
+from portway_relay.registry_link.label_questions import Questions
+from portway_relay.registry_link.outbox import Announcements
 from portway_relay.routing.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)

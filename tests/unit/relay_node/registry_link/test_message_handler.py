@@ -31,7 +31,7 @@ from portway_proto.v1.types_pb2 import (
     REACH_TRYING,
     NodeInfo,
 )
-from portway_relay.registry_link.news import Cluster
+from portway_relay.registry_link.message_handler import Cluster
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
 
