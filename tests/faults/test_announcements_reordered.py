@@ -95,9 +95,9 @@ def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster,
         lot.shuffle(batches)
         for chain, epoch in batches:
             tunnels = [tunnel_info(chain, epoch)]
-            mesh.run(lambda tunnels=tunnels: stream.announce(*tunnels))
+            mesh.run(lambda: stream.announce(*tunnels))
             if lot.random() < 0.5:
-                mesh.run(lambda tunnels=tunnels: stream.announce(withdrawn=tuple(tunnels)))
+                mesh.run(lambda: stream.announce(withdrawn=tuple(tunnels)))
             assert (own.label, "iad-1", 3) in shown(mesh)
         mesh.run(lambda: stream.announce(tunnel_info(gone, 2)))
         mesh.run(lambda: stream.announce(tunnel_info(gone, 1), withdrawn=(tunnel_info(gone, 1),)))

@@ -39,7 +39,7 @@ def test_it_goes_on_where_it_was(
             assert {answered(mesh, at, there.host) for at in mesh.nodes} == {"there"}
             cable.mend()
             for at in mesh.nodes:
-                eventually(lambda at=at: answered(mesh, at, tunnel.host) == "away")
+                eventually(lambda: answered(mesh, at, tunnel.host) == "away")
             assert home_of(mesh, tunnel) == home
             assert not any(onlookers.unanswered[at, "there"] for at in mesh.nodes)
         eventually(lambda: is_consistent(mesh, tunnel))

@@ -29,9 +29,9 @@ def test_tunnels_open_move_and_serve(make_mesh: Callable[..., Cluster], as_clien
                 mesh.nodes[home].kill()
                 for at in left:
                     for host, name in ((tunnel.host, "own"), (other.host, "other")):
-                        eventually(lambda at=at, host=host, name=name: answered(mesh, at, host) == name)
+                        eventually(lambda: answered(mesh, at, host) == name)
             mesh.nodes[home].start()
-            eventually(lambda home=home: answered(mesh, home, tunnel.host) == "own")
+            eventually(lambda: answered(mesh, home, tunnel.host) == "own")
 
 
 @pytest.mark.parametrize("ahead", [2 * 86_400.0, -2 * 86_400.0])
@@ -45,7 +45,7 @@ def test_a_node_whose_clock_is_days_off_stands_in_nobodys_way(
         mesh.nodes["fra-2"].kill()
         eventually(lambda: home_of(mesh, tunnel) == "iad-1")
         for at in ("fra-1", "iad-1"):
-            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
         mesh.nodes["fra-2"].start()
     for _ in range(5):
         with named("new") as new:
@@ -62,10 +62,10 @@ def test_a_registry_whose_clock_is_ahead_is_good_enough(
     as_client(mesh.environment())
     with named("own") as tunnel:
         for at in mesh.nodes:
-            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
         mesh.nodes[home_of(mesh, tunnel)].restart()
         for at in mesh.nodes:
-            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
 
 
 def test_a_raw_port_is_kept_across_clocks(make_mesh: Callable[..., Cluster], as_client: AsClient) -> None:

@@ -31,7 +31,7 @@ def test_nobody_notices_but_who_writes(
             for lost in (trio.leader(), trio.members[0]):
                 lost.kill()
                 with named("brief") as brief:
-                    eventually(lambda brief=brief: brief.host[:16] in {one.label for one in mesh.admin.tunnels()})
+                    eventually(lambda: brief.host[:16] in {one.label for one in mesh.admin.tunnels()})
                 eventually(lambda: len(mesh.admin.tunnels()) == 2)
                 lost.start()
             eventually(lambda: all(onlookers.answers[at, "own"] > 5 for at in mesh.nodes))

@@ -39,7 +39,7 @@ def test_the_same_url_serves_at_every_other_node(mesh: Cluster, as_client: AsCli
             killed = time.monotonic()
             eventually(lambda: home_of(mesh, tunnel) in left)
             for at in left:
-                eventually(lambda at=at: answered(mesh, at, tunnel.host) == "moving")
+                eventually(lambda: answered(mesh, at, tunnel.host) == "moving")
             assert time.monotonic() - killed < AGAIN_WITHIN
             assert all(not onlookers.unanswered[at, "staying"] for at in left)
         mesh.nodes[home].start()
@@ -87,7 +87,7 @@ def test_of_two_hundred_who_connect_each_gets_its_own_tunnel_or_none(
         hosts = {"moving": tunnel.host, "staying": staying.host}
         for name, host in hosts.items():
             for at in left:
-                eventually(lambda at=at, name=name, host=host: answered(mesh, at, host) == name)
+                eventually(lambda: answered(mesh, at, host) == name)
 
         def visit(number: int) -> tuple[str, str]:
             name = "staying" if number % 4 == 0 else "moving"
@@ -103,7 +103,7 @@ def test_of_two_hundred_who_connect_each_gets_its_own_tunnel_or_none(
         # A visit that was on the dead node is lost; of those behind it hardly anybody is turned away.
         assert sum(not answer for _, answer in results) < VISITORS // 2, results
         for at in left:
-            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "moving")
+            eventually(lambda: answered(mesh, at, tunnel.host) == "moving")
 
 
 def test_a_visitor_waits_for_the_next_home(mesh: Cluster, as_client: AsClient) -> None:
@@ -113,7 +113,7 @@ def test_a_visitor_waits_for_the_next_home(mesh: Cluster, as_client: AsClient) -
         for _ in range(3):
             home = home_of(mesh, tunnel)
             at = others(mesh, home)[0]
-            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "moving")
+            eventually(lambda: answered(mesh, at, tunnel.host) == "moving")
             mesh.nodes[home].kill()
             answers = [answered(mesh, at, tunnel.host, 10.0) for _ in range(3)]
             assert answers[-1] == "moving", answers

@@ -129,7 +129,7 @@ def test_it_gets_no_visitor_of_a_tunnel_that_is_gone(mesh: Cluster, bind: Bind, 
         again = bind(mesh, home, "own", chain, SEEN + 1)
         assert again.refused is None
         for at in HONEST:
-            eventually(lambda at=at: answered(mesh, at, own.host) == "own")
+            eventually(lambda: answered(mesh, at, own.host) == "own")
 
 
 def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, bind: Bind, thief: Thief) -> None:
@@ -145,15 +145,13 @@ def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, bind: Bind, thi
                     thief.claim(chain, epoch)
                 before = onlookers.answers.copy() + onlookers.unanswered
                 eventually(
-                    lambda before=before: all(
-                        (onlookers.answers + onlookers.unanswered - before)[at, "own"] > 3 for at in HONEST
-                    )
+                    lambda: all((onlookers.answers + onlookers.unanswered - before)[at, "own"] > 3 for at in HONEST)
                 )
             assert not onlookers.unanswered["fra-1", "own"]
     finally:
         mesh.start_registry()
     for at in HONEST:
-        eventually(lambda at=at: answered(mesh, at, own.host) == "own")
+        eventually(lambda: answered(mesh, at, own.host) == "own")
     assert own.unbound is None
 
 

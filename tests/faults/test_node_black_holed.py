@@ -46,7 +46,7 @@ def test_the_same_url_serves_elsewhere_and_nobody_is_mixed_up(
         dropped = time.monotonic()
         eventually(lambda: all(onlookers.unanswered[at, "moving"] > before[at, "moving"] for at in left))
         for at in left:
-            eventually(lambda at=at: answered(mesh, at, tunnel.host, 0.5) == "moving")
+            eventually(lambda: answered(mesh, at, tunnel.host, 0.5) == "moving")
         assert time.monotonic() - dropped < WORST
         assert not any(onlookers.unanswered[at, "staying"] for at in left)
         cable.mend()

@@ -67,8 +67,8 @@ def test_back_from_a_partition_it_gives_up_what_was_bound_elsewhere(cable: Cable
         cable.mend()
         assert before.evicted().code == FAILURE_CODE_EPOCH
         for at in mesh.nodes:
-            eventually(lambda at=at: answered(mesh, at, before.host) == "after")
-            eventually(lambda at=at: answered(mesh, at, keeping.host) == "keeping")
+            eventually(lambda: answered(mesh, at, before.host) == "after")
+            eventually(lambda: answered(mesh, at, keeping.host) == "keeping")
         eventually(lambda: shown(mesh, taken.label) == [("fra-2", 2)])
         eventually(lambda: shown(mesh, kept.label) == [(home, 1)])
         assert keeping.unbound is None

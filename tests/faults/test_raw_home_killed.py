@@ -54,7 +54,7 @@ def test_the_raw_port_outlives_its_home_node(cluster: Cluster) -> None:
     with TcpOrigin(echo) as origin, portway.forward(origin.port, unencrypted=True) as tunnel:
         port = tunnel.unencrypted_port
         for host in HOSTS.values():
-            eventually(lambda host=host: answers(host, port, b"before"))
+            eventually(lambda: answers(host, port, b"before"))
         eventually(lambda: admin.tunnels())
         home = admin.tunnels()[0].node
         process = next(node.process for node in cluster.nodes if node.plan.name == home)
@@ -62,7 +62,7 @@ def test_the_raw_port_outlives_its_home_node(cluster: Cluster) -> None:
         began = time.monotonic()
         left = [host for name, host in HOSTS.items() if name != home]
         for host in left:
-            eventually(lambda host=host: answers(host, port, b"after"))
+            eventually(lambda: answers(host, port, b"after"))
         assert time.monotonic() - began < WORST
         for host in left:
             assert answers(host, port, b"x" * 1_000_000)

@@ -53,13 +53,13 @@ def test_all_that_is_known_goes_on_and_new_things_begin(
             left = [name for name in mesh.nodes if name != home]
             for at in left:
                 for host, name in ((tunnel.host, "own"), (second.host, "second")):
-                    eventually(lambda at=at, host=host, name=name: answered(mesh, at, host) == name)
+                    eventually(lambda: answered(mesh, at, host) == name)
             assert home_of(mesh, tunnel) in left
         rise(mesh, etcd)
         mesh.nodes[home].start()
         far.leave()
         for at in mesh.nodes:
-            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
         eventually(lambda: is_consistent(mesh, tunnel, second))
 
 

@@ -62,7 +62,7 @@ def test_nodes_and_clients_go_to_the_other(
             eventually(lambda: all(node.metrics()["registry_connected"] for node in mesh.nodes.values()))
             with named("second") as second:
                 for at in mesh.nodes:
-                    eventually(lambda at=at, second=second: answered(mesh, at, second.host) == "second")
+                    eventually(lambda: answered(mesh, at, second.host) == "second")
                 mesh.start_registry()
                 # The first replica hears of what was told to the second.
                 eventually(lambda: len(mesh.admin.tunnels()) == 3)

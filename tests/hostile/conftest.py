@@ -1,11 +1,9 @@
 """One node as a process, with the limits that it has by default, and a tunnel of it that is in use."""
 
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,70 +11,13 @@ from portway.engine import engine as thread
 from portway.tunnel import Tunnel
 from portway_lab.cluster.portway import NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.visitors.attacker import Attack, Attacker, Told
 from portway_testkit.visitors.origins import TcpOrigin
-from portway_testkit.visitors.siege import Checked, Download, Figures, besiege, endless, memory_of, metrics_at
-from portway_testkit.visitors.visiting import TIMEOUT, receive, visit
+from portway_testkit.visitors.siege import Besieged, endless
 
-# A tunnel in use goes on at this share of its speed, whatever visitors do.
-ENOUGH = 0.8
-# So many bytes of a new visitor's are looked at.
-_SERVED = 64 * 1024
 # A quarter of what it is by default: handshakes that stand still are the one thing here that takes notable memory, and
 # as many as are wanted have to be made.
 MOST_GREETINGS = 256
 _FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address", "64")
-
-
-@dataclass(frozen=True, slots=True)
-class Besieged:
-    """The node, and a tunnel whose local server sends without end."""
-
-    host: str
-    port: int
-    server_name: str
-    admin: str  # host:port of its metrics
-    pid: int
-    tunnel: Tunnel
-    raw_ports: range
-    environment: dict[str, str]  # of a client that may have thousands of tunnels
-    ca: Path
-
-    def metrics(self) -> dict[str, float]:
-        return metrics_at(self.admin)
-
-    def memory(self) -> float:
-        """Of the node, in MiB."""
-        return memory_of(self.pid)
-
-    def served(self) -> None:
-        """A new visitor is, with the right bytes."""
-        checked = Checked()
-        with visit(self.tunnel, self.ca) as visitor:
-            while checked.read < _SERVED:
-                checked.take(visitor.recv(_SERVED) or b"the end")
-
-    def answers(self, sent: bytes) -> bytes:
-        """All that a visitor is answered who sends this first."""
-        with socket.create_connection((self.host, self.port), TIMEOUT) as visitor:
-            visitor.sendall(sent)
-            return receive(visitor)
-
-    def under(
-        self,
-        attack: Attack,
-        *,
-        begun: Callable[[], object] = lambda: None,
-        during: Callable[[], object] | None = None,
-    ) -> tuple[Figures, Told]:
-        """The tunnel's speed under an attack, beside that in peace; a new visitor is served in each of its rounds."""
-        during = during or self.served
-        with Attacker(attack) as attacker, Download(self.tunnel, self.ca) as download:
-            figures = besiege(download, attacker, self.pid, ENOUGH, begun=begun, during=during)
-            attacker.go()
-            during()
-            told = attacker.rest()
-        return figures, told
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 import pytest
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.visitors.siege import Besieged
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
 
 
-def test_a_flood_of_one_address_slows_nobody(besieged) -> None:
+def test_a_flood_of_one_address_slows_nobody(besieged: Besieged) -> None:
     """It opens connections faster than an address may, each with a whole hello that nobody is known by: the tunnel in
     use goes on, and visitors of another address are served."""
     hello = real_hello(f"{'a' * 16}.fra.localhost").hex()

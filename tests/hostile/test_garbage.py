@@ -6,6 +6,7 @@ import pytest
 from portway_relay.ingress.decision import Alert
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.visitors.siege import Besieged
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
@@ -28,7 +29,7 @@ UNFINISHED = [b"\x16", real_hello("a.example")[:-1], b"GE", b"\x16\x03\x01" + b"
 PLAIN_HTTP = b"GET / HTTP/1.1\r\nHost: " + b"x" * 2_000
 
 
-def test_garbage_slows_nobody(besieged) -> None:
+def test_garbage_slows_nobody(besieged: Besieged) -> None:
     """Five hundred connections a second with random bytes, other protocols' first words, records that break off: the
     tunnel in use goes on, and each is told the same alert, or that this port speaks https."""
     says = [*GARBAGE.values(), *UNFINISHED, PLAIN_HTTP]
@@ -42,6 +43,6 @@ def test_garbage_slows_nobody(besieged) -> None:
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_each_piece_of_garbage_gets_one_alert_and_the_end(besieged, kind: str) -> None:
+def test_each_piece_of_garbage_gets_one_alert_and_the_end(besieged: Besieged, kind: str) -> None:
     """Seven bytes and the end, whatever it was."""
     assert besieged.answers(GARBAGE[kind]) == Alert.DECODE_ERROR.record

@@ -11,6 +11,7 @@ import pytest
 from portway_relay.ingress.decision import Alert
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import message, records, server_name
+from portway_testkit.visitors.siege import Besieged
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 
@@ -31,7 +32,7 @@ def hello(name: str) -> bytes:
     return records(message([server_name(name.encode())]))
 
 
-def test_a_scan_of_names_slows_nobody(besieged) -> None:
+def test_a_scan_of_names_slows_nobody(besieged: Besieged) -> None:
     """Five hundred guesses a second: the tunnel in use goes on, and each guess gets the same alert."""
     says = [hello(f"{guess(number)}.fra.localhost").hex() for number in range(500)]
     figures, told = besieged.under(Attack(besieged.host, [besieged.port], 500, says, addresses=20))
@@ -41,7 +42,7 @@ def test_a_scan_of_names_slows_nobody(besieged) -> None:
     assert {bytes.fromhex(answer) for answer in told.answers} == {Alert.UNRECOGNIZED_NAME.record}
 
 
-def test_names_that_nobody_has_are_answered_alike_and_as_soon(unasked) -> None:
+def test_names_that_nobody_has_are_answered_alike_and_as_soon(unasked: Besieged) -> None:
     """A label that never was, one that was asked for a moment ago, one of no label's form, one of another region: the
     same seven bytes, in the same time within a few milliseconds."""
     kinds = {
@@ -54,7 +55,9 @@ def test_names_that_nobody_has_are_answered_alike_and_as_soon(unasked) -> None:
     demand_alike(unasked, kinds, 40)
 
 
-def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_were(unasked, as_client) -> None:
+def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_were(
+    unasked: Besieged, as_client: Callable[[Besieged], None]
+) -> None:
     """One that was closed a moment ago, and every moment since; one that is open, asked for in another region, where
     nobody has a certificate for it."""
     as_client(unasked)
@@ -77,7 +80,7 @@ def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_we
     demand_alike(unasked, kinds, 30)
 
 
-def demand_alike(node, kinds: dict[str, Callable[[int], str]], times: int) -> None:
+def demand_alike(node: Besieged, kinds: dict[str, Callable[[int], str]], times: int) -> None:
     """Ask for a name of each kind in turn, so many times: one answer, and medians of the times it takes that are
     close together."""
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -93,7 +96,7 @@ def demand_alike(node, kinds: dict[str, Callable[[int], str]], times: int) -> No
     assert max(medians.values()) - min(medians.values()) < ALIKE, medians
 
 
-def answered_in(node, sent: bytes, source: str) -> float:
+def answered_in(node: Besieged, sent: bytes, source: str) -> float:
     """Seconds until the answer, which is the only one there is."""
     address = (node.host, node.port)
     with socket.create_connection(address, TIMEOUT, source_address=(source, 0)) as visitor:

@@ -5,6 +5,7 @@ from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS
 from portway_relay.ingress.decision import Alert
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import message_of, records, server_name
+from portway_testkit.visitors.siege import Besieged
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
@@ -24,7 +25,7 @@ OVERSIZED = {
 }
 
 
-def test_oversized_hellos_slow_nobody(besieged) -> None:
+def test_oversized_hellos_slow_nobody(besieged: Besieged) -> None:
     """Three hundred a second, 9 MB: each costs a parse and is refused, the tunnel in use goes on, and nothing of them
     stays in memory."""
     says = [piece.hex() for piece in (*LARGEST.values(), *OVERSIZED.values())]
@@ -37,12 +38,12 @@ def test_oversized_hellos_slow_nobody(besieged) -> None:
 
 
 @pytest.mark.parametrize("kind", LARGEST)
-def test_the_largest_hello_that_may_be_is_read(besieged, kind: str) -> None:
+def test_the_largest_hello_that_may_be_is_read(besieged: Besieged, kind: str) -> None:
     """Its name is refused, not itself."""
     assert besieged.answers(LARGEST[kind]) == Alert.UNRECOGNIZED_NAME.record
 
 
 @pytest.mark.parametrize("kind", OVERSIZED)
-def test_a_larger_one_gets_one_alert_and_the_end(besieged, kind: str) -> None:
+def test_a_larger_one_gets_one_alert_and_the_end(besieged: Besieged, kind: str) -> None:
     """Whatever is too large about it."""
     assert besieged.answers(OVERSIZED[kind]) == Alert.DECODE_ERROR.record

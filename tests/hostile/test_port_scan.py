@@ -4,7 +4,7 @@ import socket
 
 import pytest
 from portway_testkit.visitors.attacker import Attack
-from portway_testkit.visitors.siege import Checked
+from portway_testkit.visitors.siege import Besieged, Checked
 from portway_testkit.visitors.visiting import visit_raw
 from portway_testkit.waiting import eventually
 
@@ -12,7 +12,7 @@ from portway_testkit.waiting import eventually
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
 
 
-def test_a_scan_of_ports_slows_nobody_and_finds_what_is_open(besieged) -> None:
+def test_a_scan_of_ports_slows_nobody_and_finds_what_is_open(besieged: Besieged) -> None:
     """Eight hundred ports a second: the tunnel in use goes on; only the port of a tunnel listens, who comes to it is
     served, and what the scan has opened there is gone with it."""
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from portway_testkit.links.hand_lane import grant_with
-from portway_testkit.visitors.siege import Download
+from portway_testkit.visitors.siege import Besieged, Download
 from portway_testkit.visitors.storm import Storm
 from portway_testkit.waiting import eventually
 
@@ -22,7 +22,7 @@ SLACK = 32
 
 
 @pytest.mark.slow  # eight seconds at the pace that the node takes them, and as long again for all their handshakes
-def test_two_thousand_clients_that_come_at_once_are_all_let_in(besieged) -> None:
+def test_two_thousand_clients_that_come_at_once_are_all_let_in(besieged: Besieged) -> None:
     """Everybody has a session and a tunnel within a minute; the tunnel in use goes on meanwhile, new visitors are
     served, and handshakes in progress and memory are bounded."""
     before, memory = besieged.metrics(), besieged.memory()

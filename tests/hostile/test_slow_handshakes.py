@@ -1,10 +1,13 @@
 """Clients' and nodes' lanes that stop in the middle of the handshake."""
 
+from collections.abc import Callable
+
 import portway
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.visitors.siege import Besieged
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
@@ -20,7 +23,7 @@ class Standstill:
     """So many lanes as may be on their way, each with a whole hello and nothing after it, and fifty new ones a
     second."""
 
-    def __init__(self, besieged, alpn: str) -> None:
+    def __init__(self, besieged: Besieged, alpn: str) -> None:
         self._besieged = besieged
         self._metric = {LINK_ALPN: "greeting_lanes", MESH_ALPN: 'lane_handshakes{of="node"}'}[alpn]
         hello = real_hello(besieged.server_name, [alpn]).hex()
@@ -35,7 +38,7 @@ class Standstill:
 
 
 @pytest.mark.parametrize("alpn", [LINK_ALPN, MESH_ALPN])
-def test_handshakes_that_never_end_slow_nobody(besieged, alpn: str) -> None:
+def test_handshakes_that_never_end_slow_nobody(besieged: Besieged, alpn: str) -> None:
     """While every place for them is taken the tunnel in use goes on and new visitors are served; there are no more of
     them than may be, and no more memory."""
     standstill = Standstill(besieged, alpn)
@@ -52,7 +55,9 @@ def test_handshakes_that_never_end_slow_nobody(besieged, alpn: str) -> None:
     assert figures.grown < SLACK + MOST * A_HANDSHAKE, figures
 
 
-def test_handshakes_that_never_end_shut_no_client_out(besieged, as_client) -> None:
+def test_handshakes_that_never_end_shut_no_client_out(
+    besieged: Besieged, as_client: Callable[[Besieged], None]
+) -> None:
     """Once they have stood still for two seconds each makes room for who comes after it: a new client attaches."""
     as_client(besieged)
     standstill = Standstill(besieged, LINK_ALPN)

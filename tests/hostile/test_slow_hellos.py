@@ -4,6 +4,7 @@ import pytest
 from portway_relay.config import NodeLimits
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.visitors.siege import Besieged
 from portway_testkit.waiting import eventually
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
@@ -20,7 +21,9 @@ SLACK = 16
     [(40, 4_300, LIMITS.max_half_open), (1, 1_000, LIMITS.max_half_open_per_address)],
     ids=["many addresses", "one address"],
 )
-def test_hellos_that_never_end_slow_nobody_and_shut_nobody_out(besieged, addresses, at_once, most) -> None:
+def test_hellos_that_never_end_slow_nobody_and_shut_nobody_out(
+    besieged: Besieged, addresses: int, at_once: int, most: int
+) -> None:
     """The tunnel in use goes on; new visitors are served while every place is taken; those that wait are no more than
     they may be, and nor is the memory that they take."""
     half = real_hello(besieged.tunnel.host)[:200].hex()

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from ssl import SSLSocket
 
 import pytest
-from portway_testkit.visitors.siege import Checked, Download, besiege
+from portway_testkit.visitors.siege import Besieged, Checked, Download, besiege
 from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually
 
@@ -24,7 +24,7 @@ EACH = 0.05  # seconds
 class Readers:
     """They come and read a first piece; then every second one reads a little at a time, the others no more."""
 
-    def __init__(self, besieged) -> None:
+    def __init__(self, besieged: Besieged) -> None:
         self._besieged = besieged
         self._stack = ExitStack()
         self._slow: list[tuple[SSLSocket, Checked]] = []
@@ -59,7 +59,7 @@ class Readers:
 
 
 @pytest.mark.slow  # visitors that break off while nobody reads them are noticed within five seconds, round by round
-def test_visitors_that_read_slowly_or_not_at_all_slow_nobody(besieged) -> None:
+def test_visitors_that_read_slowly_or_not_at_all_slow_nobody(besieged: Besieged) -> None:
     """Two dozen of them: the tunnel in use goes on, new visitors of it are served, those that read a little at a time
     get the right bytes, and what each costs in memory is bounded."""
     readers = Readers(besieged)

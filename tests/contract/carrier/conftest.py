@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trustme
@@ -10,10 +10,21 @@ import uvloop
 from portway_carrier.contract import Carrier, LocalService
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
-from portway_proto.wire.frames import FrameType, encode_frame, encode_open
+from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.links.carrier_link import LABEL, OPENING, CarrierLink, RawLane, until
+from portway_testkit.links.carrier_link import (
+    LABEL,
+    CarrierLink,
+    CarrierMaker,
+    LinkMaker,
+    RawAcceptorMaker,
+    RawLane,
+    RawNode,
+    RawNodeMaker,
+    RawOpenerMaker,
+    until,
+)
 
 CARRIERS: dict[str, Callable[[Limits], Carrier]] = {"python": PythonCarrier}
 
@@ -46,7 +57,7 @@ def client_tls(authority: trustme.CA) -> ClientTls:
 
 
 @pytest.fixture
-async def make_carrier(carrier_name: str) -> AsyncIterator[Callable[..., Carrier]]:
+async def make_carrier(carrier_name: str) -> AsyncIterator[CarrierMaker]:
     made: list[Carrier] = []
 
     def make(limits: Limits | None = None) -> Carrier:
@@ -60,8 +71,8 @@ async def make_carrier(carrier_name: str) -> AsyncIterator[Callable[..., Carrier
 
 @pytest.fixture
 async def make_link(
-    make_carrier: Callable[..., Carrier], server_tls: ServerTls, client_tls: ClientTls
-) -> AsyncIterator[Callable[..., Awaitable[CarrierLink]]]:
+    make_carrier: CarrierMaker, server_tls: ServerTls, client_tls: ClientTls
+) -> AsyncIterator[LinkMaker]:
     links: list[CarrierLink] = []
 
     async def make(
@@ -80,7 +91,7 @@ async def make_link(
 
 
 @pytest.fixture
-async def link(make_link: Callable[..., Awaitable[CarrierLink]]) -> CarrierLink:
+async def link(make_link: LinkMaker) -> CarrierLink:
     return await make_link()
 
 
@@ -91,7 +102,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.fixture
-async def raw_acceptor(trusting: ssl.SSLContext) -> AsyncIterator[Callable[[CarrierLink], Awaitable[RawLane]]]:
+async def raw_acceptor(trusting: ssl.SSLContext) -> AsyncIterator[RawAcceptorMaker]:
     """Makes a data lane of a link's node whose far end, the acceptor, is driven by hand."""
     lanes: list[RawLane] = []
 
@@ -110,19 +121,8 @@ async def raw_acceptor(trusting: ssl.SSLContext) -> AsyncIterator[Callable[[Carr
         lane.writer.transport.abort()
 
 
-class RawNode:
-    """A node driven by hand: the lanes that are dialled to it, in the order they come."""
-
-    def __init__(self, target: DialTarget) -> None:
-        self.target = target
-        self.lanes: asyncio.Queue[RawLane] = asyncio.Queue()
-
-    def open(self, number: int) -> bytes:
-        return encode_open(number, OPENING)
-
-
 @pytest.fixture
-async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterator[Callable[[], Awaitable[RawNode]]]:
+async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterator[RawNodeMaker]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("node.test").configure_cert(context)
     made: list[RawLane] = []
@@ -147,9 +147,7 @@ async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterato
 
 
 @pytest.fixture
-def raw_opener(
-    make_carrier: Callable[..., Carrier], raw_node: Callable[[], Awaitable[RawNode]]
-) -> Callable[..., Awaitable[RawLane]]:
+def raw_opener(make_carrier: CarrierMaker, raw_node: RawNodeMaker) -> RawOpenerMaker:
     """Makes a lane that a serving carrier dialled and whose far end, the opener, is driven by hand."""
 
     async def make(port: int, limits: Limits | None = None) -> RawLane:

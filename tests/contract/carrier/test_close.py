@@ -8,7 +8,7 @@ from portway_carrier.contract import Outcome
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import PoolLimits, ServerTls, SpareSizes
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.links.carrier_link import listener, until
+from portway_testkit.links.carrier_link import CarrierMaker, LinkMaker, listener, until
 
 
 async def dial(address: Endpoint) -> socket.socket:
@@ -26,7 +26,7 @@ async def ended(sock: socket.socket) -> None:
     sock.close()
 
 
-async def test_closing_ends_everything_at_once(make_link, server_tls: ServerTls) -> None:
+async def test_closing_ends_everything_at_once(make_link: LinkMaker, server_tls: ServerTls) -> None:
     """Handshakes, dials, visits that run or wait, streams being finished, full lanes: all gone when close() returns,
     and every peer hears of it."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
@@ -65,7 +65,7 @@ async def test_closing_ends_everything_at_once(make_link, server_tls: ServerTls)
         }
 
 
-async def test_closing_may_be_repeated(make_carrier) -> None:
+async def test_closing_may_be_repeated(make_carrier: CarrierMaker) -> None:
     """close() of a closed carrier does nothing."""
     carrier = make_carrier()
     await carrier.close()

@@ -11,7 +11,19 @@ from portway_carrier.contract import Outcome
 from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, data_header, encode_number, encode_open
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.links.carrier_link import LABEL, OPENING, broken_off, listener, reset, until
+from portway_testkit.links.carrier_link import (
+    LABEL,
+    OPENING,
+    CarrierLink,
+    LinkMaker,
+    RawOpenerMaker,
+    broken_off,
+    listener,
+    reset,
+    stream_of,
+    transport_of,
+    until,
+)
 
 ONE_LANE = {"sizes": SpareSizes(quiet=1, busy=1, lanes=1), "pool_limits": PoolLimits(lanes=1)}
 
@@ -70,7 +82,7 @@ async def fill(sock: socket.socket) -> int:
     return sent
 
 
-async def test_both_directions_end_alone_and_in_any_order(link) -> None:
+async def test_both_directions_end_alone_and_in_any_order(link: CarrierLink) -> None:
     """Each end of file crosses by itself, whichever is first, and the other direction goes on."""
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -88,7 +100,7 @@ async def test_both_directions_end_alone_and_in_any_order(link) -> None:
     await link.settled()
 
 
-async def test_a_slow_reader_gets_everything_after_both_ends(make_link) -> None:
+async def test_a_slow_reader_gets_everything_after_both_ends(make_link: LinkMaker) -> None:
     """A visitor that half-closed and reads late gets the whole answer, though its server has closed and the kernel is
     asked meanwhile whether paused connections live."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.4))
@@ -108,7 +120,7 @@ async def test_a_slow_reader_gets_everything_after_both_ends(make_link) -> None:
         visitor.close()
 
 
-async def test_what_came_before_the_lane_is_sent_with_its_end(make_link) -> None:
+async def test_what_came_before_the_lane_is_sent_with_its_end(make_link: LinkMaker) -> None:
     """A visitor that sends more than is kept, and ends, before there is a lane, is delivered whole, its end too."""
     link = await make_link(sizes=SpareSizes(quiet=0, busy=1, lanes=1))
     async with origin() as (port, accepted):
@@ -124,7 +136,7 @@ async def test_what_came_before_the_lane_is_sent_with_its_end(make_link) -> None
         visitor.close()
 
 
-async def test_a_refused_visitor_keeps_its_end(link) -> None:
+async def test_a_refused_visitor_keeps_its_end(link: CarrierLink) -> None:
     """REFUSED hands back bytes and end of file; joined again, both arrive."""
     visitor = await dial(link.visitors())
     await send(visitor, b"once")
@@ -133,7 +145,7 @@ async def test_a_refused_visitor_keeps_its_end(link) -> None:
     assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
     async with origin() as (port, accepted):
         link.serve_with(port)
-        link.node.join(end.visitor, link.pool, OPENING, link.ended)
+        link.node.join(stream_of(end), link.pool, OPENING, link.ended)
         server = await accepted()
         assert await receive(server) == b"once"
         server.close()
@@ -142,7 +154,7 @@ async def test_a_refused_visitor_keeps_its_end(link) -> None:
 
 
 async def test_a_tls_visitor_that_sends_and_leaves_is_delivered_whole(
-    link, server_tls: ServerTls, trusting: ssl.SSLContext
+    link: CarrierLink, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
     """What a TLS visitor sent before it closed reaches the local server, and then the end."""
     async with origin() as (port, accepted):
@@ -162,7 +174,7 @@ async def test_a_tls_visitor_that_sends_and_leaves_is_delivered_whole(
 
 
 async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
-    make_link, server_tls: ServerTls, trusting: ssl.SSLContext
+    make_link: LinkMaker, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
     """A TLS upload that ends while the local server does not read arrives whole when it reads again."""
     link = await make_link(Limits(high_water=16 * 1024))
@@ -189,7 +201,7 @@ async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
     await link.settled()
 
 
-async def test_a_visitor_that_resets_while_it_is_not_read_is_noticed(make_link) -> None:
+async def test_a_visitor_that_resets_while_it_is_not_read_is_noticed(make_link: LinkMaker) -> None:
     """A visitor that is paused, because its server does not read, and breaks off then, ends its visit."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.8))
     async with origin() as (port, accepted):
@@ -205,19 +217,19 @@ async def test_a_visitor_that_resets_while_it_is_not_read_is_noticed(make_link) 
     await link.settled()
 
 
-async def test_a_server_that_resets_while_it_is_not_read_is_noticed(make_link) -> None:
+async def test_a_server_that_resets_while_it_is_not_read_is_noticed(make_link: LinkMaker) -> None:
     """A local server that breaks off while its visitor does not read breaks it off, behind what came before."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.8))
     async with origin() as (port, accepted):
         link.serve_with(port)
         at = link.visitors()
         reader, writer = await asyncio.open_connection(at.host, at.port)
-        writer.transport.pause_reading()
+        transport_of(writer).pause_reading()
         server = await accepted()
         await fill(server)
         reset(server)
         await until(lambda: link.client.counters.visits_ended == 1)
-        writer.transport.resume_reading()
+        transport_of(writer).resume_reading()
         assert await broken_off(reader)
         assert (await link.end()).outcome is Outcome.RESET
         writer.close()
@@ -225,7 +237,7 @@ async def test_a_server_that_resets_while_it_is_not_read_is_noticed(make_link) -
 
 
 @pytest.mark.parametrize("who", ["visitor", "server"])
-async def test_a_lane_that_was_broken_off_while_full_is_clean_again(make_link, who: str) -> None:
+async def test_a_lane_that_was_broken_off_while_full_is_clean_again(make_link: LinkMaker, who: str) -> None:
     """After a break with every buffer full, the one lane there is serves the next visit with its bytes alone."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.8), **ONE_LANE)
     async with origin() as (port, accepted):
@@ -248,7 +260,7 @@ async def test_a_lane_that_was_broken_off_while_full_is_clean_again(make_link, w
     assert len(link.lanes) == 2, "one control lane and one data lane served them all"
 
 
-async def test_a_visitor_that_leaves_while_its_server_is_dialled(raw_opener) -> None:
+async def test_a_visitor_that_leaves_while_its_server_is_dialled(raw_opener: RawOpenerMaker) -> None:
     """END and RESET right behind OPEN: the local server gets what was sent; the lane is idle at once."""
     async with origin() as (port, accepted):
         lane = await raw_opener(port)
@@ -266,7 +278,7 @@ async def test_a_visitor_that_leaves_while_its_server_is_dialled(raw_opener) -> 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_who_never_reads_the_last_bytes_is_dropped(
-    make_link, server_tls: ServerTls, trusting: ssl.SSLContext, encrypted: bool
+    make_link: LinkMaker, server_tls: ServerTls, trusting: ssl.SSLContext, encrypted: bool
 ) -> None:
     """A visit that is over does not hold its visitor's connection when for Limits.linger nothing of it leaves."""
     size = 32 << 20
@@ -274,9 +286,9 @@ async def test_who_never_reads_the_last_bytes_is_dropped(
     async with origin() as (port, accepted):
         link.serve_with(port)
         at = link.visitors(server_tls if encrypted else None)
-        options = {"ssl": trusting, "server_hostname": "node.test"} if encrypted else {}
-        reader, writer = await asyncio.open_connection(at.host, at.port, **options)
-        writer.transport.pause_reading()
+        tls, name = (trusting, "node.test") if encrypted else (None, None)
+        reader, writer = await asyncio.open_connection(at.host, at.port, ssl=tls, server_hostname=name)
+        transport_of(writer).pause_reading()
         writer.write(b"?")
         if not encrypted:
             writer.write_eof()
@@ -289,7 +301,7 @@ async def test_who_never_reads_the_last_bytes_is_dropped(
         loop = asyncio.get_running_loop()
         dropped = loop.time() + 1.0
         await until(lambda: loop.time() > dropped)
-        writer.transport.resume_reading()
+        transport_of(writer).resume_reading()
         received = 0
         try:
             while data := await reader.read(1 << 20):

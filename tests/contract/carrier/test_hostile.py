@@ -2,11 +2,12 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import Outcome
+from portway_carrier.contract import Lane, Outcome
 from portway_carrier.errors import ConnectionLost, HandshakeFailed, ProtocolViolation
 from portway_carrier.values import Limits, ServerTls
 from portway_proto.wire.frames import (
@@ -20,7 +21,21 @@ from portway_proto.wire.frames import (
     encode_refused,
 )
 from portway_proto.wire.limits import MAX_KEPT
-from portway_testkit.links.carrier_link import LABEL, RawLane, broken_off, listener, reset, until
+from portway_testkit.links.carrier_link import (
+    LABEL,
+    CarrierLink,
+    CarrierMaker,
+    LinkMaker,
+    RawAcceptorMaker,
+    RawLane,
+    RawOpenerMaker,
+    broken_off,
+    listener,
+    reset,
+    stream_of,
+    transport_of,
+    until,
+)
 
 VISIT = Opening(LABEL, "192.0.2.1", 1)
 
@@ -81,7 +96,9 @@ async def silent_server() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize(("state", "sent"), cases(BY_ACCEPTOR))
-async def test_an_acceptor_that_breaks_the_rules_loses_that_lane(link, raw_acceptor, state: str, sent: bytes) -> None:
+async def test_an_acceptor_that_breaks_the_rules_loses_that_lane(
+    link: CarrierLink, raw_acceptor: RawAcceptorMaker, state: str, sent: bytes
+) -> None:
     """Whatever it sends out of place closes its lane, resets the visit on it, and touches no other lane."""
     others = link.pool.counts.idle
     lane: RawLane = await raw_acceptor(link)
@@ -106,7 +123,9 @@ async def test_an_acceptor_that_breaks_the_rules_loses_that_lane(link, raw_accep
 
 
 @pytest.mark.parametrize(("state", "sent"), cases(BY_OPENER))
-async def test_an_opener_that_breaks_the_rules_loses_that_lane(raw_opener, state: str, sent: bytes) -> None:
+async def test_an_opener_that_breaks_the_rules_loses_that_lane(
+    raw_opener: RawOpenerMaker, state: str, sent: bytes
+) -> None:
     """Whatever it sends out of place closes the lane; its visit's local connection is reset."""
     async with silent_server() as port:
         lane: RawLane = await raw_opener(port)
@@ -119,7 +138,7 @@ async def test_an_opener_that_breaks_the_rules_loses_that_lane(raw_opener, state
         await lane.closed()
 
 
-async def test_more_than_is_kept_before_the_answer_loses_the_lane(raw_opener) -> None:
+async def test_more_than_is_kept_before_the_answer_loses_the_lane(raw_opener: RawOpenerMaker) -> None:
     """An opener that sends more than MAX_KEPT before OPENED is cut off: nothing makes the acceptor hold more."""
     unanswering = socket.create_server(("127.0.0.1", 0), backlog=0)
     lanes = [socket.create_connection(unanswering.getsockname())]  # its backlog is full: dialling it takes long
@@ -138,11 +157,11 @@ async def test_more_than_is_kept_before_the_answer_loses_the_lane(raw_opener) ->
         sock.close()
 
 
-async def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_no_memory(raw_opener) -> None:
+async def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_no_memory(raw_opener: RawOpenerMaker) -> None:
     """A peer that asks and asks and does not read is not answered without bound; when it reads again it is served."""
     async with silent_server() as port:
         lane: RawLane = await raw_opener(port, Limits(high_water=16 * 1024))
-        lane.writer.transport.pause_reading()
+        transport_of(lane.writer).pause_reading()
         flood = encode_frame(FrameType.PING, b"12345678") * 5000
         for _ in range(100):
             lane.send(flood)
@@ -150,7 +169,7 @@ async def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_no_memory(ra
         lane.send(encode_open(1, VISIT))
         for _ in range(200):  # the carrier reads all of it, on this same loop
             await asyncio.sleep(0)
-        lane.writer.transport.resume_reading()
+        transport_of(lane.writer).resume_reading()
         pongs = 0
         while (frame := await lane.frame())[0] == FrameType.PONG:
             pongs += 1
@@ -158,25 +177,27 @@ async def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_no_memory(ra
         assert 0 < pongs < 500_000
 
 
-async def test_a_control_lane_that_does_not_read_is_not_read(make_link) -> None:
+async def test_a_control_lane_that_does_not_read_is_not_read(make_link: LinkMaker) -> None:
     """Requests of a client that reads no answer stay with the client; all come when it reads again."""
     link = await make_link(Limits(high_water=16 * 1024))
     answered = 0
 
-    def answer(lane, frame_type: int, payload: bytes) -> None:
+    def answer(lane: Lane, frame_type: int, payload: bytes) -> None:
         nonlocal answered
         answered += 1
         lane.send(FrameType.BOUND, b"a" * 16_000)
 
-    link.node_events.frame_received = answer
+    link.node_events.frame_received = answer  # type: ignore[method-assign]
     asked = 3000
-    link.client_events.frame_received = lambda *_: None
+    link.client_events.frame_received = lambda *_: None  # type: ignore[method-assign]
     for _ in range(asked):
         link.client_control.send(FrameType.BIND, b"b" * 64)
     await until(lambda: answered == asked)
 
 
-async def test_a_peer_that_ends_in_mid_frame_resets_its_visit(link, raw_acceptor) -> None:
+async def test_a_peer_that_ends_in_mid_frame_resets_its_visit(
+    link: CarrierLink, raw_acceptor: RawAcceptorMaker
+) -> None:
     """A lane that ends within a frame is a lost lane; what came of the frame was delivered, nothing is made up."""
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
@@ -190,7 +211,7 @@ async def test_a_peer_that_ends_in_mid_frame_resets_its_visit(link, raw_acceptor
     writer.close()
 
 
-async def test_unknown_frames_are_skipped_in_mid_visit(link, raw_acceptor) -> None:
+async def test_unknown_frames_are_skipped_in_mid_visit(link: CarrierLink, raw_acceptor: RawAcceptorMaker) -> None:
     """Types from 0x80 up are of a later version: skipped whole, the visit goes on."""
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
@@ -203,7 +224,7 @@ async def test_unknown_frames_are_skipped_in_mid_visit(link, raw_acceptor) -> No
     await link.end()
 
 
-async def test_a_violation_is_told_to_the_owner(link, trusting) -> None:
+async def test_a_violation_is_told_to_the_owner(link: CarrierLink, trusting: ssl.SSLContext) -> None:
     """The owner of a lane that is closed for what the peer sent hears ProtocolViolation."""
     at, count = link.link_address, len(link.lanes)
     lane = RawLane(*await asyncio.open_connection(at.host, at.port, ssl=trusting, server_hostname="node.test"))
@@ -215,7 +236,7 @@ async def test_a_violation_is_told_to_the_owner(link, trusting) -> None:
     await lane.closed()
 
 
-async def test_garbage_instead_of_a_handshake_fails_it(make_carrier, server_tls: ServerTls) -> None:
+async def test_garbage_instead_of_a_handshake_fails_it(make_carrier: CarrierMaker, server_tls: ServerTls) -> None:
     """Bytes that are no TLS end the stream with HandshakeFailed."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
@@ -226,7 +247,7 @@ async def test_garbage_instead_of_a_handshake_fails_it(make_carrier, server_tls:
     theirs.close()
 
 
-async def test_a_handshake_that_never_ends_is_ended(make_carrier, server_tls: ServerTls) -> None:
+async def test_a_handshake_that_never_ends_is_ended(make_carrier: CarrierMaker, server_tls: ServerTls) -> None:
     """A visitor that sends nothing is dropped after Limits.handshake."""
     carrier = make_carrier(Limits(handshake=0.2))
     ours, theirs = socket.socketpair()
@@ -237,7 +258,7 @@ async def test_a_handshake_that_never_ends_is_ended(make_carrier, server_tls: Se
     theirs.close()
 
 
-async def test_a_handshake_that_is_given_up_ends_at_once(make_carrier, server_tls: ServerTls) -> None:
+async def test_a_handshake_that_is_given_up_ends_at_once(make_carrier: CarrierMaker, server_tls: ServerTls) -> None:
     """abort() drops a connection whose handshake runs; its peer is not kept until the time limit."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
@@ -251,7 +272,9 @@ async def test_a_handshake_that_is_given_up_ends_at_once(make_carrier, server_tl
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_a_socket_that_is_given_up_in_the_same_turn_is_closed(make_carrier, server_tls, encrypted: bool) -> None:
+async def test_a_socket_that_is_given_up_in_the_same_turn_is_closed(
+    make_carrier: CarrierMaker, server_tls: ServerTls, encrypted: bool
+) -> None:
     """abort() right after accept() leaves nothing open, though nothing of it has begun."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
@@ -263,7 +286,9 @@ async def test_a_socket_that_is_given_up_in_the_same_turn_is_closed(make_carrier
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_a_socket_that_is_gone_is_told_by_its_stream(make_carrier, server_tls, encrypted: bool) -> None:
+async def test_a_socket_that_is_gone_is_told_by_its_stream(
+    make_carrier: CarrierMaker, server_tls: ServerTls, encrypted: bool
+) -> None:
     """accept() of a closed socket raises nothing; ready() does."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
@@ -274,7 +299,7 @@ async def test_a_socket_that_is_gone_is_told_by_its_stream(make_carrier, server_
         await stream.ready()
 
 
-async def test_an_open_that_is_never_answered_ends(make_link, raw_acceptor) -> None:
+async def test_an_open_that_is_never_answered_ends(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
     """After Limits.open_answer the lane gets RESET, and the visitor is handed back whole: it can be told."""
     link = await make_link(Limits(open_answer=0.3))
     lane: RawLane = await raw_acceptor(link)
@@ -288,15 +313,16 @@ async def test_an_open_that_is_never_answered_ends(make_link, raw_acceptor) -> N
         (FrameType.DATA, b"hello"),
         (FrameType.RESET, (1).to_bytes(4)),
     )
-    stream = end.visitor
-    assert stream is not None
+    stream = stream_of(end)
     assert await stream.first_bytes(5) == b"hello"
     link.node.finish(stream, b"in vain")
     assert await reader.read() == b"in vain"
     writer.transport.abort()
 
 
-async def test_the_lane_of_an_unanswered_open_serves_again(make_link, raw_acceptor) -> None:
+async def test_the_lane_of_an_unanswered_open_serves_again(
+    make_link: LinkMaker, raw_acceptor: RawAcceptorMaker
+) -> None:
     """Once its RESET has been answered; an OPENED that comes too late is nothing."""
     link = await make_link(Limits(open_answer=0.3))
     lane: RawLane = await raw_acceptor(link)
@@ -319,7 +345,7 @@ async def test_the_lane_of_an_unanswered_open_serves_again(make_link, raw_accept
     await link.end(2)
 
 
-async def test_a_visit_that_was_opened_has_no_such_limit(make_link, raw_acceptor) -> None:
+async def test_a_visit_that_was_opened_has_no_such_limit(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
     """However long it is silent after OPENED."""
     link = await make_link(Limits(open_answer=0.3))
     lane: RawLane = await raw_acceptor(link)

@@ -6,16 +6,29 @@ import socket
 import ssl
 
 import pytest
+import trustme
 from portway_carrier.contract import Outcome
 from portway_carrier.errors import ConnectFailed, HandshakeFailed, PeerFailed, PeerSilent, TlsSettingsError
 from portway_carrier.values import ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.links.carrier_link import Recorder, broken_off, listener, reset, until
+from portway_testkit.links.carrier_link import (
+    CarrierLink,
+    CarrierMaker,
+    LinkMaker,
+    RawAcceptorMaker,
+    Recorder,
+    broken_off,
+    lane_of,
+    listener,
+    reset,
+    stream_of,
+    until,
+)
 
 
-async def test_control_frames_arrive_whole_and_in_order(link) -> None:
+async def test_control_frames_arrive_whole_and_in_order(link: CarrierLink) -> None:
     """Frames of the control lane reach their owner on the other side, unchanged."""
     for number in range(100):
         link.client_control.send(FrameType.BIND, b"%d" % number + b"x" * 5000)
@@ -23,7 +36,7 @@ async def test_control_frames_arrive_whole_and_in_order(link) -> None:
     assert [frame[1][:-5000] for frame in link.node_events.frames[1:]] == [b"%d" % n for n in range(100)]
 
 
-async def test_fail_tells_the_peer_why(link) -> None:
+async def test_fail_tells_the_peer_why(link: CarrierLink) -> None:
     """FAIL reaches the peer's lane_closed with its payload, and both ends are closed."""
     link.lanes[0].fail(b"why")
     await link.client_events.until(lambda: bool(link.client_events.closed))
@@ -33,7 +46,7 @@ async def test_fail_tells_the_peer_why(link) -> None:
     await link.node_events.until(lambda: bool(link.node_events.closed))
 
 
-async def test_an_oversized_payload_is_refused_here(link) -> None:
+async def test_an_oversized_payload_is_refused_here(link: CarrierLink) -> None:
     """send() raises before anything is written; the lane goes on."""
     with pytest.raises(ValueError, match="limit"):
         link.client_control.send(FrameType.BIND, b"x" * 20_000)
@@ -41,7 +54,7 @@ async def test_an_oversized_payload_is_refused_here(link) -> None:
     await link.node_events.until(lambda: (FrameType.UNBIND, b"fine") in link.node_events.frames)
 
 
-async def test_a_silent_peer_is_dead(make_carrier, server_tls: ServerTls, authority) -> None:
+async def test_a_silent_peer_is_dead(make_carrier: CarrierMaker, server_tls: ServerTls, authority: trustme.CA) -> None:
     """A peer whose socket is open and who answers no PING is closed with PeerSilent within two silences."""
     carrier = make_carrier(Limits(ping_interval=0.1))
     sock = listener()
@@ -63,7 +76,7 @@ async def test_a_silent_peer_is_dead(make_carrier, server_tls: ServerTls, author
     sock.close()
 
 
-async def test_a_peer_that_answers_lives(make_link) -> None:
+async def test_a_peer_that_answers_lives(make_link: LinkMaker) -> None:
     """PING and PONG keep idle lanes up for as long as both ends are there."""
     link = await make_link(Limits(ping_interval=0.05))
     before = link.pool.counts.idle
@@ -75,7 +88,7 @@ async def test_a_peer_that_answers_lives(make_link) -> None:
     assert not link.client_events.closed
 
 
-async def test_a_reset_without_an_answer_closes_the_lane(make_link, raw_acceptor) -> None:
+async def test_a_reset_without_an_answer_closes_the_lane(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
     """A peer that lets a visit be opened and then answers nothing loses the lane, not the node its memory."""
     link = await make_link(Limits(ping_interval=0.2, reset_answer=0.2))
     lane = await raw_acceptor(link)
@@ -87,7 +100,7 @@ async def test_a_reset_without_an_answer_closes_the_lane(make_link, raw_acceptor
     assert (await link.end()).outcome is Outcome.VISITOR_LOST
 
 
-async def test_idle_lanes_above_need_are_let_go(make_link) -> None:
+async def test_idle_lanes_above_need_are_let_go(make_link: LinkMaker) -> None:
     """After a burst the lanes it needed are closed, by the opener, at the client's request."""
     link = await make_link(Limits(ping_interval=0.2), sizes=SpareSizes(quiet=2, busy=3, shrink_after=0.3))
     link.serving.want(10)
@@ -96,7 +109,7 @@ async def test_idle_lanes_above_need_are_let_go(make_link) -> None:
     await until(lambda: link.serving.counts.idle == 2)
 
 
-async def test_a_closed_pool_hands_waiting_visitors_back(make_link) -> None:
+async def test_a_closed_pool_hands_waiting_visitors_back(make_link: LinkMaker) -> None:
     """retire() turns away who waits and lets go of idle lanes."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     address = link.visitors()
@@ -106,11 +119,11 @@ async def test_a_closed_pool_hands_waiting_visitors_back(make_link) -> None:
     await until(lambda: link.pool.counts.waiting == 1)
     link.pool.retire()
     assert (await link.end()).outcome is Outcome.NO_LANE
-    link.ends[0][1].visitor.abort()
+    stream_of(link.ends[0][1]).abort()
     visitor.close()
 
 
-async def test_without_a_control_lane_nobody_waits(link) -> None:
+async def test_without_a_control_lane_nobody_waits(link: CarrierLink) -> None:
     """A detached session refuses at once who finds no idle lane."""
     address = link.visitors()
     link.serving.retire()
@@ -118,11 +131,11 @@ async def test_without_a_control_lane_nobody_waits(link) -> None:
     link.pool.attach_control(None)
     visitor = socket.create_connection((address.host, address.port))
     assert (await link.end()).outcome is Outcome.NO_LANE
-    link.ends[0][1].visitor.abort()
+    stream_of(link.ends[0][1]).abort()
     visitor.close()
 
 
-async def test_dialling_nobody_fails_with_the_address(make_carrier) -> None:
+async def test_dialling_nobody_fails_with_the_address(make_carrier: CarrierMaker) -> None:
     """ConnectFailed names who was dialled."""
     carrier = make_carrier()
     sock = listener()
@@ -132,7 +145,7 @@ async def test_dialling_nobody_fails_with_the_address(make_carrier) -> None:
         await carrier.connect(address, None).ready()
 
 
-async def test_a_wrong_ca_is_untrusted(link, make_carrier) -> None:
+async def test_a_wrong_ca_is_untrusted(link: CarrierLink, make_carrier: CarrierMaker) -> None:
     """A certificate that another CA signed fails the handshake, and says that it was the certificate."""
     import trustme
 
@@ -143,7 +156,7 @@ async def test_a_wrong_ca_is_untrusted(link, make_carrier) -> None:
     assert caught.value.untrusted
 
 
-async def test_tls_settings_that_cannot_be_used_say_so(make_carrier, server_tls: ServerTls) -> None:
+async def test_tls_settings_that_cannot_be_used_say_so(make_carrier: CarrierMaker, server_tls: ServerTls) -> None:
     """A key that does not belong to its certificate raises at once, and the socket is closed."""
     import trustme
 
@@ -156,19 +169,19 @@ async def test_tls_settings_that_cannot_be_used_say_so(make_carrier, server_tls:
     theirs.close()
 
 
-async def test_refused_openings_leave_the_lane_idle(link) -> None:
+async def test_refused_openings_leave_the_lane_idle(link: CarrierLink) -> None:
     """A label that is not in the table is NOT_HERE; the opener gets the visitor back and the lane is idle."""
     link.table.clear()
     address = link.visitors()
     visitor = socket.create_connection((address.host, address.port))
     end = await link.end()
     assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
-    end.visitor.abort()
+    stream_of(end).abort()
     visitor.close()
     await link.settled()
 
 
-async def test_abandon_closes_descriptors_and_says_nothing(link) -> None:
+async def test_abandon_closes_descriptors_and_says_nothing(link: CarrierLink) -> None:
     """What a forked child calls: the descriptors are gone, the peer hears of it only from the kernel."""
     pid = os.fork()
     if pid == 0:
@@ -185,7 +198,7 @@ async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-async def relayed(near, far) -> Recorder:
+async def relayed(near: CarrierLink, far: CarrierLink) -> Recorder:
     """One lane of `near` whose openings are joined to `far`'s pool, on the carrier between them."""
     between = far.node
     stream = between.connect(near.link_address, near.client_tls)
@@ -198,7 +211,7 @@ async def relayed(near, far) -> Recorder:
     return events
 
 
-async def test_a_visit_is_joined_from_lane_to_lane(make_link) -> None:
+async def test_a_visit_is_joined_from_lane_to_lane(make_link: LinkMaker) -> None:
     """An opening that came in over one link is joined to the pool of another; half-close is kept over the hop."""
     far = await make_link()
     near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
@@ -220,7 +233,7 @@ async def test_a_visit_is_joined_from_lane_to_lane(make_link) -> None:
     await near.settled()
 
 
-async def test_a_refused_hop_hands_the_lane_back(make_link) -> None:
+async def test_a_refused_hop_hands_the_lane_back(make_link: LinkMaker) -> None:
     """REFUSED at the far end gives the lane back, to be refused in turn with nothing of the visit lost."""
     far = await make_link()
     near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
@@ -230,15 +243,15 @@ async def test_a_refused_hop_hands_the_lane_back(make_link) -> None:
     writer.write(b"hello")
     end = await far.end()
     assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
-    end.visitor.refuse(RefusalReason.NOT_HERE)
+    lane_of(end).refuse(RefusalReason.NOT_HERE)
     end = await near.end()
     assert end.outcome is Outcome.REFUSED
-    assert await end.visitor.first_bytes(1.0) == b"hello"
-    end.visitor.abort()
+    assert await stream_of(end).first_bytes(1.0) == b"hello"
+    stream_of(end).abort()
     writer.close()
 
 
-async def test_a_visitor_that_leaves_is_reset_over_the_hop(make_link) -> None:
+async def test_a_visitor_that_leaves_is_reset_over_the_hop(make_link: LinkMaker) -> None:
     """RESET crosses both lanes, and both are idle afterwards."""
     far = await make_link()
     near = await make_link(sizes=SpareSizes(quiet=0, busy=0))

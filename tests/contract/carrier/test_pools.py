@@ -4,14 +4,27 @@ import asyncio
 import contextlib
 import socket
 
+import pytest
 from portway_carrier.contract import LocalService, Outcome
-from portway_carrier.errors import HandshakeFailed, PeerFailed
+from portway_carrier.errors import CarrierError, HandshakeFailed, PeerFailed
 from portway_carrier.values import DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.links.carrier_link import LABEL, OPENING, RawLane, Recorder, listener, until
+from portway_testkit.links.carrier_link import (
+    LABEL,
+    OPENING,
+    CarrierLink,
+    CarrierMaker,
+    LinkMaker,
+    RawLane,
+    RawNodeMaker,
+    Recorder,
+    listener,
+    stream_of,
+    until,
+)
 
 
 async def dial(address: Endpoint) -> socket.socket:
@@ -21,7 +34,7 @@ async def dial(address: Endpoint) -> socket.socket:
     return sock
 
 
-def wants(link) -> list[int]:
+def wants(link: CarrierLink) -> list[int]:
     """What the node asked for so far."""
     return [
         lane_pb2.Want.FromString(payload).lanes
@@ -30,7 +43,7 @@ def wants(link) -> list[int]:
     ]
 
 
-async def test_two_spare_lanes_until_somebody_visits_then_eight(link) -> None:
+async def test_two_spare_lanes_until_somebody_visits_then_eight(link: CarrierLink) -> None:
     """A quiet pool keeps SpareSizes.quiet lanes; from the first visit on SpareSizes.busy beside those in use."""
     assert link.pool.counts.idle == 2
     with listener() as listening:
@@ -43,7 +56,7 @@ async def test_two_spare_lanes_until_somebody_visits_then_eight(link) -> None:
         await link.end()
 
 
-async def test_waiting_visitors_are_served_in_the_order_they_came(make_link) -> None:
+async def test_waiting_visitors_are_served_in_the_order_they_came(make_link: LinkMaker) -> None:
     """With one lane for all, who waits longest is next."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     served = asyncio.Queue[str]()
@@ -60,7 +73,7 @@ async def test_waiting_visitors_are_served_in_the_order_they_came(make_link) -> 
     visitors = []
     for number in range(5):
         visitors.append(await dial(address))
-        await until(lambda number=number: link.pool.counts.waiting == number + 1)
+        await until(lambda: link.pool.counts.waiting == number + 1)
         visitors[-1].sendall(b"%d\n" % number)
     holder.sendall(b"first\n")
     for expected in ("first", "0", "1", "2", "3", "4"):
@@ -75,7 +88,7 @@ async def test_waiting_visitors_are_served_in_the_order_they_came(make_link) -> 
     server.close()
 
 
-async def test_more_than_may_wait_are_turned_away_at_once(make_link) -> None:
+async def test_more_than_may_wait_are_turned_away_at_once(make_link: LinkMaker) -> None:
     """PoolLimits.waiting visitors wait; the next one is handed back without waiting, and the others in time."""
     limits = PoolLimits(lanes=1, waiting=2, wait=0.5)
     link = await make_link(Limits(ping_interval=0.4), SpareSizes(quiet=0, busy=0), limits)
@@ -88,12 +101,12 @@ async def test_more_than_may_wait_are_turned_away_at_once(make_link) -> None:
     assert link.pool.counts.waiting == 0
     for _, ended in link.ends:
         assert ended.outcome is Outcome.NO_LANE
-        ended.visitor.abort()
+        stream_of(ended).abort()
     for visitor in visitors:
         visitor.close()
 
 
-async def test_want_says_how_many_wait_and_never_more_than_there_may_be(make_link) -> None:
+async def test_want_says_how_many_wait_and_never_more_than_there_may_be(make_link: LinkMaker) -> None:
     """One WANT for those who came together; a repeated one, since no lane came, asks for the same again; none asks
     for more lanes than the pool may have."""
     link = await make_link(sizes=SpareSizes(quiet=0, busy=0), pool_limits=PoolLimits(lanes=3, wait=30.0))
@@ -107,12 +120,12 @@ async def test_want_says_how_many_wait_and_never_more_than_there_may_be(make_lin
     await link.end(5)
     for _, ended in link.ends:
         assert ended.outcome is Outcome.NO_LANE
-        ended.visitor.abort()
+        stream_of(ended).abort()
     for visitor in visitors:
         visitor.close()
 
 
-async def test_a_thousand_idle_visitors_have_a_lane_each(make_link) -> None:
+async def test_a_thousand_idle_visitors_have_a_lane_each(make_link: LinkMaker) -> None:
     """Lanes are dialled as they are asked for, in bursts that are bounded, and hardly more than are needed."""
     many = 1000
     sizes = SpareSizes(dials=16)
@@ -140,9 +153,12 @@ async def test_a_thousand_idle_visitors_have_a_lane_each(make_link) -> None:
             visitor.close()
 
 
-async def test_a_greeting_that_is_refused_is_not_repeated_at_once(raw_node, make_carrier) -> None:
+async def test_a_greeting_that_is_refused_is_not_repeated_at_once(
+    raw_node: RawNodeMaker, make_carrier: CarrierMaker
+) -> None:
     """A node that closes every lane with FAIL is dialled again after growing pauses, and each failure is told."""
-    carrier, lost = make_carrier(), []
+    carrier = make_carrier()
+    lost: list[CarrierError] = []
     node = await raw_node()
     pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1), lost.append)
     loop = asyncio.get_running_loop()
@@ -159,9 +175,10 @@ async def test_a_greeting_that_is_refused_is_not_repeated_at_once(raw_node, make
     assert times[3] - times[0] >= 0.05 + 0.1 + 0.2
 
 
-async def test_a_server_of_another_protocol_is_no_node(raw_node, make_carrier) -> None:
+async def test_a_server_of_another_protocol_is_no_node(raw_node: RawNodeMaker, make_carrier: CarrierMaker) -> None:
     """A lane on which the node did not choose the protocol's ALPN is closed before anything is said on it."""
-    carrier, lost = make_carrier(), []
+    carrier = make_carrier()
+    lost: list[CarrierError] = []
     node = await raw_node()
     target = DialTarget(
         node.target.address,
@@ -177,7 +194,7 @@ async def test_a_server_of_another_protocol_is_no_node(raw_node, make_carrier) -
     pool.close()
 
 
-async def test_who_retires_serves_the_open_that_crosses(raw_node, make_carrier) -> None:
+async def test_who_retires_serves_the_open_that_crosses(raw_node: RawNodeMaker, make_carrier: CarrierMaker) -> None:
     """The acceptor's retire() sends RETIRE and closes nothing: an OPEN on its way is served."""
     carrier, events = make_carrier(), Recorder()
     node = await raw_node()
@@ -197,7 +214,7 @@ async def test_who_retires_serves_the_open_that_crosses(raw_node, make_carrier) 
     assert not events.closed
 
 
-async def test_an_opening_that_cannot_be_said_is_refused_here(link) -> None:
+async def test_an_opening_that_cannot_be_said_is_refused_here(link: CarrierLink) -> None:
     """join() raises for a visitor without an address; lane and visitor are untouched."""
     with listener() as listening:
         visitor = await dial(Endpoint(*listening.getsockname()))
@@ -213,11 +230,13 @@ async def test_an_opening_that_cannot_be_said_is_refused_here(link) -> None:
         assert link.pool.counts == before
         link.node.join(stream, link.pool, OPENING, link.ended)
         assert (await link.end()).outcome is Outcome.REFUSED
-        link.ends[0][1].visitor.abort()
+        stream_of(link.ends[0][1]).abort()
         visitor.close()
 
 
-async def test_a_callback_that_fails_closes_what_it_concerns(link, server_tls: ServerTls, caplog) -> None:
+async def test_a_callback_that_fails_closes_what_it_concerns(
+    link: CarrierLink, server_tls: ServerTls, caplog: pytest.LogCaptureFixture
+) -> None:
     """A visitor whose handing back fails is not left behind; the failure is logged and nothing else is harmed."""
 
     def fail(*_: object) -> None:

@@ -4,11 +4,11 @@ import socket
 
 from portway_carrier.contract import Outcome
 from portway_proto.wire.frames import RefusalReason
-from portway_testkit.links.carrier_link import OPENING, closed, echo, local_server, until, visit
+from portway_testkit.links.carrier_link import OPENING, CarrierLink, closed, echo, local_server, stream_of, until, visit
 from portway_testkit.processes.descriptors import no_more_descriptors
 
 
-async def test_nobody_listening_hands_the_visitor_back(link) -> None:
+async def test_nobody_listening_hands_the_visitor_back(link: CarrierLink) -> None:
     """REFUSED brings back the visitor with everything it sent, to be finished or joined elsewhere."""
     unused = socket.create_server(("127.0.0.1", 0))
     port = unused.getsockname()[1]
@@ -23,8 +23,7 @@ async def test_nobody_listening_hands_the_visitor_back(link) -> None:
     reason, message = link.refused[0]
     assert reason is RefusalReason.UNREACHABLE
     assert all(f"{host}:{port}: " in message for host in ("127.0.0.1", "[::1]"))
-    visitor = end.visitor
-    assert isinstance(visitor, object)
+    visitor = stream_of(end)
     assert (await visitor.first_bytes(2.0)).startswith(b"GET / ")
     async with local_server(echo) as again:
         link.serve_with(again)
@@ -35,22 +34,22 @@ async def test_nobody_listening_hands_the_visitor_back(link) -> None:
     await link.settled()
 
 
-async def test_a_label_that_is_not_served_is_not_here(link) -> None:
+async def test_a_label_that_is_not_served_is_not_here(link: CarrierLink) -> None:
     """It may be at another node by now."""
     _, writer = await visit(link.visitors())
     end = await link.end()
     assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
     await until(lambda: [reason for reason, _ in link.refused] == [RefusalReason.NOT_HERE])
-    link.node.finish(end.visitor, b"")
+    link.node.finish(stream_of(end), b"")
     await closed(writer)
     await link.settled()
 
 
-async def test_a_client_that_can_open_no_more_sockets_is_overloaded(link) -> None:
+async def test_a_client_that_can_open_no_more_sockets_is_overloaded(link: CarrierLink) -> None:
     """Not UNREACHABLE: its server may well listen, and the visitor gets to it a moment later."""
     reader, writer = await visit(link.visitors())
     writer.write(b"hello")
-    visitor = (await link.end()).visitor
+    visitor = stream_of(await link.end())
     async with local_server(echo) as port:
         link.serve_with(port)
         with no_more_descriptors():
@@ -59,7 +58,7 @@ async def test_a_client_that_can_open_no_more_sockets_is_overloaded(link) -> Non
         assert (end.outcome, end.reason) == (Outcome.REFUSED, RefusalReason.OVERLOADED)
         await until(lambda: len(link.refused) == 2)
         assert link.refused[1] == (RefusalReason.OVERLOADED, f"127.0.0.1:{port}: Too many open files")
-        link.node.join(end.visitor, link.pool, OPENING, link.ended)
+        link.node.join(stream_of(end), link.pool, OPENING, link.ended)
         assert await reader.readexactly(5) == b"hello"
         await closed(writer)
         await link.end(3)

@@ -5,10 +5,11 @@ import socket
 import ssl
 
 import pytest
+import trustme
 from portway_carrier.contract import Outcome
 from portway_carrier.values import ServerTls
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.links.carrier_link import listener
+from portway_testkit.links.carrier_link import CarrierLink, listener
 
 
 def ask(
@@ -28,7 +29,9 @@ def ask(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_visitor_need_not_speak_first(link, server_tls: ServerTls, authority, version: ssl.TLSVersion) -> None:
+async def test_a_visitor_need_not_speak_first(
+    link: CarrierLink, server_tls: ServerTls, authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
     """All that a handshake consists of is sent though nothing follows it: the local server waits, and so does he."""
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
     context.minimum_version = context.maximum_version = version
@@ -51,7 +54,7 @@ async def test_a_visitor_need_not_speak_first(link, server_tls: ServerTls, autho
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_visitor_comes_back_with_its_ticket(
-    link, server_tls: ServerTls, authority, version: ssl.TLSVersion
+    link: CarrierLink, server_tls: ServerTls, authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
     """The ticket leaves with the answer at the latest, and the next handshake goes on from it."""
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
@@ -95,7 +98,9 @@ async def visitor_by_hand(address: Endpoint, context: ssl.SSLContext, says: byte
     return plain
 
 
-async def test_the_end_of_tcp_is_the_end_of_tls(link, server_tls: ServerTls, trusting: ssl.SSLContext) -> None:
+async def test_the_end_of_tcp_is_the_end_of_tls(
+    link: CarrierLink, server_tls: ServerTls, trusting: ssl.SSLContext
+) -> None:
     """One that just ends its connection, without TLS's own goodbye, is heard whole."""
     loop = asyncio.get_running_loop()
     with listener() as listening:
@@ -112,7 +117,7 @@ async def test_the_end_of_tcp_is_the_end_of_tls(link, server_tls: ServerTls, tru
 
 
 async def test_garbage_behind_the_handshake_breaks_the_visit_off(
-    link, server_tls: ServerTls, trusting: ssl.SSLContext
+    link: CarrierLink, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
     """What cannot be decrypted ends the connection, and nothing of it reaches the local server."""
     loop = asyncio.get_running_loop()

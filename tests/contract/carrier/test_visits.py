@@ -5,13 +5,26 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
-from portway_carrier.contract import Outcome, Stream
+import trustme
+from portway_carrier.contract import Outcome
 from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import RefusalReason
-from portway_testkit.links.carrier_link import broken_off, closed, echo, local_server, reset, until, visit
+from portway_testkit.links.carrier_link import (
+    CarrierLink,
+    LinkMaker,
+    broken_off,
+    closed,
+    echo,
+    local_server,
+    reset,
+    stream_of,
+    transport_of,
+    until,
+    visit,
+)
 
 
-async def test_bytes_go_both_ways(link) -> None:
+async def test_bytes_go_both_ways(link: CarrierLink) -> None:
     """What the visitor sends reaches the local server, and its answer the visitor."""
     async with local_server(echo) as port:
         link.serve_with(port)
@@ -23,7 +36,7 @@ async def test_bytes_go_both_ways(link) -> None:
     await link.settled()
 
 
-async def test_half_close_keeps_the_reply(link) -> None:
+async def test_half_close_keeps_the_reply(link: CarrierLink) -> None:
     """A visitor that ends its direction still gets the whole reply."""
     received: list[bytes] = []
 
@@ -44,7 +57,7 @@ async def test_half_close_keeps_the_reply(link) -> None:
     await link.settled()
 
 
-async def test_a_server_that_speaks_first_is_heard(link) -> None:
+async def test_a_server_that_speaks_first_is_heard(link: CarrierLink) -> None:
     """OPEN does not wait for the visitor's first bytes."""
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,7 +72,7 @@ async def test_a_server_that_speaks_first_is_heard(link) -> None:
         await link.end()
 
 
-async def test_tls_visitors_are_served(link, server_tls: ServerTls, authority) -> None:
+async def test_tls_visitors_are_served(link: CarrierLink, server_tls: ServerTls, authority: trustme.CA) -> None:
     """TLS ends in the carrier; a stream is joined before its handshake."""
     import ssl
 
@@ -78,7 +91,7 @@ async def test_tls_visitors_are_served(link, server_tls: ServerTls, authority) -
     await link.settled()
 
 
-async def test_bulk_arrives_unchanged(link) -> None:
+async def test_bulk_arrives_unchanged(link: CarrierLink) -> None:
     """32 MiB each way at once, compared by hash."""
     size = 32 << 20
     block = bytes(range(256)) * 256
@@ -123,20 +136,20 @@ async def test_bulk_arrives_unchanged(link) -> None:
         assert link.ends[0][0].bytes_out == size
 
 
-async def test_finish_writes_last_bytes_and_closes(link) -> None:
+async def test_finish_writes_last_bytes_and_closes(link: CarrierLink) -> None:
     """A refused visitor gets the page it is finished with, whole, then end of file."""
     link.table.clear()
     reader, writer = await visit(link.visitors())
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
     end = await link.end()
     assert end.reason is RefusalReason.NOT_HERE
-    link.node.finish(end.visitor, b"page")
+    link.node.finish(stream_of(end), b"page")
     assert await reader.read() == b"page"
     await closed(writer)
 
 
 @pytest.mark.parametrize("who", ["visitor", "server"])
-async def test_a_reset_travels(link, who: str) -> None:
+async def test_a_reset_travels(link: CarrierLink, who: str) -> None:
     """Who breaks off does so for the other side, which sees no orderly end; the lanes are used again."""
     release = asyncio.Event()
 
@@ -182,7 +195,7 @@ def unchanged_for(seconds: float, value: Callable[[], int]) -> Callable[[], bool
     return unchanged
 
 
-async def test_one_slow_reader_does_not_slow_another(make_link) -> None:
+async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> None:
     """A visitor that stops reading pauses its own visit alone, in bounded memory."""
     link = await make_link(Limits(high_water=64 * 1024))
     written = 0
@@ -203,7 +216,7 @@ async def test_one_slow_reader_does_not_slow_another(make_link) -> None:
         address = link.visitors()
         _, slow = await visit(address)
         slow.write(b"slow")
-        slow.transport.pause_reading()
+        transport_of(slow).pause_reading()
         await until(unchanged_for(0.3, lambda: written))
         before = written
         reader, fast = await visit(address)
@@ -219,7 +232,7 @@ async def test_one_slow_reader_does_not_slow_another(make_link) -> None:
     await link.settled()
 
 
-async def test_a_lane_used_again_carries_nothing_of_the_visit_before(make_link) -> None:
+async def test_a_lane_used_again_carries_nothing_of_the_visit_before(make_link: LinkMaker) -> None:
     """A visitor that breaks off in mid-response leaves nothing for the next one on the same lane."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     first = True
@@ -251,7 +264,7 @@ async def test_a_lane_used_again_carries_nothing_of_the_visit_before(make_link) 
     assert len(link.lanes) == 2, "one control lane and one data lane served them all"
 
 
-async def test_two_hundred_visitors_at_once_get_lanes(link) -> None:
+async def test_two_hundred_visitors_at_once_get_lanes(link: CarrierLink) -> None:
     """Visitors that find no idle lane wait for the WANT to be answered."""
     async with local_server(echo) as port:
         link.serve_with(port)
@@ -269,7 +282,7 @@ async def test_two_hundred_visitors_at_once_get_lanes(link) -> None:
     await link.settled()
 
 
-async def test_no_lane_hands_the_visitor_back(make_link) -> None:
+async def test_no_lane_hands_the_visitor_back(make_link: LinkMaker) -> None:
     """When no lane comes within the limit the visitor is handed back."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1, wait=0.3))
     async with local_server(echo) as port:
@@ -281,15 +294,14 @@ async def test_no_lane_hands_the_visitor_back(make_link) -> None:
         second_reader, second = await visit(address)
         end = await link.end()
         assert end.outcome is Outcome.NO_LANE
-        visitor: Stream = end.visitor
-        visitor.abort()
+        stream_of(end).abort()
         assert await broken_off(second_reader) == b""
         await closed(second)
         await closed(writer)
         await link.end(2)
 
 
-async def test_a_cut_visit_ends_for_both(link) -> None:
+async def test_a_cut_visit_ends_for_both(link: CarrierLink) -> None:
     """cut() resets visitor and local server and reports CUT."""
     gone = asyncio.Event()
 
@@ -310,7 +322,7 @@ async def test_a_cut_visit_ends_for_both(link) -> None:
     await link.settled()
 
 
-async def test_the_local_server_is_found_on_ipv6(link) -> None:
+async def test_the_local_server_is_found_on_ipv6(link: CarrierLink) -> None:
     """127.0.0.1 is tried first, then ::1."""
     async with local_server(echo, "::1") as port:
         link.serve_with(port)

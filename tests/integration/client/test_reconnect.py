@@ -69,7 +69,7 @@ def test_a_session_that_worked_is_replaced_at_once_however_many_are_lost(
     with portway.forward(echo.port) as tunnel:
         for epoch in range(2, 7):
             node.drop_connections()
-            node.wait(lambda epoch=epoch: node.epochs(label_of(tunnel))[-1:] == [epoch])
+            node.wait(lambda: node.epochs(label_of(tunnel))[-1:] == [epoch])
             with portway.forward(1):
                 pass  # its answer comes behind that to the BIND before
 

@@ -130,7 +130,7 @@ def test_a_visitor_that_breaks_off_leaves_nothing(mesh: Cluster, as_client: AsCl
 
 def _nothing_left(mesh: Cluster) -> None:
     for node in mesh.nodes.values():
-        eventually(lambda node=node: not node.metrics()["visits"] and not node.metrics()["half_open_connections"])
+        eventually(lambda: not node.metrics()["visits"] and not node.metrics()["half_open_connections"])
 
 
 def test_bytes_that_were_sent_before_the_answer_arrive(mesh: Cluster, bind: Bind) -> None:

@@ -123,7 +123,7 @@ def test_a_home_that_stops_in_order_loses_its_names(mesh: Cluster, bind: Bind) -
         connect(mesh.nodes["fra-2"], before.host, mesh.ca)
     bind(mesh, "iad-1", "after", chain, 2)
     for at in ("fra-2", "iad-1"):
-        eventually(lambda at=at: answered(mesh, at, before.host) == "after")
+        eventually(lambda: answered(mesh, at, before.host) == "after")
     mesh.nodes["fra-1"].start()
     eventually(lambda: connected(mesh))
     assert {who(mesh, at, before.host) for at in NAMES} == {"after"}

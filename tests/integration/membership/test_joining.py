@@ -28,7 +28,7 @@ def test_two_nodes_join_and_are_a_mesh(joiner: Joiner, as_client: AsClient, orig
     as_client(joiner.cluster.environment())
     with portway.forward(origin.port) as tunnel:
         for node in (one, two):
-            eventually(lambda node=node: answers(node, tunnel, joiner.cluster, origin))
+            eventually(lambda: answers(node, tunnel, joiner.cluster, origin))
     assert ("node.join", "fra-2") in joiner.cluster.admin.audited()
     assert [found.used_by for found in joiner.cluster.admin.invitations(over=True)] == ["fra-1", "fra-2"]
     assert joiner.cluster.admin.invitations() == []

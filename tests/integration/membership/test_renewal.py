@@ -65,7 +65,7 @@ def test_nodes_outlive_their_first_certificates(joiner: Joiner, as_client: AsCli
     # A client that comes now sees certificates that are good now, and both nodes still trust each other.
     with portway.forward(origin.port) as tunnel:
         for node in (one, two):
-            eventually(lambda node=node: reached(node, tunnel, joiner.cluster))
+            eventually(lambda: reached(node, tunnel, joiner.cluster))
 
 
 def reached(node: RunningNode, tunnel: portway.Tunnel, cluster: Cluster) -> bool:

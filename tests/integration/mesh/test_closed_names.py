@@ -56,7 +56,7 @@ def test_a_closed_name_is_refused_everywhere_like_one_that_never_was(mesh: Clust
                 if visited:
                     assert who(mesh, node, tunnel.host) == tunnel.name
         # What a registry has not heard yet would be true for one more answer.
-        eventually(lambda label=chain.label: not any(leads(mesh, node, label) for node in mesh.nodes))
+        eventually(lambda: not any(leads(mesh, node, chain.label) for node in mesh.nodes))
         for node in mesh.nodes:
             took.setdefault(f"closed, at {node}", []).append(refused_in(mesh, node, tunnel.host))
             took.setdefault(f"never was, at {node}", []).append(refused_in(mesh, node, name_of(Chain(), "fra")))
@@ -73,7 +73,7 @@ def test_a_tunnel_that_comes_back_after_it_was_closed_is_served(mesh: Cluster) -
             assert who(mesh, node, tunnel.host) == "tunnel-1"
     with bound(mesh, chain, 2, "fra-2") as tunnel:
         for node in mesh.nodes:
-            eventually(lambda node=node: serves(mesh, node, tunnel.host, "tunnel-2"))
+            eventually(lambda: serves(mesh, node, tunnel.host, "tunnel-2"))
 
 
 def serves(mesh: Cluster, node: str, host: str, name: str) -> bool:

@@ -43,7 +43,7 @@ def home_of(cluster: Cluster, tunnel: portway.Tunnel) -> str:
         return node.node._table.live(tunnel.host.partition(".")[0]) is not None
 
     running = [node for node in cluster.nodes.values() if node._node is not None]
-    return next((node.config.name for node in running if cluster.run(lambda node=node: has(node))), "")
+    return next((node.config.name for node in running if cluster.run(lambda: has(node))), "")
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def test_a_raw_port_works_at_each_node_of_its_region(cluster: Cluster) -> None:
         assert cluster.run(served) == 0
     for name in REGION:
         host = cluster.nodes[name].raw_host
-        eventually(lambda host=host: refused(host, port))
+        eventually(lambda: refused(host, port))
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -109,7 +109,7 @@ def test_a_raw_port_stays_when_its_home_node_is_gone(cluster: Cluster, end: str)
             end_of(cluster.nodes[home], end)
             others = [cluster.nodes[name].raw_host for name in REGION if cluster.nodes[name]._node is not None]
             for host in others:
-                eventually(lambda host=host: ask(host, port) == b"one:hello")
+                eventually(lambda: ask(host, port) == b"one:hello")
             assert home_of(cluster, tunnel) not in ("", home)
             eventually(lambda: ask(cluster.nodes[home_of(cluster, tunnel)].raw_host, port) == b"one:hello")
 
@@ -130,7 +130,7 @@ def test_a_raw_port_stays_while_no_registry_can_be_reached(cluster: Cluster) -> 
         for name in REGION:
             if name != home:
                 host = cluster.nodes[name].raw_host
-                eventually(lambda host=host: ask(host, tunnel.unencrypted_port) == b"one:hello")
+                eventually(lambda: ask(host, tunnel.unencrypted_port) == b"one:hello")
         with named("two") as other, portway.forward(other, unencrypted=True, region="fra") as second:
             assert second.unencrypted_port != tunnel.unencrypted_port
             for name in REGION:
@@ -150,7 +150,7 @@ def test_a_port_that_was_let_go_is_nobodys_while_it_rests(cluster: Cluster) -> N
                 another = stack.enter_context(portway.forward(server, unencrypted=True, region="fra"))
                 assert another.unencrypted_port != port
             for name in REGION:
-                eventually(lambda name=name: refused(cluster.nodes[name].raw_host, port))
+                eventually(lambda: refused(cluster.nodes[name].raw_host, port))
 
 
 def test_two_nodes_never_give_the_same_port(cluster: Cluster) -> None:
@@ -181,7 +181,7 @@ def test_a_node_that_was_started_again_gives_no_port_that_is_in_use(cluster: Clu
         cluster.nodes[home].restart()
         hosts = [cluster.nodes[name].raw_host for name in REGION]
         for host in hosts:
-            eventually(lambda host=host: ask(host, port) == b"one:hello")
+            eventually(lambda: ask(host, port) == b"one:hello")
         node = cluster.nodes[home].node
 
         async def offered() -> set[int]:

@@ -63,7 +63,7 @@ def at(registry: Registry, pki: Pki, name: str, **more: Any) -> NodeStream:
 async def all_known(*nodes: NodeStream) -> None:
     names = {node.info.name for node in nodes}
     for node in nodes:
-        await node.until(lambda node=node: names <= node.peers)
+        await node.until(lambda: names <= node.peers)
 
 
 async def test_the_nearest_node_comes_first(registry: Registry, pki: Pki, client: Client) -> None:

@@ -42,7 +42,7 @@ async def test_replicas_that_start_together_make_one_cluster(pki: Pki, config: C
         token = config.admin_token_file.read_text().strip()
         for number, registry in enumerate(replicas):
             async with NodeStream(registry.mesh_address, pki, node_info(f"fra-{number}")) as node:
-                settings = await node.until(lambda node=node: node.settings)
+                settings = await node.until(lambda: node.settings)
                 clusters.add((settings.cluster_id, settings.grant_keys[0].public_key, len(settings.grant_keys)))
             async with channel(registry.address, pki.ca) as public:
                 answer = await AdminStub(public).ListTokens(admin_pb2.ListTokensRequest(), metadata=bearer(token))

@@ -64,7 +64,7 @@ def node(registry: Registry, pki: Pki) -> Callable[..., NodeStream]:
 async def all_known(*nodes: NodeStream) -> None:
     names = {node.info.name for node in nodes}
     for node in nodes:
-        await node.until(lambda node=node: names <= node.peers)
+        await node.until(lambda: names <= node.peers)
 
 
 def trip(node: str, ms: float, *, at_least: bool = False) -> RoundTrip:

@@ -33,7 +33,7 @@ async def test_a_revocation_reaches_every_node(registry: Registry, pki: Pki, adm
         began = time.monotonic()
         await admin.revoke(token.info.id)
         for node in (one, other):
-            await node.until(lambda node=node: token.info.id in node.revoked)
+            await node.until(lambda: token.info.id in node.revoked)
         assert time.monotonic() - began < WITHIN
 
 

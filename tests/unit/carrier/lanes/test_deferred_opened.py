@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,7 +17,7 @@ from portway_testkit.links.carrier_link import LABEL, OPENING, Recorder, listene
 
 
 @pytest.fixture
-def writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The frame types of each write to a lane."""
     made: list[list[int]] = []
     write = PyLane.write

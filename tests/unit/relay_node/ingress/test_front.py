@@ -7,12 +7,12 @@ import pytest
 import trustme
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.ingress.decision import Alert
-from portway_testkit.fakes.front_door import GREETING, HOST, LABEL, NODE, Around, answer, visit
+from portway_testkit.fakes.front_door import GREETING, HOST, LABEL, NODE, Around, FrontMaker, answer, visit
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import message, real_hello, records, server_name
 
 
-async def test_a_visitor_reaches_its_tunnel(open_front, around: Around, authority: trustme.CA) -> None:
+async def test_a_visitor_reaches_its_tunnel(open_front: FrontMaker, around: Around, authority: trustme.CA) -> None:
     """A known name is handed on with its hello unread: the handshake is made by who takes the visitor."""
     front = open_front()
     assert await visit(front, authority, "h2") == (GREETING, None)
@@ -42,7 +42,7 @@ async def test_a_visitor_reaches_its_tunnel(open_front, around: Around, authorit
     ],
     ids=["unknown", "elsewhere", "no label", "no name", "node", "lane", "address", "empty", "long"],
 )
-async def test_who_is_unknown_gets_one_answer(open_front, around: Around, hello: bytes) -> None:
+async def test_who_is_unknown_gets_one_answer(open_front: FrontMaker, around: Around, hello: bytes) -> None:
     """Whatever name is not served here: the same alert, byte for byte, and an end in order."""
     front = open_front()
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
@@ -51,14 +51,14 @@ async def test_who_is_unknown_gets_one_answer(open_front, around: Around, hello:
     assert around.lanes == []
 
 
-async def test_tls_libraries_understand_the_refusal(open_front, authority: trustme.CA) -> None:
+async def test_tls_libraries_understand_the_refusal(open_front: FrontMaker, authority: trustme.CA) -> None:
     """OpenSSL reports the alert as what it is."""
     front = open_front()
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         await visit(front, authority, name="aaaaaaaaaaaaaaaa.fra.example.com")
 
 
-async def test_a_full_tunnel_is_an_error_of_ours(open_front, around: Around) -> None:
+async def test_a_full_tunnel_is_an_error_of_ours(open_front: FrontMaker, around: Around) -> None:
     """A visitor over the tunnel's limit is refused before any cryptography."""
     around.tunnel.visits.add(object())
     front = open_front()
@@ -66,7 +66,7 @@ async def test_a_full_tunnel_is_an_error_of_ours(open_front, around: Around) -> 
     assert front.turned_away == {"internal_error": 1}
 
 
-async def test_a_clients_lane_is_handed_on(open_front, around: Around) -> None:
+async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Around) -> None:
     """The ALPN of lanes and this node's name: the socket goes to the sessions, with its hello unread."""
     front = open_front()
     hello = real_hello(NODE, [LINK_ALPN])
@@ -80,7 +80,7 @@ async def test_a_clients_lane_is_handed_on(open_front, around: Around) -> None:
 
 
 @pytest.mark.parametrize("public_port", [0, 443, 8443])
-async def test_http_in_clear_text_is_told_to_use_https(open_front, public_port: int) -> None:
+async def test_http_in_clear_text_is_told_to_use_https(open_front: FrontMaker, public_port: int) -> None:
     """A request on the TLS port is answered with a page that names the right address, then the end."""
     front = open_front(public_port=public_port)
     page = (await answer(front, f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())).decode()
@@ -90,7 +90,7 @@ async def test_http_in_clear_text_is_told_to_use_https(open_front, public_port: 
     assert front.turned_away == {"plain_http": 1}
 
 
-async def test_an_upload_in_clear_text_reads_its_answer(open_front) -> None:
+async def test_an_upload_in_clear_text_reads_its_answer(open_front: FrontMaker) -> None:
     """What the visitor still sends does not turn the answer into a reset."""
     front = open_front()
     request = b"POST /upload HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
@@ -100,7 +100,7 @@ async def test_an_upload_in_clear_text_reads_its_answer(open_front) -> None:
 @pytest.mark.parametrize(
     "garbage", [b"SSH-2.0-OpenSSH_9.2\r\n", bytes(100), b"\x80\x2e\x01\x00\x02" + bytes(41), b"hello\n"]
 )
-async def test_garbage_is_refused(open_front, garbage: bytes) -> None:
+async def test_garbage_is_refused(open_front: FrontMaker, garbage: bytes) -> None:
     """Bytes that are neither TLS nor HTTP get an alert and the end."""
     front = open_front()
     assert await answer(front, garbage) == Alert.DECODE_ERROR.record

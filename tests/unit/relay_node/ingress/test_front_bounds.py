@@ -13,12 +13,12 @@ from portway_relay.routing.tunnel import Tunnel
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.front_door import GREETING, HOST, NODE, Around, answer, visit
+from portway_testkit.fakes.front_door import GREETING, HOST, NODE, Around, FrontMaker, answer, visit
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 
 
-async def test_who_comes_too_fast_is_turned_away(open_front, clock: ManualClock) -> None:
+async def test_who_comes_too_fast_is_turned_away(open_front: FrontMaker, clock: ManualClock) -> None:
     """Beyond its burst an address is closed on unread, until time has passed."""
     front = open_front(limits={"connections_per_second": 1, "connection_burst": 2})
     hello = real_hello(None)
@@ -32,7 +32,7 @@ async def test_who_comes_too_fast_is_turned_away(open_front, clock: ManualClock)
 
 
 async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
-    open_front, around: Around, clock: ManualClock
+    open_front: FrontMaker, around: Around, clock: ManualClock
 ) -> None:
     """The answer is the same, and nobody is asked; names that somebody has do not count."""
     front = open_front(limits={"unknown_names_per_second": 1, "unknown_name_burst": 2})
@@ -54,7 +54,7 @@ async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
     assert around.asked[-1][0] == "f" * 16
 
 
-async def test_hellos_that_come_together_leave_turns_to_others(open_front, around: Around) -> None:
+async def test_hellos_that_come_together_leave_turns_to_others(open_front: FrontMaker, around: Around) -> None:
     """So many are acted upon in one turn of the loop, all of them in their order."""
     front = open_front(limits={"hellos_per_turn": 2})
     writers = [(await asyncio.open_connection("127.0.0.1", front.address.port))[1] for _ in range(7)]
@@ -73,7 +73,7 @@ async def test_hellos_that_come_together_leave_turns_to_others(open_front, aroun
         writer.transport.abort()
 
 
-async def test_what_waits_for_its_turn_is_dropped_at_the_end(open_front, around: Around) -> None:
+async def test_what_waits_for_its_turn_is_dropped_at_the_end(open_front: FrontMaker, around: Around) -> None:
     """Closing leaves no socket behind that was not handed on."""
     front = open_front(limits={"hellos_per_turn": 1})
     writers = [(await asyncio.open_connection("127.0.0.1", front.address.port))[1] for _ in range(4)]
@@ -87,14 +87,14 @@ async def test_what_waits_for_its_turn_is_dropped_at_the_end(open_front, around:
         writer.transport.abort()
 
 
-async def test_a_hello_that_never_ends_is_dropped(open_front) -> None:
+async def test_a_hello_that_never_ends_is_dropped(open_front: FrontMaker) -> None:
     """After the time for a hello its connection is closed without a word."""
     front = open_front(limits={"hello_time": 0.02})
     assert await answer(front, b"") == b""
     assert front.half_open == 0
 
 
-async def test_half_open_connections_are_bounded(open_front) -> None:
+async def test_half_open_connections_are_bounded(open_front: FrontMaker) -> None:
     """As many hellos are awaited as the limit says."""
     front = open_front(limits={"max_half_open": 2})
     held = [await asyncio.open_connection("127.0.0.1", front.address.port) for _ in range(2)]
@@ -107,7 +107,7 @@ async def test_half_open_connections_are_bounded(open_front) -> None:
 
 
 async def test_a_certificate_that_cannot_be_used_stops_nobody_else(
-    open_front, around: Around, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+    open_front: FrontMaker, around: Around, authority: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The visitor is lost and the operator told; the next one is served."""
     front = open_front()
@@ -121,7 +121,7 @@ async def test_a_certificate_that_cannot_be_used_stops_nobody_else(
 
 
 async def test_visitors_of_both_families_are_told_by_their_address(
-    open_front, around: Around, authority: trustme.CA
+    open_front: FrontMaker, around: Around, authority: trustme.CA
 ) -> None:
     """On every address of the machine an IPv4 visitor is an IPv4 visitor."""
     front = open_front(listen=Endpoint("", 0))
@@ -135,7 +135,7 @@ async def test_visitors_of_both_families_are_told_by_their_address(
     assert [peer.host for peer, *_ in around.visitors] == ["127.0.0.1", "::1"]
 
 
-async def test_after_the_stop_nobody_new_is_taken(open_front, around: Around) -> None:
+async def test_after_the_stop_nobody_new_is_taken(open_front: FrontMaker, around: Around) -> None:
     """Half-open connections are dropped and new ones refused; what was handed on goes on."""
     front = open_front()
     reader, lane = await asyncio.open_connection("127.0.0.1", front.address.port)
@@ -157,7 +157,7 @@ async def test_after_the_stop_nobody_new_is_taken(open_front, around: Around) ->
         await writer.wait_closed()
 
 
-async def test_a_port_that_is_taken_is_told(open_front) -> None:
+async def test_a_port_that_is_taken_is_told(open_front: FrontMaker) -> None:
     """A front that cannot listen says so, and can be stopped all the same."""
     first = open_front()
     with pytest.raises(ListenError, match=f":{first.address.port}: Address already in use"):

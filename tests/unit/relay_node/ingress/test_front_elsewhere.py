@@ -7,7 +7,7 @@ import pytest
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.ingress.decision import Alert
 from portway_relay.ingress.front import Front
-from portway_testkit.fakes.front_door import HOST, NODE, Around, answer
+from portway_testkit.fakes.front_door import HOST, NODE, Around, FrontMaker, answer
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 
@@ -31,7 +31,7 @@ async def close(writer: asyncio.StreamWriter) -> None:
     await writer.wait_closed()
 
 
-async def test_a_name_that_is_found_elsewhere_is_served(open_front, around: Around) -> None:
+async def test_a_name_that_is_found_elsewhere_is_served(open_front: FrontMaker, around: Around) -> None:
     """The visitor waits while others are asked, and is handed on with its hello unread."""
     front = open_front()
     _, writer = await waiting(front, around)
@@ -43,7 +43,7 @@ async def test_a_name_that_is_found_elsewhere_is_served(open_front, around: Arou
     await close(writer)
 
 
-async def test_a_name_that_is_not_found_is_unknown(open_front, around: Around) -> None:
+async def test_a_name_that_is_not_found_is_unknown(open_front: FrontMaker, around: Around) -> None:
     """The answer is the one that every unknown name gets."""
     front = open_front()
     reader, writer = await waiting(front, around)
@@ -52,7 +52,7 @@ async def test_a_name_that_is_not_found_is_unknown(open_front, around: Around) -
     await close(writer)
 
 
-async def test_the_stop_drops_who_waits(open_front, around: Around) -> None:
+async def test_the_stop_drops_who_waits(open_front: FrontMaker, around: Around) -> None:
     """A visitor whose name is still being asked for is not held."""
     front = open_front()
     reader, writer = await waiting(front, around)
@@ -64,7 +64,7 @@ async def test_the_stop_drops_who_waits(open_front, around: Around) -> None:
         await close(writer)
 
 
-async def test_names_that_are_asked_for_are_bounded(open_front, around: Around) -> None:
+async def test_names_that_are_asked_for_are_bounded(open_front: FrontMaker, around: Around) -> None:
     """Beyond the limit a name that would have to be asked for is unknown; known ones are served."""
     front = open_front(limits={"max_half_open": 1})
     _, writer = await waiting(front, around)
@@ -78,7 +78,7 @@ async def test_names_that_are_asked_for_are_bounded(open_front, around: Around) 
     await close(writer)
 
 
-async def test_another_nodes_lane_is_handed_on(open_front, around: Around) -> None:
+async def test_another_nodes_lane_is_handed_on(open_front: FrontMaker, around: Around) -> None:
     """The ALPN of the mesh and this node's name: with its hello unread."""
     front = open_front()
     hello = real_hello(NODE, [MESH_ALPN])

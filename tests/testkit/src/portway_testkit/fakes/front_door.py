@@ -109,10 +109,13 @@ async def around(authority: trustme.CA) -> AsyncIterator[Around]:
     await carrier.close()
 
 
+FrontMaker = Callable[..., Front]  # of changes to the node's configuration
+
+
 @pytest.fixture
 async def open_front(
     around: Around, clock: ManualClock, node_config: Callable[..., NodeConfig]
-) -> AsyncIterator[Callable[..., Front]]:
+) -> AsyncIterator[FrontMaker]:
     fronts: list[Front] = []
 
     def make(**changes: object) -> Front:

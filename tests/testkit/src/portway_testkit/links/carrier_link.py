@@ -6,12 +6,13 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from portway_carrier.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
-from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.frames import FrameType, Opening, RefusalReason, encode_open
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import HEADER_SIZE
 from portway_runtime.endpoints import Endpoint
@@ -78,6 +79,17 @@ class RawLane:
         self.writer.transport.abort()
 
 
+class RawNode:
+    """A node driven by hand: the lanes that are dialled to it, in the order they come."""
+
+    def __init__(self, target: DialTarget) -> None:
+        self.target = target
+        self.lanes: asyncio.Queue[RawLane] = asyncio.Queue()
+
+    def open(self, number: int) -> bytes:
+        return encode_open(number, OPENING)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Turn the loop until it holds: for states that nobody announces. Bounded by the test's own time limit."""
     while not condition():  # noqa: ASYNC110 - nobody announces it
@@ -103,6 +115,23 @@ async def broken_off(reader: asyncio.StreamReader) -> bytes:
     except ConnectionResetError:
         return bytes(received)
     raise AssertionError(f"it ended in order, after {len(received)} bytes")
+
+
+def stream_of(end: VisitEnd) -> Stream:
+    """The visitor that was handed back, where it came as a stream."""
+    assert end.visitor is not None
+    return cast(Stream, end.visitor)
+
+
+def lane_of(end: VisitEnd) -> Lane:
+    """The visitor that was handed back, where it came as a lane of an unanswered opening."""
+    assert end.visitor is not None
+    return cast(Lane, end.visitor)
+
+
+def transport_of(writer: asyncio.StreamWriter) -> asyncio.Transport:
+    """What pauses and resumes reading, which a StreamWriter does not declare of its transport."""
+    return cast(asyncio.Transport, writer.transport)
 
 
 def listener() -> socket.socket:
@@ -285,3 +314,11 @@ async def closed(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
     except ConnectionError:
         pass
+
+
+# The fixtures of the carrier's contract tests: each makes as many as a test wants, and closes them after it.
+CarrierMaker = Callable[..., Carrier]  # of limits
+LinkMaker = Callable[..., Awaitable[CarrierLink]]  # of limits, numbers of spare lanes, a pool's limits
+RawAcceptorMaker = Callable[[CarrierLink], Awaitable[RawLane]]
+RawNodeMaker = Callable[[], Awaitable[RawNode]]
+RawOpenerMaker = Callable[..., Awaitable[RawLane]]  # of the local server's port, limits

@@ -17,7 +17,8 @@ from typing import Final, Protocol, Self
 
 from portway.tunnel import Tunnel
 
-from portway_testkit.visitors.visiting import visit
+from portway_testkit.visitors.attacker import Attack, Attacker, Told
+from portway_testkit.visitors.visiting import TIMEOUT, receive, visit
 
 # What the local server sends, again and again; one that repeats itself soon would hide bytes that are lost.
 _BLOCK: Final = random.Random(1).randbytes(256 * 1024)
@@ -28,6 +29,9 @@ _SETTLING: Final = 0.15
 # more of them while it is below what is demanded.
 _PAIRS: Final = 5
 _MOST_PAIRS: Final = 20
+# A tunnel in use keeps at least this share of its speed, whatever visitors do.
+_ENOUGH: Final = 0.8
+_CHECKED_BYTES: Final = 64 * 1024  # of a new visitor's download
 
 
 def endless(sock: socket.socket) -> None:
@@ -88,7 +92,7 @@ class Download:
 class Reins(Protocol):
     """Something that can be begun and ended, again and again."""
 
-    def go(self) -> None: ...
+    def go(self) -> object: ...
 
     def rest(self) -> object: ...
 
@@ -162,3 +166,54 @@ def _settled(download: Download) -> float:
     """The speed, once what was begun has begun."""
     time.sleep(_SETTLING)
     return download.speed()
+
+
+@dataclass(frozen=True, slots=True)
+class Besieged:
+    """The node, and a tunnel whose local server sends without end."""
+
+    host: str
+    port: int
+    server_name: str
+    admin: str  # host:port of its metrics
+    pid: int
+    tunnel: Tunnel
+    raw_ports: range
+    environment: dict[str, str]  # of a client that may have thousands of tunnels
+    ca: Path
+
+    def metrics(self) -> dict[str, float]:
+        return metrics_at(self.admin)
+
+    def memory(self) -> float:
+        """Of the node, in MiB."""
+        return memory_of(self.pid)
+
+    def served(self) -> None:
+        """A new visitor is, with the right bytes."""
+        checked = Checked()
+        with visit(self.tunnel, self.ca) as visitor:
+            while checked.read < _CHECKED_BYTES:
+                checked.take(visitor.recv(_CHECKED_BYTES) or b"the end")
+
+    def answers(self, sent: bytes) -> bytes:
+        """All that a visitor is answered who sends this first."""
+        with socket.create_connection((self.host, self.port), TIMEOUT) as visitor:
+            visitor.sendall(sent)
+            return receive(visitor)
+
+    def under(
+        self,
+        attack: Attack,
+        *,
+        begun: Callable[[], object] = lambda: None,
+        during: Callable[[], object] | None = None,
+    ) -> tuple[Figures, Told]:
+        """The tunnel's speed under an attack, beside that in peace; a new visitor is served in each of its rounds."""
+        during = during or self.served
+        with Attacker(attack) as attacker, Download(self.tunnel, self.ca) as download:
+            figures = besiege(download, attacker, self.pid, _ENOUGH, begun=begun, during=during)
+            attacker.go()
+            during()
+            told = attacker.rest()
+        return figures, told
