@@ -48,7 +48,7 @@ from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
-from portway_registry.services.guard import Guard
+from portway_registry.services.interceptor import Guard
 from portway_registry.services.mesh import Mesh
 from portway_registry.state.views import Views
 from portway_registry.store.open import open_store

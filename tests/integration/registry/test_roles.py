@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 from portway_proto.v1 import admin_pb2, discovery_pb2, enrolment_pb2, mesh_pb2
 from portway_registry.server import Registry
-from portway_registry.services.roles import METHOD_ROLES
+from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.state.records import Role
 from portway_testkit.clusters.registry import Pki, bearer, channel
 

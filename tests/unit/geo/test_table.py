@@ -2,10 +2,10 @@
 
 import pytest
 from portway_geo import table
-from portway_geo.distance import distance_km
 from portway_geo.errors import GeoError
 from portway_geo.format import Table
 from portway_geo.locator import Position
+from portway_geo.position import distance_km
 from portway_geo.table import EmbeddedTable, read_table
 
 

@@ -26,8 +26,8 @@ from portway_proto.v1.discovery_pb2 import LocateRequest, ReportRequest, RoundTr
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.pki.folder import Authority
-from portway_registry.placement.node import placed_node
 from portway_registry.placement.order import Placement
+from portway_registry.placement.placed_nodes import placed_node
 from portway_registry.placement.reports import MOST_IN_A_REPORT
 from portway_registry.placement.round_trips import NOTHING, SEVERAL, RoundTrips
 from portway_registry.placement.round_trips import RoundTrip as Trip

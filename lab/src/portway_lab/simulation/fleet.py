@@ -14,8 +14,8 @@ from portway_geo.locator import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.config import Config
 from portway_registry.nodes.session import is_notable
-from portway_registry.placement.node import placed_node
 from portway_registry.placement.order import Placement
+from portway_registry.placement.placed_nodes import placed_node
 from portway_registry.placement.round_trips import NOTHING, Learned
 from portway_registry.placement.shortlist import Ranked
 from portway_registry.services.discovery import CANDIDATES

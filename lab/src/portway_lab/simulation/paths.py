@@ -9,7 +9,7 @@ import random
 from array import array
 from collections.abc import Sequence
 
-from portway_geo.distance import PATH_STRETCH, light_round_trip_ms, vector_distance_km
+from portway_geo.position import PATH_STRETCH, light_round_trip_ms, vector_distance_km
 
 from portway_lab.simulation.assumptions import DETOUR_MEAN_MS, LEAST_STRETCH, NOISE_MEAN_MS, STRETCH_SPREAD
 from portway_lab.simulation.clients import Prefix

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from portway_registry.admin_cli.audit import audit
-from portway_registry.admin_cli.context import Admin, ExitCode, Failure
+from portway_registry.admin_cli.connection import Admin, ExitCode, Failure
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
 from portway_registry.admin_cli.pki import pki

@@ -3,8 +3,8 @@
 import click
 from portway_proto.v1.admin_pb2 import Invitation, ListInvitationsRequest, RevokeInvitationRequest
 
-from portway_registry.admin_cli.context import Admin, json_option, pass_admin
-from portway_registry.admin_cli.tables import print_list, when
+from portway_registry.admin_cli.connection import Admin, json_option, pass_admin
+from portway_registry.admin_cli.output import print_list, when
 
 _COLUMNS = ("ID", "REGION", "NODE", "CREATED", "EXPIRES", "USED BY", "USED", "REVOKED")
 

@@ -22,9 +22,9 @@ from portway_proto.v1.types_pb2 import (
     NodeState,
 )
 
-from portway_registry.admin_cli.context import Admin, json_option, pass_admin, seconds
+from portway_registry.admin_cli.connection import Admin, json_option, pass_admin, seconds
 from portway_registry.admin_cli.invitation import invitation_json
-from portway_registry.admin_cli.tables import print_changes, print_list, when
+from portway_registry.admin_cli.output import print_changes, print_list, when
 
 _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
 _REACH = {

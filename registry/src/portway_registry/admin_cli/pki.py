@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from portway_registry.admin_cli.context import Admin, pass_admin
+from portway_registry.admin_cli.connection import Admin, pass_admin
 from portway_registry.pki.folder import Authority, check_names
 
 # Where a registry on one's own machine is dialled.

@@ -10,8 +10,8 @@ from portway_proto.v1.admin_pb2 import (
     TokenInfo,
 )
 
-from portway_registry.admin_cli.context import Admin, json_option, pass_admin
-from portway_registry.admin_cli.tables import print_list, when
+from portway_registry.admin_cli.connection import Admin, json_option, pass_admin
+from portway_registry.admin_cli.output import print_list, when
 
 _ROLES = {"client": ROLE_CLIENT, "admin": ROLE_ADMIN}
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}

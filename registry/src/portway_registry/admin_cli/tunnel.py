@@ -7,10 +7,10 @@ import click
 from portway_proto.v1.admin_pb2 import GetTunnelRequest, ListTunnelsRequest, WatchTunnelsRequest
 from portway_proto.v1.types_pb2 import TunnelInfo
 
-from portway_registry.admin_cli.context import Admin, Calls, json_option, pass_admin
+from portway_registry.admin_cli.connection import Admin, Calls, json_option, pass_admin
 from portway_registry.admin_cli.node import node_json
 from portway_registry.admin_cli.node import state as node_state
-from portway_registry.admin_cli.tables import print_changes, print_list, when
+from portway_registry.admin_cli.output import print_changes, print_list, when
 
 # Each page costs the registry a walk over all tunnels; so many are the most it gives.
 _PAGE = 5000

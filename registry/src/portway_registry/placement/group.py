@@ -7,7 +7,7 @@ penalty as it was costs nothing.
 import random
 from collections.abc import Collection, Iterator, Sequence
 
-from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.placed_nodes import PlacedNode
 
 
 class Group:

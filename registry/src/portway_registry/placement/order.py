@@ -14,13 +14,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 
-from portway_geo.distance import Vector, fibre_round_trip_ms, unit_vector, vector_distance_km
 from portway_geo.locator import Position
-from portway_geo.spread import Spread
+from portway_geo.ordering import Spread
+from portway_geo.position import Vector, fibre_round_trip_ms, unit_vector, vector_distance_km
 
-from portway_registry.placement.geometry import Geometry, KnownPlace, Ranking, Sight
 from portway_registry.placement.group import Group
-from portway_registry.placement.node import Place, PlacedNode
+from portway_registry.placement.placed_nodes import Place, PlacedNode
+from portway_registry.placement.places import Geometry, KnownPlace, Ranking, Sight
 from portway_registry.placement.round_trips import NOTHING, Expected, Learned
 from portway_registry.placement.shortlist import Ranked as Ranked
 from portway_registry.placement.shortlist import Shortlist

@@ -11,7 +11,7 @@ from typing import Final
 from portway_geo.locator import Position
 from portway_proto.v1.discovery_pb2 import RoundTrip as ReportedRoundTrip
 
-from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.placed_nodes import PlacedNode
 from portway_registry.placement.round_trips import Address, Learned, RoundTrip, RoundTrips, possible, prefix_of
 
 # Three are raced, and a client with bad luck gets through all that Locate named.

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_geo.distance import distance_km, light_round_trip_ms
 from portway_geo.locator import Position
+from portway_geo.position import distance_km, light_round_trip_ms
 
-from portway_registry.placement.node import Place, PlacedNode
+from portway_registry.placement.placed_nodes import Place, PlacedNode
 
 # What providers announce at the least, and so what takes one way through the Internet: longer IPv4 prefixes than /24
 # and longer IPv6 ones than /48 are not routed.

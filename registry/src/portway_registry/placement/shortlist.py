@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from portway_registry.placement.group import Group, shuffled
-from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.placed_nodes import PlacedNode
 
 
 class Ranked(NamedTuple):

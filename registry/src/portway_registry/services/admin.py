@@ -16,7 +16,7 @@ from portway_registry.errors import InvalidRequest, NotFound, StoreUnavailable
 from portway_registry.names import check_tenant
 from portway_registry.nodes.operator_orders import Orders
 from portway_registry.services.callers import current_caller
-from portway_registry.services.watching import watch
+from portway_registry.services.view_stream import watch
 from portway_registry.state import audit, keys
 from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord, encode
 from portway_registry.state.views import Views

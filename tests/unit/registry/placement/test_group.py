@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 from portway_registry.placement.group import Group
-from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.placed_nodes import PlacedNode
 from portway_registry.placement.shortlist import Shortlist
 
 

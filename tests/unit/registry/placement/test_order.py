@@ -5,11 +5,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_geo.distance import distance_km, fibre_round_trip_ms
 from portway_geo.locator import Position
-from portway_registry.placement.geometry import MOST_RANKINGS
-from portway_registry.placement.node import PlacedNode
+from portway_geo.position import distance_km, fibre_round_trip_ms
 from portway_registry.placement.order import MOST_ACCESS_MS, Placement, order_candidates
+from portway_registry.placement.placed_nodes import PlacedNode
+from portway_registry.placement.places import MOST_RANKINGS
 from portway_registry.placement.round_trips import NOTHING, Expected, Learned
 
 FRANKFURT, LONDON, YORK, SYDNEY = Position(50, 9), Position(51, 0), Position(41, -74), Position(-34, 151)

@@ -1,7 +1,7 @@
 """What a survey shows of a cluster that has more nodes than it may show."""
 
 from portway_proto.v1.types_pb2 import NodeInfo
-from portway_registry.placement.node import placed_node
+from portway_registry.placement.placed_nodes import placed_node
 from portway_registry.placement.shortlist import Ranked
 from portway_registry.services.discovery import _MOST_SURVEYED, _some_of_each_region
 

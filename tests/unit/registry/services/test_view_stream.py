@@ -12,8 +12,8 @@ from portway_proto.v1.admin_pb2 import (
     CHANGE_KIND_SYNCED,
 )
 from portway_registry.errors import FellBehind
-from portway_registry.services import watching
-from portway_registry.services.watching import watch
+from portway_registry.services import view_stream
+from portway_registry.services.view_stream import watch
 from portway_registry.state import keys
 from portway_registry.state.records import SettingsRecord, decoder, encode
 from portway_registry.state.views import View
@@ -78,7 +78,7 @@ async def test_who_does_not_read_is_let_go(
     memory: EmbeddedStore, view: View[SettingsRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watcher that is too far behind is told to begin again, and what was kept for it is let go."""
-    monkeypatch.setattr(watching, "_BACKLOG", 10)
+    monkeypatch.setattr(view_stream, "_BACKLOG", 10)
     reads = asyncio.Event()
 
     async def write(message: Told) -> None:

@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 from portway_registry.errors import NotFound, TokenMissing
 from portway_registry.services.callers import Caller, Context, current_caller
-from portway_registry.services.guard import Guard
+from portway_registry.services.interceptor import Guard
 from portway_registry.state.records import Role
 
 LOCATE, SESSION, LIST, HEALTH = (

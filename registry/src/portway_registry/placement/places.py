@@ -9,12 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_geo.distance import Vector
 from portway_geo.locator import Position
-from portway_geo.spread import Spread
+from portway_geo.ordering import Spread
+from portway_geo.position import Vector
 
 from portway_registry.placement.group import Group
-from portway_registry.placement.node import PlacedNode
+from portway_registry.placement.placed_nodes import PlacedNode
 
 # Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
 MOST_RANKINGS: Final = 2_048

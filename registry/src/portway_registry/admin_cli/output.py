@@ -17,7 +17,7 @@ from portway_proto.v1.admin_pb2 import (
     ChangeKind,
 )
 
-from portway_registry.admin_cli.context import Admin, printable
+from portway_registry.admin_cli.connection import Admin, printable
 
 T = TypeVar("T")
 

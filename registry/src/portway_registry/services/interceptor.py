@@ -12,8 +12,8 @@ from grpc import StatusCode, aio
 
 from portway_registry.errors import NotAllowed, NotServed
 from portway_registry.services.callers import Caller, Identify, current_caller
-from portway_registry.services.roles import METHOD_ROLES
-from portway_registry.services.status import status_of
+from portway_registry.services.error_status import status_of
+from portway_registry.services.method_roles import METHOD_ROLES
 
 Count = Callable[[str, StatusCode], None]
 

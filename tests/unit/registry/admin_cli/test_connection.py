@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pytest
 import trustme
 from click.testing import Result
-from portway_registry.admin_cli.context import printable
+from portway_registry.admin_cli.connection import printable
 from portway_testkit.clusters.registry import Pki
 
 Call = Callable[..., Result]

@@ -1,8 +1,8 @@
 """Regions far apart first."""
 
-from portway_geo.distance import unit_vector
 from portway_geo.locator import Position
-from portway_geo.spread import Spread
+from portway_geo.ordering import Spread
+from portway_geo.position import unit_vector
 
 PLACES = {
     "fra": Position(50, 9),

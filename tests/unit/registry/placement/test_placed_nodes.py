@@ -3,7 +3,7 @@
 import pytest
 from portway_geo.locator import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
-from portway_registry.placement.node import FULL_VISITS, PlacedNode, placed_node
+from portway_registry.placement.placed_nodes import FULL_VISITS, PlacedNode, placed_node
 
 
 def node(sessions: int = 0, max_sessions: int = 0, visits: int = 0, *, ready: bool = True) -> PlacedNode:

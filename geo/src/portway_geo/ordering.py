@@ -7,7 +7,7 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
-from portway_geo.distance import Vector
+from portway_geo.position import Vector
 
 
 class Spread:

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from grpc import StatusCode
 from portway_registry import errors
-from portway_registry.services.status import status_of
+from portway_registry.services.error_status import status_of
 
 CALL_ERRORS = [
     kind

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from portway_geo.format import NOWHERE, Runs, Table
 from portway_geo.locator import Position
-from portway_geo.reduction import SPECIAL, Cells, Network, reduce
 from portway_geo.table import EmbeddedTable
+from portway_geo.table_builder import SPECIAL, Cells, Network, reduce
 
 
 def cell_at(runs: Runs, bits: int, address: str) -> int:
