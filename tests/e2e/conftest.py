@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.clusters.etcd import EtcdServer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway_testkit.visitors.origins import HttpOrigin
 
 _DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"

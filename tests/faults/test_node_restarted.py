@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import portway
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.origins import HttpOrigin

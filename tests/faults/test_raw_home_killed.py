@@ -10,7 +10,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.clusters.admin_calls import AdminCalls

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway.tunnel import Tunnel
 from portway_lab.cluster.portway import NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes

@@ -215,7 +215,7 @@ def _netcheck(asked: argparse.Namespace) -> None:
     """Measure and print. Raises Error, _Ended."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     settings = resolve(registry=asked.registry, token=asked.token, ca=asked.ca)
-    from portway.engine.engine import running_engine
+    from portway.engine.engine_thread import running_engine
     from portway.engine.survey import pick
     from portway.netcheck import as_json, as_table
 

@@ -167,7 +167,7 @@ class Forwarding:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
         with unforked:
-            from portway.engine.engine import running_engine
+            from portway.engine.engine_thread import running_engine
             from portway.engine.opening import Opening
 
         return Opening(running_engine(), request)

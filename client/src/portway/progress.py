@@ -48,7 +48,7 @@ class Progress:
         if not self._live:
             ended.wait()
             return
-        from portway.engine.engine import running_engine
+        from portway.engine.engine_thread import running_engine
 
         engine = running_engine()
         while not ended.is_set():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway_carrier.values import ServerTls
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry

@@ -265,7 +265,7 @@ def test_an_interrupted_opening_leaves_nothing(node: FakeNode) -> None:
 
 async def test_an_engine_that_stops_tells_who_waits(node: FakeNode) -> None:
     """It is no cancellation of the caller's."""
-    from portway.engine import engine as thread
+    from portway.engine import engine_thread as thread
 
     node.ignore_binds = True
 

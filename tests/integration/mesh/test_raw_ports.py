@@ -8,7 +8,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_relay.raw_ports.sockets import RawPort

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
-from portway.engine.engine import Engine
+from portway.engine.engine_thread import EngineThread
 from portway.engine.tunnels import Tunnels
 from portway.errors import Error, RemoteError, TunnelLostError
 from portway.forwarding import Request
@@ -23,7 +23,7 @@ CLOSE_TIMEOUT: Final = 5.0
 class Opening:
     """A tunnel that is being opened, or is open. In a forked child, which has none of it, every method does nothing."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
+    def __init__(self, engine: EngineThread, request: Request) -> None:
         """Begin; the answer is waited for below. Raises RemoteError when the engine does not run."""
         self._engine = engine
         self._request = request

@@ -6,7 +6,7 @@ Here: which store, this process as a client, a local server. Not here: clusters,
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-from portway.engine import engine as thread
+from portway.engine import engine_thread as thread
 
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.visitors.origins import HttpOrigin

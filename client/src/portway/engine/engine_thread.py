@@ -31,7 +31,7 @@ HALT_TIMEOUT: Final = 1.0
 STATUS_TIMEOUT: Final = 5.0
 
 
-class Engine:
+class EngineThread:
     """One event loop in a daemon thread, and the tunnels on it."""
 
     def __init__(self) -> None:
@@ -147,18 +147,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-_engine: Engine | None = None
+_engine: EngineThread | None = None
 _starting = threading.Lock()
 # Engines of parent processes. Never freed: their sockets' numbers must not be closed twice.
-_inherited: list[Engine] = []
+_inherited: list[EngineThread] = []
 
 
-def running_engine() -> Engine:
+def running_engine() -> EngineThread:
     """The engine of this process, started when there is none."""
     global _engine
     with unforked, _starting:
         if _engine is None or not _engine.alive:
-            _engine = Engine()
+            _engine = EngineThread()
         return _engine
 
 

@@ -1,12 +1,12 @@
-"""portway.engine.engine: an engine's start, its end, and what is submitted around them."""
+"""portway.engine.engine_thread: an engine's start, its end, and what is submitted around them."""
 
 import asyncio
 import sys
 from collections.abc import Iterator
 
 import pytest
-from portway.engine import engine as thread
-from portway.engine.engine import Engine, running_engine, stop_engine
+from portway.engine import engine_thread as thread
+from portway.engine.engine_thread import EngineThread, running_engine, stop_engine
 from portway.engine.opening import Opening
 from portway.engine.tunnels import Tunnels
 from portway.errors import RemoteError
@@ -21,8 +21,8 @@ async def nothing(tunnels: Tunnels) -> int:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine()
+def engine() -> Iterator[EngineThread]:
+    engine = EngineThread()
     yield engine
     engine.stop()
 
@@ -32,7 +32,7 @@ def request_of_8000() -> Request:
     return Arguments(8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None).checked()
 
 
-def test_calls_run_on_its_loop(engine: Engine) -> None:
+def test_calls_run_on_its_loop(engine: EngineThread) -> None:
     """Their results come back."""
     assert engine.alive
     assert engine.submit(nothing).result(10) == 0
@@ -40,7 +40,7 @@ def test_calls_run_on_its_loop(engine: Engine) -> None:
     assert (status.tunnels, status.attached, status.trouble) == (0, True, "")
 
 
-def test_after_its_end_it_takes_no_calls(engine: Engine) -> None:
+def test_after_its_end_it_takes_no_calls(engine: EngineThread) -> None:
     """The error says what to do, and stopping again does nothing."""
     engine.stop()
     engine.stop()
@@ -49,7 +49,7 @@ def test_after_its_end_it_takes_no_calls(engine: Engine) -> None:
         engine.submit(nothing)
 
 
-def test_what_was_submitted_before_the_end_never_waits_for_ever(engine: Engine) -> None:
+def test_what_was_submitted_before_the_end_never_waits_for_ever(engine: EngineThread) -> None:
     """It is cancelled, and who waits is told."""
 
     async def wait(tunnels: Tunnels) -> None:
@@ -65,7 +65,7 @@ def test_an_engine_that_cannot_start_says_why(
 ) -> None:
     """And is no longer the process's engine."""
     monkeypatch.setenv("PORTWAY_CARRIER", "steam")
-    engine = Engine()
+    engine = EngineThread()
     assert not engine.alive
     with pytest.raises(RemoteError, match=r"could not start: .*steam"):
         Opening(engine, request_of_8000)
@@ -75,7 +75,7 @@ def test_an_engine_that_cannot_start_says_why(
 def test_no_engine_is_started_without_descriptors(request_of_8000: Request, caplog: pytest.LogCaptureFixture) -> None:
     """Its loop would end the process."""
     with no_more_descriptors():
-        engine = Engine()
+        engine = EngineThread()
     with pytest.raises(RemoteError, match=r"could not start: .*Too many open files"):
         Opening(engine, request_of_8000)
 
@@ -91,7 +91,7 @@ def test_a_process_has_one_and_another_after_its_end() -> None:
     stop_engine()
 
 
-def test_an_internal_failure_ends_it(engine: Engine) -> None:
+def test_an_internal_failure_ends_it(engine: EngineThread) -> None:
     """Nothing dies silently: a background task that ends early ends the engine, and the next tunnel gets another."""
 
     async def fail() -> None:
