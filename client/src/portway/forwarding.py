@@ -18,7 +18,7 @@ from portway.forks import unforked
 from portway.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from portway.engine.opening import Opening
+    from portway.engine.tunnel_handle import TunnelHandle
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 TunnelLost = Callable[[TunnelLostError], None]
@@ -27,7 +27,7 @@ TUNNEL_PARAMETER = "tunnel"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TunnelRequest:
     """One tunnel to open, checked. `timeout` is in seconds."""
 
     port: int
@@ -55,7 +55,7 @@ class Arguments:
     strategy: Any
     tunnel_lost: TunnelLost | None
 
-    def checked(self) -> Request:
+    def checked(self) -> TunnelRequest:
         """The request they make now. Raises InvalidError, ConfigError, AuthError."""
         if isinstance(self.port, bool) or not isinstance(self.port, int):
             raise InvalidError(f"the port is an int between 1 and 65535, not {self.port!r}")
@@ -71,7 +71,7 @@ class Arguments:
         settings = resolve(
             registry=self.registry, token=self.token, ca=self.ca, region=self.region, strategy=self.strategy
         )
-        return Request(
+        return TunnelRequest(
             self.port,
             self.host,
             bool(self.unencrypted),
@@ -98,7 +98,7 @@ class Forwarding:
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
-        self._opening: Opening | None = None
+        self._opening: TunnelHandle | None = None
 
     def __enter__(self) -> Tunnel:
         opening = self._begin()
@@ -162,15 +162,15 @@ class Forwarding:
         wrapper.__signature__ = signature.replace(parameters=left)
         return cast(Function, wrapper)
 
-    def _begin(self) -> "Opening":
+    def _begin(self) -> "TunnelHandle":
         if self._opening is not None and self._opening.ours:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
         with unforked:
             from portway.engine.engine_thread import running_engine
-            from portway.engine.opening import Opening
+            from portway.engine.tunnel_handle import TunnelHandle
 
-        return Opening(running_engine(), request)
+        return TunnelHandle(running_engine(), request)
 
     @staticmethod
     def _tell(lost: TunnelLostError | None, error: BaseException | None) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from portway.engine.directory import Survey
-    from portway.engine.survey import Measured, Picked
+    from portway.engine.survey import MeasuredNode, Pick
 
 _HEADINGS: Final = ("REGION", "NODE", "ROUND TRIP", "READY AFTER", "EXPECTED", "DISTANCE", "LOAD", "ADDRESS", "")
 _RIGHT: Final = frozenset({2, 3, 5, 6})
 _UNKNOWN: Final = "-"
 
 
-def as_table(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked | None") -> str:
+def as_table(survey: "Survey", measured: "Sequence[MeasuredNode]", picked: "Pick | None") -> str:
     """For people. Regions in the order of their best node."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     rows += [_row(one, picked) for nodes in _by_region(measured).values() for one in nodes]
@@ -37,7 +37,7 @@ def as_table(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked |
     return "\n".join(lines)
 
 
-def as_json(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked | None") -> str:
+def as_json(survey: "Survey", measured: "Sequence[MeasuredNode]", picked: "Pick | None") -> str:
     """For programs, on one line; times in milliseconds, what is not known null."""
     latitude, longitude = survey.position or (None, None)
     return json.dumps(
@@ -61,14 +61,14 @@ def as_json(survey: "Survey", measured: "Sequence[Measured]", picked: "Picked | 
     )
 
 
-def _by_region(measured: "Sequence[Measured]") -> "dict[str, list[Measured]]":
-    regions: dict[str, list[Measured]] = {}
+def _by_region(measured: "Sequence[MeasuredNode]") -> "dict[str, list[MeasuredNode]]":
+    regions: dict[str, list[MeasuredNode]] = {}
     for one in measured:
         regions.setdefault(one.node.node.region, []).append(one)
     return regions
 
 
-def _row(one: "Measured", picked: "Picked | None") -> tuple[str, ...]:
+def _row(one: "MeasuredNode", picked: "Pick | None") -> tuple[str, ...]:
     node = one.node
     notes = [node.state] if not one.candidate else []
     if not one.reached:
@@ -88,7 +88,7 @@ def _row(one: "Measured", picked: "Picked | None") -> tuple[str, ...]:
     )
 
 
-def _object(one: "Measured") -> dict[str, object]:
+def _object(one: "MeasuredNode") -> dict[str, object]:
     node = one.node
     return {
         "name": node.node.name,
@@ -114,14 +114,14 @@ def _client(survey: "Survey") -> str:
     return f"{survey.address}, for GeoIP in {country}at {latitude:g}, {longitude:g}"
 
 
-def _expected(one: "Measured") -> str:
+def _expected(one: "MeasuredNode") -> str:
     expected = one.node.expected
     if not expected.ms:
         return _UNKNOWN
     return f"{_ms(expected.ms)}, {'learned' if expected.learned else 'by distance'}"
 
 
-def _verdict(picked: "Picked | None") -> str:
+def _verdict(picked: "Pick | None") -> str:
     if picked is None:
         return "picked: none, for no node that takes clients can be reached"
     node = picked.measured.node.node

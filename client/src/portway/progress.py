@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self, TextIO
 from portway.errors import Error
 
 if TYPE_CHECKING:
-    from portway.engine.tunnels import Status
+    from portway.engine.engine import Status
 
 # Fast enough to look alive, slow enough to be read and to cost nothing.
 REFRESH: Final = 0.5

@@ -79,7 +79,7 @@ def netcheck(environment: dict[str, str], *arguments: str) -> "subprocess.Comple
 
 REPORTS_AND_ENDS = """
 import sys, portway
-from portway.engine import reporting
+from portway.engine import reporter as reporting
 reporting.REPORT_AFTER = reporting.REPORT_WITHIN = 0.0
 with portway.forward(8000):
     print("open", flush=True)

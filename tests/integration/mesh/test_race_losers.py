@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
-from portway.engine import race as racing
+from portway.engine import dialling as racing
+from portway.engine.dialling import RaceRecord, race
 from portway.engine.directory import Node
-from portway.engine.race import Course, race
 from portway_carrier.select import make_carrier
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
@@ -25,7 +25,7 @@ def dialled(node: RunningNode) -> Node:
 async def taken(nodes: list[Node], ca: bytes) -> str:
     """The winner of one race between all of them at once, let go at once."""
     carrier = make_carrier()
-    course = Course()
+    course = RaceRecord()
     try:
         async with aclosing(race(carrier, nodes, ca, course, 0.0)) as ready:
             async for node, stream in ready:
@@ -83,7 +83,7 @@ def test_a_loser_may_be_dropped_at_any_moment(
 
     async def give_up() -> None:
         carrier = make_carrier()
-        ready = race(carrier, [node], ca, Course(), 0.0)
+        ready = race(carrier, [node], ca, RaceRecord(), 0.0)
         waiting = asyncio.ensure_future(anext(ready))
         for _ in range(steps):
             await asyncio.sleep(0.001)

@@ -29,7 +29,7 @@ FRANKFURT, LONDON = (50.1, 8.7), (51.5, -0.1)
 # Opens a tunnel, says at which node, and reports at once; ends when it is told to.
 FORWARDS = """
 import sys, portway
-from portway.engine import reporting
+from portway.engine import reporter as reporting
 reporting.REPORT_AFTER = reporting.REPORT_WITHIN = 0.0
 with portway.forward(8000) as tunnel:
     print(tunnel.host.split(".")[1], flush=True)

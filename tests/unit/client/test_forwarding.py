@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from portway import InvalidError, forward
-from portway.forwarding import Arguments, Request
+from portway.forwarding import Arguments, TunnelRequest
 
 DEFAULTS: dict[str, Any] = {
     "port": 8000,
@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def checked(**given: Any) -> Request:
+def checked(**given: Any) -> TunnelRequest:
     return Arguments(**(DEFAULTS | given)).checked()
 
 

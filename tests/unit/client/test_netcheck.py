@@ -2,22 +2,24 @@
 
 import json
 
-from portway.engine.directory import Expected, Node, Survey, Surveyed
-from portway.engine.survey import Measured, pick
+from portway.engine.directory import Expected, Node, Survey, SurveyedNode
+from portway.engine.survey import MeasuredNode, pick
 from portway.netcheck import as_json, as_table
 from portway_runtime.endpoints import Endpoint
 
 
 def surveyed(
     name: str, region: str, expected: Expected, km: float = 0.0, load: int = 0, state: str = "ready"
-) -> Surveyed:
-    return Surveyed(Node(name, region, Endpoint("192.0.2.1", 443), f"{name}.test"), state, expected, km, load)
+) -> SurveyedNode:
+    return SurveyedNode(Node(name, region, Endpoint("192.0.2.1", 443), f"{name}.test"), state, expected, km, load)
 
 
 MEASURED = (
-    Measured(surveyed("fra-1", "fra", Expected(12, True), 35.2), 11.84, 0.0262),
-    Measured(surveyed("par-1", "par", Expected(8.4, False), 402.0, 3), None, 0.001, "Connection refused", "refused"),
-    Measured(surveyed("fra-2", "fra", Expected(0, False), 0.0, 0, "draining"), 250.4, 0.51),
+    MeasuredNode(surveyed("fra-1", "fra", Expected(12, True), 35.2), 11.84, 0.0262),
+    MeasuredNode(
+        surveyed("par-1", "par", Expected(8.4, False), 402.0, 3), None, 0.001, "Connection refused", "refused"
+    ),
+    MeasuredNode(surveyed("fra-2", "fra", Expected(0, False), 0.0, 0, "draining"), 250.4, 0.51),
 )
 NODES = tuple(one.node for one in MEASURED)
 KNOWN = Survey("registry.test:7400", NODES, 3, b"ca", "203.0.113.7", "DE", (50.0, 8.5))

@@ -5,7 +5,7 @@ import logging
 import threading
 
 import pytest
-from portway.engine.tunnels import Status
+from portway.engine.engine import Status
 from portway.progress import Progress, amount, describe
 from portway_carrier.contract import Counters
 

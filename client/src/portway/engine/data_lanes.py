@@ -19,7 +19,7 @@ from portway_proto.wire.limits import LINK_ALPN
 from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
 from portway.engine.directory import Node
 from portway.engine.failures import Failure
-from portway.engine.refused_visits import TurnedAway
+from portway.engine.refused_visits import RefusedVisits
 from portway.engine.session import failure_of
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class DataLanes:
         self._table = table
         self._session_unknown = session_unknown
         self._clock = clock
-        self._turned_away = TurnedAway(clock)
+        self._turned_away = RefusedVisits(clock)
         self._pool: Pool | None = None
         self._key: SessionKey | None = None
         self._failing_since: float | None = None

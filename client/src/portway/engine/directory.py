@@ -69,7 +69,7 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
-class Surveyed:
+class SurveyedNode:
     """A node as a registry describes it to people. `state` is ready, full, cordoned or draining."""
 
     node: Node
@@ -87,7 +87,7 @@ class Survey:
     """
 
     registry: str
-    nodes: tuple[Surveyed, ...]
+    nodes: tuple[SurveyedNode, ...]
     total: int
     cluster_ca: bytes = field(repr=False)
     address: str = ""

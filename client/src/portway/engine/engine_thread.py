@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
 
-from portway.engine.tunnels import Status, Tunnels
+from portway.engine.engine import Engine, Status
 from portway.errors import RemoteError
 from portway.forks import unforked
 
@@ -37,7 +37,7 @@ class EngineThread:
     def __init__(self) -> None:
         """Start it; returns when it takes calls, or could not start."""
         self._started = threading.Event()
-        self._tunnels: Tunnels | None = None
+        self._tunnels: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
@@ -52,7 +52,7 @@ class EngineThread:
     def alive(self) -> bool:
         return not self._ending and self._failure is None and self._thread.is_alive()
 
-    def submit(self, make: Callable[[Tunnels], Coroutine[Any, Any, T]]) -> Future[T]:
+    def submit(self, make: Callable[[Engine], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run `make(tunnels)` on the engine's loop. Raises RemoteError when the engine does not run."""
         if self._tunnels is None or self._loop is None:
             raise RemoteError(f"Portway's engine could not start: {self._failure!r}")
@@ -65,7 +65,7 @@ class EngineThread:
     def status(self) -> Status:
         """What is going on, for people to look at. Raises RemoteError, TimeoutError."""
 
-        async def ask(tunnels: Tunnels) -> Status:
+        async def ask(tunnels: Engine) -> Status:
             return tunnels.status()
 
         return self.submit(ask).result(STATUS_TIMEOUT)
@@ -120,7 +120,7 @@ class EngineThread:
 
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        tunnels = Tunnels(make_carrier(), on_failure=self._fail)
+        tunnels = Engine(make_carrier(), on_failure=self._fail)
         self._tunnels = tunnels
         self._started.set()
         try:

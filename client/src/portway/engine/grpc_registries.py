@@ -12,7 +12,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
-from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, Surveyed
+from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, SurveyedNode
 from portway.errors import Attempt, RemoteError, UnreachableError
 from portway.forks import unforked
 
@@ -158,7 +158,7 @@ def _expected(candidate: "Candidate") -> Expected:
 
 def _survey(registry: str, answer: "SurveyResponse") -> Survey:
     nodes = tuple(
-        Surveyed(_node(one), _state(one), _expected(one), one.distance_km, one.load_ms) for one in answer.candidates
+        SurveyedNode(_node(one), _state(one), _expected(one), one.distance_km, one.load_ms) for one in answer.candidates
     )
     position = (answer.client_latitude, answer.client_longitude)
     return Survey(

@@ -10,7 +10,7 @@ from portway_proto.wire.labels import CHAIN_LENGTH, Chain, Epoch, Label
 from portway.errors import RemoteError
 
 
-class Identity:
+class LabelChain:
     """A tunnel's label, and the proofs of its epochs in turn."""
 
     __slots__ = ("_chain", "epoch")
@@ -36,16 +36,16 @@ class Identity:
         return self.epoch, self.proof
 
 
-class Identities:
+class ReadyChains:
     """New identities, of which one is ready before it is asked for."""
 
     def __init__(self) -> None:
         self._ready: list[Chain] = []
         self._making: threading.Thread | None = None
 
-    def take(self) -> Identity:
+    def take(self) -> LabelChain:
         """A new identity: at once when one is ready, else after about 4 ms."""
-        return Identity(self._ready.pop() if self._ready else Chain())
+        return LabelChain(self._ready.pop() if self._ready else Chain())
 
     def prepare(self) -> None:
         """Have one made ready, on a thread of its own."""

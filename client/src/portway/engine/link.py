@@ -4,7 +4,7 @@ It attaches when the first tunnel is opened, attaches again by itself whenever t
 tunnels again under the same labels. It lingers when the last tunnel is closed, so that the next one opens in one
 round trip. What no further attempt can mend ends its tunnels.
 
-Not here: finding a node (attach.py), the control lane (session.py), binding (bindings.py), data lanes (lanes.py).
+Not here: finding a node (attach.py), the control lane (session.py), held (bindings.py), data lanes (lanes.py).
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_runtime.tasks import Tasks
 
-from portway.engine.binding import Binding
-from portway.engine.bindings import Bindings
 from portway.engine.data_lanes import DataLanes
+from portway.engine.dialling import RACERS
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory
 from portway.engine.failures import Failure
-from portway.engine.race import RACERS
+from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.reporter import Reporter
 from portway.engine.retry import LONGEST_STAY, pauses, spread
 from portway.engine.search import Attached, Refused, Resumption, Search
 from portway.engine.session import BindRefused, End, Session, SessionOver
+from portway.engine.tunnel_set import TunnelSet
 from portway.errors import Attempt, AuthError, Error, UnreachableError
 
 logger = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class Link:
         self._sleep = sleep
         self._linger = linger
         self._search = Search(carrier, directory, self, clock, racers, Reporter(directory, tasks).tell)
-        self._bindings = Bindings(tasks, self._unused, clock)
-        self._lanes = DataLanes(carrier, self._bindings.table, self._session_unknown)
+        self._tunnels = TunnelSet(tasks, self._unused, clock)
+        self._lanes = DataLanes(carrier, self._tunnels.table, self._session_unknown)
         self._session: Session | None = None
         self._leaving: Session | None = None  # of a node that asked to be left, until the next one has the tunnels
         self._resumption: tuple[Resumption, float] | None = None  # and until when
@@ -81,37 +81,37 @@ class Link:
         """Whom the last attempt to attach has tried, and why each did not do."""
         return self._search.attempts
 
-    async def bind(self, binding: Binding) -> None:
+    async def bind(self, held: HeldTunnel) -> None:
         """Open a tunnel; one round trip when the session is up. Raises Error. Cancelled, it leaves nothing behind."""
-        self._bindings.add(binding)
+        self._tunnels.add(held)
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
         try:
-            while binding.tunnel is None:
+            while held.tunnel is None:
                 session = await self._attached_session()
                 try:
-                    await self._bindings.bind(session, binding)
+                    await self._tunnels.bind(session, held)
                 except SessionOver:
                     continue  # the keeper attaches again
                 except BindRefused as refused:
                     if not refused.failure.retry_after:
                         raise refused.failure.error() from None
-                    binding.postponed = refused.failure.error()
+                    held.postponed = refused.failure.error()
                     await self._sleep(spread(refused.failure.retry_after))
-                    binding.postponed = None
+                    held.postponed = None
         except BaseException:
-            self.release(binding)
+            self.release(held)
             raise
 
-    def release(self, binding: Binding) -> None:
+    def release(self, held: HeldTunnel) -> None:
         """Close a tunnel; does nothing for one that is not open here."""
-        if self._bindings.withdraw(binding):
+        if self._tunnels.withdraw(held):
             for session in (self._session, self._leaving):
                 if session is not None:
-                    session.unbind(binding.label)
+                    session.unbind(held.label)
         if self.attached:
-            self._bindings.forget_withdrawn()
+            self._tunnels.forget_withdrawn()
 
     async def close(self) -> None:
         """Withdraw every tunnel and let go of everything."""
@@ -127,7 +127,7 @@ class Link:
 
     def lose_all(self, error: Error) -> None:
         """Every tunnel is lost for good, and who waits for one is told."""
-        self._bindings.lose_all(error)
+        self._tunnels.lose_all(error)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(error)
@@ -135,7 +135,7 @@ class Link:
     # What a session and its lanes tell.
 
     def tunnel_unbound(self, session: Session, label: str, failure: Failure) -> None:
-        if not self._bindings.unbound(session, label, failure) or session is not self._session:
+        if not self._tunnels.unbound(session, label, failure) or session is not self._session:
             return  # what a node lets go of that is being left, the next one binds
         self._tasks.spawn(self._bind_missing(session), name="bind again")
 
@@ -204,9 +204,9 @@ class Link:
             since = self._clock()
             await self._take_up(attached)
             end = await attached.session.over()
-            worked = self._clock() - since >= STEADY and not self._bindings.missing_on(attached.session)
+            worked = self._clock() - since >= STEADY and not self._tunnels.missing_on(attached.session)
             self._let_go(attached, end)
-            if not self._bindings:
+            if not self._tunnels:
                 self._leave_old()  # nobody needs the next node, and this one waits to be left
                 self._lanes.retire()
                 return
@@ -221,32 +221,32 @@ class Link:
         session = attached.session
         self._session, self._resumption, self.trouble = session, None, ""
         self._compare_clocks(attached.welcomed)
-        self._bindings.withdraw_again(session, resumed=attached.welcomed.resumed)
+        self._tunnels.withdraw_again(session, resumed=attached.welcomed.resumed)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
         async with asyncio.TaskGroup() as binds:
-            for binding in self._bindings.missing_on(session):
-                binds.create_task(self._bring(attached, binding))
+            for held in self._tunnels.missing_on(session):
+                binds.create_task(self._bring(attached, held))
             # After the BINDs, which go out first; a handshake each must not hold them up.
             located = self._directory.located
             if located is not None:
                 self._lanes.follow(attached.node, located.cluster_ca, attached.welcomed)
         if session.up:
             self._leave_old()
-        if not self._bindings:
+        if not self._tunnels:
             self._unused()
 
-    async def _bring(self, attached: Attached, binding: Binding) -> None:
+    async def _bring(self, attached: Attached, held: HeldTunnel) -> None:
         """Bind a tunnel at its next node, and tell the one that is being left: visitors still come there."""
         session = attached.session
-        await self._bindings.bind_again(session, binding)
-        if self._leaving is not None and binding.held_by(session.key):
-            self._leaving.moved(binding.label, attached.node.name, *binding.latest)
+        await self._tunnels.bind_again(session, held)
+        if self._leaving is not None and held.held_by(session.key):
+            self._leaving.moved(held.label, attached.node.name, *held.latest)
 
     def _let_go(self, attached: Attached, end: End) -> None:
         self._session, self.trouble = None, end.reason
-        self._bindings.forget_withdrawn()
+        self._tunnels.forget_withdrawn()
         self._resumption = None
         if end.leaving:
             self._leave_old()
@@ -256,15 +256,15 @@ class Link:
             self._resumption = (Resumption(attached.node.name, attached.welcomed.key, end.silent), until)
 
     async def _bind_missing(self, session: Session) -> None:
-        for binding in self._bindings.missing_on(session):
-            await self._bindings.bind_again(session, binding)
+        for held in self._tunnels.missing_on(session):
+            await self._tunnels.bind_again(session, held)
 
     async def _attach_again(self, left: Attached, end: End, tries: Iterator[float]) -> Attached:
         """Until there is a session again. Raises Refused and AuthError: no further attempt can help."""
         began = self._clock()
         what = "asks to be left" if end.leaving else "is lost"
         logger.warning(
-            "node %s %s (%s): attaching again, %d tunnels", left.node.name, what, end.reason, len(self._bindings)
+            "node %s %s (%s): attaching again, %d tunnels", left.node.name, what, end.reason, len(self._tunnels)
         )
         avoided = left.node if end.leaving else None
         told = ""
@@ -273,7 +273,7 @@ class Link:
         for pause in tries:
             await self._sleep(max(pause, self._search.asked_to_wait))
             try:
-                home = left.node if self._bindings.opened else None
+                home = left.node if self._tunnels.opened else None
                 attached = await self._search.attach(self._resumable(), avoided, home)
             except AuthError:
                 raise

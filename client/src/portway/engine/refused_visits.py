@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 TOLD_AGAIN: Final = 60.0
 
 
-class TurnedAway:
+class RefusedVisits:
     """The ServeEvents of a client."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

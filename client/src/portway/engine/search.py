@@ -14,10 +14,10 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
 
+from portway.engine.dialling import NO_ANSWER_YET, RACERS, STAGGER, Attempted, RaceRecord, name_of, race
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory, Located, Node, RoundTrip
 from portway.engine.failures import Failure
-from portway.engine.race import NO_ANSWER_YET, RACERS, STAGGER, Attempted, Course, name_of, race
 from portway.engine.retry import spread
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
@@ -118,7 +118,7 @@ class Search:
             tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
                 async with asyncio.timeout(_patience(tried, resume)):
-                    course = Course(self._attempts)
+                    course = RaceRecord(self._attempts)
                     if attached := await self._first_that_takes(tried, located, resume, course, may_be_stale=True):
                         return attached
             except (_StaleGrant, TimeoutError):
@@ -128,13 +128,13 @@ class Search:
         except UnreachableError:
             if located is None or not given_up:
                 raise
-            attached = await self._first_that_takes(given_up, located, resume, Course(self._attempts))
+            attached = await self._first_that_takes(given_up, located, resume, RaceRecord(self._attempts))
             if attached is None:
                 raise
             return attached
         ordered = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
         fresh = [node for node in ordered if node not in tried]
-        course = Course(self._attempts)
+        course = RaceRecord(self._attempts)
         if attached := await self._first_that_takes(fresh, located, resume, course):
             if self._measured is not None:
                 self._measured(course.round_trips, located)
@@ -168,7 +168,7 @@ class Search:
         nodes: Sequence[Node],
         located: Located,
         resume: Resumption | None,
-        course: Course,
+        course: RaceRecord,
         *,
         may_be_stale: bool = False,
     ) -> Attached | None:

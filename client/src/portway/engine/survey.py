@@ -14,8 +14,8 @@ from portway_carrier.contract import Carrier
 from portway_runtime.tasks import Tasks
 
 from portway.engine.dial import DialFailed, dial, timed_out
-from portway.engine.directory import Survey, Surveyed
-from portway.engine.race import RACERS, STAGGER
+from portway.engine.dialling import RACERS, STAGGER
+from portway.engine.directory import Survey, SurveyedNode
 
 # Dialled at once. More would wait for one another's cryptography, and that is not what is to be measured.
 ABREAST: Final = 4
@@ -23,14 +23,14 @@ READY: Final = "ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredNode:
     """A node and what a connection to it came to. `took` is in seconds, also of one that failed.
 
     Without a round trip `problem` says why, and `short` in a word or two; a node that was not dialled for want of time
     took none.
     """
 
-    node: Surveyed
+    node: SurveyedNode
     rtt_ms: float | None
     took: float
     problem: str = ""
@@ -47,22 +47,22 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
+class Pick:
     """Whom the race would be won by, when, in seconds from its start, and why for people."""
 
-    measured: Measured
+    measured: MeasuredNode
     after: float
     why: str
 
 
-async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Measured, ...]:
+async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[MeasuredNode, ...]:
     """Dial every node once, in the survey's order, for `within` seconds in all. Cancelled, it leaves no connection."""
     clock = asyncio.get_running_loop().time
-    found: dict[str, Measured] = {}
+    found: dict[str, MeasuredNode] = {}
     began: dict[str, float] = {}
     abreast = asyncio.Semaphore(ABREAST)
 
-    async def one(surveyed: Surveyed) -> None:
+    async def one(surveyed: SurveyedNode) -> None:
         async with abreast:
             name = surveyed.node.name
             began[name] = clock()
@@ -70,10 +70,10 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
                 dialled = await dial(carrier, surveyed.node, survey.cluster_ca)
             except DialFailed as failed:
                 problem = str(failed).removeprefix(f"{surveyed.node.address}: ")
-                found[name] = Measured(surveyed, None, clock() - began[name], problem, failed.short)
+                found[name] = MeasuredNode(surveyed, None, clock() - began[name], problem, failed.short)
             else:
                 dialled.stream.abort()
-                found[name] = Measured(surveyed, dialled.round_trip.ms, dialled.took)
+                found[name] = MeasuredNode(surveyed, dialled.round_trip.ms, dialled.took)
 
     tasks = Tasks("survey")
     try:
@@ -87,13 +87,15 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
         name = surveyed.node.name
         if name in began and name not in found:
             took = now - began[name]
-            found[name] = Measured(surveyed, None, took, f"no answer within {within:g} s", timed_out(took))
+            found[name] = MeasuredNode(surveyed, None, took, f"no answer within {within:g} s", timed_out(took))
         elif name not in found:
-            found[name] = Measured(surveyed, None, 0.0, f"not dialled within {within:g} s", "no time left to try it")
+            found[name] = MeasuredNode(
+                surveyed, None, 0.0, f"not dialled within {within:g} s", "no time left to try it"
+            )
     return tuple(found[surveyed.node.name] for surveyed in survey.nodes)
 
 
-def pick(measured: Sequence[Measured]) -> Picked | None:
+def pick(measured: Sequence[MeasuredNode]) -> Pick | None:
     """The race of the candidates, as it would go with what each of them took; None when nobody would win it."""
     candidates = [one for one in measured if one.candidate]
     dialling: list[tuple[float, int]] = []  # when it is ready or has failed, and who
@@ -108,12 +110,12 @@ def pick(measured: Sequence[Measured]) -> Picked | None:
             continue
         at, number = heapq.heappop(dialling)
         if candidates[number].rtt_ms is not None:
-            return Picked(candidates[number], at, _why(candidates, number, following))
+            return Pick(candidates[number], at, _why(candidates, number, following))
         due = at
     return None
 
 
-def _why(candidates: Sequence[Measured], number: int, dialled: int) -> str:
+def _why(candidates: Sequence[MeasuredNode], number: int, dialled: int) -> str:
     first = candidates[0]
     if number and first.rtt_ms is None:
         return f"ready first; {first.node.node.name}, the first of the order, is not to be reached: {first.problem}"

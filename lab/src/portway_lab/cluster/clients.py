@@ -13,7 +13,7 @@ from typing import Any
 
 from portway_lab.cluster.processes import Process, Processes
 
-# What the engine's log says (client/src/portway/engine/binding.py).
+# What the engine's log says (client/src/portway/engine/held_tunnel.py).
 _PORTS = re.compile(r"could not keep its TCP port (?P<lost>\d+)|has its TCP port (?P<again>\d+) again")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from portway.engine.dial import DIAL_TIMEOUT
-from portway.engine.race import RACERS, STAGGER
+from portway.engine.dialling import RACERS, STAGGER
 
 N = TypeVar("N")
 

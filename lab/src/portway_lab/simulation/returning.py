@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from portway.engine.dialling import STAGGER
 from portway.engine.dialogue import SessionKey
 from portway.engine.grpc_registries import CALL_TIMEOUT
-from portway.engine.race import STAGGER
 from portway.engine.retry import hinted, pauses, spread
 from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
 from portway_carrier.values import Limits, SpareSizes

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 from portway.config import Settings
-from portway.engine.binding import Binding
-from portway.engine.identity import Identity
-from portway.forwarding import Request
+from portway.engine.held_tunnel import HeldTunnel
+from portway.engine.identity import LabelChain
+from portway.forwarding import TunnelRequest
 from portway_proto.wire.labels import Chain
 
-MakeBinding = Callable[..., Binding]
+MakeTunnel = Callable[..., HeldTunnel]
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def make_binding(settings: Settings) -> MakeBinding:
+def make_tunnel(settings: Settings) -> MakeTunnel:
     """A tunnel of a port that was asked for, with an identity of its own; `lost` collects those that are lost."""
 
-    def make(port: int = 8000, *, lost: list[Binding] | None = None, tunnel_lost: object = None) -> Binding:
-        request = Request(port, None, False, False, 10.0, settings, tunnel_lost)  # type: ignore[arg-type]
-        return Binding(request, Identity(Chain()), (lambda _: None) if lost is None else lost.append)
+    def make(port: int = 8000, *, lost: list[HeldTunnel] | None = None, tunnel_lost: object = None) -> HeldTunnel:
+        request = TunnelRequest(port, None, False, False, 10.0, settings, tunnel_lost)  # type: ignore[arg-type]
+        return HeldTunnel(request, LabelChain(Chain()), (lambda _: None) if lost is None else lost.append)
 
     return make

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 from portway.engine import engine_thread as thread
+from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread, running_engine, stop_engine
-from portway.engine.opening import Opening
-from portway.engine.tunnels import Tunnels
+from portway.engine.tunnel_handle import TunnelHandle
 from portway.errors import RemoteError
-from portway.forwarding import Arguments, Request
+from portway.forwarding import Arguments, TunnelRequest
 from portway_testkit.processes.descriptors import no_more_descriptors
 
 pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
 
 
-async def nothing(tunnels: Tunnels) -> int:
+async def nothing(tunnels: Engine) -> int:
     return tunnels.status().tunnels
 
 
@@ -28,7 +28,7 @@ def engine() -> Iterator[EngineThread]:
 
 
 @pytest.fixture
-def request_of_8000() -> Request:
+def request_of_8000() -> TunnelRequest:
     return Arguments(8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None).checked()
 
 
@@ -52,7 +52,7 @@ def test_after_its_end_it_takes_no_calls(engine: EngineThread) -> None:
 def test_what_was_submitted_before_the_end_never_waits_for_ever(engine: EngineThread) -> None:
     """It is cancelled, and who waits is told."""
 
-    async def wait(tunnels: Tunnels) -> None:
+    async def wait(tunnels: Engine) -> None:
         await asyncio.Event().wait()
 
     waiting = [engine.submit(wait) for _ in range(20)]
@@ -61,23 +61,25 @@ def test_what_was_submitted_before_the_end_never_waits_for_ever(engine: EngineTh
 
 
 def test_an_engine_that_cannot_start_says_why(
-    monkeypatch: pytest.MonkeyPatch, request_of_8000: Request, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, request_of_8000: TunnelRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And is no longer the process's engine."""
     monkeypatch.setenv("PORTWAY_CARRIER", "steam")
     engine = EngineThread()
     assert not engine.alive
     with pytest.raises(RemoteError, match=r"could not start: .*steam"):
-        Opening(engine, request_of_8000)
+        TunnelHandle(engine, request_of_8000)
     assert "ended early" in caplog.text
 
 
-def test_no_engine_is_started_without_descriptors(request_of_8000: Request, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_engine_is_started_without_descriptors(
+    request_of_8000: TunnelRequest, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its loop would end the process."""
     with no_more_descriptors():
         engine = EngineThread()
     with pytest.raises(RemoteError, match=r"could not start: .*Too many open files"):
-        Opening(engine, request_of_8000)
+        TunnelHandle(engine, request_of_8000)
 
 
 def test_a_process_has_one_and_another_after_its_end() -> None:
@@ -97,7 +99,7 @@ def test_an_internal_failure_ends_it(engine: EngineThread) -> None:
     async def fail() -> None:
         raise ZeroDivisionError
 
-    async def begin(tunnels: Tunnels) -> None:
+    async def begin(tunnels: Engine) -> None:
         tunnels._tasks.spawn(fail(), name="fails")
 
     engine.submit(begin).result(10)

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from portway.engine import link as reconnect
 from portway.engine import retry
-from portway.engine.binding import Binding
 from portway.engine.failures import Failure
+from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import STEADY
 from portway.engine.retry import FIRST_PAUSE, LONGEST_PAUSE
 from portway.engine.search import Refused, Resumption
@@ -24,7 +24,7 @@ from portway_proto.v1.lane_pb2 import FailureCode
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
 
-MakeBinding = Callable[..., Binding]
+MakeTunnel = Callable[..., HeldTunnel]
 
 NOWHERE = UnreachableError("no relay node could be reached")
 REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
@@ -33,9 +33,9 @@ UNKNOWN = Failure(FailureCode.FAILURE_CODE_SESSION, "never heard of it")
 SHUTDOWN = Failure(FailureCode.FAILURE_CODE_SHUTDOWN, "stopping")
 
 
-def reason_of(binding: Binding) -> Error:
-    assert binding.lost is not None
-    return binding.lost.reason
+def reason_of(held: HeldTunnel) -> Error:
+    assert held.lost is not None
+    return held.lost.reason
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     await world.tasks.close()
 
 
-async def test_a_session_that_lasted_is_missed_at_once(world: World, make_binding: MakeBinding) -> None:
+async def test_a_session_that_lasted_is_missed_at_once(world: World, make_tunnel: MakeTunnel) -> None:
     """The first attempt after its loss waits a tenth of a second at the most; the tunnel goes on under its label."""
-    binding = make_binding()
-    session = await world.opened(binding)
+    held = make_tunnel()
+    session = await world.opened(held)
     world.clock.now += STEADY
     session.end()
     second = FakeSession("n2")
@@ -61,13 +61,13 @@ async def test_a_session_that_lasted_is_missed_at_once(world: World, make_bindin
     await second.bound.wait()
     assert len(world.pauses) == 1
     assert 0 <= world.pauses[0] <= FIRST_PAUSE
-    assert [bind.label for bind in second.binds] == [binding.label]
+    assert [bind.label for bind in second.binds] == [held.label]
     assert second.binds[0].epoch == session.binds[0].epoch + 1
 
 
-async def test_pauses_double_up_to_a_limit(world: World, make_binding: MakeBinding) -> None:
+async def test_pauses_double_up_to_a_limit(world: World, make_tunnel: MakeTunnel) -> None:
     """However long no node can be reached, it goes on: each pause is half to the whole of one that doubles."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     world.clock.now += STEADY
     session.end()
     world.then(*[NOWHERE] * 12)
@@ -82,10 +82,10 @@ async def test_pauses_double_up_to_a_limit(world: World, make_binding: MakeBindi
 
 
 async def test_a_session_lost_as_soon_as_it_is_there_is_not_missed_at_once(
-    world: World, make_binding: MakeBinding
+    world: World, make_tunnel: MakeTunnel
 ) -> None:
     """Sessions that do not last are followed by longer and longer pauses; one that lasts makes them short again."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     brief = [FakeSession(f"b{number}") for number in range(5)]
     world.then(*brief)
     session.end()
@@ -97,9 +97,9 @@ async def test_a_session_lost_as_soon_as_it_is_there_is_not_missed_at_once(
     assert world.pauses[-1] > 8 * FIRST_PAUSE
 
 
-async def test_one_that_lasts_makes_pauses_short_again(world: World, make_binding: MakeBinding) -> None:
+async def test_one_that_lasts_makes_pauses_short_again(world: World, make_tunnel: MakeTunnel) -> None:
     """What happened before it is forgotten."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     world.clock.now += STEADY
     lasting = FakeSession("n2")
     world.then(*[NOWHERE] * 6, lasting)
@@ -114,12 +114,12 @@ async def test_one_that_lasts_makes_pauses_short_again(world: World, make_bindin
 
 @pytest.mark.parametrize(("share", "first", "second"), [(0.0, 0.0, 0.05), (1.0, 0.1, 0.1)])
 async def test_chance_keeps_clients_of_one_node_apart(
-    world: World, make_binding: MakeBinding, monkeypatch: pytest.MonkeyPatch, share: float, first: float, second: float
+    world: World, make_tunnel: MakeTunnel, monkeypatch: pytest.MonkeyPatch, share: float, first: float, second: float
 ) -> None:
     """All lose it in one moment: the first attempts are a tenth of a second apart at the most, further ones by half of
     each pause."""
     monkeypatch.setattr(retry, "random", SimpleNamespace(uniform=lambda low, high: low + share * (high - low)))
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     world.clock.now += STEADY
     session.end()
     world.then(NOWHERE, NOWHERE)
@@ -127,9 +127,9 @@ async def test_chance_keeps_clients_of_one_node_apart(
     assert world.pauses == pytest.approx([first, second, 2 * second])
 
 
-async def test_a_node_that_names_a_moment_is_waited_for(world: World, make_binding: MakeBinding) -> None:
+async def test_a_node_that_names_a_moment_is_waited_for(world: World, make_tunnel: MakeTunnel) -> None:
     """While all known nodes ask for more time than the pause, that time is what is waited."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     session.end()
     world.search.asked_to_wait = 12.0
     world.then(NOWHERE, NOWHERE)
@@ -138,29 +138,29 @@ async def test_a_node_that_names_a_moment_is_waited_for(world: World, make_bindi
 
 
 async def test_the_first_attachment_fails_at_once_unless_it_is_told_to_wait(
-    world: World, make_binding: MakeBinding
+    world: World, make_tunnel: MakeTunnel
 ) -> None:
     """Somebody waits for it: a hint is followed, else the reason is raised, and nothing is open."""
     world.search.asked_to_wait = 2.5
     session = FakeSession()
     world.then(NOWHERE, session)
-    await world.link.bind(make_binding())
+    await world.link.bind(make_tunnel())
     assert world.pauses == [2.5]
     world.link._stop_keeping()
     world.search.asked_to_wait = 0.0
     world.then(NOWHERE)
     with pytest.raises(UnreachableError, match="no relay node"):
-        await world.link.bind(make_binding(8001))
+        await world.link.bind(make_tunnel(8001))
     assert world.pauses == [2.5]
 
 
 @pytest.mark.parametrize("error", [Refused(REVOKED), AuthError("revoked")])
 async def test_what_no_attempt_can_mend_ends_every_tunnel(
-    world: World, make_binding: MakeBinding, error: Exception
+    world: World, make_tunnel: MakeTunnel, error: Exception
 ) -> None:
     """Refused by a node for a reason that all would give, or by a registry: lost, and nobody is asked again."""
-    lost: list[Binding] = []
-    session = await world.opened(make_binding(lost=lost))
+    lost: list[HeldTunnel] = []
+    session = await world.opened(make_tunnel(lost=lost))
     session.end()
     world.then(NOWHERE, error)
     await world.given_up()
@@ -169,10 +169,10 @@ async def test_what_no_attempt_can_mend_ends_every_tunnel(
     assert not world.link.attached
 
 
-async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, make_binding: MakeBinding) -> None:
+async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, make_tunnel: MakeTunnel) -> None:
     """A token was revoked: no attempt is made at all."""
-    lost: list[Binding] = []
-    session = await world.opened(make_binding(lost=lost))
+    lost: list[HeldTunnel] = []
+    session = await world.opened(make_tunnel(lost=lost))
     session.end(End("revoked", REVOKED))
     await world.given_up()
     assert [type(reason_of(one)) for one in lost] == [AuthError]
@@ -181,10 +181,10 @@ async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, ma
 
 
 @pytest.mark.parametrize("error", [NOWHERE, QuotaError("no more now"), Error("whatever it is")])
-async def test_what_may_pass_is_tried_again(world: World, make_binding: MakeBinding, error: Exception) -> None:
+async def test_what_may_pass_is_tried_again(world: World, make_tunnel: MakeTunnel, error: Exception) -> None:
     """Neither nodes that are away nor a registry that has enough for now costs a tunnel; `trouble` says what it is."""
-    lost: list[Binding] = []
-    session = await world.opened(make_binding(lost=lost))
+    lost: list[HeldTunnel] = []
+    session = await world.opened(make_tunnel(lost=lost))
     session.end()
     world.then(error, error)
     await world.through()
@@ -193,10 +193,10 @@ async def test_what_may_pass_is_tried_again(world: World, make_binding: MakeBind
     assert world.link.trouble == str(error)
 
 
-async def test_a_grant_that_is_not_taken_any_more_is_no_end(world: World, make_binding: MakeBinding) -> None:
+async def test_a_grant_that_is_not_taken_any_more_is_no_end(world: World, make_tunnel: MakeTunnel) -> None:
     """A fresh one may be: the session is attached again."""
-    lost: list[Binding] = []
-    session = await world.opened(make_binding(lost=lost))
+    lost: list[HeldTunnel] = []
+    session = await world.opened(make_tunnel(lost=lost))
     session.end(End(GRANT.text, GRANT))
     second = FakeSession("n2")
     world.then(second)
@@ -214,10 +214,10 @@ async def test_a_grant_that_is_not_taken_any_more_is_no_end(world: World, make_b
     ],
 )
 async def test_a_session_is_resumed_while_its_node_remembers_it(
-    world: World, make_binding: MakeBinding, end: End, away: float, resumed: bool
+    world: World, make_tunnel: MakeTunnel, end: End, away: float, resumed: bool
 ) -> None:
     """For as long as the node said at WELCOME, and not when it says that it knows of none."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     world.search.asked_to_wait = away
     session.end(end)
     await world.through()
@@ -227,10 +227,10 @@ async def test_a_session_is_resumed_while_its_node_remembers_it(
 
 
 async def test_a_node_that_asks_to_be_left_is_left_after_the_next_has_the_tunnels(
-    world: World, make_binding: MakeBinding
+    world: World, make_tunnel: MakeTunnel
 ) -> None:
     """And has been told where they are. It is avoided at first; when nobody else is there it will do."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     second, left_before = FakeSession("n2"), list[bool]()
     session.end(End(SHUTDOWN.text, SHUTDOWN, leaving=True))
     world.then(NOWHERE, second)
@@ -243,36 +243,36 @@ async def test_a_node_that_asks_to_be_left_is_left_after_the_next_has_the_tunnel
     assert [(one.avoided, one.resume) for one in world.search.tried] == [(session.node, None), (None, None)]
 
 
-async def test_nobody_attaches_again_for_tunnels_that_are_closed(world: World, make_binding: MakeBinding) -> None:
+async def test_nobody_attaches_again_for_tunnels_that_are_closed(world: World, make_tunnel: MakeTunnel) -> None:
     """The last tunnel was closed before the session was lost: that was the end of it."""
-    binding = make_binding()
-    session = await world.opened(binding)
-    world.link.release(binding)
+    held = make_tunnel()
+    session = await world.opened(held)
+    world.link.release(held)
     session.end()
     await world.given_up()
     assert world.search.tried == []
     assert world.link._lanes.retired == 1  # type: ignore[attr-defined]
 
 
-async def test_closing_while_nothing_is_reached_ends_the_attempts(world: World, make_binding: MakeBinding) -> None:
+async def test_closing_while_nothing_is_reached_ends_the_attempts(world: World, make_tunnel: MakeTunnel) -> None:
     """A tunnel that is closed meanwhile is the last reason to try."""
-    binding = make_binding()
-    session = await world.opened(binding)
+    held = make_tunnel()
+    session = await world.opened(held)
     session.end()
     world.then(NOWHERE)
     await world.through()
     tried = len(world.search.tried)
-    world.link.release(binding)
+    world.link.release(held)
     assert world.link._keeper is None
     await asyncio.sleep(0)
     assert len(world.search.tried) == tried
 
 
 async def test_the_same_reason_is_told_once(
-    world: World, make_binding: MakeBinding, caplog: pytest.LogCaptureFixture
+    world: World, make_tunnel: MakeTunnel, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Hours without a node are not hours of lines in the program's log."""
-    session = await world.opened(make_binding())
+    session = await world.opened(make_tunnel())
     session.end()
     caplog.set_level(logging.WARNING, "portway.engine.link")
     world.then(*[NOWHERE] * 5, UnreachableError("another reason"))

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from portway.engine.refused_visits import TOLD_AGAIN, TurnedAway
+from portway.engine.refused_visits import TOLD_AGAIN, RefusedVisits
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_testkit.fakes.clock import ManualClock
 
@@ -14,7 +14,7 @@ OVERLOADED = (RefusalReason.OVERLOADED, "127.0.0.1:8000: Too many open files")
 
 def test_each_reason_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     """And which tunnel it is, without its whole name, which lets in whoever reads it."""
-    told = TurnedAway()
+    told = RefusedVisits()
     told.visit_refused(ONE, *UNREACHABLE)
     told.visit_refused(ONE, *OVERLOADED)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
@@ -26,7 +26,7 @@ def test_each_reason_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
 def test_many_visitors_are_told_of_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     """Of each tunnel."""
     clock = ManualClock()
-    told = TurnedAway(clock)
+    told = RefusedVisits(clock)
     for _ in range(3):
         told.visit_refused(ONE, *UNREACHABLE)
         told.visit_refused(OTHER, *UNREACHABLE)
@@ -38,5 +38,5 @@ def test_many_visitors_are_told_of_once_in_a_while(caplog: pytest.LogCaptureFixt
 
 def test_a_tunnel_that_was_closed_just_now_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
     """Its visitor was on the way."""
-    TurnedAway().visit_refused(ONE, RefusalReason.NOT_HERE, "no such tunnel here")
+    RefusedVisits().visit_refused(ONE, RefusalReason.NOT_HERE, "no such tunnel here")
     assert not caplog.records

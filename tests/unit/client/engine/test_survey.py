@@ -7,22 +7,24 @@ from typing import Any
 import pytest
 from portway.engine import survey as module
 from portway.engine.dial import DialFailed, Dialled
-from portway.engine.directory import Expected, Node, RoundTrip, Survey, Surveyed
-from portway.engine.race import RACERS
-from portway.engine.survey import ABREAST, Measured, measure, pick
+from portway.engine.dialling import RACERS
+from portway.engine.directory import Expected, Node, RoundTrip, Survey, SurveyedNode
+from portway.engine.survey import ABREAST, MeasuredNode, measure, pick
 from portway_runtime.endpoints import Endpoint
 
 
-def surveyed(name: str, state: str = "ready") -> Surveyed:
-    return Surveyed(Node(name, "fra", Endpoint("192.0.2.1", 443), f"{name}.test"), state, Expected(0, False), 0.0, 0)
+def surveyed(name: str, state: str = "ready") -> SurveyedNode:
+    return SurveyedNode(
+        Node(name, "fra", Endpoint("192.0.2.1", 443), f"{name}.test"), state, Expected(0, False), 0.0, 0
+    )
 
 
-def took(name: str, milliseconds: float, state: str = "ready") -> Measured:
-    return Measured(surveyed(name, state), milliseconds / 2, milliseconds / 1000)
+def took(name: str, milliseconds: float, state: str = "ready") -> MeasuredNode:
+    return MeasuredNode(surveyed(name, state), milliseconds / 2, milliseconds / 1000)
 
 
-def failed(name: str, milliseconds: float) -> Measured:
-    return Measured(surveyed(name), None, milliseconds / 1000, "refused")
+def failed(name: str, milliseconds: float) -> MeasuredNode:
+    return MeasuredNode(surveyed(name), None, milliseconds / 1000, "refused")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def failed(name: str, milliseconds: float) -> Measured:
         ([*(failed(name, 3000) for name in "abc"), took("d", 10)], "d", 3010, "is not to be reached"),
     ],
 )
-def test_who_would_win_the_race(measured: list[Measured], name: str, after: float, why: str) -> None:
+def test_who_would_win_the_race(measured: list[MeasuredNode], name: str, after: float, why: str) -> None:
     """As the race goes: staggered, three at a time, the next one at once when one has failed."""
     picked = pick(measured)
     assert picked is not None
@@ -51,7 +53,7 @@ def test_who_would_win_the_race(measured: list[Measured], name: str, after: floa
 
 
 @pytest.mark.parametrize("measured", [[], [failed("a", 1), failed("b", 1)], [took("a", 1, "full")]])
-def test_nobody_may_win_it(measured: list[Measured]) -> None:
+def test_nobody_may_win_it(measured: list[MeasuredNode]) -> None:
     """When nobody answers, or those who do take no clients."""
     assert pick(measured) is None
 

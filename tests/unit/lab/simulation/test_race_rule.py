@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from portway.engine.dial import DIAL_TIMEOUT
+from portway.engine.dialling import STAGGER, RaceRecord
+from portway.engine.dialling import race as real_race
 from portway.engine.directory import Node
-from portway.engine.race import STAGGER, Course
-from portway.engine.race import race as real_race
 from portway_carrier.errors import ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
 from portway_lab.simulation.race_rule import Dialled, race
@@ -75,7 +75,7 @@ def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
         clock = asyncio.get_running_loop().time
         found: Finish = []
         carrier: Any = _Carrier(endings)
-        async with aclosing(real_race(carrier, nodes, b"ca", Course(), stagger)) as ready:
+        async with aclosing(real_race(carrier, nodes, b"ca", RaceRecord(), stagger)) as ready:
             async for node, _ in ready:
                 found.append((node.name, round(clock() * 1000)))
         return found

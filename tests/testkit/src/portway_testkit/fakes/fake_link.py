@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from portway.engine.binding import Binding
 from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcomed
 from portway.engine.directory import Node
+from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import Link
 from portway.engine.search import Attached, Resumption
 from portway.engine.session import End, SessionOver
@@ -148,11 +148,11 @@ class World:
         """Until every outcome that was named has been met, and one attempt more is on its way."""
         await self.search.exhausted.wait()
 
-    async def opened(self, binding: Binding) -> FakeSession:
+    async def opened(self, held: HeldTunnel) -> FakeSession:
         """A tunnel, open on a first session."""
         session = FakeSession()
         self.then(session)
-        await self.link.bind(binding)
+        await self.link.bind(held)
         self.pauses.clear()
         self.search.tried.clear()
         return session

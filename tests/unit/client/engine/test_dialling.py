@@ -1,12 +1,12 @@
-"""portway.engine.race: who is dialled when, and who is taken."""
+"""portway.engine.dialling: who is dialled when, and who is taken."""
 
 import asyncio
 from contextlib import aclosing
 
 import pytest
-from portway.engine import race as module
+from portway.engine import dialling as module
+from portway.engine.dialling import RACERS, RaceRecord, race
 from portway.engine.directory import Node, RoundTrip
-from portway.engine.race import RACERS, Course, race
 from portway_carrier.errors import ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
@@ -63,7 +63,7 @@ class Runners:
     """A race that runs: `taken` is who was ready first."""
 
     def __init__(self, track: Track, names: str, stagger: float, racers: int = RACERS) -> None:
-        self.course = Course()
+        self.course = RaceRecord()
         self._track = track
         self._race = race(track, [node(name) for name in names], b"ca", self.course, stagger, racers)  # type: ignore[arg-type]
         self._first = asyncio.ensure_future(self._run())

@@ -7,20 +7,20 @@ from portway_carrier.contract import LocalService
 from portway_proto.wire.labels import Label
 
 from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
-from portway.engine.identity import Identity
+from portway.engine.identity import LabelChain
 from portway.errors import Error, TunnelLostError
-from portway.forwarding import Request
+from portway.forwarding import TunnelRequest
 from portway.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
-Place = tuple[int, str | None]
+LocalAddress = tuple[int, str | None]
 
 
-class Binding:
+class HeldTunnel:
     """A tunnel from the request on. `when_lost` is called once, when it is lost for good."""
 
-    def __init__(self, request: Request, identity: Identity, when_lost: Callable[["Binding"], None]) -> None:
+    def __init__(self, request: TunnelRequest, identity: LabelChain, when_lost: Callable[["HeldTunnel"], None]) -> None:
         self.request = request
         self.tunnel: Tunnel | None = None
         self.lost: TunnelLostError | None = None
@@ -42,7 +42,7 @@ class Binding:
         return self._identity.epoch, self._identity.proof
 
     @property
-    def place(self) -> Place:
+    def place(self) -> LocalAddress:
         """What it forwards: one tunnel at a time for each."""
         return (self.request.port, self.request.host)
 

@@ -8,10 +8,10 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
+from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
-from portway.engine.tunnels import Tunnels
 from portway.errors import Error, RemoteError, TunnelLostError
-from portway.forwarding import Request
+from portway.forwarding import TunnelRequest
 from portway.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT: Final = 5.0
 
 
-class Opening:
+class TunnelHandle:
     """A tunnel that is being opened, or is open. In a forked child, which has none of it, every method does nothing."""
 
-    def __init__(self, engine: EngineThread, request: Request) -> None:
+    def __init__(self, engine: EngineThread, request: TunnelRequest) -> None:
         """Begin; the answer is waited for below. Raises RemoteError when the engine does not run."""
         self._engine = engine
         self._request = request
@@ -58,7 +58,7 @@ class Opening:
             return
         self._future.cancel()  # which may come too late to be noticed over there
 
-        async def withdraw(tunnels: Tunnels) -> None:
+        async def withdraw(tunnels: Engine) -> None:
             tunnels.withdraw(self._request)
 
         self._submit(withdraw)
@@ -85,14 +85,14 @@ class Opening:
         return self._future.result().lost
 
     def _release(self) -> Future[None] | None:
-        binding = self._future.result()
+        held = self._future.result()
 
-        async def release(tunnels: Tunnels) -> None:
-            tunnels.release(binding)
+        async def release(tunnels: Engine) -> None:
+            tunnels.release(held)
 
         return self._submit(release)
 
-    def _submit(self, make: Callable[[Tunnels], Coroutine[Any, Any, None]]) -> Future[None] | None:
+    def _submit(self, make: Callable[[Engine], Coroutine[Any, Any, None]]) -> Future[None] | None:
         try:
             return self._engine.submit(make)
         except Error:

@@ -13,8 +13,8 @@ from portway_carrier.contract import LocalService
 from portway_proto.wire.labels import Label
 from portway_runtime.tasks import Tasks
 
-from portway.engine.binding import Binding
 from portway.engine.failures import Failure
+from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.retry import pauses, spread
 from portway.engine.session import BindRefused, Session, SessionOver
 from portway.errors import Error, RemoteError
@@ -27,7 +27,7 @@ EPOCH_TRIES: Final = 4
 UNBIND_AGAIN: Final = 30.0
 
 
-class Bindings:
+class TunnelSet:
     """All methods are called on the engine's loop. `emptied` is called when the last tunnel is gone."""
 
     def __init__(self, tasks: Tasks, emptied: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,68 +35,68 @@ class Bindings:
         self._tasks = tasks
         self._emptied = emptied
         self._clock = clock
-        self._bindings: dict[Label, Binding] = {}
+        self._tunnels: dict[Label, HeldTunnel] = {}
         self._withdrawn: dict[Label, float] = {}  # when; a node may not know
 
     def __len__(self) -> int:
-        return len(self._bindings)
+        return len(self._tunnels)
 
     @property
     def opened(self) -> bool:
         """Whether one is open, and so known by its name."""
-        return any(binding.tunnel is not None for binding in self._bindings.values())
+        return any(held.tunnel is not None for held in self._tunnels.values())
 
-    def add(self, binding: Binding) -> None:
+    def add(self, held: HeldTunnel) -> None:
         """From now on it is served, and kept bound once it was bound the first time."""
-        self._bindings[binding.label] = binding
-        self.table[binding.label] = binding.service
+        self._tunnels[held.label] = held
+        self.table[held.label] = held.service
 
-    async def bind(self, session: Session, binding: Binding) -> None:
+    async def bind(self, session: Session, held: HeldTunnel) -> None:
         """One BIND and its answer, again with the next epoch when this one is taken.
 
         Raises BindRefused, SessionOver, and RemoteError when the epochs are used up. Cancelled, the node may have it.
         """
         for tries_left in reversed(range(EPOCH_TRIES)):
             try:
-                answer = await session.bind(binding.bind_on(session.key))
+                answer = await session.bind(held.bind_on(session.key))
             except BindRefused as refused:
-                binding.refused()
-                if not refused.failure.epoch_taken or not tries_left or not self._has(binding):
+                held.refused()
+                if not refused.failure.epoch_taken or not tries_left or not self._has(held):
                     raise
             else:
-                binding.bound(session.key, answer)
+                held.bound(session.key, answer)
                 return
 
-    def missing_on(self, session: Session) -> list[Binding]:
+    def missing_on(self, session: Session) -> list[HeldTunnel]:
         """The tunnels that were open once and that this session does not hold."""
-        opened = (binding for binding in self._bindings.values() if binding.tunnel is not None)
-        return [binding for binding in opened if not binding.held_by(session.key)]
+        opened = (held for held in self._tunnels.values() if held.tunnel is not None)
+        return [held for held in opened if not held.held_by(session.key)]
 
-    async def bind_again(self, session: Session, binding: Binding) -> None:
+    async def bind_again(self, session: Session, held: HeldTunnel) -> None:
         """Bind it on a session that does not hold it; what is refused for now goes on in the background."""
-        asked = await self._try_again(session, binding)
+        asked = await self._try_again(session, held)
         if asked is not None:
-            self._tasks.spawn(self._keep_trying(session, binding, asked), name="bind again")
+            self._tasks.spawn(self._keep_trying(session, held, asked), name="bind again")
 
     def unbound(self, session: Session, label: str, failure: Failure) -> bool:
         """The node of `session` let go of a tunnel. Whether to bind it again: it is open, and not lost by that."""
-        binding = self._bindings.get(Label(label))
-        if binding is None or not binding.held_by(session.key):
+        held = self._tunnels.get(Label(label))
+        if held is None or not held.held_by(session.key):
             return False  # closed, or taken along to another node
-        binding.unbound()
+        held.unbound()
         if failure.passing:
             return True
-        self.lose(binding, failure.error())
+        self.lose(held, failure.error())
         return False
 
-    def withdraw(self, binding: Binding) -> bool:
+    def withdraw(self, held: HeldTunnel) -> bool:
         """Close a tunnel. Whether a node may have it and is to be told."""
-        if not self._has(binding):
+        if not self._has(held):
             return False
-        self._remove(binding)
-        if binding.shown:
-            self._withdrawn[binding.label] = self._clock()
-        return binding.shown
+        self._remove(held)
+        if held.shown:
+            self._withdrawn[held.label] = self._clock()
+        return held.shown
 
     def forget_withdrawn(self) -> None:
         """The session is up and well: what was said on it long ago has arrived."""
@@ -111,47 +111,47 @@ class Bindings:
         else:
             self._withdrawn.clear()
 
-    def lose(self, binding: Binding, error: Error) -> None:
+    def lose(self, held: HeldTunnel, error: Error) -> None:
         """It is lost for good."""
-        if self._has(binding):
-            self._remove(binding)
-            binding.lose(error)
+        if self._has(held):
+            self._remove(held)
+            held.lose(error)
 
     def lose_all(self, error: Error) -> None:
         """Every tunnel that was open once is lost for good."""
-        for binding in list(self._bindings.values()):
-            if binding.tunnel is not None:
-                self.lose(binding, error)
+        for held in list(self._tunnels.values()):
+            if held.tunnel is not None:
+                self.lose(held, error)
 
-    async def _keep_trying(self, session: Session, binding: Binding, asked: float) -> None:
+    async def _keep_trying(self, session: Session, held: HeldTunnel, asked: float) -> None:
         tries = pauses()
         next(tries)  # the first one has been made
         wait: float | None = asked
         while wait is not None:
             await asyncio.sleep(max(next(tries), spread(wait)))
-            wait = await self._try_again(session, binding)
+            wait = await self._try_again(session, held)
 
-    async def _try_again(self, session: Session, binding: Binding) -> float | None:
+    async def _try_again(self, session: Session, held: HeldTunnel) -> float | None:
         """None when nothing is left to do for it on this session; else how long the node asks to wait, if it does."""
-        if not session.up or not self._has(binding) or binding.held_by(session.key):
+        if not session.up or not self._has(held) or held.held_by(session.key):
             return None
         try:
-            await self.bind(session, binding)
+            await self.bind(session, held)
         except SessionOver:
             return None  # the next one binds it
         except BindRefused as refused:
             if refused.failure.passing:
                 return refused.failure.retry_after
-            self.lose(binding, refused.failure.error())
+            self.lose(held, refused.failure.error())
         except RemoteError as error:
-            self.lose(binding, error)
+            self.lose(held, error)
         return None
 
-    def _has(self, binding: Binding) -> bool:
-        return self._bindings.get(binding.label) is binding
+    def _has(self, held: HeldTunnel) -> bool:
+        return self._tunnels.get(held.label) is held
 
-    def _remove(self, binding: Binding) -> None:
-        del self._bindings[binding.label]
-        self.table.pop(binding.label, None)
-        if not self._bindings:
+    def _remove(self, held: HeldTunnel) -> None:
+        del self._tunnels[held.label]
+        self.table.pop(held.label, None)
+        if not self._tunnels:
             self._emptied()

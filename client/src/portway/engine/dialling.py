@@ -27,7 +27,7 @@ NO_ANSWER_YET: Final = "no answer yet"
 
 
 @dataclass(slots=True)
-class Course:
+class RaceRecord:
     """What came of the nodes that were dialled: why each is not the one, and how far it is."""
 
     attempts: dict[Attempted, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ async def race(
     carrier: Carrier,
     nodes: Sequence[Node],
     cluster_ca: bytes,
-    course: Course,
+    course: RaceRecord,
     stagger: float,
     racers: int = RACERS,
 ) -> AsyncGenerator[tuple[Node, Stream], None]:
@@ -86,7 +86,9 @@ def name_of(node: Node) -> Attempted:
     return (node.name, str(node.address))
 
 
-async def _dial(carrier: Carrier, node: Node, cluster_ca: bytes, course: Course, ready: list[Stream]) -> Stream | None:
+async def _dial(
+    carrier: Carrier, node: Node, cluster_ca: bytes, course: RaceRecord, ready: list[Stream]
+) -> Stream | None:
     """A connection, in `ready` too until it is taken; None, with the reason in the course."""
     try:
         dialled = await dial(carrier, node, cluster_ca)

@@ -8,15 +8,15 @@ from portway_carrier.contract import Carrier, Counters
 from portway_runtime.tasks import Tasks
 
 from portway.config import GEOIP, Settings
-from portway.engine.binding import Binding, Place
+from portway.engine.dialling import RACERS
 from portway.engine.directory import Directory, Registries, Survey, on_thread
 from portway.engine.grpc_registries import GrpcRegistries
-from portway.engine.identity import Identities
+from portway.engine.held_tunnel import HeldTunnel, LocalAddress
+from portway.engine.identity import ReadyChains
 from portway.engine.link import Link
-from portway.engine.race import RACERS
-from portway.engine.survey import Measured, measure
+from portway.engine.survey import MeasuredNode, measure
 from portway.errors import InvalidError, RemoteError, UnreachableError
-from portway.forwarding import Request
+from portway.forwarding import TunnelRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Status:
     counters: Counters
 
 
-class Tunnels:
+class Engine:
     """Made, used and closed on one loop."""
 
     def __init__(
@@ -41,46 +41,46 @@ class Tunnels:
         self.carrier = carrier
         self._registries = registries
         self._tasks = Tasks("portway", on_failure)
-        self._identities = Identities()
+        self._identities = ReadyChains()
         self._links: dict[Settings, Link] = {}
-        self._bindings: dict[Place, Binding] = {}
+        self._tunnels: dict[LocalAddress, HeldTunnel] = {}
 
-    async def open(self, request: Request) -> Binding:
+    async def open(self, request: TunnelRequest) -> HeldTunnel:
         """Open a tunnel. Raises Error. Cancelled, it leaves nothing behind."""
         place = (request.port, request.host)
-        if place in self._bindings:
+        if place in self._tunnels:
             where = f"port {request.port}" if request.host is None else f"{request.host}:{request.port}"
             raise InvalidError(f"{where} is forwarded already: close that tunnel first, or use it")
-        binding = Binding(request, self._identities.take(), self._lost)
-        self._bindings[place] = binding
+        held = HeldTunnel(request, self._identities.take(), self._lost)
+        self._tunnels[place] = held
         link = self._link(request.settings)
         try:
             async with asyncio.timeout(request.timeout):
-                await link.bind(binding)
+                await link.bind(held)
         except TimeoutError:
-            self._free(binding)
-            if binding.postponed is not None:
-                raise binding.postponed from None
+            self._free(held)
+            if held.postponed is not None:
+                raise held.postponed from None
             why = "" if link.attempts else ": is the network slow? raise timeout="
             raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}", link.attempts) from None
         except BaseException:
-            self._free(binding)
+            self._free(held)
             raise
         self._identities.prepare()
-        return binding
+        return held
 
-    def release(self, binding: Binding) -> None:
+    def release(self, held: HeldTunnel) -> None:
         """Close a tunnel. May be called again."""
-        self._free(binding)
-        self._link(binding.request.settings).release(binding)
+        self._free(held)
+        self._link(held.request.settings).release(held)
 
-    def withdraw(self, request: Request) -> None:
-        """Close what `open` made of this request, if it came so far: nobody knows its binding."""
-        for binding in list(self._bindings.values()):
-            if binding.request is request:
-                self.release(binding)
+    def withdraw(self, request: TunnelRequest) -> None:
+        """Close what `open` made of this request, if it came so far: nobody holds a reference to it."""
+        for held in list(self._tunnels.values()):
+            if held.request is request:
+                self.release(held)
 
-    async def survey(self, settings: Settings, within: float) -> tuple[Survey, tuple[Measured, ...]]:
+    async def survey(self, settings: Settings, within: float) -> tuple[Survey, tuple[MeasuredNode, ...]]:
         """Every region as a registry has it, and how far each node is; `within` so many seconds. Raises Error."""
         until = asyncio.get_running_loop().time() + within
         registries = self._registries(settings)
@@ -94,7 +94,7 @@ class Tunnels:
     def status(self) -> Status:
         apart = [link for link in self._links.values() if not link.attached]
         return Status(
-            len(self._bindings),
+            len(self._tunnels),
             not apart,
             next((link.trouble for link in apart if link.trouble), ""),
             self.carrier.counters,
@@ -119,9 +119,9 @@ class Tunnels:
             link = self._links[settings] = Link(self.carrier, directory, self._tasks, racers=racers)
         return link
 
-    def _lost(self, binding: Binding) -> None:
-        self._free(binding)
+    def _lost(self, held: HeldTunnel) -> None:
+        self._free(held)
 
-    def _free(self, binding: Binding) -> None:
-        if self._bindings.get(binding.place) is binding:
-            del self._bindings[binding.place]
+    def _free(self, held: HeldTunnel) -> None:
+        if self._tunnels.get(held.place) is held:
+            del self._tunnels[held.place]
