@@ -84,7 +84,7 @@ def test_an_expired_certificate(refusal: Callable[..., str], tmp_path: Path) -> 
     """It says since when."""
     message = refusal(**issued(tmp_path, f"*.fra.{DOMAIN}", expired_days=3))
     assert f"{tmp_path / 'made.crt'} expired on " in message
-    assert message.endswith("renew it")
+    assert message.endswith("put a new one in its place")
 
 
 def test_a_certificate_of_the_future(refusal: Callable[..., str], tmp_path: Path) -> None:
