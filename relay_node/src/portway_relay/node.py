@@ -23,13 +23,12 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.front import Front, Takers
-from portway_relay.ingress.raw_front import RawFront
+from portway_relay.ingress.public_port import Front, Takers
+from portway_relay.ingress.raw_visitors import RawFront
 from portway_relay.membership.renewal import renewal_for
-from portway_relay.mesh.arrivals import Arrivals
-from portway_relay.mesh.home import Inward, Outward, for_nodes
+from portway_relay.mesh.inbound_lanes import Arrivals
 from portway_relay.mesh.peers import Peers
-from portway_relay.mesh.probing import Probing
+from portway_relay.mesh.requests import Inward, Outward, for_nodes
 from portway_relay.metrics import exposition
 from portway_relay.raw_ports.account import PortAccount
 from portway_relay.raw_ports.region_addresses import RegionAddresses
@@ -39,6 +38,7 @@ from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.registry_link.message_handler import Cluster
 from portway_relay.registry_link.outbox import Announcements
+from portway_relay.registry_link.probing import Probing
 from portway_relay.registry_link.stream import RegistryLink
 from portway_relay.report import Parts, Report, public_address
 from portway_relay.routing.lookup import Lookup

@@ -9,9 +9,9 @@ from portway_carrier.contract import Carrier
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
 
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.front import Front
-from portway_relay.ingress.raw_front import RawFront
-from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.ingress.public_port import Front
+from portway_relay.ingress.raw_visitors import RawFront
+from portway_relay.mesh.inbound_lanes import Arrivals
 from portway_relay.mesh.peers import Peers
 from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.raw_ports.sockets import RawPorts

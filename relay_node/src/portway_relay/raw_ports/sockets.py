@@ -1,6 +1,6 @@
 """Raw TCP ports as sockets: listening for a label of this node or of a sibling, paused, let go.
 
-Here: sockets. Not here: which port it may be (ports.py), nor what happens to a connection (ingress/raw_front.py).
+Here: sockets. Not here: which port it may be (ports.py), nor what happens to a connection (ingress/raw_visitors.py).
 """
 
 import logging

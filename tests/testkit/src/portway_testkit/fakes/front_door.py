@@ -18,7 +18,7 @@ from portway_carrier.values import Limits, PoolLimits, ServerTls
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.front import Front, Takers
+from portway_relay.ingress.public_port import Front, Takers
 from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint

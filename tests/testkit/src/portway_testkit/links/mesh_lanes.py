@@ -18,7 +18,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.mesh.arrivals import Arrivals
+from portway_relay.mesh.inbound_lanes import Arrivals
 from portway_relay.mesh.peers import Peers
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint

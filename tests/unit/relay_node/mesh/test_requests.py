@@ -6,7 +6,7 @@ from portway_proto.v1.lane_pb2 import Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
-from portway_relay.mesh.home import Inward, Outward, for_nodes
+from portway_relay.mesh.requests import Inward, Outward, for_nodes
 
 LABEL = "k5zq2w7b3xav6mdy"
 

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.ingress.decision import Alert
-from portway_relay.ingress.front import Front
+from portway_relay.ingress.public_port import Front
 from portway_testkit.fakes.front_door import HOST, NODE, Around, FrontMaker, answer
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello

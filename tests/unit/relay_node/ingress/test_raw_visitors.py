@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from portway_relay.ingress.raw_front import RawFront
+from portway_relay.ingress.raw_visitors import RawFront
 from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate

@@ -9,7 +9,7 @@ from portway_carrier.contract import Outcome, VisitEnd
 from portway_carrier.values import ClientTls
 from portway_proto.wire.frames import RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
-from portway_relay.mesh import arrivals as arrivals_module
+from portway_relay.mesh import inbound_lanes as inbound_lanes_module
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import OPENING, SUFFIX, Make, certificates
@@ -76,7 +76,7 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
 
 async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lanes are cut then."""
-    monkeypatch.setattr(arrivals_module, "_LEFT_WITHIN", 0.05)
+    monkeypatch.setattr(inbound_lanes_module, "_LEFT_WITHIN", 0.05)
     one, two = make("one"), make("two")
     one.peers.told([two.info])
     await until(lambda: len(two.arrivals) == 2 and not two.arrivals.waiting)

@@ -12,7 +12,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
-from portway_relay.ingress.front import Finder
+from portway_relay.ingress.public_port import Finder
 from portway_relay.visits import Destination
 
 

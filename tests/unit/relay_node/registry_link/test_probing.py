@@ -12,7 +12,7 @@ from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.mesh.probing import Probing
+from portway_relay.registry_link.probing import Probing
 from portway_testkit.links.carrier_link import listener, until
 
 SUFFIX = ".node.portway.internal"
