@@ -45,7 +45,7 @@ class Thief:
         node = self.cluster.nodes[HOSTILE].node
 
         async def claim() -> None:
-            node._arrivals._events.held = lambda label: claimed if label == chain.label else None  # type: ignore[method-assign]
+            node._inbound_lanes._events.held_tunnel = lambda label: claimed if label == chain.label else None  # type: ignore[method-assign]
             for peer in node._peers._peers.values():
                 peer.control.tell(Routes(bound=[claimed]))
             node._announcements._bound[chain.label] = told
@@ -83,7 +83,7 @@ def thief(mesh: Cluster, bind: Bind) -> Thief:
     label = label_of_host(tunnel.host)
 
     async def turn() -> None:
-        events, mine = node._arrivals._events, node._table.live(label)
+        events, mine = node._inbound_lanes._events, node._table.live(label)
 
         def take(_: str, lane: Lane, opening: Opening) -> None:
             node._visits.start_forwarded(lane, opening, node._table.live(opening.label) or mine)

@@ -13,14 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-
-@dataclass(frozen=True, slots=True)
-class PeerCounts:
-    """The way to another node: whether it is heard from, and the lanes that this node dialled to it."""
-
-    up: bool
-    idle: int
-    busy: int
+from portway_relay.mesh.peers import PeerCounts
 
 
 @dataclass(frozen=True, slots=True)

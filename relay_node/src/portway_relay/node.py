@@ -23,12 +23,12 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import POLL_SECONDS, Certificates, LoadedCertificates
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.public_port import Front, Takers
-from portway_relay.ingress.raw_visitors import RawFront
+from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
+from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.membership.renewal import renewal_for
-from portway_relay.mesh.inbound_lanes import Arrivals
+from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
-from portway_relay.mesh.requests import Inward, Outward, for_nodes
+from portway_relay.mesh.requests import PeerRequests, TunnelAnnouncer, without_owner
 from portway_relay.metrics import exposition
 from portway_relay.raw_ports.account import PortAccount
 from portway_relay.raw_ports.region_addresses import RegionAddresses
@@ -38,7 +38,7 @@ from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.registry_link.message_handler import Cluster
 from portway_relay.registry_link.outbox import Announcements
-from portway_relay.registry_link.probing import Probing
+from portway_relay.registry_link.probing import AddressProber
 from portway_relay.registry_link.stream import RegistryLink
 from portway_relay.report import Parts, Report, public_address
 from portway_relay.routing.lookup import Lookup
@@ -90,7 +90,7 @@ class Node:
         self._announcements = Announcements(config.name, config.region, config.zone)
 
         def describe(tunnel: Tunnel) -> TunnelInfo:
-            return for_nodes(self._announcements.describe(tunnel))
+            return without_owner(self._announcements.describe(tunnel))
 
         self._peers = Peers(
             config.name,
@@ -98,7 +98,7 @@ class Node:
             self._carrier,
             self._loaded,
             lambda: map(describe, self._table.all_live()),
-            on_refused=lambda: self._arrivals.drop_refused(),
+            on_refused=lambda: self._inbound_lanes.drop_refused(),
             on_failure=failed,
         )
         self._visits = Visits(
@@ -113,7 +113,7 @@ class Node:
         self._raw_ports = RawPorts(
             config.listen.host if config.raw_listen is None else config.raw_listen,
             account,
-            lambda label, sock, peer: self._raw_front.connected(label, sock, peer),
+            lambda label, sock, peer: self._raw_visitors.connected(label, sock, peer),
         )
         self._sibling_ports = SiblingPorts(
             config.region,
@@ -141,7 +141,7 @@ class Node:
         )
         self._table = TunnelTable(
             self._raw_ports,
-            Outward(self._announcements, self._peers, self._routes, describe),
+            TunnelAnnouncer(self._announcements, self._peers, self._routes, describe),
             known_epoch=self._routes.epoch,
             proofs=self._proofs,
             max_visits=limits.max_visits_per_tunnel,
@@ -159,7 +159,7 @@ class Node:
             on_failure=failed,
         )
         rate = AddressRate(limits.connections_per_second, limits.connection_burst, monotonic)
-        self._raw_front = RawFront(
+        self._raw_visitors = RawVisitors(
             self._lookup, self._visits, config.region, rate=rate, most=limits.max_half_open, on_failure=failed
         )
         tickets = Tickets(self._loaded, config.region, wall_clock)
@@ -179,7 +179,7 @@ class Node:
             self._table,
             tickets,
             self._addresses,
-            lambda: public_address(config, self._front),
+            lambda: public_address(config, self._public_port),
             self._routes.client_moved,
             clock=monotonic,
             wall_clock=wall_clock,
@@ -194,27 +194,27 @@ class Node:
             clock=monotonic,
             on_failure=failed,
         )
-        self._arrivals = Arrivals(
+        self._inbound_lanes = InboundLanes(
             self._carrier,
             lambda: self._loaded().mesh_tls,
-            Inward(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
+            PeerRequests(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
             most=limits.max_greetings,
             most_of_one=limits.max_greetings_per_address,
             clock=monotonic,
             time_limit=limits.greeting_time,
             on_failure=failed,
         )
-        self._front = Front(
+        self._public_port = PublicPort(
             config,
             self._carrier,
             self._loaded,
             self._lookup,
-            Takers(self._visits.start_tls, self._greeter.take, self._arrivals.take),
+            ConnectionHandlers(self._visits.start_tls, self._greeter.accept, self._inbound_lanes.accept),
             rate=rate,
             clock=monotonic,
             on_failure=failed,
         )
-        self._probing = Probing(
+        self._probing = AddressProber(
             self._carrier, self._loaded, lambda probed: self._link.tell_probed(probed), on_failure=failed
         )
         self._cluster = Cluster(
@@ -244,8 +244,8 @@ class Node:
             config,
             Parts(
                 self._carrier,
-                self._front,
-                self._raw_front,
+                self._public_port,
+                self._raw_visitors,
                 self._greeter,
                 self._sessions,
                 self._table,
@@ -253,7 +253,7 @@ class Node:
                 self._raw_ports,
                 self._proofs,
                 self._peers,
-                self._arrivals,
+                self._inbound_lanes,
                 self._routes,
                 self._lookup,
                 self._link,
@@ -270,7 +270,7 @@ class Node:
     @property
     def address(self) -> Endpoint:
         """Where it listens; known once started."""
-        return self._front.address
+        return self._public_port.address
 
     @property
     def admin_address(self) -> Endpoint | None:
@@ -289,7 +289,7 @@ class Node:
         try:
             if self._admin is not None and self.config.admin_listen is not None:
                 self._admin_address = await self._admin.start(_open_admin_sockets(self.config.admin_listen))
-            self._front.listen()
+            self._public_port.listen()
             self._link.start()
             self._port_reservation.start()
             self._tasks.spawn(self._watch_certificates(), name="watch certificates")
@@ -313,9 +313,9 @@ class Node:
         self._link.tell_state()
         self._sessions.ask_to_leave("this node is stopping")
         await self._left()
-        await self._front.close()
+        await self._public_port.close()
         self._raw_ports.close()
-        await self._raw_front.close()
+        await self._raw_visitors.close()
         await self._greeter.close()
         self._sessions.close()
         await self._addresses.close()
@@ -326,7 +326,7 @@ class Node:
             await self._renewal.close()
         await self._probing.close()
         await self._link.close()
-        await self._arrivals.close()
+        await self._inbound_lanes.close()
         await self._peers.close()
         await self._tasks.close()
         await self._carrier.close(linger=_FLUSHED_WITHIN)
@@ -371,7 +371,7 @@ class Node:
                 if len(self._peers):  # a client that has nowhere else to go stays to the end
                     await self._sessions.over()
                 await self._visits.over()
-                await self._front.stop_listening(within=_HANDED_ON_WITHIN)
+                await self._public_port.stop_listening(within=_HANDED_ON_WITHIN)
                 for tunnel in self._table.all_live():
                     if tunnel.raw is not None:
                         tunnel.raw.pause()
@@ -390,7 +390,7 @@ class Node:
         elif state == NODE_STATE_CORDONED:
             self._sessions.refuse_new()
         else:
-            self._sessions.welcome()
+            self._sessions.accept_new()
         self._link.tell_state()
 
 

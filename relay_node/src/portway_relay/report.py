@@ -9,9 +9,9 @@ from portway_carrier.contract import Carrier
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
 
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.public_port import Front
-from portway_relay.ingress.raw_visitors import RawFront
-from portway_relay.mesh.inbound_lanes import Arrivals
+from portway_relay.ingress.public_port import PublicPort
+from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
 from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.raw_ports.sockets import RawPorts
@@ -32,8 +32,8 @@ class Parts:
     """What is looked at."""
 
     carrier: Carrier
-    front: Front
-    raw_front: RawFront
+    public_port: PublicPort
+    raw_visitors: RawVisitors
     greeter: Greeter
     sessions: Sessions
     table: TunnelTable
@@ -41,7 +41,7 @@ class Parts:
     raw_ports: RawPorts
     proofs: Proofs
     peers: Peers
-    arrivals: Arrivals
+    inbound_lanes: InboundLanes
     routes: Routes
     lookup: Lookup
     link: RegistryLink
@@ -64,7 +64,7 @@ class Report:
             name=config.name,
             region=config.region,
             host=reached_at.host,
-            port=reached_at.port or parts.front.address.port,
+            port=reached_at.port or parts.public_port.address.port,
             server_name=config.server_name,
             version=VERSION,
             latitude=config.latitude,
@@ -80,30 +80,30 @@ class Report:
     def counts(self) -> NodeCounts:
         """What metrics show."""
         parts = self._parts
-        front, account = parts.front, parts.raw_ports.account
+        public_port, account = parts.public_port, parts.raw_ports.account
         return NodeCounts(
             sessions=len(parts.sessions),
             sessions_away=parts.sessions.away,
             tunnels=len(parts.table),
             visits=parts.visits.running,
-            half_open=front.half_open,
+            half_open=public_port.half_open,
             greeting=len(parts.greeter),
             raw_ports_held=account.held,
             raw_ports_resting=account.resting,
             registry_connected=parts.link.connected,
-            connections=front.accepted,
-            accept_pauses=front.pauses,
+            connections=public_port.accepted,
+            accept_pauses=public_port.pauses,
             turned_away=self._turned_away(),
             outcomes=parts.visits.outcomes,
             handshakes=parts.greeter.handshakes,
             proofs_unchecked=parts.proofs.unchecked,
             mesh=MeshCounts(
                 peers=parts.peers.counts(),
-                lanes_taken=len(parts.arrivals),
+                lanes_taken=len(parts.inbound_lanes),
                 routes=len(parts.routes),
                 lookups=parts.lookup.answers,
                 forwards=parts.visits.forwards,
-                handshakes=parts.arrivals.handshakes,
+                handshakes=parts.inbound_lanes.handshakes,
             ),
             carrier=parts.carrier.counters,
         )
@@ -111,17 +111,17 @@ class Report:
     def _turned_away(self) -> dict[str, int]:
         parts = self._parts
         return {
-            **parts.front.turned_away,
-            "half_open": parts.front.evicted,
-            "raw_rate": parts.raw_front.turned_away,
-            "greetings": parts.greeter.turned_away,
+            **parts.public_port.rejected,
+            "half_open": parts.public_port.evicted,
+            "raw_rate": parts.raw_visitors.rejected,
+            "greetings": parts.greeter.rejected,
             "greetings_stalled": parts.greeter.evicted,
-            "peers": parts.arrivals.turned_away,
-            "peers_stalled": parts.arrivals.evicted,
+            "peers": parts.inbound_lanes.rejected,
+            "peers_stalled": parts.inbound_lanes.evicted,
             "sessions_postponed": parts.sessions.postponed,
         }
 
 
-def public_address(config: NodeConfig, front: Front) -> PublicAddress:
+def public_address(config: NodeConfig, public_port: PublicPort) -> PublicAddress:
     """What visitors dial; it listens already."""
-    return PublicAddress(config.zone, config.public_port or front.address.port, config.raw_host or config.zone)
+    return PublicAddress(config.zone, config.public_port or public_port.address.port, config.raw_host or config.zone)

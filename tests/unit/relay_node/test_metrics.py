@@ -3,7 +3,8 @@
 import dataclasses
 
 from portway_carrier.contract import Counters
-from portway_relay.metrics import MeshCounts, NodeCounts, PeerCounts, exposition
+from portway_relay.mesh.peers import PeerCounts
+from portway_relay.metrics import MeshCounts, NodeCounts, exposition
 
 COUNTS = NodeCounts(
     sessions=1,

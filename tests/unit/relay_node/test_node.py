@@ -172,6 +172,6 @@ async def test_visitors_are_told_its_public_address(
     """Behind a port mapping the public port is another one."""
     node = make_node(**changes)
     task = await starting(node)
-    address = public_address(node.config, node._front)
+    address = public_address(node.config, node._public_port)
     assert (address.zone, address.port, address.raw_host) == ("fra.example.com", port or node.address.port, raw_host)
     await cancelled(task)

@@ -13,7 +13,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
-from portway_relay.net.half_open import Crowd
+from portway_relay.net.half_open import HalfOpenConnections
 from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http
 
 Seen = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
@@ -33,7 +33,7 @@ class Peek:
         self._loop = asyncio.get_running_loop()
         self._seen = seen
         self._time_limit = time_limit
-        self._waiting: Crowd[_HalfOpen] = Crowd(most, most_of_one, _HalfOpen.drop, clock)
+        self._waiting: HalfOpenConnections[_HalfOpen] = HalfOpenConnections(most, most_of_one, _HalfOpen.drop, clock)
         self._empty = asyncio.Event()
         self._empty.set()
 

@@ -53,7 +53,7 @@ class Finder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Takers:
+class ConnectionHandlers:
     """Who connections are for. Each owns the socket that it is called with, and raises TlsSettingsError.
 
     A visitor comes with its address, where it goes, the region in the name, and what TLS is to show it.
@@ -72,7 +72,7 @@ class _Line:
     later: deque[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=deque)
 
 
-class Front:
+class PublicPort:
     """Everything that arrives at the public port."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Front:
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
         finder: Finder,
-        takers: Takers,
+        takers: ConnectionHandlers,
         *,
         rate: AddressRate,
         clock: Monotonic,
@@ -109,7 +109,7 @@ class Front:
         self._tasks = Tasks("front", on_failure)
         self._listener: Listener | None = None
         self.accepted = 0
-        self.turned_away: Counter[str] = Counter()  # by reason
+        self.rejected: Counter[str] = Counter()  # by reason
         self.address = Endpoint("", 0)
 
     @property
@@ -163,7 +163,7 @@ class Front:
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
         self.accepted += 1
         if not self._rate.take(peer.host):
-            self.turned_away["rate"] += 1
+            self.rejected["rate"] += 1
             sock.close()
             return
         self._peek.add(sock, peer)
@@ -202,7 +202,7 @@ class Front:
             elif isinstance(decision, PeerLane):
                 self._takers.peer_lane(sock, peer)
             elif isinstance(decision, PlainHttp):
-                self.turned_away["plain_http"] += 1
+                self.rejected["plain_http"] += 1
                 answer = use_https(first_bytes, config.public_port or self.address.port)
                 self._carrier.finish(self._carrier.accept(sock, None), answer)
             else:
@@ -247,7 +247,7 @@ class Front:
         return name.zone.removesuffix(f".{self._config.domain}")
 
     def _refuse(self, sock: socket.socket, alert: Alert, reason: str = "") -> None:
-        self.turned_away[reason or alert.name.lower()] += 1
+        self.rejected[reason or alert.name.lower()] += 1
         try:
             sock.recv(_DRAINED)
             sock.send(alert.record)

@@ -22,7 +22,7 @@ class Starts(Protocol):
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None: ...
 
 
-class RawFront:
+class RawVisitors:
     """Every connection to a raw port."""
 
     def __init__(
@@ -37,7 +37,7 @@ class RawFront:
     ) -> None:
         """`rate` is asked for each connection's address; `most` visitors may wait until their tunnel is found."""
         self._rate = rate
-        self.turned_away = 0
+        self.rejected = 0
         self._finder = finder
         self._visits = visits
         self._region = region
@@ -47,7 +47,7 @@ class RawFront:
     def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
         """Owns the socket."""
         if not self._rate.take(peer.host):
-            self.turned_away += 1
+            self.rejected += 1
             sock.close()
             return
         destination = self._finder.known(label, self._region)

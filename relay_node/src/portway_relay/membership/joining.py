@@ -23,7 +23,7 @@ from portway_runtime.identities import dns_names
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
-from portway_relay.membership.state_folder import Kept
+from portway_relay.membership.state_folder import StateFolder
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ async def enter(config: NodeConfig, now: UtcNow = utc_now) -> None:
     """
     if config.state_dir is None:
         return
-    kept = Kept(config.state_dir)
+    kept = StateFolder(config.state_dir)
     invitation = None if config.join is None else parse_invitation(config.join)
     if kept.invitation is not None and (invitation is None or invitation.id == kept.invitation):
         _demand_good(kept, config, now())
@@ -80,7 +80,7 @@ async def enter(config: NodeConfig, now: UtcNow = utc_now) -> None:
     logger.info("joined the cluster", extra={"node": config.name, "invitation": invitation.id})
 
 
-def _demand_good(kept: Kept, config: NodeConfig, now: datetime) -> None:
+def _demand_good(kept: StateFolder, config: NodeConfig, now: datetime) -> None:
     """Whether the kept certificate is this node's and not over. Raises JoinError."""
     certificate = kept.certificate()
     names = dns_names(certificate)

@@ -19,7 +19,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import JoinError, RenewalFailed
-from portway_relay.membership.state_folder import Kept
+from portway_relay.membership.state_folder import StateFolder
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Renewal:
 
     def __init__(
         self,
-        kept: Kept,
+        kept: StateFolder,
         node: str,
         ask: Callable[[bytes], Awaitable[NodeCertificate]],
         renewed: Callable[[], None],
@@ -109,7 +109,7 @@ def renewal_for(
     """None for a node that was given its certificate: whoever made it sees to the next one."""
     if config.state_dir is None:
         return None
-    return Renewal(Kept(config.state_dir), config.name, ask, renewed, on_failure=on_failure)
+    return Renewal(StateFolder(config.state_dir), config.name, ask, renewed, on_failure=on_failure)
 
 
 def life(certificate: x509.Certificate) -> timedelta:

@@ -28,7 +28,7 @@ CERTIFICATE: Final = "node.crt"
 CA: Final = "ca.crt"
 
 
-class Kept:
+class StateFolder:
     """The state folder."""
 
     def __init__(self, folder: Path) -> None:

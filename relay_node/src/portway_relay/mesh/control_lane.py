@@ -69,7 +69,7 @@ class ControlLane:
                 routes.number = self._told
             self._lane.send(FrameType.ROUTES, routes.SerializeToString())
 
-    def unheard(self) -> asyncio.Future[None] | None:
+    def unacknowledged(self) -> asyncio.Future[None] | None:
         """Done once the other node listens on the raw ports that it was told of, or is lost; None when it does."""
         if self._lane is None or self._heard == self._told:
             return None
@@ -179,9 +179,9 @@ class ControlLane:
         for waiting in self._asked.values():
             if not waiting.done():
                 waiting.set_result(None)
-        for unheard in list(self._unheard):
-            if not unheard.done():
-                unheard.set_result(None)
+        for unacknowledged in list(self._unheard):
+            if not unacknowledged.done():
+                unacknowledged.set_result(None)
         self._over.set()
         if not (isinstance(error, ConnectionLost) and error.clean):
             logger.info("peer lost", extra={"peer": self._name, "reason": str(error)})

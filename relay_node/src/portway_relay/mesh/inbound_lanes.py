@@ -34,7 +34,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
 
-from portway_relay.net.half_open import Crowd
+from portway_relay.net.half_open import HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class MeshEvents(Protocol):
         """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
         ...
 
-    def refuses(self, certified: NodeIdentity) -> str:
+    def refusal(self, identity: NodeIdentity) -> str:
         """Why lanes with this certificate are not taken; empty when they are."""
         ...
 
@@ -62,21 +62,21 @@ class MeshEvents(Protocol):
         """Whether a registry has told of this node."""
         ...
 
-    def routes_told(self, node: str, routes: Routes) -> None: ...
+    def routes_received(self, node: str, routes: Routes) -> None: ...
 
-    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+    def raw_tunnels_listed(self, node: str, raw_labels: set[str]) -> None:
         """Of raw tunnels the node holds these and no other."""
         ...
 
-    def heard_from(self, node: str) -> None:
+    def control_lane_up(self, node: str) -> None:
         """Its control lane is up."""
         ...
 
-    def lost(self, node: str) -> None:
+    def control_lane_lost(self, node: str) -> None:
         """Its control lane is down."""
         ...
 
-    def held(self, label: str) -> TunnelInfo | None:
+    def held_tunnel(self, label: str) -> TunnelInfo | None:
         """A tunnel of this node's own."""
         ...
 
@@ -85,7 +85,7 @@ class MeshEvents(Protocol):
         ...
 
 
-class Arrivals:
+class InboundLanes:
     """The lanes of other nodes."""
 
     def __init__(
@@ -105,8 +105,10 @@ class Arrivals:
         self._carrier = carrier
         self._mesh_tls = mesh_tls
         self._events = events
-        self._shaking: Crowd[Stream] = Crowd(most, most_of_one, lambda stream: stream.abort(), clock, patience=PATIENCE)
-        self.turned_away = 0
+        self._handshaking = HalfOpenConnections[Stream](
+            most, most_of_one, lambda stream: stream.abort(), clock, patience=PATIENCE
+        )
+        self.rejected = 0
         self._time_limit = time_limit
         self._tasks = Tasks("mesh arrivals", on_failure)
         self._lanes: set[_PeerLane] = set()
@@ -123,18 +125,18 @@ class Arrivals:
     @property
     def handshakes(self) -> int:
         """TLS handshakes in progress."""
-        return len(self._shaking)
+        return len(self._handshaking)
 
     @property
     def evicted(self) -> int:
         """Handshakes that stood still, and made room for others."""
-        return self._shaking.evicted
+        return self._handshaking.evicted
 
-    def take(self, sock: socket.socket, peer: Endpoint) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
         """A node's connection. Owns the socket. Raises TlsSettingsError."""
         stream = self._carrier.accept(sock, self._mesh_tls())
-        if not self._shaking.add(stream, peer.host):
-            self.turned_away += 1
+        if not self._handshaking.add(stream, peer.host):
+            self.rejected += 1
             stream.abort()
             return
         self._tasks.spawn(self._shake_hands(stream), name="handshake")
@@ -165,9 +167,9 @@ class Arrivals:
             try:
                 handshake = await stream.ready()
             finally:
-                self._shaking.discard(stream)
+                self._handshaking.discard(stream)
             certified = read_identity_der(handshake.peer_certificate)
-            why = "its certificate is no node's" if certified is None else self._events.refuses(certified)
+            why = "its certificate is no node's" if certified is None else self._events.refusal(certified)
             if certified is None or why:
                 stream.abort()
                 logger.warning("a mesh lane is refused: %s", why, extra={"peer": stream.peer.host})
@@ -192,7 +194,7 @@ class Arrivals:
 
     def drop_refused(self) -> None:
         """Close the lanes of nodes that were removed, or replaced, since."""
-        for lane in [lane for lane in self._lanes if self._events.refuses(lane.certified)]:
+        for lane in [lane for lane in self._lanes if self._events.refusal(lane.certified)]:
             lane.close()
 
     def is_control(self, lane: "_PeerLane") -> None:
@@ -201,12 +203,12 @@ class Arrivals:
         self._control[lane.node] = lane
         if before is not None:
             before.close()
-        self._events.heard_from(lane.node)
+        self._events.control_lane_up(lane.node)
 
     def gone(self, lane: "_PeerLane") -> None:
         if self._control.get(lane.node) is lane:
             del self._control[lane.node]
-            self._events.lost(lane.node)
+            self._events.control_lane_lost(lane.node)
         if lane in self._lanes:
             self._lanes.discard(lane)
             self._of_node[lane.node] -= 1
@@ -219,7 +221,7 @@ class Arrivals:
 class _PeerLane:
     """The LaneEvents of one lane: PEER first; then visits, or the frames of a control lane."""
 
-    def __init__(self, arrivals: Arrivals, events: MeshEvents, certified: NodeIdentity) -> None:
+    def __init__(self, arrivals: InboundLanes, events: MeshEvents, certified: NodeIdentity) -> None:
         self.lane: Lane | None = None
         self.timer: asyncio.TimerHandle | None = None
         self._arrivals = arrivals
@@ -273,7 +275,7 @@ class _PeerLane:
             ask = Ask.FromString(payload)
             answer = Answer(
                 request=ask.request,
-                tunnel=self._events.held(ask.label),
+                tunnel=self._events.held_tunnel(ask.label),
                 closed_epoch=self._events.closed_epoch(ask.label),
             )
             lane.send(FrameType.ANSWER, answer.SerializeToString())
@@ -300,13 +302,13 @@ class _PeerLane:
             self.retire()
 
     def _told(self, lane: Lane, routes: Routes) -> None:
-        self._events.routes_told(self.node, routes)
+        self._events.routes_received(self.node, routes)
         if self._raw_labels is not None:
             self._raw_labels.update(tunnel.label for tunnel in routes.bound if tunnel.unencrypted_port)
             if len(self._raw_labels) > _MOST_RAW:
                 raise ValueError("more raw tunnels than there are ports")
             if routes.whole:
-                self._events.whole_told(self.node, self._raw_labels)
+                self._events.raw_tunnels_listed(self.node, self._raw_labels)
                 self._raw_labels = None
         if routes.number:
             lane.send(FrameType.ROUTES_HEARD, RoutesHeard(number=routes.number).SerializeToString())

@@ -6,6 +6,7 @@ A node that is missing from a list is kept as long as it answers (DESIGN §2: ab
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from portway_carrier.contract import Carrier, Pool
@@ -23,7 +24,6 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.mesh.control_lane import ControlLane
-from portway_relay.metrics import PeerCounts
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,15 @@ logger = logging.getLogger(__name__)
 SIZES: Final = SpareSizes(quiet=1, busy=8, wait=2.0)
 # Twice the longest round trip on Earth: who has not answered by then does not, or too late for a visitor.
 _ANSWERED_WITHIN: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCounts:
+    """The way to another node: whether it is heard from, and the lanes that this node dialled to it."""
+
+    up: bool
+    idle: int
+    busy: int
 
 
 class Peer:
@@ -137,18 +146,18 @@ class Peers:
     def of_region(self, region: str) -> list[Peer]:
         return [peer for peer in self._peers.values() if peer.info.region == region]
 
-    def refuses(self, certified: NodeIdentity) -> str:
+    def refusal(self, identity: NodeIdentity) -> str:
         """Why nothing of who shows this certificate is believed or served; empty when it is."""
-        if certified.node in self._removed:
+        if identity.node in self._removed:
             return "its node was removed"
-        if certified.issued_ms < self._certified_since.get(certified.node, 0):
+        if identity.issued_ms < self._certified_since.get(identity.node, 0):
             return "its name went to another node since its certificate was made"
-        peer = self._peers.get(certified.node)
-        if peer is not None and certified.region not in ("", peer.info.region):
+        peer = self._peers.get(identity.node)
+        if peer is not None and identity.region not in ("", peer.info.region):
             return "its certificate is of another region"
         return ""
 
-    def told(
+    def update(
         self, nodes: Iterable[NodeInfo], removed: Iterable[str] = (), certified_since: Mapping[str, int] | None = None
     ) -> None:
         """The whole list, from a registry; the last is by name, in milliseconds since 1970."""
@@ -202,9 +211,9 @@ class Peers:
             if peer is not None and peer.info.region != self._region:
                 peer.control.tell(Routes(gone=[gone]))
 
-    def unheard(self) -> list[asyncio.Future[None]]:
+    def unacknowledged(self) -> list[asyncio.Future[None]]:
         """For each sibling that does not listen yet on the raw ports that it was told of: done when it does."""
-        waiting = (peer.control.unheard() for peer in self.of_region(self._region))
+        waiting = (peer.control.unacknowledged() for peer in self.of_region(self._region))
         return [future for future in waiting if future is not None]
 
     def is_sibling(self, name: str) -> bool:

@@ -22,7 +22,7 @@ from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import Visits
 
 
-def for_nodes(tunnel: TunnelInfo) -> TunnelInfo:
+def without_owner(tunnel: TunnelInfo) -> TunnelInfo:
     """A tunnel as other nodes hear of it: whose it is, is no business of theirs."""
     told = TunnelInfo()
     told.CopyFrom(tunnel)
@@ -38,7 +38,7 @@ class Batches(Protocol):
     def withdrawn(self, label: str, epoch: int) -> None: ...
 
 
-class Outward:
+class TunnelAnnouncer:
     """The table's Announcer: a registry and the nodes of this region hear of every change."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Outward:
         self._peers.tell_gone(gone, tunnel.entrances)
 
 
-class Inward:
+class PeerRequests:
     """The MeshEvents of this node."""
 
     def __init__(
@@ -86,8 +86,8 @@ class Inward:
         self._visits = visits
         self._describe = describe
 
-    def refuses(self, certified: NodeIdentity) -> str:
-        return self._peers.refuses(certified)
+    def refusal(self, identity: NodeIdentity) -> str:
+        return self._peers.refusal(identity)
 
     def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
         tunnel = self._table.live(opening.label)
@@ -95,7 +95,7 @@ class Inward:
             tunnel.entrances.add(node)
         self._visits.start_forwarded(lane, opening, tunnel)
 
-    def routes_told(self, node: str, routes: RoutesMessage) -> None:
+    def routes_received(self, node: str, routes: RoutesMessage) -> None:
         """A node speaks for itself only. What it holds it tells its own region: elsewhere nobody would contradict it.
         What it holds no more it may tell anybody."""
         is_sibling = self._peers.is_sibling(node)
@@ -110,16 +110,16 @@ class Inward:
     def is_known(self, node: str) -> bool:
         return self._peers.get(node) is not None
 
-    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+    def raw_tunnels_listed(self, node: str, raw_labels: set[str]) -> None:
         self._sibling_ports.whole(node, raw_labels)
 
-    def heard_from(self, node: str) -> None:
+    def control_lane_up(self, node: str) -> None:
         self._sibling_ports.heard_from(node)
 
-    def lost(self, node: str) -> None:
+    def control_lane_lost(self, node: str) -> None:
         self._sibling_ports.lost(node)
 
-    def held(self, label: str) -> TunnelInfo | None:
+    def held_tunnel(self, label: str) -> TunnelInfo | None:
         tunnel = self._table.live(label)
         return None if tunnel is None else self._describe(tunnel)
 

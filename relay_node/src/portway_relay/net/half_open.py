@@ -12,7 +12,7 @@ from portway_runtime.rates import address_key
 T = TypeVar("T")
 
 
-class Crowd(Generic[T]):
+class HalfOpenConnections(Generic[T]):
     """In the order in which they came. At a limit the oldest makes room (of the same address, where it is that one's
     limit): who means to say something has said it, and a newcomer must not be shut out by those that wait for nothing.
     """

@@ -22,7 +22,7 @@ _VOUCHED_WITHIN: Final = 1.0
 class Siblings(Protocol):
     """The other nodes of the region."""
 
-    def unheard(self) -> list[asyncio.Future[None]]:
+    def unacknowledged(self) -> list[asyncio.Future[None]]:
         """For each that can be reached and has not said yet that it listens on all it was told: done when it has."""
         ...
 
@@ -89,11 +89,11 @@ class RegionAddresses:
     def taken(self) -> list[asyncio.Future[None]]:
         """A port was given, and siblings were told. Which of them do not listen yet."""
         self._reservation.taken()
-        return self._siblings.unheard()
+        return self._siblings.unacknowledged()
 
-    async def listening(self, unheard: list[asyncio.Future[None]]) -> None:
+    async def listening(self, unacknowledged: list[asyncio.Future[None]]) -> None:
         """Until they do, or it takes too long. May be cancelled."""
-        await asyncio.wait(unheard, timeout=SIBLINGS_LISTEN_WITHIN)
+        await asyncio.wait(unacknowledged, timeout=SIBLINGS_LISTEN_WITHIN)
 
     def _has(self, label: str, port: int | None) -> bool:
         return port is not None and self._account.holder(port) == label

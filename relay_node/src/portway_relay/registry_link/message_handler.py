@@ -62,7 +62,7 @@ class Cluster:
         elif kind == "peers":
             peers = message.peers
             since = {one.node: one.issued_ms for one in peers.certified_since}
-            self._peers.told(peers.nodes, peers.removed, since)
+            self._peers.update(peers.nodes, peers.removed, since)
         elif kind == "order":
             self._ordered(message.order.state)
         elif kind == "probe":

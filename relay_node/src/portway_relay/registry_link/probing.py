@@ -13,7 +13,7 @@ from portway_runtime.tasks import Tasks
 from portway_relay.certificates import LoadedCertificates
 
 
-class Probing:
+class AddressProber:
     """Does what registries ask for, and tells what came of it."""
 
     def __init__(

@@ -22,7 +22,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_relay.errors import Refused
-from portway_relay.net.half_open import Crowd
+from portway_relay.net.half_open import HalfOpenConnections
 from portway_relay.sessions.messages import read
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ class Greeter:
         self._admission = admission
         self._time_limit = time_limit
         self._tasks = Tasks("greeter", on_failure)
-        self._waiting: Crowd[_Newcomer] = Crowd(most, most_of_one, _Newcomer.drop, clock, patience=PATIENCE)
-        self.turned_away = 0
+        self._waiting = HalfOpenConnections[_Newcomer](most, most_of_one, _Newcomer.drop, clock, patience=PATIENCE)
+        self.rejected = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -82,12 +82,12 @@ class Greeter:
         """Lanes that did not answer, and made room for others."""
         return self._waiting.evicted
 
-    def take(self, sock: socket.socket, peer: Endpoint) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
         """A client's connection. Owns the socket; above the limit it is closed: before any cryptography is spent, for
         to say why would cost all of it. Raises TlsSettingsError."""
         newcomer = _Newcomer(self, self._admission)
         if not self._waiting.add(newcomer, peer.host):
-            self.turned_away += 1
+            self.rejected += 1
             sock.close()
             return
         try:

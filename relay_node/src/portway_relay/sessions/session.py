@@ -229,9 +229,9 @@ class Session:
         except Refused as refused:
             self._refuse(bind, refused)
             return
-        unheard = self._addresses.taken()
-        if unheard:
-            self._wait(bind, self._answer_when_heard(bind, tunnel, unheard))
+        unacknowledged = self._addresses.taken()
+        if unacknowledged:
+            self._wait(bind, self._answer_when_acknowledged(bind, tunnel, unacknowledged))
         else:
             self._answer(bind, tunnel)
 
@@ -242,11 +242,11 @@ class Session:
         except Refused as refused:
             self._refuse(bind, refused)
             return
-        await self._answer_when_heard(bind, tunnel, self._addresses.taken())
+        await self._answer_when_acknowledged(bind, tunnel, self._addresses.taken())
 
-    async def _answer_when_heard(self, bind: Bind, tunnel: Tunnel, unheard: list[asyncio.Future[None]]) -> None:
-        if unheard:
-            await self._addresses.listening(unheard)
+    async def _answer_when_acknowledged(self, bind: Bind, tunnel: Tunnel, waiting: list[asyncio.Future[None]]) -> None:
+        if waiting:
+            await self._addresses.listening(waiting)
         if self.tunnels.get(bind.label) is tunnel:
             self._answer(bind, tunnel)
         else:

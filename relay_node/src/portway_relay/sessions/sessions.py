@@ -158,7 +158,7 @@ class Sessions:
             session.end(failure, closed=True)
             session.pool.close()
 
-    def welcome(self) -> None:
+    def accept_new(self) -> None:
         """New clients may come."""
         self._refusing, self._leaving = "", False
 

@@ -24,7 +24,7 @@ async def test_a_visitor_reaches_its_tunnel(open_front: FrontMaker, around: Arou
     assert alpn == "h2"
     assert front.accepted == 1
     assert front.half_open == 0
-    assert not front.turned_away
+    assert not front.rejected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ async def test_who_is_unknown_gets_one_answer(open_front: FrontMaker, around: Ar
     """Whatever name is not served here: the same alert, byte for byte, and an end in order."""
     front = open_front()
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
-    assert front.turned_away == {"unrecognized_name": 1}
+    assert front.rejected == {"unrecognized_name": 1}
     assert around.visitors == []
     assert around.lanes == []
 
@@ -63,7 +63,7 @@ async def test_a_full_tunnel_is_an_error_of_ours(open_front: FrontMaker, around:
     around.tunnel.visits.add(object())
     front = open_front()
     assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
-    assert front.turned_away == {"internal_error": 1}
+    assert front.rejected == {"internal_error": 1}
 
 
 async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Around) -> None:
@@ -74,7 +74,7 @@ async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Aroun
     writer.write(hello)
     await until(lambda: bool(around.lanes))
     assert around.lanes[0].recv(1 << 16) == hello
-    assert not front.turned_away
+    assert not front.rejected
     writer.close()
     await writer.wait_closed()
 
@@ -87,7 +87,7 @@ async def test_http_in_clear_text_is_told_to_use_https(open_front: FrontMaker, p
     port = {0: f":{front.address.port}", 443: "", 8443: ":8443"}[public_port]
     assert page.startswith("HTTP/1.1 400 Bad Request\r\n")
     assert page.endswith(f"Try https://{HOST}{port}/\n")
-    assert front.turned_away == {"plain_http": 1}
+    assert front.rejected == {"plain_http": 1}
 
 
 async def test_an_upload_in_clear_text_reads_its_answer(open_front: FrontMaker) -> None:
@@ -104,4 +104,4 @@ async def test_garbage_is_refused(open_front: FrontMaker, garbage: bytes) -> Non
     """Bytes that are neither TLS nor HTTP get an alert and the end."""
     front = open_front()
     assert await answer(front, garbage) == Alert.DECODE_ERROR.record
-    assert front.turned_away == {"decode_error": 1}
+    assert front.rejected == {"decode_error": 1}

@@ -25,7 +25,7 @@ async def test_who_comes_too_fast_is_turned_away(open_front: FrontMaker, clock: 
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert await answer(front, b"") == b""
-    assert front.turned_away == {"unrecognized_name": 2, "rate": 1}
+    assert front.rejected == {"unrecognized_name": 2, "rate": 1}
     clock.now += 1
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert front.accepted == 4

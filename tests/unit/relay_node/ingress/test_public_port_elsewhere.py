@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.ingress.decision import Alert
-from portway_relay.ingress.public_port import Front
+from portway_relay.ingress.public_port import PublicPort
 from portway_testkit.fakes.front_door import HOST, NODE, Around, FrontMaker, answer
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
@@ -15,7 +15,7 @@ OTHER = "aaaaaaaaaaaaaaaa"
 OTHER_HOST = f"{OTHER}.iad.example.com"
 
 
-async def waiting(front: Front, around: Around) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def waiting(front: PublicPort, around: Around) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A visitor whose name is being asked for."""
     around.found[OTHER] = asyncio.get_running_loop().create_future()
     reader, writer = await asyncio.open_connection("127.0.0.1", front.address.port)

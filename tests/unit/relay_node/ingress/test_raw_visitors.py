@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from portway_relay.ingress.raw_visitors import RawFront
+from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
@@ -38,7 +38,7 @@ class Door:
         self.starts = Starts()
         self.failures: list[BaseException] = []
         self.visitors: list[socket.socket] = []
-        self.front = RawFront(
+        self.front = RawVisitors(
             around,
             self.starts,
             "fra",
@@ -112,11 +112,11 @@ async def test_an_address_that_comes_too_fast_is_closed(door: Door, clock: Manua
         door.visit(LABEL)
     theirs, _ = door.visit(OTHER)
     assert ended(theirs)
-    assert (door.front.turned_away, door.around.asked, len(door.starts.begun)) == (1, [], 3)
+    assert (door.front.rejected, door.around.asked, len(door.starts.begun)) == (1, [], 3)
     door.visit(LABEL, Endpoint("192.0.2.8", 40_000))
     clock.now += 1
     door.visit(LABEL)
-    assert (door.front.turned_away, len(door.starts.begun)) == (1, 5)
+    assert (door.front.rejected, len(door.starts.begun)) == (1, 5)
 
 
 async def test_so_many_wait_and_no_more(door: Door) -> None:

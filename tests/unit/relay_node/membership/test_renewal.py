@@ -12,7 +12,7 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.pki.signing import Signer, requested_key
 from portway_relay.errors import RenewalFailed
 from portway_relay.membership.renewal import Renewal, due, life
-from portway_relay.membership.state_folder import Kept
+from portway_relay.membership.state_folder import StateFolder
 from portway_testkit.links.carrier_link import until
 
 LIFE = timedelta(seconds=20)
@@ -42,7 +42,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.registry = Registry()
-        self.kept = Kept(folder)
+        self.kept = StateFolder(folder)
         self.renewed = 0
         self.now = datetime.now(UTC)
         self.failures: list[BaseException] = []

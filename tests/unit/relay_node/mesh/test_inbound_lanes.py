@@ -18,13 +18,13 @@ from portway_testkit.links.mesh_lanes import OPENING, SUFFIX, Make, certificates
 async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:
     """The pool of before takes nobody new."""
     one, two, moved = make("one"), make("two"), make("two")
-    one.peers.told([two.info])
+    one.peers.update([two.info])
     await until(lambda: one.peers.answers("two"))
     before = one.peers.pool_of("two")
-    one.peers.told([two.info])
+    one.peers.update([two.info])
     assert one.peers.pool_of("two") is before
-    one.peers.told([moved.info])
-    await until(lambda: len(moved.arrivals) == 2 and not len(two.arrivals))
+    one.peers.update([moved.info])
+    await until(lambda: len(moved.inbound_lanes) == 2 and not len(two.inbound_lanes))
     assert one.peers.pool_of("two") is not before
 
 
@@ -32,17 +32,17 @@ async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme
     """What is up stays up, the control lane and warm lanes alike; what is dialled later shows the new one."""
     one, two = make("one"), make("two")
     one.hold("a" * 16)
-    one.peers.told([two.info])
-    await until(lambda: len(two.arrivals) == 2 and len(two.heard) == 1)
-    before, lanes = one.peers.pool_of("two"), set(two.arrivals._lanes)
+    one.peers.update([two.info])
+    await until(lambda: len(two.inbound_lanes) == 2 and len(two.heard) == 1)
+    before, lanes = one.peers.pool_of("two"), set(two.inbound_lanes._lanes)
     assert before is not None
     one.loaded = certificates(authority, "renamed" + SUFFIX)
     one.peers.certificates_changed()
     assert one.peers.pool_of("two") is before
     before.want(1)
-    await until(lambda: len(two.arrivals) == 3)
-    assert lanes < set(two.arrivals._lanes)
-    (fresh,) = set(two.arrivals._lanes) - lanes
+    await until(lambda: len(two.inbound_lanes) == 3)
+    assert lanes < set(two.inbound_lanes._lanes)
+    (fresh,) = set(two.inbound_lanes._lanes) - lanes
     assert fresh.node == "renamed"
     for lane in lanes:
         lane.close()
@@ -52,10 +52,10 @@ async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme
 async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -> None:
     """A visit that was on its way is refused, not cut off: it may be tried elsewhere."""
     one, two = make("one"), make("two")
-    one.peers.told([two.info])
+    one.peers.update([two.info])
     pool = one.peers.pool_of("two")
     assert pool is not None
-    await until(lambda: pool.counts.idle == 1 and len(two.arrivals) == 2 and not two.arrivals.waiting)
+    await until(lambda: pool.counts.idle == 1 and len(two.inbound_lanes) == 2 and not two.inbound_lanes.waiting)
     near, far = socket.socketpair()
     visitor = one.carrier.accept(near, None)
     await visitor.ready()
@@ -63,7 +63,7 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
     ends: list[VisitEnd] = []
     one.carrier.join(visitor, pool, OPENING, lambda _, end: ends.append(end))
     await asyncio.sleep(0)  # its OPEN leaves in the next turn, and so does the wish to be left
-    closing = one.tasks.spawn(two.arrivals.close(), name="close")
+    closing = one.tasks.spawn(two.inbound_lanes.close(), name="close")
     await until(lambda: bool(ends))
     assert (ends[0].outcome, ends[0].reason) == (Outcome.REFUSED, RefusalReason.NOT_HERE)
     await closing
@@ -78,18 +78,18 @@ async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, mon
     """Its lanes are cut then."""
     monkeypatch.setattr(inbound_lanes_module, "_LEFT_WITHIN", 0.05)
     one, two = make("one"), make("two")
-    one.peers.told([two.info])
-    await until(lambda: len(two.arrivals) == 2 and not two.arrivals.waiting)
+    one.peers.update([two.info])
+    await until(lambda: len(two.inbound_lanes) == 2 and not two.inbound_lanes.waiting)
     monkeypatch.setattr("portway_carrier.python.lanes.pool.PyPool.lane_retires", lambda pool, lane: None)
     two.stop_listening()
-    await two.arrivals.close()
-    await until(lambda: len(two.arrivals) == 0)
+    await two.inbound_lanes.close()
+    await until(lambda: len(two.inbound_lanes) == 0)
 
 
 async def test_a_visit_goes_over_a_warm_lane(make: Make) -> None:
     """One is there before the first visitor comes; what it says arrives unchanged."""
     one, two = make("one"), make("two")
-    one.peers.told([two.info])
+    one.peers.update([two.info])
     pool = one.peers.pool_of("two")
     assert pool is not None
     await until(lambda: pool.counts.idle == 1)
@@ -112,9 +112,9 @@ async def test_who_is_not_one_node_is_refused(make: Make, authority: trustme.CA,
     """The cluster's CA signs for others too."""
     stranger, two = make("stranger", loaded=certificates(authority, *names)), make("two")
     stranger.hold("a" * 16)
-    stranger.peers.told([two.info])
+    stranger.peers.update([two.info])
     await until(lambda: stranger.carrier.counters.lanes_closed > 0)
-    assert len(two.arrivals) == 0
+    assert len(two.inbound_lanes) == 0
     assert two.heard == []
 
 
@@ -126,9 +126,9 @@ async def test_a_lane_that_says_nothing_is_closed(make: Make, authority: trustme
     tls = ClientTls(context.ca, "two" + SUFFIX, MESH_ALPN, context.node.chain, context.node.key)
     stream = one.carrier.connect(Endpoint("127.0.0.1", two.info.port), tls)
     await stream.ready()
-    await until(lambda: len(two.arrivals.waiting) == 1)
-    await until(lambda: len(two.arrivals) == 0)
-    assert not two.arrivals.waiting
+    await until(lambda: len(two.inbound_lanes.waiting) == 1)
+    await until(lambda: len(two.inbound_lanes) == 0)
+    assert not two.inbound_lanes.waiting
     stream.abort()
 
 
@@ -136,7 +136,7 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
     """What is above is closed unread."""
     two = make("two", most=1)
     first = socket.create_connection(("127.0.0.1", two.info.port))
-    await until(lambda: len(two.arrivals._tasks) == 1)
+    await until(lambda: len(two.inbound_lanes._tasks) == 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", two.info.port)
     assert await reader.read() == b""
     writer.close()
@@ -147,23 +147,23 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
 async def test_a_certificate_of_before_is_refused(make: Make) -> None:
     """Once its name was given anew: lanes that are up are closed, new ones not taken."""
     one, two = make("one"), make("two")
-    one.peers.told([two.info])
-    two.peers.told([one.info])
+    one.peers.update([two.info])
+    two.peers.update([one.info])
     await until(lambda: two.peers.answers("one") and one.peers.answers("two"))
-    two.peers.told([one.info], certified_since={"one": 1 << 50})
-    await until(lambda: not len(two.arrivals))
+    two.peers.update([one.info], certified_since={"one": 1 << 50})
+    await until(lambda: not len(two.inbound_lanes))
     refused = one.carrier.counters.lanes_closed
     await until(lambda: one.carrier.counters.lanes_closed > refused)
-    assert not len(two.arrivals)
-    two.peers.told([one.info], certified_since={"one": 1})
-    await until(lambda: len(two.arrivals) == 2)
+    assert not len(two.inbound_lanes)
+    two.peers.update([one.info], certified_since={"one": 1})
+    await until(lambda: len(two.inbound_lanes) == 2)
 
 
 async def test_a_certificate_of_another_region_is_refused(make: Make, authority: trustme.CA) -> None:
     """A registry has told which region the node is of, and its certificate says another."""
     loaded = certificates(authority, "one" + SUFFIX, "far.region.portway.internal")
     one, two = make("one", loaded=loaded), make("two")
-    two.peers.told([one.info])
-    one.peers.told([two.info])
+    two.peers.update([one.info])
+    one.peers.update([two.info])
     await until(lambda: one.carrier.counters.lanes_closed > 0)
-    assert not len(two.arrivals)
+    assert not len(two.inbound_lanes)

@@ -6,7 +6,7 @@ from portway_proto.v1.lane_pb2 import Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
-from portway_relay.mesh.requests import Inward, Outward, for_nodes
+from portway_relay.mesh.requests import PeerRequests, TunnelAnnouncer, without_owner
 
 LABEL = "k5zq2w7b3xav6mdy"
 
@@ -96,12 +96,12 @@ def describe(tunnel: Any) -> TunnelInfo:
 
 def outward() -> tuple[Around, Any]:
     around: Any = Around()
-    return around, Outward(around, around, around, describe)
+    return around, TunnelAnnouncer(around, around, around, describe)
 
 
 def inward() -> tuple[Around, Any]:
     around: Any = Around()
-    return around, Inward(around, around, around, SiblingPorts(around), around, describe)
+    return around, PeerRequests(around, around, around, SiblingPorts(around), around, describe)
 
 
 def test_a_binding_is_told_to_all() -> None:
@@ -140,7 +140,7 @@ def test_a_node_is_heard_about_itself_alone() -> None:
     """Tunnels that it says are another's are passed over; what it lets go of is its own."""
     around, events = inward()
     bound = [TunnelInfo(label="a", node="fra-2"), TunnelInfo(label="b", node="fra-1")]
-    events.routes_told("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2, closed=True)]))
+    events.routes_received("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2, closed=True)]))
     assert around.told == [
         ("learn", "a"),
         ("port of", "fra-2", "a"),
@@ -153,7 +153,7 @@ def test_ports_are_believed_of_siblings_and_with_their_tunnels() -> None:
     """A raw port is its region's; a tunnel whose proof does not fit, or that is old, has none."""
     around, events = inward()
     around.disbelieved.add("old")
-    events.routes_told("fra-2", RoutesMessage(bound=[TunnelInfo(label="old", node="fra-2")]))
+    events.routes_received("fra-2", RoutesMessage(bound=[TunnelInfo(label="old", node="fra-2")]))
     assert around.told == [("learn", "old")]
 
 
@@ -161,16 +161,16 @@ def test_a_node_of_another_region_is_not_listened_to() -> None:
     """What it holds is asked for; told unasked nobody would contradict it. What it holds no more is taken from it."""
     around, events = inward()
     gone = [Gone(label="b", epoch=1, closed=True)]
-    events.routes_told("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")], gone=gone))
+    events.routes_received("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")], gone=gone))
     assert around.told == [("forget", "b", "nyc-1", 1, True)]
 
 
 def test_contact_and_whole_accounts_reach_the_siblings_ports() -> None:
     """They say what is outdated."""
     around, events = inward()
-    events.heard_from("fra-2")
-    events.whole_told("fra-2", {"a"})
-    events.lost("fra-2")
+    events.control_lane_up("fra-2")
+    events.raw_tunnels_listed("fra-2", {"a"})
+    events.control_lane_lost("fra-2")
     assert around.told == [("heard from", "fra-2"), ("whole", "fra-2", {"a"}), ("lost", "fra-2")]
     assert events.is_known("fra-2")
     assert not events.is_known("fra-9")
@@ -180,10 +180,10 @@ def test_only_own_tunnels_are_answered_and_visited() -> None:
     """Routes are nobody's business: one hop, never a loop. Where a tunnel's visitors come in is remembered."""
     around, events = inward()
     opening = Opening(LABEL, "192.0.2.1", 1)
-    assert events.held(LABEL) is None
+    assert events.held_tunnel(LABEL) is None
     events.visit_arrived("nyc-1", "lane", opening)
     tunnel = around.tunnels[LABEL] = Tunnel()
-    assert events.held(LABEL) == TunnelInfo(label=LABEL, epoch=3)
+    assert events.held_tunnel(LABEL) == TunnelInfo(label=LABEL, epoch=3)
     events.visit_arrived("nyc-1", "lane", opening)
     assert around.told == [("visit", "lane", opening, None), ("visit", "lane", opening, tunnel)]
     assert tunnel.entrances == {"nyc-1"}
@@ -198,5 +198,5 @@ def test_what_was_closed_is_answered_with_its_epoch() -> None:
 def test_other_nodes_do_not_hear_whose_a_tunnel_is() -> None:
     """What they need to route, and no more; the original is not touched."""
     tunnel = TunnelInfo(label=LABEL, node="a", epoch=2, proof=b"p", tenant="acme", token_id="t1")
-    assert for_nodes(tunnel) == TunnelInfo(label=LABEL, node="a", epoch=2, proof=b"p")
+    assert without_owner(tunnel) == TunnelInfo(label=LABEL, node="a", epoch=2, proof=b"p")
     assert tunnel.tenant == "acme"

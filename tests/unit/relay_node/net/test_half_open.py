@@ -1,12 +1,14 @@
 """A crowd: who makes room for whom, of one address and in all."""
 
-from portway_relay.net.half_open import Crowd
+from portway_relay.net.half_open import HalfOpenConnections
 from portway_testkit.fakes.clock import ManualClock
 
 
-def crowd_of(clock: ManualClock, *, most: int, most_of_one: int, patience: float = 0.0) -> tuple[Crowd[str], list[str]]:
+def crowd_of(
+    clock: ManualClock, *, most: int, most_of_one: int, patience: float = 0.0
+) -> tuple[HalfOpenConnections[str], list[str]]:
     evicted: list[str] = []
-    return Crowd(most, most_of_one, evicted.append, clock, patience=patience), evicted
+    return HalfOpenConnections(most, most_of_one, evicted.append, clock, patience=patience), evicted
 
 
 def test_the_oldest_makes_room(clock: ManualClock) -> None:

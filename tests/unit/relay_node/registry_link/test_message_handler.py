@@ -75,7 +75,7 @@ class FakePeers:
         self.removed: list[str] = []
         self.since: dict[str, int] = {}
 
-    def told(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> None:
+    def update(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> None:
         self.lists.append([node.name for node in nodes])
         self.removed = list(removed)
         self.since = certified_since

@@ -12,7 +12,7 @@ from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.registry_link.probing import Probing
+from portway_relay.registry_link.probing import AddressProber
 from portway_testkit.links.carrier_link import listener, until
 
 SUFFIX = ".node.portway.internal"
@@ -32,7 +32,7 @@ class Prober:
         self.carrier = PythonCarrier(Limits(handshake=1.0))
         ca = authority.cert_pem.bytes()
         loaded = LoadedCertificates(ca, (), None, {}, None, None, {})  # type: ignore[arg-type]
-        self.probing = Probing(self.carrier, lambda: loaded, self.told.append, on_failure=self.failures.append)
+        self.probing = AddressProber(self.carrier, lambda: loaded, self.told.append, on_failure=self.failures.append)
 
     async def probe(self, port: int) -> str:
         """What is told of a node that says it is there."""

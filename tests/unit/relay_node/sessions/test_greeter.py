@@ -137,7 +137,7 @@ class Newcomers:
         return self.carrier.lanes[-1]
 
     def take(self, host: str = "192.0.2.1") -> None:
-        self.greeter.take(self._connect()[0], Endpoint(host, 4711))
+        self.greeter.accept(self._connect()[0], Endpoint(host, 4711))
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ async def test_above_the_limit_connections_are_closed(make: Callable[..., Newcom
     lane, events = await newcomers.arrive()
     newcomers.take()
     newcomers.take()
-    assert newcomers.greeter.turned_away == 1
+    assert newcomers.greeter.rejected == 1
     assert len(newcomers.carrier.streams) == 2
     events.frame_received(lane, FrameType.HELLO, HELLO)
     newcomers.take()
@@ -326,11 +326,11 @@ async def test_who_does_not_answer_makes_room(make: Callable[..., Newcomers]) ->
     assert newcomers.greeter.handshakes == 1
     newcomers.clock.now += PATIENCE - 0.1
     newcomers.take()
-    assert (newcomers.greeter.turned_away, newcomers.greeter.evicted) == (1, 0)
+    assert (newcomers.greeter.rejected, newcomers.greeter.evicted) == (1, 0)
     newcomers.clock.now += 0.2
     newcomers.take()
     newcomers.take()
-    assert (newcomers.greeter.turned_away, newcomers.greeter.evicted) == (1, 2)
+    assert (newcomers.greeter.rejected, newcomers.greeter.evicted) == (1, 2)
     assert newcomers.carrier.streams[0].aborted
     assert silent.aborted
     assert len(newcomers.greeter) == 2
@@ -342,7 +342,7 @@ async def test_one_address_does_not_shut_out_another(make: Callable[..., Newcome
     for _ in range(3):
         newcomers.take("192.0.2.1")
     newcomers.take("192.0.2.2")
-    assert newcomers.greeter.turned_away == 1
+    assert newcomers.greeter.rejected == 1
     assert len(newcomers.carrier.streams) == 3
 
 

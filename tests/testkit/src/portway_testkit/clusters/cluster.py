@@ -116,7 +116,7 @@ class RunningNode:
                 peer.control._keeper.cancel()
                 if peer.control._lane is not None:
                     peer.control._lane.abort()
-            await node._front.close()
+            await node._public_port.close()
             node._raw_ports.close()
             await node._carrier.close()
             # Nobody hears of this: it lets go of what this process holds, and waits for nobody.

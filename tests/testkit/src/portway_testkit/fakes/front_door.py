@@ -18,7 +18,7 @@ from portway_carrier.values import Limits, PoolLimits, ServerTls
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.public_port import Front, Takers
+from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
@@ -109,23 +109,23 @@ async def around(authority: trustme.CA) -> AsyncIterator[Around]:
     await carrier.close()
 
 
-FrontMaker = Callable[..., Front]  # of changes to the node's configuration
+FrontMaker = Callable[..., PublicPort]  # of changes to the node's configuration
 
 
 @pytest.fixture
 async def open_front(
     around: Around, clock: ManualClock, node_config: Callable[..., NodeConfig]
 ) -> AsyncIterator[FrontMaker]:
-    fronts: list[Front] = []
+    fronts: list[PublicPort] = []
 
-    def make(**changes: object) -> Front:
+    def make(**changes: object) -> PublicPort:
         config = node_config(**changes)
-        front = Front(
+        front = PublicPort(
             config,
             around.carrier,
             lambda: around,  # type: ignore[return-value, arg-type]
             around,
-            Takers(around.visitor, around.client_lane, around.peer_lane),
+            ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             clock=clock,
             on_failure=around.failures.append,
@@ -140,7 +140,7 @@ async def open_front(
     assert around.failures == []
 
 
-async def answer(front: Front, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
+async def answer(front: PublicPort, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
     """All that comes back for these bytes until the end; a reset would be an error."""
     reader, writer = await asyncio.open_connection(host, front.address.port)
     writer.write(sent)
@@ -150,7 +150,7 @@ async def answer(front: Front, sent: bytes, *, host: str = "127.0.0.1") -> bytes
     return received
 
 
-async def visit(front: Front, authority: trustme.CA, *alpn: str, name: str = HOST) -> tuple[bytes, str | None]:
+async def visit(front: PublicPort, authority: trustme.CA, *alpn: str, name: str = HOST) -> tuple[bytes, str | None]:
     """What a TLS visitor reads, and the protocol that was chosen for it."""
     context = ssl.create_default_context()
     authority.configure_trust(context)

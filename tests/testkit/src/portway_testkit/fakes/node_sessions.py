@@ -187,7 +187,7 @@ class FakeRegion:
     def taken(self) -> None:
         """The reservation is told; nothing is asked for."""
 
-    def unheard(self) -> list[asyncio.Future[None]]:
+    def unacknowledged(self) -> list[asyncio.Future[None]]:
         return [future for future in self.waiting if not future.done()]
 
     async def resolve(self, label: str) -> ResolveResponse | None:

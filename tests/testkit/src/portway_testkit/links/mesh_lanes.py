@@ -18,7 +18,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.mesh.inbound_lanes import Arrivals
+from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint
@@ -65,10 +65,10 @@ class Node:
             self.carrier,
             lambda: self.loaded,
             self.holds.values,
-            on_refused=lambda: self.arrivals.drop_refused(),
+            on_refused=lambda: self.inbound_lanes.drop_refused(),
             on_failure=self.failures.append,
         )
-        self.arrivals = Arrivals(
+        self.inbound_lanes = InboundLanes(
             self.carrier,
             lambda: self.loaded.mesh_tls,
             self,
@@ -84,7 +84,7 @@ class Node:
     async def _accept(self) -> None:
         while True:
             sock, name = await asyncio.get_running_loop().sock_accept(self._listening)
-            self.arrivals.take(sock, Endpoint(*name))
+            self.inbound_lanes.accept(sock, Endpoint(*name))
 
     @property
     def info(self) -> NodeInfo:
@@ -97,25 +97,25 @@ class Node:
         self.visits.append(opening)
         lane.refuse(RefusalReason.NOT_HERE)
 
-    def refuses(self, certified: NodeIdentity) -> str:
-        return self.peers.refuses(certified)
+    def refusal(self, identity: NodeIdentity) -> str:
+        return self.peers.refusal(identity)
 
-    def routes_told(self, node: str, routes: Routes) -> None:
+    def routes_received(self, node: str, routes: Routes) -> None:
         self.heard.append((node, routes))
 
     def is_known(self, node: str) -> bool:
         return node not in self.strangers
 
-    def whole_told(self, node: str, raw_labels: set[str]) -> None:
+    def raw_tunnels_listed(self, node: str, raw_labels: set[str]) -> None:
         self.wholes.append((node, raw_labels))
 
-    def heard_from(self, node: str) -> None:
+    def control_lane_up(self, node: str) -> None:
         self.contacts.append((node, True))
 
-    def lost(self, node: str) -> None:
+    def control_lane_lost(self, node: str) -> None:
         self.contacts.append((node, False))
 
-    def held(self, label: str) -> TunnelInfo | None:
+    def held_tunnel(self, label: str) -> TunnelInfo | None:
         return self.holds.get(label)
 
     def closed_epoch(self, label: str) -> int:
@@ -126,7 +126,7 @@ class Node:
         return self.holds[label]
 
     def drop_lanes(self) -> None:
-        for lane in list(self.arrivals._lanes):
+        for lane in list(self.inbound_lanes._lanes):
             lane.close()
 
     def stop_listening(self) -> None:
@@ -136,7 +136,7 @@ class Node:
     async def stop(self) -> None:
         await self.tasks.close()
         self._listening.close()
-        await self.arrivals.close()
+        await self.inbound_lanes.close()
         await self.peers.close()
         await self.carrier.close()
 
@@ -156,4 +156,4 @@ async def make(authority: trustme.CA) -> AsyncIterator[Make]:
     for node in nodes:
         await node.stop()
         assert node.failures == []
-        assert len(node.arrivals) == 0
+        assert len(node.inbound_lanes) == 0

@@ -22,7 +22,7 @@ def connected(cluster: Cluster) -> bool:
     async def up() -> bool:
         nodes = [running.node for running in cluster.nodes.values()]
         return all(
-            other.config.name in node._arrivals._control  # no metric says it
+            other.config.name in node._inbound_lanes._control  # no metric says it
             for node in nodes
             for other in nodes
             if other is not node
