@@ -45,7 +45,7 @@ class Visit:
 class Life:
     """A tunnel. `let_go` is when its client was told to close it, or was killed; `ended` when that client was gone.
 
-    `port_lost` is when its client said that no node could give it its raw port again, which may be (docs/decisions).
+    `port_lost` is when its client said that no node could give it its raw port again, which may be (decision 9).
     """
 
     tunnel: NamedTunnel

@@ -1,4 +1,4 @@
-"""The states of one end of a lane that carries visits (DESIGN §4; WIRE.md, "A visit on a lane").
+"""The states of one end of a lane that carries visits (WIRE.md §4).
 
 Both ends use the same class; `Side` says which end opens. It takes frames and commands, and answers with events
 and with bytes to send; it knows no socket and no clock. DATA is not passed through it: `sends` and `takes`

@@ -1,7 +1,7 @@
 """A certificate authority kept as files in one folder: for what visitors and clients see, and for try-outs.
 
 Here: the folder, written once. Not here: certificates themselves (signing.py), the cluster's own CA (authority.py),
-the commands (admin/pki.py), who trusts what (docs/architecture/README.md).
+the commands (admin/pki.py), who trusts what (docs/architecture/trust.md).
 """
 
 import os

@@ -30,7 +30,7 @@ RoundTrip = Callable[[float], float]
 
 # Of a client's candidates, so many at the most are of one region while other regions have nodes that take clients.
 # Its second one is of another: racing two of one place tells nothing of where it is near, and a region that dies takes
-# all of its nodes along (docs/decisions/README.md has the figures).
+# all of its nodes along (docs/decisions/0025 has the figures).
 MOST_OF_A_REGION = 2
 
 # What a client's own access may add to all its round trips; a slow line has so much. Beyond it the client is not where

@@ -1,7 +1,7 @@
 """TLS above a plain TCP transport: OpenSSL in memory, its bytes moved by hand, nothing read ahead.
 
 asyncio's and uvloop's own TLS hold a buffer of 256 KiB for each connection, read on while they are paused, and take
-30 µs more of each new one (docs/decisions/README.md).
+30 µs more of each new one (docs/decisions/0003).
 """
 
 import asyncio

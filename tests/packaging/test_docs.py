@@ -1,0 +1,108 @@
+"""The documents of the repository: links lead somewhere, tables can be read, the decisions are complete."""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[2]
+_DECISIONS = _ROOT / "docs" / "decisions"
+# A longer cell is a paragraph, and belongs below the table.
+_LONGEST_CELL = 160
+_GENERATED = {"__pycache__", "build", "dist", "node_modules"}
+_FENCE = re.compile(r"^ *```")
+_LINK = re.compile(r"\[[^][]*(?:\[[^][]*\][^][]*)*\]\(([^()\s]+)\)")
+_CELL_BORDER = re.compile(r"(?<!\\)\|")
+_STATUS = re.compile(r"Status: (?:accepted|superseded by \[\d{4}\]\(\d{4}[\w-]+\.md\)) · Date: \d{4}-\d{2}-\d{2}")
+
+
+def _files() -> Iterator[Path]:
+    """The files of the repository, without what tools put beside them."""
+    for folder, folders, names in os.walk(_ROOT):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _GENERATED]
+        yield from (Path(folder, name) for name in names)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a document, without its code blocks."""
+    in_code = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif not in_code:
+            yield number, line
+
+
+@cache
+def _anchors(path: Path) -> frozenset[str]:
+    """The anchors that a hosting site makes of the document's headings."""
+    headings = (line.lstrip("#").strip() for _, line in _lines(path) if line.startswith("#"))
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+
+
+DOCUMENTS = sorted(path for path in _files() if path.suffix == ".md")
+TABLES = [path for path in DOCUMENTS if path.name == "README.md" or _ROOT / "docs" in path.parents]
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(_ROOT))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
+    """Every link of every document that stays in the repository, with its anchor."""
+    broken = []
+    for number, line in _lines(document):
+        for link in _LINK.findall(line):
+            target, _, anchor = link.partition("#")
+            path = (document.parent / target).resolve() if target else document
+            if "://" in link or link.startswith("mailto:"):
+                continue
+            if not path.exists() or (anchor and path.suffix == ".md" and anchor not in _anchors(path)):
+                broken.append(f"line {number}: {link}")
+    assert not broken
+
+
+@pytest.mark.parametrize("document", TABLES, ids=_name)
+def test_table_cells_are_short(document: Path) -> None:
+    """No cell of docs/ or of a README has more than 160 characters."""
+    long = [
+        f"line {number}: {len(cell.strip())} characters"
+        for number, line in _lines(document)
+        if line.startswith("|")
+        for cell in _CELL_BORDER.split(line.strip().strip("|"))
+        if len(cell.strip()) > _LONGEST_CELL
+    ]
+    assert not long
+
+
+def test_no_file_refers_to_sections_of_a_design_that_is_not_here() -> None:
+    """References name a page below docs/ or a section of WIRE.md."""
+    reference = "DESIGN" + " §"
+    texts = (path for path in _files() if path.suffix in {".md", ".proto", ".py", ".pyi", ".service", ".toml", ".yaml"})
+    assert [_name(path) for path in texts if reference in path.read_text()] == []
+
+
+def test_decisions_have_numbers_in_a_row_a_status_and_a_date() -> None:
+    """The heading repeats the file's number, and the line after it says what the decision's status is."""
+    pages = sorted(path for path in _DECISIONS.glob("*.md") if path.name != "README.md")
+    assert [int(path.name[:4]) for path in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        heading, _, status = page.read_text().splitlines()[:3]
+        assert heading.startswith(f"# {int(page.name[:4])}. ")
+        assert _STATUS.fullmatch(status), page.name
+
+
+def test_the_index_of_decisions_repeats_the_pages() -> None:
+    """Number, title, file, date and status of each, in order."""
+    rows = [line for _, line in _lines(_DECISIONS / "README.md") if re.match(r"\| \d", line)]
+    expected = []
+    for page in sorted(path for path in _DECISIONS.glob("*.md") if path.name != "README.md"):
+        heading, _, line = page.read_text().splitlines()[:3]
+        number, title = heading.removeprefix("# ").split(". ", 1)
+        status, date = line.removeprefix("Status: ").split(" · Date: ")
+        expected.append(f"| {number} | [{title}]({page.name}) | {date} | {status} |")
+    assert rows == expected
