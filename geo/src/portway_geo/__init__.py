@@ -1,1 +1,1 @@
-"""Where an address is on the globe: an embedded table, or the operator's own .mmdb file."""
+"""Where an IP address is on the globe, how far places are apart, and which of many is nearest."""

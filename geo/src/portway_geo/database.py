@@ -1,11 +1,11 @@
-"""The operator's own .mmdb file.
+"""The data that GeoIP answers from: the operator's own .mmdb file, or the embedded table.
 
-Two layouts: MaxMind's (GeoIP2 and GeoLite2 City, Enterprise, and what others make in that layout), read through
-geoip2; and the flat one of DB-IP's City Lite packages, which geoip2 refuses by its type, read through maxminddb.
-Nothing here is changed while the registry runs: a newer file is used after a restart. Files are mapped into
-memory, so replace one by renaming a new one over it, never by writing into it.
+Two layouts of .mmdb are read: MaxMind's (GeoIP2 and GeoLite2 City, Enterprise, and others in that layout) through
+geoip2; and the flat one of DB-IP's City Lite packages, whose type geoip2 refuses, through maxminddb. A file is mapped
+into memory and never reopened: a newer file is used after a restart. Replace one by renaming a new one over it, never
+by writing into it.
 
-geoip2 and maxminddb are imported when a file is opened: geoip2 brings an HTTP client with it.
+geoip2 and maxminddb are imported when a file is opened: geoip2 imports an HTTP client.
 """
 
 import ipaddress
@@ -13,10 +13,12 @@ import logging
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from portway_geo.errors import GeoError
-from portway_geo.locator import Position, packed
+from portway_geo.locator import Locator, packed
+from portway_geo.position import Position
+from portway_geo.table import EmbeddedTable
 
 if TYPE_CHECKING:
     import geoip2.database
@@ -26,12 +28,20 @@ logger = logging.getLogger(__name__)
 
 _Lookup = Callable[[ipaddress.IPv4Address | ipaddress.IPv6Address], Position | None]
 
-# The first records of a file may lack a position; among so many one has it, or the file has no positions.
-_SAMPLE = 1_000
-_ADVICE = (
+# The first records of a file may lack a position; a file has none when all of these lack it.
+_SAMPLED_RECORDS: Final = 1_000
+_ADVICE: Final = (
     "give --geoip a City database (GeoLite2-City.mmdb, GeoIP2-City.mmdb, DB-IP City Lite), "
     "or leave it out for the embedded table"
 )
+
+
+def open_locator(path: Path | None) -> Locator:
+    """The operator's file, or without a path the embedded table, which answers after `load`.
+
+    Raises GeoError when the file cannot be used.
+    """
+    return EmbeddedTable() if path is None else open_database(path)
 
 
 class Database:
@@ -41,13 +51,13 @@ class Database:
         self._path = path
         self._lookup = lookup
         self._close = close
-        self._damage_told = False
+        self._damage_logged = False
 
     async def load(self) -> None:
-        """As Locator.load; the file was opened and checked when this object was made."""
+        """As Locator.load; `open_database` has opened and checked the file."""
 
     def locate(self, address: str) -> Position | None:
-        """As Locator.locate; what lies in a damaged part of the file is not known, and said once in the log."""
+        """As Locator.locate; an address in a damaged part of the file is unknown, and the first is logged."""
         import maxminddb
 
         raw = packed(address)
@@ -56,8 +66,8 @@ class Database:
         try:
             return self._lookup(ipaddress.ip_address(raw))
         except (maxminddb.InvalidDatabaseError, ValueError, TypeError, KeyError) as error:
-            if not self._damage_told:
-                self._damage_told = True
+            if not self._damage_logged:
+                self._damage_logged = True
                 logger.warning("geoip file is damaged, some clients are not located: %s: %s", self._path, error)
             return None
 
@@ -87,12 +97,12 @@ def open_database(path: Path) -> Database:
 
 
 def _database(path: Path, reader: "maxminddb.Reader") -> Database:
-    """The open file behind the lookup of its layout."""
+    """The open file with the lookup of its layout."""
     import maxminddb
 
     database_type = reader.metadata().database_type
     try:
-        sample = [record for _, record in islice(reader, _SAMPLE) if isinstance(record, dict)]
+        sample = [record for _, record in islice(reader, _SAMPLED_RECORDS) if isinstance(record, dict)]
     except (maxminddb.InvalidDatabaseError, ValueError) as error:
         raise GeoError(f"the GeoIP file {path} is damaged ({error}): fetch it again") from error
     if any("latitude" in record for record in sample):
@@ -110,11 +120,11 @@ def _city_lookup(reader: "geoip2.database.Reader", database_type: str) -> _Looku
     """MaxMind's layout."""
     import geoip2.errors
 
-    ask = reader.enterprise if "Enterprise" in database_type else reader.city
+    query = reader.enterprise if "Enterprise" in database_type else reader.city
 
     def lookup(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Position | None:
         try:
-            found = ask(address)
+            found = query(address)
         except geoip2.errors.AddressNotFoundError:
             return None
         country = found.country.iso_code or found.registered_country.iso_code
@@ -136,14 +146,14 @@ def _flat_lookup(reader: "maxminddb.Reader") -> _Lookup:
 
 
 def _within_family(lookup: _Lookup, ip_version: int) -> _Lookup:
-    """An IPv4-only file knows no IPv6 address; the readers raise for one."""
+    """None for an IPv6 address where the file has IPv4 only, for which the readers would raise."""
     if ip_version != 4:
         return lookup
     return lambda address: lookup(address) if address.version == 4 else None
 
 
 def _position(latitude: object, longitude: object, country: object) -> Position | None:
-    """A position, or None when there is no sound one."""
+    """A position, or None for values that are not degrees."""
     if not isinstance(latitude, int | float) or not isinstance(longitude, int | float):
         return None
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):

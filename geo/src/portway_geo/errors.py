@@ -1,4 +1,4 @@
-"""What can go wrong with a GeoIP source."""
+"""Every error of this distribution."""
 
 
 class GeoError(Exception):

@@ -1,50 +1,41 @@
-"""What the registry asks of GeoIP: an address in, a position out.
+"""The contract of GeoIP: an address in, a position out.
 
-Here: the contract, its value, and how an address is read. Not here: the data. table.py has the embedded
-table, database.py the operator's file, opening.py chooses between them.
+Here: the contract, and how the text of an address is read. Not here: the data (table.py, database.py).
 """
 
 import socket
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-_MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 §2.5.5.2
+from portway_geo.position import Position
 
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A point in degrees, and the country around it (ISO 3166-1 alpha-2, empty when unknown)."""
-
-    latitude: float
-    longitude: float
-    country: str = ""
+_MAPPED_PREFIX: Final = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 §2.5.5.2
 
 
 class Locator(Protocol):
-    """Answers from memory or from a mapped file; safe to call on the event loop."""
+    """Answers from memory or from a mapped file, so it may be called on the event loop."""
 
     async def load(self) -> None:
-        """Make ready without holding up the event loop; until it is done `locate` answers None.
+        """Read the data without blocking the event loop; until this is done `locate` returns None.
 
-        Calling it again does nothing. Raises GeoError when the data cannot be used. Cancelled, it may
-        be called again.
+        Further calls do nothing. Raises GeoError when the data cannot be used. After a cancellation it may be called
+        again.
         """
         ...
 
     def locate(self, address: str) -> Position | None:
-        """Where an IPv4 or IPv6 address is, an IPv4-mapped one as IPv4; None for what is not known.
+        """The position of an IPv4 or IPv6 address (an IPv4-mapped one as IPv4), None when it is unknown.
 
-        Never raises: private and reserved addresses, host names and garbage are not known.
+        Never raises: private and reserved addresses, host names and garbage are unknown.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files; `locate` is not called after it. Calling it again does nothing."""
+        """Close files; `locate` is not called after this. Further calls do nothing."""
         ...
 
 
 def packed(address: str) -> bytes | None:
-    """An address as 4 or 16 bytes, an IPv4-mapped one as 4; None for anything that is no address."""
+    """An address as 4 or 16 bytes, an IPv4-mapped one as 4; None for text that is not an address."""
     try:
         if ":" not in address:
             return socket.inet_pton(socket.AF_INET, address)

@@ -1,22 +1,28 @@
-"""Distances on the globe, and the round trips they stand for.
-
-Here: geometry and the one formula from kilometres to milliseconds. Not here: load and choice (order.py).
-"""
+"""Positions on the globe, the distance between them, and the round trip to expect over a distance."""
 
 import math
-
-from portway_geo.locator import Position
+from dataclasses import dataclass
+from typing import Final
 
 Vector = tuple[float, float, float]
 
-EARTH_RADIUS_KM = 6371.0088  # mean radius of WGS 84 (IUGG)
+EARTH_RADIUS_KM: Final = 6371.0088  # mean radius of WGS 84 (IUGG)
 # Light in glass: 299,792 km/s over the group index of ordinary single-mode fibre, 1.468, is 204 km a millisecond.
-FIBRE_KM_PER_MS = 200.0
+FIBRE_KM_PER_MS: Final = 200.0
 # Paths are longer than the great circle: "multiply line-of-sight distance by 2.1, then divide by the speed of light
 # in fiber" is the rule of thumb that measurement campaigns suggest (Bozkurt et al., "Dissecting Latency in the
-# Internet's Fiber Infrastructure", 2018). A factor for all does not change the order by distance; it weighs distance
-# against load, and is what a client is told to expect.
-PATH_STRETCH = 2.1
+# Internet's Fiber Infrastructure", 2018). One factor for all pairs does not change their order by distance; it sets
+# what a distance weighs against other costs, and the round trip that a client is told to expect.
+PATH_STRETCH: Final = 2.1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A point in degrees, and its country (ISO 3166-1 alpha-2, empty when unknown)."""
+
+    latitude: float
+    longitude: float
+    country: str = ""
 
 
 def unit_vector(position: Position) -> Vector:
@@ -37,10 +43,10 @@ def distance_km(a: Position, b: Position) -> float:
 
 
 def fibre_round_trip_ms(km: float) -> float:
-    """The round trip to expect over this distance, access networks and queues left out."""
+    """The round trip to expect over this distance, without access networks and queues."""
     return PATH_STRETCH * light_round_trip_ms(km)
 
 
 def light_round_trip_ms(km: float) -> float:
-    """The least a round trip over this distance can take: straight fibre, nothing in between."""
+    """The lower bound of a round trip over this distance: a straight fibre with nothing in between."""
     return 2 * km / FIBRE_KM_PER_MS

@@ -1,22 +1,23 @@
-"""From a full GeoIP source to the runs of the embedded table: what scripts/build_geoip_table.py loses, and how.
+"""Builds the runs of the embedded table from a full GeoIP source, for scripts/build_geoip_table.
 
-Here: positions become whole degrees, networks become steps of a fixed prefix length, neighbours that say the
-same become one run. Not here: reading the source (the script) and the file format (format.py). The registry
-itself never runs this; it is beside the format so that both are tested together.
+Positions become whole degrees, networks become steps of a fixed prefix length, and neighbours in the same cell become
+one run. Here, beside the table, so that both are tested together. Not here: reading the source (the script) and the
+table's file (table.py). A server never imports this.
 """
 
 from array import array
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final
 
-from portway_geo.format import NOWHERE, Runs
-from portway_geo.locator import Position
+from portway_geo.position import Position
+from portway_geo.table import NOWHERE, Runs
 
 Network = IPv4Network | IPv6Network
 
-# Never at one place, whatever a source says: IANA's special-purpose registries (RFC 6890 and its updates), and
-# the two tunnels Teredo and 6to4, whose addresses tell nothing of where their user is.
-SPECIAL = tuple(
+# Networks that have no position, whatever a source says: IANA's special-purpose registries (RFC 6890 and its updates),
+# and the tunnels Teredo and 6to4, whose addresses say nothing about where their user is.
+SPECIAL: Final = tuple(
     ip_network(text)
     for text in (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
@@ -28,23 +29,23 @@ SPECIAL = tuple(
 
 
 class Cells:
-    """Numbers for positions in whole degrees, given in the order in which they are first asked for."""
+    """Numbers of positions in whole degrees, assigned in the order of first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, int, str], int] = {}
 
     def number(self, latitude: float, longitude: float, country: str) -> int:
-        """The cell of a point; NOWHERE is never given."""
+        """The cell of a point, never NOWHERE."""
         key = (round(latitude), round(longitude), country)
         return self._numbers.setdefault(key, len(self._numbers) + 1)
 
     def positions(self) -> tuple[Position | None, ...]:
-        """All cells by number."""
+        """The position of each cell, by its number."""
         return (None, *(Position(float(lat), float(lon), country) for lat, lon, country in self._numbers))
 
 
 class _Writer:
-    """Appends runs; a neighbour with the same cell makes the last run longer."""
+    """Appends runs; one in the same cell as the last extends it."""
 
     def __init__(self) -> None:
         self.starts = array("Q")
@@ -52,6 +53,7 @@ class _Writer:
         self.end = 0
 
     def put(self, first: int, end: int, cell: int) -> None:
+        """Steps from `first` up to `end` (excluded), and NOWHERE for a gap before them."""
         if first > self.end:
             self._begin(self.end, NOWHERE)
         self._begin(first, cell)
@@ -64,16 +66,16 @@ class _Writer:
 
 
 def reduce(networks: Iterable[tuple[Network, int]], *, bits: int, step: int) -> Runs:
-    """The runs of `networks`, each with its cell, in steps of /`step` of addresses `bits` long.
+    """The runs of `networks`, each given with its cell: steps of /`step` of addresses that are `bits` long.
 
-    Networks come in ascending order and do not overlap, as an .mmdb file is iterated. Of several within one
-    step the cell with the most addresses stands for all; what the source leaves out counts for nothing.
+    Networks are in ascending order and do not overlap, as an .mmdb file is iterated. A step with several networks gets
+    the cell with the most addresses; addresses that the source leaves out do not count.
     """
     shift = bits - step
     special = [network for network in SPECIAL if network.max_prefixlen == bits]
     writer = _Writer()
     weights: dict[int, int] = {}
-    shared = -1  # the step that several networks share
+    shared = -1  # the step whose networks are being weighed
     for network, cell in networks:
         first = int(network.network_address) >> shift
         if shared >= 0 and first != shared:
@@ -93,17 +95,17 @@ def reduce(networks: Iterable[tuple[Network, int]], *, bits: int, step: int) -> 
 
 
 def _without(runs: Runs, holes: Iterable[Network], shift: int) -> Runs:
-    """The same runs with each of `holes` (whole steps, ascending) made NOWHERE."""
+    """The same runs with NOWHERE in each of `holes` (whole steps, ascending)."""
     edges = [(int(hole.network_address) >> shift, (int(hole.broadcast_address) >> shift) + 1) for hole in holes]
     writer = _Writer()
     ends = [*runs.starts[1:], 1 << runs.step]
-    at = 0
+    edge = 0
     for start, end, cell in zip(runs.starts, ends, runs.cells, strict=True):
         position = start
         while position < end:
-            while at < len(edges) and edges[at][1] <= position:
-                at += 1
-            low, high = edges[at] if at < len(edges) else (end, end)
+            while edge < len(edges) and edges[edge][1] <= position:
+                edge += 1
+            low, high = edges[edge] if edge < len(edges) else (end, end)
             until = min(high if low <= position else low, end)
             writer.put(position, until, NOWHERE if low <= position < high else cell)
             position = until

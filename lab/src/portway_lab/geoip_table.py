@@ -31,10 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import maxminddb
-from portway_geo.format import IPV4_BITS, IPV6_BITS, Table, decode, encode
-from portway_geo.locator import Position
-from portway_geo.position import distance_km
-from portway_geo.table import EmbeddedTable
+from portway_geo.position import Position, distance_km
+from portway_geo.table import IPV4_BITS, IPV6_BITS, EmbeddedTable, Table, decode, encode
 from portway_geo.table_builder import Cells, Network, reduce
 
 from portway_lab.checkout import ROOT

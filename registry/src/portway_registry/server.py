@@ -16,9 +16,9 @@ from typing import Final, TypeVar
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from portway_geo.database import open_locator
 from portway_geo.errors import GeoError
 from portway_geo.locator import Locator
-from portway_geo.source import open_locator
 from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server

@@ -1,4 +1,4 @@
-"""Operators' .mmdb files in both layouts, sound and otherwise."""
+"""Which data answers; operators' .mmdb files in both layouts, sound and otherwise."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
-from portway_geo.database import open_database
+from portway_geo.database import Database, open_database, open_locator
 from portway_geo.errors import GeoError
-from portway_geo.locator import Position
+from portway_geo.position import Position
+from portway_geo.table import EmbeddedTable
+from portway_testkit.clusters.registry import loopback_geoip
 
 CITY = {"country": {"iso_code": "DE"}, "location": {"latitude": 50.1, "longitude": 8.7}}
 FLAT = {"country_code": "DE", "latitude": 50.1, "longitude": 8.7, "city": "Frankfurt"}
@@ -113,3 +115,11 @@ def test_a_file_that_is_missing_or_none_is_refused(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(GeoError, match=r"geo\.mmdb"):
         open_database(path)
+
+
+def test_the_operator_s_file_wins(tmp_path: Path) -> None:
+    """With a file it is the file, without one the table that comes along."""
+    assert isinstance(open_locator(None), EmbeddedTable)
+    opened = open_locator(loopback_geoip(tmp_path / "city.mmdb"))
+    assert isinstance(opened, Database)
+    opened.close()

@@ -1,13 +1,7 @@
-"""Addresses as bytes, and which data is looked at."""
-
-from pathlib import Path
+"""Addresses as bytes."""
 
 import pytest
-from portway_geo.database import Database
 from portway_geo.locator import packed
-from portway_geo.source import open_locator
-from portway_geo.table import EmbeddedTable
-from portway_testkit.clusters.registry import loopback_geoip
 
 
 @pytest.mark.parametrize(
@@ -30,11 +24,3 @@ def test_addresses_are_packed(address: str, raw: bytes) -> None:
 def test_anything_else_is_no_address(text: str) -> None:
     """Names, brackets, zones and garbage are not known."""
     assert packed(text) is None
-
-
-def test_the_operator_s_file_wins(tmp_path: Path) -> None:
-    """With a file it is the file, without one the table that comes along."""
-    assert isinstance(open_locator(None), EmbeddedTable)
-    opened = open_locator(loopback_geoip(tmp_path / "city.mmdb"))
-    assert isinstance(opened, Database)
-    opened.close()

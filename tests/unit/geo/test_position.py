@@ -1,8 +1,7 @@
 """Distances on the globe, against ones that are known."""
 
 import pytest
-from portway_geo.locator import Position
-from portway_geo.position import distance_km, fibre_round_trip_ms, light_round_trip_ms
+from portway_geo.position import Position, distance_km, fibre_round_trip_ms, light_round_trip_ms
 
 FRANKFURT = Position(50.1109, 8.6821)
 LONDON = Position(51.5074, -0.1278)

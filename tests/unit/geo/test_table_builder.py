@@ -5,9 +5,8 @@ from ipaddress import ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_geo.format import NOWHERE, Runs, Table
-from portway_geo.locator import Position
-from portway_geo.table import EmbeddedTable
+from portway_geo.position import Position
+from portway_geo.table import NOWHERE, EmbeddedTable, Runs, Table
 from portway_geo.table_builder import SPECIAL, Cells, Network, reduce
 
 

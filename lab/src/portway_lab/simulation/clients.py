@@ -12,8 +12,7 @@ from enum import Enum
 from itertools import accumulate
 from typing import Final
 
-from portway_geo.locator import Position
-from portway_geo.position import EARTH_RADIUS_KM, Vector, unit_vector
+from portway_geo.position import EARTH_RADIUS_KM, Position, Vector, unit_vector
 
 from portway_lab.simulation.assumptions import (
     ACCESS_MEDIAN_MS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from portway.engine.directory import Node
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.config import Config
 from portway_registry.nodes.session import is_notable

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from portway_geo.format import IPV4_BITS, Table
-from portway_geo.locator import Position
-from portway_geo.position import EARTH_RADIUS_KM, Vector, unit_vector
+from portway_geo.position import EARTH_RADIUS_KM, Position, Vector, unit_vector
+from portway_geo.table import IPV4_BITS, Table
 
 from portway_lab.simulation.assumptions import MOST_OF_A_RUN
 

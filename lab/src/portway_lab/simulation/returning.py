@@ -14,7 +14,7 @@ from portway.engine.grpc_registries import CALL_TIMEOUT
 from portway.engine.retry import hinted, pauses, spread
 from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
 from portway_carrier.values import Limits, SpareSizes
-from portway_geo.locator import Position
+from portway_geo.position import Position
 
 from portway_lab.simulation.assumptions import ANSWER_ROUND_TRIPS, LOCATE_ROUND_TRIPS
 from portway_lab.simulation.paths import seconds

@@ -14,9 +14,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 
-from portway_geo.locator import Position
-from portway_geo.ordering import Spread
-from portway_geo.position import Vector, fibre_round_trip_ms, unit_vector, vector_distance_km
+from portway_geo.ordering import FarApart
+from portway_geo.position import Position, Vector, fibre_round_trip_ms, unit_vector, vector_distance_km
 
 from portway_registry.placement.group import Group
 from portway_registry.placement.placed_nodes import Place, PlacedNode
@@ -151,7 +150,7 @@ class Placement:
         unlocated = [place for place in self._places.values() if place.vector is None]
         centres = {place.region: vector for place, vector in zip(located, vectors, strict=True)}
         elsewhere = [region for region in self._regions if region not in centres]
-        return Geometry(located, vectors, unlocated, Spread(centres), elsewhere)
+        return Geometry(located, vectors, unlocated, FarApart(centres), elsewhere)
 
     def _current(self) -> Geometry:
         geometry = self._geometry

@@ -5,7 +5,7 @@ Here: the value, and what load costs. Not here: distance (distance.py), choice (
 
 from dataclasses import dataclass
 
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.state.records import is_ready

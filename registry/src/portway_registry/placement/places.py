@@ -9,9 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_geo.locator import Position
-from portway_geo.ordering import Spread
-from portway_geo.position import Vector
+from portway_geo.ordering import FarApart
+from portway_geo.position import Position, Vector
 
 from portway_registry.placement.group import Group
 from portway_registry.placement.placed_nodes import PlacedNode
@@ -61,7 +60,7 @@ class Geometry:
     located: list[KnownPlace]
     vectors: list[Vector]  # of the located
     unlocated: list[KnownPlace]
-    spread: Spread
+    spread: FarApart
     elsewhere: list[str]  # regions none of whose nodes has a position
     rankings: OrderedDict[Position, Ranking] = field(default_factory=OrderedDict)
 

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.discovery_pb2 import RoundTrip as ReportedRoundTrip
 
 from portway_registry.placement.placed_nodes import PlacedNode

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 
 from portway_registry.placement.order import Placement

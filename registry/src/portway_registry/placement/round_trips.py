@@ -16,8 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_geo.locator import Position
-from portway_geo.position import distance_km, light_round_trip_ms
+from portway_geo.position import Position, distance_km, light_round_trip_ms
 
 from portway_registry.placement.placed_nodes import Place, PlacedNode
 

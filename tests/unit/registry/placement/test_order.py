@@ -5,8 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_geo.locator import Position
-from portway_geo.position import distance_km, fibre_round_trip_ms
+from portway_geo.position import Position, distance_km, fibre_round_trip_ms
 from portway_registry.placement.order import MOST_ACCESS_MS, Placement, order_candidates
 from portway_registry.placement.placed_nodes import PlacedNode
 from portway_registry.placement.places import MOST_RANKINGS

@@ -1,7 +1,7 @@
 """A node as placement sees it."""
 
 import pytest
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
 from portway_registry.placement.placed_nodes import FULL_VISITS, PlacedNode, placed_node
 

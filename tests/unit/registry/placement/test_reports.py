@@ -4,7 +4,7 @@ import ipaddress
 import math
 from collections.abc import Sequence
 
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.discovery_pb2 import RoundTrip
 from portway_registry.placement.placed_nodes import PlacedNode
 from portway_registry.placement.reports import MOST_IN_A_REPORT, REPORT_BURST, REPORTS_PER_SECOND, Reports, TokenRate

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
 from portway_registry.placement.roster import Roster
 from portway_registry.placement.round_trips import NOTHING

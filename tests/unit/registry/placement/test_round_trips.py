@@ -7,8 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_geo.locator import Position
-from portway_geo.position import distance_km, light_round_trip_ms
+from portway_geo.position import Position, distance_km, light_round_trip_ms
 from portway_registry.placement.placed_nodes import PlacedNode
 from portway_registry.placement.round_trips import (
     HALF_LIFE,

@@ -4,7 +4,7 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_geo.locator import Position
+from portway_geo.position import Position
 from portway_registry.placement.order import MOST_OF_A_REGION, Placement
 from portway_registry.placement.placed_nodes import PlacedNode
 from portway_registry.placement.round_trips import Expected, Learned
