@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from portway.config import LATENCY, Settings, resolve
 from portway.errors import InvalidError, TunnelLostError
-from portway.forks import unforked
+from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Forwarding:
         if self._opening is not None and self._opening.ours:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
-        with unforked:
+        with fork_guard:
             from portway.engine.engine_thread import running_engine
             from portway.engine.tunnel_handle import TunnelHandle
 

@@ -18,7 +18,7 @@ from portway_carrier.values import ClientTls
 from portway_proto.wire.limits import LINK_ALPN
 
 from portway.engine.directory import Node, RoundTrip
-from portway.forks import unforked
+from portway.fork_guard import fork_guard
 
 # A SYN lost once is repeated after 1 s; a node that needs longer than this to connect is no good one.
 DIAL_TIMEOUT: Final = 3.0
@@ -48,7 +48,7 @@ class Dialled:
 async def dial(carrier: Carrier, node: Node, cluster_ca: bytes) -> Dialled:
     """Connect. Raises DialFailed. Cancelled, it leaves nothing behind."""
     try:
-        with unforked:  # the first one sets the TLS library up
+        with fork_guard:  # the first one sets the TLS library up
             stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
     except CarrierError as error:
         raise DialFailed(str(error), _in_short(error)) from None

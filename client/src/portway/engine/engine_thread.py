@@ -17,7 +17,7 @@ from portway_runtime.descriptors import demand_descriptors
 
 from portway.engine.engine import Engine, Status
 from portway.errors import RemoteError
-from portway.forks import unforked
+from portway.fork_guard import fork_guard
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ _inherited: list[EngineThread] = []
 def running_engine() -> EngineThread:
     """The engine of this process, started when there is none."""
     global _engine
-    with unforked, _starting:
+    with fork_guard, _starting:
         if _engine is None or not _engine.alive:
             _engine = EngineThread()
         return _engine
@@ -186,6 +186,6 @@ def _let_engine_go_on() -> None:
         _engine.go_on()
 
 
-unforked.halt, unforked.go_on = _halt_engine, _let_engine_go_on
+fork_guard.halt, fork_guard.go_on = _halt_engine, _let_engine_go_on
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(stop_engine)

@@ -14,7 +14,7 @@ from portway_runtime.errors import NoDescriptors
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, SurveyedNode
 from portway.errors import Attempt, RemoteError, UnreachableError
-from portway.forks import unforked
+from portway.fork_guard import fork_guard
 
 if TYPE_CHECKING:
     import grpc
@@ -40,7 +40,7 @@ class GrpcRegistries:
 
     def locate(self) -> Located:
         """Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError."""
-        with unforked:
+        with fork_guard:
             from portway_proto.v1.discovery_pb2 import LocateRequest, Strategy
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
@@ -63,7 +63,7 @@ class GrpcRegistries:
 
     def renew(self) -> Grant:
         """Raises as `locate`."""
-        with unforked:
+        with fork_guard:
             from portway_proto.v1.discovery_pb2 import RenewRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
@@ -76,7 +76,7 @@ class GrpcRegistries:
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell the registry that answered last. Raises as `locate`."""
-        with unforked:
+        with fork_guard:
             from portway_proto.v1.discovery_pb2 import ReportRequest
             from portway_proto.v1.discovery_pb2 import RoundTrip as Reported
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
@@ -92,7 +92,7 @@ class GrpcRegistries:
 
     def survey(self) -> Survey:
         """Raises as `locate`."""
-        with unforked:
+        with fork_guard:
             from portway_proto.v1.discovery_pb2 import SurveyRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
@@ -111,7 +111,7 @@ class GrpcRegistries:
     ) -> T:
         """The first answer of all registries, or of these; without one, an UnreachableError that begins with
         `otherwise`."""
-        with unforked:
+        with fork_guard:
             import grpc
 
             from portway.engine.failures import status_error
@@ -120,7 +120,7 @@ class GrpcRegistries:
         attempts: list[Attempt] = []
         for address in tuple(self._order if registries is None else registries):
             try:
-                with unforked:
+                with fork_guard:
                     demand_descriptors()
                     with self._channel(address) as channel:
                         answer = call(channel, metadata)

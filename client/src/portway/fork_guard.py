@@ -24,7 +24,7 @@ SETTLE: Final = 0.05
 def _nothing() -> None: ...
 
 
-class Unforked:
+class ForkGuard:
     """A context; any number of threads may be in it at once, and a fork waits until none is.
 
     `halt` is called then, and `go_on` after the fork, in the parent.
@@ -64,7 +64,7 @@ class Unforked:
         self._left = threading.Condition(threading.Lock())
 
 
-unforked = Unforked()
+fork_guard = ForkGuard()
 os.register_at_fork(
-    before=unforked.before_fork, after_in_parent=unforked.after_fork, after_in_child=unforked.after_fork_in_child
+    before=fork_guard.before_fork, after_in_parent=fork_guard.after_fork, after_in_child=fork_guard.after_fork_in_child
 )

@@ -1,19 +1,19 @@
-"""portway.forks: what a fork waits for."""
+"""portway.fork_guard: what a fork waits for."""
 
 import threading
 
-from portway.forks import Unforked
+from portway.fork_guard import ForkGuard
 
 
 def test_a_fork_waits_until_nobody_is_inside() -> None:
     """Two inside at once: both must have left."""
-    unforked = Unforked()
+    fork_guard = ForkGuard()
     inside = threading.Barrier(3)
     may_leave = [threading.Event(), threading.Event()]
     left: list[int] = []
 
     def be_inside(number: int) -> None:
-        with unforked:
+        with fork_guard:
             inside.wait()
             may_leave[number].wait()
             left.append(number)
@@ -25,9 +25,9 @@ def test_a_fork_waits_until_nobody_is_inside() -> None:
     forks: list[list[int]] = []
 
     def fork() -> None:
-        unforked.before_fork()
+        fork_guard.before_fork()
         forks.append(list(left))
-        unforked.after_fork()
+        fork_guard.after_fork()
 
     forking = threading.Thread(target=fork)
     forking.start()
@@ -42,28 +42,28 @@ def test_a_fork_waits_until_nobody_is_inside() -> None:
 
 def test_nobody_gets_in_while_a_fork_goes_on() -> None:
     """Who comes waits for its end."""
-    unforked = Unforked()
-    unforked.before_fork()
+    fork_guard = ForkGuard()
+    fork_guard.before_fork()
     came = threading.Event()
 
     def come() -> None:
-        with unforked:
+        with fork_guard:
             came.set()
 
     coming = threading.Thread(target=come)
     coming.start()
     assert not came.is_set()
-    unforked.after_fork()
+    fork_guard.after_fork()
     assert came.wait(10)
     coming.join()
 
 
 def test_a_child_begins_as_new() -> None:
     """Who was inside in the parent, when the fork would wait no longer, is not there."""
-    unforked = Unforked()
-    with unforked:
+    fork_guard = ForkGuard()
+    with fork_guard:
         pass
-    unforked.__enter__()
-    unforked.after_fork_in_child()
-    unforked.before_fork()  # would wait
-    unforked.after_fork()
+    fork_guard.__enter__()
+    fork_guard.after_fork_in_child()
+    fork_guard.before_fork()  # would wait
+    fork_guard.after_fork()
