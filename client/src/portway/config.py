@@ -1,33 +1,37 @@
-"""Where the registry is, which token to show, whom to trust: arguments, then the environment.
+"""Settings of a tunnel: the registries to ask, the token to present, the CA to trust. Arguments before environment.
 
-Resolved when a tunnel is opened, never at import. What is not given at all is a ConfigError that names both places.
+They are resolved when a tunnel is opened, never at import. A missing one is a ConfigError that names the argument and
+the variable.
 """
 
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+from portway_runtime.endpoints import parse_endpoint
 
 from portway.errors import AuthError, ConfigError, InvalidError
 
-REGISTRY_VARIABLE = "PORTWAY_REGISTRY"
-TOKEN_VARIABLE = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
-CA_VARIABLE = "PORTWAY_CA"
+REGISTRY_VARIABLE: Final = "PORTWAY_REGISTRY"
+TOKEN_VARIABLE: Final = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
+CA_VARIABLE: Final = "PORTWAY_CA"
 
-# How the node is chosen: the first candidates race, or the first one by distance is taken unless it fails.
-LATENCY = "latency"
-GEOIP = "geoip"
-STRATEGIES = (LATENCY, GEOIP)
+# How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
+LATENCY: Final = "latency"
+GEOIP: Final = "geoip"
+STRATEGIES: Final = (LATENCY, GEOIP)
 
-_TOKEN = re.compile(r"pw_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
-_HOST = re.compile(r"[A-Za-z0-9._-]+")
+_TOKEN: Final = re.compile(r"pw_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Whom to ask for nodes and by what right. Tunnels with equal settings share a session.
+    """The registries, the credentials, and the choice of node. Tunnels with equal settings share a session.
 
-    `registries` are host:port, tried in turn. `ca` is PEM; None trusts the system's roots.
+    registries: each `host:port`, tried in turn. ca: PEM; None trusts the system's roots. region: "" is any region.
     """
 
     registries: tuple[str, ...]
@@ -46,9 +50,10 @@ def resolve(
     strategy: str = LATENCY,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings now.
+    """The settings that these arguments and the environment (the process's, if None) make now.
 
-    Raises ConfigError, AuthError for a token that has not a token's form, InvalidError for what is of no use at all.
+    Raises InvalidError for an argument of the wrong type, AuthError for a malformed token, ConfigError for what is
+    missing or cannot be used.
     """
     environment = os.environ if environment is None else environment
     _check_kind("token", token, str)
@@ -56,10 +61,10 @@ def resolve(
     _check_kind("ca", ca, (str, os.PathLike))
     if strategy not in STRATEGIES:
         raise InvalidError(f"the strategy is one of {', '.join(map(repr, STRATEGIES))}, not {strategy!r}")
-    named = environment.get(REGISTRY_VARIABLE, "") if registry is None else registry
+    registries = environment.get(REGISTRY_VARIABLE, "") if registry is None else registry
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
-    return Settings(_registries(named), _checked_token(token), _read_ca(path), region or "", strategy)
+    return Settings(_checked_registries(registries), _checked_token(token), _read_ca(path), region or "", strategy)
 
 
 def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:
@@ -67,24 +72,26 @@ def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None
         raise InvalidError(f"{name} is text, not of type {type(value).__name__}")
 
 
-def _registries(named: str | Sequence[str]) -> tuple[str, ...]:
-    entries = named.split(",") if isinstance(named, str) else named
+def _checked_registries(registries: str | Sequence[str]) -> tuple[str, ...]:
+    entries = registries.split(",") if isinstance(registries, str) else registries
     if not isinstance(entries, Sequence) or not all(isinstance(entry, str) for entry in entries):
-        raise InvalidError(f"registry is host:port, or several of them, not {named!r}")
+        raise InvalidError(f"registry is host:port, or several of them, not {registries!r}")
     found = tuple(dict.fromkeys(entry.strip() for entry in entries if entry.strip()))
     if not found:
         raise ConfigError(f"no registry is named: set {REGISTRY_VARIABLE}=host:port, or pass registry= (--registry)")
     for entry in found:
-        _check_address(entry)
+        if not _names_registry(entry):
+            raise ConfigError(f"{entry!r} does not name a registry: write host:port, such as registry.example.com:7400")
     return found
 
 
-def _check_address(entry: str) -> None:
-    host, separator, port = entry.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    usable = bracketed or _HOST.fullmatch(host)
-    if not separator or not usable or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ConfigError(f"{entry!r} does not name a registry: write host:port, such as registry.example.com:7400")
+def _names_registry(entry: str) -> bool:
+    try:
+        endpoint = parse_endpoint(entry)
+    except ValueError:
+        return False
+    bracketed = entry.startswith("[")
+    return endpoint.port > 0 and (bracketed or _HOST.fullmatch(endpoint.host) is not None)
 
 
 def _checked_token(token: str) -> str:

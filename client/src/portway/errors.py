@@ -1,15 +1,15 @@
-"""Every error a program that forwards ports can see. Each message says what to do next.
+"""Every error that this package raises. Each message says what to do next.
 
 Error
 ├── InvalidError        an argument that cannot be used
-├── ConfigError         no registry or no token was named, or a file that is named cannot be used
+├── ConfigError         no registry or no token is set, or a file that is named cannot be used
 ├── AuthError           the token is malformed, unknown or revoked
-├── QuotaError          the token has as many tunnels as it may have
-├── UnreachableError    no registry or no relay node could be reached; `attempts` says what each one did
-├── RemoteError         the other end answered what it should not have
-└── TunnelLostError     a tunnel was open and is gone for good; `reason` says why
+├── QuotaError          the token has as many tunnels as its quota allows
+├── UnreachableError    no registry or no relay node could be reached; `attempts` gives the reason of each
+├── RemoteError         a registry or relay node failed, or broke the protocol
+└── TunnelLostError     an open tunnel is lost for good; `reason` is the error that ended it
 
-Which status or failure code becomes which error is decided in engine/failures.py.
+The tables from gRPC status and node's failure code to error are in engine/failures.py.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ConfigError(Error):
 
 
 class AuthError(Error):
-    """The token was not accepted."""
+    """The token is malformed, unknown or revoked."""
 
 
 class QuotaError(Error):
@@ -36,12 +36,12 @@ class QuotaError(Error):
 
 
 class RemoteError(Error):
-    """A registry or relay node failed, or answered what it should not have."""
+    """A registry or relay node failed, or broke the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One registry or relay node that was tried, and why it did not do."""
+    """One registry or relay node that was tried, and why it was not used. `name` is "" for a registry."""
 
     name: str
     address: str
@@ -52,7 +52,7 @@ class Attempt:
 
 
 class UnreachableError(Error):
-    """Nobody that could open the tunnel was reached in time."""
+    """No registry or relay node that could open the tunnel was reached in time. `attempts`: in the order tried."""
 
     def __init__(self, message: str, attempts: tuple[Attempt, ...] = ()) -> None:
         self.attempts = attempts
@@ -60,7 +60,7 @@ class UnreachableError(Error):
 
 
 class TunnelLostError(Error):
-    """A tunnel that was open is gone for good: re-attaching cannot bring it back."""
+    """An open tunnel is lost for good: attaching again cannot restore it."""
 
     def __init__(self, url: str, reason: Error) -> None:
         super().__init__(f"the tunnel to {url} is gone for good: {reason}")

@@ -1,11 +1,12 @@
-"""What a fork waits for: things that would stay half done in the child for ever.
+"""ForkGuard: makes a fork wait for work that would stay half done in the child for ever.
 
-An engine that another thread is starting, a module that it is importing, a call of gRPC that it is in: whoever uses
-one of these in the child would wait for a thread that is not there. So they are done in here. And the engine halts, for
-the TLS library has locks too.
+Examples are an engine that another thread is starting, a module that it is importing, a gRPC call that it has begun.
+The child has no such thread, so it would wait for one of these without end. All three run inside the guard. The TLS
+library has locks of its own, so the engine registers here to stand still while the process forks.
 """
 
-# A fork takes the newest lock first, and what is done in here may take these two modules': they come before.
+# At a fork these two modules acquire locks that guarded work may need. `before` hooks run in reverse order of
+# registration, so theirs must be registered first.
 import concurrent.futures.thread  # noqa: F401
 import logging  # noqa: F401
 import os
@@ -15,29 +16,33 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-# Longer than any of it takes by itself. Then the fork happens anyhow, and its child may be unable to open tunnels.
-LONGEST: Final = 5.0
-# gRPC's own threads tidy up after a call that has returned, under locks of theirs.
-SETTLE: Final = 0.05
+# Guarded work takes less than this. After it the fork happens anyway, and its child may be unable to open tunnels.
+MAX_WAIT: Final = 5.0
+# After a call has returned, gRPC's own threads clean up under locks of gRPC's for a few milliseconds.
+SETTLE_TIME: Final = 0.05
 
-
-def _nothing() -> None: ...
+Hook = Callable[[], None]
 
 
 class ForkGuard:
-    """A context; any number of threads may be in it at once, and a fork waits until none is.
-
-    `halt` is called then, and `go_on` after the fork, in the parent.
-    """
+    """A context manager. Any number of threads may be inside at once; a fork waits until none is, MAX_WAIT at most."""
 
     def __init__(self) -> None:
-        self.halt: Callable[[], None] = _nothing
-        self.go_on: Callable[[], None] = _nothing
+        self._before: list[Hook] = []
+        self._after_in_parent: list[Hook] = []
+        self._after_in_child: list[Hook] = []
         self._inside = 0
         self._left_at = time.monotonic()
         self._left = threading.Condition(threading.Lock())
 
+    def register(self, *, before: Hook, after_in_parent: Hook, after_in_child: Hook) -> None:
+        """Call these around each fork: `before` when no thread is inside any more, the others after the fork."""
+        self._before.append(before)
+        self._after_in_parent.append(after_in_parent)
+        self._after_in_child.append(after_in_child)
+
     def __enter__(self) -> None:
+        """Enter; waits while a fork is under way."""
         with self._left:
             self._inside += 1
 
@@ -48,23 +53,30 @@ class ForkGuard:
             self._left.notify_all()
 
     def before_fork(self) -> None:
-        """Wait, and let nobody in until the fork is over."""
+        """Wait until no thread is inside, and let none in until the fork is over."""
         self._left.acquire()
-        self._left.wait_for(lambda: not self._inside, LONGEST)
-        time.sleep(max(0.0, self._left_at + SETTLE - time.monotonic()))
-        self.halt()
+        self._left.wait_for(lambda: not self._inside, MAX_WAIT)
+        time.sleep(max(0.0, self._left_at + SETTLE_TIME - time.monotonic()))
+        for hook in self._before:
+            hook()
 
     def after_fork(self) -> None:
-        self.go_on()
+        """In the parent: go on."""
+        for hook in self._after_in_parent:
+            hook()
         self._left.release()
 
     def after_fork_in_child(self) -> None:
-        """As new: whoever is inside is a thread of the parent."""
+        """In the child: begin anew. Threads that were inside belong to the parent."""
         self._inside = 0
         self._left = threading.Condition(threading.Lock())
+        for hook in self._after_in_child:
+            hook()
 
 
 fork_guard = ForkGuard()
 os.register_at_fork(
-    before=fork_guard.before_fork, after_in_parent=fork_guard.after_fork, after_in_child=fork_guard.after_fork_in_child
+    before=fork_guard.before_fork,
+    after_in_parent=fork_guard.after_fork,
+    after_in_child=fork_guard.after_fork_in_child,
 )

@@ -1,6 +1,7 @@
-"""`forward()`: arguments are kept, checked on enter, and given to the engine; nothing heavy is imported before that.
+"""`forward()`: keeps its arguments, checks them on enter, and gives the request to the engine.
 
-Here: the with-block, its async twin and the decorator. Not here: what a tunnel needs to come to be (engine/).
+Here: the with-block, its asynchronous twin and the decorator. The engine is imported when the first tunnel is opened,
+so that `import portway` loads nothing heavy. Not here: how a tunnel is opened (engine/).
 """
 
 import functools
@@ -10,38 +11,24 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from portway.config import LATENCY, Settings, resolve
+from portway.config import LATENCY, resolve
 from portway.errors import InvalidError, TunnelLostError
 from portway.fork_guard import fork_guard
-from portway.tunnel import Tunnel
+from portway.tunnel import Tunnel, TunnelLost, TunnelRequest
 
 if TYPE_CHECKING:
-    from portway.engine.tunnel_handle import TunnelHandle
+    from portway.engine.tunnel_handle import TunnelHandle  # imported late: it takes 0.1 s
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-TunnelLost = Callable[[TunnelLostError], None]
 
-TUNNEL_PARAMETER = "tunnel"
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelRequest:
-    """One tunnel to open, checked. `timeout` is in seconds."""
-
-    port: int
-    host: str | None
-    unencrypted: bool
-    h2_enabled: bool
-    timeout: float
-    settings: Settings
-    tunnel_lost: TunnelLost | None = None
+TUNNEL_PARAMETER: Final = "tunnel"
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What `forward` was called with, unchecked: any caller's objects."""
+    """What `forward` was called with, unchecked: any object that a caller may pass."""
 
     port: Any
     unencrypted: bool
@@ -56,11 +43,11 @@ class Arguments:
     tunnel_lost: TunnelLost | None
 
     def checked(self) -> TunnelRequest:
-        """The request they make now. Raises InvalidError, ConfigError, AuthError."""
+        """The request that they and the environment make now. Raises InvalidError, ConfigError, AuthError."""
         if isinstance(self.port, bool) or not isinstance(self.port, int):
             raise InvalidError(f"the port is an int between 1 and 65535, not {self.port!r}")
         if not 1 <= self.port <= 65535:
-            raise InvalidError(f"{self.port} is no port: give one between 1 and 65535")
+            raise InvalidError(f"{self.port} is not a port: give one between 1 and 65535")
         if self.h2_enabled and self.unencrypted:
             raise InvalidError("h2_enabled cannot be combined with unencrypted: open two tunnels, or leave one out")
         if self.host is not None and not _is_host(self.host):
@@ -83,71 +70,73 @@ class Arguments:
 
 
 def _is_host(host: object) -> bool:
-    """Whether a resolver can be asked for it: it need not exist."""
+    """Whether a resolver accepts it; it need not exist."""
     if not isinstance(host, str) or not host.isprintable() or any(character in " /[]" for character in host):
         return False
     return ":" in host or all(1 <= len(part) <= 63 for part in host.removesuffix(".").split("."))
 
 
 class Forwarding:
-    """What `forward(...)` returns: a context manager, plain and async, and a decorator.
+    """What `forward(...)` returns: a context manager, plain and asynchronous, and a decorator.
 
-    It may be used many times, one after the other. On leaving the block the tunnel is closed; when it had been lost
-    for good and the block itself raised nothing, TunnelLostError is raised.
+    It can be entered again after it was left. Leaving closes the tunnel; if the tunnel had been lost for good, leaving
+    raises TunnelLostError, unless the block itself raised.
     """
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
-        self._opening: TunnelHandle | None = None
+        self._handle: TunnelHandle | None = None
 
     def __enter__(self) -> Tunnel:
-        opening = self._begin()
+        """Open the tunnel and wait until it is open. Raises as `forward` says; interrupted, it leaves no tunnel."""
+        handle = self._begin()
         try:
-            tunnel = opening.result()
+            tunnel = handle.result()
         except BaseException:
-            opening.withdraw()
+            handle.withdraw()
             raise
-        self._opening = opening
+        self._handle = handle
         return tunnel
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            self._tell(opening.close(), error)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._raise_loss(handle.close(), error)
 
     async def __aenter__(self) -> Tunnel:
-        opening = self._begin()
+        """`__enter__` on an event loop, which it does not block. Cancelled, it leaves no tunnel."""
+        handle = self._begin()
         try:
-            tunnel = await opening.wait()
+            tunnel = await handle.wait()
         except BaseException:
-            opening.withdraw()
+            handle.withdraw()
             raise
-        self._opening = opening
+        self._handle = handle
         return tunnel
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            self._tell(await opening.wait_closed(), error)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._raise_loss(await handle.wait_closed(), error)
 
     def __call__(self, function: Function) -> Function:
-        """Open a tunnel around each call of `function`; a parameter named `tunnel` is given it."""
+        """Open a tunnel around each call of `function`, and pass it as the parameter `tunnel` if there is one."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise InvalidError("forward() cannot decorate a generator: open the tunnel inside it, in a with-block")
         signature = inspect.signature(function)
-        wanted = TUNNEL_PARAMETER in signature.parameters
+        takes_tunnel = TUNNEL_PARAMETER in signature.parameters
 
-        def given(tunnel: Tunnel) -> dict[str, Tunnel]:
-            return {TUNNEL_PARAMETER: tunnel} if wanted else {}
+        def extra(tunnel: Tunnel) -> dict[str, Tunnel]:
+            return {TUNNEL_PARAMETER: tunnel} if takes_tunnel else {}
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def call_async(*args: Any, **kwargs: Any) -> Any:
                 async with Forwarding(self._arguments) as tunnel:
-                    return await function(*args, **(kwargs | given(tunnel)))
+                    return await function(*args, **(kwargs | extra(tunnel)))
 
             wrapper: Any = call_async
         else:
@@ -155,15 +144,15 @@ class Forwarding:
             @functools.wraps(function)
             def call(*args: Any, **kwargs: Any) -> Any:
                 with Forwarding(self._arguments) as tunnel:
-                    return function(*args, **(kwargs | given(tunnel)))
+                    return function(*args, **(kwargs | extra(tunnel)))
 
             wrapper = call
-        left = [parameter for name, parameter in signature.parameters.items() if name != TUNNEL_PARAMETER]
-        wrapper.__signature__ = signature.replace(parameters=left)
+        parameters = [parameter for name, parameter in signature.parameters.items() if name != TUNNEL_PARAMETER]
+        wrapper.__signature__ = signature.replace(parameters=parameters)
         return cast(Function, wrapper)
 
     def _begin(self) -> "TunnelHandle":
-        if self._opening is not None and self._opening.ours:
+        if self._handle is not None and self._handle.ours:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
         with fork_guard:
@@ -173,13 +162,14 @@ class Forwarding:
         return TunnelHandle(running_engine(), request)
 
     @staticmethod
-    def _tell(lost: TunnelLostError | None, error: BaseException | None) -> None:
+    def _raise_loss(lost: TunnelLostError | None, error: BaseException | None) -> None:
+        """The block's own error goes first."""
         if lost is not None and error is None:
             raise lost
 
 
 class _Forward:
-    """`forward` itself: a function that has `aio`, as Modal's does."""
+    """`forward` itself: a function with an attribute `aio`, as Modal's has."""
 
     def __call__(
         self,
@@ -205,10 +195,10 @@ class _Forward:
         or done before it is entered.
 
         unencrypted: a random TCP port without TLS, in addition to the https:// address.
-        h2_enabled: offer HTTP/2 to visitors that speak nothing else, such as gRPC clients.
-        host: where the port is; this machine (127.0.0.1, then ::1) when left out.
+        h2_enabled: offer HTTP/2 to visitors that offer only HTTP/2, such as gRPC clients.
+        host: the machine that the port is on; without it this machine (127.0.0.1, then ::1).
         timeout: seconds that opening may take.
-        registry, token, ca: instead of PORTWAY_REGISTRY, PORTWAY_TOKEN and PORTWAY_CA.
+        registry, token, ca: used instead of PORTWAY_REGISTRY, PORTWAY_TOKEN and PORTWAY_CA.
         region: only relay nodes of this region.
         strategy: "latency" takes the first of the nearest nodes to answer; "geoip" the nearest by location, unless it
             cannot be reached.

@@ -1,44 +1,43 @@
-"""What `portway netcheck` prints: a table of every region for people, one object of JSON for programs.
+"""What `portway netcheck` prints: a table of the nodes of every region for people, one JSON object for programs.
 
-Here: the shape of both. Not here: what is measured and who is picked (engine/survey.py).
+Here: the form of both. Not here: what is measured, and which node is picked (engine/survey.py).
 """
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from portway.engine.directory import Survey
-    from portway.engine.survey import MeasuredNode, Pick
+from portway.engine.directory import Survey
+from portway.engine.survey import MeasuredNode, Pick
 
 _HEADINGS: Final = ("REGION", "NODE", "ROUND TRIP", "READY AFTER", "EXPECTED", "DISTANCE", "LOAD", "ADDRESS", "")
-_RIGHT: Final = frozenset({2, 3, 5, 6})
+_RIGHT_ALIGNED: Final = frozenset({2, 3, 5, 6})
 _UNKNOWN: Final = "-"
 
 
-def as_table(survey: "Survey", measured: "Sequence[MeasuredNode]", picked: "Pick | None") -> str:
-    """For people. Regions in the order of their best node."""
+def as_table(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None) -> str:
+    """Text for people. Regions are in the order of their best nodes."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     rows += [_row(one, picked) for nodes in _by_region(measured).values() for one in nodes]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [f"registry  {survey.registry}", f"client    {_client(survey)}", ""]
     for row in rows:
         cells = [
-            cell.rjust(width) if column in _RIGHT else cell.ljust(width)
+            cell.rjust(width) if column in _RIGHT_ALIGNED else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     if survey.total > len(measured):
         lines.append(f"and {survey.total - len(measured)} more nodes of these regions")
-    missed = sum(not one.reached for one in measured)
-    if missed:
-        lines.append(f"not reached: {missed} of {len(measured)}")
+    unreached = sum(not one.reached for one in measured)
+    if unreached:
+        lines.append(f"not reached: {unreached} of {len(measured)}")
     lines += ["", _verdict(picked)]
     return "\n".join(lines)
 
 
-def as_json(survey: "Survey", measured: "Sequence[MeasuredNode]", picked: "Pick | None") -> str:
-    """For programs, on one line; times in milliseconds, what is not known null."""
+def as_json(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None) -> str:
+    """One line of JSON for programs. Times are in milliseconds; an unknown value is null."""
     latitude, longitude = survey.position or (None, None)
     return json.dumps(
         {
@@ -61,14 +60,14 @@ def as_json(survey: "Survey", measured: "Sequence[MeasuredNode]", picked: "Pick 
     )
 
 
-def _by_region(measured: "Sequence[MeasuredNode]") -> "dict[str, list[MeasuredNode]]":
+def _by_region(measured: Sequence[MeasuredNode]) -> dict[str, list[MeasuredNode]]:
     regions: dict[str, list[MeasuredNode]] = {}
     for one in measured:
         regions.setdefault(one.node.node.region, []).append(one)
     return regions
 
 
-def _row(one: "MeasuredNode", picked: "Pick | None") -> tuple[str, ...]:
+def _row(one: MeasuredNode, picked: Pick | None) -> tuple[str, ...]:
     node = one.node
     notes = [node.state] if not one.candidate else []
     if not one.reached:
@@ -88,7 +87,7 @@ def _row(one: "MeasuredNode", picked: "Pick | None") -> tuple[str, ...]:
     )
 
 
-def _object(one: "MeasuredNode") -> dict[str, object]:
+def _object(one: MeasuredNode) -> dict[str, object]:
     node = one.node
     return {
         "name": node.node.name,
@@ -106,7 +105,7 @@ def _object(one: "MeasuredNode") -> dict[str, object]:
     }
 
 
-def _client(survey: "Survey") -> str:
+def _client(survey: Survey) -> str:
     if survey.position is None:
         return f"{survey.address}, unknown to GeoIP: nodes of regions far apart are tried, and what others measured"
     latitude, longitude = survey.position
@@ -114,14 +113,14 @@ def _client(survey: "Survey") -> str:
     return f"{survey.address}, for GeoIP in {country}at {latitude:g}, {longitude:g}"
 
 
-def _expected(one: "MeasuredNode") -> str:
+def _expected(one: MeasuredNode) -> str:
     expected = one.node.expected
     if not expected.ms:
         return _UNKNOWN
     return f"{_ms(expected.ms)}, {'learned' if expected.learned else 'by distance'}"
 
 
-def _verdict(picked: "Pick | None") -> str:
+def _verdict(picked: Pick | None) -> str:
     if picked is None:
         return "picked: none, for no node that takes clients can be reached"
     node = picked.measured.node.node

@@ -1,6 +1,6 @@
-"""What the command shows while tunnels are open: on a terminal one line that is kept up to date, else log lines alone.
+"""What `portway forward` writes to standard error while tunnels are open: log lines, and on a terminal a status line.
 
-Here: standard error. Not here: the addresses, which go to standard output (cli.py).
+The status line is the last one and is rewritten in place. Not here: addresses, which go to standard output (cli.py).
 """
 
 import logging
@@ -14,38 +14,39 @@ from portway.errors import Error
 if TYPE_CHECKING:
     from portway.engine.engine import Status
 
-# Fast enough to look alive, slow enough to be read and to cost nothing.
+# Seconds between updates: fast enough to look alive, slow enough to read.
 REFRESH: Final = 0.5
 _CLEAR_LINE: Final = "\r\x1b[K"
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _DEFAULT_WIDTH: Final = 80
+_LOGGERS: Final = ("portway", "portway_carrier", "portway_runtime")
 
 
 class Progress:
-    """A context: the engine's log goes to `stream` within it, and the live line where `stream` is a terminal."""
+    """A context manager: inside it the engine's log goes to `stream`, and the status line too if that is a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._live = stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._shown = ""
+        self._interactive = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._status_line = ""
         self._drawing = threading.Lock()
         self._handler = _LineHandler(self)
 
     def __enter__(self) -> Self:
         logging.getLogger("portway").setLevel(logging.INFO)
-        for name in ("portway", "portway_carrier", "portway_runtime"):
+        for name in _LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for name in ("portway", "portway_carrier", "portway_runtime"):
+        for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self._handler)
         logging.getLogger("portway").setLevel(logging.NOTSET)
         self.update("")
 
     def show_until(self, ended: threading.Event) -> None:
-        """Wait, and show meanwhile how things stand."""
-        if not self._live:
+        """Wait for `ended`, and keep the status line up to date meanwhile."""
+        if not self._interactive:
             ended.wait()
             return
         from portway.engine.engine_thread import running_engine
@@ -55,22 +56,22 @@ class Progress:
             try:
                 self.update(describe(engine.status()))
             except (Error, TimeoutError):
-                pass  # the engine is ending, or busy: the next look will tell
+                pass  # the engine is ending, or busy: ask again at the next update
             ended.wait(REFRESH)
 
     def line(self, text: str) -> None:
-        """A line that stays, above the live one."""
+        """Write a line that stays, above the status line."""
         with self._drawing:
-            self._write(f"{_CLEAR_LINE if self._shown else ''}portway: {text}\n{self._shown}")
+            self._write(f"{_CLEAR_LINE if self._status_line else ''}portway: {text}\n{self._status_line}")
 
     def update(self, text: str) -> None:
-        """Replace the live line, if there is one; empty text takes it away."""
-        if not self._live:
+        """Replace the status line; does nothing unless `stream` is a terminal. Empty text removes it."""
+        if not self._interactive:
             return
         text = text[: max(0, self._width() - 1)]
         with self._drawing:
-            if text != self._shown:
-                self._shown = text
+            if text != self._status_line:
+                self._status_line = text
                 self._write(f"{_CLEAR_LINE}{text}")
 
     def _write(self, text: str) -> None:
@@ -78,7 +79,7 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            pass  # nobody reads it any more: no reason to end the tunnels
+            pass  # the reader has gone, which is no reason to close the tunnels
 
     def _width(self) -> int:
         try:
@@ -88,7 +89,7 @@ class Progress:
 
 
 class _LineHandler(logging.Handler):
-    """Log records as lines of a Progress."""
+    """Writes log records as lines of a Progress."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ class _LineHandler(logging.Handler):
 
 
 def describe(status: "Status") -> str:
-    """The live line: whether all is well and why not, visits so far, bytes."""
+    """The status line: attached or why not, visits so far and now, bytes from visitors and to them."""
     state = "attached" if status.attached else f"reconnecting ({' '.join(status.trouble.split()) or 'lost its node'})"
     counters = status.counters
     running = counters.visits_started - counters.visits_ended
@@ -113,7 +114,7 @@ def describe(status: "Status") -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes for people, three digits or four."""
+    """A number of bytes for people, with a unit and three significant digits (`99.9 kB`, `100 kB`)."""
     for unit in _UNITS[:-1]:
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

@@ -1,10 +1,34 @@
-"""What a program gets to know of its tunnel. Opening and closing it is not here."""
+"""A tunnel as a value: the request for one, and the public address that it has once it is open.
 
+Not here: checking what a program passed (forwarding.py), opening and closing (engine/).
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from portway.errors import InvalidError
+from portway.config import Settings
+from portway.errors import InvalidError, TunnelLostError
 
 HTTPS_PORT = 443
+
+TunnelLost = Callable[[TunnelLostError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRequest:
+    """One tunnel to open; its fields have been checked.
+
+    host: where the local server is; None is this machine. timeout: seconds that opening may take. tunnel_lost: called
+    on the engine's thread when the tunnel is lost for good.
+    """
+
+    port: int
+    host: str | None
+    unencrypted: bool
+    h2_enabled: bool
+    timeout: float
+    settings: Settings
+    tunnel_lost: TunnelLost | None = None
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def test_netcheck_takes_a_number_of_seconds(seconds: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(["netcheck", f"--timeout={seconds}"])
     assert ended.value.code == 2
-    assert "is no number of seconds above 0" in capsys.readouterr().err
+    assert "is not a number of seconds above 0" in capsys.readouterr().err
 
 
 def test_attempts_become_one_line() -> None:

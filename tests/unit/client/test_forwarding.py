@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from portway import InvalidError, forward
-from portway.forwarding import Arguments, TunnelRequest
+from portway.forwarding import Arguments
+from portway.tunnel import TunnelRequest
 
 DEFAULTS: dict[str, Any] = {
     "port": 8000,
@@ -39,7 +40,7 @@ def test_a_port_that_is_no_int(port: Any) -> None:
 @pytest.mark.parametrize("port", [0, -1, 65536, 2**40])
 def test_a_port_out_of_range(port: int) -> None:
     """Port 0 included: a tunnel needs to know."""
-    with pytest.raises(InvalidError, match=f"{port} is no port"):
+    with pytest.raises(InvalidError, match=f"{port} is not a port"):
         checked(port=port)
 
 

@@ -16,7 +16,7 @@ from portway.engine.identity import ReadyChains
 from portway.engine.link import Link
 from portway.engine.survey import MeasuredNode, measure
 from portway.errors import InvalidError, RemoteError, UnreachableError
-from portway.forwarding import TunnelRequest
+from portway.tunnel import TunnelRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import asyncio
 import atexit
 import encodings.idna  # noqa: F401 - TLS would import it at the first connection, where a fork may catch it half done
 import logging
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -186,6 +185,5 @@ def _let_engine_go_on() -> None:
         _engine.go_on()
 
 
-fork_guard.halt, fork_guard.go_on = _halt_engine, _let_engine_go_on
-os.register_at_fork(after_in_child=_after_fork_in_child)
+fork_guard.register(before=_halt_engine, after_in_parent=_let_engine_go_on, after_in_child=_after_fork_in_child)
 atexit.register(stop_engine)

@@ -9,8 +9,7 @@ from portway_proto.wire.labels import Label
 from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
 from portway.engine.identity import LabelChain
 from portway.errors import Error, TunnelLostError
-from portway.forwarding import TunnelRequest
-from portway.tunnel import Tunnel
+from portway.tunnel import Tunnel, TunnelRequest
 
 logger = logging.getLogger(__name__)
 

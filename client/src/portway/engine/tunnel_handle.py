@@ -11,8 +11,7 @@ from typing import Any, Final
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
 from portway.errors import Error, RemoteError, TunnelLostError
-from portway.forwarding import TunnelRequest
-from portway.tunnel import Tunnel
+from portway.tunnel import Tunnel, TunnelRequest
 
 logger = logging.getLogger(__name__)
 

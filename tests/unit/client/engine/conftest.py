@@ -6,7 +6,7 @@ import pytest
 from portway.config import Settings
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.identity import LabelChain
-from portway.forwarding import TunnelRequest
+from portway.tunnel import TunnelRequest
 from portway_proto.wire.labels import Chain
 
 MakeTunnel = Callable[..., HeldTunnel]

@@ -11,7 +11,7 @@ from portway.engine.dialogue import SessionKey, TunnelBound
 from portway.engine.engine import Engine
 from portway.engine.held_tunnel import HeldTunnel
 from portway.errors import Attempt, AuthError, Error, InvalidError, UnreachableError
-from portway.forwarding import TunnelRequest
+from portway.tunnel import TunnelRequest
 from portway_carrier.contract import Counters
 
 

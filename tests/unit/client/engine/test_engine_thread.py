@@ -10,7 +10,8 @@ from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread, running_engine, stop_engine
 from portway.engine.tunnel_handle import TunnelHandle
 from portway.errors import RemoteError
-from portway.forwarding import Arguments, TunnelRequest
+from portway.forwarding import Arguments
+from portway.tunnel import TunnelRequest
 from portway_testkit.processes.descriptors import no_more_descriptors
 
 pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
