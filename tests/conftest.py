@@ -72,7 +72,7 @@ def no_leaked_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
 def _is_grpc(task: "asyncio.Task[object]") -> bool:
     if task.get_name().startswith("HandleExceptions[/"):
         return True
-    name = task.get_coro().__qualname__
+    name: str = getattr(task.get_coro(), "__qualname__", "")
     return "_AioCall." in name or name.endswith(("StreamStreamCall._prepare_rpc", "_schedule_rpc_coro"))
 
 

@@ -89,7 +89,7 @@ def origin() -> Iterator[HttpOrigin]:
 
 
 def curl(cluster: Cluster, url: str) -> str:
-    command = [needed("curl"), "--silent", "--show-error", "--fail", "--cacert", cluster.ca, url]
+    command = [needed("curl"), "--silent", "--show-error", "--fail", "--cacert", str(cluster.ca), url]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout.strip()
 
 

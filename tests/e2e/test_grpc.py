@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import portway
@@ -34,7 +35,7 @@ def _gather(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
     return str(sum(len(request) for request in requests)).encode()
 
 
-HANDLERS = {
+HANDLERS: dict[str, Any] = {
     "Double": grpc.unary_unary_rpc_method_handler(_double),
     "Count": grpc.unary_stream_rpc_method_handler(_count),
     "Chat": grpc.stream_stream_rpc_method_handler(_chat),
@@ -57,8 +58,11 @@ def server_port() -> Iterator[int]:
 
 
 @contextmanager
-def grpc_visitor(tunnel: portway.Tunnel, cluster: Cluster) -> Iterator[grpc.Channel]:
-    """A channel to the public address, which gRPC's own resolver does not find at loopback."""
+def grpc_visitor(tunnel: portway.Tunnel, cluster: Cluster) -> Iterator[Any]:
+    """A channel to the public address, which gRPC's own resolver does not find at loopback.
+
+    Without a type: grpc's stubs have none for calls whose messages are plain bytes.
+    """
     options = [
         ("grpc.ssl_target_name_override", tunnel.host),
         ("grpc.default_authority", tunnel.host),

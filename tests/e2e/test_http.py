@@ -14,6 +14,7 @@ import pytest
 from portway_lab.cluster.portway import Cluster
 from portway_testkit.processes.programs import free_port
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, digest_of, echo, generated, marked
+from portway_testkit.visitors.recovery import visit_attentively
 from portway_testkit.visitors.visiting import ask, receive, tls_context, visit
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
@@ -201,9 +202,7 @@ def test_listening_on_the_other_loopback_address(cluster: Cluster) -> None:
 def test_a_silent_visitor_of_nobody_is_closed_in_order(cluster: Cluster) -> None:
     """Who sends nothing, or no HTTP, while nobody listens sees a proper end of TLS and not a byte."""
     with portway.forward(free_port()) as tunnel:
-        with visit(tunnel, cluster.ca) as silent, visit(tunnel, cluster.ca) as other:
-            # An end of TCP alone is an error then.
-            silent.suppress_ragged_eofs = other.suppress_ragged_eofs = False
+        with visit_attentively(tunnel, cluster.ca) as silent, visit_attentively(tunnel, cluster.ca) as other:
             other.sendall(b"\x00\x01 this is no HTTP")
             assert receive(other) == b""
             assert receive(silent) == b""

@@ -28,7 +28,7 @@ def hub(client_environment: dict[str, str], tmp_path: Path) -> Iterator[RunningP
     directory = tmp_path / "notebooks"
     directory.mkdir()
     own = {name: str(tmp_path / name) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    command = [sys.executable, EXAMPLE, "--port", "0", "--limit", str(NOTEBOOKS), "--directory", directory]
+    command = [sys.executable, str(EXAMPLE), "--port", "0", "--limit", str(NOTEBOOKS), "--directory", str(directory)]
     with RunningProgram(command, client_environment | own | {"HUB_TOKEN": TOKEN}, tmp_path / "hub.log") as program:
         yield program
 

@@ -26,7 +26,7 @@ def jupyter(client_environment: dict[str, str], tmp_path: Path) -> Iterator[Runn
     directory = tmp_path / "notebooks"
     directory.mkdir()
     own = {name: str(tmp_path / name) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    command = [sys.executable, EXAMPLE, "--port", "0", "--directory", directory]
+    command = [sys.executable, str(EXAMPLE), "--port", "0", "--directory", str(directory)]
     with RunningProgram(command, client_environment | own, tmp_path / "jupyter.log") as program:
         yield program
 

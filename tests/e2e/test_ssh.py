@@ -50,7 +50,7 @@ def server() -> Iterator[SshServer]:
     with tempfile.TemporaryDirectory(prefix="pw-") as name, Processes(Path(name)) as processes:
         folder = Path(name)
         for key in ("host", "user"):
-            keygen = [needed("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / key]
+            keygen = [needed("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
             subprocess.run(keygen, check=True, stdin=subprocess.DEVNULL)
         port = free_port()
         (folder / "known_hosts").write_text(f"{ALIAS} {(folder / 'host.pub').read_text()}")

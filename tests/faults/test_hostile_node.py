@@ -88,7 +88,7 @@ def thief(mesh: Cluster, bind: Bind) -> Thief:
         def take(_: str, lane: Lane, opening: Opening) -> None:
             node._visits.start_forwarded(lane, opening, node._table.live(opening.label) or mine)
 
-        events.visit_arrived = take  # type: ignore[method-assign]
+        events.visit_arrived = take  # type: ignore[method-assign, assignment]
 
     mesh.run(turn)
     return Thief(mesh, tunnel, bind)

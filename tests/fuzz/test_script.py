@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from portway_lab import fuzz
 from portway_testkit.fuzzing.target import Target
+from portway_testkit.fuzzing.targets import TARGETS
 
 
 def _no_x(data: bytes) -> None:
@@ -19,7 +20,7 @@ def test_sound_parsers_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz.main(["--seconds", "0.2", "--seed", "7"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("seed 7, 0.2 s\n")
-    for target in fuzz.TARGETS.values():
+    for target in TARGETS.values():
         assert target.invariant in shown
     assert "no invariant was broken" in shown
 
@@ -28,7 +29,7 @@ def test_a_failing_input_is_kept_and_fails_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit code is 1; the same seed finds the same input; its file breaks the invariant once more."""
-    monkeypatch.setitem(fuzz.TARGETS, "fragile", FRAGILE)
+    monkeypatch.setitem(TARGETS, "fragile", FRAGILE)
     command = ["--target", "fragile", "--seconds", "30", "--seed", "7", "--out", str(tmp_path)]
     assert fuzz.main(command) == 1
     shown = capsys.readouterr().out
@@ -52,6 +53,6 @@ def test_a_seed_that_fails_is_told_too(
 ) -> None:
     """The bytes it begins with are tried as they are."""
     fragile = Target("fragile", FRAGILE.invariant, lambda: (b"axe",), _no_x)
-    monkeypatch.setitem(fuzz.TARGETS, "fragile", fragile)
+    monkeypatch.setitem(TARGETS, "fragile", fragile)
     assert fuzz.main(["--target", "fragile", "--out", str(tmp_path)]) == 1
     assert "fragile is broken by seed input 0: 3 bytes, 61 78 65" in capsys.readouterr().out

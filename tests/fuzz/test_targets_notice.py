@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from portway.engine import dialogue
-from portway_proto.wire import frames, lane
-from portway_proto.wire.frames import FrameReader
+from portway_proto.wire import frames
+from portway_proto.wire.frames import FrameReader, FrameType, encode_number
 from portway_proto.wire.lane import Ending, LaneState, Phase, Take
 from portway_relay.ingress import client_hello
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed
@@ -95,7 +95,7 @@ def _counts_without_opening(patch: pytest.MonkeyPatch) -> None:
 
 def _forgets_what_it_sent(patch: pytest.MonkeyPatch) -> None:
     def send_ending(state: LaneState, ending: Ending) -> bytes:
-        return lane.encode_number(lane.FrameType.RESET if ending is Ending.RESET else lane.FrameType.END, state.number)
+        return encode_number(FrameType.RESET if ending is Ending.RESET else FrameType.END, state.number)
 
     patch.setattr(LaneState, "_send_ending", send_ending)
 

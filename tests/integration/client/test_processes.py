@@ -49,7 +49,7 @@ def check(child):
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Starts a Python program; those that still run are killed at the end of the test."""
-    programs = []
+    programs: list[subprocess.Popen[str]] = []
 
     def run(text: str) -> "subprocess.Popen[str]":
         script = tmp_path / f"program{len(programs)}.py"

@@ -58,7 +58,7 @@ def offered(cluster: Cluster, token: str) -> list[str]:
                 LocateRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=10
             )
         except grpc.RpcError as error:
-            if "not reached" in error.details():  # type: ignore[attr-defined]
+            if "not reached" in (error.details() or ""):
                 return []
             raise
         return [candidate.node.name for candidate in answer.candidates]

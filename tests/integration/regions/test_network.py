@@ -133,7 +133,7 @@ def test_two_networks_do_not_meet(processes: Processes, tmp_path: Path) -> None:
 
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason says what is needed, before anything is tried."""
-    monkeypatch.setattr(delay_network.os, "getuid", lambda: NOBODY)
+    monkeypatch.setattr(os, "getuid", lambda: NOBODY)
     assert "need root" in str(why_not())
 
 

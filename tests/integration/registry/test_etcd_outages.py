@@ -195,7 +195,7 @@ async def test_a_mirror_lists_again_when_it_missed_a_compaction(
     def tell(old: Entry | None, new: Entry | None) -> None:
         either = old or new
         assert either is not None
-        told.append((either.key.removeprefix(prefix), old and old.value, new and new.value))
+        told.append((either.key.removeprefix(prefix), old.value if old else None, new.value if new else None))
 
     async with Link(server.port) as link, opened(EtcdSpec((f"127.0.0.1:{link.port}",))) as away:
         mirror = Mirror(away, prefix, on_failure=failures.append)

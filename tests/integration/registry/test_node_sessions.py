@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import pytest
 from grpc import StatusCode
 from portway_proto.v1 import admin_pb2
-from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
@@ -33,9 +32,12 @@ from portway_testkit.clusters.registry import (
     tunnel_info,
 )
 
+if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
+    from portway_proto.v1.admin_pb2_grpc import AdminAsyncStub
+
 
 class Admin(Protocol):
-    stub: AdminStub
+    stub: "AdminAsyncStub"
     shown: Any
 
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -35,6 +35,10 @@ from portway_testkit.clusters.registry import (
     tunnel_info,
 )
 from portway_testkit.links.link import Link
+
+if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
+    from portway_proto.v1.discovery_pb2_grpc import DiscoveryAsyncStub
+    from portway_proto.v1.mesh_pb2_grpc import MeshAsyncStub
 
 KINDS = {
     admin_pb2.CHANGE_KIND_KNOWN: "known",
@@ -92,8 +96,8 @@ class Bench:
     registry: Registry
     node: NodeStream
     watcher: Watcher
-    client: DiscoveryStub
-    mesh: MeshStub
+    client: "DiscoveryAsyncStub"
+    mesh: "MeshAsyncStub"
     shown: Any
 
     async def located(self) -> list[str]:
@@ -101,7 +105,8 @@ class Bench:
         return [candidate.node.name for candidate in answer.candidates]
 
     async def resolved(self, tunnel: TunnelInfo) -> str:
-        return (await self.mesh.Resolve(ResolveRequest(label=tunnel.label))).tunnel.node
+        answer = await self.mesh.Resolve(ResolveRequest(label=tunnel.label))
+        return answer.tunnel.node
 
 
 async def _keep_alive(node: NodeStream) -> None:
@@ -125,7 +130,7 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
             request = admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT)
             token = (await stub.CreateToken(request, metadata=admin)).token
             watcher = Watcher()
-            streams = [
+            streams: list[Any] = [
                 stub.WatchNodes(admin_pb2.WatchNodesRequest(), metadata=admin),
                 stub.WatchTunnels(admin_pb2.WatchTunnelsRequest(), metadata=admin),
             ]

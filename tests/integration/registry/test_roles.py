@@ -200,7 +200,7 @@ async def test_the_right_role_is_let_in_everywhere(
 
 async def test_a_method_nobody_knows_is_not_served(public: grpc.aio.Channel, tokens: Tokens) -> None:
     """A method outside the table is UNIMPLEMENTED, for admins too."""
-    unheard = public.unary_unary("/portway.v1.Admin/Unheard", lambda request: b"", lambda answer: answer)
+    unheard: Any = public.unary_unary("/portway.v1.Admin/Unheard", lambda request: b"", lambda answer: answer)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await unheard(b"", metadata=bearer(tokens.admin))
     assert raised.value.code() is StatusCode.UNIMPLEMENTED

@@ -1,6 +1,7 @@
 """portway.cli: targets, options, exit codes. What it does as a process is in tests/integration/client."""
 
 import argparse
+import signal
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Stop("that is enough")
 
     monkeypatch.setattr(cli, "forward", forward)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     named = {"--host": "db", "--registry": "a:1", "--token": "t", "--ca": "c", "--region": "r", "--timeout": "3.5"}
     named["--strategy"] = "geoip"
     arguments = ["--h2", "--unencrypted", *(word for option in named.items() for word in option)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from portway_registry.config import Config, flag, load, settings, variable
@@ -124,7 +125,10 @@ def test_a_misspelt_variable_is_refused() -> None:
 def test_what_cannot_be_used_is_said_with_its_source(file: Path, name: str, text: str, says: str) -> None:
     """A wrong value is an error that names where it came from and what would do."""
     file.write_text(f'{name} = "{text}"\n')
-    sources = {flag(name): ({name: text}, {}, None), variable(name): ({}, {variable(name): text}, None)}
+    sources: dict[str, tuple[Any, Any, Path | None]] = {
+        flag(name): ({name: text}, {}, None),
+        variable(name): ({}, {variable(name): text}, None),
+    }
     for source, given in (sources | {f"{file}: {name}": ({}, {}, file)}).items():
         with pytest.raises(ConfigError, match=says) as raised:
             load(*given)

@@ -56,7 +56,7 @@ class Files:
 
     def path(self, which: str) -> Path:
         """The file of a setting; the first of those for regions."""
-        path = getattr(self.config, which)
+        path: Path | tuple[Path, ...] = getattr(self.config, which)
         return path[0] if isinstance(path, tuple) else path
 
     def add_region(self, name: str, *names: str) -> None:

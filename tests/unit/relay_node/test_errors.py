@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_PORTS, Failure
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_PORTS, Failure, FailureCode
 from portway_relay import errors
 from portway_relay.errors import GrantRefused, Refused, RelayError
 from portway_runtime.errors import ListenError
@@ -19,7 +19,7 @@ def test_every_error_is_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize(("kind", "code"), [(Refused, FAILURE_CODE_PORTS), (GrantRefused, FAILURE_CODE_GRANT)])
-def test_a_refusal_is_said_as_it_is(kind: type[Refused], code: int) -> None:
+def test_a_refusal_is_said_as_it_is(kind: type[Refused], code: FailureCode.ValueType) -> None:
     """The code for the client and the sentence for its user, and nothing else, travel."""
     refused = kind(code, "no port is free: try again")
     assert str(refused) == "no port is free: try again"

@@ -229,7 +229,8 @@ BAD_TEXTS = [
 @pytest.mark.parametrize(("key", "text", "advice"), BAD_TEXTS)
 def test_a_bad_value_names_its_flag(key: str, text: str, advice: str) -> None:
     """Which flag, what it was given, and what would do."""
-    message = complaint(**{key: [text] if key == "registry" else text})
+    given: dict[str, Any] = {key: [text] if key == "registry" else text}
+    message = complaint(**given)
     assert message.startswith(f"--{key.replace('_', '-')}: {text!r} cannot be used: ")
     assert advice in message
 

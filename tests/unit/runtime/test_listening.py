@@ -30,7 +30,7 @@ def _resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
         family = {True: socket.AF_INET6, False: socket.AF_INET}
         return [(family[":" in found], socket.SOCK_STREAM, 6, "", (found, port)) for found in hosts]
 
-    monkeypatch.setattr(listening.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 def _ports(sockets: list[socket.socket]) -> list[tuple[str, int]]:
@@ -116,7 +116,7 @@ def test_a_name_that_nobody_knows_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     def getaddrinfo(*arguments: object, **hints: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(listening.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(ListenError, match=r"cannot listen on relay\.example:443: Name or service not known"):
         open_sockets(Endpoint("relay.example", 443))
 

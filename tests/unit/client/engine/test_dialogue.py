@@ -104,22 +104,26 @@ def test_answers_name_their_requests(dialogue: Dialogue) -> None:
     assert dialogue.receive(FrameType.BOUND, bound.SerializeToString()) == TunnelBound(
         2, "a.test", 443, "b.test", 20001, b"t"
     )
-    refused = lane_pb2.BindRefused(request=1, failure=lane_pb2.Failure(code=5, message="no more"))
+    refused = lane_pb2.BindRefused(
+        request=1, failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_QUOTA, message="no more")
+    )
     assert dialogue.receive(FrameType.BIND_REFUSED, refused.SerializeToString()) == TunnelRefused(
-        1, Failure(5, "no more")
+        1, Failure(lane_pb2.FAILURE_CODE_QUOTA, "no more")
     )
 
 
 def test_what_a_node_says_unasked(dialogue: Dialogue) -> None:
     """A tunnel is over, lanes are wanted, it leaves."""
-    failure = lane_pb2.Failure(code=7, message="taken")
+    failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="taken")
     unbound = lane_pb2.Unbound(label="label", failure=failure)
     assert dialogue.receive(FrameType.UNBOUND, unbound.SerializeToString()) == TunnelUnbound(
-        "label", Failure(7, "taken")
+        "label", Failure(lane_pb2.FAILURE_CODE_EPOCH, "taken")
     )
     assert dialogue.receive(FrameType.WANT, lane_pb2.Want(lanes=3).SerializeToString()) == LanesWanted(3)
-    goaway = lane_pb2.Goaway(failure=lane_pb2.Failure(code=11))
-    assert dialogue.receive(FrameType.GOAWAY, goaway.SerializeToString()) == NodeLeaves(Failure(11, ""))
+    goaway = lane_pb2.Goaway(failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SHUTDOWN))
+    assert dialogue.receive(FrameType.GOAWAY, goaway.SerializeToString()) == NodeLeaves(
+        Failure(lane_pb2.FAILURE_CODE_SHUTDOWN, "")
+    )
 
 
 def test_nothing_comes_before_welcome() -> None:

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from portway.engine import directory as discovery
-from portway.engine.directory import Directory, Grant, Located, Node, on_thread
+from portway.engine.directory import Directory, Grant, Located, Node, RoundTrip, Survey, on_thread
 from portway.errors import AuthError, Error, UnreachableError
 from portway_runtime.endpoints import Endpoint
 
@@ -27,6 +27,12 @@ class FakeRegistries:
 
     def renew(self) -> Grant:
         return self._answer("renew")
+
+    def survey(self) -> Survey:
+        raise NotImplementedError
+
+    def report(self, round_trips: Sequence[RoundTrip]) -> None:
+        raise NotImplementedError
 
     def _answer(self, what: str) -> Grant:
         self.asked.append(what)
@@ -68,7 +74,7 @@ async def test_the_last_answer_is_remembered() -> None:
     registries.error = UnreachableError("down")
     for ask in (directory.locate, directory.renew):
         with pytest.raises(UnreachableError, match="down"):
-            await ask()  # type: ignore[operator]
+            await ask()
     assert directory.located is located
 
 
@@ -103,7 +109,7 @@ async def renewals(
     await directory.locate()
     prepare(registries)
     fake = Sleeps(clock, sleeps)
-    monkeypatch.setattr(discovery.asyncio, "sleep", fake)
+    monkeypatch.setattr(asyncio, "sleep", fake)
     with pytest.raises(asyncio.CancelledError):
         await directory.keep_renewed()
     return fake.slept, registries.asked[1:]

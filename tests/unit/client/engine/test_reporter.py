@@ -90,7 +90,7 @@ async def test_it_waits_until_everything_else_is_done(monkeypatch: pytest.Monkey
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(reporting.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     directory, tasks = Directory(), Tasks("test")
     for _ in range(20):
         Reporter(directory, tasks).tell([RoundTrip("fra-1", 5)], located(12, learned=True))  # type: ignore[arg-type]

@@ -183,7 +183,10 @@ async def test_a_node_that_leaves_ends_the_session_and_keeps_its_lane(peer: Peer
     """Until the tunnels are elsewhere; what is being bound is bound there."""
     session = await peer.welcomed()
     bind = await binding(peer)
-    peer.says(FrameType.GOAWAY, lane_pb2.Goaway(failure=lane_pb2.Failure(code=11, message="upgrade")))
+    peer.says(
+        FrameType.GOAWAY,
+        lane_pb2.Goaway(failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SHUTDOWN, message="upgrade")),
+    )
     with pytest.raises(SessionOver):
         await bind
     end = await session.over()

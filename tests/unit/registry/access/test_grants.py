@@ -6,6 +6,7 @@ import jwt
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from jwt.types import Options
 from portway_proto.v1.discovery_pb2 import Grant
 from portway_registry.access import grants
 from portway_registry.access.grants import Grants, make_first_key, new_key
@@ -56,7 +57,7 @@ async def add(memory: EmbeddedStore, known: View[GrantKeyRecord], kid: str, acti
 def claims(grant: Grant, key: GrantKeyRecord) -> dict[str, object]:
     public = Ed25519PublicKey.from_public_bytes(key.public_key)
     # The clock of these tests is not the one that PyJWT looks at.
-    checks = {"verify_exp": False, "verify_iat": False}
+    checks: Options = {"verify_exp": False, "verify_iat": False}
     return dict(jwt.decode(grant.token, public, ["EdDSA"], options=checks, audience="portway-node", issuer="cluster"))
 
 

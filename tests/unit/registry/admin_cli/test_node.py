@@ -11,6 +11,9 @@ from portway_testkit.clusters.registry import NodeStream
 
 
 class Stage(Protocol):
+    @property
+    def address(self) -> str: ...
+
     def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
 
     def say(self, *arguments: str, **environment: str) -> Result: ...

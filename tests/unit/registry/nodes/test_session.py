@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from portway_proto.v1.mesh_pb2 import Announce, KeepAlive, NodeMessage, Register, RegistryMessage
+from portway_proto.v1.mesh_pb2 import Announce, KeepAlive, NodeMessage, Register, RegistryMessage, Withdrawal
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreUnavailable
@@ -179,7 +179,7 @@ async def test_batches_are_done_in_their_order(store: Fickle, running: Running) 
     tunnel = tunnel_info(Chain())
     store.away = True
     running.say(announce=Announce(batch=1, bound=[tunnel]))
-    running.say(announce=Announce(batch=2, withdrawn=[{"label": tunnel.label, "epoch": 1}]))
+    running.say(announce=Announce(batch=2, withdrawn=[Withdrawal(label=tunnel.label, epoch=1)]))
     await store.asked.wait()
     store.away = False
     await running.until(lambda: running.announced() == [1, 2])
@@ -348,6 +348,6 @@ async def test_a_session_that_was_ended_early_ends_at_once(store: Fickle, views:
         ({"sessions": 100, "max_sessions": 100}, {"sessions": 99, "max_sessions": 100}, True),
     ],
 )
-def test_small_changes_are_not_worth_a_write(before: dict[str, int], after: dict[str, int], notable: bool) -> None:
+def test_small_changes_are_not_worth_a_write(before: dict[str, Any], after: dict[str, Any], notable: bool) -> None:
     """The state and whether it is full always, a count when it changes by more than a tenth."""
     assert is_notable(node_info("a", **before), node_info("a", **after)) is notable

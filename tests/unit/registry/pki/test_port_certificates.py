@@ -3,6 +3,7 @@
 import datetime
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -36,7 +37,7 @@ class Files:
         path.write_bytes(authority.private_key_pem.bytes())
         return path
 
-    def issue(self, authority: trustme.CA, **times: datetime.datetime) -> tuple[Path, Path]:
+    def issue(self, authority: trustme.CA, **times: Any) -> tuple[Path, Path]:
         leaf = authority.issue_cert("registry.example", **times)
         stem = self._folder / f"leaf-{id(leaf)}"
         certificate, key = stem.with_suffix(".crt"), stem.with_suffix(".key")

@@ -187,7 +187,7 @@ async def test_streams_are_guarded_alike(desk: Desk) -> None:
 
 async def test_a_method_is_guarded_once_and_anew_for_another_handler(desk: Desk) -> None:
     """Calls share what is in front of a handler; what is put in its place is never hidden behind it."""
-    served = grpc.unary_unary_rpc_method_handler(answer)
+    served: Any = grpc.unary_unary_rpc_method_handler(answer)
     assert await desk.handler(LOCATE, served) is await desk.handler(LOCATE, served)
     other = await desk.handler(LOCATE, grpc.unary_unary_rpc_method_handler(other_answer))
     assert await other.unary_unary("request", Call()) == "another"

@@ -1,7 +1,7 @@
 """How writes become etcd's transactions."""
 
 import pytest
-from portway_registry.store.contract import Delete, Put
+from portway_registry.store.contract import Delete, Put, Write
 from portway_registry.store.etcd.messages import (
     BYTES_PER_TRANSACTION,
     WRITES_PER_TRANSACTION,
@@ -49,5 +49,5 @@ def test_large_values_are_split() -> None:
 
 def test_a_key_named_again_waits_for_the_first() -> None:
     """Two writes of a key never travel side by side."""
-    writes = [Put("a", b"1"), Put("b", b""), Put("a", b"2"), Delete("a"), Put("b", b"")]
+    writes: list[Write] = [Put("a", b"1"), Put("b", b""), Put("a", b"2"), Delete("a"), Put("b", b"")]
     assert list(transactions(writes)) == [[range(2)], [range(2, 3)], [range(3, 5)]]

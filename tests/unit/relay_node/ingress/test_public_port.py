@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from typing import Any
 
 import pytest
 import trustme
@@ -60,7 +61,8 @@ async def test_tls_libraries_understand_the_refusal(open_front: FrontMaker, auth
 
 async def test_a_full_tunnel_is_an_error_of_ours(open_front: FrontMaker, around: Around) -> None:
     """A visitor over the tunnel's limit is refused before any cryptography."""
-    around.tunnel.visits.add(object())
+    visit: Any = object()
+    around.tunnel.visits.add(visit)
     front = open_front()
     assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
     assert front.rejected == {"internal_error": 1}

@@ -43,7 +43,7 @@ async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
     for number in range(3):
         _, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
         writer.write(real_hello(f"{elsewhere}.fra.example.com"))
-        await until(lambda number=number: len(around.visitors) == number + 1)
+        await until(lambda: len(around.visitors) == number + 1)
         writer.transport.abort()
     guesses = [real_hello(f"{letter * 16}.fra.example.com") for letter in "cdef"]
     answers = [await answer(front, guess) for guess in guesses[:3]]

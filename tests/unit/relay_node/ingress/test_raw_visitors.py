@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
@@ -56,7 +57,7 @@ class Door:
         self.front.connected(label, ours, peer)
         return theirs, ours
 
-    def looks_for(self, label: str) -> "asyncio.Future[Destination | None]":
+    def looks_for(self, label: str) -> "asyncio.Future[Tunnel | None]":
         """It is asked for from now on, and this is the answer."""
         self.around.found[label] = asyncio.get_running_loop().create_future()
         return self.around.found[label]

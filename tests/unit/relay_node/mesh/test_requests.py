@@ -101,7 +101,8 @@ def outward() -> tuple[Around, Any]:
 
 def inward() -> tuple[Around, Any]:
     around: Any = Around()
-    return around, PeerRequests(around, around, around, SiblingPorts(around), around, describe)
+    ports: Any = SiblingPorts(around)
+    return around, PeerRequests(around, around, around, ports, around, describe)
 
 
 def test_a_binding_is_told_to_all() -> None:

@@ -102,12 +102,13 @@ class News:
         self.ports: Any = FakePorts()
         self.orders: list[int] = []
         self.probes: list[Probe] = []
+        fakes: Any = self
         self.cluster = Cluster(
-            self.grants,
-            self.sessions,
-            self.table,
-            self.peers,
-            self.ports,
+            fakes.grants,
+            fakes.sessions,
+            fakes.table,
+            fakes.peers,
+            fakes.ports,
             self.orders.append,
             self.probes.append,
         )

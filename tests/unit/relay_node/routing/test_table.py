@@ -1,5 +1,7 @@
 """Whose a label is: claims and who wins them, and goodbyes that come too late."""
 
+from typing import Any
+
 import pytest
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
@@ -105,7 +107,7 @@ def test_a_higher_epoch_takes_over_at_once(node: Node) -> None:
     """The old holder is told and gets no new visits; those in progress are not cut."""
     old, new = FakeHolder("t1"), FakeHolder("t2")
     before = node.claim(old, 1)
-    visit = object()
+    visit: Any = object()
     before.visits.add(visit)
     after = node.claim(new, 2)
     assert node.table.live(CHAIN.label) is after
@@ -270,6 +272,8 @@ def test_a_quota_that_was_used_up_meanwhile_ends_a_suspended_tunnel(node: Node) 
     with pytest.raises(Refused) as caught:
         node.table.resume(tunnel)
     assert caught.value.code == FAILURE_CODE_QUOTA
-    node.table.release(node.table.live(OTHER.label))
+    other = node.table.live(OTHER.label)
+    assert other is not None
+    node.table.release(other)
     node.table.resume(tunnel)
     assert node.table.live(CHAIN.label) is None

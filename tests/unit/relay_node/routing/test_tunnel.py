@@ -1,5 +1,7 @@
 """A tunnel's counts, and how a label is shown."""
 
+from typing import Any
+
 from portway_proto.wire.frames import Opening
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.routing.tunnel import Tunnel, short
@@ -23,7 +25,8 @@ class FakeVisit:
 
 
 def tunnel(max_visits: int = 2) -> Tunnel:
-    return Tunnel(LABEL, Epoch(1), b"proof", object(), h2_enabled=False, max_visits=max_visits, opened_at_ms=0)
+    holder: Any = object()
+    return Tunnel(LABEL, Epoch(1), b"proof", holder, h2_enabled=False, max_visits=max_visits, opened_at_ms=0)
 
 
 def test_a_tunnel_is_full_at_its_limit() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 from mmdb_writer import MMDBWriter
-from netaddr import IPSet  # type: ignore[import-untyped]
+from netaddr import IPSet
 from portway_proto.v1.mesh_pb2 import (
     Announce,
     ClusterSettings,
