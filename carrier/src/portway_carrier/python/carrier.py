@@ -14,7 +14,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, Pool, ServeEvents, Stream, VisitEnded
 from portway_carrier.errors import CarrierError, ConnectionLost, TlsSettingsError
-from portway_carrier.python.core.read_buffer import ReadBuffer
+from portway_carrier.python.core.buffers import ReadBuffer
 from portway_carrier.python.lanes.deferred_opened import LateFrames
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.lanes.pool import PyPool
@@ -26,7 +26,7 @@ from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.transport.tls_contexts import Contexts
 from portway_carrier.python.transport.tls_transport import CIPHERTEXT_SIZE
 from portway_carrier.python.visits.joined import JoinedVisit
-from portway_carrier.python.visits.relayed import LaneStream
+from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
 from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 

@@ -9,7 +9,7 @@ from portway_carrier.contract import Outcome, VisitEnd, VisitEnded
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.transport.stream import PyStream
-from portway_carrier.python.visits.relayed import LaneStream
+from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
 
 if TYPE_CHECKING:

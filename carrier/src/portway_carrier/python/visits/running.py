@@ -15,7 +15,7 @@ from portway_carrier.python.transport.stream import PyStream
 
 if TYPE_CHECKING:
     from portway_carrier.python.carrier import PythonCarrier
-    from portway_carrier.python.visits.relayed import LaneStream
+    from portway_carrier.python.visits.lane_stream import LaneStream
 
 
 class RunningVisit:
