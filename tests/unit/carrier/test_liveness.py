@@ -1,4 +1,4 @@
-"""portway_carrier.python.liveness: when a lane is asked whether its peer is there, and when it is given up."""
+"""portway_carrier.python.liveness: when a lane is pinged, and when its peer is taken for dead."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from portway_carrier.errors import CarrierError, PeerSilent
-from portway_carrier.python.liveness import Sweep
+from portway_carrier.python.liveness import Liveness
 from portway_carrier.values import Limits
 from portway_proto.wire.frames import FrameType
 
@@ -45,20 +45,20 @@ class Lane:
 
     def __init__(self, loop: Loop) -> None:
         self.state = SimpleNamespace(idle=True)
-        self.reset_at = self.asked_at = self.visit = self.transport = None
-        self.quiet_since = loop.now
-        self.pings = 0
+        self.reset_sent_at = self.open_sent_at = self.transport = None
+        self.silent_since = loop.now
+        self.unanswered_pings = 0
         self.asked: list[float] = []
         self.dead: float | None = None
         self._loop = loop
 
     def send(self, frame_type: FrameType, payload: bytes) -> None:
         assert frame_type is FrameType.PING
-        self.asked.append(self._loop.now - self.quiet_since)
+        self.asked.append(self._loop.now - self.silent_since)
 
     def abort(self, error: CarrierError) -> None:
         assert isinstance(error, PeerSilent)
-        self.dead = self._loop.now - self.quiet_since
+        self.dead = self._loop.now - self.silent_since
 
 
 class Around:
@@ -67,8 +67,8 @@ class Around:
     def __init__(self) -> None:
         self.loop = Loop()
         self.lanes: set[Any] = set()
-        carrier: Any = SimpleNamespace(loop=self.loop, limits=Limits(), lanes=self.lanes, pools=(), streams=())
-        self.sweep = Sweep(carrier)
+        core: Any = SimpleNamespace(loop=self.loop, limits=Limits(), lanes=self.lanes, pools=(), streams=())
+        self.liveness = Liveness(core)
 
     def lane(self) -> Lane:
         """One that was heard of just now, and never again unless the test says so."""
@@ -121,7 +121,7 @@ def test_a_peer_that_answers_lives(around: Around) -> None:
     lane = around.lane()
     for _ in range(10):
         around.loop.run(7)
-        lane.quiet_since, lane.pings = around.loop.now, 0
+        lane.silent_since, lane.unanswered_pings = around.loop.now, 0
     assert lane.dead is None
     assert len(lane.asked) == 10
 

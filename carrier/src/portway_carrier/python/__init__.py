@@ -1,7 +1,7 @@
-"""The Python carrier: asyncio protocols, on uvloop where it is installed. One core, always there.
+"""The Python carrier: asyncio protocols, on uvloop where it is installed. It uses one core and is always available.
 
-Known differences from the contract's ideal: TLS cannot be half-closed (a TLS end of file ends both directions), and
-ticket keys are not shared between processes.
+Two limits: TLS cannot be half-closed (a TLS end of file ends both directions), and session ticket keys are not shared
+between processes.
 """
 
 from portway_carrier.python.carrier import PythonCarrier

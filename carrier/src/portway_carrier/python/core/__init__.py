@@ -1,1 +1,1 @@
-"""What every part of the Python carrier stands on; it imports none of them."""
+"""What all parts of a Python carrier share: event loop, limits, buffers, live sets, counters, deferred callbacks."""

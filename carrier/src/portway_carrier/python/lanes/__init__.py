@@ -1,1 +1,1 @@
-"""Framed connections, the pools that hold them, and the spare lanes of a pool that dials."""
+"""Framed connections, the pools that lend them to visits, and the spare ones that a dialling pool keeps ready."""

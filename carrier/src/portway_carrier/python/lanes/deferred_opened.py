@@ -1,37 +1,40 @@
-"""Frames that wait a moment for others to leave with.
+"""OPENED frames that wait a moment, to leave in one write with the local server's first bytes.
 
-One timer for all of them: a timer of its own would cost a visit as much as the frame that it saves.
+One timer serves all lanes: a timer for each would cost a visit as much as the write that it saves.
 """
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+from typing import Final
 
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
-    from portway_carrier.python.lanes.lane import PyLane
+from portway_carrier.python.lanes.lane import PyLane
 
-# A server on the same machine answers within it; an opener whose first flight was long stands still meanwhile.
+# Seconds. A server on the same machine answers within it. An opener with a long first flight stands still meanwhile.
 SHORTEST_WAIT: Final = 0.005
 
 
-class LateFrames:
-    """Lanes with a frame that is late: it leaves after SHORTEST_WAIT, and before twice as long."""
+class DeferredOpened:
+    """Sends each deferred frame between one and two times SHORTEST_WAIT after it was added, unless it has left with
+    other bytes."""
 
-    def __init__(self, carrier: "PythonCarrier") -> None:
-        self._carrier = carrier
-        self._waiting: list[tuple[PyLane, bytes]] = []
-        self._next: list[tuple[PyLane, bytes]] = []  # to leave now, when the timer runs
-        self._runs = False
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._added: list[tuple[PyLane, bytes]] = []
+        self._due: list[tuple[PyLane, bytes]] = []  # sent when the timer next fires
+        self._running = False
 
-    def add(self, lane: "PyLane", frame: bytes) -> None:
-        self._waiting.append((lane, frame))
-        if not self._runs:
-            self._runs = True
-            self._carrier.loop.call_later(SHORTEST_WAIT, self._run)
+    def add(self, lane: PyLane, frame: bytes) -> None:
+        """Send `lane.deferred`, which is `frame`, after the wait."""
+        self._added.append((lane, frame))
+        if not self._running:
+            self._running = True
+            self._loop.call_later(SHORTEST_WAIT, self._run)
 
     def _run(self) -> None:
-        leaving, self._next, self._waiting = self._next, [late for late in self._waiting if late[0].late is late[1]], []
-        for lane, frame in leaving:
-            lane.send_late(frame)
-        self._runs = bool(self._next)
-        if self._runs:
-            self._carrier.loop.call_later(SHORTEST_WAIT, self._run)
+        sending = self._due
+        self._due = [(lane, frame) for lane, frame in self._added if lane.deferred is frame]
+        self._added = []
+        for lane, frame in sending:
+            lane.send_deferred(frame)
+        self._running = bool(self._due)
+        if self._running:
+            self._loop.call_later(SHORTEST_WAIT, self._run)

@@ -1,28 +1,28 @@
-"""A pool: the lanes of one peer, which are idle, and which visitors wait for one."""
+"""A pool: the lanes of one peer. It knows which are idle, lends them to visits, and queues the visits that wait.
+
+How it gets more lanes depends on the side that dials: on the control lane the peer is sent WANT; a dialling pool has
+`spares` (spares.py). What a served visit does is given to `serve` as a callable.
+"""
 
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 
-from portway_carrier.contract import Lane, LocalService, PoolCounts, ServeEvents
+from portway_carrier.contract import Lane, PoolCounts
 from portway_carrier.errors import CarrierError
+from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
-from portway_carrier.python.visits.served import ServedVisit
+from portway_carrier.python.lanes.spares import Spares
 from portway_carrier.values import DialTarget, PoolLimits
 
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
-    from portway_carrier.python.lanes.spares import Spares
-    from portway_carrier.python.visits.joined import JoinedVisit
-
-# portway.v1.Want, whose one field is a small number: written by hand so that carriers need no protobuf.
-_WANT_FIELD = 0x08
-# A WANT that brought nothing is repeated: the lanes may have been dialled and lost on the way.
-WANT_AGAIN = 1.0
-_UNREACHED = "the node cannot be reached"
+# portway.v1.Want has one field, a small number: it is encoded by hand so that carriers need no protobuf.
+_WANT_FIELD: Final = 0x08
+# Seconds until a WANT that brought no lane is repeated: lanes may have been dialled and lost on the way.
+WANT_AGAIN: Final = 1.0
+_UNREACHABLE: Final = "the node cannot be reached"
 
 
 def encode_want(lanes: int) -> bytes:
@@ -35,38 +35,62 @@ def encode_want(lanes: int) -> bytes:
     return bytes(payload)
 
 
-class PyPool:
-    """The contract's Pool, for either side; one that dials has `spares`."""
+class Waiter(Protocol):
+    """A visit that takes a lane, now or later."""
 
-    def __init__(self, carrier: "PythonCarrier", side: Side, limits: PoolLimits, control: PyLane | None) -> None:
-        self.carrier = carrier
+    wait_deadline: float  # set by the pool, on the loop's clock
+
+    def begin(self, lane: PyLane) -> None:
+        """This lane is the visit's."""
+        ...
+
+    def no_lane(self, message: str) -> None:
+        """It gets none, and waits no longer."""
+        ...
+
+
+class PyPool:
+    """The contract's Pool, for either side."""
+
+    def __init__(
+        self,
+        core: Core,
+        side: Side,
+        limits: PoolLimits,
+        *,
+        control: PyLane | None = None,
+        make_spares: "Callable[[PyPool], Spares] | None" = None,
+    ) -> None:
+        """`make_spares` makes it a dialling pool."""
+        self.core = core
         self.side = side
         self.limits = limits
         self.lanes: set[PyLane] = set()
-        self.idle: dict[PyLane, None] = {}  # the last one in is used first, so that the rest can be let go
-        self.waiters: deque[JoinedVisit] = deque()
-        self.spares: Spares | None = None
+        self.idle: dict[PyLane, None] = {}  # used last in, first out, so that surplus lanes stay unused
+        self.waiters: deque[Waiter] = deque()
         self.visited = False
         self.closed = False
         self._control = control
-        self._table: Mapping[str, LocalService] | None = None
-        self._events: ServeEvents | None = None
-        self._asked = 0  # lanes that a WANT was sent for and that have not come
-        self._asked_at = 0.0  # when one was sent, or one of its lanes came
-        self._asking = False
+        self._start_visit: Callable[[PyLane, Opening], None] | None = None
+        self._requested = 0  # lanes that were requested and have not come
+        self._requested_at = 0.0  # when lanes were requested last, or one of them came
+        self._request_scheduled = False
+        self._spares = make_spares(self) if make_spares is not None else None
+        core.pools.add(self)
 
     @property
     def counts(self) -> PoolCounts:
-        dialling = self.spares.dialling if self.spares is not None else 0
+        dialling = self._spares.dialling if self._spares is not None else 0
         return PoolCounts(len(self.idle), len(self.lanes) - len(self.idle), len(self.waiters), dialling)
 
     @property
     def serves(self) -> bool:
-        return self._table is not None
+        return self._start_visit is not None
 
-    def serve(self, table: Mapping[str, LocalService], events: ServeEvents | None) -> None:
-        self._table = table
-        self._events = events
+    def serve(self, start_visit: Callable[[PyLane, Opening], None]) -> None:
+        """Call `start_visit` for each OPEN on a lane of this pool: it must answer the opening, or put a visit on the
+        lane that does."""
+        self._start_visit = start_visit
 
     def park(self, lane: Lane) -> None:
         assert isinstance(lane, PyLane)
@@ -75,179 +99,169 @@ class PyPool:
         if self.closed or len(self.lanes) >= self.limits.lanes:
             lane.close()
             return
-        lane.taken_by(self)
+        lane.assign(self)
         self.lanes.add(lane)
-        if self._asked:
-            self._asked -= 1
-            self._asked_at = self.carrier.loop.time()
+        if self._requested:
+            self._requested -= 1
+            self._requested_at = self.core.loop.time()
         self._offer(lane)
 
     def want(self, lanes: int) -> None:
-        if self.spares is not None and not self.closed:
-            self.spares.want(lanes)
+        if self._spares is not None and not self.closed:
+            self._spares.want(lanes)
 
     def aim(self, target: DialTarget) -> None:
-        if self.spares is not None:
-            self.spares.target = target
+        if self._spares is not None:
+            self._spares.target = target
 
     def attach_control(self, control: Lane | None) -> None:
         assert control is None or isinstance(control, PyLane)
         self._control = control
-        self._asked = 0  # it was asked of the one before
-        if control is None and self.spares is None:
-            self._turn_away("the tunnel's client is away")
+        self._requested = 0  # requests went out on the control lane before
+        if control is None and self._spares is None:
+            self._fail_waiters("the tunnel's client is away")
         elif self.waiters:
-            self._ask()
+            self._request_lanes()
 
     def retire(self) -> None:
         if self.closed:
             return
         self.closed = True
-        if self.spares is not None:
-            self.spares.close()
+        if self._spares is not None:
+            self._spares.close()
         for lane in list(self.idle):
-            self._let_go(lane)
-        self._turn_away("the tunnel is closing")
+            self._release(lane)
+        self._fail_waiters("the tunnel is closing")
         if not self.lanes:
-            self.carrier.pools.discard(self)
+            self.core.pools.discard(self)
 
     def close(self) -> None:
         self.retire()
         for lane in list(self.lanes):
             lane.cut()
-        self.carrier.pools.discard(self)
+        self.core.pools.discard(self)
 
-    # The opener's side.
+    # Calls by visits, on the opener's side.
 
-    def take(self, visit: "JoinedVisit") -> PyLane | None:
-        """An idle lane for this visit, now; None: it waits, or is told `no_lane`."""
+    def take(self, visit: Waiter) -> PyLane | None:
+        """An idle lane for this visit. None: the visit waits for one, or `no_lane` was called."""
         while self.idle:
             lane, _ = self.idle.popitem()
             if lane.usable:
-                self._used()
+                self._lane_used()
                 return lane
-        can_ask = self.spares is not None or (self._control is not None and not self._control.closed)
-        if self.closed or not can_ask or len(self.waiters) >= self.limits.waiting:
+        can_request = self._spares is not None or (self._control is not None and not self._control.closed)
+        if self.closed or not can_request or len(self.waiters) >= self.limits.waiting:
             visit.no_lane("no lane is free")
             return None
-        if self._hopeless:
-            visit.no_lane(_UNREACHED)
+        if self._unreachable:
+            visit.no_lane(_UNREACHABLE)
             return None
-        visit.waits_until = self.carrier.loop.time() + self.limits.wait
+        visit.wait_deadline = self.core.loop.time() + self.limits.wait
         self.waiters.append(visit)
-        if not self._asking:
-            self._asking = True
-            self.carrier.loop.call_soon(self._ask)
+        if not self._request_scheduled:
+            self._request_scheduled = True
+            self.core.loop.call_soon(self._request_lanes)
         return None
 
-    def forget(self, visit: "JoinedVisit") -> None:
-        """It waits no more."""
+    def stop_waiting(self, visit: Waiter) -> None:
+        """Take the visit out of the queue, if it is there."""
         try:
             self.waiters.remove(visit)
         except ValueError:
-            pass  # it did not
-
-    def give_up_if_hopeless(self) -> None:
-        """Nobody waits for a peer that no lane is left to and that cannot be dialled: another one may do."""
-        if self._hopeless:
-            self.want(0)
-            self._turn_away(_UNREACHED)
+            pass
 
     @property
-    def _hopeless(self) -> bool:
-        return self.spares is not None and not self.lanes and self.spares.hopeless
+    def _unreachable(self) -> bool:
+        return self._spares is not None and not self.lanes and self._spares.unreachable
 
-    def _ask(self) -> None:
-        """WANT names all that are missing, so that one more takes the place of the one before."""
-        self._asking = False
+    def _request_lanes(self) -> None:
+        """Request all lanes that are missing: the number replaces that of an earlier request."""
+        self._request_scheduled = False
         missing = min(len(self.waiters), self.limits.lanes - len(self.lanes))
-        if missing <= self._asked:
+        if missing <= self._requested:
             return
-        self._asked = missing
-        self._asked_at = self.carrier.loop.time()
-        if self.spares is not None:
-            self.spares.want(missing)
+        self._requested = missing
+        self._requested_at = self.core.loop.time()
+        if self._spares is not None:
+            self._spares.want(missing)
         elif self._control is not None:
             self._control.send(FrameType.WANT, encode_want(missing))
 
-    def _turn_away(self, message: str) -> None:
+    def _fail_waiters(self, message: str) -> None:
         waiters, self.waiters = self.waiters, deque()
-        self._asked = 0
+        self._requested = 0
         for visit in waiters:
             visit.no_lane(message)
 
-    # What lanes tell.
+    # Calls by lanes, spares and liveness.
 
     def lane_idle(self, lane: PyLane) -> None:
         if lane in self.lanes:
             self._offer(lane)
 
     def lane_retires(self, lane: PyLane) -> None:
-        """The other side asks for it to be closed; only the opener may."""
         if self.side is Side.OPENER and lane in self.idle:
-            self._let_go(lane)
+            self._release(lane)
 
-    def lane_gone(self, lane: PyLane, error: CarrierError) -> None:
+    def lane_closed(self, lane: PyLane, error: CarrierError) -> None:
         self.idle.pop(lane, None)
         self.lanes.discard(lane)
         if self.closed and not self.lanes:
-            self.carrier.pools.discard(self)
-        elif self.spares is not None:
-            self.spares.lane_gone(lane, error)
-            self.give_up_if_hopeless()
+            self.core.pools.discard(self)
+        elif self._spares is not None:
+            self._spares.lane_closed(lane, error)
+            self.fail_waiters_if_unreachable()
 
     def lane_opening(self, lane: PyLane, opening: Opening) -> None:
-        """Acceptor: an OPEN on one of the lanes of a pool that serves."""
-        assert self._table is not None
+        assert self._start_visit is not None
         self.idle.pop(lane, None)
-        self._used()
-        service = self._table.get(opening.label)
-        if service is None:
-            lane.refuse(RefusalReason.NOT_HERE)
-            if self._events is not None:
-                self.carrier.tell(
-                    None, self._events.visit_refused, opening, RefusalReason.NOT_HERE, "no such tunnel here"
-                )
-            return
-        visit = ServedVisit(self.carrier, lane, opening, service, self._events)
-        self.carrier.visit_begins(visit)
-        visit.start()
+        self._lane_used()
+        self._start_visit(lane, opening)
+
+    def fail_waiters_if_unreachable(self) -> None:
+        """When no lane to the peer is left and it cannot be dialled, no visit waits: another peer may take it."""
+        if self._unreachable:
+            self.want(0)
+            self._fail_waiters(_UNREACHABLE)
+
+    def release_oldest(self, count: int) -> None:
+        """Release up to `count` of the lanes that have been idle longest."""
+        for lane in [lane for lane in self.idle if not lane.retiring][:count]:
+            self._release(lane)
 
     def sweep(self, now: float) -> None:
-        """Once a second: visitors that have waited too long, a WANT that brought nothing, spare lanes."""
-        while self.waiters and self.waiters[0].waits_until <= now:
+        """Called once a second: fail visits that have waited too long, repeat a request that brought no lane."""
+        while self.waiters and self.waiters[0].wait_deadline <= now:
             self.waiters.popleft().no_lane("no lane came in time")
-        if self.waiters and now - self._asked_at >= WANT_AGAIN:
-            self._asked = 0
-            self._ask()
-        if self.spares is not None:
-            self.spares.sweep(now)
+        if self.waiters and now - self._requested_at >= WANT_AGAIN:
+            self._requested = 0
+            self._request_lanes()
+        if self._spares is not None:
+            self._spares.sweep(now)
 
-    def _used(self) -> None:
+    def _lane_used(self) -> None:
         self.visited = True
-        if self.spares is not None:
-            self.spares.lane_used()
+        if self._spares is not None:
+            self._spares.lane_used()
 
     def _offer(self, lane: PyLane) -> None:
+        """Give an idle lane to the first visit that waits, or keep it."""
         if not lane.usable:
-            return  # its end is about to be told
+            return  # its end is about to be reported
         if self.closed or (self.side is Side.OPENER and (lane.retiring or lane.state.spent)):
-            self._let_go(lane)
+            self._release(lane)
         elif self.waiters:
-            self._used()
+            self._lane_used()
             self.waiters.popleft().begin(lane)
         else:
             self.idle[lane] = None
 
-    def _let_go(self, lane: PyLane) -> None:
-        """Close an idle lane, or ask the opener to: only it knows that no OPEN is on its way."""
+    def _release(self, lane: PyLane) -> None:
+        """Close an idle lane; the acceptor asks the opener to, which alone knows that no OPEN is on its way."""
         if self.side is Side.OPENER:
             self.idle.pop(lane, None)
             lane.close()
         elif not lane.retiring:
             lane.retiring = True
             lane.send(FrameType.RETIRE)
-
-    def let_go_oldest(self, count: int) -> None:
-        for lane in [lane for lane in self.idle if not lane.retiring][:count]:
-            self._let_go(lane)

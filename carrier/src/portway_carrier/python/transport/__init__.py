@@ -1,1 +1,1 @@
-"""Connections: TCP and TLS as asyncio protocols, how one is brought up, and streams on top of them."""
+"""Connections over TCP and TLS as asyncio protocols: how they are established, carry a stream of bytes, and end."""

@@ -1,5 +1,6 @@
-"""Bringing a stream up: a socket that was accepted, or an address dialled; TLS on it; what went wrong, as a
-CarrierError.
+"""Establishing streams: on a socket that was accepted, or by dialling an address, with TLS or without.
+
+What goes wrong is reported by the stream as a CarrierError.
 """
 
 import asyncio
@@ -7,55 +8,84 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from portway_runtime.descriptors import EXHAUSTED
+from portway_runtime.endpoints import Endpoint
 
-from portway_carrier.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed
+from portway_carrier.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed, TlsSettingsError
+from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.stream import PyStream
+from portway_carrier.python.transport.tls_contexts import TlsContexts
 from portway_carrier.python.transport.tls_transport import TlsTransport
-from portway_carrier.values import ClientTls
-
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
+from portway_carrier.values import ClientTls, ServerTls
 
 
-async def accept(
-    carrier: "PythonCarrier", stream: PyStream, sock: socket.socket, context: ssl.SSLContext | None
-) -> None:
-    """Bring `stream` up on `sock`, or tell it why not; the socket is closed then."""
+class StreamFactory:
+    """Makes streams, each with a background task that establishes it."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._contexts = TlsContexts()
+
+    def accept(self, sock: socket.socket, tls: ServerTls | None) -> PyStream:
+        """A server's stream on a connected socket, which it owns from now on. Raises TlsSettingsError, having closed
+        the socket, when `tls` cannot be used."""
+        try:
+            context = self._contexts.get(tls) if tls is not None else None
+        except TlsSettingsError:
+            sock.close()
+            raise
+        stream = PyStream(self._core, _peer_of(sock), tls=tls is not None)
+        stream.establishing = self._core.tasks.spawn(
+            _accept(self._core, stream, sock, context), name="accept", on_cut=sock.close
+        )
+        return stream
+
+    def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
+        """A client's stream to `address`. Raises TlsSettingsError when `tls` cannot be used."""
+        context = self._contexts.get(tls) if tls is not None else None
+        stream = PyStream(self._core, address, tls=tls is not None)
+        stream.establishing = self._core.tasks.spawn(
+            connect(self._core, stream, tls, context), name=f"connect to {address}"
+        )
+        return stream
+
+
+async def _accept(core: Core, stream: PyStream, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    """Establish `stream` on `sock`. On failure the stream is notified and the socket closed."""
     try:
         sock.setblocking(False)
         kernel.keep_alive(sock)
-        async with asyncio.timeout(carrier.limits.handshake if context is not None else None):
-            await _come_up(carrier, stream, partial(carrier.loop.connect_accepted_socket, sock=sock), context)
+        async with asyncio.timeout(core.limits.handshake if context is not None else None):
+            await _establish(core, stream, partial(core.loop.connect_accepted_socket, sock=sock), context)
     except (OSError, ValueError) as error:
         sock.close()
         if context is None:
             stream.failed(ConnectionLost(f"the socket is gone: {error}"))
         else:
-            # Who leaves before it is done has failed at nothing: clients race nodes, and drop all but one.
-            carrier.totals.handshakes_failed += not isinstance(error, ConnectionResetError)
+            # A peer that leaves during the handshake is not counted: clients race nodes, and drop all but one.
+            core.totals.handshakes_failed += not isinstance(error, ConnectionResetError)
             stream.failed(_handshake_error(error))
     except asyncio.CancelledError:
         sock.close()
         stream.failed(ConnectionLost("closed here", clean=True))
         raise
     else:
-        carrier.totals.handshakes += context is not None
-        _be_up_or_lost(stream)
+        core.totals.handshakes += context is not None
+        _fail_unless_established(stream)
 
 
 async def connect(
-    carrier: "PythonCarrier", stream: PyStream, tls: ClientTls | None = None, context: ssl.SSLContext | None = None
+    core: Core, stream: PyStream, tls: ClientTls | None = None, context: ssl.SSLContext | None = None
 ) -> None:
-    """Dial the stream's peer, or tell it why not."""
-    address, limit = stream.peer, carrier.limits.handshake
-    dial = partial(carrier.loop.create_connection, host=address.host, port=address.port)
+    """Establish `stream` by dialling its peer. On failure the stream is notified, and nothing raised. Cancellation
+    ends the stream."""
+    address, limit = stream.peer, core.limits.handshake
+    dial = partial(core.loop.create_connection, host=address.host, port=address.port)
     try:
         async with asyncio.timeout(limit):
-            await _come_up(carrier, stream, dial, context, tls.server_name if tls is not None else None)
+            await _establish(core, stream, dial, context, tls.server_name if tls is not None else None)
     except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
         stream.failed(_handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
     except TimeoutError:
@@ -63,7 +93,7 @@ async def connect(
     except OSError as error:
         refused, exhausted = isinstance(error, ConnectionRefusedError), error.errno in EXHAUSTED
         stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused, exhausted=exhausted))
-    except ValueError as error:  # a host name that none can be
+    except ValueError as error:  # not a valid host name
         stream.failed(ConnectFailed(f"{address}: {error}"))
     except asyncio.CancelledError:
         stream.failed(ConnectionLost("closed here", clean=True))
@@ -72,33 +102,33 @@ async def connect(
     else:
         if stream.transport is not None:
             kernel.keep_transport_alive(stream.transport)
-        _be_up_or_lost(stream)
+        _fail_unless_established(stream)
 
 
-async def _come_up(
-    carrier: "PythonCarrier",
+async def _establish(
+    core: Core,
     stream: PyStream,
-    connect: Callable[[Callable[[], asyncio.BufferedProtocol]], Awaitable[object]],
+    make_transport: Callable[[Callable[[], asyncio.BufferedProtocol]], Awaitable[object]],
     context: ssl.SSLContext | None,
     server_name: str | None = None,
 ) -> None:
-    """TCP, and TLS on it. Raises OSError and ValueError."""
+    """Make the TCP transport and, with a context, TLS on top of it. Raises OSError and ValueError."""
     if context is None:
-        await connect(lambda: stream)
+        await make_transport(lambda: stream)
         return
-    tls = TlsTransport(carrier, context, stream, server_name)
+    tls = TlsTransport(core, context, stream, server_name)
     try:
-        await connect(lambda: tls)
+        await make_transport(lambda: tls)
         await tls.handshake
     except BaseException:
         tls.abort()
         raise
 
 
-def _be_up_or_lost(stream: PyStream) -> None:
-    """asyncio reports success, without ever having called connection_made, where a transport was aborted meanwhile."""
+def _fail_unless_established(stream: PyStream) -> None:
+    """asyncio reports success, without having called connection_made, when the transport was aborted meanwhile."""
     if stream.transport is None:
-        stream.failed(ConnectionLost("it ended before it was up"))
+        stream.failed(ConnectionLost("it ended before it was established"))
 
 
 def _handshake_error(error: OSError | ValueError) -> CarrierError:
@@ -109,3 +139,11 @@ def _handshake_error(error: OSError | ValueError) -> CarrierError:
     if isinstance(error, TimeoutError):
         return HandshakeFailed("the handshake took too long")
     return HandshakeFailed(f"the connection ended during the handshake: {error}")
+
+
+def _peer_of(sock: socket.socket) -> Endpoint:
+    try:
+        name = sock.getpeername()
+    except OSError:  # the connection is gone already; the stream reports it
+        return Endpoint("", 0)
+    return Endpoint(name[0], name[1]) if isinstance(name, tuple) else Endpoint("", 0)

@@ -1,4 +1,8 @@
-"""What the kernel knows of a TCP connection that nobody reads (Linux; elsewhere it is taken for well)."""
+"""The kernel's view of a TCP connection, and the socket options that a carrier sets.
+
+TCP_INFO is read on Linux; on other platforms the functions that need it answer None. A function given a transport
+whose socket is closed already answers as if nothing were known, and never raises.
+"""
 
 import socket
 import struct
@@ -8,17 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
-_ALIVE: Final = (1, 4, 5, 8)  # ESTABLISHED, FIN_WAIT1 and 2 (we ended), CLOSE_WAIT (the peer ended, in order)
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no time
-# struct tcp_info of linux/tcp.h: eight bytes, then u32 fields; these are the indexes of those.
+# ESTABLISHED, FIN_WAIT1 and FIN_WAIT2 (this side has sent FIN), CLOSE_WAIT (the peer has sent FIN).
+_ALIVE: Final = (1, 4, 5, 8)
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+# struct tcp_info of linux/tcp.h: eight u8 fields, then u32 fields. Below, the indexes of three of them.
 _FIELDS: Final = struct.Struct("=8B13I")
 _UNACKED, _LAST_DATA_RECV, _LAST_ACK_RECV = 8 + 4, 8 + 11, 8 + 12
-# tcpi_min_rtt (Linux 4.6): behind 24 fields of four bytes, 4 of eight and three more; in microseconds.
+# tcpi_min_rtt (Linux 4.6), in microseconds: after eight u8, 24 u32, 4 u64 and 3 more u32 fields.
 _MIN_RTT_AT: Final = 8 + 24 * 4 + 4 * 8 + 3 * 4
 _MIN_RTT: Final = struct.Struct("=I")
 _NO_MIN_RTT: Final = (0, 0xFFFFFFFF)
 
-KEEPALIVE_IDLE: Final = 15  # with the two below a peer that vanished while idle is noticed after 35 s
+KEEPALIVE_IDLE: Final = 15  # seconds; with the two below, a vanished idle peer is noticed after 15 + 4 * 5 = 35 s
 KEEPALIVE_INTERVAL: Final = 5
 KEEPALIVE_COUNT: Final = 4
 _OPTIONS: Final = [
@@ -30,29 +35,29 @@ _OPTIONS: Final = [
             ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
             ("TCP_KEEPCNT", KEEPALIVE_COUNT),
         )
-        if hasattr(socket, name)  # not everywhere
+        if hasattr(socket, name)  # not on every platform
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class TcpState:
-    """`silent` is how long, in seconds, the peer has neither sent nor acknowledged anything."""
+    """The state of one connection at the time of the call."""
 
-    gone: bool  # the peer reset the connection, or the kernel gave it up
-    unacknowledged: bool
-    silent: float
+    gone: bool  # the peer has reset the connection, or the kernel has given it up
+    unacknowledged: bool  # some of what was sent has not been acknowledged
+    silent: float  # seconds since the peer last sent or acknowledged anything
 
 
 def _socket_of(transport: BaseTransport) -> socket.socket | None:
-    """None when it is closed already: a transport keeps its socket until its protocol has been told of the end, and
-    uvloop's answers nothing but ValueError then."""
+    """None when it is closed already: a transport keeps its socket until connection_lost was called, and methods of
+    uvloop's socket object raise ValueError from the close on."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     return sock if sock is not None and sock.fileno() >= 0 else None
 
 
 def tcp_state(transport: BaseTransport) -> TcpState | None:
-    """None where the platform does not tell."""
+    """None when the platform has no TCP_INFO."""
     sock = _socket_of(transport)
     if sock is None or _TCP_INFO is None:
         return None
@@ -61,7 +66,8 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
         if len(raw) < _FIELDS.size:
             return None
         fields = _FIELDS.unpack(raw)
-        # One that both sides ended in order is as closed to the kernel as a reset one, and may still hold unread bytes.
+        # A connection that both sides ended in order is in the same state CLOSE as a reset one, and may still hold
+        # unread bytes: only SO_ERROR tells them apart.
         gone = fields[0] not in _ALIVE and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
     except OSError:
         return None
@@ -70,7 +76,7 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
 
 
 def round_trip(transport: BaseTransport) -> float | None:
-    """The shortest round trip so far, in seconds; None where the platform does not tell."""
+    """The shortest round trip since the connection began, in seconds; None when the platform does not report it."""
     sock = _socket_of(transport)
     if sock is None or _TCP_INFO is None:
         return None
@@ -85,16 +91,17 @@ def round_trip(transport: BaseTransport) -> float | None:
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Probes for a peer that vanishes while idle. (Small writes are sent without delay by both loops.)"""
+    """Turn TCP keepalive on, to notice a peer that vanishes while the connection is idle. (TCP_NODELAY is set by
+    asyncio and by uvloop.)"""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    with suppress(OSError):  # the connection is gone already; its protocol is told by itself
+    with suppress(OSError):  # the connection is gone already; its protocol gets connection_lost
         for level, option, value in _OPTIONS:
             sock.setsockopt(level, option, value)
 
 
 def keep_transport_alive(transport: BaseTransport) -> None:
-    """The same for a connection that was dialled."""
+    """keep_alive for the socket of a transport."""
     sock = _borrow(transport)
     if sock is not None:
         keep_alive(sock)
@@ -102,29 +109,30 @@ def keep_transport_alive(transport: BaseTransport) -> None:
 
 
 def at_end(transport: BaseTransport) -> bool:
-    """Whether the peer has ended its direction and all that it sent was read."""
+    """Whether the peer has ended its direction and everything it sent has been read."""
     sock = _borrow(transport)
     if sock is None:
         return False
     try:
         return not sock.recv(1, socket.MSG_PEEK)
-    except OSError:  # nothing yet, or the connection is gone
+    except OSError:  # BlockingIOError: nothing has arrived; or the connection is gone
         return False
     finally:
         sock.detach()
 
 
 def _borrow(transport: BaseTransport) -> socket.socket | None:
-    """A real socket, to be detached: uvloop's face of one makes a new one for each call, and reads from none."""
-    face = _socket_of(transport)
-    return socket.socket(face.family, face.type, face.proto, face.fileno()) if face is not None else None
+    """A socket object on the transport's descriptor, which the caller must detach(). uvloop's own object cannot
+    recv(), and makes a new socket object for each call."""
+    sock = _socket_of(transport)
+    return socket.socket(sock.family, sock.type, sock.proto, sock.fileno()) if sock is not None else None
 
 
 def reset_on_close(transport: BaseTransport) -> None:
-    """Whoever is at the other end shall see that it was broken off, not ended."""
+    """Make the close send RST instead of FIN, so that the peer sees an abort and not an end."""
     sock = _socket_of(transport)
     if sock is not None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         except OSError:
-            pass  # it is gone already
+            pass  # the connection is gone already

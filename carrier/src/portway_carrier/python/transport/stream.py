@@ -1,33 +1,34 @@
-"""A stream: the connection with a visitor or a local server, and what it holds before it is joined."""
+"""A stream: the connection with a visitor or a local server.
+
+Until a visit joins it, the stream holds what its peer sends. From then on each read goes to `partner`, one plain call.
+"""
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from portway_proto.wire.frames import Bytes
 from portway_proto.wire.limits import MAX_KEPT
 from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.errors import CarrierError, ConnectionLost
+from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.connection import Connection
 from portway_carrier.values import Handshake
 
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
-
-# A peer that has our last bytes closes within a round trip or two; one that does not is dropped.
+# Seconds for the peer to close after it was sent the last bytes and the end, which takes it a round trip or two.
 FINISH_WAIT = 2.0
 
 
 class Partner(Protocol):
-    """Where a stream's bytes go: the lane of its visit."""
+    """Where a stream's bytes go: the lane of its visit, or the visit itself before the lane takes them."""
 
     def carry(self, data: Bytes) -> None:
-        """These; they are valid during the call alone."""
+        """Send `data`, which is valid only during the call."""
         ...
 
     def carry_read(self, size: int) -> None:
-        """The first `size` bytes of the read buffer."""
+        """Send the first `size` bytes of the read buffer."""
         ...
 
     def pause_source(self) -> None: ...
@@ -36,17 +37,23 @@ class Partner(Protocol):
 
 
 class StreamOwner(Protocol):
-    """Who is told of a stream's turning points: its visit."""
+    """What a stream notifies: its visit."""
 
-    def stream_ready(self) -> None: ...
-
-    def stream_ended(self) -> None:
-        """It sends no more; it may still take bytes."""
+    def stream_ready(self) -> None:
+        """It was established."""
         ...
 
-    def stream_lost(self, error: CarrierError) -> None: ...
+    def stream_ended(self) -> None:
+        """Its peer has ended its direction; it may still take bytes."""
+        ...
 
-    def cut(self) -> None: ...
+    def stream_lost(self, error: CarrierError) -> None:
+        """It is over, or could not be established."""
+        ...
+
+    def cut(self) -> None:
+        """End the visit now."""
+        ...
 
 
 class PyStream(Connection):
@@ -56,36 +63,36 @@ class PyStream(Connection):
         "_began",
         "_changed",
         "_discards",
-        "_last",
+        "_last_bytes",
         "_timers",
         "_took",
         "ended",
-        "heir",
+        "establishing",
         "held",
         "held_size",
         "lost",
-        "opening",
         "owner",
         "partner",
+        "successor",
     )
 
-    def __init__(self, carrier: "PythonCarrier", peer: Endpoint, *, tls: bool) -> None:
-        super().__init__(carrier, peer, tls=tls)
-        self.opening: asyncio.Task[None] | None = None  # brings it up
+    def __init__(self, core: Core, peer: Endpoint, *, tls: bool) -> None:
+        super().__init__(core, peer, tls=tls)
+        self.establishing: asyncio.Task[None] | None = None
         self.owner: StreamOwner | None = None
         self.partner: Partner | None = None
-        self.heir: Connection | None = None  # the lane that took its transport over
-        self.held: list[Bytes] = []  # what came before there was a partner
+        self.successor: Connection | None = None  # the lane that took the transport over
+        self.held: list[Bytes] = []  # received before there was a partner
         self.held_size = 0
         self.ended = False  # end of file was received
         self.lost: CarrierError | None = None
-        self._began = carrier.loop.time()
-        self._took = 0.0
-        self._discards = False
-        self._last: bytes | None = None  # to be written and finished with as soon as it is up
+        self._began = core.loop.time()
+        self._took = 0.0  # seconds, from its making until it was established
+        self._discards = False  # what is received is dropped
+        self._last_bytes: bytes | None = None  # what `finish` was given before the stream was established
         self._changed: asyncio.Future[None] | None = None
-        self._timers: tuple[asyncio.TimerHandle, ...] = ()  # of finish
-        carrier.streams.add(self)
+        self._timers: tuple[asyncio.TimerHandle, ...] = ()  # those of `finish`
+        core.streams.add(self)
 
     async def ready(self) -> Handshake:
         while self.transport is None and self.lost is None:
@@ -114,30 +121,31 @@ class PyStream(Connection):
             self._discards = True
             self.drop()
         elif self.lost is None:
-            self.failed(ConnectionLost("dropped here before it was up", clean=True))
-            if self.opening is not None:
-                self.opening.cancel()
+            self.failed(ConnectionLost("dropped here before it was established", clean=True))
+            if self.establishing is not None:
+                self.establishing.cancel()
 
     def failed(self, error: CarrierError) -> None:
-        """It will never be up, or it is over: tell who waits. Its transport may still be closing."""
+        """It is over, or cannot be established: notify the owner and wake waiters. Its transport may still be closing.
+        Idempotent."""
         if self.lost is not None:
             return
         self.lost = error
-        self.carrier.streams.discard(self)
+        self.core.streams.discard(self)
         self._wake()
         owner, self.owner, self.partner = self.owner, None, None
         if owner is not None:
             owner.stream_lost(error)
 
-    # What its visit asks of it.
+    # Calls by its visit.
 
     @property
     def half_closes(self) -> bool:
-        """Whether one direction can end alone."""
+        """Whether one direction can end while the other goes on."""
         return not self.tls
 
     def send_end(self) -> None:
-        """Nothing more will be sent: end this direction, or all of it where it cannot be ended alone."""
+        """End this side's direction; where the stream cannot half-close, end both."""
         if self.transport is None:
             return
         if self.half_closes and not self.ended:
@@ -146,28 +154,29 @@ class PyStream(Connection):
             self.shut()
 
     def close(self) -> None:
-        """Both directions are over: let what waits leave, then close."""
+        """Both directions are over: flush, then close."""
         self._discards = True
         self._drop_held()
         self.resume_source()
         self.shut()
 
     def finish(self, data: bytes) -> None:
-        """These bytes, then the end; what the peer still sends is read and dropped, so that they arrive."""
+        """Write `data`, then end. What the peer still sends is read and dropped: closing with unread bytes would reset
+        the connection, and `data` might not arrive."""
         self._discards = True
         self._drop_held()
         if self.lost is not None:
             return
-        later, linger = self.carrier.loop.call_later, self.carrier.limits.linger
-        self._timers = self._timers or (later(linger, self.abort),)
+        call_later, linger = self.core.loop.call_later, self.core.limits.linger
+        self._timers = self._timers or (call_later(linger, self.abort),)
         if self.transport is None:
-            self._last = data
+            self._last_bytes = data
             return
         self.resume_source()
         self.write(data)
         if self.half_closes and not self.ended:
             self.transport.write_eof()
-            self._timers += (later(min(FINISH_WAIT, linger), self.shut),)
+            self._timers += (call_later(min(FINISH_WAIT, linger), self.shut),)
         else:
             self.shut()
 
@@ -180,14 +189,15 @@ class PyStream(Connection):
             super().resume_source()
 
     def hold(self, data: Bytes) -> None:
-        """Keep bytes until there is a partner. More than MAX_KEPT and what one read brings is left to the kernel."""
+        """Keep a copy of `data` until there is a partner. From MAX_KEPT bytes on the stream is not read."""
         self.held.append(bytes(data))
         self.held_size += len(data)
         if self.held_size >= MAX_KEPT:
             self.pause_source()
 
     def hand_back(self, kept: list[Bytes]) -> "PyStream | None":
-        """Its visit was not taken: hold again what had been sent. None when it is gone."""
+        """Leave the visit, which was not taken, and hold `kept`, which was sent on the lane, again. None when the
+        stream is over."""
         self.owner = None
         self.partner = None
         if self.lost is not None:
@@ -199,11 +209,11 @@ class PyStream(Connection):
         return self
 
     def give_to(self, lane: Connection) -> list[Bytes]:
-        """Its transport is the lane's from now on, and so is what it has held."""
+        """Hand the transport over to `lane`. Returns what was held."""
         self.resume_source()
         self.detach()
-        self.carrier.streams.discard(self)
-        self.heir = lane
+        self.core.streams.discard(self)
+        self.successor = lane
         return self.take_held()
 
     def take_held(self) -> list[Bytes]:
@@ -213,18 +223,18 @@ class PyStream(Connection):
     # asyncio's protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         if self.lost is not None:  # aborted while its handshake ran
             transport.abort()
             return
         self.attach(transport)
-        self.opening = None
-        self._took = self.carrier.loop.time() - self._began
-        high = self.carrier.limits.high_water
+        self.establishing = None
+        self._took = self.core.loop.time() - self._began
+        high = self.core.limits.high_water
         transport.set_write_buffer_limits(high=high, low=high // 4)
         self._wake()
-        if self._last is not None:
-            self.finish(self._last)
+        if self._last_bytes is not None:
+            self.finish(self._last_bytes)
         elif self.owner is not None:
             self.owner.stream_ready()
 
@@ -233,11 +243,11 @@ class PyStream(Connection):
         if partner is not None:
             partner.carry_read(nbytes)
         elif not self._discards:
-            self.hold(self.carrier.read_buffer.room[:nbytes])
+            self.hold(self.core.read_buffer.room[:nbytes])
             self._wake()
 
     def eof_received(self) -> bool:
-        """Plain TCP stays open for the other direction. A TLS transport closes itself now, both directions of it."""
+        """Plain TCP stays open for the other direction. A TLS transport closes both directions now."""
         if not self.ended:
             self.ended = True
             self._wake()
@@ -247,13 +257,13 @@ class PyStream(Connection):
                 self.owner.stream_ended()
             if self.tls:
                 self.linger()
-                self.failed(ConnectionLost("it ended TLS", clean=True))
+                self.failed(ConnectionLost("the peer ended TLS", clean=True))
         return not self.tls
 
     def connection_lost(self, error: Exception | None) -> None:
         self.detach()
-        if self.heir is not None:
-            self.heir.connection_lost(error)
+        if self.successor is not None:
+            self.successor.connection_lost(error)
         self.failed(ConnectionLost(f"the connection was lost: {error}" if error else "closed", clean=error is None))
 
     def pause_writing(self) -> None:
@@ -277,7 +287,7 @@ class PyStream(Connection):
 
     async def _change(self) -> None:
         if self._changed is None or self._changed.done():
-            self._changed = self.carrier.loop.create_future()
+            self._changed = self.core.loop.create_future()
         await asyncio.shield(self._changed)
 
     def _wake(self) -> None:

@@ -1,28 +1,29 @@
-"""TLS settings, which cross the contract as PEM, turned into what asyncio wants: an ssl.SSLContext.
+"""TLS contexts made from the PEM settings of the contract.
 
-A context costs about a millisecond, so one is kept for each settings value.
+Making an ssl.SSLContext takes about a millisecond, so contexts are cached by settings.
 """
 
 import os
 import ssl
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_runtime.bounded import BoundedMap
 
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ClientTls, ServerTls
 
-# A node has a handful of settings in use at once; reloading a certificate every minute must not grow this.
-_KEPT: Final = 64
+# A node uses a handful of settings at once. The bound keeps a certificate that is reloaded every minute from growing
+# the cache.
+_CAPACITY: Final = 64
 
 
 @contextmanager
 def _pem_file(*parts: bytes) -> Iterator[str]:
-    """`ssl` loads certificates and keys from files alone: one only this user can read, for a moment."""
+    """A temporary file with `parts`, readable by this user alone: `ssl` loads certificates and keys only from files."""
     descriptor, path = tempfile.mkstemp(prefix="portway-", suffix=".pem")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -38,7 +39,7 @@ def _load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> N
             context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as error:
         raise TlsSettingsError(f"certificate and key cannot be used together: {error}") from None
-    except OSError as error:  # no descriptor is left, or no room on the disk
+    except OSError as error:  # no free descriptor, or no space on the disk
         raise TlsSettingsError(f"certificate and key cannot be loaded now: {error.strerror}") from None
 
 
@@ -57,9 +58,10 @@ def _server_context(tls: ServerTls) -> ssl.SSLContext:
     if tls.alpn is not None:
         context.set_alpn_protocols([tls.alpn])
     if tls.alpn in (LINK_ALPN, MESH_ALPN):
-        context.num_tickets = 0  # lanes live long; and clients of Portway keep none
+        context.num_tickets = 0  # lanes live long, and Portway's clients do not resume sessions
     else:
-        context.num_tickets = 1  # each takes 13 µs of a handshake of 180, and a visitor that resumes gets its next one
+        # Each takes 13 µs of a handshake of 180 µs. One is enough: a visitor that resumes is sent the next one.
+        context.num_tickets = 1
     if tls.client_ca is not None:
         _load_ca(context, tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -78,20 +80,18 @@ def _client_context(tls: ClientTls) -> ssl.SSLContext:
     return context
 
 
-class Contexts:
-    """The contexts of one carrier, least recently used first."""
+class TlsContexts:
+    """A cache of TLS contexts; the least recently used one is evicted first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[ServerTls | ClientTls, ssl.SSLContext] = OrderedDict()
+        self._cache: BoundedMap[ServerTls | ClientTls, ssl.SSLContext] = BoundedMap(_CAPACITY)
 
-    def of(self, tls: ServerTls | ClientTls) -> ssl.SSLContext:
-        """Raises TlsSettingsError when the settings cannot be used."""
-        context = self._kept.get(tls)
+    def get(self, tls: ServerTls | ClientTls) -> ssl.SSLContext:
+        """The context for these settings. Raises TlsSettingsError when they cannot be used."""
+        context = self._cache.get(tls)
         if context is None:
             context = _server_context(tls) if isinstance(tls, ServerTls) else _client_context(tls)
-            self._kept[tls] = context
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            self._cache[tls] = context
         else:
-            self._kept.move_to_end(tls)
+            self._cache.move_to_end(tls)
         return context

@@ -1,35 +1,33 @@
-"""TLS above a plain TCP transport: OpenSSL in memory, its bytes moved by hand, nothing read ahead.
+"""TLS on top of a plain TCP transport, by OpenSSL's memory BIOs, without reading ahead.
 
-asyncio's and uvloop's own TLS hold a buffer of 256 KiB for each connection, read on while they are paused, and take
-30 µs more of each new one (docs/decisions/0003).
+asyncio's and uvloop's own TLS hold a buffer of 256 KiB for each connection, keep reading while they are paused, and
+take 30 µs more for each new connection (docs/decisions/0003).
 """
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from portway_proto.wire.frames import Bytes
 
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
+from portway_carrier.python.core.core import Core
 
-# OpenSSL keeps a buffer as large as the largest read for as long as a connection lives.
-CIPHERTEXT_SIZE: Final = 128 * 1024
-# A longer one is on its way at once: megabytes can be written in one turn of the loop, and nothing would hold them up.
+# A longer one is flushed at once: megabytes can be written in one turn of the loop, and back-pressure sees only what
+# has been flushed.
 _SHORT_ANSWER: Final = 16 * 1024
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
-    """To the TCP transport a protocol, to the protocol above it a transport, once `handshake` is done.
+    """The protocol of a TCP transport, and the transport of a protocol above it once `handshake` is done.
 
-    The protocol above reads from the carrier's read buffer, like every other. What it is told, and when, is as with
-    asyncio's own TLS: the end of TCP counts as the end of TLS.
+    Like every other, the protocol above finds what was read in the core's read buffer. It gets the same calls as from
+    asyncio's own TLS transport: an end of TCP counts as an end of TLS.
     """
 
     __slots__ = (
         "_above",
-        "_carrier",
         "_closing",
+        "_core",
         "_ended",
         "_error",
         "_from_peer",
@@ -41,14 +39,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        carrier: "PythonCarrier",
+        core: Core,
         context: ssl.SSLContext,
         above: asyncio.BufferedProtocol,
         server_name: str | None,
     ) -> None:
-        """With a `server_name` as the client of that server. `handshake` fails with an OSError (ssl.SSLError,
-        ConnectionError). Raises ValueError for what can be no server's name."""
-        self._carrier = carrier
+        """A client's end with `server_name`, a server's without. The future `handshake` fails with an OSError
+        (ssl.SSLError, ConnectionError). Raises ValueError when `server_name` is not a valid host name."""
+        self._core = core
         self._above = above
         self._from_peer = ssl.MemoryBIO()
         self._to_peer = ssl.MemoryBIO()
@@ -56,24 +54,24 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._from_peer, self._to_peer, server_side=server_name is None, server_hostname=server_name
         )
         self._tcp: asyncio.Transport | None = None
-        self._ended = False  # it sends no more
+        self._ended = False  # the peer has sent its close_notify
         self._closing = False
         self._error: Exception | None = None
-        self.handshake: asyncio.Future[None] = carrier.loop.create_future()
+        self.handshake: asyncio.Future[None] = core.loop.create_future()
 
-    # The TCP transport's protocol.
+    # The protocol of the TCP transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._tcp = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._tcp = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         if not self._tls.server_side:
-            self._go_on()
+            self._advance()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._carrier.ciphertext
+        return self._core.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._from_peer.write(self._carrier.ciphertext[:nbytes])
-        self._go_on()
+        self._from_peer.write(self._core.ciphertext[:nbytes])
+        self._advance()
 
     def eof_received(self) -> bool:
         if not self.handshake.done():
@@ -121,14 +119,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write(self, data: Bytes) -> None:
         if data and not self.is_closing():
-            first = self._to_peer.pending > 0  # behind the session ticket; its end may be known at once
+            # Behind the session ticket, which has not been flushed: the first answer, whose end may follow at once.
+            first = self._to_peer.pending > 0
             try:
                 self._tls.write(data)
             except ssl.SSLError as error:
                 self._fail(error)
                 return
             if first and self._to_peer.pending <= _SHORT_ANSWER:
-                self._carrier.loop.call_soon(self._flush)
+                self._core.loop.call_soon(self._flush)
             else:
                 self._flush()
 
@@ -139,13 +138,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._connected.set_write_buffer_limits(high, low)
 
     def close(self) -> None:
-        """Say that nothing more comes. The connection ends with the peer's answer, which is awaited without limit."""
+        """Send close_notify. The connection closes when the peer answers it; that wait has no limit here."""
         if self.is_closing():
             return
         self._closing = True
         try:
             self._tls.unwrap()
-        except ssl.SSLError:  # most often SSLWantReadError: it has not ended yet
+        except ssl.SSLError:  # usually SSLWantReadError: the peer has not sent its close_notify
             pass
         self._flush()
         if self._ended:
@@ -153,7 +152,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         self._closing = True
-        self.handshake.cancel()  # nobody waits for it any more
+        self.handshake.cancel()
         if self._tcp is not None:
             self._tcp.abort()
 
@@ -162,15 +161,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         assert self._tcp is not None
         return self._tcp
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         try:
-            if self.handshake.done() or self._shake():
+            if self.handshake.done() or self._continue_handshake():
                 self._read()
         except ssl.SSLError as error:
             self._fail(error)
 
-    def _shake(self) -> bool:
-        """Whether the handshake is done now."""
+    def _continue_handshake(self) -> bool:
+        """Whether it is done now and there may be bytes to read."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -178,14 +177,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             return False
         if not self._tls.server_side or self._tls.version() != "TLSv1.3":
             self._flush()
-        # A server of TLS 1.3 has nothing more to say than a session ticket: that leaves with the first bytes.
+        # All that a TLS 1.3 server still has to send is a session ticket: it leaves with the first bytes.
         self.handshake.set_result(None)
         self._above.connection_made(self)
         return not self._connected.is_closing()
 
     def _read(self) -> None:
-        """All that has come, in one piece: it is no longer than its ciphertext, which fitted."""
-        room, size = self._carrier.read_buffer.room, 0
+        """Pass on everything that has arrived as one piece. It fits: plaintext is not longer than its ciphertext."""
+        room, size = self._core.read_buffer.room, 0
         try:
             while self._from_peer.pending or self._tls.pending():
                 got = self._tls.read(len(room), room[size:])
@@ -205,7 +204,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._end()
 
     def _end(self) -> None:
-        """The peer has ended its direction, and with that both."""
+        """The peer has ended its direction; that ends both."""
         self._ended = True
         if not self._closing and not self._above.eof_received():
             self.close()
@@ -215,7 +214,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._connected.write(self._to_peer.read())
 
     def _fail(self, error: ssl.SSLError) -> None:
-        """Tell the peer what OpenSSL has to say of it, and drop it."""
+        """Send the alert that OpenSSL has written for `error`, and drop the connection."""
         self._error = error
         if not self.handshake.done():
             self.handshake.set_exception(error)

@@ -1,1 +1,1 @@
-"""Visits: a stream and a lane joined, on the opener's side, the acceptor's, and between two lanes."""
+"""Visits: a stream and a lane joined, how that begins on the opener's and the acceptor's side, and how it ends."""

@@ -1,49 +1,41 @@
-"""The opener's visit: from `join` through waiting for handshake, lane and OPENED to a visit that runs."""
-
-from typing import TYPE_CHECKING
+"""The opener's visit: from `join`, through the waits for handshake, lane and OPENED, to a visit that runs."""
 
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.limits import MAX_KEPT
 
 from portway_carrier.contract import Outcome, VisitEnd, VisitEnded
 from portway_carrier.errors import CarrierError
+from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
+from portway_carrier.python.lanes.pool import PyPool
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
 
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
-    from portway_carrier.python.lanes.pool import PyPool
-
 
 class JoinedVisit(RunningVisit):
-    """The contract's Visit."""
+    """The contract's Visit. Until OPENED it is its stream's Partner."""
 
-    __slots__ = ("_ended", "_kept", "_kept_size", "_looks", "_opened", "_pool", "_surplus", "waits_until")
+    __slots__ = ("_kept", "_kept_size", "_on_end", "_opened", "_pool", "_surplus", "_wants_lane", "wait_deadline")
 
     def __init__(
-        self,
-        carrier: "PythonCarrier",
-        visitor: PyStream | LaneStream,
-        pool: "PyPool",
-        opening: Opening,
-        ended: VisitEnded,
+        self, core: Core, visitor: PyStream | LaneStream, pool: PyPool, opening: Opening, on_end: VisitEnded
     ) -> None:
-        super().__init__(carrier, opening)
+        super().__init__(core, opening)
         self.stream = visitor
-        self.waits_until = 0.0  # set by the pool while the visit waits for a lane
+        self.wait_deadline = 0.0  # set by the pool when the visit has to wait for a lane
         self._pool = pool
-        self._ended = ended
-        self._kept: list[Bytes] = []  # sent, and not yet known to be taken
+        self._on_end = on_end
+        self._kept: list[Bytes] = []  # sent before OPENED, and kept to be handed back if the visit is refused
         self._kept_size = 0
-        self._surplus: list[Bytes] = []  # read, but over what may be sent before OPENED
+        self._surplus: list[Bytes] = []  # read, but over the limit of what may be sent before OPENED
         self._opened = False
-        self._looks = False  # for what the visitor says at once, before a lane is taken
+        self._wants_lane = False  # the visitor is ready and the pool has not been asked for a lane
 
     def start(self) -> None:
         stream = self.stream
         assert stream is not None
+        self.core.visit_started(self)
         stream.owner = self
         if stream.lost is not None:
             self.stream_lost(stream.lost)
@@ -51,22 +43,22 @@ class JoinedVisit(RunningVisit):
             self.stream_ready()
 
     def stream_ready(self) -> None:
-        """A visitor that speaks first has often done so by now: one look at the sockets later its bytes go out in the
-        same write as OPEN."""
-        self._looks = True
-        soon = self.carrier.loop.call_soon
-        soon(soon, self._find_lane)
+        """Take a lane after one more poll of the sockets: by then a visitor that speaks first has often sent bytes,
+        which leave in the same write as OPEN."""
+        self._wants_lane = True
+        call_soon = self.core.loop.call_soon
+        call_soon(call_soon, self._take_lane)
 
-    def _find_lane(self) -> None:
-        if not self._looks or self.stream is None or self.over:
+    def _take_lane(self) -> None:
+        if not self._wants_lane or self.stream is None or self.over:
             return
-        self._looks = False
+        self._wants_lane = False
         lane = self._pool.take(self)
         if lane is not None:
             self.begin(lane)
 
     def begin(self, lane: PyLane) -> None:
-        """A lane was found: OPEN, with what the visitor has sent so far."""
+        """Send OPEN on `lane`, with what the visitor has sent so far."""
         stream = self.stream
         assert stream is not None
         self.lane = lane
@@ -81,13 +73,12 @@ class JoinedVisit(RunningVisit):
             stream.resume_source()
 
     def no_lane(self, message: str) -> None:
-        """None came in time, or the pool was closed."""
         self._hand_back(Outcome.NO_LANE, RefusalReason.OVERLOADED, message)
 
     # Partner, until OPENED.
 
     def carry_read(self, size: int) -> None:
-        self.carry(self.carrier.read_buffer.room[:size])
+        self.carry(self.core.read_buffer.room[:size])
 
     def carry(self, data: Bytes) -> None:
         sendable: list[Bytes] = []
@@ -99,12 +90,13 @@ class JoinedVisit(RunningVisit):
             self.stream.pause_source()
 
     def pause_source(self) -> None:
-        """The visitor takes no more: nothing comes from the lane before OPENED, `run` sees to it then."""
+        """The visitor takes no more bytes. None are received from the lane before OPENED, and `run` looks then."""
 
     def resume_source(self) -> None:
         """See pause_source."""
 
     def _keep(self, data: Bytes, sendable: list[Bytes]) -> None:
+        """Keep `data`; what may be sent of it before OPENED is appended to `sendable`."""
         room = MAX_KEPT - self._kept_size
         if self._surplus or room <= 0:
             self._surplus.append(bytes(data))
@@ -155,7 +147,7 @@ class JoinedVisit(RunningVisit):
     # StreamOwner.
 
     def stream_ended(self) -> None:
-        self._find_lane()  # one that says all and leaves is heard
+        self._take_lane()  # now: a TLS stream is lost next, and what it has sent is still to be delivered
         if self._opened or (self.lane is not None and not self._surplus):
             super().stream_ended()
 
@@ -169,12 +161,12 @@ class JoinedVisit(RunningVisit):
             self._leave_lane(lane)
             lane.send_reset()
         else:
-            self._pool.forget(self)
+            self._pool.stop_waiting(self)
         self._finish(Outcome.VISITOR_LOST, error)
 
     def cut(self) -> None:
         if not self.over and self.lane is None:
-            self._pool.forget(self)
+            self._pool.stop_waiting(self)
         super().cut()
 
     def _hand_back(self, outcome: Outcome, reason: RefusalReason, message: str) -> None:
@@ -192,5 +184,5 @@ class JoinedVisit(RunningVisit):
         self._report(VisitEnd(outcome, message=str(error) if error is not None else ""))
 
     def _report(self, end: VisitEnd) -> None:
-        self.carrier.visit_over(self)
-        self.carrier.tell(end.visitor.abort if end.visitor is not None else None, self._ended, self, end)
+        self.core.visit_ended(self)
+        self.core.notify(end.visitor.abort if end.visitor is not None else None, self._on_end, self, end)

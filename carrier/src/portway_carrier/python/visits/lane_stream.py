@@ -1,26 +1,22 @@
-"""A visitor that came in over a lane: the lane of an unanswered opening, with the face of a stream, so that it can be
-joined to another pool.
+"""A visitor that came in over a lane: the lane of an unanswered opening, with the interface of a stream, so that it
+can be joined to a lane of another pool.
 """
-
-from typing import TYPE_CHECKING
 
 from portway_proto.wire.frames import Bytes, RefusalReason
 from portway_proto.wire.lane import Ending
 from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.errors import CarrierError, ConnectionLost
-
-if TYPE_CHECKING:
-    from portway_carrier.python.lanes.lane import PyLane
-    from portway_carrier.python.transport.stream import Partner, StreamOwner
+from portway_carrier.python.lanes.lane import PyLane
+from portway_carrier.python.transport.stream import Partner, StreamOwner
 
 
 class LaneStream:
-    """An acceptor's lane as a visit's stream, and as that lane's visit."""
+    """To the visit a stream like PyStream; to the acceptor's lane its LaneVisit."""
 
     half_closes = True
 
-    def __init__(self, lane: "PyLane") -> None:
+    def __init__(self, lane: PyLane) -> None:
         self.lane = lane
         self.transport = lane.transport
         self.owner: StreamOwner | None = None
@@ -30,7 +26,7 @@ class LaneStream:
             self.lost = ConnectionLost("the opener gave the visit up")
             return
         lane.visit = self
-        lane.sink = self._arrived
+        lane.sink = self._received
 
     @property
     def peer(self) -> Endpoint:
@@ -45,23 +41,25 @@ class LaneStream:
         return self.lane.writes_paused
 
     def take_held(self) -> list[Bytes]:
-        held, self.lane.early = self.lane.early, []
+        held, self.lane.early_data = self.lane.early_data, []
         return list(held)
 
-    def hand_back(self, kept: list[Bytes]) -> "PyLane | None":
+    def hand_back(self, kept: list[Bytes]) -> PyLane | None:
+        """Leave the visit, which was not taken further on. The lane, with its opening unanswered and `kept` held
+        again; None when the opener has given it up."""
         self.owner = None
         self.partner = None
         if self.lost is not None:
             return None
         self.lane.visit = None
         self.lane.sink = None
-        self.lane.early = [*kept, *self.lane.early]
+        self.lane.early_data = [*kept, *self.lane.early_data]
         self.lane.resume_source()
         return self.lane
 
     def accepted(self) -> None:
-        """The visit was taken at the far end: say so to the opener."""
-        self.lane.accept(self._arrived)
+        """The visit was taken further on: answer the opening."""
+        self.lane.accept(self._received)
 
     def write(self, data: Bytes) -> None:
         self.lane.carry(data)
@@ -70,7 +68,7 @@ class LaneStream:
         self.lane.send_end()
 
     def close(self) -> None:
-        """Both directions have ended: the lane is idle already."""
+        """Both directions have ended, so that the lane is idle already."""
         self.lane.leave()
 
     def abort(self) -> None:
@@ -83,13 +81,13 @@ class LaneStream:
     def resume_source(self) -> None:
         self.lane.resume_source()
 
-    def _arrived(self, data: Bytes) -> None:
+    def _received(self, data: Bytes) -> None:
         if self.partner is not None:
             self.partner.carry(data)
         else:
-            self.lane.early.append(bytes(data))
+            self.lane.early_data.append(bytes(data))
 
-    # LaneVisit.
+    # LaneVisit. The first three concern openers only.
 
     def lane_opened(self) -> None: ...
 
@@ -102,7 +100,7 @@ class LaneStream:
             self.owner.stream_ended()
 
     def lane_reset(self, in_order: bool) -> None:
-        self.lane_lost(ConnectionLost("the opener broke off"))
+        self.lane_lost(ConnectionLost("the opener reset the visit"))
 
     def lane_lost(self, error: CarrierError) -> None:
         self.lost = error

@@ -1,35 +1,34 @@
-"""A visit that runs: a stream and a lane joined, each the other's sink, and what each turning point of one does to
-the other. How a visit begins is in joined.py (the opener's side) and served.py (the acceptor's).
+"""A visit that runs: a stream and a lane, each the other's sink, and what a turning point of one does to the other.
+
+Here: what both sides of a lane have in common. Not here: how a visit begins (joined.py for the opener, served.py for
+the acceptor).
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Ending
 
 from portway_carrier.contract import Outcome
 from portway_carrier.errors import CarrierError, ConnectionLost
+from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.transport.stream import PyStream
-
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
-    from portway_carrier.python.visits.lane_stream import LaneStream
+from portway_carrier.python.visits.lane_stream import LaneStream
 
 
 class RunningVisit:
-    """What both sides have in common. Subclasses say what happens when it is over."""
+    """The stream's StreamOwner and the lane's LaneVisit. A subclass implements `ended`."""
 
-    __slots__ = ("_moved", "_opening", "carrier", "lane", "over", "stream")
+    __slots__ = ("_moved", "_opening", "core", "lane", "over", "stream")
 
-    def __init__(self, carrier: "PythonCarrier", opening: Opening) -> None:
-        self.carrier = carrier
+    def __init__(self, core: Core, opening: Opening) -> None:
+        self.core = core
         self.stream: PyStream | LaneStream | None = None
         self.lane: PyLane | None = None
         self.over = False
         self._opening = opening
-        self._moved: tuple[int, int] | None = None  # to and from the lane, once the lane has been left
+        self._moved: tuple[int, int] | None = None  # bytes to and from the lane, once the visit has left it
 
     @property
     def opening(self) -> Opening:
@@ -45,7 +44,7 @@ class RunningVisit:
 
     @property
     def bytes_in(self) -> int:
-        """From the visitor, who is at the opener's side of the lane."""
+        """From the visitor, who is on the opener's side of the lane."""
         return self.to_lane
 
     @property
@@ -58,10 +57,11 @@ class RunningVisit:
         return (self.lane.sent_bytes, self.lane.received_bytes) if self.lane is not None else (0, 0)
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
-        """It is over: called once. Stream and lane have been dealt with."""
+        """Called once, when the visit is over and has left its stream and its lane."""
+        raise NotImplementedError
 
     def run(self) -> None:
-        """OPENED: join the two, each at the other's pace."""
+        """The visit was taken: join stream and lane, and pause each where the other is full."""
         stream, lane = self.stream, self.lane
         assert stream is not None
         assert lane is not None
@@ -82,10 +82,10 @@ class RunningVisit:
             self.end_lane(self.lane, self.lane.send_end)
 
     def end_lane(self, lane: PyLane, send_end: Callable[[], None]) -> None:
-        """The stream sends no more."""
-        done = lane.state.received is not Ending.NONE
+        """The stream's peer has ended its direction: pass the end on by `send_end`."""
+        both_ended = lane.state.received is not Ending.NONE
         send_end()
-        if done:
+        if both_ended:
             self._close_stream()
             self._finish(Outcome.DONE)
 
@@ -119,7 +119,7 @@ class RunningVisit:
             self._finish(Outcome.DONE)
 
     def lane_reset(self, in_order: bool) -> None:
-        if in_order:  # it wants no answer, but what it sent is to arrive
+        if in_order:  # the peer reads no more, but what it sent is delivered
             self._close_stream()
         else:
             self._abort_stream()
@@ -138,6 +138,7 @@ class RunningVisit:
             self.stream.resume_source()
 
     def cut(self) -> None:
+        """End it now: abort the stream, reset the lane."""
         if self.over:
             return
         lane = self.lane
@@ -154,18 +155,21 @@ class RunningVisit:
         lane.leave()
 
     def _abort_stream(self) -> None:
-        stream, self.stream = self.stream, None
+        stream = self._leave_stream()
         if stream is not None:
-            stream.owner = None
-            stream.partner = None
             stream.abort()
 
     def _close_stream(self) -> None:
+        stream = self._leave_stream()
+        if stream is not None:
+            stream.close()
+
+    def _leave_stream(self) -> PyStream | LaneStream | None:
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.owner = None
             stream.partner = None
-            stream.close()
+        return stream
 
     def _finish(self, outcome: Outcome, error: CarrierError | None = None) -> None:
         if self.over:

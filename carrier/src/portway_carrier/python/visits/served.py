@@ -1,8 +1,9 @@
-"""The acceptor's visit: an OPEN for a label of the table, the local connection dialled for it, the two joined."""
+"""The acceptor's visits: an OPEN for a label of the table, a connection dialled to its local server, the two joined."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Final
 
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.lane import Ending
@@ -10,36 +11,59 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.contract import LocalService, Outcome, ServeEvents
 from portway_carrier.errors import CarrierError, ConnectFailed
+from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.transport import establish, kernel
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.running import RunningVisit
 
-if TYPE_CHECKING:
-    from portway_carrier.python.carrier import PythonCarrier
-
-_THIS_MACHINE = ("127.0.0.1", "::1")
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
-class ServedVisit(RunningVisit):
-    """A visit on its way to a local server."""
+class LocalServices:
+    """The local services that a pool serves, by label. `start_visit` is what the pool calls for each OPEN."""
 
-    __slots__ = ("_dial", "_events", "_owed", "_service")
+    __slots__ = ("_events", "_table", "core", "defer")
 
     def __init__(
         self,
-        carrier: "PythonCarrier",
-        lane: PyLane,
-        opening: Opening,
-        service: LocalService,
+        core: Core,
+        table: Mapping[str, LocalService],
         events: ServeEvents | None,
+        defer: Callable[[PyLane, bytes], None],
     ) -> None:
-        super().__init__(carrier, opening)
-        self.lane = lane
-        self._service = service
+        """`defer` bounds the wait of an OPENED that leaves with the local server's first bytes."""
+        self.core = core
+        self.defer = defer
+        self._table = table
         self._events = events
+
+    def start_visit(self, lane: PyLane, opening: Opening) -> None:
+        service = self._table.get(opening.label)
+        if service is None:
+            lane.refuse(RefusalReason.NOT_HERE)
+            self.report_refusal(opening, RefusalReason.NOT_HERE, "no such tunnel here")
+        else:
+            ServedVisit(self, lane, opening, service).start()
+
+    def report_refusal(self, opening: Opening, reason: RefusalReason, message: str) -> None:
+        if self._events is not None:
+            self.core.notify(None, self._events.visit_refused, opening, reason, message)
+
+
+class ServedVisit(RunningVisit):
+    """A visit to a local server. Until the server has sent something, it is the stream's Partner."""
+
+    __slots__ = ("_dial", "_services", "_target", "_undelivered")
+
+    def __init__(self, services: LocalServices, lane: PyLane, opening: Opening, target: LocalService) -> None:
+        super().__init__(services.core, opening)
+        self.lane = lane
+        self._services = services
+        self._target = target
         self._dial: asyncio.Task[None] | None = None
-        self._owed: list[Bytes] | None = None  # of a visitor that ended and left while the local server was dialled
+        # What a visitor sent that ended in order and left while the local server was being dialled.
+        self._undelivered: list[Bytes] | None = None
 
     @property
     def bytes_in(self) -> int:
@@ -51,16 +75,17 @@ class ServedVisit(RunningVisit):
 
     def start(self) -> None:
         assert self.lane is not None
+        self.core.visit_started(self)
         self.lane.visit = self
-        self._dial = self.carrier.tasks.spawn(self._connect(), name="dial the local server")
+        self._dial = self.core.tasks.spawn(self._connect(), name="dial the local server")
 
     async def _connect(self) -> None:
-        hosts = (self._service.host,) if self._service.host is not None else _THIS_MACHINE
+        hosts = (self._target.host,) if self._target.host is not None else _LOOPBACK
         failures = []
         reason = RefusalReason.UNREACHABLE
         for host in hosts:
-            stream = PyStream(self.carrier, Endpoint(host, self._service.port), tls=False)
-            await establish.connect(self.carrier, stream)
+            stream = PyStream(self.core, Endpoint(host, self._target.port), tls=False)
+            await establish.connect(self.core, stream)
             if stream.lost is None:
                 self._dial = None
                 self._connected(stream)
@@ -74,8 +99,8 @@ class ServedVisit(RunningVisit):
 
     def _connected(self, stream: PyStream) -> None:
         lane = self.lane
-        if self._owed is not None:
-            for data in self._owed:
+        if self._undelivered is not None:
+            for data in self._undelivered:
                 stream.write(data)
             stream.close()
             return
@@ -84,7 +109,7 @@ class ServedVisit(RunningVisit):
             return
         self.stream = stream
         stream.owner = self
-        lane.accept(stream.write, late=True)  # it saves a read, a write and a TLS record on each side
+        lane.accept(stream.write, self._services.defer)  # saves a read, a write and a TLS record on each side
         self.run()
         for data in stream.take_held():
             lane.carry(data)
@@ -95,10 +120,11 @@ class ServedVisit(RunningVisit):
         elif stream.partner is lane:
             stream.partner = self
 
-    # Partner, until the local server has said something.
+    # Partner, until the local server has sent something.
 
     def carry_read(self, size: int) -> None:
-        """A short answer is often the whole one, its end right behind it: the two leave in one write then."""
+        """Send the first answer. A short one is often the whole answer, and its end, if it has been received, leaves
+        in the same write."""
         lane, stream = self.lane, self.stream
         assert lane is not None
         assert isinstance(stream, PyStream)
@@ -128,15 +154,14 @@ class ServedVisit(RunningVisit):
         self.over = True
         self._leave_lane(lane)
         lane.refuse(reason, message)
-        self.carrier.visit_over(self)
-        if self._events is not None:
-            self.carrier.tell(None, self._events.visit_refused, self.opening, reason, message)
+        self.core.visit_ended(self)
+        self._services.report_refusal(self.opening, reason, message)
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
-        if self._dial is not None and self._owed is None:
+        if self._dial is not None and self._undelivered is None:
             self._dial.cancel()
             self._dial = None
-        self.carrier.visit_over(self)
+        self.core.visit_ended(self)
 
     def lane_ended(self) -> None:
         if self.stream is not None:
@@ -144,5 +169,5 @@ class ServedVisit(RunningVisit):
 
     def lane_reset(self, in_order: bool) -> None:
         if in_order and self._dial is not None and self.lane is not None:
-            self._owed = self.lane.early
+            self._undelivered = self.lane.early_data
         super().lane_reset(in_order)
