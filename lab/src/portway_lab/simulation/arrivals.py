@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from portway.engine.directory import RoundTrip
+from portway.engine.race_rule import Dialled, race
 from portway_registry.services.discovery import CANDIDATES
 
 from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS
@@ -18,7 +19,6 @@ from portway_lab.simulation.clients import Prefix
 from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.learning import Learning
 from portway_lab.simulation.paths import Paths, seconds
-from portway_lab.simulation.race_rule import Dialled, race
 
 NOBODY = 0xFFFF_FFFF
 

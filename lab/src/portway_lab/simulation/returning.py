@@ -11,6 +11,7 @@ from typing import Final
 from portway.engine.dialling import STAGGER
 from portway.engine.dialogue import SessionKey
 from portway.engine.grpc_registries import CALL_TIMEOUT
+from portway.engine.race_rule import race
 from portway.engine.retry import hinted, pauses, spread
 from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
 from portway_carrier.values import Limits, SpareSizes
@@ -18,7 +19,6 @@ from portway_geo.position import Position
 
 from portway_lab.simulation.assumptions import ANSWER_ROUND_TRIPS, LOCATE_ROUND_TRIPS
 from portway_lab.simulation.paths import seconds
-from portway_lab.simulation.race_rule import race
 from portway_lab.simulation.storm import NODE_LIMITS, Storm
 
 CARRIER_LIMITS: Final = Limits()

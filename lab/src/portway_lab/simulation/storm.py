@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from portway.engine.race_rule import Dialled, silent
 from portway_relay.config import NodeLimits
 
 from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS, HANDSHAKE_SECONDS
 from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.paths import seconds
-from portway_lab.simulation.race_rule import Dialled, silent
 
 NODE_LIMITS: Final = NodeLimits()
 

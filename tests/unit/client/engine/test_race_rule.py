@@ -11,9 +11,9 @@ from portway.engine.dial import DIAL_TIMEOUT
 from portway.engine.dialling import STAGGER, RaceRecord
 from portway.engine.dialling import race as real_race
 from portway.engine.directory import Node
+from portway.engine.race_rule import Dialled, race
 from portway_carrier.errors import ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
-from portway_lab.simulation.race_rule import Dialled, race
 from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.endpoints import Endpoint
 
