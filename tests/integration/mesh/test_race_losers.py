@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
-from portway.engine import dialling as racing
+from portway.engine import race_rule as racing
 from portway.engine.dialling import RaceRecord, race
 from portway.engine.directory import Node
 from portway_carrier.select import make_carrier

@@ -1,7 +1,13 @@
-"""Racing nodes: the connection itself is the measurement, so that picking the nearest costs no round trip (DESIGN §8).
+"""Dialling nodes: one connection, checked and measured, and several in a race.
 
-Here: who is dialled when, and the order in which connections are ready. Not here: one connection (dial.py), what is
-said on them (attach.py).
+The connection itself is the measurement, so picking the nearest node costs no extra round trip. The round trip is the
+one that the kernel measured, first in TCP's own handshake: it includes neither the name's resolution nor cryptography
+nor the delay of a program that keeps the interpreter busy. Where the kernel does not report it, it is half of the time
+that TCP and TLS took together, which is two round trips. A node that was abandoned, or did not answer in time, is at
+least half as far away as the time it was given.
+
+Here: what a connection must be like, and racing real dials. Not here: which node is dialled when (race_rule.py), what
+is said on a connection (search.py).
 """
 
 import asyncio
@@ -10,93 +16,157 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from portway_carrier.contract import Carrier, Stream
+from portway_carrier.errors import CarrierError, ConnectFailed, HandshakeFailed
+from portway_carrier.values import ClientTls
+from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.tasks import Tasks
 
-from portway.engine.dial import DialFailed, dial, given_up
 from portway.engine.directory import Node, RoundTrip
+from portway.engine.race_rule import DIAL_TIMEOUT, RACERS, RaceRule
+from portway.fork_guard import fork_guard
 
-# Name and address of somebody who was tried.
+# TCP's handshake and that of TLS 1.3.
+_ROUND_TRIPS: Final = 2
+
+# Name and address of a node or a registry that was tried.
 Attempted = tuple[str, str]
-
-RACERS: Final = 3
-# The registry's order is right most of the time: who is first in it and within two round trips of this gets no rival,
-# and one that was guessed to be near and is not costs no more than this.
-STAGGER: Final = 0.025
 
 NO_ANSWER_YET: Final = "no answer yet"
 
 
+class DialFailed(Exception):
+    """Why there is no connection; `short` is the same in a word or two.
+
+    `round_trip` is a lower bound, known only when the node did not answer in time.
+    """
+
+    def __init__(self, reason: str, short: str, round_trip: RoundTrip | None = None) -> None:
+        super().__init__(reason)
+        self.short = short
+        self.round_trip = round_trip
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connection that speaks lanes. `took` is in seconds, from dialling to the end of the TLS handshake."""
+
+    stream: Stream
+    round_trip: RoundTrip
+    took: float
+
+
+async def dial(carrier: Carrier, node: Node, cluster_ca: bytes) -> Dialled:
+    """Connect to a node. Raises DialFailed. Cancelled, it leaves no connection behind."""
+    try:
+        with fork_guard:  # the first connection initialises the TLS library
+            stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
+    except CarrierError as error:
+        raise DialFailed(str(error), _in_short(error)) from None
+    try:
+        async with asyncio.timeout(DIAL_TIMEOUT):
+            handshake = await stream.ready()
+    except CarrierError as error:
+        raise DialFailed(str(error), _in_short(error)) from None
+    except TimeoutError:
+        stream.abort()
+        reason = f"no connection within {DIAL_TIMEOUT:g} s"
+        raise DialFailed(reason, timed_out(DIAL_TIMEOUT), at_least(node, DIAL_TIMEOUT)) from None
+    except BaseException:
+        stream.abort()
+        raise
+    if handshake.alpn != LINK_ALPN:
+        stream.abort()
+        raise DialFailed("it is not a relay node, or not of this protocol version", "no relay node")
+    seconds = handshake.took / _ROUND_TRIPS if handshake.round_trip is None else handshake.round_trip
+    return Dialled(stream, RoundTrip(node.name, seconds * 1000), handshake.took)
+
+
+def at_least(node: Node, waited: float) -> RoundTrip:
+    """The lower bound for a node that had no connection after `waited` seconds."""
+    return RoundTrip(node.name, waited * 1000 / _ROUND_TRIPS, at_least=True)
+
+
+def timed_out(after: float) -> str:
+    """The short reason for a node that did not answer within `after` seconds."""
+    return f"timed out after {after:.2g} s"
+
+
+def _in_short(error: CarrierError) -> str:
+    match error:
+        case ConnectFailed(refused=True):
+            return "refused"
+        case ConnectFailed():
+            return "unreachable"
+        case HandshakeFailed(untrusted=True):
+            return "wrong certificate"
+        case HandshakeFailed():
+            return "TLS failed"
+    return "failed"
+
+
 @dataclass(slots=True)
 class RaceRecord:
-    """What came of the nodes that were dialled: why each is not the one, and how far it is."""
+    """What a race found out: why each node that was dialled is not used, and the round trips that it measured."""
 
     attempts: dict[Attempted, str] = field(default_factory=dict)
     round_trips: list[RoundTrip] = field(default_factory=list)
 
 
 async def race(
-    carrier: Carrier,
-    nodes: Sequence[Node],
-    cluster_ca: bytes,
-    course: RaceRecord,
-    stagger: float,
-    racers: int = RACERS,
+    carrier: Carrier, nodes: Sequence[Node], cluster_ca: bytes, record: RaceRecord, stagger: float, racers: int = RACERS
 ) -> AsyncGenerator[tuple[Node, Stream], None]:
-    """Connections in the order in which they are ready, each with its node.
+    """Connections in the order in which they are ready, each with its node. RaceRule explains `stagger` and `racers`.
 
-    Up to `racers` nodes are dialled at once, the second `stagger` seconds after the first, the others STAGGER after the
-    one before; the next one at once when one has failed. With one racer nobody is tried before another has failed.
-    Closed, it drops what is still being dialled, which is then known to be no nearer than it has been waited for.
+    Close it when one of them is used: it drops the dials that are still going on, and records how long each was waited
+    for as a lower bound.
     """
     clock = asyncio.get_running_loop().time
     tasks = Tasks("race")
-    waiting = list(nodes)
+    rule = RaceRule(nodes, clock(), stagger, racers)
     dialling: dict[asyncio.Task[Stream | None], tuple[Node, float]] = {}
     ready: list[Stream] = []
-    due = clock()
     try:
-        while waiting or dialling:
-            if waiting and (not dialling or (len(dialling) < racers and clock() >= due)):
-                node = waiting.pop(0)
-                course.attempts[name_of(node)] = NO_ANSWER_YET
-                began = clock()
-                task = tasks.spawn(_dial(carrier, node, cluster_ca, course, ready), name=node.name)
-                dialling[task] = (node, began)
-                due = began + stagger
-                stagger = STAGGER
-            pause = max(0.0, due - clock()) if waiting and len(dialling) < racers else None
+        while not rule.over:
+            now = clock()
+            node = rule.dial_next(now)
+            if node is not None:
+                record.attempts[name_of(node)] = NO_ANSWER_YET
+                task = tasks.spawn(_dial(carrier, node, cluster_ca, record, ready), name=node.name)
+                dialling[task] = (node, now)
+            next_at = rule.next_dial_at
+            pause = None if next_at is None else max(0.0, next_at - clock())
             done, _ = await asyncio.wait(dialling, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 (node, _), stream = dialling.pop(task), task.result()
-                if stream is None:
-                    due = clock()
-                else:
+                rule.ended(clock(), connected=stream is not None)
+                if stream is not None:
                     ready.remove(stream)
                     yield node, stream
     finally:
         for task, (node, began) in dialling.items():
             if not task.done():
-                course.round_trips.append(given_up(node, clock() - began))
+                record.round_trips.append(at_least(node, clock() - began))
         await tasks.close()
         for stream in ready:
             stream.abort()
 
 
 def name_of(node: Node) -> Attempted:
+    """What a node is listed by among the attempts."""
     return (node.name, str(node.address))
 
 
 async def _dial(
-    carrier: Carrier, node: Node, cluster_ca: bytes, course: RaceRecord, ready: list[Stream]
+    carrier: Carrier, node: Node, cluster_ca: bytes, record: RaceRecord, ready: list[Stream]
 ) -> Stream | None:
-    """A connection, in `ready` too until it is taken; None, with the reason in the course."""
+    """A connection, which is also in `ready` until it is used; None after a failure, whose reason is recorded."""
     try:
         dialled = await dial(carrier, node, cluster_ca)
     except DialFailed as failed:
-        course.attempts[name_of(node)] = str(failed)
+        record.attempts[name_of(node)] = str(failed)
         if failed.round_trip is not None:
-            course.round_trips.append(failed.round_trip)
+            record.round_trips.append(failed.round_trip)
         return None
-    course.round_trips.append(dialled.round_trip)
+    record.round_trips.append(dialled.round_trip)
     ready.append(dialled.stream)
     return dialled.stream

@@ -8,12 +8,12 @@ from portway_carrier.contract import Carrier, Counters
 from portway_runtime.tasks import Tasks
 
 from portway.config import GEOIP, Settings
-from portway.engine.dialling import RACERS
 from portway.engine.directory import Directory, Registries, Survey, on_thread
 from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.held_tunnel import HeldTunnel, LocalAddress
 from portway.engine.identity import ReadyChains
 from portway.engine.link import Link
+from portway.engine.race_rule import RACERS
 from portway.engine.survey import MeasuredNode, measure
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.tunnel import TunnelRequest

@@ -17,11 +17,11 @@ from portway_carrier.contract import Carrier
 from portway_runtime.tasks import Tasks
 
 from portway.engine.data_lanes import DataLanes
-from portway.engine.dialling import RACERS
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory
 from portway.engine.failures import Failure
 from portway.engine.held_tunnel import HeldTunnel
+from portway.engine.race_rule import RACERS
 from portway.engine.reporter import Reporter
 from portway.engine.retry import LONGEST_STAY, pauses, spread
 from portway.engine.search import Attached, Refused, Resumption, Search

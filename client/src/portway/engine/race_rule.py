@@ -1,65 +1,113 @@
-"""Who is dialled when, and who is ready first: the client's race (portway/engine/race.py) without a clock of its own.
+"""The race between candidate nodes: which one is dialled when. Without clock or I/O.
 
-The real one awaits real connections; this one is told by `dial` how each will end, so that millions can be run. A test
-holds it against the real one. Not here: what a dial takes (arrivals.py, reconnects.py).
+The nodes are in the registry's order. The first is dialled at once, the second `stagger` seconds after it, each
+further one STAGGER seconds after the one before, at most `racers` at a time. When a dial fails, the next node is
+dialled at once. The node whose connection is ready first wins; if it refuses the session, the race goes on.
+
+RaceRule is the rule; its caller dials and reports how each dial ends (dialling.py). `foreseen_race` runs it on dials
+whose ends are known beforehand: measured ones (survey.py) or simulated ones.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from typing import Generic, NamedTuple, TypeVar
-
-from portway.engine.dial import DIAL_TIMEOUT
-from portway.engine.dialling import RACERS, STAGGER
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
 
 N = TypeVar("N")
 
+RACERS: Final = 3
+# Seconds. The registry's order is right most of the time: a first node that is within two round trips of this gets no
+# rival, and one that was expected to be near and is not costs no more than this.
+STAGGER: Final = 0.025
+# Seconds. A SYN that is lost once is repeated after 1 s; a node that
+# needs longer than this to connect is not worth waiting for.
+DIAL_TIMEOUT: Final = 3.0
 
-class Dialled(NamedTuple):
+
+class RaceRule(Generic[N]):
+    """One race. Every method takes the current time in seconds, of any clock that never goes back."""
+
+    __slots__ = ("_dialling", "_next_at", "_racers", "_stagger", "_waiting")
+
+    def __init__(self, nodes: Iterable[N], now: float, stagger: float = STAGGER, racers: int = RACERS) -> None:
+        """`stagger`: seconds between the first dial and the second. `racers`: 1 dials a node only after a failure."""
+        self._waiting = deque(nodes)
+        self._racers = racers
+        self._stagger = stagger
+        self._next_at = now
+        self._dialling = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether every node was dialled and every dial has ended."""
+        return not self._waiting and not self._dialling
+
+    @property
+    def next_dial_at(self) -> float | None:
+        """When the next node is to be dialled, if no dial ends before; None if that depends on a dial's end."""
+        return self._next_at if self._waiting and self._dialling < self._racers else None
+
+    def dial_next(self, now: float) -> N | None:
+        """The node to dial now, which counts as dialled from now on; None if no node is due."""
+        if not self._waiting or self._dialling >= self._racers or now < self._next_at:
+            return None
+        self._dialling += 1
+        self._next_at, self._stagger = now + self._stagger, STAGGER
+        return self._waiting.popleft()
+
+    def ended(self, now: float, *, connected: bool) -> None:
+        """A dial ended, with a connection or without."""
+        self._dialling -= 1
+        if not connected or not self._dialling:
+            self._next_at = now
+
+
+class DialEnd(NamedTuple):
     """When a dial ends, and whether with a connection."""
 
-    ends: float
+    at: float
     connected: bool
 
 
-class Step(NamedTuple, Generic[N]):
-    """`ready` has a connection now; or, when it is None, nothing happens before `at`."""
+class RaceStep(NamedTuple, Generic[N]):
+    """At the time `at`, `ready` has a connection; with `ready` None, nothing happens before `at`."""
 
     at: float
     ready: N | None = None
 
 
-def silent(now: float) -> Dialled:
-    """The dial of one who never answers."""
-    return Dialled(now + DIAL_TIMEOUT, connected=False)
+def no_answer(now: float) -> DialEnd:
+    """The end of a dial, begun now, that is never answered."""
+    return DialEnd(now + DIAL_TIMEOUT, connected=False)
 
 
-def race(
-    nodes: Sequence[N], dial: Callable[[N, float], Dialled], now: float, stagger: float = STAGGER
-) -> Generator[Step[N], float, None]:
-    """As the real race: each step is answered with the time it is then; closed by who has found a node to stay at."""
-    waiting = list(nodes)
-    dialling: list[tuple[Dialled, N]] = []
-    due = now
-    while waiting or dialling:
-        if waiting and (not dialling or (len(dialling) < RACERS and now >= due)):
-            node = waiting.pop(0)
-            dialling.append((_in_time(dial(node, now), now), node))
-            due = now + stagger
-            stagger = STAGGER
-        wake = min(dialled.ends for dialled, _ in dialling)
-        if waiting and len(dialling) < RACERS:
-            wake = min(wake, max(now, due))
-        now = yield Step(wake)
-        for dialled, node in sorted((one for one in dialling if one[0].ends <= now), key=_end):
-            dialling.remove((dialled, node))
-            if dialled.connected:
-                now = yield Step(now, node)
-            else:
-                due = now
+def foreseen_race(
+    nodes: Sequence[N], dial: Callable[[N, float], DialEnd], now: float, stagger: float = STAGGER
+) -> Generator[RaceStep[N], float, None]:
+    """The race as RaceRule has it, when `dial(node, now)` tells how a dial begun now will end.
+
+    Send the time after each step: its `at`, or later if the caller spent time on it. It returns when no node is left;
+    close it when a node has won.
+    """
+    rule = RaceRule(nodes, now, stagger)
+    dialling: list[tuple[DialEnd, N]] = []
+    while not rule.over:
+        node = rule.dial_next(now)
+        if node is not None:
+            dialling.append((_limited(dial(node, now), now), node))
+        wake = min(end.at for end, _ in dialling)
+        if rule.next_dial_at is not None:
+            wake = min(wake, max(now, rule.next_dial_at))
+        now = yield RaceStep(wake)
+        for end, node in sorted((one for one in dialling if one[0].at <= now), key=_end_time):
+            dialling.remove((end, node))
+            rule.ended(now, connected=end.connected)
+            if end.connected:
+                now = yield RaceStep(now, node)
 
 
-def _in_time(dialled: Dialled, now: float) -> Dialled:
-    return dialled if dialled.ends <= now + DIAL_TIMEOUT else silent(now)
+def _limited(end: DialEnd, began: float) -> DialEnd:
+    return end if end.at <= began + DIAL_TIMEOUT else no_answer(began)
 
 
-def _end(one: tuple[Dialled, object]) -> float:
-    return one[0].ends
+def _end_time(one: tuple[DialEnd, object]) -> float:
+    return one[0].at

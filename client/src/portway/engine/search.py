@@ -14,10 +14,11 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
 
-from portway.engine.dialling import NO_ANSWER_YET, RACERS, STAGGER, Attempted, RaceRecord, name_of, race
+from portway.engine.dialling import NO_ANSWER_YET, Attempted, RaceRecord, name_of, race
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory, Located, Node, RoundTrip
 from portway.engine.failures import Failure
+from portway.engine.race_rule import RACERS, STAGGER
 from portway.engine.retry import spread
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError

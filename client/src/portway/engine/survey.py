@@ -1,11 +1,10 @@
-"""How far the nodes of every region are from here, and which one a tunnel would be opened at.
+"""How far away the nodes of every region are, and which one a tunnel opened now would use.
 
-Here: whom to dial, and the race as it would go. Not here: what a registry is asked (registries.py), how it is shown
-(netcheck.py).
+Here: dialling each node once, and foreseeing the race from what the dials took. Not here: the question to a registry
+(grpc_registries.py), the output (netcheck.py).
 """
 
 import asyncio
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,21 +12,21 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_runtime.tasks import Tasks
 
-from portway.engine.dial import DialFailed, dial, timed_out
-from portway.engine.dialling import RACERS, STAGGER
+from portway.engine.dialling import DialFailed, dial, timed_out
 from portway.engine.directory import Survey, SurveyedNode
+from portway.engine.race_rule import DialEnd, foreseen_race
 
-# Dialled at once. More would wait for one another's cryptography, and that is not what is to be measured.
-ABREAST: Final = 4
+# Dials at the same time. More would wait for one another's cryptography, which is not to be measured.
+PARALLEL_DIALS: Final = 4
 READY: Final = "ready"
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredNode:
-    """A node and what a connection to it came to. `took` is in seconds, also of one that failed.
+    """A node and the result of dialling it.
 
-    Without a round trip `problem` says why, and `short` in a word or two; a node that was not dialled for want of time
-    took none.
+    rtt_ms: the round trip; None if there is no connection. took: seconds until the dial succeeded or failed, 0 for a
+    node that was not dialled for lack of time. problem: why there is no connection; short: the same in a word or two.
     """
 
     node: SurveyedNode
@@ -48,7 +47,7 @@ class MeasuredNode:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Whom the race would be won by, when, in seconds from its start, and why for people."""
+    """The node that would win the race, when (seconds after the start), and the reason in words."""
 
     measured: MeasuredNode
     after: float
@@ -60,10 +59,10 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
     clock = asyncio.get_running_loop().time
     found: dict[str, MeasuredNode] = {}
     began: dict[str, float] = {}
-    abreast = asyncio.Semaphore(ABREAST)
+    slots = asyncio.Semaphore(PARALLEL_DIALS)
 
-    async def one(surveyed: SurveyedNode) -> None:
-        async with abreast:
+    async def measure_one(surveyed: SurveyedNode) -> None:
+        async with slots:
             name = surveyed.node.name
             began[name] = clock()
             try:
@@ -77,7 +76,7 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
 
     tasks = Tasks("survey")
     try:
-        dials = [tasks.spawn(one(surveyed), name=surveyed.node.name) for surveyed in survey.nodes]
+        dials = [tasks.spawn(measure_one(surveyed), name=surveyed.node.name) for surveyed in survey.nodes]
         if dials:
             await asyncio.wait(dials, timeout=within)
     finally:
@@ -89,39 +88,37 @@ async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[Meas
             took = now - began[name]
             found[name] = MeasuredNode(surveyed, None, took, f"no answer within {within:g} s", timed_out(took))
         elif name not in found:
-            found[name] = MeasuredNode(
-                surveyed, None, 0.0, f"not dialled within {within:g} s", "no time left to try it"
-            )
+            problem = f"not dialled within {within:g} s"
+            found[name] = MeasuredNode(surveyed, None, 0.0, problem, "no time left to try it")
     return tuple(found[surveyed.node.name] for surveyed in survey.nodes)
 
 
 def pick(measured: Sequence[MeasuredNode]) -> Pick | None:
-    """The race of the candidates, as it would go with what each of them took; None when nobody would win it."""
+    """The winner of the race between the candidates, if each dial takes what it took; None if none connects."""
     candidates = [one for one in measured if one.candidate]
-    dialling: list[tuple[float, int]] = []  # when it is ready or has failed, and who
-    at, due, following = 0.0, 0.0, 0
-    while dialling or following < len(candidates):
-        if following < len(candidates) and (not dialling or (len(dialling) < RACERS and at >= due)):
-            heapq.heappush(dialling, (at + candidates[following].took, following))
-            due, following = at + STAGGER, following + 1
-        over = dialling[0][0]
-        if over > due and following < len(candidates) and len(dialling) < RACERS:
-            at = due
-            continue
-        at, number = heapq.heappop(dialling)
-        if candidates[number].rtt_ms is not None:
-            return Pick(candidates[number], at, _why(candidates, number, following))
-        due = at
-    return None
+    dialled = 0
+
+    def dial_again(number: int, now: float) -> DialEnd:
+        nonlocal dialled
+        dialled += 1
+        return DialEnd(now + candidates[number].took, candidates[number].reached)
+
+    racing = foreseen_race(range(len(candidates)), dial_again, 0.0)
+    try:
+        step = next(racing)
+        while step.ready is None:
+            step = racing.send(step.at)
+    except StopIteration:
+        return None
+    return Pick(candidates[step.ready], step.at, _why(candidates, step.ready, dialled))
 
 
 def _why(candidates: Sequence[MeasuredNode], number: int, dialled: int) -> str:
     first = candidates[0]
     if number and first.rtt_ms is None:
-        return f"ready first; {first.node.node.name}, the first of the order, is not to be reached: {first.problem}"
+        return f"ready first; {first.node.node.name}, the first of the order, cannot be reached: {first.problem}"
     if number:
-        needs = f"needs {first.took * 1000:.0f} ms"
-        return f"ready first; {first.node.node.name}, the first of the order, {needs}"
+        return f"ready first; {first.node.node.name}, the first of the order, needs {first.took * 1000:.0f} ms"
     if len(candidates) == 1:
         return "the only one that takes clients"
     if dialled == 1:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from portway.engine.directory import RoundTrip
-from portway.engine.race_rule import Dialled, race
+from portway.engine.race_rule import DialEnd, foreseen_race
 from portway_registry.services.discovery import CANDIDATES
 
 from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS
@@ -129,14 +129,14 @@ class Arrivals:
     def _attach(self, known: Sequence[int], row: "array[float]", measured: list[RoundTrip]) -> int | None:
         """Who wins the race and takes the session; and what the race has measured, as the client does."""
         nodes, rng = self._fleet.nodes, self._rng
-        dialled: list[tuple[int, float, Dialled]] = []
+        dialled: list[tuple[int, float, DialEnd]] = []
 
-        def dial(number: int, now: float) -> Dialled:
+        def dial(number: int, now: float) -> DialEnd:
             took = seconds(row[nodes[number].region], HANDSHAKE_ROUND_TRIPS, rng)
-            dialled.append((number, now, Dialled(now + took, connected=True)))
+            dialled.append((number, now, DialEnd(now + took, connected=True)))
             return dialled[-1][2]
 
-        running = race(known, dial, 0.0)
+        running = foreseen_race(known, dial, 0.0)
         at, taken = 0.0, None
         try:
             step = next(running)
@@ -151,6 +151,6 @@ class Arrivals:
         finally:
             running.close()
         for number, began, ending in dialled:
-            waited = (min(at, ending.ends) - began) * 1000 / HANDSHAKE_ROUND_TRIPS
-            measured.append(RoundTrip(nodes[number].dialled.name, waited, at_least=ending.ends > at))
+            waited = (min(at, ending.at) - began) * 1000 / HANDSHAKE_ROUND_TRIPS
+            measured.append(RoundTrip(nodes[number].dialled.name, waited, at_least=ending.at > at))
         return taken

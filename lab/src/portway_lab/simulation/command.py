@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from portway.engine.dialling import RACERS
+from portway.engine.race_rule import RACERS
 from portway_geo.table import read_table
 from portway_relay.config import NodeLimits
 

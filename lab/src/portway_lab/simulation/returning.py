@@ -8,10 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from portway.engine.dialling import STAGGER
 from portway.engine.dialogue import SessionKey
 from portway.engine.grpc_registries import CALL_TIMEOUT
-from portway.engine.race_rule import race
+from portway.engine.race_rule import STAGGER, foreseen_race
 from portway.engine.retry import hinted, pauses, spread
 from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
 from portway_carrier.values import Limits, SpareSizes
@@ -109,7 +108,7 @@ class Returning:
     def _first_that_takes(self, order: Sequence[int], resume: bool) -> Generator[float, None, int | None]:
         storm, row = self._storm, self._lost.row
         nodes = storm.fleet.nodes
-        running = race(
+        running = foreseen_race(
             order,
             lambda number, at: storm.dial(number, at, row[nodes[number].region]),
             storm.now,

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway.engine.race_rule import Dialled, silent
+from portway.engine.race_rule import DialEnd, no_answer
 from portway_relay.config import NodeLimits
 
 from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS, HANDSHAKE_SECONDS
@@ -51,20 +51,20 @@ class Storm:
         self.now = 0.0
         self._busy_until = [0.0] * len(fleet.nodes)
 
-    def dial(self, number: int, now: float, round_trip_ms: float) -> Dialled:
+    def dial(self, number: int, now: float, round_trip_ms: float) -> DialEnd:
         """A client's dial: how it will end. A node that has too many greetings closes the connection."""
         if not self.fleet.nodes[number].alive:
             self.death.dials_in_vain += 1
-            return silent(now)
+            return no_answer(now)
         took = seconds(round_trip_ms, HANDSHAKE_ROUND_TRIPS, self.rng)
         arrives = now + 0.75 * took  # the ClientHello, after the connection's own round trip
         if self._busy_until[number] - arrives > NODE_LIMITS.max_greetings * HANDSHAKE_SECONDS:
             self.death.turned_away += 1
-            return Dialled(now + took, connected=False)
+            return DialEnd(now + took, connected=False)
         ends = self.shake(number, arrives) + 0.25 * took
-        if ends > silent(now).ends:
+        if ends > no_answer(now).at:
             self.death.dials_in_vain += 1
-        return Dialled(ends, connected=True)
+        return DialEnd(ends, connected=True)
 
     def shake(self, number: int, arrives: float) -> float:
         """One handshake more, after those that wait, on one core; when it is done."""

@@ -1,4 +1,4 @@
-"""simulation.race_rule: the client's race, told by times; beside the real one on a loop with a clock of its own."""
+"""portway.engine.race_rule: which node is dialled when; and beside real dials, on a loop with a clock of its own."""
 
 import asyncio
 import selectors
@@ -7,11 +7,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway.engine.dial import DIAL_TIMEOUT
-from portway.engine.dialling import STAGGER, RaceRecord
+from portway.engine.dialling import RaceRecord
 from portway.engine.dialling import race as real_race
 from portway.engine.directory import Node
-from portway.engine.race_rule import Dialled, race
+from portway.engine.race_rule import DIAL_TIMEOUT, RACERS, STAGGER, DialEnd, RaceRule, foreseen_race
 from portway_carrier.errors import ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
@@ -85,12 +84,12 @@ def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
 
 
 def run_rule(endings: dict[str, Ending], stagger: float) -> Finish:
-    def dial(name: str, now: float) -> Dialled:
+    def dial(name: str, now: float) -> DialEnd:
         took, connected = endings[name]
-        return Dialled(now + took, connected)
+        return DialEnd(now + took, connected)
 
     found: Finish = []
-    running = race(list(endings), dial, 0.0, stagger)
+    running = foreseen_race(list(endings), dial, 0.0, stagger)
     try:
         step = next(running)
         while True:
@@ -101,15 +100,62 @@ def run_rule(endings: dict[str, Ending], stagger: float) -> Finish:
         return found
 
 
+def test_nodes_are_dialled_at_their_times() -> None:
+    """The first at once, the second after the first stagger, the third after STAGGER; a fourth waits for an end."""
+    rule = RaceRule("abcd", 10.0, stagger=1.0)
+    assert rule.dial_next(10.0) == "a"
+    assert rule.next_dial_at == 11.0
+    assert rule.dial_next(10.9) is None
+    assert rule.dial_next(11.5) == "b"
+    assert rule.next_dial_at == 11.5 + STAGGER
+    assert rule.dial_next(12.0) == "c"
+    assert rule.next_dial_at is None
+    assert rule.dial_next(60.0) is None
+    rule.ended(60.0, connected=False)
+    assert rule.dial_next(60.0) == "d"
+
+
+def test_after_a_failure_the_next_node_is_dialled_at_once() -> None:
+    """A connection that is not used leaves the next dial's time as it was, unless no dial goes on."""
+    rule = RaceRule("abc", 0.0, stagger=1.0)
+    rule.dial_next(0.0)
+    rule.ended(0.5, connected=False)
+    assert rule.dial_next(0.5) == "b"
+    assert rule.next_dial_at == 0.5 + STAGGER
+    rule.ended(0.51, connected=True)
+    assert rule.dial_next(0.51) == "c"
+    rule.ended(0.6, connected=True)
+    assert rule.over
+
+
+def test_a_race_of_no_nodes_is_over() -> None:
+    """Nothing is dialled, and nothing waited for."""
+    rule: RaceRule[str] = RaceRule([], 0.0)
+    assert rule.over
+    assert rule.next_dial_at is None
+    assert rule.dial_next(0.0) is None
+    assert list(foreseen_race([], lambda node, now: DialEnd(now, connected=True), 0.0)) == []
+
+
+def test_one_racer_has_no_rival() -> None:
+    """However long its dial takes."""
+    rule = RaceRule("ab", 0.0, racers=1)
+    assert RACERS > 1
+    assert rule.dial_next(0.0) == "a"
+    assert rule.next_dial_at is None
+    rule.ended(9.0, connected=False)
+    assert rule.dial_next(9.0) == "b"
+
+
 def test_a_near_first_candidate_has_no_rival() -> None:
     """Who is ready within the stagger is met by nobody else: the race yields it before another is dialled."""
     dialled = []
 
-    def dial(name: str, now: float) -> Dialled:
+    def dial(name: str, now: float) -> DialEnd:
         dialled.append(name)
-        return Dialled(now + STAGGER / 2, connected=True)
+        return DialEnd(now + STAGGER / 2, connected=True)
 
-    running = race(["near", "far"], dial, 0.0)
+    running = foreseen_race(["near", "far"], dial, 0.0)
     step = running.send(next(running).at)
     assert (step.ready, dialled) == ("near", ["near"])
 
@@ -128,7 +174,7 @@ _ENDINGS = st.lists(
 
 @given(endings=_ENDINGS, stagger=st.sampled_from([STAGGER, 0.997]))
 @settings(max_examples=100, deadline=None)
-def test_it_is_the_client_s_own_race(endings: list[Ending], stagger: float) -> None:
+def test_a_foreseen_race_goes_as_the_real_one(endings: list[Ending], stagger: float) -> None:
     """Whatever each dial takes and comes to, the same nodes are ready at the same moments as in the real race."""
     # A thousandth of a millisecond for each, so that equals have an order in both.
     apart = {name: (took + number * 1e-6, ok) for number, (name, (took, ok)) in enumerate(zip(NAMES, endings))}  # noqa: B905

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
-from portway.engine import dial
+from portway.engine import dialling
 from portway.engine import search as attach
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory, Grant, Located, Node
@@ -132,7 +132,7 @@ async def test_each_that_failed_is_kept_with_its_reason(
     carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the reason was."""
-    monkeypatch.setattr(dial, "DIAL_TIMEOUT", 0.01)
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT", 0.01)
     carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL, "c": "silent", "d": "not a node"}
     searching = search(FakeRegistries(*map(node, "abcd")))
     with pytest.raises(UnreachableError, match="no relay node could be reached") as raised:
@@ -141,7 +141,7 @@ async def test_each_that_failed_is_kept_with_its_reason(
         ("a", "refused"),
         ("b", "full"),
         ("c", "no connection within 0.01 s"),
-        ("d", "it is no relay node, or not of this protocol version"),
+        ("d", "it is not a relay node, or not of this protocol version"),
     ]
     assert raised.value.attempts[0].address == "a.test:443"
     assert [stream.aborted for stream in carrier.dialled] == [False, False, True, True]
@@ -317,7 +317,7 @@ async def test_one_silent_node_is_waited_for_when_no_registry_answers(
 ) -> None:
     """As long as any other: it may be this side's network that was away."""
     monkeypatch.setattr(attach, "SILENT_PATIENCE", 0.01)
-    monkeypatch.setattr(dial, "DIAL_TIMEOUT", 0.05)
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT", 0.05)
     registries = FakeRegistries(node("a"))
     searching = search(registries)
     await searching.attach()

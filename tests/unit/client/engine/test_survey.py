@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from portway.engine import survey as module
-from portway.engine.dial import DialFailed, Dialled
-from portway.engine.dialling import RACERS
+from portway.engine.dialling import DialFailed, Dialled
 from portway.engine.directory import Expected, Node, RoundTrip, Survey, SurveyedNode
-from portway.engine.survey import ABREAST, MeasuredNode, measure, pick
+from portway.engine.race_rule import RACERS
+from portway.engine.survey import PARALLEL_DIALS, MeasuredNode, measure, pick
 from portway_runtime.endpoints import Endpoint
 
 
@@ -36,10 +36,10 @@ def failed(name: str, milliseconds: float) -> MeasuredNode:
         ([took("a", 90), took("b", 20)], "b", 45, "ready first; a, the first of the order, needs 90 ms"),
         ([took("a", 90), took("b", 90), took("c", 5), took("d", 0)], "c", 55, "ready first; a, the first"),
         ([took("a", 900), took("b", 900), took("c", 900), took("d", 0)], "a", 900, "before the 2 dialled after it"),
-        ([failed("a", 3), took("b", 20)], "b", 23, "ready first; a, the first of the order, is not to be reached: ref"),
-        ([failed("a", 40), took("b", 20)], "b", 45, "is not to be reached: refused"),
+        ([failed("a", 3), took("b", 20)], "b", 23, "ready first; a, the first of the order, cannot be reached: ref"),
+        ([failed("a", 40), took("b", 20)], "b", 45, "cannot be reached: refused"),
         ([took("x", 1, "draining"), took("a", 10)], "a", 10, "the only one that takes clients"),
-        ([*(failed(name, 3000) for name in "abc"), took("d", 10)], "d", 3010, "is not to be reached"),
+        ([*(failed(name, 3000) for name in "abc"), took("d", 10)], "d", 3010, "cannot be reached"),
     ],
 )
 def test_who_would_win_the_race(measured: list[MeasuredNode], name: str, after: float, why: str) -> None:
@@ -115,18 +115,18 @@ async def test_every_node_is_dialled_once_and_let_go(dials: Dials) -> None:
     assert (dead.reached, dead.rtt_ms, dead.problem, dead.short) == (False, None, "nobody listens", "refused")
     assert len(dials.streams) == 19
     assert all(stream.aborted for stream in dials.streams)
-    assert dials.most == ABREAST
+    assert dials.most == PARALLEL_DIALS
 
 
 async def test_time_is_bounded(dials: Dials) -> None:
     """Who has not answered by then is given up, and who was not dialled is said not to have been."""
-    names = ["n0", *(f"silent{number}" for number in range(ABREAST)), "late"]
+    names = ["n0", *(f"silent{number}" for number in range(PARALLEL_DIALS)), "late"]
     measured = await measure(None, survey(*names), 0.05)  # type: ignore[arg-type]
     assert measured[0].rtt_ms == 7.0
     assert {one.problem for one in measured[1:-1]} == {"no answer within 0.05 s"}
     assert all(re.fullmatch(r"timed out after 0\.\d+ s", one.short) for one in measured[1:-1])
     assert (measured[-1].problem, measured[-1].short) == ("not dialled within 0.05 s", "no time left to try it")
-    assert (dials.running, dials.cancelled) == (0, ABREAST)
+    assert (dials.running, dials.cancelled) == (0, PARALLEL_DIALS)
 
 
 async def test_no_nodes_are_no_error(dials: Dials) -> None:
