@@ -1,4 +1,4 @@
-"""A mapping with a bound: for what is remembered of peers, whose number nobody knows."""
+"""A map with a capacity, for state kept per peer, whose number is not bounded."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,11 +11,11 @@ V = TypeVar("V")
 class BoundedMap(OrderedDict[K, V]):
     """At most `capacity` entries. Setting a key makes it the newest; above the capacity the oldest is evicted.
 
-    Looking a key up changes nothing: call `move_to_end(key)` where a use should count (least recently used).
+    A look-up does not change the order: call `move_to_end(key)` where a use should count (least recently used).
     """
 
     def __init__(self, capacity: int, evicted: Callable[[K, V], object] | None = None) -> None:
-        """`evicted` is called with each entry that made room."""
+        """`evicted` is called with the key and the value of each evicted entry, after its removal."""
         super().__init__()
         self._capacity = capacity
         self._evicted = evicted

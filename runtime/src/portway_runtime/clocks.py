@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-# Seconds that never go back: for limits and pauses.
+# Seconds of a clock that never goes back: for time limits and pauses.
 Monotonic = Callable[[], float]
-# Seconds since the Unix epoch: for what other machines signed or will read.
+# Seconds since the Unix epoch: for times that are exchanged with other machines.
 WallClock = Callable[[], float]
-# The same as a datetime in UTC: for certificates.
+# The current time as a datetime in UTC: for certificates.
 UtcNow = Callable[[], datetime]
 
 monotonic: Monotonic = time.monotonic

@@ -1,5 +1,7 @@
-"""File descriptors that a process has left. gRPC and libuv end the process when they cannot open what they need, so
-whoever starts one of them calls `demand_descriptors` first.
+"""Whether the process can still open file descriptors.
+
+gRPC and libuv end the process when they cannot open the descriptors they need, so code that starts one of them calls
+`demand_descriptors` first.
 """
 
 import errno
@@ -8,9 +10,9 @@ from typing import Final
 
 from portway_runtime.errors import NoDescriptors
 
-# errno of an OSError: the process, or the machine, has no descriptor or no memory left for a socket.
+# errno of an OSError: the process or the machine has no descriptor, or no memory, for another socket.
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# What gRPC opens for one call with its resolver, or an event loop for itself, and a few for other threads meanwhile.
+# gRPC opens fewer for one call with its resolver, and an event loop fewer for itself; some are for other threads.
 DESCRIPTORS: Final = 16
 
 

@@ -1,14 +1,14 @@
-"""File stamps: whether files are still the ones that were read. What is in them is the caller's."""
+"""File stamps: modification time, size and inode of files, to find out whether they changed since they were read."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-# Of each file its modification time (ns), size and inode; None for one that cannot be looked at.
+# For each file its modification time in nanoseconds, size in bytes and inode; None if it cannot be read.
 Stamps = tuple[tuple[int, int, int] | None, ...]
 
 
 def stamps_of(paths: Iterable[Path]) -> Stamps:
-    """The stamps of these files now; any write or replacement changes them."""
+    """The current stamps of these files. A write or a replacement changes them."""
     return tuple(map(_stamp, paths))
 
 

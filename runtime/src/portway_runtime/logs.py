@@ -1,4 +1,7 @@
-"""How log lines look: for people, or as JSON for programs."""
+"""The format of log lines: text for people, JSON for programs.
+
+A log call names the event and gives its fields as `extra`. Both formats show the event first and the fields after it.
+"""
 
 import json
 import logging
@@ -11,12 +14,15 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """What the call gave as `extra`."""
+    """The fields that the log call gave as `extra`."""
     return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
 
 
 def _text(value: object) -> str:
-    """A field as one word: quoted where it would not be one. What a peer said must not look like another line."""
+    """A field's value as one word: quoted and escaped if it has a space, a quote, `=` or an unprintable character.
+
+    So text from a peer cannot imitate another field or another line.
+    """
     text = str(value)
     return (
         text
@@ -26,7 +32,7 @@ def _text(value: object) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`time level event field=value ...`"""
+    """`time level logger: event field=value ...`"""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -38,7 +44,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line."""
+    """One JSON object per line, with the keys time, level, logger, event, the fields, and exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -54,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(*, form: str, level: str) -> None:
-    """Log to stderr from now on, as `text` or `json`."""
+    """Log to stderr from now on. `form` is `text` or `json`; `level` is a name of a level of `logging`, in any case."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,6 +1,6 @@
-"""Rate limits: token buckets, one for each key of many, and turns for callers that come all at once.
+"""Rate limits: token buckets, token buckets per key, and turns for callers that arrive all at once.
 
-Memory is bounded: a key that was used longest ago is forgotten first, and begins with a full bucket again.
+Memory is bounded: the least recently used key is evicted first, and has a full bucket when it returns.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from portway_runtime.clocks import Monotonic
 
 K = TypeVar("K", bound=Hashable)
 
-# About 10 MB of buckets; an attack from more addresses than this is not stopped by counting addresses.
+# About 10 MB of buckets. Counting addresses does not stop an attack from more addresses than this.
 ADDRESSES: Final = 65_536
 
 
@@ -39,7 +39,7 @@ class TokenBucket:
         return True
 
     def take_or_wait(self, cost: float) -> float:
-        """0 after taking `cost` tokens; else, with none taken, the seconds (above 0) until there are as many."""
+        """Take `cost` tokens and return 0; or take none and return the seconds, above 0, until there are enough."""
         return 0.0 if self.take(cost) else (cost - self._left) / self._rate
 
     def give_back(self) -> None:
@@ -53,13 +53,13 @@ class TokenBucket:
 
 
 class Turns:
-    """Turns for callers that come all at once: `burst` at once, then `rate` per second, each at a moment of its own."""
+    """Turns for callers that arrive all at once: `burst` now, then `rate` per second, one after another."""
 
     def __init__(self, rate: float, burst: float, clock: Monotonic) -> None:
         self._bucket = TokenBucket(rate, burst, clock)
         self._rate = rate
         self._clock = clock
-        self._last = 0.0  # the latest turn that was given
+        self._last = 0.0  # the time of the latest turn
 
     def take(self) -> float:
         """Seconds until the caller's turn; 0 means now. Later callers get later turns."""
@@ -80,11 +80,11 @@ class KeyedRate(Generic[K]):
         self._buckets: BoundedMap[K, TokenBucket] = BoundedMap(capacity)
 
     def __len__(self) -> int:
-        """Keys that are remembered."""
+        """The number of keys that have a bucket."""
         return len(self._buckets)
 
     def take(self, key: K) -> bool:
-        """Take one token of this key; False when it has none."""
+        """Take one token of this key; False if it has none."""
         return self._bucket(key).take()
 
     def take_or_wait(self, key: K, cost: float) -> float:
@@ -113,7 +113,7 @@ class AddressRate:
         self._rates: KeyedRate[str | bytes] = KeyedRate(rate, burst, clock, capacity)
 
     def __len__(self) -> int:
-        """Addresses that are remembered."""
+        """The number of addresses that have a bucket."""
         return len(self._rates)
 
     def take(self, address: str) -> bool:
@@ -126,5 +126,5 @@ class AddressRate:
 
 
 def address_key(address: str) -> str | bytes:
-    """What an address is counted by: an IPv4 address itself, the /64 of an IPv6 address."""
+    """The key that an address is counted by: an IPv4 address itself, or the /64 of an IPv6 address."""
     return ipaddress.IPv6Address(address.partition("%")[0]).packed[:8] if ":" in address else address

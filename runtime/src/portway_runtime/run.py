@@ -1,4 +1,7 @@
-"""A server as a process: started, ready, stopped by a signal or by a part that failed."""
+"""The life of a server process: start, ready, stop on a signal or on the failure of a part.
+
+Here: signals, the ready file, exit codes. Not here: what is started and in which order, which is the server's own.
+"""
 
 import asyncio
 import json
@@ -20,7 +23,7 @@ OnFailure = Callable[[BaseException], None]
 
 
 class Server(Protocol):
-    """What is run. `start` starts everything or nothing; `stop` may be called again."""
+    """The server to run. `start` starts everything, or raises and leaves nothing behind; `stop` may be called again."""
 
     async def start(self) -> None: ...
 
@@ -34,10 +37,14 @@ async def serve(
     addresses: Callable[[], Mapping[str, str | None]],
     on_hangup: Callable[[], None] | None = None,
 ) -> int:
-    """Run the server that `make` makes until SIGTERM or SIGINT (STOPPED) or until a part of it fails (FAILED).
+    """Run a server until SIGTERM or SIGINT, and return STOPPED; or until a part of it fails, and return FAILED.
 
-    `ready_file` holds `addresses()` as JSON while it serves. Signals mean what they do by default when it returns.
-    Raises what `make` and `start` raise.
+    make: makes the server; it gets the function to call when a part fails.
+    ready_file: exists while the server serves; holds `addresses()` as one JSON object, without those that are None.
+    on_hangup: called on SIGHUP; without it SIGHUP keeps its default, which ends the process.
+
+    A signal during `start` cancels it and stops the server. Raises what `make` and `start` raise. Signal handlers are
+    removed when it returns.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -97,6 +104,6 @@ def _remove(path: Path) -> None:
 
 
 def _write(path: Path, addresses: Mapping[str, str | None]) -> None:
-    """Whoever waits for the file reads it the moment it is there."""
+    """Write the ready file in one step: a process that waits for it reads it as soon as it exists."""
     content = json.dumps({name: at for name, at in addresses.items() if at is not None}) + "\n"
     replace_file(path, content.encode(), mode=0o644, durable=False)

@@ -1,6 +1,7 @@
-"""Files written as a whole or not at all: a reader, or a crash, never sees half of one.
+"""Files that are written atomically and that only their owner can read: tokens, keys, state.
 
-Errors are OSError as the system gives them; callers say which setting named the file.
+A reader, or a crash, finds the old content or the new one. Errors are OSError as the system gives them; callers add
+which setting named the file.
 """
 
 import os
@@ -12,7 +13,11 @@ OWNER_ONLY: Final = 0o600
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY, durable: bool = True) -> None:
-    """Write `content` to `path`, replacing what is there. `durable`: on disk before this returns."""
+    """Write `content` to `path`, replacing the file that is there. On an error the old file stays.
+
+    mode: permissions of the new file, less the process's umask.
+    durable: flush the content to disk before it replaces the old file.
+    """
     draft = _write_draft(path, content, mode, durable=durable)
     try:
         draft.replace(path)
@@ -22,7 +27,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY, durable:
 
 
 def create_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY) -> bool:
-    """Write `content` to a new file at `path`; False, with nothing changed, when one is there already."""
+    """Write `content` to a new file at `path`, flushed to disk. If the path exists, change nothing and return False."""
     draft = _write_draft(path, content, mode, durable=True)
     try:
         os.link(draft, path)  # unlike a rename it fails where a file is

@@ -2,7 +2,7 @@
 
 A program describes each setting once, in a table; flags, environment variables, the file's keys and the help all come
 from it. Here: reading the sources, and errors that name the setting and where its value came from. Not here: which
-settings there are, and rules between them.
+settings exist, and rules between them.
 """
 
 import argparse
@@ -18,23 +18,24 @@ from portway_runtime.errors import SettingsError
 
 # The key of the setting that names the file; it is a flag and a variable, never a key of the file.
 CONFIG: Final = "config"
-# How alike an unknown variable must be to a known one to be taken for a misspelling.
+# An unknown variable that is at least this similar to a known one counts as a misspelling (difflib ratio).
 _ALIKE: Final = 0.75
 
 
 class UnknownVariables(Enum):
-    """What to do with an environment variable that has the program's prefix and names no setting."""
+    """How to treat an environment variable that has the program's prefix and is not a setting."""
 
     REFUSE = auto()
-    # Kubernetes sets PORTWAY_REGISTRY_SERVICE_HOST and its like; only what looks misspelt is refused.
+    # Kubernetes sets variables such as PORTWAY_REGISTRY_SERVICE_HOST; only probable misspellings are refused.
     REFUSE_MISSPELT = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `key` is the file's; the flag has dashes for its underscores, the variable the prefix and capitals.
+    """One setting. `key` is its key in the file. The flag has dashes for underscores; the variable has the program's
+    prefix and capitals.
 
-    parse: from text to the value; raises ValueError, whose text says what would do.
+    parse: makes the value from text; raises ValueError, whose text says which values are allowed.
     repeatable: the flag may be given several times, the file may hold a list, the variable a list with commas; the
         value is a tuple.
     """
@@ -62,8 +63,11 @@ class SettingTable:
     def __init__(
         self, program: str, prefix: str, settings: Sequence[Setting], unknown: UnknownVariables, *, empty_unsets: bool
     ) -> None:
-        """`program` is the command that `--help` is for; `prefix` begins its variables, such as "PORTWAY_RELAY_".
-        `empty_unsets`: a variable without text counts as one that is not set."""
+        """
+        program: the command, for the advice to call its `--help`.
+        prefix: the beginning of its variables, such as "PORTWAY_RELAY_".
+        empty_unsets: a variable with empty text counts as not set.
+        """
         self._program = program
         self._prefix = prefix
         self._unknown = unknown
@@ -75,9 +79,12 @@ class SettingTable:
         return self._prefix + key.upper()
 
     def load(self, flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-        """The values by key, of the settings that some source gives. `flags` are by key; None is one not given.
+        """The values of all settings that a source gives, by key. Defaults are the caller's.
 
-        Raises SettingsError for what is unknown, unreadable, missing though required, or refused by its `parse`.
+        flags: values of the command line by key; None for a flag that was not given.
+
+        Raises SettingsError for a setting that is unknown, required and missing, or refused by its `parse`, and for a
+        file that cannot be read.
         """
         found: dict[str, tuple[Any, str]] = {}  # the raw value, and where it came from
         path = flags.get(CONFIG) or environment.get(self.variable(CONFIG))

@@ -1,4 +1,4 @@
-"""Background tasks with a name, an owner and an end: nothing dies silently."""
+"""Groups of background tasks: each task has a name, an owner that closes it, and a failure that is noticed."""
 
 import asyncio
 import logging
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Tasks:
-    """The tasks of one owner.
+    """The tasks of one owner, which calls `close` at its end.
 
-    A task that raises is logged and reported to `on_failure`; without one it is only logged, so an owner whose loops
-    must not end passes one. `close` cancels what is left and waits for it; it may be called again.
+    A task that raises is logged and reported to `on_failure`. Without `on_failure` it is only logged, so an owner whose
+    tasks must not end early passes one.
     """
 
     def __init__(self, owner: str, on_failure: Callable[[BaseException], None] | None = None) -> None:
@@ -28,9 +28,10 @@ class Tasks:
     def spawn(
         self, coroutine: Coroutine[Any, Any, T], *, name: str, on_cut: Callable[[], object] | None = None
     ) -> asyncio.Task[T]:
-        """Start `coroutine` now, on the running loop.
+        """Start `coroutine` as a task of the running loop.
 
-        `on_cut` is called when it is cancelled or fails, also before its first step: no `finally` in it runs then.
+        on_cut: called when the task is cancelled or fails. A task that is cancelled before its first step runs no
+            `finally`, so what the task owns is released here.
         """
         task = asyncio.create_task(coroutine, name=f"{self._owner}: {name}")  # noqa: TID251 - the one place
         self._tasks.add(task)
@@ -51,12 +52,12 @@ class Tasks:
             self._on_failure(error)
 
     async def over(self) -> None:
-        """Wait until none runs; cancelled, they run on."""
+        """Wait until no task runs. When this wait is cancelled, the tasks continue."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Cancel every task and wait until it is over; a task may close the group it is in."""
+        """Cancel all tasks and wait until they have ended. May be called again, and by a task of the group."""
         current = asyncio.current_task()
         while pending := [task for task in self._tasks if task is not current]:
             for task in pending:

@@ -5,8 +5,9 @@ import datetime
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from portway_runtime.identities import BACKDATE, NodeIdentity, read_identity_der
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from portway_runtime.identities import BACKDATE, NodeIdentity, dns_names, node_name, read_identity_der, region_name
 
 CA = trustme.CA()
 ISSUED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -48,3 +49,23 @@ def test_a_node_s_says_name_region_and_time(names: list[str], region: str) -> No
 def test_any_other_is_no_node_s(shown: bytes | None) -> None:
     """The cluster's CA signs for others too."""
     assert read_identity_der(shown) is None
+
+
+def test_names_are_made_as_they_are_read() -> None:
+    """A certificate with a node's and a region's name says both."""
+    read = read_identity_der(der(node_name("fra-1"), region_name("fra")))
+    assert read is not None
+    assert (read.node, read.region) == ("fra-1", "fra")
+
+
+def test_dns_names_are_in_lower_case_and_alone() -> None:
+    """An IP address is not a DNS name."""
+    certificate = x509.load_der_x509_certificate(der("FRA-1.example.com", "192.0.2.1"))
+    assert dns_names(certificate) == ["fra-1.example.com"]
+
+
+def test_a_certificate_without_names_has_none() -> None:
+    """Such as one by a CA that uses the subject alone."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    bare = x509.CertificateBuilder(name, name, key.public_key(), 1, ISSUED, ISSUED + BACKDATE)
+    assert dns_names(bare.sign(key, hashes.SHA256())) == []

@@ -126,3 +126,28 @@ def test_what_can_be_no_name_is_a_listen_error_too(host: str) -> None:
     """A host that cannot even be asked for is told like one that nobody knows."""
     with pytest.raises(ListenError, match="not a host name"):
         open_sockets(Endpoint(host, 0))
+
+
+@pytest.mark.parametrize("host", ["", "::"])
+def test_every_address_is_one_socket_for_both_families(host: str) -> None:
+    """IPv4 peers come as mapped addresses; `endpoint_of` gives their own."""
+    [listener] = open_sockets(Endpoint(host, 0))
+    with listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as peer:
+        listener.setblocking(True)
+        accepted, name = listener.accept()
+        accepted.close()
+        assert endpoint_of(name) == endpoint_of(peer.getsockname())
+
+
+def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one socket cannot serve both families."""
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    [(host, _)] = _ports(open_sockets(Endpoint("", 0)))
+    assert host == "0.0.0.0"
+
+
+def test_one_ipv6_address_is_ipv6_alone() -> None:
+    """The port stays free for a socket on IPv4."""
+    [listener] = open_sockets(Endpoint("::1", 0))
+    with listener:
+        assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1

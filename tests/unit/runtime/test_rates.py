@@ -1,7 +1,7 @@
-"""Rates: so many at once, so many a second, for each address, in bounded memory."""
+"""Token buckets, one for each key of many, in bounded memory; turns for callers that come all at once."""
 
 import pytest
-from portway_runtime.rates import AddressRate, TokenBucket, Turns
+from portway_runtime.rates import AddressRate, KeyedRate, TokenBucket, Turns
 from portway_testkit.fakes.clock import ManualClock
 
 
@@ -119,3 +119,31 @@ def test_turns_that_nobody_took_are_forgotten(clock: ManualClock) -> None:
     clock.now += 60
     assert turns.take() == 0
     assert turns.take() == pytest.approx(0.1)
+
+
+def test_a_token_that_is_given_back_can_be_taken_again(clock: ManualClock) -> None:
+    """Of the address that it was taken for, and never beyond the burst."""
+    rate = AddressRate(1, 2, clock)
+    assert [rate.take("2001:db8::1") for _ in range(3)] == [True, True, False]
+    rate.give_back("2001:db8::2")
+    assert [rate.take("2001:db8::1") for _ in range(2)] == [True, False]
+    bucket = TokenBucket(1, 2, clock)
+    bucket.give_back()
+    assert taken(bucket, 5) == 2
+
+
+def test_what_is_given_back_for_an_unknown_key_is_not_remembered(clock: ManualClock) -> None:
+    """A key that was forgotten has a full bucket already."""
+    rate = KeyedRate[str](1, 1, clock, capacity=10)
+    rate.give_back("never seen")
+    assert len(rate) == 0
+
+
+def test_each_key_waits_for_its_own_tokens(clock: ManualClock) -> None:
+    """The seconds until as many are there; nothing is taken meanwhile."""
+    rate = KeyedRate[str](4, 8, clock, capacity=10)
+    assert rate.take_or_wait("a", 8) == 0
+    assert rate.take_or_wait("a", 2) == 0.5
+    assert rate.take_or_wait("b", 8) == 0
+    clock.now += 0.5
+    assert rate.take_or_wait("a", 2) == 0

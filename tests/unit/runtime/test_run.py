@@ -181,6 +181,22 @@ async def test_a_ready_file_that_is_gone_already_is_no_failure(run: Run, tmp_pat
     assert await served.code == STOPPED
 
 
+async def test_a_ready_file_that_cannot_be_removed_is_logged(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server stops all the same, with the code it would have had."""
+    ready = tmp_path / "ready"
+    served = run(ready)
+    server = await served.started()
+    await until(ready.exists)
+    ready.unlink()
+    ready.mkdir()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await served.code == STOPPED
+    assert server.calls[-1] == "stop"
+    assert f"cannot remove the ready file {ready}" in caplog.text
+
+
 async def test_hangup_is_its_own_call(run: Run) -> None:
     """SIGHUP does not end it."""
     hangups: list[None] = []

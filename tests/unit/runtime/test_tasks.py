@@ -38,3 +38,64 @@ async def test_a_task_that_ends_has_given_away_what_it_owned() -> None:
     await tasks.over()
     await asyncio.sleep(0)
     assert not cut.is_set()
+
+
+async def test_closing_cancels_what_runs_and_waits_for_it() -> None:
+    """Also for a task that takes its time to end, and for those that start meanwhile; it may be repeated."""
+    tasks = Tasks("test")
+    ended: list[str] = []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            tasks.spawn(asyncio.sleep(3600), name="heir", on_cut=lambda: ended.append("heir"))
+            await asyncio.sleep(0)
+            ended.append("stubborn")
+
+    tasks.spawn(stubborn(), name="stubborn")
+    await asyncio.sleep(0)
+    assert len(tasks) == 1
+    await tasks.close()
+    assert (sorted(ended), len(tasks)) == (["heir", "stubborn"], 0)
+    await tasks.close()
+
+
+async def test_a_task_may_close_the_group_it_is_in() -> None:
+    """It goes on; the others are over."""
+    tasks = Tasks("test")
+    other = tasks.spawn(asyncio.sleep(3600), name="other")
+    await tasks.spawn(tasks.close(), name="closer")
+    assert other.cancelled()
+    assert len(tasks) == 0
+
+
+async def test_a_failure_without_a_listener_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """With the owner's name, the task's, and the traceback; the others run on."""
+
+    async def fail() -> None:
+        raise ValueError("no good")
+
+    tasks = Tasks("owner")
+    other = tasks.spawn(asyncio.sleep(3600), name="other")
+    task = tasks.spawn(fail(), name="fail")
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert "task ended early: owner: fail" in caplog.text
+    assert "ValueError: no good" in caplog.text
+    assert not other.done()
+    await tasks.close()
+
+
+async def test_waiting_for_the_end_may_be_given_up() -> None:
+    """Cancelled, it leaves the tasks running."""
+    tasks, gate = Tasks("test"), asyncio.Event()
+    task = tasks.spawn(gate.wait(), name="wait")
+    waiting = asyncio.ensure_future(tasks.over())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert not task.done()
+    gate.set()
+    await tasks.over()
+    assert task.done()

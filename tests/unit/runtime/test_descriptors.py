@@ -1,0 +1,28 @@
+"""Descriptors: a process finds out in time that it can open no more."""
+
+import os
+
+import pytest
+from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.errors import NoDescriptors
+from portway_testkit.processes.descriptors import no_more_descriptors
+
+
+def _lowest_free() -> int:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
+
+
+def test_what_was_opened_to_find_out_is_closed_again() -> None:
+    """Nothing is raised while there are enough, and nothing is kept."""
+    before = _lowest_free()
+    demand_descriptors()
+    assert _lowest_free() == before
+
+
+def test_a_process_without_descriptors_hears_what_to_raise() -> None:
+    """The error names the limit, and is over as soon as there are descriptors again."""
+    with no_more_descriptors(), pytest.raises(NoDescriptors, match=r"Too many open files.*ulimit -n"):
+        demand_descriptors()
+    demand_descriptors()
