@@ -6,15 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import NoReturn
 
 from portway_runtime import logs
 from portway_runtime.errors import RuntimeFault
 from portway_runtime.run import OnFailure, serve
+from portway_runtime.settings import Setting, add_config_flag, add_flags
 
-from portway_registry.config import Config, flag, load, settings, variable
+from portway_registry.config import SETTINGS, Config, load
 from portway_registry.errors import RegistryError
 
 logger = logging.getLogger(__name__)
@@ -25,15 +26,15 @@ Serve clients, operators and nodes until SIGTERM or SIGINT. Certificates are nee
     portway-admin pki init --dir pki --domain tunnels.example.com --region fra --registry-host HOST
     portway-registry serve --tls-cert pki/registry.crt --tls-key pki/registry.key"""
 _EPILOG = f"""\
-Every flag is also a variable ({variable("listen")} for --listen) and a key of the TOML file (underscores for dashes).
-Flags beat variables, variables beat the file. Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot
-be used."""
+Every flag is also an environment variable ({SETTINGS.variable("listen")} for --listen) and a key of the TOML file (with
+underscores for dashes). Flags override variables, variables override the file. Exit codes: 0 stopped by a signal,
+1 a part failed, 2 settings that cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     parsed = _parser().parse_args(arguments)
-    given = {name: value for name in settings() if (value := getattr(parsed, name)) is not None}
+    given = {key: value for key in SETTINGS.by_key if (value := getattr(parsed, key)) is not None}
     try:
         config = load(given, os.environ, parsed.config)
         logs.configure(form=config.log_format, level=config.log_level)
@@ -55,13 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with settings")
-    defaults = Config()
-    for name, setting in settings().items():
-        default = getattr(defaults, name)
-        says = setting.help if default is None else f"{setting.help} (default {default})"
-        serve.add_argument(flag(name), dest=name, metavar=setting.metavar, help=says.replace("%", "%%"))
+    add_config_flag(serve)
+    add_flags(serve, [_with_default(setting) for setting in SETTINGS.by_key.values()])
     return parser
+
+
+def _with_default(setting: Setting) -> Setting:
+    default = getattr(Config(), setting.key)
+    return setting if default is None else replace(setting, help=f"{setting.help} (default {default})")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

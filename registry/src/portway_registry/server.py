@@ -26,22 +26,23 @@ from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.listening import open_sockets
+from portway_runtime.settings import flag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.bootstrap import bootstrap
-from portway_registry.access.grants import Grants
+from portway_registry.access.grants import Grants, KeyRotation
 from portway_registry.access.invitations import Invitations
-from portway_registry.access.rotation import KeyRotation
-from portway_registry.access.tokens import TokenCheck
-from portway_registry.config import Config, flag
+from portway_registry.access.tokens import Tokens
+from portway_registry.config import Config
 from portway_registry.errors import ConfigError, StoreUnavailable
 from portway_registry.metrics import CallCounts, exposition
 from portway_registry.nodes.certificate_status import demand_standing
 from portway_registry.nodes.dialling import dial_by
 from portway_registry.nodes.hub import Hub
 from portway_registry.nodes.joining import Joining
-from portway_registry.pki.cluster_authority import stored_authority
-from portway_registry.pki.port_certificates import FilePair, credentials, mesh_pair, read_authority
+from portway_registry.nodes.operator_orders import Orders
+from portway_registry.pki.cluster_authority import configured_authority, stored_authority
+from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.roster import Roster
 from portway_registry.services.admin import Admin
@@ -50,6 +51,7 @@ from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
 from portway_registry.services.interceptor import Guard
 from portway_registry.services.mesh import Mesh
+from portway_registry.state.audit import Audit
 from portway_registry.state.views import Views
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.port_blocks import PortBlocks
@@ -123,10 +125,10 @@ class Registry:
 
     async def _start(self) -> None:
         config = self._config
-        shown = FilePair(config, "tls_cert", "tls_key", _utc_now)
-        brought = read_authority(config, _utc_now())
+        shown = CertificateFiles(config, "tls_cert", "tls_key", _utc_now)
+        brought = configured_authority(config, _utc_now())
         if brought is not None:
-            mesh_pair(config, shown, brought, _utc_now)  # said before the store is waited for
+            node_port_certificate(config, shown, brought, _utc_now)  # said before the store is waited for
         tasks = Tasks("registry", on_failure=self._on_failure)
         try:
             locator = open_locator(config.geoip)
@@ -166,16 +168,21 @@ class Registry:
         hub.start()
         self._closing.append(hub.close)
 
-        joining = Joining(store, authority, _now_ms, life=config.node_certificate_seconds)
+        audit = Audit(store, _now_ms)
+        joining = Joining(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
         mesh_guard = Guard(by_certificate(partial(demand_standing, views)), self._calls.count)
         mesh = _server(mesh_guard, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
         add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms), joining), mesh)
         mesh_health = _add_health(mesh)
-        mutual = credentials(mesh_pair(config, shown, authority, _utc_now), client_ca=authority.certificate)
+        mutual = server_credentials(
+            node_port_certificate(config, shown, authority, _utc_now), client_ca=authority.certificate
+        )
         self._mesh_address = await self._listen(mesh, config.mesh_listen, mutual, "mesh_listen")
 
-        invitations = Invitations(store, views.invitations, _now_ms)
-        guard = Guard(by_token(TokenCheck(store, views.tokens), invitations), self._calls.count)
+        tokens = Tokens(store, views.tokens, audit, _now_ms)
+        invitations = Invitations(store, views.invitations, audit, _now_ms)
+        orders = Orders(store, views, audit, _now_ms)
+        guard = Guard(by_token(tokens, invitations), self._calls.count)
         public = _server(guard, ("grpc.max_receive_message_length", _LARGEST_CALL))
         roster = Roster(views.nodes, views.orders, hub)
         self._closing.append(roster.close)
@@ -183,9 +190,9 @@ class Registry:
         discovery = Discovery(roster, grants, locator, reports, cluster_ca=authority.certificate)
         add_DiscoveryServicer_to_server(discovery, public)
         add_EnrolmentServicer_to_server(Enrolment(joining), public)
-        add_AdminServicer_to_server(Admin(store, views, invitations, _now_ms), public)
+        add_AdminServicer_to_server(Admin(views, orders, tokens, invitations, audit), public)
         public_health = _add_health(public)
-        self._address = await self._listen(public, config.listen, credentials(shown), "listen")
+        self._address = await self._listen(public, config.listen, server_credentials(shown), "listen")
 
         if config.metrics_listen is not None:
             from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page

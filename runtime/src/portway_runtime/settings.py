@@ -129,7 +129,8 @@ class SettingTable:
         return found
 
     def _unknown_setting(self, what: str, name: str, known: Mapping[str, Setting]) -> SettingsError:
-        near = difflib.get_close_matches(name, known, n=1)
+        by_form = {one.lower().replace("-", "_"): one for one in known}
+        near = [by_form[one] for one in difflib.get_close_matches(name.lower().replace("-", "_"), by_form, n=1)]
         advice = f"did you mean {near[0]!r}?" if near else f"`{self._program} --help` lists all settings"
         return SettingsError(f"{what} {name!r}, which is not a setting: {advice}")
 

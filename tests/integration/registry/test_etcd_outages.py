@@ -13,6 +13,7 @@ from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.mirror import Mirror
 from portway_registry.store.spec import EtcdSpec
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.views import settle
 from portway_testkit.links.link import Link
 
 
@@ -210,10 +211,10 @@ async def test_a_mirror_lists_again_when_it_missed_a_compaction(
         assert told == []
         link.mend()
         async with asyncio.timeout(15):
-            await mirror.settled(revision)
+            await settle(store, mirror)
         await store.put(prefix + "later", b"1")
         async with asyncio.timeout(15):
-            await mirror.settled((await store.list(prefix)).revision)
+            await settle(store, mirror)
         await mirror.close()
     assert not failures
     assert sorted(told[:3], key=str) == [("changed", b"1", b"2"), ("gone", b"1", None), ("new", None, b"1")]
@@ -232,7 +233,7 @@ async def test_a_mirror_removes_nothing_while_etcd_is_away(server: EtcdServer, s
     await asyncio.to_thread(server.start)
     await store.delete(prefix + "7")
     async with asyncio.timeout(15):
-        await mirror.settled((await store.list(prefix)).revision)
+        await settle(store, mirror)
     await mirror.close()
     assert changes == [None]
     assert len(mirror.entries) == 99

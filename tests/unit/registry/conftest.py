@@ -9,6 +9,7 @@ from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import Pki
+from portway_testkit.clusters.views import settle
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +41,9 @@ class Cluster:
         self.views = views
 
     async def settle(self) -> None:
-        revision = (await self.store.list("")).revision
-        for view in (
-            self.views.nodes,
-            self.views.tunnels,
-            self.views.tokens,
-            self.views.grant_keys,
-            self.views.port_blocks,
-        ):
-            await view.settled(revision)
+        views = self.views
+        for view in (views.nodes, views.tunnels, views.tokens, views.grant_keys, views.port_blocks):
+            await settle(self.store, view.mirror)
 
     async def put_token(self, token_id: str, *, max_tunnels: int = 0, revoked_at_ms: int = 0) -> None:
         record = TokenRecord(token_id, "demo", Role.CLIENT, b"", max_tunnels=max_tunnels, revoked_at_ms=revoked_at_ms)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from portway_registry.cli import main
-from portway_registry.config import flag, settings
+from portway_registry.config import SETTINGS
 from portway_testkit.clusters.registry import Pki
 
 SERVE = "from portway_registry.cli import main; main()"
@@ -25,7 +25,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         main(["serve", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert [name for name in settings() if f"{flag(name)} " not in text] == []
+    assert [one.key for one in SETTINGS.by_key.values() if f"{one.flag} " not in text] == []
     for part in ("Exit codes", "portway-admin pki init", "PORTWAY_REGISTRY_LISTEN"):
         assert part in text
 
@@ -43,9 +43,9 @@ def test_settings_that_cannot_be_used_end_it_with_two(capsys: pytest.CaptureFixt
     file = tmp_path / "registry.toml"
     file.write_text("lisen = 1\n")
     for arguments, says in (
-        (["serve", "--config", str(file)], "unknown key 'lisen'"),
+        (["serve", "--config", str(file)], "'lisen', which is not a setting"),
         (["serve", "--lease-seconds", "x"], "--lease-seconds"),
-        (["serve", "--store", "embedded:memory"], "--tls-cert FILE is needed"),
+        (["serve", "--store", "embedded:memory"], "--tls-cert FILE is required"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)

@@ -1,37 +1,57 @@
-"""Grants: what a client shows to a node in place of its token (DESIGN §11).
+"""Grants: signed permissions that clients show to nodes in place of their tokens, and the keys that sign them.
 
-Here: signing them, and the keys that nodes verify them by. Not here: verifying, which nodes do, without asking; when
-a key is replaced (rotation.py).
+Here: signing, and when a key is made and deleted. Not here: verification, which nodes do offline; how nodes learn the
+public keys. Replicas need not agree on which of them rotates the keys: key ids count up, and one compare-and-swap lets
+one replica create the next.
 """
 
+import asyncio
+import logging
 import secrets
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from portway_proto.v1.discovery_pb2 import Grant
 from portway_proto.v1.mesh_pb2 import GrantKey
+from portway_runtime.bounded import BoundedMap
 
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import GrantKeyRecord, TokenRecord, encode
 from portway_registry.state.views import View
-from portway_registry.store.contract import Revision, Store
+from portway_registry.store.contract import ABSENT, Store
+
+logger = logging.getLogger(__name__)
 
 AUDIENCE: Final = "portway-node"
 TYPE: Final = "portway-grant"
 
-_ABSENT: Final = Revision(0)
-_LIFE_MS: Final = 3_600_000
+_HOUR_MS: Final = 3_600_000
+_LIFE_MS: Final = _HOUR_MS
 RENEW_AFTER_MS: Final = _LIFE_MS // 2
+# While no registry can be reached, nodes honour a grant this long after its end.
+_HONOURED_AFTER_END_MS: Final = 24 * _HOUR_MS
+# A token that was revoked longer ago than this has no grant left that any node honours.
+HONOURED_MS: Final = _LIFE_MS + _HONOURED_AFTER_END_MS
 # Many processes that start together with one token share a grant: signing costs more than the rest of an answer.
 _SHARED_FOR_MS: Final = 30_000
-# Tenants with fresh grants that are remembered; beyond it the oldest is signed again when asked for.
-_REMEMBERED: Final = 10_000
+# Tokens whose latest grant is remembered for that.
+_MOST_SHARED: Final = 10_000
+
+# How long a key signs.
+_KEY_LIFE_MS: Final = 30 * 24 * _HOUR_MS
+# A node that has been cut off from every registry for a day may not know a younger key yet.
+_PUBLISHED_BEFORE_USE_MS: Final = 24 * _HOUR_MS
+# As long as a grant of the key may be honoured, and an hour more for clocks that differ.
+_NEEDED_AFTER_USE_MS: Final = HONOURED_MS + _HOUR_MS
+_CHECK_EVERY: Final = 3_600.0  # seconds
 
 
 def new_key(kid: str, *, active_from_ms: int) -> GrantKeyRecord:
+    """A random Ed25519 key."""
     private = Ed25519PrivateKey.generate()
     return GrantKeyRecord(
         kid=kid,
@@ -42,8 +62,8 @@ def new_key(kid: str, *, active_from_ms: int) -> GrantKeyRecord:
 
 
 async def make_first_key(store: Store, *, now_ms: int) -> None:
-    """The cluster's first key, unless there is one. Raises StoreUnavailable."""
-    await store.put(keys.grant_key("1"), encode(new_key("1", active_from_ms=now_ms)), expected=_ABSENT)
+    """Create the cluster's first key, unless there is one. Raises StoreUnavailable."""
+    await store.put(keys.grant_key("1"), encode(new_key("1", active_from_ms=now_ms)), expected=ABSENT)
 
 
 class Grants:
@@ -62,23 +82,23 @@ class Grants:
         self._known = known
         self._now_ms = now_ms
         self._private: dict[str, Ed25519PrivateKey] = {}
-        self._shared: dict[str, tuple[int, TokenRecord, Grant]] = {}
+        self._shared: BoundedMap[str, tuple[int, TokenRecord, Grant]] = BoundedMap(_MOST_SHARED)
 
     def sign(self, token: TokenRecord) -> Grant:
-        """A grant for the holder of `token`, good for an hour."""
+        """A grant for the holder of `token`, valid for an hour; for 30 s callers with one token get the same grant.
+
+        Raises StoreUnavailable when no key is known yet.
+        """
         now = self._now_ms()
         shared = self._shared.get(token.id)
         if shared is not None and shared[1] == token and now - shared[0] < _SHARED_FOR_MS:
             return shared[2]
         grant = self._sign(token, now)
-        self._shared.pop(token.id, None)
         self._shared[token.id] = (now, token, grant)
-        if len(self._shared) > _REMEMBERED:
-            del self._shared[next(iter(self._shared))]
         return grant
 
     def public_keys(self) -> list[GrantKey]:
-        """Every key that nodes shall verify by, in the order of their kids."""
+        """The public keys that nodes verify grants by, sorted by key id."""
         known = sorted(self._known.values(), key=lambda key: key.kid)
         return [GrantKey(kid=key.kid, public_key=key.public_key) for key in known]
 
@@ -103,11 +123,49 @@ class Grants:
         return Grant(token=text, expires_at_ms=expires, renew_at_ms=now + RENEW_AFTER_MS)
 
     def _signing_key(self, now: int) -> GrantKeyRecord:
-        """The youngest key in use. Raises StoreUnavailable when none is known (yet)."""
+        """The youngest key in use. Raises StoreUnavailable when no key is known yet."""
         active = [key for key in self._known.values() if key.active_from_ms <= now]
         if not active:
-            # The clock is behind the one that made the first key: that key is still the right one.
+            # This clock is behind the one that made the first key: that key is still the right one.
             active = sorted(self._known.values(), key=lambda key: key.active_from_ms)[:1]
         if not active:
             raise StoreUnavailable("no key to sign grants with is known")
         return max(active, key=lambda key: (key.active_from_ms, key.kid))
+
+
+class KeyRotation:
+    """Makes the next grant key in time, and deletes keys of which no grant is honoured any more, so that a key which
+    was copied unnoticed becomes worthless."""
+
+    def __init__(self, store: Store, known: View[GrantKeyRecord], now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._known = known
+        self._now_ms = now_ms
+
+    async def run(self) -> None:
+        """Rotate once an hour, for ever; during an outage of the store the next hour does."""
+        while True:
+            try:
+                await self.rotate()
+            except StoreUnavailable as error:
+                logger.warning("grant keys not rotated", extra={"reason": str(error)})
+            await asyncio.sleep(_CHECK_EVERY)
+
+    async def rotate(self) -> None:
+        """Make and delete what is due now. Raises StoreUnavailable."""
+        now = self._now_ms()
+        known = sorted(self._known.items.values(), key=lambda item: item.value.active_from_ms)
+        if not known:
+            return
+        if now >= known[-1].value.active_from_ms + _KEY_LIFE_MS - _PUBLISHED_BEFORE_USE_MS:
+            await self._make(now + _PUBLISHED_BEFORE_USE_MS)
+        for old, younger in pairwise(known):
+            needed_until = younger.value.active_from_ms + _NEEDED_AFTER_USE_MS
+            if now > needed_until and await self._store.delete(keys.grant_key(old.name), expected=old.modified):
+                logger.info("grant key deleted", extra={"kid": old.name})
+
+    async def _make(self, active_from_ms: int) -> None:
+        kid = str(1 + max((int(name) for name in self._known.items if name.isdecimal()), default=0))
+        key = new_key(kid, active_from_ms=active_from_ms)
+        if await self._store.put(keys.grant_key(kid), encode(key), expected=ABSENT):
+            logger.info("grant key made", extra={"kid": kid})

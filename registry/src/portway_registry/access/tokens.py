@@ -1,65 +1,46 @@
-"""API tokens: made once, shown once, kept as a hash.
+"""API tokens of clients and admins: created, shown once, stored as a hash, revoked.
 
-Here: making one, reading one, telling whose it is. Not here: what a role may call (services/roles.py), where tokens
-are kept (views.py), how one is revoked (services/admin.py).
-
-The secret is 160 random bits, so one SHA-256 is the right hash: nothing can be guessed that a slow hash would
-protect, and a slow one would be paid on each call.
+Here: their rules, and which token a call carries. Not here: which role may call which method.
 """
 
-import base64
-import hashlib
-import hmac
-import re
-import secrets
-from dataclasses import dataclass
-from typing import Final, NewType
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from portway_registry.errors import Busy, TokenMalformed, TokenMissing, TokenRevoked, TokenUnknown
+from portway_registry.access.credentials import BoundedLookups, Credential, TokenId
+from portway_registry.errors import InvalidRequest, NotFound, TokenMalformed, TokenMissing, TokenRevoked, TokenUnknown
+from portway_registry.names import check_tenant
 from portway_registry.state import keys
-from portway_registry.state.records import Role, TokenRecord
+from portway_registry.state.audit import Audit
+from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.views import View
-from portway_registry.store.contract import Store
+from portway_registry.store.contract import Entry, Store
+from portway_registry.store.update import Decision, create, update
 
-TokenId = NewType("TokenId", str)
+logger = logging.getLogger(__name__)
 
+PREFIX: Final = "pw_"
 # The token of the first start has a fixed id: one compare-and-swap decides which replica makes it.
 FIRST_ADMIN: Final = TokenId("admin")
 
-_FORM: Final = re.compile(r"pw_([a-z0-9]{1,32})_([a-z2-7]{32})")
 _SCHEME: Final = "bearer "
-_SECRET_BYTES: Final = 20
-_ID_BYTES: Final = 5
-
-# A token that this replica has not heard of yet is looked up in the store, at most so many at once: strangers
-# with made-up tokens must not be able to load it.
-_LOOKUPS: Final = 8
+_LONGEST_DESCRIPTION: Final = 200
+# A quota above what a hundred nodes can hold would be none.
+_MOST_TUNNELS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token as it is shown, once, and what is kept of it."""
+    """A token as it is shown, once, and the record that is stored."""
 
-    text: str
+    text: str = field(repr=False)
     record: TokenRecord
 
 
-def new_id() -> TokenId:
-    return TokenId(_base32(secrets.token_bytes(_ID_BYTES)))
-
-
-def new_secret() -> str:
-    return _base32(secrets.token_bytes(_SECRET_BYTES))
-
-
-def hash_of(secret: str) -> bytes:
-    """All that is kept of a secret."""
-    return hashlib.sha256(secret.encode("ascii")).digest()
-
-
-def make(
+def new_token(
     *,
     tenant: str,
     role: Role,
@@ -68,41 +49,27 @@ def make(
     description: str = "",
     max_tunnels: int = 0,
 ) -> NewToken:
-    """A token with a fresh secret."""
-    secret = new_secret()
-    identity = token_id or new_id()
+    """A token with a random secret. `max_tunnels` 0 means the registry's default."""
+    credential = Credential.create(token_id)
     record = TokenRecord(
-        id=identity,
+        id=credential.id,
         tenant=tenant,
         role=role,
-        secret_sha256=hash_of(secret),
+        secret_sha256=credential.sha256,
         description=description,
         max_tunnels=max_tunnels,
         created_at_ms=now_ms,
     )
-    return NewToken(f"pw_{identity}_{secret}", record)
+    return NewToken(credential.text(PREFIX), record)
 
 
-def parse(text: str) -> tuple[TokenId, str]:
-    """The id and the secret. Raises TokenMalformed."""
-    match = _FORM.fullmatch(text)
-    if match is None:
-        raise TokenMalformed
-    return TokenId(match[1]), match[2]
+def parse_token(text: str) -> Credential:
+    """Read a token. Raises TokenMalformed."""
+    return Credential.parse(text, PREFIX)
 
 
-def with_secret(record: TokenRecord, secret: str) -> TokenRecord:
-    """The same token with another secret."""
-    return msgspec.structs.replace(record, secret_sha256=hash_of(secret))
-
-
-def fits(record: TokenRecord, secret: str) -> bool:
-    """Whether this is the token's secret; takes as long whatever it is."""
-    return hmac.compare_digest(record.secret_sha256, hash_of(secret))
-
-
-def shown(authorization: str | None) -> str:
-    """The token in an `authorization` header. Raises TokenMissing, TokenMalformed."""
+def bearer_text(authorization: str | None) -> str:
+    """The token's or invitation's text in an `authorization` header. Raises TokenMissing, TokenMalformed."""
     if not authorization:
         raise TokenMissing
     if not authorization[: len(_SCHEME)].lower() == _SCHEME:
@@ -110,22 +77,83 @@ def shown(authorization: str | None) -> str:
     return authorization[len(_SCHEME) :].strip()
 
 
-class TokenCheck:
-    """Tells whose token a call carries."""
+class Tokens:
+    """The API tokens of a cluster."""
 
-    def __init__(self, store: Store, tokens: View[TokenRecord]) -> None:
+    def __init__(self, store: Store, known: View[TokenRecord], audit: Audit, now_ms: Callable[[], int]) -> None:
         self._store = store
-        self._tokens = tokens
-        self._lookups = 0
+        self._known = known
+        self._audit = audit
+        self._now_ms = now_ms
+        self._unknown = BoundedLookups(store, "tokens that it does not know")
+
+    async def create(self, *, tenant: str, role: Role, description: str, max_tunnels: int, by: str) -> NewToken:
+        """A new token, made by the token `by`; this replica knows it when this returns.
+
+        Raises InvalidRequest, StoreUnavailable.
+        """
+        try:
+            check_tenant(tenant)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+        if len(description) > _LONGEST_DESCRIPTION:
+            raise InvalidRequest(f"a description has at most {_LONGEST_DESCRIPTION} characters")
+        if max_tunnels > _MOST_TUNNELS:
+            raise InvalidRequest(f"max_tunnels is at most {_MOST_TUNNELS}, or 0 for the registry's default")
+
+        def make() -> tuple[str, bytes, NewToken]:
+            made = new_token(
+                tenant=tenant, role=role, now_ms=self._now_ms(), description=description, max_tunnels=max_tunnels
+            )
+            return keys.token(made.record.id), encode(made.record), made
+
+        made = await create(self._store, make, "no free token id was found")
+        await self._audit.add_done(by, "token.create", made.record.id)
+        await self._known.caught_up_if_possible(made.record.id)
+        return made
+
+    def find(self, *, tenant: str, revoked: bool) -> list[TokenRecord]:
+        """The tokens of a tenant ("" for every tenant), the oldest first; with `revoked` the revoked ones too."""
+        found = (
+            token
+            for token in self._known.values()
+            if tenant in ("", token.tenant) and (revoked or not token.revoked_at_ms)
+        )
+        return sorted(found, key=lambda token: (token.created_at_ms, token.id))
+
+    async def revoke(self, token_id: str, *, by: str) -> TokenRecord:
+        """Revoke a token, by the token `by`; nothing changes when it is revoked already.
+
+        Raises NotFound, InvalidRequest for the last admin token, StoreUnavailable.
+        """
+
+        async def decide(entry: Entry | None) -> Decision[tuple[TokenRecord, bool]]:
+            record = None if entry is None else self._known.decode(entry)
+            if record is None:
+                raise NotFound(f"no token {token_id!r} is known: see `portway-admin token list`")
+            if record.revoked_at_ms:
+                return Decision((record, False))
+            self._require_other_admin(record)
+            revoked = msgspec.structs.replace(record, revoked_at_ms=self._now_ms())
+            return Decision((revoked, True), encode(revoked))
+
+        record, changed = await update(
+            self._store, keys.token(token_id), decide, "the token changed at each try to revoke it"
+        )
+        if changed:
+            logger.info("token revoked", extra={"token": record.id, "tenant": record.tenant})
+            await self._audit.add_done(by, "token.revoke", record.id)
+            await self._known.caught_up_if_possible(record.id)
+        return record
 
     async def authenticate(self, authorization: str | None) -> TokenRecord:
         """The record of the token in an `authorization` header.
 
-        Raises a NotAuthenticated; Busy and StoreUnavailable when nothing can be said of the token now.
+        Raises a NotAuthenticated; Busy and StoreUnavailable when it cannot be verified now.
         """
-        token_id, secret = parse(shown(authorization))
-        record = self._tokens.get(token_id) or await self._look_up(token_id)
-        if record is None or not fits(record, secret):
+        shown = parse_token(bearer_text(authorization))
+        record = self._known.get(shown.id) or await self._look_up(shown.id)
+        if record is None or not shown.matches(record.secret_sha256):
             raise TokenUnknown
         if record.revoked_at_ms:
             raise TokenRevoked
@@ -133,16 +161,20 @@ class TokenCheck:
 
     async def _look_up(self, token_id: TokenId) -> TokenRecord | None:
         """A token made at another replica a moment ago."""
-        if self._lookups >= _LOOKUPS:
-            # Not "unknown", which would make a good client give up.
-            raise Busy("the registry is looking up too many tokens that it does not know: try again in a second")
-        self._lookups += 1
-        try:
-            entry = await self._store.get(keys.token(token_id))
-        finally:
-            self._lookups -= 1
-        return None if entry is None else self._tokens.decode(entry)
+        entry = await self._unknown.get(keys.token(token_id))
+        return None if entry is None else self._known.decode(entry)
 
-
-def _base32(value: bytes) -> str:
-    return base64.b32encode(value).decode("ascii").lower()
+    def _require_other_admin(self, record: TokenRecord) -> None:
+        """Raises InvalidRequest for the last admin token: without one nobody could administer the cluster."""
+        if record.role is not Role.ADMIN:
+            return
+        others = (
+            token
+            for token in self._known.values()
+            if token.role is Role.ADMIN and not token.revoked_at_ms and token.id != record.id
+        )
+        if next(others, None) is None:
+            raise InvalidRequest(
+                "this is the last admin token: make another (`portway-admin token create --role admin`), then revoke "
+                "this one with it"
+            )

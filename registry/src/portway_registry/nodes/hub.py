@@ -29,7 +29,7 @@ from portway_proto.v1.types_pb2 import (
 )
 from portway_runtime.tasks import Tasks
 
-from portway_registry.access.grants import Grants
+from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificate_status import demand_standing
 from portway_registry.nodes.dialling import Dial
@@ -50,8 +50,6 @@ from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)
 
-# A grant may be honoured for 24 h past its end (DESIGN §11), and lives 1 h: an older revocation has nothing to revoke.
-_REVOCATION_MATTERS_MS: Final = 25 * 3_600_000
 # Nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
 
@@ -185,7 +183,7 @@ class Hub:
         )
 
     def _recent_revocations(self) -> list[str]:
-        since = self._now_ms() - _REVOCATION_MATTERS_MS
+        since = self._now_ms() - HONOURED_MS
         return [token.id for token in self._views.tokens.values() if token.revoked_at_ms > since]
 
     def _token_changed(self, old: Item[TokenRecord] | None, new: Item[TokenRecord] | None) -> None:

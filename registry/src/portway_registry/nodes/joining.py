@@ -24,19 +24,18 @@ from portway_registry.errors import (
     NodeRemoved,
     NotAllowed,
     PkiError,
-    StoreUnavailable,
 )
 from portway_registry.names import check_node
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import PublicKey, Signer, requested_key
-from portway_registry.state import audit, keys
+from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
-from portway_registry.store.contract import Entry, Revision, Store
+from portway_registry.store.contract import Entry, Store
+from portway_registry.store.update import Decision, revision_of, update
 
 logger = logging.getLogger(__name__)
 
-_ABSENT: Final = Revision(0)
-_TRIES: Final = 8
 _read_invitation: Final = decoder(InvitationRecord)
 _read_identity: Final = decoder(IdentityRecord)
 _read_order: Final = decoder(OrderRecord)
@@ -45,10 +44,13 @@ _read_order: Final = decoder(OrderRecord)
 class Joining:
     """Gives nodes their certificates. All it decides by is read from the store, not from memory that may be behind."""
 
-    def __init__(self, store: Store, authority: ClusterAuthority, now_ms: Callable[[], int], *, life: int) -> None:
-        """`life` is how long a certificate is good, in seconds."""
+    def __init__(
+        self, store: Store, authority: ClusterAuthority, audit: Audit, now_ms: Callable[[], int], *, life: int
+    ) -> None:
+        """`life` is the number of seconds that a certificate is valid."""
         self._store = store
         self._authority = authority
+        self._audit = audit
         self._now_ms = now_ms
         self._life = timedelta(seconds=life)
 
@@ -64,8 +66,7 @@ class Joining:
         joined = await self._take_name(used, again=again)
         if not again:
             logger.info("node joined", extra={"node": node, "region": region, "invitation": used.id})
-            note = audit.entry(at_ms=self._now_ms(), actor=used.id, action="node.join", target=node)
-            await self._store.write([note])
+            await self._audit.add(used.id, "node.join", node)
         return self._signed(signer, key, joined)
 
     async def renew(self, node: str, issued_ms: int, csr: bytes) -> NodeCertificate:
@@ -86,22 +87,24 @@ class Joining:
 
     async def _use(self, invitation_id: str, node: str, digest: bytes) -> tuple[InvitationRecord, bool]:
         """Mark it used, in one step: of two that come at once one is refused. True when this key has used it before."""
-        for _ in range(_TRIES):
-            entry = await self._store.get(keys.invitation(invitation_id))
+
+        async def decide(entry: Entry | None) -> Decision[tuple[InvitationRecord, bool]]:
             if entry is None:
                 raise InvitationUnknown
             record = _read_invitation(entry.value)
             now = self._now_ms()
             if record.used_at_ms and not record.revoked_at_ms and (record.used_by, record.key_sha256) == (node, digest):
-                return record, True
+                return Decision((record, True))
             over = why_over(record, now)
             if over:
                 raise InvitationOver(over)
             await self._demand_free(record, node)
             used = msgspec.structs.replace(record, used_at_ms=now, used_by=node, key_sha256=digest)
-            if await self._store.put(entry.key, encode(used), expected=entry.modified):
-                return used, False
-        raise StoreUnavailable("the invitation changed each time it was to be used")
+            return Decision((used, False), encode(used))
+
+        return await update(
+            self._store, keys.invitation(invitation_id), decide, "the invitation changed at each try to use it"
+        )
 
     async def _demand_free(self, invitation: InvitationRecord, node: str) -> None:
         """A name belongs to who joined with it until that node is removed, or another is invited by this very name."""
@@ -129,8 +132,7 @@ class Joining:
         if before is not None:
             joined_at_ms = max(joined_at_ms, before.joined_at_ms + 1000)
         identity = IdentityRecord(node, used.region, used.id, joined_at_ms, anew=anew)
-        expected = _ABSENT if entry is None else entry.modified
-        if not await self._store.put(keys.identity(node), encode(identity), expected=expected):
+        if not await self._store.put(keys.identity(node), encode(identity), expected=revision_of(entry)):
             raise NameTaken(node, used.region)
         return identity
 

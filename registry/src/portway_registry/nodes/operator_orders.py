@@ -1,39 +1,51 @@
-"""What operators want of nodes: kept in the store, so that it stands on every replica, whether the node runs or not.
+"""What operators order nodes to do: cordon, drain, remove. Stored, so that an order holds on every replica, whether the
+node runs or not.
 
-Here: giving an order and taking it back. Not here: what a node does with it, nor who is told (mesh/hub.py).
+Here: giving an order and taking it back. Not here: how nodes learn of it.
 """
 
+import logging
 from collections.abc import Callable
 
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.names import check_node
-from portway_registry.nodes.certificate_status import is_removed
 from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.records import Order, OrderRecord, encode
-from portway_registry.state.views import Views
+from portway_registry.state.views import View, Views
 from portway_registry.store.contract import Store
+
+logger = logging.getLogger(__name__)
+
+
+def is_removed(orders: View[OrderRecord], node: str) -> bool:
+    """Whether operators removed the node."""
+    order = orders.get(node)
+    return order is not None and order.order is Order.REMOVE
 
 
 class Orders:
     """The orders of a cluster."""
 
-    def __init__(self, store: Store, views: Views, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Store, views: Views, audit: Audit, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._views = views
+        self._audit = audit
         self._now_ms = now_ms
 
-    async def give(self, node: str, order: Order | None) -> None:
-        """Let it stand; None takes back whatever stands, for a node that serves as usual.
+    async def give(self, node: str, order: Order | None, *, by: str) -> None:
+        """Order the node to do `order` until it is taken back, which None does; `by` is the operator's token id.
 
-        A node that joined and was removed stays removed until it is invited anew: its key may be in other hands.
+        This replica acts on it when this returns. A node that joined and was removed stays removed until it is invited
+        anew: its key may be in other hands. Removing a node deletes its record and its tunnels.
 
-        Raises NotFound for a node that nobody has heard of, InvalidRequest, and StoreUnavailable.
+        Raises NotFound for an unknown node, InvalidRequest, StoreUnavailable.
         """
         views = self._views
         identity = views.identities.get(node)
         if identity is None and node not in views.nodes.items and node not in views.orders.items:
             raise NotFound(f"no node {node!r} is known: see `portway-admin node list`")
-        if identity is not None and order is not Order.REMOVE and is_removed(views, node):
+        if identity is not None and order is not Order.REMOVE and is_removed(views.orders, node):
             raise InvalidRequest(
                 f"node {node} was removed: invite it anew (`portway-admin node invite --region {identity.region} "
                 f"--name {node}`)"
@@ -45,6 +57,7 @@ class Orders:
         if order is Order.REMOVE:
             entry = await self._store.get(keys.node(node))
             if entry is not None:
-                await self._store.revoke_lease(entry.lease)  # its tunnels hang on it, too
-        listing = await self._store.list(keys.order(node))
-        await self._views.orders.settled(listing.revision)
+                await self._store.revoke_lease(entry.lease)  # its tunnels have the same lease
+        await views.orders.caught_up(node)
+        logger.info("node ordered", extra={"node": node, "order": order or "serve"})
+        await self._audit.add_done(by, f"node.{order or 'serve'}", node)

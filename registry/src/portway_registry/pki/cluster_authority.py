@@ -1,50 +1,73 @@
-"""The cluster's own CA: what nodes and the registry's mesh port are known by.
+"""The cluster's own CA, which nodes and the registry's node port are verified by.
 
-It is made at the first start and kept in the store, so that every replica signs with the same; an operator may bring
-one as files, with its key or without. Here: which it is. Not here: what is signed (signing.py), for whom (joining.py).
+It is created at the first start and kept in the store, so that every replica signs with the same key; an operator may
+give one as files, with its key or without. Here: which CA it is. Not here: what is signed, and for whom.
 """
 
 import logging
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
 
 from cryptography.hazmat.primitives import hashes
+from portway_runtime.certificates import check_validity, parse_certificates
+from portway_runtime.errors import CertificateError
 
-from portway_registry.errors import PkiError, StoreError
+from portway_registry.config import Config
+from portway_registry.errors import ConfigError, PkiError, StoreError
 from portway_registry.pki.signing import Signer, private_pem
 from portway_registry.state import keys
 from portway_registry.state.records import AuthorityRecord, decoder, encode
-from portway_registry.store.contract import Revision, Store
+from portway_registry.store.contract import Store
+from portway_registry.store.update import get_or_create
 
 logger = logging.getLogger(__name__)
-
-_ABSENT: Final = Revision(0)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterAuthority:
-    """`certificate` (PEM, one or more) is what is trusted; without a `signer` operators make nodes' certificates."""
+    """`certificate` (PEM, one or more) is what is trusted. Without a `signer` operators make nodes' certificates."""
 
     certificate: bytes
     signer: Signer | None
 
 
-async def stored_authority(store: Store, *, now_ms: int) -> ClusterAuthority:
-    """The CA in the store, made when there is none: once, however many replicas start. Raises StoreUnavailable."""
-    entry = await store.get(keys.AUTHORITY)
-    if entry is None:
-        made = Signer.create()
-        record = AuthorityRecord(made.pem, private_pem(made.key), now_ms)
-        if await store.put(keys.AUTHORITY, encode(record), expected=_ABSENT):
-            fingerprint = made.certificate.fingerprint(hashes.SHA256()).hex()
-            logger.info("cluster's CA made", extra={"sha256": fingerprint})
-            return ClusterAuthority(made.pem, made)
-        entry = await store.get(keys.AUTHORITY)
-    if entry is None:
-        raise StoreError("the cluster's CA vanished from the store while it was read")
+def configured_authority(config: Config, now: datetime) -> ClusterAuthority | None:
+    """The CA that the settings name; None when the cluster has its own. Raises ConfigError."""
+    if config.cluster_ca is None:
+        if config.cluster_ca_key is not None:
+            raise ConfigError(
+                "--cluster-ca-key goes with --cluster-ca: give both, or neither for a CA of the cluster's own"
+            )
+        return None
+    file = config.required_file("cluster_ca")
     try:
-        record = decoder(AuthorityRecord)(entry.value)
+        text = file.read()
+        for certificate in parse_certificates(text, file):
+            check_validity(certificate, file, now)
+        if config.cluster_ca_key is None:
+            return ClusterAuthority(text, None)
+        key = config.required_file("cluster_ca_key")
+        return ClusterAuthority(text, Signer.load(text, key.read(), names=(str(file), str(key))))
+    except (CertificateError, PkiError) as error:
+        raise ConfigError(str(error)) from error
+
+
+async def stored_authority(store: Store, *, now_ms: int) -> ClusterAuthority:
+    """The CA in the store, created when there is none: once, however many replicas start.
+
+    Raises StoreUnavailable, and StoreError for a record that cannot be used.
+    """
+
+    def make() -> bytes:
+        made = Signer.create()
+        return encode(AuthorityRecord(made.pem, private_pem(made.key), now_ms))
+
+    value, created = await get_or_create(store, keys.AUTHORITY, make)
+    try:
+        record = decoder(AuthorityRecord)(value)
         signer = Signer.load(record.certificate, record.private_key, names=(keys.AUTHORITY, "its key"))
     except (ValueError, PkiError) as error:
         raise StoreError(f"{keys.AUTHORITY} in the store cannot be used: {error}") from error
+    if created:
+        logger.info("cluster's CA made", extra={"sha256": signer.certificate.fingerprint(hashes.SHA256()).hex()})
     return ClusterAuthority(signer.pem, signer)

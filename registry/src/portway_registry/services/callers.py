@@ -14,9 +14,8 @@ from urllib.parse import unquote
 from cryptography import x509
 from portway_runtime.identities import NodeIdentity, read_identity
 
-from portway_registry.access import invitations, tokens
-from portway_registry.access.invitations import Invitations
-from portway_registry.access.tokens import TokenCheck
+from portway_registry.access.invitations import PREFIX, Invitations
+from portway_registry.access.tokens import Tokens, bearer_text
 from portway_registry.errors import NotANode
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord
 
@@ -54,16 +53,16 @@ class Identify(Protocol):
     async def __call__(self, context: Context) -> Caller: ...
 
 
-def by_token(check: TokenCheck, invited: Invitations) -> Identify:
+def by_token(tokens: Tokens, invitations: Invitations) -> Identify:
     """Callers of the public port."""
 
     async def identify(context: Context) -> Caller:
         found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         shown = found[0] if found else None
-        if (text := tokens.shown(shown)).startswith(invitations.PREFIX):
-            invitation = await invited.authenticate(text)
+        if (text := bearer_text(shown)).startswith(PREFIX):
+            invitation = await invitations.authenticate(text)
             return Caller(Role.INVITED, invitation.id, invitation=invitation)
-        record = await check.authenticate(shown)
+        record = await tokens.authenticate(shown)
         return Caller(record.role, record.id, record)
 
     return identify

@@ -1,21 +1,42 @@
-"""Who did what: one entry for each thing an admin changed."""
+"""The audit: one entry for each change that an operator or a joining node made to the cluster."""
 
+import logging
 import secrets
+from collections.abc import Callable
+from typing import Final
 
+from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import AuditRecord, decoder, encode
-from portway_registry.store.contract import Put, Store
+from portway_registry.store.contract import Store
 
-_decode = decoder(AuditRecord)
+logger = logging.getLogger(__name__)
 
-
-def entry(*, at_ms: int, actor: str, action: str, target: str) -> Put:
-    """The write that records it."""
-    record = AuditRecord(at_ms=at_ms, actor=actor, action=action, target=target)
-    return Put(keys.audit(at_ms, secrets.token_hex(4)), encode(record))
+_read: Final = decoder(AuditRecord)
 
 
-async def latest(store: Store, limit: int) -> list[AuditRecord]:
-    """The youngest entries, the youngest first. Raises StoreUnavailable."""
-    listing = await store.list(keys.AUDIT)
-    return [_decode(found.value) for found in reversed(listing.entries[-limit:])]
+class Audit:
+    """The audit of a cluster, in the order of time."""
+
+    def __init__(self, store: Store, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+
+    async def add(self, actor: str, action: str, target: str) -> None:
+        """Record that `actor` (a token's or an invitation's id) did `action` to `target`. Raises StoreUnavailable."""
+        now = self._now_ms()
+        record = AuditRecord(at_ms=now, actor=actor, action=action, target=target)
+        await self._store.put(keys.audit(now, secrets.token_hex(4)), encode(record))
+
+    async def add_done(self, actor: str, action: str, target: str) -> None:
+        """As `add`, for a change that is in the store already: an outage is logged, since the change must not be
+        reported as failed."""
+        try:
+            await self.add(actor, action, target)
+        except StoreUnavailable as error:
+            logger.warning("done, but not in the audit: %s of %s by %s (%s)", action, target, actor, error)
+
+    async def latest(self, limit: int) -> list[AuditRecord]:
+        """The `limit` newest entries, the newest first. Raises StoreUnavailable."""
+        listing = await self._store.list(keys.AUDIT)
+        return [_read(found.value) for found in reversed(listing.entries[-limit:])]

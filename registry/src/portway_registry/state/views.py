@@ -4,14 +4,15 @@ Here: views and the order in which they are filled. Not here: what is decided by
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_runtime.bounded import BoundedMap
 
+from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import (
     GrantKeyRecord,
@@ -65,20 +66,28 @@ class View(Generic[T]):
         self._decode = decode
         self._items: dict[str, Item[T]] = {}
         self._subscribers: list[Change[T]] = []
-        self._mirror = Mirror(store, prefix, on_failure=on_failure)
-        self._mirror.subscribe(self._changed)
+        self.mirror = Mirror(store, prefix, on_failure=on_failure)
+        self.mirror.subscribe(self._changed)
         self.items: Mapping[str, Item[T]] = MappingProxyType(self._items)
 
     async def start(self) -> None:
         """Fill the view. Raises StoreUnavailable."""
-        await self._mirror.start()
+        await self.mirror.start()
 
-    async def settled(self, revision: Revision) -> None:
-        """Wait until every change up to `revision` shows. Raises StoreUnavailable."""
-        await self._mirror.settled(revision)
+    async def caught_up(self, name: str) -> None:
+        """Wait until the view shows this record as the store has it now. Raises StoreUnavailable."""
+        await self.mirror.caught_up(self._prefix + name)
+
+    async def caught_up_if_possible(self, name: str) -> None:
+        """As `caught_up`, after a change that is in the store: an outage is logged, since the change must not be
+        reported as failed."""
+        try:
+            await self.caught_up(name)
+        except StoreUnavailable as error:
+            logger.warning("not waited for the view", extra={"key_prefix": self._prefix, "reason": str(error)})
 
     async def close(self) -> None:
-        await self._mirror.close()
+        await self.mirror.close()
 
     def get(self, name: str) -> T | None:
         item = self._items.get(name)
@@ -146,7 +155,7 @@ class TunnelView(View[TunnelInfo]):
         self._by_node: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_port: dict[tuple[str, int], dict[str, Item[TunnelInfo]]] = {}
-        self._last: OrderedDict[str, LastHolder] = OrderedDict()
+        self._last: BoundedMap[str, LastHolder] = BoundedMap(_REMEMBERED)
 
     def last_holder(self, label: str) -> LastHolder | None:
         """With the highest epoch, of a label that stood in the store once; None when that is not remembered."""
@@ -175,12 +184,10 @@ class TunnelView(View[TunnelInfo]):
                 self._by_port.setdefault((new.value.region, new.value.unencrypted_port), {})[new.name] = new
 
     def _remember(self, old: Item[TunnelInfo]) -> None:
-        before = self._last.get(old.name)
-        if before is None or before.epoch <= old.value.epoch:
-            self._last[old.name] = LastHolder(old.value.node, old.value.epoch)
-        self._last.move_to_end(old.name)
-        if len(self._last) > _REMEMBERED:
-            self._last.popitem(last=False)
+        last = self._last.get(old.name)
+        if last is None or last.epoch <= old.value.epoch:
+            last = LastHolder(old.value.node, old.value.epoch)
+        self._last[old.name] = last
 
 
 def _drop(index: dict[K, dict[str, Item[TunnelInfo]]], key: K, label: str) -> None:

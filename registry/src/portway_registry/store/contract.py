@@ -11,12 +11,14 @@ StoreUnavailable when the store does not answer within the implementation's time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 Revision = NewType("Revision", int)
 LeaseId = NewType("LeaseId", int)
 
-NO_LEASE = LeaseId(0)
+NO_LEASE: Final = LeaseId(0)
+# As the expected revision of a write: the key must not exist.
+ABSENT: Final = Revision(0)
 
 
 @dataclass(frozen=True, slots=True)

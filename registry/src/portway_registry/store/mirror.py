@@ -1,19 +1,20 @@
-"""A view in memory of everything below a prefix, kept up to date by a watch.
+"""A copy in memory of everything below a prefix, kept up to date by a watch.
 
-Here: listing, watching, listing again after compaction, and telling subscribers each change once. Not here:
-what the entries mean.
+Here: listing, watching, listing again after compaction, and notifying subscribers of each change once. Not here: what
+the entries mean.
 
-While the store is away the view stays as it was: only a deletion that the store tells of, or a listing that
-lacks a key, removes one.
+During an outage of the store the mirror stays as it was: only a deletion event, or a listing without the key, removes
+an entry.
 """
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from types import MappingProxyType
+from typing import Final
 
+from portway_runtime.backoff import jittered
 from portway_runtime.tasks import Tasks
 
 from portway_registry.errors import Compacted, StoreUnavailable
@@ -23,90 +24,96 @@ logger = logging.getLogger(__name__)
 
 Subscriber = Callable[[Entry | None, Entry | None], None]
 
-_PAUSE = 1.0  # seconds, at most, between listings that fail; each has the store's own time limit besides
+_PAUSE: Final = 1.0  # seconds at most between failed listings; each has the store's own time limit besides
 
 
 class Mirror:
-    """The entries below a prefix, as of a moment ago."""
+    """The entries below a prefix, some milliseconds behind the store."""
 
     def __init__(self, store: Store, prefix: str, *, on_failure: Callable[[BaseException], None]) -> None:
-        """`on_failure` is told when the view is no longer kept: a subscriber raised, or the store refused."""
+        """`on_failure` is called when the mirror is no longer kept: a subscriber raised, or the store refused."""
+        self.prefix = prefix
         self._store = store
-        self._prefix = prefix
         self._entries: dict[str, Entry] = {}
         self._revision = Revision(0)
         self._subscribers: list[Subscriber] = []
-        self._moved = asyncio.Event()
+        self._advanced = asyncio.Event()
         self._tasks = Tasks(f"mirror of {prefix}", on_failure=on_failure)
         self.entries: Mapping[str, Entry] = MappingProxyType(self._entries)
 
     @property
     def revision(self) -> Revision:
-        """The last revision that the view has seen; later ones need not concern it."""
+        """The last revision the mirror has seen. Later ones may exist that changed nothing below the prefix."""
         return self._revision
 
     async def start(self) -> None:
-        """List, and watch from there on. Subscribers are told of what is listed. Raises StoreUnavailable."""
-        self._take(await self._store.list(self._prefix))
+        """List, notify subscribers of every entry, and watch from there on. Raises StoreUnavailable."""
+        self._replace(await self._store.list(self.prefix))
         self._tasks.spawn(self._follow(), name="follow")
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber(old, new)` at each change from now on, the view being changed already.
+        """Call `subscriber(old, new)` after each change from now on, with the mirror changed already.
 
-        `old` None: the key is new; `new` None: it is gone. It must not raise: what it cannot read it should
-        log and pass over. Returns what ends it.
+        `old` None: the key is new; `new` None: it was deleted. It must not raise: a value that it cannot read it should
+        log and skip. Returns a function that unsubscribes; it may be called again.
         """
         self._subscribers.append(subscriber)
         return lambda: self._subscribers.remove(subscriber) if subscriber in self._subscribers else None
 
-    async def settled(self, revision: Revision) -> None:
-        """Wait until the view shows every change below the prefix up to `revision`.
+    async def caught_up(self, key: str) -> None:
+        """Wait until the mirror shows this key as the store has it now, or as it is later.
 
-        Asks the store when the view has not heard of `revision` by itself. Raises StoreUnavailable.
+        Costs one read of the key. Raises StoreUnavailable.
         """
-        if self._revision >= revision:
+        known = self._entries.get(key)
+        entry = await self._store.get(key)
+        if entry is not None:
+            await self.reached(entry.modified)
             return
-        listing = await self._store.list(self._prefix)
-        while not self._shows(listing):
-            self._moved.clear()
-            await self._moved.wait()
+        while known is not None and self._holds(known):
+            await self._advance()
+
+    async def reached(self, revision: Revision) -> None:
+        """Wait until the mirror has seen `revision`, at which a key below the prefix changed."""
+        while self._revision < revision:
+            await self._advance()
 
     async def close(self) -> None:
-        """Stop watching; the view stays as it is."""
+        """Stop watching; the entries stay as they are."""
         await self._tasks.close()
 
     async def _follow(self) -> None:
         while True:
             try:
-                async with aclosing(self._store.watch(self._prefix, self._revision)) as batches:
+                async with aclosing(self._store.watch(self.prefix, self._revision)) as batches:
                     async for batch in batches:
                         for event in batch:
                             self._set(event.entry.key, event.entry if event.kind is EventKind.PUT else None)
-                        self._moved_to(batch[-1].entry.modified)
+                        self._advance_to(batch[-1].entry.modified)
                 return  # the store was closed
             except Compacted:
-                logger.info("view listed again after compaction", extra={"prefix": self._prefix})
+                logger.info("mirror listed again after compaction", extra={"prefix": self.prefix})
                 await self._list_again()
 
     async def _list_again(self) -> None:
-        """Make the view what the store holds, as soon as the store answers."""
+        """Replace the mirror by a listing, as soon as the store answers."""
         while True:
             try:
-                self._take(await self._store.list(self._prefix))
+                self._replace(await self._store.list(self.prefix))
                 return
             except StoreUnavailable as error:
-                logger.warning("view not listed", extra={"prefix": self._prefix, "reason": str(error)})
-                await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - spreads load
+                logger.warning("mirror not listed", extra={"prefix": self.prefix, "reason": str(error)})
+                await asyncio.sleep(jittered(_PAUSE))
 
-    def _take(self, listing: Listing) -> None:
-        """Tell the differences between the view and a listing as changes."""
+    def _replace(self, listing: Listing) -> None:
+        """Make the mirror the listing, each difference being one change."""
         listed = {entry.key for entry in listing.entries}
         for key in [key for key in self._entries if key not in listed]:
             self._set(key, None)
         for entry in listing.entries:
             if self._entries.get(entry.key) != entry:
                 self._set(entry.key, entry)
-        self._moved_to(listing.revision)
+        self._advance_to(listing.revision)
 
     def _set(self, key: str, new: Entry | None) -> None:
         old = self._entries.pop(key, None)
@@ -117,14 +124,16 @@ class Mirror:
         for subscriber in tuple(self._subscribers):
             subscriber(old, new)
 
-    def _moved_to(self, revision: Revision) -> None:
+    def _advance_to(self, revision: Revision) -> None:
         self._revision = revision
-        self._moved.set()
+        self._advanced.set()
 
-    def _shows(self, listing: Listing) -> bool:
-        """Whether the view is as new as a listing, or newer."""
-        if self._revision >= listing.revision:
-            return True
-        listed = {entry.key: entry.modified for entry in listing.entries}
-        newest = max(listed.values(), default=Revision(0))
-        return newest <= self._revision and all(key in listed for key in self._entries)
+    async def _advance(self) -> None:
+        """Wait for the next batch of changes."""
+        self._advanced.clear()
+        await self._advanced.wait()
+
+    def _holds(self, known: Entry) -> bool:
+        """Whether the key still exists as it did, changed or not: not deleted, nor deleted and created again."""
+        entry = self._entries.get(known.key)
+        return entry is not None and entry.created == known.created

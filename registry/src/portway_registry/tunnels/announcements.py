@@ -23,13 +23,13 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
-from portway_registry.store.contract import Delete, LeaseId, Put, Revision, Store, Write
+from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
+from portway_registry.store.update import TRIES, revision_of
 from portway_registry.tunnels.ownership import Verdict, decide, hashes, is_genuine, may_withdraw
 from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)
 
-_ABSENT: Final = Revision(0)
 # A proof takes up to 1 ms of hashing: other nodes get their turn in between.
 _PROOFS_A_TURN: Final = 8
 # What the proofs of one node may cost: a twentieth of a core, and at once 10,000 tunnels, each bound a hundred times.
@@ -38,8 +38,6 @@ _HASHES_A_SECOND: Final = 200_000
 _HASHES_AT_ONCE: Final = 1_000_000
 # Reads of keys that changed under a batch, at once.
 _READS: Final = 32
-# A key that changes each time it is to be written is left for the batch's next try.
-_ROUNDS: Final = 8
 
 
 class Announcements:
@@ -87,7 +85,7 @@ class Announcements:
         held = {label: self._tunnels.items.get(label) for label in undone}
         # What the view does not show as told may only not have arrived there yet.
         held.update(await self._read(label for label in undone if not self._mine(label, undone, held)))
-        for _ in range(_ROUNDS):
+        for _ in range(TRIES):
             going = [(label, held[label]) for label in undone if self._mine(label, undone, held)]
             writes = [Delete(keys.tunnel(label), item.modified) for label, item in going if item is not None]
             if not writes:
@@ -144,7 +142,7 @@ class Announcements:
         evictions: list[Eviction] = []
         free: dict[str, int] = {}
         taken: defaultdict[str, set[str]] = defaultdict(set)
-        for _ in range(_ROUNDS):
+        for _ in range(TRIES):
             writes: list[Write] = []
             writing: list[str] = []
             for label, tunnel in offered.items():
@@ -162,8 +160,7 @@ class Announcements:
                         evictions.append(_eviction(tunnel, EVICTION_REASON_QUOTA))
                         continue
                     taken[token].add(label)
-                expected = _ABSENT if current is None else current.modified
-                writes.append(Put(keys.tunnel(label), tunnel.SerializeToString(), expected, lease))
+                writes.append(Put(keys.tunnel(label), tunnel.SerializeToString(), revision_of(current), lease))
                 writing.append(label)
             if not writes:
                 return evictions

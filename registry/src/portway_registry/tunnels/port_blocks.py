@@ -16,12 +16,12 @@ from portway_proto.v1.mesh_pb2 import HeldPort, PortBlock, ReservePortsRequest, 
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.views import Item, Views
-from portway_registry.store.contract import Revision, Store
+from portway_registry.store.contract import ABSENT, Revision, Store
+from portway_registry.store.update import revision_of
 
 logger = logging.getLogger(__name__)
 
 BLOCK_SIZE: Final = 64  # more raw tunnels than a node opens in a minute; the default range has 157 blocks
-_ABSENT: Final = Revision(0)
 # A client comes back to its port with a ticket as long as it is away no longer than its grant is honoured (DESIGN §11).
 _KEPT_MS: Final = 24 * 3_600_000
 # A block that is in use is written again this often, so that a node which is away for a moment is not taken for gone.
@@ -66,10 +66,9 @@ class PortBlocks:
                 if len(taken) >= most:
                     return taken
                 item = self._item(region, first)
-                if (item is None) is free and self._may_take(region, first, item):
-                    expected = _ABSENT if item is None else item.modified
-                    if await self._write(node, region, first, expected):
-                        taken.add(first)
+                takeable = (item is None) is free and self._may_take(region, first, item)
+                if takeable and await self._write(node, region, first, revision_of(item)):
+                    taken.add(first)
         return taken
 
     def _may_take(self, region: str, first: int, item: Item[PortBlockRecord] | None) -> bool:
@@ -89,7 +88,7 @@ class PortBlocks:
     async def _write(self, node: str, region: str, first: int, expected: Revision) -> bool:
         record = PortBlockRecord(node, self._now_ms())
         done = await self._store.put(keys.port_block(region, first), encode(record), expected=expected)
-        if done and expected == _ABSENT:
+        if done and expected == ABSENT:
             logger.info("ports reserved", extra={"node": node, "region": region, "first": first})
         elif done:
             logger.debug("ports kept", extra={"node": node, "region": region, "first": first})

@@ -7,6 +7,7 @@ import pytest
 from portway_registry.access.invitations import Invitations
 from portway_registry.errors import Busy, InvitationOver, InvitationUnknown, TokenMalformed
 from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.records import InvitationRecord, decoder
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
@@ -21,15 +22,13 @@ class Stage:
         self.view: View[InvitationRecord] = View(
             store, keys.INVITATIONS, decoder(InvitationRecord), on_failure=self._failed
         )
-        self.invitations = Invitations(store, self.view, lambda: self.now_ms)
+        self.invitations = Invitations(store, self.view, Audit(store, lambda: self.now_ms), lambda: self.now_ms)
 
     def _failed(self, error: BaseException) -> None:
         raise error
 
     async def make(self, *, ttl: int = 0) -> tuple[InvitationRecord, str]:
-        made = await self.invitations.make(region="fra", node="", ttl=ttl, by="admin")
-        await self.view.settled((await self.store.list("")).revision)
-        return made
+        return await self.invitations.create(region="fra", node="", ttl=ttl, by="admin")
 
 
 @pytest.fixture
@@ -69,8 +68,8 @@ async def test_it_ends_with_its_time(stage: Stage) -> None:
     stage.now_ms += 1
     with pytest.raises(InvitationOver, match="has expired"):
         await stage.invitations.authenticate(token)
-    assert stage.invitations.listed(over=False) == []
-    assert len(stage.invitations.listed(over=True)) == 1
+    assert stage.invitations.find(over=False) == []
+    assert len(stage.invitations.find(over=True)) == 1
 
 
 async def test_old_ones_are_forgotten_in_the_end(stage: Stage) -> None:
@@ -80,7 +79,7 @@ async def test_old_ones_are_forgotten_in_the_end(stage: Stage) -> None:
     younger, _ = await stage.make()
     stage.now_ms += 2 * DAY_MS
     youngest, _ = await stage.make()
-    assert [one.id for one in stage.invitations.listed(over=True)] == [younger.id, youngest.id]
+    assert [one.id for one in stage.invitations.find(over=True)] == [younger.id, youngest.id]
     assert await stage.store.get(keys.invitation(old.id)) is None
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import pytest
 from click.testing import Result
-from portway_registry.access.tokens import parse
+from portway_registry.access.tokens import parse_token
 
 
 class Stage(Protocol):
@@ -20,7 +20,7 @@ def test_a_token_is_printed_alone(stage: Stage) -> None:
     """stdout holds the token and nothing else, so that a shell can keep it; the rest is said on stderr."""
     result = stage.say("token", "create", "--tenant", "demo")
     assert result.exit_code == 0
-    token_id, _ = parse(result.stdout.removesuffix("\n"))
+    token_id = parse_token(result.stdout.removesuffix("\n")).id
     assert f"Token {token_id} of tenant demo" in result.stderr
     assert "cannot be shown again" in result.stderr
 
@@ -30,7 +30,7 @@ def test_a_token_is_made_for_programs(stage: Stage) -> None:
     told = stage.ask(
         *("token", "create", "--tenant", "demo", "--description", "for CI", "--max-tunnels", "5", "--role", "client")
     )
-    token_id, _ = parse(told.pop("token"))
+    token_id = parse_token(told.pop("token")).id
     assert told.pop("created_at_ms") > 1_700_000_000_000
     assert told == {
         "id": token_id,
@@ -44,7 +44,7 @@ def test_a_token_is_made_for_programs(stage: Stage) -> None:
 
 def test_a_secret_is_shown_once(stage: Stage) -> None:
     """No list has it."""
-    secret = parse(stage.ask("token", "create", "--tenant", "demo")["token"])[1]
+    secret = parse_token(stage.ask("token", "create", "--tenant", "demo")["token"]).secret
     for result in (
         stage.say("token", "list", "--all"),
         stage.say("--json", "token", "list"),

@@ -18,6 +18,7 @@ from portway_registry.nodes.joining import Joining
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
 from portway_registry.store.embedded import EmbeddedStore
 from portway_runtime.identities import BACKDATE
@@ -33,7 +34,13 @@ class Stage:
     def __init__(self, store: EmbeddedStore) -> None:
         self.store = store
         self.now_ms = NOW_MS
-        self.joining = Joining(store, ClusterAuthority(SIGNER.pem, SIGNER), lambda: self.now_ms, life=LIFE)
+        self.joining = self.joining_with(SIGNER)
+
+    def joining_with(self, signer: Signer | None) -> Joining:
+        def now_ms() -> int:
+            return self.now_ms
+
+        return Joining(self.store, ClusterAuthority(SIGNER.pem, signer), Audit(self.store, now_ms), now_ms, life=LIFE)
 
     async def invitation(self, name: str = "one", **fields: Any) -> InvitationRecord:
         given: dict[str, Any] = {"region": "fra", "secret_sha256": b"", "expires_at_ms": NOW_MS + 1000}
@@ -169,6 +176,6 @@ async def test_who_was_removed_or_never_joined_renews_nothing(stage: Stage) -> N
 async def test_without_the_authority_s_key_nobody_joins(memory: EmbeddedStore) -> None:
     """The operator made the certificates so far, and is told how to go on."""
     stage = Stage(memory)
-    stage.joining = Joining(memory, ClusterAuthority(SIGNER.pem, None), lambda: NOW_MS, life=LIFE)
+    stage.joining = stage.joining_with(None)
     with pytest.raises(InvalidRequest, match="--cluster-ca-key"):
         await stage.join(await stage.invitation(), request())

@@ -11,8 +11,8 @@ from cryptography import x509
 from portway_registry.config import Config
 from portway_registry.errors import ConfigError
 from portway_registry.pki import port_certificates as certificates
-from portway_registry.pki.cluster_authority import ClusterAuthority
-from portway_registry.pki.port_certificates import FilePair, OwnPair, mesh_pair, read_authority
+from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority
+from portway_registry.pki.port_certificates import CertificateFiles, PortCertificate, SelfIssued, node_port_certificate
 from portway_registry.pki.signing import Signer
 from portway_testkit.clusters.registry import Pki
 
@@ -56,12 +56,12 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def read(config: Config, now: datetime.datetime = NOW) -> tuple[FilePair, FilePair | OwnPair, ClusterAuthority]:
+def read(config: Config, now: datetime.datetime = NOW) -> tuple[CertificateFiles, PortCertificate, ClusterAuthority]:
     """What both ports show, with a CA that an operator brought."""
-    public = FilePair(config, "tls_cert", "tls_key", lambda: now)
-    authority = read_authority(config, now)
+    public = CertificateFiles(config, "tls_cert", "tls_key", lambda: now)
+    authority = configured_authority(config, now)
     assert authority is not None
-    return public, mesh_pair(config, public, authority, lambda: now), authority
+    return public, node_port_certificate(config, public, authority, lambda: now), authority
 
 
 def refusal(config: Config, now: datetime.datetime = NOW) -> str:
@@ -76,7 +76,7 @@ def test_one_pair_serves_both_ports(files: Files) -> None:
     public, mesh, authority = read(config)
     assert config.tls_cert is not None
     assert public is mesh
-    assert public.current().certificate == config.tls_cert.read_bytes()
+    assert public.current().chain == config.tls_cert.read_bytes()
     assert authority.signer is None
 
 
@@ -86,7 +86,7 @@ def test_nodes_have_a_pair_of_their_own(files: Files) -> None:
     mesh, mesh_key = files.issue(files.cluster)
     config = files.config(tls_cert=public, tls_key=public_key, mesh_tls_cert=mesh, mesh_tls_key=mesh_key)
     pairs = read(config)
-    assert [pair.current().certificate for pair in pairs[:2]] == [public.read_bytes(), mesh.read_bytes()]
+    assert [pair.current().chain for pair in pairs[:2]] == [public.read_bytes(), mesh.read_bytes()]
 
 
 def test_with_the_authority_s_key_nodes_are_shown_a_fresh_one(files: Files) -> None:
@@ -94,7 +94,7 @@ def test_with_the_authority_s_key_nodes_are_shown_a_fresh_one(files: Files) -> N
     public, public_key = files.issue(files.other)
     config = files.config(tls_cert=public, tls_key=public_key, cluster_ca_key=files.key(files.cluster))
     _, mesh, authority = read(config)
-    shown = x509.load_pem_x509_certificate(mesh.current().certificate)
+    shown = x509.load_pem_x509_certificate(mesh.current().chain)
     shown.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate))
     assert authority.signer is not None
 
@@ -102,7 +102,7 @@ def test_with_the_authority_s_key_nodes_are_shown_a_fresh_one(files: Files) -> N
 def test_a_certificate_of_its_own_is_made_anew_in_time() -> None:
     """At half its life; until then it is the same."""
     now = NOW
-    pair = OwnPair(Signer.create(), lambda: now)
+    pair = SelfIssued(Signer.create(), lambda: now)
     first = pair.current()
     now += datetime.timedelta(days=3)
     assert pair.current() is first
@@ -124,23 +124,23 @@ def test_an_authority_s_key_must_fit(files: Files, tmp_path: Path, wrong: str) -
 def test_a_key_without_its_authority_is_refused(files: Files) -> None:
     """It would silently do nothing."""
     with pytest.raises(ConfigError, match="goes with --cluster-ca"):
-        read_authority(files.config(cluster_ca=None, cluster_ca_key=files.key(files.cluster)), NOW)
+        configured_authority(files.config(cluster_ca=None, cluster_ca_key=files.key(files.cluster)), NOW)
 
 
 def test_without_files_the_cluster_has_its_own_authority(files: Files) -> None:
     """Nothing is read, then."""
-    assert read_authority(files.config(cluster_ca=None), NOW) is None
+    assert configured_authority(files.config(cluster_ca=None), NOW) is None
 
 
 def test_changed_files_are_shown_from_then_on(
     files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A renewed pair takes the place of the one before; half of one is logged, and nothing changes."""
-    monkeypatch.setattr(certificates, "LOOK_EACH", 0.0)
+    monkeypatch.setattr(certificates, "CHECK_EVERY", 0.0)
     config = files.config()
     assert config.tls_cert is not None
     assert config.tls_key is not None
-    pair = FilePair(config, "tls_cert", "tls_key", lambda: NOW)
+    pair = CertificateFiles(config, "tls_cert", "tls_key", lambda: NOW)
     first = pair.current()
     certificate, key = files.issue(files.cluster)
     certificate.replace(config.tls_cert)
@@ -148,7 +148,7 @@ def test_changed_files_are_shown_from_then_on(
         assert pair.current() is first
     assert "the old one stays in use" in caplog.text
     key.replace(config.tls_key)
-    assert pair.current().certificate == config.tls_cert.read_bytes() != first.certificate
+    assert pair.current().chain == config.tls_cert.read_bytes() != first.chain
 
 
 def test_an_intermediate_ca_leads_to_the_cluster_s(files: Files) -> None:
@@ -168,7 +168,7 @@ def test_what_is_needed_is_said(files: Files, tmp_path: Path, name: str) -> None
     """Without one of the files, or with one that is not there, its flag is named."""
     dashed = f"--{name.replace('_', '-')}"
     if name != "cluster_ca":
-        assert refusal(files.config(**{name: None})).startswith(f"{dashed} FILE is needed")
+        assert refusal(files.config(**{name: None})).startswith(f"{dashed} FILE is required")
     assert refusal(files.config(**{name: tmp_path / "gone"})).startswith(f"cannot read {dashed} {tmp_path / 'gone'}")
 
 
@@ -200,7 +200,7 @@ def test_an_expired_certificate_is_refused(files: Files) -> None:
 def test_an_expired_authority_is_refused(pki: Pki) -> None:
     """A cluster's CA that is over is named itself, not what it signed."""
     with pytest.raises(ConfigError, match=f"--cluster-ca {pki.ca} expired"):
-        read_authority(Config(cluster_ca=pki.ca), NOW + 11 * YEAR)
+        configured_authority(Config(cluster_ca=pki.ca), NOW + 11 * YEAR)
 
 
 def test_a_certificate_of_tomorrow_blames_the_clock(files: Files) -> None:

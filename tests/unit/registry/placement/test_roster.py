@@ -12,6 +12,7 @@ from portway_registry.state.records import Order, OrderRecord, decode_node, deco
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import node_info
+from portway_testkit.clusters.views import settle
 
 FRANKFURT = Position(50.1, 8.7)
 
@@ -64,9 +65,7 @@ class Stage:
         return {node.name for node, _ in self.roster.candidates(FRANKFURT, region=region, limit=10)}
 
     async def _settle(self) -> None:
-        revision = (await self._store.list("")).revision
-        await self._view.settled(revision)
-        await self._orders.settled(revision)
+        await settle(self._store, self._view.mirror, self._orders.mirror)
 
 
 @pytest.fixture

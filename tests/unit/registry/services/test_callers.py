@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import trustme
 from portway_registry.access.invitations import Invitations
-from portway_registry.access.tokens import TokenCheck, make
+from portway_registry.access.tokens import Tokens, new_token
 from portway_registry.errors import NodeRemoved, NotANode, TokenMissing
 from portway_registry.services.callers import by_certificate, by_token, peer_address
 from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord, decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
@@ -105,12 +106,13 @@ async def test_a_certificate_that_stands_no_more_lets_nobody_in() -> None:
 
 async def test_a_client_is_who_its_token_names(memory: EmbeddedStore) -> None:
     """Role and name are the token's; without metadata there is no token."""
-    token = make(tenant="demo", role=Role.ADMIN, now_ms=1)
+    token = new_token(tenant="demo", role=Role.ADMIN, now_ms=1)
     await memory.put(keys.token(token.record.id), encode(token.record))
     view: View[TokenRecord] = View(memory, keys.TOKENS, decoder(TokenRecord), on_failure=print)
     await view.start()
     invited: View[InvitationRecord] = View(memory, keys.INVITATIONS, decoder(InvitationRecord), on_failure=print)
-    identify = by_token(TokenCheck(memory, view), Invitations(memory, invited, lambda: 1))
+    audit = Audit(memory, lambda: 1)
+    identify = by_token(Tokens(memory, view, audit, lambda: 1), Invitations(memory, invited, audit, lambda: 1))
     shown = (("user-agent", "x"), ("authorization", f"Bearer {token.text}"))
     caller = await identify(Call(metadata=shown))
     assert (caller.role, caller.name, caller.token) == (Role.ADMIN, token.record.id, token.record)

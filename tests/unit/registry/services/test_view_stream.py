@@ -19,6 +19,7 @@ from portway_registry.state.records import SettingsRecord, decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.contract import Delete, Put
 from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.views import settle
 
 PATIENCE = 10.0
 Told = tuple[int, str | None]
@@ -45,7 +46,7 @@ async def test_what_is_known_comes_first_then_each_change_once(
 ) -> None:
     """Also a change that happens while the known ones are still being written."""
     await memory.write([put("a", "1"), put("b", "1")])
-    await view.settled((await memory.list("")).revision)
+    await settle(memory, view.mirror)
     heard: list[Told] = []
     changed = asyncio.Event()
     first = True
@@ -55,7 +56,7 @@ async def test_what_is_known_comes_first_then_each_change_once(
         if first:
             first = False
             await memory.write([put("b", "2"), put("c", "1")])
-            await view.settled((await memory.list("")).revision)
+            await settle(memory, view.mirror)
         heard.append(message)
         changed.set()
 
@@ -87,7 +88,7 @@ async def test_who_does_not_read_is_let_go(
     watching_task = asyncio.ensure_future(watch(view, told, write))
     await asyncio.sleep(0)
     await memory.write([put(str(number), "x") for number in range(50)])
-    await view.settled((await memory.list("")).revision)
+    await settle(memory, view.mirror)
     reads.set()
     with pytest.raises(FellBehind, match="watch again"):
         await asyncio.wait_for(watching_task, PATIENCE)

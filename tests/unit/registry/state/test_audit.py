@@ -1,17 +1,35 @@
-"""Who did what, the youngest first."""
+"""Who did what, the newest first."""
 
-from portway_registry.state import audit, keys
+import logging
+
+import pytest
+from portway_registry.errors import StoreUnavailable
+from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.store.embedded import EmbeddedStore
 
 
-async def test_the_youngest_entries_come_first(memory: EmbeddedStore) -> None:
+async def test_the_newest_entries_come_first(memory: EmbeddedStore) -> None:
     """By time, as many as asked for; entries of one moment do not overwrite each other."""
     for at_ms in (999, 1_000, 20_000, 20_000, 3):
-        await memory.write([audit.entry(at_ms=at_ms, actor="admin", action="token.create", target=str(at_ms))])
-    found = await audit.latest(memory, 10)
+        await Audit(memory, lambda at_ms=at_ms: at_ms).add("admin", "token.create", str(at_ms))
+    audit = Audit(memory, lambda: 0)
+    found = await audit.latest(10)
     assert [one.at_ms for one in found] == [20_000, 20_000, 1_000, 999, 3]
-    assert [one.target for one in await audit.latest(memory, 2)] == ["20000", "20000"]
+    assert [one.target for one in await audit.latest(2)] == ["20000", "20000"]
     assert found[-1].actor == "admin"
+
+
+async def test_what_is_done_does_not_fail_for_the_audit(caplog: pytest.LogCaptureFixture) -> None:
+    """While the store is away a change that it has already is only logged; `add` alone says so to its caller."""
+    closed = EmbeddedStore(None, on_failure=print)
+    await closed.close()
+    audit = Audit(closed, lambda: 0)
+    with caplog.at_level(logging.WARNING):
+        await audit.add_done("admin", "token.create", "abc")
+    assert "not in the audit: token.create of abc by admin" in caplog.text
+    with pytest.raises(StoreUnavailable):
+        await audit.add("admin", "token.create", "abc")
 
 
 def test_keys_sort_by_time() -> None:

@@ -8,6 +8,7 @@ from portway_registry.errors import StoreUnavailable
 from portway_registry.store.contract import Delete, Entry, Listing, Put, Revision
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.mirror import Mirror
+from portway_testkit.clusters.views import settle
 
 HISTORY = 10  # events; a larger batch makes every watch list again
 
@@ -42,7 +43,7 @@ async def mirror(store: EmbeddedStore) -> AsyncIterator[Mirror]:
 
 async def caught_up(mirror: Mirror, store: EmbeddedStore) -> None:
     async with asyncio.timeout(5):
-        await mirror.settled((await store.list("")).revision)
+        await settle(store, mirror)
 
 
 async def test_it_starts_with_what_is_there(store: EmbeddedStore, mirror: Mirror) -> None:
@@ -69,7 +70,7 @@ async def test_it_follows(store: EmbeddedStore, mirror: Mirror) -> None:
     assert sizes == [1, 1, 0]
 
 
-async def test_it_settles_on_a_revision_of_another_prefix(store: EmbeddedStore, mirror: Mirror) -> None:
+async def test_it_does_not_wait_for_a_revision_of_another_prefix(store: EmbeddedStore, mirror: Mirror) -> None:
     """A revision that was spent elsewhere is not waited for."""
     await store.put("a/1", b"x")
     await mirror.start()
@@ -153,9 +154,43 @@ async def test_a_subscriber_that_raises_is_reported(store: EmbeddedStore) -> Non
     await mirror.close()
 
 
-async def test_it_settles_at_once_on_what_it_has_seen(store: EmbeddedStore, mirror: Mirror) -> None:
+async def test_it_reached_at_once_what_it_has_seen(store: EmbeddedStore, mirror: Mirror) -> None:
     """A revision that the view has reached is not asked about."""
     await store.put("a/1", b"x")
     await mirror.start()
     await store.close()
-    await mirror.settled(Revision(1))
+    await mirror.reached(Revision(1))
+
+
+async def test_it_catches_up_with_one_key(store: EmbeddedStore, mirror: Mirror) -> None:
+    """One that was written, changed or deleted shows so, and one that was never there is not waited for."""
+    await mirror.start()
+    for change in (store.put("a/1", b"x"), store.put("a/1", b"y"), store.delete("a/1"), store.delete("a/none")):
+        await change
+        async with asyncio.timeout(5):
+            await mirror.caught_up("a/1")
+        entry = await store.get("a/1")
+        assert mirror.entries.get("a/1") == entry
+
+
+async def test_a_key_that_was_deleted_is_waited_for(
+    store: EmbeddedStore, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the deletion has arrived, or what was created under the key since."""
+    await store.put("a/1", b"x")
+    await mirror.start()
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def deleted(key: str) -> None:
+        if not gone.done():
+            gone.set_result(None)
+
+    monkeypatch.setattr(store, "get", deleted)
+    waiting = asyncio.ensure_future(mirror.caught_up("a/1"))
+    await gone
+    await store.put("a/1", b"y")
+    assert not waiting.done()
+    await store.delete("a/1")
+    async with asyncio.timeout(5):
+        await waiting
+    assert not mirror.entries

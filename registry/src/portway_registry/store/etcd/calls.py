@@ -6,13 +6,13 @@ watches, which have no end (watch.py).
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, NoReturn, TypeVar
 
 import grpc
+from portway_runtime.backoff import Backoff
 
 from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
 from portway_registry.store.etcd.members import TRY_SECONDS, Member, Members
@@ -25,7 +25,7 @@ Metadata = tuple[tuple[str, str], ...]
 Question = Callable[[Member, Metadata], Awaitable[R]]
 
 TOTAL_SECONDS = 6.0  # four tries: enough for a leader's election, or for two dead members and one live
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between tries, doubling
+PAUSES = (0.05, 1.0)  # seconds between tries: the first and the longest
 
 
 class Remedy(Enum):
@@ -59,18 +59,6 @@ def remedy(error: grpc.aio.AioRpcError) -> Remedy:
 def token_refused(details: str) -> bool:
     """Whether etcd's reason is that it does not take the token any more."""
     return any(text in details for text in _TOKEN_REFUSED)
-
-
-class Pauses:
-    """Back-off: each pause up to twice as long as the one before, at random, so that replicas spread."""
-
-    def __init__(self) -> None:
-        self._longest = _FIRST_PAUSE
-
-    def next(self) -> float:
-        """Seconds to wait before the next try."""
-        longest, self._longest = self._longest, min(self._longest * 2, _LONGEST_PAUSE)
-        return random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
 
 
 class Refused(StoreError):
@@ -109,7 +97,7 @@ async def ask(members: Members, question: Question[R]) -> Answer[R]:
     if members.closing.is_set():
         raise StoreUnavailable("the store was closed")
     deadline = clock() + TOTAL_SECONDS
-    backoff = Pauses()
+    backoff = Backoff(*PAUSES)
     tries = 0
     while True:
         member = members.current()

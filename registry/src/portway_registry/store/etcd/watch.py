@@ -13,10 +13,11 @@ import logging
 from collections.abc import AsyncGenerator
 
 import grpc
+from portway_runtime.backoff import Backoff
 
 from portway_registry.errors import Compacted, StoreError
 from portway_registry.store.contract import Event, Revision
-from portway_registry.store.etcd.calls import Metadata, Pauses, Refused, Remedy, refuse, remedy, token_refused
+from portway_registry.store.etcd.calls import PAUSES, Metadata, Refused, Remedy, refuse, remedy, token_refused
 from portway_registry.store.etcd.members import TRY_SECONDS, Member, Members
 from portway_registry.store.etcd.messages import event_of, prefix_range
 from portway_registry.store.etcd_api import kv_pb2, rpc_pb2
@@ -35,7 +36,7 @@ class _Interrupted(Exception):
 async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
     """As Store.watch."""
     position = after
-    backoff = Pauses()
+    backoff = Backoff(*PAUSES)
     failures = 0
     while not members.closing.is_set():
         member = members.current()
@@ -53,7 +54,7 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
             fragments: list[kv_pb2.Event] = []
             while True:
                 response = await _next(stream)
-                backoff = Pauses()
+                backoff.reset()
                 fragments.extend(response.events)
                 if response.fragment:
                     continue
