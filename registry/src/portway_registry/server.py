@@ -186,7 +186,7 @@ class Registry:
         public = _server(guard, ("grpc.max_receive_message_length", _LARGEST_CALL))
         roster = Roster(views.nodes, views.orders, hub)
         self._closing.append(roster.close)
-        reports = Reports(roster.get, time.monotonic)
+        reports = Reports(roster.node, time.monotonic)
         discovery = Discovery(roster, grants, locator, reports, cluster_ca=authority.certificate)
         add_DiscoveryServicer_to_server(discovery, public)
         add_EnrolmentServicer_to_server(Enrolment(joining), public)

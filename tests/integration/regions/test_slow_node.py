@@ -13,7 +13,7 @@ from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.network import Network, Place, start_network
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
-from portway_registry.placement.round_trips import SEVERAL
+from portway_registry.placement.round_trips import QUORUM
 from portway_testkit.clusters.registry import loopback_geoip
 
 PLACES = (
@@ -96,7 +96,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_a_node_that_is_slow_from_here_is_named_after_a_faster_one(world: World) -> None:
     """Each client takes the fast one by its race; once several have said so, the registry names it first."""
-    running = [world.client(world.token(number), FORWARDS) for number in range(SEVERAL)]
+    running = [world.client(world.token(number), FORWARDS) for number in range(QUORUM)]
     try:
         for one in running:
             assert one.stdout is not None

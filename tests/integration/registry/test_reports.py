@@ -16,9 +16,10 @@ from portway_proto.v1.discovery_pb2 import (
 )
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
-from portway_registry.placement.reports import MOST_IN_A_REPORT, REPORT_BURST, SURVEY_BURST
-from portway_registry.placement.round_trips import SEVERAL
+from portway_registry.placement.reports import MAX_IN_A_REPORT, REPORT_BURST
+from portway_registry.placement.round_trips import QUORUM
 from portway_registry.server import Registry
+from portway_registry.services.discovery import SURVEY_BURST
 from portway_testkit.clusters.registry import NodeStream, Pki, bearer, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
@@ -53,7 +54,7 @@ class Client:
 
 @pytest.fixture
 async def clients(public: grpc.aio.Channel, admin: Admin) -> list[Client]:
-    return [Client(public, (await admin.new_token()).token) for _ in range(SEVERAL)]
+    return [Client(public, (await admin.new_token()).token) for _ in range(QUORUM)]
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ async def test_one_token_decides_nothing_however_much_it_reports(
     async with node("fra-1", **FRANKFURT) as frankfurt, node("syd-1", **SYDNEY) as sydney:
         await all_known(frankfurt, sydney)
         for _ in range(int(REPORT_BURST) + 10):
-            await hostile.report(trip("fra-1", 900), *(trip(f"mars-{n}", 1) for n in range(10 * MOST_IN_A_REPORT)))
+            await hostile.report(trip("fra-1", 900), *(trip(f"mars-{n}", 1) for n in range(10 * MAX_IN_A_REPORT)))
         assert await clients[1].names() == ["fra-1", "syd-1"]
         for client in clients:
             await client.report(trip("syd-1", 1), trip("syd-1", float("nan")), trip("syd-1", 1e300))

@@ -147,3 +147,13 @@ def test_each_key_waits_for_its_own_tokens(clock: ManualClock) -> None:
     assert rate.take_or_wait("b", 8) == 0
     clock.now += 0.5
     assert rate.take_or_wait("a", 2) == 0
+
+
+def test_the_keys_whose_rate_is_remembered_are_bounded(clock: ManualClock) -> None:
+    """The least recently used is forgotten, and begins with a full bucket again."""
+    rate: KeyedRate[str] = KeyedRate(0.1, 1, clock, capacity=10)
+    for number in range(30):
+        assert rate.take(f"token{number}")
+    assert len(rate) == 10
+    assert not rate.take("token29")
+    assert rate.take("token0")

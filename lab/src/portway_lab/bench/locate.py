@@ -26,11 +26,11 @@ from portway_proto.v1.discovery_pb2 import LocateRequest, ReportRequest, RoundTr
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.pki.folder import Authority
-from portway_registry.placement.order import Placement
+from portway_registry.placement.order import best_candidates
 from portway_registry.placement.placed_nodes import placed_node
-from portway_registry.placement.reports import MOST_IN_A_REPORT
-from portway_registry.placement.round_trips import NOTHING, SEVERAL, RoundTrips
-from portway_registry.placement.round_trips import RoundTrip as Trip
+from portway_registry.placement.places import Places
+from portway_registry.placement.reports import MAX_IN_A_REPORT
+from portway_registry.placement.round_trips import NOTHING, QUORUM, Measurement, RoundTrips
 from portway_registry.state import keys
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import bearer, channel, loopback_geoip
@@ -101,7 +101,7 @@ async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> N
     channels = [channel(registry, ca) for _ in range(_CHANNELS)]
     stubs = [DiscoveryStub(one) for one in channels]
     tokens = []
-    for _ in range(SEVERAL):
+    for _ in range(QUORUM):
         request = admin_pb2.CreateTokenRequest(tenant="bench", role=admin_pb2.ROLE_CLIENT)
         tokens.append((await AdminStub(channels[0]).CreateToken(request, metadata=bearer(admin_token))).token)
 
@@ -111,8 +111,8 @@ async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> N
     await _repeated(pid, 1.0, locate)  # what is cached is
     print("Locate, by distance          ", await _repeated(pid, seconds, locate), flush=True)
     nearest = (await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))).candidates
-    for first in range(0, len(nearest), MOST_IN_A_REPORT):
-        some = nearest[first : first + MOST_IN_A_REPORT]
+    for first in range(0, len(nearest), MAX_IN_A_REPORT):
+        some = nearest[first : first + MAX_IN_A_REPORT]
         trips = [RoundTrip(node=one.node.name, ms=max(0.1, one.expected_rtt_ms * 0.9)) for one in some]
         for token in tokens:
             await stubs[0].Report(ReportRequest(round_trips=trips), metadata=bearer(token))
@@ -126,13 +126,13 @@ async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> N
 def _placement(seconds: float, known: list[NodeInfo]) -> None:
     """Clients from everywhere: 10,000 positions and prefixes, which no cache holds."""
     placed = [placed_node(node) for node in known]
-    placement = Placement(placed)
+    places = Places(placed)
     rng = random.Random(2)
     clients = [(Position(rng.randrange(-55, 70), rng.randrange(-180, 180)), os.urandom(3)) for _ in range(10_000)]
     trips = RoundTrips()
     for _, prefix in clients:
-        race = [Trip(node, rng.uniform(200, 400)) for node in rng.sample(placed, 3)]
-        for token in range(SEVERAL):
+        race = [Measurement(node, rng.uniform(200, 400)) for node in rng.sample(placed, 3)]
+        for token in range(QUORUM):
             trips.report(prefix, str(token), race, 0.0)
     for name, learns in (("by distance          ", False), ("learned round trips  ", True)):
         took: list[float] = []
@@ -141,7 +141,7 @@ def _placement(seconds: float, known: list[NodeInfo]) -> None:
             position, prefix = rng.choice(clients)
             at = time.perf_counter()
             learned = trips.learned(prefix, 1.0) if learns else NOTHING
-            placement.candidates(position, limit=8, rng=rng, learned=learned)
+            best_candidates(places, position, limit=8, rng=rng, learned=learned)
             took.append(time.perf_counter() - at)
         print("placement,", name, _line(took, sum(took)), flush=True)
 

@@ -14,10 +14,11 @@ from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.config import Config
 from portway_registry.nodes.session import is_notable
-from portway_registry.placement.order import Placement
+from portway_registry.placement.order import spread_candidates
 from portway_registry.placement.placed_nodes import placed_node
+from portway_registry.placement.places import Places
 from portway_registry.placement.round_trips import NOTHING, Learned
-from portway_registry.placement.shortlist import Ranked
+from portway_registry.placement.shortlist import Candidate
 from portway_registry.services.discovery import CANDIDATES
 from portway_relay.config import NodeLimits
 from portway_relay.registry_link.stream import KEEP_ALIVES_A_LEASE
@@ -54,7 +55,7 @@ class Fleet:
         self.regions = regions
         self.nodes: list[FleetNode] = []
         self.by_name: dict[str, int] = {}
-        self.placement = Placement()
+        self.places = Places()
         self.now = 0.0
         self.keep_alives = 0
         self.writes = 0
@@ -88,12 +89,12 @@ class Fleet:
         turns = Turns(limits.sessions_per_second, limits.session_burst, lambda: self.now)
         self.nodes.append(FleetNode(region, info, stored, dialled, turns, number % KEEP_ALIVE_SECONDS))
         self.by_name[name] = number
-        self.placement.put(placed_node(stored))
+        self.places.put(placed_node(stored))
         return number
 
-    def candidates(self, client: Position | None, learned: Learned = NOTHING) -> list[Ranked]:
+    def candidates(self, client: Position | None, learned: Learned = NOTHING) -> list[Candidate]:
         """What Locate answers now."""
-        return self.placement.spread_candidates(client, limit=CANDIDATES, rng=self._rng, learned=learned)
+        return spread_candidates(self.places, client, limit=CANDIDATES, rng=self._rng, learned=learned)
 
     def admit(self, number: int) -> float | None:
         """A session with one tunnel begins: None; or it is refused, to come again in so many seconds if they are named.
@@ -124,12 +125,12 @@ class Fleet:
             if is_notable(node.stored, node.live):
                 self.writes += 1
                 node.stored.CopyFrom(node.live)
-                self.placement.put(placed_node(node.stored))
+                self.places.put(placed_node(node.stored))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Their leases have ended."""
         for number in numbers:
-            self.placement.remove(self.nodes[number].dialled.name)
+            self.places.remove(self.nodes[number].dialled.name)
 
     def of_region(self, region: int) -> list[int]:
         return [number for number, node in enumerate(self.nodes) if node.region == region]

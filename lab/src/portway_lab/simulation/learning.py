@@ -15,7 +15,7 @@ from portway.engine.reporter import REPORT_AFTER, REPORT_WITHIN, is_news
 from portway_proto.v1.discovery_pb2 import RoundTrip as ReportedRoundTrip
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.round_trips import NOTHING, Learned
-from portway_registry.placement.shortlist import Ranked
+from portway_registry.placement.shortlist import Candidate
 
 from portway_lab.simulation.assumptions import TOKENS_PER_PREFIX
 from portway_lab.simulation.clients import Prefix
@@ -32,7 +32,7 @@ class Learning:
     def __init__(self, fleet: Fleet, replicas: int, rng: random.Random) -> None:
         self._fleet = fleet
         self._rng = rng
-        self._replicas = [Reports(fleet.placement.get, lambda: fleet.now) for _ in range(replicas)]
+        self._replicas = [Reports(fleet.places.node, lambda: fleet.now) for _ in range(replicas)]
         self._on_their_way: deque[tuple[float, int, Prefix, list[RoundTrip]]] = deque()
         self.reports = 0
 
@@ -44,7 +44,7 @@ class Learning:
         """What a Locate of this prefix goes by."""
         return self._replicas[replica].learned(_address(prefix))
 
-    def raced(self, replica: int, prefix: Prefix, told: Sequence[Ranked], measured: list[RoundTrip]) -> None:
+    def raced(self, replica: int, prefix: Prefix, told: Sequence[Candidate], measured: list[RoundTrip]) -> None:
         """A client has raced nodes that it was told of; it reports some seconds later, if that is news."""
         names = {one.node for one in measured}
         expected = {
@@ -71,7 +71,7 @@ class Untaught(Learning):
     def learned(self, replica: int, prefix: Prefix) -> Learned:
         return NOTHING
 
-    def raced(self, replica: int, prefix: Prefix, told: Sequence[Ranked], measured: list[RoundTrip]) -> None:
+    def raced(self, replica: int, prefix: Prefix, told: Sequence[Candidate], measured: list[RoundTrip]) -> None:
         pass
 
 

@@ -1,1 +1,1 @@
-"""Which nodes a client should try, and in what order. Pure: no I/O, no clock."""
+"""Which nodes a client should try, in which order: by position, by load, and by round trips that clients measured."""

@@ -1,80 +1,111 @@
-"""What follows from where nodes are, and from where a client is, whatever is asked for.
+"""The nodes known now, by name, by place and by region, with what follows from where the places are.
 
-Here: the values, and the order of places for a position. Not here: who is looked at, and why (order.py).
+Here: keeping them together while nodes come, change and go. Not here: the order of nodes for a client (order.py).
 """
 
-from array import array
-from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-from portway_geo.ordering import FarApart
-from portway_geo.position import Position, Vector
+from portway_geo.ordering import FarApart, NearestFirst
+from portway_geo.position import Vector, unit_vector
 
-from portway_registry.placement.group import Group
-from portway_registry.placement.placed_nodes import PlacedNode
-
-# Clients' positions whose order of places is kept: at 1,000 places 4 to 12 KB each, 24 MB in all at the most.
-MOST_RANKINGS: Final = 2_048
+from portway_registry.placement.placed_nodes import Group, Place, PlacedNode
 
 
 @dataclass(slots=True)
 class KnownPlace:
-    """Where nodes are; several of a region may share one."""
+    """A place that has nodes; `vector` is None where its position is unknown."""
 
     region: str
     vector: Vector | None
     nodes: Group = field(default_factory=Group)
 
 
-@dataclass(slots=True)
-class Ranking:
-    """The indices of the located places, nearest to one client first, and the distances of those asked for."""
-
-    order: "array[int]" = field(default_factory=lambda: array("I"))
-    km: "array[float]" = field(default_factory=lambda: array("d"))
-
-
-@dataclass(slots=True)
-class Sight:
-    """The nodes as one client sees them.
-
-    `places` and `nodes` are what clients near it have measured, with the round trip to expect in milliseconds and the
-    distance in km, 0 where none is known; `apart` names the nodes that are not like their place. `access` is what the
-    client's own line adds to an estimate.
-    """
-
-    origin: Vector
-    ranking: Ranking
-    places: Sequence[tuple[KnownPlace, float, float]] = ()
-    nodes: Sequence[tuple[PlacedNode, float, float]] = ()
-    apart: Collection[str] = ()
-    access: float = 0.0
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """What follows from the places alone; made anew when one appears or vanishes."""
 
-    located: list[KnownPlace]
-    vectors: list[Vector]  # of the located
+    located: list[KnownPlace]  # those with a position
+    nearest: NearestFirst  # of `located`, by index
     unlocated: list[KnownPlace]
-    spread: FarApart
-    elsewhere: list[str]  # regions none of whose nodes has a position
-    rankings: OrderedDict[Position, Ranking] = field(default_factory=OrderedDict)
+    far_apart: FarApart  # of the regions that have a located place
+    unlocated_regions: list[str]
 
-    def ranking(self, client: Position, origin: Vector) -> Ranking:
-        """The order of the located places for a client; kept for the positions asked for last."""
-        ranking = self.rankings.get(client)
-        if ranking is not None:
-            self.rankings.move_to_end(client)
-            return ranking
-        x, y, z = origin
-        # The inner product of unit vectors falls as their distance grows.
-        near = [x * a + y * b + z * c for a, b, c in self.vectors]
-        ranking = Ranking(array("I", sorted(range(len(near)), key=near.__getitem__, reverse=True)))
-        self.rankings[client] = ranking
-        if len(self.rankings) > MOST_RANKINGS:
-            self.rankings.popitem(last=False)
-        return ranking
+
+class Places:
+    """The nodes that are known, ready to be ordered for any client."""
+
+    def __init__(self, nodes: Iterable[PlacedNode] = ()) -> None:
+        self._nodes: dict[str, PlacedNode] = {}
+        self._places: dict[Place, KnownPlace] = {}
+        self._regions: dict[str, Group] = {}
+        self._geometry: Geometry | None = None
+        for node in nodes:
+            self.put(node)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def put(self, node: PlacedNode) -> None:
+        """Add a node, or replace the one of its name."""
+        before = self._nodes.get(node.name)
+        if before is not None and before.place != node.place:
+            self.remove(node.name)
+        self._nodes[node.name] = node
+        key = node.place
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = KnownPlace(node.region, unit_vector(node.position) if node.position else None)
+            self._geometry = None
+        place.nodes.put(node)
+        self._regions.setdefault(node.region, Group()).put(node)
+
+    def remove(self, name: str) -> None:
+        """Remove a node, if it is known."""
+        node = self._nodes.pop(name, None)
+        if node is None:
+            return
+        region = self._regions[node.region]
+        region.remove(name)
+        if not region:
+            del self._regions[node.region]
+        key = node.place
+        place = self._places[key]
+        place.nodes.remove(name)
+        if not place.nodes:
+            del self._places[key]
+            self._geometry = None
+
+    def node(self, name: str) -> PlacedNode | None:
+        """A node, if it is known."""
+        return self._nodes.get(name)
+
+    def place(self, key: Place) -> KnownPlace | None:
+        """A place, if it has nodes."""
+        return self._places.get(key)
+
+    @property
+    def regions(self) -> Mapping[str, Group]:
+        """The nodes of each region."""
+        return self._regions
+
+    @property
+    def geometry(self) -> Geometry:
+        """The places' geometry as of now."""
+        geometry = self._geometry
+        if geometry is None:
+            geometry = self._geometry = self._measure()
+        return geometry
+
+    def _measure(self) -> Geometry:
+        located = [place for place in self._places.values() if place.vector is not None]
+        vectors = [place.vector for place in located if place.vector is not None]
+        # A region of several places is where its last one is: near enough to tell which regions are far apart.
+        by_region = {place.region: vector for place, vector in zip(located, vectors, strict=True)}
+        return Geometry(
+            located,
+            NearestFirst(vectors),
+            [place for place in self._places.values() if place.vector is None],
+            FarApart(by_region),
+            [region for region in self._regions if region not in by_region],
+        )

@@ -1,25 +1,30 @@
 """The nodes that clients can be sent to.
 
-The view of the nodes, with two differences. A node whose lease was lost while its stream is here is still there: so a
-store that forgot its leases in an outage does not leave clients without nodes until all have registered again. And an
-operator's order counts from when it stands, whether the node has heard of it or not.
+The view of the nodes' records, with two differences. A node whose lease was lost while its session is here stays: a
+store that lost its leases in an outage does not leave clients without nodes until all have registered again. And an
+operator's order counts from the moment it is stored, before the node has received it.
 """
 
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 from typing import Protocol
 
 from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 
-from portway_registry.placement.order import Placement
+from portway_registry.placement.order import best_candidates, spread_candidates
 from portway_registry.placement.placed_nodes import PlacedNode, placed_node
+from portway_registry.placement.places import Places
 from portway_registry.placement.round_trips import NOTHING, Learned
-from portway_registry.placement.shortlist import Ranked
+from portway_registry.placement.shortlist import Candidate
 from portway_registry.state.records import STATE_OF_ORDER, OrderRecord
 from portway_registry.state.views import Item, View
+
+# A candidate with the record of its node.
+Listed = tuple[NodeInfo, Candidate]
 
 
 class NodeSessions(Protocol):
@@ -34,58 +39,56 @@ class NodeSessions(Protocol):
 
 
 class Roster:
-    """Follows the view from the moment it is made until it is closed."""
+    """Follows the views from the moment it is made until it is closed."""
 
     def __init__(self, nodes: View[NodeInfo], orders: View[OrderRecord], sessions: NodeSessions) -> None:
         self._nodes = nodes
         self._orders = orders
         self._sessions = sessions
-        self._known: dict[str, NodeInfo] = {}
-        self._placement = Placement()
-        # Chance decides between equals only.
+        self._records: dict[str, NodeInfo] = {}
+        self._places = Places()
+        # Decides between equals only.
         self._rng = random.Random()  # noqa: S311
         for node in nodes.values():
             self._put(node)
-        self._unsubscribe = (nodes.subscribe(self._changed), orders.subscribe(self._ordered))
+        self._unsubscribe = (nodes.subscribe(self._node_changed), orders.subscribe(self._order_changed))
         sessions.on_end.append(self._session_ended)
 
     async def close(self) -> None:
+        """Stop following."""
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         self._sessions.on_end.remove(self._session_ended)
 
     def candidates(
         self, client: Position | None, *, region: str, limit: int, learned: Learned = NOTHING
-    ) -> list[tuple[NodeInfo, Ranked]]:
-        """The nodes to try, the best first; `region` empty for any, and then few of each."""
-        placement = self._placement
+    ) -> list[Listed]:
+        """The nodes to try, the best first; with an empty `region` of any region, but few of each."""
         if region:
-            ranked = placement.candidates(client, region=region, limit=limit, rng=self._rng, learned=learned)
+            found = best_candidates(self._places, client, region=region, limit=limit, rng=self._rng, learned=learned)
         else:
-            ranked = placement.spread_candidates(client, limit=limit, rng=self._rng, learned=learned)
-        return self._with_infos(ranked)
+            found = spread_candidates(self._places, client, limit=limit, rng=self._rng, learned=learned)
+        return self._listed(found)
 
-    def all(self, client: Position | None, learned: Learned) -> list[tuple[NodeInfo, Ranked]]:
-        """Every node: those that take clients, the best first, then the others."""
-        placement = self._placement
-        ranked = placement.candidates(client, limit=len(placement), rng=self._rng, learned=learned)
-        found = self._with_infos(ranked)
-        named = {node.name for node, _ in found}
-        left_out = sorted(self._known.keys() - named)
-        return found + [(self._shown(name), Ranked(placed, 0)) for name in left_out if (placed := self.get(name))]
+    def all(self, client: Position | None, learned: Learned) -> list[Listed]:
+        """Every node: those that take clients, the best first, then the others by name."""
+        found = best_candidates(self._places, client, limit=len(self._places), rng=self._rng, learned=learned)
+        names = {one.node.name for one in found}
+        left_out = [node for name in sorted(self._records.keys() - names) if (node := self.node(name))]
+        return self._listed(found) + [(self._as_ordered(node.name), Candidate(node, 0)) for node in left_out]
 
-    def _with_infos(self, ranked: list[Ranked]) -> list[tuple[NodeInfo, Ranked]]:
-        return [(self._known[one.node.name], one) for one in ranked]
-
-    def get(self, name: str) -> PlacedNode | None:
+    def node(self, name: str) -> PlacedNode | None:
         """A node as placement sees it, if it is known."""
-        return self._placement.get(name)
+        return self._places.node(name)
 
     def regions(self) -> Counter[str]:
         """How many nodes each region has, whether they take clients or not."""
-        return Counter(node.region for node in self._known.values())
+        return Counter(node.region for node in self._records.values())
 
-    def _changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
+    def _listed(self, candidates: list[Candidate]) -> list[Listed]:
+        return [(self._records[one.node.name], one) for one in candidates]
+
+    def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
         if new is not None:
             self._put(new.value)
         elif old is not None and not self._sessions.has(old.name):
@@ -95,28 +98,40 @@ class Roster:
         if name not in self._nodes.items:
             self._remove(name)
 
-    def _ordered(self, old: Item[OrderRecord] | None, new: Item[OrderRecord] | None) -> None:
+    def _order_changed(self, old: Item[OrderRecord] | None, new: Item[OrderRecord] | None) -> None:
         for item in (old, new):
-            node = self._known.get(item.name) if item is not None else None
+            node = self._records.get(item.name) if item is not None else None
             if node is not None:
                 self._put(node)
 
     def _put(self, node: NodeInfo) -> None:
-        self._known[node.name] = node
+        self._records[node.name] = node
         placed = placed_node(node)
         if node.name in self._orders.items:
             placed = dataclasses.replace(placed, ready=False)
-        self._placement.put(placed)
+        self._places.put(placed)
 
-    def _shown(self, name: str) -> NodeInfo:
-        """A node with its state as the order has it that it may not have heard of."""
+    def _as_ordered(self, name: str) -> NodeInfo:
+        """A node's record, with the state that an order demands which it may not have received."""
         node = NodeInfo()
-        node.CopyFrom(self._known[name])
-        standing = self._orders.get(name)
-        if standing is not None and node.state == NODE_STATE_READY:
-            node.state = STATE_OF_ORDER[standing.order]
+        node.CopyFrom(self._records[name])
+        record = self._orders.get(name)
+        if record is not None and node.state == NODE_STATE_READY:
+            node.state = STATE_OF_ORDER[record.order]
         return node
 
     def _remove(self, name: str) -> None:
-        self._known.pop(name, None)
-        self._placement.remove(name)
+        self._records.pop(name, None)
+        self._places.remove(name)
+
+
+def some_of_each_region(nodes: Sequence[Listed], limit: int) -> Sequence[Listed]:
+    """At most `limit` of the nodes, in their order: the first of each region, the second of each, and so on."""
+    if len(nodes) <= limit:
+        return nodes
+    regions: dict[str, list[str]] = {}
+    for node, _ in nodes:
+        regions.setdefault(node.region, []).append(node.name)
+    in_turn = [name for name in chain.from_iterable(zip_longest(*regions.values())) if name is not None]
+    chosen = set(in_turn[:limit])
+    return [one for one in nodes if one[0].name in chosen]

@@ -1,11 +1,12 @@
-"""Round trips that clients have measured, by the prefix of their address; kept in memory, forgotten in time.
+"""Round trips that clients have measured, by the prefix of their address; in memory, for a limited time.
 
-What is learned is learned for a place, that is a region's nodes at one position: the same path leads to all of them, so
-that a few reports tell about many nodes, and nodes of one place stay equals. A node that is reached otherwise than its
-place is kept apart. A token's newer values weigh more than its older ones, and the median over tokens counts, of
-SEVERAL at the least: one token alone decides nothing, and whoever has a few can mislead clients of his own prefix only.
+A measurement counts for its node and for the node's place, which is a region's nodes at one position. The same path
+leads to all of them, so a few reports tell about many nodes, and the nodes of a place stay equals. A node whose round
+trip differs from its place's is an outlier and has its own. Each token counts once, its newer values more than its
+older ones. The result is the median over tokens, of at least QUORUM: one token alone decides nothing, and the holder of
+several can mislead only clients of the same prefix.
 
-Here: what is kept, how long, and what it comes to. Not here: who may report how much (reports.py), the order of nodes
+Here: what is kept, how long, and what it amounts to. Not here: who may report how much (reports.py), the order of nodes
 (order.py). Time is an argument, in seconds of any one clock.
 """
 
@@ -16,42 +17,42 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway_geo.position import Position, distance_km, light_round_trip_ms
+from portway_runtime.bounded import BoundedMap
 
 from portway_registry.placement.placed_nodes import Place, PlacedNode
 
-# What providers announce at the least, and so what takes one way through the Internet: longer IPv4 prefixes than /24
-# and longer IPv6 ones than /48 are not routed.
+# The longest prefixes that providers announce, so addresses that share one share a path: IPv4 prefixes longer than /24
+# and IPv6 prefixes longer than /48 are not routed.
 IPV4_PREFIX_BYTES: Final = 3
 IPV6_PREFIX_BYTES: Final = 6
-# With three, one that lies moves the median no farther than to an honest one's value.
-SEVERAL: Final = 3
-# Ways through the Internet change within hours, not minutes; and a way that was slow once is not tried first again,
-# which only forgetting it puts right.
+# Tokens without which nothing is concluded. With three, a lying one moves the median no farther than to an honest one's
+# value.
+QUORUM: Final = 3
+# Seconds. Paths through the Internet change within hours, not minutes; and a node that was slow once is not tried first
+# again, so only forgetting corrects it.
 LIFETIME: Final = 2 * 3600.0
-# A token's value so old weighs a quarter against its next one; one just told weighs half.
+# Seconds after which a token's value has half the weight against its next one that it has at once (a half).
 HALF_LIFE: Final = 600.0
-# A client gives up dialling after 3 s, which is two round trips.
-LONGEST_MS: Final = 1_500.0
-# A client's position is the middle of a whole degree's field: its corner is so far away.
-POSITION_ERROR_KM: Final = 80.0
-# A node differs from its place by more than both, or it is taken for an equal of its neighbours.
-APART_MS: Final = 2.0
-APART_SHARE: Final = 0.25
-# An odd number has a median of its own; more tokens tell no more.
-MOST_TOKENS: Final = 9
-# Of one prefix: places and nodes. Clients try a handful.
-MOST_SUBJECTS: Final = 64
-# Of all prefixes, some 320 bytes each: 32 MB. The prefix that was asked for and told of longest ago is forgotten first.
-MOST_SAMPLES: Final = 100_000
+# A node is an outlier when it differs from its place by more than both; else it stays an equal of its neighbours.
+OUTLIER_MS: Final = 2.0
+OUTLIER_SHARE: Final = 0.25
+# Tokens of one subject. An odd number has a median of its own, and more tokens tell no more.
+MAX_TOKENS: Final = 9
+# Subjects (places and nodes) of one prefix. Clients try a handful.
+MAX_SUBJECTS: Final = 64
+# Samples of all prefixes, some 320 bytes each: 32 MB. The prefix that was least recently used makes room.
+MAX_SAMPLES: Final = 100_000
 
 Prefix = bytes
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class RoundTrip:
-    """One measurement of a client's. `at_least`: it gave up after so long, the true one is not shorter."""
+class Measurement:
+    """A round trip to a node that a client has measured.
+
+    at_least: the client gave up after `ms`; the true round trip is not shorter.
+    """
 
     node: PlacedNode
     ms: float
@@ -60,19 +61,19 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What several tokens' clients came to; not `exact`: the true one is not shorter."""
+    """The round trip to expect, by several tokens' clients. If it is not `exact`, the true one is not shorter."""
 
     ms: float
     exact: bool
 
-    def beside(self, estimate: float) -> float:
-        """What to expect where this distance alone would give `estimate`."""
-        return self.ms if self.exact else max(self.ms, estimate)
+    def beside(self, estimate_ms: float) -> float:
+        """The milliseconds to expect where the distance alone would give `estimate_ms`."""
+        return self.ms if self.exact else max(self.ms, estimate_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What is known for one prefix: of places, and of the nodes by name that are not like their place."""
+    """What is known for one prefix: of places, and of the outliers by their nodes' names."""
 
     places: Mapping[Place, Expected] = field(default_factory=dict)
     nodes: Mapping[str, Expected] = field(default_factory=dict)
@@ -85,163 +86,172 @@ NOTHING: Final = Learned()
 
 
 def prefix_of(address: Address) -> Prefix:
-    """What clients that share a way through the Internet have in common. Those of IPv4 and IPv6 differ in length."""
+    """The prefix that an address shares with others on its path; for IPv4 and IPv6 it differs in length."""
     return address.packed[: IPV4_PREFIX_BYTES if address.version == 4 else IPV6_PREFIX_BYTES]
 
 
-def possible(trip: RoundTrip, client: Position | None) -> bool:
-    """Whether light in fibre could have done it, from where the client is thought to be; and not absurdly long."""
-    if not 0 < trip.ms <= LONGEST_MS:  # which not-a-number is not, either
-        return False
-    if trip.at_least or client is None or trip.node.position is None:
-        return True
-    km = distance_km(client, trip.node.position) - POSITION_ERROR_KM
-    return trip.ms >= light_round_trip_ms(max(0.0, km))
+class RoundTrips:
+    """The measurements of all prefixes that are not too old. `samples` is how many are kept."""
+
+    def __init__(self, max_samples: int = MAX_SAMPLES) -> None:
+        self._max_samples = max_samples
+        self._prefixes: OrderedDict[Prefix, _PrefixReports] = OrderedDict()
+        self.samples = 0
+
+    def __len__(self) -> int:
+        """The number of prefixes with samples."""
+        return len(self._prefixes)
+
+    def report(self, prefix: Prefix, token: str, measurements: Iterable[Measurement], now: float) -> None:
+        """Take in plausible measurements that a client with this token has made in one race."""
+        reports = self._prefixes.setdefault(prefix, _PrefixReports())
+        self._prefixes.move_to_end(prefix)
+        self.samples += reports.add(token, measurements, now)
+        while self.samples > self._max_samples:
+            _, evicted = self._prefixes.popitem(last=False)
+            self.samples -= evicted.samples
+
+    def learned(self, prefix: Prefix, now: float) -> Learned:
+        """What several tokens agree on; quick, because it is worked out once after each report."""
+        reports = self._prefixes.get(prefix)
+        if reports is None:
+            return NOTHING
+        if now >= reports.young_until:
+            self.samples -= reports.forget(now - LIFETIME)
+            if not reports.samples:
+                del self._prefixes[prefix]
+                return NOTHING
+        self._prefixes.move_to_end(prefix)
+        return reports.learned()
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A token's word on one subject."""
+    """What one token has reported of one subject, at the time of its last report."""
 
     ms: float
     exact: bool
-    at: float
+    time: float
 
 
 @dataclass(slots=True)
-class _Reports:
-    """What clients of one prefix said: by place or node, then by token; the least recently told first in each."""
+class _Subject:
+    """A place, or a node at its place, with its samples by token, the least recently reported first."""
 
-    samples: OrderedDict[Place | str, OrderedDict[str, _Sample]] = field(default_factory=OrderedDict)
-    places: dict[str, Place] = field(default_factory=dict)  # of the nodes among them
-    learned: Learned | None = None  # what it comes to, until somebody says more or `good_until`
-    good_until: float = 0.0  # nothing in it is too old before; what is told later is younger
+    place: Place
+    samples: dict[str, _Sample] = field(default_factory=dict)  # there are many: a BoundedMap is several times larger
+
+    def add(self, token: str, measurement: Measurement, now: float) -> None:
+        """Join a measurement to the token's sample; above MAX_TOKENS the first token is removed."""
+        before = self.samples.pop(token, None)
+        self.samples[token] = _joined(before, measurement, now)
+        if len(self.samples) > MAX_TOKENS:
+            del self.samples[next(iter(self.samples))]
+
+    def expected(self) -> Expected | None:
+        """The median of the exact samples; with too few of them a lower bound, from all samples; else None."""
+        exact = [sample.ms for sample in self.samples.values() if sample.exact]
+        if len(exact) >= QUORUM:
+            return Expected(statistics.median(exact), True)
+        if len(self.samples) >= QUORUM:
+            return Expected(statistics.median_low(sample.ms for sample in self.samples.values()), False)
+        return None
 
 
-class RoundTrips:
-    """All that was reported and is not too old."""
+class _PrefixReports:
+    """The samples of one prefix.
 
-    def __init__(self, most_samples: int = MOST_SAMPLES) -> None:
-        self._most_samples = most_samples
-        self._prefixes: OrderedDict[Prefix, _Reports] = OrderedDict()
+    samples: how many there are.
+    young_until: no sample becomes too old before this time.
+    """
+
+    __slots__ = ("_learned", "_subjects", "samples", "young_until")
+
+    def __init__(self) -> None:
+        # By place, or by a node's name; the least recently reported makes room.
+        self._subjects: BoundedMap[Place | str, _Subject] = BoundedMap(MAX_SUBJECTS)
+        self._learned: Learned | None = None
         self.samples = 0
+        self.young_until = 0.0
 
-    def __len__(self) -> int:
-        """The prefixes that something is known of."""
-        return len(self._prefixes)
-
-    def report(self, prefix: Prefix, token: str, trips: Iterable[RoundTrip], now: float) -> None:
-        """What a client with this token has measured, all at once, each of them `possible`."""
-        reports = self._prefixes.setdefault(prefix, _Reports())
-        self._prefixes.move_to_end(prefix)
-        reports.learned = None
-        by_place: dict[Place, RoundTrip] = {}
-        for trip in trips:
-            place, name = trip.node.place, trip.node.name
-            if reports.places.get(name, place) != place:  # it was moved
-                self._drop(reports, name)
-            reports.places[name] = place
-            self._note(reports, name, token, trip, now)
+    def add(self, token: str, measurements: Iterable[Measurement], now: float) -> int:
+        """Take in one race of a token's client. Returns how many samples there are more than before."""
+        by_place: dict[Place, Measurement] = {}
+        for one in measurements:
+            place = one.node.place
+            self._add(one.node.name, place, token, one, now)
             best = by_place.get(place)
-            # How near a place is its nearest node says; of one that was given up nothing is known but a bound.
-            if best is None or (trip.at_least, trip.ms) < (best.at_least, best.ms):
-                by_place[place] = trip
-        for place, trip in by_place.items():
-            self._note(reports, place, token, trip, now)
-        while self.samples > self._most_samples:
-            _, forgotten = self._prefixes.popitem(last=False)
-            self.samples -= sum(map(len, forgotten.samples.values()))
+            # A place is as near as its nearest node; a node that was given up yields a lower bound only.
+            if best is None or (one.at_least, one.ms) < (best.at_least, best.ms):
+                by_place[place] = one
+        for place, one in by_place.items():
+            self._add(place, place, token, one, now)
+        self._learned = None
+        return self._count()
 
-    def learned(self, prefix: Prefix, now: float) -> Learned:
-        """What several tokens agree on; quick, for it is worked out once for each report."""
-        reports = self._prefixes.get(prefix)
-        if reports is None:
-            return NOTHING
-        if reports.learned is None or now >= reports.good_until:
-            if now >= reports.good_until:
-                self._forget(reports, now - LIFETIME)
-                if not reports.samples:
-                    del self._prefixes[prefix]
-                    return NOTHING
-                reports.good_until = LIFETIME + min(
-                    sample.at for samples in reports.samples.values() for sample in samples.values()
-                )
-            reports.learned = _conclusion(reports)
-        self._prefixes.move_to_end(prefix)
-        return reports.learned
+    def _add(self, key: Place | str, place: Place, token: str, measurement: Measurement, now: float) -> None:
+        subject = self._subjects.get(key)
+        if subject is None or subject.place != place:  # a node that was moved is another subject
+            subject = _Subject(place)
+        self._subjects[key] = subject
+        subject.add(token, measurement, now)
 
-    def _note(self, reports: _Reports, subject: Place | str, token: str, trip: RoundTrip, now: float) -> None:
-        samples = reports.samples.setdefault(subject, OrderedDict())
-        reports.samples.move_to_end(subject)
-        before = samples.pop(token, None)
-        self.samples += before is None
-        samples[token] = _joined(before, trip, now)
-        if len(samples) > MOST_TOKENS:
-            samples.popitem(last=False)
-            self.samples -= 1
-        if len(reports.samples) > MOST_SUBJECTS:
-            self._drop(reports, next(iter(reports.samples)))
+    def forget(self, before: float) -> int:
+        """Remove what was reported before a time. Returns how many samples there are fewer than before."""
+        for key, subject in list(self._subjects.items()):
+            for token in [token for token, sample in subject.samples.items() if sample.time <= before]:
+                del subject.samples[token]
+            if not subject.samples:
+                del self._subjects[key]
+        self._learned = None
+        oldest = (sample.time for subject in self._subjects.values() for sample in subject.samples.values())
+        self.young_until = LIFETIME + min(oldest, default=0.0)
+        return -self._count()
 
-    def _drop(self, reports: _Reports, subject: Place | str) -> None:
-        self.samples -= len(reports.samples.pop(subject, ()))
-        if isinstance(subject, str):
-            reports.places.pop(subject, None)
+    def learned(self) -> Learned:
+        """What the samples amount to, worked out once after each change."""
+        if self._learned is None:
+            self._learned = self._conclude()
+        return self._learned
 
-    def _forget(self, reports: _Reports, before: float) -> None:
-        """Drop what was said before a time."""
-        for subject, samples in list(reports.samples.items()):
-            for token, sample in list(samples.items()):
-                if sample.at <= before:
-                    del samples[token]
-                    self.samples -= 1
-            if not samples:
-                self._drop(reports, subject)
+    def _count(self) -> int:
+        """Count the samples again. Returns how many there are more than before."""
+        before, self.samples = self.samples, sum(len(subject.samples) for subject in self._subjects.values())
+        return self.samples - before
+
+    def _conclude(self) -> Learned:
+        places: dict[Place, Expected] = {}
+        nodes: dict[str, tuple[Place, Expected]] = {}
+        for key, subject in self._subjects.items():
+            expected = subject.expected()
+            if expected is None:
+                continue
+            if isinstance(key, str):
+                nodes[key] = subject.place, expected
+            else:
+                places[key] = expected
+        return Learned(places, {name: own for name, (at, own) in nodes.items() if _is_outlier(own, places.get(at))})
 
 
-def _joined(before: _Sample | None, trip: RoundTrip, now: float) -> _Sample:
-    """A token's new word together with what it said before."""
-    new = _Sample(trip.ms, not trip.at_least, now)
-    if before is None or now - before.at >= LIFETIME:
+def _joined(before: _Sample | None, measurement: Measurement, now: float) -> _Sample:
+    """A token's sample after one more measurement."""
+    new = _Sample(measurement.ms, not measurement.at_least, now)
+    if before is None or now - before.time >= LIFETIME:
         return new
-    if trip.at_least:
-        # A lower bound that was known says nothing, and keeps nothing alive.
-        stale = not before.exact and now - before.at >= HALF_LIFE
-        return new if stale or trip.ms > before.ms else before
+    if measurement.at_least:
+        # A bound below what is known adds nothing, and does not make the sample younger.
+        stale = not before.exact and now - before.time >= HALF_LIFE
+        return new if stale or measurement.ms > before.ms else before
     if not before.exact:
         return new
-    weight = 0.5 ** (1 + (now - before.at) / HALF_LIFE)
-    return _Sample(trip.ms + (before.ms - trip.ms) * weight, True, now)
+    weight = 0.5 ** (1 + (now - before.time) / HALF_LIFE)
+    return _Sample(measurement.ms + (before.ms - measurement.ms) * weight, True, now)
 
 
-def _conclusion(reports: _Reports) -> Learned:
-    places: dict[Place, Expected] = {}
-    nodes: dict[str, Expected] = {}
-    for subject, samples in reports.samples.items():
-        expected = _median(samples.values())
-        if expected is None:
-            continue
-        if isinstance(subject, str):
-            nodes[subject] = expected
-        else:
-            places[subject] = expected
-    apart = {name: own for name, own in nodes.items() if _differ(own, places.get(reports.places[name]))}
-    return Learned(places, apart)
-
-
-def _median(samples: Iterable[_Sample]) -> Expected | None:
-    """Of several exact values; of too few, of the bounds with them, which is a bound."""
-    told = list(samples)
-    exact = [sample.ms for sample in told if sample.exact]
-    if len(exact) >= SEVERAL:
-        return Expected(statistics.median(exact), True)
-    if len(told) >= SEVERAL:
-        return Expected(statistics.median_low(sample.ms for sample in told), False)
-    return None
-
-
-def _differ(own: Expected, place: Expected | None) -> bool:
+def _is_outlier(own: Expected, place: Expected | None) -> bool:
+    """Whether a node's own round trip says something that its place's does not."""
     if place is None:
         return True
     if not own.exact and own.ms <= place.ms:
-        return False  # it tells nothing that is not known of its place
-    return abs(own.ms - place.ms) > max(APART_MS, APART_SHARE * place.ms)
+        return False  # a bound that its place meets anyway
+    return abs(own.ms - place.ms) > max(OUTLIER_MS, OUTLIER_SHARE * place.ms)

@@ -1,6 +1,6 @@
 """The best candidates so far, while a search goes on.
 
-Here: which are kept, and when no further one can be among them. Not here: who is looked at, in which order (order.py).
+Here: which are kept, and when no further one can be among them. Not here: which are offered, in which order (order.py).
 """
 
 import heapq
@@ -10,15 +10,15 @@ from collections.abc import Collection, Iterable
 from operator import itemgetter
 from typing import NamedTuple
 
-from portway_registry.placement.group import Group, shuffled
-from portway_registry.placement.placed_nodes import PlacedNode
+from portway_registry.placement.placed_nodes import Group, PlacedNode, shuffled
 
 
-class Ranked(NamedTuple):
-    """A candidate; a tuple, for many are made and few are looked at.
+class Candidate(NamedTuple):
+    """A node for a client to try. A tuple, because many are made and few are looked at.
 
-    Round trip and distance are 0 when client or node could not be located; `learned`: the round trip is what clients
-    near this one have measured.
+    cost_ms: expected round trip plus load penalty, in whole milliseconds.
+    expected_rtt_ms, distance_km: 0 when the client or the node could not be located.
+    learned: clients near this one have measured the round trip.
     """
 
     node: PlacedNode
@@ -40,44 +40,53 @@ class Shortlist:
         self._limit = limit
         self._rng = rng
         self._found: list[tuple[int, float, PlacedNode, float, float, bool]] = []
-        self._best: list[int] = []  # a heap of the least costs so far, negated
-        self.worst = math.inf  # the highest of them, once there are enough: what costs more is out
+        self._best: list[int] = []  # a heap of the `limit` least costs so far, negated
+        self.worst = math.inf  # the highest of them once there are `limit`: a candidate that costs more is out
 
     def offer(
-        self, nodes: Iterable[tuple[int, PlacedNode]], expected: float, km: float, *, learned: bool = False
+        self, nodes: Iterable[tuple[int, PlacedNode]], expected_ms: float, km: float, *, learned: bool = False
     ) -> None:
-        """Nodes with their penalties, the least first, that share a round trip in milliseconds and a distance."""
-        base = round(expected)
+        """Offer nodes that share an expected round trip and a distance, each after its penalty, least penalty first."""
+        base = round(expected_ms)
         for penalty, node in nodes:
             if base + penalty > self.worst:
                 return
-            self._keep(base + penalty, node, expected, km, learned)
+            self._keep(base + penalty, node, expected_ms, km, learned)
 
-    def offer_least(
-        self, group: Group, most: int, apart: Collection[str], expected: float, km: float, *, learned: bool = False
+    def offer_group(
+        self,
+        group: Group,
+        limit: int,
+        excluded: Collection[str],
+        expected_ms: float,
+        km: float,
+        *,
+        learned: bool = False,
     ) -> None:
-        """As `offer` of the first `most`, one at the least, of a group by load, without those in `apart`; in one loop
-        and without a step between, for most of an answer's time goes by here."""
-        base = round(expected)
-        members, left = group.members, most
+        """As `offer` with the group's `limit` least loaded nodes (at least 1) whose names are not in `excluded`.
+
+        In one loop without a generator, because most of an answer's time is spent here.
+        """
+        base = round(expected_ms)
+        members, left = group.members, limit
         for penalty, names in group.tiers:
             cost = base + penalty
-            if cost > self.worst and not apart:
+            if cost > self.worst and not excluded:
                 if len(names) > 1:
-                    self._rng.random()  # as a step of the shuffle would: one seed is one order, however it is found
+                    self._rng.random()  # as one step of the shuffle would, so that `offer` gives the same order
                 return
             for name in names if len(names) == 1 else shuffled(names, self._rng):
-                if name in apart:
+                if name in excluded:
                     continue
                 if cost > self.worst:
                     return
-                self._keep(cost, members[name], expected, km, learned)
+                self._keep(cost, members[name], expected_ms, km, learned)
                 left -= 1
                 if not left:
                     return
 
-    def _keep(self, cost: int, node: PlacedNode, expected: float, km: float, learned: bool) -> None:
-        self._found.append((cost, self._rng.random(), node, expected, km, learned))
+    def _keep(self, cost: int, node: PlacedNode, expected_ms: float, km: float, learned: bool) -> None:
+        self._found.append((cost, self._rng.random(), node, expected_ms, km, learned))
         best = self._best
         if len(best) < self._limit:
             heapq.heappush(best, -cost)
@@ -87,10 +96,10 @@ class Shortlist:
             heapq.heappushpop(best, -cost)
         self.worst = -best[0]
 
-    def ranked(self) -> list[Ranked]:
+    def candidates(self) -> list[Candidate]:
         """The best first."""
         self._found.sort(key=_cost_then_chance)
         return [
-            Ranked(node, cost, expected, km, learned)
-            for cost, _, node, expected, km, learned in self._found[: self._limit]
+            Candidate(node, cost, expected_ms, km, learned)
+            for cost, _, node, expected_ms, km, learned in self._found[: self._limit]
         ]

@@ -1,7 +1,5 @@
-"""What clients call: where to go, and what to show there. Answered from memory alone."""
+"""The Discovery service, which clients call: nodes to attach to, and a grant to show there. Answered from memory."""
 
-import time
-from itertools import chain, zip_longest
 from typing import Any, Final
 
 from portway_geo.locator import Locator
@@ -19,21 +17,26 @@ from portway_proto.v1.discovery_pb2 import (
 )
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryServicer
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.clocks import Monotonic, monotonic
+from portway_runtime.rates import KeyedRate
 
 from portway_registry.access.grants import Grants
 from portway_registry.errors import Exhausted, NoCandidate, NotFound
-from portway_registry.placement.reports import SURVEY_BURST, SURVEYS_PER_SECOND, Clock, Reports, TokenRate
-from portway_registry.placement.roster import Roster
+from portway_registry.placement.reports import RATED_TOKENS, Reports
+from portway_registry.placement.roster import Roster, some_of_each_region
 from portway_registry.placement.round_trips import NOTHING
-from portway_registry.placement.shortlist import Ranked
+from portway_registry.placement.shortlist import Candidate
 from portway_registry.services.callers import current_caller, peer_address
 from portway_registry.state.records import TokenRecord
 
-# Three are raced (DESIGN §8); the others are for a client that loses its node while no registry answers.
+# A client races three; the others are for one that loses its node while no registry answers.
 CANDIDATES: Final = 8
-_MOST_CANDIDATES: Final = 32
-# Dialled one and all by who asks for them, and 40 KB: few clusters have more regions.
-_MOST_SURVEYED: Final = 200
+_MAX_CANDIDATES: Final = 32
+# The nodes of a survey, all of which its caller dials; 40 KB. Few clusters have more regions.
+_MAX_SURVEYED: Final = 200
+# Surveys of one token. One costs the registry as much as thirty Locates at 1,000 nodes, and people ask for it.
+SURVEYS_PER_SECOND: Final = 0.2
+SURVEY_BURST: Final = 10.0
 
 
 class Discovery(DiscoveryServicer):
@@ -47,14 +50,14 @@ class Discovery(DiscoveryServicer):
         reports: Reports,
         *,
         cluster_ca: bytes,
-        clock: Clock = time.monotonic,
+        clock: Monotonic = monotonic,
     ) -> None:
         self._roster = roster
         self._grants = grants
         self._locator = locator
         self._reports = reports
         self._cluster_ca = cluster_ca
-        self._surveys = TokenRate(SURVEYS_PER_SECOND, SURVEY_BURST, clock)
+        self._surveys: KeyedRate[str] = KeyedRate(SURVEYS_PER_SECOND, SURVEY_BURST, clock, RATED_TOKENS)
 
     async def Locate(self, request: LocateRequest, context: Any) -> LocateResponse:  # noqa: N802
         address = peer_address(context)
@@ -62,14 +65,14 @@ class Discovery(DiscoveryServicer):
         learned = NOTHING
         if address is not None and request.strategy != Strategy.STRATEGY_GEOIP:
             learned = self._reports.learned(address)
-        limit = min(request.limit or CANDIDATES, _MOST_CANDIDATES)
+        limit = min(request.limit or CANDIDATES, _MAX_CANDIDATES)
         found = self._roster.candidates(position, region=request.region, limit=limit, learned=learned)
         if not found:
-            raise self._nobody(request.region)
+            raise self._no_candidate(request.region)
         country = "" if position is None else position.country
         answer = LocateResponse(cluster_ca=self._cluster_ca, grant=self._grant(), client_country=country)
-        for node, ranked in found:
-            _add(answer, node, ranked)
+        for node, candidate in found:
+            _add(answer, node, candidate)
         return answer
 
     async def Renew(self, request: RenewRequest, context: Any) -> RenewResponse:  # noqa: N802
@@ -96,15 +99,15 @@ class Discovery(DiscoveryServicer):
             client_latitude=0.0 if position is None else position.latitude,
             client_longitude=0.0 if position is None else position.longitude,
         )
-        for node, ranked in _some_of_each_region(found):
-            _add(answer, node, ranked, load_ms=ranked.node.penalty_ms)
+        for node, candidate in some_of_each_region(found, _MAX_SURVEYED):
+            _add(answer, node, candidate, load_ms=candidate.node.penalty_ms)
         return answer
 
     def _grant(self) -> Grant:
         return self._grants.sign(_token())
 
-    def _nobody(self, region: str) -> NotFound | NoCandidate:
-        """Why there is no candidate: a region that is not there will not come by waiting, a free node may."""
+    def _no_candidate(self, region: str) -> NotFound | NoCandidate:
+        """Why there is none: NotFound for a region that does not exist, else NoCandidate, which is worth a retry."""
         regions = self._roster.regions()
         known = ", ".join(sorted(regions)) or "none yet"
         if region and region not in regions:
@@ -120,29 +123,19 @@ class Discovery(DiscoveryServicer):
 
 def _token() -> TokenRecord:
     token = current_caller.get().token
-    assert token is not None, "the table lets only tokens in here"
+    assert token is not None, "METHOD_ROLES admits only tokens here"
     return token
 
 
-def _add(answer: LocateResponse | SurveyResponse, node: NodeInfo, ranked: Ranked, load_ms: int = 0) -> None:
-    """A candidate is made in its place: each message that is given to another one is copied, and copies are what
-    making an answer costs."""
-    candidate = answer.candidates.add(
-        expected_rtt_ms=ranked.expected_rtt_ms,
-        distance_km=ranked.distance_km,
-        learned=ranked.learned,
+def _add(answer: LocateResponse | SurveyResponse, node: NodeInfo, candidate: Candidate, load_ms: int = 0) -> None:
+    """Add a candidate, made in its place in the answer.
+
+    A message that is given to another one is copied, and copies are what making an answer costs.
+    """
+    added = answer.candidates.add(
+        expected_rtt_ms=candidate.expected_rtt_ms,
+        distance_km=candidate.distance_km,
+        learned=candidate.learned,
         load_ms=load_ms,
     )
-    candidate.node.CopyFrom(node)
-
-
-def _some_of_each_region(found: list[tuple[NodeInfo, Ranked]]) -> list[tuple[NodeInfo, Ranked]]:
-    """As many as may be, in their order: the first of each region, the second of each, and so on."""
-    if len(found) <= _MOST_SURVEYED:
-        return found
-    regions: dict[str, list[str]] = {}
-    for node, _ in found:
-        regions.setdefault(node.region, []).append(node.name)
-    in_turn = [name for name in chain.from_iterable(zip_longest(*regions.values())) if name is not None]
-    kept = set(in_turn[:_MOST_SURVEYED])
-    return [one for one in found if one[0].name in kept]
+    added.node.CopyFrom(node)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from portway_geo.position import Position, distance_km, fibre_round_trip_ms
-from portway_registry.placement.order import MOST_ACCESS_MS, Placement, order_candidates
+from portway_registry.placement.client_view import MAX_ACCESS_MS
+from portway_registry.placement.order import best_candidates
 from portway_registry.placement.placed_nodes import PlacedNode
-from portway_registry.placement.places import MOST_RANKINGS
+from portway_registry.placement.places import Places
 from portway_registry.placement.round_trips import NOTHING, Expected, Learned
 
 FRANKFURT, LONDON, YORK, SYDNEY = Position(50, 9), Position(51, 0), Position(41, -74), Position(-34, 151)
@@ -31,7 +32,7 @@ def names(
     seed: int = 0,
     learned: Learned = NOTHING,
 ) -> list[str]:
-    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
+    found = best_candidates(Places(nodes), client, region=region, limit=limit, rng=random.Random(seed), learned=learned)
     return [one.node.name for one in found]
 
 
@@ -44,11 +45,11 @@ def test_the_nearest_come_first() -> None:
 
 def test_a_candidate_says_how_far_it_is() -> None:
     """Distance and expected round trip come with it; both are 0 for a client that is not located."""
-    first, second = order_candidates(FRANKFURT, WORLD, limit=2, rng=random.Random(0))
+    first, second = best_candidates(Places(WORLD), FRANKFURT, limit=2, rng=random.Random(0))
     assert (first.distance_km, first.expected_rtt_ms) == (0, 0)
     assert second.distance_km == pytest.approx(distance_km(FRANKFURT, LONDON))
     assert second.expected_rtt_ms == pytest.approx(fibre_round_trip_ms(second.distance_km))
-    (lost,) = order_candidates(None, WORLD, limit=1, rng=random.Random(0))
+    (lost,) = best_candidates(Places(WORLD), None, limit=1, rng=random.Random(0))
     assert (lost.distance_km, lost.expected_rtt_ms) == (0, 0)
 
 
@@ -103,41 +104,6 @@ def test_no_nodes_and_no_limit_are_no_candidates() -> None:
     assert names(FRANKFURT, []) == names(None, []) == names(FRANKFURT, WORLD, limit=0) == []
 
 
-def test_a_placement_follows_its_nodes() -> None:
-    """Nodes that come, move, fill and go are in the next answer as they are."""
-    placement = Placement()
-
-    def found() -> list[str]:
-        ranked = placement.candidates(FRANKFURT, limit=8, rng=random.Random(0))
-        return [one.node.name for one in ranked]
-
-    placement.put(node("lon-1", LONDON))
-    placement.put(node("fra-1", FRANKFURT))
-    assert found() == ["fra-1", "lon-1"]
-    placement.put(node("fra-1", SYDNEY))
-    assert found() == ["lon-1", "fra-1"]
-    placement.put(node("lon-1", LONDON, sessions=10))
-    assert found() == ["fra-1"]
-    placement.put(node("lon-1", None))
-    assert found() == ["fra-1", "lon-1"]
-    placement.remove("fra-1")
-    placement.remove("fra-1")
-    assert found() == ["lon-1"]
-    placement.remove("lon-1")
-    assert (found(), len(placement)) == ([], 0)
-
-
-def test_what_is_kept_for_answers_is_bounded() -> None:
-    """However many places clients ask from, few orders of nodes are kept, and answers stay right."""
-    placement = Placement(WORLD)
-    for number in range(MOST_RANKINGS + 100):
-        placement.candidates(Position(number % 90, number // 90), limit=1, rng=random.Random(0))
-    geometry = placement._geometry
-    assert geometry is not None
-    assert len(geometry.rankings) == MOST_RANKINGS
-    assert placement.candidates(SYDNEY, limit=1, rng=random.Random(0))[0].node.name == "syd-1"
-
-
 def known(*places: tuple[PlacedNode, float], exact: bool = True, **nodes: float) -> Learned:
     """What clients near this one have measured, of places by one of their nodes, and of nodes by name."""
     return Learned(
@@ -151,7 +117,7 @@ def test_what_was_measured_goes_before_distance() -> None:
     sydney, london, york, frankfurt = WORLD
     learned = known((frankfurt, 90), (london, 25))
     assert names(FRANKFURT, WORLD, learned=learned) == ["lon-1", "fra-1", "nyc-1", "syd-1"]
-    first, second, third, _ = order_candidates(FRANKFURT, WORLD, limit=8, rng=random.Random(0), learned=learned)
+    first, second, third, _ = best_candidates(Places(WORLD), FRANKFURT, limit=8, rng=random.Random(0), learned=learned)
     assert [(one.expected_rtt_ms, one.learned) for one in (first, second)] == [(25, True), (90, True)]
     assert second.distance_km == 0
     assert first.distance_km == pytest.approx(distance_km(FRANKFURT, LONDON))
@@ -254,7 +220,7 @@ def test_the_walk_outwards_finds_what_sorting_finds(
         {one.place: expected for of_place, one, expected in there if of_place},
         {one.name: expected for of_place, one, expected in there if not of_place},
     )
-    found = order_candidates(client, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
+    found = best_candidates(Places(nodes), client, region=region, limit=limit, rng=random.Random(seed), learned=learned)
 
     # What the client's own access adds, by the places that were measured.
     over = [
@@ -262,7 +228,7 @@ def test_the_walk_outwards_finds_what_sorting_finds(
         for (_, position), told in learned.places.items()
         if told.exact and position is not None
     ]
-    access = min(MOST_ACCESS_MS, max(0.0, min(over, default=0.0)))
+    access = min(MAX_ACCESS_MS, max(0.0, min(over, default=0.0)))
 
     def cost(one: PlacedNode) -> int | None:
         expected = learned.nodes.get(one.name) or learned.places.get(one.place)
@@ -276,19 +242,7 @@ def test_the_walk_outwards_finds_what_sorting_finds(
     assert [one.cost_ms for one in found if cost(one.node) is not None] == costs[:limit]
     assert len(found) == min(limit, len(fit))
     assert len({one.node.name for one in found}) == len(found)
-    anywhere = order_candidates(None, nodes, region=region, limit=limit, rng=random.Random(seed), learned=learned)
+    anywhere = best_candidates(
+        Places(nodes), None, region=region, limit=limit, rng=random.Random(seed), learned=learned
+    )
     assert len({one.node.name for one in anywhere}) == len(anywhere) == min(limit, len(fit))
-
-
-def test_what_the_client_s_own_access_adds_is_added_to_every_estimate() -> None:
-    """A slow line is in what was measured: a place that nobody has tried is no nearer for having no such word."""
-    slow_line = Learned(places={("fra", FRANKFURT): Expected(20.0, True)})
-    assert names(FRANKFURT, WORLD, learned=slow_line)[:2] == ["fra-1", "lon-1"]
-    _, london = order_candidates(FRANKFURT, WORLD, limit=2, rng=random.Random(0), learned=slow_line)
-    assert london.expected_rtt_ms == pytest.approx(20 + fibre_round_trip_ms(distance_km(FRANKFURT, LONDON)))
-
-
-def test_a_client_that_is_far_from_everything_is_not_where_it_is_thought_to_be() -> None:
-    """More than any access adds says that distances are wrong, so places that nobody has tried come first."""
-    elsewhere = Learned(places={("fra", FRANKFURT): Expected(150.0, True)})
-    assert names(FRANKFURT, WORLD, learned=elsewhere)[0] == "lon-1"

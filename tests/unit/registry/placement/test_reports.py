@@ -4,11 +4,20 @@ import ipaddress
 import math
 from collections.abc import Sequence
 
-from portway_geo.position import Position
+import pytest
+from portway_geo.position import Position, distance_km, light_round_trip_ms
 from portway_proto.v1.discovery_pb2 import RoundTrip
 from portway_registry.placement.placed_nodes import PlacedNode
-from portway_registry.placement.reports import MOST_IN_A_REPORT, REPORT_BURST, REPORTS_PER_SECOND, Reports, TokenRate
-from portway_registry.placement.round_trips import Expected
+from portway_registry.placement.reports import (
+    LONGEST_MS,
+    MAX_IN_A_REPORT,
+    POSITION_ERROR_KM,
+    REPORT_BURST,
+    REPORTS_PER_SECOND,
+    Reports,
+    is_plausible,
+)
+from portway_registry.placement.round_trips import Expected, Measurement
 
 FRANKFURT, SYDNEY = Position(50, 9), Position(-34, 151)
 NODES = {one.name: one for one in (PlacedNode("fra-1", "fra", FRANKFURT), PlacedNode("syd-1", "syd", SYDNEY))}
@@ -62,11 +71,11 @@ def test_what_cannot_be_is_passed_over_and_the_rest_is_not() -> None:
 def test_a_report_that_is_too_long_is_cut() -> None:
     """What comes after is not looked at."""
     stage = Stage()
-    long: Sequence[RoundTrip] = [trip("fra-1", 5)] * MOST_IN_A_REPORT + [trip("syd-1", 250)] * 1000
+    long: Sequence[RoundTrip] = [trip("fra-1", 5)] * MAX_IN_A_REPORT + [trip("syd-1", 250)] * 1000
     for number in range(3):
         stage.report(f"token{number}", *long)
     assert stage.known() == {"fra": 5}
-    assert +stage.reports.outcomes == {"believed": 3 * MOST_IN_A_REPORT, "too_many": 3000}
+    assert +stage.reports.outcomes == {"believed": 3 * MAX_IN_A_REPORT, "too_many": 3000}
 
 
 def test_a_token_that_reports_too_often_is_not_heard_for_a_while() -> None:
@@ -91,11 +100,23 @@ def test_an_empty_report_is_nothing() -> None:
     assert len(stage.reports.round_trips) == 0
 
 
-def test_the_tokens_whose_rate_is_remembered_are_bounded() -> None:
-    """The one that was heard longest ago is forgotten, which is in its favour."""
-    rate = TokenRate(0.1, 1, Clock(), remembered=10)
-    for number in range(30):
-        assert rate.take(f"token{number}")
-    assert len(rate) == 10
-    assert not rate.take("token29")
-    assert rate.take("token0")
+@pytest.mark.parametrize("ms", [0.0, -1.0, math.nan, math.inf, LONGEST_MS + 1])
+def test_what_no_round_trip_can_be_is_not_believed(ms: float) -> None:
+    """Wherever the client is, also of a node that was given up."""
+    for client in (FRANKFURT, None):
+        for at_least in (False, True):
+            assert not is_plausible(Measurement(NODES["fra-1"], ms, at_least), client)
+
+
+def test_nothing_is_faster_than_light() -> None:
+    """From where GeoIP puts the client, to within what it knows; where it does not, nothing can be said."""
+    sydney = PlacedNode("syd-1", "syd", SYDNEY)
+    km = distance_km(FRANKFURT, SYDNEY)
+    least = light_round_trip_ms(km - POSITION_ERROR_KM)
+    assert 160 < least < 170
+    assert not is_plausible(Measurement(sydney, least - 0.1), FRANKFURT)
+    assert is_plausible(Measurement(sydney, least + 0.1), FRANKFURT)
+    assert is_plausible(Measurement(sydney, 1), None)
+    assert is_plausible(Measurement(PlacedNode("syd-1", "syd", None), 1), FRANKFURT)
+    assert is_plausible(Measurement(NODES["fra-1"], 0.02), FRANKFURT)
+    assert is_plausible(Measurement(sydney, 1, at_least=True), FRANKFURT)

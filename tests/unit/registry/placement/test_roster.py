@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo
-from portway_registry.placement.roster import Roster
+from portway_registry.placement.placed_nodes import placed_node
+from portway_registry.placement.roster import Listed, Roster, some_of_each_region
 from portway_registry.placement.round_trips import NOTHING
+from portway_registry.placement.shortlist import Candidate
 from portway_registry.state import keys
 from portway_registry.state.records import Order, OrderRecord, decode_node, decoder, encode
 from portway_registry.state.views import View
@@ -15,9 +17,10 @@ from portway_testkit.clusters.registry import node_info
 from portway_testkit.clusters.views import settle
 
 FRANKFURT = Position(50.1, 8.7)
+_LIMIT = 200
 
 
-class FakeHub:
+class FakeSessions:
     """Says whose streams are here."""
 
     def __init__(self) -> None:
@@ -38,7 +41,7 @@ class Stage:
         self._store = store
         self._view = view
         self._orders = orders
-        self.hub = FakeHub()
+        self.hub = FakeSessions()
         self.roster = Roster(view, orders, self.hub)
 
     async def put(self, name: str, region: str = "fra", **more: object) -> None:
@@ -151,3 +154,26 @@ async def test_all_of_them_are_those_that_take_clients_and_then_the_others(stage
     found = [node.name for node, _ in stage.roster.all(FRANKFURT, NOTHING)]
     assert found == ["there-before", "full-1", "lon-1"]
     assert stage.left_out() == [("full-1", NODE_STATE_READY), ("lon-1", NODE_STATE_DRAINING)]
+
+
+def listed(**regions: int) -> list[Listed]:
+    """This number of nodes of each region, in this order."""
+    nodes = [NodeInfo(name=f"{region}-{n}", region=region) for region, number in regions.items() for n in range(number)]
+    return [(node, Candidate(placed_node(node), 0)) for node in nodes]
+
+
+def test_a_small_cluster_is_shown_whole() -> None:
+    """In its order."""
+    everything = listed(fra=_LIMIT - 1, syd=1)
+    assert some_of_each_region(everything, _LIMIT) == everything
+
+
+def test_of_a_large_one_each_region_is_shown() -> None:
+    """With its best nodes, in their order, no more than may be."""
+    everything = listed(fra=1000, lon=1, syd=500)
+    shown = [node.name for node, _ in some_of_each_region(everything, _LIMIT)]
+    assert len(shown) == _LIMIT
+    assert shown[:2] == ["fra-0", "fra-1"]
+    assert shown[-1] == "syd-98"
+    assert "lon-0" in shown
+    assert shown == [node.name for node, _ in everything if node.name in shown]
