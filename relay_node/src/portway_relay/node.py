@@ -26,9 +26,10 @@ from portway_relay.config import NodeConfig
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.membership.renewal import renewal_for
+from portway_relay.mesh.announcer import TunnelAnnouncer, without_owner
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
-from portway_relay.mesh.requests import PeerRequests, TunnelAnnouncer, without_owner
+from portway_relay.mesh.requests import PeerRequests
 from portway_relay.metrics import exposition
 from portway_relay.raw_ports.account import PortAccount
 from portway_relay.raw_ports.region_addresses import RegionAddresses
@@ -46,8 +47,9 @@ from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import Tunnel
-from portway_relay.sessions.grants import GrantCheck
+from portway_relay.sessions.grants import GrantVerifier
 from portway_relay.sessions.greeter import Greeter
+from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Destination, Visits
 
@@ -86,7 +88,7 @@ class Node:
         self._tasks = Tasks("node", failed)
         self._certificates = Certificates(config)
         self._carrier = make_carrier(Limits(handshake=limits.greeting_time))
-        self._grants = GrantCheck(wall_clock)
+        self._grants = GrantVerifier(wall_clock)
         self._announcements = Announcements(config.name, config.region, config.zone)
 
         def describe(tunnel: Tunnel) -> TunnelInfo:
@@ -160,7 +162,7 @@ class Node:
         )
         rate = AddressRate(limits.connections_per_second, limits.connection_burst, monotonic)
         self._raw_visitors = RawVisitors(
-            self._lookup, self._visits, config.region, rate=rate, most=limits.max_half_open, on_failure=failed
+            self._lookup, self._visits, config.region, rate=rate, max_lookups=limits.max_half_open, on_failure=failed
         )
         tickets = Tickets(self._loaded, config.region, wall_clock)
         self._addresses = RegionAddresses(
@@ -176,12 +178,15 @@ class Node:
             config,
             self._carrier,
             self._grants,
-            self._table,
-            tickets,
-            self._addresses,
-            lambda: public_address(config, self._public_port),
-            self._routes.client_moved,
-            clock=monotonic,
+            SessionContext(
+                limits,
+                self._table,
+                tickets,
+                self._addresses,
+                lambda: public_address(config, self._public_port),
+                self._routes.client_moved,
+                monotonic,
+            ),
             wall_clock=wall_clock,
         )
         self._greeter = Greeter(
@@ -189,8 +194,8 @@ class Node:
             lambda: self._loaded().link_tls,
             self._sessions,
             time_limit=limits.greeting_time,
-            most=limits.max_greetings,
-            most_of_one=limits.max_greetings_per_address,
+            capacity=limits.max_greetings,
+            capacity_per_address=limits.max_greetings_per_address,
             clock=monotonic,
             on_failure=failed,
         )
@@ -198,8 +203,8 @@ class Node:
             self._carrier,
             lambda: self._loaded().mesh_tls,
             PeerRequests(self._peers, self._table, self._routes, self._sibling_ports, self._visits, describe),
-            most=limits.max_greetings,
-            most_of_one=limits.max_greetings_per_address,
+            capacity=limits.max_greetings,
+            capacity_per_address=limits.max_greetings_per_address,
             clock=monotonic,
             time_limit=limits.greeting_time,
             on_failure=failed,

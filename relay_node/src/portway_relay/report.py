@@ -21,7 +21,7 @@ from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes
 from portway_relay.routing.table import TunnelTable
 from portway_relay.sessions.greeter import Greeter
-from portway_relay.sessions.session import PublicAddress
+from portway_relay.sessions.session_tunnels import PublicAddress
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.version import VERSION
 from portway_relay.visits import Visits

@@ -6,7 +6,7 @@ from typing import Any
 import portway
 import pytest
 from portway_registry.access.grants import Grants
-from portway_relay.sessions.grants import GrantCheck
+from portway_relay.sessions.grants import GrantVerifier
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.client_link import ClientLink
@@ -38,13 +38,13 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every grant that a node is shown, in order."""
     grants: list[str] = []
-    verify = GrantCheck.verify
+    verify = GrantVerifier.verify
 
-    def verify_and_tell(self: GrantCheck, token: str) -> Any:
+    def verify_and_tell(self: GrantVerifier, token: str) -> Any:
         grants.append(token)
         return verify(self, token)
 
-    monkeypatch.setattr(GrantCheck, "verify", verify_and_tell)
+    monkeypatch.setattr(GrantVerifier, "verify", verify_and_tell)
     return grants
 
 

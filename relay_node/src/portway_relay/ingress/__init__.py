@@ -1,1 +1,1 @@
-"""From an accepted connection to a decision: accept, peek, route, adopt (DESIGN §6)."""
+"""From an accepted connection to a decision about it: peek at the first bytes, decide, hand the socket over."""

@@ -1,18 +1,18 @@
 """Reading a ClientHello out of the first bytes of a connection, without consuming them.
 
-A pure function over bytes: parsed, need more, or invalid; it never raises. It reads what a route needs (server name,
-ALPN) and judges nothing else: whether the hello is any good is for TLS to say.
+A pure function over bytes: parsed, need more, or invalid; it never raises. It reads the server name and ALPN, and
+checks nothing else: whether the hello is acceptable is for TLS to decide.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-# RFC 8446 allows 16 MiB. Post-quantum key shares and a few tickets come to 4 KiB, the largest that was seen to
-# 17 KiB; beyond twice that it is somebody who wants our memory.
+# Bytes. RFC 8446 allows 16 MiB. Post-quantum key shares and a few tickets take 4 KiB; the largest hello seen had
+# 17 KiB. One of twice that size can only be an attempt to use up memory.
 MAX_HELLO: Final = 32 * 1024
 
-# The smallest records a TLS library can be told to make hold 512 bytes. Each one more is a parse more of all before
-# it: a hello in records of one byte would buy seconds of the processor for 32 KiB.
+# The smallest records that a TLS library can be configured to write hold 512 bytes. With each further record all
+# records before it are parsed again: 32 KiB in records of one byte would cost seconds of processor time.
 MAX_RECORDS: Final = MAX_HELLO // 512
 
 _RECORD_HEADER: Final = 5
@@ -26,7 +26,7 @@ _HOST_NAME: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A whole ClientHello: its server name as sent (None without one) and the protocols it offers, in its order."""
+    """A whole ClientHello: its server name as sent (None without one) and the ALPN protocols it offers, in order."""
 
     sni: str | None
     alpn: tuple[str, ...] = ()
@@ -34,14 +34,14 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class NeedMore:
-    """No whole ClientHello before at least `size` bytes in all are there."""
+    """The ClientHello is incomplete: at least `size` bytes from the beginning are needed."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """No ClientHello, and none can become of it."""
+    """Not a ClientHello, whatever follows."""
 
     reason: str
 
@@ -51,7 +51,7 @@ class _Malformed(Exception):
 
 
 def parse(data: bytes) -> Parsed | NeedMore | Invalid:
-    """What the first bytes of a connection are."""
+    """Parse the first bytes of a connection."""
     message = bytearray()
     position = 0
     for _ in range(MAX_RECORDS):
@@ -85,14 +85,17 @@ def _parse_message(body: bytes) -> Parsed | Invalid:
     try:
         return _read_message(body)
     except IndexError:
-        return Invalid("a field ends behind the message")
+        return Invalid("a field ends beyond the message")
     except _Malformed as error:
         return Invalid(str(error))
 
 
 def _read_message(body: bytes) -> Parsed:
-    """Every visit passes here: indexes take a third of the time of a reader with methods. One behind the end raises
-    IndexError; what is skipped or cut out is checked by hand."""
+    """Read a ClientHello's body. Raises IndexError and _Malformed.
+
+    Every visit passes here: indexes take a third of the time of a reader with methods. An index beyond the end raises
+    IndexError; slices and skipped fields are checked by hand.
+    """
     position = 2 + 32  # version, random
     position += 1 + body[position]  # session id
     position += 2 + _number(body, position)  # cipher suites
@@ -127,7 +130,7 @@ def _number(data: bytes, position: int) -> int:
 
 
 def _list(content: bytes) -> bytes:
-    """What the two bytes in front say is there."""
+    """The content of a list that is preceded by its length in two bytes."""
     end = 2 + _number(content, 0)
     if end > len(content):
         raise IndexError

@@ -1,7 +1,7 @@
-"""The decision about a connection, from its first bytes: pure, no I/O.
+"""What to do with a connection, decided from its first bytes: pure, no I/O.
 
-Names that are malformed, missing, an IP address or of another domain get the same answer as one that nobody knows: who
-guesses learns nothing.
+A name that is malformed, missing, an IP address or of another domain gets the same answer as one that is not bound, so
+that guessing names teaches nothing.
 """
 
 from collections.abc import Container
@@ -16,7 +16,7 @@ from portway_relay.net.plain_http import looks_like_http
 
 
 class Alert(IntEnum):
-    """TLS alerts (RFC 8446 §6.2) that are sent before any cryptography."""
+    """TLS alerts (RFC 8446 §6.2) that are sent in place of a handshake."""
 
     DECODE_ERROR = 50
     INTERNAL_ERROR = 80
@@ -24,13 +24,13 @@ class Alert(IntEnum):
 
     @property
     def record(self) -> bytes:
-        """The fatal alert as a record on its own."""
+        """The fatal alert as a record of its own."""
         return bytes((21, 3, 3, 0, 2, 2, self))
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A visitor of `<label>.<zone>` that offers these protocols."""
+class Visitor:
+    """A visitor of `<label>.<zone>`, which offers these ALPN protocols."""
 
     label: str
     zone: str
@@ -49,23 +49,24 @@ class PeerLane:
 
 @dataclass(frozen=True, slots=True)
 class PlainHttp:
-    """An HTTP request where TLS is spoken."""
+    """An HTTP request without TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """End it with this alert."""
+    """End the connection with this alert."""
 
     alert: Alert
 
 
-Decision = Named | ClientLane | PeerLane | PlainHttp | Refuse
+Decision = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
 
 
-def route(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str], server_name: str) -> Decision:
-    """What a connection is.
+def decide(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str], server_name: str) -> Decision:
+    """What a connection is for.
 
-    `zones` are the `<region>.<domain>` that this node has certificates for, `server_name` its own name for lanes.
+    zones: the `<region>.<domain>` that this node has certificates for.
+    server_name: this node's name as the SNI of lanes.
     """
     if isinstance(hello, Invalid):
         return PlainHttp() if looks_like_http(first_bytes) else Refuse(Alert.DECODE_ERROR)
@@ -77,11 +78,15 @@ def route(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str],
     label, _, zone = name.partition(".")
     if not is_label(label) or zone not in zones:
         return Refuse(Alert.UNRECOGNIZED_NAME)
-    return Named(label, zone, hello.alpn)
+    return Visitor(label, zone, hello.alpn)
 
 
 def choose_alpn(offered: tuple[str, ...], *, h2_enabled: bool) -> str | None:
-    """A browser offers both: on h2 it would send one tunnel's requests over another's connection (DESIGN §6)."""
+    """The protocol for a visitor's connection; None for none.
+
+    h2 is chosen only where http/1.1 is not offered beside it. Browsers offer both, and one that holds an h2 connection
+    to a tunnel sends the requests for another tunnel over it when certificate and address fit both.
+    """
     if "http/1.1" in offered:
         return "http/1.1"
     return "h2" if h2_enabled and "h2" in offered else None

@@ -1,7 +1,7 @@
-"""Looking at the first bytes of connections without taking them, until something can be said of each.
+"""Peeking at the first bytes of connections (MSG_PEEK), until each has sent a whole ClientHello.
 
-Here: waiting for a whole ClientHello within a time limit, for a bounded number of connections at once. Not here: what
-the bytes are (client_hello.py), who makes room for whom (crowd.py), what becomes of the connection (route.py).
+Here: waiting, within a time limit and for a bounded number of connections. Not here: parsing (client_hello.py), which
+connection is evicted (net/half_open.py), what becomes of a connection (public_port.py).
 """
 
 import asyncio
@@ -16,24 +16,27 @@ from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
 from portway_relay.net.half_open import HalfOpenConnections
 from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http
 
-Seen = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
+# peeked(socket, peer, hello, first_bytes): takes the socket over. Nothing was read from it; its SO_RCVLOWAT is 1.
+Peeked = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
 
-# Most hellos are below 2 KiB. A longer one is looked at again, so much further than it then is known to go: one look
-# for each of its records would be too many.
-_USUAL: Final = 4 * 1024
+# Bytes looked at beyond those known to be needed. Most hellos are below 2 KiB; a longer one in many records would
+# otherwise take one look for each of its records.
+_LOOK_AHEAD: Final = 4 * 1024
 
 
 class Peek:
-    """The connections whose first bytes are awaited. They belong to it until `seen` is called with them."""
+    """The connections whose first bytes are awaited. It owns their sockets until it calls `peeked`."""
 
-    def __init__(self, seen: Seen, *, time_limit: float, most: int, most_of_one: int, clock: Monotonic) -> None:
-        """`seen(socket, peer, hello, first bytes)` owns the socket from there on: nothing was read from it, and its
-        SO_RCVLOWAT is 1. One that ends or says nothing in time is closed here; `most` may wait, `most_of_one` of one
-        address, and then the one that has waited for longest is closed for each that comes."""
+    def __init__(
+        self, peeked: Peeked, *, time_limit: float, capacity: int, capacity_per_address: int, clock: Monotonic
+    ) -> None:
+        """time_limit: seconds for a whole ClientHello. A connection that exceeds it, or ends before, is closed.
+        capacity: connections that may wait, in all and for each address; at a limit the oldest is closed.
+        """
         self._loop = asyncio.get_running_loop()
-        self._seen = seen
+        self._peeked = peeked
         self._time_limit = time_limit
-        self._waiting: HalfOpenConnections[_HalfOpen] = HalfOpenConnections(most, most_of_one, _HalfOpen.drop, clock)
+        self._waiting = HalfOpenConnections[_Connection](capacity, capacity_per_address, _Connection.drop, clock)
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -42,12 +45,12 @@ class Peek:
 
     @property
     def evicted(self) -> int:
-        """How many were closed for one that came after them."""
+        """Connections that were closed to make room."""
         return self._waiting.evicted
 
     def add(self, sock: socket.socket, peer: Endpoint) -> None:
-        """Take a non-blocking socket."""
-        connection = _HalfOpen(self, sock, peer)
+        """Take over a non-blocking socket. `peeked` may be called before this returns."""
+        connection = _Connection(self, sock, peer)
         if connection.look():
             return
         self._waiting.add(connection, peer.host)
@@ -55,25 +58,25 @@ class Peek:
         connection.wait(self._loop, self._time_limit)
 
     async def over(self) -> None:
-        """Wait until none waits."""
+        """Wait until no connection waits."""
         await self._empty.wait()
 
     def close(self) -> None:
-        """Close all that wait."""
+        """Close all connections that wait."""
         for connection in self._waiting:
             connection.drop()
 
-    def forget(self, connection: "_HalfOpen") -> None:
+    def forget(self, connection: "_Connection") -> None:
         self._waiting.discard(connection)
         if not self._waiting:
             self._empty.set()
 
-    def tell(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, data: bytes) -> None:
-        self._seen(sock, peer, hello, data)
+    def hand_over(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+        self._peeked(sock, peer, hello, first_bytes)
 
 
-class _HalfOpen:
-    """One connection of which too little is known."""
+class _Connection:
+    """One connection whose ClientHello is incomplete."""
 
     __slots__ = ("_loop", "_needed", "_peek", "_peer", "_sock", "_timer")
 
@@ -81,7 +84,7 @@ class _HalfOpen:
         self._peek = peek
         self._peer = peer
         self._sock = sock
-        self._needed = 1
+        self._needed = 1  # bytes without which nothing can be decided
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,16 +94,16 @@ class _HalfOpen:
         loop.add_reader(self._sock, self.look)
 
     def look(self) -> bool:
-        """Peek once. True when the connection is decided or gone."""
+        """Peek once. True when the connection is handed over or closed."""
         try:
-            data = self._sock.recv(self._needed + _USUAL, socket.MSG_PEEK)
+            data = self._sock.recv(self._needed + _LOOK_AHEAD, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
             self.drop()
             return True
         if len(data) < self._needed:
-            # Readable below the mark means that no more will come: the other side has ended.
+            # Readable with fewer bytes than SO_RCVLOWAT: the peer has closed its side.
             self.drop()
             return True
         hello = parse(data)
@@ -110,20 +113,20 @@ class _HalfOpen:
             return self._need(hello.size)
         self._stop_waiting()
         if self._needed > 1:
-            self._set_mark(1)
-        self._peek.tell(self._sock, self._peer, hello, data)
+            self._set_low_water_mark(1)
+        self._peek.hand_over(self._sock, self._peer, hello, data)
         return True
 
     def _need(self, size: int) -> bool:
-        """Sleep until so many bytes are there: a byte more each time must not wake the node each time."""
+        """Sleep until `size` bytes are there, however slowly they arrive. True when the connection was closed."""
         self._needed = size
-        # libuv tells of a reset once, and watches the socket no more: this look may have been for that.
-        if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) and self._set_mark(size):
+        # libuv reports a reset once and stops watching the socket: this look may have been for one.
+        if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) and self._set_low_water_mark(size):
             return False
         self.drop()
         return True
 
-    def _set_mark(self, size: int) -> bool:
+    def _set_low_water_mark(self, size: int) -> bool:
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
         except OSError:

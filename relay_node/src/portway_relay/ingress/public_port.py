@@ -1,7 +1,7 @@
-"""The public port: each connection is peeked at, routed, and handed to whoever it is for.
+"""The public port: each connection is peeked at, decided about, and handed to its handler.
 
-Here: the order of these steps and what each outcome means for the socket. Not here: the decision (route.py), where a
-label is (mesh/lookup.py), visits (tunnels/visits.py), lanes (sessions/, mesh/).
+Here: the order of these steps, their limits, and what each decision does with the socket. Not here: the decision
+(decision.py), where a label is (routing/lookup.py), visits (visits.py), lanes (sessions/, mesh/).
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVarTuple
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
@@ -24,7 +24,16 @@ from portway_runtime.tasks import Tasks
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.ingress.decision import Alert, ClientLane, Decision, Named, PeerLane, PlainHttp, choose_alpn, route
+from portway_relay.ingress.decision import (
+    Alert,
+    ClientLane,
+    Decision,
+    PeerLane,
+    PlainHttp,
+    Visitor,
+    choose_alpn,
+    decide,
+)
 from portway_relay.ingress.peek import Peek
 from portway_relay.net.listener import Listener
 from portway_relay.net.plain_http import use_https
@@ -32,31 +41,36 @@ from portway_relay.visits import Destination
 
 logger = logging.getLogger(__name__)
 
-# Of what was peeked at: taken before a refusal, or the kernel would answer the unread bytes with a reset that
-# overtakes the alert.
+_Arguments = TypeVarTuple("_Arguments")
+
+# Bytes that are read before a refusal. Closing a socket with unread bytes sends a reset, which overtakes the alert.
 _DRAINED: Final = 64 * 1024
 
 
 class VisitedDestination(Destination, Protocol):
-    """What must be known of a destination before the handshake."""
+    """A destination, with what must be known of it before the handshake."""
 
     @property
     def h2_enabled(self) -> bool: ...
 
 
 class Finder(Protocol):
-    """Who knows where a label is."""
+    """Finds where a label is. `region` is the region in the visitor's host name."""
 
-    def known(self, label: str, region: str) -> VisitedDestination | None: ...
+    def known(self, label: str, region: str) -> VisitedDestination | None:
+        """The destination, as far as this node knows without asking."""
+        ...
 
-    async def find(self, label: str, region: str) -> VisitedDestination | None: ...
+    async def find(self, label: str, region: str) -> VisitedDestination | None:
+        """The destination, after asking other parties; None when there is none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionHandlers:
-    """Who connections are for. Each owns the socket that it is called with, and raises TlsSettingsError.
+    """What takes connections over. Each owns the socket that it is called with, and may raise TlsSettingsError.
 
-    A visitor comes with its address, where it goes, the region in the name, and what TLS is to show it.
+    visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
     """
 
     visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls], None]
@@ -65,15 +79,15 @@ class ConnectionHandlers:
 
 
 @dataclass(slots=True)
-class _Line:
-    """Connections that are decided: how many more are acted upon in this turn of the loop, and those for later ones."""
+class _TurnQueue:
+    """Decided connections. `budget` more of them are acted upon in this turn of the loop, the others in later turns."""
 
-    left: int
-    later: deque[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=deque)
+    budget: int
+    queue: deque[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=deque)
 
 
 class PublicPort:
-    """Everything that arrives at the public port."""
+    """Everything that arrives at the public port, until it is handed over or refused."""
 
     def __init__(
         self,
@@ -81,32 +95,32 @@ class PublicPort:
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
         finder: Finder,
-        takers: ConnectionHandlers,
+        handlers: ConnectionHandlers,
         *,
         rate: AddressRate,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`rate` is asked for each connection's address."""
+        """`rate` limits new connections of one address."""
         self._config = config
         self._carrier = carrier
         self._certificates = certificates
         self._finder = finder
-        self._takers = takers
+        self._handlers = handlers
         limits = config.limits
         self._rate = rate
-        self._guesses = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
+        self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
         self._peek = Peek(
-            self._seen,
+            self._peeked,
             time_limit=limits.hello_time,
-            most=limits.max_half_open,
-            most_of_one=limits.max_half_open_per_address,
+            capacity=limits.max_half_open,
+            capacity_per_address=limits.max_half_open_per_address,
             clock=clock,
         )
-        self._visitors = _Line(limits.hellos_per_turn)
-        self._lanes = _Line(limits.hellos_per_turn)
-        self._turn: asyncio.Handle | None = None
-        self._tasks = Tasks("front", on_failure)
+        self._visitors = _TurnQueue(limits.hellos_per_turn)
+        self._lanes = _TurnQueue(limits.hellos_per_turn)
+        self._next_turn: asyncio.Handle | None = None
+        self._tasks = Tasks("public port", on_failure)
         self._listener: Listener | None = None
         self.accepted = 0
         self.rejected: Counter[str] = Counter()  # by reason
@@ -114,50 +128,50 @@ class PublicPort:
 
     @property
     def half_open(self) -> int:
-        """Connections of which it is not known yet where they go."""
-        return len(self._peek) + len(self._visitors.later) + len(self._lanes.later) + len(self._tasks)
+        """Connections whose handler is not known yet, or that wait for their turn."""
+        return len(self._peek) + len(self._visitors.queue) + len(self._lanes.queue) + len(self._tasks)
 
     @property
     def evicted(self) -> int:
-        """Connections whose ClientHello was awaited, and that made room for others."""
+        """Connections that were closed before their ClientHello came, to make room."""
         return self._peek.evicted
 
     @property
     def pauses(self) -> int:
-        """How often accepting rested for want of descriptors."""
+        """How often accepting paused for want of descriptors."""
         return self._listener.pauses if self._listener is not None else 0
 
     def listen(self) -> None:
-        """Begin to accept. Raises ListenError."""
+        """Begin to accept. `address` is known then. Raises ListenError."""
         sockets = open_sockets(self._config.listen)
         name = sockets[0].getsockname()
         self.address = Endpoint(name[0], name[1])
         self._listener = Listener(sockets, self._accept, batch=self._config.limits.accepts_per_turn)
 
     async def stop_listening(self, *, within: float) -> None:
-        """Accept no more, and wait `within` seconds at the most until what was accepted is handed on."""
+        """Accept no more, and wait at most `within` seconds until all accepted connections are handed over."""
         if self._listener is not None:
             self._listener.finish()
         try:
             async with asyncio.timeout(within):
                 await self._peek.over()
-                while self._turn is not None:  # noqa: ASYNC110 - a turn or two
+                while self._next_turn is not None:  # noqa: ASYNC110 - a turn or two
                     await asyncio.sleep(0)
                 await self._tasks.over()
         except TimeoutError:
             pass
 
     async def close(self) -> None:
-        """Accept no more and drop what is not handed on yet; what was is not touched."""
+        """Accept no more, and close the connections that are not handed over."""
         if self._listener is not None:
             self._listener.close()
         self._peek.close()
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
-        for line in (self._visitors, self._lanes):
-            while line.later:
-                line.later.popleft()[0].close()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        for turns in (self._visitors, self._lanes):
+            while turns.queue:
+                turns.queue.popleft()[0].close()
         await self._tasks.close()
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
@@ -168,85 +182,82 @@ class PublicPort:
             return
         self._peek.add(sock, peer)
 
-    def _seen(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
-        """So many in one turn of the loop, the others in the next ones: what is begun for them costs a handshake each,
-        and visits that run move in between. Visitors do not wait behind lanes: of those thousands may come at once."""
+    def _peeked(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+        """Decide, and act in this turn of the loop or a later one.
+
+        At most `hellos_per_turn` connections of each queue are acted upon in one turn: each may begin a handshake, and
+        visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once.
+        """
         config = self._config
-        decision = route(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
-        line = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors
-        if self._turn is None:
-            self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
-        if line.left and not line.later:
-            line.left -= 1
+        decision = decide(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
+        turns = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors
+        if self._next_turn is None:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
+        if turns.budget and not turns.queue:
+            turns.budget -= 1
             self._act(sock, peer, decision, first_bytes)
         else:
-            line.later.append((sock, peer, decision, first_bytes))
+            turns.queue.append((sock, peer, decision, first_bytes))
 
-    def _next_turn(self) -> None:
-        self._turn = None
-        for line in (self._visitors, self._lanes):
-            line.left = self._config.limits.hellos_per_turn
-            if line.later and self._turn is None:
-                self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
-            while line.later and line.left:
-                line.left -= 1
-                self._act(*line.later.popleft())
+    def _turn(self) -> None:
+        self._next_turn = None
+        for turns in (self._visitors, self._lanes):
+            turns.budget = self._config.limits.hellos_per_turn
+            if turns.queue and self._next_turn is None:
+                self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
+            while turns.queue and turns.budget:
+                turns.budget -= 1
+                self._act(*turns.queue.popleft())
 
     def _act(self, sock: socket.socket, peer: Endpoint, decision: Decision, first_bytes: bytes) -> None:
-        config = self._config
-        try:
-            if isinstance(decision, Named):
-                self._name(sock, peer, decision)
-            elif isinstance(decision, ClientLane):
-                self._takers.client_lane(sock, peer)
-            elif isinstance(decision, PeerLane):
-                self._takers.peer_lane(sock, peer)
-            elif isinstance(decision, PlainHttp):
-                self.rejected["plain_http"] += 1
-                answer = use_https(first_bytes, config.public_port or self.address.port)
-                self._carrier.finish(self._carrier.accept(sock, None), answer)
-            else:
-                self._refuse(sock, decision.alert)
-        except TlsSettingsError as error:
-            logger.error("a certificate cannot be used for TLS: %s", error)
+        if isinstance(decision, Visitor):
+            self._visitor(sock, peer, decision)
+        elif isinstance(decision, ClientLane):
+            _hand_over(self._handlers.client_lane, sock, peer)
+        elif isinstance(decision, PeerLane):
+            _hand_over(self._handlers.peer_lane, sock, peer)
+        elif isinstance(decision, PlainHttp):
+            self.rejected["plain_http"] += 1
+            page = use_https(first_bytes, self._config.public_port or self.address.port)
+            self._carrier.finish(self._carrier.accept(sock, None), page)
+        else:
+            self._refuse(sock, decision.alert)
 
-    def _name(self, sock: socket.socket, peer: Endpoint, name: Named) -> None:
-        destination = self._finder.known(name.label, self._region(name))
+    def _visitor(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
+        destination = self._finder.known(visitor.label, self._region(visitor))
         if destination is not None:
-            self._visit(sock, peer, name, destination)
-        elif len(self._tasks) >= self._config.limits.max_half_open or not self._guesses.take(peer.host):
+            self._visit(sock, peer, visitor, destination)
+        elif len(self._tasks) >= self._config.limits.max_half_open or not self._unknown_names.take(peer.host):
             self._refuse(sock, Alert.UNRECOGNIZED_NAME, "not_looked_up")
         else:
-            self._tasks.spawn(self._find(sock, peer, name), name="find a label", on_cut=sock.close)
+            self._tasks.spawn(self._find(sock, peer, visitor), name="find a label", on_cut=sock.close)
 
-    async def _find(self, sock: socket.socket, peer: Endpoint, name: Named) -> None:
-        destination = await self._finder.find(name.label, self._region(name))
+    async def _find(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
+        destination = await self._finder.find(visitor.label, self._region(visitor))
         if destination is None:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
-        self._guesses.give_back(peer.host)  # it was no guess
-        try:
-            self._visit(sock, peer, name, destination)
-        except TlsSettingsError as error:
-            logger.error("a certificate cannot be used for TLS: %s", error)
+        self._unknown_names.give_back(peer.host)  # the name was not a guess
+        self._visit(sock, peer, visitor, destination)
 
-    def _visit(self, sock: socket.socket, peer: Endpoint, name: Named, destination: VisitedDestination) -> None:
+    def _visit(self, sock: socket.socket, peer: Endpoint, visitor: Visitor, destination: VisitedDestination) -> None:
         if destination.full:
             self._refuse(sock, Alert.INTERNAL_ERROR)
             return
-        alpn = choose_alpn(name.offered, h2_enabled=destination.h2_enabled)
         certificates = self._certificates()
-        if name.zone not in certificates.zones:
-            # It was replaced while the label was looked up.
+        if visitor.zone not in certificates.zones:
+            # The certificate was replaced while the label was looked up.
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
-        tls = certificates.visitor_tls(name.zone, alpn)
-        self._takers.visitor(sock, peer, destination, self._region(name), tls)
+        alpn = choose_alpn(visitor.offered, h2_enabled=destination.h2_enabled)
+        tls = certificates.visitor_tls(visitor.zone, alpn)
+        _hand_over(self._handlers.visitor, sock, peer, destination, self._region(visitor), tls)
 
-    def _region(self, name: Named) -> str:
-        return name.zone.removesuffix(f".{self._config.domain}")
+    def _region(self, visitor: Visitor) -> str:
+        return visitor.zone.removesuffix(f".{self._config.domain}")
 
     def _refuse(self, sock: socket.socket, alert: Alert, reason: str = "") -> None:
+        """Send an alert and close. `reason` is what the rejection is counted as, the alert's name by default."""
         self.rejected[reason or alert.name.lower()] += 1
         try:
             sock.recv(_DRAINED)
@@ -254,3 +265,11 @@ class PublicPort:
         except OSError:
             pass
         sock.close()
+
+
+def _hand_over(handler: Callable[[*_Arguments], None], *arguments: *_Arguments) -> None:
+    """Call a handler. A certificate that cannot be used costs this one connection, which the carrier has closed."""
+    try:
+        handler(*arguments)
+    except TlsSettingsError as error:
+        logger.error("a certificate cannot be used for TLS: %s", error)

@@ -1,7 +1,7 @@
-"""Raw TCP ports: a visitor of one is led to its tunnel by label, wherever that is now.
+"""Visitors of raw TCP ports: each connection is led to its tunnel by label, wherever that is now.
 
-Here: what is known at once, or asked for. Not here: which port is whose (tunnels/ports.py, mesh/sibling_ports.py),
-where a label is (mesh/lookup.py), visits (tunnels/visits.py).
+Here: what is known at once and what is looked up. Not here: which label a port belongs to (raw_ports/), where a label
+is (routing/lookup.py), visits (visits.py).
 """
 
 import socket
@@ -16,8 +16,8 @@ from portway_relay.ingress.public_port import Finder
 from portway_relay.visits import Destination
 
 
-class Starts(Protocol):
-    """Who begins visits."""
+class RawVisitStarter(Protocol):
+    """Begins visits."""
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None: ...
 
@@ -28,24 +28,24 @@ class RawVisitors:
     def __init__(
         self,
         finder: Finder,
-        visits: Starts,
+        visits: RawVisitStarter,
         region: str,
         *,
         rate: AddressRate,
-        most: int,
+        max_lookups: int,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`rate` is asked for each connection's address; `most` visitors may wait until their tunnel is found."""
+        """`rate` limits new connections of one address, `max_lookups` the visitors that wait for a lookup."""
         self._rate = rate
-        self.rejected = 0
+        self.rejected = 0  # connections above the rate
         self._finder = finder
         self._visits = visits
         self._region = region
-        self._most = most
-        self._tasks = Tasks("raw front", on_failure)
+        self._max_lookups = max_lookups
+        self._tasks = Tasks("raw visitors", on_failure)
 
     def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
-        """Owns the socket."""
+        """Take over a connection to the raw port of a label, and its socket."""
         if not self._rate.take(peer.host):
             self.rejected += 1
             sock.close()
@@ -53,13 +53,13 @@ class RawVisitors:
         destination = self._finder.known(label, self._region)
         if destination is not None:
             self._visits.start_raw(sock, peer, destination, self._region)
-        elif len(self._tasks) >= self._most:
+        elif len(self._tasks) >= self._max_lookups:
             sock.close()
         else:
             self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel", on_cut=sock.close)
 
     async def close(self) -> None:
-        """Drop those that wait."""
+        """Close the connections that wait for a lookup."""
         await self._tasks.close()
 
     async def _find(self, label: str, sock: socket.socket, peer: Endpoint) -> None:

@@ -1,1 +1,1 @@
-"""The other nodes: lanes to them and from them, and which of them holds a label."""
+"""Lanes between nodes: those that this node dials, those that it accepts, and what is exchanged on them."""

@@ -1,13 +1,13 @@
-"""The control lane to one other node, kept up: what this node holds is told, what the other holds is asked.
+"""The control lane to one other node, kept up: reports what this node holds, asks what the other one holds.
 
-Here: one lane, its questions and their answers. Not here: what is told (routes.py), lanes that carry visits (peer.py).
+Here: one lane, dialled again whenever it is lost; ROUTES and their acknowledgement, ASK and ANSWER. Not here: when
+something is reported (announcer.py), lanes that carry visits (peers.py).
 """
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, Final
 
 from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane
@@ -18,18 +18,20 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MAX_CONTROL
+from portway_runtime.backoff import Backoff
 from portway_runtime.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-# The last tunnel that is added to a frame may be as large as names can get, and the frame stays below MAX_CONTROL.
+# Bytes after which a ROUTES frame is sent: the last tunnel added may have the longest names there can be, and the frame
+# stays below MAX_CONTROL.
 _FRAME_SIZE: Final = MAX_CONTROL - 4096
 
 
 class ControlLane:
-    """Also the LaneEvents of its lane."""
+    """The control lane to one node, and the LaneEvents of the connection that it has now."""
 
     def __init__(
         self,
@@ -37,107 +39,112 @@ class ControlLane:
         carrier: Carrier,
         target: DialTarget,
         tasks: Tasks,
-        whole: Callable[[], Iterable[TunnelInfo]] | None,
+        held: Callable[[], Iterable[TunnelInfo]] | None,
     ) -> None:
-        """`whole` is what is told when the lane is up: everything that this node holds; None tells nothing."""
+        """Dial now, and again whenever the lane is lost, in a task of `tasks`.
+
+        held: the tunnels of this node, all of which are reported each time the lane comes up; None reports nothing.
+        """
         self._name = name
         self._carrier = carrier
         self._target = target
-        self._whole = whole
+        self._held = held
         self._lane: Lane | None = None
         self._loop = asyncio.get_running_loop()
-        self._over = asyncio.Event()
+        self._lost = asyncio.Event()
         self._request = 0
-        self._asked: dict[int, asyncio.Future[Answer | None]] = {}
-        self._told = self._heard = 0
-        self._unheard: dict[asyncio.Future[None], int] = {}  # up to which number they wait for
-        self._keeper = tasks.spawn(self._keep(), name=f"control lane to {name}")
+        self._answers: dict[int, asyncio.Future[Answer | None]] = {}  # by request
+        # ROUTES with raw ports are numbered, and acknowledged once the other node listens on those ports.
+        self._sent = self._acknowledged = 0
+        self._unacknowledged: dict[asyncio.Future[None], int] = {}  # the number that each waits for
+        self._keeper = tasks.spawn(self._keep_up(), name=f"control lane to {name}")
 
     @property
     def up(self) -> bool:
         return self._lane is not None
 
     def aim(self, target: DialTarget) -> None:
-        """Dial so from now on; a lane that is up stays up."""
+        """Dial `target` from now on; a lane that is up stays up."""
         self._target = target
 
     def tell(self, routes: Routes) -> None:
-        """Changes; what the other node does not hear now it is told whole when it is back."""
+        """Report changes. They are dropped while the lane is down: everything is reported when it comes up."""
         if self._lane is not None:
             if any(tunnel.unencrypted_port for tunnel in routes.bound):
-                self._told += 1
-                routes.number = self._told
+                self._sent += 1
+                routes.number = self._sent
             self._lane.send(FrameType.ROUTES, routes.SerializeToString())
 
     def unacknowledged(self) -> asyncio.Future[None] | None:
-        """Done once the other node listens on the raw ports that it was told of, or is lost; None when it does."""
-        if self._lane is None or self._heard == self._told:
+        """A future that is done once the other node listens on all raw ports reported so far, or the lane is lost;
+        None when there is nothing to wait for."""
+        if self._lane is None or self._acknowledged == self._sent:
             return None
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unheard[future] = self._told
-        future.add_done_callback(lambda future: self._unheard.pop(future, None))
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._unacknowledged[future] = self._sent
+        future.add_done_callback(lambda future: self._unacknowledged.pop(future, None))
         return future
 
     async def ask(self, label: str) -> Answer | None:
-        """What the other node says of a label, and of itself alone; None when it cannot be asked.
+        """What the other node answers about a label; None when it cannot be asked. An answer that names another label
+        or another node counts as one without a tunnel.
 
-        Waits as long as the lane lives: callers have a time limit, and cancel.
+        Waits while the lane is up, so callers set a time limit and cancel. Cancelled, a late answer is ignored.
         """
         if self._lane is None:
             return None
         self._request += 1
         request = self._request
-        answer: asyncio.Future[Answer | None] = self._loop.create_future()
-        self._asked[request] = answer
+        future = self._answers[request] = self._loop.create_future()
         self._lane.send(FrameType.ASK, Ask(request=request, label=label).SerializeToString())
         try:
-            said = await answer
+            answer: Answer | None = await future
         finally:
-            del self._asked[request]
-        if (
-            said is not None
-            and said.HasField("tunnel")
-            and (said.tunnel.label, said.tunnel.node) != (label, self._name)
-        ):
+            del self._answers[request]
+        tunnel = answer.tunnel if answer is not None and answer.HasField("tunnel") else None
+        if tunnel is not None and (tunnel.label, tunnel.node) != (label, self._name):
             return Answer(request=request)
-        return said
+        return answer
 
     def close(self) -> None:
+        """Close the lane, and dial no more."""
         self._keeper.cancel()
         if self._lane is not None:
             self._lane.close()
 
-    async def _keep(self) -> None:
-        pause = _FIRST_PAUSE
+    async def _keep_up(self) -> None:
+        pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
-                stream = self._carrier.connect(self._target.address, self._target.tls)
-                try:
-                    await stream.ready()
-                except asyncio.CancelledError:
-                    stream.abort()
-                    raise
-                self._over.clear()
-                lane = self._carrier.lane(stream, Side.OPENER, self)
+                lane = await self._dial()
             except CarrierError as error:
                 logger.debug("peer not reached", extra={"peer": self._name, "reason": str(error)})
             else:
-                began = self._loop.time()
-                self._begin(lane)
-                await self._over.wait()
-                if self._loop.time() - began >= _LONGEST_PAUSE:
-                    pause = _FIRST_PAUSE  # it served; one that is refused at once is not dialled in a loop
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries only
-            pause = min(2 * pause, _LONGEST_PAUSE)
+                up_since = self._loop.time()
+                self._report_all(lane)
+                await self._lost.wait()
+                if self._loop.time() - up_since >= _LONGEST_PAUSE:
+                    pauses.reset()  # it served; a lane that is refused at once must not be dialled in a tight loop
+            await asyncio.sleep(pauses.next())
 
-    def _begin(self, lane: Lane) -> None:
+    async def _dial(self) -> Lane:
+        stream = self._carrier.connect(self._target.address, self._target.tls)
+        try:
+            await stream.ready()
+        except asyncio.CancelledError:
+            stream.abort()
+            raise
+        self._lost.clear()
+        return self._carrier.lane(stream, Side.OPENER, self)
+
+    def _report_all(self, lane: Lane) -> None:
         self._lane = lane
-        self._told = self._heard = 0
+        self._sent = self._acknowledged = 0
         lane.send(*self._target.greeting)
-        if self._whole is None:
+        if self._held is None:
             return
         frame, size = Routes(), 0
-        for tunnel in self._whole():
+        for tunnel in self._held():
             frame.bound.append(tunnel)
             size += tunnel.ByteSize() + 4  # its tag and length
             if size >= _FRAME_SIZE:
@@ -146,42 +153,47 @@ class ControlLane:
         frame.whole = True
         self.tell(frame)
 
-    # The lane's events.
+    # The LaneEvents.
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
         try:
-            if frame_type == FrameType.ANSWER:
-                self._answered(Answer.FromString(payload))
-            elif frame_type == FrameType.ROUTES_HEARD:
-                self._was_heard(RoutesHeard.FromString(payload).number)
-            else:
-                raise ValueError(f"frame 0x{frame_type:02x} on a control lane")
+            handler = self._HANDLERS.get(frame_type)
+            if handler is None:
+                raise ValueError(f"frame 0x{frame_type:02x} is not a node's to send here")
+            handler(self, payload)
         except (DecodeError, ValueError) as error:
             logger.warning("a peer broke the protocol", extra={"peer": self._name, "reason": str(error)})
             lane.abort()
 
-    def _answered(self, answer: Answer) -> None:
-        waiting = self._asked.get(answer.request)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
-
-    def _was_heard(self, number: int) -> None:
-        self._heard = min(max(self._heard, number), self._told)
-        for waiting, up_to in list(self._unheard.items()):
-            if up_to <= self._heard and not waiting.done():
-                waiting.set_result(None)
-
     def opening_received(self, lane: Lane, opening: Opening) -> None:
-        lane.refuse(RefusalReason.OTHER, "visits are opened by who dialled")
+        lane.refuse(RefusalReason.OTHER, "visits are opened by the side that dialled")
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         self._lane = None
-        for waiting in self._asked.values():
-            if not waiting.done():
-                waiting.set_result(None)
-        for unacknowledged in list(self._unheard):
-            if not unacknowledged.done():
-                unacknowledged.set_result(None)
-        self._over.set()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+        for future in list(self._unacknowledged):
+            if not future.done():
+                future.set_result(None)
+        self._lost.set()
         if not (isinstance(error, ConnectionLost) and error.clean):
             logger.info("peer lost", extra={"peer": self._name, "reason": str(error)})
+
+    def _answer(self, payload: bytes) -> None:
+        answer = Answer.FromString(payload)
+        future = self._answers.get(answer.request)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def _routes_heard(self, payload: bytes) -> None:
+        number = RoutesHeard.FromString(payload).number
+        self._acknowledged = min(max(self._acknowledged, number), self._sent)
+        for future, awaited in list(self._unacknowledged.items()):
+            if awaited <= self._acknowledged and not future.done():
+                future.set_result(None)
+
+    _HANDLERS: ClassVar[Mapping[int, Callable[["ControlLane", bytes], None]]] = {
+        FrameType.ANSWER: _answer,
+        FrameType.ROUTES_HEARD: _routes_heard,
+    }

@@ -1,15 +1,15 @@
-"""Lanes that other nodes dialled: visits that they forward, and what they tell and ask.
+"""Mesh lanes that other nodes dialled: visits that they forward, and the frames of their control lanes.
 
-Here: who a lane is of and what its frames mean. Not here: visits themselves (tunnels/visits.py), what is believed
-(routes.py). One hop, never a loop: an opening is served from this node's own tunnels or refused.
+Here: the handshake, which node a lane belongs to, the frames. Not here: what their content means (requests.py), visits
+themselves (visits.py).
 """
 
 import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane, Stream
@@ -30,63 +30,58 @@ from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
-from portway_runtime.endpoints import Endpoint
+from portway_runtime.endpoints import MAX_PORT, Endpoint
 from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
 
-from portway_relay.net.half_open import HalfOpenConnections
+from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 
-# A handshake that has not ended for so long has lost a packet at the least, and makes room when others come.
-PATIENCE: Final = 2.0
-# What a node's own pool dials at the most (SpareSizes.lanes), and what is left over of the pool before it.
-_LANES_A_NODE: Final = 8192
-_MOST_RAW: Final = 65_535
-# Of a node that stops: a few round trips for other nodes to close the lanes that they opened.
-_LEFT_WITHIN: Final = 1.0
+# The most that a node's own pool dials (SpareSizes.lanes), twice: its previous pool may still be closing.
+_MAX_LANES_PER_NODE: Final = 8192
+# Seconds in which other nodes close the lanes that they opened to a node that stops: a few round trips.
+_RETIRED_WITHIN: Final = 1.0
 
 
 class MeshEvents(Protocol):
-    """Who is told what other nodes want."""
-
-    def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
-        """A visitor of one of this node's tunnels, perhaps. Join or refuse it."""
-        ...
+    """Receives what other nodes send. `node` is always the name in the sender's certificate."""
 
     def refusal(self, identity: NodeIdentity) -> str:
-        """Why lanes with this certificate are not taken; empty when they are."""
+        """Why lanes of the holder of this certificate are refused; empty when they are accepted."""
         ...
 
     def is_known(self, node: str) -> bool:
-        """Whether a registry has told of this node."""
+        """Whether a registry has listed this node."""
         ...
 
-    def routes_received(self, node: str, routes: Routes) -> None: ...
+    def control_lane_up(self, node: str) -> None: ...
 
-    def raw_tunnels_listed(self, node: str, raw_labels: set[str]) -> None:
-        """Of raw tunnels the node holds these and no other."""
+    def control_lane_lost(self, node: str) -> None: ...
+
+    def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
+        """A node forwards a visit: join it to a tunnel, or refuse it."""
         ...
 
-    def control_lane_up(self, node: str) -> None:
-        """Its control lane is up."""
+    def routes_received(self, node: str, routes: Routes) -> None:
+        """A node reports tunnels that it holds, or holds no more."""
         ...
 
-    def control_lane_lost(self, node: str) -> None:
-        """Its control lane is down."""
+    def raw_tunnels_listed(self, node: str, labels: set[str]) -> None:
+        """A node has reported all its tunnels; these are the ones with a raw port."""
         ...
 
     def held_tunnel(self, label: str) -> TunnelInfo | None:
-        """A tunnel of this node's own."""
+        """The tunnel of this label that this node holds."""
         ...
 
     def closed_epoch(self, label: str) -> int:
-        """With which epoch it was last a tunnel that its client has closed; 0 when that is not so."""
+        """The epoch with which the label's tunnel was last closed by its client; 0 if it was not."""
         ...
 
 
 class InboundLanes:
-    """The lanes of other nodes."""
+    """The mesh lanes that other nodes opened to this one."""
 
     def __init__(
         self,
@@ -94,33 +89,42 @@ class InboundLanes:
         mesh_tls: Callable[[], ServerTls],
         events: MeshEvents,
         *,
-        most: int,
-        most_of_one: int,
+        capacity: int,
+        capacity_per_address: int,
         time_limit: float,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`most` handshakes may be in progress, `most_of_one` of one address: until then it may be anybody. The first
-        frame has `time_limit` seconds after that."""
+        """capacity: handshakes that may be in progress, in all and for each address; the peer is not known until then.
+        time_limit: seconds for the first frame after the handshake.
+        """
         self._carrier = carrier
         self._mesh_tls = mesh_tls
         self._events = events
         self._handshaking = HalfOpenConnections[Stream](
-            most, most_of_one, lambda stream: stream.abort(), clock, patience=PATIENCE
+            capacity, capacity_per_address, lambda stream: stream.abort(), clock, min_age=STALLED_AFTER
         )
-        self.rejected = 0
         self._time_limit = time_limit
-        self._tasks = Tasks("mesh arrivals", on_failure)
-        self._lanes: set[_PeerLane] = set()
-        self._of_node: Counter[str] = Counter()
-        self._control: dict[str, _PeerLane] = {}
-        self.leaving = False
+        self._tasks = Tasks("inbound mesh lanes", on_failure)
+        self._lanes: dict[Lane, _InboundLane] = {}
+        self._count_by_node: Counter[str] = Counter()
+        self._control: dict[str, _InboundLane] = {}  # the newest control lane of each node
         self._lane_gone = asyncio.Event()
-        self.waiting: set[_PeerLane] = set()
+        self.retiring = False
+        self.greeting: set[Lane] = set()  # lanes whose first frame is awaited
+        self.rejected = 0  # connections that were closed for want of room
 
     def __len__(self) -> int:
         """Lanes that other nodes hold."""
         return len(self._lanes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        """The lanes that other nodes hold; a snapshot."""
+        return iter(list(self._lanes))
+
+    def count(self, node: str) -> int:
+        """Lanes that this node holds."""
+        return self._count_by_node[node]
 
     @property
     def handshakes(self) -> int:
@@ -129,11 +133,11 @@ class InboundLanes:
 
     @property
     def evicted(self) -> int:
-        """Handshakes that stood still, and made room for others."""
+        """Handshakes that made no progress and were ended to make room."""
         return self._handshaking.evicted
 
     def accept(self, sock: socket.socket, peer: Endpoint) -> None:
-        """A node's connection. Owns the socket. Raises TlsSettingsError."""
+        """Take a node's connection, and the ownership of its socket. Raises TlsSettingsError."""
         stream = self._carrier.accept(sock, self._mesh_tls())
         if not self._handshaking.add(stream, peer.host):
             self.rejected += 1
@@ -142,25 +146,31 @@ class InboundLanes:
         self._tasks.spawn(self._shake_hands(stream), name="handshake")
 
     async def close(self) -> None:
-        """Let the others leave first, for a moment: only who opens visits knows that none is on its way.
+        """Ask the other nodes to close their lanes, wait a moment for that, and cut what remains.
 
-        An OPEN that comes meanwhile is refused, and so tried elsewhere; cut off with its lane, its visitor would be
-        lost.
+        Only the side that opens visits knows that none is on its way. An OPEN that comes meanwhile is refused, so that
+        its visitor is tried elsewhere; cut off with the lane, the visitor would be lost.
         """
-        self.leaving = True
-        for lane in self._lanes:
-            lane.retire()
+        self.retiring = True
+        for inbound in self._lanes.values():
+            inbound.retire()
         try:
-            async with asyncio.timeout(_LEFT_WITHIN):
+            async with asyncio.timeout(_RETIRED_WITHIN):
                 await self._tasks.over()
-                while any(not lane.control for lane in self._lanes):
+                while any(not inbound.is_control for inbound in self._lanes.values()):
                     self._lane_gone.clear()
                     await self._lane_gone.wait()
         except TimeoutError:
             logger.debug("lanes are cut that their openers did not close", extra={"lanes": len(self._lanes)})
         await self._tasks.close()
-        for lane in list(self._lanes):
-            lane.close()
+        for lane in self:
+            lane.abort()
+
+    def drop_refused(self) -> None:
+        """Close the lanes of nodes that are refused by now, because they were removed or replaced."""
+        for lane, inbound in list(self._lanes.items()):
+            if self._events.refusal(inbound.identity):
+                lane.abort()
 
     async def _shake_hands(self, stream: Stream) -> None:
         try:
@@ -168,147 +178,159 @@ class InboundLanes:
                 handshake = await stream.ready()
             finally:
                 self._handshaking.discard(stream)
-            certified = read_identity_der(handshake.peer_certificate)
-            why = "its certificate is no node's" if certified is None else self._events.refusal(certified)
-            if certified is None or why:
+            identity = read_identity_der(handshake.peer_certificate)
+            refusal = "its certificate is not a node's" if identity is None else self._events.refusal(identity)
+            if identity is None or refusal:
                 stream.abort()
-                logger.warning("a mesh lane is refused: %s", why, extra={"peer": stream.peer.host})
+                logger.warning("a mesh lane is refused: %s", refusal, extra={"peer": stream.peer.host})
                 return
-            node = certified.node
-            if self._of_node[node] >= _LANES_A_NODE:
+            if self.count(identity.node) >= _MAX_LANES_PER_NODE:
                 stream.abort()
-                logger.warning("a node has as many lanes as it may have", extra={"node": node})
+                logger.warning("a node has as many lanes as it may have", extra={"node": identity.node})
                 return
-            lane = _PeerLane(self, self._events, certified)
-            lane.lane = self._carrier.lane(stream, Side.ACCEPTOR, lane)
+            inbound = _InboundLane(self, self._events, identity)
+            lane = self._carrier.lane(stream, Side.ACCEPTOR, inbound)
         except CarrierError as error:
-            logger.debug("a mesh lane did not come to be: %s", error)
+            logger.debug("a mesh connection failed: %s", error)
         except BaseException:
             stream.abort()
             raise
         else:
-            self._of_node[node] += 1
-            self._lanes.add(lane)
-            self.waiting.add(lane)
-            lane.timer = asyncio.get_running_loop().call_later(self._time_limit, lane.close)
+            self._count_by_node[identity.node] += 1
+            self._lanes[lane] = inbound
+            self.greeting.add(lane)
+            inbound.begin(lane, asyncio.get_running_loop().call_later(self._time_limit, lane.abort))
 
-    def drop_refused(self) -> None:
-        """Close the lanes of nodes that were removed, or replaced, since."""
-        for lane in [lane for lane in self._lanes if self._events.refusal(lane.certified)]:
-            lane.close()
-
-    def is_control(self, lane: "_PeerLane") -> None:
-        """The node's newest control lane is the one that counts."""
-        before = self._control.get(lane.node)
-        self._control[lane.node] = lane
+    def control_lane_up(self, inbound: "_InboundLane") -> None:
+        """A control lane takes the place of the node's previous one."""
+        before = self._control.get(inbound.node)
+        self._control[inbound.node] = inbound
         if before is not None:
-            before.close()
-        self._events.control_lane_up(lane.node)
+            before.abort()
+        self._events.control_lane_up(inbound.node)
 
-    def gone(self, lane: "_PeerLane") -> None:
-        if self._control.get(lane.node) is lane:
-            del self._control[lane.node]
-            self._events.control_lane_lost(lane.node)
-        if lane in self._lanes:
-            self._lanes.discard(lane)
-            self._of_node[lane.node] -= 1
-            if not self._of_node[lane.node]:
-                del self._of_node[lane.node]
-        self.waiting.discard(lane)
+    def lane_gone(self, inbound: "_InboundLane", lane: Lane) -> None:
+        node = inbound.node
+        if self._control.get(node) is inbound:
+            del self._control[node]
+            self._events.control_lane_lost(node)
+        if self._lanes.pop(lane, None) is not None:
+            self._count_by_node[node] -= 1
+            if not self._count_by_node[node]:
+                del self._count_by_node[node]
+        self.greeting.discard(lane)
         self._lane_gone.set()
 
 
-class _PeerLane:
+class _InboundLane:
     """The LaneEvents of one lane: PEER first; then visits, or the frames of a control lane."""
 
-    def __init__(self, arrivals: InboundLanes, events: MeshEvents, certified: NodeIdentity) -> None:
-        self.lane: Lane | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self._arrivals = arrivals
+    def __init__(self, lanes: InboundLanes, events: MeshEvents, identity: NodeIdentity) -> None:
+        self.identity = identity
+        self.node = identity.node
+        self._lanes = lanes
         self._events = events
-        self.certified = certified
-        self.node = certified.node
+        self._lane: Lane | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._hello: Peer | None = None
-        self._leaves = False
-        self._raw_labels: set[str] | None = set()  # until the node has told all
+        self._aborted = False
+        # Labels with a raw port in the ROUTES so far; None once the node has reported all its tunnels.
+        self._raw_labels: set[str] | None = set()
 
     @property
-    def control(self) -> bool:
-        """Whether it carries no visits."""
+    def is_control(self) -> bool:
+        """Whether it is a control lane, which carries no visits."""
         return self._hello is not None and self._hello.control
 
-    def retire(self) -> None:
-        """Ask who opened it to close it."""
-        if self.lane is not None and self._hello is not None and not self.control:
-            self.lane.send(FrameType.RETIRE)
+    def begin(self, lane: Lane, timer: asyncio.TimerHandle) -> None:
+        """The lane is there; `timer` ends it unless its first frame comes."""
+        self._lane, self._timer = lane, timer
 
-    def close(self) -> None:
-        if self.lane is not None:
-            self.lane.abort()
+    def retire(self) -> None:
+        """Ask the node that opened the lane to close it. Control lanes are not asked: they carry no visits."""
+        if self._lane is not None and self._hello is not None and not self.is_control:
+            self._lane.send(FrameType.RETIRE)
+
+    def abort(self) -> None:
+        if self._lane is not None:
+            self._lane.abort()
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
-        if self._leaves:
+        if self._aborted:
             return
         try:
-            self._frame(lane, frame_type, payload)
+            handler = self._handlers().get(frame_type)
+            if handler is None:
+                raise ValueError(f"frame 0x{frame_type:02x} is not a node's to send here")
+            handler(self, lane, payload)
         except (DecodeError, ValueError) as error:
             logger.warning("a node broke the protocol", extra={"node": self.node, "reason": str(error)})
             lane.fail(Failure(code=FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString())
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
-        if self._hello is None or self.control:
+        if self._hello is None or self.is_control:
             lane.abort()
         else:
             self._events.visit_arrived(self.node, lane, opening)
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self._arrivals.gone(self)
+        self._stop_timer()
+        self._lanes.lane_gone(self, lane)
 
-    def _frame(self, lane: Lane, frame_type: int, payload: bytes) -> None:
-        if self._hello is None and frame_type == FrameType.PEER:
-            self._greeted(lane, Peer.FromString(payload))
-        elif self.control and frame_type == FrameType.ROUTES:
-            self._told(lane, Routes.FromString(payload))
-        elif self.control and frame_type == FrameType.ASK:
-            ask = Ask.FromString(payload)
-            answer = Answer(
-                request=ask.request,
-                tunnel=self._events.held_tunnel(ask.label),
-                closed_epoch=self._events.closed_epoch(ask.label),
-            )
-            lane.send(FrameType.ANSWER, answer.SerializeToString())
-        else:
-            raise ValueError(f"frame 0x{frame_type:02x} is not a node's to send here")
+    def _handlers(self) -> "Mapping[int, _Handler]":
+        """The frames that the node may send next."""
+        if self._hello is None:
+            return self._FIRST
+        return self._ON_CONTROL_LANE if self._hello.control else {}
 
-    def _greeted(self, lane: Lane, hello: Peer) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self._arrivals.waiting.discard(self)
+    def _peer(self, lane: Lane, payload: bytes) -> None:
+        hello = Peer.FromString(payload)
+        self._stop_timer()
+        self._lanes.greeting.discard(lane)
         if hello.version != PROTOCOL_VERSION:
             message = f"this node speaks version {PROTOCOL_VERSION} of the lane protocol, not {hello.version}"
             lane.fail(Failure(code=FAILURE_CODE_VERSION, message=message).SerializeToString())
             return
         if hello.control and not self._events.is_known(self.node):
-            # What it told now would not be believed; it comes again, and a registry tells of it meanwhile.
-            self._leaves = True
-            lane.close()
+            # What it sends now would not be believed. It dials again, and a registry lists it meanwhile.
+            self._aborted = True
+            lane.abort()
             return
         self._hello = hello
         if hello.control:
-            self._arrivals.is_control(self)
-        elif self._arrivals.leaving:
+            self._lanes.control_lane_up(self)
+        elif self._lanes.retiring:
             self.retire()
 
-    def _told(self, lane: Lane, routes: Routes) -> None:
+    def _routes(self, lane: Lane, payload: bytes) -> None:
+        """Pass the routes on, and acknowledge them if they are numbered: this node listens on their raw ports then."""
+        routes = Routes.FromString(payload)
         self._events.routes_received(self.node, routes)
         if self._raw_labels is not None:
             self._raw_labels.update(tunnel.label for tunnel in routes.bound if tunnel.unencrypted_port)
-            if len(self._raw_labels) > _MOST_RAW:
+            if len(self._raw_labels) > MAX_PORT:
                 raise ValueError("more raw tunnels than there are ports")
             if routes.whole:
                 self._events.raw_tunnels_listed(self.node, self._raw_labels)
                 self._raw_labels = None
         if routes.number:
             lane.send(FrameType.ROUTES_HEARD, RoutesHeard(number=routes.number).SerializeToString())
+
+    def _ask(self, lane: Lane, payload: bytes) -> None:
+        ask = Ask.FromString(payload)
+        answer = Answer(
+            request=ask.request,
+            tunnel=self._events.held_tunnel(ask.label),
+            closed_epoch=self._events.closed_epoch(ask.label),
+        )
+        lane.send(FrameType.ANSWER, answer.SerializeToString())
+
+    _FIRST: ClassVar[Mapping[int, "_Handler"]] = {FrameType.PEER: _peer}
+    _ON_CONTROL_LANE: ClassVar[Mapping[int, "_Handler"]] = {FrameType.ROUTES: _routes, FrameType.ASK: _ask}
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+_Handler = Callable[[_InboundLane, Lane, bytes], None]

@@ -1,6 +1,7 @@
-"""All other nodes, as a registry last told of them.
+"""The other nodes that a registry listed, the lanes that this node dials to each, and asking or telling all of them.
 
-A node that is missing from a list is kept as long as it answers (DESIGN §2: absence from a list never removes a route).
+Here: when a node is dialled and when no more, which certificates are refused. Not here: the frames of a control lane
+(control_lane.py), lanes that other nodes dial (inbound_lanes.py).
 """
 
 import asyncio
@@ -27,16 +28,16 @@ from portway_relay.mesh.control_lane import ControlLane
 
 logger = logging.getLogger(__name__)
 
-# One lane is warm for the first visitor of a while, and the rest as visitors come: nodes times nodes is a large number.
-# A visitor does not wait long for a node that does not answer: another one may have the tunnel by now.
+# One warm lane for the first visitor after a pause, more once visitors come: the number of lanes in a mesh grows with
+# the square of its nodes. A visitor waits no longer than 2 s for a node, for another one may have the tunnel by now.
 SIZES: Final = SpareSizes(quiet=1, busy=8, wait=2.0)
-# Twice the longest round trip on Earth: who has not answered by then does not, or too late for a visitor.
+# Seconds until a question is given up: twice the longest round trip on Earth.
 _ANSWERED_WITHIN: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PeerCounts:
-    """The way to another node: whether it is heard from, and the lanes that this node dialled to it."""
+    """Whether the control lane to a node is up, and how many lanes for visits this node has dialled to it."""
 
     up: bool
     idle: int
@@ -44,7 +45,7 @@ class PeerCounts:
 
 
 class Peer:
-    """Where it is, and what leads there."""
+    """One other node: where it is, a pool of lanes for visits to it, and the control lane to it."""
 
     def __init__(
         self,
@@ -52,15 +53,17 @@ class Peer:
         carrier: Carrier,
         loaded: LoadedCertificates,
         tasks: Tasks,
-        whole: Callable[[], Iterable[TunnelInfo]] | None,
+        held: Callable[[], Iterable[TunnelInfo]] | None,
     ) -> None:
+        """Dial the node now. `tasks` and `held` are the control lane's."""
         self.info = info
-        target = self._target(loaded, control=False)
-        self.pool: Pool = carrier.dialling_pool(target, Side.OPENER, SIZES, self._lost)
-        self.control = ControlLane(info.name, carrier, self._target(loaded, control=True), tasks, whole)
+        self.pool: Pool = carrier.dialling_pool(
+            self._target(loaded, control=False), Side.OPENER, SIZES, self._dial_failed
+        )
+        self.control = ControlLane(info.name, carrier, self._target(loaded, control=True), tasks, held)
 
-    def reached_as(self, info: NodeInfo) -> bool:
-        """Whether `info` says that it is reached in the same way."""
+    def is_reached_as(self, info: NodeInfo) -> bool:
+        """Whether `info` has the address, the server name and the region of this peer."""
         mine = self.info
         return (mine.host, mine.port, mine.server_name, mine.region) == (
             info.host,
@@ -71,21 +74,21 @@ class Peer:
 
     @property
     def in_use(self) -> bool:
-        """Whether it answers, or carries visits."""
+        """Whether any lane to it is up."""
         counts = self.pool.counts
         return self.control.up or counts.idle + counts.busy > 0
 
-    def certified(self, loaded: LoadedCertificates) -> None:
-        """Lanes are dialled with these from now on; those that are up stay up."""
+    def use_certificates(self, loaded: LoadedCertificates) -> None:
+        """Dial with these from now on; lanes that are up stay up."""
         self.pool.aim(self._target(loaded, control=False))
         self.control.aim(self._target(loaded, control=True))
 
     def retire(self) -> None:
-        """Dial it no more; visits that run go on."""
+        """Dial it no more, and close its lanes as they become idle."""
         self.control.close()
         self.pool.retire()
 
-    def _lost(self, error: CarrierError) -> None:
+    def _dial_failed(self, error: CarrierError) -> None:
         logger.debug("a mesh lane could not be dialled", extra={"peer": self.info.name, "reason": str(error)})
 
     def _target(self, loaded: LoadedCertificates, *, control: bool) -> DialTarget:
@@ -96,7 +99,11 @@ class Peer:
 
 
 class Peers:
-    """The peers by name; never this node itself."""
+    """The other nodes by name; never this node itself.
+
+    Absence from a registry's list never removes a route: a node that is not listed any more is kept while a lane to it
+    is up.
+    """
 
     def __init__(
         self,
@@ -109,8 +116,10 @@ class Peers:
         on_refused: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`held` are this node's tunnels, as its siblings are told of them; `on_refused` is told when there
-        are more nodes, or certificates, to refuse."""
+        """name, region: this node's.
+        held: the tunnels of this node, as its siblings are to know them.
+        on_refused: called when nodes or certificates are refused that were not before.
+        """
         self._on_refused = on_refused
         self._name = name
         self._region = region
@@ -120,52 +129,58 @@ class Peers:
         self._tasks = Tasks("mesh", on_failure)
         self._peers: dict[str, Peer] = {}
         self._removed: frozenset[str] = frozenset()
-        self._certified_since: dict[str, int] = {}  # older certificates with these names are another's
+        self._issued_since: dict[str, int] = {}  # by node: certificates that were issued before this time are refused
 
     def __len__(self) -> int:
         return len(self._peers)
+
+    # One node.
 
     def get(self, name: str) -> Peer | None:
         return self._peers.get(name)
 
     def pool_of(self, name: str) -> Pool | None:
-        """What leads to a node."""
+        """The lanes for visits to a node; None for one that is not known."""
         peer = self._peers.get(name)
         return None if peer is None else peer.pool
 
     def answers(self, name: str) -> bool:
-        """Whether it is heard from now."""
+        """Whether the control lane to a node is up."""
         peer = self._peers.get(name)
         return peer is not None and peer.control.up
 
-    def counts(self) -> dict[str, PeerCounts]:
-        """Each node by its name, for metrics."""
-        lanes = ((name, peer, peer.pool.counts) for name, peer in self._peers.items())
-        return {name: PeerCounts(peer.control.up, counts.idle, counts.busy) for name, peer, counts in lanes}
-
-    def of_region(self, region: str) -> list[Peer]:
-        return [peer for peer in self._peers.values() if peer.info.region == region]
+    def is_sibling(self, name: str) -> bool:
+        """Whether it is a known node of this region."""
+        peer = self._peers.get(name)
+        return peer is not None and peer.info.region == self._region
 
     def refusal(self, identity: NodeIdentity) -> str:
-        """Why nothing of who shows this certificate is believed or served; empty when it is."""
+        """Why the holder of a certificate is neither believed nor served; empty when it is."""
         if identity.node in self._removed:
             return "its node was removed"
-        if identity.issued_ms < self._certified_since.get(identity.node, 0):
-            return "its name went to another node since its certificate was made"
+        if identity.issued_ms < self._issued_since.get(identity.node, 0):
+            return "its name was given to another node after its certificate was issued"
         peer = self._peers.get(identity.node)
         if peer is not None and identity.region not in ("", peer.info.region):
-            return "its certificate is of another region"
+            return "its certificate is for another region"
         return ""
+
+    # The registry's list.
 
     def update(
         self, nodes: Iterable[NodeInfo], removed: Iterable[str] = (), certified_since: Mapping[str, int] | None = None
     ) -> None:
-        """The whole list, from a registry; the last is by name, in milliseconds since 1970."""
-        refused_before = self._removed, self._certified_since
-        self._removed, self._certified_since = frozenset(removed), dict(certified_since or {})
+        """Take up a registry's whole list.
+
+        removed: nodes that are refused from now on.
+        certified_since: by node, the time (milliseconds since the Unix epoch) before which certificates with that name
+            were issued to another node.
+        """
+        refused_before = self._removed, self._issued_since
+        self._removed, self._issued_since = frozenset(removed), dict(certified_since or {})
         for name in self._removed & self._peers.keys():
             self._peers.pop(name).retire()
-        if refused_before != (self._removed, self._certified_since):
+        if refused_before != (self._removed, self._issued_since):
             self._on_refused()
         listed = {node.name: node for node in nodes if node.name != self._name}
         for name, peer in list(self._peers.items()):
@@ -176,75 +191,80 @@ class Peers:
             self.learn(node)
 
     def learn(self, node: NodeInfo) -> Peer | None:
-        """One node; None for this one."""
+        """Know one node more, or its new address; None for this node and for one that was removed."""
         if node.name == self._name or node.name in self._removed:
             return None
         before = self._peers.get(node.name)
-        if before is not None and before.reached_as(node):
+        if before is not None and before.is_reached_as(node):
             before.info = node
             return before
         if before is not None:
             before.retire()
-        return self._dial(node)
-
-    def certificates_changed(self) -> None:
-        """Lanes are dialled with the new ones from now on; those that are up stay, with all that they carry."""
-        for peer in self._peers.values():
-            peer.certified(self._certificates())
-
-    def _dial(self, node: NodeInfo) -> Peer:
-        # Siblings are told what this node holds; others ask a registry.
-        whole = self._held if node.region == self._region else None
-        peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, whole)
+        # Siblings are told what this node holds; nodes of other regions ask a registry.
+        held = self._held if node.region == self._region else None
+        peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, held)
         return peer
 
+    def certificates_changed(self) -> None:
+        """Dial with the certificates of now from now on; lanes that are up stay up."""
+        for peer in self._peers.values():
+            peer.use_certificates(self._certificates())
+
+    def counts(self) -> dict[str, PeerCounts]:
+        """By node, for metrics."""
+        lanes = ((name, peer, peer.pool.counts) for name, peer in self._peers.items())
+        return {name: PeerCounts(peer.control.up, counts.idle, counts.busy) for name, peer, counts in lanes}
+
+    # Several nodes at once.
+
     def tell_siblings(self, bound: TunnelInfo | None, gone: Gone | None) -> None:
-        """A change, to the nodes of this region: a fresh name works there at once."""
+        """Report a change to the nodes of this region, so that a new name works there at once."""
         routes = Routes(bound=[] if bound is None else [bound], gone=[] if gone is None else [gone])
-        for peer in self.of_region(self._region):
+        for peer in self._of_region(self._region):
             peer.control.tell(routes)
 
     def tell_gone(self, gone: Gone, names: Iterable[str]) -> None:
-        """To those of these nodes that are of other regions: their visitors came for it, so they have a route."""
+        """Report to the named nodes of other regions that a tunnel is gone: visitors of it came in there, so they have
+        a route to it."""
         for name in names:
             peer = self._peers.get(name)
             if peer is not None and peer.info.region != self._region:
                 peer.control.tell(Routes(gone=[gone]))
 
     def unacknowledged(self) -> list[asyncio.Future[None]]:
-        """For each sibling that does not listen yet on the raw ports that it was told of: done when it does."""
-        waiting = (peer.control.unacknowledged() for peer in self.of_region(self._region))
-        return [future for future in waiting if future is not None]
-
-    def is_sibling(self, name: str) -> bool:
-        peer = self._peers.get(name)
-        return peer is not None and peer.info.region == self._region
+        """One future for each sibling that does not listen yet on all raw ports that were reported to it, done when it
+        does or is lost."""
+        futures = (peer.control.unacknowledged() for peer in self._of_region(self._region))
+        return [future for future in futures if future is not None]
 
     async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
-        """Ask every node of a region that is heard from, and the node `also`, each for itself; none of the answers is
-        proved yet.
+        """Ask the reachable nodes of a region, and the node `also`, for a label; each answers for itself.
 
-        A node that is slow, or silent, is not waited for longer than the others need. Cancelled, nothing is left.
+        The answers, by node, are not proved yet. A node that does not answer in time is left out. May be cancelled.
         """
-        peers = {peer.info.name: peer for peer in self.of_region(region)}
+        peers = {peer.info.name: peer for peer in self._of_region(region)}
         if also is not None and also in self._peers:
             peers[also] = self._peers[also]
-        asked = {
+        asking = {
             self._tasks.spawn(peer.control.ask(label), name="ask a node"): name
             for name, peer in peers.items()
             if peer.control.up
         }
-        if not asked:
+        if not asking:
             return []
         try:
-            done, _ = await asyncio.wait(asked, timeout=_ANSWERED_WITHIN)
+            done, _ = await asyncio.wait(asking, timeout=_ANSWERED_WITHIN)
         finally:
-            for task in asked:
+            for task in asking:
                 task.cancel()
-        answers = ((asked[task], task.result()) for task in done if not task.cancelled())
+        answers = ((asking[task], task.result()) for task in done if not task.cancelled())
         return [(node, answer) for node, answer in answers if answer is not None]
 
     async def close(self) -> None:
+        """Close every lane that this node dialled, as it becomes idle."""
         for peer in self._peers.values():
             peer.retire()
         await self._tasks.close()
+
+    def _of_region(self, region: str) -> list[Peer]:
+        return [peer for peer in self._peers.values() if peer.info.region == region]

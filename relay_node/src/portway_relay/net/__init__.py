@@ -1,1 +1,1 @@
-"""Sockets before anything is known of them: listening, bounds on half-open connections, plain HTTP answers."""
+"""What a listening port needs before it knows a peer: accepting, limits on half-open connections, HTTP answers."""

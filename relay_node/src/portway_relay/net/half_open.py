@@ -1,76 +1,85 @@
-"""Connections of which nothing is known yet, so many of them and no more: of one address, and in all.
+"""Half-open connections: those whose peer has not said yet what it wants, bounded in all and for each address.
 
-Here: who makes room for whom. Not here: what is waited for (peek.py, sessions/greeter.py, mesh/arrivals.py).
+Here: which connection is evicted when a limit is reached. Not here: what is waited for; the first bytes, a handshake or
+a first frame.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from portway_runtime.clocks import Monotonic
 from portway_runtime.rates import address_key
 
 T = TypeVar("T")
 
+# Seconds without progress after which a handshake may be evicted: it has lost a packet at least.
+STALLED_AFTER: Final = 2.0
+
 
 class HalfOpenConnections(Generic[T]):
-    """In the order in which they came. At a limit the oldest makes room (of the same address, where it is that one's
-    limit): who means to say something has said it, and a newcomer must not be shut out by those that wait for nothing.
+    """A set of connections in the order of their arrival, with a limit in all and one for each address.
+
+    At a limit the oldest connection (of the same address, where that address is at its limit) is evicted to make room:
+    a peer that means to say something has said it by then, and peers that say nothing must not shut newcomers out.
+    Addresses are counted as rate limits count them, an IPv6 /64 as one.
     """
 
     def __init__(
         self,
-        most: int,
-        most_of_one: int,
+        capacity: int,
+        capacity_per_address: int,
         evict: Callable[[T], None],
         clock: Monotonic,
         *,
-        patience: float = 0.0,
+        min_age: float = 0.0,
     ) -> None:
-        """`evict` lets go of one that is not in the crowd any more. Nobody is evicted before it has been there for
-        `patience` seconds: until then there is no room for newcomers instead."""
-        self._most = most
-        self._most_of_one = most_of_one
+        """`evict` closes a connection, which is not in the set any more when it is called.
+
+        min_age: seconds for which a connection cannot be evicted; newcomers are rejected meanwhile.
+        """
+        self._capacity = capacity
+        self._capacity_per_address = capacity_per_address
         self._evict = evict
         self._clock = clock
-        self._patience = patience
-        self._all: dict[T, tuple[str | bytes, float]] = {}
-        self._of_one: dict[str | bytes, dict[T, None]] = {}
+        self._min_age = min_age
+        self._all: dict[T, tuple[str | bytes, float]] = {}  # key of the address, time of arrival
+        self._by_address: dict[str | bytes, dict[T, None]] = {}
         self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def __contains__(self, one: T) -> bool:
-        return one in self._all
+    def __contains__(self, connection: T) -> bool:
+        return connection in self._all
 
     def __iter__(self) -> Iterator[T]:
-        """As it stands now; it may change meanwhile."""
+        """A snapshot: the set may change meanwhile."""
         return iter(list(self._all))
 
-    def add(self, one: T, address: str) -> bool:
-        """False when there is no room for it."""
+    def add(self, connection: T, address: str) -> bool:
+        """Add a connection, evicting one at a limit. False, with nothing changed, when there is no room."""
         key = address_key(address)
-        same = self._of_one.get(key, {})
+        same_address = self._by_address.get(key, {})
         oldest: T | None = None
-        if len(same) >= self._most_of_one:
-            oldest = next(iter(same))
-        elif len(self._all) >= self._most:
+        if len(same_address) >= self._capacity_per_address:
+            oldest = next(iter(same_address))
+        elif len(self._all) >= self._capacity:
             oldest = next(iter(self._all))
         if oldest is not None:
-            if self._clock() - self._all[oldest][1] < self._patience:
+            if self._clock() - self._all[oldest][1] < self._min_age:
                 return False
             self.discard(oldest)
             self.evicted += 1
             self._evict(oldest)
-        self._all[one] = (key, self._clock())
-        self._of_one.setdefault(key, {})[one] = None
+        self._all[connection] = (key, self._clock())
+        self._by_address.setdefault(key, {})[connection] = None
         return True
 
-    def discard(self, one: T) -> None:
-        """It has said who it is, or is gone."""
-        found = self._all.pop(one, None)
+    def discard(self, connection: T) -> None:
+        """Remove a connection, if it is there: it is not half-open any more, or closed."""
+        found = self._all.pop(connection, None)
         if found is not None:
-            same = self._of_one[found[0]]
-            del same[one]
-            if not same:
-                del self._of_one[found[0]]
+            same_address = self._by_address[found[0]]
+            del same_address[connection]
+            if not same_address:
+                del self._by_address[found[0]]

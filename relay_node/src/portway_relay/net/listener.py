@@ -1,7 +1,8 @@
-"""Listening sockets: opened on every address of a host, accepting in batches.
+"""Accepting connections in batches, and pausing when the process runs out of descriptors.
 
-Running out of descriptors pauses accepting and does not end it: connections wait in the kernel's queue meanwhile. The
-last ones are left for the node's own work, its registry, the other nodes, certificates: visitors must not take them.
+Connections wait in the kernel's queue during a pause. The last descriptors are reserved for the node's own work
+(registry, other nodes, certificates): visitors must not use them up. Not here: opening the sockets
+(portway_runtime.listening).
 """
 
 import asyncio
@@ -22,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 Accepted = Callable[[socket.socket, Endpoint], None]
 
-# Accepted in one turn of the loop: a flood of new connections must not starve those that are there.
+# Connections accepted in one turn of the loop: a flood of new ones must not starve those in progress.
 BATCH: Final = 16
-# Somebody's connection will have ended by then; trying at once would only burn the processor.
+# Seconds until accepting is tried again: some connection has probably ended by then, and trying at once is a busy loop.
 _PAUSE: Final = 0.2
-# Descriptors that accepting leaves; a quarter of the limit where that is less.
-_LEFT: Final = 64
+# Descriptors that accepting does not use; a quarter of the limit where that is less.
+_RESERVED: Final = 64
 
 
 class Acceptable(Protocol):
-    """What is asked of a listening socket."""
+    """What a Listener needs of a listening socket."""
 
     def accept(self) -> tuple[socket.socket, tuple[object, ...]]: ...
     def fileno(self) -> int: ...
@@ -39,31 +40,36 @@ class Acceptable(Protocol):
 
 
 class Listener:
-    """Accepts on these sockets and hands each connection, non-blocking, to `accepted` with the peer's address."""
+    """Accepts on listening sockets, which it owns. Each connection, non-blocking, goes to `accepted` with the peer's
+    address."""
 
     def __init__(
         self, sockets: Sequence[Acceptable], accepted: Accepted, *, batch: int = BATCH, pause: float = _PAUSE
     ) -> None:
-        """`batch` connections are accepted in one turn of the loop."""
+        """Begin to accept, on the running loop.
+
+        batch: connections accepted in one turn of the loop, from each socket.
+        pause: seconds until accepting is tried again after descriptors ran out.
+        """
         self._batch = batch
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._accepted = accepted
         self._pause = pause
         self._timers: dict[Acceptable, asyncio.TimerHandle] = {}
-        self._most = _most_descriptors()
+        self._first_reserved = _first_reserved_descriptor()
         self.pauses = 0
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def finish(self) -> None:
-        """Take the connections that wait in the queue now, and stop listening."""
+        """Accept the connections that wait in the kernel's queue, up to a batch of each socket, and stop listening."""
         for sock in list(self._sockets):
             self._accept(sock)
         self.close()
 
     def close(self) -> None:
-        """Stop listening; connections that wait in the queue are reset by the kernel."""
+        """Stop listening. The kernel resets connections that wait in its queue. May be called again."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -75,14 +81,14 @@ class Listener:
     def _accept(self, listening: Acceptable) -> None:
         for _ in range(self._batch):
             try:
-                if _lowest_free(listening.fileno()) >= self._most:
+                if _lowest_free(listening.fileno()) >= self._first_reserved:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 sock, name = listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._rest(listening, error)
+                    self._pause_accepting(listening, error)
                     return
                 # The connection was gone before it was accepted (ECONNABORTED and its like).
                 continue
@@ -91,7 +97,7 @@ class Listener:
             if not self._sockets:
                 return
 
-    def _rest(self, listening: Acceptable, error: OSError) -> None:
+    def _pause_accepting(self, listening: Acceptable, error: OSError) -> None:
         if not self._timers:
             logger.warning("accepting pauses: %s; raise the limit (ulimit -n, LimitNOFILE)", error.strerror)
         self.pauses += 1
@@ -100,19 +106,19 @@ class Listener:
 
     def _resume(self, listening: Acceptable) -> None:
         del self._timers[listening]
-        self._most = _most_descriptors()
+        self._first_reserved = _first_reserved_descriptor()
         self._loop.add_reader(listening.fileno(), self._accept, listening)
         self._accept(listening)
 
 
-def _most_descriptors() -> int:
-    """The first of those that accepting leaves."""
+def _first_reserved_descriptor() -> int:
+    """The number of the first reserved descriptor."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_LEFT, limit // 4)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_RESERVED, limit // 4)
 
 
 def _lowest_free(any_open: int) -> int:
-    """The descriptor that the next connection would get. Raises OSError when there is none."""
+    """The number of the descriptor that the next connection would get. Raises OSError when there is none."""
     lowest = os.dup(any_open)
     os.close(lowest)
     return lowest

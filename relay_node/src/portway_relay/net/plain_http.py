@@ -1,13 +1,13 @@
-"""HTTP in clear text, as far as a node must know it: who speaks it, and short pages that are answers.
+"""Plain HTTP/1: recognising a request by its first bytes, and the short pages that a node answers with.
 
-Nothing here repeats what a stranger sent, but for a host name that has a host name's form.
+The pages repeat nothing that the peer sent, except a host name of valid form.
 """
 
 import re
 from typing import Final
 
 _METHOD: Final = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
-# So many bytes tell.
+# Bytes after which it is certain whether a request line begins.
 LONGEST_METHOD: Final = len("OPTIONS ")
 _HOST_NAME: Final = re.compile(
     rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::[0-9]{1,5})?"
@@ -21,12 +21,12 @@ def looks_like_http(data: bytes) -> bool:
 
 
 def may_become_http(data: bytes) -> bool:
-    """Whether more bytes could make it the beginning of a request."""
+    """Whether further bytes could make these the beginning of a request."""
     return len(data) < LONGEST_METHOD and data.isalpha() and data.isupper()
 
 
 def use_https(request: bytes, port: int) -> bytes:
-    """The answer to a request that came to the TLS port."""
+    """The answer to a plain HTTP request on the TLS port. `port` is the public one, for the address in the page."""
     advice = "This port speaks HTTPS only: use https:// in place of http://."
     host = _HOST_NAME.fullmatch(_host_header(request))
     if host is not None and len(host[1]) <= _LONGEST_NAME:
@@ -39,8 +39,6 @@ NOT_LISTENING: Final = (
     "The program behind this address is not listening yet.\nIf it is yours: start it on the port that you forward."
 )
 NOT_CONNECTED: Final = "The program behind this address cannot take this request now. Try again in a moment."
-
-
 NOT_ANSWERED: Final = "The program behind this address has not taken this connection in time."
 
 
@@ -50,19 +48,19 @@ def bad_gateway() -> bytes:
 
 
 def gateway_timeout() -> bytes:
-    """The answer when the client has neither taken nor refused this visitor."""
+    """The answer when the client has neither accepted nor refused the visit in time."""
     return _response("504 Gateway Timeout", NOT_ANSWERED)
 
 
 def unavailable() -> bytes:
-    """The answer when the client has no lane for this visitor."""
+    """The answer when the client has no lane for the visit."""
     return _response("503 Service Unavailable", NOT_CONNECTED, retry_after=1)
 
 
 def _host_header(request: bytes) -> bytes:
-    """The value of the first Host header that is there whole, in lower case; empty without one.
+    """The value of the first complete Host header, in lower case; empty without one.
 
-    By lines, not by one pattern: what may be blank on both sides of a value makes a pattern try for seconds.
+    Read line by line: a regular expression that allows blanks on both sides of the value can backtrack for seconds.
     """
     for line in request.split(b"\r\n")[1:-1]:
         name, _, value = line.partition(b":")

@@ -18,7 +18,7 @@ from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, NodeState
 from portway_relay.mesh.peers import Peers
 from portway_relay.raw_ports.reservation import PortReservation
 from portway_relay.routing.table import TunnelTable
-from portway_relay.sessions.grants import GrantCheck
+from portway_relay.sessions.grants import GrantVerifier
 from portway_relay.sessions.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Cluster:
 
     def __init__(
         self,
-        grants: GrantCheck,
+        grants: GrantVerifier,
         sessions: Sessions,
         table: TunnelTable,
         peers: Peers,

@@ -1,1 +1,1 @@
-"""Clients' sessions: who a link lane is of, what a control lane asks for, what outlives a lost connection."""
+"""Client sessions: which client a lane belongs to, what its control lane requests, and how it resumes."""

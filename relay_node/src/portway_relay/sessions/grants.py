@@ -1,7 +1,7 @@
-"""Grants, verified without asking anyone (DESIGN §11): a JWT that a registry signed, with a key that it published.
+"""Grants: JWTs that a registry signed, verified offline with the keys that it published.
 
-Here: whether a grant is good at this node now, and what it lets its bearer do. Not here: where keys and revocations
-come from (registry_link/).
+Here: whether this node accepts a grant now, and what the grant permits. Not here: how keys and revocations arrive
+(registry_link/).
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,28 +17,32 @@ from portway_relay.errors import GrantRefused, Refused
 
 AUDIENCE: Final = "portway-node"
 TYPE: Final = "portway-grant"
-# Clocks of a registry and of a node may differ by so much, in seconds, either way.
+# Tolerance for the difference between a registry's clock and this node's, either way, in seconds.
 LEEWAY: Final = 15 * 60
-# With no registry to renew it a grant is honoured for so long after its end.
+# While no registry can be reached, and so no client can renew its grant, grants are honoured for this many seconds
+# after they expire.
 OUTAGE_LEEWAY: Final = 24 * 3600
 
 _ALGORITHM: Final = "EdDSA"
 _CLAIMS: Final = ("iss", "aud", "sub", "tid", "iat", "exp")
-# Time is checked here, against the injected clock.
+# Times are checked here, against the injected clock.
 _OPTIONS: Final[Any] = {"require": list(_CLAIMS), "verify_exp": False, "verify_iat": False, "verify_nbf": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the bearer may do: `max_tunnels` at once, 0 for no limit."""
+    """What a verified grant says. `max_tunnels`: how many tunnels the token may have open; 0 means no limit."""
 
     tenant: str
     token_id: str
     max_tunnels: int
 
 
-class GrantCheck:
-    """Knows the cluster's keys and its revoked tokens, as far as a registry has told."""
+class GrantVerifier:
+    """Verifies grants with the cluster's keys, and rejects those of revoked tokens.
+
+    `registry_away`: whether no registry can be reached, so that expired grants are honoured for longer.
+    """
 
     def __init__(self, clock: WallClock) -> None:
         self._clock = clock
@@ -49,35 +53,36 @@ class GrantCheck:
 
     @property
     def ready(self) -> bool:
-        """Whether any grant can be verified."""
+        """Whether any key is known."""
         return bool(self._keys)
 
     def learn_keys(self, cluster_id: str, public_keys: Mapping[str, bytes]) -> None:
-        """From now on these, by kid, verify grants of this cluster. Raises ValueError for one that is no key."""
+        """Replace the keys (raw Ed25519, by `kid`). Raises ValueError for bytes that are not a key."""
         self._keys = {kid: Ed25519PublicKey.from_public_bytes(key) for kid, key in public_keys.items()}
         self._cluster_id = cluster_id
 
     def revoke(self, token_ids: Iterable[str]) -> None:
-        """Grants of these tokens are worth nothing any more."""
+        """Reject grants of these tokens from now on."""
         self._revoked.update(token_ids)
 
     def verify(self, token: str) -> Grant:
-        """What the grant allows. Raises GrantRefused, and Refused while no key is known."""
+        """What the grant permits. Raises GrantRefused, and Refused while no key is known."""
         if not self.ready:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has not reached its registry yet: try again in a moment")
         claims = self._claims(token)
         self._check_time(claims)
-        tenant, token_id, most = claims["sub"], claims["tid"], claims.get("max_tunnels", 0)
-        if not isinstance(tenant, str) or not isinstance(token_id, str) or not isinstance(most, int) or most < 0:
-            raise _refused("it has claims of the wrong kind")
+        tenant, token_id, limit = claims["sub"], claims["tid"], claims.get("max_tunnels", 0)
+        if not isinstance(tenant, str) or not isinstance(token_id, str) or not isinstance(limit, int) or limit < 0:
+            raise _refused("it has claims of the wrong type")
         if token_id in self._revoked:
             raise GrantRefused(FAILURE_CODE_REVOKED, "the API token was revoked: ask for a new one")
-        return Grant(tenant, token_id, most)
+        return Grant(tenant, token_id, limit)
 
     def _claims(self, token: str) -> dict[str, Any]:
+        """The claims of a grant whose signature, audience and issuer are right."""
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, RecursionError):  # the latter for a header that is nested deeply
+        except (jwt.PyJWTError, RecursionError):  # RecursionError: a deeply nested header
             raise _refused("it is malformed") from None
         key = self._keys.get(str(header.get("kid")))
         if key is None or header.get("typ") != TYPE:
@@ -89,13 +94,13 @@ class GrantCheck:
         except jwt.InvalidIssuerError:
             raise _refused("it is for another cluster") from None
         except jwt.PyJWTError:
-            raise _refused("its signature or its claims do not hold") from None
+            raise _refused("its signature or its claims are invalid") from None
         return claims
 
     def _check_time(self, claims: Mapping[str, Any]) -> None:
         issued, expires = claims["iat"], claims["exp"]
         if not isinstance(issued, int | float) or not isinstance(expires, int | float):
-            raise _refused("its times are none")
+            raise _refused("its times are not numbers")
         now = self._clock()
         if issued > now + LEEWAY:
             raise _refused("it was issued in the future, for the clocks of registry and node are far apart")
@@ -103,5 +108,5 @@ class GrantCheck:
             raise _refused("it has expired, or the clocks of registry and node are far apart")
 
 
-def _refused(why: str) -> GrantRefused:
-    return GrantRefused(FAILURE_CODE_GRANT, f"the grant is not accepted: {why}; get a fresh one from the registry")
+def _refused(reason: str) -> GrantRefused:
+    return GrantRefused(FAILURE_CODE_GRANT, f"the grant is not accepted: {reason}; get a fresh one from the registry")

@@ -1,15 +1,16 @@
-"""Link lanes from accept until they have said who they are: HELLO begins or resumes a session, PARK joins one.
+"""Link lanes from accept to their first frame: HELLO begins or resumes a session, PARK adds a data lane to one.
 
-Here: the handshake, the first frame, the bounds on both. Not here: who is admitted (sessions.py), nor what a session
-is asked for then (session.py).
+Here: the handshake, the first frame, the limits on both. Not here: which clients are admitted (sessions.py), what a
+session's control lane requests afterwards (session.py).
 """
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Protocol
 
+from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane, LaneEvents, Stream
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ServerTls
@@ -22,30 +23,25 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_relay.errors import Refused
-from portway_relay.net.half_open import HalfOpenConnections
-from portway_relay.sessions.messages import read
+from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 
 
-# Who has not answered for so long has lost a packet at the least, and makes room when others come.
-PATIENCE: Final = 2.0
-
-
 class Admission(Protocol):
-    """Who decides about first frames. Both calls raise Refused, which is told to the client."""
+    """Decides about first frames. Both methods raise Refused, which is sent to the client."""
 
     def hello(self, lane: Lane, hello: Hello) -> LaneEvents:
-        """A control lane; its later frames go to what is returned."""
+        """Admit a control lane. Its later frames go to what is returned."""
         ...
 
     def park(self, lane: Lane, park: Park) -> None:
-        """A data lane; it is the session's pool's from then on."""
+        """Admit a data lane, which belongs to the session's pool from then on."""
         ...
 
 
 class Greeter:
-    """The lanes of which nobody knows yet whose they are."""
+    """The link lanes whose first frame has not come yet."""
 
     def __init__(
         self,
@@ -54,20 +50,23 @@ class Greeter:
         admission: Admission,
         *,
         time_limit: float,
-        most: int,
-        most_of_one: int,
+        capacity: int,
+        capacity_per_address: int,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`time_limit`, in seconds, is for the first frame; for the handshake the carrier has one. `most` may be on
-        their way, `most_of_one` of one address."""
+        """time_limit: seconds for the first frame after the handshake, for which the carrier has a limit of its own.
+        capacity: lanes that may be waiting, in all and for each address.
+        """
         self._carrier = carrier
         self._link_tls = link_tls
         self._admission = admission
         self._time_limit = time_limit
         self._tasks = Tasks("greeter", on_failure)
-        self._waiting = HalfOpenConnections[_Newcomer](most, most_of_one, _Newcomer.drop, clock, patience=PATIENCE)
-        self.rejected = 0
+        self._waiting = HalfOpenConnections[_GreetingLane](
+            capacity, capacity_per_address, _GreetingLane.drop, clock, min_age=STALLED_AFTER
+        )
+        self.rejected = 0  # connections that were closed for want of room
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -79,52 +78,54 @@ class Greeter:
 
     @property
     def evicted(self) -> int:
-        """Lanes that did not answer, and made room for others."""
+        """Lanes that made no progress and were closed to make room."""
         return self._waiting.evicted
 
     def accept(self, sock: socket.socket, peer: Endpoint) -> None:
-        """A client's connection. Owns the socket; above the limit it is closed: before any cryptography is spent, for
-        to say why would cost all of it. Raises TlsSettingsError."""
-        newcomer = _Newcomer(self, self._admission)
-        if not self._waiting.add(newcomer, peer.host):
+        """Take a client's connection, and the ownership of its socket. Raises TlsSettingsError.
+
+        When there is no room it is closed without a handshake: an answer would cost as much as serving it.
+        """
+        lane = _GreetingLane(self, self._admission)
+        if not self._waiting.add(lane, peer.host):
             self.rejected += 1
             sock.close()
             return
         try:
-            newcomer.stream = self._carrier.accept(sock, self._link_tls())
+            lane.stream = self._carrier.accept(sock, self._link_tls())
         except BaseException:
-            self._waiting.discard(newcomer)
+            self._waiting.discard(lane)
             raise
-        self._tasks.spawn(self._shake_hands(newcomer, newcomer.stream), name="handshake")
+        self._tasks.spawn(self._shake_hands(lane, lane.stream), name="handshake")
 
     async def close(self) -> None:
-        """Drop all that have not said who they are."""
+        """Drop every lane that has not been admitted."""
         await self._tasks.close()
-        for newcomer in self._waiting:
-            newcomer.drop()
+        for lane in self._waiting:
+            lane.drop()
 
-    async def _shake_hands(self, newcomer: "_Newcomer", stream: Stream) -> None:
+    async def _shake_hands(self, greeting: "_GreetingLane", stream: Stream) -> None:
         try:
             await stream.ready()
-            newcomer.lane = self._carrier.lane(stream, Side.OPENER, newcomer)
+            greeting.lane = self._carrier.lane(stream, Side.OPENER, greeting)
         except CarrierError as error:
-            self.decided(newcomer)
-            logger.debug("a client's connection did not come to be: %s", error)
+            self.stop_waiting(greeting)
+            logger.debug("a client's connection failed: %s", error)
         except BaseException:
-            newcomer.drop()
+            greeting.drop()
             raise
         else:
-            newcomer.timer = asyncio.get_running_loop().call_later(self._time_limit, newcomer.drop)
+            greeting.timer = asyncio.get_running_loop().call_later(self._time_limit, greeting.drop)
 
-    def decided(self, newcomer: "_Newcomer") -> None:
-        """It has said who it is, or is gone."""
-        self._waiting.discard(newcomer)
-        if newcomer.timer is not None:
-            newcomer.timer.cancel()
+    def stop_waiting(self, greeting: "_GreetingLane") -> None:
+        """The lane's first frame has come, or it is closed."""
+        self._waiting.discard(greeting)
+        if greeting.timer is not None:
+            greeting.timer.cancel()
 
 
-class _Newcomer:
-    """The LaneEvents of one link lane: its first frame is judged, a control lane's later ones are passed on."""
+class _GreetingLane:
+    """The LaneEvents of a link lane: admits it by its first frame, and passes a control lane's later frames on."""
 
     def __init__(self, greeter: Greeter, admission: Admission) -> None:
         self.stream: Stream | None = None
@@ -137,7 +138,7 @@ class _Newcomer:
         self._refused = False
 
     def drop(self) -> None:
-        self._greeter.decided(self)
+        self._greeter.stop_waiting(self)
         if self.lane is not None:
             self.lane.abort()
         elif self.stream is not None:
@@ -149,39 +150,54 @@ class _Newcomer:
             return
         if self._refused:
             return
-        self._greeter.decided(self)
+        self._greeter.stop_waiting(self)
         try:
             self._admit(lane, frame_type, payload)
         except Refused as refused:
-            self._refused = True
-            logger.info("a client's lane is refused", extra={"peer": lane.peer.host, "reason": refused.message})
-            lane.fail(refused.failure.SerializeToString())
+            self._refuse(lane, refused)
+        except DecodeError:
+            self._refuse(lane, Refused(FAILURE_CODE_PROTOCOL, f"a malformed frame 0x{frame_type:02x}"))
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits are opened by the node")
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        self._greeter.decided(self)
+        self._greeter.stop_waiting(self)
         if self._control is not None:
             self._control.lane_closed(lane, error)
 
     def _admit(self, lane: Lane, frame_type: int, payload: bytes) -> None:
+        handler = self._HANDLERS.get(frame_type)
         if self._parked:
-            raise Refused(FAILURE_CODE_PROTOCOL, "nothing but visits' frames follows PARK")
-        if frame_type == FrameType.HELLO:
-            hello = read(Hello, payload)
-            _demand_version(hello.version)
-            self._control = self._admission.hello(lane, hello)
-        elif frame_type == FrameType.PARK:
-            park = read(Park, payload)
-            _demand_version(park.version)
-            self._admission.park(lane, park)
-            self._parked = True
-        else:
+            raise Refused(FAILURE_CODE_PROTOCOL, "only frames of visits may follow PARK")
+        if handler is None:
             raise Refused(FAILURE_CODE_PROTOCOL, "a lane begins with HELLO or PARK")
+        handler(self, lane, payload)
+
+    def _hello(self, lane: Lane, payload: bytes) -> None:
+        hello = Hello.FromString(payload)
+        _demand_version(hello.version)
+        self._control = self._admission.hello(lane, hello)
+
+    def _park(self, lane: Lane, payload: bytes) -> None:
+        park = Park.FromString(payload)
+        _demand_version(park.version)
+        self._admission.park(lane, park)
+        self._parked = True
+
+    _HANDLERS: ClassVar[Mapping[int, Callable[["_GreetingLane", Lane, bytes], None]]] = {
+        FrameType.HELLO: _hello,
+        FrameType.PARK: _park,
+    }
+
+    def _refuse(self, lane: Lane, refused: Refused) -> None:
+        self._refused = True
+        logger.info("a client's lane is refused", extra={"peer": lane.peer.host, "reason": refused.message})
+        lane.fail(refused.failure.SerializeToString())
 
 
 def _demand_version(version: int) -> None:
+    """Raise Refused unless this node speaks the client's version."""
     if version != PROTOCOL_VERSION:
         raise Refused(
             FAILURE_CODE_VERSION,

@@ -3,7 +3,7 @@
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.ingress.decision import Alert, ClientLane, Named, PeerLane, PlainHttp, Refuse, choose_alpn, route
+from portway_relay.ingress.decision import Alert, ClientLane, PeerLane, PlainHttp, Refuse, Visitor, choose_alpn, decide
 
 LABEL = "k5zq2w7b3xav6mdy"
 ZONE = "fra.example.com"
@@ -12,23 +12,23 @@ HOST = f"{LABEL}.{ZONE}"
 SERVER_NAME = "relay-1.node.portway.internal"
 UNKNOWN = Refuse(Alert.UNRECOGNIZED_NAME)
 
-Route = Named | ClientLane | PeerLane | PlainHttp | Refuse
+Route = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
 
 
 def routed(sni: str | None = HOST, alpn: tuple[str, ...] = ()) -> Route:
     """Where a hello goes at a node that has certificates for two regions."""
-    return route(Parsed(sni, alpn), b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
+    return decide(Parsed(sni, alpn), b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
 
 
 @pytest.mark.parametrize("sni", [HOST, HOST.upper(), f"{LABEL.upper()}.{ZONE}"])
 def test_a_label_is_looked_up(sni: str) -> None:
     """Host names are the same in any case."""
-    assert routed(sni, ("h2",)) == Named(LABEL, ZONE, ("h2",))
+    assert routed(sni, ("h2",)) == Visitor(LABEL, ZONE, ("h2",))
 
 
 def test_a_label_of_another_region_is_looked_up() -> None:
     """Every node serves the names of every region that it has a certificate for."""
-    assert routed(f"{LABEL}.{OTHER_ZONE}") == Named(LABEL, OTHER_ZONE, ())
+    assert routed(f"{LABEL}.{OTHER_ZONE}") == Visitor(LABEL, OTHER_ZONE, ())
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_h2_is_for_those_that_offer_nothing_else(
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\n", b"OPTIONS * HTTP/1.0\r\n"])
 def test_http_in_clear_text_is_told_apart(request_line: bytes) -> None:
     """Who speaks HTTP where TLS is spoken can be told so."""
-    answer: Route = route(Invalid(""), request_line, zones={ZONE}, server_name=SERVER_NAME)
+    answer: Route = decide(Invalid(""), request_line, zones={ZONE}, server_name=SERVER_NAME)
     assert answer == PlainHttp()
 
 
@@ -124,7 +124,7 @@ def test_http_in_clear_text_is_told_apart(request_line: bytes) -> None:
 )
 def test_garbage_gets_an_alert(garbage: bytes) -> None:
     """Everything else that is no ClientHello is refused the way TLS refuses it."""
-    answer: Route = route(Invalid(""), garbage, zones={ZONE}, server_name=SERVER_NAME)
+    answer: Route = decide(Invalid(""), garbage, zones={ZONE}, server_name=SERVER_NAME)
     assert answer == Refuse(Alert.DECODE_ERROR)
 
 

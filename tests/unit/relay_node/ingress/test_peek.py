@@ -46,8 +46,10 @@ class Seen:
         return told
 
 
-def open_peek(seen: Seen, *, time_limit: float, most: int, most_of_one: int = 100) -> Peek:
-    return Peek(seen, time_limit=time_limit, most=most, most_of_one=most_of_one, clock=time.monotonic)
+def open_peek(seen: Seen, *, time_limit: float, capacity: int, capacity_per_address: int = 100) -> Peek:
+    return Peek(
+        seen, time_limit=time_limit, capacity=capacity, capacity_per_address=capacity_per_address, clock=time.monotonic
+    )
 
 
 async def turns(count: int = 10) -> None:
@@ -92,7 +94,7 @@ async def test_a_hello_that_is_there_is_seen_at_once(connect: Connect) -> None:
     theirs.send(HELLO + b"early")
     await arrived(ours, len(HELLO) + 5)
     seen = Seen()
-    peek = open_peek(seen, time_limit=LONG, most=0)
+    peek = open_peek(seen, time_limit=LONG, capacity=0)
     peek.add(ours, PEER)
     assert seen.all == [(ours, KNOWN, HELLO + b"early")]
     assert len(peek) == 0
@@ -112,7 +114,7 @@ async def test_a_hello_in_many_packets_wakes_the_node_a_few_times(
     monkeypatch.setattr(peek_module, "parse", counted)
     ours, theirs = connect()
     seen = Seen()
-    peek = open_peek(seen, time_limit=LONG, most=1)
+    peek = open_peek(seen, time_limit=LONG, capacity=1)
     peek.add(ours, PEER)
     for at in range(len(HELLO)):
         assert seen.all == []
@@ -141,7 +143,7 @@ async def test_long_hellos_are_awaited_whole(
     hello = records(message_of(size, server_name(NAME.encode())), record)
     ours, theirs = connect()
     seen = Seen()
-    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
+    open_peek(seen, time_limit=LONG, capacity=1).add(ours, PEER)
     for at in range(0, len(hello), 1400):
         assert seen.all == []
         await asyncio.get_running_loop().sock_sendall(theirs, hello[at : at + 1400])
@@ -157,7 +159,7 @@ async def test_a_hello_of_tiny_records_is_decided_early(connect: Connect) -> Non
     """Records of a byte each are refused as soon as there are too many of them."""
     ours, theirs = connect()
     seen = Seen()
-    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
+    open_peek(seen, time_limit=LONG, capacity=1).add(ours, PEER)
     await asyncio.get_running_loop().sock_sendall(theirs, records(message_of(8 * 1024), 1))
     _, answer, _ = await seen.one()
     assert isinstance(answer, Invalid)
@@ -168,7 +170,7 @@ async def test_a_hello_that_does_not_end_in_time_is_dropped(connect: Connect, be
     """Whatever was sent of it: at the time limit the connection is closed, and nobody hears of it."""
     ours, theirs = connect()
     seen = Seen()
-    peek = open_peek(seen, time_limit=SHORT, most=1)
+    peek = open_peek(seen, time_limit=SHORT, capacity=1)
     if begun:
         theirs.send(begun)
     peek.add(ours, PEER)
@@ -182,7 +184,7 @@ async def test_more_bytes_do_not_buy_more_time(connect: Connect) -> None:
     """The limit is for a whole hello: who sends a byte now and then is dropped like who sends none."""
     ours, theirs = connect()
     seen = Seen()
-    peek = open_peek(seen, time_limit=SHORT, most=1)
+    peek = open_peek(seen, time_limit=SHORT, capacity=1)
     peek.add(ours, PEER)
     for at in range(len(HELLO) - 1):
         try:
@@ -200,7 +202,7 @@ async def test_an_end_in_the_middle_is_noticed_at_once(connect: Connect, begun: 
     """Readable with too few bytes means that no more will come: no time limit is waited for."""
     ours, theirs = connect()
     seen = Seen()
-    peek = open_peek(seen, time_limit=LONG, most=1)
+    peek = open_peek(seen, time_limit=LONG, capacity=1)
     peek.add(ours, PEER)
     if begun:
         theirs.send(begun)
@@ -215,7 +217,7 @@ async def test_an_end_in_the_middle_is_noticed_at_once(connect: Connect, begun: 
 async def test_a_reset_in_the_middle_is_noticed_at_once(connect: Connect) -> None:
     """A visitor that breaks off frees its place."""
     ours, theirs = connect()
-    peek = open_peek(Seen(), time_limit=LONG, most=1)
+    peek = open_peek(Seen(), time_limit=LONG, capacity=1)
     peek.add(ours, PEER)
     theirs.send(HELLO[:50])
     await turns()
@@ -231,7 +233,7 @@ async def test_a_visitor_that_ends_after_its_hello_is_seen(connect: Connect) -> 
     theirs.send(HELLO)
     theirs.shutdown(socket.SHUT_WR)
     seen = Seen()
-    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
+    open_peek(seen, time_limit=LONG, capacity=1).add(ours, PEER)
     assert (await seen.one())[1] == KNOWN
 
 
@@ -242,7 +244,7 @@ async def test_garbage_is_told_as_such(connect: Connect, garbage: bytes) -> None
     """What is no hello is seen as soon as that is certain, with the bytes that say so."""
     ours, theirs = connect()
     seen = Seen()
-    peek = open_peek(seen, time_limit=LONG, most=1)
+    peek = open_peek(seen, time_limit=LONG, capacity=1)
     peek.add(ours, PEER)
     theirs.send(garbage)
     _, answer, first_bytes = await seen.one()
@@ -256,7 +258,7 @@ async def test_a_request_in_clear_text_is_seen_with_its_method(connect: Connect,
     """A method that came in two packets is told whole, so that its sender can be answered."""
     ours, theirs = connect()
     seen = Seen()
-    open_peek(seen, time_limit=LONG, most=1).add(ours, PEER)
+    open_peek(seen, time_limit=LONG, capacity=1).add(ours, PEER)
     theirs.send(b"OPTIONS * HTTP/1.1\r\n"[:cut])
     await turns()
     assert seen.all == []
@@ -271,7 +273,7 @@ async def test_so_many_wait_and_the_oldest_makes_room(connect: Connect) -> None:
     """Above the limit the one that has waited for longest is closed: thousands that say nothing shut nobody out. One
     that says who it is at once needs no room."""
     seen = Seen()
-    peek = open_peek(seen, time_limit=LONG, most=2)
+    peek = open_peek(seen, time_limit=LONG, capacity=2)
     waiting = [connect() for _ in range(2)]
     for ours, _ in waiting:
         peek.add(ours, PEER)
@@ -297,7 +299,7 @@ async def test_so_many_wait_and_the_oldest_makes_room(connect: Connect) -> None:
 
 async def test_one_address_makes_room_for_itself(connect: Connect) -> None:
     """At the limit of its own, and nobody else's connection is touched."""
-    peek = open_peek(Seen(), time_limit=LONG, most=10, most_of_one=1)
+    peek = open_peek(Seen(), time_limit=LONG, capacity=10, capacity_per_address=1)
     others, first, second = connect(), connect(), connect()
     peek.add(others[0], Endpoint("198.51.100.7", 1))
     peek.add(first[0], PEER)
@@ -312,7 +314,7 @@ async def test_one_address_makes_room_for_itself(connect: Connect) -> None:
 async def test_closing_drops_all_that_wait(connect: Connect) -> None:
     """What has said too little is closed; what was seen is no longer the peek's."""
     seen = Seen()
-    peek = open_peek(seen, time_limit=LONG, most=10)
+    peek = open_peek(seen, time_limit=LONG, capacity=10)
     first, speaker = connect()
     peek.add(first, PEER)
     speaker.send(HELLO)
@@ -333,7 +335,7 @@ async def test_a_connection_that_is_gone_is_dropped(connect: Connect) -> None:
     ours, theirs = connect()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
-    peek = open_peek(Seen(), time_limit=LONG, most=1)
+    peek = open_peek(Seen(), time_limit=LONG, capacity=1)
     peek.add(ours, PEER)
     await until(lambda: len(peek) == 0)
     assert ours.fileno() == -1

@@ -44,7 +44,7 @@ class Door:
             self.starts,
             "fra",
             rate=AddressRate(1, 3, clock),
-            most=2,
+            max_lookups=2,
             on_failure=self.failures.append,
         )
 

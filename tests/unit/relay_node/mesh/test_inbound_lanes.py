@@ -34,18 +34,17 @@ async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme
     one.hold("a" * 16)
     one.peers.update([two.info])
     await until(lambda: len(two.inbound_lanes) == 2 and len(two.heard) == 1)
-    before, lanes = one.peers.pool_of("two"), set(two.inbound_lanes._lanes)
+    before, lanes = one.peers.pool_of("two"), set(two.inbound_lanes)
     assert before is not None
     one.loaded = certificates(authority, "renamed" + SUFFIX)
     one.peers.certificates_changed()
     assert one.peers.pool_of("two") is before
     before.want(1)
     await until(lambda: len(two.inbound_lanes) == 3)
-    assert lanes < set(two.inbound_lanes._lanes)
-    (fresh,) = set(two.inbound_lanes._lanes) - lanes
-    assert fresh.node == "renamed"
+    assert lanes < set(two.inbound_lanes)
+    assert two.inbound_lanes.count("renamed") == 1
     for lane in lanes:
-        lane.close()
+        lane.abort()
     await until(lambda: [name for name, _ in two.heard] == ["one", "renamed"])
 
 
@@ -55,7 +54,7 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
     one.peers.update([two.info])
     pool = one.peers.pool_of("two")
     assert pool is not None
-    await until(lambda: pool.counts.idle == 1 and len(two.inbound_lanes) == 2 and not two.inbound_lanes.waiting)
+    await until(lambda: pool.counts.idle == 1 and len(two.inbound_lanes) == 2 and not two.inbound_lanes.greeting)
     near, far = socket.socketpair()
     visitor = one.carrier.accept(near, None)
     await visitor.ready()
@@ -76,10 +75,10 @@ async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -
 
 async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lanes are cut then."""
-    monkeypatch.setattr(inbound_lanes_module, "_LEFT_WITHIN", 0.05)
+    monkeypatch.setattr(inbound_lanes_module, "_RETIRED_WITHIN", 0.05)
     one, two = make("one"), make("two")
     one.peers.update([two.info])
-    await until(lambda: len(two.inbound_lanes) == 2 and not two.inbound_lanes.waiting)
+    await until(lambda: len(two.inbound_lanes) == 2 and not two.inbound_lanes.greeting)
     monkeypatch.setattr("portway_carrier.python.lanes.pool.PyPool.lane_retires", lambda pool, lane: None)
     two.stop_listening()
     await two.inbound_lanes.close()
@@ -126,17 +125,17 @@ async def test_a_lane_that_says_nothing_is_closed(make: Make, authority: trustme
     tls = ClientTls(context.ca, "two" + SUFFIX, MESH_ALPN, context.node.chain, context.node.key)
     stream = one.carrier.connect(Endpoint("127.0.0.1", two.info.port), tls)
     await stream.ready()
-    await until(lambda: len(two.inbound_lanes.waiting) == 1)
+    await until(lambda: len(two.inbound_lanes.greeting) == 1)
     await until(lambda: len(two.inbound_lanes) == 0)
-    assert not two.inbound_lanes.waiting
+    assert not two.inbound_lanes.greeting
     stream.abort()
 
 
 async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
     """What is above is closed unread."""
-    two = make("two", most=1)
+    two = make("two", capacity=1)
     first = socket.create_connection(("127.0.0.1", two.info.port))
-    await until(lambda: len(two.inbound_lanes._tasks) == 1)
+    await until(lambda: two.inbound_lanes.handshakes == 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", two.info.port)
     assert await reader.read() == b""
     writer.close()

@@ -6,7 +6,8 @@ from portway_proto.v1.lane_pb2 import Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
-from portway_relay.mesh.requests import PeerRequests, TunnelAnnouncer, without_owner
+from portway_relay.mesh.announcer import TunnelAnnouncer, without_owner
+from portway_relay.mesh.requests import PeerRequests
 
 LABEL = "k5zq2w7b3xav6mdy"
 

@@ -1,64 +1,65 @@
-"""A crowd: who makes room for whom, of one address and in all."""
+"""Half-open connections: which one is evicted, for one address and in all."""
 
 from portway_relay.net.half_open import HalfOpenConnections
 from portway_testkit.fakes.clock import ManualClock
 
 
-def crowd_of(
-    clock: ManualClock, *, most: int, most_of_one: int, patience: float = 0.0
+def connections_of(
+    clock: ManualClock, *, capacity: int, capacity_per_address: int, min_age: float = 0.0
 ) -> tuple[HalfOpenConnections[str], list[str]]:
     evicted: list[str] = []
-    return HalfOpenConnections(most, most_of_one, evicted.append, clock, patience=patience), evicted
+    connections = HalfOpenConnections(capacity, capacity_per_address, evicted.append, clock, min_age=min_age)
+    return connections, evicted
 
 
-def test_the_oldest_makes_room(clock: ManualClock) -> None:
-    """In the order in which they came; those that are gone are not asked."""
-    crowd, evicted = crowd_of(clock, most=3, most_of_one=9)
+def test_the_oldest_is_evicted(clock: ManualClock) -> None:
+    """In the order of arrival; those that are gone already are passed over."""
+    connections, evicted = connections_of(clock, capacity=3, capacity_per_address=9)
     for number in range(3):
-        assert crowd.add(f"connection {number}", f"192.0.2.{number}")
-    crowd.discard("connection 0")
-    assert crowd.add("connection 3", "192.0.2.3")
+        assert connections.add(f"connection {number}", f"192.0.2.{number}")
+    connections.discard("connection 0")
+    assert connections.add("connection 3", "192.0.2.3")
     assert evicted == []
-    assert crowd.add("connection 4", "192.0.2.4")
+    assert connections.add("connection 4", "192.0.2.4")
     assert evicted == ["connection 1"]
-    assert list(crowd) == ["connection 2", "connection 3", "connection 4"]
-    assert crowd.evicted == 1
+    assert list(connections) == ["connection 2", "connection 3", "connection 4"]
+    assert connections.evicted == 1
 
 
-def test_one_address_makes_room_for_itself(clock: ManualClock) -> None:
-    """Its own limit comes before everybody's, and an IPv6 customer is one address."""
-    crowd, evicted = crowd_of(clock, most=9, most_of_one=2)
-    crowd.add("another's", "192.0.2.1")
+def test_an_address_at_its_limit_evicts_its_own_oldest(clock: ManualClock) -> None:
+    """The limit of one address comes before the limit of all, and an IPv6 /64 is one address."""
+    connections, evicted = connections_of(clock, capacity=9, capacity_per_address=2)
+    connections.add("another's", "192.0.2.1")
     for number in range(3):
-        assert crowd.add(f"connection {number}", f"2001:db8::{number + 1}")
+        assert connections.add(f"connection {number}", f"2001:db8::{number + 1}")
     assert evicted == ["connection 0"]
-    assert "another's" in crowd
-    crowd.discard("connection 1")
-    assert crowd.add("connection 3", "2001:db8::1")
+    assert "another's" in connections
+    connections.discard("connection 1")
+    assert connections.add("connection 3", "2001:db8::1")
     assert evicted == ["connection 0"]
 
 
-def test_with_patience_newcomers_wait_instead(clock: ManualClock) -> None:
-    """Nobody is evicted who has just come; one that has been there for long is."""
-    crowd, evicted = crowd_of(clock, most=1, most_of_one=1, patience=2.0)
-    assert crowd.add("first", "192.0.2.1")
+def test_a_connection_below_the_minimum_age_is_not_evicted(clock: ManualClock) -> None:
+    """Newcomers are rejected until it is old enough."""
+    connections, evicted = connections_of(clock, capacity=1, capacity_per_address=1, min_age=2.0)
+    assert connections.add("first", "192.0.2.1")
     clock.now += 1.9
-    assert not crowd.add("second", "192.0.2.1")
-    assert not crowd.add("third", "192.0.2.2")
-    assert (list(crowd), evicted) == (["first"], [])
+    assert not connections.add("second", "192.0.2.1")
+    assert not connections.add("third", "192.0.2.2")
+    assert (list(connections), evicted) == (["first"], [])
     clock.now += 0.1
-    assert crowd.add("third", "192.0.2.2")
-    assert (list(crowd), evicted) == (["third"], ["first"])
+    assert connections.add("third", "192.0.2.2")
+    assert (list(connections), evicted) == (["third"], ["first"])
 
 
-def test_going_twice_is_going_once(clock: ManualClock) -> None:
-    """Whoever was evicted says goodbye too."""
-    crowd, _ = crowd_of(clock, most=1, most_of_one=1)
-    crowd.add("first", "192.0.2.1")
-    crowd.add("second", "192.0.2.1")
-    crowd.discard("first")
-    crowd.discard("second")
-    crowd.discard("second")
-    assert len(crowd) == 0
-    assert crowd.add("third", "192.0.2.1")
-    assert crowd.evicted == 1
+def test_discarding_twice_is_discarding_once(clock: ManualClock) -> None:
+    """A connection that was evicted is discarded by its owner too."""
+    connections, _ = connections_of(clock, capacity=1, capacity_per_address=1)
+    connections.add("first", "192.0.2.1")
+    connections.add("second", "192.0.2.1")
+    connections.discard("first")
+    connections.discard("second")
+    connections.discard("second")
+    assert len(connections) == 0
+    assert connections.add("third", "192.0.2.1")
+    assert connections.evicted == 1

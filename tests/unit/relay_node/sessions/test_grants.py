@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_OVERLOADED, FAILURE_CODE_REVOKED
 from portway_relay.errors import GrantRefused, Refused
-from portway_relay.sessions.grants import LEEWAY, OUTAGE_LEEWAY, Grant, GrantCheck
+from portway_relay.sessions.grants import LEEWAY, OUTAGE_LEEWAY, Grant, GrantVerifier
 from portway_testkit.fakes.clock import ManualClock
 
 CLUSTER = "cluster-1"
@@ -30,9 +30,9 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def check(clock: ManualClock) -> GrantCheck:
+def check(clock: ManualClock) -> GrantVerifier:
     """A node that a registry is talking to."""
-    check = GrantCheck(clock)
+    check = GrantVerifier(clock)
     check.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
     check.registry_away = False
     return check
@@ -63,32 +63,32 @@ def without(claim: str) -> str:
     return sign(**changes)
 
 
-def refusal(check: GrantCheck, token: str) -> Refused:
+def refusal(check: GrantVerifier, token: str) -> Refused:
     with pytest.raises(Refused) as caught:
         check.verify(token)
     return caught.value
 
 
-def test_a_grant_says_whose_it_is_and_how_many_tunnels_it_allows(check: GrantCheck) -> None:
+def test_a_grant_says_whose_it_is_and_how_many_tunnels_it_allows(check: GrantVerifier) -> None:
     """Tenant, token and quota are those that the registry signed."""
     assert check.verify(sign()) == Grant("acme", "t1", 3)
 
 
-def test_a_grant_without_a_quota_has_no_limit(check: GrantCheck) -> None:
+def test_a_grant_without_a_quota_has_no_limit(check: GrantVerifier) -> None:
     """A claim that is not there is no limit, as is 0."""
     assert check.verify(sign(max_tunnels=None)).max_tunnels == 0
 
 
 def test_a_node_that_has_no_keys_yet_does_not_call_the_grant_bad(clock: ManualClock) -> None:
     """The client is to try again, not to get another grant: nothing is wrong with this one."""
-    refused = refusal(GrantCheck(clock), sign())
+    refused = refusal(GrantVerifier(clock), sign())
     assert refused.code == FAILURE_CODE_OVERLOADED
     assert not isinstance(refused, GrantRefused)
 
 
 @pytest.mark.parametrize(("age", "good"), [(HOUR, True), (HOUR + LEEWAY, True), (HOUR + LEEWAY + 1, False)])
 def test_a_grant_is_honoured_to_its_end_and_a_leeway_past_it(
-    check: GrantCheck, clock: ManualClock, age: float, good: bool
+    check: GrantVerifier, clock: ManualClock, age: float, good: bool
 ) -> None:
     """Fifteen minutes past the end are for clocks that differ; then a fresh grant is needed."""
     token = sign()
@@ -104,7 +104,7 @@ def test_a_grant_is_honoured_to_its_end_and_a_leeway_past_it(
 
 @pytest.mark.parametrize(("age", "good"), [(HOUR + OUTAGE_LEEWAY, True), (HOUR + OUTAGE_LEEWAY + 1, False)])
 def test_while_no_registry_is_there_a_grant_is_honoured_for_a_day_more(
-    check: GrantCheck, clock: ManualClock, age: float, good: bool
+    check: GrantVerifier, clock: ManualClock, age: float, good: bool
 ) -> None:
     """An outage of the registries keeps nobody from attaching again for 24 hours."""
     check.registry_away = True
@@ -116,7 +116,7 @@ def test_while_no_registry_is_there_a_grant_is_honoured_for_a_day_more(
         assert refusal(check, token).code == FAILURE_CODE_GRANT
 
 
-def test_the_day_more_ends_when_a_registry_is_back(check: GrantCheck, clock: ManualClock) -> None:
+def test_the_day_more_ends_when_a_registry_is_back(check: GrantVerifier, clock: ManualClock) -> None:
     """It is the outage that stretches grants, not the grant."""
     check.registry_away = True
     token = sign()
@@ -127,13 +127,13 @@ def test_the_day_more_ends_when_a_registry_is_back(check: GrantCheck, clock: Man
 
 
 @pytest.mark.parametrize("apart", [-600, 600])
-def test_clocks_ten_minutes_apart_do_not_matter(check: GrantCheck, clock: ManualClock, apart: float) -> None:
+def test_clocks_ten_minutes_apart_do_not_matter(check: GrantVerifier, clock: ManualClock, apart: float) -> None:
     """A grant that was just signed is good at a node whose clock is ten minutes ahead or behind."""
     clock.now = NOW + apart
     assert check.verify(sign()).token_id == "t1"
 
 
-def test_a_grant_from_the_future_is_refused(check: GrantCheck, clock: ManualClock) -> None:
+def test_a_grant_from_the_future_is_refused(check: GrantVerifier, clock: ManualClock) -> None:
     """More than the leeway ahead is no matter of clocks that are a little off; the message says where to look."""
     assert check.verify(sign(iat=int(NOW) + LEEWAY)).token_id == "t1"
     refused = refusal(check, sign(iat=int(NOW) + LEEWAY + 1))
@@ -141,7 +141,7 @@ def test_a_grant_from_the_future_is_refused(check: GrantCheck, clock: ManualCloc
     assert "clocks" in refused.message
 
 
-def test_a_grant_for_another_cluster_is_refused(check: GrantCheck) -> None:
+def test_a_grant_for_another_cluster_is_refused(check: GrantVerifier) -> None:
     """Even when its signature holds: two clusters may have come from one backup."""
     refused = refusal(check, sign(iss="cluster-2"))
     assert refused.code == FAILURE_CODE_GRANT
@@ -165,14 +165,14 @@ def test_a_grant_for_another_cluster_is_refused(check: GrantCheck) -> None:
         pytest.param(sign(max_tunnels="many"), id="a quota that is no number"),
     ],
 )
-def test_what_no_registry_of_this_cluster_signed_for_nodes_is_refused(check: GrantCheck, token: str) -> None:
+def test_what_no_registry_of_this_cluster_signed_for_nodes_is_refused(check: GrantVerifier, token: str) -> None:
     """Each with the code that makes the client ask for a fresh grant."""
     refused = refusal(check, token)
     assert isinstance(refused, GrantRefused)
     assert refused.code == FAILURE_CODE_GRANT
 
 
-def test_the_public_key_is_no_secret_to_sign_with(check: GrantCheck) -> None:
+def test_the_public_key_is_no_secret_to_sign_with(check: GrantVerifier) -> None:
     """The classic confusion, HS256 keyed with the public key, is refused as any other algorithm."""
     header = _part({"alg": "HS256", "typ": "portway-grant", "kid": "k1"})
     body = f"{header}.{_part(claims())}"
@@ -182,7 +182,7 @@ def test_the_public_key_is_no_secret_to_sign_with(check: GrantCheck) -> None:
     assert refusal(check, token).code == FAILURE_CODE_GRANT
 
 
-def test_a_revoked_token_is_told_apart_from_a_bad_grant(check: GrantCheck) -> None:
+def test_a_revoked_token_is_told_apart_from_a_bad_grant(check: GrantVerifier) -> None:
     """A fresh grant would not help, so the client is told something else."""
     check.revoke(["t1", "t9"])
     refused = refusal(check, sign())
@@ -190,7 +190,7 @@ def test_a_revoked_token_is_told_apart_from_a_bad_grant(check: GrantCheck) -> No
     assert check.verify(sign(tid="t2")).token_id == "t2"
 
 
-def test_keys_are_replaced_whole(check: GrantCheck) -> None:
+def test_keys_are_replaced_whole(check: GrantVerifier) -> None:
     """After a rotation the old key is good only as long as the registry publishes it."""
     fresh = Ed25519PrivateKey.from_private_bytes(b"\x03" * 32)
     check.learn_keys(CLUSTER, {"k2": fresh.public_key().public_bytes_raw()})
@@ -198,7 +198,7 @@ def test_keys_are_replaced_whole(check: GrantCheck) -> None:
     assert refusal(check, sign()).code == FAILURE_CODE_GRANT
 
 
-def test_a_key_that_is_none_leaves_the_others_in_use(check: GrantCheck) -> None:
+def test_a_key_that_is_none_leaves_the_others_in_use(check: GrantVerifier) -> None:
     """Nothing has changed when what was told cannot be used."""
     with pytest.raises(ValueError):
         check.learn_keys("cluster-2", {"k2": b"too short"})
@@ -209,7 +209,7 @@ def test_a_key_that_is_none_leaves_the_others_in_use(check: GrantCheck) -> None:
 @given(token=st.one_of(st.text(max_size=200), st.from_regex(r"\A[\w-]{0,80}\.[\w-]{0,80}\.[\w-]{0,80}\Z")))
 def test_no_text_at_all_raises_anything_but_a_refusal(token: str) -> None:
     """Whatever is sent for a grant, the node says no and goes on."""
-    check = GrantCheck(ManualClock(NOW))
+    check = GrantVerifier(ManualClock(NOW))
     check.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
     assert refusal(check, token).code == FAILURE_CODE_GRANT
 
@@ -225,7 +225,7 @@ def test_no_text_at_all_raises_anything_but_a_refusal(token: str) -> None:
         pytest.param("null", id="no object"),
     ],
 )
-def test_headers_made_to_break_the_parser_are_refused(check: GrantCheck, header: str) -> None:
+def test_headers_made_to_break_the_parser_are_refused(check: GrantVerifier, header: str) -> None:
     """They are read before any signature is, so anybody can send them."""
     token = f"{_encoded(header)}.{_part(claims())}.{_encoded('x' * 64)}"
     assert refusal(check, token).code == FAILURE_CODE_GRANT

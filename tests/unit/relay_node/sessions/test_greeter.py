@@ -22,7 +22,8 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_relay.errors import GrantRefused, Refused
-from portway_relay.sessions.greeter import PATIENCE, Greeter
+from portway_relay.net.half_open import STALLED_AFTER
+from portway_relay.sessions.greeter import Greeter
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.node_sessions import FakeLane
@@ -110,7 +111,9 @@ class FakeAdmission:
 class Newcomers:
     """A greeter and what is around it."""
 
-    def __init__(self, connect: Callable[[], Pair], *, time_limit: float, most: int, most_of_one: int) -> None:
+    def __init__(
+        self, connect: Callable[[], Pair], *, time_limit: float, capacity: int, capacity_per_address: int
+    ) -> None:
         self.clock = ManualClock()
         self.carrier = FakeCarrier()
         self.admission = FakeAdmission()
@@ -121,8 +124,8 @@ class Newcomers:
             lambda: ServerTls(b"", b""),
             self.admission,
             time_limit=time_limit,
-            most=most,
-            most_of_one=most_of_one,
+            capacity=capacity,
+            capacity_per_address=capacity_per_address,
             clock=self.clock,
             on_failure=self.failures.append,
         )
@@ -144,8 +147,10 @@ class Newcomers:
 async def make(connect: Callable[[], Pair]) -> AsyncIterator[Callable[..., Newcomers]]:
     made: list[Newcomers] = []
 
-    def make(*, time_limit: float = 30.0, most: int = 10, most_of_one: int = 10) -> Newcomers:
-        made.append(Newcomers(connect, time_limit=time_limit, most=most, most_of_one=most_of_one))
+    def make(*, time_limit: float = 30.0, capacity: int = 10, capacity_per_address: int = 10) -> Newcomers:
+        made.append(
+            Newcomers(connect, time_limit=time_limit, capacity=capacity, capacity_per_address=capacity_per_address)
+        )
         return made[-1]
 
     yield make
@@ -306,7 +311,7 @@ async def test_a_handshake_that_fails_is_forgotten(newcomers: Newcomers) -> None
 
 async def test_above_the_limit_connections_are_closed(make: Callable[..., Newcomers]) -> None:
     """Those in the handshake count, and those that have not spoken; the next one gets in when one has."""
-    newcomers = make(most=2)
+    newcomers = make(capacity=2)
     lane, events = await newcomers.arrive()
     newcomers.take()
     newcomers.take()
@@ -320,11 +325,11 @@ async def test_above_the_limit_connections_are_closed(make: Callable[..., Newcom
 async def test_who_does_not_answer_makes_room(make: Callable[..., Newcomers]) -> None:
     """At the limit newcomers are turned away while those that are there are at it, and let in for those that are not:
     in the handshake, or after it."""
-    newcomers = make(most=2)
+    newcomers = make(capacity=2)
     newcomers.take()
     silent, _ = await newcomers.arrive()
     assert newcomers.greeter.handshakes == 1
-    newcomers.clock.now += PATIENCE - 0.1
+    newcomers.clock.now += STALLED_AFTER - 0.1
     newcomers.take()
     assert (newcomers.greeter.rejected, newcomers.greeter.evicted) == (1, 0)
     newcomers.clock.now += 0.2
@@ -338,7 +343,7 @@ async def test_who_does_not_answer_makes_room(make: Callable[..., Newcomers]) ->
 
 async def test_one_address_does_not_shut_out_another(make: Callable[..., Newcomers]) -> None:
     """Its own limit is met before everybody's."""
-    newcomers = make(most=3, most_of_one=2)
+    newcomers = make(capacity=3, capacity_per_address=2)
     for _ in range(3):
         newcomers.take("192.0.2.1")
     newcomers.take("192.0.2.2")

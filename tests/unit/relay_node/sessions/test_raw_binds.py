@@ -38,7 +38,7 @@ async def nothing_waits(node: NodeSessions) -> AsyncIterator[None]:
 
 def a_ticket(node: NodeSessions, label: str, port: int) -> bytes:
     """As another node of the region signed it."""
-    tickets: Tickets = node.sessions._tickets
+    tickets: Tickets = node.tickets
     return tickets.sign(label, port)
 
 

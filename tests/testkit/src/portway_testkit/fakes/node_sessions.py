@@ -39,8 +39,9 @@ from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import Tunnel
-from portway_relay.sessions.grants import GrantCheck
-from portway_relay.sessions.session import PublicAddress, Session
+from portway_relay.sessions.grants import GrantVerifier
+from portway_relay.sessions.session import Session
+from portway_relay.sessions.session_tunnels import PublicAddress, SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_runtime.endpoints import Endpoint
 
@@ -265,7 +266,7 @@ class NodeSessions:
     def __init__(self, config: NodeConfig, clock: ManualClock) -> None:
         self.clock = clock
         self.carrier = FakeCarrier()
-        self.grants = GrantCheck(clock)
+        self.grants = GrantVerifier(clock)
         self.grants.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
         self.announced = Heard()
         # Label and epoch here; node, epoch and proof there, as clients that leave have said.
@@ -291,16 +292,20 @@ class NodeSessions:
             max_visits=10,
             clock=clock,
         )
+        self.tickets = Tickets(lambda: certificates.loaded, config.region, clock)
         self.sessions = Sessions(
             config,
             self.carrier,  # type: ignore[arg-type]
             self.grants,
-            self.table,
-            Tickets(lambda: certificates.loaded, config.region, clock),
-            self.addresses,
-            lambda: PublicAddress(config.zone, 443, "raw.example.com"),
-            lambda tunnel, *where: self.moved.append((tunnel.label, tunnel.epoch, *where)),
-            clock=clock,
+            SessionContext(
+                config.limits,
+                self.table,
+                self.tickets,
+                self.addresses,
+                lambda: PublicAddress(config.zone, 443, "raw.example.com"),
+                lambda tunnel, *where: self.moved.append((tunnel.label, tunnel.epoch, *where)),
+                clock,
+            ),
             wall_clock=clock,
         )
 

@@ -72,7 +72,7 @@ class Node:
             self.carrier,
             lambda: self.loaded.mesh_tls,
             self,
-            **{"most": 100, "most_of_one": 100, "time_limit": 5.0} | limits,
+            **{"capacity": 100, "capacity_per_address": 100, "time_limit": 5.0} | limits,
             clock=time.monotonic,
             on_failure=self.failures.append,
         )
@@ -106,8 +106,8 @@ class Node:
     def is_known(self, node: str) -> bool:
         return node not in self.strangers
 
-    def raw_tunnels_listed(self, node: str, raw_labels: set[str]) -> None:
-        self.wholes.append((node, raw_labels))
+    def raw_tunnels_listed(self, node: str, labels: set[str]) -> None:
+        self.wholes.append((node, labels))
 
     def control_lane_up(self, node: str) -> None:
         self.contacts.append((node, True))
@@ -126,8 +126,8 @@ class Node:
         return self.holds[label]
 
     def drop_lanes(self) -> None:
-        for lane in list(self.inbound_lanes._lanes):
-            lane.close()
+        for lane in self.inbound_lanes:
+            lane.abort()
 
     def stop_listening(self) -> None:
         self._accepting.cancel()
