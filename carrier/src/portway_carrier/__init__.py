@@ -1,1 +1,1 @@
-"""Carriers: what moves bytes. `contract` says what one does; `python` is the one that is always there."""
+"""Carriers move the bytes of visits: `contract` states what a carrier does, `python` is the one on asyncio."""

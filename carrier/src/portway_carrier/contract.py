@@ -1,14 +1,15 @@
-"""The contract of a carrier: who moves what, what each call raises, what it leaves behind (DESIGN §5).
+"""The contract of a carrier: what each call does, what it raises, what it leaves behind.
 
-A carrier owns sockets, TLS, frames and the timers of streams and lanes; it decides nothing. Whoever calls it decides
-whose visit it is and where it goes, and never sees a frame of a visit that runs. Two things follow:
+A carrier owns sockets, TLS, frames, and the timers of streams and lanes; it takes no decisions. Its caller decides
+which peer a visit goes to, and never sees the frames of a visit that runs:
 
-* after `join` (or an OPEN that `serve` takes) no byte of a visit passes through the caller until the visit is over;
-* callbacks bring control frames, openings that nobody serves, and ends: never data.
+* from `join` on (or from an OPEN that `serve` takes) no byte of a visit passes through the caller until its end;
+* callbacks bring control frames, openings that no `serve` takes, and ends: never data.
 
-Every call is made on the thread of the carrier's event loop; every callback and every awaitable comes back on it.
-No call blocks. Callbacks are never made from inside the call that caused them, and must not raise; one that does is
-logged and the object it concerns is closed. Closing, cutting and aborting may be repeated and never raise.
+All calls are made on the thread of the carrier's event loop, except `Carrier.abandon`; all callbacks and awaitables
+come back on it. No call blocks. A callback never runs inside the call that caused it, and must not raise: one that does
+is logged, and the object that it concerns is closed. Closing, cutting and aborting are idempotent and never raise.
+Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait; `Carrier.close`, when cancelled, may be called again.
 """
 
 import socket
@@ -26,46 +27,45 @@ from portway_carrier.values import ClientTls, DialTarget, Handshake, PoolLimits,
 
 
 class Stream(Protocol):
-    """A connection with a visitor or a local server: bytes both ways, TLS already dealt with.
+    """A connection with a visitor or a local server: plaintext bytes in both directions, over TLS or not.
 
     A stream that was joined or finished belongs to the carrier alone, until a refused visit hands it back.
     """
 
     @property
     def peer(self) -> Endpoint:
-        """The other end, as its socket names it."""
+        """The address of the other end, as the socket reports it."""
         ...
 
     async def ready(self) -> Handshake:
-        """Wait until it can carry bytes. Raises ConnectFailed, HandshakeFailed, ConnectionLost; then it is closed."""
+        """Wait until the stream can carry bytes. Raises ConnectFailed, HandshakeFailed or ConnectionLost, after which
+        the stream is closed."""
         ...
 
     async def first_bytes(self, within: float) -> bytes:
-        """What it sent so far and nobody has taken, once there is some, it ended, or `within` seconds passed.
-
-        The bytes stay: a join sends them. At most MAX_KEPT of them.
-        """
+        """Wait until the peer has sent something or ended, or for `within` seconds; what it has sent so far, at most
+        MAX_KEPT bytes. The bytes are not consumed: a join sends them."""
         ...
 
     def abort(self) -> None:
-        """Drop the connection now, without flushing. Over plain TCP the peer sees a reset: what it has got may not
-        look whole."""
+        """Drop the connection now, without flushing. Over plain TCP the peer gets a reset, so that a truncated answer
+        does not look complete."""
         ...
 
 
 class Lane(Protocol):
-    """A framed connection, either control lane or data lane, on either side."""
+    """A framed connection, control lane or data lane, on either side."""
 
     @property
     def peer(self) -> Endpoint: ...
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
-        """Send a frame that is not a visit's. Nothing is raised on a lane that is closed or closing: its
-        `lane_closed` tells. Raises ValueError when the payload is over its type's limit."""
+        """Send a frame that does not belong to a visit. Raises ValueError when the payload is over its type's limit.
+        On a lane that is closed or closing it has no effect: `lane_closed` reports the end."""
         ...
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
-        """Answer the opening that `opening_received` brought. No effect when the opener has given up since."""
+        """Answer the opening that `opening_received` brought. No effect when the opener has given up meanwhile."""
         ...
 
     def fail(self, payload: bytes) -> None:
@@ -73,33 +73,34 @@ class Lane(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what waits to be sent, then close; a visit on it is cut. At most Limits.linger."""
+        """Flush, then close; a visit on it is cut. Bytes that do not leave within Limits.linger are dropped."""
         ...
 
     def abort(self) -> None:
-        """Drop it now."""
+        """Drop the connection now."""
         ...
 
 
 class LaneEvents(Protocol):
-    """What a lane's owner is told. A lane taken by `park` or `serve` tells its pool instead."""
+    """The callbacks of a lane's owner. A lane that was parked notifies its pool instead, and these no longer."""
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
-        """A control frame; PING, PONG, RETIRE and a visit's frames never come here."""
+        """A control frame. PING, PONG, RETIRE and the frames of visits are handled by the carrier."""
         ...
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
-        """An OPEN that no `serve` takes. The lane stands still until `join` or `refuse`."""
+        """An OPEN that no `serve` takes. The lane does nothing more until `join` or `refuse`."""
         ...
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        """It is over, once, whoever closed it. ConnectionLost(clean=True) when nothing went wrong."""
+        """The lane is over. Called once, whichever side closed it; with ConnectionLost(clean=True) when nothing went
+        wrong."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PoolCounts:
-    """A pool as it stands: idle lanes, lanes with a visit, visitors without a lane, lanes being dialled."""
+    """The state of a pool: idle lanes, lanes with a visit, visitors that wait for a lane, lanes being dialled."""
 
     idle: int
     busy: int
@@ -114,26 +115,26 @@ class Pool(Protocol):
     def counts(self) -> PoolCounts: ...
 
     def park(self, lane: Lane) -> None:
-        """Give it a lane whose greeting was accepted. A pool that has its fill closes the lane."""
+        """Add a lane whose greeting was accepted. A pool that is full or retired closes the lane."""
         ...
 
     def want(self, lanes: int) -> None:
-        """A dialling pool: so many visitors wait at the peer for a lane. So many are dialled beside the spare ones;
-        what an earlier call asked for and has not come is among them."""
+        """Dialling pool: dial `lanes` lanes beside the spare ones, because that many visitors wait at the peer. The
+        number replaces that of an earlier call: lanes asked for then and still missing are part of it."""
         ...
 
     def aim(self, target: DialTarget) -> None:
-        """A dialling pool: lanes are dialled so from now on. Those that are up stay, and so do visits."""
+        """Dialling pool: dial `target` from now on. Established lanes stay, and so do visits."""
         ...
 
     def attach_control(self, control: Lane | None) -> None:
-        """From now on WANT goes out on `control`. None: there is none, a visitor that finds no idle lane ends with
-        NO_LANE at once."""
+        """Send WANT on `control` from now on. With None there is no control lane: a visitor that finds no idle lane
+        ends with NO_LANE at once."""
         ...
 
     def retire(self) -> None:
-        """Let go of idle lanes and dial no more; visits that run go on, and their lanes are let go after them.
-        Visitors that wait for a lane end with Outcome.NO_LANE. The opener closes lanes; the acceptor asks it to, and
+        """Release idle lanes and dial no more. Running visits go on, and their lanes are released after them. Visitors
+        that wait for a lane end with Outcome.NO_LANE. Only the opener closes idle lanes; the acceptor asks it to, and
         serves an OPEN that crosses the request."""
         ...
 
@@ -146,19 +147,22 @@ class Outcome(Enum):
     """How a visit ended."""
 
     DONE = "done"  # both directions ended
-    RESET = "reset"  # one side broke off
-    REFUSED = "refused"  # the other end did not take it; the visitor is handed back
-    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was closed; the visitor is handed back
+    RESET = "reset"  # one side gave up
+    REFUSED = "refused"  # the peer did not take it; the visitor is handed back
+    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was retired; the visitor is handed back
     UNANSWERED = "unanswered"  # OPEN was not answered in time: bytes may have arrived; the visitor is handed back
-    VISITOR_LOST = "visitor_lost"  # gone before it was opened: broke off, or its handshake failed
+    VISITOR_LOST = "visitor_lost"  # before OPENED: the visitor gave up, or its handshake failed
     LANE_LOST = "lane_lost"
     CUT = "cut"
 
 
 @dataclass(frozen=True, slots=True)
 class VisitEnd:
-    """The end of a visit. `visitor` is set exactly for REFUSED, NO_LANE and UNANSWERED, whole: to be joined elsewhere
-    (not after UNANSWERED), finished or aborted (None when it left in the meantime)."""
+    """The end of a visit.
+
+    For REFUSED, NO_LANE and UNANSWERED, `visitor` is handed back with nothing lost: to be joined elsewhere (not after
+    UNANSWERED), finished or aborted. It is None when the visitor left meanwhile, and for every other outcome.
+    """
 
     outcome: Outcome
     reason: RefusalReason = RefusalReason.OTHER
@@ -167,23 +171,23 @@ class VisitEnd:
 
 
 class Visit(Protocol):
-    """A visit from `join` to its end."""
+    """A visit, from `join` to its end."""
 
     @property
     def opening(self) -> Opening: ...
 
     @property
     def bytes_in(self) -> int:
-        """From the visitor, so far."""
+        """Bytes from the visitor so far."""
         ...
 
     @property
     def bytes_out(self) -> int:
-        """To the visitor, so far."""
+        """Bytes to the visitor so far."""
         ...
 
     def cut(self) -> None:
-        """End it now: both sides are reset. Its end is told with Outcome.CUT."""
+        """End it now: both sides are reset, and the end is reported with Outcome.CUT."""
         ...
 
 
@@ -192,24 +196,27 @@ VisitEnded = Callable[[Visit, VisitEnd], None]
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
-    """What a label leads to on the client's side: `host` None is this machine, 127.0.0.1 and then ::1."""
+    """The local server of a label, on the client's side. With `host` None it is on this machine: 127.0.0.1 is dialled,
+    then ::1."""
 
     port: int
     host: str | None = None
 
 
 class ServeEvents(Protocol):
-    """What a serving client may want to know of its visits."""
+    """The callbacks of a client that serves."""
 
     def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
-        """It was not connected; `message` says to what, and why not."""
+        """A visit was refused; `message` names what was dialled and why that failed."""
         ...
 
 
 @dataclass(slots=True)
 class Counters:
-    """Read by metrics at scrape; written by the carrier. Bytes are those of visits: in from visitors, out to them,
-    whichever side of the lane this process is on. A handshake that the peer gave up has neither come to be nor failed.
+    """Totals since the carrier was made, read by metrics.
+
+    Bytes are those of visits: in from visitors, out to visitors, whichever side of the lane this process is on.
+    Handshakes are those of accepted connections; one that the peer abandons counts as neither done nor failed.
     """
 
     bytes_in: int = 0
@@ -223,81 +230,91 @@ class Counters:
 
 
 class Carrier(Protocol):
-    """One in a process; made on a running loop."""
+    """One per process, made on a running event loop."""
 
     @property
     def name(self) -> str:
-        """`python` or `native`."""
+        """`python`; `native` is reserved."""
         ...
 
     @property
     def counters(self) -> Counters: ...
 
     def accept(self, sock: socket.socket, tls: ServerTls | None) -> Stream:
-        """Own this connected socket, of which nothing was consumed, as a server. Raises TlsSettingsError at once for
-        settings that cannot be used, the socket being closed then; all else is told by the stream."""
+        """A server's stream on a connected socket, of which no byte was consumed and which the carrier owns from now
+        on. With `tls`, the handshake begins now.
+
+        Raises TlsSettingsError, having closed the socket, when the settings cannot be used. All other failures are
+        reported by the stream."""
         ...
 
     def connect(self, address: Endpoint, tls: ClientTls | None) -> Stream:
-        """Dial. Raises TlsSettingsError as accept; all else is told by the stream."""
+        """A client's stream: `address` is dialled now. Raises TlsSettingsError when the settings cannot be used. All
+        other failures are reported by the stream."""
         ...
 
     def lane(self, stream: Stream, side: Side, events: LaneEvents) -> Lane:
-        """Frame a stream that is ready (after `ready`, nothing of it read). Liveness runs from here on.
+        """A lane on the connection of a stream that is ready and was not joined. `side` is this process's end. The
+        lane's liveness is watched from now on.
 
-        Raises CarrierError when the connection was lost meanwhile; the stream is closed then.
-        """
+        Raises CarrierError, having closed the stream, when the connection was lost."""
         ...
 
     def pool(self, control: Lane | None, limits: PoolLimits) -> Pool:
-        """The opener's pool, filled by `park`. WANT goes out on `control`, and `Pool.attach_control`
-        replaces it when a session is resumed."""
+        """An opener's pool, filled by `park`. WANT is sent on `control`, which `Pool.attach_control` replaces when a
+        session is resumed."""
         ...
 
     def dialling_pool(
         self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
     ) -> Pool:
-        """A pool that keeps spare lanes by itself, beginning now. Dials that fail are tried again with growing pauses,
-        and so are lanes that end before their first visit; `on_lost` is told each failure.
+        """A pool that dials lanes to `target` by itself and keeps spare ones, from now on. `side` is this process's end
+        of each lane.
 
-        A visitor that waits does not wait for those pauses: the peer is dialled at once, by one dial for all of them.
-        When that fails, and no lane to the peer is left, all who wait end with Outcome.NO_LANE there and then.
+        Dials that fail are repeated after growing pauses, and so are lanes that end before their first visit; `on_lost`
+        is called with each failure. A visitor that waits does not wait for a pause: one dial is started at once for
+        all of them. If it fails, and no lane to the peer is left, all waiting visitors end with Outcome.NO_LANE.
         """
         ...
 
     def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> Visit:
         """Give the visitor an idle lane of `pool` and move bytes until both directions have ended.
 
-        The visitor is a stream, before or after its handshake, or the lane of an unanswered opening. When it is
-        ready OPEN goes out, without waiting for its first bytes; what it sends is kept (at most MAX_KEPT, then it is
-        not read) until OPENED. `ended` is called once. The lane goes back to its pool by itself. A visitor that
-        ended its direction in order before it left is still delivered whole. Raises ValueError for an opening that
-        OPEN cannot say; the visitor is untouched then.
+        `visitor` is a stream, before or after its handshake, or the lane of an unanswered opening. `opening` is what
+        OPEN says of it. `ended` is called once, at the end of the visit; the lane returns to its pool by itself.
+
+        OPEN is sent when the visitor is ready, without waiting for its first bytes. Bytes sent before OPENED are kept,
+        at most MAX_KEPT, and then the visitor is not read until OPENED. A visitor that ends its direction in order and
+        leaves is still delivered completely.
+
+        Raises ValueError, with the visitor untouched, when OPEN cannot express `opening`.
         """
         ...
 
     def serve(self, pool: Pool, table: Mapping[str, LocalService], events: ServeEvents | None = None) -> None:
-        """The acceptor's side: an OPEN on a lane of `pool` for a label in `table` dials its local service, then
-        OPENED or REFUSED(UNREACHABLE), or REFUSED(OVERLOADED) where this process can open no more sockets; a label not
-        in it is REFUSED(NOT_HERE). The table is read at each OPEN and may change."""
+        """Take every OPEN on the lanes of `pool`, on the acceptor's side.
+
+        `table` maps a label to its local server. It is read at each OPEN, and may change. The server is dialled, and
+        the answer is OPENED, REFUSED(UNREACHABLE) if that fails, or REFUSED(OVERLOADED) if this process can open no
+        more sockets. A label that is not in the table is REFUSED(NOT_HERE)."""
         ...
 
     def finish(self, stream: Stream, data: bytes) -> None:
-        """Write these last bytes, end the connection properly, drop it after Limits.linger at the latest."""
+        """Write `data`, then end the connection in order. It is dropped after Limits.linger at the latest."""
         ...
 
     async def close(self, linger: float = 0.0) -> None:
-        """Abort everything this carrier owns and wait until it is gone.
-
-        What is being closed already gets `linger` seconds, at the most, for its last bytes to leave.
-        """
+        """Abort everything that this carrier owns, and wait until it is gone. Connections that are already closing get
+        up to `linger` seconds to flush."""
         ...
 
     def abandon(self) -> None:
-        """In a forked child, for the parent's carrier: let go of every descriptor it inherited, and of nothing else.
+        """In a forked child, for the parent's carrier: close the descriptors that the child has inherited, and do
+        nothing else.
 
-        The one call that is not made on the loop. The parent goes on as if there were no child: nothing is said on
-        a connection, no call reaches the loop (its epoll set is shared). The carrier and what came from it are of
-        no use in the child afterwards, and the caller keeps them referenced so that nothing closes a number twice.
+        The only call that is not made on the loop. The parent goes on undisturbed: nothing is sent on a connection,
+        and the loop, whose epoll set parent and child share, is not touched. Neither the carrier nor anything made by
+        it may be used in the child afterwards; the caller keeps a reference to it, so that no destructor closes a
+        descriptor number a second time.
         """
         ...

@@ -1,23 +1,23 @@
-"""What a carrier reports.
+"""The errors that a carrier raises and reports.
 
 CarrierError
-├── ConnectFailed      the other end cannot be reached: refused, unreachable, timed out
-├── HandshakeFailed    TLS did not come to be: untrusted certificate, no common version, garbage, timed out
-├── ConnectionLost     it broke after it had been up; `clean` when the peer ended it in order
-├── PeerSilent         nothing was heard for too long; the socket may look alive
-├── ProtocolViolation  the peer sent frames it may not
-├── PeerFailed         the peer said FAIL; its code and message are in `failure`
-└── TlsSettingsError   a certificate, key or CA that cannot be used; says which
+├── ConnectFailed      the peer cannot be reached: refused, unreachable, timed out
+├── HandshakeFailed    the TLS handshake failed: untrusted certificate, no common version, garbage, timed out
+├── ConnectionLost     an established connection ended; `clean` when the peer ended it in order
+├── PeerSilent         nothing was received for too long, though the socket may look alive
+├── ProtocolViolation  the peer broke the lane protocol
+├── PeerFailed         the peer sent FAIL; its code and message are in `payload`
+└── TlsSettingsError   a certificate, key or CA cannot be used; the message says which
 """
 
 
 class CarrierError(Exception):
-    """Base of what a carrier reports."""
+    """Base of every error of a carrier."""
 
 
 class ConnectFailed(CarrierError):
-    """The other end could not be reached. `refused` when it answered that nobody listens there, `exhausted` when it was
-    not even tried, for no more sockets can be opened here."""
+    """The peer could not be reached. `refused`: it answered that nothing listens there. `exhausted`: it was not
+    dialled, because this process or machine can open no more sockets."""
 
     def __init__(self, message: str, *, refused: bool = False, exhausted: bool = False) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class ConnectFailed(CarrierError):
 
 
 class HandshakeFailed(CarrierError):
-    """TLS did not come to be. `untrusted` when it was the certificate that was refused here."""
+    """The TLS handshake failed. `untrusted`: this side did not trust the peer's certificate."""
 
     def __init__(self, message: str, *, untrusted: bool = False) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class HandshakeFailed(CarrierError):
 
 
 class ConnectionLost(CarrierError):
-    """The connection ended."""
+    """The connection ended. `clean`: in order, or by a call on this side."""
 
     def __init__(self, message: str, *, clean: bool = False) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class ConnectionLost(CarrierError):
 
 
 class PeerSilent(CarrierError):
-    """The peer answered nothing for too long."""
+    """Nothing was received from the peer for too long."""
 
 
 class ProtocolViolation(CarrierError):
@@ -50,12 +50,12 @@ class ProtocolViolation(CarrierError):
 
 
 class PeerFailed(CarrierError):
-    """The peer closed the lane with FAIL; `payload` is that frame's (portway.v1.Failure)."""
+    """The peer closed the lane with FAIL. `payload` is that of the frame (portway.v1.Failure)."""
 
     def __init__(self, payload: bytes) -> None:
-        super().__init__("the peer closed the lane and said why")
+        super().__init__("the peer closed the lane with FAIL")
         self.payload = payload
 
 
 class TlsSettingsError(CarrierError):
-    """A certificate, key or CA that cannot be used."""
+    """A certificate, key or CA cannot be used."""

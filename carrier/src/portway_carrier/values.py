@@ -1,6 +1,6 @@
-"""What carriers are told as plain values: where to, by which TLS, within which limits; and what a handshake came to.
+"""The plain values that callers and carriers exchange: TLS settings, limits, addresses to dial, handshake results.
 
-Here: values alone, which no carrier adds to. Not here: who does what with them (contract.py).
+Not here: what is done with them (contract.py).
 """
 
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from portway_runtime.endpoints import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """How to be a TLS server. PEM throughout; `certificate` is the chain, leaf first.
+    """The TLS settings of a server. All are PEM; `certificate` is the chain, leaf first.
 
-    `alpn` is already matched with what the peer offers: at most one name, or none. `client_ca` demands a client
-    certificate that it signed. `ticket_keys` (80 bytes each, newest first) are shared between nodes; a carrier that
-    cannot use them makes its own.
+    `alpn` is at most one protocol, which the caller has matched with the peer's offer. With `client_ca` a client
+    certificate signed by that CA is required. `ticket_keys` (80 bytes each, newest first) are shared between nodes; a
+    carrier that cannot use them makes its own.
     """
 
     certificate: bytes
@@ -27,7 +27,8 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """How to be a TLS client: the peer must show a certificate for `server_name` that `ca` (PEM) signed."""
+    """The TLS settings of a client: the peer must show a certificate for `server_name` signed by `ca`. With
+    `certificate` and `key` the client shows one too. All are PEM."""
 
     ca: bytes
     server_name: str
@@ -38,32 +39,34 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What a handshake came to. `peer_certificate` is DER, None when the peer showed none.
+    """How a stream was established. `alpn` and `peer_certificate` (DER) are None without TLS, and when the handshake
+    chose no protocol or the peer showed no certificate.
 
-    `round_trip` is the shortest that the kernel has seen to the peer since the connection began, TCP's own handshake
-    included, in seconds: it knows nothing of names looked up, of cryptography, or of a program that is busy. None
-    where the platform does not tell.
+    `took` is in seconds, from the call of accept or connect. `round_trip` is the kernel's shortest round trip to the
+    peer since the connection began, TCP's own handshake included, in seconds: unlike `took`, it includes no name
+    resolution, no cryptography and no delay by a busy process. None when the platform does not report it.
     """
 
     alpn: str | None
     peer_certificate: bytes | None
-    took: float  # seconds, from the call of accept or connect
+    took: float
     round_trip: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds and timers, in bytes and seconds.
+    """Bounds in bytes and timers in seconds.
 
-    handshake:      a TLS handshake, or dialling with it, takes no longer.
-    high_water:     a side is not read while more than this waits to be written to the other. Memory of one
+    handshake:      for a TLS handshake, or for dialling with the handshake.
+    high_water:     one side is not read while more bytes than this wait to be written to the other. The memory of one
                     visit is bounded by a small multiple of it.
-    ping_interval, silences: of control lanes and idle lanes (wire/limits.py gives the reasons).
-    reset_answer:   a peer that has not answered a RESET for so long loses the lane.
-    open_answer:    a visit whose OPEN was not answered for so long is reset, and ends with Outcome.UNANSWERED.
-    unacknowledged: a peer that has acknowledged nothing of what was sent for so long, and sent nothing, is dead.
-    linger:         a socket that is closed is dropped when for so long nothing of what was written last has left,
-                    or when for so long a TLS peer has not answered the close.
+    ping_interval:  silence after which a PING is sent on a control lane or idle lane.
+    silences:       such a lane is dead after this many intervals of silence (reasons are in wire/limits.py).
+    reset_answer:   for the peer's answer to a RESET; then the lane is closed.
+    open_answer:    for the answer to OPEN; then the visit is reset and ends with Outcome.UNANSWERED.
+    unacknowledged: a peer is dead that was sent bytes and has neither acknowledged nor sent anything for this long.
+    linger:         for a closing socket: it is dropped when no written byte has left for this long, or when a TLS peer
+                    has not answered the close for this long.
     """
 
     handshake: float = 10.0
@@ -78,7 +81,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Of a pool that joins visitors: so many lanes in all, so long and so many visitors waiting for one."""
+    """The bounds of a pool that visitors are joined to.
+
+    lanes:   lanes in all, idle and busy.
+    wait:    seconds that a visitor waits for a lane.
+    waiting: visitors that wait at the same time.
+    """
 
     lanes: int = 4096
     wait: float = 10.0
@@ -87,23 +95,28 @@ class PoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class SpareSizes:
-    """Of a pool that dials: how many idle lanes to keep, and how many lanes in all (DESIGN §4, "Idle lanes").
+    """How many idle lanes a dialling pool keeps, and its bounds.
 
-    `quiet` until a first visit has come, then `busy`, and more while recent demand was higher; spare lanes above
-    that are let go when nothing has used them for `shrink_after` seconds.
+    quiet:        idle lanes until the first visit.
+    busy:         idle lanes from then on.
+    lanes:        lanes in all, idle and busy.
+    dials:        dials at the same time: a burst must not take the processor from visits that run.
+    shrink_after: seconds; surplus idle lanes that no visit has used for this long are released.
+    wait:         seconds that a visitor joined to this pool waits for a lane.
     """
 
     quiet: int = 2
     busy: int = 8
     lanes: int = 4096
-    dials: int = 64  # dialled at once: a burst must not starve the visits that run of the processor
+    dials: int = 64
     shrink_after: float = 30.0
-    wait: float = 10.0  # a visitor joined to this pool waits so long for a lane
+    wait: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class DialTarget:
-    """Where a pool's lanes go. `greeting` is the first frame on each: PARK, or the mesh's own."""
+    """Where a pool dials its lanes. `greeting` is the type and payload of the first frame sent on each: PARK to a relay
+    node, PEER between nodes."""
 
     address: Endpoint
     tls: ClientTls
