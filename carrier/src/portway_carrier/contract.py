@@ -9,7 +9,7 @@ which peer a visit goes to, and never sees the frames of a visit that runs:
 All calls are made on the thread of the carrier's event loop, except `Carrier.abandon`; all callbacks and awaitables
 come back on it. No call blocks. A callback never runs inside the call that caused it, and must not raise: one that does
 is logged, and the object that it concerns is closed. Closing, cutting and aborting are idempotent and never raise.
-Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait; `Carrier.close`, when cancelled, may be called again.
+Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait. `Carrier.close` may be called again.
 """
 
 import socket
