@@ -52,7 +52,7 @@ def measure(cluster: Cluster, sessions: int, each: int) -> list[Goal]:
 
 def _hold(sessions: int, each: int, environment: dict[str, str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command("hold_sessions", str(sessions), str(each)),
+        command("clients", str(sessions), str(each)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

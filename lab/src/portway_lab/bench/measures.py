@@ -68,7 +68,7 @@ def connections(contestant: Contestant, seconds: float) -> Figures:
     processes on one core, the load and the origin on the others, which is what the contestant itself is good for.
     """
     before = cpu_seconds(contestant.pids)
-    load = _load("connections", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds))
+    load = _load("visitors", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds))
     cpu = cpu_seconds(contestant.pids) - before
     figures = {
         "per_s": load["connections"] / load["seconds"],
@@ -79,7 +79,7 @@ def connections(contestant: Contestant, seconds: float) -> Figures:
     if len(cores) > 1:
         others = ("taskset", "--cpu-list", ",".join(map(str, cores[:-1])))
         with on_cores(contestant.pids, {cores[-1]}):
-            load = _load("connections", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds), prefix=others)
+            load = _load("visitors", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds), prefix=others)
         figures["per_s_of_a_core"] = load["connections"] / load["seconds"]
     return figures
 

@@ -24,7 +24,7 @@ from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 from portway_lab.chaos import consistency
 from portway_lab.chaos.plan import GUESTS, Fault, counts, make_plan
 from portway_lab.chaos.stage import Stage
-from portway_lab.chaos.visiting import Visitors
+from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.processes import Processes, ProcessFailed
 from portway_lab.cluster.visits import WrongBytes

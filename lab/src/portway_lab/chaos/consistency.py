@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from portway_lab.chaos.ledger import Got, Visit
 from portway_lab.chaos.plan import NODES, REGISTRIES
 from portway_lab.chaos.stage import VISITOR, Stage
-from portway_lab.chaos.visiting import visit
+from portway_lab.chaos.visitors import visit
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.own_answers import Ask
 from portway_lab.cluster.processes import ProcessFailed

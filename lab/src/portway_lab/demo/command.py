@@ -21,11 +21,11 @@ from pathlib import Path
 from types import FrameType
 
 from portway_lab.cluster.delay_network import why_not
-from portway_lab.cluster.folders import make_folder, owned_folder
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes, ProcessFailed
 from portway_lab.cluster.regions import start_regions
 from portway_lab.demo import regions as demo_regions
+from portway_lab.demo.folders import make_folder, owned_folder
 
 _REGIONS = (("fra", 50.1, 8.7), ("iad", 38.9, -77.4), ("syd", -33.9, 151.2))
 # A request on one machine takes milliseconds.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from portway_lab.chaos import consistency
 from portway_lab.chaos.ledger import Ledger
-from portway_lab.chaos.visiting import Visitors
+from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster import visits
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.own_answers import Ask, answer, answer_upload
@@ -87,7 +87,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture
 def stage(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("portway_lab.chaos.visiting.visitor_context", lambda ca: None)
+    monkeypatch.setattr("portway_lab.chaos.visitors.visitor_context", lambda ca: None)
     monkeypatch.setattr("portway_lab.chaos.consistency.visitor_context", lambda ca: None)
     return FakeStage(origin.server_address[1])
 

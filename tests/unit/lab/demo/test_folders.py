@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from portway_lab.cluster import folders
+from portway_lab.demo import folders
 
 _HOURS = 7200
 
