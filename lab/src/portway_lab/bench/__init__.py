@@ -1,5 +1,5 @@
-"""What scripts/bench is made of: the contestants, the load, the measures, the mesh, the report.
+"""Portway measured beside other ways to publish a local port, and its own figures beside their goals.
 
-`downloads`, `connections`, `latency`, `idle`, `forward_ready`, `forward_once` and `hold_tunnel` are programs of their
-own, so that what they burn is not counted and their interpreter's lock holds up nobody else.
+`visitors`, `clients` and `forward_once` are programs: they run as processes of their own, so that their CPU time is not
+counted and their interpreter locks delay nobody else.
 """

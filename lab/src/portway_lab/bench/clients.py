@@ -1,45 +1,85 @@
-"""Program: processes with a session each, and tunnels that nobody visits. usage: hold_sessions.py SESSIONS TUNNELS_EACH
+"""Program: clients of a cluster, to be measured or held while something else is.
 
-Prints {"held": N} when every session has one tunnel; after a line on stdin has come, the same when it has all of them.
-Ends with its stdin.
+usage: python -m portway_lab.bench.clients KIND ARGUMENTS, configured by the environment as any client is
+
+    warm COUNT                     forward() in a process that had a tunnel before and has none now;
+                                   prints {"ms": [...]}
+    second COUNT                   forward() while another tunnel of the process is open; prints {"ms": [...]}
+    hold PORT --ready-file FILE    one tunnel until SIGTERM; FILE holds {"host", "port", "pid"}
+    sessions COUNT TUNNELS_EACH    processes with one session each and idle tunnels; prints {"held"} when every session
+                                   has one tunnel and, after a line on stdin, again when it has all of them; ends at
+                                   end of file on stdin
+
+`forward_once.py` is apart: a fresh interpreter must import nothing but the client.
 """
 
 import contextlib
 import json
 import os
+import signal
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import portway
 
-# Each imports what a client needs: more at once would wait for the processor, and for their nodes, too long.
-_AT_ONCE = 4
+_FIRST, _MEASURED = 8001, 8002  # no local server is needed: forward() does not dial it
+# Processes that open tunnels at the same time. Each imports the client first; more of them would make each other wait
+# for the processor longer than nodes wait for a greeting.
+_PARALLEL: Final = 4
+
+
+def time_forward(kind: str, count: int) -> None:
+    taken = []
+    with contextlib.ExitStack() as stack:
+        if kind == "second":
+            stack.enter_context(portway.forward(_FIRST))
+        with portway.forward(_MEASURED):
+            pass
+        for _ in range(count):
+            started = time.perf_counter()
+            with portway.forward(_MEASURED):
+                taken.append((time.perf_counter() - started) * 1000)
+    print(json.dumps({"ms": taken}))
+
+
+def hold(port: int, ready_file: Path) -> None:
+    # Blocked here and so in every thread that starts later: sigwait receives it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    with portway.forward(port) as tunnel:
+        host, public_port = tunnel.tls_socket
+        partial = ready_file.with_suffix(".partial")
+        partial.write_text(json.dumps({"host": host, "port": public_port, "pid": os.getpid()}))
+        partial.replace(ready_file)
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """A process, seen from outside: a byte to it is an order, a byte from it says that it is carried out."""
+    """A child process. A byte written to `orders` is an order; a byte read from `replies` says that it is done."""
 
     pid: int
     orders: int
-    told: int
+    replies: int
 
     def order(self) -> None:
         os.write(self.orders, b".")
 
     def wait(self) -> None:
-        if not os.read(self.told, 1):
+        if not os.read(self.replies, 1):
             raise SystemExit("a session has ended; its message is above")
 
 
-def main() -> None:
-    sessions = [_start(int(sys.argv[2])) for _ in range(int(sys.argv[1]))]
-    for held in (len(sessions), len(sessions) * int(sys.argv[2])):
-        for first in range(0, len(sessions), _AT_ONCE):
-            few = sessions[first : first + _AT_ONCE]
-            for session in few:
+def hold_sessions(count: int, tunnels_each: int) -> None:
+    sessions = [_start(tunnels_each) for _ in range(count)]
+    for held in (count, count * tunnels_each):
+        for first in range(0, count, _PARALLEL):
+            group = sessions[first : first + _PARALLEL]
+            for session in group:
                 session.order()
-            for session in few:
+            for session in group:
                 session.wait()
         print(json.dumps({"held": held}), flush=True)
         sys.stdin.readline()
@@ -50,29 +90,41 @@ def main() -> None:
 
 
 def _start(tunnels: int) -> _Session:
-    (ordered, orders), (told, telling) = os.pipe(), os.pipe()
+    (read_orders, write_orders), (read_replies, write_replies) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        # The others' ends are closed by nobody else: a session ends when its orders do.
-        os.closerange(3, ordered)
-        os.close(orders)
-        os.close(told)
-        _hold(tunnels, ordered, telling)
+        # A session ends when the parent closes its orders, so no sibling may hold a copy of that descriptor.
+        os.closerange(3, read_orders)
+        os.close(write_orders)
+        os.close(read_replies)
+        _hold_tunnels(tunnels, read_orders, write_replies)
         os._exit(0)
-    os.close(ordered)
-    os.close(telling)
-    return _Session(pid, orders, told)
+    os.close(read_orders)
+    os.close(write_replies)
+    return _Session(pid, write_orders, read_replies)
 
 
-def _hold(tunnels: int, ordered: int, telling: int) -> None:
-    with contextlib.ExitStack() as held:
+def _hold_tunnels(tunnels: int, orders: int, replies: int) -> None:
+    with contextlib.ExitStack() as opened:
         for ports in ((1,), range(2, tunnels + 1)):
-            if not os.read(ordered, 1):
+            if not os.read(orders, 1):
                 return
             for port in ports:
-                held.enter_context(portway.forward(port))
-            os.write(telling, b".")
-        os.read(ordered, 1)
+                opened.enter_context(portway.forward(port))
+            os.write(replies, b".")
+        os.read(orders, 1)
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case [("warm" | "second") as kind, count]:
+            time_forward(kind, int(count))
+        case ["hold", port, "--ready-file", file]:
+            hold(int(port), Path(file))
+        case ["sessions", count, tunnels_each]:
+            hold_sessions(int(count), int(tunnels_each))
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

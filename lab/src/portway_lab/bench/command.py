@@ -1,8 +1,8 @@
-"""Measure Portway beside its opponents: all are up at once and take turns, round by round, so that a machine that gets
-slower meanwhile gets slower for all.
+"""scripts/bench: measure Portway beside its opponents.
 
-Here: which measures, in which order, how often. What each is, is in measures.py; the opponents are in
-contestants.py.
+All contestants run at the same time and take turns, round by round, so that a machine that becomes slower does so for
+all of them. Here: which measures run, in which order, how often. Not here: what each measures (measures.py,
+idle_tunnels.py, mesh.py), the opponents (contestants.py).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from portway_lab.bench import contestants, far_away, goals, idle_tunnels, measures, mesh, report
+from portway_lab.bench import contestants, idle_tunnels, measures, mesh, mesh_far, report
 from portway_lab.bench.contestants import Contestant, find_program
 from portway_lab.bench.endpoint import Endpoint
 from portway_lab.checkout import ROOT
@@ -27,9 +27,9 @@ from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_clust
 from portway_lab.cluster.processes import Processes
 
 MEASURES = ("idle", "tunnels", "bulk", "requests", "latency", "connections", "forward", "mesh")
-# Those that start processes of their own.
+# Measures that start clusters of their own.
 _APART = {"idle", "tunnels", "mesh"}
-# One address is the whole load here, and one session opens tunnels without pause.
+# The whole load comes from one address, and one session opens tunnels without pause.
 _NO_LIMITS = (
     *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
     *("--binds-per-second", "100000", "--bind-burst", "100000"),
@@ -38,7 +38,7 @@ _NO_LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long it takes, against how far it can be trusted."""
+    """How much is measured: a longer run gives more certain figures."""
 
     rounds: int
     seconds: float  # of each load in each round
@@ -52,7 +52,7 @@ FULL = Effort(rounds=5, seconds=5.0, bulk_bytes=1 << 30, warm=200, fresh=20, ses
 QUICK = Effort(rounds=2, seconds=1.0, bulk_bytes=256 << 20, warm=50, fresh=5, sessions=40)
 IDLE_VISITORS = 2_000
 TUNNELS_OF_A_SESSION = 50
-# A visitor costs a relay node or HAProxy two descriptors; the rest is for everything else a process holds.
+# Descriptors of a relay node or HAProxy: two for each visitor, and those that the process has otherwise.
 _DESCRIPTORS_PER_VISITOR = 2
 _OTHER_DESCRIPTORS = 200
 
@@ -71,7 +71,7 @@ def main() -> int:
         forward: dict[str, measures.Figures] = {}
         if "idle" in chosen:
             rounds["idle"] = _run_idle(Path(name), descriptors, skipped)
-        of_tunnels: list[goals.Goal] = []
+        of_tunnels: list[report.Goal] = []
         if "tunnels" in chosen:
             of_tunnels = _run_tunnels(Path(name), effort)
         if set(chosen) - _APART:
@@ -81,8 +81,8 @@ def main() -> int:
                 rounds |= _run_rounds(field, chosen, effort, Path(name))
             if "forward" in chosen:
                 forward = _run_forward(cluster, effort, Path(name), skipped)
-            processes.end()  # the mesh has clusters of its own, and the machine to itself
-        of_mesh: list[goals.Goal] = []
+            processes.end()  # the mesh has clusters of its own, and needs the machine alone
+        of_mesh: list[report.Goal] = []
         if "mesh" in chosen:
             of_mesh = mesh.measure(Path(name), mesh.QUICK if arguments.quick else mesh.FULL, skipped, _progress)
     result = {
@@ -106,7 +106,7 @@ def main() -> int:
     print(report.table(result, forward))
     for title, measured in (("idle tunnels", of_tunnels), ("the mesh", of_mesh)):
         if measured:
-            print(goals.table(title, measured))
+            print(report.goal_table(title, measured))
     facts = written["machine"]
     print(
         f"\n{facts['cores']} cores ({facts['cpu']}); load average {load_before[0]:.2f} before, "
@@ -119,17 +119,31 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Portway beside its opponents.")
-    parser.add_argument("--quick", action="store_true", help="a glance: shorter and fewer rounds")
-    parser.add_argument(
-        "--only", action="append", choices=MEASURES, metavar="NAME", help=f"one of {', '.join(MEASURES)}"
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure Portway beside a direct connection, HAProxy and ssh -R. Needs nginx and wrk.",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="default: bench-results-TIME.json in the root")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter rounds: less certain figures in a few minutes"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=MEASURES,
+        metavar="NAME",
+        help=f"run this measure only; may be repeated; one of {', '.join(MEASURES)}",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="where all rounds are written; default: bench-results-TIME.json in the root of the checkout",
+    )
     return parser.parse_args()
 
 
 def _raise_descriptors() -> int:
-    """As many as this user may have; the children inherit it."""
+    """Raise the limit of descriptors as far as this user may; returns it. Children inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -141,7 +155,7 @@ def _start_cluster(processes: Processes, limits: tuple[str, ...] = _NO_LIMITS) -
 
 
 def _start(processes: Processes, cluster: Cluster, skipped: dict[str, str]) -> list[Contestant]:
-    """Everybody who can be started; the others are named with the reason."""
+    """Start every contestant that is installed; `skipped` gets the reason for each other."""
     nginx = find_program("nginx")
     if nginx is None or find_program("wrk") is None:
         raise SystemExit("scripts/bench needs nginx and wrk (Debian packages of these names)")
@@ -162,8 +176,8 @@ def _start(processes: Processes, cluster: Cluster, skipped: dict[str, str]) -> l
 
 
 def _run_idle(folder: Path, descriptors: int, skipped: dict[str, str]) -> dict[str, list[measures.Figures]]:
-    """In processes of its own: none has freed memory yet, and what it leaves behind, thousands of lanes that are let go
-    of over the next minute, is in no other measure's way."""
+    """In a cluster of its own: no process has freed memory before, and the thousands of lanes that are closed over the
+    next minute disturb no other measure."""
     visitors = min(IDLE_VISITORS, (descriptors - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_VISITOR)
     own = folder / "idle"
     own.mkdir()
@@ -177,8 +191,8 @@ def _run_idle(folder: Path, descriptors: int, skipped: dict[str, str]) -> dict[s
     return taken
 
 
-def _run_tunnels(folder: Path, effort: Effort) -> list[goals.Goal]:
-    """With its limits as they are by default: a node must hold them as it is."""
+def _run_tunnels(folder: Path, effort: Effort) -> list[report.Goal]:
+    """With the default limits: a node must hold this many without being configured for it."""
     _progress(f"{effort.sessions * TUNNELS_OF_A_SESSION} idle tunnels")
     own = folder / "tunnels"
     own.mkdir()
@@ -220,13 +234,13 @@ def _run_forward(
         "second tunnel of a process": measures.forward_ready("second", effort.warm, cluster.exports),
         "fresh interpreter": measures.forward_fresh(effort.fresh, cluster.exports),
     }
-    title = f"second, {far_away.REGISTRY_ROUND_TRIP:.0f} ms to registry, {far_away.NODE_ROUND_TRIP:.0f} to node"
+    title = f"second, {mesh_far.REGISTRY_ROUND_TRIP:.0f} ms to registry, {mesh_far.NODE_ROUND_TRIP:.0f} to node"
     if why := delay_network.why_not():
         skipped[title] = why
     else:
         far = folder / "far"
         far.mkdir()
-        found[title] = far_away.second_tunnel(far, effort.warm // 4)
+        found[title] = mesh_far.second_tunnel(far, effort.warm // 4)
     return found
 
 

@@ -1,6 +1,6 @@
-"""The ways from a visitor to one origin server, all of them up during the whole run.
+"""The contestants: ways from a visitor to one origin server, all of them running during the whole measurement.
 
-Here: what each is made of, as processes. Not here: what is measured on them.
+Here: the processes of each. Not here: what is measured on them (measures.py).
 
     direct    visitor → nginx, plain
     portway   visitor → TLS → relay node → TLS → client → nginx
@@ -22,10 +22,9 @@ from portway_lab.bench.endpoint import Endpoint
 from portway_lab.cluster.portway import DOMAIN, LOOPBACK, Cluster
 from portway_lab.cluster.processes import Process, Processes
 
-HERE = Path(__file__).parent
 REGION = "fra"
 NODE = "fra-1"
-# Larger than any buffer on the way, small enough to stay in the page cache.
+# Larger than any buffer on the path, small enough to stay in the page cache.
 BIG_FILE = 256 << 20
 _SMALL_PAGE = "a small page, as an API would answer it: " + "x" * 87
 _LISTENING_WITHIN = 15.0
@@ -34,7 +33,7 @@ _SBIN = "/usr/sbin:/sbin"
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """`parts` are the processes whose CPU and memory count, by what they are; the origin and the load do not."""
+    """`parts` are the processes whose CPU and memory are counted, by role; origin and load are not counted."""
 
     name: str
     endpoint: Endpoint
@@ -50,7 +49,7 @@ def find_program(name: str) -> str | None:
 
 
 def free_port() -> int:
-    """Free now; a benchmark on a quiet machine may rely on it staying so for a second."""
+    """A port that is free now. On the quiet machine of a benchmark it stays free until it is used."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -58,7 +57,7 @@ def free_port() -> int:
 
 
 def wait_listening(port: int, process: Process, processes: Processes) -> None:
-    """Until it does. Raises ProcessFailed."""
+    """Return once the process listens on the port. Raises ProcessFailed."""
 
     def listens() -> bool:
         try:
@@ -109,10 +108,13 @@ http {{
 
 def start_portway(processes: Processes, cluster: Cluster, origin: int) -> Contestant:
     client = processes.start(
-        "client", [sys.executable, HERE / "hold_tunnel.py", str(origin)], ready_flag=True, environment=cluster.exports
+        "client",
+        [sys.executable, "-m", "portway_lab.bench.clients", "hold", str(origin)],
+        ready_flag=True,
+        environment=cluster.exports,
     )
-    told = processes.wait_ready(client)
-    endpoint = Endpoint(LOOPBACK, told["port"], told["host"], str(cluster.ca))
+    ready = processes.wait_ready(client)
+    endpoint = Endpoint(LOOPBACK, ready["port"], ready["host"], str(cluster.ca))
     parts = {
         "node": [cluster.nodes[0].process.pid],
         "client": [client.pid],
@@ -122,7 +124,9 @@ def start_portway(processes: Processes, cluster: Cluster, origin: int) -> Contes
 
 
 def start_haproxy(processes: Processes, cluster: Cluster, origin: int, program: str) -> Contestant:
-    """Two processes in a chain, the second in the client's place: both legs encrypted and verified, like Portway's."""
+    """Two processes in a chain, the second in place of the client: both legs are encrypted and verified, as Portway's
+    are.
+    """
     folder = processes.folder / "haproxy"
     folder.mkdir(mode=0o700)
     inner_name = f"{NODE}.node.portway.internal"
@@ -157,7 +161,7 @@ listen {name}
 
 
 def start_ssh(processes: Processes, origin: int, sshd: str, ssh: str) -> Contestant:
-    """An sshd of our own, with its own keys and configuration, and `ssh -R` to it."""
+    """An sshd with its own keys and configuration, and `ssh -R` to it."""
     folder = processes.folder / "ssh"
     folder.mkdir(mode=0o700)
     for name in ("host", "user"):
@@ -180,7 +184,7 @@ PermitRootLogin yes
 AllowTcpForwarding yes
 """)
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd drops its privileges into it
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd drops its privileges
     server = processes.start("sshd", [sshd, "-D", "-e", "-f", folder / "sshd_config"])
     wait_listening(listen, server, processes)
     options = {

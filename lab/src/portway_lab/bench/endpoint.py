@@ -1,4 +1,4 @@
-"""Where a visitor connects: an address, and a TLS name and CA when it is a TLS one."""
+"""Where the load connects, as a value that goes on a command line: an address and, for TLS, a server name and a CA."""
 
 import json
 import socket
@@ -21,7 +21,8 @@ class Endpoint:
         return cls(**json.loads(text))
 
     def context(self) -> ssl.SSLContext | None:
-        """Verifies as a browser would; never resumes a session, so that every connection pays for its handshake."""
+        """None without TLS. Verifies as a browser does; never resumes a session: every connection costs a full
+        handshake."""
         if self.server_name is None:
             return None
         context = ssl.create_default_context(cafile=self.ca)
@@ -43,7 +44,10 @@ class Endpoint:
 
 
 def read_head(connection: socket.socket) -> tuple[int, bytes]:
-    """Length of a response's body, and what of the body came with the head. Raises ConnectionError."""
+    """The length of a response's body, and the part of the body that was read with the head.
+
+    Raises ConnectionError when the status is not 200 or the response has no Content-Length.
+    """
     received = b""
     while b"\r\n\r\n" not in received:
         chunk = connection.recv(65_536)

@@ -1,4 +1,7 @@
-"""Program: forward() in a fresh interpreter; says when it is ready and ends with its stdin."""
+"""Program: forward() in a fresh interpreter; prints "ready" and ends at end of file on stdin.
+
+Nothing but the client is imported, and it is run by its path: what is measured is a user's program, not the lab.
+"""
 
 import sys
 

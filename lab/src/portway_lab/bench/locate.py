@@ -1,10 +1,10 @@
-"""Program: Locate with 1,000 nodes known, by distance and with learned round trips, on one core each way.
+"""Program: how fast a registry that knows 1,000 nodes answers Locate, by distance and with learned round trips.
 
-usage: locate.py [--seconds N] [--nodes N]
+usage: python -m portway_lab.bench.locate [--seconds N] [--nodes N]
 
-The registry is a process of its own on one core, what asks it another on the next; `placement` is the choice alone, in
-this process. Prints a line for each: answers a second, median and 99th percentile in milliseconds, and for the registry
-how many of its processor's time would do, which is what to compare where the machine has other things to do.
+The registry is a process on one core, its callers are this process on another; "placement" is the choice of candidates
+alone, in this process. Prints a line for each: answers per second, median and 99th percentile in milliseconds, and for
+the registry the answers per second of its CPU time, which is the figure to compare on a machine that is not idle.
 """
 
 import argparse
@@ -40,13 +40,13 @@ from portway_lab.cluster.processes import Processes
 
 _PROGRAM: Final = Path(sys.executable).parent / "portway-registry"
 _CHANNELS: Final = 4
-_IN_FLIGHT: Final = 8  # twice the cores of any of this, so that the registry never waits
+_IN_FLIGHT: Final = 8  # enough that the registry always has a request to answer
 _REGIONS: Final = 50
 _FRANKFURT: Final = Position(50.1, 8.7)
 
 
 def nodes(number: int) -> list[NodeInfo]:
-    """In fifty regions on all continents, some of them loaded."""
+    """`number` nodes in fifty regions on all continents, with different loads."""
     rng = random.Random(1)
     places = [(rng.uniform(-55, 70), rng.uniform(-180, 180)) for _ in range(_REGIONS)]
     return [
@@ -73,7 +73,7 @@ async def _fill(path: Path, known: list[NodeInfo]) -> None:
 
 
 async def _repeated(pid: int, seconds: float, ask: Callable[[int], Awaitable[object]]) -> str:
-    """As often as it goes."""
+    """Calls `ask` from eight tasks for `seconds`; the line to print. `pid` is the registry's."""
     used = cpu_seconds([pid])
     took: list[float] = []
     until = time.perf_counter() + seconds
@@ -86,7 +86,7 @@ async def _repeated(pid: int, seconds: float, ask: Callable[[int], Awaitable[obj
     began = time.perf_counter()
     await asyncio.gather(*map(asking, range(_IN_FLIGHT)))
     line = _line(took, time.perf_counter() - began)
-    return f"{line}; {len(took) / (cpu_seconds([pid]) - used):,.0f} a second of its processor"
+    return f"{line}; {len(took) / (cpu_seconds([pid]) - used):,.0f} a second of its CPU time"
 
 
 def _line(took: list[float], lasted: float) -> str:
@@ -108,7 +108,7 @@ async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> N
     async def locate(number: int) -> object:
         return await stubs[number % _CHANNELS].Locate(LocateRequest(), metadata=bearer(tokens[0]))
 
-    await _repeated(pid, 1.0, locate)  # what is cached is
+    await _repeated(pid, 1.0, locate)  # fills the caches
     print("Locate, by distance          ", await _repeated(pid, seconds, locate), flush=True)
     nearest = (await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))).candidates
     for first in range(0, len(nearest), MAX_IN_A_REPORT):
@@ -124,7 +124,7 @@ async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> N
 
 
 def _placement(seconds: float, known: list[NodeInfo]) -> None:
-    """Clients from everywhere: 10,000 positions and prefixes, which no cache holds."""
+    """Clients at 10,000 positions with as many prefixes, more than any cache holds."""
     placed = [placed_node(node) for node in known]
     places = Places(placed)
     rng = random.Random(2)
@@ -148,8 +148,8 @@ def _placement(seconds: float, known: list[NodeInfo]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measure (%(default)s)")
+    parser.add_argument("--nodes", type=int, default=1000, help="that the registry knows (%(default)s)")
     arguments = parser.parse_args()
     known = nodes(arguments.nodes)
     cores = sorted(os.sched_getaffinity(0))

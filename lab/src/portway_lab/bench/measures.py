@@ -1,6 +1,6 @@
-"""What is measured on a contestant: one function a figure, each giving plain numbers.
+"""What is measured on a contestant: one function for each measure, each returning plain numbers.
 
-Here: running a load and dividing by it. Not here: rounds, medians, tables.
+Here: running a load (visitors.py, clients.py) and dividing by it. Not here: rounds, medians, tables.
 """
 
 import json
@@ -12,23 +12,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from portway_lab.bench.contestants import HERE, Contestant
+from portway_lab.bench.contestants import Contestant
 from portway_lab.bench.usage import cpu_seconds, on_cores, resident_kb
 from portway_lab.bench.wrk import run_wrk
 
 Figures = dict[str, float]
-# Enough to keep two cores busy, and what a browser's visitors come to.
+# Enough to keep two cores busy; about what six browsers open.
 CONNECTIONS = 32
 NEW_AT_ONCE = 16
+_FORWARD_ONCE = Path(__file__).with_name("forward_once.py")
 _LOAD_TIMEOUT = 300.0
-# Allocators and timers come to rest.
-_SETTLE = 1.0
+_SETTLE = 1.0  # seconds for allocators and timers to come to rest
 
 
 def bulk(contestant: Contestant, size: int) -> Figures:
     """One visitor downloads `size` bytes over one connection."""
     before = cpu_seconds(contestant.pids)
-    load = _load("downloads", contestant.endpoint.to_json(), str(size))
+    load = _load("visitors", "download", contestant.endpoint.to_json(), str(size))
     cpu = cpu_seconds(contestant.pids) - before
     return {"mb_per_s": load["bytes"] / 1e6 / load["seconds"], "cpu_s_per_gb": cpu / (load["bytes"] / 1e9)}
 
@@ -48,9 +48,9 @@ def requests(contestant: Contestant, seconds: float, folder: Path) -> Figures:
 
 
 def latency(contestant: Contestant, seconds: float) -> Figures:
-    """Requests one after the other over one connection."""
+    """Requests in sequence over one connection."""
     before = cpu_seconds(contestant.pids)
-    load = _load("latency", contestant.endpoint.to_json(), str(seconds))
+    load = _load("visitors", "requests", contestant.endpoint.to_json(), str(seconds))
     cpu = cpu_seconds(contestant.pids) - before
     taken = load["latencies_us"]
     return {
@@ -62,13 +62,13 @@ def latency(contestant: Contestant, seconds: float) -> Figures:
 
 
 def connections(contestant: Contestant, seconds: float) -> Figures:
-    """Visitors that come, ask once and leave, 16 at a time, each with a full handshake.
+    """Visitors that connect, ask once and leave, 16 at a time, each with a full handshake.
 
-    Twice: everything on all cores, where the load takes as much of them as what it loads; and a contestant with all its
-    processes on one core, the load and the origin on the others, which is what the contestant itself is good for.
+    Measured twice: with everything on all cores, where the load uses as much CPU as the contestant; and with all
+    processes of the contestant on one core and load and origin on the others, which is the contestant's own capacity.
     """
     before = cpu_seconds(contestant.pids)
-    load = _load("visitors", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds))
+    load = _load("visitors", "connections", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds))
     cpu = cpu_seconds(contestant.pids) - before
     figures = {
         "per_s": load["connections"] / load["seconds"],
@@ -79,21 +79,22 @@ def connections(contestant: Contestant, seconds: float) -> Figures:
     if len(cores) > 1:
         others = ("taskset", "--cpu-list", ",".join(map(str, cores[:-1])))
         with on_cores(contestant.pids, {cores[-1]}):
-            load = _load("visitors", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds), prefix=others)
+            load = _load(
+                "visitors", "connections", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds), prefix=others
+            )
         figures["per_s_of_a_core"] = load["connections"] / load["seconds"]
     return figures
 
 
 def idle(contestant: Contestant, visitors: int) -> Figures:
-    """Resident memory of each part for one visitor that has asked once and stays."""
-    _load("latency", contestant.endpoint.to_json(), "0.2")  # what the first visitor alone costs is not theirs
+    """Resident memory of each part for one visitor that has asked once and stays connected."""
+    _load("visitors", "requests", contestant.endpoint.to_json(), "0.2")  # the first visitor's own cost is not counted
     time.sleep(_SETTLE)
     before = {part: resident_kb(pids) for part, pids in contestant.parts.items()}
-    idle_load = command("idle", contestant.endpoint.to_json(), str(visitors))
+    idle_load = command("visitors", "idle", contestant.endpoint.to_json(), str(visitors))
     with subprocess.Popen(idle_load, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as load:
         assert load.stdout is not None
-        told = load.stdout.readline()
-        if not told:
+        if not load.stdout.readline():
             raise RuntimeError(f"{contestant.name}: {visitors} idle visitors could not be held")
         time.sleep(_SETTLE)
         after = {part: resident_kb(pids) for part, pids in contestant.parts.items()}
@@ -102,8 +103,8 @@ def idle(contestant: Contestant, visitors: int) -> Figures:
 
 
 def forward_ready(kind: str, count: int, exports: dict[str, str], prefix: tuple[str, ...] = ()) -> Figures:
-    """forward() in a process that has had a tunnel ("warm") or has one open ("second")."""
-    load = _load("forward_ready", kind, str(count), environment=exports, prefix=prefix)
+    """forward() in a process that had a tunnel before ("warm") or has one open ("second")."""
+    load = _load("clients", kind, str(count), environment=exports, prefix=prefix)
     return _spread(load["ms"])
 
 
@@ -113,7 +114,7 @@ def forward_fresh(count: int, exports: dict[str, str]) -> Figures:
     for _ in range(count):
         started = time.perf_counter()
         with subprocess.Popen(
-            [sys.executable, str(HERE / "forward_once.py")],  # not -m: it would cost its own imports
+            [sys.executable, str(_FORWARD_ONCE)],  # not -m: its imports would be measured too
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **exports},
@@ -150,5 +151,5 @@ def _load(
     )
     if done.returncode != 0:
         raise RuntimeError(f"{program} failed:\n{done.stderr}")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

@@ -1,6 +1,7 @@
-"""All figures of the mesh, one after the other.
+"""All figures of the mesh, in sequence.
 
-Here: which, how often, and what is left out where it cannot be measured. Not here: how (mesh_near.py, mesh_far.py).
+Here: which are measured, how often, and which are skipped on a machine that cannot measure them. Not here: the
+measuring (mesh_near.py, mesh_far.py).
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.bench import mesh_far, mesh_near
 from portway_lab.bench.contestants import find_program
-from portway_lab.bench.goals import Goal
+from portway_lab.bench.report import Goal
 from portway_lab.cluster.delay_network import why_not
 
 
@@ -32,6 +33,7 @@ QUICK = MeshEffort(2, 1.0, 128 << 20, kills=4, cold=5, clients=3, black_holes=1,
 
 
 def measure(folder: Path, effort: MeshEffort, skipped: dict[str, str], progress: Callable[[str], None]) -> list[Goal]:
+    """Runs what this machine can run; `skipped` gets the reason for each measure that it cannot."""
     parts: dict[str, Callable[[Path], list[Goal]]] = {}
     if nginx := find_program("nginx"):
         parts["second-node"] = lambda at: mesh_near.second_node(

@@ -1,6 +1,6 @@
-"""The mesh on one machine: what the second node costs a visitor, and how soon a URL serves when its home was killed.
+"""The mesh on one machine: what a second node costs a visitor, and how soon a URL works after its home node was killed.
 
-Here: clusters of real nodes on loopback. Not here: distance (mesh_far.py).
+Here: clusters of real nodes on loopback. Not here: nodes far apart (mesh_far.py).
 """
 
 import statistics
@@ -11,7 +11,7 @@ from pathlib import Path
 from portway_lab.bench import contestants, measures
 from portway_lab.bench.contestants import Contestant
 from portway_lab.bench.endpoint import Endpoint
-from portway_lab.bench.goals import Goal
+from portway_lab.bench.report import Goal
 from portway_lab.cluster.clients import NamedTunnel, start_client, wait_tunnels
 from portway_lab.cluster.own_answers import Ask
 from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
@@ -25,15 +25,15 @@ PLANS = (
     NodePlan("iad-1", "iad", 38.9, -77.4, flags=_NO_LIMITS),
     NodePlan("nrt-1", "nrt", 35.8, 140.4, flags=_NO_LIMITS),
 )
-# A visit that fails is tried again after this; it is what the figure can be wrong by.
-_AGAIN_AFTER = 0.01
+# Seconds between two attempts at a visit, which is also the error of the figure.
+_RETRY_AFTER = 0.01
 _VISIT_TIMEOUT = 5.0
 _HOME_KNOWN_WITHIN = 30.0
 _SMALL = Ask(100)
 
 
 def second_node(folder: Path, nginx: str, rounds: int, seconds: float, size: int) -> list[Goal]:
-    """The same tunnel through its home node and through another one, in turns."""
+    """The same tunnel visited at its home node and at another node, in turns."""
     with Processes(folder) as processes:
         cluster = start_cluster(processes, PLANS[:2])
         origin = contestants.start_origin(processes, nginx)
@@ -67,7 +67,8 @@ def second_node(folder: Path, nginx: str, rounds: int, seconds: float, size: int
 
 
 def home_killed(folder: Path, kills: int) -> list[Goal]:
-    """`kill -9` of the home node of an idle tunnel, again and again; visitors try at another node without pause."""
+    """The home node of an idle tunnel is killed `kills` times; a visitor at another node retries until the URL
+    works."""
     taken = []
     with Processes(folder) as processes:
         cluster = start_cluster(processes, PLANS)
@@ -80,7 +81,7 @@ def home_killed(folder: Path, kills: int) -> list[Goal]:
             others = sorted(set(nodes) - {home})
             entrance = listens[others[number % len(others)]]
             visit = visitor(cluster, entrance, tunnel)
-            serves_after(visit)  # its node knows the way
+            serves_after(visit)  # its node has the route now
             nodes[home].kill()
             taken.append(serves_after(visit))
             nodes[home].start()
@@ -91,7 +92,7 @@ def home_killed(folder: Path, kills: int) -> list[Goal]:
 
 
 def visitor(cluster: Cluster, entrance: str, tunnel: NamedTunnel) -> Callable[[], None]:
-    """One visit at a node; raises OSError when it fails."""
+    """A function that makes one visit at the node `entrance`, host:port; it raises OSError when the visit fails."""
     context = visitor_context(cluster.ca)
 
     def visit() -> None:
@@ -102,7 +103,7 @@ def visitor(cluster: Cluster, entrance: str, tunnel: NamedTunnel) -> Callable[[]
 
 
 def serves_after(visit: Callable[[], object], give_up: float = 60.0) -> float:
-    """Seconds until a visit succeeds, tried without pause. Raises the last failure after `give_up` seconds."""
+    """Seconds until a visit succeeds, retried at once. Raises the last failure after `give_up` seconds."""
     began = time.monotonic()
     while True:
         try:
@@ -110,13 +111,13 @@ def serves_after(visit: Callable[[], object], give_up: float = 60.0) -> float:
         except OSError:
             if time.monotonic() - began > give_up:
                 raise
-            time.sleep(_AGAIN_AFTER)
+            time.sleep(_RETRY_AFTER)
         else:
             return time.monotonic() - began
 
 
 def home_of(cluster: Cluster, tunnel: NamedTunnel, prefix: tuple[str, ...] = ()) -> str:
-    """The node that the registry says the tunnel's client is connected to, once that is one that it knows."""
+    """The tunnel's home node by the registry, once that node is among those that it lists. Raises RuntimeError."""
     deadline = time.monotonic() + _HOME_KNOWN_WITHIN
     while True:
         found = {one["label"]: one["node"] for one in cluster.ask("tunnel", "list", prefix=prefix)["tunnels"]}
@@ -125,11 +126,11 @@ def home_of(cluster: Cluster, tunnel: NamedTunnel, prefix: tuple[str, ...] = ())
             home: str = found[tunnel.label]
             return home
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the registry knows no home of {tunnel.name}: {found}")
+            raise RuntimeError(f"the registry names no known home of {tunnel.name}: {found}")
 
 
 def _home_first(cluster: Cluster, host: str) -> tuple[str, str]:
-    """Addresses of the tunnel's home and of the other node: the region in its name says where it was opened."""
+    """Addresses of the tunnel's home node and of the other one; the region in its name is that of its home."""
     region = host.split(".")[1]
     home = next(node.listen for node in cluster.nodes if node.plan.region == region)
     return home, next(node.listen for node in cluster.nodes if node.plan.region != region)

@@ -1,14 +1,14 @@
-"""The table and the JSON of a run.
+"""The tables of a run: contestants beside each other, figures beside their goals, and the machine they are from.
 
-Here: medians of rounds, ratios, what machine it was. Not here: measuring.
+Here: medians of rounds, ratios, goals. Not here: measuring.
 """
 
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +17,7 @@ from portway_lab.bench.measures import Figures
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: a figure of a measure, how it is written, and whether more is better."""
+    """A line of the table: a figure of a measure, its title and digits, and whether more is better."""
 
     measure: str
     figure: str
@@ -44,18 +44,18 @@ ROWS = (
     Row("idle", "client_kb", "idle visitor, KB in client", 1, False),
 )
 _ORDER = ("direct", "portway", "haproxy", "ssh -R")
-# The one that Portway's figures are divided by.
+# Portway's figures are divided by this contestant's.
 _RIVAL = "haproxy"
 
 
 def medians(rounds: Iterable[Figures]) -> Figures:
-    """Of each figure over the rounds."""
-    kept = list(rounds)
-    return {name: statistics.median(figures[name] for figures in kept) for name in kept[0]}
+    """The median of each figure over the rounds."""
+    all_rounds = list(rounds)
+    return {name: statistics.median(figures[name] for figures in all_rounds) for name in all_rounds[0]}
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on and the reader cannot see."""
+    """The hardware, the kernel and the versions that the figures depend on."""
     return {
         "cores": os.cpu_count(),
         "cpu": _cpu_model(),
@@ -79,7 +79,7 @@ _VERSIONS = {
 
 
 def table(result: dict[str, dict[str, Figures]], forward: dict[str, Figures]) -> str:
-    """`result` is measure → contestant → medians; `forward` the ways of starting one → figures."""
+    """`result` is measure → contestant → medians; `forward` is way of calling forward() → figures."""
     measured = {name for figures in result.values() for name in figures}
     names = [name for name in _ORDER if name in measured]
     lines = []
@@ -125,3 +125,41 @@ def _first_line(command: list[str]) -> str:
     except OSError:
         return "missing"
     return next(iter((done.stdout + done.stderr).splitlines()), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure without an opponent, and its bound; `bound` None means that none is set. `note` says what it is compared
+    with.
+    """
+
+    title: str
+    value: float
+    unit: str
+    bound: float | None = None
+    at_most: bool = True
+    note: str = ""
+
+    @property
+    def reached(self) -> bool:
+        if self.bound is None:
+            return True
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "reached": self.reached}
+
+
+def goal_table(title: str, goals: Sequence[Goal]) -> str:
+    lines = [f"{title:<58} {'measured':>14} {'goal':>14}"]
+    for goal in goals:
+        sign = "≤" if goal.at_most else "≥"
+        bound = "" if goal.bound is None else f"{sign} {_number(goal.bound)} {goal.unit}"
+        verdict = "" if goal.reached else "  MISSED"
+        note = f"  ({goal.note})" if goal.note else ""
+        lines.append(f"{goal.title:<58} {f'{_number(goal.value)} {goal.unit}':>14} {bound:>14}{verdict}{note}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")

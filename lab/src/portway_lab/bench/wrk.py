@@ -1,4 +1,4 @@
-"""wrk: keep-alive requests over so many connections, with latencies."""
+"""wrk: keep-alive requests over a number of connections, with latencies."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 from portway_lab.bench.endpoint import Endpoint
 
 _UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}
-# wrk takes the TLS name from the URL and asks the system's resolver for it, which knows no *.localhost.
+# wrk takes the TLS server name from the URL and resolves it with the system's resolver, which does not know
+# *.localhost.
 _SCRIPT = """
 function wrk.resolve(host, service)
   wrk.addrs = wrk.lookup("{host}", service)
@@ -42,12 +43,12 @@ def run_wrk(endpoint: Endpoint, connections: int, seconds: float, folder: Path) 
 
 
 def parse(output: str) -> WrkResult:
-    """What wrk prints, as numbers."""
+    """The numbers of wrk's output. Raises RuntimeError when they are not all there."""
     total = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m)\b", output)
     p50 = re.search(r"^\s*50%\s+([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
     p99 = re.search(r"^\s*99%\s+([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
     if not (total and p50 and p99):
-        raise RuntimeError(f"wrk said something new:\n{output}")
+        raise RuntimeError(f"the output of wrk is not understood:\n{output}")
     errors = sum(
         int(number) for line in re.findall(r"Socket errors: (.*)", output) for number in re.findall(r"\d+", line)
     )
