@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from portway_lab.cluster.portway import NodePlan as ProcessPlan
 from portway_lab.cluster.portway import start_cluster
-from portway_lab.cluster.processes import Processes
-from portway_lab.cluster.restart import Restartable
+from portway_lab.cluster.processes import Processes, Restartable
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.admin_calls import AdminCalls

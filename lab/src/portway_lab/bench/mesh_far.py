@@ -13,14 +13,11 @@ from portway_lab.bench import measures
 from portway_lab.bench.mesh_near import home_of, serves_after
 from portway_lab.bench.report import Goal
 from portway_lab.cluster.clients import NamedTunnel, start_client, wait_tunnels
-from portway_lab.cluster.etcd import PORT as ETCD_PORT
-from portway_lab.cluster.etcd import start_etcd
 from portway_lab.cluster.network import Network, Place, round_trip, start_network
-from portway_lab.cluster.own_answers import Ask
-from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
+from portway_lab.cluster.portway import ETCD_PORT, Cluster, NodePlan, RegistryPlan, start_cluster, start_etcd
 from portway_lab.cluster.processes import Processes
 from portway_lab.cluster.regions import CLIENT, REGISTRY, VISITOR, node_plan, start_regions
-from portway_lab.cluster.visits import ask, connect, visitor_context
+from portway_lab.cluster.visits import Ask, ask, connect, visitor_context
 
 LONG = 100.0  # ms between the regions of a cold visit
 ETCD_ROUND_TRIP = 150.0

@@ -13,11 +13,9 @@ from portway_lab.bench.contestants import Contestant
 from portway_lab.bench.endpoint import Endpoint
 from portway_lab.bench.report import Goal
 from portway_lab.cluster.clients import NamedTunnel, start_client, wait_tunnels
-from portway_lab.cluster.own_answers import Ask
 from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
-from portway_lab.cluster.processes import Processes
-from portway_lab.cluster.restart import Restartable
-from portway_lab.cluster.visits import ask, connect, visitor_context
+from portway_lab.cluster.processes import Processes, Restartable
+from portway_lab.cluster.visits import Ask, ask, connect, visitor_context
 
 _NO_LIMITS = ("--connections-per-second", "1000000", "--connection-burst", "1000000")
 PLANS = (

@@ -15,9 +15,8 @@ from portway_lab.chaos.plan import NODES, REGISTRIES
 from portway_lab.chaos.stage import VISITOR, Stage
 from portway_lab.chaos.visitors import visit
 from portway_lab.cluster.clients import NamedTunnel
-from portway_lab.cluster.own_answers import Ask
 from portway_lab.cluster.processes import ProcessFailed
-from portway_lab.cluster.visits import WrongBytes, visitor_context
+from portway_lab.cluster.visits import Ask, WrongBytes, visitor_context
 
 # A lease and the longest silence together, and a lost session's time to resume.
 _SETTLES_WITHIN = 60.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from portway_lab.chaos.ledger import Ledger
-from portway_lab.cluster.clients import start_client, told_tunnels
+from portway_lab.cluster.clients import open_tunnels, start_client
 from portway_lab.cluster.network import Network
 from portway_lab.cluster.processes import Process, Processes, end_process
 
@@ -107,7 +107,7 @@ class Guests:
     def _hear(self, guest: _Guest) -> None:
         if guest.names:
             return
-        tunnels = told_tunnels(guest.process)
+        tunnels = open_tunnels(guest.process)
         if not tunnels:
             return
         guest.names = list(tunnels)

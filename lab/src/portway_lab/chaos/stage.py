@@ -16,13 +16,10 @@ from portway_lab.chaos.guests import Guests
 from portway_lab.chaos.ledger import Ledger
 from portway_lab.chaos.plan import CLIENTS, ETCD, GUESTS, NODES, REGISTRIES, Fault, Kind
 from portway_lab.cluster.clients import NamedTunnel, lost_ports, start_client, wait_tunnels
-from portway_lab.cluster.etcd import PORT as ETCD_PORT
-from portway_lab.cluster.etcd import start_etcd
 from portway_lab.cluster.network import Place, start_network
-from portway_lab.cluster.portway import RegistryPlan, start_cluster
-from portway_lab.cluster.processes import END_WITHIN, Process, Processes, ProcessFailed
+from portway_lab.cluster.portway import ETCD_PORT, RegistryPlan, start_cluster, start_etcd
+from portway_lab.cluster.processes import END_WITHIN, Process, Processes, ProcessFailed, Restartable
 from portway_lab.cluster.regions import DISTANCES, node_plan
-from portway_lab.cluster.restart import Restartable
 
 VISITOR = "visitor"
 PLACES = (

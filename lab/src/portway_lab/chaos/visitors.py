@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from portway_lab.chaos.ledger import Got, Life, Visit
 from portway_lab.chaos.stage import VISITOR, Stage
 from portway_lab.cluster.clients import NamedTunnel
-from portway_lab.cluster.own_answers import Ask
-from portway_lab.cluster.visits import WrongBytes, ask, connect, connect_raw, visitor_context
+from portway_lab.cluster.visits import Ask, WrongBytes, ask, connect, connect_raw, visitor_context
 
 _THREADS = 12
 _TIMEOUT = 6.0

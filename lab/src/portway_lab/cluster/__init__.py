@@ -1,1 +1,2 @@
-"""A whole Portway on this machine, as processes: what the demo shows and the benchmark measures."""
+"""A Portway cluster on one machine: its programs as processes, networks with distance, clients and visitors that
+check."""

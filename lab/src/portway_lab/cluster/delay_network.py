@@ -1,13 +1,13 @@
-"""Program: network namespaces whose packets to each other are late, as if they were far apart.
+"""Program: network namespaces whose packets to each other are delayed, as if they were far apart.
 
 usage: delay_network.py --ready-file FILE --control SOCKET --place NAME=ADDRESS ... --delay NAME/NAME=MS ...
 
-Delays are one way, in milliseconds. Each place is a namespace with a TUN device; this process carries the packets from
-device to device and holds each back for as long as its pair says. Handshakes, losses and windows then behave as on a
-real path, which a proxy that delays bytes cannot do. `cut A B` and `mend A B`, as datagrams to the control socket, lose
-the packets from A to B and carry them again. Needs root and /dev/net/tun. SIGTERM takes the namespaces away.
+Delays are one way, in milliseconds. Each place is a namespace with a TUN device; this process moves packets from device
+to device and delays each by the delay of its pair. Handshakes, losses and windows then behave as on a real path, which
+a proxy that delays bytes cannot achieve. `cut A B` and `mend A B`, as datagrams to the control socket, drop the packets
+from A to B and deliver them again. Needs root and /dev/net/tun. SIGTERM removes the namespaces.
 
-Here: devices and packets. Not here: who starts it and what runs in the namespaces (network.py).
+Here: devices and packets. Not here: starting it, entering the namespaces (network.py).
 """
 
 import argparse
@@ -29,15 +29,16 @@ TUN_DEVICE = Path("/dev/net/tun")
 _NAMESPACES = Path("/run/netns")
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
-_PACKETS_AT_ONCE = 32  # then look at the clock again
+_PACKETS_AT_ONCE = 32  # read from a device before packets that are due are written
 _LARGEST_PACKET = 65_536
 _LARGEST_ORDER = 256
 _PR_SET_TIMERSLACK = 29
-_SLACK_NS = 1_000  # the default of 50 µs would show
+_SLACK_NS = 1_000  # the default of 50 µs would be measurable
 
 
 def why_not() -> str | None:
-    """What keeps this machine from emulating round trips; None when it can. Makes a namespace and a device to see."""
+    """The reason why this machine cannot emulate round trips, None if it can. Creates a namespace and a device to
+    test."""
     if os.getuid() != 0:
         return "emulated round trips need root (network namespaces, TUN devices)"
     probe = namespace("probe", os.getpid())
@@ -56,12 +57,12 @@ def why_not() -> str | None:
 
 
 def namespace(place: str, network: int) -> str:
-    """The namespace's name; with the pid of its network in it, two networks side by side do not meet."""
+    """The name of a place's namespace. It holds the pid of its network, so that two networks can run side by side."""
     return f"portway-{network}-{place}"
 
 
 class Fabric:
-    """The devices, and the packets on their way."""
+    """The devices, and the packets that are delayed."""
 
     def __init__(self, places: dict[str, str], delays: dict[frozenset[str], float], control: socket.socket) -> None:
         self._places = places
@@ -71,7 +72,7 @@ class Fabric:
         self._devices: dict[int, str] = {}
         self._by_address: dict[bytes, int] = {}
         self._order = itertools.count()
-        self._late: list[tuple[float, int, int, bytes]] = []
+        self._delayed: list[tuple[float, int, int, bytes]] = []
 
     def open(self) -> None:
         _sweep()
@@ -95,21 +96,21 @@ class Fabric:
         sources = [*self._devices, self._control.fileno()]
         while True:
             now = time.monotonic()
-            while self._late and self._late[0][0] <= now:
-                _, _, device, packet = heapq.heappop(self._late)
+            while self._delayed and self._delayed[0][0] <= now:
+                _, _, device, packet = heapq.heappop(self._delayed)
                 try:
                     os.write(device, packet)
                 except OSError:
-                    pass  # a full or vanished device loses packets, as networks do
-            wait = max(0.0, self._late[0][0] - time.monotonic()) if self._late else None
+                    pass  # a full or removed device loses packets, as networks do
+            wait = max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
             readable, _, _ = select.select(sources, [], [], wait)
             for source in readable:
                 if source in self._devices:
-                    self._take(source)
+                    self._read(source)
                 else:
-                    self._obey(self._control.recv(_LARGEST_ORDER).decode())
+                    self._execute(self._control.recv(_LARGEST_ORDER).decode())
 
-    def _take(self, device: int) -> None:
+    def _read(self, device: int) -> None:
         for _ in range(_PACKETS_AT_ONCE):
             try:
                 packet = os.read(device, _LARGEST_PACKET)
@@ -122,9 +123,9 @@ class Fabric:
             if pair in self._cut:
                 continue
             delay = self._delays.get(frozenset(pair), 0.0)
-            heapq.heappush(self._late, (time.monotonic() + delay, next(self._order), target, packet))
+            heapq.heappush(self._delayed, (time.monotonic() + delay, next(self._order), target, packet))
 
-    def _obey(self, order: str) -> None:
+    def _execute(self, order: str) -> None:
         verb, source, target = order.split()
         if verb == "cut":
             self._cut.add((source, target))
@@ -143,16 +144,16 @@ def _make_device(link: str) -> int:
 
 
 def _sweep() -> None:
-    """Remove the namespaces of networks that were killed outright."""
+    """Remove the namespaces of networks that were killed."""
     if not _NAMESPACES.is_dir():
         return
     for path in _NAMESPACES.glob("portway-*-*"):
         owner = path.name.split("-")[1]
         try:
-            left = b"delay_network" not in Path(f"/proc/{owner}/cmdline").read_bytes()
+            orphaned = b"delay_network" not in Path(f"/proc/{owner}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
-            left = True
-        if left and not path.name.endswith("-probe"):  # somebody asks why_not() at this moment
+            orphaned = True
+        if orphaned and not path.name.endswith("-probe"):  # another process may be in why_not() now
             _remove(path.name)
 
 
@@ -166,10 +167,10 @@ def _ip(*arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ready-file", type=Path, required=True)
-    parser.add_argument("--control", type=Path, required=True)
-    parser.add_argument("--place", action="append", required=True)
-    parser.add_argument("--delay", action="append", default=[])
+    parser.add_argument("--ready-file", type=Path, required=True, help="is written when the namespaces are there")
+    parser.add_argument("--control", type=Path, required=True, help="socket for cut and mend")
+    parser.add_argument("--place", action="append", required=True, metavar="NAME=ADDRESS")
+    parser.add_argument("--delay", action="append", default=[], metavar="NAME/NAME=MS", help="one way")
     arguments = parser.parse_args()
     places = dict(text.split("=", 1) for text in arguments.place)
     delays = {}

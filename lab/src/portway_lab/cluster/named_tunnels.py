@@ -1,8 +1,10 @@
-"""Program: tunnels that answer with their own names. usage: -m cluster.named_tunnels NAME ... --ready-file FILE
+"""Program: tunnels whose local servers answer with the name of the tunnel, until SIGTERM.
 
-Each name gets a local server (own_answers.py says what it answers) and a tunnel to it, until SIGTERM. The ready file
-holds, for each name, `url`, `host`, `port`, the `raw_port` (0 without --raw) and after how many milliseconds forward()
-was `ready_ms`. A tunnel that cannot be opened ends the program with a line that says why.
+usage: python -m portway_lab.cluster.named_tunnels NAME ... --ready-file FILE [--raw] [--region REGION]
+
+The answers are in visits.py. The ready file holds for each name: `url`, `host`, `port`, `raw_port` (0 without --raw)
+and `ready_ms`, the milliseconds that forward() took. A tunnel that cannot be opened ends the program with a line that
+says why. The client may be that of an older release (scripts/rolling_upgrade): only its documented API is used here.
 """
 
 import argparse
@@ -18,11 +20,11 @@ from typing import Any
 
 import portway
 
-from portway_lab.cluster.own_answers import answer, answer_upload, pieces
+from portway_lab.cluster.visits import answer, answer_upload, pieces
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    """One connection: requests until its end."""
+    """One connection: answers requests until it ends."""
 
     disable_nagle_algorithm = True
     server: "_Server"
@@ -66,12 +68,12 @@ class _Server(socketserver.ThreadingTCPServer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="named_tunnels", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--ready-file", type=Path, required=True)
-    parser.add_argument("--raw", action="store_true", help="each has a raw TCP port, too")
-    parser.add_argument("--region", help="attach to nodes of this region alone")
+    parser.add_argument("names", nargs="+", help="of the tunnels")
+    parser.add_argument("--ready-file", type=Path, required=True, help="is written when all tunnels are open")
+    parser.add_argument("--raw", action="store_true", help="give each tunnel a raw TCP port too")
+    parser.add_argument("--region", help="attach to nodes of this region only")
     options = parser.parse_args()
-    told: dict[str, dict[str, Any]] = {}
+    opened: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as open_tunnels:
         for name in options.names:
             server = _Server(name)
@@ -81,7 +83,7 @@ def main() -> None:
                 tunnel = open_tunnels.enter_context(opening)
             except portway.Error as error:
                 sys.exit(f"{name} was not opened: {error}")
-            told[name] = {
+            opened[name] = {
                 "url": tunnel.url,
                 "host": tunnel.host,
                 "port": tunnel.port,
@@ -89,12 +91,12 @@ def main() -> None:
                 "raw_port": tunnel.unencrypted_port,
             }
         partial = Path(f"{options.ready_file}.partial")
-        partial.write_text(json.dumps(told))
+        partial.write_text(json.dumps(opened))
         partial.replace(options.ready_file)
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
 if __name__ == "__main__":
-    # Blocked here and so in the threads to come: sigwait takes it.
+    # Blocked here and so in every thread that starts later: sigwait receives it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     main()

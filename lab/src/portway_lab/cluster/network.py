@@ -1,7 +1,7 @@
-"""Places that are far apart on one machine: network namespaces, the round trips between them, and cuts.
+"""Places on one machine with emulated distances: network namespaces, the round trips between them, and cuts.
 
-Here: how far apart places are, starting the network that makes it so (delay_network.py), getting into a place. Not
-here: what runs in the places (portway.py), a map of real ones (regions.py).
+Here: the distances, starting the program that emulates them (delay_network.py), entering a place. Not here: what runs
+in the places (portway.py), a map of real regions (regions.py).
 """
 
 import ctypes
@@ -18,18 +18,18 @@ from portway_lab.cluster.delay_network import namespace
 from portway_lab.cluster.processes import Process, Processes
 
 _PROGRAM = Path(__file__).with_name("delay_network.py")
-# Private, and seen by nobody but the namespaces: two networks may have the same addresses.
+# Visible in the namespaces only, so two networks may use the same addresses.
 _ADDRESS = "10.231.77.{}"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# Two regions, and the milliseconds of a round trip between them.
+# The round trip between two regions, in milliseconds.
 Distances = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A namespace; `access` are the milliseconds that a round trip takes to its region's exchange and back."""
+    """A namespace; `access` is the round trip to its region's exchange, in milliseconds."""
 
     name: str
     region: str
@@ -37,7 +37,7 @@ class Place:
 
 
 def round_trip(one: Place, other: Place, distances: Distances) -> float:
-    """Between two places, in milliseconds. Raises KeyError where their regions have no distance."""
+    """The round trip between two places, in milliseconds. Raises KeyError when their regions have no distance."""
     if one.region == other.region:
         return one.access + other.access
     pair = (one.region, other.region)
@@ -46,7 +46,7 @@ def round_trip(one: Place, other: Place, distances: Distances) -> float:
 
 
 class Network:
-    """A network that runs."""
+    """A running network."""
 
     def __init__(self, process: Process, addresses: Mapping[str, str], control: Path) -> None:
         self._process = process
@@ -64,20 +64,20 @@ class Network:
         return namespace(place, self._process.pid)
 
     def prefix(self, place: str) -> tuple[str, ...]:
-        """In front of a command line it runs the command in that place."""
+        """The words that run a command in that place when they go before it."""
         return ("ip", "netns", "exec", self.namespace(place))
 
     def cut(self, source: str, target: str, *, both_ways: bool = True) -> None:
-        """Lose the packets from one place to another; nobody is told anything."""
+        """Drop the packets from one place to another, silently."""
         self._order("cut", source, target, both_ways)
 
     def mend(self, source: str, target: str, *, both_ways: bool = True) -> None:
-        """Carry them again."""
+        """Deliver them again."""
         self._order("mend", source, target, both_ways)
 
     @contextmanager
     def inside(self, place: str) -> Iterator[None]:
-        """Sockets that this thread makes meanwhile are in that place; those of other threads are not."""
+        """Inside the block, sockets that this thread creates are in that place; other threads are not affected."""
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         try:
             there = os.open(f"/run/netns/{self.namespace(place)}", os.O_RDONLY)
@@ -101,7 +101,7 @@ class Network:
 
 
 def start_network(processes: Processes, places: Sequence[Place], distances: Distances) -> Network:
-    """Make the places. Raises ProcessFailed; ask delay_network.why_not() first."""
+    """Create the places. Raises ProcessFailed; check delay_network.why_not() first."""
     addresses = {place.name: _ADDRESS.format(number) for number, place in enumerate(places, 1)}
     control = processes.folder / "network.control"
     words: list[str] = []

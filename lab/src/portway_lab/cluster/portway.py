@@ -1,6 +1,6 @@
-"""A registry and relay nodes, from nothing: certificates, processes, an API token.
+"""A cluster of Portway's programs: certificates, an etcd if wanted, registries, relay nodes, an API token.
 
-Here: the command lines and the order they are run in. Not here: what is done with the cluster (demo, benchmark).
+Here: the command lines and the order in which they run. Not here: what the cluster is used for.
 """
 
 import json
@@ -14,22 +14,25 @@ from typing import Any
 from portway_lab.cluster.processes import Process, Processes, ProcessFailed, clean_environment
 
 LOOPBACK = "127.0.0.1"
-# curl and browsers resolve every name below it to loopback by themselves.
+# curl and browsers resolve every name below it to loopback.
 DOMAIN = "localhost"
 _PROGRAMS = Path(sys.executable).parent
-# Raw TCP tunnels get ports from here: below what systems hand out by themselves (32768 on Linux).
+# Ports of raw TCP tunnels: below the range that Linux gives to outgoing connections (from 32768).
 _RAW_PORTS = range(20_000, 30_000)
 _RAW_PORTS_PER_REGION = 500
-# Asks a registry that has just said it is ready: more than this and something hangs.
+# Seconds for a call to a registry that is ready.
 _ADMIN_TIMEOUT = 30.0
+ETCD_PORT = 2379
+_ETCD_PEER_PORT = 2380
+_ETCD_SERVES_WITHIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A node to start. Port 0 is any free one.
+    """A node to start. Port 0 is any free port.
 
-    `prefix` goes in front of its command line (a network namespace), `flags` behind it. Nodes of one region listen on
-    the same raw ports: on one machine each needs a `host` of its own, such as 127.0.0.2.
+    `prefix` goes before its command line (a network namespace), `flags` after it. Nodes of one region listen on the
+    same raw ports, so each node on a machine needs a `host` of its own, such as 127.0.0.2.
     """
 
     name: str
@@ -44,7 +47,7 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlan:
-    """The registry to start; without a `store` it has a file of its own."""
+    """A registry to start; without `store` it has an embedded store in a file."""
 
     host: str = LOOPBACK
     port: int = 0
@@ -61,7 +64,7 @@ class RunningNode:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster that runs. `ca` verifies the registry and every public name."""
+    """A running cluster. `ca` verifies the registries and every public name."""
 
     registries: tuple[str, ...]  # host:port of each for clients
     registry_processes: tuple[Process, ...]
@@ -82,7 +85,7 @@ class Cluster:
 
     @property
     def exports(self) -> dict[str, str]:
-        """What a client needs in its environment."""
+        """The environment variables that a client needs."""
         return {
             "PORTWAY_REGISTRY": ",".join(self.registries),
             "PORTWAY_TOKEN": self.token,
@@ -90,7 +93,7 @@ class Cluster:
         }
 
     def ask(self, *words: str, prefix: tuple[str, ...] = (), registry: str = "") -> Any:
-        """What `portway-admin --json WORDS` answers, from the first registry or the one given. Raises ProcessFailed."""
+        """The answer to `portway-admin --json WORDS` of the first registry or of `registry`. Raises ProcessFailed."""
         connection = ["--registry", registry or self.registry, "--ca", str(self.ca)]
         return json.loads(_admin([*connection, "--token-file", self.admin_token_file, "--json", *words], prefix))
 
@@ -101,9 +104,9 @@ def start_cluster(
     registry: RegistryPlan | None = None,
     replicas: tuple[RegistryPlan, ...] = (),
 ) -> Cluster:
-    """Start a cluster and return when every node is ready. Raises ProcessFailed, saying which part and why.
+    """Start a cluster and return when every node is ready. Raises ProcessFailed with the part and the reason.
 
-    `replicas` are further registries; all have the store of the first then, which must be an etcd.
+    `replicas` are further registries, which share the store of the first: it must be an etcd then.
     """
     registry = registry or RegistryPlan()
     pki = processes.folder / "pki"
@@ -114,10 +117,10 @@ def start_cluster(
         name = "registry" if number == 1 else f"registry-{number}"
         store = registry.store or f"embedded:{processes.folder / 'registry.db'}"
         registries.append(_start_registry(processes, name, replica, pki, store, admin_token_file))
-        # One after the other: the first makes the keys and the admin token.
+        # In sequence: the first makes the keys and the admin token.
         processes.wait_ready(registries[-1])
-    told = [processes.wait_ready(process) for process in registries]
-    mesh = tuple(each["mesh_listen"] for each in told)
+    ready = [processes.wait_ready(process) for process in registries]
+    mesh = tuple(each["mesh_listen"] for each in ready)
     regions = tuple(dict.fromkeys(plan.region for plan in nodes))
     ranges = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_REGION), len(regions))
     raw_ports = dict(zip(regions, ranges, strict=True))
@@ -128,9 +131,41 @@ def start_cluster(
         started.append((plan, _start_node(processes, plan, pki, mesh, ports, regions, first=first)))
     running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
     ca = pki / "ca.crt"
-    public = tuple(each["listen"] for each in told)
+    public = tuple(each["listen"] for each in ready)
     token = _create_token(registry, public[0], ca, admin_token_file)
     return Cluster(public, tuple(registries), running, token, ca, pki, admin_token_file)
+
+
+def start_etcd(processes: Processes, program: Path, host: str, prefix: tuple[str, ...]) -> Process:
+    """Start an etcd of one member and return once it serves. Raises ProcessFailed.
+
+    It uses etcd's own ports, so it needs a network namespace of its own (`prefix`). Its data takes 122 MiB of the
+    folder. For demos and measurements only.
+    """
+    client, peer = f"http://{host}:{ETCD_PORT}", f"http://{host}:{_ETCD_PEER_PORT}"
+    command: list[str | Path] = [
+        *prefix,
+        program,
+        "--name=etcd",
+        f"--data-dir={processes.folder / 'etcd'}",
+        *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+        *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"),
+        # With these a single member elects itself in 0.1 s.
+        *("--heartbeat-interval=10", "--election-timeout=100"),
+    ]
+    process = processes.start("etcd", command)
+    _wait_etcd(processes, process, host, prefix)
+    return process
+
+
+def _wait_etcd(processes: Processes, process: Process, host: str, prefix: tuple[str, ...]) -> None:
+    url = f"http://{host}:{ETCD_PORT}/health"
+    command = [*prefix, "curl", "-sf", "--noproxy", "*", url]
+
+    def serves() -> bool:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    processes.wait_until(serves, process, "does not serve", _ETCD_SERVES_WITHIN)
 
 
 def _start_registry(
@@ -163,9 +198,9 @@ def _start_node(
     *,
     first: bool,
 ) -> Process:
-    """Every node serves the names of every region, so it has all their certificates.
+    """A node has the certificates of all regions, for it serves names of all of them.
 
-    The process of the `first` of a region has the region's name, that of any other the node's.
+    The process of the `first` node of a region is named for the region, any other for the node.
     """
     names: list[str | Path] = []
     for region in regions:
@@ -185,7 +220,7 @@ def _start_node(
             *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
             *names,
             *("--admin-listen", f"{plan.host}:0"),
-            # With "=": a negative number alone would be taken for a flag.
+            # With "=": a negative number as a word of its own would be taken for a flag.
             *(f"--latitude={plan.latitude}", f"--longitude={plan.longitude}"),
             *plan.flags,
         ],

@@ -1,4 +1,4 @@
-"""Processes that are started together and end together.
+"""Processes that are started together, started again one by one, and ended together.
 
 Here: a log and a pid file for each, waiting for a ready file, the end in reverse order. Not here: what they run.
 """
@@ -17,15 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-# Imports of a program that was never run take seconds on a slow disk; more than this and it hangs.
+# Seconds. The first imports of a program take some on a slow disk; one that takes longer than this hangs.
 START_WITHIN = 60.0
 END_WITHIN = 15.0
-LOG_TAIL = 20  # lines of a dead process's log that say why, a traceback included
+LOG_TAIL = 20  # lines of a dead process's log that go into an error: enough for a traceback
 _POLL = 0.02
 
 
 class ProcessFailed(Exception):
-    """A process ended, or did not get ready; the message holds the end of its log."""
+    """A process ended early or did not become ready; the message holds the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Process:
 
 
 class Processes:
-    """What was started, in order; leaving the context ends all of it."""
+    """The processes that were started, in order; leaving the context ends them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class Processes:
         ready_flag: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> Process:
-        """Start `command`, its output in `<name>.log`. With `ready_flag` it is given --ready-file."""
+        """Start `command` with its output in `<name>.log`. `ready_flag` adds --ready-file to the command line."""
         log = self.folder / f"{name}.log"
         ready_file = self.folder / f"{name}.ready" if ready_flag else None
         words = tuple(str(part) for part in command)
@@ -88,7 +88,7 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**clean_environment(), **(environment or {}), "PYTHONUNBUFFERED": "1"},
-                # A Ctrl-C at the terminal goes to us alone, and we end them in order.
+                # Ctrl-C in the terminal goes to this process only, which ends the others in order.
                 start_new_session=True,
             )
         process = Process(name, words, popen, log, self.folder / f"{name}.pid", ready_file)
@@ -97,15 +97,17 @@ class Processes:
         return process
 
     def wait_ready(self, process: Process, within: float = START_WITHIN) -> dict[str, Any]:
-        """What the process wrote to its ready file. Raises ProcessFailed when it ends or takes too long."""
+        """The content of its ready file, once it is there. Raises ProcessFailed when the process ends or takes too
+        long."""
         ready_file = process.ready_file
         assert ready_file is not None
         self.wait_until(ready_file.exists, process, f"was not ready within {within:.0f} s", within)
-        told: dict[str, Any] = json.loads(ready_file.read_text())
-        return told
+        ready: dict[str, Any] = json.loads(ready_file.read_text())
+        return ready
 
     def wait_until(self, holds: Callable[[], object], process: Process, failure: str, within: float) -> None:
-        """Raises ProcessFailed: when one that was started ends; with this one's `failure` when it takes too long."""
+        """Return once `holds()`. Raises ProcessFailed when any process ends, or with `failure` after `within`
+        seconds."""
         deadline = time.monotonic() + within
         while not holds():
             self.check_alive()
@@ -114,13 +116,13 @@ class Processes:
             time.sleep(_POLL)
 
     def check_alive(self) -> None:
-        """Raise ProcessFailed when one that was started has ended."""
+        """Raise ProcessFailed when any of the processes has ended."""
         for process in self._started:
             if process.ended():
                 raise process.failure(f"ended early ({_ending(process.popen.returncode)})")
 
     def forget_ended(self) -> list[Process]:
-        """Those that ended since the last call, no longer ours."""
+        """The processes that ended since the last call; they are no longer watched."""
         ended = [process for process in self._started if process.ended()]
         for process in ended:
             self._started.remove(process)
@@ -130,15 +132,78 @@ class Processes:
         return len(self._started)
 
     def end(self) -> None:
-        """SIGTERM to each, the last started first, and SIGKILL to what has not ended then. May be repeated."""
+        """SIGTERM to each, the last started first; SIGKILL to one that does not end. May be repeated."""
         while self._started:
             process = self._started[-1]
             end_process(process.popen, process.name)
             self._started.pop()
 
 
+class Restartable:
+    """A process that is ended and started again on the addresses that it had. One with a ready file must be ready."""
+
+    def __init__(self, processes: Processes, process: Process) -> None:
+        self._processes = processes
+        self.process = process
+        self._command = list(process.command)
+        ready = json.loads(process.ready_file.read_text()) if process.ready_file is not None else {}
+        for name, address in ready.items():
+            # A port that was 0 is the one that it got.
+            flag = f"--{name.replace('_', '-')}"
+            if flag in self._command:
+                self._command[self._command.index(flag) + 1] = address
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def ended(self) -> bool:
+        return self.process.ended()
+
+    def was_ready(self) -> bool:
+        """Whether it has written its ready file since it was started."""
+        return self.process.ready_file is not None and self.process.ready_file.exists()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL: it sends no goodbye, the kernel closes its sockets."""
+        self.process.popen.kill()
+        self.process.popen.wait()
+        self._processes.forget_ended()
+
+    def ask_to_end(self) -> None:
+        """SIGTERM: it stops in order. Does not wait (`wait_end`)."""
+        self.signal(signal.SIGTERM)
+
+    def wait_end(self, within: float) -> bool:
+        """Wait until it has ended. False when it took longer than `within` seconds; it has been killed then."""
+        try:
+            self.process.popen.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+        self._processes.forget_ended()
+        return True
+
+    def drop_prefix(self, words: int) -> None:
+        """Drop the first words of its command line, from the next start on."""
+        del self._command[:words]
+
+    def begin(self) -> None:
+        """Start it again, without waiting."""
+        with_ready_file = self.process.ready_file is not None
+        self.process = self._processes.start(self.process.name, self._command, ready_flag=with_ready_file)
+
+    def start(self) -> None:
+        """Start it again and wait until it is ready. Raises ProcessFailed."""
+        self.begin()
+        self._processes.wait_ready(self.process)
+
+
 def clean_environment() -> dict[str, str]:
-    """Ours, without what would configure Portway's programs (but for the carrier) or send loopback to a proxy."""
+    """This process's environment without proxies and without PORTWAY_ variables, except that of the carrier."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -147,24 +212,24 @@ def clean_environment() -> dict[str, str]:
 
 
 def end_process(popen: subprocess.Popen[bytes], name: str, within: float = END_WITHIN) -> None:
-    """Ask a process to end; force it when it does not."""
+    """SIGTERM, then SIGKILL to the process and everything in its session after `within` seconds."""
     if popen.poll() is None:
         popen.terminate()
         try:
             popen.wait(within)
         except subprocess.TimeoutExpired:
             print(f"{name} did not end within {within:.0f} s of SIGTERM: killed", file=sys.stderr)
-    # What it started itself is in its session and goes with it.
+    # Processes that it started are in its session.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGKILL)
     popen.wait()
 
 
 def _dying_with_parent() -> list[str]:
-    """What goes before a command that is to get SIGTERM when this process dies, however it does.
+    """The prefix of a command that gets SIGTERM when this process dies in any way.
 
-    Not by preexec_fn: Python then forks, and where gRPC runs in this process its poller runs in the child as well, on
-    a descriptor that is being closed, and aborts it before it has become the command.
+    Not preexec_fn: Python forks for it, and where gRPC runs in this process, its poller runs in the child too, on a
+    descriptor that is being closed, and aborts the child before it becomes the command.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM"] if setpriv else []

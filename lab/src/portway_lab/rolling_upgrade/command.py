@@ -21,8 +21,7 @@ from pathlib import Path
 from portway_lab.checkout import ROOT
 from portway_lab.cluster.clients import start_client, wait_tunnels
 from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
-from portway_lab.cluster.processes import Processes, ProcessFailed
-from portway_lab.cluster.restart import Restartable
+from portway_lab.cluster.processes import Processes, ProcessFailed, Restartable
 from portway_lab.rolling_upgrade.load import Load
 
 # One address is the whole load.

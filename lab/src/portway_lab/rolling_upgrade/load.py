@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from portway_lab.cluster.clients import NamedTunnel
-from portway_lab.cluster.own_answers import Ask
-from portway_lab.cluster.visits import WrongBytes, ask, connect, visitor_context
+from portway_lab.cluster.visits import Ask, WrongBytes, ask, connect, visitor_context
 
 # Threads, and how often each asks: 100 a second on new connections, 100 on kept ones, and requests in progress for
 # two seconds each.

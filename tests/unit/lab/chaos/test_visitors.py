@@ -14,8 +14,7 @@ from portway_lab.chaos.ledger import Ledger
 from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster import visits
 from portway_lab.cluster.clients import NamedTunnel
-from portway_lab.cluster.own_answers import Ask, answer, answer_upload
-from portway_lab.cluster.visits import WrongBytes
+from portway_lab.cluster.visits import Ask, WrongBytes, answer, answer_upload
 from portway_testkit.waiting import eventually
 
 REST = 30.0

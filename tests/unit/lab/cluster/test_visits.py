@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from portway_lab.cluster.clients import NamedTunnel
-from portway_lab.cluster.own_answers import Ask, answer
-from portway_lab.cluster.visits import NotServed, WrongBytes, ask
+from portway_lab.cluster.visits import Ask, NotServed, WrongBytes, answer, ask
 
 MINE = NamedTunnel("mine", "https://mine", "mine", 443, 0.0)
 QUESTION = Ask(5_000)
