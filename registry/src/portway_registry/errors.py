@@ -26,7 +26,7 @@ RegistryError
 │   └── FellBehind         a watcher does not read
 └── PkiError               a certificate or key that cannot be made, read or trusted
 
-What a caller of the services gets is a gRPC status; services/status.py has the one table.
+What a caller of the services gets is a gRPC status; services/error_status.py has the one table.
 """
 
 

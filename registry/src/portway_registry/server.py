@@ -49,7 +49,7 @@ from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
-from portway_registry.services.interceptor import Guard
+from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.state.audit import Audit
 from portway_registry.state.views import Views
@@ -170,8 +170,8 @@ class Registry:
 
         audit = Audit(store, _now_ms)
         joining = Joining(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        mesh_guard = Guard(by_certificate(partial(demand_standing, views)), self._calls.count)
-        mesh = _server(mesh_guard, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
+        mesh_interceptor = CallInterceptor(by_certificate(partial(demand_standing, views)), self._calls.count)
+        mesh = _server(mesh_interceptor, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
         add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms), joining), mesh)
         mesh_health = _add_health(mesh)
         mutual = server_credentials(
@@ -182,8 +182,8 @@ class Registry:
         tokens = Tokens(store, views.tokens, audit, _now_ms)
         invitations = Invitations(store, views.invitations, audit, _now_ms)
         orders = Orders(store, views, audit, _now_ms)
-        guard = Guard(by_token(tokens, invitations), self._calls.count)
-        public = _server(guard, ("grpc.max_receive_message_length", _LARGEST_CALL))
+        interceptor = CallInterceptor(by_token(tokens, invitations), self._calls.count)
+        public = _server(interceptor, ("grpc.max_receive_message_length", _LARGEST_CALL))
         roster = Roster(views.nodes, views.orders, hub)
         self._closing.append(roster.close)
         reports = Reports(roster.node, time.monotonic)
@@ -265,8 +265,8 @@ def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
     return close
 
 
-def _server(guard: Guard, *options: tuple[str, int]) -> aio.Server:
-    return aio.server(interceptors=(guard,), options=(*_GRPC_OPTIONS, *options))
+def _server(interceptor: CallInterceptor, *options: tuple[str, int]) -> aio.Server:
+    return aio.server(interceptors=(interceptor,), options=(*_GRPC_OPTIONS, *options))
 
 
 def _add_health(server: aio.Server) -> health.aio.HealthServicer:

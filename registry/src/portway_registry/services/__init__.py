@@ -1,1 +1,1 @@
-"""What the registry answers over gRPC."""
+"""The gRPC services: one servicer each, which callers are admitted, and which status an error becomes."""

@@ -1,4 +1,4 @@
-"""What operators call: nodes, tunnels, tokens, audit."""
+"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, audit."""
 
 import heapq
 from typing import Any, Final
@@ -12,15 +12,15 @@ from portway_registry.access.tokens import Tokens
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.nodes.operator_orders import Orders
 from portway_registry.services.callers import current_caller
-from portway_registry.services.view_stream import watch
+from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord
 from portway_registry.state.views import Views
 
-_PAGE: Final = 500
-_LARGEST_PAGE: Final = 5000  # some 1.5 MB of tunnels; gRPC takes messages of 4 MB
+_PAGE_SIZE: Final = 500
+_MAX_PAGE_SIZE: Final = 5000  # some 1.5 MB of tunnels; a gRPC message may have 4 MB
 _AUDIT_ENTRIES: Final = 100
-_MOST_AUDIT_ENTRIES: Final = 1000
+_MAX_AUDIT_ENTRIES: Final = 1000
 
 _ROLES: Final = {pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_ADMIN: Role.ADMIN}
 _ORDERS: Final[dict[int, Order | None]] = {
@@ -33,7 +33,7 @@ _ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
 
 
 class Admin(AdminServicer):
-    """The Admin service. Lists come from memory; what is changed is in the store when the answer goes out."""
+    """Lists are answered from memory; a change is in the store before it is answered."""
 
     def __init__(self, views: Views, orders: Orders, tokens: Tokens, invitations: Invitations, audit: Audit) -> None:
         self._views = views
@@ -54,15 +54,15 @@ class Admin(AdminServicer):
 
     async def OrderNode(self, request: pb.OrderNodeRequest, context: Any) -> pb.OrderNodeResponse:  # noqa: N802
         if request.order not in _ORDERS:
-            raise InvalidRequest("an order is to serve, to cordon, to drain or to remove")
+            raise InvalidRequest("an order is serve, cordon, drain or remove")
         await self._orders.give(request.name, _ORDERS[request.order], by=current_caller.get().name)
         return pb.OrderNodeResponse()
 
     async def InviteNode(self, request: pb.InviteNodeRequest, context: Any) -> pb.InviteNodeResponse:  # noqa: N802
-        made, token = await self._invitations.create(
+        record, token = await self._invitations.create(
             region=request.region, node=request.node, ttl=request.ttl_seconds, by=current_caller.get().name
         )
-        return pb.InviteNodeResponse(invitation=_invitation(made), token=token)
+        return pb.InviteNodeResponse(invitation=_invitation(record), token=token)
 
     async def ListInvitations(  # noqa: N802
         self, request: pb.ListInvitationsRequest, context: Any
@@ -77,23 +77,25 @@ class Admin(AdminServicer):
         return pb.RevokeInvitationResponse(invitation=_invitation(revoked))
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        def told(kind: pb.ChangeKind.ValueType, node: NodeInfo | None) -> pb.WatchNodesResponse:
+        def message(kind: pb.ChangeKind.ValueType, node: NodeInfo | None) -> pb.WatchNodesResponse:
             return pb.WatchNodesResponse(kind=kind, node=node)
 
-        await watch(self._views.nodes, told, context.write)
+        await stream_view(self._views.nodes, message, context.write)
 
     async def ListTunnels(self, request: pb.ListTunnelsRequest, context: Any) -> pb.ListTunnelsResponse:  # noqa: N802
-        size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        size = min(request.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
         view = self._views.tunnels
         found = view.of_node(request.node) if request.node else view.items
-        fitting = (
+        matching = (
             label
             for label, item in found.items()
             if label > request.page_token and request.tenant in ("", item.value.tenant)
         )
-        labels = heapq.nsmallest(size + 1, fitting)
-        more = labels[size - 1] if len(labels) > size else ""
-        return pb.ListTunnelsResponse(tunnels=[found[label].value for label in labels[:size]], next_page_token=more)
+        labels = heapq.nsmallest(size + 1, matching)
+        next_page = labels[size - 1] if len(labels) > size else ""
+        return pb.ListTunnelsResponse(
+            tunnels=[found[label].value for label in labels[:size]], next_page_token=next_page
+        )
 
     async def GetTunnel(self, request: pb.GetTunnelRequest, context: Any) -> pb.GetTunnelResponse:  # noqa: N802
         tunnel = self._views.tunnels.get(request.label)
@@ -102,10 +104,10 @@ class Admin(AdminServicer):
         return pb.GetTunnelResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
 
     async def WatchTunnels(self, request: pb.WatchTunnelsRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        def told(kind: pb.ChangeKind.ValueType, tunnel: TunnelInfo | None) -> pb.WatchTunnelsResponse:
+        def message(kind: pb.ChangeKind.ValueType, tunnel: TunnelInfo | None) -> pb.WatchTunnelsResponse:
             return pb.WatchTunnelsResponse(kind=kind, tunnel=tunnel)
 
-        await watch(self._views.tunnels, told, context.write)
+        await stream_view(self._views.tunnels, message, context.write)
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:  # noqa: N802
         role = _ROLES.get(request.role)
@@ -118,18 +120,18 @@ class Admin(AdminServicer):
             max_tunnels=request.max_tunnels,
             by=current_caller.get().name,
         )
-        return pb.CreateTokenResponse(info=_info(made.record), token=made.text)
+        return pb.CreateTokenResponse(info=_token(made.record), token=made.text)
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:  # noqa: N802
         found = self._tokens.find(tenant=request.tenant, revoked=request.include_revoked)
-        return pb.ListTokensResponse(tokens=map(_info, found))
+        return pb.ListTokensResponse(tokens=map(_token, found))
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.RevokeTokenResponse:  # noqa: N802
         revoked = await self._tokens.revoke(request.id, by=current_caller.get().name)
-        return pb.RevokeTokenResponse(info=_info(revoked))
+        return pb.RevokeTokenResponse(info=_token(revoked))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:  # noqa: N802
-        limit = min(request.limit or _AUDIT_ENTRIES, _MOST_AUDIT_ENTRIES)
+        limit = min(request.limit or _AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
         found = await self._audit.latest(limit)
         return pb.ListAuditResponse(
             entries=[
@@ -138,27 +140,27 @@ class Admin(AdminServicer):
         )
 
 
-def _invitation(made: InvitationRecord) -> pb.Invitation:
+def _invitation(record: InvitationRecord) -> pb.Invitation:
     return pb.Invitation(
-        id=made.id,
-        region=made.region,
-        node=made.node,
-        created_by=made.created_by,
-        created_at_ms=made.created_at_ms,
-        expires_at_ms=made.expires_at_ms,
-        used_at_ms=made.used_at_ms,
-        revoked_at_ms=made.revoked_at_ms,
-        used_by=made.used_by,
+        id=record.id,
+        region=record.region,
+        node=record.node,
+        created_by=record.created_by,
+        created_at_ms=record.created_at_ms,
+        expires_at_ms=record.expires_at_ms,
+        used_at_ms=record.used_at_ms,
+        revoked_at_ms=record.revoked_at_ms,
+        used_by=record.used_by,
     )
 
 
-def _info(token: TokenRecord) -> pb.TokenInfo:
+def _token(record: TokenRecord) -> pb.TokenInfo:
     return pb.TokenInfo(
-        id=token.id,
-        tenant=token.tenant,
-        description=token.description,
-        role=_ROLE_NUMBERS[token.role],
-        max_tunnels=token.max_tunnels,
-        created_at_ms=token.created_at_ms,
-        revoked_at_ms=token.revoked_at_ms,
+        id=record.id,
+        tenant=record.tenant,
+        description=record.description,
+        role=_ROLE_NUMBERS[record.role],
+        max_tunnels=record.max_tunnels,
+        created_at_ms=record.created_at_ms,
+        revoked_at_ms=record.revoked_at_ms,
     )

@@ -1,6 +1,6 @@
-"""Who calls: by an API token on the public port, by a certificate on the mesh port.
+"""The caller of a gRPC method: identified by a token on the public port, by a certificate on the mesh port.
 
-Here: reading both into a Caller, and where a caller's address is. Not here: what a caller may do (roles.py).
+Here: making a Caller of either, and reading its address. Not here: which methods it may call (method_roles.py).
 """
 
 import ipaddress
@@ -24,7 +24,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`name` is the token's or the invitation's id, or the node's name; the rest is of that role alone."""
+    """An authenticated caller.
+
+    name: the id of its token or invitation, or the node's name.
+    token, invitation, certificate: only the one that belongs to its role is set.
+    """
 
     role: Role
     name: str
@@ -34,7 +38,7 @@ class Caller:
 
 
 class Context(Protocol):
-    """What is asked of a gRPC call's context."""
+    """The parts of a gRPC call's context that identify its caller."""
 
     def peer(self) -> str: ...
 
@@ -43,51 +47,52 @@ class Context(Protocol):
     def invocation_metadata(self) -> Any: ...
 
 
-# Set for each call by the guard, in the call's own context.
+# Set by the interceptor for each call, in the call's own context.
 current_caller: ContextVar[Caller] = ContextVar("current_caller")
 
 
 class Identify(Protocol):
-    """Tells who calls, or raises a NotAuthenticated."""
+    """Returns the caller, or raises NotAuthenticated."""
 
     async def __call__(self, context: Context) -> Caller: ...
 
 
 def by_token(tokens: Tokens, invitations: Invitations) -> Identify:
-    """Callers of the public port."""
+    """Identify callers of the public port, by the token or invitation in their metadata."""
 
     async def identify(context: Context) -> Caller:
-        found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-        shown = found[0] if found else None
-        if (text := bearer_text(shown)).startswith(PREFIX):
+        values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        header = values[0] if values else None
+        if (text := bearer_text(header)).startswith(PREFIX):
             invitation = await invitations.authenticate(text)
             return Caller(Role.INVITED, invitation.id, invitation=invitation)
-        record = await tokens.authenticate(shown)
+        record = await tokens.authenticate(header)
         return Caller(record.role, record.id, record)
 
     return identify
 
 
 def by_certificate(demand_standing: Callable[[str, int], None]) -> Identify:
-    """Callers of the mesh port: the handshake has verified the certificate, its one node name is who calls.
+    """Identify callers of the mesh port, by the node name in the certificate that the handshake has verified.
 
-    `demand_standing` is given the name and when the certificate was issued, and raises for one that counts no more.
+    `demand_standing` is called with the name and the time of issue in milliseconds; it raises for a certificate that is
+    no longer valid.
     """
 
     async def identify(context: Context) -> Caller:
-        shown = context.auth_context().get("x509_pem_cert", ())
-        certified = _certified(bytes(shown[0])) if shown else None
-        if certified is None:
+        chain = context.auth_context().get("x509_pem_cert", ())
+        identity = _identity(bytes(chain[0])) if chain else None
+        if identity is None:
             raise NotANode
-        demand_standing(certified.node, certified.issued_ms)
-        return Caller(Role.NODE, certified.node, certificate=certified)
+        demand_standing(identity.node, identity.issued_ms)
+        return Caller(Role.NODE, identity.node, certificate=identity)
 
     return identify
 
 
 @lru_cache(maxsize=4096)
-def _certified(pem: bytes) -> NodeIdentity | None:
-    """What a node's certificate says, None for any other; remembered, for nodes call often and reading takes 0.1 ms."""
+def _identity(pem: bytes) -> NodeIdentity | None:
+    """The identity in a node's certificate, None for another certificate. Cached, because reading one takes 0.1 ms."""
     try:
         return read_identity(x509.load_pem_x509_certificate(pem))
     except ValueError:
@@ -95,7 +100,7 @@ def _certified(pem: bytes) -> NodeIdentity | None:
 
 
 def peer_address(context: Context) -> Address | None:
-    """The caller's address; an IPv4 address that came in over IPv6 is told as IPv4."""
+    """The caller's address, an IPv4-mapped one as IPv4; None when it is not an IP address."""
     kind, _, rest = context.peer().partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None

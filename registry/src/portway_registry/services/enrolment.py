@@ -1,4 +1,4 @@
-"""What new nodes call, with an invitation's token: their first certificate."""
+"""The Enrolment service, which new nodes call with an invitation's token: their first certificate."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from portway_registry.services.callers import current_caller
 
 
 class Enrolment(EnrolmentServicer):
-    """The Enrolment service; callers are known by their invitations."""
+    """Callers are identified by their invitations."""
 
     def __init__(self, joining: Joining) -> None:
         self._joining = joining
 
     async def Join(self, request: JoinRequest, context: Any) -> JoinResponse:  # noqa: N802
         invitation = current_caller.get().invitation
-        assert invitation is not None, "the table lets only invitations in here"
+        assert invitation is not None, "METHOD_ROLES admits only invitations here"
         certificate = await self._joining.join(invitation, node=request.node, region=request.region, csr=request.csr)
         return JoinResponse(certificate=certificate)

@@ -1,4 +1,4 @@
-"""What a caller is told of an exception: the one table exception → gRPC status."""
+"""The one table of which gRPC status an exception becomes, and the text that goes to the caller with it."""
 
 import logging
 import secrets
@@ -10,7 +10,7 @@ from portway_registry import errors
 
 logger = logging.getLogger(__name__)
 
-# The first class that fits counts.
+# The first class that the exception is an instance of counts.
 _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.NotAuthenticated, StatusCode.UNAUTHENTICATED),
     (errors.NotAllowed, StatusCode.PERMISSION_DENIED),
@@ -28,7 +28,10 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
 
 
 def status_of(error: Exception) -> tuple[StatusCode, str]:
-    """The status and the text for `error`. What is internal is logged here, and the caller gets its number."""
+    """The status and the text for an exception.
+
+    An internal failure is logged here under a random number, and the text names only this number.
+    """
     if isinstance(error, errors.CallError):
         for kind, code in _STATUS:
             if isinstance(error, kind):

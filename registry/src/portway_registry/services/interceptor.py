@@ -1,6 +1,6 @@
-"""The gate in front of every method: who calls, may they, and what they are told when it fails.
+"""The interceptor in front of every method: authentication, authorisation, and the status of a failure.
 
-Here: the interceptor of both ports. Not here: the tables (roles.py, status.py).
+Both ports use it. Not here: how a caller is identified (callers.py), the tables (method_roles.py, error_status.py).
 """
 
 import asyncio
@@ -18,13 +18,15 @@ from portway_registry.services.method_roles import METHOD_ROLES
 Count = Callable[[str, StatusCode], None]
 
 
-class Guard(aio.ServerInterceptor):
-    """Lets a call through to its handler when the table allows it; a method outside the table is never run."""
+class CallInterceptor(aio.ServerInterceptor):
+    """Runs a call's handler when METHOD_ROLES admits its caller; a method outside the table is never run."""
 
     def __init__(self, identify: Identify, count: Count) -> None:
+        """`count` is called with the method and the status of each call that has ended."""
         self._identify = identify
         self._count = count
-        self._guarded: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}  # by method, with what is behind it
+        # By method: the handler, and the handler that is run in its place.
+        self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
 
     async def intercept_service(
         self,
@@ -35,35 +37,22 @@ class Guard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method not in METHOD_ROLES:
             return grpc.unary_unary_rpc_method_handler(self._not_served(method, known=method in METHOD_ROLES))
-        guarded = self._guarded.get(method)
-        if guarded is None or guarded[0] is not handler:
-            guarded = self._guarded[method] = handler, self._guard(method, handler)
-        return guarded[1]
+        wrapped = self._wrapped.get(method)
+        if wrapped is None or wrapped[0] is not handler:
+            wrapped = self._wrapped[method] = handler, self._wrap(method, handler)
+        return wrapped[1]
 
-    def _guard(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
-        if handler.request_streaming or handler.response_streaming:
-            wrapped = self._streaming(method, handler)
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(wrapped, handler.request_deserializer, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler), handler.request_deserializer, handler.response_serializer
-        )
-
-    async def _admit(self, method: str, context: Any) -> None:
-        role = METHOD_ROLES[method]
-        if role is None:
-            return
-        caller = await self._identify(context)
-        if caller.role is not role:
-            raise NotAllowed(_wrong_role(caller, method))
-        current_caller.set(caller)
-
-    def _unary(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Any:
-        run: Any = handler.unary_unary
+    def _wrap(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+        # Handlers of streams write to their context: an async generator that is cancelled between two answers would end
+        # only when it is garbage-collected.
+        run: Any
+        make: Any
+        if handler.request_streaming:
+            run, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        elif handler.response_streaming:
+            run, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+        else:
+            run, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
 
         async def call(request: Any, context: Any) -> Any:
             try:
@@ -78,28 +67,21 @@ class Guard(aio.ServerInterceptor):
                 self._count(method, context.code() or StatusCode.OK)
                 return answer
 
-        return call
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, handler.request_deserializer, handler.response_serializer)
+        return wrapped
 
-    def _streaming(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Any:
-        # Streams write to their context: a generator that is cancelled between two answers would end only when
-        # it is collected.
-        run: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-
-        async def call(request: Any, context: Any) -> None:
-            try:
-                await self._admit(method, context)
-                await run(request, context)
-            except asyncio.CancelledError:
-                self._count(method, StatusCode.CANCELLED)
-                raise
-            except Exception as error:
-                await self._fail(method, context, error)
-            else:
-                self._count(method, StatusCode.OK)
-
-        return call
+    async def _admit(self, method: str, context: Any) -> None:
+        """Identify the caller and check its role. Raises NotAuthenticated and NotAllowed."""
+        role = METHOD_ROLES[method]
+        if role is None:
+            return
+        caller = await self._identify(context)
+        if caller.role is not role:
+            raise NotAllowed(_wrong_role(caller, method))
+        current_caller.set(caller)
 
     async def _fail(self, method: str, context: Any, error: Exception) -> None:
+        """End a call with the status of an exception."""
         if isinstance(error, aio.AbortError):
             self._count(method, context.code() or StatusCode.UNKNOWN)
             raise error
@@ -115,7 +97,7 @@ class Guard(aio.ServerInterceptor):
         )
 
         async def call(request: Any, context: Any) -> Any:
-            # A name that strangers choose is no label of a metric.
+            # Callers choose this name, so it must not become the label of a metric.
             await self._fail("other", context, error)
 
         return call
@@ -123,4 +105,4 @@ class Guard(aio.ServerInterceptor):
 
 def _wrong_role(caller: Caller, method: str) -> str:
     wanted = METHOD_ROLES[method]
-    return f"{method.rpartition('/')[2]} wants a token of role {wanted}, this one is of role {caller.role}"
+    return f"{method.rpartition('/')[2]} needs a token of role {wanted}, this one is of role {caller.role}"

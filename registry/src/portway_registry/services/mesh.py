@@ -1,4 +1,4 @@
-"""What nodes call: a session's stream, who holds a label, raw ports to give to tunnels, the next certificate."""
+"""The Mesh service, which nodes call: sessions, the holders of labels, blocks of raw ports, certificates."""
 
 import asyncio
 from typing import Any, Final
@@ -28,13 +28,13 @@ from portway_registry.services.callers import current_caller
 from portway_registry.state.views import Views
 from portway_registry.tunnels.port_blocks import PortBlocks
 
-# A stream that says nothing at first is not a node's.
-_REGISTER_WITHIN: Final = 10.0
-_MOST_LABELS: Final = 256  # as mesh.proto says
+# Seconds from the start of a session's stream to its Register.
+_REGISTER_TIMEOUT: Final = 10.0
+_MAX_LABELS: Final = 256  # as mesh.proto says
 
 
 class Mesh(MeshServicer):
-    """The Mesh service; callers are nodes, known by their certificates."""
+    """Callers are nodes, identified by their certificates."""
 
     def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks, joining: Joining) -> None:
         self._hub = hub
@@ -44,10 +44,10 @@ class Mesh(MeshServicer):
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         requests = aiter(request_iterator)
-        register = await _first(requests)
-        certified = _certified()
-        _check(register.node, certified)
-        await self._hub.serve(register, requests, context.write, issued_ms=certified.issued_ms)
+        register = await _read_register(requests)
+        identity = _caller_identity()
+        _check_registration(register.node, identity)
+        await self._hub.serve(register, requests, context.write, issued_ms=identity.issued_ms)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
         answer = self._holder(request.label)
@@ -56,8 +56,8 @@ class Mesh(MeshServicer):
         return answer
 
     async def ResolveMany(self, request: ResolveManyRequest, context: Any) -> ResolveManyResponse:  # noqa: N802
-        if len(request.labels) > _MOST_LABELS:
-            raise InvalidRequest(f"{len(request.labels)} labels at once: ask for {_MOST_LABELS} at the most")
+        if len(request.labels) > _MAX_LABELS:
+            raise InvalidRequest(f"{len(request.labels)} labels at once: ask for at most {_MAX_LABELS}")
         return ResolveManyResponse(answers=[self._holder(label) or ResolveResponse() for label in request.labels])
 
     async def ReservePorts(self, request: ReservePortsRequest, context: Any) -> ReservePortsResponse:  # noqa: N802
@@ -66,18 +66,18 @@ class Mesh(MeshServicer):
         if region is None:
             raise InvalidRequest("ports are reserved for a node that has a session here: register first")
         if not 1 <= request.first <= request.last <= 65535:
-            raise InvalidRequest(f"{request.first}-{request.last} is no range of ports: check --raw-ports")
+            raise InvalidRequest(f"{request.first}-{request.last} is not a range of ports: check --raw-ports")
         return await self._port_blocks.reserve(node, region, request)
 
     async def RenewCertificate(  # noqa: N802
         self, request: RenewCertificateRequest, context: Any
     ) -> RenewCertificateResponse:
-        certified = _certified()
-        certificate = await self._joining.renew(certified.node, certified.issued_ms, request.csr)
+        identity = _caller_identity()
+        certificate = await self._joining.renew(identity.node, identity.issued_ms, request.csr)
         return RenewCertificateResponse(certificate=certificate)
 
     def _holder(self, label: str) -> ResolveResponse | None:
-        """Who has it, else who had it last."""
+        """The tunnel of a label with its node, else the last holder; None for a label that was never seen."""
         tunnel = self._views.tunnels.get(label)
         if tunnel is not None:
             return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
@@ -85,17 +85,17 @@ class Mesh(MeshServicer):
         return None if last is None else ResolveResponse(last=LastHolder(node=last.node, epoch=last.epoch))
 
 
-def _certified() -> NodeIdentity:
-    certified = current_caller.get().certificate
-    assert certified is not None, "the mesh port lets only certificates in"
-    return certified
+def _caller_identity() -> NodeIdentity:
+    identity = current_caller.get().certificate
+    assert identity is not None, "the mesh port admits only certificates"
+    return identity
 
 
-async def _first(requests: Any) -> Register:
-    """The Register that opens the stream. Raises InvalidRequest."""
+async def _read_register(requests: Any) -> Register:
+    """The Register that opens a session's stream. Raises InvalidRequest when another message comes, or none in time."""
     message: NodeMessage | None
     try:
-        async with asyncio.timeout(_REGISTER_WITHIN):
+        async with asyncio.timeout(_REGISTER_TIMEOUT):
             message = await anext(requests, None)
     except TimeoutError:
         message = None
@@ -104,14 +104,14 @@ async def _first(requests: Any) -> Register:
     return message.register
 
 
-def _check(node: NodeInfo, certified: NodeIdentity) -> None:
-    """Whether the node is who its certificate says, and names an address. Raises NotAllowed and InvalidRequest."""
-    name = certified.node
+def _check_registration(node: NodeInfo, identity: NodeIdentity) -> None:
+    """Check a registration against the certificate (NotAllowed), and the form of its fields (InvalidRequest)."""
+    name = identity.node
     if node.name != name:
         raise NotAllowed(f"the certificate is node {name}'s, the registration names {node.name!r}")
-    if certified.region not in ("", node.region):
+    if identity.region not in ("", node.region):
         raise NotAllowed(
-            f"the certificate is of a node of region {certified.region!r}, the registration names {node.region!r}: to "
+            f"the certificate is of a node of region {identity.region!r}, the registration names {node.region!r}: to "
             f"move the node invite it anew (`portway-admin node invite --region {node.region} --name {name}`)"
         )
     if node.server_name != node_name(name):
@@ -123,6 +123,6 @@ def _check(node: NodeInfo, certified: NodeIdentity) -> None:
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
     if not 1 <= node.port <= 65535:
-        raise InvalidRequest(f"port {node.port} is none: advertise the one that clients dial")
+        raise InvalidRequest(f"port {node.port} is not a port: advertise the one that clients dial")
     if not (-90 <= node.latitude <= 90 and -180 <= node.longitude <= 180):
         raise InvalidRequest("latitude is from -90 to 90 degrees, longitude from -180 to 180")

@@ -1,13 +1,10 @@
-"""Which role may call which method: the one table.
-
-A method that is not in it cannot be called by anybody (services/guard.py).
-"""
+"""The one table of which role may call which method. A method that is not in it cannot be called (interceptor.py)."""
 
 from typing import Final
 
 from portway_registry.state.records import Role
 
-# None: anybody who can connect.
+# None: every caller, without authentication.
 METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Discovery/Locate": Role.CLIENT,
     "/portway.v1.Discovery/Renew": Role.CLIENT,

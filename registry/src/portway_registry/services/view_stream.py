@@ -1,4 +1,4 @@
-"""A view as a stream: what is known, that this was all, then each change."""
+"""A view as a gRPC stream: the records known at first, a mark after them, then each change."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,36 +16,40 @@ from portway_proto.v1.admin_pb2 import (
 from portway_registry.errors import FellBehind
 from portway_registry.state.views import Item, View
 
-# Changes kept for a watcher that does not read; at some 300 bytes each it may hold 3 MB.
-_BACKLOG: Final = 10_000
+# Changes that wait for a caller that does not read: at some 300 bytes each 3 MB.
+_MAX_BACKLOG: Final = 10_000
 
 T = TypeVar("T")
 Message = TypeVar("Message")
 
 
-async def watch(
+async def stream_view(
     view: View[T],
-    told: Callable[["ChangeKind.ValueType", T | None], Message],
+    message: Callable[["ChangeKind.ValueType", T | None], Message],
     write: Callable[[Message], Awaitable[None]],
 ) -> None:
-    """Write the view and its changes until the caller leaves. Raises FellBehind when it does not read."""
+    """Write the view and its changes until the call is cancelled.
+
+    `message` makes the message for a kind of change and a record (None for the mark, CHANGE_KIND_SYNCED).
+    Raises FellBehind when more than _MAX_BACKLOG changes wait for a caller that does not read.
+    """
     changes: asyncio.Queue[Message] = asyncio.Queue()
 
-    def changed(old: Item[T] | None, new: Item[T] | None) -> None:
-        if changes.qsize() > _BACKLOG:
+    def on_change(old: Item[T] | None, new: Item[T] | None) -> None:
+        if changes.qsize() > _MAX_BACKLOG:
             return
         if new is None:
-            changes.put_nowait(told(CHANGE_KIND_REMOVED, None if old is None else old.value))
+            changes.put_nowait(message(CHANGE_KIND_REMOVED, None if old is None else old.value))
         else:
-            changes.put_nowait(told(CHANGE_KIND_ADDED if old is None else CHANGE_KIND_CHANGED, new.value))
+            changes.put_nowait(message(CHANGE_KIND_ADDED if old is None else CHANGE_KIND_CHANGED, new.value))
 
     known = list(view.values())
-    unsubscribe = view.subscribe(changed)
+    unsubscribe = view.subscribe(on_change)
     try:
         for value in known:
-            await write(told(CHANGE_KIND_KNOWN, value))
-        await write(told(CHANGE_KIND_SYNCED, None))
-        while changes.qsize() <= _BACKLOG:
+            await write(message(CHANGE_KIND_KNOWN, value))
+        await write(message(CHANGE_KIND_SYNCED, None))
+        while changes.qsize() <= _MAX_BACKLOG:
             await write(await changes.get())
     finally:
         unsubscribe()

@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 from portway_registry.errors import NotFound, TokenMissing
 from portway_registry.services.callers import Caller, Context, current_caller
-from portway_registry.services.interceptor import Guard
+from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.state.records import Role
 
 LOCATE, SESSION, LIST, HEALTH = (
@@ -21,7 +21,7 @@ LOCATE, SESSION, LIST, HEALTH = (
 
 
 class Aborted(Exception):
-    """What grpc.aio's abort raises, for all that the guard can see."""
+    """What grpc.aio's abort raises, for all that the interceptor can see."""
 
 
 class Call:
@@ -39,12 +39,12 @@ class Call:
 
 
 class Desk:
-    """A guard, who calls, and what was counted."""
+    """An interceptor, its caller, and what was counted."""
 
     def __init__(self) -> None:
         self.caller: Caller | Exception = Caller(Role.CLIENT, "token1")
         self.counted: list[tuple[str, StatusCode]] = []
-        self.guard = Guard(self._identify, lambda method, code: self.counted.append((method, code)))
+        self.interceptor = CallInterceptor(self._identify, lambda method, code: self.counted.append((method, code)))
 
     async def _identify(self, context: Context) -> Caller:
         if isinstance(self.caller, Exception):
@@ -60,7 +60,7 @@ class Desk:
         async def continuation(details: Any) -> Any:
             return served
 
-        return await self.guard.intercept_service(continuation, Details())  # type: ignore[arg-type]
+        return await self.interceptor.intercept_service(continuation, Details())  # type: ignore[arg-type]
 
     async def call(self, method: str, run: Any) -> Any:
         """The answer, or how the call was aborted."""

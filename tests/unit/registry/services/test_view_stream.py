@@ -13,7 +13,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 from portway_registry.errors import FellBehind
 from portway_registry.services import view_stream
-from portway_registry.services.view_stream import watch
+from portway_registry.services.view_stream import stream_view
 from portway_registry.state import keys
 from portway_registry.state.records import SettingsRecord, decoder, encode
 from portway_registry.state.views import View
@@ -60,7 +60,7 @@ async def test_what_is_known_comes_first_then_each_change_once(
         heard.append(message)
         changed.set()
 
-    watching_task = asyncio.ensure_future(watch(view, told, write))
+    watching_task = asyncio.ensure_future(stream_view(view, told, write))
     await memory.write([Delete(keys.node("a"))])
     async with asyncio.timeout(PATIENCE):
         while len(heard) < 6:
@@ -79,13 +79,13 @@ async def test_who_does_not_read_is_let_go(
     memory: EmbeddedStore, view: View[SettingsRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watcher that is too far behind is told to begin again, and what was kept for it is let go."""
-    monkeypatch.setattr(view_stream, "_BACKLOG", 10)
+    monkeypatch.setattr(view_stream, "_MAX_BACKLOG", 10)
     reads = asyncio.Event()
 
     async def write(message: Told) -> None:
         await reads.wait()
 
-    watching_task = asyncio.ensure_future(watch(view, told, write))
+    watching_task = asyncio.ensure_future(stream_view(view, told, write))
     await asyncio.sleep(0)
     await memory.write([put(str(number), "x") for number in range(50)])
     await settle(memory, view.mirror)
