@@ -37,9 +37,9 @@ from portway_registry.config import Config
 from portway_registry.errors import ConfigError, StoreUnavailable
 from portway_registry.metrics import CallCounts, exposition
 from portway_registry.nodes.certificate_status import demand_standing
+from portway_registry.nodes.certificates import Joining
 from portway_registry.nodes.dialling import dial_by
 from portway_registry.nodes.hub import Hub
-from portway_registry.nodes.joining import Joining
 from portway_registry.nodes.operator_orders import Orders
 from portway_registry.pki.cluster_authority import configured_authority, stored_authority
 from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials

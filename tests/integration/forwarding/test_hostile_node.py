@@ -16,7 +16,7 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_refused, encode_open
 from portway_proto.wire.labels import Chain
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 from portway_lab.cluster.processes import clean_environment
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK
 
 PROGRAM = Path(sys.executable).with_name("portway-relay")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_testkit.clusters.cluster import DOMAIN, Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.origins import TcpOrigin, echo

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_relay import cli
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually

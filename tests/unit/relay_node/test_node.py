@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_relay.config import NodeConfig
 from portway_relay.node import Node
 from portway_relay.report import public_address

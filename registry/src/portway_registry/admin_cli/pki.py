@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from portway_registry.admin_cli.connection import Admin, pass_admin
-from portway_registry.pki.folder import Authority, check_names
+from portway_registry.pki.ca_folder import Authority, check_names
 
 # Where a registry on one's own machine is dialled.
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")

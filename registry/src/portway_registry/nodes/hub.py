@@ -33,7 +33,7 @@ from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificate_status import demand_standing
 from portway_registry.nodes.dialling import Dial
-from portway_registry.nodes.reaching import Reaching
+from portway_registry.nodes.reachability import Reaching
 from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.state.records import (
     STATE_OF_ORDER,

@@ -5,7 +5,7 @@ from typing import Any
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentServicer
 
-from portway_registry.nodes.joining import Joining
+from portway_registry.nodes.certificates import Joining
 from portway_registry.services.callers import current_caller
 
 

@@ -22,8 +22,8 @@ from portway_runtime.identities import NodeIdentity, node_name
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
 from portway_registry.names import check_domain, check_host, check_region
+from portway_registry.nodes.certificates import Joining
 from portway_registry.nodes.hub import Hub
-from portway_registry.nodes.joining import Joining
 from portway_registry.services.callers import current_caller
 from portway_registry.state.views import Views
 from portway_registry.tunnels.port_blocks import PortBlocks

@@ -25,7 +25,7 @@ from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
 from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
 from portway_registry.store.update import TRIES, revision_of
-from portway_registry.tunnels.ownership import Verdict, decide, hashes, is_genuine, may_withdraw
+from portway_registry.tunnels.admission import Verdict, decide, hashes, is_genuine, may_withdraw
 from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)

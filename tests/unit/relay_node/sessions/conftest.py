@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from portway_proto.wire.labels import Chain
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_relay.config import NodeConfig, PortRange
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.node_sessions import NodeSessions, new_chain

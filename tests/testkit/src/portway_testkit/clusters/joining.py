@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from portway_proto.v1 import admin_pb2
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_relay.config import NodeConfig
 from portway_relay.membership.joining import enter
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY

@@ -25,7 +25,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import Authority
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.outbox import Announcements
 from portway_relay.registry_link.stream import RegistryLink

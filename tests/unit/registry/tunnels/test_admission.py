@@ -5,7 +5,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.state.views import Item, LastHolder
 from portway_registry.store.contract import LeaseId, Revision
-from portway_registry.tunnels.ownership import Verdict, decide, is_genuine, may_withdraw
+from portway_registry.tunnels.admission import Verdict, decide, is_genuine, may_withdraw
 from portway_testkit.clusters.registry import tunnel_info
 
 CHAIN = Chain()
@@ -83,7 +83,7 @@ def test_any_other_is_not(forged: TunnelInfo) -> None:
 def test_what_was_verified_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the store holds for this epoch was checked when it was written; another one is checked now."""
     asked = []
-    monkeypatch.setattr("portway_registry.tunnels.ownership.verify_proof", lambda *proof: asked.append(proof))
+    monkeypatch.setattr("portway_registry.tunnels.admission.verify_proof", lambda *proof: asked.append(proof))
     assert is_genuine(offered(3), held(offered(3)))
     assert asked == []
     assert not is_genuine(offered(4), held(offered(3)))

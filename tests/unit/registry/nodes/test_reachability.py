@@ -14,9 +14,9 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
     Reach,
 )
-from portway_registry.nodes import reaching as module
+from portway_registry.nodes import reachability as module
 from portway_registry.nodes.outbox import Outbox
-from portway_registry.nodes.reaching import Reaching
+from portway_registry.nodes.reachability import Reaching
 from portway_testkit.clusters.registry import node_info
 from portway_testkit.links.carrier_link import until
 

@@ -14,7 +14,7 @@ from portway_registry.errors import (
     NodeRemoved,
     NotAllowed,
 )
-from portway_registry.nodes.joining import Joining
+from portway_registry.nodes.certificates import Joining
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys

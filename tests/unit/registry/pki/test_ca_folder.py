@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from portway_registry.errors import PkiError
-from portway_registry.pki.folder import Authority, check_names
+from portway_registry.pki.ca_folder import Authority, check_names
 
 
 @pytest.fixture
