@@ -36,11 +36,10 @@ from portway_registry.access.tokens import Tokens
 from portway_registry.config import Config
 from portway_registry.errors import ConfigError, StoreUnavailable
 from portway_registry.metrics import CallCounts, exposition
-from portway_registry.nodes.certificate_status import demand_standing
-from portway_registry.nodes.certificates import Joining
-from portway_registry.nodes.dialling import dial_by
+from portway_registry.nodes.certificates import NodeCertificates, require_current
 from portway_registry.nodes.hub import Hub
-from portway_registry.nodes.operator_orders import Orders
+from portway_registry.nodes.operator_orders import OperatorOrders
+from portway_registry.nodes.reachability import dialler
 from portway_registry.pki.cluster_authority import configured_authority, stored_authority
 from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials
 from portway_registry.placement.reports import Reports
@@ -163,14 +162,14 @@ class Registry:
             lease_seconds=config.lease_seconds,
             default_max_tunnels=config.max_tunnels,
             on_failure=self._on_failure,
-            dial=dial_by(authority.certificate) if config.check_addresses == "yes" else None,
+            dial=dialler(authority.certificate) if config.check_addresses == "yes" else None,
         )
         hub.start()
         self._closing.append(hub.close)
 
         audit = Audit(store, _now_ms)
-        joining = Joining(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        mesh_interceptor = CallInterceptor(by_certificate(partial(demand_standing, views)), self._calls.count)
+        joining = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
+        mesh_interceptor = CallInterceptor(by_certificate(partial(require_current, views)), self._calls.count)
         mesh = _server(mesh_interceptor, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
         add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms), joining), mesh)
         mesh_health = _add_health(mesh)
@@ -181,7 +180,7 @@ class Registry:
 
         tokens = Tokens(store, views.tokens, audit, _now_ms)
         invitations = Invitations(store, views.invitations, audit, _now_ms)
-        orders = Orders(store, views, audit, _now_ms)
+        orders = OperatorOrders(store, views, audit, _now_ms)
         interceptor = CallInterceptor(by_token(tokens, invitations), self._calls.count)
         public = _server(interceptor, ("grpc.max_receive_message_length", _LARGEST_CALL))
         roster = Roster(views.nodes, views.orders, hub)

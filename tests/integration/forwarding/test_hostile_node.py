@@ -16,7 +16,7 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_refused, encode_open
 from portway_proto.wire.labels import Chain
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
@@ -186,7 +186,7 @@ def test_a_certificate_that_is_no_nodes_opens_no_lane(mesh: Cluster) -> None:
 
 def test_a_certificate_of_another_cluster_opens_no_lane(mesh: Cluster, tmp_path: Path) -> None:
     """Whatever name it is for."""
-    other = Authority.create(tmp_path)
+    other = CaFolder.create(tmp_path)
     other.add_node("fra-2")
     with HandLane(mesh.nodes["fra-1"], mesh.ca, (tmp_path / "node-fra-2.crt", tmp_path / "node-fra-2.key")) as lane:
         assert lane.ending() is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 from portway_lab.cluster.processes import clean_environment
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK
 
 PROGRAM = Path(sys.executable).with_name("portway-relay")
@@ -21,7 +21,7 @@ TIMEOUT = 30.0
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
-    authority = Authority.create(tmp_path / "pki")
+    authority = CaFolder.create(tmp_path / "pki")
     authority.add_node("fra-1")
     authority.add_region("fra", DOMAIN)
     authority.add_region("iad", DOMAIN)
@@ -103,7 +103,7 @@ def test_a_certificate_for_other_names(refusal: Callable[..., str], pki: Path) -
 
 def test_a_node_certificate_of_another_cluster(refusal: Callable[..., str], tmp_path: Path) -> None:
     """What the cluster's CA did not sign would be refused by every client."""
-    other = Authority.create(tmp_path / "other")
+    other = CaFolder.create(tmp_path / "other")
     other.add_node("fra-1")
     message = refusal(cert=other.folder / "node-fra-1.crt", key=other.folder / "node-fra-1.key")
     assert "was not issued by the CA in" in message

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import DOMAIN, Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.origins import TcpOrigin, echo
@@ -26,7 +26,7 @@ def certificate_of(visitor: ssl.SSLSocket) -> bytes:
 
 def renew(pki: Path) -> None:
     """The same CA's new certificate for the region's names, moved into place file by file as tools do."""
-    authority = Authority.open(pki)
+    authority = CaFolder.open(pki)
     for name in ("region-fra.crt", "region-fra.key"):
         (pki / name).rename(pki / f"{name}.old")
     for path in authority.add_region("fra", DOMAIN):

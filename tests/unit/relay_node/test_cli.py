@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_relay import cli
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually
@@ -20,7 +20,7 @@ _COMMAND = (sys.executable, "-W", "error", "-c", "from portway_relay.cli import 
 def flags(tmp_path: Path) -> list[str]:
     """A complete command line, with a registry that nobody listens for."""
     pki = tmp_path / "pki"
-    authority = Authority.create(pki)
+    authority = CaFolder.create(pki)
     authority.add_node("relay-1")
     authority.add_region("fra", "example.com")
     given = {

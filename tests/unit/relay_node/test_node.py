@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig
 from portway_relay.node import Node
 from portway_relay.report import public_address
@@ -23,7 +23,7 @@ MakeNode = Callable[..., Node]
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("node") / "pki"
-    authority = Authority.create(folder)
+    authority = CaFolder.create(folder)
     authority.add_node("relay-1")
     authority.add_region("fra", "example.com")
     return folder

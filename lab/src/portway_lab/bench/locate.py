@@ -25,7 +25,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import LocateRequest, ReportRequest, RoundTrip
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
-from portway_registry.pki.folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.placement.order import best_candidates
 from portway_registry.placement.placed_nodes import placed_node
 from portway_registry.placement.places import Places
@@ -155,7 +155,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name, Processes(Path(name)) as processes:
         folder = Path(name)
-        authority = Authority.create(folder / "pki")
+        authority = CaFolder.create(folder / "pki")
         authority.add_registry(["127.0.0.1"])
         asyncio.run(_fill(folder / "registry.db", known))
         registry = processes.start(

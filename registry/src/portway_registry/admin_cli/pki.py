@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from portway_registry.admin_cli.connection import Admin, pass_admin
-from portway_registry.pki.ca_folder import Authority, check_names
+from portway_registry.pki.ca_folder import CaFolder, check_names
 
 # Where a registry on one's own machine is dialled.
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -54,7 +54,7 @@ def init(
     An existing CA is never overwritten.
     """
     check_names(domain, regions, nodes, hosts)
-    authority = Authority.create(folder)
+    authority = CaFolder.create(folder)
     written = [folder / "ca.crt", folder / "ca.key"]
     written += authority.add_registry(hosts or _LOCAL_HOSTS)
     for name in nodes:
@@ -72,7 +72,7 @@ def init(
 @pass_admin
 def node(admin: Admin, folder: Path, region: str, name: str) -> None:
     """Add a node's certificate to an existing folder. A node that joins by invitation needs none."""
-    _report(admin, Authority.open(folder).add_node(name, region))
+    _report(admin, CaFolder.open(folder).add_node(name, region))
 
 
 @pki.command()
@@ -82,7 +82,7 @@ def node(admin: Admin, folder: Path, region: str, name: str) -> None:
 @pass_admin
 def region(admin: Admin, folder: Path, domain: str, name: str) -> None:
     """Add a region's certificate to an existing folder."""
-    _report(admin, Authority.open(folder).add_region(name, domain))
+    _report(admin, CaFolder.open(folder).add_region(name, domain))
 
 
 def _report(admin: Admin, written: list[Path]) -> None:

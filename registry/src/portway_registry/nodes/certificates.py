@@ -1,7 +1,8 @@
-"""A node's certificates: the first for an invitation, each further one for the certificate before.
+"""Node certificates: the first issued for an invitation, each further one for the certificate before it, and whether
+one that is shown is still accepted.
 
-Here: who may have one, under which name and region. Not here: how it is made (signing.py), who may call with the one
-that a node has (standing.py).
+Here: which node gets a certificate, under which name and region. Not here: the certificate itself, and how a caller's
+certificate is read.
 """
 
 import hashlib
@@ -26,11 +27,13 @@ from portway_registry.errors import (
     PkiError,
 )
 from portway_registry.names import check_node
+from portway_registry.nodes.operator_orders import is_removed
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import PublicKey, Signer, requested_key
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
+from portway_registry.state.views import Views
 from portway_registry.store.contract import Entry, Store
 from portway_registry.store.update import Decision, revision_of, update
 
@@ -41,8 +44,20 @@ _read_identity: Final = decoder(IdentityRecord)
 _read_order: Final = decoder(OrderRecord)
 
 
-class Joining:
-    """Gives nodes their certificates. All it decides by is read from the store, not from memory that may be behind."""
+def require_current(views: Views, node: str, issued_ms: int) -> None:
+    """Whether a node's certificate, issued at `issued_ms`, is still accepted; decided from memory, at each call.
+
+    Raises NodeRemoved, and CertificateSuperseded when another node has joined under the name since.
+    """
+    if is_removed(views.orders, node):
+        raise NodeRemoved(node)
+    identity = views.identities.get(node)
+    if identity is not None and issued_ms < identity.joined_at_ms:
+        raise CertificateSuperseded(node)
+
+
+class NodeCertificates:
+    """Issues nodes' certificates. All decisions are made on what the store has now, not on views that may be behind."""
 
     def __init__(
         self, store: Store, authority: ClusterAuthority, audit: Audit, now_ms: Callable[[], int], *, life: int
@@ -55,26 +70,27 @@ class Joining:
         self._life = timedelta(seconds=life)
 
     async def join(self, invitation: InvitationRecord, *, node: str, region: str, csr: bytes) -> NodeCertificate:
-        """The node's first certificate. One token is good for one key: whoever lost the answer asks again with it.
+        """The node's first certificate, for the key in `csr` (PKCS #10, DER).
 
-        Raises InvalidRequest, NotAllowed and its kinds, NotAuthenticated's kinds, StoreUnavailable.
+        An invitation is good for one key: a node that lost the answer asks again with the same key.
+        Raises InvalidRequest, NotAllowed and its subclasses, NotAuthenticated's subclasses, StoreUnavailable.
         """
-        signer, key = self._signer(), _key(csr)
-        _demand_fits(invitation, node, region)
+        signer, key = self._signer(), _requested_key(csr)
+        _require_match(invitation, node, region)
         digest = _digest(key)
         used, again = await self._use(invitation.id, node, digest)
         joined = await self._take_name(used, again=again)
         if not again:
             logger.info("node joined", extra={"node": node, "region": region, "invitation": used.id})
             await self._audit.add(used.id, "node.join", node)
-        return self._signed(signer, key, joined)
+        return self._issue(signer, key, joined)
 
     async def renew(self, node: str, issued_ms: int, csr: bytes) -> NodeCertificate:
-        """The next certificate of a node that showed one which was issued at `issued_ms`.
+        """The next certificate of a node that showed one issued at `issued_ms`.
 
         Raises InvalidRequest, NodeRemoved, CertificateSuperseded, NotAllowed, StoreUnavailable.
         """
-        signer, key = self._signer(), _key(csr)
+        signer, key = self._signer(), _requested_key(csr)
         if await self._removal(node) is not None:
             raise NodeRemoved(node)
         entry = await self._store.get(keys.identity(node))
@@ -83,10 +99,11 @@ class Joining:
         identity = _read_identity(entry.value)
         if issued_ms < identity.joined_at_ms:
             raise CertificateSuperseded(node)
-        return self._signed(signer, key, identity)
+        return self._issue(signer, key, identity)
 
     async def _use(self, invitation_id: str, node: str, digest: bytes) -> tuple[InvitationRecord, bool]:
-        """Mark it used, in one step: of two that come at once one is refused. True when this key has used it before."""
+        """Mark the invitation used, atomically: of two nodes that come at once one is refused. True: by this key,
+        earlier."""
 
         async def decide(entry: Entry | None) -> Decision[tuple[InvitationRecord, bool]]:
             if entry is None:
@@ -98,7 +115,7 @@ class Joining:
             over = why_over(record, now)
             if over:
                 raise InvitationOver(over)
-            await self._demand_free(record, node)
+            await self._require_free_name(record, node)
             used = msgspec.structs.replace(record, used_at_ms=now, used_by=node, key_sha256=digest)
             return Decision((used, False), encode(used))
 
@@ -106,15 +123,18 @@ class Joining:
             self._store, keys.invitation(invitation_id), decide, "the invitation changed at each try to use it"
         )
 
-    async def _demand_free(self, invitation: InvitationRecord, node: str) -> None:
-        """A name belongs to who joined with it until that node is removed, or another is invited by this very name."""
+    async def _require_free_name(self, invitation: InvitationRecord, node: str) -> None:
+        """A name belongs to the node that joined under it until that node is removed, or an invitation names it.
+
+        Raises NameTaken.
+        """
         if invitation.node == node or await self._removal(node) is not None:
             return
         if await self._store.get(keys.identity(node)) or await self._store.get(keys.node(node)):
             raise NameTaken(node, invitation.region)
 
     async def _take_name(self, used: InvitationRecord, *, again: bool) -> IdentityRecord:
-        """From now on the name is whose invitation it is, and certificates of before are worth nothing."""
+        """Give the name to the node that used the invitation; certificates issued for it before are void."""
         node = used.used_by
         entry, removal = await self._store.get(keys.identity(node)), await self._removal(node)
         if again and removal is not None and _read_order(removal.value).at_ms >= used.used_at_ms:
@@ -127,7 +147,7 @@ class Joining:
         if removal is not None:
             await self._store.delete(removal.key, expected=removal.modified)
         anew = before is not None or removal is not None or await self._store.get(keys.node(node)) is not None
-        # Certificates count in whole seconds, and whatever was issued for the name until now must be older.
+        # Certificates have whole seconds, and those issued for the name until now must be older.
         joined_at_ms = (self._now_ms() // 1000 + 1) * 1000
         if before is not None:
             joined_at_ms = max(joined_at_ms, before.joined_at_ms + 1000)
@@ -137,19 +157,19 @@ class Joining:
         return identity
 
     async def _removal(self, node: str) -> Entry | None:
-        """The order that removed it, if one stands."""
+        """The order that removed the node, if there is one."""
         entry = await self._store.get(keys.order(node))
         return entry if entry is not None and _read_order(entry.value).order is Order.REMOVE else None
 
     def _signer(self) -> Signer:
         if self._authority.signer is None:
             raise InvalidRequest(
-                "this registry was given the cluster's CA without its key, and can make no certificate: start it with "
+                "this registry has the cluster's CA without its key, and cannot issue certificates: start it with "
                 "--cluster-ca-key, or make the node's with `portway-admin pki node`"
             )
         return self._authority.signer
 
-    def _signed(self, signer: Signer, key: PublicKey, identity: IdentityRecord) -> NodeCertificate:
+    def _issue(self, signer: Signer, key: PublicKey, identity: IdentityRecord) -> NodeCertificate:
         issued = datetime.fromtimestamp(max(self._now_ms(), identity.joined_at_ms) / 1000, UTC)
         certificate = signer.node(key, identity.node, identity.region, self._life, issued=issued)
         return NodeCertificate(
@@ -157,8 +177,8 @@ class Joining:
         )
 
 
-def _demand_fits(invitation: InvitationRecord, node: str, region: str) -> None:
-    """Whether the node is whom the invitation is for. Raises InvalidRequest and NotAllowed."""
+def _require_match(invitation: InvitationRecord, node: str, region: str) -> None:
+    """Raises InvalidRequest and NotAllowed unless the invitation is for this node."""
     try:
         check_node(node)
     except ValueError as error:
@@ -175,7 +195,7 @@ def _demand_fits(invitation: InvitationRecord, node: str, region: str) -> None:
         )
 
 
-def _key(csr: bytes) -> PublicKey:
+def _requested_key(csr: bytes) -> PublicKey:
     try:
         return requested_key(csr)
     except PkiError as error:

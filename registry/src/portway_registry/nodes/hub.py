@@ -31,9 +31,8 @@ from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
-from portway_registry.nodes.certificate_status import demand_standing
-from portway_registry.nodes.dialling import Dial
-from portway_registry.nodes.reachability import Reaching
+from portway_registry.nodes.certificates import require_current
+from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.state.records import (
     STATE_OF_ORDER,
@@ -45,8 +44,8 @@ from portway_registry.state.records import (
 )
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import Store
+from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
-from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ class Hub:
         self._lease_seconds = lease_seconds
         self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
         self._sessions: dict[str, NodeSession] = {}
-        self._reaching = Reaching(self._sessions, dial)
+        self._prober = Prober(self._sessions, dial)
         self._tasks = Tasks("mesh", on_failure=on_failure)
         self._peers_changed = asyncio.Event()
         self._unsubscribe: list[Callable[[], None]] = []
@@ -124,7 +123,7 @@ class Hub:
 
         `issued_ms` is when the node's certificate was.
         """
-        demand_standing(self._views, register.node.name, issued_ms)
+        require_current(self._views, register.node.name, issued_ms)
         info = NodeInfo()
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
@@ -145,11 +144,11 @@ class Hub:
             if before is not None:
                 before.end(Replaced("a newer session of this node has registered"))
                 await before.over.wait()
-            session.on_probed = partial(self._reaching.answered, info.name)
-            await self._reaching.first(session, self._views.nodes.get(info.name))
-            demand_standing(self._views, info.name, issued_ms)  # it may have been removed meanwhile
+            session.on_probed = partial(self._prober.answered, info.name)
+            await self._prober.probe_first(session, self._views.nodes.get(info.name))
+            require_current(self._views, info.name, issued_ms)  # it may have been removed meanwhile
             await session.register(register.lease_id)
-            trying = self._tasks.spawn(self._reaching.keep_trying(session), name=f"reach {info.name}")
+            trying = self._tasks.spawn(self._prober.probe_until_reached(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())

@@ -24,7 +24,7 @@ def is_removed(orders: View[OrderRecord], node: str) -> bool:
     return order is not None and order.order is Order.REMOVE
 
 
-class Orders:
+class OperatorOrders:
     """The orders of a cluster."""
 
     def __init__(self, store: Store, views: Views, audit: Audit, now_ms: Callable[[], int]) -> None:

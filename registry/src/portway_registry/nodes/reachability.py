@@ -1,46 +1,80 @@
-"""Whether clients can be sent to a node: its advertised address was reached, from another node or from here.
+"""Whether clients can reach a node: its advertised address is dialled from other nodes, then from this registry.
 
-Here: who tries, when again, and what is told. Not here: a try itself (dialling.py; the nodes' own), placement. Other
-nodes are asked first, for they are elsewhere, as clients are.
+Other nodes are asked first, since they are elsewhere, as clients are. Here: a dial from this registry, who dials when,
+and what the node is told. Not here: the dials of other nodes, and which nodes clients are sent to.
 """
 
 import asyncio
 import itertools
 import logging
+import os
 import random
-from collections.abc import Iterable, Mapping
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from portway_proto.v1.mesh_pb2 import Probe, Probed, Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, REACH_TRYING, NodeInfo
+from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.backoff import Backoff
 
-from portway_registry.nodes.dialling import DIALLED_WITHIN, Dial
 from portway_registry.nodes.session import NodeSession
 
 logger = logging.getLogger(__name__)
 
-# A registration waits so long for the first try, which takes a few milliseconds on one machine and three of the longest
-# round trips on Earth when another node is asked. Who is not reached by then is of use to the mesh all the same.
-_FIRST_TRY: Final = 2.0
-_ASKED: Final = 2  # nodes at once: one may be cut off itself
-# A node that is asked has its own time limit, and its answer a way to go.
-_ANSWERED_WITHIN: Final = DIALLED_WITHIN + 1.0
+# Dials a node and returns why it was not reached; "" when it was.
+Dial = Callable[[NodeInfo], Awaitable[str]]
+
+# Seconds; ten of the longest round trips on Earth, so that a lost packet is retransmitted within.
+DIAL_TIMEOUT: Final = 3.0
+# Seconds that a registration waits for the first probe, which takes a few milliseconds on one machine and three of the
+# longest round trips on Earth when another node dials. A node that is not reached by then still serves the mesh.
+_FIRST_PROBE_TIMEOUT: Final = 2.0
+_PROBERS: Final = 2  # nodes asked at once: one may be cut off itself
+# The asked node has a time limit of its own, and its answer has to travel.
+_ANSWER_TIMEOUT: Final = DIAL_TIMEOUT + 1.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
-_LONGEST_FAILURE: Final = 300
+_LONGEST_FAILURE: Final = 300  # characters
 
 
-class Reaching:
-    """Tries for the nodes whose sessions are here. Without `dial` nobody tries, and every node counts as reached."""
+def dialler(cluster_ca: bytes) -> Dial:
+    """Dials as a client does: TCP, TLS with the clients' ALPN, and a certificate from this CA (PEM) for the node."""
+    context = ssl.create_default_context(cadata=cluster_ca.decode("ascii"))
+    context.set_alpn_protocols([LINK_ALPN])
+
+    async def dial(node: NodeInfo) -> str:
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT):
+                _, writer = await asyncio.open_connection(
+                    node.host, node.port, ssl=context, server_hostname=node.server_name
+                )
+        except (OSError, TimeoutError, UnicodeError) as error:
+            return _dial_failure(error, node)
+        tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
+        writer.transport.abort()
+        if tls is None or tls.selected_alpn_protocol() != LINK_ALPN:
+            return "what answers there does not accept clients' lanes: is it a relay node?"
+        return ""
+
+    return dial
+
+
+class Prober:
+    """Probes the nodes whose sessions are here. Without `dial` addresses are not checked, and every node counts as
+    reached."""
 
     def __init__(self, sessions: Mapping[str, NodeSession], dial: Dial | None) -> None:
+        """`sessions` by node name; it may change at any time."""
         self._sessions = sessions
         self._dial = dial
         self._numbers = itertools.count(1)
-        self._asked: dict[int, tuple[str, asyncio.Future[str]]] = {}
+        self._pending: dict[int, tuple[str, asyncio.Future[str]]] = {}  # by probe number: who was asked, the answer
 
-    async def first(self, session: NodeSession, known: NodeInfo | None) -> None:
-        """Set what is known of the node's reach before it is registered; `known` is its record until now."""
+    async def probe_first(self, session: NodeSession, known: NodeInfo | None) -> None:
+        """Set the node's reach before it is registered. `known` is its record so far: a node that was reached at the
+        same address is not probed again."""
         info = session.info
         info.ClearField("reach")
         info.ClearField("reach_failure")
@@ -51,39 +85,38 @@ class Reaching:
             return
         info.reach = REACH_TRYING
         try:
-            async with asyncio.timeout(_FIRST_TRY):
-                await self._try(session)
+            async with asyncio.timeout(_FIRST_PROBE_TIMEOUT):
+                await self._probe(session)
         except TimeoutError:
             pass
 
-    async def keep_trying(self, session: NodeSession) -> None:
-        """Tell the node what is known, and try until it is reached; its record says so each time that changes."""
+    async def probe_until_reached(self, session: NodeSession) -> None:
+        """Tell the node its reach, then probe until it is reached; each change is told and written to its record."""
         if self._dial is None:
             return
         _tell(session)
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while session.info.reach in (REACH_TRYING, REACH_FAILED):
             before = session.info.reach, session.info.reach_failure
-            await self._try(session)
+            await self._probe(session)
             if before != (session.info.reach, session.info.reach_failure):
                 _tell(session)
                 session.publish()
             if session.info.reach == REACH_FAILED:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries only
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(backoff.next())
 
     def answered(self, node: str, probed: Probed) -> None:
-        """What a node that was asked has found."""
-        asked, answer = self._asked.get(probed.number, ("", None))
+        """A node reports the outcome of a probe that it was asked for; any other report is dropped."""
+        asked, answer = self._pending.get(probed.number, ("", None))
         if asked == node and answer is not None and not answer.done():
             answer.set_result(probed.failure)
 
-    async def _try(self, session: NodeSession) -> None:
-        """One try by all who may, until one gets there."""
-        assert self._dial is not None, "nobody tries"
+    async def _probe(self, session: NodeSession) -> None:
+        """Dial from some other nodes at once, and from here when none of them reached it."""
+        assert self._dial is not None, "addresses are checked"
         info = session.info
         others = [one for one in self._sessions.values() if one is not session and one.serving]
-        failures = await self._ask(random.sample(others, min(_ASKED, len(others))), info)
+        failures = await self._ask(random.sample(others, min(_PROBERS, len(others))), info)
         if failures is not None:
             own = await self._dial(info)
             failures = None if not own else [*failures, f"from the registry: {own}"]
@@ -95,19 +128,19 @@ class Reaching:
         info.reach_failure = "; ".join(failures)[:_LONGEST_FAILURE]
 
     async def _ask(self, others: Iterable[NodeSession], info: NodeInfo) -> list[str] | None:
-        """Why each of them did not get there; None as soon as one did."""
+        """Why each of these nodes did not reach it; None as soon as one did."""
         asked: dict[asyncio.Future[str], str] = {}
         numbers = []
         for other in others:
             number = next(self._numbers)
             answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            self._asked[number] = other.info.name, answer
+            self._pending[number] = other.info.name, answer
             asked[answer] = other.info.name
             numbers.append(number)
             other.outbox.probe(Probe(number=number, node=info))
         failures = []
         try:
-            async with asyncio.timeout(_ANSWERED_WITHIN):
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
                 pending = set(asked)
                 while pending:
                     done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -119,8 +152,23 @@ class Reaching:
             failures += [f"node {name} did not answer" for answer, name in asked.items() if not answer.done()]
         finally:
             for number in numbers:
-                del self._asked[number]
+                del self._pending[number]
         return failures
+
+
+def _dial_failure(error: OSError | TimeoutError | UnicodeError, node: NodeInfo) -> str:
+    if isinstance(error, TimeoutError) and not error.args:
+        return f"no answer within {DIAL_TIMEOUT:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"what answers there does not show this node's certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and "UNRECOGNIZED_NAME" in (error.reason or ""):
+        return f"what answers there does not go by {node.server_name}: is it another node?"
+    if isinstance(error, ssl.SSLError):
+        return f"the TLS handshake failed: {error.reason or error}"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return f"the name {node.host} cannot be resolved: {error}"
+    # asyncio replaces the text of some errors by one that says less.
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
 
 
 def _address(node: NodeInfo) -> tuple[str, int, str]:

@@ -16,7 +16,7 @@ from portway_registry.names import check_domain, check_host, check_node, check_r
 from portway_registry.pki.signing import Signer, SigningKey, new_key, private_pem
 
 
-class Authority:
+class CaFolder:
     """A CA in a folder: `ca.crt`, `ca.key`, and beside them what it signed. Nothing is ever overwritten."""
 
     def __init__(self, folder: Path, signer: Signer) -> None:
@@ -28,7 +28,7 @@ class Authority:
         return self._signer.certificate
 
     @classmethod
-    def create(cls, folder: Path) -> "Authority":
+    def create(cls, folder: Path) -> "CaFolder":
         """Make a CA in `folder`, which is made too. Raises PkiError when one is there already."""
         existing = [path.name for path in (folder / "ca.crt", folder / "ca.key") if path.exists()]
         if existing:
@@ -45,7 +45,7 @@ class Authority:
         return cls(folder, signer)
 
     @classmethod
-    def open(cls, folder: Path) -> "Authority":
+    def open(cls, folder: Path) -> "CaFolder":
         """The CA that `create` left in `folder`. Raises PkiError when it cannot be read or used."""
         paths = folder / "ca.crt", folder / "ca.key"
         try:

@@ -10,7 +10,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tokens import Tokens
 from portway_registry.errors import InvalidRequest, NotFound
-from portway_registry.nodes.operator_orders import Orders
+from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
@@ -35,7 +35,9 @@ _ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
 class Admin(AdminServicer):
     """Lists are answered from memory; a change is in the store before it is answered."""
 
-    def __init__(self, views: Views, orders: Orders, tokens: Tokens, invitations: Invitations, audit: Audit) -> None:
+    def __init__(
+        self, views: Views, orders: OperatorOrders, tokens: Tokens, invitations: Invitations, audit: Audit
+    ) -> None:
         self._views = views
         self._orders = orders
         self._tokens = tokens

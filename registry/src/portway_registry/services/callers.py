@@ -72,10 +72,10 @@ def by_token(tokens: Tokens, invitations: Invitations) -> Identify:
     return identify
 
 
-def by_certificate(demand_standing: Callable[[str, int], None]) -> Identify:
+def by_certificate(require_current: Callable[[str, int], None]) -> Identify:
     """Identify callers of the mesh port, by the node name in the certificate that the handshake has verified.
 
-    `demand_standing` is called with the name and the time of issue in milliseconds; it raises for a certificate that is
+    `require_current` is called with the name and the time of issue in milliseconds; it raises for a certificate that is
     no longer valid.
     """
 
@@ -84,7 +84,7 @@ def by_certificate(demand_standing: Callable[[str, int], None]) -> Identify:
         identity = _identity(bytes(chain[0])) if chain else None
         if identity is None:
             raise NotANode
-        demand_standing(identity.node, identity.issued_ms)
+        require_current(identity.node, identity.issued_ms)
         return Caller(Role.NODE, identity.node, certificate=identity)
 
     return identify

@@ -22,7 +22,7 @@ from portway_runtime.identities import NodeIdentity, node_name
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
 from portway_registry.names import check_domain, check_host, check_region
-from portway_registry.nodes.certificates import Joining
+from portway_registry.nodes.certificates import NodeCertificates
 from portway_registry.nodes.hub import Hub
 from portway_registry.services.callers import current_caller
 from portway_registry.state.views import Views
@@ -36,11 +36,11 @@ _MAX_LABELS: Final = 256  # as mesh.proto says
 class Mesh(MeshServicer):
     """Callers are nodes, identified by their certificates."""
 
-    def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks, joining: Joining) -> None:
+    def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks, certificates: NodeCertificates) -> None:
         self._hub = hub
         self._views = views
         self._port_blocks = port_blocks
-        self._joining = joining
+        self._certificates = certificates
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         requests = aiter(request_iterator)
@@ -73,7 +73,7 @@ class Mesh(MeshServicer):
         self, request: RenewCertificateRequest, context: Any
     ) -> RenewCertificateResponse:
         identity = _caller_identity()
-        certificate = await self._joining.renew(identity.node, identity.issued_ms, request.csr)
+        certificate = await self._certificates.renew(identity.node, identity.issued_ms, request.csr)
         return RenewCertificateResponse(certificate=certificate)
 
     def _holder(self, label: str) -> ResolveResponse | None:

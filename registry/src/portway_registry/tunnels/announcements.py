@@ -25,8 +25,7 @@ from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
 from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
 from portway_registry.store.update import TRIES, revision_of
-from portway_registry.tunnels.admission import Verdict, decide, hashes, is_genuine, may_withdraw
-from portway_registry.tunnels.quota import Quota
+from portway_registry.tunnels.admission import Quota, Verdict, decide, hash_cost, is_genuine, may_withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +131,7 @@ class Announcements:
         """Wait until this proof may be checked."""
         now = asyncio.get_running_loop().time()
         earliest = now - _HASHES_AT_ONCE / _HASHES_A_SECOND
-        self._hashed_until = max(self._hashed_until, earliest) + hashes(announced, held) / _HASHES_A_SECOND
+        self._hashed_until = max(self._hashed_until, earliest) + hash_cost(announced, held) / _HASHES_A_SECOND
         if self._hashed_until > now:
             await asyncio.sleep(self._hashed_until - now)
 

@@ -14,7 +14,7 @@ from portway_registry.errors import (
     NodeRemoved,
     NotAllowed,
 )
-from portway_registry.nodes.certificates import Joining
+from portway_registry.nodes.certificates import NodeCertificates
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
@@ -36,11 +36,13 @@ class Stage:
         self.now_ms = NOW_MS
         self.joining = self.joining_with(SIGNER)
 
-    def joining_with(self, signer: Signer | None) -> Joining:
+    def joining_with(self, signer: Signer | None) -> NodeCertificates:
         def now_ms() -> int:
             return self.now_ms
 
-        return Joining(self.store, ClusterAuthority(SIGNER.pem, signer), Audit(self.store, now_ms), now_ms, life=LIFE)
+        return NodeCertificates(
+            self.store, ClusterAuthority(SIGNER.pem, signer), Audit(self.store, now_ms), now_ms, life=LIFE
+        )
 
     async def invitation(self, name: str = "one", **fields: Any) -> InvitationRecord:
         given: dict[str, Any] = {"region": "fra", "secret_sha256": b"", "expires_at_ms": NOW_MS + 1000}

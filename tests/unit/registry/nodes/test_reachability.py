@@ -1,10 +1,15 @@
-"""Who tries a node's address, what its record says then, and when it is tried again."""
+"""Whether clients can reach a node: who dials its address, what its record says then, and when it is tried again."""
 
 import asyncio
+import contextlib
+import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import trustme
 from portway_proto.v1.mesh_pb2 import Probed
 from portway_proto.v1.types_pb2 import (
     REACH_FAILED,
@@ -14,9 +19,10 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
     Reach,
 )
+from portway_proto.wire.limits import LINK_ALPN
 from portway_registry.nodes import reachability as module
 from portway_registry.nodes.outbox import Outbox
-from portway_registry.nodes.reachability import Reaching
+from portway_registry.nodes.reachability import Prober, dialler
 from portway_testkit.clusters.registry import node_info
 from portway_testkit.links.carrier_link import until
 
@@ -41,7 +47,7 @@ class Stage:
         self.sessions: dict[str, Session] = {}
         self.dialled: list[str] = []
         self.own = ""
-        self.reaching = Reaching(self.sessions, self._dial)  # type: ignore[arg-type]
+        self.prober = Prober(self.sessions, self._dial)  # type: ignore[arg-type]
         self.answering: list[asyncio.Task[None]] = []
 
     async def _dial(self, node: NodeInfo) -> str:
@@ -61,8 +67,8 @@ class Stage:
                 if message.HasField("probe"):
                     asked = message.probe.number
                     # What another node says of it is nobody's business.
-                    self.reaching.answered("stranger", Probed(number=asked, failure="a lie"))
-                    self.reaching.answered(session.info.name, Probed(number=asked, failure=answer))
+                    self.prober.answered("stranger", Probed(number=asked, failure="a lie"))
+                    self.prober.answered(session.info.name, Probed(number=asked, failure=answer))
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ async def stage() -> AsyncIterator[Stage]:
     for task in stage.answering:
         task.cancel()
     await asyncio.gather(*stage.answering, return_exceptions=True)
-    assert not stage.reaching._asked
+    assert not stage.prober._pending
 
 
 def reach(session: Session) -> tuple["Reach.ValueType", str]:
@@ -82,14 +88,14 @@ def reach(session: Session) -> tuple["Reach.ValueType", str]:
 async def test_where_nobody_tries_every_node_counts() -> None:
     """Whatever the node says of itself."""
     session = Session("fra-1", reach=REACH_FAILED, reach_failure="x")
-    await Reaching({}, None).first(session, None)  # type: ignore[arg-type]
+    await Prober({}, None).probe_first(session, None)  # type: ignore[arg-type]
     assert reach(session) == (REACH_UNSPECIFIED, "")
 
 
 async def test_the_first_node_is_tried_from_here(stage: Stage) -> None:
     """There is nobody else to ask."""
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     assert reach(session) == (REACH_REACHED, "")
     assert stage.dialled == ["fra-1"]
 
@@ -99,7 +105,7 @@ async def test_other_nodes_are_asked_first(stage: Stage) -> None:
     stage.session("iad-1", "")
     stage.session("iad-2", "no way")
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     assert reach(session) == (REACH_REACHED, "")
     assert stage.dialled == []
 
@@ -108,7 +114,7 @@ async def test_one_that_is_cut_off_itself_does_not_keep_others_out(stage: Stage)
     """What the registry reaches is reached."""
     stage.session("iad-1", "no route to host")
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     assert reach(session) == (REACH_REACHED, "")
     assert stage.dialled == ["fra-1"]
 
@@ -118,7 +124,7 @@ async def test_when_all_fail_each_reason_is_kept(stage: Stage) -> None:
     stage.session("iad-1", "refused")
     stage.own = "no answer" + "!" * 500
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     found, failure = reach(session)
     assert found == REACH_FAILED
     assert failure.startswith("from node iad-1: refused; from the registry: no answer!")
@@ -127,10 +133,10 @@ async def test_when_all_fail_each_reason_is_kept(stage: Stage) -> None:
 
 async def test_a_registration_does_not_wait_for_a_black_hole(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node whose address nobody answers at is registered all the same, as not yet reached."""
-    monkeypatch.setattr(module, "_FIRST_TRY", 0.01)
+    monkeypatch.setattr(module, "_FIRST_PROBE_TIMEOUT", 0.01)
     stage.session("iad-1")  # it never answers
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     assert reach(session) == (REACH_TRYING, "")
 
 
@@ -138,7 +144,7 @@ async def test_who_does_not_hear_is_not_asked(stage: Stage) -> None:
     """Nodes that register at the same moment would wait for each other."""
     stage.session("iad-1").serving = False
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     assert reach(session) == (REACH_REACHED, "")
     assert stage.dialled == ["fra-1"]
 
@@ -155,7 +161,7 @@ async def test_who_does_not_hear_is_not_asked(stage: Stage) -> None:
 async def test_what_was_reached_is_not_tried_again(stage: Stage, known: dict[str, Any], tried: bool) -> None:
     """As long as its record stands and its address is the same."""
     session = stage.session("fra-1")
-    await stage.reaching.first(session, node_info("fra-1", **known))  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, node_info("fra-1", **known))  # type: ignore[arg-type]
     assert reach(session) == (REACH_REACHED, "")
     assert bool(stage.dialled) is tried
 
@@ -165,8 +171,8 @@ async def test_it_is_tried_until_it_is_reached(stage: Stage, monkeypatch: pytest
     monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
     stage.own = "refused"
     session = stage.session("fra-1")
-    await stage.reaching.first(session, None)  # type: ignore[arg-type]
-    trying = asyncio.ensure_future(stage.reaching.keep_trying(session))  # type: ignore[arg-type]
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
+    trying = asyncio.ensure_future(stage.prober.probe_until_reached(session))  # type: ignore[arg-type]
     (told,) = await session.outbox.take()
     assert (told.reachability.reach, told.reachability.failure) == (REACH_FAILED, "from the registry: refused")
     await until(lambda: len(stage.dialled) >= 4)
@@ -176,3 +182,69 @@ async def test_it_is_tried_until_it_is_reached(stage: Stage, monkeypatch: pytest
     (told,) = await session.outbox.take()
     assert told.reachability.reach == REACH_REACHED
     assert session.published == 1
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    authority: trustme.CA, name: str = "fra-1.node.portway.internal", *, alpn: str = LINK_ALPN
+) -> AsyncIterator[NodeInfo]:
+    """Where node fra-1 says that it is, somebody answers by this name, once."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    context.set_alpn_protocols([alpn])
+
+    def serve() -> None:
+        plain, _ = server.accept()
+        with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as accepted:
+            accepted.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield node_info("fra-1", port=server.getsockname()[1])
+        finally:
+            await asyncio.to_thread(thread.join)  # what is aborted is closed by the loop
+
+
+async def test_a_node_that_answers_is_reached(authority: trustme.CA) -> None:
+    """With its own certificate, as a client's lane would be taken."""
+    async with listening(authority) as node:
+        assert await dialler(authority.cert_pem.bytes())(node) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "alpn", "says"),
+    [
+        ("fra-2.node.portway.internal", LINK_ALPN, "does not show this node's certificate"),
+        ("fra-1.node.portway.internal", "h2", "does not accept clients' lanes"),
+    ],
+)
+async def test_somebody_else_is_not_the_node(authority: trustme.CA, name: str, alpn: str, says: str) -> None:
+    """Another node's certificate; a web server."""
+    async with listening(authority, name, alpn=alpn) as node:
+        assert says in await dialler(authority.cert_pem.bytes())(node)
+
+
+async def test_another_authority_s_node_is_not_the_node(authority: trustme.CA) -> None:
+    """Whoever has only the name."""
+    async with listening(trustme.CA()) as node:
+        assert "does not show this node's certificate" in await dialler(authority.cert_pem.bytes())(node)
+
+
+async def test_why_nobody_answers_is_told(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, silent, and a name that leads nowhere."""
+    monkeypatch.setattr(module, "DIAL_TIMEOUT", 0.2)
+    dial = dialler(authority.cert_pem.bytes())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        node = node_info("fra-1", port=taken.getsockname()[1])
+        assert "refused" in (await dial(node)).lower()
+        taken.listen()
+        assert await dial(node) == "no answer within 0.2 s"
+    assert "cannot be resolved" in await dial(node_info("fra-1", host="x" * 64 + ".invalid"))

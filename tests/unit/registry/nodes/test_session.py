@@ -15,8 +15,8 @@ from portway_registry.state import keys
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import NO_LEASE, Entry, LeaseId, Revision
 from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
-from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0

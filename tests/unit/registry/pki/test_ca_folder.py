@@ -10,12 +10,12 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from portway_registry.errors import PkiError
-from portway_registry.pki.ca_folder import Authority, check_names
+from portway_registry.pki.ca_folder import CaFolder, check_names
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority.create(tmp_path / "pki")
+def authority(tmp_path: Path) -> CaFolder:
+    return CaFolder.create(tmp_path / "pki")
 
 
 def load(path: Path) -> x509.Certificate:
@@ -54,7 +54,7 @@ def handshake(server: tuple[Path, Path], ca: Path, name: str, client: tuple[Path
     assert ends[0].version() == ends[1].version() == "TLSv1.3"
 
 
-def test_the_registry_is_trusted_for_the_hosts_it_was_made_for(authority: Authority) -> None:
+def test_the_registry_is_trusted_for_the_hosts_it_was_made_for(authority: CaFolder) -> None:
     """Names and addresses of the registry verify with the CA, others do not."""
     pair = tuple(authority.add_registry(["registry.example", "127.0.0.1", "::1"]))
     ca = authority.folder / "ca.crt"
@@ -64,7 +64,7 @@ def test_the_registry_is_trusted_for_the_hosts_it_was_made_for(authority: Author
         handshake((pair[0], pair[1]), ca, "other.example")
 
 
-def test_a_node_shows_one_certificate_everywhere(authority: Authority) -> None:
+def test_a_node_shows_one_certificate_everywhere(authority: CaFolder) -> None:
     """A node's certificate is good as a server's under its own name, and as a client's to the registry."""
     node = authority.add_node("fra-1")
     registry = authority.add_registry(["localhost"])
@@ -78,7 +78,7 @@ def test_a_node_shows_one_certificate_everywhere(authority: Authority) -> None:
     ]
 
 
-def test_a_registry_s_certificate_makes_no_node(authority: Authority) -> None:
+def test_a_registry_s_certificate_makes_no_node(authority: CaFolder) -> None:
     """What may only serve is refused as a client's certificate."""
     registry = authority.add_registry(["localhost"])
     assert usages(load(registry[0])) == {ExtendedKeyUsageOID.SERVER_AUTH}
@@ -86,7 +86,7 @@ def test_a_registry_s_certificate_makes_no_node(authority: Authority) -> None:
     assert usages(load(node[0])) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
-def test_a_region_s_certificate_covers_its_labels(authority: Authority) -> None:
+def test_a_region_s_certificate_covers_its_labels(authority: CaFolder) -> None:
     """Every label of the region, and the region's own name; not another region, nor a name two levels down."""
     region = authority.add_region("fra", "tunnels.example")
     ca = authority.folder / "ca.crt"
@@ -97,16 +97,16 @@ def test_a_region_s_certificate_covers_its_labels(authority: Authority) -> None:
             handshake((region[0], region[1]), ca, name)
 
 
-def test_another_authority_is_not_trusted(authority: Authority, tmp_path: Path) -> None:
+def test_another_authority_is_not_trusted(authority: CaFolder, tmp_path: Path) -> None:
     """Two CAs are told apart, by their names too."""
-    other = Authority.create(tmp_path / "other")
+    other = CaFolder.create(tmp_path / "other")
     assert other.certificate.subject != authority.certificate.subject
     node = other.add_node("fra-1")
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake((node[0], node[1]), authority.folder / "ca.crt", "fra-1.node.portway.internal")
 
 
-def test_certificates_stand_clocks_that_differ(authority: Authority) -> None:
+def test_certificates_stand_clocks_that_differ(authority: CaFolder) -> None:
     """They are valid from an hour ago on, for as long as the strictest platforms take, and not beyond the CA."""
     node = load(authority.add_node("fra-1")[0])
     now = datetime.datetime.now(datetime.UTC)
@@ -116,7 +116,7 @@ def test_certificates_stand_clocks_that_differ(authority: Authority) -> None:
     assert node.not_valid_after_utc <= authority.certificate.not_valid_after_utc
 
 
-def test_keys_are_their_owner_s_alone(authority: Authority) -> None:
+def test_keys_are_their_owner_s_alone(authority: CaFolder) -> None:
     """Private keys can be read by nobody else; certificates by all."""
     authority.add_node("fra-1")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in authority.folder.iterdir()}
@@ -127,33 +127,33 @@ def test_keys_are_their_owner_s_alone(authority: Authority) -> None:
     assert modes["ca.crt"] & 0o077 == 0o044
 
 
-def test_nothing_is_ever_overwritten(authority: Authority) -> None:
+def test_nothing_is_ever_overwritten(authority: CaFolder) -> None:
     """A CA or a certificate that is there stays, and the error says what to do."""
     before = {path: path.read_bytes() for path in authority.add_node("fra-1")}
     with pytest.raises(PkiError, match="pki node"):
-        Authority.create(authority.folder)
+        CaFolder.create(authority.folder)
     with pytest.raises(PkiError, match="never overwritten"):
         authority.add_node("fra-1")
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_folder_is_opened_again(authority: Authority) -> None:
+def test_a_folder_is_opened_again(authority: CaFolder) -> None:
     """What is added later is from the same CA."""
-    node = Authority.open(authority.folder).add_node("lon-1")
+    node = CaFolder.open(authority.folder).add_node("lon-1")
     handshake((node[0], node[1]), authority.folder / "ca.crt", "lon-1.node.portway.internal")
 
 
-def test_a_folder_that_is_no_authority_is_refused(authority: Authority, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_authority_is_refused(authority: CaFolder, tmp_path: Path) -> None:
     """A missing, broken or mixed-up CA is an error that says which file."""
     with pytest.raises(PkiError, match="portway-admin pki init"):
-        Authority.open(tmp_path / "none")
-    other = Authority.create(tmp_path / "other")
+        CaFolder.open(tmp_path / "none")
+    other = CaFolder.create(tmp_path / "other")
     (other.folder / "ca.key").write_bytes((authority.folder / "ca.key").read_bytes())
     with pytest.raises(PkiError, match="is not the key of"):
-        Authority.open(other.folder)
+        CaFolder.open(other.folder)
     (other.folder / "ca.crt").write_bytes(b"noise")
     with pytest.raises(PkiError, match="cannot be read"):
-        Authority.open(other.folder)
+        CaFolder.open(other.folder)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_names_are_checked_before_anything_is_written(
         check_names(domain, regions, nodes, hosts)
 
 
-def test_an_address_becomes_an_address(authority: Authority) -> None:
+def test_an_address_becomes_an_address(authority: CaFolder) -> None:
     """IP addresses are written as such: clients do not look for them among the DNS names."""
     certificate = load(authority.add_registry(["127.0.0.1"])[0])
     name, own = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

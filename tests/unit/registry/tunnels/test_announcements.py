@@ -20,8 +20,8 @@ from portway_registry.state.views import Views
 from portway_registry.store.contract import LeaseId, Put, Write
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels import announcements as announcements_module
+from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
-from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import tunnel_info
 
 

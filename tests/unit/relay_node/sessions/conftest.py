@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from portway_proto.wire.labels import Chain
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig, PortRange
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.node_sessions import NodeSessions, new_chain
@@ -18,7 +18,7 @@ from portway_testkit.processes.ports import raw_port_range
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The certificates of the node `relay-1` in `fra`."""
     folder = tmp_path_factory.mktemp("sessions") / "pki"
-    authority = Authority.create(folder)
+    authority = CaFolder.create(folder)
     authority.add_node("relay-1")
     authority.add_region("fra", "example.com")
     return folder

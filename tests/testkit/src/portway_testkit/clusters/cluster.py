@@ -19,7 +19,7 @@ from portway_carrier.contract import Stream
 from portway_carrier.values import ClientTls
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.node import Node
@@ -193,7 +193,7 @@ class Cluster:
         self.registry_config = registry_config.Config(**given | dict(settings or {}))
 
     def __enter__(self) -> Self:
-        authority = Authority.create(self.pki)
+        authority = CaFolder.create(self.pki)
         authority.add_registry([LOOPBACK, "::1", "localhost"])
         for region in self._regions:
             authority.add_region(region, DOMAIN)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from portway_proto.v1 import admin_pb2
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig
 from portway_relay.membership.joining import enter
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
@@ -35,7 +35,7 @@ class Joiner:
     ) -> NodeConfig:
         """A node as its command line makes it, with a region's certificate from the cluster's folder; `state` names
         the folder that it keeps things in."""
-        authority = Authority.open(self.cluster.pki)
+        authority = CaFolder.open(self.cluster.pki)
         if not (self.cluster.pki / f"region-{region}.crt").exists():
             authority.add_region(region, DOMAIN)
         folder = self.folder / (state or f"state-{name}")

@@ -28,7 +28,7 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.identities import REGISTRY_NAME, node_name
@@ -46,7 +46,7 @@ class Pki:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._authority = Authority.create(folder)
+        self._authority = CaFolder.create(folder)
         self._authority.add_registry([LOOPBACK, "localhost"])
 
     @property

@@ -25,7 +25,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_server
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
-from portway_registry.pki.ca_folder import Authority
+from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.outbox import Announcements
 from portway_relay.registry_link.stream import RegistryLink
@@ -152,7 +152,7 @@ class Certified:
 
     def __init__(self, folder: Path) -> None:
         self.pki = folder
-        authority = Authority.create(folder)
+        authority = CaFolder.create(folder)
         authority.add_registry(["127.0.0.1"])
         authority.add_node("relay-1")
 
