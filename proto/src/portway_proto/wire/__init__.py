@@ -1,1 +1,1 @@
-"""The lane protocol without I/O: frames, the states of a lane, labels and their proofs. WIRE.md is its text."""
+"""The lane protocol without I/O: frames, the states of a lane, labels and their proofs. WIRE.md specifies it."""

@@ -1,8 +1,8 @@
-"""What can go wrong with bytes on a lane.
+"""The errors of the lane protocol.
 
 WireError
-├── LocalProtocolError     we asked for what the protocol does not allow now: a bug on this side
-└── RemoteProtocolError    the peer sent what it may not: the lane is closed, nothing of it is used again
+├── LocalProtocolError     this side asked for something that the lane's state does not allow: a bug on this side
+└── RemoteProtocolError    the peer broke the protocol: close the lane, and use neither its state nor its reader again
     └── FrameTooLarge
 """
 

@@ -1,7 +1,7 @@
-"""Frames: one byte of type, three of length (big-endian), the payload.
+"""Frames: a type of one byte, a length of three bytes (big-endian), the payload.
 
-Here: the types, writing a frame, cutting a byte stream into frames, the payloads of a visit's frames. Not here: which
-frame may come when (lane.py), payloads of control frames (portway/v1/lane.proto).
+Here: the types, encoding a frame, splitting a byte stream into frames, the payloads of a visit's frames. Not here:
+which frame is allowed when (lane.py), the payloads of control frames (portway/v1/lane.proto).
 """
 
 import ipaddress
@@ -14,19 +14,19 @@ from typing import Final
 from portway_proto.wire.errors import FrameTooLarge, RemoteProtocolError
 from portway_proto.wire.limits import HEADER_SIZE, MAX_CONTROL, MAX_DATA, MAX_OPEN_LABEL, MAX_PING, MAX_VISIT_FRAME
 
-# From here up, a type that is unknown is skipped; below, it is an error.
+# An unknown type is skipped from here on, and an error below.
 FIRST_SKIPPABLE: Final = 0x80
 
 
 class FrameType(IntEnum):
-    # A visit's own.
+    # Frames of a visit.
     DATA = 0x01
     OPEN = 0x02
     OPENED = 0x03
     REFUSED = 0x04
     END = 0x05
     RESET = 0x06
-    # Any lane's.
+    # On any lane.
     PING = 0x08
     PONG = 0x09
     RETIRE = 0x0A
@@ -34,7 +34,7 @@ class FrameType(IntEnum):
     # First on a lane.
     HELLO = 0x10
     PARK = 0x11
-    # The control lane's.
+    # On a control lane.
     WELCOME = 0x12
     BIND = 0x13
     BOUND = 0x14
@@ -49,7 +49,7 @@ class FrameType(IntEnum):
     ASK = 0x22
     ANSWER = 0x23
     ROUTES_HEARD = 0x24
-    # Skipped by who does not know them yet.
+    # Skipped by peers that do not know them yet.
     MOVED = 0x80
 
 
@@ -69,7 +69,7 @@ Bytes = bytes | bytearray | memoryview
 
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
-    """The frame's bytes. Raises ValueError when the payload is over its type's limit."""
+    """The bytes of a frame. Raises ValueError when the payload is over its type's limit."""
     limit = _LIMITS.get(frame_type, MAX_CONTROL)
     if len(payload) > limit:
         raise ValueError(f"payload of {len(payload)} bytes is over the limit of {limit} for 0x{frame_type:02x}")
@@ -77,30 +77,32 @@ def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
 
 
 def data_header(length: int) -> bytes:
-    """The header of a DATA frame with `length` (at most MAX_DATA) bytes."""
+    """The header of a DATA frame with a payload of `length` bytes, at most MAX_DATA."""
     return _pack_header(0x01000000 | length)
 
 
 class FrameReader:
-    """Cuts a lane's byte stream into frames.
+    """Splits a lane's byte stream into frames.
 
-    DATA comes out in pieces as it arrives; any other frame whole. Unknown types from 0x80 up are skipped. It holds
-    at most one frame that is not DATA, and each byte of that is copied once, however small the pieces it comes in.
+    DATA is passed on in pieces, as it arrives; every other frame is passed on whole. Unknown types from 0x80 on are
+    skipped. The reader buffers at most one frame that is not DATA, and copies each byte of it once, however small the
+    pieces in which it arrives.
     """
 
     __slots__ = ("_body", "_header", "_left", "_skips", "_type")
 
     def __init__(self) -> None:
-        self._header = bytearray()  # of a header that is still incomplete
+        self._header = bytearray()  # the bytes of an incomplete header
         self._type = 0
         self._skips = False  # the current frame's type is unknown
-        self._left = 0  # bytes of the current frame's payload still to come
-        self._body = bytearray()  # what came of it so far, unless it is DATA or skipped
+        self._left = 0  # bytes of the current frame's payload that have not arrived
+        self._body = bytearray()  # the payload so far, unless the frame is DATA or skipped
 
     def whole_data(self, received: Bytes) -> bool:
-        """Whether `received` is exactly one DATA frame, and no other is begun: the payload is what follows its header.
+        """Whether `received` is exactly one whole DATA frame, and no other frame is incomplete: its payload is then
+        everything after its header, and `feed` need not be called.
 
-        Most reads of a busy lane are. The answer changes nothing here; on False call `feed`.
+        Most reads of a busy lane are of this kind. The call changes no state; when it returns False, call `feed`.
         """
         return (
             len(received) > HEADER_SIZE
@@ -114,9 +116,9 @@ class FrameReader:
     def feed(self, received: Bytes) -> list[tuple[int, Bytes]]:
         """The frames (type, payload) that `received` completes, and pieces of DATA, in order.
 
-        Payloads of DATA are views of `received`. Raises RemoteProtocolError at an unknown type below 0x80 and
-        FrameTooLarge above a type's limit; frames before it in `received` are lost with the lane, and the reader is
-        of no use after that.
+        Payloads of DATA are views of `received`. Raises RemoteProtocolError for an unknown type below 0x80 and
+        FrameTooLarge above a type's limit. The frames before it in `received` are lost then, and the reader must not
+        be used again.
         """
         frames: list[tuple[int, Bytes]] = []
         view = memoryview(received)
@@ -160,6 +162,7 @@ class FrameReader:
             frames.append((frame_type, b""))
 
     def _gather(self, piece: memoryview, frames: list[tuple[int, Bytes]]) -> None:
+        """Buffer a piece of the current frame's payload, or append the frame if it is complete now."""
         if self._left:
             self._body += piece
         elif self._body:
@@ -171,7 +174,7 @@ class FrameReader:
 
 
 class VisitKind(IntEnum):
-    """How the visitor came in."""
+    """How the visitor connected: to a TLS address, or to a raw TCP port."""
 
     TLS = 0
     RAW = 1
@@ -179,9 +182,9 @@ class VisitKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Who visits whom: what OPEN says beside the visit's number.
+    """The contents of OPEN, beside the visit's number: the label that is visited, and the visitor's address.
 
-    `visitor_host` is an IPv4 or IPv6 address in text.
+    `visitor_host` is an IPv4 or IPv6 address as text.
     """
 
     label: str
@@ -191,17 +194,17 @@ class Opening:
 
 
 class RefusalReason(IntEnum):
-    """Why a visit was not taken. Unknown ones on the wire are read as OTHER."""
+    """Why a visit was not taken. A reason that is not known here is decoded as OTHER."""
 
     OTHER = 0
-    NOT_HERE = 1  # this peer does not hold the label (any more)
+    NOT_HERE = 1  # this peer does not hold the label, or no longer
     UNREACHABLE = 2  # the local server does not accept connections
     OVERLOADED = 3
     SHUTDOWN = 4
 
 
 def encode_open(number: int, opening: Opening) -> bytes:
-    """The OPEN frame. Raises ValueError when the address is none, or label or port do not fit."""
+    """The OPEN frame. Raises ValueError when the address is not an IP address, or label or port do not fit."""
     address = _packed_address(opening.visitor_host)
     label = opening.label.encode("ascii")
     if len(label) > MAX_OPEN_LABEL:
@@ -221,9 +224,9 @@ def encode_open(number: int, opening: Opening) -> bytes:
 
 
 def _packed_address(host: str) -> bytes:
-    """Raises ValueError for what is no address."""
+    """Raises ValueError when `host` is not an IP address."""
     try:
-        packed = bytes(map(int, host.split(".")))  # 3 µs of every visit less than ipaddress takes
+        packed = bytes(map(int, host.split(".")))  # saves 3 µs of every visit over ipaddress
     except ValueError:
         packed = b""
     if len(packed) == 4 and _address_text(packed) == host:
@@ -238,12 +241,13 @@ def _address_text(packed: bytes) -> str:
 
 
 def _plain_address(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """A dual-stack socket names IPv4 visitors ::ffff:a.b.c.d; on the wire they are IPv4."""
+    """A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d; on the wire they are IPv4."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def decode_open(payload: Bytes) -> tuple[int, Opening]:
-    """Number and opening of an OPEN payload; bytes after the last known field are ignored."""
+    """The number and the opening in an OPEN payload. Bytes after the last known field are ignored. Raises
+    RemoteProtocolError when it is malformed."""
     payload = bytes(payload)
     try:
         number, kind, label_size = _OPEN_START.unpack_from(payload)
@@ -267,7 +271,8 @@ def encode_number(frame_type: FrameType, number: int) -> bytes:
 
 
 def decode_number(payload: Bytes) -> int:
-    """The number that OPENED, REFUSED, END and RESET begin with."""
+    """The number at the start of an OPENED, REFUSED, END or RESET payload. Raises RemoteProtocolError when it is too
+    short."""
     if len(payload) < _NUMBER.size:
         raise RemoteProtocolError(f"a visit's frame of {len(payload)} bytes has no number")
     number: int = _NUMBER.unpack_from(payload)[0]
@@ -275,14 +280,15 @@ def decode_number(payload: Bytes) -> int:
 
 
 def encode_refused(number: int, reason: RefusalReason, message: str = "") -> bytes:
-    """The REFUSED frame; a message too long for it is cut."""
+    """The REFUSED frame. A message that does not fit is truncated."""
     room = MAX_VISIT_FRAME - _REFUSED_START.size
     text = message.encode(errors="replace")[:room].decode(errors="ignore").encode()
     return encode_frame(FrameType.REFUSED, _REFUSED_START.pack(number, reason) + text)
 
 
 def decode_refused(payload: Bytes) -> tuple[RefusalReason, str]:
-    """Reason and message of a REFUSED payload (its number is read by decode_number)."""
+    """The reason and the message in a REFUSED payload, whose number decode_number reads. Raises RemoteProtocolError
+    when it is too short."""
     raw = bytes(payload)
     if len(raw) < _REFUSED_START.size:
         raise RemoteProtocolError("REFUSED without a reason")

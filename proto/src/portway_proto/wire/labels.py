@@ -1,7 +1,7 @@
-"""Labels that prove themselves: the hash chain behind a tunnel's name (WIRE.md, "Labels").
+"""Labels that prove themselves: the hash chain behind a tunnel's name (WIRE.md §8).
 
-x0 is a random seed, each next x is the SHA-256 of the one before, x4096 is the anchor. The label names the anchor;
-epoch k is proved by showing x(4096 - k), which only the holder of the seed can know before epoch k + 1 is used.
+x0 is a random seed, each following x is the SHA-256 of the one before, and x4096 is the anchor, which the label names.
+The proof of epoch k is x(4096 - k), which only the holder of the seed knows before epoch k + 1 is used.
 """
 
 import base64
@@ -21,7 +21,7 @@ LABEL_LENGTH: Final = 16
 _PREFIX: Final = b"portway-label-1"
 _LABEL_BYTES: Final = 10  # 80 bits: 16 characters of base32 without padding
 _PATTERN: Final = re.compile(r"[a-z2-7]{16}")
-_STRIDE: Final = 64  # every 64th x is kept: 64 hashes at the most for any proof, 2 KiB a chain
+_STRIDE: Final = 64  # every 64th x is stored: at most 64 hashes for a proof, 2 KiB per chain
 
 
 def _hash_times(value: bytes, times: int) -> bytes:
@@ -38,24 +38,25 @@ def label_of(anchor: bytes) -> Label:
 
 
 def is_label(text: str) -> bool:
-    """Whether `text` has a label's form; nothing is said of its being bound."""
+    """Whether `text` has the form of a label, bound or not."""
     return _PATTERN.fullmatch(text) is not None
 
 
 def verify_proof(label: str, epoch: int, proof: bytes) -> bool:
-    """Whether `proof` shows that the label's owner uses epoch `epoch` (1 to 4096)."""
+    """Whether `proof` proves that the owner of `label` uses epoch `epoch` (1 to 4096)."""
     if not 1 <= epoch <= CHAIN_LENGTH or len(proof) != PROOF_SIZE:
         return False
     return label_of(_hash_times(proof, epoch)) == label
 
 
 class Chain:
-    """The owner's side: a seed, its label, and a proof for any epoch."""
+    """The owner's side: a seed, its label, and the proof of any epoch."""
 
     __slots__ = ("_checkpoints", "label")
 
     def __init__(self, seed: bytes | None = None) -> None:
-        """Walk the whole chain from `seed` (32 bytes; a random one by default): about 4 ms."""
+        """Compute the whole chain from `seed` (32 bytes; random by default), which takes about 4 ms. Raises ValueError
+        for a seed of another length."""
         value = secrets.token_bytes(SEED_SIZE) if seed is None else seed
         if len(value) != SEED_SIZE:
             raise ValueError(f"a seed has {SEED_SIZE} bytes, not {len(value)}")
@@ -66,7 +67,8 @@ class Chain:
         self.label = label_of(value)
 
     def proof(self, epoch: int) -> bytes:
-        """x(4096 - epoch). Raises ValueError outside 1 to 4096: the chain is used up, take a new label."""
+        """x(4096 - epoch). Raises ValueError outside 1 to 4096; above that the chain is used up, and a new label is
+        needed."""
         if not 1 <= epoch <= CHAIN_LENGTH:
             raise ValueError(f"epoch {epoch} is outside 1 to {CHAIN_LENGTH}")
         index = CHAIN_LENGTH - epoch

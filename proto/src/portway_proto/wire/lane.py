@@ -1,8 +1,8 @@
 """The states of one end of a lane that carries visits (WIRE.md §4).
 
-Both ends use the same class; `Side` says which end opens. It takes frames and commands, and answers with events
-and with bytes to send; it knows no socket and no clock. DATA is not passed through it: `sends` and `takes`
-say what to do with it. PING, PONG, RETIRE, FAIL and the control lane's frames are not its business.
+Both ends use the same class; `Side` says which end opens. It takes frames and commands, and returns events and bytes to
+send; it uses no socket and no clock. DATA does not pass through it: `sends` and `takes` say what to do with DATA. PING,
+PONG, RETIRE, FAIL and the frames of control lanes are handled elsewhere.
 """
 
 from dataclasses import dataclass
@@ -26,24 +26,30 @@ from portway_proto.wire.limits import MAX_NUMBER
 
 
 class Side(Enum):
+    """The two ends of a lane."""
+
     OPENER = "opener"  # sends OPEN: the node on a client's lane, the dialler on a mesh lane
     ACCEPTOR = "acceptor"
 
 
 class Phase(IntEnum):
+    """How far the current visit has got."""
+
     IDLE = 0
     OPENING = 1  # OPEN was sent or received, and neither answered nor reset
-    RUNNING = 2  # OPENED was sent or received, or the visit was reset; not yet ended on both sides
+    RUNNING = 2  # OPENED was sent or received, or the visit was reset; not ended by both sides
 
 
 class Ending(IntEnum):
+    """How one direction of a visit has ended, if it has."""
+
     NONE = 0
     END = 1
     RESET = 2
 
 
 class Take(Enum):
-    """What a side does with DATA that arrives."""
+    """What a side does with DATA that it receives."""
 
     DELIVER = "deliver"
     DISCARD = "discard"
@@ -52,7 +58,7 @@ class Take(Enum):
 
 @dataclass(frozen=True, slots=True)
 class VisitOpening:
-    """OPEN arrived: answer with `opened` or `refuse`."""
+    """OPEN was received: answer with `opened` or `refuse`."""
 
     opening: Opening
 
@@ -64,7 +70,7 @@ class VisitOpened:
 
 @dataclass(frozen=True, slots=True)
 class VisitRefused:
-    """The acceptor did not take it: the lane is idle, what was sent may be tried elsewhere."""
+    """The acceptor did not take the visit: the lane is idle, and what was sent may be sent again elsewhere."""
 
     reason: RefusalReason
     message: str
@@ -77,7 +83,7 @@ class VisitEnded:
 
 @dataclass(frozen=True, slots=True)
 class VisitReset:
-    """The peer gave up both directions. `answer` is to be sent; empty when this side had ended already."""
+    """The peer gave up both directions. `answer` must be sent; it is empty when this side had ended already."""
 
     answer: bytes
 
@@ -88,7 +94,7 @@ VISIT_FRAMES: Final = frozenset({FrameType.OPEN, FrameType.OPENED, FrameType.REF
 
 
 class LaneState:
-    """One end of a lane. `number` is that of the current visit, or of the last one while idle."""
+    """One end of a lane. `number` is that of the current visit or, while idle, of the last one."""
 
     __slots__ = ("_refused", "number", "phase", "received", "sent", "side")
 
@@ -98,7 +104,7 @@ class LaneState:
         self.phase = Phase.IDLE
         self.sent = Ending.NONE
         self.received = Ending.NONE
-        self._refused = False  # acceptor: the opener may not know yet, its DATA is dropped until the next OPEN
+        self._refused = False  # acceptor: DATA is dropped until the next OPEN, as the opener may not know yet
 
     @property
     def idle(self) -> bool:
@@ -113,7 +119,7 @@ class LaneState:
 
     @property
     def takes(self) -> Take:
-        """What to do with DATA that arrives now."""
+        """What to do with DATA that is received now."""
         if self.phase is Phase.IDLE:
             return Take.DISCARD if self._refused else Take.ERROR
         if self.received is not Ending.NONE or (self.phase is Phase.OPENING and self.side is Side.OPENER):
@@ -122,16 +128,20 @@ class LaneState:
 
     @property
     def awaits_answer(self) -> bool:
-        """A RESET was sent and the peer has not ended: bounded by RESET_ANSWER_TIMEOUT."""
+        """Whether a RESET was sent and the peer has not ended. The caller bounds this by RESET_ANSWER_TIMEOUT."""
         return self.phase is not Phase.IDLE and self.sent is Ending.RESET
 
     @property
     def spent(self) -> bool:
-        """This lane's numbers are used up: the opener closes it after this visit."""
+        """Whether this lane's numbers are used up. The opener closes it after this visit."""
         return self.number == MAX_NUMBER
 
     def open(self, opening: Opening) -> bytes:
-        """Begin the next visit; the OPEN frame. The opener's alone, on an idle lane."""
+        """Begin the next visit: the OPEN frame. For the opener, on an idle lane.
+
+        This method and the four below raise LocalProtocolError when the state does not allow the frame. `open` also
+        raises ValueError, having changed nothing, when OPEN cannot express `opening`.
+        """
         if self.side is not Side.OPENER or self.phase is not Phase.IDLE:
             raise LocalProtocolError(f"open: {self!r}")
         if self.spent:
@@ -142,36 +152,36 @@ class LaneState:
         return frame
 
     def opened(self) -> bytes:
-        """Take the visit that was opened; the OPENED frame. The acceptor's alone."""
+        """Take the visit that was opened: the OPENED frame. For the acceptor."""
         self._demand_opening("opened")
         self.phase = Phase.RUNNING
         return encode_number(FrameType.OPENED, self.number)
 
     def refuse(self, reason: RefusalReason, message: str = "") -> bytes:
-        """Do not take the visit; the REFUSED frame. The lane is idle for this side at once."""
+        """Do not take the visit: the REFUSED frame. For the acceptor, whose lane is idle at once."""
         self._demand_opening("refuse")
         self.phase = Phase.IDLE
         self._refused = True
         return encode_refused(self.number, reason, message)
 
     def end(self) -> bytes:
-        """Send no more DATA; the END frame."""
+        """Send no more DATA: the END frame."""
         if not self.sends:
             raise LocalProtocolError(f"end: {self!r}")
         return self._send_ending(Ending.END)
 
     def reset(self) -> bytes:
-        """Give up both directions; the RESET frame. Allowed after END, not after RESET or on an idle lane."""
+        """Give up both directions: the RESET frame. Allowed after END, but not after RESET or on an idle lane."""
         if self.phase is Phase.IDLE or self.sent is Ending.RESET:
             raise LocalProtocolError(f"reset: {self!r}")
         return self._send_ending(Ending.RESET)
 
     def receive(self, frame_type: int, payload: Bytes) -> Event | None:
-        """The event of one visit's frame that arrived, or None for one of a visit that is over or was reset here.
+        """The event of a received frame that belongs to a visit; None if that visit is over or was reset by this side.
 
-        Look at `idle` afterwards: the frame may have ended the visit.
+        The frame may have ended the visit: look at `idle` afterwards.
 
-        Raises RemoteProtocolError when the peer may not send it now; the state is of no use after that.
+        Raises RemoteProtocolError when the peer may not send the frame now. The state must not be used after that.
         """
         if frame_type not in VISIT_FRAMES:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} does not belong to a visit")
