@@ -1,1 +1,1 @@
-"""What two sides of Portway share: messages, the lane protocol, the carrier."""
+"""What Portway's machines say to each other: messages, and the lane protocol without I/O."""

@@ -122,14 +122,14 @@ class AdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def OrderNode(self, request, context):
-        """What a node is to do from now on, also after it has been started again.
+        """Sets what a node does from now on, also after a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InviteNode(self, request, context):
-        """A token by which one new node joins, once. The secret is in the answer and nowhere else.
+        """Makes a token with which one new node can join, once. Only the answer has the secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +172,7 @@ class AdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """The secret is in the answer and nowhere else.
+        """Only the answer has the secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,28 +60,28 @@ class DiscoveryServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Locate(self, request, context):
-        """Candidate nodes in the order to try them, the CA to trust them by, and a grant.
+        """Returns candidate nodes in the order to try them, the CA to verify them by, and a grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """A fresh grant for the same token.
+        """Returns a new grant for the same token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Report(self, request, context):
-        """Round trips that the client has measured. Answered alike whatever becomes of them; losing one costs nothing.
+        """Takes round trips that the client has measured. The answer is the same whether or not they are used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Survey(self, request, context):
-        """Every region, for people who want to know why they come to which node.
+        """Returns nodes of every region, for people who want to know why a node was chosen.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class EnrolmentServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Join(self, request, context):
-        """The node's first certificate. A token is good for one key: a node whose answer was lost may ask again.
+        """Issues the node's first certificate. A token is bound to the first key that uses it: a node whose answer was lost
+        may ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,37 +65,37 @@ class MeshServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Session(self, request_iterator, context):
-        """One stream a node: the first message is Register, the first answer is Registered. The node is known for
-        as long as the stream lives and its lease lasts after it.
+        """One stream per node: the first message is Register, the first answer is Registered. The node is known while the
+        stream lives and until its lease ends after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Resolve(self, request, context):
-        """Who holds a label now. NOT_FOUND when nobody does.
+        """Returns the holder of a label. NOT_FOUND when the label is not known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveMany(self, request, context):
-        """The same for several labels at once, 256 at the most.
+        """The same for up to 256 labels at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReservePorts(self, request, context):
-        """Blocks of its region's raw TCP ports for the calling node, which has a session here. It alone gives their ports to
-        tunnels. They stay its own when its lease ends, until it has been gone for a day.
+        """Reserves blocks of its region's raw TCP ports for the calling node, which has a session here. Only that node
+        allocates their ports to tunnels. The blocks stay reserved after its lease has ended, for a day.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewCertificate(self, request, context):
-        """A new certificate for the calling node, in good time before the end of the one it calls with.
+        """Issues a new certificate for the calling node, before the end of the one it calls with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
