@@ -63,10 +63,10 @@ def _raise_descriptors() -> None:
 
 
 async def _serve(config: NodeConfig) -> int:
-    from portway_relay.membership.joining import enter
+    from portway_relay.membership.joining import ensure_certificate
     from portway_relay.node import Node
 
-    await enter(config)
+    await ensure_certificate(config)
     node: Node
 
     def make(on_failure: OnFailure) -> Node:

@@ -8,7 +8,7 @@ import portway
 import pytest
 from cryptography import x509
 from portway_relay.errors import JoinError
-from portway_relay.membership.joining import enter
+from portway_relay.membership.joining import ensure_certificate
 from portway_testkit.clusters.cluster import Cluster, RunningNode
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
@@ -96,7 +96,7 @@ def test_an_expired_node_is_told_to_be_invited(joiner: Joiner) -> None:
     eventually(lambda: datetime.now(UTC) > over)
 
     async def start_again() -> None:
-        await enter(node.config)
+        await ensure_certificate(node.config)
 
     with pytest.raises(JoinError, match="has expired") as raised:
         joiner.cluster.run(start_again)

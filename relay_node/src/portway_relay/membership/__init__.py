@@ -1,1 +1,1 @@
-"""How a node becomes one of the cluster, and stays one."""
+"""A node's membership of its cluster: joining by invitation, the certificate that it keeps, renewing it."""

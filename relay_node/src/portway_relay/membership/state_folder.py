@@ -1,13 +1,12 @@
-"""What a node that joined keeps: its key and its certificates, in a folder that nobody else can read.
+"""The state folder of a node that joined: its key and its certificates, readable by their owner only.
 
     <state folder>/<invitation>/node.key, node.crt, ca.crt     one folder for each invitation that was used
-    <state folder>/current -> <invitation>                     the one that counts
+    <state folder>/current -> <invitation>                     the one in use
 
-Here: files, each written whole or not at all. Not here: where certificates come from (joining.py, renewal.py). A key is
-there before its invitation is used, so that a node which lost the answer can ask again with the same one.
+Here: files, each written as a whole or not at all. Not here: where certificates come from (joining.py, renewal.py). The
+key is written before its invitation is used, so that a node that lost the answer can ask again with the same key.
 """
 
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from portway_proto.v1.types_pb2 import NodeCertificate
+from portway_runtime.secret_files import replace_file
 
 from portway_relay.errors import JoinError
 
@@ -29,15 +29,15 @@ CA: Final = "ca.crt"
 
 
 class StateFolder:
-    """The state folder."""
+    """The state folder at `path`. It is made when the first key is written."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._current = folder / CURRENT
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._current = path / CURRENT
 
     @property
     def invitation(self) -> str | None:
-        """Which invitation its certificate goes back to; None without one."""
+        """The id of the invitation that the certificate in use came from; None without one. Raises JoinError."""
         try:
             return self._current.readlink().name
         except FileNotFoundError:
@@ -46,53 +46,58 @@ class StateFolder:
             raise JoinError(f"cannot read {self._current}: {error.strerror}") from error
 
     def certificate(self) -> x509.Certificate:
-        """The one that counts now. Raises JoinError."""
+        """The certificate in use. Raises JoinError."""
         path = self._current / CERTIFICATE
         try:
             return x509.load_pem_x509_certificate(path.read_bytes())
         except OSError as error:
             raise JoinError(f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:
-            raise JoinError(f"{path} is no certificate: move {self.folder} away and invite the node anew") from error
+            raise JoinError(f"{path} is not a certificate: move {self.path} away and invite the node anew") from error
 
-    def new_request(self, invitation: str, node: str) -> bytes:
-        """A certificate request (PKCS #10, DER) for an invitation that is about to be used. Raises JoinError."""
-        folder = self.folder / invitation
+    def joining_request(self, invitation: str, node: str) -> bytes:
+        """A certificate request (PKCS #10, DER) for the key of an invitation, made now unless there is one. Raises
+        JoinError."""
+        folder = self.path / invitation
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (folder / KEY).exists():
-                _write(folder / KEY, _pem(ec.generate_private_key(ec.SECP256R1())))
+                replace_file(folder / KEY, _pem(ec.generate_private_key(ec.SECP256R1())))
         except OSError as error:
             raise _cannot_write(folder, error) from error
         return _request(folder / KEY, node)
 
-    def request(self, node: str) -> bytes:
-        """One for the certificate after the one that counts now, with the same key. Raises JoinError."""
+    def renewal_request(self, node: str) -> bytes:
+        """A certificate request (PKCS #10, DER) for the key in use. Raises JoinError."""
         return _request(self._current / KEY, node)
 
-    def joined(self, invitation: str, certificate: NodeCertificate) -> None:
-        """What counts from now on; what an earlier invitation brought is deleted. Raises JoinError."""
-        folder = self.folder / invitation
+    def store_joined(self, invitation: str, certificate: NodeCertificate) -> None:
+        """Store the certificate of an invitation, use it from now on, and delete what other invitations brought. Raises
+        JoinError; what was in use is in use still then."""
+        folder = self.path / invitation
         try:
-            _write(folder / CA, certificate.cluster_ca)
-            _write(folder / CERTIFICATE, certificate.certificate)
-            link = self.folder / f".{CURRENT}"
+            _write_certificate(folder, certificate)
+            link = self.path / f".{CURRENT}"
             link.unlink(missing_ok=True)
             link.symlink_to(invitation)
             link.replace(self._current)
         except OSError as error:
             raise _cannot_write(folder, error) from error
-        for other in self.folder.iterdir():
+        for other in self.path.iterdir():
             if other.is_dir() and not other.is_symlink() and other != folder:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def renewed(self, certificate: NodeCertificate) -> None:
-        """The next certificate of the same key. Raises JoinError."""
+    def store_renewed(self, certificate: NodeCertificate) -> None:
+        """Replace the certificate in use by one for the same key. Raises JoinError."""
         try:
-            _write(self._current / CA, certificate.cluster_ca)
-            _write(self._current / CERTIFICATE, certificate.certificate)
+            _write_certificate(self._current, certificate)
         except OSError as error:
             raise _cannot_write(self._current, error) from error
+
+
+def _write_certificate(folder: Path, certificate: NodeCertificate) -> None:
+    replace_file(folder / CA, certificate.cluster_ca)
+    replace_file(folder / CERTIFICATE, certificate.certificate)
 
 
 def _cannot_write(folder: Path, error: OSError) -> JoinError:
@@ -105,31 +110,19 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, for its owner's eyes."""
-    draft = path.with_name(f".{path.name}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _request(path: Path, node: str) -> bytes:
+def _request(key_path: Path, node: str) -> bytes:
     try:
-        pem, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+        pem, mode = key_path.read_bytes(), stat.S_IMODE(key_path.stat().st_mode)
         key = serialization.load_pem_private_key(pem, password=None)
     except OSError as error:
-        raise JoinError(f"cannot read {path}: {error.strerror}") from error
+        raise JoinError(f"cannot read {key_path}: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise JoinError(f"{path} holds no private key: delete it and invite the node anew") from error
+        raise JoinError(f"{key_path} holds no private key: delete it and invite the node anew") from error
     if mode & 0o077:
-        raise JoinError(f"{path} can be read by others (mode {mode:o}): invite the node anew, or `chmod 600` it")
+        raise JoinError(f"{key_path} can be read by others (mode {mode:o}): invite the node anew, or `chmod 600` it")
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise JoinError(f"{path} holds a key that this node did not make: delete it and invite the node anew")
-    # Names are the registry's business; a request needs one.
+        raise JoinError(f"{key_path} holds a key that this node did not make: delete it and invite the node anew")
+    # A request must have a subject; registries decide the names in the certificate themselves.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node[:64])])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)

@@ -3,6 +3,7 @@
 import pytest
 from portway_relay.errors import ConfigError
 from portway_relay.membership.joining import Invitation, parse_invitation
+from portway_runtime.endpoints import parse_endpoint
 
 SECRET = "a" * 32
 TOKEN = f"pwj_abc123_{SECRET}"
@@ -11,7 +12,7 @@ TOKEN = f"pwj_abc123_{SECRET}"
 @pytest.mark.parametrize("address", ["registry.example.com:7400", "127.0.0.1:7400", "[::1]:7400"])
 def test_a_token_says_where_it_is_from(address: str) -> None:
     """Its id, what is shown, and the registry that made it."""
-    assert parse_invitation(f" {TOKEN}@{address}\n") == Invitation("abc123", TOKEN, address)
+    assert parse_invitation(f" {TOKEN}@{address}\n") == Invitation("abc123", TOKEN, parse_endpoint(address))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.pki.signing import Signer, requested_key
 from portway_relay.errors import RenewalFailed
-from portway_relay.membership.renewal import Renewal, due, life
+from portway_relay.membership.renewal import Renewal, lifetime, renewal_time
 from portway_relay.membership.state_folder import StateFolder
 from portway_testkit.links.carrier_link import until
 
@@ -42,7 +42,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.registry = Registry()
-        self.kept = StateFolder(folder)
+        self.folder = StateFolder(folder)
         self.renewed = 0
         self.now = datetime.now(UTC)
         self.failures: list[BaseException] = []
@@ -50,10 +50,10 @@ class Stage:
 
     def start(self, *, old: timedelta) -> None:
         """With a certificate that was issued so long ago."""
-        request = self.kept.new_request("abc", "fra-1")
-        self.kept.joined("abc", self.registry.certify(request, self.now - old))
+        request = self.folder.joining_request("abc", "fra-1")
+        self.folder.store_joined("abc", self.registry.certify(request, self.now - old))
         self.renewal = Renewal(
-            self.kept, "fra-1", self.registry.ask, self._was_renewed, on_failure=self.failures.append, now=self._now
+            self.folder, "fra-1", self.registry.ask, self._was_renewed, on_failure=self.failures.append, now=self._now
         )
         self.renewal.start()
 
@@ -76,9 +76,9 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def test_it_is_due_at_half_its_life(stage: Stage) -> None:
     """The hour that it was dated back is no part of its life."""
     stage.start(old=timedelta(0))
-    certificate = stage.kept.certificate()
-    assert abs(life(certificate) - LIFE) <= timedelta(seconds=1)
-    assert abs(due(certificate) - (stage.now + LIFE / 2)) <= timedelta(seconds=1)
+    certificate = stage.folder.certificate()
+    assert abs(lifetime(certificate) - LIFE) <= timedelta(seconds=1)
+    assert abs(renewal_time(certificate) - (stage.now + LIFE / 2)) <= timedelta(seconds=1)
     await asyncio.sleep(0)
     assert stage.registry.asked == 0
 
@@ -86,9 +86,9 @@ async def test_it_is_due_at_half_its_life(stage: Stage) -> None:
 async def test_an_old_one_is_renewed_at_once(stage: Stage) -> None:
     """A node that was off for a while does not wait; whoever uses the files is told once they are new."""
     stage.start(old=LIFE * 0.6)
-    before = stage.kept.certificate()
+    before = stage.folder.certificate()
     await until(lambda: stage.renewed == 1)
-    assert stage.kept.certificate().serial_number != before.serial_number
+    assert stage.folder.certificate().serial_number != before.serial_number
     assert stage.registry.asked == 1
 
 
@@ -111,7 +111,7 @@ async def test_trouble_is_told_once_and_tried_again(stage: Stage, caplog: pytest
 async def test_a_folder_that_is_gone_ends_no_node(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     """It is trouble like any other: the certificate is in memory, too."""
     stage.start(old=LIFE * 0.6)
-    (stage.kept.folder / "abc" / "node.key").unlink()
+    (stage.folder.path / "abc" / "node.key").unlink()
     with caplog.at_level(logging.WARNING):
         await until(lambda: "certificate not renewed" in caplog.text)
     assert stage.renewed == 0

@@ -18,7 +18,7 @@ def signer() -> Signer:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> StateFolder:
+def folder(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path / "state")
 
 
@@ -32,75 +32,75 @@ def key_of(request: bytes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def test_nothing_is_kept_at_first(kept: StateFolder) -> None:
+def test_nothing_is_kept_at_first(folder: StateFolder) -> None:
     """No invitation, no certificate, and no folder is made by looking."""
-    assert kept.invitation is None
-    assert not kept.folder.exists()
+    assert folder.invitation is None
+    assert not folder.path.exists()
 
 
-def test_a_certificate_counts_once_it_is_whole(kept: StateFolder, signer: Signer) -> None:
+def test_a_certificate_counts_once_it_is_whole(folder: StateFolder, signer: Signer) -> None:
     """A key alone is no identity: a node that was killed while it joined asks again, with the same key."""
-    request = kept.new_request("abc", "fra-1")
-    assert kept.invitation is None
-    assert key_of(kept.new_request("abc", "fra-1")) == key_of(request)
-    kept.joined("abc", certify(signer, request))
-    assert kept.invitation == "abc"
-    assert kept.certificate().issuer == signer.certificate.subject
+    request = folder.joining_request("abc", "fra-1")
+    assert folder.invitation is None
+    assert key_of(folder.joining_request("abc", "fra-1")) == key_of(request)
+    folder.store_joined("abc", certify(signer, request))
+    assert folder.invitation == "abc"
+    assert folder.certificate().issuer == signer.certificate.subject
 
 
-def test_what_is_kept_is_for_its_owner(kept: StateFolder, signer: Signer) -> None:
+def test_what_is_kept_is_for_its_owner(folder: StateFolder, signer: Signer) -> None:
     """Folder and files, the drafts that they are written to included."""
-    kept.joined("abc", certify(signer, kept.new_request("abc", "fra-1")))
-    assert stat.S_IMODE(kept.folder.stat().st_mode) & 0o022 == 0
-    assert stat.S_IMODE((kept.folder / "abc").stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (kept.folder / "abc").iterdir()} == {0o600}
+    folder.store_joined("abc", certify(signer, folder.joining_request("abc", "fra-1")))
+    assert stat.S_IMODE(folder.path.stat().st_mode) & 0o022 == 0
+    assert stat.S_IMODE((folder.path / "abc").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder.path / "abc").iterdir()} == {0o600}
 
 
-def test_another_invitation_is_another_key(kept: StateFolder, signer: Signer) -> None:
+def test_another_invitation_is_another_key(folder: StateFolder, signer: Signer) -> None:
     """The identity of before counts until the new one is whole, and is deleted then."""
-    first = kept.new_request("abc", "fra-1")
-    kept.joined("abc", certify(signer, first))
-    second = kept.new_request("xyz", "fra-1")
+    first = folder.joining_request("abc", "fra-1")
+    folder.store_joined("abc", certify(signer, first))
+    second = folder.joining_request("xyz", "fra-1")
     assert key_of(second) != key_of(first)
-    assert kept.invitation == "abc"
-    kept.joined("xyz", certify(signer, second))
-    assert kept.invitation == "xyz"
-    assert sorted(path.name for path in kept.folder.iterdir()) == [CURRENT, "xyz"]
+    assert folder.invitation == "abc"
+    folder.store_joined("xyz", certify(signer, second))
+    assert folder.invitation == "xyz"
+    assert sorted(path.name for path in folder.path.iterdir()) == [CURRENT, "xyz"]
 
 
-def test_a_renewed_certificate_is_for_the_same_key(kept: StateFolder, signer: Signer) -> None:
+def test_a_renewed_certificate_is_for_the_same_key(folder: StateFolder, signer: Signer) -> None:
     """It takes the place of the one before."""
-    request = kept.new_request("abc", "fra-1")
-    kept.joined("abc", certify(signer, request))
-    before = kept.certificate()
-    again = kept.request("fra-1")
+    request = folder.joining_request("abc", "fra-1")
+    folder.store_joined("abc", certify(signer, request))
+    before = folder.certificate()
+    again = folder.renewal_request("fra-1")
     assert key_of(again) == key_of(request)
-    kept.renewed(certify(signer, again))
-    assert kept.certificate().serial_number != before.serial_number
+    folder.store_renewed(certify(signer, again))
+    assert folder.certificate().serial_number != before.serial_number
 
 
-def test_a_key_that_others_can_read_is_not_used(kept: StateFolder, signer: Signer) -> None:
+def test_a_key_that_others_can_read_is_not_used(folder: StateFolder, signer: Signer) -> None:
     """It may be in other hands."""
-    kept.joined("abc", certify(signer, kept.new_request("abc", "fra-1")))
-    (kept.folder / "abc" / KEY).chmod(0o640)
+    folder.store_joined("abc", certify(signer, folder.joining_request("abc", "fra-1")))
+    (folder.path / "abc" / KEY).chmod(0o640)
     with pytest.raises(JoinError, match="can be read by others"):
-        kept.request("fra-1")
+        folder.renewal_request("fra-1")
 
 
 @pytest.mark.parametrize("content", [b"", b"noise"])
-def test_a_broken_file_is_told(kept: StateFolder, signer: Signer, content: bytes) -> None:
+def test_a_broken_file_is_told(folder: StateFolder, signer: Signer, content: bytes) -> None:
     """Which it is, and what to do."""
-    kept.joined("abc", certify(signer, kept.new_request("abc", "fra-1")))
-    (kept.folder / "abc" / KEY).write_bytes(content)
+    folder.store_joined("abc", certify(signer, folder.joining_request("abc", "fra-1")))
+    (folder.path / "abc" / KEY).write_bytes(content)
     with pytest.raises(JoinError, match="invite the node anew"):
-        kept.request("fra-1")
-    (kept.folder / "abc" / "node.crt").write_bytes(content)
-    with pytest.raises(JoinError, match="is no certificate"):
-        kept.certificate()
+        folder.renewal_request("fra-1")
+    (folder.path / "abc" / "node.crt").write_bytes(content)
+    with pytest.raises(JoinError, match="is not a certificate"):
+        folder.certificate()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """With the flag that names another."""
     (tmp_path / "file").write_text("")
     with pytest.raises(JoinError, match="--state-dir"):
-        StateFolder(tmp_path / "file").new_request("abc", "fra-1")
+        StateFolder(tmp_path / "file").joining_request("abc", "fra-1")

@@ -11,7 +11,7 @@ from typing import Any
 from portway_proto.v1 import admin_pb2
 from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig
-from portway_relay.membership.joining import enter
+from portway_relay.membership.joining import ensure_certificate
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
 
 from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan, RunningNode
@@ -54,7 +54,7 @@ class Joiner:
         """What the command does before the node is made. Raises JoinError."""
 
         async def call() -> None:
-            await enter(config)
+            await ensure_certificate(config)
 
         self.cluster.run(call)
 
