@@ -1,4 +1,4 @@
-"""Nodes that are left, or refused: stopping, dialled anew, strangers, lanes that come to nothing."""
+"""Lanes that other nodes dialled: handshakes, limits, stopping, certificates that are refused."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Lanes between nodes on real sockets: peers.py, peer.py and control.py at one end, arrivals.py at the other."""
+"""The other nodes, on real sockets: peers.py and control_lane.py at one end, inbound_lanes.py at the other."""
 
 import asyncio
 from typing import Any
