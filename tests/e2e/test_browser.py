@@ -1,4 +1,4 @@
-"""A real browser and two tunnels whose certificate and address are the same: connections stay apart (DESIGN §6)."""
+"""A real browser and two tunnels whose certificate and address are the same: connections stay apart."""
 
 from contextlib import ExitStack
 

@@ -119,7 +119,7 @@ def test_an_error_of_the_server_reaches_the_caller(cluster: Cluster, server_port
     ],
 )
 def test_who_is_given_h2(cluster: Cluster, h2_enabled: bool, offered: tuple[str, ...], chosen: str | None) -> None:
-    """HTTP/2 is for those who cannot do HTTP/1.1, on tunnels that asked for it: browsers offer both (DESIGN §6)."""
+    """HTTP/2 is for those who cannot do HTTP/1.1, on tunnels that asked for it: browsers offer both."""
     with TcpOrigin(echo) as origin, portway.forward(origin.port, h2_enabled=h2_enabled) as tunnel:
         with visit(tunnel, cluster.ca, *offered) as visitor:
             assert visitor.selected_alpn_protocol() == chosen

@@ -1,4 +1,4 @@
-"""A node without descriptors left: it stops accepting, not working (DESIGN §11)."""
+"""A node without descriptors left: it stops accepting, not working."""
 
 import http.client
 import json

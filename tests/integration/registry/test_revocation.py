@@ -14,7 +14,7 @@ from portway_registry.server import Registry
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running
 
-WITHIN = 2.0  # seconds: DESIGN §11
+WITHIN = 2.0  # seconds, as docs/architecture/trust.md promises
 
 
 class Admin(Protocol):
