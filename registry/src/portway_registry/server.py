@@ -1,15 +1,10 @@
-"""The registry, put together: what it is made of, and the order in which it starts and stops.
-
-Here: composition alone. Not here: any decision.
-"""
+"""The registry's composition: its parts, made in the order in which they need each other; their start and stop."""
 
 import asyncio
 import logging
-import random
-import socket
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -23,8 +18,11 @@ from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
+from portway_runtime.backoff import jittered
+from portway_runtime.clocks import monotonic, utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
+from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE
 from portway_runtime.listening import open_sockets
 from portway_runtime.settings import flag
 from portway_runtime.tasks import Tasks
@@ -40,7 +38,7 @@ from portway_registry.nodes.certificates import NodeCertificates, require_curren
 from portway_registry.nodes.hub import Hub
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.nodes.reachability import dialler
-from portway_registry.pki.cluster_authority import configured_authority, stored_authority
+from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, stored_authority
 from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.roster import Roster
@@ -52,6 +50,7 @@ from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.state.audit import Audit
 from portway_registry.state.views import Views
+from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.port_blocks import PortBlocks
 
@@ -60,35 +59,44 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _GRPC_OPTIONS: Final = (
-    # A frozen peer is noticed by unanswered pings; keepalive alone takes 40 s and more.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 2_000),
+    *KEEPALIVE_WHEN_IDLE,
     # Nodes and watchers ping too, on streams that may be silent for long; by default that is answered by GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
-    ("grpc.keepalive_permit_without_calls", 1),
     # Two registries on one port would share its clients by chance.
     ("grpc.so_reuseport", 0),
 )
-# A node's whole state: 10,000 tunnels of some 300 bytes, five times over.
+# Bytes. A node's whole state is 10,000 tunnels of some 300 bytes; this is five times that.
 _LARGEST_NODE_MESSAGE: Final = 16 << 20
-# Nothing that clients or operators ask needs more; strangers' messages are read before their tokens are looked at.
+# Bytes. Requests of clients and operators are smaller; strangers' messages are read before their tokens are checked.
 _LARGEST_CALL: Final = 64 << 10
-# How long calls that run may go on after the end was asked for. Streams never end by themselves.
+# Seconds that running calls may go on after `stop`. Streams never end by themselves.
 _GRACE: Final = 1.0
-# Between tries to read the store at start, at most; each has the store's own time limit besides.
+# Seconds at most between tries to reach the store at start; each has the store's own time limit besides.
 _PAUSE: Final = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """What both ports are served from."""
+
+    store: Store
+    views: Views
+    authority: ClusterAuthority
+    grants: Grants
+    audit: Audit
+    certificates: NodeCertificates
+    hub: Hub
+
+
 class Registry:
-    """One replica. Needs a running loop; may be used in any process, several at a time."""
+    """One replica. Needs a running loop; several may run in one process."""
 
     def __init__(self, config: Config, *, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """`on_failure` is told when a part ended that must not: the replica should be stopped then."""
+        """`on_failure` is called when a background part failed: the replica should be stopped then."""
         self._config = config
-        self._on_failure = on_failure or (lambda error: None)
+        self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
-        self._closing: list[Callable[[], Awaitable[object]]] = []
+        self._closing: list[Callable[[], Awaitable[object]]] = []  # what `stop` calls, the last first
         self._serving = False
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
@@ -96,25 +104,27 @@ class Registry:
 
     @property
     def address(self) -> str:
-        """HOST:PORT of the public port. As for the others: known once started."""
+        """HOST:PORT of the public port, for clients and operators. Raises RuntimeError before the start."""
         return str(_started(self._address))
 
     @property
     def mesh_address(self) -> str:
+        """HOST:PORT of the node port. Raises RuntimeError before the start."""
         return str(_started(self._mesh_address))
 
     @property
     def metrics_address(self) -> str | None:
+        """HOST:PORT of the metrics page; None when there is none, and before the start."""
         return None if self._metrics_address is None else str(self._metrics_address)
 
     async def start(self) -> None:
-        """Start everything, or nothing: what had started is stopped again when a part cannot.
+        """Start everything or nothing: when a part cannot start, those before it are stopped again.
 
-        The files are read before anything else, so that a wrong path is said at once. Then the store, and what the
-        first start of a cluster makes in it; while the store is away this waits. Then the views: no call is answered
-        from an empty one. Then the nodes' port, then the public one, then metrics; health says SERVING last.
+        The files are read first, so that a wrong path is an error at once. Then the store, in which the first start of
+        a cluster creates what is missing; while the store is unreachable this waits. Then the views: no call is
+        answered from an empty one. Then the node port, the public port, and metrics; health reports SERVING last.
 
-        Raises ConfigError.
+        Raises ConfigError. Cancelled, it stops what it started.
         """
         try:
             await self._start()
@@ -122,35 +132,62 @@ class Registry:
             await self.stop()
             raise
 
+    async def stop(self) -> None:
+        """Stop in the reverse order: health first, so that no new callers come; the store last. May be called again.
+
+        Nodes stay registered: their leases outlive their streams, and they go on with another replica.
+        """
+        self._serving = False
+        while self._closing:
+            close = self._closing.pop()
+            try:
+                await close()
+            except Exception:
+                logger.exception("a part did not stop cleanly")
+
     async def _start(self) -> None:
         config = self._config
-        shown = CertificateFiles(config, "tls_cert", "tls_key", _utc_now)
-        brought = configured_authority(config, _utc_now())
-        if brought is not None:
-            node_port_certificate(config, shown, brought, _utc_now)  # said before the store is waited for
+        certificate = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
+        configured = configured_authority(config, utc_now())
+        if configured is not None:
+            # Its errors come before the store is waited for.
+            node_port_certificate(config, certificate, configured, utc_now)
         tasks = Tasks("registry", on_failure=self._on_failure)
+        locator = self._open_locator(tasks)
+        cluster = await self._open_cluster(tasks, configured)
+        node_port = await self._serve_nodes(cluster, certificate)
+        reports, public_port = await self._serve_clients(cluster, certificate, locator)
+        if config.metrics_listen is not None:
+            await self._serve_metrics(config.metrics_listen, cluster, reports)
+        for servicer in (node_port, public_port):
+            await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+            self._closing.append(servicer.enter_graceful_shutdown)
+        self._serving = True
+        logger.info("registry serves", extra={"listen": self.address, "mesh_listen": self.mesh_address})
+
+    def _open_locator(self, tasks: Tasks) -> Locator:
         try:
-            locator = open_locator(config.geoip)
+            locator = open_locator(self._config.geoip)
         except GeoError as error:
             raise ConfigError(str(error)) from error
         self._closing += [_closing(locator), tasks.close]
-        # Until it is done clients are not located, which costs them a round trip and the start nothing.
+        # Until it is loaded clients are not located, which costs them a round trip and the start nothing.
         tasks.spawn(locator.load(), name="load GeoIP")
+        return locator
 
+    async def _open_cluster(self, tasks: Tasks, configured: ClusterAuthority | None) -> _Cluster:
+        """The store, its views, and what decides on them."""
+        config = self._config
         store = open_store(config.store_spec(), on_failure=self._on_failure)
         self._closing.append(store.close)
-        settings = await _patiently(
-            lambda: bootstrap(store, admin_token_file=config.first_admin_token_file(), now_ms=_now_ms())
-        )
-
-        if brought is None:
-            authority = await _patiently(lambda: stored_authority(store, now_ms=_now_ms()))
-        else:
-            authority = brought
+        token_file = config.first_admin_token_file()
+        settings = await _once_reachable(partial(bootstrap, store, admin_token_file=token_file, now_ms=_now_ms()))
+        authority = configured
+        if authority is None:
+            authority = await _once_reachable(partial(stored_authority, store, now_ms=_now_ms()))
         views = Views(store, on_failure=self._on_failure)
         self._closing.append(views.close)
-        await _patiently(views.start)
-
+        await _once_reachable(views.start)
         grants = Grants(settings.cluster_id, views.grant_keys, _now_ms, default_max_tunnels=config.max_tunnels)
         tasks.spawn(KeyRotation(store, views.grant_keys, _now_ms).run(), name="rotate grant keys")
         hub = Hub(
@@ -166,72 +203,68 @@ class Registry:
         )
         hub.start()
         self._closing.append(hub.close)
-
         audit = Audit(store, _now_ms)
-        joining = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        mesh_interceptor = CallInterceptor(by_certificate(partial(require_current, views)), self._calls.count)
-        mesh = _server(mesh_interceptor, ("grpc.max_receive_message_length", _LARGEST_NODE_MESSAGE))
-        add_MeshServicer_to_server(Mesh(hub, views, PortBlocks(store, views, _now_ms), joining), mesh)
-        mesh_health = _add_health(mesh)
-        mutual = server_credentials(
-            node_port_certificate(config, shown, authority, _utc_now), client_ca=authority.certificate
-        )
-        self._mesh_address = await self._listen(mesh, config.mesh_listen, mutual, "mesh_listen")
+        certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
+        return _Cluster(store, views, authority, grants, audit, certificates, hub)
 
+    async def _serve_nodes(self, cluster: _Cluster, certificate: CertificateFiles) -> health.aio.HealthServicer:
+        config, views = self._config, cluster.views
+        interceptor = CallInterceptor(by_certificate(partial(require_current, views)), self._calls.count)
+        server = _server(interceptor, _LARGEST_NODE_MESSAGE)
+        port_blocks = PortBlocks(cluster.store, views, _now_ms)
+        add_MeshServicer_to_server(Mesh(cluster.hub, views, port_blocks, cluster.certificates), server)
+        servicer = _add_health(server)
+        ca = cluster.authority.certificate
+        mutual = server_credentials(
+            node_port_certificate(config, certificate, cluster.authority, utc_now), client_ca=ca
+        )
+        self._mesh_address = await self._listen(server, config.mesh_listen, mutual, "mesh_listen")
+        return servicer
+
+    async def _serve_clients(
+        self, cluster: _Cluster, certificate: CertificateFiles, locator: Locator
+    ) -> tuple[Reports, health.aio.HealthServicer]:
+        store, views, audit = cluster.store, cluster.views, cluster.audit
         tokens = Tokens(store, views.tokens, audit, _now_ms)
         invitations = Invitations(store, views.invitations, audit, _now_ms)
         orders = OperatorOrders(store, views, audit, _now_ms)
-        interceptor = CallInterceptor(by_token(tokens, invitations), self._calls.count)
-        public = _server(interceptor, ("grpc.max_receive_message_length", _LARGEST_CALL))
-        roster = Roster(views.nodes, views.orders, hub)
+        server = _server(CallInterceptor(by_token(tokens, invitations), self._calls.count), _LARGEST_CALL)
+        roster = Roster(views.nodes, views.orders, cluster.hub)
         self._closing.append(roster.close)
-        reports = Reports(roster.node, time.monotonic)
-        discovery = Discovery(roster, grants, locator, reports, cluster_ca=authority.certificate)
-        add_DiscoveryServicer_to_server(discovery, public)
-        add_EnrolmentServicer_to_server(Enrolment(joining), public)
-        add_AdminServicer_to_server(Admin(views, orders, tokens, invitations, audit), public)
-        public_health = _add_health(public)
-        self._address = await self._listen(public, config.listen, server_credentials(shown), "listen")
+        reports = Reports(roster.node, monotonic)
+        discovery = Discovery(roster, cluster.grants, locator, reports, cluster_ca=cluster.authority.certificate)
+        add_DiscoveryServicer_to_server(discovery, server)
+        add_EnrolmentServicer_to_server(Enrolment(cluster.certificates), server)
+        add_AdminServicer_to_server(Admin(views, orders, tokens, invitations, audit), server)
+        servicer = _add_health(server)
+        self._address = await self._listen(server, self._config.listen, server_credentials(certificate), "listen")
+        return reports, servicer
 
-        if config.metrics_listen is not None:
-            from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
+    async def _serve_metrics(self, address: Endpoint, cluster: _Cluster, reports: Reports) -> None:
+        from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
-            pages = AdminHttp(
-                {
-                    "/healthz": lambda: health_page("" if self._serving else "stopping"),
-                    "/metrics": lambda: Page(exposition(self._calls, views, hub, reports), content_type=METRICS),
-                }
-            )
-            self._closing.append(pages.close)
-            self._metrics_address = await pages.start(_metrics_sockets(config.metrics_listen))
+        def health() -> Page:
+            return health_page("" if self._serving else "stopping")
 
-        for servicer in (mesh_health, public_health):
-            await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-            self._closing.append(servicer.enter_graceful_shutdown)
-        self._serving = True
-        logger.info("registry serves", extra={"listen": self.address, "mesh_listen": self.mesh_address})
+        def metrics() -> Page:
+            return Page(exposition(self._calls, cluster.views, cluster.hub, reports), content_type=METRICS)
 
-    async def stop(self) -> None:
-        """Stop in the reverse order: health first, so that nobody new comes; the store last. May be called again.
-
-        Nodes stay known: their leases outlive their streams, and they go on with another replica.
-        """
-        self._serving = False
-        while self._closing:
-            close = self._closing.pop()
-            try:
-                await close()
-            except Exception:
-                logger.exception("a part did not stop cleanly")
+        pages = AdminHttp({"/healthz": health, "/metrics": metrics})
+        self._closing.append(pages.close)
+        try:
+            self._metrics_address = await pages.start(open_sockets(address))
+        except ListenError as error:
+            raise ConfigError(f"--metrics-listen: {error}") from error
 
     async def _listen(
-        self, server: aio.Server, address: Endpoint, credentials: grpc.ServerCredentials, name: str
+        self, server: aio.Server, address: Endpoint, credentials: grpc.ServerCredentials, key: str
     ) -> Endpoint:
-        self._closing.append(lambda: server.stop(_GRACE))
+        """Serve at the address, which the setting `key` names; returns it with the port that was opened."""
+        self._closing.append(partial(server.stop, _GRACE))
         try:
             port = server.add_secure_port(str(address), credentials)
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen at {flag(name)} {address}: is the port taken?") from error
+            raise ConfigError(f"cannot listen at {flag(key)} {address}: is the port taken?") from error
         await server.start()
         return Endpoint(address.host, port)
 
@@ -242,19 +275,12 @@ def _started(address: Endpoint | None) -> Endpoint:
     return address
 
 
-def _metrics_sockets(endpoint: Endpoint) -> list[socket.socket]:
-    try:
-        return open_sockets(endpoint)
-    except ListenError as error:
-        raise ConfigError(f"--metrics-listen: {error}") from error
+def _ignore(error: BaseException) -> None:
+    pass
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
@@ -264,8 +290,9 @@ def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
     return close
 
 
-def _server(interceptor: CallInterceptor, *options: tuple[str, int]) -> aio.Server:
-    return aio.server(interceptors=(interceptor,), options=(*_GRPC_OPTIONS, *options))
+def _server(interceptor: CallInterceptor, largest_message: int) -> aio.Server:
+    options = (*_GRPC_OPTIONS, ("grpc.max_receive_message_length", largest_message))
+    return aio.server(interceptors=(interceptor,), options=options)
 
 
 def _add_health(server: aio.Server) -> health.aio.HealthServicer:
@@ -274,11 +301,11 @@ def _add_health(server: aio.Server) -> health.aio.HealthServicer:
     return servicer
 
 
-async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
-    """What `attempt` returns as soon as the store can be reached."""
+async def _once_reachable(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns, tried until the store can be reached."""
     while True:
         try:
             return await attempt()
         except StoreUnavailable as error:
             logger.warning("waiting for the store", extra={"reason": str(error)})
-            await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - spreads load
+            await asyncio.sleep(jittered(_PAUSE))
