@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from portway_runtime import logs
 from portway_runtime.errors import RuntimeFault
-from portway_runtime.run import OnFailure, serve
+from portway_runtime.run import serve
 from portway_runtime.settings import Setting, add_config_flag, add_flags
 
 from portway_registry.config import SETTINGS, Config, load
@@ -77,25 +77,19 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config) -> int:
-    # Otherwise gRPC's core writes lines of its own to stderr for each handshake that a stranger breaks off.
+    # Otherwise gRPC's core writes lines of its own to stderr for each handshake that a peer breaks off.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from portway_registry.server import Registry
 
-    registry: Registry
-
-    def make(on_failure: OnFailure) -> Registry:
-        nonlocal registry
-        registry = Registry(config, on_failure=on_failure)
-        return registry
-
-    code = await serve(
-        make,
-        ready_file=config.ready_file,
-        addresses=lambda: {
+    def addresses(registry: Registry) -> dict[str, str | None]:
+        return {
             "listen": registry.address,
             "mesh_listen": registry.mesh_address,
             "metrics_listen": registry.metrics_address,
-        },
+        }
+
+    code = await serve(
+        lambda on_failure: Registry(config, on_failure=on_failure), ready_file=config.ready_file, addresses=addresses
     )
     logger.info("registry stopped")
     return code

@@ -13,7 +13,7 @@ import uvloop
 from portway_runtime import logs
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import RuntimeFault
-from portway_runtime.run import OnFailure, serve
+from portway_runtime.run import serve
 
 from portway_relay import settings
 from portway_relay.config import NodeConfig
@@ -67,18 +67,11 @@ async def _serve(config: NodeConfig) -> int:
     from portway_relay.node import Node
 
     await ensure_certificate(config)
-    node: Node
-
-    def make(on_failure: OnFailure) -> Node:
-        nonlocal node
-        node = Node(config, on_failure=on_failure)
-        return node
-
     code = await serve(
-        make,
+        lambda on_failure: Node(config, on_failure=on_failure),
         ready_file=config.ready_file,
-        addresses=lambda: {"listen": str(node.address), "admin_listen": _text(node.admin_address)},
-        on_hangup=lambda: node.reload_certificates(),
+        addresses=lambda node: {"listen": str(node.address), "admin_listen": _text(node.admin_address)},
+        on_hangup=Node.reload_certificates,
     )
     logger.info("node stopped")
     return code

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from portway_runtime.secret_files import replace_file
 
@@ -30,18 +30,22 @@ class Server(Protocol):
     async def stop(self) -> None: ...
 
 
+S = TypeVar("S", bound=Server)
+
+
 async def serve(
-    make: Callable[[OnFailure], Server],
+    make: Callable[[OnFailure], S],
     *,
     ready_file: Path | None,
-    addresses: Callable[[], Mapping[str, str | None]],
-    on_hangup: Callable[[], None] | None = None,
+    addresses: Callable[[S], Mapping[str, str | None]],
+    on_hangup: Callable[[S], None] | None = None,
 ) -> int:
     """Run a server until SIGTERM or SIGINT, and return STOPPED; or until a part of it fails, and return FAILED.
 
     make: makes the server; it gets the function to call when a part fails.
-    ready_file: exists while the server serves; holds `addresses()` as one JSON object, without those that are None.
-    on_hangup: called on SIGHUP; without it SIGHUP keeps its default, which ends the process.
+    ready_file: exists while the server serves; holds `addresses(server)` as one JSON object, without those that
+        are None.
+    on_hangup: called with the server on SIGHUP; without it SIGHUP keeps its default, which ends the process.
 
     A signal during `start` cancels it and stops the server. Raises what `make` and `start` raise. Signal handlers are
     removed when it returns.
@@ -57,9 +61,9 @@ async def serve(
         signal.SIGTERM: partial(end, STOPPED),
         signal.SIGINT: partial(end, STOPPED),
     }
-    if on_hangup is not None:
-        handled[signal.SIGHUP] = on_hangup
     server = make(lambda error: end(FAILED))
+    if on_hangup is not None:
+        handled[signal.SIGHUP] = partial(on_hangup, server)
     for number, handler in handled.items():
         loop.add_signal_handler(number, handler)
     try:
@@ -70,10 +74,10 @@ async def serve(
 
 
 async def _run(
-    server: Server,
+    server: S,
     ended: asyncio.Future[int],
     ready_file: Path | None,
-    addresses: Callable[[], Mapping[str, str | None]],
+    addresses: Callable[[S], Mapping[str, str | None]],
 ) -> int:
     starting = asyncio.ensure_future(server.start())
     await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -85,7 +89,7 @@ async def _run(
     starting.result()
     try:
         if ready_file is not None:
-            _write(ready_file, addresses())
+            _write(ready_file, addresses(server))
         return await ended
     except OSError as error:
         logger.error("cannot write the ready file %s: %s", ready_file, error.strerror)

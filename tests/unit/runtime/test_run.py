@@ -49,8 +49,8 @@ class Served:
             serve(
                 self._make,
                 ready_file=ready_file,
-                addresses=lambda: {"listen": "127.0.0.1:1", "admin_listen": None},
-                on_hangup=on_hangup,
+                addresses=lambda server: {"listen": "127.0.0.1:1", "admin_listen": None},
+                on_hangup=None if on_hangup is None else lambda server: on_hangup(),
             )
         )
 
