@@ -15,6 +15,7 @@ _LONGEST_CELL = 160
 _GENERATED = {"__pycache__", "build", "dist", "node_modules"}
 _FENCE = re.compile(r"^ *```")
 _LINK = re.compile(r"\[[^][]*(?:\[[^][]*\][^][]*)*\]\(([^()\s]+)\)")
+_SCRIPT = re.compile(r"\bscripts/([a-z_]+)")
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
 _STATUS = re.compile(r"Status: (?:accepted|superseded by \[\d{4}\]\(\d{4}[\w-]+\.md\)) · Date: \d{4}-\d{2}-\d{2}")
 
@@ -76,6 +77,13 @@ def test_table_cells_are_short(document: Path) -> None:
         if len(cell.strip()) > _LONGEST_CELL
     ]
     assert not long
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_commands_in_scripts_exist(document: Path) -> None:
+    """Each `scripts/NAME` that a document names, also in its code blocks."""
+    named = set(_SCRIPT.findall(document.read_text()))
+    assert {name for name in named if not (_ROOT / "scripts" / name).is_file()} == set()
 
 
 def test_no_file_refers_to_sections_of_a_design_that_is_not_here() -> None:

@@ -1,6 +1,8 @@
 """gRPC's failures, by what they mean."""
 
 import socket
+import subprocess
+import sys
 from typing import cast
 
 import grpc
@@ -84,6 +86,12 @@ def test_a_real_ca_that_is_not_one_is_recognized() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         target = f"127.0.0.1:{listener.getsockname()[1]}"
         assert _failure(grpc.secure_channel(target, credentials, OWN_CONNECTIONS)) is CallFault.CA_UNUSABLE
+
+
+def test_a_failure_can_be_worded_without_loading_grpc() -> None:
+    """The client loads gRPC with its first call, and this module before."""
+    script = "import sys, portway_runtime.grpc_channels; sys.exit('grpc' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_idle_streams_are_pinged_as_others_are() -> None:
