@@ -63,7 +63,7 @@ def test_a_session_that_worked_is_replaced_at_once_however_many_are_lost(
     node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No pause grows over losses in a row: each session held the tunnel before it was lost."""
-    monkeypatch.setattr(reconnect, "STEADY", 0.0)
+    monkeypatch.setattr(reconnect, "SOUND_AFTER", 0.0)
     monkeypatch.setattr(reconnect, "pauses", lambda: iter((0.0, 1000.0)))
     node.resumes = False
     with portway.forward(echo.port) as tunnel:
@@ -78,7 +78,7 @@ def test_a_session_that_is_lost_as_soon_as_it_is_there_is_not_tried_in_a_loop(
     node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that takes every session and none of its tunnels is met with growing pauses."""
-    monkeypatch.setattr(reconnect, "STEADY", 0.0)
+    monkeypatch.setattr(reconnect, "SOUND_AFTER", 0.0)
     drawn: list[int] = []
 
     def pauses() -> Iterator[float]:

@@ -1,7 +1,8 @@
-"""The data lanes of a session: a pool that dials them and serves what visitors open on them.
+"""The data lanes of a session: a pool that dials them and serves the visits that the node opens on them.
 
-That the control lane lives says nothing of these: when they cannot be dialled, visitors wait in vain, and the log
-says so.
+A live control lane does not prove that data lanes work. If none can be dialled, visitors wait in vain; if a local
+server does not accept a visit, the visitor gets an error page. Only the program can fix either, so its log says so. Not
+here: what the visitor sees (the node's page).
 """
 
 import logging
@@ -13,84 +14,114 @@ from typing import Final
 from portway_carrier.contract import Carrier, LocalService, Pool
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ClientTls, DialTarget, SpareSizes
+from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.rates import KeyedRate
 
 from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
 from portway.engine.directory import Node
 from portway.engine.failures import Failure
-from portway.engine.refused_visits import RefusedVisits
 from portway.engine.session import failure_of
 
 logger = logging.getLogger(__name__)
 
-# A node that has gone resets the control lane too, and within this time the whole session is known to be lost.
+# Seconds. A node that is gone resets the control lane too, and within this time the whole session is known to be lost.
 DIALS_MAY_FAIL: Final = 2.0
+# Seconds. A browser asks again and again: refused visits are logged once in this time for each tunnel and reason.
+LOG_AGAIN_AFTER: Final = 60.0
+# Tunnels, times reasons, whose last log line is remembered; a tunnel beyond them may be logged more often.
+_REMEMBERED: Final = 4096
 
 _SIZES = SpareSizes()
 
 
-class DataLanes:
-    """Follows a link from session to session. `table` says what each label leads to, and may change.
+class RefusedVisits:
+    """Logs the visits that local servers did not accept. The ServeEvents of a client."""
 
-    `session_unknown` is called when the node refuses lanes because it does not know the session any more.
-    """
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines: KeyedRate[tuple[str, RefusalReason]] = KeyedRate(1 / LOG_AGAIN_AFTER, 1, clock, _REMEMBERED)
+
+    def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
+        """`message` names the local server, and why it did not accept."""
+        if reason is RefusalReason.NOT_HERE:
+            return  # the tunnel was closed just now
+        if not self._lines.take((opening.label, reason)):
+            return
+        label = opening.label[:4]
+        if reason is RefusalReason.OVERLOADED:
+            logger.warning(
+                "a visitor of tunnel %s… was turned away: %s: raise this process's limit (ulimit -n)", label, message
+            )
+        else:
+            logger.warning("a visitor of tunnel %s… found no server: %s: is it running?", label, message)
+
+
+class DataLanes:
+    """Keeps data lanes for one session after another."""
 
     def __init__(
-        self,
-        carrier: Carrier,
-        table: Mapping[str, LocalService],
-        session_unknown: Callable[[SessionKey, Failure], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, carrier: Carrier, table: Mapping[str, LocalService], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """`table` has the local server of each label, and may change."""
         self._carrier = carrier
         self._table = table
-        self._session_unknown = session_unknown
         self._clock = clock
-        self._turned_away = RefusedVisits(clock)
+        self._refused_visits = RefusedVisits(clock)
         self._pool: Pool | None = None
         self._key: SessionKey | None = None
         self._failing_since: float | None = None
         self._warned = False
 
-    def follow(self, node: Node, cluster_ca: bytes, welcomed: Welcomed) -> None:
-        """Keep lanes for this session. Those of another are let go; its visits may finish."""
+    def follow(
+        self,
+        node: Node,
+        cluster_ca: bytes,
+        welcomed: Welcomed,
+        session_unknown: Callable[[SessionKey, Failure], None],
+    ) -> None:
+        """Keep lanes for this session. Those of an earlier one are retired; its visits may finish.
+
+        `session_unknown` is called when the node refuses lanes because it does not know this session any more.
+        """
         if self._pool is not None and welcomed.key == self._key:
             return
         self.retire()
-        target = DialTarget(
-            node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN), Dialogue.park(welcomed.key)
-        )
+        tls = ClientTls(cluster_ca, node.server_name, LINK_ALPN)
+        target = DialTarget(node.address, tls, Dialogue.park(welcomed.key))
         most = min(_SIZES.lanes, welcomed.max_lanes or _SIZES.lanes)
         sizes = SpareSizes(quiet=min(_SIZES.quiet, most), busy=min(_SIZES.busy, most), lanes=most)
         self._key = welcomed.key
         self._failing_since, self._warned = None, False
-        failed = partial(self._lane_failed, welcomed.key)
+        failed = partial(self._lane_failed, welcomed.key, session_unknown)
         self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, failed)
-        self._carrier.serve(self._pool, self._table, self._turned_away)
+        self._carrier.serve(self._pool, self._table, self._refused_visits)
 
     def want(self, lanes: int) -> None:
+        """Dial this number of further lanes, within the pool's limits."""
         if self._pool is not None:
             self._pool.want(lanes)
 
     def retire(self) -> None:
-        """Dial no more and let idle lanes go; visits that run go on."""
+        """Dial no more and close idle lanes; visits in progress go on."""
         if self._pool is not None:
             self._pool.retire()
             self._pool = self._key = None
 
     def close(self) -> None:
-        """Retire, and cut every visit."""
+        """Close every lane, and cut visits in progress."""
         if self._pool is not None:
             self._pool.close()
             self._pool = self._key = None
 
-    def _lane_failed(self, key: SessionKey, error: CarrierError) -> None:
+    def _lane_failed(
+        self, key: SessionKey, session_unknown: Callable[[SessionKey, Failure], None], error: CarrierError
+    ) -> None:
         if self._pool is None or self._key != key:
-            return  # what is told of an earlier session's lanes may come late
+            return  # failures of an earlier session's lanes may still be reported
         failure = failure_of(error)
         if failure is not None and failure.session_unknown:
-            self._session_unknown(key, failure)
+            session_unknown(key, failure)
             return
         counts = self._pool.counts
         if counts.idle + counts.busy > 0:

@@ -1,7 +1,7 @@
-"""The client's side of the control lane, without I/O: what to send, and what it means that something arrived.
+"""The client's side of the control lane, without I/O: the frames to send, and the events that received frames mean.
 
-States: before WELCOME, and after it. Frames of a node that break the order, or that cannot be read, raise
-RemoteProtocolError. Not here: waiting for answers (session.py).
+States: before WELCOME, and after it. A frame that is out of order or cannot be parsed raises RemoteProtocolError. Not
+here: waiting for answers (session.py).
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ Frame = tuple[FrameType, bytes]
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """What names a session and proves that it is ours: shown by PARK and by the HELLO that resumes it."""
+    """Identifies a session and proves that it is this client's: sent in PARK and in the HELLO that resumes it."""
 
     id: bytes
     secret: bytes = field(repr=False)
@@ -31,7 +31,7 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class BindRequest:
-    """A tunnel to bind, with its epoch and the proof of it."""
+    """A tunnel to bind. `proof` proves `epoch`; `ticket` asks for the raw port of an earlier BOUND."""
 
     label: str
     epoch: int
@@ -43,7 +43,7 @@ class BindRequest:
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
-    """The node took the session. Times are in seconds; `max_lanes` 0 is no limit of the node's."""
+    """The node accepted the session. Times in seconds, `node_time` since the Unix epoch; `max_lanes` 0: no limit."""
 
     key: SessionKey
     resumed: bool
@@ -56,7 +56,7 @@ class Welcomed:
 
 @dataclass(frozen=True, slots=True)
 class TunnelBound:
-    """The answer to one BIND. `ticket` asks for the same raw port the next time."""
+    """The answer to BIND number `request`. `ticket` asks for the same raw port at the next BIND."""
 
     request: int
     host: str
@@ -68,13 +68,15 @@ class TunnelBound:
 
 @dataclass(frozen=True, slots=True)
 class TunnelRefused:
+    """BIND number `request` was refused."""
+
     request: int
     failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelUnbound:
-    """The node let go of a tunnel."""
+    """The node unbound a tunnel by itself."""
 
     label: str
     failure: Failure
@@ -82,12 +84,14 @@ class TunnelUnbound:
 
 @dataclass(frozen=True, slots=True)
 class LanesWanted:
+    """The node asks for this number of further data lanes."""
+
     lanes: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeLeaves:
-    """The node asks to be left."""
+    """The node asks the client to leave it for another node."""
 
     failure: Failure
 
@@ -96,20 +100,21 @@ Event = Welcomed | TunnelBound | TunnelRefused | TunnelUnbound | LanesWanted | N
 
 
 class Dialogue:
-    """One control lane's, from HELLO on."""
+    """The dialogue on one control lane, from HELLO on."""
 
     def __init__(self) -> None:
         self._request = 0
         self._key: SessionKey | None = None
 
     def hello(self, grant: str, resume: SessionKey | None) -> Frame:
+        """The first frame: begins a session, or continues the session `resume`."""
         message = lane_pb2.Hello(version=PROTOCOL_VERSION, grant=grant, client_version=VERSION)
         if resume is not None:
             message.session_id, message.session_secret = resume.id, resume.secret
         return FrameType.HELLO, message.SerializeToString()
 
     def bind(self, bind: BindRequest) -> tuple[int, Frame]:
-        """The number its answer will carry, and the frame."""
+        """The request number that its answer will carry, and the frame."""
         self._request += 1
         options = types_pb2.TunnelOptions(h2_enabled=bind.h2_enabled, unencrypted=bind.unencrypted)
         message = lane_pb2.Bind(
@@ -124,11 +129,12 @@ class Dialogue:
 
     @staticmethod
     def unbind(label: str) -> Frame:
+        """The tunnel is closed."""
         return FrameType.UNBIND, lane_pb2.Unbind(label=label).SerializeToString()
 
     @staticmethod
     def moved(label: str, node: str, epoch: int, proof: bytes) -> Frame:
-        """The tunnel is bound at that other node now, with this epoch."""
+        """The tunnel is bound at the node named `node` now, with this epoch."""
         message = lane_pb2.Moved(label=label, node=node, epoch=epoch, proof=proof)
         return FrameType.MOVED, message.SerializeToString()
 
@@ -139,28 +145,29 @@ class Dialogue:
 
     @staticmethod
     def park(key: SessionKey) -> Frame:
-        """The greeting of each data lane."""
+        """The first frame of each data lane."""
         message = lane_pb2.Park(version=PROTOCOL_VERSION, session_id=key.id, session_secret=key.secret)
         return FrameType.PARK, message.SerializeToString()
 
     def receive(self, frame_type: int, payload: bytes) -> Event:
-        """What a frame of the node says. Raises RemoteProtocolError; the lane is of no use after that."""
-        if frame_type == FrameType.WELCOME:
-            return self._welcome(_read(lane_pb2.Welcome, payload))
-        if self._key is None:
+        """The event that a received frame means. Raises RemoteProtocolError, after which the lane is of no use."""
+        if self._key is None and frame_type != FrameType.WELCOME:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} before WELCOME")
-        if frame_type == FrameType.BOUND:
-            return self._bound(_read(lane_pb2.Bound, payload))
-        if frame_type == FrameType.BIND_REFUSED:
-            refused = _read(lane_pb2.BindRefused, payload)
-            return TunnelRefused(self._known(refused.request), read_failure(refused.failure))
-        if frame_type == FrameType.UNBOUND:
-            unbound = _read(lane_pb2.Unbound, payload)
-            return TunnelUnbound(unbound.label, read_failure(unbound.failure))
-        if frame_type == FrameType.WANT:
-            return LanesWanted(_read(lane_pb2.Want, payload).lanes)
-        if frame_type == FrameType.GOAWAY:
-            return NodeLeaves(read_failure(_read(lane_pb2.Goaway, payload).failure))
+        match frame_type:
+            case FrameType.WELCOME:
+                return self._welcome(_read(lane_pb2.Welcome, payload))
+            case FrameType.BOUND:
+                return self._bound(_read(lane_pb2.Bound, payload))
+            case FrameType.BIND_REFUSED:
+                refused = _read(lane_pb2.BindRefused, payload)
+                return TunnelRefused(self._checked_request(refused.request), read_failure(refused.failure))
+            case FrameType.UNBOUND:
+                unbound = _read(lane_pb2.Unbound, payload)
+                return TunnelUnbound(unbound.label, read_failure(unbound.failure))
+            case FrameType.WANT:
+                return LanesWanted(_read(lane_pb2.Want, payload).lanes)
+            case FrameType.GOAWAY:
+                return NodeLeaves(read_failure(_read(lane_pb2.Goaway, payload).failure))
         raise RemoteProtocolError(f"frame 0x{frame_type:02x} is not a node's to send")
 
     def _welcome(self, message: lane_pb2.Welcome) -> Welcomed:
@@ -183,7 +190,7 @@ class Dialogue:
         if not message.host or not 1 <= message.port <= 65535 or message.unencrypted_port > 65535:
             raise RemoteProtocolError("BOUND without an address")
         return TunnelBound(
-            self._known(message.request),
+            self._checked_request(message.request),
             message.host,
             message.port,
             message.unencrypted_host,
@@ -191,7 +198,7 @@ class Dialogue:
             message.ticket,
         )
 
-    def _known(self, request: int) -> int:
+    def _checked_request(self, request: int) -> int:
         if not 1 <= request <= self._request:
             raise RemoteProtocolError(f"an answer to request {request}, which was never made")
         return request

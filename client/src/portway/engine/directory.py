@@ -1,6 +1,7 @@
-"""What the registries last said: which nodes there are, the CA to trust them by, a grant that is kept fresh.
+"""What the registries last answered: candidate nodes, the CA to trust them by, and a grant that is kept fresh.
 
-Directory lives on the engine's loop; the calls behind it block, each on a thread of its own (registries.py).
+Directory lives on the engine's loop. The calls behind it block, so each runs on a thread of its own (`on_thread`). Not
+here: the calls themselves (grpc_registries.py).
 """
 
 import asyncio
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A grant is good for an hour after renewal is due, and honoured long after: no hurry.
+# Seconds. A grant is valid for half an hour after renewal is due, and honoured long after that.
 RENEW_RETRY: Final = 60.0
 
 
@@ -35,7 +36,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A registry's permission. `renew_after` is how many seconds after it came the next one is due."""
+    """A registry's permission to attach to nodes. It is to be renewed `renew_after` seconds after it was received."""
 
     token: str = field(repr=False)
     renew_after: float
@@ -43,7 +44,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """How far a node is, by its name, in milliseconds; `at_least`: it was not waited for any longer."""
+    """The measured round trip to the node named `node`, in milliseconds; with `at_least` only a lower bound."""
 
     node: str
     ms: float
@@ -52,7 +53,7 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a registry expects of a node's round trip, in milliseconds, and whether clients near this one said so."""
+    """The round trip that a registry expects, in milliseconds. `learned`: clients near this one have measured it."""
 
     ms: float
     learned: bool
@@ -60,7 +61,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A registry's answer; nodes are in the order to try them, `expected` is by their names."""
+    """A registry's answer to Locate. `nodes` are in the order to try them; `expected` is by node name."""
 
     nodes: tuple[Node, ...]
     cluster_ca: bytes = field(repr=False)
@@ -70,7 +71,7 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class SurveyedNode:
-    """A node as a registry describes it to people. `state` is ready, full, cordoned or draining."""
+    """A node as a registry describes it to people. `state` is "ready", "full", "cordoned" or "draining"."""
 
     node: Node
     state: str
@@ -81,9 +82,9 @@ class SurveyedNode:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Every region, those that take clients first, in their order; and this client as a registry sees it.
+    """The nodes of every region, those that take clients first, in the order to try them; and where this client is.
 
-    `total` is how many nodes there are. `position` is latitude and longitude, None when GeoIP does not know.
+    total: all nodes of the cluster; fewer may be listed. position: latitude and longitude, None if GeoIP has none.
     """
 
     registry: str
@@ -96,7 +97,7 @@ class Survey:
 
 
 class Registries(Protocol):
-    """Where answers come from. Each call blocks; each raises Error."""
+    """Asks the registries. Each call blocks, and raises Error."""
 
     def locate(self) -> Located: ...
 
@@ -108,7 +109,7 @@ class Registries(Protocol):
 
 
 class Directory:
-    """What the registries last said; None before they said anything."""
+    """Holds the last answer in `located`; None before the first."""
 
     def __init__(self, registries: Registries, clock: Callable[[], float] = time.monotonic) -> None:
         self._registries = registries
@@ -117,33 +118,33 @@ class Directory:
         self.located: Located | None = None
 
     async def locate(self) -> Located:
-        """Ask now. Raises as `Registries`; what was known before stays known."""
+        """Ask now. Raises Error; the answer before then stays."""
         located = await on_thread(self._registries.locate)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
         return located
 
     async def renew(self) -> None:
-        """Get a fresh grant. Raises as `Registries`; the grant before stays in use."""
+        """Get a fresh grant. Raises Error; the grant before then stays in use."""
         grant = await on_thread(self._registries.renew)
         if self.located is not None:
             self.located = replace(self.located, grant=grant)
             self._renew_at = self._clock() + grant.renew_after
 
     async def report(self, round_trips: Sequence[RoundTrip]) -> None:
-        """Tell what was measured. Raises as `Registries`."""
+        """Tell a registry what was measured. Raises Error."""
         await on_thread(lambda: self._registries.report(round_trips))
 
     def renewal_due_in(self) -> float:
-        """Seconds until the grant should be renewed; 0 when it is overdue."""
+        """Seconds until the grant is to be renewed; 0 if it is overdue."""
         return max(0.0, self._renew_at - self._clock())
 
     async def keep_renewed(self) -> NoReturn:
-        """Renew the grant whenever it is due, so that a registry may be away when a node is lost."""
+        """Renew the grant whenever it is due, so that losing a node while no registry can be reached does no harm."""
         while True:
             await asyncio.sleep(self.renewal_due_in())
             if self.renewal_due_in() > 0:
-                continue  # there was a new one meanwhile
+                continue  # Locate has brought a new one meanwhile
             try:
                 await self.renew()
             except AuthError as error:
@@ -155,7 +156,10 @@ class Directory:
 
 
 async def on_thread(function: Callable[[], T]) -> T:
-    """Run a blocking call on a daemon thread: one that hangs must not keep its program from ending."""
+    """Run a blocking call on a daemon thread, so that one that hangs does not keep its program from ending.
+
+    Cancelled, the call goes on, and its result is dropped.
+    """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 

@@ -1,4 +1,7 @@
-"""All open tunnels of the process, on the engine's loop: one for each port, over one link for equal settings."""
+"""Engine: all open tunnels of the process, on one event loop. One link for all tunnels with equal settings.
+
+Not here: the thread that the loop runs on (engine_thread.py), the caller's side of a tunnel (tunnel_handle.py).
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -10,8 +13,7 @@ from portway_runtime.tasks import Tasks
 from portway.config import GEOIP, Settings
 from portway.engine.directory import Directory, Registries, Survey, on_thread
 from portway.engine.grpc_registries import GrpcRegistries
-from portway.engine.held_tunnel import HeldTunnel, LocalAddress
-from portway.engine.identity import ReadyChains
+from portway.engine.held_tunnel import HeldTunnel, LocalAddress, ReadyChains
 from portway.engine.link import Link
 from portway.engine.race_rule import RACERS
 from portway.engine.survey import MeasuredNode, measure
@@ -21,7 +23,7 @@ from portway.tunnel import TunnelRequest
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is going on in this process. `trouble` says why a link is not attached, if one is not."""
+    """The state of this process's tunnels. `trouble`: why a link is not attached, "" if all are."""
 
     tunnels: int
     attached: bool
@@ -30,7 +32,7 @@ class Status:
 
 
 class Engine:
-    """Made, used and closed on one loop."""
+    """Made, used and closed on one event loop."""
 
     def __init__(
         self,
@@ -38,50 +40,52 @@ class Engine:
         on_failure: Callable[[BaseException], None],
         registries: Callable[[Settings], Registries] = GrpcRegistries,
     ) -> None:
+        """`on_failure` is called when a background task ends early."""
         self.carrier = carrier
         self._registries = registries
         self._tasks = Tasks("portway", on_failure)
-        self._identities = ReadyChains()
+        self._chains = ReadyChains()
         self._links: dict[Settings, Link] = {}
         self._tunnels: dict[LocalAddress, HeldTunnel] = {}
 
     async def open(self, request: TunnelRequest) -> HeldTunnel:
         """Open a tunnel. Raises Error. Cancelled, it leaves nothing behind."""
-        place = (request.port, request.host)
-        if place in self._tunnels:
+        address = (request.port, request.host)
+        if address in self._tunnels:
             where = f"port {request.port}" if request.host is None else f"{request.host}:{request.port}"
             raise InvalidError(f"{where} is forwarded already: close that tunnel first, or use it")
-        held = HeldTunnel(request, self._identities.take(), self._lost)
-        self._tunnels[place] = held
+        held = HeldTunnel(request, self._chains.take(), self._forget)
+        self._tunnels[address] = held
         link = self._link(request.settings)
         try:
             async with asyncio.timeout(request.timeout):
                 await link.bind(held)
         except TimeoutError:
-            self._free(held)
+            self._forget(held)
             if held.postponed is not None:
                 raise held.postponed from None
             why = "" if link.attempts else ": is the network slow? raise timeout="
             raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}", link.attempts) from None
         except BaseException:
-            self._free(held)
+            self._forget(held)
             raise
-        self._identities.prepare()
+        self._chains.prepare()
         return held
 
     def release(self, held: HeldTunnel) -> None:
-        """Close a tunnel. May be called again."""
-        self._free(held)
+        """Close a tunnel. Can be called again."""
+        self._forget(held)
         self._link(held.request.settings).release(held)
 
     def withdraw(self, request: TunnelRequest) -> None:
-        """Close what `open` made of this request, if it came so far: nobody holds a reference to it."""
+        """Close the tunnel that `open` made of this very request, if it was made: its opener has given up."""
         for held in list(self._tunnels.values()):
             if held.request is request:
                 self.release(held)
 
     async def survey(self, settings: Settings, within: float) -> tuple[Survey, tuple[MeasuredNode, ...]]:
-        """Every region as a registry has it, and how far each node is; `within` so many seconds. Raises Error."""
+        """The nodes of every region as a registry describes them, and how far away each is. Takes up to `within`
+        seconds. Raises Error."""
         until = asyncio.get_running_loop().time() + within
         registries = self._registries(settings)
         try:
@@ -92,16 +96,17 @@ class Engine:
         return survey, await measure(self.carrier, survey, max(0.0, until - asyncio.get_running_loop().time()))
 
     def status(self) -> Status:
-        apart = [link for link in self._links.values() if not link.attached]
+        """The state now."""
+        detached = [link for link in self._links.values() if not link.attached]
         return Status(
             len(self._tunnels),
-            not apart,
-            next((link.trouble for link in apart if link.trouble), ""),
+            not detached,
+            next((link.trouble for link in detached if link.trouble), ""),
             self.carrier.counters,
         )
 
     async def close(self, failure: BaseException | None = None) -> None:
-        """Withdraw every tunnel; after an internal failure they count as lost."""
+        """Close every tunnel. After an internal failure they count as lost."""
         if failure is not None:
             for link in self._links.values():
                 link.lose_all(RemoteError(f"Portway failed inside this process ({failure!r}): please report it"))
@@ -119,9 +124,7 @@ class Engine:
             link = self._links[settings] = Link(self.carrier, directory, self._tasks, racers=racers)
         return link
 
-    def _lost(self, held: HeldTunnel) -> None:
-        self._free(held)
-
-    def _free(self, held: HeldTunnel) -> None:
-        if self._tunnels.get(held.place) is held:
-            del self._tunnels[held.place]
+    def _forget(self, held: HeldTunnel) -> None:
+        """Its local address may be forwarded again."""
+        if self._tunnels.get(held.local_address) is held:
+            del self._tunnels[held.local_address]

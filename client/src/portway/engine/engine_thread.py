@@ -1,11 +1,12 @@
-"""The engine's thread, seen from the threads that open tunnels: start, calls with an answer, fork, the end.
+"""EngineThread: the engine's thread, as seen from the threads that open tunnels. Start, calls, forks, the end.
 
-Not here: one tunnel's opening and closing (opening.py), anything that runs on its loop (tunnels.py).
+`running_engine` is the one of this process. Not here: one tunnel's opening and closing (tunnel_handle.py), what runs on
+the thread's loop (engine.py).
 """
 
 import asyncio
 import atexit
-import encodings.idna  # noqa: F401 - TLS would import it at the first connection, where a fork may catch it half done
+import encodings.idna  # noqa: F401 - otherwise TLS imports it at the first connection, when a fork may interrupt it
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -22,26 +23,26 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# At interpreter exit GOAWAY has so long to leave; the node notices a closed connection anyhow.
+# Seconds. Time for GOAWAY to be sent at interpreter exit; without it the node notices that the connection closes.
 EXIT_TIMEOUT: Final = 2.0
-# The loop gets to what it is told within milliseconds; a fork does not wait for one that is stuck.
-HALT_TIMEOUT: Final = 1.0
-# A status takes no round trip: only a loop that is stuck needs longer.
+# Seconds. The loop gets to a callback within milliseconds; a fork does not wait longer for one that is stuck.
+PAUSE_TIMEOUT: Final = 1.0
+# Seconds. A status takes no round trip: only a loop that is stuck needs longer.
 STATUS_TIMEOUT: Final = 5.0
 
 
 class EngineThread:
-    """One event loop in a daemon thread, and the tunnels on it."""
+    """A daemon thread with one event loop, and the engine on it."""
 
     def __init__(self) -> None:
-        """Start it; returns when it takes calls, or could not start."""
+        """Start; returns when the engine takes calls, or has failed to start."""
         self._started = threading.Event()
-        self._tunnels: Engine | None = None
+        self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
         self._submitting = threading.Lock()
-        self._going_on = threading.Event()
+        self._resumed = threading.Event()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="portway", daemon=True)
         self._thread.start()
@@ -52,25 +53,25 @@ class EngineThread:
         return not self._ending and self._failure is None and self._thread.is_alive()
 
     def submit(self, make: Callable[[Engine], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run `make(tunnels)` on the engine's loop. Raises RemoteError when the engine does not run."""
-        if self._tunnels is None or self._loop is None:
+        """Run `make(engine)` on the engine's loop. Raises RemoteError when the engine does not run."""
+        if self._engine is None or self._loop is None:
             raise RemoteError(f"Portway's engine could not start: {self._failure!r}")
-        # Whatever is submitted under this lock before the end begins is cancelled by it, and so never waits for ever.
+        # A call that is submitted under this lock before the end begins is cancelled by the end: none waits for ever.
         with self._submitting:
             if self._ending:
                 raise RemoteError("Portway's engine has stopped: open the tunnel again")
-            return asyncio.run_coroutine_threadsafe(make(self._tunnels), self._loop)
+            return asyncio.run_coroutine_threadsafe(make(self._engine), self._loop)
 
     def status(self) -> Status:
-        """What is going on, for people to look at. Raises RemoteError, TimeoutError."""
+        """The state of all tunnels. Raises RemoteError, TimeoutError."""
 
-        async def ask(tunnels: Engine) -> Status:
-            return tunnels.status()
+        async def ask(engine: Engine) -> Status:
+            return engine.status()
 
         return self.submit(ask).result(STATUS_TIMEOUT)
 
     def stop(self) -> None:
-        """Withdraw every tunnel and end the thread; waits EXIT_TIMEOUT at the most. May be called again."""
+        """Close every tunnel and end the thread; waits EXIT_TIMEOUT at most. Can be called again."""
         if self._loop is not None and self._stopping is not None:
             try:
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -78,30 +79,30 @@ class EngineThread:
                 pass  # it has ended
         self._thread.join(EXIT_TIMEOUT)
 
-    def halt(self) -> None:
-        """Before a fork: stand still between two callbacks, where no library of the loop's holds a lock."""
+    def pause(self) -> None:
+        """Before a fork: stop between two callbacks, where no library that the loop uses holds a lock."""
         if self._loop is None or threading.current_thread() is self._thread:
-            return  # the fork is one of its callbacks
-        standing, self._going_on = threading.Event(), threading.Event()
+            return  # the fork happens inside one of its callbacks
+        paused, self._resumed = threading.Event(), threading.Event()
 
-        def stand_still(going_on: threading.Event = self._going_on) -> None:
-            standing.set()
-            going_on.wait(HALT_TIMEOUT)
+        def wait(resumed: threading.Event = self._resumed) -> None:
+            paused.set()
+            resumed.wait(PAUSE_TIMEOUT)
 
         try:
-            self._loop.call_soon_threadsafe(stand_still)
+            self._loop.call_soon_threadsafe(wait)
         except RuntimeError:
             return  # it has ended
-        standing.wait(HALT_TIMEOUT)
+        paused.wait(PAUSE_TIMEOUT)
 
-    def go_on(self) -> None:
-        """After `halt`."""
-        self._going_on.set()
+    def resume(self) -> None:
+        """After `pause`: go on."""
+        self._resumed.set()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the descriptors of the parent's connections, and touch nothing else."""
-        if self._tunnels is not None:
-            self._tunnels.carrier.abandon()
+        """In a forked child: close this process's descriptors of the parent's connections, and touch nothing else."""
+        if self._engine is not None:
+            self._engine.carrier.abandon()
 
     def _run(self) -> None:
         try:
@@ -119,25 +120,25 @@ class EngineThread:
 
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        tunnels = Engine(make_carrier(), on_failure=self._fail)
-        self._tunnels = tunnels
+        engine = Engine(make_carrier(), on_failure=self._fail)
+        self._engine = engine
         self._started.set()
         try:
             await self._stopping.wait()
         finally:
             with self._submitting:
                 self._ending = True
-            await tunnels.close(self._failure)
+            await engine.close(self._failure)
 
     def _fail(self, error: BaseException) -> None:
-        """A background task ended early: the tunnels are told, and the next one gets a new engine."""
+        """A background task ended early: this engine's tunnels are lost, and the next tunnel starts another engine."""
         self._failure = error
         if self._stopping is not None:
             self._stopping.set()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed (the extra `uvloop`)."""
+    """uvloop's, if it is installed (the extra `uvloop`)."""
     try:
         import uvloop
     except ImportError:
@@ -146,44 +147,44 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-_engine: EngineThread | None = None
+_running: EngineThread | None = None
 _starting = threading.Lock()
-# Engines of parent processes. Never freed: their sockets' numbers must not be closed twice.
+# Engines of parent processes. Never freed: freeing them would close descriptors a second time.
 _inherited: list[EngineThread] = []
 
 
 def running_engine() -> EngineThread:
-    """The engine of this process, started when there is none."""
-    global _engine
+    """The engine of this process; starts one if none runs."""
+    global _running
     with fork_guard, _starting:
-        if _engine is None or not _engine.alive:
-            _engine = EngineThread()
-        return _engine
+        if _running is None or not _running.alive:
+            _running = EngineThread()
+        return _running
 
 
 def stop_engine() -> None:
-    """Withdraw every tunnel of this process and end its engine; the next tunnel starts another."""
-    if _engine is not None:
-        _engine.stop()
+    """Close every tunnel of this process and end its engine; the next tunnel starts another."""
+    if _running is not None:
+        _running.stop()
+
+
+def _before_fork() -> None:
+    if _running is not None:
+        _running.pause()
+
+
+def _after_fork_in_parent() -> None:
+    if _running is not None:
+        _running.resume()
 
 
 def _after_fork_in_child() -> None:
-    global _engine
-    if _engine is not None:
-        _inherited.append(_engine)
-        _engine.abandon()
-        _engine = None
+    global _running
+    if _running is not None:
+        _inherited.append(_running)
+        _running.abandon()
+        _running = None
 
 
-def _halt_engine() -> None:
-    if _engine is not None:
-        _engine.halt()
-
-
-def _let_engine_go_on() -> None:
-    if _engine is not None:
-        _engine.go_on()
-
-
-fork_guard.register(before=_halt_engine, after_in_parent=_let_engine_go_on, after_in_child=_after_fork_in_child)
+fork_guard.register(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(stop_engine)

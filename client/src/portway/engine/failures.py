@@ -1,19 +1,28 @@
-"""What a registry's status and a node's failure code mean to the program: one table each.
+"""What failures mean: a registry's status and a node's failure code as errors, and when to try again.
 
-An entry is the error to raise and what to do next when the peer itself did not say.
+One table each for statuses and failure codes. An entry is the error to raise, and what to do next if the peer did not
+say. Pauses between tries grow and are spread by chance; a node's hint when to come back is honoured within bounds, for
+the node may be broken or hostile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from portway_proto.v1.lane_pb2 import Failure as FailureMessage
 from portway_proto.v1.lane_pb2 import FailureCode
+from portway_runtime.backoff import Backoff, jittered
 
-from portway.engine.retry import hinted
 from portway.errors import AuthError, Error, InvalidError, QuotaError, RemoteError
 
-# By grpc.StatusCode's name. What is not here says something of one registry, and the next one is asked.
+# Seconds. All clients of a node lose it at the same moment: a tenth of a second spreads thousands of them and is not
+# noticed. Afterwards they must not all return at once to a node that is gone, and must soon notice one that is back.
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+# Seconds. A node accepts hundreds of clients a second: within this all those of another node have been accepted.
+LONGEST_HINT: Final = 30.0
+
+# By the name of grpc.StatusCode. A status that is not here concerns one registry only, and the next one is asked.
 _STATUS: Final[Mapping[str, tuple[type[Error], str]]] = {
     "UNAUTHENTICATED": (AuthError, "the registry does not know this token: make one with portway-admin token create"),
     "PERMISSION_DENIED": (AuthError, "this token may not open tunnels: use a client token"),
@@ -31,7 +40,7 @@ _FAILURE: Final[Mapping[int, tuple[type[Error], str]]] = {
         "the node does not accept the grant: do registry and node belong together?",
     ),
     FailureCode.FAILURE_CODE_REVOKED: (AuthError, "the token was revoked: ask for a new one"),
-    FailureCode.FAILURE_CODE_QUOTA: (QuotaError, "the token has as many tunnels as it may have: close one"),
+    FailureCode.FAILURE_CODE_QUOTA: (QuotaError, "the token has as many tunnels as its quota allows: close one"),
     FailureCode.FAILURE_CODE_PROOF: (RemoteError, "the node does not accept the label's proof: upgrade portway"),
     FailureCode.FAILURE_CODE_EPOCH: (RemoteError, "another client holds the label: open a new tunnel"),
     FailureCode.FAILURE_CODE_PORTS: (RemoteError, "the node has no raw TCP port free: try again later"),
@@ -41,7 +50,7 @@ _FAILURE: Final[Mapping[int, tuple[type[Error], str]]] = {
     FailureCode.FAILURE_CODE_INVALID: (InvalidError, "the node did not accept the tunnel's options"),
 }
 
-# About this node and this moment: another node, or the same one later, may do better.
+# Concerns this node at this moment: another node, or the same one later, may accept.
 _PASSING: Final = frozenset(
     {
         FailureCode.FAILURE_CODE_UNSPECIFIED,
@@ -51,16 +60,15 @@ _PASSING: Final = frozenset(
         FailureCode.FAILURE_CODE_SHUTDOWN,
     }
 )
-# About the client, whichever node it asks.
+# Concerns the client: every node answers the same.
 _FOR_GOOD: Final = frozenset({FailureCode.FAILURE_CODE_REVOKED, FailureCode.FAILURE_CODE_QUOTA})
-# What one node holds against a client may be a fault of its own: a clock that is wrong, a release that is too old.
+# One node's refusal may be its own fault: its clock may be wrong, its release too old.
 _DISPUTABLE: Final = frozenset({FailureCode.FAILURE_CODE_VERSION, FailureCode.FAILURE_CODE_GRANT})
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a node refused or ended something. `retry_after`: seconds that it asks for before the next try, within
-    bounds; 0 when it does not."""
+    """Why a node refused or ended something. `retry_after`: its hint in seconds, bounded; 0 if it gave none."""
 
     code: int
     message: str
@@ -73,12 +81,12 @@ class Failure:
 
     @property
     def for_good(self) -> bool:
-        """Whether no other node will answer otherwise."""
+        """Whether every other node will answer the same."""
         return self.code in _FOR_GOOD
 
     @property
     def disputable(self) -> bool:
-        """Whether another node may answer otherwise, though this one will not."""
+        """Whether another node may accept, though this one never will."""
         return self.code in _DISPUTABLE
 
     @property
@@ -98,28 +106,44 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """The node's own words, else ours."""
-        return self.message or self._known[1]
+        """The node's own words; without any, what to do next."""
+        return self.message or self._meaning[1]
 
     def error(self) -> Error:
-        """What the program gets to see."""
-        return self._known[0](self.text)
+        """The error to raise in the program."""
+        return self._meaning[0](self.text)
 
     @property
-    def _known(self) -> tuple[type[Error], str]:
+    def _meaning(self) -> tuple[type[Error], str]:
         return _FAILURE.get(self.code, (RemoteError, "the node failed: try again"))
 
 
 def read_failure(message: FailureMessage) -> Failure:
-    """The failure a frame carries; the message is the peer's, so it is made fit to print."""
+    """The failure that a frame carries. The message is the peer's: unprintable characters are removed."""
     text = "".join(character for character in message.message if character.isprintable())
-    return Failure(message.code, text, hinted(message.retry_after_ms))
+    return Failure(message.code, text, hint_seconds(message.retry_after_ms))
 
 
 def status_error(name: str, details: str) -> Error | None:
-    """The error that a registry's status means; None when it is that registry's own trouble and the next is asked."""
-    known = _STATUS.get(name)
-    if known is None:
+    """The error that a registry's status means; None if it concerns that registry only, so that the next is asked."""
+    meaning = _STATUS.get(name)
+    if meaning is None:
         return None
-    kind, advice = known
+    kind, advice = meaning
     return kind(details or advice)
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each try, without end: 0 to 0.1, then half to the whole of 0.1, doubling up to 5."""
+    yield jittered(FIRST_PAUSE, low=0.0)
+    yield from Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+
+
+def hint_seconds(milliseconds: int) -> float:
+    """A node's hint in seconds, LONGEST_HINT at most."""
+    return min(milliseconds / 1000, LONGEST_HINT)
+
+
+def spread_hint(seconds: float) -> float:
+    """A hint, lengthened by up to half of it by chance: other clients may have been given the same."""
+    return jittered(seconds, 1.0, 1.5)

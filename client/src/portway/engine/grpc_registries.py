@@ -1,7 +1,9 @@
-"""The calls to a registry, over gRPC: each registry in turn, statuses turned into errors and reasons.
+"""GrpcRegistries: the calls to registries over gRPC. Each registry is tried in turn; a status becomes an error, or the
+reason why the next one was asked.
 
-The calls block, each on a thread of its own (discovery.py) with synchronous stubs: a child forked from a program
-that used grpc.aio cannot call at all. A channel lives for one call, so a fork inherits none.
+The stubs are synchronous, and each call runs on a thread of its own (directory.py): a child forked from a program that
+used grpc.aio cannot call at all. A channel lives for one call, so a fork inherits none. gRPC and the messages are
+imported at the first call.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors
+from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, SurveyedNode
@@ -23,23 +26,38 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# One registry's share of the time that opening a tunnel may take (10 s by default): three can be tried.
+# Seconds. Three registries can be tried in the time that opening a tunnel may take (10 s by default).
 CALL_TIMEOUT: Final = 3.0
-# A report is worth nothing to its sender, and a fork of the program waits until the call is over.
+# Seconds. A report does not benefit its sender, and a fork of the program waits until the call is over.
 REPORT_TIMEOUT: Final = 1.0
-# A grant is renewed no sooner than this after it came, whatever it says: a registry must not be hammered.
+# Seconds. A grant is not renewed sooner than this after it was received, so that no registry is flooded.
 SHORTEST_LIFE: Final = 5.0
+# Why a registry was not used, by the fault that gRPC reports.
+_REASONS: Final = {
+    CallFault.UNTRUSTED: f"its certificate is not trusted: check {CA_VARIABLE}",
+    CallFault.WRONG_NAME: "its certificate is for another name: use the name that it was made for",
+    CallFault.OWN_CERTIFICATE: "it asks for a client certificate: is this the registry's public port?",
+    CallFault.CA_UNUSABLE: f"the CA file cannot be used: check {CA_VARIABLE}",
+    CallFault.NOT_TLS: "it does not speak TLS there: is this the registry's public port?",
+    CallFault.TIMED_OUT: f"no answer within {CALL_TIMEOUT:g} s",
+    CallFault.CONNECTION_REFUSED: "connection refused: is it running, and is this its address?",
+    CallFault.UNRESOLVED: "its name cannot be resolved",
+    CallFault.NOT_SERVED: "it is not a registry, or of another version",
+}
 
 
 class GrpcRegistries:
-    """The registries of the settings, tried in turn, beginning with the one that answered last."""
+    """The registries that the settings name, tried in turn, beginning with the one that answered last."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._order = list(settings.registries)
 
     def locate(self) -> Located:
-        """Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError."""
+        """Ask for candidate nodes and a grant.
+
+        Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError.
+        """
         with fork_guard:
             from portway_proto.v1.discovery_pb2 import LocateRequest, Strategy
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
@@ -62,7 +80,7 @@ class GrpcRegistries:
         return Located(nodes, answer.cluster_ca, _grant(answer.grant), expected)
 
     def renew(self) -> Grant:
-        """Raises as `locate`."""
+        """Ask for a fresh grant. Raises as `locate`."""
         with fork_guard:
             from portway_proto.v1.discovery_pb2 import RenewRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
@@ -75,7 +93,7 @@ class GrpcRegistries:
         return _grant(answer.grant)
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None:
-        """Tell the registry that answered last. Raises as `locate`."""
+        """Tell the registry that answered last what was measured. Raises as `locate`."""
         with fork_guard:
             from portway_proto.v1.discovery_pb2 import ReportRequest
             from portway_proto.v1.discovery_pb2 import RoundTrip as Reported
@@ -91,7 +109,7 @@ class GrpcRegistries:
         )
 
     def survey(self) -> Survey:
-        """Raises as `locate`."""
+        """Ask for the nodes of every region. Raises as `locate`."""
         with fork_guard:
             from portway_proto.v1.discovery_pb2 import SurveyRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
@@ -109,8 +127,8 @@ class GrpcRegistries:
         call: "Callable[[grpc.Channel, tuple[tuple[str, str], ...]], T]",
         registries: Sequence[str] | None = None,
     ) -> T:
-        """The first answer of all registries, or of these; without one, an UnreachableError that begins with
-        `otherwise`."""
+        """The first answer of `registries` (all if None). Raises the error that a status means, and UnreachableError
+        with the message `otherwise` if none answered."""
         with fork_guard:
             import grpc
 
@@ -131,7 +149,7 @@ class GrpcRegistries:
                 known = status_error(name, details)
                 if known is not None:
                     raise known from None
-                attempts.append(Attempt("", address, _reason(name, details)))
+                attempts.append(Attempt("", address, reason_of(name, details, _REASONS)))
             else:
                 if self._order[0] != address:
                     self._order.remove(address)
@@ -143,8 +161,7 @@ class GrpcRegistries:
         import grpc
 
         credentials = grpc.ssl_channel_credentials(self._settings.ca)
-        # Without a pool of its own a new channel would wait out the back-off of the one before.
-        return grpc.secure_channel(address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+        return grpc.secure_channel(address, credentials, options=OWN_CONNECTIONS)
 
 
 def _node(candidate: "Candidate") -> Node:
@@ -188,31 +205,8 @@ def _status_of(error: Exception) -> tuple[str, str]:
     return error.code().name, error.details() or ""
 
 
-def _reason(name: str, details: str) -> str:
-    """Why one registry did not do, for people."""
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        return f"its certificate is not trusted: check {CA_VARIABLE}"
-    if "Hostname Verification" in details:
-        return "its certificate is for another name: use the name that it was made for"
-    if "create security handshaker" in details:
-        return f"the CA file cannot be used: check {CA_VARIABLE}"
-    if "SSL_ERROR" in details or "WRONG_VERSION_NUMBER" in details or "Ssl handshake" in details:
-        return "it does not speak TLS there: is this the registry's public port?"
-    if name == "DEADLINE_EXCEEDED":
-        return f"no answer within {CALL_TIMEOUT:g} s"
-    if "Connection refused" in details:
-        return "connection refused: is it running, and is this its address?"
-    if "address lookup failed" in details or "DNS resolution failed" in details:
-        return "its name cannot be resolved"
-    if name == "UNIMPLEMENTED":
-        return "it is no registry, or of another version"
-    if name == "UNAVAILABLE":
-        return details
-    return f"{name.lower().replace('_', ' ')}: {details}"
-
-
 def _grant(message: "GrantMessage") -> Grant:
-    """Due at half its life, so what is left then is as long as what has passed: no clock of ours is compared."""
+    """It is due at half of its life, so the remaining half is also the time until then: no clocks are compared."""
     if not message.token:
         raise RemoteError("the registry sent no grant: is it a Portway registry?")
     return Grant(message.token, max(SHORTEST_LIFE, (message.expires_at_ms - message.renew_at_ms) / 1000))

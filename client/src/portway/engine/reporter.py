@@ -1,8 +1,8 @@
-"""What a race has measured goes back to a registry, in the background, after everything else.
+"""Reporter: tells a registry the round trips that a race measured, in the background.
 
-Nothing waits for it, and nothing fails by it: it is told once, some seconds later, and only if it is news. So a client
-that lives for a moment says nothing, those that lose a node together say nothing (they race what they know, and ask no
-registry), and a registry that has learned is not told again what it said itself.
+Nothing waits for a report, and nothing fails because of one. It is sent once, some seconds later, and only if it is
+news. So a short-lived client reports nothing; clients that lose a node together report nothing, since they race the
+nodes that they know and ask no registry; and a registry is not told what it said itself.
 """
 
 import asyncio
@@ -17,36 +17,36 @@ from portway.engine.directory import Directory, Located, RoundTrip
 
 logger = logging.getLogger(__name__)
 
-# The tunnel's first visitors come first; and clients that were started together do not report together.
+# Seconds. The tunnel's first visitors are served first, and clients that started together do not report together.
 REPORT_AFTER: Final = 2.0
 REPORT_WITHIN: Final = 6.0
-# What a registry has learned is good enough within both: it tells nodes apart by whole milliseconds.
+# A learned round trip is good enough within both: registries tell nodes apart by whole milliseconds.
 NEWS_MS: Final = 2.0
 NEWS_SHARE: Final = 0.25
 
 
 class Reporter:
-    """Tells registries of round trips. Its tasks end with their owner's."""
+    """Reports to registries. Its tasks end with their owner's."""
 
     def __init__(self, directory: Directory, tasks: Tasks) -> None:
         self._directory = directory
         self._tasks = tasks
 
     def tell(self, round_trips: Sequence[RoundTrip], located: Located) -> None:
-        """Report the round trips of one race between nodes that were `located`, later, if they are news."""
+        """Report the round trips of one race later, if any is news to the registry that answered `located`."""
         if any(is_news(one, located) for one in round_trips):
-            self._tasks.spawn(self._later(tuple(round_trips)), name="report round trips")
+            self._tasks.spawn(self._report(tuple(round_trips)), name="report round trips")
 
-    async def _later(self, round_trips: Sequence[RoundTrip]) -> None:
+    async def _report(self, round_trips: Sequence[RoundTrip]) -> None:
         await asyncio.sleep(random.uniform(REPORT_AFTER, REPORT_WITHIN))  # noqa: S311 - spreads load
         try:
             await self._directory.report(round_trips)
-        except Exception as error:  # whatever it is, no tunnel is to end for it
+        except Exception as error:  # no error here may end a tunnel
             logger.debug("no registry was told of round trips: %r", error)
 
 
 def is_news(one: RoundTrip, located: Located) -> bool:
-    """Whether a registry that expected what it said would expect otherwise now."""
+    """Whether a registry with the expectations of `located` would expect something else after this measurement."""
     expected = located.expected.get(one.node)
     if expected is None:
         return True

@@ -1,7 +1,7 @@
-"""Attaching: find a node that takes the session, and keep why each of the others did not.
+"""Search: finds a node that accepts the session, and records why each of the others was not used.
 
-HELLO goes to connections in the order in which they are ready. Not here: dialling (race.py), when to attach, and how
-often to try (reconnect.py).
+HELLO is sent on connections in the order in which they are ready. Not here: dialling (dialling.py), when to search and
+how often (link.py).
 """
 
 import asyncio
@@ -17,25 +17,24 @@ from portway_carrier.errors import CarrierError
 from portway.engine.dialling import NO_ANSWER_YET, Attempted, RaceRecord, name_of, race
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory, Located, Node, RoundTrip
-from portway.engine.failures import Failure
+from portway.engine.failures import Failure, spread_hint
 from portway.engine.race_rule import RACERS, STAGGER
-from portway.engine.retry import spread
 from portway.engine.session import Session, SessionEvents, SessionOver
 from portway.errors import Attempt, UnreachableError
 
-# The node where the session can be resumed is worth waiting for: its visits have gone on. Not one that has been
-# silent for ten seconds already: where it is this side's network that was away, it answers as soon as any other.
+# Seconds that the node with the session to resume is dialled alone: its visits have gone on. None if it was silent for
+# ten seconds already: if the fault is in this side's network, that node answers as soon as any other.
 RESUME_HEAD_START: Final = 1.0
 
-# Where the one node that is known has just been silent for ten seconds, a registry is asked for others after so long,
-# and not when its dial has failed, seconds later.
+# Seconds. If the only node that is known was silent for ten seconds just now, a registry is asked for others after this
+# time, and not when the dial has failed, seconds later.
 SILENT_PATIENCE: Final = 0.5
 
 _REGISTRY: Final[Attempted] = ("", "the registry")
 
 
 class Refused(Exception):
-    """A node refused the session for a reason that every node would give, or has given."""
+    """The session was refused for a reason that every node would give, or has given."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -48,7 +47,7 @@ class _StaleGrant(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A session to go on with, at its node alone. `silent`: the node was not heard of any more when it was lost."""
+    """A session to continue, which only the node named `node` can. `silent`: it was lost because that fell silent."""
 
     node: str
     key: SessionKey
@@ -56,7 +55,7 @@ class Resumption:
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
+class Attachment:
     """A session that is up."""
 
     node: Node
@@ -65,36 +64,34 @@ class Attached:
 
 
 class Search:
-    """Looks for a node, round after round. One that asks to be left alone for a while is, and the others are not."""
+    """Searches for a node, as often as it is asked to. A node that asked to wait is not dialled before its time."""
 
     def __init__(
         self,
         carrier: Carrier,
         directory: Directory,
-        events: SessionEvents,
         clock: Callable[[], float] = time.monotonic,
         racers: int = RACERS,
-        measured: Callable[[Sequence[RoundTrip], Located], None] | None = None,
+        report: Callable[[Sequence[RoundTrip], Located], None] | None = None,
     ) -> None:
-        """`measured` is told the round trips of nodes that a registry has just named."""
-        self._attempts: dict[Attempted, str] = {}
-        self._disputable: dict[Attempted, Failure] = {}  # of those attempts: refusals that others need not share
-        self._racers = racers
-        self._measured = measured
-        self._not_before: dict[str, float] = {}  # by node; of those that asked for it
-        self._clock = clock
+        """`report` is given the round trips of a race between nodes that a registry has just named."""
         self._carrier = carrier
         self._directory = directory
-        self._events = events
+        self._clock = clock
+        self._racers = racers
+        self._report = report
+        self._attempts: dict[Attempted, str] = {}
+        self._disputable: dict[Attempted, Failure] = {}  # those attempts' refusals that other nodes may not share
+        self._not_before: dict[str, float] = {}  # by the name of each node that asked to wait
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """Whom the last round has tried, in that order, and why each did not do."""
+        """The nodes and registries that the last search tried, in order, and why each was not used."""
         return tuple(Attempt(*who, reason) for who, reason in self._attempts.items())
 
     @property
-    def asked_to_wait(self) -> float:
-        """Seconds until one of the known nodes may be dialled; 0 when one may be now."""
+    def wait_before_dialling(self) -> float:
+        """Seconds until one of the known nodes may be dialled; 0 means now."""
         located = self._directory.located
         if located is None or not located.nodes:
             return 0.0
@@ -102,50 +99,57 @@ class Search:
         return max(0.0, min(self._not_before.get(node.name, now) for node in located.nodes) - now)
 
     async def attach(
-        self, resume: Resumption | None = None, avoided: Node | None = None, home: Node | None = None
-    ) -> Attached:
-        """A session with the first node that takes one: of those that are known, then of those a registry names now.
+        self,
+        events: SessionEvents,
+        resume: Resumption | None = None,
+        avoided: Node | None = None,
+        home: Node | None = None,
+    ) -> Attachment:
+        """A session with the first node that accepts one. Tries the nodes that are known, then asks a registry.
 
-        `home` is the node that open tunnels were at, if any are open.
+        events: receives the new session's. avoided: a node not to dial. home: the node that open tunnels were bound at.
 
-        Raises UnreachableError with each one's reason, Refused, and what Directory.locate raises. Cancelled, it
+        Raises UnreachableError with each node's reason, Refused, and what Directory.locate raises. Cancelled, it
         leaves no connection behind.
         """
         self._attempts, self._disputable = {}, {}
         tried: tuple[Node, ...] = ()
-        given_up: tuple[Node, ...] = ()
+        abandoned: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
             tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
                 async with asyncio.timeout(_patience(tried, resume)):
-                    course = RaceRecord(self._attempts)
-                    if attached := await self._first_that_takes(tried, located, resume, course, may_be_stale=True):
-                        return attached
+                    record = RaceRecord(self._attempts)
+                    if attachment := await self._first_to_accept(
+                        events, tried, located, resume, record, may_be_stale=True
+                    ):
+                        return attachment
             except (_StaleGrant, TimeoutError):
-                given_up, tried = tried, ()  # dialled again, beside those that a registry names
+                abandoned, tried = tried, ()  # they are dialled again, beside those that a registry names
         try:
             located = await self._locate()
         except UnreachableError:
-            if located is None or not given_up:
+            if located is None or not abandoned:
                 raise
-            attached = await self._first_that_takes(given_up, located, resume, RaceRecord(self._attempts))
-            if attached is None:
+            record = RaceRecord(self._attempts)
+            attachment = await self._first_to_accept(events, abandoned, located, resume, record)
+            if attachment is None:
                 raise
-            return attached
+            return attachment
         ordered = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
         fresh = [node for node in ordered if node not in tried]
-        course = RaceRecord(self._attempts)
-        if attached := await self._first_that_takes(fresh, located, resume, course):
-            if self._measured is not None:
-                self._measured(course.round_trips, located)
-            return attached
-        if (failure := self._all_say(located)) is not None:
+        record = RaceRecord(self._attempts)
+        if attachment := await self._first_to_accept(events, fresh, located, resume, record):
+            if self._report is not None:
+                self._report(record.round_trips, located)
+            return attachment
+        if (failure := self._unanimous(located)) is not None:
             raise Refused(failure)
         raise UnreachableError("no relay node could be reached", self.attempts)
 
-    def _all_say(self, located: Located) -> Failure | None:
-        """Why every node refused that a registry names, or that was tried besides; None when one may still take it."""
+    def _unanimous(self, located: Located) -> Failure | None:
+        """A disputable refusal, if every node that a registry names or that was tried has given one."""
         if self._disputable.keys() >= {*map(name_of, located.nodes), *self._attempts}:
             return next(iter(self._disputable.values()), None)
         return None
@@ -164,34 +168,35 @@ class Search:
         del self._attempts[_REGISTRY]
         return located
 
-    async def _first_that_takes(
+    async def _first_to_accept(
         self,
+        events: SessionEvents,
         nodes: Sequence[Node],
         located: Located,
         resume: Resumption | None,
-        course: RaceRecord,
+        record: RaceRecord,
         *,
         may_be_stale: bool = False,
-    ) -> Attached | None:
-        """None when none of them does. Raises Refused; _StaleGrant when one says so and `may_be_stale`."""
+    ) -> Attachment | None:
+        """None if no node accepts. Raises Refused, and with `may_be_stale` _StaleGrant if a node refuses the grant."""
         stagger = STAGGER if resume is None or resume.silent else RESUME_HEAD_START
-        racing = race(self._carrier, nodes, located.cluster_ca, course, stagger, self._racers)
-        async with aclosing(racing) as dialled:
-            async for node, stream in dialled:
+        racing = race(self._carrier, nodes, located.cluster_ca, record, stagger, self._racers)
+        async with aclosing(racing) as connections:
+            async for node, stream in connections:
                 try:
-                    session = Session(self._carrier, stream, self._events)
+                    session = Session(self._carrier, stream, events)
                 except CarrierError as error:
                     self._attempts[name_of(node)] = str(error)
                     continue
                 key = resume.key if resume is not None and resume.node == node.name else None
                 try:
-                    return Attached(node, session, await session.hello(located.grant.token, key))
+                    return Attachment(node, session, await session.hello(located.grant.token, key))
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
                     if over.failure is None:
                         continue
                     if over.failure.retry_after:
-                        self._not_before[node.name] = self._clock() + spread(over.failure.retry_after)
+                        self._not_before[node.name] = self._clock() + spread_hint(over.failure.retry_after)
                     if over.failure.for_good:
                         raise Refused(over.failure) from None
                     if over.failure.stale_grant and may_be_stale:
@@ -210,7 +215,7 @@ class Search:
 
 
 def _patience(nodes: Sequence[Node], resume: Resumption | None) -> float | None:
-    """How long these nodes are all that is tried; None when as long as it takes."""
+    """Seconds before a registry is asked for other nodes than these; None if only their failure leads there."""
     silent = resume is not None and resume.silent and all(node.name == resume.node for node in nodes)
     return SILENT_PATIENCE if silent else None
 
@@ -218,16 +223,16 @@ def _patience(nodes: Sequence[Node], resume: Resumption | None) -> float | None:
 def in_order(
     nodes: Sequence[Node], resume: Resumption | None, avoided: Node | None, home: Node | None
 ) -> tuple[Node, ...]:
-    """The registry's order, but first the node where the session can be resumed, and never the one to avoid.
+    """The order to dial in: the registry's, but first the node where the session can be resumed, and without `avoided`.
 
-    With `home`, its region before the others, for that is where visitors of its names arrive; and `home` itself though
-    it is not named: a registry names no node that is just starting again.
+    With `home`, nodes of its region come before others, since visitors of its names arrive there; and `home` itself is
+    included even if it is not in `nodes`: a registry does not name a node that is just restarting.
     """
-    wanted = list(nodes)
+    ordered = list(nodes)
     if home is not None:
-        if home.name not in {node.name for node in wanted}:
-            wanted.append(home)
-        wanted.sort(key=lambda node: node.region != home.region)
+        if home.name not in {node.name for node in ordered}:
+            ordered.append(home)
+        ordered.sort(key=lambda node: node.region != home.region)
     if resume is not None:
-        wanted.sort(key=lambda node: node.name != resume.node)
-    return tuple(node for node in wanted if avoided is None or node.name != avoided.name)
+        ordered.sort(key=lambda node: node.name != resume.node)
+    return tuple(node for node in ordered if avoided is None or node.name != avoided.name)

@@ -1,6 +1,6 @@
-"""One connection's control lane: requests that wait for their answers, what the node says unasked, its end.
+"""Session: the control lane of one connection. Requests that wait for answers, unsolicited events, and its end.
 
-Not here: what to do when it has ended (reconnect.py), data lanes (lanes.py), what frames mean (dialogue.py).
+Not here: what to do after the end (link.py), data lanes (data_lanes.py), what frames mean (dialogue.py).
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from portway.engine.failures import Failure, read_failure
 
 T = TypeVar("T")
 
-# A node that has done the TLS handshake answers HELLO and BIND within a round trip; it asks nobody.
+# Seconds. A node that has completed the TLS handshake answers HELLO and BIND by itself, within a round trip.
 ANSWER_TIMEOUT: Final = 5.0
 
 
 class SessionOver(Exception):
-    """The control lane has ended. `failure` is what the node gave as its reason, if it gave one."""
+    """The control lane has ended. `failure` is the node's reason, if it gave one."""
 
     def __init__(self, message: str, failure: Failure | None = None) -> None:
         super().__init__(message)
@@ -52,8 +52,11 @@ class BindRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a session ended. `leaving`: the node asked to be left and its lane is still up. `silent`: the node was not
-    heard of any more."""
+    """How a session ended.
+
+    leaving: the node asked the client to leave, and its lane is still up. silent: nothing was received from the node
+    for too long.
+    """
 
     reason: str
     failure: Failure | None = None
@@ -65,18 +68,20 @@ _CLOSED_HERE: Final = End("closed here")
 
 
 class SessionEvents(Protocol):
-    """What a session's owner is told that it did not ask for."""
+    """What a session reports to its owner besides answers."""
 
-    def tunnel_unbound(self, session: "Session", label: str, failure: Failure) -> None: ...
+    def tunnel_unbound(self, session: "Session", label: str, failure: Failure) -> None:
+        """The node unbound a tunnel by itself."""
 
-    def lanes_wanted(self, session: "Session", lanes: int) -> None: ...
+    def lanes_wanted(self, session: "Session", lanes: int) -> None:
+        """The node asks for this number of further data lanes."""
 
 
 class Session:
-    """The control lane with one node. Also the LaneEvents of that lane."""
+    """The control lane with one node; receives that lane's events (LaneEvents)."""
 
     def __init__(self, carrier: Carrier, stream: Stream, events: SessionEvents) -> None:
-        """Frame `stream`, which is ready. Raises CarrierError when it has been lost meanwhile."""
+        """Frame `stream`, which is ready. Raises CarrierError if it was lost meanwhile."""
         self._dialogue = Dialogue()
         self._events = events
         self._answers: dict[int, asyncio.Future[TunnelBound]] = {}
@@ -96,14 +101,14 @@ class Session:
         return self._welcome.result().key
 
     async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
-        """Begin the session, or go on with `resume`. Raises SessionOver."""
+        """Begin a session, or continue the session `resume`. Raises SessionOver."""
         self._lane.send(*self._dialogue.hello(grant, resume))
-        return await self._answer(self._welcome, "HELLO")
+        return await self._wait_for(self._welcome, "HELLO")
 
     async def bind(self, bind: BindRequest) -> TunnelBound:
         """Bind a tunnel: one round trip. Raises BindRefused, SessionOver.
 
-        Cancelled, the tunnel may be bound nevertheless: `unbind` follows.
+        Cancelled, the tunnel may be bound nevertheless: send `unbind`.
         """
         if not self.up:
             end = self._over.result()
@@ -113,37 +118,38 @@ class Session:
         self._answers[request] = answer
         self._lane.send(*frame)
         try:
-            return await self._answer(answer, "BIND")
+            return await self._wait_for(answer, "BIND")
         finally:
             del self._answers[request]
 
     def unbind(self, label: str) -> None:
+        """Close a tunnel; there is no answer."""
         self._lane.send(*self._dialogue.unbind(label))
 
     def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
-        """Say at which other node a tunnel of this session is now: visitors that still come here are sent there."""
+        """Tell the node where a tunnel of this session is bound now: it forwards visitors that still arrive."""
         self._lane.send(*self._dialogue.moved(label, node, epoch, proof))
 
     async def over(self) -> End:
-        """Wait for its end."""
+        """Wait for the session's end."""
         return await asyncio.shield(self._over)
 
     async def closed(self) -> None:
-        """Wait until its lane is closed: a node that asked to be left serves until then."""
+        """Wait until the lane is closed. A node that asked the client to leave serves until then."""
         await self._closed.wait()
 
     def leave(self) -> None:
-        """Say that the client leaves for good, and close."""
+        """Send GOAWAY, and close: the session cannot be resumed."""
         self._lane.send(*self._dialogue.goaway())
         self.drop()
 
     def drop(self, end: End = _CLOSED_HERE) -> None:
-        """Close without a word: the session may be resumed."""
+        """Close without GOAWAY: the session can be resumed."""
         self._lane.close()
         self._end(end)
 
-    async def _answer(self, answer: "asyncio.Future[T]", to: str) -> T:
-        """Wait for it. A node that does not answer in time is left: it may be alive and no use."""
+    async def _wait_for(self, answer: "asyncio.Future[T]", to: str) -> T:
+        """A node that does not answer in time is dropped: it may be alive, but is of no use."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await answer
@@ -156,30 +162,33 @@ class Session:
         try:
             event = self._dialogue.receive(frame_type, payload)
         except RemoteProtocolError as error:
-            self._lane.fail(
-                lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString()
-            )
+            failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_PROTOCOL, message=str(error))
+            self._lane.fail(failure.SerializeToString())
             self._end(End(f"it broke the protocol: {error}"))
             return
         match event:
             case Welcomed():
                 if not self._welcome.done():
                     self._welcome.set_result(event)
-            case TunnelBound(request=request):
-                answer = self._answers.get(request)
-                if answer is not None and not answer.done():
+            case TunnelBound():
+                if (answer := self._pending(event.request)) is not None:
                     answer.set_result(event)
-            case TunnelRefused(request=request, failure=failure):
-                answer = self._answers.get(request)
-                if answer is not None and not answer.done():
-                    answer.set_exception(BindRefused(failure))
-            case TunnelUnbound(label=label, failure=failure):
-                # One turn later, for who waits for this label's BOUND has been woken, but has not run yet.
-                asyncio.get_running_loop().call_soon(self._events.tunnel_unbound, self, label, failure)
-            case LanesWanted(lanes=lanes):
-                self._events.lanes_wanted(self, lanes)
-            case NodeLeaves(failure=failure):
-                self._end(End(failure.text, failure, leaving=True))
+            case TunnelRefused():
+                if (answer := self._pending(event.request)) is not None:
+                    answer.set_exception(BindRefused(event.failure))
+            case TunnelUnbound():
+                # One loop iteration later: the task that waits for this label's BOUND was woken but has not run yet.
+                loop = asyncio.get_running_loop()
+                loop.call_soon(self._events.tunnel_unbound, self, event.label, event.failure)
+            case LanesWanted():
+                self._events.lanes_wanted(self, event.lanes)
+            case NodeLeaves():
+                self._end(End(event.failure.text, event.failure, leaving=True))
+
+    def _pending(self, request: int) -> "asyncio.Future[TunnelBound] | None":
+        """The answer that a task still waits for."""
+        answer = self._answers.get(request)
+        return None if answer is None or answer.done() else answer
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits come on data lanes")
@@ -191,6 +200,7 @@ class Session:
         self._end(End(reason, failure, silent=isinstance(error, PeerSilent)))
 
     def _end(self, end: End) -> None:
+        """The first end counts."""
         if self._over.done():
             return
         self._over.set_result(end)
@@ -198,11 +208,11 @@ class Session:
         for waiting in waiters:
             if not waiting.done():
                 waiting.set_exception(SessionOver(end.reason, end.failure))
-                waiting.exception()  # somebody may have stopped waiting: that is no news
+                waiting.exception()  # mark it as retrieved: the waiting task may have been cancelled
 
 
 def failure_of(error: CarrierError) -> Failure | None:
-    """The reason that came with FAIL, if that was the end."""
+    """The node's reason, if the lane ended with FAIL."""
     if not isinstance(error, PeerFailed):
         return None
     try:

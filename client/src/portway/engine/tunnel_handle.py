@@ -1,4 +1,4 @@
-"""One tunnel on the engine, from the thread or the event loop that asked for it: open, give up, close."""
+"""TunnelHandle: one tunnel on the engine, from the thread or the event loop that opens it. Open, abandon, close."""
 
 import asyncio
 import logging
@@ -15,55 +15,55 @@ from portway.tunnel import Tunnel, TunnelRequest
 
 logger = logging.getLogger(__name__)
 
-# Closing a tunnel takes no round trip: only a loop that is stuck needs longer, and must not hang its program.
+# Seconds. Closing a tunnel takes no round trip: only a loop that is stuck needs longer, and must not hang its program.
 CLOSE_TIMEOUT: Final = 5.0
 
 
 class TunnelHandle:
-    """A tunnel that is being opened, or is open. In a forked child, which has none of it, every method does nothing."""
+    """A tunnel that is being opened, or is open. In a forked child, which has no such tunnel, closing does nothing."""
 
-    def __init__(self, engine: EngineThread, request: TunnelRequest) -> None:
-        """Begin; the answer is waited for below. Raises RemoteError when the engine does not run."""
-        self._engine = engine
+    def __init__(self, thread: EngineThread, request: TunnelRequest) -> None:
+        """Begin to open; wait with `result` or `wait`. Raises RemoteError when the engine does not run."""
+        self._thread = thread
         self._request = request
         self._process = os.getpid()
-        self._future = engine.submit(lambda tunnels: tunnels.open(request))
+        self._opening = thread.submit(lambda engine: engine.open(request))
 
     @property
     def ours(self) -> bool:
-        """Whether it was this process that began it, and not one that forked it."""
+        """Whether this process began it, and not the parent that it was forked from."""
         return os.getpid() == self._process
 
     def result(self) -> Tunnel:
-        """Wait until it is open; the engine keeps the time limit. Raises what `Forwarding` says."""
+        """Block until it is open; the request's time limit applies. Raises as `forward` says."""
         try:
-            return self._future.result().opened
+            return self._opening.result().public
         except CancelledError:
             raise _stopped() from None
 
     async def wait(self) -> Tunnel:
         """`result` for a caller on an event loop of its own."""
         try:
-            return (await asyncio.wrap_future(self._future)).opened
+            return (await asyncio.wrap_future(self._opening)).public
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # it was the caller who was cancelled
+                raise  # the caller was cancelled, not the opening
             raise _stopped() from None
 
     def withdraw(self) -> None:
         """Leave nothing of an opening that failed or was interrupted. Does not wait."""
         if not self.ours:
             return
-        self._future.cancel()  # which may come too late to be noticed over there
+        self._opening.cancel()  # has no effect if the engine has just finished it; then this closes it:
 
-        async def withdraw(tunnels: Engine) -> None:
-            tunnels.withdraw(self._request)
+        async def withdraw(engine: Engine) -> None:
+            engine.withdraw(self._request)
 
         self._submit(withdraw)
 
     def close(self) -> TunnelLostError | None:
-        """Close the tunnel that is open; why it had been lost before, if it was."""
+        """Close the open tunnel, CLOSE_TIMEOUT at most. Returns its loss, if it had been lost before."""
         if not self.ours:
             return None
         closing = self._release()
@@ -72,7 +72,7 @@ class TunnelHandle:
                 closing.result(CLOSE_TIMEOUT)
             except (CancelledError, FutureTimeout):
                 logger.warning("closing a tunnel took too long: its node notices when this process ends")
-        return self._future.result().lost
+        return self._opening.result().lost
 
     async def wait_closed(self) -> TunnelLostError | None:
         """`close` for a caller on an event loop of its own."""
@@ -81,19 +81,19 @@ class TunnelHandle:
         closing = self._release()
         if closing is not None:
             await asyncio.wait([asyncio.wrap_future(closing)], timeout=CLOSE_TIMEOUT)
-        return self._future.result().lost
+        return self._opening.result().lost
 
     def _release(self) -> Future[None] | None:
-        held = self._future.result()
+        held = self._opening.result()
 
-        async def release(tunnels: Engine) -> None:
-            tunnels.release(held)
+        async def release(engine: Engine) -> None:
+            engine.release(held)
 
         return self._submit(release)
 
     def _submit(self, make: Callable[[Engine], Coroutine[Any, Any, None]]) -> Future[None] | None:
         try:
-            return self._engine.submit(make)
+            return self._thread.submit(make)
         except Error:
             return None  # the engine has ended, and its tunnels with it
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from portway.engine.dialogue import SessionKey
+from portway.engine.failures import hint_seconds, pauses, spread_hint
 from portway.engine.grpc_registries import CALL_TIMEOUT
 from portway.engine.race_rule import STAGGER, foreseen_race
-from portway.engine.retry import hinted, pauses, spread
 from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
 from portway_carrier.values import Limits, SpareSizes
 from portway_geo.position import Position
@@ -125,7 +125,7 @@ class Returning:
                     if wait is None:
                         return step.ready
                     if wait:
-                        self._not_before[step.ready] = storm.now + spread(hinted(round(wait * 1000)))
+                        self._not_before[step.ready] = storm.now + spread_hint(hint_seconds(round(wait * 1000)))
                 step = running.send(storm.now)
         except StopIteration:
             return None

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from portway.config import Settings
-from portway.engine.held_tunnel import HeldTunnel
-from portway.engine.identity import LabelChain
+from portway.engine.held_tunnel import HeldTunnel, LabelChain
 from portway.tunnel import TunnelRequest
 from portway_proto.wire.labels import Chain
 

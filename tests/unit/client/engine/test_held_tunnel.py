@@ -1,28 +1,70 @@
-"""portway.engine.held_tunnel: one tunnel's epochs, who holds it, and its loss."""
+"""portway.engine.held_tunnel: one tunnel's label, epochs, holder and loss."""
 
 from collections.abc import Callable
 
 import pytest
 from portway.engine.dialogue import SessionKey, TunnelBound
-from portway.engine.held_tunnel import HeldTunnel
+from portway.engine.held_tunnel import HeldTunnel, LabelChain, ReadyChains
 from portway.errors import RemoteError, TunnelLostError
-from portway_proto.wire.labels import verify_proof
+from portway_proto.wire.labels import CHAIN_LENGTH, Chain, is_label, verify_proof
 
 ONE = SessionKey(b"one", b"secret")
 TWO = SessionKey(b"two", b"secret")
 ANSWER = TunnelBound(1, "a.test", 443, "", 0, b"")
 
 
+def test_epochs_are_proved_in_turn() -> None:
+    """From 1 on, each once."""
+    chain = LabelChain(Chain())
+    assert is_label(chain.label)
+    assert chain.epoch == 0
+    for expected in (1, 2, 3):
+        epoch, proof = chain.next_proof()
+        assert (epoch, chain.epoch) == (expected, expected)
+        assert verify_proof(chain.label, epoch, proof)
+
+
+def test_a_chain_that_is_used_up_says_so() -> None:
+    """After epoch 4096 a new tunnel is needed."""
+    chain = LabelChain(Chain())
+    for _ in range(CHAIN_LENGTH):
+        chain.next_proof()
+    with pytest.raises(RemoteError, match="open a new tunnel"):
+        chain.next_proof()
+    assert chain.epoch == CHAIN_LENGTH
+
+
+def test_no_two_chains_are_the_same() -> None:
+    """Whether they were ready or not."""
+    chains = ReadyChains()
+    taken = [chains.take()]
+    chains.prepare()
+    taken += [chains.take(), chains.take()]
+    assert len({chain.label for chain in taken}) == 3
+
+
+def test_one_is_kept_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken without walking a chain, and made on a thread of its own."""
+    chains = ReadyChains()
+    chains.prepare()
+    chains.prepare()  # is under way, or done
+    making = chains._making
+    assert making is not None
+    making.join()
+    monkeypatch.setattr("portway.engine.held_tunnel.Chain", lambda: pytest.fail("there was one ready"))
+    assert is_label(chains.take().label)
+
+
 def test_each_bind_has_the_next_epoch(make_tunnel: Callable[..., HeldTunnel]) -> None:
     """In the same session too, once the one before was answered."""
     held = make_tunnel()
-    assert not held.shown
+    assert not held.bind_sent
     for epoch, session in enumerate((ONE, ONE, TWO), 1):
         bind = held.bind_on(session)
         assert bind.epoch == epoch
         assert verify_proof(held.label, bind.epoch, bind.proof)
         held.bound(session, ANSWER)
-    assert held.shown
+    assert held.bind_sent
 
 
 def test_the_latest_epoch_is_that_of_the_last_bind(make_tunnel: Callable[..., HeldTunnel]) -> None:
@@ -70,9 +112,9 @@ def test_addresses_stay_what_they_were(make_tunnel: Callable[..., HeldTunnel]) -
     """The program has told them to others by now."""
     held = make_tunnel()
     held.bound(ONE, ANSWER)
-    tunnel = held.opened
+    tunnel = held.public
     held.bound(TWO, TunnelBound(1, "b.test", 8443, "", 0, b""))
-    assert held.opened is tunnel
+    assert held.public is tunnel
     assert tunnel.host == "a.test"
 
 
@@ -126,7 +168,7 @@ def test_a_tunnel_without_a_raw_port_loses_none(
     held.bound(ONE, TunnelBound(1, "label.fra.test", 443, "", 0, b""))
     held.bound(TWO, TunnelBound(1, "label.iad.test", 443, "", 0, b""))
     assert caplog.text == ""
-    assert held.opened.host == "label.fra.test"
+    assert held.public.host == "label.fra.test"
 
 
 def test_a_tunnel_is_lost_once(make_tunnel: Callable[..., HeldTunnel]) -> None:

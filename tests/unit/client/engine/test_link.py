@@ -12,15 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 from portway.engine import link as reconnect
-from portway.engine import retry
-from portway.engine.failures import Failure
+from portway.engine.failures import FIRST_PAUSE, LONGEST_PAUSE, Failure
 from portway.engine.held_tunnel import HeldTunnel
-from portway.engine.link import STEADY
-from portway.engine.retry import FIRST_PAUSE, LONGEST_PAUSE
+from portway.engine.link import SOUND_AFTER
 from portway.engine.search import Refused, Resumption
 from portway.engine.session import End
 from portway.errors import AuthError, Error, QuotaError, UnreachableError
 from portway_proto.v1.lane_pb2 import FailureCode
+from portway_runtime import backoff
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
 
@@ -43,7 +42,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     search = FakeSearch(ManualClock())
     monkeypatch.setattr(reconnect, "Search", lambda *_: search)
     monkeypatch.setattr(reconnect, "DataLanes", FakeLanes)
-    monkeypatch.setattr(retry, "random", random.Random(7))
+    monkeypatch.setattr(backoff, "random", random.Random(7))
     world = World(search)
     yield world
     await world.link.close()
@@ -54,7 +53,7 @@ async def test_a_session_that_lasted_is_missed_at_once(world: World, make_tunnel
     """The first attempt after its loss waits a tenth of a second at the most; the tunnel goes on under its label."""
     held = make_tunnel()
     session = await world.opened(held)
-    world.clock.now += STEADY
+    world.clock.now += SOUND_AFTER
     session.end()
     second = FakeSession("n2")
     world.then(second)
@@ -68,7 +67,7 @@ async def test_a_session_that_lasted_is_missed_at_once(world: World, make_tunnel
 async def test_pauses_double_up_to_a_limit(world: World, make_tunnel: MakeTunnel) -> None:
     """However long no node can be reached, it goes on: each pause is half to the whole of one that doubles."""
     session = await world.opened(make_tunnel())
-    world.clock.now += STEADY
+    world.clock.now += SOUND_AFTER
     session.end()
     world.then(*[NOWHERE] * 12)
     await world.through()
@@ -100,13 +99,13 @@ async def test_a_session_lost_as_soon_as_it_is_there_is_not_missed_at_once(
 async def test_one_that_lasts_makes_pauses_short_again(world: World, make_tunnel: MakeTunnel) -> None:
     """What happened before it is forgotten."""
     session = await world.opened(make_tunnel())
-    world.clock.now += STEADY
+    world.clock.now += SOUND_AFTER
     lasting = FakeSession("n2")
     world.then(*[NOWHERE] * 6, lasting)
     session.end()
     await lasting.bound.wait()
     assert world.pauses[-1] > FIRST_PAUSE
-    world.clock.now += STEADY
+    world.clock.now += SOUND_AFTER
     lasting.end()
     await world.through()
     assert world.pauses[-1] <= FIRST_PAUSE
@@ -118,9 +117,9 @@ async def test_chance_keeps_clients_of_one_node_apart(
 ) -> None:
     """All lose it in one moment: the first attempts are a tenth of a second apart at the most, further ones by half of
     each pause."""
-    monkeypatch.setattr(retry, "random", SimpleNamespace(uniform=lambda low, high: low + share * (high - low)))
+    monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda low, high: low + share * (high - low)))
     session = await world.opened(make_tunnel())
-    world.clock.now += STEADY
+    world.clock.now += SOUND_AFTER
     session.end()
     world.then(NOWHERE, NOWHERE)
     await world.through()
@@ -131,7 +130,7 @@ async def test_a_node_that_names_a_moment_is_waited_for(world: World, make_tunne
     """While all known nodes ask for more time than the pause, that time is what is waited."""
     session = await world.opened(make_tunnel())
     session.end()
-    world.search.asked_to_wait = 12.0
+    world.search.wait_before_dialling = 12.0
     world.then(NOWHERE, NOWHERE)
     await world.through()
     assert world.pauses == [12.0] * 3
@@ -141,13 +140,13 @@ async def test_the_first_attachment_fails_at_once_unless_it_is_told_to_wait(
     world: World, make_tunnel: MakeTunnel
 ) -> None:
     """Somebody waits for it: a hint is followed, else the reason is raised, and nothing is open."""
-    world.search.asked_to_wait = 2.5
+    world.search.wait_before_dialling = 2.5
     session = FakeSession()
     world.then(NOWHERE, session)
     await world.link.bind(make_tunnel())
     assert world.pauses == [2.5]
     world.link._stop_keeping()
-    world.search.asked_to_wait = 0.0
+    world.search.wait_before_dialling = 0.0
     world.then(NOWHERE)
     with pytest.raises(UnreachableError, match="no relay node"):
         await world.link.bind(make_tunnel(8001))
@@ -218,7 +217,7 @@ async def test_a_session_is_resumed_while_its_node_remembers_it(
 ) -> None:
     """For as long as the node said at WELCOME, and not when it says that it knows of none."""
     session = await world.opened(make_tunnel())
-    world.search.asked_to_wait = away
+    world.search.wait_before_dialling = away
     session.end(end)
     await world.through()
     (tried,) = world.search.tried

@@ -24,6 +24,7 @@ REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
 GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
 VERSION = Failure(FailureCode.FAILURE_CODE_VERSION, "too new")
 KEY = SessionKey(b"id", b"secret")
+EVENTS: Any = None  # nothing comes of these sessions
 
 
 def node(name: str, region: str = "fra") -> Node:
@@ -114,14 +115,14 @@ def carrier(monkeypatch: pytest.MonkeyPatch) -> FakeCarrier:
 
 @pytest.fixture
 def search(carrier: FakeCarrier) -> Callable[[FakeRegistries], Search]:
-    return lambda registries: Search(carrier, Directory(registries), None)  # type: ignore[arg-type]
+    return lambda registries: Search(carrier, Directory(registries))  # type: ignore[arg-type]
 
 
 async def test_the_registry_s_order_is_followed(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
     """Down to the first that takes the session, which gets the grant; the dial trusts the cluster's CA alone."""
     carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL}
     searching = search(FakeRegistries(node("a"), node("b"), node("c"), node("d")))
-    attached = await searching.attach()
+    attached = await searching.attach(EVENTS)
     assert attached.node == node("c")
     assert carrier.names == ["a", "b", "c"]
     assert FakeSession.hellos == [("b", "grant 1", None), ("c", "grant 1", None)]
@@ -136,7 +137,7 @@ async def test_each_that_failed_is_kept_with_its_reason(
     carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL, "c": "silent", "d": "not a node"}
     searching = search(FakeRegistries(*map(node, "abcd")))
     with pytest.raises(UnreachableError, match="no relay node could be reached") as raised:
-        await searching.attach()
+        await searching.attach(EVENTS)
     assert [(attempt.name, attempt.reason) for attempt in raised.value.attempts] == [
         ("a", "refused"),
         ("b", "full"),
@@ -151,7 +152,7 @@ async def test_what_every_node_would_say_ends_the_search(carrier: FakeCarrier, s
     """No other is asked."""
     carrier.outcomes = {"a": REVOKED}
     with pytest.raises(Refused, match="revoked"):
-        await search(FakeRegistries(node("a"), node("b"))).attach()
+        await search(FakeRegistries(node("a"), node("b"))).attach(EVENTS)
     assert carrier.names == ["a"]
 
 
@@ -159,24 +160,24 @@ async def test_known_nodes_come_before_the_registry(carrier: FakeCarrier, search
     """It is asked when none of them does; those that it names again are not tried again."""
     registries = FakeRegistries(node("a"), node("b"))
     searching = search(registries)
-    await searching.attach()
-    await searching.attach()
+    await searching.attach(EVENTS)
+    await searching.attach(EVENTS)
     assert registries.asked == 1
     carrier.outcomes = {"a": FULL, "b": FULL}
     registries.nodes = (node("b"), node("c"))
     carrier.dialled.clear()
-    assert (await searching.attach()).node == node("c")
+    assert (await searching.attach(EVENTS)).node == node("c")
     assert carrier.names == ["a", "b", "c"]
 
 
 async def test_a_stale_grant_is_replaced_once(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
     """The same nodes are asked again with the fresh one; refused again, that is the answer."""
     searching = search(FakeRegistries(node("a")))
-    await searching.attach()
+    await searching.attach(EVENTS)
     carrier.outcomes = {"a": GRANT}
     FakeSession.hellos.clear()
     with pytest.raises(Refused, match="of another cluster"):
-        await searching.attach()
+        await searching.attach(EVENTS)
     assert [grant for _, grant, _ in FakeSession.hellos] == ["grant 1", "grant 2"]
 
 
@@ -187,7 +188,7 @@ async def test_what_one_node_holds_against_a_client_another_may_not(
     """A node whose clock is wrong, or whose release is too old, stands in nobody's way."""
     carrier.outcomes = {"a": failure}
     searching = search(FakeRegistries(*map(node, "abc")))
-    assert (await searching.attach()).node == node("b")
+    assert (await searching.attach(EVENTS)).node == node("b")
     assert searching.attempts[0].reason == failure.message
 
 
@@ -198,7 +199,7 @@ async def test_what_all_nodes_hold_against_a_client_ends_the_search(
     """With the first one's reason."""
     carrier.outcomes = dict(zip("ab", failures, strict=True))
     with pytest.raises(Refused, match=failures[0].message):
-        await search(FakeRegistries(*map(node, "ab"))).attach()
+        await search(FakeRegistries(*map(node, "ab"))).attach(EVENTS)
     assert carrier.names == ["a", "b"]
 
 
@@ -209,7 +210,7 @@ async def test_nodes_that_could_not_say_may_still_take_it(
     """So it is worth another try, though each that could say has refused."""
     carrier.outcomes = {"a": GRANT, "b": other}
     with pytest.raises(UnreachableError) as raised:
-        await search(FakeRegistries(*map(node, "ab"))).attach()
+        await search(FakeRegistries(*map(node, "ab"))).attach(EVENTS)
     assert [attempt.name for attempt in raised.value.attempts] == ["a", "b"]
 
 
@@ -217,7 +218,7 @@ async def test_a_node_that_is_left_has_not_refused(carrier: FakeCarrier, search:
     """Better than none, it may be gone back to."""
     carrier.outcomes = {"b": GRANT}
     with pytest.raises(UnreachableError):
-        await search(FakeRegistries(*map(node, "ab"))).attach(avoided=node("a"))
+        await search(FakeRegistries(*map(node, "ab"))).attach(EVENTS, avoided=node("a"))
 
 
 async def test_without_a_registry_the_grant_is_shown_to_the_others_too(
@@ -226,27 +227,27 @@ async def test_without_a_registry_the_grant_is_shown_to_the_others_too(
     """No fresh one is to be had."""
     registries = FakeRegistries(*map(node, "ab"))
     searching = search(registries)
-    await searching.attach()
+    await searching.attach(EVENTS)
     carrier.outcomes = {"a": GRANT}
     registries.error = UnreachableError("nobody there")
-    assert (await searching.attach()).node == node("b")
+    assert (await searching.attach(EVENTS)).node == node("b")
 
 
 async def test_the_node_of_the_session_comes_first(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
     """And no other is shown its key."""
     searching = search(FakeRegistries(*map(node, "abc")))
     carrier.outcomes = {"b": FULL}
-    await searching.attach(Resumption("b", KEY))
+    await searching.attach(EVENTS, Resumption("b", KEY))
     assert FakeSession.hellos == [("b", "grant 1", KEY), ("a", "grant 1", None)]
 
 
 async def test_a_node_that_leaves_is_avoided(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
     """Even when it is the only one."""
     searching = search(FakeRegistries(node("a"), node("b")))
-    assert (await searching.attach(avoided=node("a"))).node == node("b")
+    assert (await searching.attach(EVENTS, avoided=node("a"))).node == node("b")
     carrier.outcomes = {"b": FULL}
     with pytest.raises(UnreachableError):
-        await searching.attach(avoided=node("a"))
+        await searching.attach(EVENTS, avoided=node("a"))
     assert "a" not in carrier.names
 
 
@@ -254,7 +255,7 @@ async def test_the_region_of_open_tunnels_comes_first(carrier: FakeCarrier, sear
     """Visitors of their names arrive there; home itself is tried though it is not listed, then other regions."""
     searching = search(FakeRegistries(node("a", "iad"), node("b")))
     carrier.outcomes = {"b": FULL, "home": FULL}
-    assert (await searching.attach(home=node("home"))).node == node("a", "iad")
+    assert (await searching.attach(EVENTS, home=node("home"))).node == node("a", "iad")
     assert carrier.names == ["b", "home", "a"]
 
 
@@ -262,11 +263,11 @@ async def test_no_registry_and_no_node(carrier: FakeCarrier, search: Callable[..
     """The error lists both."""
     registries = FakeRegistries(node("a"))
     searching = search(registries)
-    await searching.attach()
+    await searching.attach(EVENTS)
     carrier.outcomes = {"a": FULL}
     registries.error = UnreachableError("nobody there")
     with pytest.raises(UnreachableError, match="no relay node could be reached, and no registry") as raised:
-        await searching.attach()
+        await searching.attach(EVENTS)
     assert [str(attempt) for attempt in raised.value.attempts] == [
         "a (a.test:443): full",
         "the registry: nobody there",
@@ -278,7 +279,7 @@ async def test_what_the_registry_refuses_is_its_own_error(carrier: FakeCarrier, 
     registries = FakeRegistries()
     registries.error = AuthError("unknown token")
     with pytest.raises(AuthError, match="unknown token"):
-        await search(registries).attach()
+        await search(registries).attach(EVENTS)
 
 
 @pytest.mark.parametrize("outcome", ["silent", "mute"])
@@ -290,7 +291,7 @@ async def test_a_search_that_is_cancelled_leaves_no_connection(
     searching = search(FakeRegistries(node("a"), node("b")))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
-            await searching.attach()
+            await searching.attach(EVENTS)
     assert [attempt.reason for attempt in searching.attempts] == ["full", "no answer yet"]
     assert carrier.dialled[1].aborted == (outcome == "silent")
     assert FakeSession.dropped == (outcome == "mute")
@@ -303,11 +304,11 @@ async def test_one_silent_node_is_not_waited_for_before_a_registry_is_asked(
     monkeypatch.setattr(attach, "SILENT_PATIENCE", 0.01)
     registries = FakeRegistries(node("a"))
     searching = search(registries)
-    await searching.attach()
+    await searching.attach(EVENTS)
     carrier.outcomes = {"a": "silent"}
     registries.nodes = (node("a"), node("b"))
     carrier.dialled.clear()
-    assert (await searching.attach(Resumption("a", KEY, silent=True))).node == node("b")
+    assert (await searching.attach(EVENTS, Resumption("a", KEY, silent=True))).node == node("b")
     assert carrier.names == ["a", "a", "b"]
     assert [stream.aborted for stream in carrier.dialled] == [True, True, False]
 
@@ -320,11 +321,11 @@ async def test_one_silent_node_is_waited_for_when_no_registry_answers(
     monkeypatch.setattr(dialling, "DIAL_TIMEOUT", 0.05)
     registries = FakeRegistries(node("a"))
     searching = search(registries)
-    await searching.attach()
+    await searching.attach(EVENTS)
     carrier.outcomes = {"a": "silent"}
     registries.error = UnreachableError("no registry")
     with pytest.raises(UnreachableError, match="no relay node could be reached, and no registry"):
-        await searching.attach(Resumption("a", KEY, silent=True))
+        await searching.attach(EVENTS, Resumption("a", KEY, silent=True))
     del carrier.outcomes["a"]
     connect = carrier.connect
 
@@ -336,5 +337,5 @@ async def test_one_silent_node_is_waited_for_when_no_registry_answers(
 
     monkeypatch.setattr(carrier, "connect", silent_at_first)
     carrier.dialled.clear()
-    assert (await searching.attach(Resumption("a", KEY, silent=True))).node == node("a")
+    assert (await searching.attach(EVENTS, Resumption("a", KEY, silent=True))).node == node("a")
     assert carrier.names == ["a", "a"]

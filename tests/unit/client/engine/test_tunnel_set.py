@@ -92,9 +92,9 @@ async def test_a_tunnel_is_served_from_before_its_bind(owner: Owner, make_tunnel
     owner.tunnels.add(held)
     assert owner.tunnels.table == {held.label: LocalService(1234)}
     assert len(owner.tunnels) == 1
-    assert not owner.tunnels.opened
+    assert not owner.tunnels.any_open
     await owner.tunnels.bind(FakeSession(), held)  # type: ignore[arg-type]
-    assert owner.tunnels.opened
+    assert owner.tunnels.any_open
 
 
 async def test_taken_epochs_are_passed_over_a_few_times(owner: Owner, make_tunnel: Callable[..., HeldTunnel]) -> None:

@@ -12,8 +12,8 @@ from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcom
 from portway.engine.directory import Node
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import Link
-from portway.engine.search import Attached, Resumption
-from portway.engine.session import End, SessionOver
+from portway.engine.search import Attachment, Resumption
+from portway.engine.session import End, SessionEvents, SessionOver
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
@@ -41,9 +41,9 @@ class FakeSession:
         return not self._over.done()
 
     @property
-    def attached(self) -> Attached:
+    def attachment(self) -> Attachment:
         welcomed = Welcomed(self.key, False, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
-        return Attached(self.node, self, welcomed)  # type: ignore[arg-type]
+        return Attachment(self.node, self, welcomed)  # type: ignore[arg-type]
 
     async def bind(self, bind: BindRequest) -> TunnelBound:
         if not self.up:
@@ -89,13 +89,17 @@ class FakeSearch:
     clock: ManualClock
     outcomes: list[FakeSession | Exception] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
-    asked_to_wait: float = 0.0
+    wait_before_dialling: float = 0.0
     attempts: tuple[()] = ()
     exhausted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def attach(
-        self, resume: Resumption | None = None, avoided: Node | None = None, home: Node | None = None
-    ) -> Attached:
+        self,
+        events: SessionEvents,
+        resume: Resumption | None = None,
+        avoided: Node | None = None,
+        home: Node | None = None,
+    ) -> Attachment:
         self.tried.append(Tried(self.clock.now, resume, avoided, home))
         if not self.outcomes:
             self.exhausted.set()
@@ -103,7 +107,7 @@ class FakeSearch:
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome.attached
+        return outcome.attachment
 
 
 class FakeLanes:

@@ -1,6 +1,6 @@
 """Thousands of clients that come all at once: each a control lane and one tunnel, by hand, but by the client's rules.
 
-Here: TLS connections from many addresses of loopback, HELLO and BIND, tries spread as portway.engine.retry says. Not
+Here: TLS connections from many addresses of loopback, HELLO and BIND, tries spread as portway.engine.failures says. Not
 here: data lanes and visitors, what the node makes of it.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import uvloop
-from portway.engine.retry import hinted, pauses, spread
+from portway.engine.failures import hint_seconds, pauses, spread_hint
 from portway_proto.v1.lane_pb2 import Bind, Failure, Goaway, Hello
 from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.labels import Chain
@@ -110,7 +110,7 @@ class Storm:
         writer.write(encode_frame(FrameType.HELLO, self._hello))
         frame_type, payload = await _frame(reader, writer)
         if frame_type == FrameType.FAIL:
-            return spread(hinted(Failure.FromString(payload).retry_after_ms))
+            return spread_hint(hint_seconds(Failure.FromString(payload).retry_after_ms))
         assert frame_type == FrameType.WELCOME, frame_type
         chain = self._chains[number]
         bind = Bind(request=1, label=chain.label, epoch=1, proof=chain.proof(1))
