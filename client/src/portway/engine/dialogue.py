@@ -4,8 +4,9 @@ States: before WELCOME, and after it. A frame that is out of order or cannot be 
 here: waiting for answers (session.py).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from portway_proto.v1 import lane_pb2, types_pb2
@@ -153,24 +154,13 @@ class Dialogue:
         """The event that a received frame means. Raises RemoteProtocolError, after which the lane is of no use."""
         if self._key is None and frame_type != FrameType.WELCOME:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} before WELCOME")
-        match frame_type:
-            case FrameType.WELCOME:
-                return self._welcome(_read(lane_pb2.Welcome, payload))
-            case FrameType.BOUND:
-                return self._bound(_read(lane_pb2.Bound, payload))
-            case FrameType.BIND_REFUSED:
-                refused = _read(lane_pb2.BindRefused, payload)
-                return TunnelRefused(self._checked_request(refused.request), read_failure(refused.failure))
-            case FrameType.UNBOUND:
-                unbound = _read(lane_pb2.Unbound, payload)
-                return TunnelUnbound(unbound.label, read_failure(unbound.failure))
-            case FrameType.WANT:
-                return LanesWanted(_read(lane_pb2.Want, payload).lanes)
-            case FrameType.GOAWAY:
-                return NodeLeaves(read_failure(_read(lane_pb2.Goaway, payload).failure))
-        raise RemoteProtocolError(f"frame 0x{frame_type:02x} is not a node's to send")
+        handler = self._HANDLERS.get(frame_type)
+        if handler is None:
+            raise RemoteProtocolError(f"frame 0x{frame_type:02x} is not a node's to send")
+        return handler(self, payload)
 
-    def _welcome(self, message: lane_pb2.Welcome) -> Welcomed:
+    def _welcome(self, payload: bytes) -> Welcomed:
+        message = _read(lane_pb2.Welcome, payload)
         if self._key is not None:
             raise RemoteProtocolError("WELCOME twice")
         if not message.session_id or not message.session_secret:
@@ -186,7 +176,8 @@ class Dialogue:
             message.node_time_ms / 1000,
         )
 
-    def _bound(self, message: lane_pb2.Bound) -> TunnelBound:
+    def _bound(self, payload: bytes) -> TunnelBound:
+        message = _read(lane_pb2.Bound, payload)
         if not message.host or not 1 <= message.port <= 65535 or message.unencrypted_port > 65535:
             raise RemoteProtocolError("BOUND without an address")
         return TunnelBound(
@@ -197,6 +188,29 @@ class Dialogue:
             message.unencrypted_port,
             message.ticket,
         )
+
+    def _bind_refused(self, payload: bytes) -> TunnelRefused:
+        message = _read(lane_pb2.BindRefused, payload)
+        return TunnelRefused(self._checked_request(message.request), read_failure(message.failure))
+
+    def _unbound(self, payload: bytes) -> TunnelUnbound:
+        message = _read(lane_pb2.Unbound, payload)
+        return TunnelUnbound(message.label, read_failure(message.failure))
+
+    def _want(self, payload: bytes) -> LanesWanted:
+        return LanesWanted(_read(lane_pb2.Want, payload).lanes)
+
+    def _goaway(self, payload: bytes) -> NodeLeaves:
+        return NodeLeaves(read_failure(_read(lane_pb2.Goaway, payload).failure))
+
+    _HANDLERS: ClassVar[Mapping[int, Callable[["Dialogue", bytes], Event]]] = {
+        FrameType.WELCOME: _welcome,
+        FrameType.BOUND: _bound,
+        FrameType.BIND_REFUSED: _bind_refused,
+        FrameType.UNBOUND: _unbound,
+        FrameType.WANT: _want,
+        FrameType.GOAWAY: _goaway,
+    }
 
     def _checked_request(self, request: int) -> int:
         if not 1 <= request <= self._request:

@@ -32,18 +32,6 @@ CALL_TIMEOUT: Final = 3.0
 REPORT_TIMEOUT: Final = 1.0
 # Seconds. A grant is not renewed sooner than this after it was received, so that no registry is flooded.
 SHORTEST_LIFE: Final = 5.0
-# Why a registry was not used, by the fault that gRPC reports.
-_REASONS: Final = {
-    CallFault.UNTRUSTED: f"its certificate is not trusted: check {CA_VARIABLE}",
-    CallFault.WRONG_NAME: "its certificate is for another name: use the name that it was made for",
-    CallFault.OWN_CERTIFICATE: "it asks for a client certificate: is this the registry's public port?",
-    CallFault.CA_UNUSABLE: f"the CA file cannot be used: check {CA_VARIABLE}",
-    CallFault.NOT_TLS: "it does not speak TLS there: is this the registry's public port?",
-    CallFault.TIMED_OUT: f"no answer within {CALL_TIMEOUT:g} s",
-    CallFault.CONNECTION_REFUSED: "connection refused: is it running, and is this its address?",
-    CallFault.UNRESOLVED: "its name cannot be resolved",
-    CallFault.NOT_SERVED: "it is not a registry, or of another version",
-}
 
 
 class GrpcRegistries:
@@ -149,7 +137,7 @@ class GrpcRegistries:
                 known = status_error(name, details)
                 if known is not None:
                     raise known from None
-                attempts.append(Attempt("", address, reason_of(name, details, _REASONS)))
+                attempts.append(Attempt("", address, _reason(name, details)))
             else:
                 if self._order[0] != address:
                     self._order.remove(address)
@@ -203,6 +191,22 @@ def _status_of(error: Exception) -> tuple[str, str]:
 
     assert isinstance(error, grpc.Call)
     return error.code().name, error.details() or ""
+
+
+def _reason(name: str, details: str) -> str:
+    """Why one registry was not used, for people."""
+    words = {
+        CallFault.UNTRUSTED: f"its certificate is not trusted: check {CA_VARIABLE}",
+        CallFault.WRONG_NAME: "its certificate is for another name: use the name that it was made for",
+        CallFault.OWN_CERTIFICATE: "it asks for a client certificate: is this the registry's public port?",
+        CallFault.CA_UNUSABLE: f"the CA file cannot be used: check {CA_VARIABLE}",
+        CallFault.NOT_TLS: "it does not speak TLS there: is this the registry's public port?",
+        CallFault.TIMED_OUT: f"no answer within {CALL_TIMEOUT:g} s",
+        CallFault.CONNECTION_REFUSED: "connection refused: is it running, and is this its address?",
+        CallFault.UNRESOLVED: "its name cannot be resolved",
+        CallFault.NOT_SERVED: "it is not a registry, or of another version",
+    }
+    return reason_of(name, details, words)
 
 
 def _grant(message: "GrantMessage") -> Grant:

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 from portway.config import Settings
-from portway.engine.grpc_registries import _REASONS, SHORTEST_LIFE, GrpcRegistries, _grant
+from portway.engine.grpc_registries import SHORTEST_LIFE, GrpcRegistries, _grant, _reason
 from portway.errors import RemoteError, UnreachableError
 from portway_proto.v1.discovery_pb2 import Grant
-from portway_runtime.grpc_channels import reason_of
 from portway_testkit.processes.descriptors import no_more_descriptors
 
 CONNECT = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
@@ -30,7 +29,7 @@ CONNECT = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0
 )
 def test_reasons_say_what_to_look_at(name: str, details: str, expected: str) -> None:
     """gRPC's own words are for those who know gRPC."""
-    assert expected in reason_of(name, details, _REASONS)
+    assert expected in _reason(name, details)
 
 
 def test_a_grant_s_life_needs_no_clock() -> None:
