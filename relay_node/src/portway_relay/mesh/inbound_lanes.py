@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -38,7 +38,7 @@ from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 
-# The most that a node's own pool dials (SpareSizes.lanes), twice: its previous pool may still be closing.
+# Twice the lanes that the pool of another node dials (SpareSizes.lanes): its previous pool may still be closing.
 _MAX_LANES_PER_NODE: Final = 8192
 # Seconds in which other nodes close the lanes that they opened to a node that stops: a few round trips.
 _RETIRED_WITHIN: Final = 1.0
@@ -125,6 +125,11 @@ class InboundLanes:
     def count(self, node: str) -> int:
         """Lanes that this node holds."""
         return self._count_by_node[node]
+
+    @property
+    def connected(self) -> KeysView[str]:
+        """The nodes whose control lane is up, by name."""
+        return self._control.keys()
 
     @property
     def handshakes(self) -> int:
@@ -243,7 +248,7 @@ class _InboundLane:
         return self._hello is not None and self._hello.control
 
     def begin(self, lane: Lane, timer: asyncio.TimerHandle) -> None:
-        """The lane is there; `timer` ends it unless its first frame comes."""
+        """Set the lane, and the timer that aborts it unless its first frame comes."""
         self._lane, self._timer = lane, timer
 
     def retire(self) -> None:

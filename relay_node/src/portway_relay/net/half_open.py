@@ -20,7 +20,7 @@ class HalfOpenConnections(Generic[T]):
     """A set of connections in the order of their arrival, with a limit in all and one for each address.
 
     At a limit the oldest connection (of the same address, where that address is at its limit) is evicted to make room:
-    a peer that means to say something has said it by then, and peers that say nothing must not shut newcomers out.
+    a peer with something to send has sent it by then, and silent peers must not lock newcomers out.
     Addresses are counted as rate limits count them, an IPv6 /64 as one.
     """
 

@@ -1,4 +1,4 @@
-"""Trying another node's advertised address for a registry, as a client would: is it there, and is it that node?"""
+"""Probing the advertised addresses of other nodes for a registry, as a client would dial them."""
 
 from collections.abc import Callable
 
@@ -14,38 +14,42 @@ from portway_relay.certificates import LoadedCertificates
 
 
 class AddressProber:
-    """Does what registries ask for, and tells what came of it."""
+    """Carries out a registry's Probe orders. A probe succeeds when the address completes a TLS handshake with that
+    node's certificate and accepts a client's lane."""
 
     def __init__(
         self,
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
-        tell: Callable[[Probed], None],
+        report: Callable[[Probed], None],
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
+        """`report` is called with the result of each probe."""
         self._carrier = carrier
         self._certificates = certificates
-        self._tell = tell
+        self._report = report
         self._tasks = Tasks("probing", on_failure)
 
-    def probe(self, asked: Probe) -> None:
-        self._tasks.spawn(self._probe(asked), name="probe")
+    def probe(self, order: Probe) -> None:
+        """Begin a probe."""
+        self._tasks.spawn(self._probe(order), name="probe")
 
     async def close(self) -> None:
+        """Abandon the probes that are under way, without a report."""
         await self._tasks.close()
 
-    async def _probe(self, asked: Probe) -> None:
-        node = asked.node
+    async def _probe(self, order: Probe) -> None:
+        node = order.node
         tls = ClientTls(self._certificates().ca, node.server_name, LINK_ALPN)
         stream = self._carrier.connect(Endpoint(node.host, node.port), tls)
         failure = ""
         try:
             handshake = await stream.ready()
             if handshake.alpn != LINK_ALPN:
-                failure = "what answers there takes no clients' lanes: is it a relay node?"
+                failure = "the server at this address takes no clients' lanes: is it a relay node?"
         except CarrierError as error:
             failure = str(error)
         finally:
             stream.abort()
-        self._tell(Probed(number=asked.number, failure=failure))
+        self._report(Probed(number=order.number, failure=failure))

@@ -191,8 +191,8 @@ class SessionTunnels:
     def moved(self, payload: bytes) -> None:
         """Report where the client bound a tunnel next.
 
-        Only a tunnel that the session holds, or that was taken from it: a registry may have taken it before anybody
-        learned where it is now.
+        Ignored unless the session holds the tunnel, or held it until it was taken: a registry may take a tunnel before
+        this node learns where it is now.
         """
         moved = Moved.FromString(payload)
         taken, _ = self._notices.get(moved.label, (None, None))

@@ -22,10 +22,7 @@ def connected(cluster: Cluster) -> bool:
     async def up() -> bool:
         nodes = [running.node for running in cluster.nodes.values()]
         return all(
-            other.config.name in node._inbound_lanes._control  # no metric says it
-            for node in nodes
-            for other in nodes
-            if other is not node
+            other.config.name in node._inbound_lanes.connected for node in nodes for other in nodes if other is not node
         )
 
     return cluster.run(up)
