@@ -1,1 +1,1 @@
-"""What scripts/chaos is made of: the plan, the stage that it is played on, the visitors, the check at the end."""
+"""Random faults in a mesh of real processes, visitors that check every byte, and a consistency check at the end."""

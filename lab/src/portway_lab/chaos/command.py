@@ -1,11 +1,11 @@
-"""Kill, drain, pause and cut off parts of a mesh at random while visitors check that each gets its own tunnel's bytes.
+"""Kill, drain, pause and cut off parts of a mesh at random while visitors check that they get their own tunnel's bytes.
 
-What happens and when follows from --seed and --minutes alone; how the parts answer does not. Ends with everything
-taken back, and a check that every tunnel serves at every node, that registries and nodes agree, and that nothing is
-left over. Needs root (network namespaces) and etcd.
-
-Here: the run from beginning to end and what is said of it. Not here: its parts, which are the other modules here.
+Which fault happens when depends on --seed and --minutes only; how the parts react does not. At the end every fault is
+undone, and it is checked that every tunnel is served at every node, that registries and nodes agree, and that nothing
+remains of closed tunnels. Needs root (network namespaces) and etcd.
 """
+
+# Here: the run from beginning to end, and its output.
 
 import argparse
 import random
@@ -29,18 +29,18 @@ from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.processes import Processes, ProcessFailed
 from portway_lab.cluster.visits import WrongBytes
 
-_LOOK = 0.2
-_SOON = 5.0  # what takes longer to come to rest is named
-_SHOWN = 600
+_SUPERVISE_EVERY = 0.2  # seconds
+_QUICK = 5.0  # seconds; a check that takes longer to succeed is reported with what it waited for
+_SHOWN = 600  # characters of that
 _CANNOT_RUN = 2
 
 
 class _Ended(BaseException):
-    """A signal asked us to end. Not an Exception: no handler in between may take it for a failure."""
+    """A signal ended the run. Not an Exception, so that no handler takes it for a failure."""
 
 
-class _Told:
-    """Prints lines with the seconds since the beginning, from any thread."""
+class _Log:
+    """Prints lines with the seconds since `begin()`. Thread-safe."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ended by a signal: nothing was checked")
         return 1
     finally:
-        # The logs are what is kept of a run that found something; etcd's data is large, the keys are nobody's any more.
+        # After a run that found something the logs are kept, but not etcd's data, which is large.
         shutil.rmtree(folder / "etcd" if wrong else folder, ignore_errors=True)
     for line in wrong:
         print(f"WRONG: {line}", flush=True)
@@ -100,23 +100,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """On the way out a second signal must not interrupt what ends the processes."""
+    """While processes are being ended, a second signal must not interrupt it."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     raise _Ended
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/chaos", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seed", type=int, help="what the plan follows from; by default a random one")
-    parser.add_argument("--minutes", type=float, default=3.0, help="how long faults go on (3); the check comes after")
-    parser.add_argument("--plan", action="store_true", help="print the plan, and do nothing")
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, help="of the plan; by default a random one, which is printed")
+    parser.add_argument("--minutes", type=float, default=3.0, help="duration of the faults (3); the checks come after")
+    parser.add_argument("--plan", action="store_true", help="print the plan and end")
     return parser.parse_args(arguments)
 
 
 def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -> list[str]:
-    """What is wrong at the end, nothing if all is well."""
-    say = _Told()
+    """Everything that is wrong at the end; empty if nothing is."""
+    say = _Log()
     stage = Stage(processes, etcd, say)
     try:
         if wrong := consistency.settle(lambda: consistency.not_served(stage)):
@@ -124,63 +126,66 @@ def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -
         say.begin()
         with Visitors(stage, seed, say) as visitors:
             _play(plan, stage, say)
-        say(f"all is taken back; done: {_listed(counts(plan))}")
+        say(f"every fault is undone; done: {_listed(counts(plan))}")
         say(f"visits: {dict(visitors.outcomes.most_common())}")
         say(f"guests: {dict(stage.guests.outcomes.most_common())}")
         gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
-        say(f"raw addresses that were lost, as their clients say: {', '.join(stage.ledger.without_port()) or 'none'}")
-        say(f"longest time between two visits that were served: {gaps}")
+        say(f"raw addresses that were lost by their clients' logs: {', '.join(stage.ledger.without_port()) or 'none'}")
+        say(f"longest time between two successful visits: {gaps}")
         return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
     finally:
         stage.close()
 
 
-def _play(plan: tuple[Fault, ...], stage: Stage, say: _Told) -> None:
+def _play(plan: tuple[Fault, ...], stage: Stage, say: _Log) -> None:
     steps = sorted(
         [(fault.at, 1, fault) for fault in plan] + [(fault.until, 0, fault) for fault in plan],
         key=lambda step: step[:2],
     )
     for at, begins, fault in steps:
         while say.seconds() < at:
-            stage.look_after()
-            time.sleep(min(_LOOK, max(0.0, at - say.seconds())))
+            stage.supervise()
+            time.sleep(min(_SUPERVISE_EVERY, max(0.0, at - say.seconds())))
         target = " – ".join(filter(None, (fault.part, fault.other)))
-        say(f"{'' if begins else 'no more '}{fault.kind} {target}")
+        say(f"{'' if begins else 'end of '}{fault.kind} {target}")
         if begins:
             stage.begin(fault)
         else:
             stage.end(fault)
 
 
-def _check(stage: Stage, say: _Told) -> list[str]:
-    """One after the other; each is waited for while parts that ended by themselves are started again."""
+def _check(stage: Stage, say: _Log) -> list[str]:
+    """The checks in sequence; each may take time to succeed, while parts that ended are started again."""
     try:
         wrong = _settle(stage, lambda: consistency.not_served(stage), say)
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
         differ = _settle(stage, lambda: consistency.disagreements(stage), say)
-        say(f"registries and nodes agree, nothing is left over: {'no' if differ else 'yes'}")
+        say(f"registries and nodes agree, nothing remains: {'no' if differ else 'yes'}")
         new = _newcomer(stage, say)
         say(f"a new tunnel serves at every node: {'no' if new else 'yes'}")
         stage.end_clients()
         left = _settle(stage, lambda: consistency.disagreements(stage, closed=True), say)
-        say(f"nothing of the tunnels is left once their clients end: {'no' if left else 'yes'}")
+        say(f"nothing of the tunnels remains once their clients have ended: {'no' if left else 'yes'}")
         answered = consistency.still_answered(stage)
-        say(f"nobody answers at the address of a tunnel that is closed: {'no' if answered else 'yes'}")
+        say(f"no closed tunnel is answered for: {'no' if answered else 'yes'}")
     except WrongBytes as error:
         return [str(error)]
     return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
 
 
-def _newcomer(stage: Stage, say: _Told) -> list[str]:
-    """It comes once all is well; again while nodes that were started a moment ago let all their raw ports rest."""
+def _newcomer(stage: Stage, say: _Log) -> list[str]:
+    """Check a guest that comes after the faults.
+
+    It is started again while nodes that have just started let all their raw ports rest.
+    """
     place = GUESTS[0]
     name = stage.guests.come(place)
 
     def wrong() -> list[str]:
         nonlocal name
-        if not stage.guests.is_here(place):
+        if not stage.guests.is_present(place):
             name = stage.guests.come(place)
-        return consistency.not_served(stage) if stage.guests.open(name) else [f"{name} has no tunnel"]
+        return consistency.not_served(stage) if stage.guests.has_tunnels(name) else [f"{name} has no tunnel"]
 
     found = _settle(stage, wrong, say)
     stage.guests.leave(place, killed=False)
@@ -191,20 +196,20 @@ def _listed(found: Mapping[str, int]) -> str:
     return ", ".join(f"{what} {count}" for what, count in found.items())
 
 
-def _settle(stage: Stage, question: Callable[[], list[str]], say: _Told) -> list[str]:
+def _settle(stage: Stage, question: Callable[[], list[str]], say: _Log) -> list[str]:
     began = time.monotonic()
     last: list[str] = []
 
-    def looked_after() -> list[str]:
+    def supervised() -> list[str]:
         nonlocal last
-        stage.look_after()
+        stage.supervise()
         wrong = question()
         last = wrong or last
         return wrong
 
-    wrong = consistency.settle(looked_after)
-    if not wrong and last and time.monotonic() - began > _SOON:
-        say(f"it took {time.monotonic() - began:.0f} s until there was no more: {'; '.join(last)[:_SHOWN]}")
+    wrong = consistency.settle(supervised)
+    if not wrong and last and time.monotonic() - began > _QUICK:
+        say(f"resolved after {time.monotonic() - began:.0f} s: {'; '.join(last)[:_SHOWN]}")
     return wrong
 
 

@@ -1,6 +1,6 @@
-"""What must be true again once every fault is taken back.
+"""What must be true again once every fault is undone.
 
-Here: the questions, each answered with what is wrong at the moment; waiting until nothing is. Not here: faults.
+Here: checks that return what is wrong at the moment, and waiting until nothing is. Not here: faults.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.processes import ProcessFailed
 from portway_lab.cluster.visits import Ask, WrongBytes, visitor_context
 
-# A lease and the longest silence together, and a lost session's time to resume.
+# Seconds: a lease, the longest silence, and the time in which a lost session may resume, added.
 _SETTLES_WITHIN = 60.0
 _POLL = 0.5
 _TIMEOUT = 6.0
@@ -28,7 +28,7 @@ _AT_REST = ("visits", "sessions_away", "half_open_connections", "greeting_lanes"
 
 
 def settle(question: Callable[[], list[str]], within: float = _SETTLES_WITHIN) -> list[str]:
-    """Ask until nothing is wrong; what is still wrong when the time is up."""
+    """Repeat a check until nothing is wrong. Returns what is still wrong after `within` seconds."""
     deadline = time.monotonic() + within
     while (wrong := question()) and time.monotonic() < deadline:
         time.sleep(_POLL)
@@ -36,27 +36,28 @@ def settle(question: Callable[[], list[str]], within: float = _SETTLES_WITHIN) -
 
 
 def not_served(stage: Stage) -> list[str]:
-    """Addresses of open tunnels that are not served, at some node. Raises WrongBytes: that is never mended."""
+    """Open tunnels that are not served at some node. Raises WrongBytes, which no later check can make good."""
     entrances = [(tunnel, node, raw) for tunnel, raw in stage.addresses() for node in stage.entrances(tunnel, raw=raw)]
     visits = _visit_all(stage, entrances)
     for done in visits:
-        if done.got is Got.OTHERS:
-            raise WrongBytes(f"at {done.node}: {done.said}")
+        if done.got is Got.FOREIGN:
+            raise WrongBytes(f"at {done.node}: {done.reason}")
     return [
-        f"{tunnel.name}{' (raw)' if raw else ''} is not served at {node}: {done.said}"
+        f"{tunnel.name}{' (raw)' if raw else ''} is not served at {node}: {done.reason}"
         for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
         if done.got is not Got.OWN
     ]
 
 
 def still_answered(stage: Stage) -> list[str]:
-    """Closed tunnels at whose address somebody answers, at some node; a raw port that has rested may be another's."""
+    """Closed tunnels whose address is answered at some node. A raw port that has rested may belong to another
+    tunnel."""
     ledger = stage.ledger
     lives = {life.tunnel.name: life for life in ledger.closed()}
     entrances = [
         (life.tunnel, node, raw)
         for life, raw in itertools.product(lives.values(), (False, True))
-        if not raw or (life.tunnel.raw_port and not ledger.may_be_anothers(life))
+        if not raw or (life.tunnel.raw_port and not ledger.may_be_reassigned(life))
         for node in stage.entrances(life.tunnel, raw=raw)
     ]
     visits = _visit_all(stage, entrances)
@@ -80,15 +81,15 @@ def _visit_all(stage: Stage, entrances: Sequence[tuple[NamedTunnel, str, bool]])
 
 
 def disagreements(stage: Stage, *, closed: bool = False) -> list[str]:
-    """Where a registry's view is not the nodes', or something is left over. `closed`: no tunnel is open any more."""
+    """Differences between registries and nodes, and anything that remains. `closed`: no tunnel is open any more."""
     expected = Counter[str]() if closed else Counter(tunnel.label for tunnel in stage.ledger.open_now())
-    wrong = stage.guests.all_left()
+    wrong = stage.guests.not_ended()
     held = {}
     for node in NODES:
         try:
             metrics = _metrics(stage, node)
         except OSError as error:
-            wrong.append(f"{node} does not say how it is: {error}")
+            wrong.append(f"{node} does not give its metrics: {error}")
             continue
         held[stage.names[node]] = int(metrics["tunnels"])
         wrong += [f"{node} has {metrics[name]:g} {name}" for name in _AT_REST if metrics[name]]
@@ -117,7 +118,7 @@ def disagreements(stage: Stage, *, closed: bool = False) -> list[str]:
 
 
 def tracebacks(stage: Stage) -> list[str]:
-    """Log files with an error that nobody handled."""
+    """Log files that hold a traceback."""
     return [
         f"a traceback is in {log}"
         for log in sorted(stage.folder.glob("*.log"))

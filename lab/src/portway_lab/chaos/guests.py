@@ -1,6 +1,7 @@
-"""Clients that come and go while things go wrong: each opens tunnels of its own, and closes them or is killed.
+"""Clients that come and go during the faults: each opens tunnels of its own, and closes them or is killed.
 
-Here: their processes, and what the ledger is told of them. Not here: when they come (plan.py), who visits them.
+Here: their processes, and what the ledger learns of them. Not here: when they come (plan.py), their visitors
+(visitors.py).
 """
 
 import signal
@@ -16,20 +17,20 @@ from portway_lab.cluster.network import Network
 from portway_lab.cluster.processes import Process, Processes, end_process
 
 TUNNELS_EACH: Final = 2
-# forward() gives up after 10 s, the end of an interpreter takes a moment, and the machine has other things to do.
+# Seconds. forward() gives up after 10 s, an interpreter takes a moment to end, and the machine is busy.
 _ENDS_WITHIN: Final = 30.0
-_FOUND_NOBODY: Final = 1  # exit code
+_NOT_OPENED: Final = 1  # exit code
 
 
 @dataclass(slots=True)
 class _Guest:
     process: Process
     names: list[str] = field(default_factory=list)  # once they are open
-    told: float | None = None  # when it was told to end
+    signalled_at: float | None = None  # when it was told to end
 
 
 class Guests:
-    """One at a time in a place. Ending in any other way than it was told to is `unexpected`."""
+    """At most one guest in a place at a time. A guest that ends by itself is `unexpected`."""
 
     def __init__(
         self,
@@ -47,64 +48,64 @@ class Guests:
         self._ledger = ledger
         self._say = say
         self._came = 0
-        self._here: dict[str, _Guest] = {}
+        self._present: dict[str, _Guest] = {}
         self._leaving: list[_Guest] = []
         self.outcomes: Counter[str] = Counter()
         self.unexpected: list[str] = []
 
     def come(self, place: str) -> str:
-        """Begin to open tunnels, and wait for nothing; by which name it is `open` later."""
+        """Start a guest without waiting for its tunnels. Returns its name, for `has_tunnels`."""
         self._came += 1
         name = f"{place}-came-{self._came}"
         tunnels = [f"{name}-tunnel-{number}" for number in range(TUNNELS_EACH)]
         prefix = self._network.prefix(place)
         process = start_client(self._processes, name, tunnels, self._exports, prefix, self._flags)
-        self._here[place] = _Guest(process)
+        self._present[place] = _Guest(process)
         return name
 
-    def here(self) -> list[Process]:
-        return [guest.process for guest in self._here.values()]
+    def present(self) -> list[Process]:
+        return [guest.process for guest in self._present.values()]
 
-    def is_here(self, place: str) -> bool:
-        return place in self._here
+    def is_present(self, place: str) -> bool:
+        return place in self._present
 
-    def open(self, name: str) -> bool:
-        """Whether it is here and its tunnels are open."""
-        return any(guest.process.name == name and guest.names for guest in self._here.values())
+    def has_tunnels(self, name: str) -> bool:
+        """Whether the guest is present and its tunnels are open."""
+        return any(guest.process.name == name and guest.names for guest in self._present.values())
 
     def leave(self, place: str, *, killed: bool) -> None:
-        """Close them in order, or die; waited for elsewhere (`look_after`)."""
-        guest = self._here.pop(place, None)
+        """Tell the guest to close its tunnels and end, or kill it. Does not wait (`supervise` does)."""
+        guest = self._present.pop(place, None)
         if guest is None:
             return
-        self._hear(guest)
-        guest.told = time.monotonic()
-        self._ledger.let_go(guest.names, guest.told)
+        self._note_tunnels(guest)
+        guest.signalled_at = time.monotonic()
+        self._ledger.released(guest.names, guest.signalled_at)
         guest.process.popen.send_signal(signal.SIGKILL if killed else signal.SIGTERM)
         self._leaving.append(guest)
 
-    def look_after(self) -> None:
-        """Tell the ledger what has changed."""
-        for place, guest in list(self._here.items()):
-            self._hear(guest)
+    def supervise(self) -> None:
+        """Note in the ledger which guests have opened tunnels or ended; kill one that does not end."""
+        for place, guest in list(self._present.items()):
+            self._note_tunnels(guest)
             if guest.process.ended():
-                del self._here[place]
-                self._gone(guest)
+                del self._present[place]
+                self._note_end(guest)
         for guest in self._leaving[:]:
-            self._hear(guest)
-            assert guest.told is not None
-            if not guest.process.ended() and time.monotonic() - guest.told > _ENDS_WITHIN:
+            self._note_tunnels(guest)
+            assert guest.signalled_at is not None
+            if not guest.process.ended() and time.monotonic() - guest.signalled_at > _ENDS_WITHIN:
                 self.unexpected.append(f"{guest.process.name} did not end within {_ENDS_WITHIN:.0f} s of SIGTERM")
                 end_process(guest.process.popen, guest.process.name, 0)
             if guest.process.ended():
                 self._leaving.remove(guest)
-                self._gone(guest)
+                self._note_end(guest)
 
-    def all_left(self) -> list[str]:
-        """Those that have not ended, though they were told."""
+    def not_ended(self) -> list[str]:
+        """Guests that were told to end and have not ended."""
         return [f"{guest.process.name} has not ended" for guest in self._leaving]
 
-    def _hear(self, guest: _Guest) -> None:
+    def _note_tunnels(self, guest: _Guest) -> None:
         if guest.names:
             return
         tunnels = open_tunnels(guest.process)
@@ -112,19 +113,19 @@ class Guests:
             return
         guest.names = list(tunnels)
         self._ledger.opened(tunnels.values())
-        if guest.told is not None:
-            self._ledger.let_go(guest.names, guest.told)
+        if guest.signalled_at is not None:
+            self._ledger.released(guest.names, guest.signalled_at)
         self.outcomes["opened"] += 1
 
-    def _gone(self, guest: _Guest) -> None:
+    def _note_end(self, guest: _Guest) -> None:
         self._processes.forget_ended()
-        # It may have opened them and ended between two looks.
-        self._hear(guest)
+        # It may have opened its tunnels and ended since the last call.
+        self._note_tunnels(guest)
         self._ledger.ended(guest.names)
         code = guest.process.popen.returncode
         if not guest.names:
             self.outcomes["did not open"] += 1
-        if code == _FOUND_NOBODY and not guest.names:
+        if code == _NOT_OPENED and not guest.names:
             self._say(f"{guest.process.name}: {guest.process.log.read_text(errors='replace').strip()[-160:]}")
-        elif guest.told is None or code not in (0, -signal.SIGTERM, -signal.SIGKILL):
+        elif guest.signalled_at is None or code not in (0, -signal.SIGTERM, -signal.SIGKILL):
             self.unexpected.append(f"{guest.process.failure(f'ended by itself (exit code {code})')}")

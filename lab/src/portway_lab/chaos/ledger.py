@@ -1,7 +1,7 @@
-"""Which tunnels there are and were, and what a visitor of each may get: the rules, without a socket.
+"""The tunnels of a run and what their visitors may get: rules only, no sockets.
 
-Here: the life of each tunnel, whom a visitor picks, what is a violation. Not here: visits (visiting.py), the clients
-that come and go (guests.py).
+Here: the life of each tunnel, which tunnel a visitor picks, what is a violation. Not here: visits (visitors.py), the
+clients that come and go (guests.py).
 """
 
 import math
@@ -15,62 +15,62 @@ from typing import Final
 
 from portway_lab.cluster.clients import NamedTunnel
 
-# Of those that were closed, so many are visited on: all of a minute or two.
-_REMEMBERED: Final = 12
-_OF_CLOSED: Final = 0.2
-_OF_RAW: Final = 0.5
+_REMEMBERED: Final = 12  # closed tunnels that are still visited: those of the last minute or two
+_SHARE_OF_CLOSED: Final = 0.2  # of all visits
+_SHARE_OF_RAW: Final = 0.5  # of visits of a tunnel that has a raw port
 
 
 class Got(Enum):
     """What a visitor got."""
 
     OWN = "its tunnel's own bytes"
-    OTHERS = "somebody else's bytes"
-    NOTHING = "nothing, or not all of it"
+    FOREIGN = "bytes that are not its tunnel's"
+    NOTHING = "no answer, or not all of it"
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One that is over; `began` before it connected. `said` is what went wrong, in words."""
+    """A visit that has ended; `began` is before it connected. `reason` says what went wrong."""
 
     raw: bool
     node: str
     began: float
     ended: float
     got: Got
-    said: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True)
 class Life:
-    """A tunnel. `let_go` is when its client was told to close it, or was killed; `ended` when that client was gone.
+    """Times of one tunnel, in seconds of the ledger's clock; infinite for what has not happened.
 
-    `port_lost` is when its client said that no node could give it its raw port again, which may be (decision 9).
+    `released`: its client was told to close it, or was killed. `ended`: that client has ended. `port_lost`: its client
+    has logged that no node could give it its raw port again, which is allowed (docs/decisions, on raw ports).
     """
 
     tunnel: NamedTunnel
-    let_go: float = math.inf
+    released: float = math.inf
     ended: float = math.inf
     port_lost: float = math.inf
 
     @property
-    def port_left(self) -> float:
-        """Since when its raw port rests."""
-        return min(self.let_go, self.port_lost)
+    def port_released(self) -> float:
+        """When its raw port began to rest."""
+        return min(self.released, self.port_lost)
 
     def violation(self, visit: Visit, rest: float) -> str:
-        """What must never be; empty when all is well. A raw port that is let go is nobody else's for `rest` seconds."""
+        """What must never happen, or "". A released raw port is given to no other tunnel for `rest` seconds."""
         name = f"{self.tunnel.name}{' (raw)' if visit.raw else ''} at {visit.node}"
-        if visit.got is Got.OTHERS and not (visit.raw and visit.ended > self.port_left + rest):
-            since = visit.ended - self.let_go
-            return f"{name}, {f'let go {since:.1f} s ago' if since > 0 else 'open'}: {visit.said}"
+        if visit.got is Got.FOREIGN and not (visit.raw and visit.ended > self.port_released + rest):
+            since = visit.ended - self.released
+            return f"{name}, {f'released {since:.1f} s ago' if since > 0 else 'open'}: {visit.reason}"
         if visit.got is Got.OWN and visit.began > self.ended:
             return f"{name} answers {visit.began - self.ended:.1f} s after its client ended"
         return ""
 
 
 class Ledger:
-    """Every tunnel of the run; used from any thread."""
+    """Every tunnel of the run. Thread-safe."""
 
     def __init__(self, rest: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rest = rest
@@ -82,55 +82,55 @@ class Ledger:
         with self._lock:
             self._lives |= {tunnel.name: Life(tunnel) for tunnel in tunnels}
 
-    def let_go(self, names: Iterable[str], at: float) -> None:
-        """Before their client is told."""
+    def released(self, names: Iterable[str], at: float) -> None:
+        """Note that their client is about to be told to close them, or killed."""
         with self._lock:
             for name in names:
-                self._lives[name].let_go = at
+                self._lives[name].released = at
 
     def ended(self, names: Iterable[str]) -> None:
-        """Their client is gone."""
+        """Note that their client has ended."""
         now = self._clock()
         with self._lock:
             for name in names:
                 life = self._lives[name]
-                life.let_go, life.ended = min(life.let_go, now), now
+                life.released, life.ended = min(life.released, now), now
 
     def lost_ports(self, ports: Iterable[int]) -> None:
-        """Which raw ports their clients say that they are without now; no longer those that they have again."""
+        """Note which raw ports the clients' logs name as lost now; a port that is not among them has been regained."""
         lost, now = set(ports), self._clock()
         with self._lock:
             for life in self._lives.values():
                 if life.tunnel.raw_port not in lost:
                     life.port_lost = math.inf
-                elif life.let_go == math.inf:
+                elif life.released == math.inf:
                     life.port_lost = min(life.port_lost, now)
 
     def without_port(self) -> list[str]:
-        """Names of open tunnels whose raw address is lost."""
+        """Names of open tunnels that have lost their raw address."""
         with self._lock:
-            return [life.tunnel.name for life in self._lives.values() if life.port_lost < life.let_go == math.inf]
+            return [life.tunnel.name for life in self._lives.values() if life.port_lost < life.released == math.inf]
 
     def open_now(self) -> list[NamedTunnel]:
         with self._lock:
-            return [life.tunnel for life in self._lives.values() if life.let_go == math.inf]
+            return [life.tunnel for life in self._lives.values() if life.released == math.inf]
 
     def closed(self) -> list[Life]:
-        """Those that ended last."""
+        """The tunnels that ended last."""
         with self._lock:
             return [life for life in self._lives.values() if life.ended < math.inf][-_REMEMBERED:]
 
-    def may_be_anothers(self, life: Life) -> bool:
-        """Whether its raw port has rested."""
-        return self._clock() > life.port_left + self.rest
+    def may_be_reassigned(self, life: Life) -> bool:
+        """Whether its raw port has rested, so that it may be another tunnel's."""
+        return self._clock() > life.port_released + self.rest
 
     def pick(self, lot: random.Random) -> tuple[Life, bool]:
-        """Whom to visit, and whether at its raw port."""
+        """A tunnel to visit, and whether at its raw port."""
         closed = self.closed()
-        if closed and lot.random() < _OF_CLOSED:
+        if closed and lot.random() < _SHARE_OF_CLOSED:
             life = lot.choice(closed)
         else:
             with self._lock:
                 life = lot.choice([one for one in self._lives.values() if one.ended == math.inf])
-        raw = life.tunnel.raw_port > 0 and lot.random() < _OF_RAW and not self.may_be_anothers(life)
+        raw = life.tunnel.raw_port > 0 and lot.random() < _SHARE_OF_RAW and not self.may_be_reassigned(life)
         return life, raw

@@ -1,6 +1,6 @@
-"""What goes wrong and when: a pure function of a seed and a duration.
+"""Which faults happen when: a pure function of a seed and a duration.
 
-Here: the parts, the kinds of faults, the plan. Not here: doing any of it (stage.py).
+Here: the parts, the kinds of faults, the plan. Not here: carrying it out (stage.py).
 """
 
 import random
@@ -12,16 +12,16 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """What is done to a part, until it is taken back."""
+    """What is done to a part until the fault is undone."""
 
-    KILL = "kill"  # SIGKILL; started again
-    RESTART = "restart"  # SIGTERM; started again
+    KILL = "kill"  # SIGKILL; undone by a start
+    RESTART = "restart"  # SIGTERM; undone by a start
     PAUSE = "pause"  # SIGSTOP: sockets stay open, nothing answers; SIGCONT
     DRAIN = "drain"  # portway-admin node drain; serve
-    PARTITION = "partition"  # no packet between two places
-    DEAF = "deaf"  # none from the first to the second; the other way they pass
-    OPEN = "open"  # a client comes and opens tunnels; SIGTERM: it closes them in order
-    VANISH = "vanish"  # the same; SIGKILL: it says nothing
+    PARTITION = "partition"  # no packet passes between two places
+    DEAF = "deaf"  # packets pass from the second place to the first only
+    OPEN = "open"  # a client opens tunnels; undone by SIGTERM: it closes them
+    VANISH = "vanish"  # the same, undone by SIGKILL
 
 
 NODES: Final = ("fra", "fra-2", "iad", "nrt")
@@ -34,19 +34,18 @@ _NODE_KINDS: Final = (Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.DRAIN)
 _OTHER_KINDS: Final = (Kind.KILL, Kind.PAUSE)
 _CUTS: Final = (Kind.PARTITION, Kind.PARTITION, Kind.DEAF)
 _GUEST_KINDS: Final = (Kind.OPEN, Kind.VANISH)
-# One every so many seconds on average, each for so long: some are shorter than any time-out, some longer than the
-# ten seconds of silence and the fifteen of a lease.
+# Seconds between two faults on average, and how long each lasts: some shorter than any time-out, some longer than the
+# 10 s of silence and the 15 s of a lease.
 _EVERY: Final = 1.5
 _SHORTEST, _LONGEST = 0.5, 20.0
-# In less, a program has hardly begun.
-_SHORTEST_STAY: Final = 2.0
-# More at once, and nothing would be left to go wrong. Guests do not count: they take nothing away.
+_SHORTEST_STAY: Final = 2.0  # seconds of a guest: a program takes one to start
+# Faults at the same time: with more of them nothing would be left that works. Guests are not counted.
 _AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`at` and `until` are seconds from the beginning. `other` is the second place of a cut."""
+    """`at` and `until` are seconds since the beginning. `other` is the second place of a cut."""
 
     at: float
     until: float
@@ -60,7 +59,7 @@ class Fault:
 
 
 def make_plan(seed: int, seconds: float) -> tuple[Fault, ...]:
-    """Ordered by beginning; every fault is taken back by the end. Two never hit one part at a time."""
+    """The faults by their beginning. All are undone by the end, and no two affect the same part at the same time."""
     lot = random.Random(f"chaos {seed} {seconds:g}")
     faults: list[Fault] = []
     at = 0.0
@@ -74,17 +73,17 @@ def make_plan(seed: int, seconds: float) -> tuple[Fault, ...]:
         fault = Fault(round(at, 2), round(until, 2), kind, part, other)
         now = [running for running in faults if running.until >= fault.at]
         harm = sum(running.kind not in _GUEST_KINDS for running in now)
-        if (kind in _GUEST_KINDS or harm < _AT_ONCE) and not any(_touch(running, fault) for running in now):
+        if (kind in _GUEST_KINDS or harm < _AT_ONCE) and not any(_conflict(running, fault) for running in now):
             faults.append(fault)
 
 
 def counts(faults: Iterable[Fault]) -> dict[str, int]:
     """How many of each kind, by what they are done to: `kill node`, `open guest`, `partition`."""
-    found = Counter(f"{fault.kind} {_sort(fault)}".rstrip() for fault in faults)
+    found = Counter(f"{fault.kind} {_part_kind(fault)}".rstrip() for fault in faults)
     return dict(sorted(found.items()))
 
 
-def _sort(fault: Fault) -> str:
+def _part_kind(fault: Fault) -> str:
     if fault.other:
         return ""
     if fault.part in NODES:
@@ -93,7 +92,7 @@ def _sort(fault: Fault) -> str:
 
 
 def _target(lot: random.Random) -> tuple[Kind, str, str]:
-    """More often a node than anything else."""
+    """A kind and its part or parts; more often a node than anything else."""
     draw = lot.random()
     if draw < 0.4:
         return lot.choice(_NODE_KINDS), lot.choice(NODES), ""
@@ -107,8 +106,8 @@ def _target(lot: random.Random) -> tuple[Kind, str, str]:
     return lot.choice(_CUTS), source, target
 
 
-def _touch(one: Fault, other: Fault) -> bool:
-    """Whether taking one back would undo the other: same part, or same pair of places."""
+def _conflict(one: Fault, other: Fault) -> bool:
+    """Whether undoing one would undo the other: they have the same part, or the same pair of places."""
     if bool(one.other) != bool(other.other):
         return False
     return {one.part, one.other} == {other.part, other.other}

@@ -1,7 +1,7 @@
-"""The cluster that the plan is played on: real processes in places of their own, and each fault done and taken back.
+"""The cluster that faults are done to: real processes in network namespaces, and how each fault is done and undone.
 
-Here: starting it, faults, parts that ended by themselves. Not here: which faults and when (plan.py), visitors
-(visiting.py).
+Here: starting it, faults, parts that ended by themselves. Not here: which faults happen when (plan.py), visitors
+(visitors.py).
 """
 
 import signal
@@ -33,29 +33,29 @@ PLACES = (
     Place(VISITOR, "nrt", access=2.0),
 )
 TUNNELS_EACH = 3
-# Raw ports are a region's; the client that has some stays in the one that has two nodes, and so do guests.
+# A raw port is one of a region. The client with raw ports, and guests, stay in the region that has two nodes.
 RAW_REGION = "fra"
 _CLIENT_FLAGS = {"client": ("--raw", "--region", RAW_REGION), "client-2": ()}
-# Shorter than the defaults, so that a short run sees the end of each.
+# Shorter than the defaults, so that each of these times passes in a short run.
 _PORT_REST = 15.0
 _NODE_FLAGS = (
     *("--resume-time", "5", "--stop-grace", "3", "--drain-grace", "5", "--port-rest", f"{_PORT_REST:g}"),
-    # Eight blocks: a node that is started again lets its old ones rest and takes another. No more, so that a port is
-    # soon another's.
+    # Eight blocks: a node that is started again lets its old blocks rest and takes another. Not more, so that ports are
+    # soon assigned again.
     *("--raw-ports", "20024-20423"),
-    # All visitors have one address, and many ask for names of tunnels that are gone.
+    # All visitors have the same address, and many ask for names of closed tunnels.
     *("--connections-per-second", "1000", "--connection-burst", "1000"),
     *("--unknown-names-per-second", "1000", "--unknown-name-burst", "1000"),
 )
 
 
 class Stage:
-    """Everything that runs; `said` is told what happens."""
+    """All running parts. `say` is called with what happens, in words."""
 
     def __init__(self, processes: Processes, etcd: Path, say: Callable[[str], None]) -> None:
         self._processes = processes
         self._say = say
-        # What is ordered of one node arrives in that order, however long a registry takes.
+        # One thread for each node: orders for it arrive in sequence, however long a registry takes.
         self._orders = {node: ThreadPoolExecutor(1, thread_name_prefix=f"orders for {node}") for node in NODES}
         self._closing = threading.Event()
         self._paused: set[str] = set()
@@ -98,11 +98,11 @@ class Stage:
         self.guests = Guests(processes, network, self.cluster.exports, RAW_REGION, self.ledger, say)
 
     def entrances(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
-        """The nodes that a visitor of it may come to."""
+        """The nodes at which the tunnel may be visited."""
         return tuple(node for node in NODES if not raw or node.partition("-")[0] == tunnel.region)
 
     def addresses(self) -> list[tuple[NamedTunnel, bool]]:
-        """Those of every tunnel that is open now, and whether each is a raw one; none that its client says is lost."""
+        """Every open tunnel with whether it is visited at its raw port; without raw ports that are lost."""
         tunnels, lost = self.ledger.open_now(), self.ledger.without_port()
         raw = [tunnel for tunnel in tunnels if tunnel.raw_port and tunnel.name not in lost]
         return [(tunnel, False) for tunnel in tunnels] + [(tunnel, True) for tunnel in raw]
@@ -129,7 +129,7 @@ class Stage:
         part = fault.part
         match fault.kind:
             case Kind.KILL | Kind.RESTART:
-                # One that has not ended by now in spite of SIGTERM is waited for, up to its grace and some more.
+                # A part that is still stopping after SIGTERM is waited for.
                 if not self._parts[part].wait_end(END_WITHIN):
                     self.unexpected.append(f"{part} did not end within {END_WITHIN:.0f} s of SIGTERM")
                 self._parts[part].begin()
@@ -144,10 +144,11 @@ class Stage:
             case Kind.OPEN | Kind.VANISH:
                 self.guests.leave(part, killed=fault.kind is Kind.VANISH)
 
-    def look_after(self) -> None:
-        """What a service manager does: start what ended by itself. Ending after having been ready is `unexpected`."""
-        self.guests.look_after()
-        clients = [*self._clients.values(), *self.guests.here()]
+    def supervise(self) -> None:
+        """Start a part again that has ended by itself, as a service manager does. If it was ready, its end is
+        `unexpected`."""
+        self.guests.supervise()
+        clients = [*self._clients.values(), *self.guests.present()]
         self.ledger.lost_ports(port for client in clients for port in lost_ports(client))
         for name, part in self._parts.items():
             if name in self._down or name in self._paused:
@@ -165,8 +166,8 @@ class Stage:
                 self.unexpected.append(f"{name} ended by itself ({client.failure('ended')})")
 
     def end_clients(self) -> None:
-        """SIGTERM to both: their tunnels are closed in order."""
-        self.ledger.let_go(self.tunnels, time.monotonic())
+        """SIGTERM to both clients: they close their tunnels."""
+        self.ledger.released(self.tunnels, time.monotonic())
         for name, client in self._clients.items():
             self._down.add(name)
             client.popen.terminate()
@@ -175,7 +176,7 @@ class Stage:
         self.ledger.ended(self.tunnels)
 
     def close(self) -> None:
-        """A paused process would not hear of its end."""
+        """Resume paused processes, which would not receive SIGTERM, and stop giving orders."""
         for name in self._paused:
             self._parts[name].signal(signal.SIGCONT)
         self._closing.set()
@@ -183,7 +184,7 @@ class Stage:
             orders.shutdown(cancel_futures=True)
 
     def _order(self, order: str, part: str, *, insist: bool) -> None:
-        """Any registry will do. One that must be obeyed is given again until it is."""
+        """Give an order about a node to any registry that answers; with `insist`, repeat it until one does."""
         while not self._closing.is_set():
             for place, registry in zip(REGISTRIES, self.cluster.registries, strict=True):
                 try:

@@ -1,7 +1,7 @@
-"""Visitors who never stop: each knows every byte that it must get, and of whom it must get none any more.
+"""Visitors without pause: each knows every byte that it must get, and which tunnels must not answer any more.
 
-Here: threads in the visitor's place, what they saw, added up. Not here: one visit's bytes (cluster/visits.py), what is
-a violation (ledger.py).
+Here: threads in the visitors' place, and the sums of what they saw. Not here: the bytes of a visit
+(cluster/visits.py), what is a violation (ledger.py).
 """
 
 import random
@@ -18,17 +18,17 @@ from portway_lab.cluster.visits import Ask, WrongBytes, ask, connect, connect_ra
 
 _THREADS = 12
 _TIMEOUT = 6.0
-_BETWEEN = 0.05
+_BETWEEN = 0.05  # seconds between two visits of a thread
 _SIZES = (0, 1, 1_000, 60_000, 300_000)
-_MOST_ASKED = 3
+_MAX_QUESTIONS = 3  # of one visit
 
 
 def visit(
     stage: Stage, context: ssl.SSLContext, tunnel: NamedTunnel, node: str, questions: Sequence[Ask], *, raw: bool
 ) -> Visit:
-    """One visit of a tunnel at a node; the calling thread is in the visitor's place."""
+    """One visit of a tunnel at a node, from a thread that is in the visitors' place."""
     began = time.monotonic()
-    got, said = Got.OWN, "served"
+    got, reason = Got.OWN, "served"
     try:
         with (
             connect_raw(stage.network.address(node), tunnel.raw_port, _TIMEOUT)
@@ -38,17 +38,17 @@ def visit(
             for question in questions:
                 ask(connection, tunnel, question)
     except WrongBytes as error:
-        got, said = Got.OTHERS, str(error)
+        got, reason = Got.FOREIGN, str(error)
     except ssl.SSLCertVerificationError as error:
-        got, said = Got.OTHERS, f"a certificate that is not {tunnel.name}'s: {error}"
+        got, reason = Got.FOREIGN, f"a certificate that is not {tunnel.name}'s: {error}"
     except OSError as error:
         tls = isinstance(error, ssl.SSLError) and error.reason
-        got, said = Got.NOTHING, tls or f"{type(error).__name__}"
-    return Visit(raw, node, began, time.monotonic(), got, said)
+        got, reason = Got.NOTHING, tls or f"{type(error).__name__}"
+    return Visit(raw, node, began, time.monotonic(), got, reason)
 
 
 class Visitors:
-    """`with Visitors(stage, seed) as visitors:` has them visit until the block ends."""
+    """`with Visitors(stage, seed, say) as visitors:` visits until the block ends."""
 
     def __init__(self, stage: Stage, seed: int, say: Callable[[str], None]) -> None:
         self._stage = stage
@@ -80,7 +80,7 @@ class Visitors:
             while not self._stop.wait(_BETWEEN):
                 life, raw = ledger.pick(lot)
                 node = lot.choice(self._stage.entrances(life.tunnel, raw=raw))
-                questions = [Ask(lot.choice(_SIZES), lot.random() < 0.3) for _ in range(lot.randint(1, _MOST_ASKED))]
+                questions = [Ask(lot.choice(_SIZES), lot.random() < 0.3) for _ in range(lot.randint(1, _MAX_QUESTIONS))]
                 done = visit(self._stage, context, life.tunnel, node, questions, raw=raw)
                 self._count(life, done)
 
@@ -89,8 +89,8 @@ class Visitors:
         if wrong:
             self._say(f"VIOLATION {wrong}")
         address = _address((life.tunnel, done.raw))
-        closed = "closed: " if life.let_go < done.began else ""
-        outcome = "another's" if done.got is Got.OTHERS else done.said
+        closed = "closed: " if life.released < done.began else ""
+        outcome = "foreign bytes" if done.got is Got.FOREIGN else done.reason
         with self._lock:
             if wrong:
                 self.violations.append(wrong)

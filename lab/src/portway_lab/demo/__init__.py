@@ -1,1 +1,1 @@
-"""The command scripts/demo."""
+"""A whole Portway cluster on one machine, shown to a person."""

@@ -1,8 +1,10 @@
-"""Run a registry and relay nodes in three regions on this machine, and put a web page on a public address with them.
+"""Run a registry and relay nodes in three regions on this machine, and publish a web page with them.
 
-Here: what the demo says and when it ends. The cluster itself is started by cluster/portway.py; a folder below the
-system's temporary directory holds its certificates, its database and, for each process, a log and a pid file.
+A folder below the system's temporary directory holds certificates, the registry's database and, for each process, a log
+and a pid file.
 """
+
+# Here: the output of the demo and when it ends. Not here: starting the cluster (cluster/portway.py).
 
 import argparse
 import http.server
@@ -28,17 +30,16 @@ from portway_lab.demo import regions as demo_regions
 from portway_lab.demo.folders import make_folder, owned_folder
 
 _REGIONS = (("fra", 50.1, 8.7), ("iad", 38.9, -77.4), ("syd", -33.9, 151.2))
-# A request on one machine takes milliseconds.
-_REQUEST_TIMEOUT = 20.0
+_REQUEST_TIMEOUT = 20.0  # seconds; a request on one machine takes milliseconds
 _WATCH_INTERVAL = 0.2
 
 
 class _DemoFailed(Exception):
-    """The processes run, and yet the page could not be asked for."""
+    """The processes run, but the page could not be requested."""
 
 
 class _Ended(BaseException):
-    """A signal asked us to end. Not an Exception: no handler in between may take it for a failure."""
+    """A signal ended the demo. Not an Exception, so that no handler takes it for a failure."""
 
 
 def main() -> int:
@@ -47,10 +48,10 @@ def main() -> int:
         print(f"scripts/demo --regions cannot run here: {reason}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup means it
+        if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:  # nohup has ignored it on purpose
             signal.signal(number, _end)
     if arguments.env is not None and arguments.env.is_file():
-        arguments.env.unlink()  # its contents are of a cluster that is gone; whoever waits for the file waits for ours
+        arguments.env.unlink()  # of an earlier cluster; a program that waits for the file must wait for this one's
     folder = make_folder()
     try:
         with (
@@ -68,7 +69,7 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace, folder: Path, processes: Processes) -> None:
-    """Until it is enough, or a signal comes."""
+    """Start the cluster, show it, and stay until a signal unless only a check was asked for."""
     regions = start_regions(processes) if arguments.regions else None
     if regions is not None:
         cluster, more = regions.cluster, demo_regions.exports(regions.network)
@@ -89,27 +90,31 @@ def _run(arguments: argparse.Namespace, folder: Path, processes: Processes) -> N
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="end after one request; exit 0 only if it was answered")
+    mode.add_argument("--check", action="store_true", help="end after one request; exit code 0 only if it was answered")
     mode.add_argument(
         "--env",
         type=Path,
         metavar="FILE",
-        help="only the cluster, in the foreground; when it is ready, FILE holds export lines for clients",
+        help="start the cluster only, in the foreground; when it is ready, FILE holds export lines for clients",
     )
     parser.add_argument(
         "--regions",
         action="store_true",
-        help="each region in a network namespace of its own, as far from the others as in the world (needs root)",
+        help="put each region into a network namespace, with the round trips of real regions between them (needs root)",
     )
-    parser.add_argument("--registry-port", type=_port, default=0, metavar="PORT", help="default: a free one")
+    parser.add_argument(
+        "--registry-port", type=_port, default=0, metavar="PORT", help="of the registry; default: a free port"
+    )
     parser.add_argument(
         "--relay-port",
         type=_port,
         default=0,
         metavar="PORT",
-        help="of the first node, the others follow; default: free",
+        help="of the first node, the next ones for the others; default: free ports",
     )
     arguments = parser.parse_args()
     if arguments.regions and (arguments.registry_port or arguments.relay_port):
@@ -120,7 +125,7 @@ def _parse() -> argparse.Namespace:
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65_535 - len(_REGIONS):
-        raise argparse.ArgumentTypeError(f"{port} is no usable port")
+        raise argparse.ArgumentTypeError(f"{port} cannot be used as a port")
     return port
 
 
@@ -139,7 +144,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _no_more_signals() -> Iterator[None]:
-    """On the way out a second Ctrl-C must not interrupt what ends the processes."""
+    """While processes are being ended, a second Ctrl-C must not interrupt it."""
     try:
         yield
     finally:
@@ -148,7 +153,7 @@ def _no_more_signals() -> Iterator[None]:
 
 
 def _write_exports(target: Path, cluster: Cluster, folder: Path, more: Mapping[str, str]) -> None:
-    """All of it at once: whoever polls for the file never reads half."""
+    """Write the file atomically: a program that polls for it never reads half."""
     nodes = ",".join(f"{node.process.name}={node.listen}" for node in cluster.nodes)
     values = {**cluster.exports, "PORTWAY_DEMO_DIR": str(folder), "PORTWAY_DEMO_NODES": nodes, **more}
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
@@ -163,16 +168,16 @@ def _write_exports(target: Path, cluster: Cluster, folder: Path, more: Mapping[s
 
 
 def _stay(processes: Processes) -> None:
-    """Until a signal comes. A node that somebody kills to see what happens ends nothing else."""
+    """Return by _Ended only. A node that the user kills, to see what happens, ends nothing else."""
     while len(processes):
         for process in processes.forget_ended():
-            print(f"{process.name} has ended; the rest goes on", file=sys.stderr)
+            print(f"{process.name} has ended; the others go on", file=sys.stderr)
         time.sleep(_WATCH_INTERVAL)
     raise _DemoFailed("every process has ended")
 
 
 class _Page(http.server.BaseHTTPRequestHandler):
-    """The local web server: one page, with a word that nobody else can know."""
+    """The local web server: one page, with a random word that no other server knows."""
 
     word = secrets.token_hex(8)
 
@@ -189,7 +194,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
 
 def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> None:
-    """A page behind a tunnel, asked for through its public address."""
+    """Publish a page and request it at its public address. Raises _DemoFailed."""
     os.environ.update(cluster.exports)
     import portway
 
@@ -206,7 +211,7 @@ def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> 
                 print(f"\nforward({port}) was ready after {took:.0f} ms:\n    {tunnel.url}")
                 _request(tunnel.url, cluster.ca)
                 if not check:
-                    _say_how_to_go_on(cluster, folder)
+                    _print_next_steps(cluster, folder)
                     _stay(processes)
         except portway.Error as error:
             raise _DemoFailed(f"forward({port}): {error}") from error
@@ -215,14 +220,14 @@ def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> 
 
 
 def _request(url: str, ca: Path) -> None:
-    """Ask for the page as anybody would, and say how to do the same. Raises _DemoFailed."""
+    """Request the page with curl and print the command line. Raises _DemoFailed."""
     command = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(ca), url]
-    print(f"\nA visitor asks for it:\n    curl --cacert {shlex.quote(str(ca))} {url}", flush=True)
+    print(f"\nA visitor requests it:\n    curl --cacert {shlex.quote(str(ca))} {url}", flush=True)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_REQUEST_TIMEOUT, check=False)
     except FileNotFoundError as error:
         raise _DemoFailed(
-            "its visitor is curl, and there is none: install it (Debian: apt-get install curl)"
+            "its visitor is curl, which is not installed: install it (Debian: apt-get install curl)"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise _DemoFailed(f"no answer within {_REQUEST_TIMEOUT:.0f} s") from error
@@ -233,7 +238,7 @@ def _request(url: str, ca: Path) -> None:
         raise _DemoFailed("the answer is not the page that was put behind the tunnel")
 
 
-def _say_how_to_go_on(cluster: Cluster, folder: Path) -> None:
+def _print_next_steps(cluster: Cluster, folder: Path) -> None:
     exports = folder / "env"
     _write_exports(exports, cluster, folder, {})
     programs = Path(sys.executable).parent

@@ -1,6 +1,6 @@
-"""The folder of a demo: made, locked while it is used, cleared afterwards, and swept when its demo was killed.
+"""The folder of a demo: created, locked while in use, cleared at the end, and removed later if its demo was killed.
 
-Here: whose a folder is and what stays of it. Not here: what is in it.
+Here: which process owns a folder, and what is kept of it. Not here: its content.
 """
 
 import fcntl
@@ -14,13 +14,12 @@ from pathlib import Path
 
 _PREFIX = "portway-demo-"
 _LOCK = "owner.lock"
-_KEPT = {".log", ".pid"}
-# Somebody may still read the logs of a demo that has ended.
-_SWEEP_AFTER = 3600.0
+_KEPT_SUFFIXES = {".log", ".pid"}
+_SWEEP_AFTER = 3600.0  # seconds; the logs of a demo that has ended may still be read
 
 
 def make_folder() -> Path:
-    """A new folder that nobody else can read. What demos that were killed left behind is deleted first."""
+    """Create a folder that other users cannot read. Folders of demos that were killed are deleted first."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if _is_stale(left):
             shutil.rmtree(left, ignore_errors=True)
@@ -29,14 +28,14 @@ def make_folder() -> Path:
 
 @contextmanager
 def owned_folder(folder: Path, *, keep_logs: bool) -> Iterator[None]:
-    """Hold the folder. After a failure it stays whole; after a good end its logs stay if asked for, and no secret."""
+    """Lock the folder. After a failure it is kept; otherwise it is deleted, but for its logs if `keep_logs`."""
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield
         except Exception:
-            raise  # it stays, to be looked at
+            raise  # the folder is kept for inspection
         except BaseException:  # a signal ended it
             _clear(folder, keep_logs)
             raise
@@ -53,12 +52,12 @@ def _clear(folder: Path, keep_logs: bool) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.suffix not in _KEPT:
+        elif path.suffix not in _KEPT_SUFFIXES:
             path.unlink(missing_ok=True)
 
 
 def _is_stale(folder: Path) -> bool:
-    """Whether its demo has ended a while ago, in whatever way: the kernel lets go of a dead owner's lock."""
+    """Whether its demo has ended some time ago, in any way: the kernel releases the lock of a process that died."""
     try:
         if folder.stat().st_uid != os.getuid() or time.time() - folder.stat().st_mtime < _SWEEP_AFTER:
             return False

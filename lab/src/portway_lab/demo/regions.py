@@ -1,7 +1,7 @@
-"""What the demo shows in three emulated regions: which node a client takes, and how long a far visitor waits.
+"""The demo in three emulated regions: which node a client attaches to, and how long a distant visitor waits.
 
 Here: a tunnel from the client's place, visits from the visitor's, how to run a command in each place. Not here: the
-places and the cluster (cluster/regions.py), when the demo ends (demo_cluster.py).
+places and the cluster (cluster/regions.py), when the demo ends (command.py).
 """
 
 import shlex
@@ -19,12 +19,12 @@ _REQUEST_SECONDS = "20"
 
 
 def exports(network: Network) -> dict[str, str]:
-    """What another program needs to run something in the places."""
+    """The environment variable with which another program finds the places."""
     return {"PORTWAY_DEMO_PLACES": ",".join(f"{place}={network.namespace(place)}" for place in network.places)}
 
 
 def show(regions: Regions, processes: Processes) -> None:
-    """A tunnel and its visitors, each in its place. Raises ProcessFailed."""
+    """Open a tunnel and visit it, each from its place, and print the times. Raises ProcessFailed."""
     network, cluster = regions.network, regions.cluster
     between = ", ".join(f"{one}–{other} {ms:.0f} ms" for (one, other), ms in DISTANCES.items())
     print(f"Portway runs here in three regions; round trips between them: {between}")
@@ -34,7 +34,7 @@ def show(regions: Regions, processes: Processes) -> None:
     client = start_client(processes, "client", ["hello"], cluster.exports, network.prefix(CLIENT.name))
     tunnel = wait_tunnels(processes, client)["hello"]
     print(f"\nThe client, near {CLIENT.region}, had its tunnel after {tunnel.ready_ms:.0f} ms:\n    {tunnel.url}")
-    print(f"\nA visitor, near {VISITOR.region}, asks for it at each node:")
+    print(f"\nA visitor, near {VISITOR.region}, requests it at each node:")
     print(f"    {'node':<9} {'round trip to it':>16} {'first visit':>12} {'second':>10}")
     for node in cluster.nodes:
         away = distance(VISITOR.name, node.plan.region)
@@ -54,11 +54,11 @@ def _curl(network: Network, cluster: Cluster, node: RunningNode, url: str) -> li
 
 
 def _visit(network: Network, cluster: Cluster, node: RunningNode, url: str) -> float:
-    """Seconds until the visitor has its whole answer."""
+    """Seconds until the visitor has the whole answer."""
     command = _curl(network, cluster, node, url)
-    told = ["--max-time", _REQUEST_SECONDS, "--output", "/dev/null", "--write-out", "%{time_total}"]
+    options = ["--max-time", _REQUEST_SECONDS, "--output", "/dev/null", "--write-out", "%{time_total}"]
     try:
-        done = subprocess.run([*command, *told], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise ProcessFailed("curl is missing: install it (Debian: apt-get install curl)") from error
     if done.returncode != 0:

@@ -1,1 +1,1 @@
-"""The command scripts/rolling_upgrade."""
+"""The upgrade of a running mesh from an older release to this one, under load."""

@@ -1,11 +1,11 @@
-"""Restart the nodes of a mesh one by one, from an older commit's release to this one's, under load.
+"""Restart the nodes of a mesh one by one, from the release of an older commit to this one, under load.
 
-The older release is that of a git ref, run from a worktree with this environment's packages. Visitors ask 200 times a
-second, on new and on kept connections, at the nodes that say they are ready, as behind a balancer. The exit code is 0
-when no new connection failed and no request in progress was cut.
-
-Here: the releases, the order of restarts, what is said. Not here: the load (load.py).
+The older release runs from a worktree of its git ref, with the packages of this environment. Visitors send 200 requests
+per second, on new and on kept connections, to the nodes that are ready by their own /readyz, as behind a load balancer.
+The exit code is 0 when no new connection failed and no request in progress was cut.
 """
+
+# Here: the releases, the order of restarts, the output. Not here: the load (load.py).
 
 import argparse
 import os
@@ -24,10 +24,9 @@ from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes, ProcessFailed, Restartable
 from portway_lab.rolling_upgrade.load import Load
 
-# One address is the whole load.
+# The whole load comes from one address.
 _NO_LIMITS = ("--connections-per-second", "10000", "--connection-burst", "10000")
-# A node's grace (10 s) and what it takes to start.
-_ENDS_WITHIN = 45.0
+_ENDS_WITHIN = 45.0  # seconds: a node's grace (10 s), and time to spare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,17 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/rolling_upgrade", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="scripts/rolling_upgrade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--from", dest="ref", required=True, metavar="REF", help="the older release, as a git ref")
     parser.add_argument(
-        "--settle", type=float, default=3.0, metavar="SECONDS", help="of load before, between and after restarts (3)"
+        "--settle",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="of load before, between and after the restarts (3)",
     )
     return parser.parse_args(arguments)
 
 
 @contextmanager
 def _release(ref: str, folder: Path) -> Iterator[str]:
-    """PYTHONPATH of the release of a commit."""
+    """The PYTHONPATH of a commit's release, in a worktree that is removed afterwards."""
     tree = folder / "release"
     git = ["git", "-C", str(ROOT)]
     subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(tree), ref], check=True)
@@ -77,7 +82,7 @@ def _upgrade(processes: Processes, old: str, settle: float) -> Load:
         for number in (1, 2, 3)
     )
     cluster = start_cluster(processes, plans, RegistryPlan(prefix=prefix))
-    # Programs are upgraded last, or never: the client stays what it was.
+    # Clients are upgraded last or never: this one stays on the older release.
     client = start_client(processes, "client", ["one", "two"], cluster.exports, prefix)
     tunnels = tuple(wait_tunnels(processes, client).values())
     parts = [

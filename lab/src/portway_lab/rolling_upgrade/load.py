@@ -1,6 +1,6 @@
-"""Two hundred requests a second on new and on kept connections, at the nodes that say they are ready.
+"""200 requests per second on new and on kept connections, at the nodes that are ready.
 
-Here: the load, and what failed of it. Not here: what is done to the nodes meanwhile (run_rolling_upgrade.py).
+Here: the load, and its failures. Not here: the restarts of the nodes (command.py).
 """
 
 import random
@@ -15,26 +15,27 @@ from pathlib import Path
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.visits import Ask, WrongBytes, ask, connect, visitor_context
 
-# Threads, and how often each asks: 100 a second on new connections, 100 on kept ones, and requests in progress for
-# two seconds each.
+# Threads, and the seconds between requests of each: 100 requests per second on new connections, 100 on kept ones, and
+# requests that take two seconds each.
 _NEW, _NEW_EVERY = 10, 0.1
 _KEPT, _KEPT_EVERY = 20, 0.2
 _SLOW = 2
-# A kept connection lives for so many requests, two seconds: much less than a node's grace, as behind any balancer that
-# is to let go of a node.
-_ON_ONE = 10
-_A_SECOND = _NEW / _NEW_EVERY + _KEPT / _KEPT_EVERY
+# Requests of a kept connection, which lasts two seconds then: much less than a node's grace, as behind any balancer
+# that must be able to release a node.
+_REQUESTS_OF_KEPT = 10
+_PER_SECOND = _NEW / _NEW_EVERY + _KEPT / _KEPT_EVERY
 _SMALL = Ask(500)
 _LONG = Ask(20_000, seconds=2.0)
 _TIMEOUT = 15.0
-# How often a balancer looks whether a node is ready.
-_PROBE_EVERY = 0.05
-# Less than this part of the planned load, and the figure says nothing.
-_ENOUGH = 0.5
+_PROBE_EVERY = 0.05  # seconds between two looks of the balancer at /readyz
+_ENOUGH = 0.5  # of the planned load; with less the result says nothing
 
 
 class Load:
-    """`with Load(...) as load:` asks until the block ends. `ready` is, for each node's address, its admin port's."""
+    """`with Load(...) as load:` sends requests until the block ends.
+
+    `ready` maps the address of each node to that of its admin server.
+    """
 
     def __init__(self, ca: Path, tunnels: Sequence[NamedTunnel], ready: Mapping[str, str]) -> None:
         self._context = visitor_context(ca)
@@ -71,13 +72,13 @@ class Load:
             thread.join()
 
     def enough(self) -> bool:
-        """Whether the load was what it is meant to be, more or less."""
-        return self.counts["requests"] >= _ENOUGH * _A_SECOND * self._seconds
+        """Whether the load reached at least half of what is planned."""
+        return self.counts["requests"] >= _ENOUGH * _PER_SECOND * self._seconds
 
     def summary(self) -> str:
         rate = self.counts["requests"] / self._seconds
         return (
-            f"{self.counts['requests']} requests in {self._seconds:.0f} s ({rate:.0f} a second of {_A_SECOND:.0f}), "
+            f"{self.counts['requests']} requests in {self._seconds:.0f} s ({rate:.0f}/s of {_PER_SECOND:.0f}/s), "
             f"{self.counts['connections']} new connections, {self.counts['slow']} requests of {_LONG.seconds:g} s; "
             f"{self.counts['not connected']} new connections failed, {self.counts['cut']} requests were cut"
         )
@@ -92,13 +93,13 @@ class Load:
         self._visit(lot, [_SMALL], _NEW_EVERY)
 
     def _ask_on_kept(self, lot: random.Random) -> None:
-        self._visit(lot, [_SMALL] * _ON_ONE, _KEPT_EVERY)
+        self._visit(lot, [_SMALL] * _REQUESTS_OF_KEPT, _KEPT_EVERY)
 
     def _ask_slowly(self, lot: random.Random) -> None:
         self._visit(lot, [_LONG], 0.0)
 
     def _visit(self, lot: random.Random, questions: Sequence[Ask], every: float) -> None:
-        """One connection; each question is asked `every` seconds after the one before."""
+        """One connection; each question is asked `every` seconds after the previous one."""
         tunnel, node = lot.choice(self._tunnels), lot.choice(self._ready)
         due = time.monotonic()
         try:
@@ -132,7 +133,7 @@ class Load:
                 self.failures.append(f"after {time.monotonic() - self._began:.2f} s: {failure}")
 
     def _probe(self) -> None:
-        """What a balancer does: only nodes that say they are ready get new connections."""
+        """As a load balancer does: only nodes that are ready get new connections."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while not self._stop.wait(_PROBE_EVERY):
             ready = []

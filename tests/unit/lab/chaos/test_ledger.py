@@ -31,8 +31,8 @@ def test_an_open_tunnel_gives_its_own_bytes_or_nothing(raw: bool) -> None:
     life = Life(OPEN)
     assert not life.violation(visit(Got.OWN, 1.0, 2.0, raw=raw), REST)
     assert not life.violation(visit(Got.NOTHING, 1.0, 2.0, raw=raw), REST)
-    assert "open at fra, open: what came" in life.violation(visit(Got.OTHERS, 1.0, 2.0), REST)
-    assert "open (raw) at fra, open: what came" in life.violation(visit(Got.OTHERS, 1.0, 2.0, raw=True), REST)
+    assert "open at fra, open: what came" in life.violation(visit(Got.FOREIGN, 1.0, 2.0), REST)
+    assert "open (raw) at fra, open: what came" in life.violation(visit(Got.FOREIGN, 1.0, 2.0, raw=True), REST)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -49,7 +49,7 @@ def test_a_tunnel_that_answers_after_its_client_ended_is_a_violation(raw: bool) 
 
 def test_anothers_bytes_under_a_closed_name_are_a_violation_for_ever() -> None:
     """A label is never given again."""
-    assert violation(visit(Got.OTHERS, ENDED + 1_000, ENDED + 1_001))
+    assert violation(visit(Got.FOREIGN, ENDED + 1_000, ENDED + 1_001))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_anothers_bytes_under_a_closed_name_are_a_violation_for_ever() -> None:
 )
 def test_a_raw_port_is_nobody_elses_during_its_rest(ended: float, wrong: bool) -> None:
     """After it another tunnel may have it, and who still holds the old address reaches that one."""
-    assert bool(violation(visit(Got.OTHERS, ended - 0.1, ended, raw=True))) is wrong
+    assert bool(violation(visit(Got.FOREIGN, ended - 0.1, ended, raw=True))) is wrong
 
 
 def test_a_port_that_its_client_says_is_lost_rests_from_then_on() -> None:
@@ -68,12 +68,12 @@ def test_a_port_that_its_client_says_is_lost_rests_from_then_on() -> None:
     ledger.lost_ports([OPEN.raw_port])
     assert ledger.without_port() == ["open"]
     life = next(life for life, _ in (ledger.pick(random.Random(seed)) for seed in range(50)) if life.tunnel is OPEN)
-    assert life.violation(visit(Got.OTHERS, now, now + REST, raw=True), REST)
-    assert not life.violation(visit(Got.OTHERS, now, now + REST + 0.1, raw=True), REST)
-    assert life.violation(visit(Got.OTHERS, now, now + REST + 0.1), REST)
+    assert life.violation(visit(Got.FOREIGN, now, now + REST, raw=True), REST)
+    assert not life.violation(visit(Got.FOREIGN, now, now + REST + 0.1, raw=True), REST)
+    assert life.violation(visit(Got.FOREIGN, now, now + REST + 0.1), REST)
     ledger.lost_ports([])
     assert ledger.without_port() == []
-    assert life.violation(visit(Got.OTHERS, now, now + REST + 0.1, raw=True), REST)
+    assert life.violation(visit(Got.FOREIGN, now, now + REST + 0.1, raw=True), REST)
 
 
 def test_what_a_client_says_of_its_ports_is_read(tmp_path: Path) -> None:
@@ -88,12 +88,12 @@ def test_what_a_client_says_of_its_ports_is_read(tmp_path: Path) -> None:
     assert lost_ports(client) == {20_385}
 
 
-def test_a_client_that_ends_by_itself_has_let_go_then() -> None:
+def test_a_client_that_ends_by_itself_has_released_its_tunnels_then() -> None:
     """Nobody told it to."""
     ledger = Ledger(REST, lambda: 7.0)
     ledger.opened([OPEN, CLOSED])
     ledger.ended(["closed"])
-    assert [(life.tunnel, life.let_go, life.ended) for life in ledger.closed()] == [(CLOSED, 7.0, 7.0)]
+    assert [(life.tunnel, life.released, life.ended) for life in ledger.closed()] == [(CLOSED, 7.0, 7.0)]
     assert ledger.open_now() == [OPEN]
 
 
@@ -102,7 +102,7 @@ def test_closed_tunnels_are_visited_on_and_their_raw_ports_while_they_rest() -> 
     now = 100.0
     ledger = Ledger(REST, lambda: now)
     ledger.opened([OPEN, CLOSED])
-    ledger.let_go(["closed"], now)
+    ledger.released(["closed"], now)
     assert ledger.open_now() == [OPEN]
     ledger.ended(["closed"])
     lot = random.Random(5)

@@ -108,7 +108,7 @@ def test_a_tunnel_that_answers_in_its_own_name_is_served(stage: Any) -> None:
 def test_an_answer_in_anothers_name_is_a_violation(stage: Any, origin: Origin) -> None:
     """As if a raw port led to another tunnel's client; at the end it is not waited for to pass."""
     origin.name = "other"
-    visitors = visit_until(stage, "raw another's")
+    visitors = visit_until(stage, "raw foreign bytes")
     assert "mine (raw) at fra, open: mine was asked for" in visitors.violations[0]
     with pytest.raises(WrongBytes, match="mine was asked for"):
         consistency.not_served(stage)
@@ -126,10 +126,10 @@ def test_an_answer_after_the_end_is_a_violation(stage: Any) -> None:
 def test_anothers_answer_at_a_port_that_rests_is_a_violation(stage: Any, origin: Origin) -> None:
     """Once it has rested, nobody asks any more."""
     origin.name = "other"
-    stage.ledger.let_go(["mine"], time.monotonic())
+    stage.ledger.released(["mine"], time.monotonic())
     stage.ledger.ended(["mine"])
-    assert "mine (raw) at fra, let go" in consistency.still_answered(stage)[0]
-    stage.ledger.let_go(["mine"], time.monotonic() - REST - 1.0)
+    assert "mine (raw) at fra, released" in consistency.still_answered(stage)[0]
+    stage.ledger.released(["mine"], time.monotonic() - REST - 1.0)
     assert consistency.still_answered(stage) == []
 
 
