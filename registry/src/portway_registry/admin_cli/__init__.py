@@ -1,1 +1,1 @@
-"""portway-admin: what operators ask the registry, and the local certificate authority."""
+"""portway-admin: the command with which operators look after a cluster, and the local certificate authority."""

@@ -1,17 +1,17 @@
-"""`portway-admin audit`: who changed what."""
+"""`portway-admin audit`: the changes that admins have made."""
 
 import click
 from portway_proto.v1.admin_pb2 import AuditEntry, ListAuditRequest
 
-from portway_registry.admin_cli.connection import Admin, json_option, pass_admin
-from portway_registry.admin_cli.output import print_list, when
+from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
+from portway_registry.admin_cli.output import print_list, utc_time
 
 _COLUMNS = ("WHEN", "ACTOR", "ACTION", "TARGET")
 
 
 @click.group()
 def audit() -> None:
-    """What admins have changed: list."""
+    """Changes that admins have made: list."""
 
 
 @audit.command("list")
@@ -20,17 +20,15 @@ def audit() -> None:
     type=click.IntRange(min=1, max=1000),
     default=100,
     show_default=True,
-    help="The most entries, the youngest first.",
+    help="The largest number of entries to print.",
 )
 @json_option
-@pass_admin
-def list_(admin: Admin, limit: int) -> None:
-    """List what was changed, the youngest change first; the actor is the id of an admin's token."""
-    with admin.calls() as calls:
-        found = calls.stub.ListAudit(
-            ListAuditRequest(limit=limit), metadata=calls.metadata, timeout=calls.timeout
-        ).entries
-    print_list(admin, "entries", found, _json, _COLUMNS, _row, "Nothing has been changed yet.")
+@pass_options
+def list_(options: GlobalOptions, limit: int) -> None:
+    """List the changes, the newest first. The actor is the id of an admin's token."""
+    with options.calls() as calls:
+        found = calls.call(calls.stub.ListAudit, ListAuditRequest(limit=limit)).entries
+    print_list(options, "entries", found, _json, _COLUMNS, _row, "Nothing has been changed yet.")
 
 
 def _json(entry: AuditEntry) -> dict[str, object]:
@@ -38,4 +36,4 @@ def _json(entry: AuditEntry) -> dict[str, object]:
 
 
 def _row(entry: AuditEntry) -> list[str]:
-    return [when(entry.at_ms), entry.actor, entry.action, entry.target]
+    return [utc_time(entry.at_ms), entry.actor, entry.action, entry.target]

@@ -1,4 +1,4 @@
-"""The command portway-admin: its options and its commands. What each does is in the module of its name."""
+"""The command portway-admin: its global options and its commands, each of which is in the module of its name."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from portway_registry.admin_cli.audit import audit
-from portway_registry.admin_cli.connection import Admin, ExitCode, Failure
+from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
 from portway_registry.admin_cli.pki import pki
@@ -16,7 +16,7 @@ from portway_registry.errors import RegistryError
 
 _EPILOG = """\
 \b
-What can be counted is taken in the plural too: `nodes list` is `node list`.
+Nouns may be plural: `nodes list` is `node list`.
 
 \b
 Exit codes:
@@ -25,13 +25,13 @@ Exit codes:
   2    the command line cannot be used
   3    the registry cannot be reached
   4    the token is missing, unknown, revoked, or not an admin's
-  130  interrupted, which is how a watch ends
+  130  interrupted, as a watch usually ends
 """
 _PLURALS: Final = {"nodes": "node", "invitations": "invitation", "tunnels": "tunnel", "tokens": "token"}
 
 
-class _Nouns(click.Group):
-    """Takes plurals; says an error of ours in one line instead of a traceback, and ends with its exit code."""
+class _NounGroup(click.Group):
+    """Accepts plural nouns; prints an error of ours as one line, without a traceback, and exits with its code."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _PLURALS.get(cmd_name, cmd_name))
@@ -49,19 +49,19 @@ class _Nouns(click.Group):
             ctx.exit(ExitCode.REFUSED)
 
 
-@click.group(cls=_Nouns, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_NounGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--registry", envvar="PORTWAY_REGISTRY", help="HOST:PORT of the registry, or several with commas.")
 @click.option(
-    "--token", envvar="PORTWAY_ADMIN_TOKEN", help="An admin's API token; visible to others in the process list."
+    "--token", envvar="PORTWAY_ADMIN_TOKEN", help="An admin's API token. Other users can see it in the process list."
 )
-@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), help="A file that holds it.")
+@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), help="A file with the token.")
 @click.option(
     "--ca",
     envvar="PORTWAY_CA",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The CA that the registry's certificate is from; by default the system's.",
+    help="The CA that the registry's certificate is from; by default the system's CAs.",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON for programs instead of tables; taken last as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text; may also follow the command.")
 @click.version_option(package_name="portway-registry")
 @click.pass_context
 def main(
@@ -76,7 +76,7 @@ def main(
 
     The registry, the token and the CA are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN and PORTWAY_CA.
     """
-    ctx.obj = Admin(registry, token, token_file, ca, as_json)
+    ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json)
 
 
 for _command in (node, invitation, tunnel, token, audit, pki):

@@ -21,10 +21,11 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
     NodeState,
 )
+from portway_runtime.endpoints import Endpoint
 
-from portway_registry.admin_cli.connection import Admin, json_option, pass_admin, seconds
+from portway_registry.admin_cli.connection import GlobalOptions, json_option, parse_duration, pass_options
 from portway_registry.admin_cli.invitation import invitation_json
-from portway_registry.admin_cli.output import print_changes, print_list, when
+from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, utc_time
 
 _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
 _REACH = {
@@ -37,41 +38,39 @@ _REACH = {
 
 @click.group()
 def node() -> None:
-    """Relay nodes: invite; list, show, watch; cordon, drain, remove, and serve again."""
+    """Relay nodes: invite; list, show, watch; cordon, drain, remove; serve."""
 
 
 @node.command("list")
 @click.option("--region", default="", help="Only nodes of this region.")
 @json_option
-@pass_admin
-def list_(admin: Admin, region: str) -> None:
+@pass_options
+def list_(options: GlobalOptions, region: str) -> None:
     """List the nodes that are registered now."""
-    with admin.calls() as calls:
-        found = calls.stub.ListNodes(
-            ListNodesRequest(region=region), metadata=calls.metadata, timeout=calls.timeout
-        ).nodes
+    with options.calls() as calls:
+        found = calls.call(calls.stub.ListNodes, ListNodesRequest(region=region)).nodes
     where = f" in region {region}" if region else ""
-    print_list(admin, "nodes", found, node_json, _COLUMNS, _row, f"No node{where} is registered.")
+    print_list(options, "nodes", found, node_json, _COLUMNS, _row, f"No node{where} is registered.")
 
 
 @node.command()
 @click.argument("name")
 @json_option
-@pass_admin
-def show(admin: Admin, name: str) -> None:
+@pass_options
+def show(options: GlobalOptions, name: str) -> None:
     """Show one node."""
-    with admin.calls() as calls:
-        found = calls.stub.GetNode(GetNodeRequest(name=name), metadata=calls.metadata, timeout=calls.timeout).node
-    if admin.json:
-        admin.print_json(node_json(found))
+    with options.calls() as calls:
+        found = calls.call(calls.stub.GetNode, GetNodeRequest(name=name)).node
+    if options.json:
+        print_json(node_json(found))
         return
-    located = f"{found.latitude:.2f}, {found.longitude:.2f}" if found.latitude or found.longitude else "not told"
-    admin.print_fields(
+    located = f"{found.latitude:.2f}, {found.longitude:.2f}" if found.latitude or found.longitude else "unknown"
+    print_fields(
         {
             "name": found.name,
             "region": found.region,
             "serves": f"*.{found.region}.{found.domain}",
-            "address": _address(found),
+            "address": str(Endpoint(found.host, found.port)),
             "server name": found.server_name,
             "state": state(found),
             "reached": reached(found),
@@ -80,31 +79,44 @@ def show(admin: Admin, name: str) -> None:
             "visits": str(found.visits),
             "position": located,
             "version": found.version,
-            "since": when(found.started_at_ms),
+            "since": utc_time(found.started_at_ms),
         }
     )
 
 
 @node.command()
-@click.option("--region", required=True, help="The region that the new node is of.")
-@click.option("--name", default="", help="Its name, also one to be replaced; by default it chooses one that is free.")
-@click.option("--ttl", default="1h", show_default=True, callback=seconds, help="How long the token can be used.")
+@click.option("--region", required=True, help="The region of the new node.")
+@click.option(
+    "--name",
+    default="",
+    help="Its name, also that of a node to replace; by default it chooses one.",
+)
+@click.option(
+    "--ttl",
+    default="1h",
+    show_default=True,
+    callback=parse_duration,
+    help="How long the token is valid.",
+)
 @json_option
-@pass_admin
-def invite(admin: Admin, region: str, name: str, ttl: int) -> None:
-    """Print a token with which one new node joins, once: `portway-relay serve --join TOKEN ...`."""
+@pass_options
+def invite(options: GlobalOptions, region: str, name: str, ttl: int) -> None:
+    """Print a token with which one new node joins.
+
+    It is used once: `portway-relay serve --join TOKEN ...`.
+    """
     request = InviteNodeRequest(region=region, node=name, ttl_seconds=ttl)
-    with admin.calls() as calls:
-        answer = calls.stub.InviteNode(request, metadata=calls.metadata, timeout=calls.timeout)
-        # Where it was made is where it is shown: the node has to reach the same address.
+    with options.calls() as calls:
+        answer = calls.call(calls.stub.InviteNode, request)
+        # The node calls the registry that created the invitation, so its address goes with the token.
         token = f"{answer.token}@{calls.address}"
-    if admin.json:
-        admin.print_json({"token": token, **invitation_json(answer.invitation)})
+    if options.json:
+        print_json({"token": token, **invitation_json(answer.invitation)})
         return
-    who = f"node {answer.invitation.node}" if answer.invitation.node else "one node"
+    invited = f"node {answer.invitation.node}" if answer.invitation.node else "one node"
     click.echo(
-        f"Invitation {answer.invitation.id}: {who} of region {region} may join with this token until "
-        f"{when(answer.invitation.expires_at_ms)}. Keep it now: it cannot be shown again.",
+        f"Invitation {answer.invitation.id}: {invited} of region {region} may join with this token until "
+        f"{utc_time(answer.invitation.expires_at_ms)}. Keep it now: it cannot be shown again.",
         err=True,
     )
     click.echo(token)
@@ -112,69 +124,78 @@ def invite(admin: Admin, region: str, name: str, ttl: int) -> None:
 
 @node.command()
 @json_option
-@pass_admin
-def watch(admin: Admin) -> None:
-    """Print the nodes, then each change to them as it happens, until interrupted."""
-    with admin.calls() as calls:
-        stream = calls.stub.WatchNodes(WatchNodesRequest(), metadata=calls.metadata)
-        print_changes(admin, ((change.kind, change.node) for change in stream), "node", node_json, _line)
+@pass_options
+def watch(options: GlobalOptions) -> None:
+    """Print the nodes, then each change.
 
-
-@node.command()
-@click.argument("name")
-@json_option
-@pass_admin
-def cordon(admin: Admin, name: str) -> None:
-    """Let no new clients come to a node; those it has stay."""
-    _order(admin, name, NODE_ORDER_CORDON, "takes no new clients")
-
-
-@node.command()
-@click.argument("name")
-@json_option
-@pass_admin
-def drain(admin: Admin, name: str) -> None:
-    """Have a node's clients attach elsewhere, under the same URLs; visits in progress may finish."""
-    _order(admin, name, NODE_ORDER_DRAIN, "is being left by its clients")
-
-
-@node.command()
-@click.argument("name")
-@json_option
-@pass_admin
-def remove(admin: Admin, name: str) -> None:
-    """Have a node refused by registries and all other nodes, until it is invited anew."""
-    _order(admin, name, NODE_ORDER_REMOVE, "is refused everywhere")
-
-
-@node.command()
-@click.argument("name")
-@json_option
-@pass_admin
-def serve(admin: Admin, name: str) -> None:
-    """Let a node serve as usual: takes back cordon and drain.
-
-    Takes back remove, too, of a node whose certificate was made with `pki node`.
+    Changes are printed as they happen, until interrupted.
     """
-    _order(admin, name, NODE_ORDER_SERVE, "serves as usual")
+    with options.calls() as calls:
+        stream = calls.stream(calls.stub.WatchNodes, WatchNodesRequest())
+        print_changes(options, ((change.kind, change.node) for change in stream), "node", node_json, _line)
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_options
+def cordon(options: GlobalOptions, name: str) -> None:
+    """Send no new clients to a node; its present clients stay."""
+    _order(options, name, NODE_ORDER_CORDON, "takes no new clients")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_options
+def drain(options: GlobalOptions, name: str) -> None:
+    """Move a node's clients to other nodes.
+
+    Their URLs stay the same; visits in progress may finish.
+    """
+    _order(options, name, NODE_ORDER_DRAIN, "drains: its clients attach to other nodes")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_options
+def remove(options: GlobalOptions, name: str) -> None:
+    """Refuse a node until it is invited again.
+
+    Registries and all other nodes refuse it.
+    """
+    _order(options, name, NODE_ORDER_REMOVE, "is removed: registries and nodes refuse it")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@pass_options
+def serve(options: GlobalOptions, name: str) -> None:
+    """Undo cordon and drain: the node serves as usual.
+
+    Also undoes remove, of a node whose certificate was made with `pki node`.
+    """
+    _order(options, name, NODE_ORDER_SERVE, "serves as usual")
 
 
 node.add_command(serve, "undrain")
 node.add_command(serve, "uncordon")
 
 
-def _order(admin: Admin, name: str, order: "NodeOrder.ValueType", what: str) -> None:
-    with admin.calls() as calls:
+def _order(options: GlobalOptions, name: str, order: "NodeOrder.ValueType", effect: str) -> None:
+    with options.calls() as calls:
         request = OrderNodeRequest(name=name, order=order)
-        calls.stub.OrderNode(request, metadata=calls.metadata, timeout=calls.timeout)
-    if admin.json:
-        admin.print_json({"node": name, "order": NodeOrder.Name(order).removeprefix("NODE_ORDER_").lower()})
+        calls.call(calls.stub.OrderNode, request)
+    if options.json:
+        print_json({"node": name, "order": NodeOrder.Name(order).removeprefix("NODE_ORDER_").lower()})
     else:
-        click.echo(f"{name} {what}")
+        click.echo(f"{name} {effect}")
 
 
 def node_json(found: NodeInfo) -> dict[str, object]:
-    """For programs: the names are those of the protocol's NodeInfo."""
+    """A node for programs, with the names of the protocol's NodeInfo."""
     return {
         "name": found.name,
         "region": found.region,
@@ -205,28 +226,24 @@ def state(found: NodeInfo) -> str:
 
 
 def reached(found: NodeInfo) -> str:
-    """Whether its advertised address was reached, so that clients are sent there; else why not."""
+    """Whether its advertised address was reached, without which no clients are sent there; if not, why."""
     if found.reach == REACH_FAILED:
         return f"no: {found.reach_failure}"
     return "not yet" if found.reach == REACH_TRYING else "yes"
 
 
-def _address(found: NodeInfo) -> str:
-    return f"[{found.host}]:{found.port}" if ":" in found.host else f"{found.host}:{found.port}"
-
-
 def _row(found: NodeInfo) -> list[str]:
-    most = f"/{found.max_sessions}" if found.max_sessions else ""
+    limit = f"/{found.max_sessions}" if found.max_sessions else ""
     return [
         found.name,
         found.region,
-        _address(found),
+        str(Endpoint(found.host, found.port)),
         state(found),
-        f"{found.sessions}{most}",
+        f"{found.sessions}{limit}",
         str(found.tunnels),
         str(found.visits),
         found.version,
-        when(found.started_at_ms),
+        utc_time(found.started_at_ms),
         reached(found),
     ]
 
@@ -234,4 +251,4 @@ def _row(found: NodeInfo) -> list[str]:
 def _line(found: NodeInfo) -> str:
     counts = f"{found.sessions} sessions, {found.tunnels} tunnels, {found.visits} visits"
     not_reached = f"  reached: {reached(found)}" if found.reach in (REACH_TRYING, REACH_FAILED) else ""
-    return f"{found.name}  {found.region}  {_address(found)}  {state(found)}  {counts}{not_reached}"
+    return f"{found.name}  {found.region}  {Endpoint(found.host, found.port)!s}  {state(found)}  {counts}{not_reached}"

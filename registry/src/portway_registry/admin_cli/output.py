@@ -1,8 +1,10 @@
-"""How lists and changes are shown, alike for every noun.
+"""How portway-admin prints: tables, fields and changes for people, one line of JSON for programs.
 
-Here: times, states, and the loop of a watch. Not here: what a node or a tunnel shows (the module of its name).
+Here: what all nouns share. Not here: which fields a node or a tunnel has (the module of its name).
 """
 
+import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -17,7 +19,7 @@ from portway_proto.v1.admin_pb2 import (
     ChangeKind,
 )
 
-from portway_registry.admin_cli.connection import Admin, printable
+from portway_registry.admin_cli.connection import GlobalOptions
 
 T = TypeVar("T")
 
@@ -30,13 +32,13 @@ _KINDS: Final[Mapping["ChangeKind.ValueType", str]] = {
 }
 
 
-def when(ms: int) -> str:
-    """A time of the registry's, in UTC; a dash for none."""
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ms else "-"
+def print_json(value: object) -> None:
+    """One line of JSON."""
+    click.echo(json.dumps(value, sort_keys=True, ensure_ascii=False))
 
 
 def print_list(
-    admin: Admin,
+    options: GlobalOptions,
     noun: str,
     found: Iterable[T],
     as_json: Callable[[T], dict[str, object]],
@@ -44,29 +46,64 @@ def print_list(
     as_row: Callable[[T], Sequence[str]],
     empty: str,
 ) -> None:
-    """Print all that was found: a table, or `empty` where there is nothing; a program gets `{NOUN: [...]}`."""
-    if admin.json:
-        admin.print_json({noun: [as_json(one) for one in found]})
+    """A table, or the text `empty` when nothing was found; with --json `{NOUN: [...]}`."""
+    if options.json:
+        print_json({noun: [as_json(one) for one in found]})
     else:
-        admin.print_table(columns, [as_row(one) for one in found], empty)
+        _print_table(columns, [as_row(one) for one in found], empty)
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """A line for each field: its name, padded, and its value."""
+    width = max(map(len, fields)) + 2
+    for name, value in fields.items():
+        click.echo(f"{name:<{width}}{printable(value)}")
 
 
 def print_changes(
-    admin: Admin,
+    options: GlobalOptions,
     changes: Iterable[tuple["ChangeKind.ValueType", T]],
     noun: str,
     as_json: Callable[[T], dict[str, object]],
     as_line: Callable[[T], str],
 ) -> None:
-    """Print each change as a line of its own, at once, until the stream ends.
+    """A line for each change as it arrives, until the stream ends.
 
-    A program gets `{"kind": ..., NOUN: ...}`; the line of kind "synced", after what was known before, has no NOUN.
+    With --json `{"kind": ..., NOUN: ...}`; the line of kind "synced", after what was known before, has no NOUN.
     """
     for number, value in changes:
         kind = _KINDS.get(number)
         if kind is None:
-            continue  # a later release's, of which nothing can be said
-        if admin.json:
-            admin.print_json({"kind": kind} if kind == "synced" else {"kind": kind, noun: as_json(value)})
+            continue  # a kind of a later release
+        if options.json:
+            print_json({"kind": kind} if kind == "synced" else {"kind": kind, noun: as_json(value)})
         elif kind != "synced":
             click.echo(f"{datetime.now(UTC):%H:%M:%SZ}  {kind:<8} {printable(as_line(value))}")
+
+
+def utc_time(ms: int) -> str:
+    """A time in milliseconds since 1970 as text, in UTC; a dash for 0, which means none."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ms else "-"
+
+
+def printable(text: str) -> str:
+    """Text from others without characters that control a terminal; each is replaced by U+FFFD."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    if not rows:
+        click.echo(empty)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    # Into a pipe nothing is cut to a terminal's width.
+    Console(width=None if sys.stdout.isatty() else 500).print(table)

@@ -1,4 +1,4 @@
-"""`portway-admin token`: API tokens of clients and of admins. The secret is in the answer to `create` alone."""
+"""`portway-admin token`: API tokens of clients and of admins. Only `create` prints a secret."""
 
 import click
 from portway_proto.v1.admin_pb2 import (
@@ -10,8 +10,8 @@ from portway_proto.v1.admin_pb2 import (
     TokenInfo,
 )
 
-from portway_registry.admin_cli.connection import Admin, json_option, pass_admin
-from portway_registry.admin_cli.output import print_list, when
+from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
+from portway_registry.admin_cli.output import print_json, print_list, utc_time
 
 _ROLES = {"client": ROLE_CLIENT, "admin": ROLE_ADMIN}
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
@@ -24,31 +24,31 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--tenant", required=True, help="Whom its tunnels are counted for.")
-@click.option("--description", default="", help="What it is for, for people.")
+@click.option("--tenant", required=True, help="The tenant that its tunnels are counted for.")
+@click.option("--description", default="", help="What the token is for, as a note to people.")
 @click.option(
     "--role",
     type=click.Choice(tuple(_ROLES)),
     default="client",
     show_default=True,
-    help="A client's opens tunnels; an admin's is for portway-admin.",
+    help="client: to open tunnels; admin: for portway-admin.",
 )
 @click.option(
     "--max-tunnels",
     type=click.IntRange(min=1, max=1_000_000),
-    help="The most tunnels open at once with it; by default what the registry is set to.",
+    help="The largest number of tunnels open at once with it; by default the registry's --max-tunnels.",
 )
 @json_option
-@pass_admin
-def create(admin: Admin, tenant: str, description: str, role: str, max_tunnels: int | None) -> None:
-    """Make a token and print it, this once."""
+@pass_options
+def create(options: GlobalOptions, tenant: str, description: str, role: str, max_tunnels: int | None) -> None:
+    """Create a token and print it; it cannot be printed again."""
     request = CreateTokenRequest(
         tenant=tenant, description=description, role=_ROLES[role], max_tunnels=max_tunnels or 0
     )
-    with admin.calls() as calls:
-        answer = calls.stub.CreateToken(request, metadata=calls.metadata, timeout=calls.timeout)
-    if admin.json:
-        admin.print_json({"token": answer.token, **_json(answer.info)})
+    with options.calls() as calls:
+        answer = calls.call(calls.stub.CreateToken, request)
+    if options.json:
+        print_json({"token": answer.token, **_json(answer.info)})
         return
     # The token alone on stdout, so that `TOKEN=$(portway-admin token create ...)` holds it and nothing else.
     click.echo(
@@ -60,36 +60,36 @@ def create(admin: Admin, tenant: str, description: str, role: str, max_tunnels: 
 
 @token.command("list")
 @click.option("--tenant", default="", help="Only tokens of this tenant.")
-@click.option("--all", "everything", is_flag=True, help="Revoked ones too.")
+@click.option("--all", "everything", is_flag=True, help="Include revoked tokens.")
 @json_option
-@pass_admin
-def list_(admin: Admin, tenant: str, everything: bool) -> None:
+@pass_options
+def list_(options: GlobalOptions, tenant: str, everything: bool) -> None:
     """List the tokens, without their secrets."""
     request = ListTokensRequest(tenant=tenant, include_revoked=everything)
-    with admin.calls() as calls:
-        found = calls.stub.ListTokens(request, metadata=calls.metadata, timeout=calls.timeout).tokens
-    print_list(admin, "tokens", found, _json, _COLUMNS, _row, "There is no such token.")
+    with options.calls() as calls:
+        found = calls.call(calls.stub.ListTokens, request).tokens
+    print_list(options, "tokens", found, _json, _COLUMNS, _row, "There is no such token.")
 
 
 @token.command()
 @click.argument("id")
 @json_option
-@pass_admin
-def revoke(admin: Admin, id: str) -> None:  # noqa: A002 - what it is called on the command line
-    """Make a token worthless, and close the tunnels that are open with it.
+@pass_options
+def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on the command line
+    """Revoke a token, and close the tunnels that are open with it.
 
-    ID is its second part, as `token list` shows it. A token that is revoked already stays so.
+    ID is its second part, as `token list` prints it. Revoking a token again changes nothing.
     """
-    with admin.calls() as calls:
-        info = calls.stub.RevokeToken(RevokeTokenRequest(id=id), metadata=calls.metadata, timeout=calls.timeout).info
-    if admin.json:
-        admin.print_json(_json(info))
+    with options.calls() as calls:
+        info = calls.call(calls.stub.RevokeToken, RevokeTokenRequest(id=id)).info
+    if options.json:
+        print_json(_json(info))
         return
-    click.echo(f"Token {info.id} of tenant {info.tenant} is revoked since {when(info.revoked_at_ms)}.")
+    click.echo(f"Token {info.id} of tenant {info.tenant} is revoked since {utc_time(info.revoked_at_ms)}.")
 
 
 def _json(info: TokenInfo) -> dict[str, object]:
-    """The names of the protocol's TokenInfo."""
+    """A token for programs, with the names of the protocol's TokenInfo."""
     return {
         "id": info.id,
         "tenant": info.tenant,
@@ -107,7 +107,7 @@ def _row(info: TokenInfo) -> list[str]:
         info.tenant,
         _ROLE_NAMES.get(info.role, f"unknown ({info.role})"),
         str(info.max_tunnels or "default"),
-        when(info.created_at_ms),
-        when(info.revoked_at_ms),
+        utc_time(info.created_at_ms),
+        utc_time(info.revoked_at_ms),
         info.description,
     ]

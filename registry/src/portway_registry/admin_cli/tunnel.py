@@ -1,5 +1,7 @@
-"""`portway-admin tunnel`: the tunnels that are open. Whoever has a label has the tunnel's address, so what is printed
-here is as secret as they are (SECURITY.md)."""
+"""`portway-admin tunnel`: the tunnels that are open.
+
+A label is part of the tunnel's address, which is secret, and so is what these commands print (SECURITY.md).
+"""
 
 from collections.abc import Iterator
 
@@ -7,46 +9,46 @@ import click
 from portway_proto.v1.admin_pb2 import GetTunnelRequest, ListTunnelsRequest, WatchTunnelsRequest
 from portway_proto.v1.types_pb2 import TunnelInfo
 
-from portway_registry.admin_cli.connection import Admin, Calls, json_option, pass_admin
+from portway_registry.admin_cli.connection import AdminCalls, GlobalOptions, json_option, pass_options
 from portway_registry.admin_cli.node import node_json
 from portway_registry.admin_cli.node import state as node_state
-from portway_registry.admin_cli.output import print_changes, print_list, when
+from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, utc_time
 
-# Each page costs the registry a walk over all tunnels; so many are the most it gives.
+# The registry's largest page, because it goes through all tunnels for each page.
 _PAGE = 5000
 _COLUMNS = ("LABEL", "NODE", "TENANT", "TOKEN", "EPOCH", "OPTIONS", "HOST", "OPENED")
 
 
 @click.group()
 def tunnel() -> None:
-    """Open tunnels: list, show, watch. Labels are secrets: whoever has one can visit."""
+    """Open tunnels: list, show, watch. Labels are secrets: anyone who has one can visit."""
 
 
 @tunnel.command("list")
 @click.option("--node", default="", help="Only tunnels whose client is connected to this node.")
 @click.option("--tenant", default="", help="Only tunnels of this tenant.")
 @json_option
-@pass_admin
-def list_(admin: Admin, node: str, tenant: str) -> None:
-    """List the tunnels that are open now, all of them."""
-    with admin.calls() as calls:
+@pass_options
+def list_(options: GlobalOptions, node: str, tenant: str) -> None:
+    """List all tunnels that are open now."""
+    with options.calls() as calls:
         found = list(_pages(calls, ListTunnelsRequest(node=node, tenant=tenant, page_size=_PAGE)))
-    print_list(admin, "tunnels", found, _json, _COLUMNS, _row, "No such tunnel is open.")
+    print_list(options, "tunnels", found, _json, _COLUMNS, _row, "No such tunnel is open.")
 
 
 @tunnel.command()
 @click.argument("label")
 @json_option
-@pass_admin
-def show(admin: Admin, label: str) -> None:
+@pass_options
+def show(options: GlobalOptions, label: str) -> None:
     """Show one tunnel, and the node that its client is connected to."""
-    with admin.calls() as calls:
-        answer = calls.stub.GetTunnel(GetTunnelRequest(label=label), metadata=calls.metadata, timeout=calls.timeout)
+    with options.calls() as calls:
+        answer = calls.call(calls.stub.GetTunnel, GetTunnelRequest(label=label))
     found, home = answer.tunnel, answer.node if answer.HasField("node") else None
-    if admin.json:
-        admin.print_json({"tunnel": _json(found), "node": None if home is None else node_json(home)})
+    if options.json:
+        print_json({"tunnel": _json(found), "node": None if home is None else node_json(home)})
         return
-    admin.print_fields(
+    print_fields(
         {
             "label": found.label,
             "host": found.host,
@@ -57,25 +59,28 @@ def show(admin: Admin, label: str) -> None:
             "tenant": found.tenant,
             "token": found.token_id,
             "epoch": str(found.epoch),
-            "opened": when(found.opened_at_ms),
+            "opened": utc_time(found.opened_at_ms),
         }
     )
 
 
 @tunnel.command()
 @json_option
-@pass_admin
-def watch(admin: Admin) -> None:
-    """Print the tunnels, then each change to them as it happens, until interrupted."""
-    with admin.calls() as calls:
-        stream = calls.stub.WatchTunnels(WatchTunnelsRequest(), metadata=calls.metadata)
-        print_changes(admin, ((change.kind, change.tunnel) for change in stream), "tunnel", _json, _line)
+@pass_options
+def watch(options: GlobalOptions) -> None:
+    """Print the tunnels, then each change.
+
+    Changes are printed as they happen, until interrupted.
+    """
+    with options.calls() as calls:
+        stream = calls.stream(calls.stub.WatchTunnels, WatchTunnelsRequest())
+        print_changes(options, ((change.kind, change.tunnel) for change in stream), "tunnel", _json, _line)
 
 
-def _pages(calls: Calls, request: ListTunnelsRequest) -> Iterator[TunnelInfo]:
-    """Every tunnel asked for, however many pages they fill."""
+def _pages(calls: AdminCalls, request: ListTunnelsRequest) -> Iterator[TunnelInfo]:
+    """The tunnels of all pages of a list."""
     while True:
-        page = calls.stub.ListTunnels(request, metadata=calls.metadata, timeout=calls.timeout)
+        page = calls.call(calls.stub.ListTunnels, request)
         yield from page.tunnels
         if not page.next_page_token:
             return
@@ -83,7 +88,7 @@ def _pages(calls: Calls, request: ListTunnelsRequest) -> Iterator[TunnelInfo]:
 
 
 def _json(found: TunnelInfo) -> dict[str, object]:
-    """The names of the protocol's TunnelInfo; without the proof, which is of no use to anyone but its node."""
+    """A tunnel for programs, with the names of the protocol's TunnelInfo; without the proof, which only nodes use."""
     return {
         "label": found.label,
         "host": found.host,
@@ -114,7 +119,7 @@ def _row(found: TunnelInfo) -> list[str]:
         str(found.epoch),
         _options(found),
         found.host,
-        when(found.opened_at_ms),
+        utc_time(found.opened_at_ms),
     ]
 
 

@@ -13,7 +13,7 @@ class Stage(Protocol):
 
 def test_nobody_is_invited_at_first(stage: Stage) -> None:
     """In words for people, as an empty list for programs."""
-    assert stage.say("invitation", "list").stdout == "Nobody is invited.\n"
+    assert stage.say("invitation", "list").stdout == "No node is invited.\n"
     assert stage.ask("invitation", "list") == {"invitations": []}
 
 

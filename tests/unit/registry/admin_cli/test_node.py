@@ -99,7 +99,7 @@ def test_what_a_node_says_of_itself_cannot_steer_the_terminal(stage: Stage) -> N
 def test_orders_are_given_and_taken_back(stage: Stage) -> None:
     """In words for people, as an object for programs."""
     stage.node("fra-1")
-    assert stage.say("node", "drain", "fra-1").stdout == "fra-1 is being left by its clients\n"
+    assert stage.say("node", "drain", "fra-1").stdout == "fra-1 drains: its clients attach to other nodes\n"
     assert stage.say("node", "cordon", "fra-1").stdout == "fra-1 takes no new clients\n"
     assert stage.ask("node", "undrain", "fra-1") == {"node": "fra-1", "order": "serve"}
     assert stage.say("node", "serve", "fra-1").exit_code == 0
