@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 
 import pytest
 from portway_proto.wire.limits import MESH_ALPN
@@ -87,3 +88,20 @@ async def test_another_nodes_lane_is_handed_on(open_front: FrontMaker, around: A
     await until(lambda: bool(around.peer_lanes))
     assert around.peer_lanes[0].recv(1 << 16) == hello
     await close(writer)
+
+
+async def test_a_certificate_that_cannot_be_used_after_a_lookup_stops_no_other_visitor(
+    open_front: FrontMaker, around: Around, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The visitor is lost and the operator reads why, as for a name that was known at once; the port goes on."""
+    front = open_front()
+    reader, writer = await waiting(front, around)
+    around.fails = True
+    with caplog.at_level(logging.ERROR):
+        around.found[OTHER].set_result(around.tunnel)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        await until(lambda: front.half_open == 0)
+    assert [record.getMessage() for record in caplog.records] == ["a certificate cannot be used for TLS: no such key"]
+    with contextlib.suppress(ConnectionResetError):
+        await close(writer)

@@ -1,4 +1,4 @@
-"""The token on a node's command line: what it must look like, and that errors do not repeat it."""
+"""Reading an invitation from the command line, without repeating its secret in errors."""
 
 import pytest
 from portway_relay.errors import ConfigError
@@ -20,6 +20,7 @@ def test_a_token_says_where_it_is_from(address: str) -> None:
     [
         (TOKEN, "@HOST:PORT"),
         (f"{TOKEN}@registry.example.com", "@HOST:PORT"),
+        (f"{TOKEN}@registry.example.com:70000", "@HOST:PORT"),
         (f"{TOKEN}x@a:1", "portway-admin node invite"),
         (f"pw_abc123_{SECRET}@a:1", "portway-admin node invite"),
         ("", "portway-admin node invite"),
