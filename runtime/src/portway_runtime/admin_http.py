@@ -1,5 +1,6 @@
-"""Health and metrics pages over plain HTTP, for the operator's network alone. Import it only when it is asked for:
-aiohttp takes 0.2 s.
+"""Health and metrics pages over plain HTTP, for the operator's own network.
+
+Import this module late: importing aiohttp takes 0.2 s.
 """
 
 import socket
@@ -12,7 +13,7 @@ from aiohttp import web
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import endpoint_of
 
-# A scrape or a health check is answered within this.
+# Seconds for requests in progress when the server closes; a page is made in less.
 _CLOSE_WITHIN: Final = 1.0
 _TEXT: Final = "text/plain; charset=utf-8"
 # The text format of Prometheus.
@@ -34,15 +35,15 @@ def health_page(not_healthy: str, ok: str = "ok") -> Page:
 
 
 class AdminHttp:
-    """Serves pages by path until it is closed."""
+    """An HTTP server for pages, from `start` to `close`."""
 
     def __init__(self, pages: Mapping[str, Callable[[], Page]]) -> None:
-        """`pages` by path, such as "/healthz"; each is made anew for each request."""
+        """`pages`: by path, such as "/healthz", the function that makes the page; it is called for each request."""
         self._pages = pages
         self._runner: web.AppRunner | None = None
 
     async def start(self, sockets: Sequence[socket.socket]) -> Endpoint:
-        """Serve on these listening sockets, which it owns from now on; returns the address of the first."""
+        """Serve on these listening sockets and own them. Returns the address of the first."""
         application = web.Application()
         for path, page in self._pages.items():
             application.router.add_get(path, _handler(page))

@@ -1,7 +1,8 @@
 """Certificate files: read, checked, and read again when they change.
 
-Here: that a certificate fits its key and its time; each error names the file as the caller calls it (a path, or a flag
-with its path). Not here: which names must be in it, which is each program's affair; TLS itself.
+Here: the checks that a certificate matches its key and is valid now. Errors name the file by its path or by the name
+that the caller gives it, such as a flag with its path. Not here: which names a certificate must have, which is each
+program's own rule; TLS itself.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file, and what errors call it; by default its path."""
+    """A file, and its name in error messages, which is its path by default."""
 
     path: Path
     name: str = ""
@@ -31,7 +32,7 @@ class NamedFile:
         return self.name or str(self.path)
 
     def read(self) -> bytes:
-        """The content. Raises CertificateError."""
+        """The content. Raises CertificateError when it cannot be read."""
         try:
             return self.path.read_bytes()
         except OSError as error:
@@ -40,7 +41,7 @@ class NamedFile:
 
 @dataclass(frozen=True, slots=True)
 class CertifiedKey:
-    """A certificate chain (leaf first) and the leaf's key, both PEM, found to fit together."""
+    """A certificate chain, leaf first, and the leaf's private key, both in PEM and checked to match."""
 
     chain: bytes
     key: bytes = field(repr=False)
@@ -48,7 +49,7 @@ class CertifiedKey:
 
 
 def load_certified_key(certificate: NamedFile, key: NamedFile, now: datetime) -> CertifiedKey:
-    """Read a pair of files and check them: PEM, one the other's, valid at `now`. Raises CertificateError."""
+    """Read a certificate file and its key file. Raises CertificateError unless they match and are valid at `now`."""
     chain, key_pem = certificate.read(), key.read()
     leaf = parse_certificates(chain, certificate)[0]
     try:
@@ -67,7 +68,7 @@ def load_certified_key(certificate: NamedFile, key: NamedFile, now: datetime) ->
 
 
 def parse_certificates(pem: bytes, file: NamedFile) -> tuple[x509.Certificate, ...]:
-    """The certificates in PEM, one at least. Raises CertificateError."""
+    """The certificates in `pem`, at least one. Raises CertificateError, which names `file`."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
@@ -98,13 +99,13 @@ def issued_by(certificate: x509.Certificate, authorities: Sequence[x509.Certific
 
 
 class LoadedFiles(Generic[T]):
-    """What was made of some files, and made again when they change. A new version that cannot be used changes nothing.
+    """A value that is loaded from files and can be loaded again when they change.
 
-    `value` is always one whole, checked result.
+    `value` is the result of the last load that succeeded.
     """
 
     def __init__(self, paths: Iterable[Path], load: Callable[[], T]) -> None:
-        """Load now. Raises what `load` raises, a CertificateError for files that cannot be used."""
+        """Load for the first time. `load` raises CertificateError for files that cannot be used, and so does this."""
         self._paths = tuple(paths)
         self._load = load
         self._seen = stamps_of(self._paths)
@@ -112,10 +113,10 @@ class LoadedFiles(Generic[T]):
 
     @property
     def changed(self) -> bool:
-        """Whether a file is not the one that was read last."""
+        """Whether a file has changed since the last load, successful or not."""
         return stamps_of(self._paths) != self._seen
 
     def reload(self) -> None:
-        """Load again. Raises CertificateError, `value` being what it was."""
+        """Load again. Raises CertificateError and keeps `value` if the files cannot be used."""
         self._seen = stamps_of(self._paths)
         self.value = self._load()

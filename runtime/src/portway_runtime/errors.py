@@ -21,7 +21,7 @@ class CertificateError(RuntimeFault):
 
 
 class ListenError(RuntimeFault):
-    """An address that cannot be listened on. `port_taken`: another port of the same host may do."""
+    """An address that cannot be listened on. `port_taken`: only this port is in use; another one may be free."""
 
     def __init__(self, message: str, *, port_taken: bool = False) -> None:
         super().__init__(message)

@@ -1,7 +1,8 @@
 """gRPC: channel options, and what the failure of a call means.
 
-Here: what to look at when a call fails, by one table of gRPC's own texts. Not here: the words, which name each
-program's flags. Imports no gRPC: status codes are given by name, so that the client can load this before it.
+Here: the cause of a failed call, by one table of gRPC's own texts. Not here: the wording for people, which names each
+program's flags. This module does not import gRPC, so that the client can import it before; status codes are given by
+name.
 """
 
 from collections.abc import Mapping
@@ -14,24 +15,24 @@ KEEPALIVE: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 2_000),
 )
-# Streams may be silent for long, and are pinged all the same.
+# For streams, which may carry no message for long.
 KEEPALIVE_WHEN_IDLE: Final = (*KEEPALIVE, ("grpc.keepalive_permit_without_calls", 1))
 # A channel that shares connections with one that failed would wait out that one's back-off.
 OWN_CONNECTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class CallFault(Enum):
-    """Why a call failed, as far as gRPC's status and text tell."""
+    """Why a call failed, as derived from gRPC's status and text."""
 
     UNTRUSTED = auto()  # the peer's certificate is not from a CA that this side trusts
-    WRONG_NAME = auto()  # it is for another name
-    OWN_CERTIFICATE = auto()  # the peer did not accept this side's certificate
-    CA_UNUSABLE = auto()  # the CA file that was given cannot be used
-    NOT_TLS = auto()  # the peer does not speak TLS there
+    WRONG_NAME = auto()  # the peer's certificate is for another name
+    OWN_CERTIFICATE = auto()  # the peer rejected this side's certificate
+    CA_UNUSABLE = auto()  # the CA file of this side cannot be used
+    NOT_TLS = auto()  # the peer does not speak TLS on that port
     TIMED_OUT = auto()
     CONNECTION_REFUSED = auto()
     UNRESOLVED = auto()  # the host name cannot be resolved
-    NOT_SERVED = auto()  # the peer knows no such method
+    NOT_SERVED = auto()  # the peer does not have the method
     UNAVAILABLE = auto()  # another reason why the peer cannot be reached
     ANSWERED = auto()  # the peer answered with an error of its own
 
@@ -68,7 +69,7 @@ def fault_of(code: str, details: str) -> CallFault:
 
 
 def reason_of(code: str, details: str, words: Mapping[CallFault, str]) -> str:
-    """The fault in a program's `words`; what they leave out as gRPC's own code and text."""
+    """The fault in a program's `words`. A fault that is not in them is given by gRPC's own code and text."""
     fault = fault_of(code, details)
     if fault in words:
         return words[fault]

@@ -1,5 +1,6 @@
-"""Identities in cluster certificates: the DNS names that say which node, region or registry holds one, and when it
-counts as issued. Registries write them and nodes read them, so this is the only place that knows their form.
+"""Identities in cluster certificates: DNS names that identify a node, a region or a registry, and the time of issue.
+
+Registries write these names and nodes read them; their form is known only here.
 """
 
 import re
@@ -11,17 +12,19 @@ from cryptography import x509
 
 NODE_SUFFIX: Final = ".node.portway.internal"
 REGION_SUFFIX: Final = ".region.portway.internal"
-# The name that nodes verify a registry's mesh port by, at whichever address they dial it.
+# The name by which nodes verify a registry's mesh port, whatever address they dial.
 REGISTRY_NAME: Final = "registry.portway.internal"
-# Certificates are valid from this long before they are issued, for machines whose clock is behind.
+# A certificate is valid from this long before its issue, for machines whose clock is behind.
 BACKDATE: Final = timedelta(hours=1)
 DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What a node's cluster certificate says: its name, its region ("" when any will do), the time of issue in
-    milliseconds since the Unix epoch.
+    """A node's identity, as its cluster certificate has it.
+
+    region: "" if the certificate names none; the node may then be of any region.
+    issued_ms: time of issue, in milliseconds since the Unix epoch.
     """
 
     node: str
@@ -35,7 +38,7 @@ def node_name(node: str) -> str:
 
 
 def region_name(region: str) -> str:
-    """The DNS name in a node's certificate that says which region it is of."""
+    """The DNS name in a node's certificate that names its region."""
     return region + REGION_SUFFIX
 
 
@@ -51,7 +54,7 @@ def dns_names(certificate: x509.Certificate) -> list[str]:
 def read_identity(certificate: x509.Certificate) -> NodeIdentity | None:
     """The identity in a certificate; None unless it names exactly one node and at most one region.
 
-    Who signed it is not looked at: the handshake has.
+    The signature is not verified here; the TLS handshake has done that.
     """
     names = dns_names(certificate)
     nodes, regions = _parts(names, NODE_SUFFIX), _parts(names, REGION_SUFFIX)
@@ -62,7 +65,7 @@ def read_identity(certificate: x509.Certificate) -> NodeIdentity | None:
 
 
 def read_identity_der(der: bytes | None) -> NodeIdentity | None:
-    """As read_identity, of a certificate in DER; None also for what is not one."""
+    """As read_identity, for a certificate in DER. None also for None and for bytes that are not a certificate."""
     if der is None:
         return None
     try:

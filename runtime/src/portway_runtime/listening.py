@@ -10,7 +10,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 
 _BACKLOG: Final = 4_096
-# Port 0 must become one port on every address of a name; another process may hold it on one of them.
+# Port 0 becomes one port on every address of a name; another process may hold it on one of them.
 _SAME_PORT_TRIES: Final = 16
 
 
@@ -41,7 +41,7 @@ def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
 
 
 def endpoint_of(name: Sequence[object]) -> Endpoint:
-    """A socket's name as an endpoint; an IPv4-mapped IPv6 address becomes IPv4, a scope is dropped."""
+    """The endpoint of a socket name. An IPv4-mapped IPv6 address becomes an IPv4 one, and a scope is dropped."""
     host, port = str(name[0]).partition("%")[0], int(str(name[1]))
     if host.startswith("::ffff:"):
         mapped = ipaddress.IPv6Address(host).ipv4_mapped
