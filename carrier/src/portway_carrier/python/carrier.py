@@ -15,9 +15,9 @@ from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, P
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.deferred_opened import DeferredOpened
+from portway_carrier.python.lanes.dialling_pool import Spares
 from portway_carrier.python.lanes.lane import PyLane, frame_stream
 from portway_carrier.python.lanes.pool import PyPool
-from portway_carrier.python.lanes.spares import Spares
 from portway_carrier.python.liveness import Liveness
 from portway_carrier.python.transport.establish import StreamFactory
 from portway_carrier.python.transport.stream import PyStream

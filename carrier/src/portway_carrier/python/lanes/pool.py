@@ -14,8 +14,8 @@ from portway_proto.wire.lane import Side
 from portway_carrier.contract import Lane, PoolCounts
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
+from portway_carrier.python.lanes.dialling_pool import Spares
 from portway_carrier.python.lanes.lane import PyLane
-from portway_carrier.python.lanes.spares import Spares
 from portway_carrier.values import DialTarget, PoolLimits
 
 # portway.v1.Want has one field, a small number: it is encoded by hand so that carriers need no protobuf.
