@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
 from portway_proto.wire.frames import Opening, encode_open
@@ -15,7 +14,7 @@ from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, P
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.deferred_opened import DeferredOpened
-from portway_carrier.python.lanes.dialling_pool import Spares
+from portway_carrier.python.lanes.dialling_pool import DiallingPool
 from portway_carrier.python.lanes.lane import PyLane, frame_stream
 from portway_carrier.python.lanes.pool import PyPool
 from portway_carrier.python.liveness import Liveness
@@ -59,14 +58,12 @@ class PythonCarrier:
 
     def pool(self, control: Lane | None, limits: PoolLimits) -> PyPool:
         assert control is None or isinstance(control, PyLane)
-        return PyPool(self._core, Side.OPENER, limits, control=control)
+        return PyPool(self._core, Side.OPENER, limits, control)
 
     def dialling_pool(
         self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
-    ) -> PyPool:
-        limits = PoolLimits(lanes=sizes.lanes, wait=sizes.wait)
-        make_spares = partial(Spares, self._core, self._streams.connect, target, sizes, on_lost)
-        return PyPool(self._core, side, limits, make_spares=make_spares)
+    ) -> DiallingPool:
+        return DiallingPool(self._core, side, sizes, target, self._streams.connect, on_lost)
 
     def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> JoinedVisit:
         assert isinstance(pool, PyPool)

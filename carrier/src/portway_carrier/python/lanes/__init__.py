@@ -1,1 +1,1 @@
-"""Framed connections, the pools that lend them to visits, and the spare ones that a dialling pool keeps ready."""
+"""Framed connections, and the pools that keep, dial and lend them."""

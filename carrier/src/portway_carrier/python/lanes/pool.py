@@ -1,7 +1,7 @@
 """A pool: the lanes of one peer. It knows which are idle, lends them to visits, and queues the visits that wait.
 
-How it gets more lanes depends on the side that dials: on the control lane the peer is sent WANT; a dialling pool has
-`spares` (spares.py). What a served visit does is given to `serve` as a callable.
+A pool is filled by `park`; when visits wait, it requests lanes from the peer with WANT. A pool that dials lanes itself
+is a subclass (dialling_pool.py). What a served visit does is decided by the callable that `serve` is given.
 """
 
 from collections import deque
@@ -14,15 +14,14 @@ from portway_proto.wire.lane import Side
 from portway_carrier.contract import Lane, PoolCounts
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
-from portway_carrier.python.lanes.dialling_pool import Spares
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.values import DialTarget, PoolLimits
 
 # portway.v1.Want has one field, a small number: it is encoded by hand so that carriers need no protobuf.
 _WANT_FIELD: Final = 0x08
-# Seconds until a WANT that brought no lane is repeated: lanes may have been dialled and lost on the way.
+# Seconds until a request that brought no lane is repeated: lanes may have been dialled and lost on the way.
 WANT_AGAIN: Final = 1.0
-_UNREACHABLE: Final = "the node cannot be reached"
+_NONE_FREE: Final = "no lane is free"
 
 
 def encode_want(lanes: int) -> bytes:
@@ -52,36 +51,24 @@ class Waiter(Protocol):
 class PyPool:
     """The contract's Pool, for either side."""
 
-    def __init__(
-        self,
-        core: Core,
-        side: Side,
-        limits: PoolLimits,
-        *,
-        control: PyLane | None = None,
-        make_spares: "Callable[[PyPool], Spares] | None" = None,
-    ) -> None:
-        """`make_spares` makes it a dialling pool."""
+    def __init__(self, core: Core, side: Side, limits: PoolLimits, control: PyLane | None = None) -> None:
         self.core = core
         self.side = side
         self.limits = limits
         self.lanes: set[PyLane] = set()
         self.idle: dict[PyLane, None] = {}  # used last in, first out, so that surplus lanes stay unused
         self.waiters: deque[Waiter] = deque()
-        self.visited = False
         self.closed = False
         self._control = control
         self._start_visit: Callable[[PyLane, Opening], None] | None = None
         self._requested = 0  # lanes that were requested and have not come
         self._requested_at = 0.0  # when lanes were requested last, or one of them came
         self._request_scheduled = False
-        self._spares = make_spares(self) if make_spares is not None else None
         core.pools.add(self)
 
     @property
     def counts(self) -> PoolCounts:
-        dialling = self._spares.dialling if self._spares is not None else 0
-        return PoolCounts(len(self.idle), len(self.lanes) - len(self.idle), len(self.waiters), dialling)
+        return PoolCounts(len(self.idle), len(self.lanes) - len(self.idle), len(self.waiters))
 
     @property
     def serves(self) -> bool:
@@ -107,28 +94,24 @@ class PyPool:
         self._offer(lane)
 
     def want(self, lanes: int) -> None:
-        if self._spares is not None and not self.closed:
-            self._spares.want(lanes)
+        """No effect: this pool does not dial."""
 
     def aim(self, target: DialTarget) -> None:
-        if self._spares is not None:
-            self._spares.target = target
+        """No effect: this pool does not dial."""
 
     def attach_control(self, control: Lane | None) -> None:
         assert control is None or isinstance(control, PyLane)
         self._control = control
         self._requested = 0  # requests went out on the control lane before
-        if control is None and self._spares is None:
+        if control is None:
             self._fail_waiters("the tunnel's client is away")
         elif self.waiters:
-            self._request_lanes()
+            self._request_missing()
 
     def retire(self) -> None:
         if self.closed:
             return
         self.closed = True
-        if self._spares is not None:
-            self._spares.close()
         for lane in list(self.idle):
             self._release(lane)
         self._fail_waiters("the tunnel is closing")
@@ -150,18 +133,18 @@ class PyPool:
             if lane.usable:
                 self._lane_used()
                 return lane
-        can_request = self._spares is not None or (self._control is not None and not self._control.closed)
-        if self.closed or not can_request or len(self.waiters) >= self.limits.waiting:
-            visit.no_lane("no lane is free")
+        if self.closed or len(self.waiters) >= self.limits.waiting:
+            visit.no_lane(_NONE_FREE)
             return None
-        if self._unreachable:
-            visit.no_lane(_UNREACHABLE)
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            visit.no_lane(obstacle)
             return None
         visit.wait_deadline = self.core.loop.time() + self.limits.wait
         self.waiters.append(visit)
         if not self._request_scheduled:
             self._request_scheduled = True
-            self.core.loop.call_soon(self._request_lanes)
+            self.core.loop.call_soon(self._request_missing)
         return None
 
     def stop_waiting(self, visit: Waiter) -> None:
@@ -171,11 +154,7 @@ class PyPool:
         except ValueError:
             pass
 
-    @property
-    def _unreachable(self) -> bool:
-        return self._spares is not None and not self.lanes and self._spares.unreachable
-
-    def _request_lanes(self) -> None:
+    def _request_missing(self) -> None:
         """Request all lanes that are missing: the number replaces that of an earlier request."""
         self._request_scheduled = False
         missing = min(len(self.waiters), self.limits.lanes - len(self.lanes))
@@ -183,10 +162,7 @@ class PyPool:
             return
         self._requested = missing
         self._requested_at = self.core.loop.time()
-        if self._spares is not None:
-            self._spares.want(missing)
-        elif self._control is not None:
-            self._control.send(FrameType.WANT, encode_want(missing))
+        self._request(missing)
 
     def _fail_waiters(self, message: str) -> None:
         waiters, self.waiters = self.waiters, deque()
@@ -194,7 +170,20 @@ class PyPool:
         for visit in waiters:
             visit.no_lane(message)
 
-    # Calls by lanes, spares and liveness.
+    # What a pool that dials does differently.
+
+    def _obstacle(self) -> str | None:
+        """Why no lane can be requested; None if one can."""
+        return _NONE_FREE if self._control is None or self._control.closed else None
+
+    def _request(self, lanes: int) -> None:
+        if self._control is not None:
+            self._control.send(FrameType.WANT, encode_want(lanes))
+
+    def _lane_used(self) -> None:
+        """A visit takes a lane that was idle."""
+
+    # Calls by lanes and by liveness.
 
     def lane_idle(self, lane: PyLane) -> None:
         if lane in self.lanes:
@@ -209,9 +198,6 @@ class PyPool:
         self.lanes.discard(lane)
         if self.closed and not self.lanes:
             self.core.pools.discard(self)
-        elif self._spares is not None:
-            self._spares.lane_closed(lane, error)
-            self.fail_waiters_if_unreachable()
 
     def lane_opening(self, lane: PyLane, opening: Opening) -> None:
         assert self._start_visit is not None
@@ -219,31 +205,13 @@ class PyPool:
         self._lane_used()
         self._start_visit(lane, opening)
 
-    def fail_waiters_if_unreachable(self) -> None:
-        """When no lane to the peer is left and it cannot be dialled, no visit waits: another peer may take it."""
-        if self._unreachable:
-            self.want(0)
-            self._fail_waiters(_UNREACHABLE)
-
-    def release_oldest(self, count: int) -> None:
-        """Release up to `count` of the lanes that have been idle longest."""
-        for lane in [lane for lane in self.idle if not lane.retiring][:count]:
-            self._release(lane)
-
     def sweep(self, now: float) -> None:
         """Called once a second: fail visits that have waited too long, repeat a request that brought no lane."""
         while self.waiters and self.waiters[0].wait_deadline <= now:
             self.waiters.popleft().no_lane("no lane came in time")
         if self.waiters and now - self._requested_at >= WANT_AGAIN:
             self._requested = 0
-            self._request_lanes()
-        if self._spares is not None:
-            self._spares.sweep(now)
-
-    def _lane_used(self) -> None:
-        self.visited = True
-        if self._spares is not None:
-            self._spares.lane_used()
+            self._request_missing()
 
     def _offer(self, lane: PyLane) -> None:
         """Give an idle lane to the first visit that waits, or keep it."""
