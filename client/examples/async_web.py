@@ -1,8 +1,8 @@
-"""The same in asyncio: a page that ticks, as server-sent events.
+"""A web server in asyncio: a page that ticks, as server-sent events.
 
     python async_web.py
 
-The first line of standard output is the address; `curl -N` shows the ticks as they come.
+The first line of standard output is the address; `curl -N` prints the ticks as they arrive.
 """
 
 import argparse
@@ -17,7 +17,7 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: n
 
 
 async def tick(reader: StreamReader, writer: StreamWriter) -> None:
-    """Answer any request with the time, once a second, until the visitor leaves."""
+    """Answer any request with the time, once per second, until the visitor disconnects."""
     try:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(_HEAD)
@@ -33,13 +33,13 @@ async def tick(reader: StreamReader, writer: StreamWriter) -> None:
 
 async def main() -> None:
     argparse.ArgumentParser(description="Put a ticking page on the Internet.").parse_args()
-    told_to_end = asyncio.Event()
+    stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = await asyncio.start_server(tick, "127.0.0.1", 0)
     async with portway.forward(server.sockets[0].getsockname()[1]) as tunnel:
         print(tunnel.url, flush=True)
-        await told_to_end.wait()
+        await stopped.wait()
         server.close()
 
 

@@ -3,8 +3,8 @@
     HUB_TOKEN=secret python hub.py --port 8000
     curl -i -X POST -H "Authorization: Bearer secret" http://127.0.0.1:8000/
 
-The answer is 303 with the notebook's address, 401 without the right token. The first line of standard output says
-where the hub listens; without HUB_TOKEN the second one is the token that it made. Its notebooks end with it.
+The answer is 303 with the notebook's address, or 401 without the right token. The first line of standard output is the
+hub's own address; without HUB_TOKEN the second line is the token that the hub generated. Its notebooks end with it.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 _NOTEBOOK = [sys.executable, str(Path(__file__).with_name("jupyter.py")), "--port", "0"]
-_END_TIMEOUT = 15.0  # a notebook ends its kernels first
-_LARGEST_BODY = 65_536
+_END_TIMEOUT = 15.0  # seconds; a notebook ends its kernels first
+_LARGEST_BODY = 65_536  # bytes
 
 
 class Hub(ThreadingHTTPServer):
@@ -39,7 +39,7 @@ class Hub(ThreadingHTTPServer):
         self._ending = False
 
     def start_notebook(self) -> tuple[HTTPStatus, str]:
-        """What to answer: SEE_OTHER and the address of a new notebook, or what went wrong."""
+        """The status and text to answer: SEE_OTHER and the address of a new notebook, or an error."""
         with self._starting:
             self._notebooks = [notebook for notebook in self._notebooks if notebook.poll() is None]
             if self._ending or len(self._notebooks) >= self._limit:
@@ -48,17 +48,17 @@ class Hub(ThreadingHTTPServer):
                 [*_NOTEBOOK, "--directory", self._directory],
                 stdout=subprocess.PIPE,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for us: we end them in order
+                start_new_session=True,  # Ctrl-C reaches this program only, which ends them in order
             )
             self._notebooks.append(notebook)
         assert notebook.stdout is not None
-        address = notebook.stdout.readline().strip()  # comes when it answers; nothing comes when it has failed
+        address = notebook.stdout.readline().strip()  # printed when it answers; empty if it failed
         if not address:
             return HTTPStatus.BAD_GATEWAY, "the notebook did not start: the hub's standard error says why\n"
         return HTTPStatus.SEE_OTHER, address
 
     def end(self) -> None:
-        """End every notebook, and wait for it."""
+        """End every notebook, and wait until all have ended."""
         with self._starting:
             self._ending = True
         for notebook in self._notebooks:
@@ -75,10 +75,12 @@ class Hub(ThreadingHTTPServer):
 
 
 class Request(BaseHTTPRequestHandler):
+    """Answers POST."""
+
     server: Hub
 
     def do_POST(self) -> None:
-        # Read, though nothing is made of it: closing with bytes unread would break the answer off.
+        # The body is not used, but closing with unread bytes would cut the answer off.
         self.rfile.read(min(int(self.headers.get("Content-Length") or 0), _LARGEST_BODY))
         given = self.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self.server.token}".encode()):
@@ -104,22 +106,22 @@ class Request(BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Start notebooks, each behind a tunnel of its own.")
     parser.add_argument("--bind", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0: a free one; default: 8000")
-    parser.add_argument("--limit", type=int, default=10, help="how many notebooks may run at once; default: 10")
-    parser.add_argument("--directory", default=".", help="what the notebooks show; default: the current one")
-    asked = parser.parse_args()
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any free one; default: 8000")
+    parser.add_argument("--limit", type=int, default=10, help="notebooks that may run at the same time; default: 10")
+    parser.add_argument("--directory", default=".", help="what the notebooks serve; default: the current folder")
+    options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())  # ends serve_forever below
     token = os.environ.get("HUB_TOKEN") or secrets.token_urlsafe(24)
-    hub = Hub((asked.bind, asked.port), token, asked.limit, asked.directory)
+    hub = Hub((options.bind, options.port), token, options.limit, options.directory)
     try:
-        print(f"http://{asked.bind}:{hub.server_port}/", flush=True)
+        print(f"http://{options.bind}:{hub.server_port}/", flush=True)
         if "HUB_TOKEN" not in os.environ:
             print(token, flush=True)
         hub.serve_forever()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # the notebooks must be ended, however impatient somebody is
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the ending of the notebooks
         hub.end()
 
 

@@ -1,10 +1,10 @@
-"""A Jupyter on the Internet: JupyterLab behind `forward(8888)`, until this is told to end.
+"""JupyterLab on the Internet: behind `forward(8888)`, until SIGTERM or Ctrl-C.
 
     pip install portway jupyterlab
     python jupyter.py
 
-The first line of standard output is the address to open, with the token that lets you in; it comes when JupyterLab
-answers. Whoever has it can run code here.
+The first line of standard output is the address to open, with JupyterLab's token in it. It is printed when JupyterLab
+answers. Everyone who has the address can run code on this machine.
 """
 
 import argparse
@@ -19,25 +19,25 @@ import time
 import portway
 
 _LAB = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
-# Visitors come by the tunnel's name; one that finds the port taken must not take another, which nobody forwards.
+# Requests have the tunnel's host name. If the port is taken, JupyterLab must not use another, which is not forwarded.
 _BEHIND_A_TUNNEL = ["--ServerApp.allow_remote_access=True", "--ServerApp.port_retries=0"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Put a JupyterLab on the Internet.")
-    parser.add_argument("--port", type=int, default=8888, help="where it listens on this machine; 0: a free one")
-    parser.add_argument("--directory", default=".", help="what it shows; default: the current one")
-    asked = parser.parse_args()
+    parser.add_argument("--port", type=int, default=8888, help="the port it listens on; 0: any free one; default: 8888")
+    parser.add_argument("--directory", default=".", help="what it serves; default: the current folder")
+    options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())  # leaves the with-blocks in order
-    port = free_port(asked.port)
+    port = free_port(options.port)
     token = secrets.token_urlsafe(24)
     with portway.forward(port) as tunnel:
         jupyter = subprocess.Popen(
-            [*_LAB, *_BEHIND_A_TUNNEL, f"--ServerApp.port={port}", f"--ServerApp.root_dir={asked.directory}"],
+            [*_LAB, *_BEHIND_A_TUNNEL, f"--ServerApp.port={port}", f"--ServerApp.root_dir={options.directory}"],
             env=os.environ | {"JUPYTER_TOKEN": token},
             stdout=sys.stderr,
-            start_new_session=True,  # Ctrl-C is for us: we end it in order
+            start_new_session=True,  # Ctrl-C reaches this program only, which ends JupyterLab in order
         )
         try:
             wait_until_it_listens(port, jupyter)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def free_port(port: int) -> int:
-    """This one, if nobody else has it: theirs is not ours to publish. For 0, any."""
+    """`port`, or for 0 any free port. Exits if another program uses it: that one must not be published."""
     try:
         with socket.create_server(("127.0.0.1", port)) as listener:
             free: int = listener.getsockname()[1]
@@ -59,6 +59,7 @@ def free_port(port: int) -> int:
 
 
 def wait_until_it_listens(port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Exits if the server ends before."""
     while server.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

@@ -1,8 +1,8 @@
-"""The smallest: a web server of the standard library, on the Internet for as long as this runs.
+"""The smallest example: a web server of the standard library, on the Internet for as long as this program runs.
 
     python web.py
 
-The first line of standard output is the address. PORTWAY_REGISTRY, PORTWAY_TOKEN and PORTWAY_CA say which cluster.
+The first line of standard output is the address. PORTWAY_REGISTRY, PORTWAY_TOKEN and PORTWAY_CA name the cluster.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import portway
 
 
 class Hello(BaseHTTPRequestHandler):
+    """Answers every GET with the same line."""
+
     def do_GET(self) -> None:
         page = b"Hello from behind a tunnel.\n"
         self.send_response(200)
