@@ -22,9 +22,9 @@ from portway_registry.placement.places import Places
 from portway_registry.placement.round_trips import NOTHING, Learned
 from portway_registry.placement.shortlist import Candidate, Shortlist
 
-# The most candidates of one region while other regions have nodes that take clients. The second candidate is of another
-# region than the first: racing two nodes of one place tells nothing about which region is near, and a region that dies
-# takes all of its nodes along (docs/decisions has the figures).
+# Candidates of one region, at most, while other regions have nodes that take clients. The second candidate is of
+# another region than the first: racing two nodes of one place tells nothing about which region is near, and a region
+# that dies takes all of its nodes along (docs/decisions/0025-at-most-two-candidates-per-region.md has the figures).
 MAX_OF_A_REGION: Final = 2
 
 

@@ -75,8 +75,8 @@ def placed_node(info: NodeInfo) -> PlacedNode:
 class Group:
     """Nodes by name that only load tells apart: those of one place, or of one region.
 
-    They are kept in tiers of equal penalty. The tiers are made anew only when a node changes its tier, so a report that
-    leaves a node's penalty as it was costs nothing.
+    They are kept in tiers of equal penalty. The tiers are made again only when a node changes its tier, so a report
+    that leaves a node's penalty as it was costs nothing.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ class KnownPlace:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What follows from the places alone; made anew when one appears or vanishes."""
+    """What follows from the places alone; made again when one appears or vanishes."""
 
     located: list[KnownPlace]  # those with a position
     nearest: NearestFirst  # of `located`, by index

@@ -4,7 +4,8 @@ A measurement counts for its node and for the node's place, which is a region's 
 leads to all of them, so a few reports tell about many nodes, and the nodes of a place stay equals. A node whose round
 trip differs from its place's is an outlier and has its own. Each token counts once, its newer values more than its
 older ones. The result is the median over tokens, of at least QUORUM: one token alone decides nothing, and the holder of
-several can mislead only clients of the same prefix.
+several can mislead only clients of the same prefix. docs/decisions/0022-round-trips-are-learned-by-place.md has the
+reasons.
 
 Here: what is kept, how long, and what it amounts to. Not here: who may report how much (reports.py), the order of nodes
 (order.py). Time is an argument, in seconds of any one clock.
@@ -40,7 +41,8 @@ OUTLIER_SHARE: Final = 0.25
 MAX_TOKENS: Final = 9
 # Subjects (places and nodes) of one prefix. Clients try a handful.
 MAX_SUBJECTS: Final = 64
-# Samples of all prefixes, some 320 bytes each: 32 MB. The prefix that was least recently used makes room.
+# Samples of all prefixes: 20 MB where three tokens report each subject, 50 MB where one does. The prefix that was least
+# recently used makes room.
 MAX_SAMPLES: Final = 100_000
 
 Prefix = bytes
