@@ -45,11 +45,11 @@ class Thief:
         node = self.cluster.nodes[HOSTILE].node
 
         async def claim() -> None:
-            node._inbound_lanes._events.held_tunnel = lambda label: claimed if label == chain.label else None  # type: ignore[method-assign]
-            for peer in node._peers._peers.values():
+            node._serving.inbound_lanes._events.held_tunnel = lambda label: claimed if label == chain.label else None  # type: ignore[method-assign]
+            for peer in node._routing.peers._peers.values():
                 peer.control.tell(Routes(bound=[claimed]))
-            node._announcements._bound[chain.label] = told
-            node._announcements.news.set()
+            node._routing.outbox._bound[chain.label] = told
+            node._routing.outbox.filled.set()
 
         self.cluster.run(claim)
 
@@ -58,8 +58,8 @@ class Thief:
         node = self.cluster.nodes[HOSTILE].node
 
         async def take_back() -> None:
-            node._announcements.withdrawn(chain.label, epoch)
-            for peer in node._peers._peers.values():
+            node._routing.outbox.withdrawn(chain.label, epoch)
+            for peer in node._routing.peers._peers.values():
                 peer.control.tell(Routes(gone=[Gone(label=chain.label, epoch=epoch)]))
 
         self.cluster.run(take_back)
@@ -83,10 +83,10 @@ def thief(mesh: Cluster, bind: Bind) -> Thief:
     label = label_of_host(tunnel.host)
 
     async def turn() -> None:
-        events, mine = node._inbound_lanes._events, node._table.live(label)
+        events, mine = node._serving.inbound_lanes._events, node._routing.tunnels.live(label)
 
         def take(_: str, lane: Lane, opening: Opening) -> None:
-            node._visits.start_forwarded(lane, opening, node._table.live(opening.label) or mine)
+            node._routing.visits.start_forwarded(lane, opening, node._routing.tunnels.live(opening.label) or mine)
 
         events.visit_arrived = take  # type: ignore[method-assign, assignment]
 

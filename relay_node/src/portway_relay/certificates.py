@@ -1,11 +1,12 @@
-"""The node's certificates: read from files, checked, and read again when the files change.
+"""A node's certificates: read from files, checked, and read again when the files change.
 
-Here: that a certificate fits its key, its time and its names, each fault with the name of the file. Not here: TLS
-itself, which is the carrier's; it gets PEM.
+Here: which files there are, and the names that each certificate must hold; errors name the file. Not here: TLS, which
+is the carrier's; it gets PEM.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,15 +30,15 @@ from portway_relay.config import NodeConfig
 
 logger = logging.getLogger(__name__)
 
-# What visitors can be told; the carrier keeps one TLS context for each.
+# The protocols that visitors can be answered with; the carrier keeps one TLS context for each.
 _VISITOR_ALPN: Final = (None, "http/1.1", "h2")
-# Whoever replaces certificates is given a few seconds' patience by every tool.
-POLL_SECONDS: Final = 3.0
+# Seconds between two looks at the files; tools that replace certificates allow servers a few.
+_POLL_INTERVAL: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedCertificates:
-    """Everything that the files held at one time."""
+    """What all files held at one time."""
 
     ca: bytes
     authorities: tuple[x509.Certificate, ...]
@@ -48,7 +49,7 @@ class LoadedCertificates:
     _visitor_tls: Mapping[tuple[str, str | None], ServerTls]
 
     def visitor_tls(self, zone: str, alpn: str | None) -> ServerTls:
-        """What a visitor of a name in `zone`, one of `zones`, is shown; `alpn` is the protocol chosen, if any."""
+        """The settings for a visitor of a name in `zone`, one of `zones`; `alpn` is the protocol chosen, if any."""
         return self._visitor_tls[zone, alpn]
 
 
@@ -61,14 +62,32 @@ class Certificates:
         self._now = now
         paths = (config.cluster_ca, config.cert, config.key, *config.tls_cert, *config.tls_key)
         self._files = LoadedFiles(paths, self._load)
+        self._changed: list[Callable[[], None]] = []
 
-    @property
-    def loaded(self) -> LoadedCertificates:
-        """The last set that could be used."""
+    def current(self) -> LoadedCertificates:
+        """The set in use."""
         return self._files.value
 
+    def link_tls(self) -> ServerTls:
+        """The settings for clients' lanes."""
+        return self._files.value.link_tls
+
+    def mesh_tls(self) -> ServerTls:
+        """The settings for other nodes' lanes."""
+        return self._files.value.mesh_tls
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed` each time another set is in use."""
+        self._changed.append(changed)
+
+    async def watch(self) -> None:
+        """Reload whenever a file changes, until cancelled."""
+        while True:
+            await asyncio.sleep(_POLL_INTERVAL)
+            self.reload_if_changed()
+
     def reload(self) -> bool:
-        """Read the files again. A set that cannot be used is logged, and the one before stays."""
+        """Read the files again. Files that cannot be used are logged, and the set in use stays."""
         try:
             self._files.reload()
         except CertificateError as error:
@@ -78,13 +97,15 @@ class Certificates:
             "certificates reloaded",
             extra={
                 zone: f"until {identity.certificate.not_valid_after_utc:%Y-%m-%d}"
-                for zone, identity in self.loaded.zones.items()
+                for zone, identity in self._files.value.zones.items()
             },
         )
+        for changed in self._changed:
+            changed()
         return True
 
     def reload_if_changed(self) -> bool:
-        """Reload when a file is not the one that was read last."""
+        """Reload when a file is not the one that was read last. Whether another set is in use."""
         return self._files.changed and self.reload()
 
     def _load(self) -> LoadedCertificates:
@@ -115,7 +136,7 @@ class Certificates:
         )
 
     def _load_zones(self) -> dict[str, CertifiedKey]:
-        """The first certificate for a zone counts; each must be for one of the cluster's at least."""
+        """The first certificate for each zone; every one must be for a zone of the cluster. Raises CertificateError."""
         config = self._config
         zones: dict[str, CertifiedKey] = {}
         for cert_path, key_path in zip(config.tls_cert, config.tls_key, strict=True):

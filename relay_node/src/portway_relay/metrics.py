@@ -1,7 +1,7 @@
-"""What a node counts, in Prometheus' form.
+"""A node's metrics in Prometheus' form: plain integers, read at each scrape.
 
-Plain integers, read at scrape. No tunnel's label, no token, tenant or visitor's address is ever a metric's label;
-what they mean is listed in the distribution's README.
+No tunnel's label, token, tenant or visitor's address is ever a metric's label. The README of this distribution lists
+every metric.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,35 +18,35 @@ from portway_relay.mesh.peers import PeerCounts
 
 @dataclass(frozen=True, slots=True)
 class MeshCounts:
-    """What a node has to do with the others."""
+    """A node's lanes, routes and visits to and from other nodes."""
 
-    peers: Mapping[str, PeerCounts]  # by the node's name
-    lanes_taken: int  # that other nodes dialled
+    peers: Mapping[str, PeerCounts]  # by the other node's name
+    inbound_lanes: int  # dialled by other nodes
     routes: int
-    lookups: Mapping[tuple[str, str], int]  # by who answered and what
-    forwards: Mapping[str, int]  # by what became of them
-    handshakes: int  # of what may become other nodes' lanes
+    lookups: Mapping[tuple[str, str], int]  # by who answered and the outcome
+    forwards: Mapping[str, int]  # by outcome
+    handshakes: int  # in progress, of other nodes' lanes
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCounts:
-    """A node as it stands."""
+    """Everything that a node counts, at one time."""
 
     sessions: int
     sessions_away: int
     tunnels: int
     visits: int
     half_open: int
-    greeting: int
+    greeting: int  # clients' lanes before their first frame
     raw_ports_held: int
     raw_ports_resting: int
     registry_connected: bool
-    connections: int  # accepted at the public port, ever
+    connections: int  # accepted at the public port since the start
     accept_pauses: int
-    turned_away: Mapping[str, int]
-    outcomes: Mapping[str, int]
-    handshakes: int  # of what may become clients' lanes
-    proofs_unchecked: Mapping[str, int]
+    rejected: Mapping[str, int]  # connections, by reason
+    outcomes: Mapping[str, int]  # of visits
+    handshakes: int  # in progress, of clients' lanes
+    proofs_unchecked: Mapping[str, int]  # by kind of sender
     mesh: MeshCounts
     carrier: Counters
 
@@ -62,31 +62,36 @@ class _Node(Collector):
             "sessions_away": ("client sessions that lost their connection and may resume", counts.sessions_away),
             "tunnels": ("tunnels bound here", counts.tunnels),
             "visits": ("visits in progress", counts.visits),
-            "half_open_connections": ("connections whose ClientHello is awaited", counts.half_open),
-            "greeting_lanes": ("client connections that have not said who they are", counts.greeting),
+            "half_open_connections": ("connections whose destination is not known yet", counts.half_open),
+            "greeting_lanes": ("client lanes whose first frame is awaited", counts.greeting),
             "raw_ports_held": ("raw TCP ports of tunnels", counts.raw_ports_held),
-            "raw_ports_resting": ("raw TCP ports that were let go a moment ago", counts.raw_ports_resting),
+            "raw_ports_resting": ("raw TCP ports that rest after their release", counts.raw_ports_resting),
             "registry_connected": ("1 while a registry has this node registered", int(counts.registry_connected)),
         }
-        for name, (says, value) in gauges.items():
-            yield GaugeMetricFamily(f"portway_relay_{name}", says, value=value)
+        for name, (description, value) in gauges.items():
+            yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
         totals = {
             "connections": ("connections accepted at the public port", counts.connections),
-            "accept_pauses": ("times that accepting rested for want of descriptors", counts.accept_pauses),
+            "accept_pauses": ("pauses of accepting, for want of descriptors", counts.accept_pauses),
             "handshakes": ("TLS handshakes", carrier.handshakes),
             "handshakes_failed": ("TLS handshakes that failed", carrier.handshakes_failed),
-            "lanes_opened": ("lanes that came to be", carrier.lanes_opened),
-            "lanes_closed": ("lanes that ended", carrier.lanes_closed),
-            "visits_started": ("visits begun", carrier.visits_started),
+            "lanes_opened": ("lanes opened", carrier.lanes_opened),
+            "lanes_closed": ("lanes closed", carrier.lanes_closed),
+            "visits_started": ("visits started", carrier.visits_started),
             "received_bytes": ("bytes from visitors", carrier.bytes_in),
             "sent_bytes": ("bytes to visitors", carrier.bytes_out),
         }
-        for name, (says, value) in totals.items():
-            yield CounterMetricFamily(f"portway_relay_{name}", says, value=value)
-        yield _by("turned_away", "connections turned away", "reason", counts.turned_away)
-        yield _by("visits_ended", "visits that are over", "outcome", counts.outcomes)
-        yield _by("proofs_unchecked", "proofs that cost more than whose they are may", "of", counts.proofs_unchecked)
-        handshakes = _gauge("lane_handshakes", "lanes whose TLS handshake is in progress", "of")
+        for name, (description, value) in totals.items():
+            yield CounterMetricFamily(f"portway_relay_{name}", description, value=value)
+        yield _by("turned_away", "connections turned away", "reason", counts.rejected)
+        yield _by("visits_ended", "visits ended", "outcome", counts.outcomes)
+        yield _by(
+            "proofs_unchecked",
+            "proofs above their sender's rate, not checked",
+            "of",
+            counts.proofs_unchecked,
+        )
+        handshakes = _gauge("lane_handshakes", "TLS handshakes of lanes in progress", "of")
         handshakes.add_metric(("client",), counts.handshakes)
         handshakes.add_metric(("node",), counts.mesh.handshakes)
         yield handshakes
@@ -94,8 +99,8 @@ class _Node(Collector):
 
 
 def _mesh(counts: MeshCounts) -> Iterator[Metric]:
-    up = _gauge("mesh_peer_up", "1 while another node is heard from", "peer")
-    lanes = _gauge("mesh_lanes", "lanes that were dialled to another node", "peer", "state")
+    up = _gauge("mesh_peer_up", "1 while the control lane to another node is up", "peer")
+    lanes = _gauge("mesh_lanes", "lanes dialled to another node", "peer", "state")
     for name, peer in counts.peers.items():
         up.add_metric((name,), int(peer.up))
         lanes.add_metric((name, "idle"), peer.idle)
@@ -103,13 +108,13 @@ def _mesh(counts: MeshCounts) -> Iterator[Metric]:
     yield up
     yield lanes
     gauges = {
-        "mesh_lanes_taken": ("lanes that other nodes dialled", counts.lanes_taken),
-        "routes": ("labels of other nodes' that are remembered", counts.routes),
+        "mesh_lanes_taken": ("lanes that other nodes dialled to this one", counts.inbound_lanes),
+        "routes": ("remembered labels of other nodes", counts.routes),
     }
-    for name, (says, value) in gauges.items():
-        yield GaugeMetricFamily(f"portway_relay_{name}", says, value=value)
+    for name, (description, value) in gauges.items():
+        yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
     lookups = CounterMetricFamily(
-        "portway_relay_lookups", "labels looked up, by who answered", labels=("answered_by", "outcome")
+        "portway_relay_lookups", "lookups of labels, by who answered", labels=("answered_by", "outcome")
     )
     for key, number in counts.lookups.items():
         lookups.add_metric(key, number)
@@ -124,12 +129,12 @@ def exposition(counts: NodeCounts) -> bytes:
     return generate_latest(registry)
 
 
-def _gauge(name: str, says: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"portway_relay_{name}", says, labels=labels)
+def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"portway_relay_{name}", description, labels=labels)
 
 
-def _by(name: str, says: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(f"portway_relay_{name}", says, labels=(label,))
+def _by(name: str, description: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"portway_relay_{name}", description, labels=(label,))
     for value, number in values.items():
         family.add_metric((value,), number)
     return family

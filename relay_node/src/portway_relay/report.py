@@ -1,127 +1,85 @@
-"""What a node says of itself: to registries, to operators, in URLs.
-
-Here: one place that looks at every part. Not here: when it is said, nor to whom.
+"""What a node reports of itself: to registries (NodeInfo) and to operators (counts). The one place that looks at every
+part.
 """
 
-from dataclasses import dataclass
+from portway_proto.v1.types_pb2 import NodeInfo
 
-from portway_carrier.contract import Carrier
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
-
-from portway_relay.config import NodeConfig
-from portway_relay.ingress.public_port import PublicPort
-from portway_relay.ingress.raw_visitors import RawVisitors
-from portway_relay.mesh.inbound_lanes import InboundLanes
-from portway_relay.mesh.peers import Peers
+from portway_relay.lifecycle import Lifecycle
 from portway_relay.metrics import MeshCounts, NodeCounts
-from portway_relay.raw_ports.sockets import RawPorts
-from portway_relay.registry_link.stream import RegistryLink
-from portway_relay.routing.lookup import Lookup
-from portway_relay.routing.proofs import Proofs
-from portway_relay.routing.routes import Routes
-from portway_relay.routing.table import TunnelTable
-from portway_relay.sessions.greeter import Greeter
-from portway_relay.sessions.session_tunnels import PublicAddress
-from portway_relay.sessions.sessions import Sessions
+from portway_relay.parts import Base, RawPortParts, Routing, Serving
 from portway_relay.version import VERSION
-from portway_relay.visits import Visits
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What is looked at."""
-
-    carrier: Carrier
-    public_port: PublicPort
-    raw_visitors: RawVisitors
-    greeter: Greeter
-    sessions: Sessions
-    table: TunnelTable
-    visits: Visits
-    raw_ports: RawPorts
-    proofs: Proofs
-    peers: Peers
-    inbound_lanes: InboundLanes
-    routes: Routes
-    lookup: Lookup
-    link: RegistryLink
 
 
 class Report:
-    """What a node says of itself. `order` and `stopping` are set by whoever decides them."""
+    """Reads the parts of a node at the time of the call."""
 
-    def __init__(self, config: NodeConfig, parts: Parts) -> None:
-        self._config = config
-        self._parts = parts
-        self.order: NodeState.ValueType = NODE_STATE_READY
-        self.stopping = False
+    def __init__(self, base: Base, routing: Routing, raw: RawPortParts, serving: Serving, lifecycle: Lifecycle) -> None:
+        self._base = base
+        self._routing = routing
+        self._raw = raw
+        self._serving = serving
+        self._lifecycle = lifecycle
 
     def info(self) -> NodeInfo:
-        """As registries and other nodes know it; it listens already."""
-        config, parts = self._config, self._parts
-        reached_at = config.advertise or config.listen
+        """The node as registries and other nodes know it. Its port is open by then."""
+        config, advertised = self._base.config, self._base.address.advertised
         return NodeInfo(
             name=config.name,
             region=config.region,
-            host=reached_at.host,
-            port=reached_at.port or parts.public_port.address.port,
+            host=advertised.host,
+            port=advertised.port,
             server_name=config.server_name,
             version=VERSION,
             latitude=config.latitude,
             longitude=config.longitude,
             domain=config.domain,
-            state=NODE_STATE_DRAINING if self.stopping else self.order,
-            sessions=len(parts.sessions),
-            tunnels=len(parts.table),
-            visits=parts.visits.running,
+            state=self._lifecycle.state,
+            sessions=len(self._serving.sessions),
+            tunnels=len(self._routing.tunnels),
+            visits=self._routing.visits.running,
             max_sessions=config.limits.max_sessions,
         )
 
     def counts(self) -> NodeCounts:
-        """What metrics show."""
-        parts = self._parts
-        public_port, account = parts.public_port, parts.raw_ports.account
+        """What the metrics show."""
+        routing, serving = self._routing, self._serving
+        public_port, account = serving.public_port, self._raw.sockets.account
         return NodeCounts(
-            sessions=len(parts.sessions),
-            sessions_away=parts.sessions.away,
-            tunnels=len(parts.table),
-            visits=parts.visits.running,
+            sessions=len(serving.sessions),
+            sessions_away=serving.sessions.away,
+            tunnels=len(routing.tunnels),
+            visits=routing.visits.running,
             half_open=public_port.half_open,
-            greeting=len(parts.greeter),
+            greeting=len(serving.greeter),
             raw_ports_held=account.held,
             raw_ports_resting=account.resting,
-            registry_connected=parts.link.connected,
+            registry_connected=routing.calls.connected,
             connections=public_port.accepted,
             accept_pauses=public_port.pauses,
-            turned_away=self._turned_away(),
-            outcomes=parts.visits.outcomes,
-            handshakes=parts.greeter.handshakes,
-            proofs_unchecked=parts.proofs.unchecked,
+            rejected=self._rejected(),
+            outcomes=routing.visits.outcomes,
+            handshakes=serving.greeter.handshakes,
+            proofs_unchecked=routing.proofs.unchecked,
             mesh=MeshCounts(
-                peers=parts.peers.counts(),
-                lanes_taken=len(parts.inbound_lanes),
-                routes=len(parts.routes),
-                lookups=parts.lookup.answers,
-                forwards=parts.visits.forwards,
-                handshakes=parts.inbound_lanes.handshakes,
+                peers=routing.peers.counts(),
+                inbound_lanes=len(serving.inbound_lanes),
+                routes=len(routing.routes),
+                lookups=routing.lookup.answers,
+                forwards=routing.visits.forwards,
+                handshakes=serving.inbound_lanes.handshakes,
             ),
-            carrier=parts.carrier.counters,
+            carrier=self._base.carrier.counters,
         )
 
-    def _turned_away(self) -> dict[str, int]:
-        parts = self._parts
+    def _rejected(self) -> dict[str, int]:
+        serving = self._serving
         return {
-            **parts.public_port.rejected,
-            "half_open": parts.public_port.evicted,
-            "raw_rate": parts.raw_visitors.rejected,
-            "greetings": parts.greeter.rejected,
-            "greetings_stalled": parts.greeter.evicted,
-            "peers": parts.inbound_lanes.rejected,
-            "peers_stalled": parts.inbound_lanes.evicted,
-            "sessions_postponed": parts.sessions.postponed,
+            **serving.public_port.rejected,
+            "half_open": serving.public_port.evicted,
+            "raw_rate": self._raw.visitors.rejected,
+            "greetings": serving.greeter.rejected,
+            "greetings_stalled": serving.greeter.evicted,
+            "peers": serving.inbound_lanes.rejected,
+            "peers_stalled": serving.inbound_lanes.evicted,
+            "sessions_postponed": serving.sessions.postponed,
         }
-
-
-def public_address(config: NodeConfig, public_port: PublicPort) -> PublicAddress:
-    """What visitors dial; it listens already."""
-    return PublicAddress(config.zone, config.public_port or public_port.address.port, config.raw_host or config.zone)

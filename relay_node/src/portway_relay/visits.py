@@ -1,56 +1,37 @@
-"""Visits: each visitor that was routed to a tunnel, until it is over.
+"""Visits: each visitor that was routed to a tunnel, from the join to the end.
 
-Here: joining, counting, a second try where the tunnel is now, and what a visitor is told whom nobody took. Not here:
-who is routed where (ingress/, mesh/), nor the bytes (the carrier).
+Here: joining, counting, a second try at another destination, and the answer to a visitor that no client took. Not here:
+which destination a visitor goes to, nor how bytes move, which is the carrier's.
 """
 
 import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
-from portway_carrier.contract import Carrier, Lane, Outcome, Pool, Stream, Visit, VisitEnd
+from portway_carrier.contract import Carrier, Lane, Outcome, Stream, Visit, VisitEnd
 from portway_carrier.values import ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_relay.net.plain_http import bad_gateway, gateway_timeout, looks_like_http, unavailable
+from portway_relay.routing.lookup import Destination, DestinationFinder
 from portway_relay.routing.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
-# The tunnel has moved, or is moving: another node may have it by now. Other refusals are as true elsewhere.
+# Refusals after which another node may have the tunnel. The other reasons would be the same elsewhere.
 _MOVED: Final = frozenset({RefusalReason.NOT_HERE, RefusalReason.SHUTDOWN})
-
-
-class Destination(Protocol):
-    """Where a visitor goes: a tunnel of this node, or a route to another one."""
-
-    @property
-    def label(self) -> str: ...
-
-    @property
-    def pool(self) -> Pool: ...
-
-    @property
-    def full(self) -> bool: ...
-
-    @property
-    def visits(self) -> set[Visit]: ...
-
-
-# Of a label, by the region in its name: where it is when it is not at this destination. True when that one said so.
-Elsewhere = Callable[[str, str, Destination, bool], Awaitable[Destination | None]]
 
 
 @dataclass(slots=True)
 class _Arrival:
-    """A visitor that this node took in. `again` while it may be tried elsewhere."""
+    """A visitor that came to this node. `again`: it may still be tried at a second destination."""
 
     destination: Destination
     region: str
@@ -58,56 +39,57 @@ class _Arrival:
 
 
 class Visits:
-    """Starts visits and sees them to their ends."""
+    """Starts visits, and handles their ends."""
 
     def __init__(
         self,
         carrier: Carrier,
-        elsewhere: Elsewhere,
+        finder: DestinationFinder,
         *,
         first_bytes_time: float,
         on_failure: Callable[[BaseException], None],
     ) -> None:
+        """first_bytes_time: seconds to wait for the first bytes of a visitor that was refused, to see if it is HTTP."""
         self._carrier = carrier
-        self._elsewhere = elsewhere
+        self._finder = finder
         self._first_bytes_time = first_bytes_time
         self._tasks = Tasks("visits", on_failure)
         self._idle = asyncio.Event()
         self._idle.set()
         self.running = 0
         self.outcomes: Counter[str] = Counter()
-        self.forwards: Counter[str] = Counter()  # to other nodes and from them, by what became of them
+        self.forwards: Counter[str] = Counter()  # visits sent to other nodes or taken from them, by outcome
 
     def start_tls(
         self, sock: socket.socket, peer: Endpoint, destination: Destination, region: str, tls: ServerTls
     ) -> None:
-        """A visitor of a name in `region`. Owns the socket. Raises TlsSettingsError."""
+        """Start the visit of a name in `region`. Owns the socket. Raises TlsSettingsError."""
         self._start(sock, peer, destination, region, VisitKind.TLS, tls)
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
-        """A visitor of a raw port, whose tunnel may just have gone. Owns the socket."""
+        """Start the visit of a raw port; without a destination, or with a full one, end it. Owns the socket."""
         if destination is None or destination.full:
             sock.close()
             return
         self._start(sock, peer, destination, region, VisitKind.RAW, None)
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
-        """A visitor that came in at another node: served from here or refused, never sent on."""
+        """Start a visit that another node forwarded, or refuse it; it is never forwarded again."""
         self.forwards["taken" if tunnel is not None and not tunnel.full else "not_taken"] += 1
         if tunnel is None:
             lane.refuse(RefusalReason.NOT_HERE)
         elif tunnel.full:
-            lane.refuse(RefusalReason.OVERLOADED, "the tunnel has as many visits as it may")
+            lane.refuse(RefusalReason.OVERLOADED, "the tunnel has as many visits as it may have")
         else:
             visit = self._carrier.join(lane, tunnel.pool, opening, partial(self._forwarded_ended, tunnel))
             self._begins(tunnel, visit)
 
     async def over(self) -> None:
-        """Wait until none is in progress."""
+        """Wait until no visit is in progress."""
         await self._idle.wait()
 
     async def close(self) -> None:
-        """Stop answering those that nobody took."""
+        """Stop answering visitors that were refused. Visits in progress are not touched."""
         await self._tasks.close()
 
     def _start(
@@ -135,12 +117,12 @@ class Visits:
             return
         if not isinstance(arrival.destination, Tunnel):
             self.forwards["came_back"] += 1
-        # Lanes are visitors of `start_forwarded` alone.
+        # Only the visitors of `start_forwarded` are lanes.
         stream = cast(Stream, end.visitor)
         if arrival.again and _may_be_elsewhere(end):
             arrival.again = False
             trying = self._tasks.spawn(self._try_elsewhere(arrival, visit, end, stream), name="try elsewhere")
-            # Not in the task itself: one that is cancelled before its first step never runs.
+            # A callback rather than the task itself: a task that is cancelled before its first step never runs.
             trying.add_done_callback(partial(self._tried, arrival, visit, end, stream))
         else:
             self._turn_away(arrival, visit, end, stream)
@@ -151,9 +133,12 @@ class Visits:
         self._over(tunnel, visit, end)
 
     async def _try_elsewhere(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
-        """Once: nothing of it has reached a local server. It stays counted where it was while it is looked for."""
-        gone = end.outcome is Outcome.REFUSED
-        found = await self._elsewhere(visit.opening.label, arrival.region, arrival.destination, gone)
+        """Join it to a second destination: no byte of it has reached a local server. Until one is found the visit
+        counts at the first."""
+        denied = end.outcome is Outcome.REFUSED
+        found = await self._finder.find_elsewhere(
+            visit.opening.label, arrival.region, not_at=arrival.destination, denied=denied
+        )
         if found is None or found.full:
             self._turn_away(arrival, visit, end, stream)
             return
@@ -170,6 +155,7 @@ class Visits:
             self._over(arrival.destination, visit, end)
 
     def _turn_away(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
+        """End a visitor that no client took, with an answer if it speaks HTTP."""
         if visit.opening.kind is VisitKind.RAW:
             self._carrier.finish(stream, b"")
             self._over(arrival.destination, visit, end)
@@ -184,7 +170,7 @@ class Visits:
         answering.add_done_callback(lambda _: self._over(arrival.destination, visit, end))
 
     async def _answer(self, stream: Stream, page: bytes) -> None:
-        """Tell a visitor that speaks HTTP; end the connection with any other in order."""
+        """Send the page to a visitor that speaks HTTP; close the stream of any other."""
         first_bytes = await stream.first_bytes(self._first_bytes_time)
         self._carrier.finish(stream, page if looks_like_http(first_bytes) else b"")
 
@@ -202,7 +188,7 @@ class Visits:
 
 
 def _refusal(tunnel: Tunnel, end: VisitEnd) -> RefusalReason:
-    """Why a visitor of the mesh was not taken: a client that is away may be at another node by now."""
+    """The reason for the node that forwarded the visitor: a client that is away may be at another node by now."""
     if end.outcome is not Outcome.NO_LANE:
         return end.reason
     return RefusalReason.OVERLOADED if tunnel.live else RefusalReason.NOT_HERE

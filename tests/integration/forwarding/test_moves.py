@@ -139,8 +139,8 @@ def test_a_home_that_dies_resets_its_visitors_and_is_left(mesh: Cluster, bind: B
     home = mesh.nodes["fra-1"].node
 
     async def die() -> None:
-        await home._public_port.close()
-        await home._carrier.close()
+        await home._serving.public_port.close()
+        await home._base.carrier.close()
 
     mesh.run(die)
     with visitor, contextlib.suppress(ConnectionResetError):

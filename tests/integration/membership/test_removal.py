@@ -19,7 +19,7 @@ def lanes_from(joiner: Joiner, at: str, node: str) -> int:
     """How many lanes of a node another one holds."""
 
     async def count() -> int:
-        return joiner.cluster.nodes[at].node._inbound_lanes.count(node)
+        return joiner.cluster.nodes[at].node._serving.inbound_lanes.count(node)
 
     return joiner.cluster.run(count)
 

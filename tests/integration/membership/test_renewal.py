@@ -34,7 +34,7 @@ def lanes_of(joiner: Joiner) -> set[int]:
     """Every mesh lane that is up, told apart from any that comes later."""
 
     async def found() -> set[int]:
-        return {id(lane) for node in joiner.cluster.nodes.values() for lane in node.node._inbound_lanes}
+        return {id(lane) for node in joiner.cluster.nodes.values() for lane in node.node._serving.inbound_lanes}
 
     return joiner.cluster.run(found)
 

@@ -88,7 +88,7 @@ def leads(mesh: Cluster, node: str, label: str) -> bool:
 
     async def known() -> bool:
         running = mesh.nodes[node].node
-        told = await running._link.resolve(label)
-        return running._lookup.known(label, "fra") is not None or (told is not None and told.HasField("tunnel"))
+        told = await running._routing.questions.ask(label)
+        return running._routing.lookup.known(label, "fra") is not None or (told is not None and told.HasField("tunnel"))
 
     return mesh.run(known)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import portway
 from portway_proto.v1.admin_pb2 import NODE_ORDER_DRAIN
@@ -31,8 +31,8 @@ class Questions:
 
     def __init__(self, node: Node) -> None:
         self.asked: list[str] = []
-        parts: Any = node
-        resolve, ask_region = parts._link.resolve, parts._peers.ask_region
+        lookup, peers = cast(Any, node._routing.lookup), cast(Any, node._routing.peers)
+        resolve, ask_region = lookup._resolve, peers.ask_region
 
         async def counted_resolve(label: str) -> ResolveResponse | None:
             self.asked.append("registry")
@@ -44,14 +44,14 @@ class Questions:
             answers: list[tuple[str, Answer]] = await ask_region(*asked)
             return answers
 
-        parts._link.resolve, parts._peers.ask_region = counted_resolve, counted_ask_region
+        lookup._resolve, peers.ask_region = counted_resolve, counted_ask_region
 
 
 def sessions(cluster: Cluster, node: Node) -> int:
     """How many a node has; one that is stopping, too."""
 
     async def count() -> int:
-        return len(node._sessions)
+        return len(node._serving.sessions)
 
     return cluster.run(count)
 

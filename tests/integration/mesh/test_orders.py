@@ -141,7 +141,7 @@ def test_a_removed_node_is_refused_everywhere(cluster: Cluster, origin: HttpOrig
         cluster.admin.order(first, NODE_ORDER_REMOVE)
         eventually(lambda: home_of(cluster) not in ("", first))
         eventually(lambda: first not in [node.name for node in cluster.admin.nodes()])
-        eventually(lambda: all(not node.node._peers.answers(first) for node in others))
+        eventually(lambda: all(not node.node._routing.peers.answers(first) for node in others))
         eventually(lambda: cluster.nodes[first].metrics()["registry_connected"] == 0)
         assert all(get(node, tunnel, cluster.ca) == answer_of(origin) for node in others)
         cluster.admin.order(first, NODE_ORDER_SERVE)

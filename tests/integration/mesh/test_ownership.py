@@ -104,7 +104,7 @@ def test_an_equal_or_lower_epoch_at_another_node_is_refused(
     holder, other = attach("fra-1"), attach("fra-2")
     holder.bind(chain, 2)
     eventually(lambda: shown(cluster) == [("fra-1", 2)])
-    eventually(lambda: cluster.nodes["fra-2"].node._routes.epoch(chain.label) == 2)
+    eventually(lambda: cluster.nodes["fra-2"].node._routing.routes.epoch(chain.label) == 2)
     assert refusal(other, chain.label, epoch, chain.proof(epoch)).code == FAILURE_CODE_EPOCH
     assert holder.answers()
     assert shown(cluster) == [("fra-1", 2)]

@@ -32,7 +32,7 @@ def raw_port_at(cluster: Cluster, node: str, tunnel: portway.Tunnel) -> int:
     """The raw port that a node has for the tunnel; 0 when the tunnel is not there."""
 
     async def port() -> int:
-        found = cluster.nodes[node].node._table.live(tunnel.host.partition(".")[0])
+        found = cluster.nodes[node].node._routing.tunnels.live(tunnel.host.partition(".")[0])
         return found.raw.port if found is not None and found.raw is not None else 0
 
     return cluster.run(port)

@@ -40,7 +40,7 @@ def home_of(cluster: Cluster, tunnel: portway.Tunnel) -> str:
     """The node that has the tunnel now; empty while none has."""
 
     async def has(node: RunningNode) -> bool:
-        return node.node._table.live(tunnel.host.partition(".")[0]) is not None
+        return node.node._routing.tunnels.live(tunnel.host.partition(".")[0]) is not None
 
     running = [node for node in cluster.nodes.values() if node._node is not None]
     return next((node.config.name for node in running if cluster.run(lambda: has(node))), "")
@@ -91,7 +91,7 @@ def test_a_raw_port_works_at_each_node_of_its_region(cluster: Cluster) -> None:
         assert home_of(cluster, tunnel) in REGION
 
         async def served() -> int:
-            return len(cluster.nodes["nyc-1"].node._raw_ports)
+            return len(cluster.nodes["nyc-1"].node._raw.sockets)
 
         assert cluster.run(served) == 0
     for name in REGION:
@@ -159,9 +159,9 @@ def test_two_nodes_never_give_the_same_port(cluster: Cluster) -> None:
 
     async def give(node: Node, number: int) -> RawPort:
         label = f"{node.config.name}-{number}"
-        await node._addresses.prepare(label, None)
-        raw = node._raw_ports.take(label, None)
-        node._addresses.taken()
+        await node._raw.addresses.prepare(label, None)
+        raw = node._raw.sockets.take(label, None)
+        node._raw.addresses.taken()
         return raw
 
     async def give_all() -> list[RawPort]:
@@ -185,7 +185,7 @@ def test_a_node_that_was_started_again_gives_no_port_that_is_in_use(cluster: Clu
         node = cluster.nodes[home].node
 
         async def offered() -> set[int]:
-            return set(node._raw_ports.account.candidates("another", None))
+            return set(node._raw.sockets.account.candidates("another", None))
 
         eventually(lambda: cluster.run(offered))
         assert port not in cluster.run(offered)

@@ -87,7 +87,7 @@ def files(node_config: Callable[..., NodeConfig], authority: trustme.CA) -> File
 
 def test_files_that_fit_are_taken(files: Files) -> None:
     """Clients' lanes get the node's certificate, visitors the region's, with each protocol that can be chosen."""
-    loaded = files.read().loaded
+    loaded = files.read().current()
     config = files.config
     assert loaded.ca == config.cluster_ca.read_bytes()
     assert loaded.link_tls.alpn == LINK_ALPN
@@ -104,7 +104,7 @@ def test_a_chain_is_kept_whole(files: Files) -> None:
     """The leaf is checked, and what was issued between it and a root is shown to visitors."""
     between = files.authority.create_child_ca()
     files.write(files.path("tls_cert"), files.path("tls_key"), between.issue_cert(REGION))
-    chain = files.read().loaded.visitor_tls(ZONE, None).certificate
+    chain = files.read().current().visitor_tls(ZONE, None).certificate
     assert len(x509.load_pem_x509_certificates(chain)) >= 2
 
 
@@ -113,7 +113,7 @@ def test_keys_of_both_kinds_are_taken(files: Files, kind: trustme.KeyType) -> No
     """RSA and elliptic curves."""
     files.node(key_type=kind)
     files.region(key_type=kind)
-    assert files.read().loaded.zones[ZONE].key.startswith(b"-----BEGIN")
+    assert files.read().current().zones[ZONE].key.startswith(b"-----BEGIN")
 
 
 @pytest.mark.parametrize("which", ["cert", "tls_cert"])
@@ -175,7 +175,7 @@ def test_the_nodes_own_region_is_among_them(files: Files) -> None:
 def test_every_region_has_its_certificate(files: Files) -> None:
     """A visitor is shown the one for the zone of its name, whichever node it came to."""
     files.add_region("ams", "*.ams.example.com")
-    loaded = files.read().loaded
+    loaded = files.read().current()
     assert set(loaded.zones) == {ZONE, "ams.example.com"}
     for zone, identity in loaded.zones.items():
         assert dns_names(identity.certificate) == [f"*.{zone}"]
@@ -186,7 +186,7 @@ def test_one_certificate_may_be_for_all_regions(files: Files) -> None:
     """What several name, the first of them serves."""
     files.region(REGION, "*.ams.example.com")
     files.add_region("ams", "*.ams.example.com", "*.iad.example.com")
-    zones = files.read().loaded.zones
+    zones = files.read().current().zones
     assert set(zones) == {ZONE, "ams.example.com", "iad.example.com"}
     assert zones["ams.example.com"] is zones[ZONE]
     assert zones["iad.example.com"] is not zones[ZONE]
@@ -196,10 +196,10 @@ def test_any_regions_certificate_is_taken_when_its_file_changes(files: Files) ->
     """Not only the node's own."""
     files.add_region("ams", "*.ams.example.com")
     certificates = files.read()
-    before = certificates.loaded.zones
+    before = certificates.current().zones
     files.write(files.config.tls_cert[1], files.config.tls_key[1], files.authority.issue_cert("*.ams.example.com"))
     assert certificates.reload_if_changed()
-    after = certificates.loaded.zones
+    after = certificates.current().zones
     assert after["ams.example.com"].chain != before["ams.example.com"].chain
     assert after[ZONE].chain == before[ZONE].chain
 
@@ -228,7 +228,7 @@ def test_any_of_several_cas_will_do(files: Files) -> None:
     """While a cluster changes its CA the file holds the old one and the new one."""
     other = trustme.CA()
     files.config.cluster_ca.write_bytes(other.cert_pem.bytes() + files.authority.cert_pem.bytes())
-    loaded = files.read().loaded
+    loaded = files.read().current()
     assert len(loaded.authorities) == 2
     assert issued_by(loaded.node.certificate, loaded.authorities)
     assert not issued_by(loaded.node.certificate, loaded.authorities[:1])
@@ -269,7 +269,7 @@ def test_a_key_with_a_passphrase_is_told(files: Files) -> None:
 
 def test_a_key_of_an_unknown_kind_is_told(files: Files) -> None:
     """A curve that this machine's library does not know is one more thing to say, not a crash."""
-    certificate = files.read().loaded.node.certificate
+    certificate = files.read().current().node.certificate
     strange = certificate.public_bytes(serialization.Encoding.DER).replace(P256, UNKNOWN_CURVE)
     pem = x509.load_der_x509_certificate(strange).public_bytes(serialization.Encoding.PEM)
     files.config.cert.write_bytes(pem)
@@ -279,24 +279,24 @@ def test_a_key_of_an_unknown_kind_is_told(files: Files) -> None:
 def test_a_new_certificate_is_taken_when_its_files_change(files: Files) -> None:
     """Looked at again and again: once for each change, and not without one."""
     certificates = files.read()
-    before = certificates.loaded
+    before = certificates.current()
     assert not certificates.reload_if_changed()
-    assert certificates.loaded is before
+    assert certificates.current() is before
     files.region()
     assert certificates.reload_if_changed()
-    assert certificates.loaded.zones[ZONE].chain == files.path("tls_cert").read_bytes() != before.zones[ZONE].chain
-    assert certificates.loaded.node.chain == before.node.chain
+    assert certificates.current().zones[ZONE].chain == files.path("tls_cert").read_bytes() != before.zones[ZONE].chain
+    assert certificates.current().node.chain == before.node.chain
     assert not certificates.reload_if_changed()
 
 
 def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     """Between the writing of a certificate and of its key nothing is changed; when both are there, all is."""
     certificates = files.read()
-    before = certificates.loaded
+    before = certificates.current()
     leaf = files.authority.issue_cert(REGION)
     files.path("tls_cert").write_bytes(leaf.cert_chain_pems[0].bytes())
     assert not certificates.reload_if_changed()
-    assert certificates.loaded is before
+    assert certificates.current() is before
     assert "the old ones stay in use" in caplog.text
     assert str(files.path("tls_key")) in caplog.text
     caplog.clear()
@@ -304,19 +304,19 @@ def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: p
     assert caplog.text == ""
     files.path("tls_key").write_bytes(leaf.private_key_pem.bytes())
     assert certificates.reload_if_changed()
-    assert certificates.loaded.zones[ZONE].key == leaf.private_key_pem.bytes()
+    assert certificates.current().zones[ZONE].key == leaf.private_key_pem.bytes()
 
 
 def test_a_file_that_goes_and_comes_back_is_read_again(files: Files) -> None:
     """A deployment may remove it first."""
     certificates = files.read()
-    before = certificates.loaded
+    before = certificates.current()
     files.config.cert.unlink()
     assert not certificates.reload_if_changed()
-    assert certificates.loaded is before
+    assert certificates.current() is before
     files.node()
     assert certificates.reload_if_changed()
-    assert certificates.loaded.node.chain == files.config.cert.read_bytes()
+    assert certificates.current().node.chain == files.config.cert.read_bytes()
 
 
 def test_a_file_that_is_swapped_is_noticed(files: Files) -> None:
@@ -339,10 +339,10 @@ def test_a_reload_can_be_asked_for(files: Files, caplog: pytest.LogCaptureFixtur
     assert "certificates reloaded" in caplog.text
     files.config.key.write_bytes(b"garbage")
     assert not certificates.reload()
-    assert certificates.loaded.node.key != b"garbage"
+    assert certificates.current().node.key != b"garbage"
 
 
 def test_keys_are_not_shown(files: Files) -> None:
     """What is printed by accident holds no key."""
-    loaded = files.read().loaded
+    loaded = files.read().current()
     assert "PRIVATE" not in repr(loaded)

@@ -12,7 +12,6 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig
 from portway_relay.node import Node
-from portway_relay.report import public_address
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import CertificateError, ListenError
 from portway_testkit.links.carrier_link import until
@@ -172,6 +171,6 @@ async def test_visitors_are_told_its_public_address(
     """Behind a port mapping the public port is another one."""
     node = make_node(**changes)
     task = await starting(node)
-    address = public_address(node.config, node._public_port)
+    address = node._base.address.public_address()
     assert (address.zone, address.port, address.raw_host) == ("fra.example.com", port or node.address.port, raw_host)
     await cancelled(task)

@@ -42,6 +42,11 @@ def is_label(text: str) -> bool:
     return _PATTERN.fullmatch(text) is not None
 
 
+def short_label(label: str) -> str:
+    """A label as logs show it: the whole label is the secret in the URL."""
+    return f"{label[:4]}…"
+
+
 def verify_proof(label: str, epoch: int, proof: bytes) -> bool:
     """Whether `proof` proves that the owner of `label` uses epoch `epoch` (1 to 4096)."""
     if not 1 <= epoch <= CHAIN_LENGTH or len(proof) != PROOF_SIZE:

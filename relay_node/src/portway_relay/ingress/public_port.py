@@ -10,14 +10,13 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVarTuple
+from typing import Final, TypeVarTuple
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.listening import open_sockets
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
@@ -36,8 +35,9 @@ from portway_relay.ingress.decision import (
 )
 from portway_relay.ingress.peek import Peek
 from portway_relay.net.listener import Listener
+from portway_relay.net.node_address import NodeAddress
 from portway_relay.net.plain_http import use_https
-from portway_relay.visits import Destination
+from portway_relay.routing.lookup import Destination, DestinationFinder
 
 logger = logging.getLogger(__name__)
 
@@ -45,25 +45,6 @@ _Arguments = TypeVarTuple("_Arguments")
 
 # Bytes that are read before a refusal. Closing a socket with unread bytes sends a reset, which overtakes the alert.
 _DRAINED: Final = 64 * 1024
-
-
-class VisitedDestination(Destination, Protocol):
-    """A destination, with what must be known of it before the handshake."""
-
-    @property
-    def h2_enabled(self) -> bool: ...
-
-
-class Finder(Protocol):
-    """Finds where a label is. `region` is the region in the visitor's host name."""
-
-    def known(self, label: str, region: str) -> VisitedDestination | None:
-        """The destination, as far as this node knows without asking."""
-        ...
-
-    async def find(self, label: str, region: str) -> VisitedDestination | None:
-        """The destination, after asking other parties; None when there is none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +73,10 @@ class PublicPort:
     def __init__(
         self,
         config: NodeConfig,
+        address: NodeAddress,
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
-        finder: Finder,
+        finder: DestinationFinder,
         handlers: ConnectionHandlers,
         *,
         rate: AddressRate,
@@ -103,6 +85,7 @@ class PublicPort:
     ) -> None:
         """`rate` limits new connections of one address."""
         self._config = config
+        self.address = address
         self._carrier = carrier
         self._certificates = certificates
         self._finder = finder
@@ -124,7 +107,6 @@ class PublicPort:
         self._listener: Listener | None = None
         self.accepted = 0
         self.rejected: Counter[str] = Counter()  # by reason
-        self.address = Endpoint("", 0)
 
     @property
     def half_open(self) -> int:
@@ -142,11 +124,8 @@ class PublicPort:
         return self._listener.pauses if self._listener is not None else 0
 
     def listen(self) -> None:
-        """Begin to accept. `address` is known then. Raises ListenError."""
-        sockets = open_sockets(self._config.listen)
-        name = sockets[0].getsockname()
-        self.address = Endpoint(name[0], name[1])
-        self._listener = Listener(sockets, self._accept, batch=self._config.limits.accepts_per_turn)
+        """Begin to accept. Raises ListenError."""
+        self._listener = Listener(self.address.open(), self._accept, batch=self._config.limits.accepts_per_turn)
 
     async def stop_listening(self, *, within: float) -> None:
         """Accept no more, and wait at most `within` seconds until all accepted connections are handed over."""
@@ -218,7 +197,7 @@ class PublicPort:
             _hand_over(self._handlers.peer_lane, sock, peer)
         elif isinstance(decision, PlainHttp):
             self.rejected["plain_http"] += 1
-            page = use_https(first_bytes, self._config.public_port or self.address.port)
+            page = use_https(first_bytes, self.address.public_address().port)
             self._carrier.finish(self._carrier.accept(sock, None), page)
         else:
             self._refuse(sock, decision.alert)
@@ -240,7 +219,7 @@ class PublicPort:
         self._unknown_names.give_back(peer.host)  # the name was not a guess
         self._visit(sock, peer, visitor, destination)
 
-    def _visit(self, sock: socket.socket, peer: Endpoint, visitor: Visitor, destination: VisitedDestination) -> None:
+    def _visit(self, sock: socket.socket, peer: Endpoint, visitor: Visitor, destination: Destination) -> None:
         if destination.full:
             self._refuse(sock, Alert.INTERNAL_ERROR)
             return

@@ -12,8 +12,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
-from portway_relay.ingress.public_port import Finder
-from portway_relay.visits import Destination
+from portway_relay.routing.lookup import Destination, DestinationFinder
 
 
 class RawVisitStarter(Protocol):
@@ -27,7 +26,7 @@ class RawVisitors:
 
     def __init__(
         self,
-        finder: Finder,
+        finder: DestinationFinder,
         visits: RawVisitStarter,
         region: str,
         *,

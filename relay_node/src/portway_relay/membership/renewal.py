@@ -39,7 +39,7 @@ class Renewal:
         folder: StateFolder,
         node: str,
         request_certificate: Callable[[bytes], Awaitable[NodeCertificate]],
-        on_renewed: Callable[[], None],
+        on_renewed: Callable[[], object],
         *,
         on_failure: Callable[[BaseException], None],
         now: UtcNow = utc_now,
@@ -106,7 +106,7 @@ class Renewal:
 def renewal_for(
     config: NodeConfig,
     request_certificate: Callable[[bytes], Awaitable[NodeCertificate]],
-    on_renewed: Callable[[], None],
+    on_renewed: Callable[[], object],
     *,
     on_failure: Callable[[BaseException], None],
 ) -> Renewal | None:

@@ -54,11 +54,11 @@ class TunnelAnnouncer:
 
     def withdrawn(self, label: str, epoch: int) -> None:
         self._registry.withdrawn(label, epoch)
-        self._routes.let_go(label, epoch, closed=False)
+        self._routes.mark_released(label, epoch, closed=False)
         self._peers.tell_siblings(None, Gone(label=label, epoch=epoch))
 
     def closed(self, tunnel: Tunnel) -> None:
-        self._routes.let_go(tunnel.label, tunnel.epoch, closed=True)
+        self._routes.mark_released(tunnel.label, tunnel.epoch, closed=True)
         gone = Gone(label=tunnel.label, epoch=tunnel.epoch, closed=True)
         self._peers.tell_siblings(None, gone)
         self._peers.tell_gone(gone, tunnel.entrances)

@@ -113,14 +113,11 @@ class Peers:
         certificates: Callable[[], LoadedCertificates],
         held: Callable[[], Iterable[TunnelInfo]],
         *,
-        on_refused: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """name, region: this node's.
         held: the tunnels of this node, as its siblings are to know them.
-        on_refused: called when nodes or certificates are refused that were not before.
         """
-        self._on_refused = on_refused
         self._name = name
         self._region = region
         self._carrier = carrier
@@ -169,8 +166,8 @@ class Peers:
 
     def update(
         self, nodes: Iterable[NodeInfo], removed: Iterable[str] = (), certified_since: Mapping[str, int] | None = None
-    ) -> None:
-        """Take up a registry's whole list.
+    ) -> bool:
+        """Take up a registry's whole list. Whether `refusal` may answer otherwise now, so that lanes are to be checked.
 
         removed: nodes that are refused from now on.
         certified_since: by node, the time (milliseconds since the Unix epoch) before which certificates with that name
@@ -180,8 +177,6 @@ class Peers:
         self._removed, self._issued_since = frozenset(removed), dict(certified_since or {})
         for name in self._removed & self._peers.keys():
             self._peers.pop(name).retire()
-        if refused_before != (self._removed, self._issued_since):
-            self._on_refused()
         listed = {node.name: node for node in nodes if node.name != self._name}
         for name, peer in list(self._peers.items()):
             if name not in listed and not peer.in_use:
@@ -189,6 +184,7 @@ class Peers:
                 peer.retire()
         for node in listed.values():
             self.learn(node)
+        return refused_before != (self._removed, self._issued_since)
 
     def learn(self, node: NodeInfo) -> Peer | None:
         """Know one node more, or its new address; None for this node and for one that was removed."""

@@ -16,8 +16,7 @@ from portway_runtime.identities import NodeIdentity
 from portway_relay.mesh.peers import Peers
 from portway_relay.raw_ports.sibling_ports import SiblingPorts
 from portway_relay.routing.routes import Routes
-from portway_relay.routing.table import TunnelTable
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel
 from portway_relay.visits import Visits
 
 
@@ -27,7 +26,7 @@ class PeerRequests:
     def __init__(
         self,
         peers: Peers,
-        table: TunnelTable,
+        tunnels: HeldTunnels,
         routes: Routes,
         sibling_ports: SiblingPorts,
         visits: Visits,
@@ -36,7 +35,7 @@ class PeerRequests:
         """`describe` gives a tunnel as other nodes are to know it."""
         self._peers = peers
         self._sibling_ports = sibling_ports
-        self._table = table
+        self._tunnels = tunnels
         self._routes = routes
         self._visits = visits
         self._describe = describe
@@ -54,7 +53,7 @@ class PeerRequests:
         self._sibling_ports.lost(node)
 
     def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
-        tunnel = self._table.live(opening.label)
+        tunnel = self._tunnels.live(opening.label)
         if tunnel is not None:
             tunnel.entrances.add(node)
         self._visits.start_forwarded(lane, opening, tunnel)
@@ -75,7 +74,7 @@ class PeerRequests:
         self._sibling_ports.whole(node, labels)
 
     def held_tunnel(self, label: str) -> TunnelInfo | None:
-        tunnel = self._table.live(label)
+        tunnel = self._tunnels.live(label)
         return None if tunnel is None else self._describe(tunnel)
 
     def closed_epoch(self, label: str) -> int:

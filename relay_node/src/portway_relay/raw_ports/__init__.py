@@ -1,1 +1,1 @@
-"""Raw TCP ports of a region: whose they are, who may give them, and the sockets that listen on them."""
+"""Raw TCP ports of a region: which label has which port, which node may give it, and the sockets that listen."""

@@ -1,11 +1,11 @@
-"""Which raw TCP ports of its region a node may give to whom: a pure account, without a socket.
+"""The account of a region's raw TCP ports, as one node keeps it: held, free, resting. Pure, without sockets.
 
-A node gives ports of its own blocks alone, so that no two nodes give one port twice; to a label that shows a ticket it
-gives any port of the region that is known to be that label's. A port that is let go rests: whoever still has its old
-address in hand must not reach somebody else's tunnel. To the label that had it, it is free at once.
+A node gives a new label ports of its own blocks only, so no two nodes give the same port. To a label that shows a
+ticket it gives any port of the region that is known to be that label's. A released port rests, so that visitors who
+still hold its old address do not reach another tenant's tunnel; the label that had it can have it at once.
 
-A port that was in use is given to another label only after its rest and after a registry has said that nobody has it:
-its label may be at a node that this one does not hear from. Not here: what siblings say (mesh/sibling_ports.py).
+A port that was in use is given to another label only after its rest and after a registry has said that no tunnel has
+it: the tunnel may be at a node that this one does not hear from. Not here: what siblings claim (sibling_ports.py).
 """
 
 import random
@@ -17,15 +17,16 @@ from portway_runtime.clocks import Monotonic
 
 from portway_relay.config import PortRange
 
-# What is remembered of other nodes' ports is believed for less time than their nodes let them rest.
-BELIEVED: Final = 0.5
-# Whose a port was that this node gave before it was started, and now nobody remembers: of whoever shows its ticket.
-_NOBODY_KNOWS: Final = ""
+# Share of the resting time for which another node's word about a port is believed: less than its own node rests it.
+BELIEVED_SHARE: Final = 0.5
+# The label of a resting port whose last tunnel is not known; it was given before this node started. Any label with a
+# ticket for the port may have it.
+_UNKNOWN_LABEL: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Ports that this node alone gives; `fresh` when none of them can have been given before."""
+    """Ports that only this node gives; `fresh` when none of them has been given before."""
 
     ports: PortRange
     fresh: bool
@@ -38,7 +39,7 @@ class _Rest:
 
 
 class PortAccount:
-    """The ports of a region as one node sees them."""
+    """The ports of a region as one node knows them."""
 
     def __init__(
         self,
@@ -49,50 +50,58 @@ class PortAccount:
         *,
         at_sibling: Callable[[int], str | None] = lambda port: None,
     ) -> None:
-        """`ports` are the region's; `at_sibling` says whose a port is that another node serves."""
+        """
+        ports: the region's.
+        rest: seconds that a released port rests.
+        at_sibling: the label of the tunnel that another node serves at a port; None without one.
+        """
         self._ports = ports
         self._rest = rest
         self._clock = clock
-        # Not a secret, but not to be guessed from the last one either.
+        # Ports are no secrets, and yet the next one should not follow from the last one.
         self._chance = chance or random.SystemRandom()
         self._at_sibling = at_sibling
         self._blocks: frozenset[PortRange] = frozenset()
         self._held: dict[int, str] = {}
         self._free: set[int] = set()  # of this node's blocks: neither held nor resting
-        self._used: set[int] = set()  # of the free ones: those that some label had
+        self._used: set[int] = set()  # of the free ones: those that a tunnel has had
         self._resting: dict[int, _Rest] = {}  # of this node's blocks
-        self._remembered: dict[int, _Rest] = {}  # of other nodes' blocks, whose they are for a while
+        self._remembered: dict[int, _Rest] = {}  # of other nodes' blocks: the label, for a while
         self.registry_away = False
 
     @property
     def held(self) -> int:
+        """The number of ports held by tunnels of this node."""
         return len(self._held)
 
     @property
     def resting(self) -> int:
+        """The number of ports that rest."""
         return len(self._resting)
 
     @property
     def range(self) -> PortRange:
+        """The region's ports."""
         return self._ports
 
     @property
     def blocks(self) -> int:
+        """The number of blocks that this node has."""
         return len(self._blocks)
 
     @property
     def free(self) -> int:
-        """Ports that a new label could have."""
+        """The number of ports that a new label could have now."""
         return sum(map(self._may_give, self._free))
 
     @property
     def next_rested(self) -> float | None:
-        """When the first of the resting ports may be asked for."""
+        """When the first resting port has rested; None when none rests."""
         return min((rest.until for rest in self._resting.values()), default=None)
 
     @property
     def rested(self) -> int:
-        """Ports that a registry need only be asked about before they can be given."""
+        """The number of ports that have rested: they are free once a registry has confirmed them."""
         now = self._clock()
         return sum(rest.until <= now for rest in self._resting.values())
 
@@ -101,8 +110,8 @@ class PortAccount:
         return self._held.get(port)
 
     def candidates(self, label: str, wanted: int | None) -> Iterator[int]:
-        """Ports that this label may have, each once: the wanted one first, one that rests for it, then at random."""
-        if wanted is not None and self._is_its_own(wanted, label):
+        """The ports that this label may have, each once: first `wanted`, then one that rests for it, then at random."""
+        if wanted is not None and self._belongs_to(wanted, label):
             yield wanted
         for port in [port for port, rest in self._resting.items() if rest.label == label]:
             if port != wanted:
@@ -112,31 +121,34 @@ class PortAccount:
                 yield port
 
     def knows(self, port: int, label: str, *, believed: bool) -> bool:
-        """Whether memory is enough to say if a port is this label's. `believed`: its sibling was just heard from."""
+        """Whether it is known, without asking, if a port is this label's.
+
+        believed: the sibling that has the port was heard from a moment ago.
+        """
         self._forget()
         if port not in self._ports or port in self._held or port in self._resting or port in self._free:
             return True
         return self._at_sibling(port) not in (label, None) or believed or port in self._remembered
 
     def vouched(self, port: int, label: str) -> None:
-        """A registry has it as this label's."""
+        """Note that a registry has the port as this label's."""
         self._remember(port, label)
 
     def hold(self, port: int, label: str) -> None:
-        """From now on it is this label's."""
+        """Give the port to this label's tunnel."""
         self._resting.pop(port, None)
         self._remembered.pop(port, None)
         self._free.discard(port)
         self._held[port] = label
 
-    def let_go(self, port: int) -> None:
-        """It rests from now on. No effect on one that is not held."""
+    def release(self, port: int) -> None:
+        """Let a held port rest. No effect on one that is not held."""
         label = self._held.pop(port, None)
         if label is not None:
             self.rest(port, label)
 
     def rest(self, port: int, label: str) -> None:
-        """A tunnel that had it, here or at a sibling, has it no longer. No effect on one that is held."""
+        """Let a port rest that a tunnel, here or at a sibling, has released. No effect on one that is held."""
         if port in self._held:
             return
         if self._is_mine(port):
@@ -146,20 +158,20 @@ class PortAccount:
             self._remember(port, label)
 
     def reserved(self, blocks: Iterable[Block], held: Mapping[int, str]) -> None:
-        """All blocks that this node has, and whose their ports are that tunnels have, as a registry says."""
-        told = {block.ports: block.fresh for block in blocks}
-        for ports in self._blocks - told.keys():
+        """Take over a registry's word on all blocks of this node, and on the labels that hold ports of them."""
+        fresh_by_ports = {block.ports: block.fresh for block in blocks}
+        for ports in self._blocks - fresh_by_ports.keys():
             for port in range(ports.first, ports.last + 1):
                 self._free.discard(port)
                 self._resting.pop(port, None)
-        new = told.keys() - self._blocks
-        self._blocks = frozenset(told)
+        new = fresh_by_ports.keys() - self._blocks
+        self._blocks = frozenset(fresh_by_ports)
         for ports in sorted(new, key=lambda ports: ports.first):
             for port in range(ports.first, ports.last + 1):
-                self._begin(port, held.get(port), fresh=told[ports])
+                self._begin(port, held.get(port), fresh=fresh_by_ports[ports])
 
     def confirmed(self, asked_at: float, held: Mapping[int, str]) -> None:
-        """What a registry, asked at that time, has of tunnels with ports of this node's blocks."""
+        """Free the ports that had rested at `asked_at`, when a registry was asked, and are not among `held`."""
         for port, rest in list(self._resting.items()):
             if rest.until > asked_at:
                 continue
@@ -172,7 +184,7 @@ class PortAccount:
                 self._resting[port] = _Rest(label, self._clock() + self._rest)
 
     def _begin(self, port: int, label: str | None, *, fresh: bool) -> None:
-        """A port of a block that this node did not have a moment ago."""
+        """Take up a port of a new block."""
         remembered = self._remembered.pop(port, None)
         if port in self._held:
             return
@@ -182,7 +194,7 @@ class PortAccount:
             self._free.add(port)
             self._used.discard(port)
         else:
-            self._resting[port] = _Rest(label or _NOBODY_KNOWS, self._clock() + self._rest)
+            self._resting[port] = _Rest(label or _UNKNOWN_LABEL, self._clock() + self._rest)
 
     def _is_mine(self, port: int) -> bool:
         return any(port in ports for ports in self._blocks)
@@ -190,19 +202,19 @@ class PortAccount:
     def _may_give(self, port: int) -> bool:
         return self._at_sibling(port) is None and not (self.registry_away and port in self._used)
 
-    def _is_its_own(self, port: int, label: str) -> bool:
+    def _belongs_to(self, port: int, label: str) -> bool:
         """Whether a label that shows a ticket for a port may have it."""
         self._forget()
         if port not in self._ports or port in self._held or self._at_sibling(port) not in (label, None):
             return False
         rest = self._resting.get(port) or self._remembered.get(port)
         if rest is not None:
-            return rest.label in (label, _NOBODY_KNOWS)
+            return rest.label in (label, _UNKNOWN_LABEL)
         return port in self._free or self._at_sibling(port) == label
 
     def _remember(self, port: int, label: str) -> None:
         self._remembered.pop(port, None)
-        self._remembered[port] = _Rest(label, self._clock() + self._rest * BELIEVED)
+        self._remembered[port] = _Rest(label, self._clock() + self._rest * BELIEVED_SHARE)
 
     def _forget(self) -> None:
         now = self._clock()

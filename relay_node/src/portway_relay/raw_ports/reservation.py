@@ -1,7 +1,6 @@
-"""Blocks of raw ports for this node, asked for before they are needed; rested ports asked about before they are given.
+"""The reservation of raw ports at a registry: blocks before they are needed, rested ports before they are given.
 
-Here: when a registry is asked, and what its answer means to the account. Not here: the account (tunnels/ports.py), the
-call (link.py).
+Here: when a registry is asked, and what its answer means to the account (account.py). Not here: the call itself.
 """
 
 import asyncio
@@ -20,23 +19,23 @@ logger = logging.getLogger(__name__)
 
 Ask = Callable[[ReservePortsRequest], Awaitable[ReservePortsResponse | None]]
 
-# With so few left the next block is asked for: a program that opens ten raw tunnels does not wait.
-_FEW: Final = 16
-# What a registry makes a block of; where it is less, a second question brings the rest.
-_BLOCK: Final = 64
-# Whatever happens, a registry is asked no more often than this, in seconds.
+# With fewer free ports the next block is asked for: a program that opens ten raw tunnels does not wait.
+_FEW_FREE: Final = 16
+# Ports in a registry's block; where blocks are smaller, a second question brings the rest.
+_BLOCK_SIZE: Final = 64
+# Seconds between two questions, at least.
 _SHORTEST_PAUSE: Final = 0.25
-# And no less often: it writes down each hour that the node is there, and takes nobody's blocks who is.
+# And at most: a registry notes each hour which nodes are there, and takes the blocks of those that are not.
 _LONGEST_PAUSE: Final = 900.0
-# Of the rest of a port: so late it may be asked about, so that many are asked about at once.
-_GATHERED: Final = 0.125
-_AFTER_FAILURE: Final = 1.0
+# Share of the resting time that a rested port waits before it is asked about, so that one question serves many.
+_GATHERING_SHARE: Final = 0.125
+_PAUSE_AFTER_FAILURE: Final = 1.0
 # A client waits for its tunnel meanwhile.
-_ROOM_WITHIN: Final = 2.0
+_ROOM_TIME: Final = 2.0
 
 
 class PortReservation:
-    """Keeps ports ready in the account, while a registry can be reached."""
+    """Keeps free ports in the account while a registry can be reached."""
 
     def __init__(
         self,
@@ -47,44 +46,49 @@ class PortReservation:
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`ask` gives None when no registry can be asked."""
+        """
+        ask: sends the request to a registry; None when none can be reached.
+        rest: seconds that a released port rests.
+        """
         self._account = account
         self._ask = ask
         self._rest = rest
-        self._gathered = max(_SHORTEST_PAUSE, rest * _GATHERED)
+        self._gathering = max(_SHORTEST_PAUSE, rest * _GATHERING_SHARE)
         self._clock = clock
         self._tasks = Tasks("port reservation", on_failure)
         self._wake = asyncio.Event()
-        self._asked = 0
-        self._waiting: dict[asyncio.Future[None], int] = {}  # for the answer to which question
+        self._asked = 0  # questions
+        self._waiting: dict[asyncio.Future[None], int] = {}  # callers of `room`, by the question that answers them
         self._used_up = False
         account.registry_away = True
 
     def start(self) -> None:
+        """Begin to keep ports ready."""
         self._tasks.spawn(self._keep(), name="keep ports")
 
     async def close(self) -> None:
+        """Stop asking."""
         await self._tasks.close()
 
     def registry_away(self, away: bool) -> None:
-        """Whether one can be asked; told at each change."""
+        """A registry can be reached, or no longer; called at each change."""
         self._account.registry_away = away
         if not away:
             self._wake.set()
 
     def taken(self) -> None:
-        """A port was given."""
-        if self._account.free < _FEW and not self._used_up:
+        """A port was given to a tunnel."""
+        if self._account.free < _FEW_FREE and not self._used_up:
             self._wake.set()
 
     async def room(self) -> bool:
-        """Ask for more; whether there is some. Waits for a registry's answer, but not for long."""
+        """Ask for more ports, and wait for the answer for up to 2 s. Whether there may be a free one now."""
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # One that is asked already may be answered with what was free before.
+        # The answer to a question in progress may name what was free before this call.
         self._waiting[answer] = self._asked + 1
         self._wake.set()
         try:
-            async with asyncio.timeout(_ROOM_WITHIN):
+            async with asyncio.timeout(_ROOM_TIME):
                 await answer
         except TimeoutError:
             return False
@@ -97,10 +101,10 @@ class PortReservation:
         while True:
             self._wake.clear()
             answered = self._account.registry_away or await self._ask_once()
-            # What is asked for in a burst is asked for once.
+            # A burst of callers is served by one question.
             await asyncio.sleep(_SHORTEST_PAUSE if self._used_up else 0)
             try:
-                async with asyncio.timeout(self._pause() if answered else _AFTER_FAILURE):
+                async with asyncio.timeout(self._pause() if answered else _PAUSE_AFTER_FAILURE):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -110,10 +114,10 @@ class PortReservation:
         account = self._account
         asked_at = self._clock()
         self._asked += 1
-        # No more than is needed now: the other nodes of the region have needs of their own. Most of what has rested is
-        # free with this answer; were it not counted, a node would take one more block each time that it is started.
-        few = account.free + account.rested < _FEW
-        more = 1 + len(self._waiting) // _BLOCK if few or self._waiting else 0
+        # Only what is needed now: the other nodes of the region need ports too. Rested ports count, because most are
+        # free with this answer; otherwise a node would take one more block each time it is started.
+        few = account.free + account.rested < _FEW_FREE
+        more = 1 + len(self._waiting) // _BLOCK_SIZE if few or self._waiting else 0
         request = ReservePortsRequest(first=account.range.first, last=account.range.last, blocks=account.blocks + more)
         answer = await self._ask(request)
         if answer is None:
@@ -123,8 +127,8 @@ class PortReservation:
         account.reserved(blocks, held)
         account.confirmed(asked_at, held)
         self._used_up = len(blocks) < request.blocks
-        if not more and account.free < _FEW:
-            self._wake.set()  # tunnels have what had rested
+        if not more and account.free < _FEW_FREE:
+            self._wake.set()  # tunnels have the ports that had rested
         if self._used_up and not account.free:
             logger.warning("the region's raw ports are used up: enlarge --raw-ports", extra={"blocks": len(blocks)})
         for waiting, question in self._waiting.items():
@@ -133,9 +137,8 @@ class PortReservation:
         return True
 
     def _pause(self) -> float:
-        """How long nothing needs to be asked, unless a port is taken meanwhile: one that is held may be let go at
-        once."""
+        """Seconds until the next question unless a port is taken meanwhile; a held port may be released at once."""
         rested = self._account.next_rested
         if rested is None:
-            return min(_LONGEST_PAUSE, self._rest + self._gathered) if self._account.held else _LONGEST_PAUSE
-        return min(_LONGEST_PAUSE, max(self._gathered, rested - self._clock()))
+            return min(_LONGEST_PAUSE, self._rest + self._gathering) if self._account.held else _LONGEST_PAUSE
+        return min(_LONGEST_PAUSE, max(self._gathering, rested - self._clock()))

@@ -1,6 +1,6 @@
-"""Raw TCP ports as sockets: listening for a label of this node or of a sibling, paused, let go.
+"""The sockets of raw TCP ports: open, paused or closed, for a tunnel of this node or of a sibling.
 
-Here: sockets. Not here: which port it may be (ports.py), nor what happens to a connection (ingress/raw_visitors.py).
+Not here: which port a label may have (account.py), what happens to a connection.
 """
 
 import logging
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 Connected = Callable[[str, socket.socket, Endpoint], None]
 
 
-class _For(Enum):
-    """Whose tunnel a port listens for. It is one label's; while that moves between nodes it may be for both."""
+class _User(Enum):
+    """Whose tunnel a port is open for. It has one label; while that moves between nodes, both may use the port."""
 
     HERE = "here"
     SIBLING = "sibling"
@@ -33,11 +33,11 @@ class _For(Enum):
 class _Open:
     label: str
     listener: Listener
-    users: set[_For] = field(default_factory=set)
+    users: set[_User] = field(default_factory=set)
 
 
 class RawPort:
-    """A port that is held for a label of this node; `listening` or not."""
+    """A port that is held for a label of this node, listening or paused."""
 
     def __init__(self, ports: "RawPorts", label: str, port: int) -> None:
         self.label = label
@@ -46,28 +46,31 @@ class RawPort:
         self._ports = ports
 
     def listen(self) -> None:
-        """Accept connections. Raises ListenError when another process took the port meanwhile."""
+        """Accept connections. Raises ListenError when another process has taken the port meanwhile."""
         if not self.listening:
-            self._ports.open(self.port, self.label, _For.HERE)
+            self._ports.open(self.port, self.label, _User.HERE)
             self.listening = True
 
     def pause(self) -> None:
         """Refuse connections, unless a sibling has the tunnel by now; the port stays held."""
         if self.listening:
             self.listening = False
-            self._ports.shut(self.port, _For.HERE)
+            self._ports.shut(self.port, _User.HERE)
 
     def release(self) -> None:
-        """Let go of it for good."""
+        """Stop listening and let the port rest."""
         self.pause()
-        self._ports.account.let_go(self.port)
+        self._ports.account.release(self.port)
 
 
 class RawPorts:
     """The raw ports that a node listens on."""
 
     def __init__(self, host: str, account: PortAccount, connected: Connected) -> None:
-        """`connected(label, socket, peer)` owns the socket."""
+        """
+        host: where to listen.
+        connected: called with the label, the connection and the peer's address; owns the connection.
+        """
         self._host = host
         self._connected = connected
         self._open: dict[int, _Open] = {}
@@ -78,10 +81,10 @@ class RawPorts:
         return len(self._open)
 
     def take(self, label: str, wanted: int | None) -> RawPort:
-        """A listening port for `label`, the wanted one if it may be.
+        """A listening port for `label`: `wanted` if it may have that one.
 
-        Raises PortsUsedUp, and ListenError when no other port would do better: no descriptor is left, the host is not
-        this machine's.
+        Raises PortsUsedUp; and ListenError when another port would fail in the same way, for want of descriptors or
+        because the host is not this machine's.
         """
         for port in self.account.candidates(label, wanted):
             raw = RawPort(self, label, port)
@@ -100,16 +103,17 @@ class RawPorts:
         )
 
     def serve(self, port: int, label: str) -> None:
-        """Listen for a tunnel of a sibling. One that cannot be had is logged: the other nodes of the region have it."""
+        """Listen for a sibling's tunnel. A failure is logged only: the other nodes of the region serve the port too."""
         if self._closed:
             return
         try:
-            self.open(port, label, _For.SIBLING)
+            self.open(port, label, _User.SIBLING)
         except ListenError as error:
-            logger.warning("a raw port of the region is not served here: %s", error)
+            logger.warning("raw port of a sibling not served: %s", error)
 
     def stop_serving(self, port: int) -> None:
-        self.shut(port, _For.SIBLING)
+        """Stop listening for a sibling's tunnel."""
+        self.shut(port, _User.SIBLING)
 
     def close(self) -> None:
         """Stop listening for good: the node stops, and the other nodes of the region serve its ports."""
@@ -117,10 +121,11 @@ class RawPorts:
         for port in list(self._open):
             self._open.pop(port).listener.close()
 
-    def open(self, port: int, label: str, user: _For) -> None:
+    def open(self, port: int, label: str, user: _User) -> None:
+        """Listen on a port for this label and user. Raises ListenError."""
         current = self._open.get(port)
         if current is not None and current.label != label:
-            # Who has the port is decided before; what listened for the label before must not get its visitors.
+            # The account and the claims have decided for the new label; the old one must not get its visitors.
             self._open.pop(port).listener.close()
             current = None
         if current is None:
@@ -131,7 +136,8 @@ class RawPorts:
             current = self._open[port] = _Open(label, listener)
         current.users.add(user)
 
-    def shut(self, port: int, user: _For) -> None:
+    def shut(self, port: int, user: _User) -> None:
+        """Close the port unless the other user still needs it."""
         current = self._open.get(port)
         if current is not None:
             current.users.discard(user)

@@ -1,7 +1,8 @@
-"""Tickets: what lets a label keep its raw port when its client comes to another node of the region.
+"""Tickets, by which a label keeps its raw port when its client comes to another node of the region.
 
-A ticket is a compact JWS (ES256) of label, region and port, signed with a node's cluster key; the node's certificate
-rides along (x5c) and is verified against the cluster's CA. It is a wish and no right: a port that is taken stays so.
+A ticket is a compact JWS (ES256) of label, region and port, signed with a node's cluster key. It carries the node's
+certificate (x5c), which is verified against the cluster's CA. It asks for a port and gives no right to it: a port that
+is taken stays taken.
 """
 
 import base64
@@ -25,8 +26,8 @@ TYPE: Final = "portway-ticket"
 _ALGORITHM: Final = "ES256"
 # A P-256 certificate and three short claims come to 1 KiB.
 _MAX_SIZE: Final = 4 * 1024
-# Everything that whoever writes a ticket can make its readers raise. Deep nesting is a RecursionError in older
-# releases of PyJWT.
+# Every exception that a ticket's content can cause when it is read. Deep nesting is a RecursionError in older releases
+# of PyJWT.
 _UNREADABLE: Final = (
     jwt.PyJWTError,
     KeyError,
@@ -39,7 +40,7 @@ _UNREADABLE: Final = (
 
 
 class Tickets:
-    """Signs and verifies tickets of one region with whatever certificates are loaded."""
+    """Signs and verifies tickets of one region, with the certificates loaded at the time of the call."""
 
     def __init__(self, loaded: Callable[[], LoadedCertificates], region: str, clock: WallClock) -> None:
         self._loaded = loaded
@@ -47,7 +48,7 @@ class Tickets:
         self._clock = clock
 
     def sign(self, label: str, port: int) -> bytes:
-        """A ticket; empty when the node's key is of a kind that tickets are not made with."""
+        """A ticket; empty unless the node's key is a P-256 key."""
         node = self._loaded().node
         key = load_pem_private_key(node.key, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -59,7 +60,7 @@ class Tickets:
     def verify(self, ticket: bytes, label: str) -> int:
         """The port that the ticket names for this label. Raises TicketInvalid."""
         if len(ticket) > _MAX_SIZE:
-            raise TicketInvalid("a ticket that is too long")
+            raise TicketInvalid(f"longer than {_MAX_SIZE} bytes")
         try:
             header = jwt.get_unverified_header(ticket)
             certificate = x509.load_der_x509_certificate(base64.b64decode(header["x5c"][0], validate=True))
@@ -68,16 +69,16 @@ class Tickets:
         except _UNREADABLE as error:
             raise TicketInvalid(f"not a ticket: {error}") from None
         if header.get("typ") != TYPE or claims.get("label") != label or claims.get("region") != self._region:
-            raise TicketInvalid("a ticket for something else")
+            raise TicketInvalid("not a ticket for this label and region")
         port = claims.get("port")
         if not isinstance(port, int) or not 1 <= port <= 65_535:
-            raise TicketInvalid("a ticket without a port")
+            raise TicketInvalid("without a port")
         return port
 
     def _trusted_key(self, certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
         now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
         if not issued_by(certificate, self._loaded().authorities):
-            raise TicketInvalid("signed by nobody this cluster knows")
+            raise TicketInvalid("not signed by this cluster's CA")
         if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
             raise TicketInvalid("signed with a certificate that has expired")
         if not any(name.endswith(NODE_SUFFIX) for name in dns_names(certificate)):

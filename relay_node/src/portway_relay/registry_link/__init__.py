@@ -1,1 +1,1 @@
-"""A node's side of its stream with a registry."""
+"""The link with a registry: calls on the current connection, the stream that keeps it up, and what both carry."""

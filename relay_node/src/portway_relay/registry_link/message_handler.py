@@ -1,10 +1,10 @@
-"""What a registry's news mean to a node: keys and revocations, other nodes, tunnels that it no longer owns."""
+"""What a registry's messages do to a node: keys, revocations, other nodes, orders, probes, evictions."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_QUOTA, Failure
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     ClusterSettings,
@@ -13,8 +13,10 @@ from portway_proto.v1.mesh_pb2 import (
     Reachability,
     RegistryMessage,
 )
+from portway_proto.v1.mesh_pb2 import Peers as PeersMessage
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, NodeState
 
+from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
 from portway_relay.raw_ports.reservation import PortReservation
 from portway_relay.routing.table import TunnelTable
@@ -24,8 +26,8 @@ from portway_relay.sessions.sessions import Sessions
 logger = logging.getLogger(__name__)
 
 
-class Cluster:
-    """The RegistryNews of a node."""
+class MessageHandler:
+    """The RegistryEvents of a node."""
 
     def __init__(
         self,
@@ -33,57 +35,67 @@ class Cluster:
         sessions: Sessions,
         table: TunnelTable,
         peers: Peers,
+        inbound_lanes: InboundLanes,
         ports: PortReservation,
-        ordered: Callable[["NodeState.ValueType"], None],
+        obey: Callable[["NodeState.ValueType"], None],
         probe: Callable[[Probe], None],
     ) -> None:
-        """`ordered` is told what operators want of this node, `probe` which other node's address is to be tried."""
-        self._ordered = ordered
-        self._probe = probe
-        self._ports = ports
-        self._peers = peers
+        """
+        obey: called with the state that an operator orders for this node.
+        probe: called with another node whose address is to be tried.
+        """
         self._grants = grants
         self._sessions = sessions
         self._table = table
-        # Set once clients' grants can be verified: before that the node is of no use to anybody.
-        self.known = asyncio.Event()
+        self._peers = peers
+        self._inbound_lanes = inbound_lanes
+        self._ports = ports
+        self._obey = obey
+        self._probe = probe
+        # Set once clients' grants can be verified: before that no client can use the node.
+        self.ready = asyncio.Event()
 
     def registry_away(self, away: bool) -> None:
+        """No registry has this node registered any more, or one has again."""
         self._grants.registry_away = away
         self._ports.registry_away(away)
 
-    def heard(self, message: RegistryMessage) -> None:
-        kind = message.WhichOneof("message")
-        if kind == "settings":
-            self._settle(message.settings)
-        elif kind == "revocations":
-            self._grants.revoke(message.revocations.token_ids)
-            self._sessions.revoke(message.revocations.token_ids)
-        elif kind == "peers":
-            peers = message.peers
-            since = {one.node: one.issued_ms for one in peers.certified_since}
-            self._peers.update(peers.nodes, peers.removed, since)
-        elif kind == "order":
-            self._ordered(message.order.state)
-        elif kind == "probe":
-            self._probe(message.probe)
-        elif kind == "reachability":
-            _say(message.reachability)
-        elif kind == "evictions":
-            for eviction in message.evictions.evictions:
-                self._evict(eviction)
+    def received(self, message: RegistryMessage) -> None:
+        """Act on a message. Unknown kinds, of a later release, are ignored."""
+        match message.WhichOneof("message"):
+            case "settings":
+                self._learn_keys(message.settings)
+            case "revocations":
+                self._grants.revoke(message.revocations.token_ids)
+                self._sessions.revoke(message.revocations.token_ids)
+            case "peers":
+                self._update_peers(message.peers)
+            case "order":
+                self._obey(message.order.state)
+            case "probe":
+                self._probe(message.probe)
+            case "reachability":
+                _log_reachability(message.reachability)
+            case "evictions":
+                for eviction in message.evictions.evictions:
+                    self._evict(eviction)
 
-    def _settle(self, settings: ClusterSettings) -> None:
+    def _learn_keys(self, settings: ClusterSettings) -> None:
         keys = {key.kid: key.public_key for key in settings.grant_keys}
         if not keys:
-            logger.error("the registry names no keys, the ones known stay in use")
+            logger.error("the registry names no grant keys, the known ones stay in use")
             return
         try:
             self._grants.learn_keys(settings.cluster_id, keys)
         except ValueError as error:
-            logger.error("the registry's keys cannot be used, the old ones stay in use: %s", error)
+            logger.error("the registry's grant keys cannot be used, the old ones stay in use: %s", error)
             return
-        self.known.set()
+        self.ready.set()
+
+    def _update_peers(self, peers: PeersMessage) -> None:
+        certified_since = {one.node: one.issued_ms for one in peers.certified_since}
+        if self._peers.update(peers.nodes, peers.removed, certified_since):
+            self._inbound_lanes.drop_refused()
 
     def _evict(self, eviction: Eviction) -> None:
         if eviction.reason == EVICTION_REASON_QUOTA:
@@ -91,13 +103,13 @@ class Cluster:
                 code=FAILURE_CODE_QUOTA,
                 message="the token has as many tunnels as it may have, at other nodes too: close one",
             )
+            self._table.evict(eviction.label, eviction.epoch, failure)
         else:
-            failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node")
-        self._table.evict(eviction.label, eviction.epoch, failure)
+            self._table.evict_superseded(eviction.label, eviction.epoch)
 
 
-def _say(reachability: Reachability) -> None:
-    """What a registry has found of this node's address."""
+def _log_reachability(reachability: Reachability) -> None:
+    """Log whether this node's advertised address was reached by a registry or another node."""
     if reachability.reach == REACH_FAILED:
         logger.warning(
             "no clients are sent here: the advertised address was not reached. Look at --advertise, at DNS and at "

@@ -1,51 +1,64 @@
-"""What of the tunnels a registry has not been told yet.
+"""The outbox: what a registry is still to be sent. Parts of the node put into it, the stream takes from it.
 
-Here: changes gathered into batches, the whole state after each registration. Not here: the stream (link.py). A tunnel
-is opened without waiting for any of this (DESIGN §7).
+Here: changes of tunnels gathered into batches, the whole state after each registration, probe results, a changed state.
+Not here: the stream (stream.py). Opening a tunnel never waits for any of this.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from portway_proto.v1.mesh_pb2 import Announce, Withdrawal
-from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
+from portway_proto.v1.mesh_pb2 import Announce, Probed, Withdrawal
+from portway_proto.v1.types_pb2 import TunnelInfo
 
 from portway_relay.routing.tunnel import Tunnel
 
 
-class Announcements:
-    """The table's Announcer. `news` is set when there is something to take."""
+class Outbox:
+    """What the registry is not told yet. `filled` is set when there is something to take."""
 
-    def __init__(self, node: str, region: str, zone: str) -> None:
-        self._node = node
-        self._region = region
-        self._zone = zone
-        self._connected = False
+    def __init__(self, describe: Callable[[Tunnel], TunnelInfo]) -> None:
+        """describe: the tunnel as a registry learns of it."""
+        self._describe = describe
+        self._registered = False
         self._bound: dict[str, TunnelInfo] = {}
         self._withdrawn: dict[str, int] = {}
         self._batch = 0
-        self.news = asyncio.Event()
+        self._probed: list[Probed] = []
+        self._state_changed = False
+        self.filled = asyncio.Event()
 
     def bound(self, tunnel: Tunnel) -> None:
-        if self._connected:
+        """Announce a tunnel that is bound here. Without a registry nothing is kept: `whole` announces everything."""
+        if self._registered:
             self._withdrawn.pop(tunnel.label, None)
-            self._bound[tunnel.label] = self.describe(tunnel)
-            self.news.set()
+            self._bound[tunnel.label] = self._describe(tunnel)
+            self.filled.set()
 
     def withdrawn(self, label: str, epoch: int) -> None:
-        if self._connected:
+        """Announce that a tunnel is not served here now; kept as in `bound`."""
+        if self._registered:
             self._bound.pop(label, None)
             self._withdrawn[label] = epoch
-            self.news.set()
+            self.filled.set()
+
+    def state_changed(self) -> None:
+        """Report the node's state now instead of with the next keep-alive."""
+        self._state_changed = True
+        self.filled.set()
+
+    def probed(self, result: Probed) -> None:
+        """Report a probe's result. One that reaches another registry, or comes late, is ignored there."""
+        self._probed.append(result)
+        self.filled.set()
 
     def whole(self, live: Iterable[Tunnel]) -> Announce:
         """Everything that is held now: the first batch of a registration. Changes are gathered from here on."""
-        self._connected = True
+        self._registered = True
         self._forget()
-        return self._numbered(Announce(bound=map(self.describe, live), full=True))
+        return self._numbered(Announce(bound=map(self._describe, live), full=True))
 
     def take(self) -> Announce | None:
-        """The changes since the batch before, if there are any."""
+        """The changes since the last batch; None without any."""
         if not self._bound and not self._withdrawn:
             return None
         batch = Announce(
@@ -55,9 +68,18 @@ class Announcements:
         self._forget()
         return self._numbered(batch)
 
+    def take_probed(self) -> Probed | None:
+        """The oldest probe result; None without one."""
+        return self._probed.pop(0) if self._probed else None
+
+    def take_state_changed(self) -> bool:
+        """Whether the state is to be reported now; False from then on."""
+        changed, self._state_changed = self._state_changed, False
+        return changed
+
     def disconnected(self) -> None:
-        """Nothing is kept for a registry that is not there: the next `whole` tells it all."""
-        self._connected = False
+        """Keep no changes until the next `whole`."""
+        self._registered = False
         self._forget()
 
     def _forget(self) -> None:
@@ -68,19 +90,3 @@ class Announcements:
         self._batch += 1
         batch.batch = self._batch
         return batch
-
-    def describe(self, tunnel: Tunnel) -> TunnelInfo:
-        """The tunnel as others learn of it."""
-        return TunnelInfo(
-            label=tunnel.label,
-            node=self._node,
-            region=self._region,
-            epoch=tunnel.epoch,
-            proof=tunnel.proof,
-            tenant=tunnel.holder.tenant,
-            token_id=tunnel.holder.token_id,
-            options=TunnelOptions(h2_enabled=tunnel.h2_enabled, unencrypted=tunnel.raw is not None),
-            unencrypted_port=tunnel.raw.port if tunnel.raw is not None else 0,
-            opened_at_ms=tunnel.opened_at_ms,
-            host=f"{tunnel.label}.{self._zone}",
-        )

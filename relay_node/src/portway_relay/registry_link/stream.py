@@ -1,43 +1,31 @@
-"""The stream with a registry, kept up: one of several registries at a time, the next one when it is lost.
+"""The stream with a registry, kept up: with one of several registries at a time, with the next when it is lost.
 
-Here: connecting, registering, keeping alive, passing news both ways. Not here: what the news means (cluster.py), nor
-what is announced (announcer.py). While no registry can be reached the node goes on without one (DESIGN §2).
+Here: connecting, registering, keep-alives, messages both ways. Not here: what a registry's messages do
+(message_handler.py), what is sent (outbox.py). While no registry can be reached the node serves its tunnels without.
 """
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import grpc
 from grpc import aio
-from portway_proto.v1.mesh_pb2 import (
-    KeepAlive,
-    NodeMessage,
-    Probed,
-    Register,
-    Registered,
-    RegistryMessage,
-    RenewCertificateRequest,
-    ReservePortsRequest,
-    ReservePortsResponse,
-    ResolveResponse,
-)
+from portway_proto.v1.mesh_pb2 import KeepAlive, NodeMessage, Register, Registered, RegistryMessage
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
-from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
+from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import Monotonic, WallClock
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors
+from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, OWN_CONNECTIONS, CallFault
 from portway_runtime.identities import REGISTRY_NAME
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.errors import RenewalFailed
-from portway_relay.registry_link.calls import Calls, reason_of
-from portway_relay.registry_link.label_questions import Questions
-from portway_relay.registry_link.outbox import Announcements
+from portway_relay.registry_link.calls import RegistryCalls, fault_of, reason_of
+from portway_relay.registry_link.outbox import Outbox
 from portway_relay.routing.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -45,48 +33,37 @@ logger = logging.getLogger(__name__)
 Stream = aio.StreamStreamCall[NodeMessage, RegistryMessage]
 
 # A registry answers Register within milliseconds; one whose store is away may not, and another one may.
-_REGISTERED_WITHIN: Final = 10.0
-_RESERVED_WITHIN: Final = 5.0  # it writes to the store
-_RENEWED_WITHIN: Final = 10.0
+_REGISTER_TIME: Final = 10.0
+# Seconds before each further try, spread because all nodes lose a registry at the same moment.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
-# A registry that served for so long was a good one: its loss begins with a try at once.
-_STEADY: Final = 10.0
+# After a stream that lasted this long the pauses begin with the first again.
+_STEADY_TIME: Final = 10.0
 # Two keep-alives may be lost before the lease is.
 KEEP_ALIVES_A_LEASE: Final = 3
-# Whatever lease a registry names, it is not flooded.
-_SHORTEST_PAUSE: Final = 0.2
-# Worth a word to operators, in seconds: less than grants and certificates allow for.
+# Seconds between keep-alives, at least, whatever lease a registry names.
+_SHORTEST_INTERVAL: Final = 0.2
+# A difference between clocks that is logged, in seconds; grants and certificates allow for more.
 _CLOCKS_APART: Final = 60.0
-_OPTIONS: Final = (
-    # Keep-alive alone notices a frozen peer after 40 s and more.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 2_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Without a pool of its own a new channel would wait out the back-off of the one before.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+_OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS)
+# Registry certificates of an earlier release hold the names of their hosts only, so both names are tried.
+_COMMON_NAME: Final = ("grpc.ssl_target_name_override", REGISTRY_NAME)
 
 
-# A certificate that was made for a registry by an earlier release has the names of its hosts alone.
-_BY_NAME: Final = ("grpc.ssl_target_name_override", REGISTRY_NAME)
+class RegistryEvents(Protocol):
+    """What a registry's messages and its absence do."""
 
-
-class RegistryNews(Protocol):
-    """Who is told what a registry says."""
-
-    def heard(self, message: RegistryMessage) -> None:
-        """Anything but Registered."""
+    def received(self, message: RegistryMessage) -> None:
+        """A message came; Registered never."""
         ...
 
     def registry_away(self, away: bool) -> None:
-        """Whether a registry has this node registered now; told at each change."""
+        """No registry has this node registered any more, or one has again; called at each change."""
         ...
 
 
-class RegistryLink:
-    """One stream at a time."""
+class RegistryStream:
+    """Keeps one stream up, and gives its channel to `calls`."""
 
     def __init__(
         self,
@@ -94,119 +71,87 @@ class RegistryLink:
         certificates: Callable[[], LoadedCertificates],
         node: Callable[[], NodeInfo],
         live: Callable[[], Iterable[Tunnel]],
-        announcements: Announcements,
-        news: RegistryNews,
+        outbox: Outbox,
+        calls: RegistryCalls,
+        events: RegistryEvents,
         *,
         clock: Monotonic,
         wall_clock: WallClock,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`node` says what this node is now, counts and state included; `live` which tunnels it holds."""
+        """
+        node: this node as it is now, with counts and state.
+        live: the tunnels that it holds now.
+        """
         self._registries = list(registries)
         self._certificates = certificates
         self._node = node
         self._live = live
-        self._announcements = announcements
-        self._news = news
+        self._outbox = outbox
+        self._calls = calls
+        self._events = events
         self._clock = clock
         self._wall_clock = wall_clock
-        self._tasks = Tasks("registry link", on_failure)
+        self._tasks = Tasks("registry stream", on_failure)
         self._keeper: asyncio.Task[None] | None = None
         self._lease = Registered()
+        self._registered = False
         self._whole_due = False
-        self._state_due = False
-        self._probed: list[Probed] = []
-        self._leaving = False
-        self._channel: aio.Channel | None = None
-        self._calls = Calls(lambda: self._channel if self.connected else None)
-        self._questions = Questions(self._calls, self._tasks, clock)
-        self._by_host: set[Endpoint] = set()  # registries whose certificate has not the name of all of them
-        self._trouble: dict[Endpoint, str] = {}  # what was said of each last
-        self.connected = False
+        self._closing = False
+        self._by_host: set[Endpoint] = set()  # registries whose certificate does not hold the common name
+        self._logged: dict[Endpoint, str] = {}  # the last reason that was logged for each
 
     def start(self) -> None:
+        """Connect, and stay connected."""
         self._keeper = self._tasks.spawn(self._keep_connected(), name="keep connected")
 
-    def tell_state(self) -> None:
-        """The node's state has changed: say so now."""
-        self._state_due = True
-        self._announcements.news.set()
-
-    def tell_probed(self, probed: Probed) -> None:
-        """What this registry has asked to be tried. Told late, or to another registry, it says nothing to anybody."""
-        self._probed.append(probed)
-        self._announcements.news.set()
-
-    async def resolve(self, label: str) -> ResolveResponse | None:
-        """Who holds a label, as the registry knows it; None when it knows nobody, or cannot be asked."""
-        return await self._questions.ask(label)
-
-    async def reserve_ports(self, request: ReservePortsRequest) -> ReservePortsResponse | None:
-        """Ports for this node to give to tunnels; None when no registry can be asked."""
-        try:
-            return await self._calls.answer(lambda mesh: mesh.ReservePorts(request, timeout=_RESERVED_WITHIN))
-        except aio.AioRpcError as error:
-            logger.warning("no ports were reserved", extra={"reason": reason_of(error.code(), error.details() or "")})
-            return None
-
-    async def renew_certificate(self, csr: bytes) -> NodeCertificate:
-        """The next certificate for this node. Raises RenewalFailed, which says why there is none now."""
-        request = RenewCertificateRequest(csr=csr)
-        try:
-            answer = await self._calls.answer(lambda mesh: mesh.RenewCertificate(request, timeout=_RENEWED_WITHIN))
-        except aio.AioRpcError as error:
-            raise RenewalFailed(reason_of(error.code(), error.details() or "")) from error
-        if answer is None:
-            raise RenewalFailed("no registry can be reached, or it was lost just now")
-        return answer.certificate
-
     async def close(self, *, within: float = 1.0) -> None:
-        """End the stream in order, in `within` seconds at the most: what is due is told first."""
-        self._leaving = True
-        self._announcements.news.set()
-        if self._keeper is not None and self.connected:
+        """Send what is due, end the stream in order, in `within` seconds at the most; may be called again."""
+        self._closing = True
+        self._outbox.filled.set()
+        if self._keeper is not None and self._registered:
             await asyncio.wait([self._keeper], timeout=within)
         await self._tasks.close()
         self._keeper = None  # a task that was cancelled holds its channel
 
     async def _keep_connected(self) -> None:
-        pauses = _pauses()
+        pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             registry = self._registries[0]
             since = self._clock()
             reason = await self._serve_once(registry)
-            if self.connected:
-                self.connected = False
-                self._announcements.disconnected()
-                self._news.registry_away(True)
-                if self._clock() - since >= _STEADY:
-                    pauses = _pauses()
-            if self._leaving:
+            if self._registered:
+                self._registered = False
+                self._outbox.disconnected()
+                self._events.registry_away(True)
+                if self._clock() - since >= _STEADY_TIME:
+                    pauses.reset()
+            if self._closing:
                 return
-            self._say(registry, reason)
+            self._log(registry, reason)
             self._registries.append(self._registries.pop(0))
-            await asyncio.sleep(next(pauses))
+            await asyncio.sleep(pauses.next())
 
     async def _serve_once(self, registry: Endpoint) -> str:
-        """One stream; why it is over."""
+        """Serve one stream to its end; returns why it ended."""
         try:
             await self._serve(registry)
         except aio.AioRpcError as error:
-            if "Hostname Verification" in (error.details() or "") and registry not in self._by_host:
+            if fault_of(error) is CallFault.WRONG_NAME and registry not in self._by_host:
                 self._by_host.add(registry)
                 return await self._serve_once(registry)
             self._by_host.discard(registry)
-            return reason_of(error.code(), error.details() or "")
+            return reason_of(error)
         except TimeoutError:
-            return f"no answer within {_REGISTERED_WITHIN:g} s"
+            return f"no answer within {_REGISTER_TIME:g} s"
         except NoDescriptors as error:
             return str(error)
         return "it ended the stream"
 
-    def _say(self, registry: Endpoint, reason: str) -> None:
-        """Once for each trouble: an outage of hours must not fill the log."""
-        level = logging.DEBUG if reason == self._trouble.get(registry) else logging.WARNING
-        self._trouble[registry] = reason
+    def _log(self, registry: Endpoint, reason: str) -> None:
+        """Warn once for each reason: an outage of hours must not fill the log."""
+        level = logging.DEBUG if reason == self._logged.get(registry) else logging.WARNING
+        self._logged[registry] = reason
         logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
@@ -214,26 +159,25 @@ class RegistryLink:
         demand_descriptors()
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
-        options = _OPTIONS if registry in self._by_host else (*_OPTIONS, _BY_NAME)
+        options = _OPTIONS if registry in self._by_host else (*_OPTIONS, _COMMON_NAME)
         async with aio.secure_channel(str(registry), credentials, options=options) as channel:
-            self._channel = channel
             stream: Stream = MeshStub(channel).Session()
-            telling: asyncio.Task[None] | None = None
+            sending: asyncio.Task[None] | None = None
             try:
-                async with asyncio.timeout(_REGISTERED_WITHIN):
+                async with asyncio.timeout(_REGISTER_TIME):
                     await stream.write(NodeMessage(register=Register(node=self._node(), lease_id=self._lease.lease_id)))
-                    await self._hear(stream)
-                telling = self._tasks.spawn(self._tell(stream), name="tell")
-                while await self._hear(stream):
+                    await self._receive(stream, channel)
+                sending = self._tasks.spawn(self._send(stream), name="send")
+                while await self._receive(stream, channel):
                     pass
             finally:
-                if telling is not None:
-                    telling.cancel()
+                if sending is not None:
+                    sending.cancel()
                 stream.cancel()
-                self._channel = None
+                self._calls.channel = None
 
-    async def _hear(self, stream: Stream) -> bool:
-        """One message; False at the end of the stream. Raises AioRpcError."""
+    async def _receive(self, stream: Stream, channel: aio.Channel) -> bool:
+        """Handle one message; False at the end of the stream. Raises AioRpcError."""
         message = await stream.read()
         if not isinstance(message, RegistryMessage):
             code = await stream.code()
@@ -243,73 +187,66 @@ class RegistryLink:
                 )
             return False
         if message.WhichOneof("message") == "registered":
-            self._registered(message.registered)
+            self._handle_registered(message.registered, channel)
         else:
-            self._news.heard(message)
+            self._events.received(message)
         return True
 
-    def _registered(self, lease: Registered) -> None:
-        """Also in mid-stream, when the lease had to be replaced: what hung on it is gone."""
+    def _handle_registered(self, lease: Registered, channel: aio.Channel) -> None:
+        """Also in mid-stream, when the registry had to replace the lease, and what hung on it is gone."""
         self._lease = lease
         self._whole_due = True
-        self._announcements.news.set()
-        if not self.connected:
-            self.connected = True
-            self._trouble.clear()
+        self._outbox.filled.set()
+        if not self._registered:
+            self._registered = True
+            self._calls.channel = channel
+            self._logged.clear()
             logger.info("registered", extra={"lease_seconds": lease.lease_seconds})
             self._compare_clocks(lease)
-            self._news.registry_away(False)
+            self._events.registry_away(False)
 
     def _compare_clocks(self, lease: Registered) -> None:
-        """What the registry signs is good from one moment to another, and it is its clock that says which."""
+        """Warn when the clocks differ: what the registry signs is valid from one moment of its clock to another."""
         ahead = self._wall_clock() - lease.registry_time_ms / 1000
         if lease.registry_time_ms and abs(ahead) > _CLOCKS_APART:
             logger.warning(
                 "this clock and the registry's differ: set them right", extra={"seconds_ahead": round(ahead)}
             )
 
-    async def _tell(self, stream: Stream) -> None:
-        """Announcements as they come, a keep-alive when it is time: one writer, as a stream takes one write at once."""
+    async def _send(self, stream: Stream) -> None:
+        """Send what is in the outbox as it comes, and keep-alives in time. The only writer: a stream takes one write
+        at a time."""
         due = self._clock()
         try:
             while True:
-                leaving = self._leaving
+                closing = self._closing
                 batch = self._batch()
                 if batch is not None:
                     await stream.write(batch)
-                while self._probed:
-                    await stream.write(NodeMessage(probed=self._probed.pop(0)))
-                if leaving or self._state_due or self._clock() >= due:
-                    self._state_due = False
-                    due = self._clock() + max(_SHORTEST_PAUSE, self._lease.lease_seconds / KEEP_ALIVES_A_LEASE)
+                while (probed := self._outbox.take_probed()) is not None:
+                    await stream.write(NodeMessage(probed=probed))
+                if self._outbox.take_state_changed() or closing or self._clock() >= due:
+                    due = self._clock() + max(_SHORTEST_INTERVAL, self._lease.lease_seconds / KEEP_ALIVES_A_LEASE)
                     await stream.write(NodeMessage(keep_alive=self._keep_alive()))
-                if leaving:
+                if closing:
                     await stream.done_writing()
                     return
                 try:
                     async with asyncio.timeout(max(0.0, due - self._clock())):
-                        await self._announcements.news.wait()
+                        await self._outbox.filled.wait()
                 except TimeoutError:
                     pass
-                self._announcements.news.clear()
+                self._outbox.filled.clear()
         except (aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the stream is over; who reads it is told why
+            pass  # the stream is over; its reader learns why
 
     def _batch(self) -> NodeMessage | None:
         if self._whole_due:
             self._whole_due = False
-            return NodeMessage(announce=self._announcements.whole(self._live()))
-        changes = self._announcements.take()
+            return NodeMessage(announce=self._outbox.whole(self._live()))
+        changes = self._outbox.take()
         return None if changes is None else NodeMessage(announce=changes)
 
     def _keep_alive(self) -> KeepAlive:
         node = self._node()
         return KeepAlive(sessions=node.sessions, tunnels=node.tunnels, visits=node.visits, state=node.state)
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds before each further try, spread: all nodes lose a registry at the same moment."""
-    pause = _FIRST_PAUSE
-    while True:
-        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries only
-        pause = min(2 * pause, _LONGEST_PAUSE)

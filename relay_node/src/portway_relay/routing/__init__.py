@@ -1,1 +1,1 @@
-"""Tunnels: whose a label is, its raw port, its visits."""
+"""Where a visitor goes: the tunnels bound at this node, routes to other nodes, and the lookup over both."""

@@ -1,7 +1,7 @@
-"""Finding a label: on this node, in memory, at a registry, at the nodes of the label's own region (DESIGN §7).
+"""Where a visitor goes: to a tunnel of this node, by a route in memory, or where a registry or other nodes say.
 
-Here: who is asked, how often, for how long; one question for all who wait for the same name. Not here: what is
-remembered (routes.py).
+Here: who is asked, how often and for how long; visitors of the same label share one question. Not here: what is
+remembered and believed (routes.py).
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+from portway_carrier.contract import Pool, Visit
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo
@@ -18,37 +19,81 @@ from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
 from portway_relay.routing.routes import Belief, Route, Routes
-from portway_relay.routing.table import TunnelTable
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel
 
 logger = logging.getLogger(__name__)
 
-Destination = Tunnel | Route
-
-# So many names at once; whoever guesses names gets "unknown" faster, and tunnels in use never wait for an answer.
-_MOST: Final = 1_024
-# Of them such as may be guesses: a quarter of a second's at the pace that they are asked for, which a registry on the
-# same continent needs a tenth of. One that is slow to answer must not leave a question's 40 KB to each of more.
-_MOST_GUESSES: Final = 128
+# Labels that are asked for at the same time. Above it a label is answered as unknown, so guessing names cannot delay
+# visitors of tunnels in use.
+_MAX_QUESTIONS: Final = 1_024
+# The same for labels that may be guesses: those of a quarter of a second at the default rate; a registry on the same
+# continent answers ten times as fast. It bounds the memory (40 KB a question) that a slow registry can cost.
+_MAX_GUESSES: Final = 128
 _ONCE: Final = (0.0,)
-_TOLD_BY: Final = {Belief.HINTED: "client", Belief.TOLD: "region", Belief.CONFIRMED: "registry"}
-# A client that moves binds its tunnels at the new node within a round trip or two of leaving the old one, and a second
-# after a node has died; the news take milliseconds. Visitors of a name that was good a moment ago wait that long. One
-# that its client has closed is a name like those that never were, also in the time that the answer takes.
+_NAMED_BY: Final = {Belief.HINTED: "client", Belief.TOLD: "region", Belief.CONFIRMED: "registry"}
+# Seconds before each question about a label that is moving. A client binds its tunnels at the next node within a round
+# trip or two of leaving, or a second after its node died; the announcement takes milliseconds. A label that its client
+# closed is not waited for: it is answered like one that never existed, and as fast.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
-class Mesh(Protocol):
-    """Who is asked besides a registry."""
+class Destination(Protocol):
+    """Where a visitor goes: a Tunnel of this node, or a Route to another node."""
 
-    def learn(self, node: NodeInfo) -> object: ...
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def pool(self) -> Pool:
+        """The lanes that lead there."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether it may have no further visit now."""
+        ...
+
+    @property
+    def visits(self) -> set[Visit]: ...
+
+    @property
+    def h2_enabled(self) -> bool:
+        """Whether visitors may be offered HTTP/2."""
+        ...
+
+
+class DestinationFinder(Protocol):
+    """Finds the Destination of a label's visitors. `region` is the one in the name that the visitor asked for."""
+
+    def known(self, label: str, region: str) -> Destination | None:
+        """The destination as far as it is known without asking."""
+        ...
+
+    async def find(self, label: str, region: str) -> Destination | None:
+        """The destination, asking a registry and other nodes if need be; None when none is found."""
+        ...
+
+    async def find_elsewhere(self, label: str, region: str, *, not_at: Destination, denied: bool) -> Destination | None:
+        """Another destination than `not_at`, which did not take the visitor; None when none is found.
+
+        denied: `not_at` itself has said that it does not hold the label.
+        """
+        ...
+
+
+class Mesh(Protocol):
+    """The other nodes."""
+
+    def learn(self, node: NodeInfo) -> object:
+        """Note a node that a registry named."""
+        ...
 
     def answers(self, node: str) -> bool:
-        """Whether a node is heard from now."""
+        """Whether the control lane to this node is up."""
         ...
 
     async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
-        """What each node of the region that answers says of a label, and the node `also`."""
+        """Ask every node of the region, and the node `also`, for a label: the answers that came, by node."""
         ...
 
 
@@ -56,48 +101,49 @@ Resolve = Callable[[str], Awaitable[ResolveResponse | None]]
 
 
 class Lookup:
-    """Where a visitor of a label is to go."""
+    """The DestinationFinder of a node."""
 
     def __init__(
         self,
         region: str,
-        table: TunnelTable,
+        tunnels: HeldTunnels,
         routes: Routes,
         mesh: Mesh,
         resolve: Resolve,
         *,
-        a_second: float,
+        rate: float,
         time_limit: float,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`resolve` asks a registry; None when it says nobody has the label, or cannot be asked.
-
-        `region` is this node's own. `a_second` bounds how many unknown names are asked for, `time_limit` (seconds) for
-        how long.
+        """
+        region: this node's own.
+        resolve: asks a registry for a label; None when it knows no holder, or cannot be asked.
+        rate: unknown labels that are asked for per second.
+        time_limit: seconds for one label.
         """
         self._region = region
-        self._table = table
+        self._tunnels = tunnels
         self._routes = routes
         self._mesh = mesh
         self._resolve = resolve
-        self._rate = TokenBucket(a_second, a_second, clock)
+        self._rate = TokenBucket(rate, rate, clock)
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self.answers: Counter[tuple[str, str]] = Counter()  # by who answered and what, for metrics
+        self.answers: Counter[tuple[str, str]] = Counter()  # by who answered and the outcome, for metrics
 
     def __len__(self) -> int:
-        """Names that are being asked for."""
+        """Labels that are being asked for."""
         return len(self._asking)
 
-    def known(self, label: str, region: str) -> Destination | None:
-        """Where a visitor of a name in `region` can go without anybody being asked.
+    def known(self, label: str, region: str) -> Tunnel | Route | None:
+        """The destination as far as it is known without asking.
 
-        None too when the way there is down, and when a sibling has claimed a name of another region unasked: tunnels do
-        come over, but whoever is at home there would not hear of a false claim.
+        None also when the node of a route does not answer, and when a sibling claims a name of another region that was
+        not asked for: tunnels do move between regions, but the nodes of that region could not contradict a false claim.
         """
-        tunnel = self._table.live(label)
+        tunnel = self._tunnels.live(label)
         if tunnel is not None:
             self.answers["here", "found"] += 1
             return tunnel
@@ -109,10 +155,11 @@ class Lookup:
         self.answers["memory", "found"] += 1
         return route
 
-    async def find(self, label: str, region: str) -> Destination | None:
-        """Ask if need be; None when nobody has it, or too many names are being asked for.
+    async def find(self, label: str, region: str) -> Tunnel | Route | None:
+        """The destination, asking if need be; None when nobody has the label, or too many labels are being asked for.
 
-        Of a route whose node does not answer something newer may be known to others; without that it stays.
+        A route whose node does not answer is asked about, and is used as it is when nothing newer is found. Cancelled,
+        it leaves a question that others may wait for running.
         """
         found, last = self.known(label, region), self._routes.last(label)
         moving = self._routes.is_moving(label)
@@ -123,10 +170,10 @@ class Lookup:
             return None
         for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
-            asked = await self._ask(label, region, scan=not moving)
+            asked = await self._ask(label, region, guess=not moving)
             found = self._believed(label)
             if found is not None and not self._is_lost(found, last):
-                self.answers[_who_told(found), "found"] += 1
+                self.answers[_named_by(found), "found"] += 1
                 return found
             moving = self._routes.is_moving(label)
             if found is None and not moving:
@@ -136,22 +183,27 @@ class Lookup:
             return found
         self.answers["nobody", "unknown" if asked else "not_asked"] += 1
         if asked and not moving:
-            self._routes.nobody_knows(label)
+            self._routes.mark_unknown(label)
         return None
 
-    async def elsewhere(self, label: str, region: str, *, not_at: object, gone: bool) -> Destination | None:
-        """Where it is when it is not where it was thought to be; `gone` when that node itself has said so."""
-        if gone and isinstance(not_at, Route):
+    async def find_elsewhere(
+        self, label: str, region: str, *, not_at: Destination, denied: bool
+    ) -> Tunnel | Route | None:
+        """Another destination than `not_at`, which did not take the visitor; None when none is found.
+
+        denied: `not_at` itself has said that it does not hold the label.
+        """
+        if denied and isinstance(not_at, Route):
             self._routes.forget(label, not_at.node, not_at.epoch)
         found = self._believed(label)
         for pause in _PAUSES:
             if found is not None and not _same(found, not_at):
                 return found
             await asyncio.sleep(pause)
-            await self._ask(label, region, scan=False)
+            await self._ask(label, region, guess=False)
             found = self._believed(label)
-            if gone and isinstance(found, Route) and _same(found, not_at):
-                # Who told of it has not heard yet.
+            if denied and isinstance(found, Route) and _same(found, not_at):
+                # The answer came from a registry or node that has not heard of the change yet.
                 self._routes.forget(label, found.node, found.epoch)
                 found = None
             if found is None and not self._routes.is_moving(label):
@@ -159,21 +211,25 @@ class Lookup:
         return found if found is not None and not _same(found, not_at) else None
 
     async def close(self) -> None:
+        """Cancel the questions."""
         await self._tasks.close()
 
-    def _is_lost(self, found: Destination, last: tuple[str, int] | None) -> bool:
-        """Whether it is no newer than what was known, and its node is not heard from: its client is on its way."""
+    def _is_lost(self, found: Tunnel | Route, last: tuple[str, int] | None) -> bool:
+        """Whether it is the route `last` and its node does not answer: then its client is on its way elsewhere."""
         return isinstance(found, Route) and (found.node, found.epoch) == last and not self._mesh.answers(found.node)
 
-    def _believed(self, label: str) -> Destination | None:
-        return self._table.live(label) or self._routes.get(label)
+    def _believed(self, label: str) -> Tunnel | Route | None:
+        return self._tunnels.live(label) or self._routes.get(label)
 
-    async def _ask(self, label: str, region: str, *, scan: bool) -> bool:
-        """What comes of it is in `routes`; False when nobody was asked. `scan`: the name may be a guess, and counts
-        against the rate."""
+    async def _ask(self, label: str, region: str, *, guess: bool) -> bool:
+        """Ask for a label, or wait for a question in progress; the answers are in `routes` then.
+
+        False when the limits allowed no question. guess: the label may be made up, so the tighter limits apply.
+        """
         asking = self._asking.get(label)
         if asking is None:
-            if len(self._asking) >= (_MOST_GUESSES if scan else _MOST) or (scan and not self._rate.take()):
+            limit = _MAX_GUESSES if guess else _MAX_QUESTIONS
+            if len(self._asking) >= limit or (guess and not self._rate.take()):
                 return False
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
@@ -182,8 +238,8 @@ class Lookup:
         return True
 
     async def _ask_everybody(self, label: str, region: str) -> None:
-        """A registry first; the nodes of the label's region when it has nothing to say that was not known."""
-        held, last = self._table.live(label), self._routes.last(label)
+        """Ask a registry, then the nodes of the label's region when the registry has nothing new."""
+        held, last = self._tunnels.live(label), self._routes.last(label)
         try:
             async with asyncio.timeout(self._time_limit):
                 await self._ask_registry(label)
@@ -195,7 +251,7 @@ class Lookup:
                         elif answer.closed_epoch:
                             self._routes.forget(label, node, answer.closed_epoch, closed=True)
         except TimeoutError:
-            logger.info("a label was asked for in vain: no answer in time")
+            logger.info("label lookup timed out")
         route = self._routes.get(label)
         if route is not None:
             route.asked = True
@@ -210,13 +266,11 @@ class Lookup:
             self._routes.learn_last(label, answer.last.node, answer.last.epoch)
 
 
-def _who_told(found: Destination) -> str:
-    if not isinstance(found, Route):
-        return "here"
-    return _TOLD_BY[found.belief]
+def _named_by(found: Tunnel | Route) -> str:
+    return _NAMED_BY[found.belief] if isinstance(found, Route) else "here"
 
 
-def _same(found: Destination, before: object) -> bool:
+def _same(found: Tunnel | Route, before: object) -> bool:
     if isinstance(found, Route) and isinstance(before, Route):
         return (found.node, found.epoch) == (before.node, before.epoch)
     return found is before

@@ -1,12 +1,11 @@
-"""Whose a label is on this node: the highest epoch's, proved by whoever binds (DESIGN §4).
+"""Who owns a label on this node: the holder with the highest epoch, which its proof shows.
 
-Here: claiming, suspending, resuming, releasing, each idempotent and by identity, so that a late goodbye of an old
-holder never removes the new one. Not here: what a session may ask for (sessions/), nor the store (registry_link/).
+Here: claiming, suspending, resuming, releasing. Each is idempotent and checks identity, so that a late goodbye of an
+old holder never removes the new one. Not here: the store of tunnels (tunnel.py), what a session may ask for.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from portway_proto.v1.lane_pb2 import (
@@ -18,71 +17,72 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_QUOTA,
     Failure,
 )
-from portway_proto.wire.labels import Epoch, Label, is_label, verify_proof
+from portway_proto.wire.labels import Epoch, Label, is_label, short_label, verify_proof
 from portway_runtime.clocks import WallClock
 from portway_runtime.errors import ListenError
 
 from portway_relay.errors import PortsUsedUp, Refused
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.routing.proofs import Proofs, is_proof
-from portway_relay.routing.tunnel import Holder, Tunnel, short
+from portway_relay.routing.tunnel import HeldTunnels, Holder, Tunnel
 
 logger = logging.getLogger(__name__)
 
 
-class Announcer(Protocol):
-    """Who is told of every change, to tell the registry and other nodes."""
+class OtherHolders(Protocol):
+    """The routes: what is known of other nodes that hold, or held, a label."""
 
-    def bound(self, tunnel: Tunnel) -> None: ...
+    def epoch(self, label: str) -> int:
+        """The highest epoch that any node, this one included, is known to have or to have had; 0 without one."""
+        ...
+
+    def subscribe(self, superseded: Callable[[str, int], None]) -> None:
+        """Call `superseded(label, epoch)` each time another node is found to hold a label with a higher epoch."""
+        ...
+
+
+class Announcer(Protocol):
+    """Announces each change of the table to a registry and to other nodes."""
+
+    def bound(self, tunnel: Tunnel) -> None:
+        """It is bound here and live."""
+        ...
 
     def withdrawn(self, label: str, epoch: int) -> None:
         """It is not served here now."""
         ...
 
     def closed(self, tunnel: Tunnel) -> None:
-        """Nor will it be anywhere, as far as its client has said."""
+        """Its client has closed it: it is served nowhere."""
         ...
 
 
 class TunnelTable:
-    """The tunnels of this node by label."""
+    """The rules by which labels are bound at this node; the tunnels themselves are in `tunnels`."""
 
     def __init__(
         self,
+        tunnels: HeldTunnels,
+        routes: OtherHolders,
         raw_ports: RawPorts,
         announcer: Announcer,
         *,
-        known_epoch: Callable[[str], int],
         proofs: Proofs,
         max_visits: int,
         clock: WallClock,
     ) -> None:
-        """`known_epoch` is the highest that any node is known to hold a label with, or to have held; 0 when none."""
-        self._known_epoch = known_epoch
+        """
+        routes: the table subscribes to it, and evicts a tunnel that another node holds with a higher epoch.
+        max_visits: of one tunnel at a time.
+        """
+        self._tunnels = tunnels
+        self._routes = routes
         self._proofs = proofs
         self._raw_ports = raw_ports
         self._announcer = announcer
         self._max_visits = max_visits
         self._clock = clock
-        self._tunnels: dict[str, Tunnel] = {}
-        self._live_of_token: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        """Live tunnels."""
-        return self._live_of_token.total()
-
-    def live(self, label: str) -> Tunnel | None:
-        """The tunnel that visitors of `label` are routed to now."""
-        tunnel = self._tunnels.get(label)
-        return tunnel if tunnel is not None and tunnel.live else None
-
-    def epoch(self, label: str) -> int:
-        """Of the binding that this node has, its holder there or away; 0 without one."""
-        tunnel = self._tunnels.get(label)
-        return 0 if tunnel is None else tunnel.epoch
-
-    def all_live(self) -> Iterator[Tunnel]:
-        return (tunnel for tunnel in self._tunnels.values() if tunnel.live)
+        routes.subscribe(self.evict_superseded)
 
     def claim(
         self,
@@ -97,10 +97,10 @@ class TunnelTable:
     ) -> Tunnel:
         """Bind a label, taking it from a holder with a lower epoch. Raises Refused; then nothing has changed.
 
-        The same binding once more from the same holder is the tunnel that it has: its answer was lost.
+        The same binding once more from the same holder returns the tunnel it has: the first answer was lost.
         """
         if not is_label(label):
-            raise Refused(FAILURE_CODE_INVALID, "this is no label: the client is not one of Portway's, or is broken")
+            raise Refused(FAILURE_CODE_INVALID, "this is not a label: the client is not Portway's, or is broken")
         current = self._tunnels.get(label)
         if current is not None and current.holder is holder and (current.epoch, current.proof) == (epoch, proof):
             return current
@@ -113,7 +113,7 @@ class TunnelTable:
             )
         if not verify_proof(label, epoch, proof):
             raise Refused(FAILURE_CODE_PROOF, "the proof does not fit the label and epoch: open a new tunnel")
-        highest = max(current.epoch if current is not None else 0, self._known_epoch(label))
+        highest = max(current.epoch if current is not None else 0, self._routes.epoch(label))
         if epoch <= highest:
             raise _epoch_taken(highest)
         self._demand_quota(holder, label)
@@ -130,26 +130,24 @@ class TunnelTable:
             self._give_port(tunnel, current, wanted_port)
         if current is not None:
             self._displace(current, holder)
-        self._tunnels[label] = tunnel
-        self._count(tunnel, 1)
+        self._tunnels.add(tunnel)
         self._announcer.bound(tunnel)
         return tunnel
 
     def suspend(self, tunnel: Tunnel) -> None:
-        """Its holder is away: visitors are not routed to it, its port and its epoch stay its own."""
+        """Its client is away: route no visitors to it, and keep its port and its epoch."""
         if self._tunnels.get(tunnel.label) is tunnel and tunnel.live:
-            tunnel.live = False
-            self._count(tunnel, -1)
+            self._tunnels.set_live(tunnel, False)
             if tunnel.raw is not None:
                 tunnel.raw.pause()
             self._announcer.withdrawn(tunnel.label, tunnel.epoch)
 
     def resume(self, tunnel: Tunnel) -> None:
-        """Its holder is back. Raises Refused, the tunnel being released, when it cannot be had again."""
+        """Its client is back: route visitors to it again. Raises Refused, having released it, when that cannot be."""
         if self._tunnels.get(tunnel.label) is not tunnel or tunnel.live:
             return
         try:
-            highest = self._known_epoch(tunnel.label)
+            highest = self._routes.epoch(tunnel.label)
             if tunnel.epoch < highest:
                 raise _epoch_taken(highest)
             self._demand_quota(tunnel.holder, tunnel.label)
@@ -161,37 +159,38 @@ class TunnelTable:
         except ListenError as error:
             self.release(tunnel)
             raise Refused(FAILURE_CODE_PORTS, "the tunnel's raw TCP port was lost: open it again") from error
-        tunnel.live = True
-        self._count(tunnel, 1)
+        self._tunnels.set_live(tunnel, True)
         self._announcer.bound(tunnel)
 
     def release(self, tunnel: Tunnel, *, closed: bool = False) -> None:
-        """It is over here; visits in progress are not touched. `closed`: its client wants it no more, here or
-        elsewhere."""
+        """Unbind it here; visits in progress go on. `closed`: its client has closed it and binds it nowhere else."""
         if self._tunnels.get(tunnel.label) is not tunnel:
             return
-        del self._tunnels[tunnel.label]
+        was_live = tunnel.live
+        self._tunnels.remove(tunnel)
         if tunnel.raw is not None:
             tunnel.raw.release()
-        if tunnel.live:
-            tunnel.live = False
-            self._count(tunnel, -1)
+        if was_live:
             self._announcer.withdrawn(tunnel.label, tunnel.epoch)
         if closed:
             self._announcer.closed(tunnel)
 
     def evict(self, label: str, epoch: int, failure: Failure) -> None:
-        """Take it from its holder, unless that one has a higher epoch than `epoch`."""
+        """Take the label from its holder unless the holder's epoch is higher than `epoch`."""
         tunnel = self._tunnels.get(label)
         if tunnel is None or tunnel.epoch > epoch:
             return
-        logger.info("tunnel evicted", extra={"label": short(label), "epoch": tunnel.epoch})
+        logger.info("tunnel evicted", extra={"label": short_label(label), "epoch": tunnel.epoch})
         self.release(tunnel)
         tunnel.holder.tunnel_taken(tunnel, failure)
 
+    def evict_superseded(self, label: str, epoch: int) -> None:
+        """`evict` because another node holds the label with an epoch higher than `epoch`."""
+        self.evict(label, epoch, Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node"))
+
     def _demand_quota(self, holder: Holder, label: str) -> None:
-        replaced = self.live(label)
-        held = self._live_of_token[holder.token_id]
+        replaced = self._tunnels.live(label)
+        held = self._tunnels.live_of_token(holder.token_id)
         if replaced is not None and replaced.holder.token_id == holder.token_id:
             held -= 1
         if holder.max_tunnels and held >= holder.max_tunnels:
@@ -202,7 +201,7 @@ class TunnelTable:
             )
 
     def _give_port(self, tunnel: Tunnel, current: Tunnel | None, wanted: int | None) -> None:
-        """The label's own port if it has one here, or another that is free."""
+        """Give it the port that its label has here, or another free one. Raises Refused."""
         if current is not None and current.raw is not None:
             raw = current.raw
             try:
@@ -218,29 +217,20 @@ class TunnelTable:
         except PortsUsedUp as error:
             raise Refused(FAILURE_CODE_PORTS, str(error)) from error
         except ListenError as error:
-            logger.error("no raw port can be opened: %s", error)
+            logger.error("raw port cannot be opened: %s", error)
             raise Refused(
                 FAILURE_CODE_PORTS, "this node can open no raw TCP port now: try again, or ask its operator"
             ) from error
 
     def _displace(self, current: Tunnel, holder: Holder) -> None:
-        """A higher epoch is there: no new visits for the old holder; those in progress may finish."""
-        del self._tunnels[current.label]
+        """Remove the tunnel that a higher epoch replaces; its visits in progress may finish."""
+        self._tunnels.remove(current)
         if current.raw is not None:
             current.raw.release()
-        if current.live:
-            current.live = False
-            self._count(current, -1)
         if current.holder is not holder:
-            logger.info("tunnel taken over", extra={"label": short(current.label), "epoch": current.epoch})
+            logger.info("tunnel taken over", extra={"label": short_label(current.label), "epoch": current.epoch})
             failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again elsewhere")
             current.holder.tunnel_taken(current, failure)
-
-    def _count(self, tunnel: Tunnel, change: int) -> None:
-        token_id = tunnel.holder.token_id
-        self._live_of_token[token_id] += change
-        if not self._live_of_token[token_id]:
-            del self._live_of_token[token_id]
 
 
 def _epoch_taken(epoch: int) -> Refused:

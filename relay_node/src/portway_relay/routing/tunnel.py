@@ -1,17 +1,23 @@
-"""One tunnel as its home node has it. Values and counts alone: the rules are in table.py."""
+"""Tunnels that are bound at this node: one as a value, its description, and the store that finds them by label.
 
+Not here: the rules by which a label is claimed, suspended and released (table.py).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from portway_carrier.contract import Pool, Visit
 from portway_proto.v1.lane_pb2 import Failure
+from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Epoch, Label
 
 from portway_relay.raw_ports.sockets import RawPort
 
 
 class Holder(Protocol):
-    """Who holds tunnels: a client's session."""
+    """A client's session, as the tunnels that it holds see it."""
 
     @property
     def tenant(self) -> str: ...
@@ -19,20 +25,20 @@ class Holder(Protocol):
     def token_id(self) -> str: ...
     @property
     def max_tunnels(self) -> int:
-        """How many its token may have; 0 means no limit."""
+        """The most tunnels that its token may have open at once; 0 means no limit."""
         ...
 
     @property
     def pool(self) -> Pool: ...
 
     def tunnel_taken(self, tunnel: "Tunnel", failure: Failure) -> None:
-        """It is no longer the holder's, which did not ask for that."""
+        """The tunnel was taken from this session, for the reason in `failure`."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Tunnel:
-    """A binding of a label. `live` is False while its holder is away: nobody is routed to it then."""
+    """A binding of a label; a Destination. While its client is away it is not `live`: no visitor is routed to it."""
 
     label: Label = field(repr=False)
     epoch: Epoch
@@ -40,26 +46,102 @@ class Tunnel:
     holder: Holder = field(repr=False)
     h2_enabled: bool
     max_visits: int
-    opened_at_ms: int
+    opened_at_ms: int  # since the Unix epoch
     raw: RawPort | None = None
     live: bool = True
     visits: set[Visit] = field(default_factory=set, repr=False)
-    entrances: set[str] = field(default_factory=set)  # other nodes that visitors of it came in at
+    entrances: set[str] = field(default_factory=set)  # other nodes that forwarded visitors of it to this one
 
     @property
     def pool(self) -> Pool:
-        """What leads to it."""
+        """The data lanes of its client's session."""
         return self.holder.pool
 
     @property
     def full(self) -> bool:
+        """Whether it has as many visits as it may have."""
         return len(self.visits) >= self.max_visits
 
     def cut_visits(self) -> None:
+        """End its visits now."""
         for visit in list(self.visits):
             visit.cut()
 
 
-def short(label: str) -> str:
-    """A label as logs show it: the whole of it is the secret in the URL."""
-    return f"{label[:4]}…"
+@dataclass(frozen=True, slots=True)
+class HomeNode:
+    """The node that tunnels are bound at, as other programs are told; `zone` follows the label in host names."""
+
+    name: str
+    region: str
+    zone: str
+
+    def describe(self, tunnel: Tunnel) -> TunnelInfo:
+        """The tunnel as a registry learns of it."""
+        return TunnelInfo(
+            label=tunnel.label,
+            node=self.name,
+            region=self.region,
+            epoch=tunnel.epoch,
+            proof=tunnel.proof,
+            tenant=tunnel.holder.tenant,
+            token_id=tunnel.holder.token_id,
+            options=TunnelOptions(h2_enabled=tunnel.h2_enabled, unencrypted=tunnel.raw is not None),
+            unencrypted_port=tunnel.raw.port if tunnel.raw is not None else 0,
+            opened_at_ms=tunnel.opened_at_ms,
+            host=f"{tunnel.label}.{self.zone}",
+        )
+
+
+class HeldTunnels:
+    """The tunnels bound at this node, live and suspended, by label. Only the table adds and removes them."""
+
+    def __init__(self) -> None:
+        self._tunnels: dict[str, Tunnel] = {}
+        self._live_by_token: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """The number of live tunnels."""
+        return self._live_by_token.total()
+
+    def get(self, label: str) -> Tunnel | None:
+        """The tunnel, live or suspended."""
+        return self._tunnels.get(label)
+
+    def live(self, label: str) -> Tunnel | None:
+        """The tunnel that visitors of `label` are routed to now."""
+        tunnel = self._tunnels.get(label)
+        return tunnel if tunnel is not None and tunnel.live else None
+
+    def epoch(self, label: str) -> int:
+        """The epoch of the tunnel, live or suspended; 0 without one."""
+        tunnel = self._tunnels.get(label)
+        return 0 if tunnel is None else tunnel.epoch
+
+    def all_live(self) -> Iterator[Tunnel]:
+        """Every live tunnel."""
+        return (tunnel for tunnel in self._tunnels.values() if tunnel.live)
+
+    def live_of_token(self, token_id: str) -> int:
+        """The number of live tunnels that this token's sessions hold."""
+        return self._live_by_token[token_id]
+
+    def add(self, tunnel: Tunnel) -> None:
+        """Store a live tunnel under a label that has none."""
+        self._tunnels[tunnel.label] = tunnel
+        self._live_by_token[tunnel.holder.token_id] += 1
+
+    def remove(self, tunnel: Tunnel) -> None:
+        """Remove a stored tunnel; it is not live afterwards."""
+        del self._tunnels[tunnel.label]
+        self.set_live(tunnel, False)
+
+    def set_live(self, tunnel: Tunnel, live: bool) -> None:
+        """Route visitors to a stored tunnel, or no longer."""
+        if tunnel.live == live:
+            return
+        tunnel.live = live
+        token_id = tunnel.holder.token_id
+        self._live_by_token[token_id] += 1 if live else -1
+        if not self._live_by_token[token_id]:
+            del self._live_by_token[token_id]

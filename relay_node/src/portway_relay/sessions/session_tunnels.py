@@ -25,28 +25,21 @@ from portway_proto.v1.lane_pb2 import (
     Unbound,
 )
 from portway_proto.wire.frames import FrameType
+from portway_proto.wire.labels import short_label
 from portway_runtime.bounded import BoundedMap
 from portway_runtime.clocks import Monotonic
 from portway_runtime.rates import Turns
 
 from portway_relay.config import NodeLimits
 from portway_relay.errors import Refused, TicketInvalid
+from portway_relay.net.node_address import PublicAddress
 from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.table import TunnelTable
-from portway_relay.routing.tunnel import Tunnel, short
+from portway_relay.routing.tunnel import Tunnel
 from portway_relay.sessions.grants import Grant
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PublicAddress:
-    """Where visitors reach this node's tunnels: `<label>.<zone>` at `port`, raw ports at `raw_host`."""
-
-    zone: str
-    port: int
-    raw_host: str
 
 
 # client_moved(tunnel, node, epoch, proof): the client says that it has bound a tunnel of this node at `node`.
@@ -221,7 +214,7 @@ class SessionTunnels:
         try:
             return self._context.tickets.verify(bind.ticket, bind.label)
         except TicketInvalid as error:
-            logger.info("ticket not accepted", extra={"label": short(bind.label), "reason": str(error)})
+            logger.info("ticket not accepted", extra={"label": short_label(bind.label), "reason": str(error)})
             return None
 
     def _claim(self, bind: Bind, wanted_port: int | None) -> Tunnel:
@@ -237,7 +230,9 @@ class SessionTunnels:
         )
         self.by_label[tunnel.label] = tunnel
         self._notices.pop(tunnel.label, None)
-        logger.info("tunnel bound", extra={"label": short(tunnel.label), "epoch": tunnel.epoch, "tenant": self.tenant})
+        logger.info(
+            "tunnel bound", extra={"label": short_label(tunnel.label), "epoch": tunnel.epoch, "tenant": self.tenant}
+        )
         return tunnel
 
     async def _bind_when_prepared(self, bind: Bind, wanted_port: int | None) -> None:

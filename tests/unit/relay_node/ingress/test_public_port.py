@@ -72,7 +72,7 @@ async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Aroun
     """The ALPN of lanes and this node's name: the socket goes to the sessions, with its hello unread."""
     front = open_front()
     hello = real_hello(NODE, [LINK_ALPN])
-    _, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     writer.write(hello)
     await until(lambda: bool(around.lanes))
     assert around.lanes[0].recv(1 << 16) == hello
@@ -86,7 +86,7 @@ async def test_http_in_clear_text_is_told_to_use_https(open_front: FrontMaker, p
     """A request on the TLS port is answered with a page that names the right address, then the end."""
     front = open_front(public_port=public_port)
     page = (await answer(front, f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())).decode()
-    port = {0: f":{front.address.port}", 443: "", 8443: ":8443"}[public_port]
+    port = {0: f":{front.address.listening.port}", 443: "", 8443: ":8443"}[public_port]
     assert page.startswith("HTTP/1.1 400 Bad Request\r\n")
     assert page.endswith(f"Try https://{HOST}{port}/\n")
     assert front.rejected == {"plain_http": 1}

@@ -41,7 +41,7 @@ async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
     found.set_result(around.tunnel)
     around.found[elsewhere] = found
     for number in range(3):
-        _, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
         writer.write(real_hello(f"{elsewhere}.fra.example.com"))
         await until(lambda: len(around.visitors) == number + 1)
         writer.transport.abort()
@@ -57,7 +57,7 @@ async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
 async def test_hellos_that_come_together_leave_turns_to_others(open_front: FrontMaker, around: Around) -> None:
     """So many are acted upon in one turn of the loop, all of them in their order."""
     front = open_front(limits={"hellos_per_turn": 2})
-    writers = [(await asyncio.open_connection("127.0.0.1", front.address.port))[1] for _ in range(7)]
+    writers = [(await asyncio.open_connection("127.0.0.1", front.address.listening.port))[1] for _ in range(7)]
     await until(lambda: front.half_open == 7)
     for writer in writers:
         writer.write(real_hello(NODE, [LINK_ALPN]))
@@ -76,7 +76,7 @@ async def test_hellos_that_come_together_leave_turns_to_others(open_front: Front
 async def test_what_waits_for_its_turn_is_dropped_at_the_end(open_front: FrontMaker, around: Around) -> None:
     """Closing leaves no socket behind that was not handed on."""
     front = open_front(limits={"hellos_per_turn": 1})
-    writers = [(await asyncio.open_connection("127.0.0.1", front.address.port))[1] for _ in range(4)]
+    writers = [(await asyncio.open_connection("127.0.0.1", front.address.listening.port))[1] for _ in range(4)]
     await until(lambda: front.half_open == 4)
     for writer in writers:
         writer.write(real_hello(NODE, [LINK_ALPN]))
@@ -97,7 +97,7 @@ async def test_a_hello_that_never_ends_is_dropped(open_front: FrontMaker) -> Non
 async def test_half_open_connections_are_bounded(open_front: FrontMaker) -> None:
     """As many hellos are awaited as the limit says."""
     front = open_front(limits={"max_half_open": 2})
-    held = [await asyncio.open_connection("127.0.0.1", front.address.port) for _ in range(2)]
+    held = [await asyncio.open_connection("127.0.0.1", front.address.listening.port) for _ in range(2)]
     await until(lambda: front.half_open == 2)
     assert await answer(front, b"") == b""
     for _, writer in held:
@@ -128,7 +128,9 @@ async def test_visitors_of_both_families_are_told_by_their_address(
     await visit(front, authority)
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    reader, writer = await asyncio.open_connection("::1", front.address.port, ssl=context, server_hostname=HOST)
+    reader, writer = await asyncio.open_connection(
+        "::1", front.address.listening.port, ssl=context, server_hostname=HOST
+    )
     assert await reader.read() == GREETING
     writer.close()
     await writer.wait_closed()
@@ -138,17 +140,17 @@ async def test_visitors_of_both_families_are_told_by_their_address(
 async def test_after_the_stop_nobody_new_is_taken(open_front: FrontMaker, around: Around) -> None:
     """Half-open connections are dropped and new ones refused; what was handed on goes on."""
     front = open_front()
-    reader, lane = await asyncio.open_connection("127.0.0.1", front.address.port)
+    reader, lane = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     lane.write(real_hello(NODE, [LINK_ALPN]))
     await until(lambda: bool(around.lanes))
-    silent, half_open = await asyncio.open_connection("127.0.0.1", front.address.port)
+    silent, half_open = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     await until(lambda: front.half_open == 1)
 
     await front.close()
     assert await silent.read() == b""
     assert front.half_open == 0
     with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", front.address.port)
+        await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     around.lanes[0].send(b"still here")
     assert await reader.readexactly(10) == b"still here"
     await front.close()
@@ -160,5 +162,5 @@ async def test_after_the_stop_nobody_new_is_taken(open_front: FrontMaker, around
 async def test_a_port_that_is_taken_is_told(open_front: FrontMaker) -> None:
     """A front that cannot listen says so, and can be stopped all the same."""
     first = open_front()
-    with pytest.raises(ListenError, match=f":{first.address.port}: Address already in use"):
-        open_front(listen=first.address)
+    with pytest.raises(ListenError, match=f":{first.address.listening.port}: Address already in use"):
+        open_front(listen=first.address.listening)

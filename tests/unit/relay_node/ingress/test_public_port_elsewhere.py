@@ -19,7 +19,7 @@ OTHER_HOST = f"{OTHER}.iad.example.com"
 async def waiting(front: PublicPort, around: Around) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A visitor whose name is being asked for."""
     around.found[OTHER] = asyncio.get_running_loop().create_future()
-    reader, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     writer.write(real_hello(OTHER_HOST))
     await until(lambda: bool(around.asked))
     assert around.asked == [(OTHER, "iad")]
@@ -71,7 +71,7 @@ async def test_names_that_are_asked_for_are_bounded(open_front: FrontMaker, arou
     _, writer = await waiting(front, around)
     assert await answer(front, real_hello(f"{'b' * 16}.fra.example.com")) == Alert.UNRECOGNIZED_NAME.record
     assert len(around.asked) == 1
-    _, known = await asyncio.open_connection("127.0.0.1", front.address.port)
+    _, known = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     known.write(real_hello(HOST))
     await until(lambda: bool(around.visitors))
     await close(known)
@@ -83,7 +83,7 @@ async def test_another_nodes_lane_is_handed_on(open_front: FrontMaker, around: A
     """The ALPN of the mesh and this node's name: with its hello unread."""
     front = open_front()
     hello = real_hello(NODE, [MESH_ALPN])
-    _, writer = await asyncio.open_connection("127.0.0.1", front.address.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     writer.write(hello)
     await until(lambda: bool(around.peer_lanes))
     assert around.peer_lanes[0].recv(1 << 16) == hello

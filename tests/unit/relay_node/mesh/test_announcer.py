@@ -38,7 +38,7 @@ class Parties:
     def bound_here(self, label: str, epoch: int) -> None:
         self.heard.append(("routes", label, epoch))
 
-    def let_go(self, label: str, epoch: int, *, closed: bool) -> None:
+    def mark_released(self, label: str, epoch: int, *, closed: bool) -> None:
         self.heard.append(("let go", label, epoch, closed))
 
 

@@ -18,12 +18,12 @@ from portway_testkit.links.mesh_lanes import OPENING, SUFFIX, Make, certificates
 async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:
     """The pool of before takes nobody new."""
     one, two, moved = make("one"), make("two"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: one.peers.answers("two"))
     before = one.peers.pool_of("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     assert one.peers.pool_of("two") is before
-    one.peers.update([moved.info])
+    one.update_peers([moved.info])
     await until(lambda: len(moved.inbound_lanes) == 2 and not len(two.inbound_lanes))
     assert one.peers.pool_of("two") is not before
 
@@ -32,7 +32,7 @@ async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme
     """What is up stays up, the control lane and warm lanes alike; what is dialled later shows the new one."""
     one, two = make("one"), make("two")
     one.hold("a" * 16)
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: len(two.inbound_lanes) == 2 and len(two.heard) == 1)
     before, lanes = one.peers.pool_of("two"), set(two.inbound_lanes)
     assert before is not None
@@ -51,7 +51,7 @@ async def test_a_new_certificate_is_for_new_lanes(make: Make, authority: trustme
 async def test_a_node_that_stops_is_left_by_those_who_opened_lanes(make: Make) -> None:
     """A visit that was on its way is refused, not cut off: it may be tried elsewhere."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     pool = one.peers.pool_of("two")
     assert pool is not None
     await until(lambda: pool.counts.idle == 1 and len(two.inbound_lanes) == 2 and not two.inbound_lanes.greeting)
@@ -77,7 +77,7 @@ async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, mon
     """Its lanes are cut then."""
     monkeypatch.setattr(inbound_lanes_module, "_RETIRED_WITHIN", 0.05)
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: len(two.inbound_lanes) == 2 and not two.inbound_lanes.greeting)
     monkeypatch.setattr("portway_carrier.python.lanes.pool.PyPool.lane_retires", lambda pool, lane: None)
     two.stop_listening()
@@ -88,7 +88,7 @@ async def test_a_node_that_does_not_leave_is_waited_for_a_moment(make: Make, mon
 async def test_a_visit_goes_over_a_warm_lane(make: Make) -> None:
     """One is there before the first visitor comes; what it says arrives unchanged."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     pool = one.peers.pool_of("two")
     assert pool is not None
     await until(lambda: pool.counts.idle == 1)
@@ -111,7 +111,7 @@ async def test_who_is_not_one_node_is_refused(make: Make, authority: trustme.CA,
     """The cluster's CA signs for others too."""
     stranger, two = make("stranger", loaded=certificates(authority, *names)), make("two")
     stranger.hold("a" * 16)
-    stranger.peers.update([two.info])
+    stranger.update_peers([two.info])
     await until(lambda: stranger.carrier.counters.lanes_closed > 0)
     assert len(two.inbound_lanes) == 0
     assert two.heard == []
@@ -146,15 +146,15 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
 async def test_a_certificate_of_before_is_refused(make: Make) -> None:
     """Once its name was given anew: lanes that are up are closed, new ones not taken."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
-    two.peers.update([one.info])
+    one.update_peers([two.info])
+    two.update_peers([one.info])
     await until(lambda: two.peers.answers("one") and one.peers.answers("two"))
-    two.peers.update([one.info], certified_since={"one": 1 << 50})
+    two.update_peers([one.info], certified_since={"one": 1 << 50})
     await until(lambda: not len(two.inbound_lanes))
     refused = one.carrier.counters.lanes_closed
     await until(lambda: one.carrier.counters.lanes_closed > refused)
     assert not len(two.inbound_lanes)
-    two.peers.update([one.info], certified_since={"one": 1})
+    two.update_peers([one.info], certified_since={"one": 1})
     await until(lambda: len(two.inbound_lanes) == 2)
 
 
@@ -162,7 +162,7 @@ async def test_a_certificate_of_another_region_is_refused(make: Make, authority:
     """A registry has told which region the node is of, and its certificate says another."""
     loaded = certificates(authority, "one" + SUFFIX, "far.region.portway.internal")
     one, two = make("one", loaded=loaded), make("two")
-    two.peers.update([one.info])
-    one.peers.update([two.info])
+    two.update_peers([one.info])
+    one.update_peers([two.info])
     await until(lambda: one.carrier.counters.lanes_closed > 0)
     assert not len(two.inbound_lanes)

@@ -22,7 +22,7 @@ async def test_a_sibling_is_told_everything_and_then_changes(make: Make) -> None
     """By name, as its certificate says it; in the order in which it happens."""
     one, two = make("one"), make("two")
     first = one.hold("a" * 16)
-    one.peers.update([one.info, two.info])
+    one.update_peers([one.info, two.info])
     await until(lambda: bool(two.heard))
     gone = Gone(label="a" * 16, epoch=1)
     one.peers.tell_siblings(None, gone)
@@ -39,7 +39,7 @@ async def test_a_sibling_is_told_everything_and_then_changes(make: Make) -> None
 async def test_a_sibling_says_when_it_listens(make: Make) -> None:
     """Only news of raw ports are waited for, and all that were told before them have been heard then."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: two.wholes == [("one", set())])
     one.peers.tell_siblings(one.hold("a" * 16), None)
     assert one.peers.unacknowledged() == []
@@ -56,7 +56,7 @@ async def test_a_sibling_says_when_it_listens(make: Make) -> None:
 async def test_a_sibling_that_is_lost_is_not_waited_for(make: Make) -> None:
     """Whatever it was told it hears again when it is back."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: bool(two.wholes))
     raw = one.hold("b" * 16)
     raw.unencrypted_port = 20_003
@@ -71,7 +71,7 @@ async def test_a_sibling_that_is_lost_is_not_waited_for(make: Make) -> None:
 async def test_contact_with_a_node_is_told(make: Make) -> None:
     """When its control lane is there, and when it is gone."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: two.contacts == [("one", True)])
     await one.peers.close()
     await until(lambda: two.contacts == [("one", True), ("one", False)])
@@ -82,7 +82,7 @@ async def test_a_node_that_is_not_known_yet_comes_again(make: Make) -> None:
     one, two = make("one"), make("two")
     two.strangers.add("one")
     held = one.hold("a" * 16)
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: two.carrier.counters.lanes_closed >= 2)
     assert two.heard == []
     two.strangers.clear()
@@ -94,8 +94,8 @@ async def test_nodes_of_other_regions_are_told_nothing(make: Make) -> None:
     one, far = make("one"), make("far", "iad")
     held = one.hold("a" * 16)
     far.hold("b" * 16)
-    one.peers.update([far.info])
-    far.peers.update([one.info])
+    one.update_peers([far.info])
+    far.update_peers([one.info])
     await until(lambda: one.peers.answers("far") and far.peers.answers("one"))
     one.peers.tell_siblings(held, None)
     assert await tunnels_at(far, "fra", "a" * 16) == [held]
@@ -110,7 +110,7 @@ async def test_much_is_told_in_many_frames(make: Make) -> None:
     labels = [f"{number:016}" for number in range(2000)]
     for label in labels:
         one.hold(label).host = "h" * 200
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: sum(len(routes.bound) for _, routes in two.heard) == len(labels))
     assert [tunnel.label for _, routes in two.heard for tunnel in routes.bound] == labels
     assert len(two.heard) > 10
@@ -121,7 +121,7 @@ async def test_an_answer_for_another_node_or_label_is_none(make: Make) -> None:
     one, liar = make("one"), make("liar")
     liar.hold("a" * 16, node="third")
     liar.holds["b" * 16] = liar.hold("c" * 16)
-    one.peers.update([liar.info])
+    one.update_peers([liar.info])
     await until(lambda: one.peers.answers("liar"))
     assert await tunnels_at(one, "fra", "a" * 16) == []
     assert await tunnels_at(one, "fra", "b" * 16) == []
@@ -132,7 +132,7 @@ async def test_a_node_that_does_not_answer_holds_nobody_up(make: Make, monkeypat
     monkeypatch.setattr(peers_module, "_ANSWERED_WITHIN", 0.1)
     one, quick, silent = make("one"), make("quick"), make("silent")
     held = quick.hold("a" * 16)
-    one.peers.update([quick.info, silent.info])
+    one.update_peers([quick.info, silent.info])
     await until(lambda: one.peers.answers("quick") and one.peers.answers("silent"))
     peer = one.peers.get("silent")
     assert peer is not None
@@ -152,7 +152,7 @@ async def test_a_lost_node_is_found_again(make: Make, authority: trustme.CA) -> 
     """Its control lane is dialled until it is back, and it is told everything then."""
     one, two = make("one"), make("two")
     one.hold("a" * 16)
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: len(two.heard) == 1)
     two.drop_lanes()
     await until(lambda: len(two.heard) == 2)
@@ -162,9 +162,9 @@ async def test_a_lost_node_is_found_again(make: Make, authority: trustme.CA) -> 
 async def test_a_node_that_is_listed_no_more_is_kept_while_it_answers(make: Make) -> None:
     """Absence from a list removes nothing that works."""
     one, two = make("one"), make("two")
-    one.peers.update([two.info])
+    one.update_peers([two.info])
     await until(lambda: one.peers.answers("two"))
-    one.peers.update([])
+    one.update_peers([])
     assert one.peers.answers("two")
     assert one.peers.pool_of("two") is not None
 
@@ -174,9 +174,9 @@ async def test_a_node_that_is_listed_no_more_and_silent_is_dropped(make: Make) -
     one, two = make("one"), make("two")
     info = two.info
     await two.stop()
-    one.peers.update([info])
+    one.update_peers([info])
     assert len(one.peers) == 1
-    one.peers.update([])
+    one.update_peers([])
     assert len(one.peers) == 0
     assert one.peers.pool_of("two") is None
     assert not one.peers.answers("two")
@@ -187,7 +187,7 @@ async def test_a_node_says_what_its_clients_have_closed(make: Make) -> None:
     one, two, far = make("one"), make("two"), make("far", "iad")
     two.closed["a" * 16] = 3
     far.closed["a" * 16] = 4
-    one.peers.update([two.info, far.info])
+    one.update_peers([two.info, far.info])
     await until(lambda: one.peers.answers("two") and one.peers.answers("far"))
     for also, said in ((None, {"two": 3}), ("far", {"two": 3, "far": 4}), ("nobody", {"two": 3})):
         answers = await one.peers.ask_region("fra", "a" * 16, also)
@@ -197,7 +197,7 @@ async def test_a_node_says_what_its_clients_have_closed(make: Make) -> None:
 async def test_those_that_were_entered_at_are_told_of_the_end(make: Make) -> None:
     """Nodes of other regions that had visitors of a tunnel; its siblings hear of everything anyway."""
     one, two, far, other = make("one"), make("two"), make("far", "iad"), make("other", "iad")
-    one.peers.update([two.info, far.info, other.info])
+    one.update_peers([two.info, far.info, other.info])
     await until(lambda: all(one.peers.answers(name) for name in ("two", "far", "other")))
     gone = Gone(label="a" * 16, epoch=1, closed=True)
     one.peers.tell_gone(gone, {"two", "far", "unknown"})

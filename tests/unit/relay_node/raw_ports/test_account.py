@@ -85,7 +85,7 @@ def test_a_port_rests_before_it_is_given_again(clock: ManualClock) -> None:
     """Who still has the old address in hand must not reach somebody else: only its own label has it at once."""
     ports = account(clock)
     ports.hold(20_003, "a")
-    ports.let_go(20_003)
+    ports.release(20_003)
     assert (ports.held, ports.resting) == (0, 1)
     assert 20_003 not in set(ports.candidates("b", 20_003))
     assert next(iter(ports.candidates("a", 20_003))) == 20_003
@@ -104,10 +104,10 @@ def test_each_port_rests_for_its_own_time(clock: ManualClock) -> None:
     ports = account(clock)
     for port in (20_001, 20_002):
         ports.hold(port, "a")
-        ports.let_go(port)
+        ports.release(port)
     clock.now += REST / 2
     ports.hold(20_001, "a")
-    ports.let_go(20_001)
+    ports.release(20_001)
     clock.now += REST / 2
     wake(ports, clock)
     assert ports.resting == 1
@@ -120,12 +120,12 @@ def test_each_port_rests_for_its_own_time(clock: ManualClock) -> None:
 def test_letting_go_of_what_is_not_held_does_nothing(clock: ManualClock) -> None:
     """A second goodbye neither begins a rest nor ends another's."""
     ports = account(clock)
-    ports.let_go(20_003)
+    ports.release(20_003)
     assert ports.resting == 0
     ports.hold(20_003, "a")
-    ports.let_go(20_003)
+    ports.release(20_003)
     clock.now += REST / 2
-    ports.let_go(20_003)
+    ports.release(20_003)
     clock.now += REST / 2
     wake(ports, clock)
     assert ports.resting == 0
@@ -137,7 +137,7 @@ def test_a_range_that_is_used_up_offers_nothing(clock: ManualClock) -> None:
     ports.hold(20_000, "a")
     ports.hold(20_001, "b")
     assert free_for(ports, "c") == set()
-    ports.let_go(20_001)
+    ports.release(20_001)
     assert free_for(ports, "c") == set()
     clock.now += REST
     wake(ports, clock)
@@ -199,7 +199,7 @@ def test_a_block_that_another_node_has_by_now_is_not_given_from(clock: ManualClo
     ports.reserved([], {})
     assert not free_for(ports, "b")
     assert ports.holder(20_003) == "a"
-    ports.let_go(20_003)
+    ports.release(20_003)
     assert (ports.held, ports.resting) == (0, 0)
 
 
@@ -207,7 +207,7 @@ def test_a_rested_port_that_a_tunnel_has_elsewhere_does_not_wake(clock: ManualCl
     """Its label took it along to a node that this one does not hear from: a registry knows."""
     ports = account(clock)
     ports.hold(20_003, "a")
-    ports.let_go(20_003)
+    ports.release(20_003)
     clock.now += 2 * REST
     wake(ports, clock, port_20003="a")
     assert 20_003 not in free_for(ports, "b")
@@ -221,7 +221,7 @@ def test_a_port_does_not_wake_by_what_was_asked_before_its_rest_was_over(clock: 
     """The answer is of the moment of the question."""
     ports = account(clock)
     ports.hold(20_003, "a")
-    ports.let_go(20_003)
+    ports.release(20_003)
     asked_at = clock.now + REST - 1
     clock.now += REST
     ports.confirmed(asked_at, {})
@@ -233,7 +233,7 @@ def test_without_a_registry_only_unused_ports_are_given(clock: ManualClock) -> N
     ports = account(clock)
     for port in (20_003, 20_004):
         ports.hold(port, "a")
-        ports.let_go(port)
+        ports.release(port)
     clock.now += REST
     wake(ports, clock)
     assert ports.free == 10
@@ -299,6 +299,6 @@ def test_what_needs_no_question_is_known(clock: ManualClock) -> None:
     ports = in_region(clock, FRESH)
     ports.hold(20_003, "a")
     ports.hold(20_004, "a")
-    ports.let_go(20_004)
+    ports.release(20_004)
     for port in (20_003, 20_004, 20_005, 443):
         assert ports.knows(port, "b", believed=False)

@@ -62,8 +62,8 @@ class Node:
 @pytest.fixture
 async def node(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     monkeypatch.setattr(port_reservation, "_SHORTEST_PAUSE", 0.001)
-    monkeypatch.setattr(port_reservation, "_GATHERED", 0.0)
-    monkeypatch.setattr(port_reservation, "_AFTER_FAILURE", 0.001)
+    monkeypatch.setattr(port_reservation, "_GATHERING_SHARE", 0.0)
+    monkeypatch.setattr(port_reservation, "_PAUSE_AFTER_FAILURE", 0.001)
     node = Node(clock)
     yield node
     await node.reservation.close()
@@ -134,7 +134,7 @@ async def test_rested_ports_are_asked_about_and_wake(node: Node, clock: ManualCl
     node.take(3)
     ports = sorted(node.account._held)
     for port in ports:
-        node.account.let_go(port)
+        node.account.release(port)
     node.registry.held = {ports[0]: "a"}
     assert node.account.resting == 3
     clock.now += REST
@@ -155,7 +155,7 @@ async def test_a_port_let_go_while_nothing_is_asked_is_free_after_its_rest(
     node.take(SIZE)
     await until(lambda: len(node.registry.asked) > 2)  # all are taken, and it has come to rest
     for port in range(FIRST, FIRST + SIZE):
-        node.account.let_go(port)
+        node.account.release(port)
     clock.now += 1.0
     await until(lambda: node.account.free == SIZE)
     await node.reservation.close()

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_relay.raw_ports.sibling_ports import SiblingPorts
+from portway_relay.raw_ports.sibling_ports import SiblingClaims, SiblingPorts
 from portway_testkit.fakes.clock import ManualClock
 
 REST = 60.0
@@ -18,7 +18,8 @@ class Node:
         self.held: dict[int, str] = {}
         self.rested: list[tuple[int, str]] = []
         self.served: dict[int, str] = {}
-        self.ports = SiblingPorts("fra", range(20_000, 20_100), self, self, rest=REST, clock=clock)
+        self.claims = SiblingClaims(rest=REST, clock=clock)
+        self.ports = SiblingPorts("fra", range(20_000, 20_100), self.claims, self, self)
 
     def holder(self, port: int) -> str | None:
         return self.held.get(port)
@@ -46,11 +47,11 @@ def test_a_siblings_port_is_served(node: Node) -> None:
     """From when it is told until it is let go; then it rests for its label."""
     node.hears("b", "one")
     assert node.served == {PORT: "one"}
-    assert node.ports.label(PORT) == "one"
-    assert node.ports.believed(PORT)
+    assert node.claims.label(PORT) == "one"
+    assert node.claims.believed(PORT)
     node.ports.gone("b", "one", 1)
     assert node.served == {}
-    assert node.ports.label(PORT) is None
+    assert node.claims.label(PORT) is None
     assert node.rested == [(PORT, "one")]
 
 
@@ -59,7 +60,7 @@ def test_nothing_else_is_listened_on(node: Node, port: int, region: str) -> None
     """A port outside the region's range, or one of another region, whatever a sibling says."""
     node.hears("b", "one", port, region=region)
     assert node.served == {}
-    assert len(node.ports) == 0
+    assert len(node.claims) == 0
 
 
 def test_a_tunnel_takes_its_port_along(node: Node) -> None:
@@ -97,8 +98,8 @@ def test_an_own_tunnels_port_is_no_siblings(node: Node, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         node.hears("b", "one")
     assert node.served == {}
-    assert node.ports.label(PORT) is None
-    assert "a sibling has a raw port of this node's" in caplog.text
+    assert node.claims.label(PORT) is None
+    assert "sibling claims a raw port of this node" in caplog.text
 
 
 def test_an_own_tunnel_that_moves_is_served_on(node: Node) -> None:
@@ -122,14 +123,14 @@ def test_a_port_that_two_nodes_have_is_nobodys(node: Node, caplog: pytest.LogCap
     node.hears("b", "one")
     node.hears("c", "two")
     assert node.served == {}
-    assert "two nodes of the region have it" in caplog.text
-    assert not node.ports.believed(PORT)
+    assert "two nodes of the region claim it" in caplog.text
+    assert not node.claims.believed(PORT)
     node.hears("b", "one")
     assert node.served == {}
     node.ports.gone("b", "one", 1)
     node.hears("c", "two")
     assert node.served == {PORT: "two"}
-    assert node.ports.believed(PORT)
+    assert node.claims.believed(PORT)
 
 
 def test_a_lost_nodes_port_is_another_ones_word(node: Node) -> None:
@@ -146,12 +147,12 @@ def test_a_lost_node_is_believed_for_a_while(node: Node, clock: ManualClock) -> 
     node.hears("b", "one")
     node.ports.lost("b")
     clock.now += REST / 2 - 1
-    assert node.ports.believed(PORT)
+    assert node.claims.believed(PORT)
     clock.now += 1
-    assert not node.ports.believed(PORT)
+    assert not node.claims.believed(PORT)
     assert node.served == {PORT: "one"}
     node.ports.heard_from("b")
-    assert node.ports.believed(PORT)
+    assert node.claims.believed(PORT)
 
 
 def test_what_a_node_does_not_name_any_more_is_gone(node: Node) -> None:

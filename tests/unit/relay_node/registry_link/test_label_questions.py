@@ -17,13 +17,13 @@ TOGETHER = 256
 async def connected(serve: Serve, node: MakeNode) -> tuple[Any, NodeEnd]:
     registry = await serve()
     end = node(registry)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     return registry.mesh, end
 
 
 async def ask(end: NodeEnd, labels: list[str]) -> list[str | None]:
     """All at the same time; the node that has each."""
-    answers = await asyncio.gather(*map(end.link.resolve, labels))
+    answers = await asyncio.gather(*map(end.questions.ask, labels))
     return [answer and answer.tunnel.node for answer in answers]
 
 
@@ -67,21 +67,21 @@ async def test_who_waits_is_told_when_the_connection_is_lost(serve: Serve, node:
     """Those of a call that is not answered, and those that were to be in the next one."""
     mesh, end = await connected(serve, node)
     mesh.thinks = True
-    asking = [asyncio.ensure_future(end.link.resolve("a")) for _ in range(ALONE + 20)]
+    asking = [asyncio.ensure_future(end.questions.ask("a")) for _ in range(ALONE + 20)]
     await until(lambda: len(mesh.asked_together) == 1)
-    asking += [asyncio.ensure_future(end.link.resolve("b")) for _ in range(20)]
+    asking += [asyncio.ensure_future(end.questions.ask("b")) for _ in range(20)]
     await asyncio.sleep(0)
     if how == "the stream ends":
         mesh.hang_up()
     else:
-        await end.link.close()
+        await end.close()
     assert await asyncio.gather(*asking) == [None] * len(asking)
 
 
 async def test_one_that_does_not_want_to_know_any_more_changes_nothing_for_others(serve: Serve, node: MakeNode) -> None:
     mesh, end = await connected(serve, node)
     mesh.tunnels["a"] = "relay-2"
-    asking = [asyncio.ensure_future(end.link.resolve("a")) for _ in range(ALONE + 2)]
+    asking = [asyncio.ensure_future(end.questions.ask("a")) for _ in range(ALONE + 2)]
     await asyncio.sleep(0)
     asking[-2].cancel()
     answer = await asking[-1]

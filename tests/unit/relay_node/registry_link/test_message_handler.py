@@ -31,7 +31,7 @@ from portway_proto.v1.types_pb2 import (
     REACH_TRYING,
     NodeInfo,
 )
-from portway_relay.registry_link.message_handler import Cluster
+from portway_relay.registry_link.message_handler import MessageHandler
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
 
@@ -68,6 +68,9 @@ class FakeTable:
     def evict(self, label: str, epoch: int, failure: Failure) -> None:
         self.evicted.append((label, epoch, failure))
 
+    def evict_superseded(self, label: str, epoch: int) -> None:
+        self.evict(label, epoch, Failure(code=FAILURE_CODE_EPOCH, message="superseded"))
+
 
 class FakePeers:
     def __init__(self) -> None:
@@ -75,10 +78,22 @@ class FakePeers:
         self.removed: list[str] = []
         self.since: dict[str, int] = {}
 
-    def update(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> None:
+    def update(self, nodes: Iterable[NodeInfo], removed: Iterable[str], certified_since: dict[str, int]) -> bool:
+        refused = self.removed, self.since
         self.lists.append([node.name for node in nodes])
         self.removed = list(removed)
         self.since = certified_since
+        return refused != (self.removed, self.since)
+
+
+class FakeLanes:
+    """Counts how often lanes of refused nodes were dropped."""
+
+    def __init__(self) -> None:
+        self.drops = 0
+
+    def drop_refused(self) -> None:
+        self.drops += 1
 
 
 class FakePorts:
@@ -92,29 +107,31 @@ class FakePorts:
 
 
 class News:
-    """A Cluster and what it acts upon."""
+    """A MessageHandler and what it acts upon."""
 
     def __init__(self) -> None:
         self.grants: Any = FakeGrants()
         self.sessions: Any = FakeSessions()
         self.table: Any = FakeTable()
         self.peers: Any = FakePeers()
+        self.lanes: Any = FakeLanes()
         self.ports: Any = FakePorts()
         self.orders: list[int] = []
         self.probes: list[Probe] = []
         fakes: Any = self
-        self.cluster = Cluster(
+        self.handler = MessageHandler(
             fakes.grants,
             fakes.sessions,
             fakes.table,
             fakes.peers,
+            fakes.lanes,
             fakes.ports,
             self.orders.append,
             self.probes.append,
         )
 
     def hear(self, **message: Any) -> None:
-        self.cluster.heard(RegistryMessage(**message))
+        self.handler.received(RegistryMessage(**message))
 
 
 @pytest.fixture
@@ -128,9 +145,9 @@ def settings(*keys: tuple[str, bytes]) -> ClusterSettings:
 
 async def test_settings_make_the_node_useful(news: News) -> None:
     """From then on grants can be verified, with the keys by their ids."""
-    assert not news.cluster.known.is_set()
+    assert not news.handler.ready.is_set()
     news.hear(settings=settings(("k1", KEY)))
-    assert news.cluster.known.is_set()
+    assert news.handler.ready.is_set()
     assert news.grants.learned == [("c1", {"k1": KEY})]
 
 
@@ -142,7 +159,7 @@ async def test_settings_without_a_usable_key_change_nothing(
     with caplog.at_level(logging.ERROR, logger="portway_relay"):
         news.hear(settings=settings(*keys))
     assert not news.grants.learned
-    assert not news.cluster.known.is_set()
+    assert not news.handler.ready.is_set()
     assert len(caplog.records) == 1
 
 
@@ -173,10 +190,10 @@ async def test_evictions_reach_the_table_with_what_the_client_is_told(news: News
 
 async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> None:
     """While none is, they are honoured for longer; ports that were in use are not given then."""
-    news.cluster.registry_away(False)
+    news.handler.registry_away(False)
     assert not news.grants.registry_away
     assert not news.ports.away
-    news.cluster.registry_away(True)
+    news.handler.registry_away(True)
     assert news.grants.registry_away
     assert news.ports.away
 
@@ -194,6 +211,15 @@ async def test_removed_nodes_reach_the_mesh(news: News) -> None:
     news.hear(peers=Peers(removed=["c"], certified_since=since))
     assert news.peers.removed == ["c"]
     assert news.peers.since == {"d": 7}
+
+
+async def test_lanes_are_looked_at_again_when_others_are_refused(news: News) -> None:
+    """Lanes of nodes that are refused now are dropped; a list like the last one changes nothing."""
+    news.hear(peers=Peers(nodes=[NodeInfo(name="a")]))
+    assert news.lanes.drops == 0
+    news.hear(peers=Peers(removed=["a"]))
+    news.hear(peers=Peers(removed=["a"]))
+    assert news.lanes.drops == 1
 
 
 async def test_what_operators_want_reaches_the_node(news: News) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from portway_proto.v1.mesh_pb2 import Announce
-from portway_relay.registry_link.outbox import Announcements
+from portway_relay.registry_link.outbox import Outbox
+from portway_relay.routing.tunnel import HomeNode
 
 
 @dataclass
@@ -36,39 +37,39 @@ class FakeTunnel:
 
 
 @pytest.fixture
-async def announcements() -> Announcements:
-    return Announcements("relay-1", "fra", "fra.example.com")
+async def outbox() -> Outbox:
+    return Outbox(HomeNode("relay-1", "fra", "fra.example.com").describe)
 
 
 @pytest.fixture
-async def connected(announcements: Announcements) -> Announcements:
+async def connected(outbox: Outbox) -> Outbox:
     """A registry has been told everything, which is nothing."""
-    announcements.whole([])
-    return announcements
+    outbox.whole([])
+    return outbox
 
 
-def bound(announcements: Announcements, *tunnels: FakeTunnel) -> None:
+def bound(outbox: Outbox, *tunnels: FakeTunnel) -> None:
     for tunnel in tunnels:
-        announcements.bound(tunnel)  # type: ignore[arg-type]
+        outbox.bound(tunnel)  # type: ignore[arg-type]
 
 
-def take(announcements: Announcements) -> Announce:
-    batch = announcements.take()
+def take(outbox: Outbox) -> Announce:
+    batch = outbox.take()
     assert batch is not None
     return batch
 
 
-async def test_a_registration_is_followed_by_everything(announcements: Announcements) -> None:
+async def test_a_registration_is_followed_by_everything(outbox: Outbox) -> None:
     """One batch, marked as all that the node holds: whatever else the store has of it is stale."""
     tunnels: Any = [FakeTunnel("a"), FakeTunnel("b", epoch=3)]
-    batch = announcements.whole(tunnels)
+    batch = outbox.whole(tunnels)
     assert batch.full
     assert [(one.label, one.epoch) for one in batch.bound] == [("a", 1), ("b", 3)]
     assert not batch.withdrawn
-    assert announcements.take() is None
+    assert outbox.take() is None
 
 
-async def test_a_tunnel_is_announced_with_all_that_others_need(connected: Announcements) -> None:
+async def test_a_tunnel_is_announced_with_all_that_others_need(connected: Outbox) -> None:
     """Its proof, its owner, its options, its raw port, its host."""
     tunnel = FakeTunnel("a", epoch=2, proof=b"proof", h2_enabled=True)
     bound(connected, tunnel, FakeTunnel("b", raw=FakeRaw(20_001)))
@@ -83,7 +84,7 @@ async def test_a_tunnel_is_announced_with_all_that_others_need(connected: Announ
     assert second.unencrypted_port == 20_001
 
 
-async def test_changes_are_gathered_into_one_batch(connected: Announcements) -> None:
+async def test_changes_are_gathered_into_one_batch(connected: Outbox) -> None:
     """Taken once; there is no empty batch."""
     bound(connected, FakeTunnel("a"), FakeTunnel("b"))
     connected.withdrawn("c", 4)
@@ -94,7 +95,7 @@ async def test_changes_are_gathered_into_one_batch(connected: Announcements) -> 
     assert connected.take() is None
 
 
-async def test_of_one_label_only_the_last_news_count(connected: Announcements) -> None:
+async def test_of_one_label_only_the_last_news_count(connected: Outbox) -> None:
     """Bound and let go in one batch is let go; let go and bound again is bound, once."""
     bound(connected, FakeTunnel("a"), FakeTunnel("b"))
     connected.withdrawn("a", 1)
@@ -105,29 +106,29 @@ async def test_of_one_label_only_the_last_news_count(connected: Announcements) -
     assert [one.label for one in batch.withdrawn] == ["a"]
 
 
-async def test_batches_are_numbered_without_end(announcements: Announcements) -> None:
+async def test_batches_are_numbered_without_end(outbox: Outbox) -> None:
     """Across registrations too: an answer to an old batch is none to a new one."""
-    numbers = [announcements.whole([]).batch]
-    bound(announcements, FakeTunnel("a"))
-    numbers.append(take(announcements).batch)
-    announcements.disconnected()
-    numbers.append(announcements.whole([]).batch)
+    numbers = [outbox.whole([]).batch]
+    bound(outbox, FakeTunnel("a"))
+    numbers.append(take(outbox).batch)
+    outbox.disconnected()
+    numbers.append(outbox.whole([]).batch)
     assert numbers == [1, 2, 3]
 
 
-async def test_without_a_registry_nothing_is_kept(announcements: Announcements) -> None:
+async def test_without_a_registry_nothing_is_kept(outbox: Outbox) -> None:
     """An outage of days costs no memory: the next registration tells everything."""
-    bound(announcements, FakeTunnel("a"))
-    assert announcements.take() is None
-    announcements.whole([])
-    bound(announcements, FakeTunnel("b"))
-    announcements.disconnected()
-    announcements.withdrawn("b", 1)
-    assert announcements.take() is None
-    assert not announcements.whole([]).bound
+    bound(outbox, FakeTunnel("a"))
+    assert outbox.take() is None
+    outbox.whole([])
+    bound(outbox, FakeTunnel("b"))
+    outbox.disconnected()
+    outbox.withdrawn("b", 1)
+    assert outbox.take() is None
+    assert not outbox.whole([]).bound
 
 
-async def test_what_changed_before_everything_was_told_is_not_told_again(connected: Announcements) -> None:
+async def test_what_changed_before_everything_was_told_is_not_told_again(connected: Outbox) -> None:
     """A second registration on one stream: the whole state has the change in it."""
     tunnel: Any = FakeTunnel("a")
     bound(connected, tunnel)
@@ -135,15 +136,15 @@ async def test_what_changed_before_everything_was_told_is_not_told_again(connect
     assert connected.take() is None
 
 
-async def test_news_wake_who_tells_them(connected: Announcements) -> None:
+async def test_news_wake_who_tells_them(connected: Outbox) -> None:
     """Each change sets the event; without a registry there are no news."""
-    connected.news.clear()
+    connected.filled.clear()
     bound(connected, FakeTunnel("a"))
-    assert connected.news.is_set()
-    connected.news.clear()
+    assert connected.filled.is_set()
+    connected.filled.clear()
     connected.withdrawn("a", 1)
-    assert connected.news.is_set()
+    assert connected.filled.is_set()
     connected.disconnected()
-    connected.news.clear()
+    connected.filled.clear()
     bound(connected, FakeTunnel("a"))
-    assert not connected.news.is_set()
+    assert not connected.filled.is_set()

@@ -26,20 +26,20 @@ async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNod
     assert [batch.full for batch in mesh.batches] == [True]
     alive = mesh.keep_alives[0]
     assert (alive.sessions, alive.tunnels, alive.visits, alive.state) == (3, 2, 1, NODE_STATE_READY)
-    assert end.link.connected
-    assert end.news.away == [False]
+    assert end.calls.connected
+    assert end.events.away == [False]
 
 
 async def test_news_are_passed_on_in_order(serve: Serve, node: MakeNode) -> None:
     """All but Registered, which is the link's own."""
     registry = await serve()
     end = node(registry)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     registry.mesh.say(settings=ClusterSettings(cluster_id="c1"))
     registry.mesh.say(revocations=Revocations(token_ids=["t1"]))
     registry.mesh.say(peers=Peers())
-    await until(lambda: len(end.news.messages) == 3)
-    kinds = [message.WhichOneof("message") for message in end.news.messages]
+    await until(lambda: len(end.events.messages) == 3)
+    kinds = [message.WhichOneof("message") for message in end.events.messages]
     assert kinds == ["settings", "revocations", "peers"]
 
 
@@ -48,7 +48,7 @@ async def test_changes_are_announced_as_they_come(serve: Serve, node: MakeNode) 
     registry = await serve()
     end = node(registry)
     await until(lambda: bool(registry.mesh.batches))
-    end.announcements.withdrawn("a" * 16, 3)
+    end.outbox.withdrawn("a" * 16, 3)
     await until(lambda: len(registry.mesh.batches) == 2)
     withdrawn = registry.mesh.batches[1].withdrawn
     assert [(one.label, one.epoch) for one in withdrawn] == [("a" * 16, 3)]
@@ -80,7 +80,7 @@ async def test_a_change_of_state_is_told_at_once(serve: Serve, node: MakeNode) -
     end = node(registry)
     await until(lambda: len(registry.mesh.keep_alives) == 1)
     end.info.state = NODE_STATE_DRAINING
-    end.link.tell_state()
+    end.outbox.state_changed()
     await until(lambda: len(registry.mesh.keep_alives) == 2)
     assert registry.mesh.keep_alives[1].state == NODE_STATE_DRAINING
 
@@ -94,6 +94,6 @@ async def test_a_clock_that_is_not_the_registry_s_is_told_of(
     registry.mesh.time_ms = 0 if ahead is None else int((clock.wall_clock() - ahead) * 1000)
     with caplog.at_level(logging.WARNING):
         end = node(registry)
-        await until(lambda: end.link.connected)
+        await until(lambda: end.calls.connected)
     told = [record.__dict__["seconds_ahead"] for record in caplog.records if "differ" in record.message]
     assert told == pytest.approx([ahead] if ahead is not None and abs(ahead) > 60 else [], abs=10)

@@ -16,12 +16,12 @@ async def test_a_label_is_resolved_over_the_same_connection(serve: Serve, node: 
     registry = await serve()
     registry.mesh.tunnels["a"] = "relay-2"
     end = node(registry)
-    assert await end.link.resolve("a") is None  # it is not connected yet
-    await until(lambda: end.link.connected)
-    answer = await end.link.resolve("a")
+    assert await end.questions.ask("a") is None  # it is not connected yet
+    await until(lambda: end.calls.connected)
+    answer = await end.questions.ask("a")
     assert answer is not None
     assert answer.tunnel.node == "relay-2"
-    assert await end.link.resolve("b") is None
+    assert await end.questions.ask("b") is None
     assert registry.mesh.asked == ["a", "b"]
 
 
@@ -33,8 +33,8 @@ async def test_a_registry_that_cannot_say_is_one_that_knows_nobody(
     registry = await serve()
     registry.mesh.trouble = code
     end = node(registry)
-    await until(lambda: end.link.connected)
-    assert await end.link.resolve("a") is None
+    await until(lambda: end.calls.connected)
+    assert await end.questions.ask("a") is None
     assert "a label could not be resolved" in caplog.text
 
 
@@ -43,8 +43,8 @@ async def asked_in_vain(serve: Serve, node: MakeNode) -> tuple[Any, asyncio.Futu
     registry = await serve()
     registry.mesh.thinks = True
     end = node(registry)
-    await until(lambda: end.link.connected)
-    asking = asyncio.ensure_future(end.link.resolve("a"))
+    await until(lambda: end.calls.connected)
+    asking = asyncio.ensure_future(end.questions.ask("a"))
     await until(lambda: registry.mesh.asked == ["a"])
     return registry, asking
 
@@ -66,9 +66,9 @@ async def test_other_calls_end_with_their_connection_too(serve: Serve, node: Mak
     registry = await serve()
     registry.mesh.thinks = True
     end = node(registry)
-    await until(lambda: end.link.connected)
-    ports = asyncio.ensure_future(end.link.reserve_ports(ReservePortsRequest()))
-    certificate = asyncio.ensure_future(end.link.renew_certificate(b""))
+    await until(lambda: end.calls.connected)
+    ports = asyncio.ensure_future(end.calls.reserve_ports(ReservePortsRequest()))
+    certificate = asyncio.ensure_future(end.calls.renew_certificate(b""))
     await until(lambda: sorted(registry.mesh.asked) == ["certificate", "ports"])
     if how == "registry stops":
         await registry.stop()

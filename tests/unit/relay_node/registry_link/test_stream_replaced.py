@@ -25,21 +25,21 @@ async def test_a_lost_registry_is_found_again_and_its_lease_resumed(serve: Serve
     await until(lambda: len(registry.mesh.batches) == 2)
     assert [register.lease_id for register in registry.mesh.registers] == [0, LEASE]
     assert [batch.full for batch in registry.mesh.batches] == [True, True]
-    assert end.news.away == [False, True, False]
+    assert end.events.away == [False, True, False]
 
 
 async def test_while_no_registry_is_there_the_node_waits(serve: Serve, node: MakeNode) -> None:
     """It knows that none is, and is back with one that comes up on the same address."""
     registry = await serve()
     end = node(registry)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     await registry.stop()
-    await until(lambda: end.news.away == [False, True])
-    assert not end.link.connected
-    end.announcements.withdrawn("a" * 16, 1)
-    assert end.announcements.take() is None
+    await until(lambda: end.events.away == [False, True])
+    assert not end.calls.connected
+    end.outbox.withdrawn("a" * 16, 1)
+    assert end.outbox.take() is None
     await registry.start()
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     assert registry.mesh.registers[-1].lease_id == LEASE
 
 
@@ -63,7 +63,7 @@ async def test_a_registry_of_before_is_known_by_its_host(
     """Its certificate was made before registries had a name of their own."""
     served = await serve(Earlier(certified, tmp_path, "127.0.0.1"))
     end = node(served)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
 
 
 async def test_a_registry_with_another_s_certificate_is_none(
@@ -74,21 +74,21 @@ async def test_a_registry_with_another_s_certificate_is_none(
     with caplog.at_level(logging.WARNING):
         await until(lambda: bool(caplog.records))
     assert "registry.portway.internal" in caplog.records[0].reason  # type: ignore[attr-defined]
-    assert not end.link.connected
+    assert not end.calls.connected
 
 
 async def test_the_next_registry_takes_over(serve: Serve, node: MakeNode) -> None:
     """When the one in use goes, with the lease that it had given; and the first one may be away at the start."""
     first, second = await serve(), await serve()
     end = node(first, second)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     assert not second.mesh.streams
     await first.stop()
     await until(lambda: len(second.mesh.batches) == 1)
     assert second.mesh.registers[0].lease_id == LEASE
     assert second.mesh.batches[0].full
     other = node(first, second)
-    await until(lambda: other.link.connected)
+    await until(lambda: other.calls.connected)
     assert second.mesh.registers[1].lease_id == 0
 
 
@@ -100,7 +100,7 @@ async def test_a_second_registered_makes_the_node_tell_everything_again(serve: S
     registry.mesh.say(registered=Registered(lease_id=78, lease_seconds=30))
     await until(lambda: len(registry.mesh.batches) == 2)
     assert registry.mesh.batches[1].full
-    assert end.news.away == [False]
+    assert end.events.away == [False]
     registry.mesh.hang_up()
     await until(lambda: len(registry.mesh.batches) == 3)
     assert registry.mesh.registers[1].lease_id == 78
@@ -110,11 +110,11 @@ async def test_a_registry_that_answers_nothing_is_left(
     serve: Serve, node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a time limit the next one is tried."""
-    monkeypatch.setattr("portway_relay.registry_link.stream._REGISTERED_WITHIN", 0.3)
+    monkeypatch.setattr("portway_relay.registry_link.stream._REGISTER_TIME", 0.3)
     mute, other = await serve(), await serve()
     mute.mesh.silent = True
     end = node(mute, other)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     assert mute.mesh.streams == 1
     assert other.mesh.streams == 1
 
@@ -126,7 +126,7 @@ async def test_a_registry_that_hangs_up_at_once_is_not_hammered(serve: Serve, no
     end = node(registry)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await until(lambda: registry.mesh.streams == 5 and end.link.connected)
+    await until(lambda: registry.mesh.streams == 5 and end.calls.connected)
     # 0.1, 0.2, 0.4 and 0.8 s, each at least half of it.
     assert loop.time() - began >= 0.75
 
@@ -137,24 +137,24 @@ async def test_a_node_that_leaves_says_so_and_ends_the_stream(serve: Serve, node
     end = node(registry)
     await until(lambda: len(registry.mesh.keep_alives) == 1)
     end.info.state = NODE_STATE_DRAINING
-    end.announcements.withdrawn("a" * 16, 1)
-    await end.link.close()
+    end.outbox.withdrawn("a" * 16, 1)
+    await end.close()
     assert registry.mesh.ended.is_set()
     assert [message.WhichOneof("message") for message in registry.mesh.heard[-2:]] == ["announce", "keep_alive"]
     assert registry.mesh.keep_alives[-1].state == NODE_STATE_DRAINING
-    await end.link.close()
+    await end.close()
 
 
 async def test_leaving_takes_no_longer_than_it_may(serve: Serve, node: MakeNode) -> None:
     """A registry that does not end its side, or is not there, keeps no node from stopping."""
     registry = await serve()
     end = node(registry)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     registry.mesh.ended.set()
     loop = asyncio.get_running_loop()
     began = loop.time()
     await registry.stop()
-    await end.link.close(within=0.2)
+    await end.stream.close(within=0.2)
     assert loop.time() - began < 5
 
 
@@ -176,14 +176,14 @@ async def test_trouble_is_logged_once(
         ]
     assert "--cluster-ca" in _told(caplog, wrong)[0].__dict__["reason"]
     assert "refused" in _told(caplog, gone)[0].__dict__["reason"].lower()
-    assert not end.news.away, "it was away from the start: there is no change to tell"
+    assert not end.events.away, "it was away from the start: there is no change to tell"
 
 
 async def test_a_registry_of_another_cluster_is_no_registry(serve: Serve, node: MakeNode, strangers: Certified) -> None:
     """Its certificate is refused before anything is said; the next one is tried."""
     wrong, right = await serve(strangers), await serve()
     end = node(wrong, right)
-    await until(lambda: end.link.connected)
+    await until(lambda: end.calls.connected)
     assert not wrong.mesh.heard
     assert right.mesh.streams == 1
 

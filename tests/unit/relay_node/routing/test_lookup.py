@@ -197,7 +197,7 @@ async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -
     """It has not said that the tunnel is gone: the next visitor is tried there."""
     around.routes.learn(tunnel("a"))
     before = around.routes.get(LABEL)
-    assert await around.elsewhere(before, gone=False) is None
+    assert await around.elsewhere(before, denied=False) is None
     assert around.routes.get(LABEL) is before
 
 

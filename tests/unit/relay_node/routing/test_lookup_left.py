@@ -14,7 +14,7 @@ async def test_where_a_client_said_it_went_is_not_asked_for(around: Around, regi
     """Whatever region the name is of: who said so held the label. A node that does not answer is not waited for."""
     around.moved_to("a")
     assert around.lookup.known(LABEL, region) is around.routes.get(LABEL)
-    assert await around.elsewhere(Held(), gone=True) == ("a", 2)
+    assert await around.elsewhere(Held(), denied=True) == ("a", 2)
     assert around.asked == []
     around.down.add("a")
     around.registered("b", 3)
@@ -94,13 +94,13 @@ async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Ar
 
 async def test_guesses_leave_room_for_tunnels_that_move(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody answers, so many names that may be guesses are asked for and no more; one that moves is."""
-    monkeypatch.setattr(lookup_module, "_MOST_GUESSES", 2)
+    monkeypatch.setattr(lookup_module, "_MAX_GUESSES", 2)
     around.answer.clear()
     guesses = [asyncio.ensure_future(around.find(f"abcdefghijklmno{letter}")) for letter in "ab"]
     await until(lambda: len(around.lookup) == 2)
     assert await around.find("abcdefghijklmnoc") is None
     assert not around.routes.is_unknown("abcdefghijklmnoc")
-    around.routes.let_go(LABEL, 1, closed=False)
+    around.routes.mark_released(LABEL, 1, closed=False)
     finding = asyncio.ensure_future(around.find())
     await until(lambda: len(around.lookup) == 3)
     around.registered("a", 2)

@@ -34,9 +34,10 @@ def test_who_was_believed_wrongly_is_believed_no_more(around: KnownRoutes) -> No
     assert around.routes.epoch(LABEL) == 2
 
 
-def test_last_holders_are_remembered_within_bounds(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_holders_are_remembered_within_bounds(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten first."""
-    monkeypatch.setattr(routes_module, "_REMEMBERED", 1)
+    monkeypatch.setattr(routes_module, "_MAX_LABELS", 1)
+    around = KnownRoutes(clock)
     around.routes.learn_last(LABEL, "a", 2)
     around.routes.learn_last(Chain().label, "a", 2)
     assert around.learn("b", 2)
@@ -202,7 +203,7 @@ def test_a_route_follows_its_node(around: KnownRoutes) -> None:
 
 def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: KnownRoutes, clock: ManualClock) -> None:
     """For a second."""
-    around.routes.nobody_knows("guess")
+    around.routes.mark_unknown("guess")
     clock.now += 0.99
     assert around.routes.is_unknown("guess")
     clock.now += 0.02
@@ -212,7 +213,7 @@ def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: KnownRoute
 @pytest.mark.parametrize("here", [False, True])
 def test_an_announcement_clears_what_nobody_knew(around: KnownRoutes, here: bool) -> None:
     """Of another node, or of this one."""
-    around.routes.nobody_knows(LABEL)
+    around.routes.mark_unknown(LABEL)
     if here:
         around.routes.bound_here(LABEL, 1)
     else:
@@ -220,10 +221,11 @@ def test_an_announcement_clears_what_nobody_knew(around: KnownRoutes, here: bool
     assert not around.routes.is_unknown(LABEL)
 
 
-def test_memory_is_bounded(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The route that was used least recently goes first."""
-    monkeypatch.setattr(routes_module, "_REMEMBERED", 2)
-    monkeypatch.setattr(routes_module, "_UNKNOWN_REMEMBERED", 2)
+    monkeypatch.setattr(routes_module, "_MAX_LABELS", 2)
+    monkeypatch.setattr(routes_module, "_MAX_UNKNOWN", 2)
+    around = KnownRoutes(clock)
     chains = [Chain(bytes([number]) * 32) for number in range(3)]
     around.learn("a", 1, chains[0])
     around.learn("a", 1, chains[1])
@@ -231,7 +233,7 @@ def test_memory_is_bounded(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch)
     around.learn("a", 1, chains[2])
     assert [around.routes.get(chain.label) is not None for chain in chains] == [True, False, True]
     for name in ("x", "y", "z"):
-        around.routes.nobody_knows(name)
+        around.routes.mark_unknown(name)
     assert [around.routes.is_unknown(name) for name in ("x", "y", "z")] == [False, True, True]
 
 
@@ -256,7 +258,7 @@ def test_what_was_let_go_of_is_on_its_way_for_a_while(around: KnownRoutes, clock
     assert around.routes.is_moving(LABEL)
     around.routes.bound_here(LABEL, 2)
     assert not around.routes.is_moving(LABEL)
-    around.routes.let_go(LABEL, 2, closed=False)
+    around.routes.mark_released(LABEL, 2, closed=False)
     assert around.routes.is_moving(LABEL)
     clock.now += 60
     assert not around.routes.is_moving(LABEL)
@@ -269,7 +271,7 @@ def test_what_a_client_closed_is_not_on_its_way(around: KnownRoutes) -> None:
     around.routes.forget(LABEL, "a", 2)
     around.routes.forget(LABEL, "a", 2, closed=True)
     for epoch in (1, 2):
-        around.routes.let_go(LABEL, epoch, closed=False)
+        around.routes.mark_released(LABEL, epoch, closed=False)
         assert not around.routes.is_moving(LABEL)
         assert around.routes.closed_epoch(LABEL) == 2
     assert around.learn("b", 3)
@@ -299,9 +301,10 @@ def test_a_node_that_is_not_routed_to_closes_nothing(around: KnownRoutes) -> Non
     assert around.routes.closed_epoch(LABEL) == 0
 
 
-def test_what_was_let_go_of_is_remembered_up_to_a_limit(around: KnownRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_released_is_remembered_up_to_a_limit(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten first, and is like a name that never was then."""
-    monkeypatch.setattr(routes_module, "_REMEMBERED", 2)
+    monkeypatch.setattr(routes_module, "_MAX_LABELS", 2)
+    around = KnownRoutes(clock)
     for label in ("a", "b", "c"):
-        around.routes.let_go(label, 1, closed=False)
+        around.routes.mark_released(label, 1, closed=False)
     assert [around.routes.is_moving(label) for label in ("a", "b", "c")] == [False, True, True]

@@ -26,9 +26,9 @@ def test_a_claim_with_a_proof_binds_the_label(node: Node, clock: ManualClock) ->
     """Visitors are routed to the tunnel from then on, and the registry is told."""
     holder = FakeHolder()
     tunnel = node.claim(holder, 3, h2_enabled=True)
-    assert node.table.live(CHAIN.label) is tunnel
-    assert list(node.table.all_live()) == [tunnel]
-    assert len(node.table) == 1
+    assert node.tunnels.live(CHAIN.label) is tunnel
+    assert list(node.tunnels.all_live()) == [tunnel]
+    assert len(node.tunnels) == 1
     assert (tunnel.epoch, tunnel.holder, tunnel.h2_enabled, tunnel.max_visits) == (3, holder, True, 3)
     assert tunnel.opened_at_ms == int(clock.now * 1000)
     assert tunnel.raw is None
@@ -38,8 +38,8 @@ def test_a_claim_with_a_proof_binds_the_label(node: Node, clock: ManualClock) ->
 def test_a_label_that_nobody_holds_leads_nowhere(node: Node) -> None:
     """Neither an unknown label nor anything else is found."""
     node.claim(FakeHolder())
-    assert node.table.live(OTHER.label) is None
-    assert node.table.live("") is None
+    assert node.tunnels.live(OTHER.label) is None
+    assert node.tunnels.live("") is None
 
 
 @pytest.mark.parametrize("label", ["", "short", "K5ZQ2W7B3XAV6MDY", "k5zq2w7b3xav6md1", "a" * 17, "a.b"])
@@ -73,7 +73,7 @@ def test_a_forged_epoch_takes_nothing(node: Node) -> None:
     tunnel = node.claim(holder, 5)
     for forged in (CHAIN.proof(5), OTHER.proof(6), bytes(32)):
         assert node.refused(FakeHolder("t2"), 6, proof=forged).code == FAILURE_CODE_PROOF
-    assert node.table.live(CHAIN.label) is tunnel
+    assert node.tunnels.live(CHAIN.label) is tunnel
     assert holder.taken == []
 
 
@@ -110,7 +110,7 @@ def test_a_higher_epoch_takes_over_at_once(node: Node) -> None:
     visit: Any = object()
     before.visits.add(visit)
     after = node.claim(new, 2)
-    assert node.table.live(CHAIN.label) is after
+    assert node.tunnels.live(CHAIN.label) is after
     assert not before.live
     assert before.visits == {visit}
     assert after.visits == set()
@@ -118,7 +118,7 @@ def test_a_higher_epoch_takes_over_at_once(node: Node) -> None:
     assert taken is before
     assert failure.code == FAILURE_CODE_EPOCH
     assert new.taken == []
-    assert len(node.table) == 1
+    assert len(node.tunnels) == 1
     assert node.announced.all == [("bound", CHAIN.label, 1), ("bound", CHAIN.label, 2)]
 
 
@@ -129,7 +129,7 @@ def test_a_holder_that_raises_its_own_epoch_is_not_told(node: Node) -> None:
     after = node.claim(holder, 2)
     assert holder.taken == []
     assert not before.live
-    assert node.table.live(CHAIN.label) is after
+    assert node.tunnels.live(CHAIN.label) is after
 
 
 def test_a_late_goodbye_never_removes_the_new_holder(node: Node) -> None:
@@ -140,9 +140,9 @@ def test_a_late_goodbye_never_removes_the_new_holder(node: Node) -> None:
     node.table.suspend(before)
     node.table.resume(before)
     node.table.release(before)
-    assert node.table.live(CHAIN.label) is after
+    assert node.tunnels.live(CHAIN.label) is after
     assert not before.live
-    assert len(node.table) == 1
+    assert len(node.tunnels) == 1
     assert node.announced.all == told
 
 
@@ -151,12 +151,12 @@ def test_a_suspended_tunnel_is_not_visited(node: Node) -> None:
     tunnel = node.claim(FakeHolder())
     node.table.suspend(tunnel)
     node.table.suspend(tunnel)
-    assert node.table.live(CHAIN.label) is None
-    assert len(node.table) == 0
+    assert node.tunnels.live(CHAIN.label) is None
+    assert len(node.tunnels) == 0
     node.table.resume(tunnel)
     node.table.resume(tunnel)
-    assert node.table.live(CHAIN.label) is tunnel
-    assert len(node.table) == 1
+    assert node.tunnels.live(CHAIN.label) is tunnel
+    assert len(node.tunnels) == 1
     assert [what for what, *_ in node.announced.all] == ["bound", "withdrawn", "bound"]
 
 
@@ -166,9 +166,9 @@ def test_a_suspended_tunnel_is_taken_over_by_a_higher_epoch(node: Node) -> None:
     before = node.claim(old, 1)
     node.table.suspend(before)
     after = node.claim(FakeHolder("t1"), 2)
-    assert node.table.live(CHAIN.label) is after
+    assert node.tunnels.live(CHAIN.label) is after
     assert old.taken[0][0] is before
-    assert len(node.table) == 1
+    assert len(node.tunnels) == 1
 
 
 def test_a_released_tunnel_is_gone(node: Node) -> None:
@@ -178,8 +178,8 @@ def test_a_released_tunnel_is_gone(node: Node) -> None:
     node.table.release(tunnel)
     node.table.resume(tunnel)
     node.table.suspend(tunnel)
-    assert node.table.live(CHAIN.label) is None
-    assert len(node.table) == 0
+    assert node.tunnels.live(CHAIN.label) is None
+    assert len(node.tunnels) == 0
     assert [what for what, *_ in node.announced.all] == ["bound", "withdrawn"]
     assert node.claim(FakeHolder(), 2).live
 
@@ -209,7 +209,7 @@ def test_eviction_spares_a_higher_epoch(node: Node, epoch: int, evicted: bool) -
     holder = FakeHolder()
     tunnel = node.claim(holder, 5)
     node.table.evict(CHAIN.label, epoch, REVOKED)
-    assert (node.table.live(CHAIN.label) is None) is evicted
+    assert (node.tunnels.live(CHAIN.label) is None) is evicted
     assert holder.taken == ([(tunnel, REVOKED)] if evicted else [])
     node.table.evict(CHAIN.label, epoch, REVOKED)
     assert len(holder.taken) == evicted
@@ -228,7 +228,7 @@ def test_a_suspended_tunnel_is_evicted_too(node: Node) -> None:
     node.table.suspend(tunnel)
     node.table.evict(CHAIN.label, 1, REVOKED)
     node.table.resume(tunnel)
-    assert node.table.live(CHAIN.label) is None
+    assert node.tunnels.live(CHAIN.label) is None
     assert holder.taken == [(tunnel, REVOKED)]
 
 
@@ -251,7 +251,7 @@ def test_a_quota_of_nought_is_none(node: Node) -> None:
     holder = FakeHolder(max_tunnels=0)
     for chain in (CHAIN, OTHER, THIRD):
         node.claim(holder, chain=chain)
-    assert len(node.table) == 3
+    assert len(node.tunnels) == 3
 
 
 def test_taking_over_its_own_tunnel_costs_a_token_nothing(node: Node) -> None:
@@ -260,7 +260,7 @@ def test_taking_over_its_own_tunnel_costs_a_token_nothing(node: Node) -> None:
     assert node.claim(FakeHolder("t1", max_tunnels=1), 2).live
     node.claim(FakeHolder("t2", max_tunnels=1), chain=OTHER)
     assert node.refused(FakeHolder("t2", max_tunnels=1), 3).code == FAILURE_CODE_QUOTA
-    assert len(node.table) == 2
+    assert len(node.tunnels) == 2
 
 
 def test_a_quota_that_was_used_up_meanwhile_ends_a_suspended_tunnel(node: Node) -> None:
@@ -272,8 +272,8 @@ def test_a_quota_that_was_used_up_meanwhile_ends_a_suspended_tunnel(node: Node) 
     with pytest.raises(Refused) as caught:
         node.table.resume(tunnel)
     assert caught.value.code == FAILURE_CODE_QUOTA
-    other = node.table.live(OTHER.label)
+    other = node.tunnels.live(OTHER.label)
     assert other is not None
     node.table.release(other)
     node.table.resume(tunnel)
-    assert node.table.live(CHAIN.label) is None
+    assert node.tunnels.live(CHAIN.label) is None

@@ -95,7 +95,7 @@ async def test_a_lost_port_ends_a_tunnel_that_comes_back(clock: ManualClock, fre
     with socket.create_server(("127.0.0.1", tunnel.raw.port)), pytest.raises(Refused) as caught:
         node.table.resume(tunnel)
     assert caught.value.code == FAILURE_CODE_PORTS
-    assert node.table.live(CHAIN.label) is None
+    assert node.tunnels.live(CHAIN.label) is None
     assert node.account.held == 0
 
 
@@ -108,7 +108,7 @@ async def test_a_range_that_is_used_up_refuses_the_claim(clock: ManualClock, fre
     refusal = node.refused(FakeHolder("t3"), 2, unencrypted=True)
     assert refusal.code == FAILURE_CODE_PORTS
     assert "--raw-ports" in refusal.message
-    assert node.table.live(CHAIN.label) is before
+    assert node.tunnels.live(CHAIN.label) is before
     assert holder.taken == []
     node.table.release(full)
 
@@ -147,17 +147,17 @@ def test_a_holder_that_returns_too_late_has_lost_its_label(node: Node) -> None:
     with pytest.raises(Refused) as refusal:
         node.table.resume(tunnel)
     assert refusal.value.code == FAILURE_CODE_EPOCH
-    assert node.table.epoch(CHAIN.label) == 0
+    assert node.tunnels.epoch(CHAIN.label) == 0
 
 
 def test_a_holder_that_returns_in_time_keeps_its_epoch(node: Node) -> None:
     """The epoch known of this node itself is no reason against it."""
     tunnel = node.claim(FakeHolder(), 1)
     node.table.suspend(tunnel)
-    assert node.table.epoch(CHAIN.label) == 1
+    assert node.tunnels.epoch(CHAIN.label) == 1
     node.known_epochs[CHAIN.label] = 1
     node.table.resume(tunnel)
-    assert node.table.live(CHAIN.label) is tunnel
+    assert node.tunnels.live(CHAIN.label) is tunnel
 
 
 def test_a_token_that_makes_proofs_up_is_told_to_wait(node: Node, clock: ManualClock) -> None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from portway_proto.wire.frames import Opening
-from portway_proto.wire.labels import Epoch, Label
-from portway_relay.routing.tunnel import Tunnel, short
+from portway_proto.wire.labels import Epoch, Label, short_label
+from portway_relay.routing.tunnel import Tunnel
 
 LABEL = Label("k5zq2w7b3xav6mdy")
 
@@ -57,6 +57,6 @@ def test_tunnels_are_told_apart_by_identity() -> None:
 
 def test_secrets_are_not_shown() -> None:
     """Logs get a label's beginning; a tunnel that is printed by accident shows neither label nor proof."""
-    assert short(LABEL) == "k5zq…"
+    assert short_label(LABEL) == "k5zq…"
     assert LABEL not in repr(tunnel())
     assert "proof" not in repr(tunnel())

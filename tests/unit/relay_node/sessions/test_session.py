@@ -60,7 +60,7 @@ async def test_a_breach_of_the_protocol_ends_the_lane_and_not_the_session(
     assert node.sessions.away == 1, "what follows on the lane is not read"
     again = node.attach(resume=client.welcome)
     assert again.welcome.resumed
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
 
 
 @pytest.mark.parametrize(("frame_type", "payload"), BREACHES)

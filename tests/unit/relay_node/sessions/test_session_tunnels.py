@@ -30,7 +30,7 @@ async def test_bind_gives_the_tunnels_address(node: NodeSessions, chain: Chain) 
     bound = node.attach().bind(chain)
     assert (bound.host, bound.port) == (f"{chain.label}.fra.example.com", 443)
     assert (bound.unencrypted_host, bound.unencrypted_port, bound.ticket) == ("", 0, b"")
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is not None
     assert (tunnel.holder.tenant, tunnel.h2_enabled) == ("acme", False)
 
@@ -40,7 +40,7 @@ async def test_an_unencrypted_tunnel_has_a_raw_port_beside_it(node: NodeSessions
     bound = node.attach().bind(chain, unencrypted=True)
     assert bound.host == f"{chain.label}.fra.example.com"
     assert bound.unencrypted_host == "raw.example.com"
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is not None
     assert tunnel.raw is not None
     assert tunnel.raw.port == bound.unencrypted_port
@@ -53,7 +53,7 @@ async def test_options_reach_the_table(node: NodeSessions, chain: Chain) -> None
     client = node.attach()
     client.ask(chain, h2_enabled=True)
     client.bound()
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is not None
     assert tunnel.h2_enabled
 
@@ -84,7 +84,7 @@ async def test_h2_and_unencrypted_exclude_each_other(node: NodeSessions, chain: 
     client = node.attach()
     client.ask(chain, h2_enabled=True, unencrypted=True)
     assert client.refused().code == FAILURE_CODE_INVALID
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
 
 
 async def test_a_bind_without_proof_is_refused(node: NodeSessions, chain: Chain) -> None:
@@ -94,7 +94,7 @@ async def test_a_bind_without_proof_is_refused(node: NodeSessions, chain: Chain)
     assert client.refused().code == FAILURE_CODE_PROOF
     client.ask(chain, 1, proof=b"")
     assert client.refused().code == FAILURE_CODE_PROOF
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
     client.bind(chain)
 
 
@@ -122,7 +122,7 @@ async def test_a_session_may_raise_the_epoch_of_its_own_tunnel(node: NodeSession
     client.bind(chain)
     client.bind(chain, 2)
     assert not client.lane.said
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is not None
     assert tunnel.epoch == 2
     assert client.session.tunnels == {chain.label: tunnel}
@@ -138,7 +138,7 @@ async def test_an_equal_or_lower_epoch_of_another_session_is_refused(
     other.ask(chain, epoch)
     assert other.refused().code == FAILURE_CODE_EPOCH
     assert not holder.lane.said
-    assert node.table.live(chain.label) is holder.session.tunnels[chain.label]
+    assert node.tunnels.live(chain.label) is holder.session.tunnels[chain.label]
     assert not other.session.tunnels
 
 
@@ -152,7 +152,7 @@ async def test_a_higher_epoch_takes_the_label_at_once(node: NodeSessions, chain:
     assert not holder.session.tunnels
     holder.unbind(chain)
     holder.leave()
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is other.session.tunnels[chain.label]
 
 
@@ -165,7 +165,7 @@ async def test_unbind_is_not_answered(node: NodeSessions, chain: Chain) -> None:
     client.unbind(new_chain())
     assert not client.lane.said
     assert not client.lane.closed
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
     assert node.announced.news[-2:] == [("withdrawn", chain.label, 1), ("closed", chain.label, 1)]
 
 
@@ -174,7 +174,7 @@ async def test_nobody_unbinds_for_somebody_else(node: NodeSessions, chain: Chain
     holder, other = node.attach(), node.attach()
     holder.bind(chain)
     other.unbind(chain)
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
 
 
 async def test_the_tokens_quota_holds_over_all_its_sessions(node: NodeSessions) -> None:
@@ -233,7 +233,7 @@ async def test_a_range_of_raw_ports_that_is_used_up_is_told(make_node: MakeNode,
     assert failure.code == FAILURE_CODE_PORTS
     assert node.region.rooms_asked == 1
     assert "--raw-ports" in failure.message
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
 
 
 async def test_the_registry_can_take_a_tunnel_back(node: NodeSessions, chain: Chain) -> None:
@@ -245,7 +245,7 @@ async def test_the_registry_can_take_a_tunnel_back(node: NodeSessions, chain: Ch
     node.table.evict(chain.label, 2, QUOTA)
     assert client.lane.take(Unbound).failure == QUOTA
     assert not client.session.tunnels
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
 
 
 async def test_what_was_taken_while_the_client_was_away_is_told_when_it_is_back(
@@ -302,7 +302,7 @@ async def test_a_client_that_leaves_says_where_its_tunnels_are(node: NodeSession
         assert asking.lane.failed is None
     client.bind(chain, 3)
     assert node.moved == [(chain.label, 1, "fra-2", 2, chain.proof(2))]
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
 
 
 async def test_a_client_says_where_a_tunnel_is_that_was_taken_from_it(node: NodeSessions, chain: Chain) -> None:

@@ -53,10 +53,10 @@ async def test_bound_waits_until_siblings_listen(
     node: NodeSessions, chain: Chain, ears: "asyncio.Future[None]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tunnel is there at once, and announced: only its client hears of it later."""
-    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_WITHIN", 30.0)
+    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_TIME", 30.0)
     client = node.attach()
     client.ask(chain, unencrypted=True)
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
     await asyncio.sleep(0)
     assert not client.lane.said
     ears.set_result(None)
@@ -102,7 +102,7 @@ async def test_what_was_closed_meanwhile_is_not_answered(
     ears.set_result(None)
     await node.addresses.close()
     assert not client.lane.said
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
     assert node.raw_ports.account.held == 0
 
 
@@ -212,7 +212,7 @@ async def test_a_client_that_left_while_it_waited_has_nothing(node: NodeSessions
     client.ask(chain, unencrypted=True)
     client.leave()
     await node.addresses.close()
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
 
 
 async def test_waiting_requests_count_as_tunnels(make_node: MakeNode) -> None:

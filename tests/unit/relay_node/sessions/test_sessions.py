@@ -129,7 +129,7 @@ async def test_a_client_that_comes_back_goes_on_with_its_session(node: NodeSessi
     node.park(client.welcome)
     client.lose()
     assert node.sessions.away == 1
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
     again = node.attach(resume=client.welcome)
     assert again.welcome.resumed
     assert again.session is client.session
@@ -138,7 +138,7 @@ async def test_a_client_that_comes_back_goes_on_with_its_session(node: NodeSessi
         client.welcome.session_secret,
     )
     assert node.sessions.away == 0
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is not None
     assert tunnel.epoch == 1
     assert node.announced.news == [
@@ -159,7 +159,7 @@ async def test_who_comes_back_while_the_old_connection_seems_alive_takes_over(no
     assert client.lane.closed
     client.unbind(chain)
     client.lose()
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
     assert node.sessions.away == 0
     assert node.carrier.pools[0].control is again.lane
 
@@ -175,7 +175,7 @@ async def test_a_wrong_secret_begins_a_new_session(node: NodeSessions, chain: Ch
     assert other.welcome.session_id != client.welcome.session_id
     assert other.welcome.session_secret != right
     assert not client.lane.closed
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
 
 
 async def test_a_session_of_another_token_is_not_resumed(node: NodeSessions, chain: Chain) -> None:
@@ -186,7 +186,7 @@ async def test_a_session_of_another_token_is_not_resumed(node: NodeSessions, cha
     other = node.attach(node.grant("t2"), resume=client.welcome)
     assert not other.welcome.resumed
     assert other.session is not client.session
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
 
 
 async def test_a_session_is_judged_by_the_grant_that_was_shown_last(node: NodeSessions) -> None:
@@ -230,7 +230,7 @@ async def test_a_client_that_was_asked_to_leave_takes_its_tunnels_along(node: No
     client.bind(chain)
     node.sessions.ask_to_leave("this node is stopping")
     client.leave()
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
     assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
 
 
@@ -259,7 +259,7 @@ async def test_a_session_that_came_back_is_not_given_up(make_node: MakeNode, cha
     gone.lose()
     await until(lambda: len(node.sessions) == 1)
     assert not again.lane.closed
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
 
 
 async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, chain: Chain) -> None:
@@ -268,7 +268,7 @@ async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, chain: C
     client.bind(chain)
     client.leave()
     assert len(node.sessions) == 0
-    assert node.table.live(chain.label) is None
+    assert node.tunnels.live(chain.label) is None
     assert node.announced.news[-2:] == [("withdrawn", chain.label, 1), ("closed", chain.label, 1)]
     assert client.lane.closed
     assert client.lane.failed is None
@@ -284,7 +284,7 @@ async def test_visits_of_a_tunnel_that_was_closed_may_finish_for_a_while(make_no
     client = node.attach()
     client.bind(chain)
     visit = FakeVisit()
-    tunnel = node.table.live(chain.label)
+    tunnel = node.tunnels.live(chain.label)
     assert tunnel is not None
     tunnel.visits.add(visit)
     client.unbind(chain)
@@ -305,7 +305,7 @@ async def test_revoking_a_token_ends_its_sessions_and_no_other(node: NodeSession
     assert other.lane.failed is None
     assert len(node.sessions) == 1
     assert node.sessions.away == 0
-    assert [tunnel.label for tunnel in node.table.all_live()] == [chains[2].label]
+    assert [tunnel.label for tunnel in node.tunnels.all_live()] == [chains[2].label]
     assert [pool.closed for pool in node.carrier.pools] == [True, True, False]
 
 
@@ -327,7 +327,7 @@ async def test_a_node_that_stops_asks_its_clients_to_leave(node: NodeSessions, c
     node.sessions.ask_to_leave("this node is stopping")
     assert client.lane.take(Goaway).failure.code == FAILURE_CODE_SHUTDOWN
     assert not client.lane.closed
-    assert node.table.live(chain.label) is not None
+    assert node.tunnels.live(chain.label) is not None
     assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_SHUTDOWN
     node.park(client.welcome)
     client.bind(chain, 2)
@@ -378,7 +378,7 @@ async def test_a_node_that_has_stopped_tells_who_is_left(node: NodeSessions, cha
     assert client.lane.failed is not None
     assert client.lane.failed.code == FAILURE_CODE_SHUTDOWN
     assert len(node.sessions) == 0
-    assert len(node.table) == 0
+    assert len(node.tunnels) == 0
     assert node.raw_ports.account.held == 0
     assert node.carrier.pools[0].closed
     client.lose()

@@ -90,7 +90,7 @@ class RunningNode:
             node = Node(
                 self.config, on_failure=self._cluster.failed, wall_clock=lambda: time.time() + self._clock_ahead
             )
-            carrier: Any = node._carrier
+            carrier: Any = node._base.carrier
             carrier.connect = self.dials(carrier.connect)
             await node.start()
             self._node = node
@@ -111,18 +111,16 @@ class RunningNode:
             return
 
         async def kill() -> None:
-            await node._link._tasks.close()
-            for peer in node._peers._peers.values():
+            await node._stream._tasks.close()
+            for peer in node._routing.peers._peers.values():
                 peer.control._keeper.cancel()
                 if peer.control._lane is not None:
                     peer.control._lane.abort()
-            await node._public_port.close()
-            node._raw_ports.close()
-            await node._carrier.close()
+            await node._serving.public_port.close()
+            node._raw.sockets.close()
+            await node._base.carrier.close()
             # Nobody hears of this: it lets go of what this process holds, and waits for nobody.
-            node.config = dataclasses.replace(
-                node.config, limits=dataclasses.replace(node.config.limits, stop_grace=0.0)
-            )
+            node._lifecycle.grace = 0.0
             await node.stop()
 
         self._cluster.run(kill)
@@ -132,7 +130,7 @@ class RunningNode:
         and is not replaced by the next."""
 
         async def dial_no_more() -> None:
-            self.node._peers._peers[peer].control._keeper.cancel()
+            self.node._routing.peers._peers[peer].control._keeper.cancel()
 
         self._cluster.run(dial_no_more)
 

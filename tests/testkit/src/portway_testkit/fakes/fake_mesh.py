@@ -27,8 +27,11 @@ from portway_proto.v1.mesh_pb2_grpc import MeshServicer, add_MeshServicer_to_ser
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.registry_link.outbox import Announcements
-from portway_relay.registry_link.stream import RegistryLink
+from portway_relay.registry_link.calls import RegistryCalls
+from portway_relay.registry_link.label_questions import LabelQuestions
+from portway_relay.registry_link.outbox import Outbox
+from portway_relay.registry_link.stream import RegistryStream
+from portway_relay.routing.tunnel import HomeNode
 from portway_runtime import clocks as clock
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint
@@ -133,14 +136,14 @@ class FakeMesh(MeshServicer):
         outbox.put_nowait(None)
 
 
-class FakeNews:
-    """Who is told what the registry says."""
+class FakeEvents:
+    """Remembers what the registry says."""
 
     def __init__(self) -> None:
         self.messages: list[RegistryMessage] = []
         self.away: list[bool] = []
 
-    def heard(self, message: RegistryMessage) -> None:
+    def received(self, message: RegistryMessage) -> None:
         self.messages.append(message)
 
     def registry_away(self, away: bool) -> None:
@@ -222,22 +225,30 @@ class NodeEnd:
     """A node's link, and what is around it."""
 
     def __init__(self, registries: tuple[Endpoint, ...], certified: Certified) -> None:
-        self.news = FakeNews()
-        self.announcements = Announcements("relay-1", "fra", "fra.example.com")
+        self.events = FakeEvents()
+        self.outbox = Outbox(HomeNode("relay-1", "fra", "fra.example.com").describe)
+        self.calls = RegistryCalls()
         self.info = NodeInfo(name="relay-1", region="fra", state=NODE_STATE_READY, sessions=3, tunnels=2, visits=1)
         self.live: list[Any] = []
         self.failures: list[BaseException] = []
-        self.link = RegistryLink(
+        self.questions = LabelQuestions(self.calls, clock.monotonic, on_failure=self.failures.append)
+        self.stream = RegistryStream(
             registries,
             certified.loaded,
             lambda: self.info,
             lambda: self.live,
-            self.announcements,
-            self.news,
+            self.outbox,
+            self.calls,
+            self.events,
             clock=clock.monotonic,
             wall_clock=clock.wall_clock,
             on_failure=self.failures.append,
         )
+
+    async def close(self) -> None:
+        """As the node's closing stack does it."""
+        await self.questions.close()
+        await self.stream.close()
 
 
 @pytest.fixture
@@ -248,12 +259,12 @@ async def node(certified: Certified) -> AsyncIterator[Callable[..., NodeEnd]]:
     def make(*registries: Served) -> NodeEnd:
         end = NodeEnd(tuple(served.endpoint for served in registries), certified)
         made.append(end)
-        end.link.start()
+        end.stream.start()
         return end
 
     yield make
     for end in made:
-        await end.link.close()
+        await end.close()
         assert not end.failures
 
 

@@ -109,6 +109,18 @@ class FakeHolder:
 
 
 @dataclass
+class FakeFinder:
+    """Says where else a label is, as a test has it."""
+
+    asked: list[tuple[str, str, object, bool]]
+    places: list[Any]
+
+    async def find_elsewhere(self, label: str, region: str, *, not_at: object, denied: bool) -> Any:
+        self.asked.append((label, region, not_at, denied))
+        return self.places.pop(0) if self.places else None
+
+
+@dataclass
 class Node:
     """Visits and all that is around them."""
 
@@ -142,13 +154,10 @@ async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
     asked: list[tuple[str, str, object, bool]] = []
     places: list[Any] = []
 
-    async def elsewhere(label: str, region: str, not_at: object, gone: bool) -> Any:
-        asked.append((label, region, not_at, gone))
-        return places.pop(0) if places else None
-
+    finder: Any = FakeFinder(asked, places)
     visits = Visits(
         carrier,
-        elsewhere,
+        finder,
         first_bytes_time=2.0,
         on_failure=failures.append,
     )

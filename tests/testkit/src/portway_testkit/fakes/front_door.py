@@ -19,8 +19,9 @@ from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.wire.labels import Epoch, Label
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
+from portway_relay.net.node_address import NodeAddress
+from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
-from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 
@@ -74,6 +75,9 @@ class Around:
         self.asked.append((label, region))
         return await self.found[label] if label in self.found else None
 
+    async def find_elsewhere(self, label: str, region: str, *, not_at: Destination, denied: bool) -> Tunnel | None:
+        raise AssertionError("visits ask it, not who takes connections")
+
     def visitor(self, sock: socket.socket, peer: Endpoint, to: Destination, region: str, tls: ServerTls) -> None:
         self.visitors.append((peer, to, region, tls.alpn))
         if self.fails:
@@ -122,6 +126,7 @@ async def open_front(
         config = node_config(**changes)
         front = PublicPort(
             config,
+            NodeAddress(config),
             around.carrier,
             lambda: around,  # type: ignore[return-value, arg-type]
             around,
@@ -142,7 +147,7 @@ async def open_front(
 
 async def answer(front: PublicPort, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
     """All that comes back for these bytes until the end; a reset would be an error."""
-    reader, writer = await asyncio.open_connection(host, front.address.port)
+    reader, writer = await asyncio.open_connection(host, front.address.listening.port)
     writer.write(sent)
     received = await reader.read()
     writer.close()
@@ -156,7 +161,9 @@ async def visit(front: PublicPort, authority: trustme.CA, *alpn: str, name: str 
     authority.configure_trust(context)
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    reader, writer = await asyncio.open_connection("127.0.0.1", front.address.port, ssl=context, server_hostname=name)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", front.address.listening.port, ssl=context, server_hostname=name
+    )
     received = await reader.read()
     chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
     writer.close()

@@ -26,10 +26,10 @@ class KnownRoutes:
             "here",
             self.pools.get,
             lambda label: self.held.get(label, 0),
-            lambda label, epoch: self.superseded.append((label, epoch)),
             self.proofs,
             clock,
         )
+        self.routes.subscribe(lambda label, epoch: self.superseded.append((label, epoch)))
 
     def learn(self, node: str, epoch: int, chain: Chain = CHAIN, **changes: Any) -> bool:
         """Whether it was believed."""
@@ -44,7 +44,7 @@ class KnownRoutes:
         tunnel: Any = SimpleNamespace(label=LABEL, epoch=held, h2_enabled=True, holder=SimpleNamespace(token_id="t1"))
         self.routes.client_moved(tunnel, node, epoch, CHAIN.proof(epoch) if proof is None else proof)
         self.held.clear()
-        self.routes._had[LABEL] = held
+        self.routes._own_epochs[LABEL] = held
         return self.at() == (node, epoch)
 
     def at(self) -> tuple[str, int] | None:

@@ -36,17 +36,16 @@ class Around:
         self.asked_also: list[str | None] = []
         self.answer = asyncio.Event()
         self.answer.set()
-        self.routes = Routes(
-            "here", self.pools.get, lambda label: 0, self.superseded, Proofs(1_000, 5_000, clock), clock
-        )
-        table: Any = self
+        self.routes = Routes("here", self.pools.get, lambda label: 0, Proofs(1_000, 5_000, clock), clock)
+        self.routes.subscribe(self.superseded)
+        tunnels: Any = self
         self.lookup = Lookup(
             "fra",
-            table,
+            tunnels,
             self.routes,
             self,
             self.resolve,
-            a_second=3,
+            rate=3,
             time_limit=0.05,
             clock=clock,
             on_failure=failures.append,
@@ -57,7 +56,7 @@ class Around:
         if held is not None and held.epoch <= epoch:
             del self.tunnels[label]
 
-    # The table's, the mesh's, the registry's.
+    # The tunnels', the mesh's, the registry's.
 
     def live(self, label: str) -> Any:
         return self.tunnels.get(label)
@@ -93,8 +92,8 @@ class Around:
         found: Any = await self.lookup.find(label, "fra")
         return found if found is None or isinstance(found, str) else (found.node, found.epoch)
 
-    async def elsewhere(self, not_at: Any, *, gone: bool = True) -> tuple[str, int] | None:
-        found: Any = await self.lookup.elsewhere(LABEL, "fra", not_at=not_at, gone=gone)
+    async def elsewhere(self, not_at: Any, *, denied: bool = True) -> tuple[str, int] | None:
+        found: Any = await self.lookup.find_elsewhere(LABEL, "fra", not_at=not_at, denied=denied)
         return None if found is None else (found.node, found.epoch)
 
 

@@ -33,20 +33,23 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.labels import Chain
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
+from portway_relay.net.node_address import PublicAddress
 from portway_relay.raw_ports.region_addresses import RegionAddresses
+from portway_relay.raw_ports.sibling_ports import SiblingClaims
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.table import TunnelTable
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel
 from portway_relay.sessions.grants import GrantVerifier
 from portway_relay.sessions.session import Session
-from portway_relay.sessions.session_tunnels import PublicAddress, SessionContext
+from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.raw_ports import own_ports
+from portway_testkit.fakes.tunnel_table import KnownEpochs
 
 M = TypeVar("M", bound=Message)
 
@@ -280,19 +283,21 @@ class NodeSessions:
             account,
             self.region,
             self.region,
-            lambda port: False,
+            SiblingClaims(rest=config.limits.port_rest, clock=clock),
             self.region.resolve,
             on_failure=self.region.failures.append,
         )
+        self.tunnels = HeldTunnels()
         self.table = TunnelTable(
+            self.tunnels,
+            KnownEpochs(),
             self.raw_ports,
             self.announced,
-            known_epoch=lambda label: 0,
             proofs=Proofs(1_000_000, 1_000_000, clock),
             max_visits=10,
             clock=clock,
         )
-        self.tickets = Tickets(lambda: certificates.loaded, config.region, clock)
+        self.tickets = Tickets(certificates.current, config.region, clock)
         self.sessions = Sessions(
             config,
             self.carrier,  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from portway_relay.errors import Refused
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.table import TunnelTable
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel
 
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.raw_ports import own_ports
@@ -63,6 +63,20 @@ class Announced:
         self.all.append(("closed", tunnel.label, tunnel.epoch))
 
 
+class KnownEpochs:
+    """The routes, as far as a table asks them: the highest known epochs, by label."""
+
+    def __init__(self) -> None:
+        self.by_label: dict[str, int] = {}
+        self.superseded: Callable[[str, int], None] | None = None
+
+    def epoch(self, label: str) -> int:
+        return self.by_label.get(label, 0)
+
+    def subscribe(self, superseded: Callable[[str, int], None]) -> None:
+        self.superseded = superseded
+
+
 class Node:
     """A table with everything around it."""
 
@@ -70,11 +84,14 @@ class Node:
         self.announced = Announced()
         self.account = own_ports(ports, clock)
         raw = RawPorts("127.0.0.1", self.account, lambda label, sock, peer: sock.close())
-        self.known_epochs: dict[str, int] = {}
+        self.routes = KnownEpochs()
+        self.known_epochs: dict[str, int] = self.routes.by_label
+        self.tunnels = HeldTunnels()
         self.table = TunnelTable(
+            self.tunnels,
+            self.routes,
             raw,
             self.announced,
-            known_epoch=lambda label: self.known_epochs.get(label, 0),
             proofs=Proofs(1_000, 5_000, clock),
             max_visits=3,
             clock=clock,
@@ -94,8 +111,8 @@ class Node:
         return caught.value
 
     def state(self) -> tuple[object, ...]:
-        live = {tunnel.label: (tunnel, tunnel.raw) for tunnel in self.table.all_live()}
-        return live, len(self.table), self.account.held, self.account.resting, list(self.announced.all)
+        live = {tunnel.label: (tunnel, tunnel.raw) for tunnel in self.tunnels.all_live()}
+        return live, len(self.tunnels), self.account.held, self.account.resting, list(self.announced.all)
 
 
 @pytest.fixture(name="node")

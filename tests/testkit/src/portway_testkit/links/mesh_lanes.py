@@ -6,7 +6,7 @@ Here: such a node on real sockets, and its certificates. Not here: whole nodes (
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -65,7 +65,6 @@ class Node:
             self.carrier,
             lambda: self.loaded,
             self.holds.values,
-            on_refused=lambda: self.inbound_lanes.drop_refused(),
             on_failure=self.failures.append,
         )
         self.inbound_lanes = InboundLanes(
@@ -124,6 +123,16 @@ class Node:
     def hold(self, label: str, node: str = "", epoch: int = 1) -> TunnelInfo:
         self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch, proof=bytes(32))
         return self.holds[label]
+
+    def update_peers(
+        self,
+        nodes: Iterable[NodeInfo],
+        removed: Iterable[str] = (),
+        certified_since: Mapping[str, int] | None = None,
+    ) -> None:
+        """As a node does it with a registry's list."""
+        if self.peers.update(nodes, removed, certified_since):
+            self.inbound_lanes.drop_refused()
 
     def drop_lanes(self) -> None:
         for lane in self.inbound_lanes:

@@ -22,7 +22,10 @@ def connected(cluster: Cluster) -> bool:
     async def up() -> bool:
         nodes = [running.node for running in cluster.nodes.values()]
         return all(
-            other.config.name in node._inbound_lanes.connected for node in nodes for other in nodes if other is not node
+            other.config.name in node._serving.inbound_lanes.connected
+            for node in nodes
+            for other in nodes
+            if other is not node
         )
 
     return cluster.run(up)

@@ -68,7 +68,7 @@ def home_of(cluster: Cluster, tunnel: Tunnel) -> str:
     async def live() -> list[str]:
         label = label_of(tunnel)
         running = cluster.nodes.items()
-        return [name for name, one in running if one.runs and one.node._table.live(label) is not None]
+        return [name for name, one in running if one.runs and one.node._routing.tunnels.live(label) is not None]
 
     return next(iter(cluster.run(live)), "")
 
