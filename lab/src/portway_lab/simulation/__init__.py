@@ -1,5 +1,6 @@
-"""What scripts/simulate is made of: a map with clients and nodes on it, driven by the registry's own placement.
+"""A mesh of thousands of nodes and a million tunnels on a map, simulated in one process with the code that decides.
 
-Nothing here opens a socket. What is modelled (the Internet between two points, how wrong GeoIP is, how long tunnels are
-open) is in geography.py, paths.py, clients.py and assumptions.py; what is decided comes from the sources themselves.
+No socket is opened. The world is modelled (geography.py, paths.py, clients.py, assumptions.py): the Internet between
+two points, the errors of GeoIP, the lifetime of tunnels. Every decision is made by the code of client,
+node and registry.
 """

@@ -1,7 +1,7 @@
-"""Clients that come: Locate, the race, a session. What each ended up with is kept: figures, and the next loss, need it.
+"""Arriving clients: Locate, the race, a session. Each result is recorded, for the figures and for a region's death.
 
-Second by second, so that nodes' counts are as old when a client is sent somewhere as they are in a registry. Not here:
-clients that lose their node (region_death.py).
+Time advances in seconds, so that the counts of nodes that placement uses are as old as they are in a registry. Not
+here: clients that lose their node (region_death.py).
 """
 
 import random
@@ -20,27 +20,29 @@ from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.learning import Learning
 from portway_lab.simulation.paths import Paths, seconds
 
-NOBODY = 0xFFFF_FFFF
+NO_NODE = 0xFFFF_FFFF
 
 
 @dataclass(slots=True)
 class Sessions:
-    """A column for each fact, a row for each session; times in milliseconds of round trip."""
+    """A column for each property, a row for each session; times are round trips in milliseconds."""
 
     prefix: "array[int]" = field(default_factory=lambda: array("I"))
     node: "array[int]" = field(default_factory=lambda: array("I"))
     first: "array[float]" = field(default_factory=lambda: array("f"))  # to the first candidate
     got: "array[float]" = field(default_factory=lambda: array("f"))  # to the node that won
-    best: "array[float]" = field(default_factory=lambda: array("f"))  # to the best of all
-    known: "array[int]" = field(default_factory=lambda: array("I"))  # CANDIDATES a session, filled up with NOBODY
+    best: "array[float]" = field(default_factory=lambda: array("f"))  # to the nearest region
+    known: "array[int]" = field(
+        default_factory=lambda: array("I")
+    )  # CANDIDATES entries for each session, padded with NO_NODE
 
     def __len__(self) -> int:
         return len(self.node)
 
     def candidates(self, session: int) -> list[int]:
-        """Whom the client was told of, in order."""
+        """The candidates that the client got, in order."""
         start = session * CANDIDATES
-        return [node for node in self.known[start : start + CANDIDATES] if node != NOBODY]
+        return [node for node in self.known[start : start + CANDIDATES] if node != NO_NODE]
 
     def add(self, prefix: int, node: int, first: float, got: float, best: float, known: Sequence[int]) -> None:
         self.prefix.append(prefix)
@@ -49,10 +51,10 @@ class Sessions:
         self.got.append(got)
         self.best.append(best)
         self.known.extend(known)
-        self.known.extend([NOBODY] * (CANDIDATES - len(known)))
+        self.known.extend([NO_NODE] * (CANDIDATES - len(known)))
 
     def end_one(self, index: int) -> int:
-        """The session goes, the last one takes its row; the node it was at."""
+        """Remove a session; the last one takes its row. Returns the node that it was at."""
         node = self.node[index]
         for numbers in (self.prefix, self.node):
             numbers[index] = numbers[-1]
@@ -67,7 +69,7 @@ class Sessions:
 
 
 class Arrivals:
-    """Brings clients to a fleet. `refused` counts those whom no candidate took."""
+    """Lets clients attach to a fleet. `refused` counts clients that no candidate accepted."""
 
     def __init__(
         self, fleet: Fleet, prefixes: Sequence[Prefix], paths: Paths, learning: Learning, rng: random.Random
@@ -82,15 +84,18 @@ class Arrivals:
         self.second = 0
 
     def fill(self, count: int, over: int) -> None:
-        """So many clients, evenly over so many seconds."""
+        """`count` clients, evenly over `over` seconds."""
         for i in range(over):
             self._second(count * (i + 1) // over - count * i // over)
 
-    def churn(self, a_second: float, over: int) -> list[Counter[int]]:
-        """So many come a second, and as many go, whichever; whom they came to, by second."""
+    def churn(self, per_second: float, over: int) -> list[Counter[int]]:
+        """`per_second` clients arrive each second and as many random ones leave, for `over` seconds.
+
+        Returns for each second how many arrived at each node.
+        """
         due, came = 0.0, []
         for _ in range(over):
-            due += a_second
+            due += per_second
             for _ in range(int(due)):
                 self._fleet.detach(self.sessions.end_one(self._rng.randrange(len(self.sessions))))
             came.append(Counter(self._second(int(due))))
@@ -113,12 +118,12 @@ class Arrivals:
         prefix = self._prefixes[number]
         fleet, learning = self._fleet, self._learning
         replica = learning.replica()
-        told = fleet.candidates(prefix.guess, learning.learned(replica, prefix))
-        known = [fleet.by_name[ranked.node.name] for ranked in told]
+        ranked = fleet.candidates(prefix.guess, learning.learned(replica, prefix))
+        known = [fleet.by_name[one.node.name] for one in ranked]
         row = self._paths.row(number)
         measured: list[RoundTrip] = []
         node = self._attach(known, row, measured)
-        learning.raced(replica, prefix, told, measured)
+        learning.raced(replica, prefix, ranked, measured)
         if node is None:
             self.refused += 1
             return None
@@ -127,7 +132,8 @@ class Arrivals:
         return node
 
     def _attach(self, known: Sequence[int], row: "array[float]", measured: list[RoundTrip]) -> int | None:
-        """Who wins the race and takes the session; and what the race has measured, as the client does."""
+        """The node that wins the race and accepts the session, None if none does; `measured` gets the race's round
+        trips."""
         nodes, rng = self._fleet.nodes, self._rng
         dialled: list[tuple[int, float, DialEnd]] = []
 

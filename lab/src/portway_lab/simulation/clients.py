@@ -1,7 +1,7 @@
-"""Who opens tunnels: prefixes with one true position, and what GeoIP makes of each.
+"""Where clients are: prefixes with a true position, and the position that GeoIP gives each.
 
-The registry sees the table's position; the truth is drawn around it by the errors that assumptions.py names. A prefix
-errs as a whole, as its entry in the table does. Not here: what its round trips are (paths.py).
+The registry sees the position of the table; the true one is drawn around it by the errors in assumptions.py. The error
+is one of the whole prefix, as the entry in the table is. Not here: round trips (paths.py).
 """
 
 import math
@@ -35,7 +35,7 @@ _AFRICA: Final = (
     "AO BF BI BJ BW CD CF CG CI CM CV DJ DZ EG EH ER ET GA GH GM GN GQ GW KE KM LR LS LY MA MG ML MR MU MW MZ NA NE NG "
     "RE RW SC SD SL SN SO SS ST SZ TD TG TN TZ UG YT ZA ZM ZW"
 )
-# Europe without its east beyond the EU, North America, Oceania's two large ones.
+# Europe without its east outside the EU, North America, Australia and New Zealand.
 _WELL_MAPPED: Final = (
     "AD AT AU BE BG CA CH CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT JE LI LT LU LV MC MT NL NO NZ PL PT RO SE SI SK "
     "SM US VA"
@@ -53,7 +53,8 @@ class Located(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """`guess` is what the registry's locator says; `network` numbers its place and its way out of there."""
+    """`guess` is the position by the registry's locator; `network` is a number for its place and its routes from
+    there."""
 
     number: int
     network: int
@@ -64,7 +65,7 @@ class Prefix:
 
 
 def draw_prefixes(places: Sequence[Place], clients: int, rng: random.Random) -> list[Prefix]:
-    """Enough for so many clients, by the places' weights."""
+    """Draw enough prefixes for `clients` clients, by the weights of the places."""
     count = max(1, clients // CLIENTS_PER_PREFIX)
     cumulative = list(accumulate(place.weight for place in places))
     chosen = rng.choices(range(len(places)), cum_weights=cumulative, k=count)
@@ -76,7 +77,7 @@ def draw_prefixes(places: Sequence[Place], clients: int, rng: random.Random) -> 
 
 
 def misplaced_share(country: str) -> float:
-    """How much of what GeoIP says of a country is in the wrong place."""
+    """The share of a country's prefixes that GeoIP puts in the wrong place."""
     if country in _AFRICA.split():
         return MISPLACED_AFRICA
     return MISPLACED_WELL_MAPPED if country in _WELL_MAPPED.split() else MISPLACED_ELSEWHERE
@@ -100,13 +101,13 @@ def _draw(number: int, places: Sequence[Place], index: int, other: Place, rng: r
 
 
 def _within_cell(cell: Position, rng: random.Random) -> Position:
-    """Anywhere that rounds to these whole degrees."""
+    """A random position that rounds to these whole degrees."""
     latitude = min(90.0, max(-90.0, cell.latitude + rng.uniform(-0.5, 0.5)))
     return Position(latitude, cell.longitude + rng.uniform(-0.5, 0.5), cell.country)
 
 
 def _displaced(start: Position, km: float, bearing: float) -> Position:
-    """So far away along a great circle; no farther than half the globe."""
+    """The position `km` away along a great circle, at most half the globe."""
     arc = min(math.pi, km / EARTH_RADIUS_KM)
     latitude, longitude = math.radians(start.latitude), math.radians(start.longitude)
     sine = math.sin(latitude) * math.cos(arc) + math.cos(latitude) * math.sin(arc) * math.cos(bearing)

@@ -1,8 +1,11 @@
-"""Simulate what no machine here can hold: thousands of nodes on the map of the GeoIP table, a million tunnels, the
-death of a region, and what the registry must carry for it. See docs/simulation.md.
+"""Simulate a large mesh on the map of the GeoIP table: thousands of nodes, a million tunnels, the death of a region.
 
-Here: the order of a run. What each part is, is in simulation/.
+Prints how near to the best node clients attach, how evenly nodes are loaded, how soon the tunnels of the region with
+most sessions (or of --kill) are served again after its death, and the load of the registry. docs/simulation.md explains
+the model and the results.
 """
+
+# Here: the order of a run.
 
 import argparse
 import dataclasses
@@ -28,7 +31,7 @@ from portway_lab.simulation.clients import draw_prefixes
 from portway_lab.simulation.figures import Load, Moved, Newcomer, Placed
 from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.geography import choose_regions, places_of
-from portway_lab.simulation.learning import Learning, Untaught
+from portway_lab.simulation.learning import Learning, NoLearning
 from portway_lab.simulation.paths import Paths
 from portway_lab.simulation.region_death import kill_region
 from portway_lab.simulation.registry_costs import Costs, measure_costs
@@ -46,9 +49,9 @@ _CHURN_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is simulated; `strategy` is the clients' own.
+    """What is simulated; `strategy` is that of the clients.
 
-    `fill`: the share of all nodes' session limits that the tunnels take up; None for the limit nodes have by default.
+    `fill`: the share of all nodes' session limits that the tunnels use; None for the default limit of a node.
     """
 
     nodes: int
@@ -73,7 +76,7 @@ FULL = Plan(nodes=2_000, regions=40, tunnels=1_000_000, replicas=3, seed=1, fill
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Everything that --json writes."""
+    """What --json writes."""
 
     plan: Plan
     placed: Placed
@@ -87,30 +90,30 @@ class Result:
 
 
 def simulate(plan: Plan) -> Result:
-    """One run; the same for the same plan, but for the bytes of measured costs, which hold random ids.
+    """One run. The same plan gives the same result, except the bytes of measured costs, which contain random ids.
 
-    Raises ValueError when the plan cannot be.
+    Raises ValueError when the plan is not possible.
     """
     rng = random.Random(plan.seed)
-    random.seed(plan.seed)  # the client's pauses take the module's own generator
+    random.seed(plan.seed)  # the client's pauses use the global generator
     places = places_of(read_table())
     regions = choose_regions(places, plan.regions)
     prefixes = draw_prefixes(places, plan.tunnels, rng)
     paths = Paths(prefixes, regions, plan.seed)
     fleet = Fleet(regions, plan.nodes, max_sessions=plan.max_sessions, rng=rng)
-    learning = (Learning if plan.strategy == "latency" else Untaught)(fleet, plan.replicas, rng)
+    learning = (Learning if plan.strategy == "latency" else NoLearning)(fleet, plan.replicas, rng)
     arrivals = Arrivals(fleet, prefixes, paths, learning, rng)
     arrivals.fill(plan.tunnels, FILL_SECONDS)
     placed = figures.placed(arrivals.sessions, arrivals.refused, prefixes, fleet, RACERS)
     load = figures.load(fleet)
 
-    a_second = plan.tunnels / TUNNEL_LIFE_SECONDS
+    per_second = plan.tunnels / TUNNEL_LIFE_SECONDS
     written, kept_alive = fleet.writes, fleet.keep_alives
-    arrivals.churn(a_second, _CHURN_SECONDS)
+    arrivals.churn(per_second, _CHURN_SECONDS)
     notable = (fleet.writes - written) / (fleet.keep_alives - kept_alive)
     busiest = _region_to_kill(plan.kill, fleet, arrivals.sessions.node)
     joined = fleet.add(busiest)
-    newcomer = figures.newcomer(fleet, joined, arrivals.churn(a_second, _CHURN_SECONDS))
+    newcomer = figures.newcomer(fleet, joined, arrivals.churn(per_second, _CHURN_SECONDS))
 
     infos = [node.live for node in fleet.nodes]
     by_demand = sorted(range(len(regions)), key=lambda region: -regions[region].demand)
@@ -132,7 +135,7 @@ def simulate(plan: Plan) -> Result:
 
 def main() -> int:
     plan, target = _parse(sys.argv[1:])
-    gc.disable()  # looking for cycles among millions of sessions and samples takes a sixth of a run, and finds none
+    gc.disable()  # a collection among millions of objects takes a sixth of a run and finds no cycle
     began = time.monotonic()
     try:
         result = simulate(plan)
@@ -157,19 +160,25 @@ def main() -> int:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Plan, Path | None]:
-    parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate a large mesh on a map.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nodes", type=int, help=f"default {FULL.nodes}")
     parser.add_argument("--regions", type=int, help=f"default {FULL.regions}")
-    parser.add_argument("--tunnels", type=int, help=f"one a session; default {FULL.tunnels}")
+    parser.add_argument("--tunnels", type=int, help=f"one for each session; default {FULL.tunnels}")
     parser.add_argument("--replicas", type=int, help=f"of the registry; default {FULL.replicas}")
     parser.add_argument("--seed", type=int, help=f"default {FULL.seed}")
     parser.add_argument(
-        "--fill", type=float, metavar="SHARE", help="of all sessions that nodes take: 0.8 for a full mesh"
+        "--fill", type=float, metavar="SHARE", help="of the nodes' session limits that is used: 0.8 for a full mesh"
     )
-    parser.add_argument("--kill", metavar="REGION", help="which region dies; by default the one with most sessions")
-    parser.add_argument("--strategy", choices=("latency", "geoip"), help="clients': latency learns; default latency")
-    parser.add_argument("--quick", action="store_true", help="a small mesh, in seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--kill", metavar="REGION", help="the region that dies; by default that with most sessions")
+    parser.add_argument(
+        "--strategy",
+        choices=("latency", "geoip"),
+        help="of the clients: latency learns from races, geoip does not; default latency",
+    )
+    parser.add_argument("--quick", action="store_true", help="a small mesh, which takes seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
     given = parser.parse_args(arguments)
     for name in ("nodes", "regions", "tunnels", "replicas"):
         if getattr(given, name) is not None and getattr(given, name) < 1:

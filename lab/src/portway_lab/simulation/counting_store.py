@@ -1,6 +1,6 @@
-"""A store that counts what etcd would have to do, around one in memory.
+"""A store in memory that counts the work that etcd would have.
 
-Here: the counts, in etcd's terms (writes become transactions by the etcd store's own rule). Not here: who writes what
+Here: the counts, in etcd's terms: writes become transactions as they do in the etcd store. Not here: what is written
 (registry_costs.py).
 """
 
@@ -24,7 +24,8 @@ from portway_registry.store.etcd.messages import transaction, transactions
 
 @dataclass(slots=True)
 class Work:
-    """Of the store. Bytes are those of keys and values, of transactions as etcd is sent them."""
+    """Work of the store. `event_bytes` are keys and values; `written_bytes` are transactions as they are sent to
+    etcd."""
 
     reads: int = 0
     transactions: int = 0
@@ -42,7 +43,7 @@ class Work:
 
 
 class CountingStore:
-    """The Store contract, counted. `called` is called after each call that was counted and each event."""
+    """Counts the calls of the Store contract. `called` is called after each counted call and each event."""
 
     def __init__(self, store: Store, called: Callable[[], None]) -> None:
         self._store = store

@@ -1,7 +1,7 @@
-"""What a run comes to, as values: the same ones for the table and for --json.
+"""The results of a run as values, for the tables and for --json alike.
 
-Here: percentiles and summaries of what the other modules recorded. Not here: how they are written (report.py), the
-registry's part (registry_load.py).
+Here: percentiles and sums of what was recorded. Not here: the tables (report.py), the registry's load
+(registry_load.py).
 """
 
 from collections import Counter
@@ -13,13 +13,12 @@ from portway_lab.simulation.clients import Located, Prefix
 from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.storm import Death
 
-# The client races so many, and is told of more: both matter for a region's death.
-_RACED_REGIONS_SAMPLE = 100_000
+_RACED_REGIONS_SAMPLE = 100_000  # sessions whose candidates' regions are looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, 90th and 99th percentile, and the worst."""
+    """Median, 90th and 99th percentile, and the maximum."""
 
     p50: float
     p90: float
@@ -29,19 +28,20 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Nearness:
-    """How far from the best possible node: milliseconds of round trip on top of it, and times as long as it."""
+    """Round trips compared with those to the best possible node: milliseconds above, and the ratio."""
 
     share: float  # of all clients
     over_best_ms: Spread
     ratio: Spread
-    at_best: float  # share of clients at the best node, or within a millisecond of it
+    at_best: float  # share of clients within a millisecond of the best node
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where clients ended up; `later_half` came when others had reported what they measured.
+    """Where clients attached; `later_half` are those that came when others had reported their measurements.
 
-    `one_region_raced`, `one_region_known`: shares of clients whose first three, or all candidates, are of one region.
+    `one_region_raced`, `one_region_known`: the shares of clients for whom the raced candidates, or all candidates, are
+    in one region, whose death would take them all.
     """
 
     sessions: int
@@ -57,18 +57,18 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Sessions by node. `within_region`: of the regions, the fullest node over the region's mean."""
+    """Sessions by node. `within_region`: for each region, its fullest node's sessions over the region's mean."""
 
     mean: float
     least: int
     most: int
     within_region: Spread
-    region_fill: Spread  # share of its nodes' limit, by region
+    region_fill: Spread  # for each region, its mean over the limit of a node
 
 
 @dataclass(frozen=True, slots=True)
 class Newcomer:
-    """A node that joins the busiest region: what came to it a second, against the mean of its siblings."""
+    """A node that joins the busiest region: arrivals per second there, and the mean of its siblings."""
 
     region: str
     most_a_second: int
@@ -78,14 +78,14 @@ class Newcomer:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A region's death. Seconds from its silence on until the tunnel is served again under the same URL."""
+    """A region's death. `back_seconds` are from its silence until a tunnel is served again under the same URL."""
 
     region: str
     nodes: int
     sessions: int
     not_back: int
     back_seconds: Spread
-    landed: dict[str, float]  # share by region, the most first
+    landed: dict[str, float]  # share by region, largest first
     before_ms: Spread
     after_ms: Spread
     dials_in_vain: int
@@ -109,7 +109,7 @@ def nearness(got: Sequence[float], best: Sequence[float], of: int) -> Nearness:
 
 
 def placed(sessions: Sessions, refused: int, prefixes: Sequence[Prefix], fleet: Fleet, raced: int) -> Placed:
-    """`raced`: so many candidates are dialled at once."""
+    """`raced` is the number of candidates that a client dials at the same time."""
     by_location: dict[Located, list[int]] = {}
     for row, prefix in enumerate(sessions.prefix):
         by_location.setdefault(prefixes[prefix].located, []).append(row)
@@ -154,9 +154,11 @@ def newcomer(fleet: Fleet, number: int, came: Sequence[Counter[int]]) -> Newcome
 
 
 def moved(death: Death, fleet: Fleet) -> Moved:
-    """Raises ValueError when nobody came back."""
+    """Raises ValueError when no client came back."""
     if not death.back:
-        raise ValueError(f"nobody came back from region {fleet.regions[death.region].name}: name more nodes or regions")
+        raise ValueError(
+            f"no client of region {fleet.regions[death.region].name} came back: name more nodes or regions"
+        )
     return Moved(
         region=fleet.regions[death.region].name,
         nodes=len(fleet.of_region(death.region)),

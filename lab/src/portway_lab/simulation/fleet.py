@@ -1,7 +1,7 @@
-"""The nodes, as they are and as the registry knows them.
+"""The nodes, in their present state and as the registry's records have them.
 
-A node tells its counts with each KeepAlive, and its record is written when they have changed notably: the rule is the
-registry's own, and so is the placement that is told. So clients are sent by figures that are seconds old.
+A node sends its counts with each KeepAlive; its record is written when they have changed enough by the registry's own
+rule, and placement reads the record. So clients are placed by counts that are seconds old, as in reality.
 """
 
 import random
@@ -29,15 +29,14 @@ from portway_runtime.rates import Turns
 from portway_lab.simulation.geography import Region
 
 LEASE_SECONDS: Final = Config().lease_seconds
-# Whole seconds are the simulation's step; a lease of 15 s makes it 5.
+# The step of the simulation is one second; with a lease of 15 s this is 5.
 KEEP_ALIVE_SECONDS: Final = max(1, round(LEASE_SECONDS / KEEP_ALIVES_A_LEASE))
-# Fewer would be no region: one node's death would be the region's.
-_FEWEST_A_REGION = 2
+_MIN_NODES_OF_REGION = 2  # with one, the death of a node would be that of its region
 
 
 @dataclass(slots=True)
 class FleetNode:
-    """`live` is the node; `stored` is its record, which placement goes by; `dialled` is what clients are told of it."""
+    """`live` is its present state, `stored` its record, which placement reads, `dialled` what clients know of it."""
 
     region: int
     live: NodeInfo
@@ -49,7 +48,7 @@ class FleetNode:
 
 
 class Fleet:
-    """All nodes by number. `now` is the time that nodes go by; `writes` counts the records that were worth writing."""
+    """All nodes by number. `now` is the time of the nodes, in seconds; `writes` counts records that were written."""
 
     def __init__(self, regions: Sequence[Region], nodes: int, *, max_sessions: int, rng: random.Random) -> None:
         self.regions = regions
@@ -66,7 +65,7 @@ class Fleet:
                 self.add(region)
 
     def add(self, region: int) -> int:
-        """A new node of a region, known to the registry at once; its number."""
+        """Add a node to a region, with its record. Returns its number."""
         where = self.regions[region]
         number = len(self.nodes)
         name = f"{where.name}-{number}"
@@ -93,13 +92,13 @@ class Fleet:
         return number
 
     def candidates(self, client: Position | None, learned: Learned = NOTHING) -> list[Candidate]:
-        """What Locate answers now."""
+        """The candidates that Locate would answer with now."""
         return spread_candidates(self.places, client, limit=CANDIDATES, rng=self._rng, learned=learned)
 
     def admit(self, number: int) -> float | None:
-        """A session with one tunnel begins: None; or it is refused, to come again in so many seconds if they are named.
+        """Begin a session with one tunnel, by the rules for HELLO: limit of sessions, then rate.
 
-        As a node judges HELLO: by its sessions, then by how many came at once.
+        Returns None if it was accepted, else the seconds after which to try again, 0 if the node names none.
         """
         node = self.nodes[number]
         if 0 < node.live.max_sessions <= node.live.sessions:
@@ -117,7 +116,7 @@ class Fleet:
         live.tunnels -= 1
 
     def report(self, second: int) -> None:
-        """Every live node whose KeepAlive is due in this second sends it."""
+        """Every living node whose KeepAlive is due in this second sends it."""
         for node in self.nodes[-second % KEEP_ALIVE_SECONDS :: KEEP_ALIVE_SECONDS]:
             if not node.alive:
                 continue
@@ -128,7 +127,7 @@ class Fleet:
                 self.places.put(placed_node(node.stored))
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Their leases have ended."""
+        """Remove the nodes from placement: their leases have ended."""
         for number in numbers:
             self.places.remove(self.nodes[number].dialled.name)
 
@@ -137,17 +136,17 @@ class Fleet:
 
 
 def _shares(demand: Sequence[float], nodes: int) -> list[int]:
-    """So many nodes to each, by demand, none with fewer than two; the rest to the largest remainders.
+    """The number of nodes of each region: at least two, the others by demand, rounded by largest remainder.
 
     Raises ValueError when there are too few nodes for the regions.
     """
-    spare = nodes - _FEWEST_A_REGION * len(demand)
+    spare = nodes - _MIN_NODES_OF_REGION * len(demand)
     if spare < 0:
         raise ValueError(
-            f"{nodes} nodes are too few for {len(demand)} regions of {_FEWEST_A_REGION}: name fewer regions"
+            f"{nodes} nodes are too few for {len(demand)} regions of {_MIN_NODES_OF_REGION}: name fewer regions"
         )
     exact = [share * spare for share in demand]
-    counts = [_FEWEST_A_REGION + int(share) for share in exact]
+    counts = [_MIN_NODES_OF_REGION + int(share) for share in exact]
     by_remainder = sorted(range(len(demand)), key=lambda i: int(exact[i]) - exact[i])
     for i in by_remainder[: nodes - sum(counts)]:
         counts[i] += 1

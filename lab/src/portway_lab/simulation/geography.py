@@ -1,7 +1,7 @@
-"""The map: places with their weight, and where an operator would put regions on it.
+"""The map: places with their weight, and where an operator would put regions.
 
-Places are the cells of the registry's own GeoIP table: whole degrees within a country. Not here: who is at a place
-(clients.py), what lies between two of them (paths.py).
+A place is a cell of the registry's GeoIP table: whole degrees within a country. Not here: the clients of a place
+(clients.py), the paths between two places (paths.py).
 """
 
 import math
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from portway_geo.position import EARTH_RADIUS_KM, Position, Vector, unit_vector
 from portway_geo.table import IPV4_BITS, Table
 
-from portway_lab.simulation.assumptions import MOST_OF_A_RUN
+from portway_lab.simulation.assumptions import MAX_RUN
 
-# Two regions are no nearer to each other than this: New York and Washington have one each, Brooklyn and Manhattan not.
+# Minimum distance of two regions: New York and Washington may have one each, Brooklyn and Manhattan may not.
 _APART_KM = 300.0
 
 
@@ -29,7 +29,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """`demand`: the share of all weight that is nearest to it."""
+    """`demand`: the share of all weight whose nearest region this is."""
 
     name: str
     position: Position
@@ -38,12 +38,12 @@ class Region:
 
 
 def places_of(table: Table) -> tuple[Place, ...]:
-    """Every place with IPv4 addresses, the heaviest first."""
+    """Every place with IPv4 addresses, by descending weight."""
     runs = table.ipv4
     weights: Counter[int] = Counter()
     ends = [*runs.starts[1:], 1 << min(runs.step, IPV4_BITS)]
     for start, end, cell in zip(runs.starts, ends, runs.cells, strict=True):
-        weights[cell] += min(end - start, MOST_OF_A_RUN)
+        weights[cell] += min(end - start, MAX_RUN)
     found = []
     for cell, weight in weights.most_common():
         position = table.positions[cell]
@@ -53,11 +53,11 @@ def places_of(table: Table) -> tuple[Place, ...]:
 
 
 def choose_regions(places: Sequence[Place], count: int) -> tuple[Region, ...]:
-    """Where an operator would begin: at the heaviest places, no two of them close together.
+    """The `count` heaviest places that are far enough apart, where an operator would begin.
 
-    Raises ValueError when the map has not so many.
+    Raises ValueError when the map has fewer.
     """
-    near = math.cos(_APART_KM / EARTH_RADIUS_KM)  # the inner product of unit vectors so far apart
+    near = math.cos(_APART_KM / EARTH_RADIUS_KM)  # the inner product of unit vectors at this distance
     chosen: list[Place] = []
     for place in places:
         if len(chosen) == count:
@@ -65,7 +65,7 @@ def choose_regions(places: Sequence[Place], count: int) -> tuple[Region, ...]:
         if all(_inner(place.vector, other.vector) < near for other in chosen):
             chosen.append(place)
     if len(chosen) < count:
-        raise ValueError(f"there is room for {len(chosen)} regions on the map: name no more")
+        raise ValueError(f"the map has room for {len(chosen)} regions only: ask for fewer")
     return _named(chosen, places)
 
 

@@ -1,7 +1,7 @@
-"""What clients' races teach a registry: the client's rule of what is news, the registry's own memory of round trips.
+"""What a registry learns from clients' races: the client's rule of what to report, the registry's memory of them.
 
-Here: what one race has measured, and to which replica it goes when. Not here: what a registry makes of it
-(portway_registry: reports, placement/round_trips).
+Here: when the measurements of a race reach which replica. Not here: what the registry does with them
+(portway_registry.placement).
 """
 
 import ipaddress
@@ -21,57 +21,57 @@ from portway_lab.simulation.assumptions import TOKENS_PER_PREFIX
 from portway_lab.simulation.clients import Prefix
 from portway_lab.simulation.fleet import Fleet
 
-# A prefix is a /24 of its own.
+# Each prefix is a /24.
 _HOST_BITS: Final = 8
 _NO_GRANT: Final = Grant("", 0.0)
 
 
 class Learning:
-    """The memories of the registry's replicas, each of what it was told alone. `reports`: how many there were."""
+    """The memories of the registry's replicas, each with the reports that it received. `reports` counts them all."""
 
     def __init__(self, fleet: Fleet, replicas: int, rng: random.Random) -> None:
         self._fleet = fleet
         self._rng = rng
         self._replicas = [Reports(fleet.places.node, lambda: fleet.now) for _ in range(replicas)]
-        self._on_their_way: deque[tuple[float, int, Prefix, list[RoundTrip]]] = deque()
+        self._in_flight: deque[tuple[float, int, Prefix, list[RoundTrip]]] = deque()
         self.reports = 0
 
     def replica(self) -> int:
-        """Whom a client asks, and tells."""
+        """The replica that a client asks and reports to."""
         return self._rng.randrange(len(self._replicas))
 
     def learned(self, replica: int, prefix: Prefix) -> Learned:
-        """What a Locate of this prefix goes by."""
+        """What a replica knows for a Locate from this prefix."""
         return self._replicas[replica].learned(_address(prefix))
 
-    def raced(self, replica: int, prefix: Prefix, told: Sequence[Candidate], measured: list[RoundTrip]) -> None:
-        """A client has raced nodes that it was told of; it reports some seconds later, if that is news."""
+    def raced(self, replica: int, prefix: Prefix, ranked: Sequence[Candidate], measured: list[RoundTrip]) -> None:
+        """A client has raced candidates; it reports the round trips some seconds later if they are news by its rule."""
         names = {one.node for one in measured}
         expected = {
-            name: Expected(one.expected_rtt_ms, one.learned) for one in told if (name := one.node.name) in names
+            name: Expected(one.expected_rtt_ms, one.learned) for one in ranked if (name := one.node.name) in names
         }
         located = Located((), b"", _NO_GRANT, expected)
         if any(is_news(one, located) for one in measured):
             due = self._fleet.now + (REPORT_AFTER + REPORT_WITHIN) / 2
-            self._on_their_way.append((due, replica, prefix, measured))
+            self._in_flight.append((due, replica, prefix, measured))
 
     def deliver(self) -> None:
-        """What is due reaches its replica."""
-        while self._on_their_way and self._on_their_way[0][0] <= self._fleet.now:
-            _, replica, prefix, measured = self._on_their_way.popleft()
+        """Deliver the reports that are due to their replicas."""
+        while self._in_flight and self._in_flight[0][0] <= self._fleet.now:
+            _, replica, prefix, measured = self._in_flight.popleft()
             self.reports += 1
             token = f"{prefix.number}-{self._rng.randrange(TOKENS_PER_PREFIX)}"
-            told = [ReportedRoundTrip(node=one.node, ms=one.ms, at_least=one.at_least) for one in measured]
-            self._replicas[replica].report(_address(prefix), token, prefix.guess, told)
+            reported = [ReportedRoundTrip(node=one.node, ms=one.ms, at_least=one.at_least) for one in measured]
+            self._replicas[replica].report(_address(prefix), token, prefix.guess, reported)
 
 
-class Untaught(Learning):
-    """`strategy="geoip"`: nothing is learned."""
+class NoLearning(Learning):
+    """With `strategy="geoip"`, nothing is learned."""
 
     def learned(self, replica: int, prefix: Prefix) -> Learned:
         return NOTHING
 
-    def raced(self, replica: int, prefix: Prefix, told: Sequence[Candidate], measured: list[RoundTrip]) -> None:
+    def raced(self, replica: int, prefix: Prefix, ranked: Sequence[Candidate], measured: list[RoundTrip]) -> None:
         pass
 
 

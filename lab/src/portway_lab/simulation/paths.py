@@ -1,8 +1,8 @@
-"""The true round trip between a client and a node: what placement only estimates.
+"""The true round trip between a client and a region, which placement only estimates.
 
-Great circle, in fibre, times a factor of this network and region, plus the way to the next exchange, plus the client's
-own access. The factor's median is the one placement reckons with; that it differs from pair to pair is what makes a
-nearer node the slower one. Not here: which node is chosen.
+Light in fibre along the great circle, times a factor of this network and region, plus a detour to the next exchange,
+plus the client's access. The median of the factor is what placement assumes; because it differs from pair to pair, a
+nearer node can be slower. Not here: the choice of a node.
 """
 
 import random
@@ -19,7 +19,7 @@ _MS = 1000.0
 
 
 class Paths:
-    """Round trips by prefix and region, the same each time they are asked for."""
+    """Round trips by prefix and region; the same seed gives the same ones, in whatever order they are asked for."""
 
     def __init__(self, prefixes: Sequence[Prefix], regions: Sequence[Region], seed: int) -> None:
         self._prefixes = prefixes
@@ -51,7 +51,7 @@ class Paths:
 
     def _lay(self, network: int) -> "array[float]":
         """Stretch and detour of a network to each region in turn."""
-        rng = random.Random(f"{self._seed} {network}")  # a network's routes depend on nothing that was asked before
+        rng = random.Random(f"{self._seed} {network}")  # so that the order of calls does not matter
         routes: array[float] = array("d")
         for _ in self._regions:
             routes.append(max(LEAST_STRETCH, PATH_STRETCH * rng.lognormvariate(0.0, STRETCH_SPREAD)))
@@ -60,6 +60,6 @@ class Paths:
 
 
 def seconds(round_trip_ms: float, round_trips: int, rng: random.Random) -> float:
-    """How long so many round trips take, with the noise of each."""
+    """The seconds of `round_trips` round trips, each with noise."""
     noise = sum(rng.expovariate(1 / NOISE_MEAN_MS) for _ in range(round_trips))
     return (round_trips * round_trip_ms + noise) / _MS

@@ -1,7 +1,7 @@
-"""A region falls silent as a whole: power, or its uplink. Its clients come back, its nodes' leases end.
+"""The death of a region: all of it falls silent, for want of power or of its uplink; clients move, leases end.
 
-Here: the order of events. Not here: what a client does (returning.py), what nodes do (storm.py), what it asks of the
-registry (registry_load.py).
+Here: the order of events. Not here: what a client does (returning.py), what nodes do (storm.py), the registry's load
+(registry_load.py).
 """
 
 import heapq
@@ -17,11 +17,10 @@ from portway_lab.simulation.arrivals import Sessions
 from portway_lab.simulation.clients import Prefix
 from portway_lab.simulation.fleet import KEEP_ALIVE_SECONDS, LEASE_SECONDS, Fleet
 from portway_lab.simulation.paths import Paths
-from portway_lab.simulation.returning import Lost, Returning, Waking
+from portway_lab.simulation.returning import Lost, Resumptions, Returning
 from portway_lab.simulation.storm import Death, Storm
 
-# Whoever is not back by then counts as not back.
-LONGEST: Final = 600
+LONGEST: Final = 600  # seconds; a client that is not back by then is counted as lost
 
 
 def kill_region(
@@ -34,14 +33,14 @@ def kill_region(
     *,
     replicas: Sequence[int],
 ) -> Death:
-    """Run it to its end, from the fleet's time on; the fleet is changed by it."""
+    """Simulate it to its end, from the fleet's time on. Changes the fleet."""
     death = Death(region)
     storm = Storm(fleet, death, rng)
     second = math.ceil(fleet.now)
     dead = fleet.of_region(region)
     for number in dead:
         fleet.nodes[number].alive = False
-    # Tunnels that hang on a dead node's lease still.
+    # Tunnels whose record still depends on the lease of a dead node, by node.
     away: Counter[int] = Counter()
 
     def served(session: int, node: int) -> None:
@@ -55,7 +54,7 @@ def kill_region(
         death.after_ms.append(row[fleet.nodes[node].region])
 
     order = count()
-    due: list[tuple[float, int, Waking]] = []
+    due: list[tuple[float, int, Resumptions]] = []
     gone = set(dead)
     for session, home in enumerate(sessions.node):
         if home not in gone:
@@ -66,7 +65,7 @@ def kill_region(
         client = Returning(storm, lost, replicas, partial(served, session)).run()
         heapq.heappush(due, (next(client), next(order), client))
     death.moved = sum(away.values())
-    # A lease lasts from the last KeepAlive on.
+    # A lease is counted from the last KeepAlive.
     leases = sorted((LEASE_SECONDS - rng.uniform(0.0, KEEP_ALIVE_SECONDS), number) for number in dead)
     moment = 0
     while (due or leases) and moment < LONGEST:

@@ -1,7 +1,7 @@
-"""What one event costs the registry, measured on the registry's own code: a hub, its views, a store that counts.
+"""What one event costs the registry, measured on its own code: a hub, its views, and a store that counts.
 
-Here: the events (a node registers, keeps alive, announces, loses its lease) and what each asked of the store and told
-the node. Not here: how often each happens (registry_load.py).
+Here: the events (a node registers, sends KeepAlive, announces, loses its lease), the work of the store and the bytes to
+and from the node for each. Not here: how often each happens (registry_load.py).
 """
 
 import asyncio
@@ -25,21 +25,22 @@ from portway_registry.store.etcd.messages import WRITES_PER_TRANSACTION
 from portway_lab.simulation.counting_store import CountingStore, Work
 
 _TOKEN: Final = TokenRecord("simulated", "simulated-tenant", Role.CLIENT, b"")
-_PATIENCE: Final = 20.0  # nothing here takes longer than milliseconds
+_PATIENCE: Final = 20.0  # seconds; everything here takes milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one event: `store` for all replicas together but events for each, messages in bytes without framing."""
+    """Of one event: work of the store for all replicas together, but events for each; messages in bytes without
+    framing."""
 
     store: Work
-    heard_bytes: int = 0
-    told_bytes: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """By event; `bind_many` of as many tunnels in one batch as go into one transaction."""
+    """By event. `bind_many` is one batch of as many tunnels as one transaction takes."""
 
     register: Cost
     keep_alive: Cost
@@ -47,28 +48,28 @@ class Costs:
     bind: Cost
     bind_many: Cost
     withdraw: Cost
-    move: Cost  # bound at another node while the record of the first still stands
+    move: Cost  # bound at another node while the record of the first node is still there
     lease_end: Cost  # of a node with one tunnel: two keys
     grant_bytes: int
 
 
 def measure_costs(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
-    """Takes part of a second. `infos` are two nodes as they register."""
+    """Takes a fraction of a second. `infos` are two nodes as they register."""
     return asyncio.run(_measure(infos))
 
 
 def peers_bytes(infos: list[NodeInfo]) -> int:
-    """The list of nodes that each node is told when one comes or goes."""
+    """The size of the list of nodes that each node gets when one comes or goes."""
     return RegistryMessage(peers=Peers(nodes=infos)).ByteSize()
 
 
 class _Changes:
-    """Wakes whoever waits for a condition on what was counted or told."""
+    """Wakes the task that waits for a condition on counts or messages."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -84,36 +85,36 @@ class _Stream:
     def __init__(self, hub: Hub, info: NodeInfo, changes: _Changes) -> None:
         self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
         self._changes = changes
-        self.heard_bytes = 0
-        self.told: list[RegistryMessage] = []
+        self.received_bytes = 0
+        self.messages: list[RegistryMessage] = []
         self.register = Register(node=info)
         self.task = asyncio.ensure_future(hub.serve(self.register, self._say(), self._take))
 
     def send(self, message: NodeMessage) -> None:
-        self.heard_bytes += message.ByteSize()
+        self.received_bytes += message.ByteSize()
         self._requests.put_nowait(message)
 
     def announced(self, batch: int) -> bool:
-        return any(message.announced.batch == batch for message in self.told if message.HasField("announced"))
+        return any(message.announced.batch == batch for message in self.messages if message.HasField("announced"))
 
     @property
-    def told_bytes(self) -> int:
-        return sum(message.ByteSize() for message in self.told)
+    def sent_bytes(self) -> int:
+        return sum(message.ByteSize() for message in self.messages)
 
     async def _say(self) -> AsyncIterator[NodeMessage]:
         while True:
             yield await self._requests.get()
 
     async def _take(self, message: RegistryMessage) -> None:
-        self.told.append(message)
-        self._changes.tell()
+        self.messages.append(message)
+        self._changes.notify()
 
 
 async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
     changes = _Changes()
     failures: list[BaseException] = []
     memory = EmbeddedStore(None, on_failure=failures.append)
-    store = CountingStore(memory, changes.tell)
+    store = CountingStore(memory, changes.notify)
     views = Views(store, on_failure=failures.append)
     await make_first_key(store, now_ms=1)
     await views.start()
@@ -169,37 +170,37 @@ class _Measurement:
         before = self.store.work.copy()
         stream = _Stream(self.hub, info, self.changes)
         try:
-            await self.changes.until(lambda: any(one.HasField("order") for one in stream.told))
+            await self.changes.until(lambda: any(one.HasField("order") for one in stream.messages))
             await self.changes.until(lambda: info.name in self.views.nodes.items)
-            spent = Cost(self.store.work.since(before), stream.register.ByteSize(), stream.told_bytes)
+            spent = Cost(self.store.work.since(before), stream.register.ByteSize(), stream.sent_bytes)
             yield stream, spent
         finally:
             stream.task.cancel()
             await asyncio.wait([stream.task])
 
     async def _keep_alive(self, stream: _Stream, sessions: int) -> Cost:
-        """One whose counts are `sessions`; worth a write when they were not before."""
-        before, heard = self.store.work.copy(), stream.heard_bytes
+        """A KeepAlive with this number of sessions; it is written if the number differs from the record's."""
+        before, heard = self.store.work.copy(), stream.received_bytes
         name = stream.register.node.name
         known = self.views.nodes.items[name].value.sessions
         stream.send(NodeMessage(keep_alive=KeepAlive(sessions=sessions, state=NODE_STATE_READY)))
         await self.changes.until(lambda: self.store.work.reads > before.reads)
         if sessions != known:
             await self.changes.until(lambda: self.views.nodes.items[name].value.sessions == sessions)
-        return Cost(self.store.work.since(before), stream.heard_bytes - heard)
+        return Cost(self.store.work.since(before), stream.received_bytes - heard)
 
     async def _announce(self, stream: _Stream, announce: Announce) -> Cost:
         self.batch += 1
         announce.batch = self.batch
-        before, heard, told = self.store.work.copy(), stream.heard_bytes, stream.told_bytes
+        before, received, sent = self.store.work.copy(), stream.received_bytes, stream.sent_bytes
         stream.send(NodeMessage(announce=announce))
         await self.changes.until(lambda: stream.announced(announce.batch))
         changed = len(announce.bound) + len(announce.withdrawn)
         await self.changes.until(lambda: self.store.work.events - before.events >= changed)
-        return Cost(self.store.work.since(before), stream.heard_bytes - heard, stream.told_bytes - told)
+        return Cost(self.store.work.since(before), stream.received_bytes - received, stream.sent_bytes - sent)
 
     async def _end_lease(self, name: str, stream: _Stream) -> Cost:
-        """As etcd ends it, once the node's stream is over: nobody asks for it."""
+        """The end of a lease after its node's stream has ended; etcd ends it without a call, so none is counted."""
         stream.task.cancel()
         await asyncio.wait([stream.task])
         lease = self.views.nodes.items[name].lease
@@ -213,7 +214,7 @@ class _Measurement:
 
 
 def _tunnel(chain: Chain, epoch: int, info: NodeInfo) -> TunnelInfo:
-    """As a node announces one."""
+    """A tunnel as a node announces it."""
     return TunnelInfo(
         label=chain.label,
         node=info.name,

@@ -1,8 +1,8 @@
-"""What the registry and its store must carry: the cost of each event (registry_costs.py) times how often it happens.
+"""The load of the registry and its store: the cost of each event (registry_costs.py) times its rate.
 
-Steady state: tunnels open and close, clients renew their grants, nodes keep alive. A region's death: what the simulated
-clients asked for, second by second, and the leases that ended. Visitors' Resolve calls depend on visitors, of whom
-nothing is assumed here.
+Steady state: tunnels open and close, clients renew their grants, nodes send KeepAlive. A region's death: the requests
+of the simulated clients by second, and the leases that ended. Resolve is left out: it depends on visitors, which
+are not simulated.
 """
 
 import math
@@ -20,14 +20,12 @@ from portway_lab.simulation.fleet import KEEP_ALIVE_SECONDS
 from portway_lab.simulation.registry_costs import Cost, Costs, peers_bytes
 from portway_lab.simulation.storm import Death
 
-# A CA certificate (P-256) in PEM.
-_CA_BYTES: Final = 800
+_CA_BYTES: Final = 800  # a P-256 certificate in PEM
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryLoad:
-    """A second of it. Requests of clients and messages of nodes are for all replicas together, as the store's are;
-    watch events come to each replica."""
+    """Per second, for all replicas together; watch events go to each replica."""
 
     locates: float
     renewals: float
@@ -45,7 +43,7 @@ class RegistryLoad:
 
 @dataclass(frozen=True, slots=True)
 class PeerLists:
-    """What one region's death makes the registry tell nodes of each other: the whole list, to each, each time."""
+    """The lists of nodes that the registry sends during a region's death: the whole list to each node each time."""
 
     one_list_bytes: int
     rounds: int
@@ -54,20 +52,20 @@ class PeerLists:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Events a second."""
+    """Events per second."""
 
     locates: float = 0.0
     renewals: float = 0.0
     keep_alives: float = 0.0
     notable: float = 0.0  # of the keep-alives
     binds: float = 0.0
-    moves: float = 0.0  # binds of tunnels whose record at the dead node stands
+    moves: float = 0.0  # binds of tunnels whose record at the dead node is still there
     withdrawals: float = 0.0
-    deletes: float = 0.0  # records that go with a lease
+    deletes: float = 0.0  # records that end with a lease
 
 
 def steady_rates(tunnels: int, nodes: int, notable_share: float) -> Rates:
-    """One tunnel a session: the most that a registry can be asked for so many."""
+    """With one tunnel for each session, which is the highest rate for a number of tunnels."""
     opened = tunnels / TUNNEL_LIFE_SECONDS
     keep_alives = nodes / KEEP_ALIVE_SECONDS
     return Rates(
@@ -81,13 +79,13 @@ def steady_rates(tunnels: int, nodes: int, notable_share: float) -> Rates:
 
 
 def worst_second(death: Death, steady: Rates) -> Rates:
-    """The second of a death with the most tunnels bound; the steady state goes on beside it."""
+    """The second with the most binds, in addition to the steady state."""
     second = max(death.binds, key=lambda one: death.binds[one])
     return Rates(
         locates=steady.locates + max(death.locates.values(), default=0),
         renewals=steady.renewals,
         keep_alives=steady.keep_alives,
-        notable=steady.keep_alives,  # at the worst: every node that takes clients in has changed by a tenth
+        notable=steady.keep_alives,  # the worst case: every count has changed by more than a tenth
         binds=steady.binds,
         moves=death.binds[second],
         withdrawals=steady.withdrawals,
@@ -96,7 +94,7 @@ def worst_second(death: Death, steady: Rates) -> Rates:
 
 
 def registry_load(rates: Rates, costs: Costs, info: NodeInfo) -> RegistryLoad:
-    """Every bind is a batch of its own: nodes announce at once, and only a store that is slow makes them gather."""
+    """With a batch for each bind: nodes announce at once, and gather binds only while the store is slow."""
     parts: list[tuple[float, Cost]] = [
         (rates.keep_alives - rates.notable, costs.keep_alive),
         (rates.notable, costs.keep_alive_notable),
@@ -111,7 +109,7 @@ def registry_load(rates: Rates, costs: Costs, info: NodeInfo) -> RegistryLoad:
         renewals=rates.renewals,
         node_messages=rates.keep_alives + rates.binds + rates.moves + rates.withdrawals,
         client_bytes=rates.locates * located + rates.renewals * costs.grant_bytes,
-        node_bytes=sum(rate * (cost.heard_bytes + cost.told_bytes) for rate, cost in parts),
+        node_bytes=sum(rate * (cost.received_bytes + cost.sent_bytes) for rate, cost in parts),
         store_reads=sum(rate * cost.store.reads for rate, cost in parts),
         store_transactions=sum(rate * cost.store.transactions for rate, cost in parts),
         store_writes=sum(rate * cost.store.writes for rate, cost in parts) + rates.deletes,
@@ -123,7 +121,7 @@ def registry_load(rates: Rates, costs: Costs, info: NodeInfo) -> RegistryLoad:
 
 
 def locate_bytes(costs: Costs, info: NodeInfo) -> int:
-    """One answer to Locate."""
+    """The size of an answer to Locate."""
     answer = LocateResponse(
         candidates=[Candidate(node=info, expected_rtt_ms=12.3, distance_km=456.7)] * CANDIDATES,
         cluster_ca=bytes(_CA_BYTES),
@@ -133,7 +131,7 @@ def locate_bytes(costs: Costs, info: NodeInfo) -> int:
 
 
 def peer_lists(death: Death, infos: list[NodeInfo]) -> PeerLists:
-    """Nodes that go within one gathering make one list."""
+    """Nodes whose leases end within one gathering interval make one list."""
     rounds = len({math.floor(at / PEERS_GATHERED) for at in death.leases_ended})
     one = peers_bytes(infos)
     return PeerLists(one, rounds, rounds * one * len(infos))

@@ -1,4 +1,4 @@
-"""The tables of a run, for people. Not here: the figures (figures.py, registry_load.py)."""
+"""The tables of a run, as text. Not here: the figures (figures.py, registry_load.py)."""
 
 from portway_lab.simulation.figures import Load, Moved, Nearness, Newcomer, Placed, Spread
 from portway_lab.simulation.registry_load import PeerLists, RegistryLoad
@@ -8,7 +8,7 @@ _ROWS = (
     ("Locate", "locates"),
     ("Renew", "renewals"),
     ("messages of nodes", "node_messages"),
-    ("KB told to clients", "client_bytes"),
+    ("KB to clients", "client_bytes"),
     ("KB from and to nodes", "node_bytes"),
     ("store: reads", "store_reads"),
     ("store: transactions", "store_transactions"),
@@ -59,16 +59,16 @@ def death_table(moved: Moved) -> str:
         f"  back after {back.p50:.1f}, {back.p90:.1f}, {back.p99:.1f} s (50, 90, 99 %)",
         f"  the last after {back.worst:.1f} s; not back: {moved.not_back}",
         f"  round trip to the node before {_ms(moved.before_ms)} ms, after {_ms(moved.after_ms)} ms (50, 90, 99 %)",
-        f"  {moved.dials_in_vain:,} dials that nobody answered, {moved.turned_away:,} connections turned away",
-        f"  {moved.postponed:,} sessions told to come later or elsewhere",
-        f"  one node took {moved.most_to_one_node:,} sessions at the most",
-        f"  handshakes waited {moved.longest_queue_seconds:.1f} s at the most",
+        f"  {moved.dials_in_vain:,} dials without an answer, {moved.turned_away:,} connections closed by full nodes",
+        f"  {moved.postponed:,} sessions were asked to come later or elsewhere",
+        f"  at most {moved.most_to_one_node:,} sessions went to one node",
+        f"  handshakes waited at most {moved.longest_queue_seconds:.1f} s",
     )
     return "\n".join(lines)
 
 
 def registry_table(steady: RegistryLoad, worst: RegistryLoad, lists: PeerLists, replicas: int) -> str:
-    lines = [f"{'What the registry carries, a second':<36}{'steady':>12}{'worst second':>14}{'per replica':>14}"]
+    lines = [f"{'Load of the registry, per second':<36}{'steady':>12}{'worst second':>14}{'per replica':>14}"]
     for title, name in _ROWS:
         shown = []
         for value in (getattr(steady, name), getattr(worst, name)):

@@ -1,7 +1,7 @@
-"""One client whose node fell silent: what it does until its tunnel is served again (portway/engine: reconnect, attach).
+"""A client whose node fell silent: what it does until its tunnel is served again, as portway.engine does it.
 
-A generator that yields when it is to be woken. Order, race, pauses and what is made of a node's hints are the client's
-own code. Not here: what nodes answer (storm.py).
+A generator that yields the time at which it is to be resumed. Order of nodes, race, pauses and the use of a node's
+hints are the client's own code. Not here: what nodes answer (storm.py).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -21,17 +21,16 @@ from portway_lab.simulation.paths import seconds
 from portway_lab.simulation.storm import NODE_LIMITS, Storm
 
 CARRIER_LIMITS: Final = Limits()
-# The carrier looks at its lanes once a second.
-_SWEEP: Final = 1.0
-# Nobody's key: only the order of the nodes depends on there being one.
+_SWEEP: Final = 1.0  # seconds between the carrier's looks at its lanes
+# Not a real key: the order of nodes depends only on whether there is one.
 _KEY: Final = SessionKey(b"", b"")
 
-Waking = Generator[float, None, None]
+Resumptions = Generator[float, None, None]  # the times at which a client is to be resumed
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A session that hung on a node of the region: its home, whom its client was told of, its round trips by region."""
+    """A session of the region: its home node, its client's candidates, GeoIP's position, its round trips by region."""
 
     home: int
     known: Sequence[int]
@@ -40,7 +39,7 @@ class Lost:
 
 
 class Returning:
-    """One client. `replicas` are the regions of the registry's replicas; `served` is told of the end."""
+    """One client. `replicas` are the regions of the registry's replicas; `served` is called with the new node."""
 
     def __init__(self, storm: Storm, lost: Lost, replicas: Sequence[int], served: Callable[[int], None]) -> None:
         self._storm = storm
@@ -48,26 +47,26 @@ class Returning:
         self._known = list(lost.known)
         self._replicas = replicas
         self._served = served
-        self._not_before: dict[int, float] = {}  # nodes that asked to be left alone until then
+        self._not_before: dict[int, float] = {}  # nodes that asked not to be dialled before
 
-    def run(self) -> Waking:
-        """From the region's end on."""
+    def run(self) -> Resumptions:
+        """From the region's death on. Yields times in seconds after it."""
         storm, lost = self._storm, self._lost
-        # The last frame came up to one interval before the end.
+        # The last frame came at most one interval before the death.
         silence = CARRIER_LIMITS.ping_interval * CARRIER_LIMITS.silences
         age = storm.rng.uniform(0.0, CARRIER_LIMITS.ping_interval)
         noticed = silence - age + storm.rng.uniform(0.0, _SWEEP)
         yield noticed
         node = None
         for pause in pauses():
-            yield storm.now + max(pause, self._asked_to_wait())
+            yield storm.now + max(pause, self._hinted_pause())
             resume = storm.now < noticed + NODE_LIMITS.resume_time
             tried = self._in_order(resume)
-            node = yield from self._first_that_takes(tried, resume)
+            node = yield from self._first_to_accept(tried, resume)
             if node is None:
                 yield from self._locate()
                 fresh = [number for number in self._in_order(resume) if number not in tried]
-                node = yield from self._first_that_takes(fresh, resume)
+                node = yield from self._first_to_accept(fresh, resume)
             if node is not None:
                 break
         assert node is not None, "pauses have no end"
@@ -77,14 +76,14 @@ class Returning:
         yield storm.now + seconds(round_trip, ANSWER_ROUND_TRIPS, storm.rng)
         self._served(node)
 
-    def _asked_to_wait(self) -> float:
+    def _hinted_pause(self) -> float:
         if not self._known:
             return 0.0
         now = self._storm.now
         return max(0.0, min(self._not_before.get(number, now) for number in self._known) - now)
 
     def _in_order(self, resume: bool) -> list[int]:
-        """Whom to dial, as the client sorts them, without those that asked to be left alone."""
+        """The nodes to dial in the client's order, without those that asked not to be dialled yet."""
         fleet, now = self._storm.fleet, self._storm.now
         left = fleet.nodes[self._lost.home].dialled
         resumption = Resumption(left.name, _KEY) if resume else None
@@ -92,8 +91,8 @@ class Returning:
         numbers = (fleet.by_name[node.name] for node in ordered)
         return [number for number in numbers if self._not_before.get(number, now) <= now]
 
-    def _locate(self) -> Waking:
-        """Asks the replicas in turn, from a random one on; one in the silent region costs the call's time limit."""
+    def _locate(self) -> Resumptions:
+        """Ask the replicas in random order; one in the dead region costs the time limit of a call."""
         storm = self._storm
         for region in storm.rng.sample(self._replicas, len(self._replicas)):
             if region == storm.death.region:
@@ -105,7 +104,7 @@ class Returning:
             self._known = [storm.fleet.by_name[one.node.name] for one in ranked]
             return
 
-    def _first_that_takes(self, order: Sequence[int], resume: bool) -> Generator[float, None, int | None]:
+    def _first_to_accept(self, order: Sequence[int], resume: bool) -> Generator[float, None, int | None]:
         storm, row = self._storm, self._lost.row
         nodes = storm.fleet.nodes
         running = foreseen_race(

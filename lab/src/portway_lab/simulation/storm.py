@@ -1,7 +1,7 @@
-"""What happens to nodes while clients come back to them all at once, and the counts of it.
+"""The nodes while many clients return at the same time, and the counts of what happens.
 
-Here: dials that are answered or not, handshakes one after the other, sessions taken or told to come later by the node's
-own rule. Not here: what a client does next (returning.py), the order of events (region_death.py).
+Here: dials that are answered or not, handshakes in sequence on one core, sessions that are accepted or postponed by the
+node's own rule. Not here: what a client does next (returning.py), the order of events (region_death.py).
 """
 
 import random
@@ -21,7 +21,7 @@ NODE_LIMITS: Final = NodeLimits()
 
 @dataclass(slots=True)
 class Death:
-    """What came of it. Times in seconds after the region fell silent; counts by whole seconds."""
+    """The result of a region's death. Times in seconds after it; counters by whole seconds where not said otherwise."""
 
     region: int
     moved: int = 0
@@ -31,17 +31,17 @@ class Death:
     after_ms: list[float] = field(default_factory=list)
     locates: Counter[int] = field(default_factory=Counter)
     binds: Counter[int] = field(default_factory=Counter)
-    deletes: Counter[int] = field(default_factory=Counter)  # tunnels that go with their node's lease
-    busiest: Counter[int] = field(default_factory=Counter)  # sessions taken, by node
-    dials_in_vain: int = 0  # nobody answered, or too late
+    deletes: Counter[int] = field(default_factory=Counter)  # records that end with their node's lease
+    busiest: Counter[int] = field(default_factory=Counter)  # sessions accepted, by node
+    dials_in_vain: int = 0  # no answer, or too late
     turned_away: int = 0  # by nodes with too many greetings
-    postponed: int = 0  # told to come later, or elsewhere
-    longest_queue: float = 0.0  # seconds of handshakes that waited at one node
+    postponed: int = 0  # asked to come later or elsewhere
+    longest_queue: float = 0.0  # seconds that a handshake waited at a node
     leases_ended: list[float] = field(default_factory=list)
 
 
 class Storm:
-    """The time it is, the nodes' work, and the account of one death."""
+    """The current time, the nodes' work, and the counts of one death."""
 
     def __init__(self, fleet: Fleet, death: Death, rng: random.Random) -> None:
         self._began = fleet.now
@@ -52,7 +52,7 @@ class Storm:
         self._busy_until = [0.0] * len(fleet.nodes)
 
     def dial(self, number: int, now: float, round_trip_ms: float) -> DialEnd:
-        """A client's dial: how it will end. A node that has too many greetings closes the connection."""
+        """How a client's dial will end. A node with too many lanes in their handshake closes the connection."""
         if not self.fleet.nodes[number].alive:
             self.death.dials_in_vain += 1
             return no_answer(now)
@@ -67,14 +67,14 @@ class Storm:
         return DialEnd(ends, connected=True)
 
     def shake(self, number: int, arrives: float) -> float:
-        """One handshake more, after those that wait, on one core; when it is done."""
+        """Queue one more handshake at a node. Returns the time at which it is done."""
         starts = max(self._busy_until[number], arrives)
         self.death.longest_queue = max(self.death.longest_queue, starts - arrives)
         self._busy_until[number] = starts + HANDSHAKE_SECONDS
         return self._busy_until[number]
 
     def hello(self, number: int) -> float | None:
-        """None when the node takes the session; else in how many seconds to come again, 0 if it does not say."""
+        """None if the node accepts the session, else the seconds after which to try again, 0 if it names none."""
         self.fleet.now = self._began + self.now
         wait = self.fleet.admit(number)
         if wait:

@@ -32,7 +32,7 @@ def test_a_tunnel_costs_one_write_each_time(costs: Costs) -> None:
     """Bound, bound elsewhere, withdrawn: each is one transaction with one key, and one event."""
     for cost in (costs.bind, costs.move, costs.withdraw):
         assert (cost.store.transactions, cost.store.writes, cost.store.events) == (1, 1, 1)
-        assert cost.heard_bytes > 0
+        assert cost.received_bytes > 0
 
 
 def test_a_batch_is_one_transaction(costs: Costs) -> None:
