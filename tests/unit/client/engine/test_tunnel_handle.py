@@ -1,0 +1,178 @@
+"""portway.engine.tunnel_handle: one tunnel from the caller's thread: waiting, giving up, closing, forks."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from portway.config import Settings
+from portway.engine import tunnel_handle as module
+from portway.engine.tunnel_handle import TunnelHandle
+from portway.errors import QuotaError, RemoteError, TunnelLostError
+from portway.tunnel import Tunnel, TunnelRequest
+
+TUNNEL = Tunnel("a.test", 443)
+
+
+class FakeHeld:
+    """What the engine's `open` returns."""
+
+    def __init__(self) -> None:
+        self.public = TUNNEL
+        self.lost: TunnelLostError | None = None
+
+
+class FakeEngine:
+    """Notes the calls of a handle."""
+
+    def __init__(self) -> None:
+        self.released: list[object] = []
+        self.withdrawn: list[object] = []
+
+    async def open(self, request: TunnelRequest) -> FakeHeld:
+        raise AssertionError("a test ends the opening itself")
+
+    def release(self, held: object) -> None:
+        self.released.append(held)
+
+    def withdraw(self, request: object) -> None:
+        self.withdrawn.append(request)
+
+
+class FakeThread:
+    """An engine's thread: `opening` is the future of the first call; further ones are run at once, or hang."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine()
+        self.opening: Future[Any] = Future()
+        self.ended = False
+        self.stuck = False
+        self._calls = 0
+
+    def submit(self, make: Callable[[Any], Coroutine[Any, Any, Any]]) -> Future[Any]:
+        if self.ended:
+            raise RemoteError("the engine has stopped")
+        call = make(self.engine)
+        self._calls += 1
+        if self._calls == 1:
+            call.close()
+            return self.opening
+        done: Future[Any] = Future()
+        if self.stuck:
+            call.close()
+            return done
+        with pytest.raises(StopIteration):
+            call.send(None)
+        done.set_result(None)
+        return done
+
+
+@pytest.fixture
+def thread() -> FakeThread:
+    return FakeThread()
+
+
+@pytest.fixture
+def request_of_8000(settings: Settings) -> TunnelRequest:
+    return TunnelRequest(8000, None, False, False, 10.0, settings)
+
+
+@pytest.fixture
+def handle(thread: FakeThread, request_of_8000: TunnelRequest) -> TunnelHandle:
+    return TunnelHandle(thread, request_of_8000)  # type: ignore[arg-type]
+
+
+async def test_both_ways_of_waiting_give_the_public_tunnel(thread: FakeThread, handle: TunnelHandle) -> None:
+    """On a thread, and on an event loop."""
+    thread.opening.set_result(FakeHeld())
+    assert handle.result() is TUNNEL
+    assert await handle.wait() is TUNNEL
+
+
+async def test_an_error_of_the_engine_is_the_caller_s(thread: FakeThread, handle: TunnelHandle) -> None:
+    """Unchanged."""
+    error = QuotaError("no more")
+    thread.opening.set_exception(error)
+    with pytest.raises(QuotaError) as raised:
+        handle.result()
+    assert raised.value is error
+    with pytest.raises(QuotaError) as raised:
+        await handle.wait()
+    assert raised.value is error
+
+
+async def test_an_engine_that_stops_is_an_error_that_says_what_to_do(thread: FakeThread, handle: TunnelHandle) -> None:
+    """It cancels the opening; the caller was not cancelled."""
+    thread.opening.cancel()
+    thread.opening.set_running_or_notify_cancel()
+    with pytest.raises(RemoteError, match="open it again"):
+        handle.result()
+    with pytest.raises(RemoteError, match="open it again"):
+        await handle.wait()
+
+
+async def test_a_caller_that_is_cancelled_stays_cancelled(handle: TunnelHandle) -> None:
+    """That is not an error of the engine's."""
+    waiting = asyncio.ensure_future(handle.wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+def test_withdrawing_cancels_the_opening_and_closes_what_it_made(
+    thread: FakeThread, handle: TunnelHandle, request_of_8000: TunnelRequest
+) -> None:
+    """The opening may have ended just before."""
+    handle.withdraw()
+    assert thread.opening.cancelled()
+    assert thread.engine.withdrawn == [request_of_8000]
+
+
+async def test_closing_releases_the_tunnel_and_tells_its_loss(thread: FakeThread, handle: TunnelHandle) -> None:
+    """In both ways of waiting."""
+    held = FakeHeld()
+    thread.opening.set_result(held)
+    assert handle.close() is None
+    held.lost = TunnelLostError(TUNNEL.url, RemoteError("why"))
+    assert await handle.wait_closed() is held.lost
+    assert thread.engine.released == [held, held]
+
+
+async def test_an_engine_that_has_ended_has_no_tunnel_to_close(thread: FakeThread, handle: TunnelHandle) -> None:
+    """Its loss is told nevertheless."""
+    held = FakeHeld()
+    held.lost = TunnelLostError(TUNNEL.url, RemoteError("why"))
+    thread.opening.set_result(held)
+    thread.ended = True
+    assert handle.close() is held.lost
+    assert await handle.wait_closed() is held.lost
+    handle.withdraw()
+
+
+async def test_a_stuck_engine_does_not_hang_the_program(
+    thread: FakeThread, handle: TunnelHandle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closing waits for a limited time."""
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.01)
+    thread.opening.set_result(FakeHeld())
+    thread.stuck = True
+    assert handle.close() is None
+    assert "took too long" in caplog.text
+    assert await handle.wait_closed() is None
+
+
+async def test_in_a_forked_child_closing_does_nothing(
+    thread: FakeThread, handle: TunnelHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tunnel is the parent's."""
+    thread.opening.set_result(FakeHeld())
+    parent = os.getpid()
+    monkeypatch.setattr(module.os, "getpid", lambda: parent + 1)
+    assert not handle.ours
+    handle.withdraw()
+    assert handle.close() is None
+    assert await handle.wait_closed() is None
+    assert thread.engine.released == thread.engine.withdrawn == []
