@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import portway
 import pytest
-from portway.engine import link as reconnect
+from portway.engine import link as link_module
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode, failure
 from portway_testkit.fakes.fake_registry import FakeRegistry
@@ -63,8 +63,8 @@ def test_a_session_that_worked_is_replaced_at_once_however_many_are_lost(
     node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No pause grows over losses in a row: each session held the tunnel before it was lost."""
-    monkeypatch.setattr(reconnect, "SOUND_AFTER", 0.0)
-    monkeypatch.setattr(reconnect, "pauses", lambda: iter((0.0, 1000.0)))
+    monkeypatch.setattr(link_module, "SOUND_AFTER", 0.0)
+    monkeypatch.setattr(link_module, "pauses", lambda: iter((0.0, 1000.0)))
     node.resumes = False
     with portway.forward(echo.port) as tunnel:
         for epoch in range(2, 7):
@@ -78,7 +78,7 @@ def test_a_session_that_is_lost_as_soon_as_it_is_there_is_not_tried_in_a_loop(
     node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that takes every session and none of its tunnels is met with growing pauses."""
-    monkeypatch.setattr(reconnect, "SOUND_AFTER", 0.0)
+    monkeypatch.setattr(link_module, "SOUND_AFTER", 0.0)
     drawn: list[int] = []
 
     def pauses() -> Iterator[float]:
@@ -86,7 +86,7 @@ def test_a_session_that_is_lost_as_soon_as_it_is_there_is_not_tried_in_a_loop(
             drawn.append(number)
             yield 0.0
 
-    monkeypatch.setattr(reconnect, "pauses", pauses)
+    monkeypatch.setattr(link_module, "pauses", pauses)
     node.resumes = False
     with portway.forward(echo.port) as tunnel:
         node.lose_answers = 2

@@ -11,7 +11,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-from portway.engine import link as reconnect
+from portway.engine import link as link_module
 from portway.engine.failures import FIRST_PAUSE, LONGEST_PAUSE, Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import SOUND_AFTER
@@ -40,8 +40,8 @@ def reason_of(held: HeldTunnel) -> Error:
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     search = FakeSearch(ManualClock())
-    monkeypatch.setattr(reconnect, "Search", lambda *_: search)
-    monkeypatch.setattr(reconnect, "DataLanes", FakeLanes)
+    monkeypatch.setattr(link_module, "Search", lambda *_: search)
+    monkeypatch.setattr(link_module, "DataLanes", FakeLanes)
     monkeypatch.setattr(backoff, "random", random.Random(7))
     world = World(search)
     yield world

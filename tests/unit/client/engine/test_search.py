@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 from portway.engine import dialling
-from portway.engine import search as attach
+from portway.engine import search as search_module
 from portway.engine.dialogue import SessionKey, Welcomed
 from portway.engine.directory import Directory, Grant, Located, Node
 from portway.engine.failures import Failure
@@ -107,7 +107,7 @@ class FakeRegistries:
 
 @pytest.fixture
 def carrier(monkeypatch: pytest.MonkeyPatch) -> FakeCarrier:
-    monkeypatch.setattr(attach, "Session", FakeSession)
+    monkeypatch.setattr(search_module, "Session", FakeSession)
     monkeypatch.setattr(FakeSession, "hellos", [])
     monkeypatch.setattr(FakeSession, "dropped", 0)
     return FakeCarrier()
@@ -301,7 +301,7 @@ async def test_one_silent_node_is_not_waited_for_before_a_registry_is_asked(
     carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is all that is known, and was silent for ten seconds already; it is dialled again beside the others."""
-    monkeypatch.setattr(attach, "SILENT_PATIENCE", 0.01)
+    monkeypatch.setattr(search_module, "SILENT_PATIENCE", 0.01)
     registries = FakeRegistries(node("a"))
     searching = search(registries)
     await searching.attach(EVENTS)
@@ -317,7 +317,7 @@ async def test_one_silent_node_is_waited_for_when_no_registry_answers(
     carrier: FakeCarrier, search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as any other: it may be this side's network that was away."""
-    monkeypatch.setattr(attach, "SILENT_PATIENCE", 0.01)
+    monkeypatch.setattr(search_module, "SILENT_PATIENCE", 0.01)
     monkeypatch.setattr(dialling, "DIAL_TIMEOUT", 0.05)
     registries = FakeRegistries(node("a"))
     searching = search(registries)
