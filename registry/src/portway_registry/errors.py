@@ -2,31 +2,31 @@
 
 RegistryError
 ├── ConfigError            a file, flag or variable that cannot be used; says which and what would do
-├── StoreError             the store did not do what it was asked
-│   ├── StoreUnavailable   it cannot be reached now; nothing is known of what became of the call
+├── StoreError             the store did not do what was asked
+│   ├── StoreUnavailable   it cannot be reached now; a write may or may not have happened
 │   ├── LeaseLost          the lease is unknown or has run out
 │   └── Compacted          a watch asked for revisions that are gone: list again, watch from there
-├── CallError              a call that is refused; its text is told to the caller and says what to do
-│   ├── NotAuthenticated   nobody knows who calls
+├── CallError              a refused call; its text is sent to the caller and says what to do
+│   ├── NotAuthenticated   the caller cannot be identified
 │   │   ├── TokenMissing, TokenMalformed, TokenUnknown, TokenRevoked
 │   │   ├── InvitationUnknown, InvitationOver
-│   │   ├── NotANode       a certificate that is no node's
-│   │   └── CertificateSuperseded  a node's name has been given to another since
-│   ├── NotAllowed         the caller is known and may not
-│   │   └── NameTaken      a node with this name has joined
-│   ├── NotServed          no such method here
+│   │   ├── NotANode       no certificate that names a node
+│   │   └── CertificateSuperseded  another node has joined under this name since
+│   ├── NotAllowed         the caller is identified, and has no permission
+│   │   └── NameTaken      another node has this name
+│   ├── NotServed          no such method on this port
 │   ├── InvalidRequest     the request cannot be understood or contradicts itself
 │   ├── NotFound           no such node, tunnel or token
-│   ├── NoCandidate        no node can take the client now
-│   ├── Busy               too many calls of a kind that costs much
-│   ├── Exhausted          this caller has made too many of them
+│   ├── NoCandidate        no node can accept the client now
+│   ├── Busy               too many expensive calls of all callers together
+│   ├── Exhausted          too many expensive calls of this caller
 │   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
-│   ├── FellSilent         a node's stream lives and the node does not
+│   ├── FellSilent         a node sends nothing though its stream is open
 │   └── FellBehind         a watcher does not read
 └── PkiError               a certificate or key that cannot be made, read or trusted
 
-What a caller of the services gets is a gRPC status; services/error_status.py has the one table.
+Callers of the services get a gRPC status in place of an exception, by the table in services/error_status.py.
 """
 
 
@@ -39,7 +39,7 @@ class ConfigError(RegistryError):
 
 
 class StoreError(RegistryError):
-    """The store did not do what it was asked."""
+    """The store did not do what was asked."""
 
 
 class StoreUnavailable(StoreError):
@@ -66,11 +66,11 @@ class PkiError(RegistryError):
 
 
 class CallError(RegistryError):
-    """A call that is refused. The text goes to the caller: nothing internal belongs into it."""
+    """A refused call. The text is sent to the caller, and must say nothing internal."""
 
 
 class NotAuthenticated(CallError):
-    """Nobody knows who calls."""
+    """The caller cannot be identified."""
 
 
 class TokenMissing(NotAuthenticated):
@@ -83,30 +83,31 @@ class TokenMissing(NotAuthenticated):
 
 
 class TokenMalformed(NotAuthenticated):
-    """What the call carries has not a token's form."""
+    """What the call carries does not have the form of a token."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this is no API token: one has the form pw_<id>_<secret>; look for a cut or doubled copy in PORTWAY_TOKEN"
+            "this is not an API token, which has the form pw_<id>_<secret>: look for a cut or doubled copy in "
+            "PORTWAY_TOKEN"
         )
 
 
 class TokenUnknown(NotAuthenticated):
-    """No such token, or a wrong secret: the caller is not told which."""
+    """No such token, or a wrong secret; the text is the same for both."""
 
     def __init__(self) -> None:
         super().__init__("this cluster does not know the API token: check that it is whole and for this registry")
 
 
 class TokenRevoked(NotAuthenticated):
-    """The token was good once. Said only to who shows its secret."""
+    """The token was valid once. Said only to a caller that shows its secret."""
 
     def __init__(self) -> None:
         super().__init__("the API token is revoked: ask for a new one (`portway-admin token create`)")
 
 
 class InvitationUnknown(NotAuthenticated):
-    """No such invitation, or a wrong secret: the caller is not told which."""
+    """No such invitation, or a wrong secret; the text is the same for both."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -116,18 +117,18 @@ class InvitationUnknown(NotAuthenticated):
 
 
 class InvitationOver(NotAuthenticated):
-    """The invitation was good once. Said only to who shows its secret."""
+    """The invitation was valid once. Said only to a caller that shows its secret."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the invitation {why}: make a new one (`portway-admin node invite`)")
 
 
 class CertificateSuperseded(NotAuthenticated):
-    """A node of this name was invited anew; this certificate is from before."""
+    """Another node has joined under this name since the certificate was issued."""
 
     def __init__(self, node: str) -> None:
         super().__init__(
-            f"another node has joined as {node} since this certificate was made: invite this one under a name of its "
+            f"another node has joined as {node} since this certificate was issued: invite this one under a name of its "
             "own (`portway-admin node invite`)"
         )
 
@@ -143,11 +144,11 @@ class NotANode(NotAuthenticated):
 
 
 class NotAllowed(CallError):
-    """The caller is known, and may not do this."""
+    """The caller is identified, and has no permission for this."""
 
 
 class NameTaken(NotAllowed):
-    """A node has joined under this name, or is registered with it."""
+    """Another node has joined under this name, or is registered with it."""
 
     def __init__(self, node: str, region: str) -> None:
         super().__init__(
@@ -165,23 +166,23 @@ class InvalidRequest(CallError):
 
 
 class NotFound(CallError):
-    """What is asked for is not there."""
+    """No such node, tunnel or token."""
 
 
 class NoCandidate(CallError):
-    """No node can take the client now."""
+    """No node can accept the client now."""
 
 
 class Busy(CallError):
-    """There are too many calls of a kind that costs much; a later one may do."""
+    """Too many expensive calls of all callers together; a later one may succeed."""
 
 
 class Exhausted(CallError):
-    """The caller itself makes too many calls of a kind that costs much."""
+    """The caller itself makes too many expensive calls."""
 
 
 class FellSilent(CallError):
-    """A node says nothing, though its stream is open."""
+    """A node sends nothing, though its stream is open."""
 
 
 class NodeRemoved(CallError):
@@ -189,7 +190,7 @@ class NodeRemoved(CallError):
 
     def __init__(self, node: str) -> None:
         super().__init__(
-            f"this node was removed from the cluster: to let it in again invite it anew (`portway-admin node invite "
+            f"this node was removed from the cluster: to let it join again, invite it anew (`portway-admin node invite "
             f"--name {node} --region ...`)"
         )
 
@@ -199,4 +200,4 @@ class Replaced(CallError):
 
 
 class FellBehind(CallError):
-    """The caller does not read what it asked to watch."""
+    """The caller does not read the changes that it watches."""

@@ -1,6 +1,6 @@
-"""What the registry counts, in Prometheus' form.
+"""The registry's metrics in the text format of Prometheus.
 
-Plain integers, read at scrape. No label, token or address is ever a metric's label.
+Plain integers that are read at each scrape. No tunnel's label, token or address is ever a metric's label.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """The forms of names that people choose: nodes, regions, tenants, domains.
 
-Here: what is allowed and how it is said when it is not. Not here: labels (portway_proto.wire.labels).
+Here: which names are valid, and the error for one that is not. Not here: tunnels' labels.
 """
 
 import ipaddress
@@ -10,20 +10,20 @@ from typing import Final
 from portway_runtime.identities import DNS_LABEL
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_RULE: Final = "use lower-case letters, digits and inner dashes, 63 at the most"
+_RULE: Final = "use lower-case letters, digits and inner dashes, at most 63"
 
 
 def check_node(name: str) -> str:
     """The node's name, or ValueError."""
     if not DNS_LABEL.fullmatch(name):
-        raise ValueError(f"{name!r} is no node name: {_RULE}")
+        raise ValueError(f"{name!r} is not a node name: {_RULE}")
     return name
 
 
 def check_region(name: str) -> str:
     """The region's name, or ValueError."""
     if not DNS_LABEL.fullmatch(name):
-        raise ValueError(f"{name!r} is no region name: {_RULE}")
+        raise ValueError(f"{name!r} is not a region name: {_RULE}")
     return name
 
 
@@ -31,7 +31,7 @@ def check_domain(domain: str) -> str:
     """The domain in lower case, or ValueError."""
     lowered = domain.lower()
     if len(lowered) > 200 or not all(DNS_LABEL.fullmatch(part) for part in lowered.split(".")):
-        raise ValueError(f"{domain!r} is no domain: use a DNS name such as tunnels.example.com, without a last dot")
+        raise ValueError(f"{domain!r} is not a domain: use a DNS name such as tunnels.example.com, without a last dot")
     return lowered
 
 
@@ -50,5 +50,5 @@ def check_host(host: str) -> str:
 def check_tenant(name: str) -> str:
     """The tenant's name, or ValueError."""
     if not _TENANT.fullmatch(name):
-        raise ValueError(f"{name!r} is no tenant name: use letters, digits and . _ @ -, 64 at the most")
+        raise ValueError(f"{name!r} is not a tenant name: use letters, digits and . _ @ -, at most 64")
     return name

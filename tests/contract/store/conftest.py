@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from portway_registry.store.contract import Store
-from portway_registry.store.open import EmbeddedSpec, StoreSpec, open_store
+from portway_registry.store.open import open_store
+from portway_registry.store.spec import EmbeddedSpec, StoreSpec
 from portway_testkit.clusters.etcd import EtcdServer
 
 

@@ -15,7 +15,8 @@ from portway_proto.v1.lane_pb2 import (
 from portway_registry.access.grants import new_key
 from portway_registry.state import keys
 from portway_registry.state.records import GrantKeyRecord, encode
-from portway_registry.store.open import EmbeddedSpec, open_store
+from portway_registry.store.open import open_store
+from portway_registry.store.spec import EmbeddedSpec
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.links.hand_lane import HandLane, grant_of
 

@@ -1,7 +1,7 @@
-"""All node sessions of this replica, and what one change means to each of them.
+"""The hub: all node sessions of this replica, and what each change in the cluster means for them.
 
-Here: who is told of revocations, keys, peers and evictions, whichever replica they came from. Not here: what a session
-does by itself (session.py).
+Here: which sessions get revocations, keys, peers and evictions, at whichever replica they were made. Not here: what a
+session does by itself.
 """
 
 import asyncio
@@ -49,12 +49,12 @@ from portway_registry.tunnels.announcements import Announcements
 
 logger = logging.getLogger(__name__)
 
-# Nodes that come and go together make one list of peers, not one each.
+# Seconds that changes of peers are gathered: nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
 
 
 class Hub:
-    """The sessions by node name; at most one each."""
+    """The sessions of this replica; at most one per node."""
 
     def __init__(
         self,
@@ -69,7 +69,8 @@ class Hub:
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
     ) -> None:
-        """Without `dial` nobody tries nodes' addresses, and all count as reached."""
+        """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
+        and all nodes count as reached."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -79,14 +80,14 @@ class Hub:
         self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
-        self._tasks = Tasks("mesh", on_failure=on_failure)
+        self._tasks = Tasks("node sessions", on_failure=on_failure)
         self._peers_changed = asyncio.Event()
         self._unsubscribe: list[Callable[[], None]] = []
-        # Called with a node's name when its stream is over and no newer one is here.
+        # Each is called with a node's name when its stream has ended and no newer one is here.
         self.on_end: list[Callable[[str], None]] = []
 
     def start(self) -> None:
-        """Follow the views, which are filled already."""
+        """Follow the views, which must be filled already."""
         self._unsubscribe = [
             self._views.nodes.subscribe(self._node_changed),
             self._views.tunnels.subscribe(self._tunnel_changed),
@@ -95,16 +96,17 @@ class Hub:
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
         ]
-        self._tasks.spawn(self._tell_peers(), name="tell peers")
+        self._tasks.spawn(self._send_peers(), name="send peers")
 
     async def close(self) -> None:
-        """Stop following; sessions are ended by the server that runs them."""
+        """Stop following the views. Sessions are ended by the server that runs them."""
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         await self._tasks.close()
 
     @property
     def sessions(self) -> int:
+        """The number of nodes with a stream here."""
         return len(self._sessions)
 
     def has(self, node: str) -> bool:
@@ -112,16 +114,17 @@ class Hub:
         return node in self._sessions
 
     def region_of(self, node: str) -> str | None:
-        """The region of a node whose stream is here."""
+        """The region of a node whose stream is here; None for any other."""
         session = self._sessions.get(node)
         return None if session is None else session.info.region
 
     async def serve(
         self, register: Register, requests: AsyncIterable[NodeMessage], write: Write, *, issued_ms: int = 0
     ) -> None:
-        """Run a node's session to its end. The registration is checked already. Raises what ended it.
+        """Run a node's session to its end, ending an older session of that node first.
 
-        `issued_ms` is when the node's certificate was.
+        register: checked already. issued_ms: when the node's certificate was issued, in milliseconds. Raises what ended
+        the session, NodeRemoved and CertificateSuperseded among others; returns when the node itself did.
         """
         require_current(self._views, register.node.name, issued_ms)
         info = NodeInfo()
@@ -136,32 +139,32 @@ class Hub:
             lease_seconds=self._lease_seconds,
             now_ms=self._now_ms,
             issued_ms=issued_ms,
+            on_probed=partial(self._prober.answered, info.name),
         )
         before = self._sessions.get(info.name)
-        trying: asyncio.Task[None] | None = None
+        probing: asyncio.Task[None] | None = None
         self._sessions[info.name] = session
         try:
             if before is not None:
                 before.end(Replaced("a newer session of this node has registered"))
                 await before.over.wait()
-            session.on_probed = partial(self._prober.answered, info.name)
             await self._prober.probe_first(session, self._views.nodes.get(info.name))
             require_current(self._views, info.name, issued_ms)  # it may have been removed meanwhile
             await session.register(register.lease_id)
-            trying = self._tasks.spawn(self._prober.probe_until_reached(session), name=f"reach {info.name}")
+            probing = self._tasks.spawn(self._prober.probe_until_reached(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             await session.serve(requests, write)
         finally:
-            if trying is not None:
-                trying.cancel()
+            if probing is not None:
+                probing.cancel()
             session.over.set()
             if self._sessions.get(info.name) is session:
                 del self._sessions[info.name]
-                for told in self.on_end:
-                    told(info.name)
+                for ended in self.on_end:
+                    ended(info.name)
             logger.info("node's session ended", extra={"node": info.name})
 
     def _settings(self) -> ClusterSettings:
@@ -216,13 +219,13 @@ class Hub:
         either = new or old
         session = None if either is None else self._sessions.get(either.name)
         if session is not None and new is None:
-            session.forgotten()
+            session.record_lost()
         elif session is not None and new is not None and new.value.started_at_ms > session.info.started_at_ms:
             session.end(Replaced("a newer session of this node has registered with another replica"))
         if old is None or new is None or without_counts(old.value) != without_counts(new.value):
             self._peers_changed.set()
 
-    async def _tell_peers(self) -> None:
+    async def _send_peers(self) -> None:
         while True:
             await self._peers_changed.wait()
             await asyncio.sleep(PEERS_GATHERED)
@@ -236,7 +239,7 @@ class Hub:
             return
         holder = self._sessions.get(new.value.node)
         if holder is not None:
-            holder.shown(new)
+            holder.tunnel_seen(new)
         if old is not None and old.value.node != new.value.node:
             session = self._sessions.get(old.value.node)
             if session is not None:
@@ -248,12 +251,12 @@ class Hub:
                 session.evict_for_quota(excess)
 
 
-def _order_message(standing: OrderRecord | None) -> OrderMessage:
-    return OrderMessage(state=NODE_STATE_READY if standing is None else STATE_OF_ORDER[standing.order])
+def _order_message(record: OrderRecord | None) -> OrderMessage:
+    return OrderMessage(state=NODE_STATE_READY if record is None else STATE_OF_ORDER[record.order])
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:
-    """What other nodes care about."""
+    """The record without what changes often and does not concern other nodes: counts and reach."""
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0

@@ -1,7 +1,7 @@
-"""What is to be told to one node, kept until its stream takes it.
+"""The outbox: messages for one node, held until its stream takes them.
 
-What is told whole (settings, peers) is kept once, in its last state, so a node that reads slowly is sent less and
-never makes the registry hold more.
+Of messages that replace each other (settings, peers, the order) only the last is held: a node that reads slowly is sent
+fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from portway_proto.v1.mesh_pb2 import (
 
 
 class Outbox:
-    """Messages for one node, in the order that makes sense to it: who it is, the rules, then the news."""
+    """Messages for one node, sent in a fixed order: its registration, the rules, then what happened."""
 
     def __init__(self) -> None:
         self._wake = asyncio.Event()
@@ -74,7 +74,7 @@ class Outbox:
         self._wake.set()
 
     async def take(self) -> list[RegistryMessage]:
-        """Everything there is, at least one message; waits for it."""
+        """Remove and return all messages; waits until there is at least one."""
         while True:
             messages = list(self._drain())
             if messages:

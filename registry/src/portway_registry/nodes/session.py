@@ -1,12 +1,11 @@
-"""One node's session: its stream, its lease, its record, its batches.
+"""One node's session: its stream, its lease, its record, its announcements.
 
-Here: what is done in which order for one node, and how an outage of the store is sat out. Not here: what one node's
-news means to others (hub.py), what a batch does (announcements.py).
+Here: what is done for one node in which order, and what waits during an outage of the store. Not here: what one node's
+changes mean to other nodes, how announcements are applied.
 """
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +23,7 @@ from portway_proto.v1.mesh_pb2 import (
     Withdrawal,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo, TunnelInfo
+from portway_runtime.backoff import jittered
 from portway_runtime.tasks import Tasks
 
 from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
@@ -38,23 +38,23 @@ logger = logging.getLogger(__name__)
 
 Write = Callable[[RegistryMessage], Awaitable[None]]
 
-# Batches that wait for the store; the node is not read from while there are more.
-_MOST_BATCHES: Final = 64
-_PAUSE: Final = 1.0  # seconds, at most, between tries while the store is away; it has a time limit of its own
+# Batches waiting for the store; the node's stream is not read while there are this many.
+_MAX_BATCHES: Final = 64
+_PAUSE: Final = 1.0  # seconds at most between tries during an outage of the store, which has a time limit of its own
 
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """A binding that the registry ends by itself; `tell`: the node still holds it, and is to drop it."""
+    """A binding that the registry ends by itself. `evict`: the node still holds it, and must drop it."""
 
     tunnel: Item[TunnelInfo]
-    tell: bool
+    evict: bool
 
 
 class NodeSession:
     """A node's stream, from its Register to its end.
 
-    `info.started_at_ms` tells sessions of one node apart, on whichever replicas: the highest is the one that counts.
+    `info.started_at_ms` orders the sessions of one node at all replicas: the highest is the current one.
     """
 
     def __init__(
@@ -65,15 +65,16 @@ class NodeSession:
         *,
         lease_seconds: int,
         now_ms: Callable[[], int],
-        issued_ms: int = 0,
+        issued_ms: int,
+        on_probed: Callable[[Probed], None],
     ) -> None:
-        """`issued_ms` is when the node's certificate was."""
+        """`issued_ms`: when the node's certificate was issued. `on_probed` is called with each answer to a probe."""
         self.info = info
         self.issued_ms = issued_ms
         self.outbox = Outbox()
         self.over = asyncio.Event()
-        self.serving = False  # the node hears what is said to it
-        self.on_probed: Callable[[Probed], None] = lambda probed: None
+        self.serving = False  # messages in the outbox are sent
+        self._on_probed = on_probed
         self._store = store
         self._announcements = announcements
         self._lease_seconds = lease_seconds
@@ -83,103 +84,107 @@ class NodeSession:
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
         self._work: asyncio.Queue[Announce | _Removal] = asyncio.Queue()
-        self._room = asyncio.Semaphore(_MOST_BATCHES)
+        self._room = asyncio.Semaphore(_MAX_BATCHES)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def register(self, lease: int) -> None:
-        """Make the node known, on the lease it had when that is still its own. Raises StoreUnavailable."""
+        """Write the node's record, on the lease `lease` if the store has the record on it, else on a new lease.
+
+        Raises StoreUnavailable.
+        """
         entry = await self._store.get(keys.node(self.info.name))
         if entry is not None:
             before = decode_node(entry.value).started_at_ms
             self.info.started_at_ms = max(self.info.started_at_ms, before + 1)
             if entry.lease == lease != NO_LEASE and await self._resumes(entry.lease):
                 return
-        await self._register_anew()
+        await self._register_on_new_lease()
 
     async def serve(self, requests: AsyncIterable[NodeMessage], write: Write) -> None:
-        """Talk to the node until one side is done. Raises what ended it, if that was not the node itself."""
+        """Read and write the stream until the session ends. Raises what ended it; returns when the node itself did.
+
+        A node that was draining is removed from the store then; any other stays until its lease ends.
+        """
         tasks = Tasks(f"session of {self.info.name}", on_failure=self._fail)
         self.serving = True
         try:
-            tasks.spawn(self._tell(write), name="tell")
-            tasks.spawn(self._listen(requests), name="listen")
-            tasks.spawn(self._keep(), name="keep")
-            tasks.spawn(self._announce(), name="announce")
+            tasks.spawn(self._send(write), name="send")
+            tasks.spawn(self._receive(requests), name="receive")
+            tasks.spawn(self._keep_lease(), name="keep lease")
+            tasks.spawn(self._apply_announcements(), name="apply announcements")
             await self._ended
         finally:
             self.serving = False
             await tasks.close()
         if self.info.state == NODE_STATE_DRAINING:
-            await self._forget()
+            await self._deregister()
 
     def end(self, error: Exception | None) -> None:
-        """Make `serve` return, or raise `error`."""
+        """Make `serve` return, or raise `error`. Only the first call counts."""
         if not self._ended.done():
             if error is None:
                 self._ended.set_result(None)
             else:
                 self._ended.set_exception(error)
-                # Looked at, in case the session ends before anybody waits for it.
+                # Retrieved, in case the session is never served: asyncio would log it.
                 self._ended.exception()
 
     def evict_for_quota(self, tunnel: Item[TunnelInfo]) -> None:
-        """Take back a tunnel that two replicas admitted at once."""
-        self._work.put_nowait(_Removal(tunnel, tell=True))
+        """Withdraw a tunnel and evict it from the node: two replicas admitted one each into the last free place."""
+        self._work.put_nowait(_Removal(tunnel, evict=True))
 
-    def shown(self, tunnel: Item[TunnelInfo]) -> None:
-        """The view shows a tunnel of this node: one that the node does not hold any more is removed."""
+    def tunnel_seen(self, tunnel: Item[TunnelInfo]) -> None:
+        """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
         if self._announcements.is_stale(tunnel):
-            self._work.put_nowait(_Removal(tunnel, tell=False))
+            self._work.put_nowait(_Removal(tunnel, evict=False))
 
     def publish(self) -> None:
-        """Something of `info` has changed: write it now, not at the next KeepAlive."""
+        """Write `info` to the store now, not at the next KeepAlive."""
         self._heard.set()
 
-    def forgotten(self) -> None:
-        """The store has lost the node's record: register anew now, not at the next KeepAlive.
-
-        Unless it was the node's own silence that ended the lease.
-        """
+    def record_lost(self) -> None:
+        """The node's record was deleted: register again now, not at the next KeepAlive, unless the lease ended because
+        the node was silent."""
         if asyncio.get_running_loop().time() - self._heard_at < self._lease_seconds:
             self._heard.set()
 
     def _fail(self, error: BaseException) -> None:
         self.end(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-    async def _tell(self, write: Write) -> None:
+    async def _send(self, write: Write) -> None:
         while True:
             for message in await self.outbox.take():
                 try:
                     await write(message)
-                except aio.BaseError:  # the node has gone in the middle of it
+                except aio.BaseError:  # the node has gone meanwhile
                     self.end(None)
                     return
 
-    async def _listen(self, requests: AsyncIterable[NodeMessage]) -> None:
+    async def _receive(self, requests: AsyncIterable[NodeMessage]) -> None:
         async for message in requests:
             kind = message.WhichOneof("message")
             if kind == "keep_alive":
-                self._take_counts(message.keep_alive)
+                self._update_counts(message.keep_alive)
                 self._heard_at = asyncio.get_running_loop().time()
                 self._heard.set()
             elif kind == "announce":
                 await self._room.acquire()
                 self._work.put_nowait(message.announce)
             elif kind == "probed":
-                self.on_probed(message.probed)
+                self._on_probed(message.probed)
             elif kind == "register":
                 self.end(InvalidRequest("a stream is one registration: open another stream to register again"))
                 return
         self.end(None)
 
-    def _take_counts(self, told: KeepAlive) -> None:
-        self.info.sessions, self.info.tunnels, self.info.visits = told.sessions, told.tunnels, told.visits
-        self.info.state = told.state or self.info.state
+    def _update_counts(self, message: KeepAlive) -> None:
+        self.info.sessions, self.info.tunnels, self.info.visits = message.sessions, message.tunnels, message.visits
+        self.info.state = message.state or self.info.state
 
-    async def _keep(self) -> None:
-        """Refresh the lease each time the node is heard, and its record when it has changed notably.
+    async def _keep_lease(self) -> None:
+        """Refresh the lease at each KeepAlive, and write the record when it has changed notably.
 
-        A node that hangs may still have a library that answers pings, so its stream alone does not keep it.
+        An open stream alone does not keep the lease: gRPC answers pings also in a node that hangs.
         """
         while True:
             try:
@@ -200,10 +205,10 @@ class NodeSession:
                 await self._register_after(lease)
 
     async def _publish(self, lease: LeaseId) -> None:
-        """Write the node's record if it is worth it. Raises LeaseLost when it is gone."""
+        """Write the node's record if it changed notably. Raises LeaseLost when the store has it no more."""
         entry = await self._store.get(keys.node(self.info.name))
         if entry is None:
-            raise LeaseLost("the node's record went with its lease")
+            raise LeaseLost("the node's record was deleted with its lease")
         stored = decode_node(entry.value)
         if stored.started_at_ms > self.info.started_at_ms:
             self.end(Replaced("a newer session of this node has registered"))
@@ -211,7 +216,7 @@ class NodeSession:
             value = self.info.SerializeToString()
             await self._store.put(entry.key, value, expected=entry.modified, lease=lease)
 
-    async def _announce(self) -> None:
+    async def _apply_announcements(self) -> None:
         while True:
             work = await self._work.get()
             if isinstance(work, Announce):
@@ -221,12 +226,12 @@ class NodeSession:
             tunnel = work.tunnel
             gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
             await self._until_done(Announce(withdrawn=[gone]), internal=True)
-            if work.tell:
+            if work.evict:
                 eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_QUOTA)
                 self.outbox.evict([eviction])
 
     async def _until_done(self, batch: Announce, *, internal: bool = False) -> None:
-        """Apply a batch, however long the store is away; the node is told once the store has it."""
+        """Apply a batch, trying until the store answers; then acknowledge it, unless it is `internal`."""
         while True:
             lease = self._lease
             try:
@@ -242,17 +247,17 @@ class NodeSession:
                 return
 
     async def _register_after(self, lost: LeaseId) -> None:
-        """A new lease in place of `lost`, once; the node then announces everything again."""
+        """Replace the lease `lost` by a new one, once; the node then announces everything again."""
         async with self._registering:
             while self._lease == lost:
                 try:
-                    await self._register_anew()
+                    await self._register_on_new_lease()
                 except StoreUnavailable as error:
                     await self._pause("node not registered again", error)
                 except LeaseLost:
                     continue
 
-    async def _register_anew(self) -> None:
+    async def _register_on_new_lease(self) -> None:
         lease = await self._store.grant_lease(self._lease_seconds)
         await self._store.put(keys.node(self.info.name), self.info.SerializeToString(), lease=lease)
         self._registered(lease)
@@ -272,8 +277,8 @@ class NodeSession:
         self.outbox.registered(registered)
         logger.info("node registered", extra={"node": self.info.name, "region": self.info.region})
 
-    async def _forget(self) -> None:
-        """A node that drained and left is not waited for."""
+    async def _deregister(self) -> None:
+        """Remove a node that drained and left; its lease need not run out first."""
         try:
             await self._store.revoke_lease(self._lease)
         except StoreUnavailable as error:
@@ -281,13 +286,13 @@ class NodeSession:
 
     async def _pause(self, what: str, error: StoreUnavailable) -> None:
         logger.warning(what, extra={"node": self.info.name, "reason": str(error)})
-        await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - spreads load
+        await asyncio.sleep(jittered(_PAUSE))
 
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether what has changed is worth a write: state, reach, whether it takes clients, or a count by over a tenth.
+    """Whether the change is worth a write: of state, reach, whether it accepts clients, or of a count by over a tenth.
 
-    Without the third a node could fill up from nine tenths on and be offered to clients that it refuses.
+    Without the third, a node that filled up from nine tenths on would be offered to clients that it refuses.
     """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
         return True
@@ -298,5 +303,5 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
 
 
 def _is_full(node: NodeInfo) -> bool:
-    """Whether a node that is ready takes no clients all the same."""
+    """Whether its sessions alone keep it from accepting clients. Checked at each KeepAlive, so kept cheap."""
     return 0 < node.max_sessions <= node.sessions

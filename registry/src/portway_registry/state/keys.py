@@ -1,16 +1,16 @@
 """The layout of the store: which key holds what.
 
-Here: names of keys. Not here: the values under them (records.py), nor how they are read (views.py).
+Here: names of keys. Not here: the values under them, nor how they are read.
 
     nodes/<node>       NodeInfo, on the node's lease
     tunnels/<label>    TunnelInfo, on the lease of its home node
     tokens/<id>        TokenRecord
     grant-keys/<kid>   GrantKeyRecord
-    orders/<node>      OrderRecord; none for a node that serves as usual
-    ports/<region>/<first>  PortBlockRecord: whose the raw ports from there on are; on no lease
+    orders/<node>      OrderRecord; absent for a node without an order
+    ports/<region>/<first>  PortBlockRecord: the owner of the block of raw ports from `first` on; on no lease
     authority          AuthorityRecord: the cluster's own CA, its key included
     invitations/<id>   InvitationRecord
-    identities/<node>  IdentityRecord: who joined under this name last
+    identities/<node>  IdentityRecord: the last node that joined under this name
     audit/<when>-<id>  AuditRecord; sorts by time
     settings           SettingsRecord
 """
@@ -60,7 +60,7 @@ def identity(node_name: str) -> str:
 
 
 def port_block(region: str, first: int) -> str:
-    """Five digits hold every port, so that keys sort by it."""
+    """Five digits hold every port, so that keys sort by port."""
     return f"{PORTS}{region}/{first:05d}"
 
 

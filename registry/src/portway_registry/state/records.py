@@ -1,7 +1,7 @@
-"""The values in the store, and how they become bytes.
+"""The values in the store, and their encoding.
 
-Nodes and tunnels are the protocol's own messages; the rest are JSON structs. A field added later has a default, so
-that an old value can be read; an unknown field is passed over, so that a new one can.
+Nodes and tunnels are the protocol's own messages; the rest are JSON structs. A field added later has a default, so that
+old values can be read; unknown fields are ignored, so that newer values can.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ M = TypeVar("M", NodeInfo, TunnelInfo)
 
 
 class Role(StrEnum):
-    """Who calls: the holder of a client's, an admin's or an invitation's token, or a node by its certificate."""
+    """What a caller is: holder of a client's, an admin's or an invitation's token, or a node with its certificate."""
 
     CLIENT = "client"
     ADMIN = "admin"
@@ -34,7 +34,7 @@ class Role(StrEnum):
 
 
 class TokenRecord(msgspec.Struct, frozen=True):
-    """An API token; `secret_sha256` is all that is kept of its secret."""
+    """An API token; of its secret only the hash is stored. A time of 0 means never, `max_tunnels` 0 the default."""
 
     id: str
     tenant: str
@@ -47,7 +47,7 @@ class TokenRecord(msgspec.Struct, frozen=True):
 
 
 class GrantKeyRecord(msgspec.Struct, frozen=True):
-    """An Ed25519 key, both halves raw. It signs from `active_from_ms` on, until a younger one does."""
+    """An Ed25519 key pair, both keys raw. It signs from `active_from_ms` on, until a younger one does."""
 
     kid: str
     private_key: bytes
@@ -56,7 +56,7 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 
 
 class Order(StrEnum):
-    """What operators want of a node."""
+    """What operators order a node to do."""
 
     CORDON = "cordon"
     DRAIN = "drain"
@@ -64,7 +64,7 @@ class Order(StrEnum):
 
 
 class OrderRecord(msgspec.Struct, frozen=True):
-    """An order that stands until it is taken back, whether the node runs or not."""
+    """An order, in force until it is taken back, whether the node runs or not."""
 
     node: str
     order: Order
@@ -84,7 +84,7 @@ _REACHED: Final = frozenset((REACH_UNSPECIFIED, REACH_REACHED))
 
 
 class AuthorityRecord(msgspec.Struct, frozen=True):
-    """The cluster's own CA, PEM."""
+    """The cluster's own CA: certificate and private key, PEM."""
 
     certificate: bytes
     private_key: bytes
@@ -92,9 +92,10 @@ class AuthorityRecord(msgspec.Struct, frozen=True):
 
 
 class InvitationRecord(msgspec.Struct, frozen=True):
-    """What lets one new node join, once: with `key_sha256`, the hash of the public key that it was used for.
+    """An invitation for one new node. Of its secret only `secret_sha256` is stored.
 
-    `secret_sha256` is all that is kept of its secret; `node` is empty when the node may choose its name.
+    node: the only name it is good for; "" when the node may choose. used_by, key_sha256: the name of the node that used
+    it, and the hash of that node's public key.
     """
 
     id: str
@@ -111,31 +112,31 @@ class InvitationRecord(msgspec.Struct, frozen=True):
 
 
 class IdentityRecord(msgspec.Struct, frozen=True):
-    """Who joined under a node's name last. Certificates with this name that were issued before are refused."""
+    """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused."""
 
     node: str
     region: str
     invitation: str
     joined_at_ms: int
-    anew: bool = False  # the name was somebody's before
+    anew: bool = False  # the name was another node's before
 
 
 class SettingsRecord(msgspec.Struct, frozen=True):
-    """What is decided once for a cluster."""
+    """What is chosen once for a cluster, at its first start."""
 
     cluster_id: str
     created_at_ms: int = 0
 
 
 class PortBlockRecord(msgspec.Struct, frozen=True):
-    """Which node gives a block of raw ports to tunnels, and when it last asked for it."""
+    """The node that owns a block of raw ports, and when it last renewed that."""
 
     node: str
     asked_at_ms: int
 
 
 class AuditRecord(msgspec.Struct, frozen=True):
-    """Who did what to what."""
+    """Who did what, and to what: a token's or invitation's id, an action such as `token.create`, its target."""
 
     at_ms: int
     actor: str
@@ -148,12 +149,12 @@ def encode(record: msgspec.Struct) -> bytes:
 
 
 def decoder(kind: type[R]) -> Callable[[bytes], R]:
-    """What reads values of `kind`; it raises ValueError for anything else (msgspec's errors are ValueErrors)."""
+    """A function that decodes values of `kind`, and raises ValueError for others (msgspec's errors are ValueErrors)."""
     return msgspec.json.Decoder(kind).decode
 
 
 def decode_node(value: bytes) -> NodeInfo:
-    """Raises ValueError."""
+    """A node's record. Raises ValueError."""
     return _parse(NodeInfo(), value)
 
 
@@ -163,7 +164,7 @@ def is_ready(node: NodeInfo) -> bool:
 
 
 def decode_tunnel(value: bytes) -> TunnelInfo:
-    """Raises ValueError."""
+    """A tunnel's record. Raises ValueError."""
     return _parse(TunnelInfo(), value)
 
 

@@ -1,6 +1,6 @@
-"""The cluster in memory: each kind of record, decoded once, as its mirror changes.
+"""The cluster in memory: the records of each kind, decoded once and kept up to date by a mirror.
 
-Here: views and the order in which they are filled. Not here: what is decided by them.
+Here: views and the order in which they are filled. Not here: decisions based on them.
 """
 
 import logging
@@ -30,7 +30,7 @@ from portway_registry.store.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
-# Some 20 MB: more labels than come and go in an hour at a hundred thousand tunnels.
+# Labels whose last holder is remembered, some 20 MB: more than come and go in an hour at a hundred thousand tunnels.
 _REMEMBERED: Final = 100_000
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class Item(Generic[T]):
-    """A record with what the store knows of it."""
+    """A record with its revisions and its lease."""
 
     name: str
     value: T
@@ -52,7 +52,7 @@ Change = Callable[[Item[T] | None, Item[T] | None], None]
 
 
 class View(Generic[T]):
-    """All records below a prefix, by name; as old as the mirror, which outlives outages of the store."""
+    """All records below a prefix, by name. In an outage of the store it stays as it was."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class View(Generic[T]):
         self.items: Mapping[str, Item[T]] = MappingProxyType(self._items)
 
     async def start(self) -> None:
-        """Fill the view. Raises StoreUnavailable."""
+        """Fill the view, and follow the store from then on. Raises StoreUnavailable."""
         await self.mirror.start()
 
     async def caught_up(self, name: str) -> None:
@@ -97,15 +97,15 @@ class View(Generic[T]):
         return (item.value for item in self._items.values())
 
     def decode(self, entry: Entry) -> T | None:
-        """An entry read from the store itself; None, and a line in the log, when it cannot be read."""
+        """Decode an entry that was read from the store; None, with an error logged, when it cannot be decoded."""
         try:
             return self._decode(entry.value)
         except ValueError:
-            logger.exception("record passed over: it cannot be read", extra={"key_prefix": self._prefix})
+            logger.exception("record ignored: it cannot be read", extra={"key_prefix": self._prefix})
             return None
 
     def item(self, entry: Entry) -> Item[T] | None:
-        """As `decode`, with what the store knows of it."""
+        """As `decode`, with revisions and lease."""
         value = self.decode(entry)
         if value is None:
             return None
@@ -113,7 +113,10 @@ class View(Generic[T]):
         return Item(name, value, entry.created, entry.modified, entry.lease)
 
     def subscribe(self, change: Change[T]) -> Callable[[], None]:
-        """Call `change(old, new)` at each change from now on; the view is changed already. Returns what ends it."""
+        """Call `change(old, new)` after each change from now on, with the view changed already.
+
+        Returns a function that unsubscribes; it may be called again.
+        """
         self._subscribers.append(change)
         return lambda: self._subscribers.remove(change) if change in self._subscribers else None
 
@@ -132,22 +135,22 @@ class View(Generic[T]):
                 subscriber(old, new)
 
     def _index(self, old: Item[T] | None, new: Item[T] | None) -> None:
-        """Keep what a subclass finds records by."""
+        """For subclasses: update the indices by which they find records."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastHolder:
-    """Who held a label that nobody holds now."""
+    """The last holder of a label that no tunnel has now."""
 
     node: str
     epoch: int
 
 
 class TunnelView(View[TunnelInfo]):
-    """Tunnels, found by their home node, by their token and by their region's raw port too.
+    """Tunnels, with indices by home node, by token and by raw port.
 
-    Who held a label last is remembered when it is gone, within bounds: while its client is away, or has gone for good,
-    whoever saw its proof must not get it.
+    The last holder of a label is remembered after its tunnel is gone, for a bounded number of labels: while its client
+    is away, or has gone for good, a node that saw the label's proof must not be able to take it.
     """
 
     def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
@@ -158,17 +161,19 @@ class TunnelView(View[TunnelInfo]):
         self._last: BoundedMap[str, LastHolder] = BoundedMap(_REMEMBERED)
 
     def last_holder(self, label: str) -> LastHolder | None:
-        """With the highest epoch, of a label that stood in the store once; None when that is not remembered."""
+        """The holder with the highest epoch of a label that is gone; None when none is remembered."""
         return self._last.get(label)
 
     def of_node(self, node: str) -> Mapping[str, Item[TunnelInfo]]:
+        """A node's tunnels, by label."""
         return self._by_node.get(node, {})
 
     def of_token(self, token_id: str) -> Mapping[str, Item[TunnelInfo]]:
+        """A token's tunnels, by label."""
         return self._by_token.get(token_id, {})
 
     def of_port(self, region: str, port: int) -> Mapping[str, Item[TunnelInfo]]:
-        """Whoever has this raw port of the region; one tunnel, unless something went wrong."""
+        """The tunnels with this raw port of the region, by label; one, unless something went wrong."""
         return self._by_port.get((region, port), {})
 
     def _index(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
@@ -220,7 +225,7 @@ class Views:
         )
 
     async def start(self) -> None:
-        """Fill them all. Raises StoreUnavailable."""
+        """Fill all views. Raises StoreUnavailable; it may be called again then."""
         for view in self._in_order():
             await view.start()
 
@@ -229,7 +234,7 @@ class Views:
             await view.close()
 
     def _in_order(self) -> tuple[View[Any], ...]:
-        """The rules first, then nodes, then what nodes hold."""
+        """What nodes are checked against first, then nodes, then what nodes hold."""
         return (
             self.grant_keys,
             self.tokens,

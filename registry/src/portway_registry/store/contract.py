@@ -1,11 +1,11 @@
-"""The contract of a store: what the registry asks of etcd, and of the embedded store alike.
+"""The contract of a store, which etcd and the embedded store both fulfil.
 
-A flat map from keys to values with one counter, the revision, that every change raises; changes made
-together (a batch, the keys of a lease that ends) may share one. Here: the contract and its
-values. Not here: what the keys mean (keys.py), how a view is kept in memory (mirror.py).
+A store is a flat map from keys to values with one counter, the revision, that every change raises; changes made
+together (a batch, the keys of a lease that ends) may share one. Here: the contract and its values. Not here: what the
+keys mean.
 
-Every call may be cancelled; a write that is cancelled may or may not have happened. Every call raises
-StoreUnavailable when the store does not answer within the implementation's time limit.
+Every call may be cancelled; a cancelled write may or may not have happened. Every call raises StoreUnavailable when the
+store does not answer within the implementation's time limit.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -23,7 +23,7 @@ ABSENT: Final = Revision(0)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key as it stands. `created` and `modified` are the revisions of its first and of its last write."""
+    """A key and its value. `created` and `modified` are the revisions of its first and of its last write."""
 
     key: str
     value: bytes
@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All entries below a prefix, sorted by key, as they stood at one revision."""
+    """All entries below a prefix, sorted by key, at one revision."""
 
     entries: tuple[Entry, ...]
     revision: Revision
@@ -57,8 +57,8 @@ class Event:
 class Put:
     """Write `value`, on condition that the key was last modified at `expected`.
 
-    `expected` 0 means that the key must not exist; None means whatever stands there is replaced.
-    `lease` ties the key to a lease: it vanishes with it. Raises LeaseLost when the lease is unknown.
+    expected: ABSENT means that the key must not exist, None that any value is replaced. lease: the key is deleted when
+    this lease ends; writing raises LeaseLost when the lease is unknown.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove a key, on condition as in Put; removing what is not there succeeds when `expected` is None."""
+    """Delete a key, on condition as in Put; with `expected` None deleting an absent key succeeds."""
 
     key: str
     expected: Revision | None = None
@@ -86,29 +86,29 @@ class Store(Protocol):
         ...
 
     async def list(self, prefix: str) -> Listing:
-        """Everything whose key begins with `prefix`, however many, at one revision."""
+        """All entries whose key begins with `prefix`, however many, at one revision."""
         ...
 
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
-        """Do each write whose condition holds; the answer says, for each in order, whether it was done.
+        """Do each write whose condition holds; returns for each, in order, whether it was done.
 
-        Each is atomic by itself; together they need not be, but two of the same key are done in order. There
-        may be any number (an implementation batches them). Where an answer was lost and the write tried
-        again, a key that then stands as it was to stand counts as done. Raises LeaseLost when a Put names a
-        lease that is gone; others may have been done.
+        Each is atomic by itself; together they need not be, but two of the same key are done in order. Any number may
+        be given; an implementation batches them. Where an answer was lost and the write tried again, a key that has the
+        intended value then counts as done. Raises LeaseLost when a Put names a lease that is gone; others may have been
+        done.
         """
         ...
 
     async def put(self, key: str, value: bytes, *, expected: Revision | None = None, lease: LeaseId = NO_LEASE) -> bool:
-        """One Put; whether it was done."""
+        """One Put; returns whether it was done."""
         ...
 
     async def delete(self, key: str, *, expected: Revision | None = None) -> bool:
-        """One Delete; whether it was done."""
+        """One Delete; returns whether it was done."""
         ...
 
     async def grant_lease(self, ttl: float) -> LeaseId:
-        """A new lease that runs out `ttl` seconds (whole ones, at least 1) after its last refresh."""
+        """A new lease that ends `ttl` seconds (rounded up, at least 1) after its last refresh."""
         ...
 
     async def keep_lease(self, lease: LeaseId) -> None:
@@ -116,19 +116,19 @@ class Store(Protocol):
         ...
 
     async def revoke_lease(self, lease: LeaseId) -> None:
-        """End the lease now, and every key tied to it. A lease that is gone already is no error."""
+        """End the lease now, and delete every key on it. A lease that is gone already is not an error."""
         ...
 
     def watch(self, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
         """Every change below `prefix` with a revision above `after`, in order, each once, in batches.
 
-        It goes on until it is closed (`aclose`), through any outage of the store: it reconnects by itself
-        and resumes after the last revision it delivered. A batch ends with the end of a revision. Raises
-        Compacted when that revision is gone, or is one that the store has not reached (it was restored from
-        a copy). A deletion by a lease that ran out is an event like any other.
+        It goes on until it is closed (`aclose`), through any outage of the store: it reconnects by itself and resumes
+        after the last revision it delivered. A batch never ends in the middle of a revision. Deletions by a lease that
+        ended are events like any other. Raises Compacted when that revision is gone, or when the store has not reached
+        it (it was restored from a copy).
         """
         ...
 
     async def close(self) -> None:
-        """Let go of every resource; watches end. Leases live on until they run out."""
+        """Release every resource; watches end. Leases live on until they run out."""
         ...

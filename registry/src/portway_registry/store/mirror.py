@@ -47,7 +47,12 @@ class Mirror:
         return self._revision
 
     async def start(self) -> None:
-        """List, notify subscribers of every entry, and watch from there on. Raises StoreUnavailable."""
+        """List, notify subscribers of every entry, and watch from there on; nothing when it has started already.
+
+        Raises StoreUnavailable, and may be called again then.
+        """
+        if len(self._tasks):
+            return
         self._replace(await self._store.list(self.prefix))
         self._tasks.spawn(self._follow(), name="follow")
 

@@ -1,7 +1,4 @@
-"""Which store to use, parsed once from the settings.
-
-Here: the specification of a store and how it is read from text. Not here: opening one (open.py).
-"""
+"""Which store to use: a value, and how it is read from the settings. Not here: opening one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ _DEFAULT_PORT = 2379  # etcd's client port, as IANA has it
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedSpec:
-    """A store inside this process. `path` None keeps nothing: it is gone with the process."""
+    """A store inside this process, in the SQLite file `path`; with None it is in memory only."""
 
     path: Path | None
 
@@ -57,7 +54,7 @@ def parse_store(
     if kind == "embedded" and colon:
         unfit = [name for name, value in given.items() if value is not None]
         if unfit:
-            raise ConfigError(f"{', '.join(unfit)} cannot be used with the embedded store: leave out or use etcd:URL")
+            raise ConfigError(f"{', '.join(unfit)} cannot be used with the embedded store: use etcd:URL with them")
         return _parse_embedded(rest)
     if kind != "etcd" or not colon:
         raise ConfigError(f"store {text!r} is not known: {_FORMS}")
@@ -90,7 +87,7 @@ def _parse_endpoints(rest: str) -> tuple[tuple[str, ...], bool]:
         try:
             port = parts.port or _DEFAULT_PORT
         except ValueError:
-            raise ConfigError(f"etcd endpoint {parts.hostname}: the port is no number from 1 to 65535") from None
+            raise ConfigError(f"etcd endpoint {parts.hostname}: the port is not a number from 1 to 65535") from None
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         endpoints.append(f"{host}:{port}")
         schemes.add(parts.scheme)

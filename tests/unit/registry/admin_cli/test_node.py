@@ -130,8 +130,8 @@ def test_a_node_is_invited(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("--region", "Fra"), 1, "no region name"),
-        (("--region", "fra", "--name", "a b"), 1, "no node name"),
+        (("--region", "Fra"), 1, "not a region name"),
+        (("--region", "fra", "--name", "a b"), 1, "not a node name"),
         (("--region", "fra", "--ttl", "31d"), 1, "at most 30 days"),
         (("--region", "fra", "--ttl", "0s"), 2, "such as 30m"),
         (("--region", "fra", "--ttl", "soon"), 2, "such as 30m"),

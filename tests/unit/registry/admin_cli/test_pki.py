@@ -53,7 +53,7 @@ def test_nodes_and_regions_are_added_later(admin: Call, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--region", "Fra"), "no region name"),
+        (("--region", "Fra"), "not a region name"),
         (("--node", "a", "--node", "a"), "twice"),
         (("--registry-host", "a b"), "a b"),
     ],

@@ -66,7 +66,15 @@ class Running:
     def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
         quota = Quota(views.tokens, views.tunnels, default=100)
         announcements = Announcements(store, views.tunnels, quota, node=info.name, region=info.region)
-        self.session = NodeSession(store, announcements, info, lease_seconds=lease_seconds, now_ms=lambda: NOW_MS)
+        self.session = NodeSession(
+            store,
+            announcements,
+            info,
+            lease_seconds=lease_seconds,
+            now_ms=lambda: NOW_MS,
+            issued_ms=0,
+            on_probed=lambda probed: None,
+        )
         self.heard: list[RegistryMessage] = []
         self._requests: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -266,7 +274,7 @@ async def test_silence_is_not_mistaken_for_a_forgetful_store(
     await store.revoke_lease(LeaseId(running.leases()[0]))
     later = asyncio.get_running_loop().time() + 60
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
-    running.session.forgotten()
+    running.session.record_lost()
     monkeypatch.undo()
     running.say(announce=Announce(batch=1))
     await running.until(running.announced)
@@ -313,7 +321,7 @@ async def test_a_leftover_is_removed_and_nobody_is_told(store: Fickle, running: 
     running.say(announce=Announce(batch=1, full=True))
     await running.until(running.announced)
     await store.put(keys.tunnel(leftover.label), leftover.SerializeToString())
-    running.session.shown(item(leftover))
+    running.session.tunnel_seen(item(leftover))
     running.say(announce=Announce(batch=2))
     await running.until(lambda: running.announced() == [1, 2])
     assert await store.get(keys.tunnel(leftover.label)) is None

@@ -159,9 +159,9 @@ def test_a_folder_that_is_no_authority_is_refused(authority: CaFolder, tmp_path:
 @pytest.mark.parametrize(
     ("domain", "regions", "nodes", "hosts", "says"),
     [
-        ("no domain", [], [], [], "no domain"),
-        ("example.com", ["Fra"], [], [], "no region name"),
-        ("example.com", [], ["a b"], [], "no node name"),
+        ("no domain", [], [], [], "not a domain"),
+        ("example.com", ["Fra"], [], [], "not a region name"),
+        ("example.com", [], ["a b"], [], "not a node name"),
         ("example.com", [], [], ["a b"], "neither"),
         ("example.com", ["fra", "fra"], [], [], "region fra is named twice"),
         ("example.com", [], ["a", "b", "a"], [], "node a is named twice"),

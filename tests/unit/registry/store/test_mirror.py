@@ -194,3 +194,13 @@ async def test_a_key_that_was_deleted_is_waited_for(
     async with asyncio.timeout(5):
         await waiting
     assert not mirror.entries
+
+
+async def test_it_starts_once(store: EmbeddedStore, mirror: Mirror) -> None:
+    """Started again, as when another view could not start, it still tells each change once."""
+    await mirror.start()
+    await mirror.start()
+    mirror.subscribe(told := Told())
+    await store.put("a/1", b"x")
+    await caught_up(mirror, store)
+    assert told.changes == [("a/1", None, b"x")]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from portway_registry.errors import ConfigError
-from portway_registry.store.open import EmbeddedSpec, EtcdSpec, parse_store
+from portway_registry.store.spec import EmbeddedSpec, EtcdSpec, parse_store
 
 FILE = Path("f.pem")
 

@@ -1,11 +1,11 @@
-"""The file behind the embedded store: what is written to it has outlived the process, and the power.
+"""The SQLite file of the embedded store. What was committed survives a kill and a power cut.
 
-Here: the tables, opening and loading, one transaction for a group of changes. Everything blocks: the store
-calls it in a thread of its own. Not here: conditions, revisions, watches (state.py, store.py).
+Here: the tables, opening and loading, one transaction for a group of changes. Everything blocks: the store calls it in
+a thread. Not here: conditions, revisions, watches.
 
-The log is written ahead (WAL) with synchronous=FULL: a commit is on the disk when it returns. NORMAL would
-survive a kill as well, but a power cut may take back the last commits, and a token that was shown once must
-not be lost. Group commit pays for it: one fsync for all writes that wait.
+WAL with synchronous=FULL: a commit is on the disk when it returns. NORMAL survives a kill as well, but a power cut may
+undo the last commits, and a token that was shown once must not be lost. Group commit pays for it: one fsync for all
+waiting writes.
 """
 
 import os
@@ -17,9 +17,9 @@ from pathlib import Path
 from portway_registry.errors import ConfigError
 from portway_registry.store.contract import Entry, LeaseId, Revision
 
-_APPLICATION = 0x50575953  # "PWYS": a file with another number is somebody else's
+_APPLICATION = 0x50575953  # "PWYS": a file with another number is another program's
 _LAYOUT = 1
-_LOCK_PATIENCE = 2.0  # seconds; a registry that is being replaced lets go of the file within that
+_LOCK_PATIENCE = 2.0  # seconds; a registry that is being replaced closes the file within that
 _TABLES = """
 CREATE TABLE entries (
     key TEXT PRIMARY KEY, value BLOB NOT NULL, created INTEGER NOT NULL, modified INTEGER NOT NULL,
@@ -33,7 +33,7 @@ INSERT INTO counter VALUES (0);
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What the file holds."""
+    """The content of the file."""
 
     entries: tuple[Entry, ...]
     leases: dict[LeaseId, int]
@@ -42,7 +42,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """One group: keys with their new entry (None: removed), leases with their length (None: ended)."""
+    """One group: keys with their new entry (None: deleted), leases with their TTL in seconds (None: ended)."""
 
     entries: dict[str, Entry | None]
     leases: dict[LeaseId, int | None]
@@ -50,10 +50,10 @@ class Changes:
 
 
 class Database:
-    """One SQLite file, held alone. May be used by any thread, by one at a time."""
+    """One SQLite file, locked for this process. May be used from any thread, by one at a time."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open or make the file; None keeps all in memory. Raises ConfigError when it cannot be used."""
+        """Open or create the file; with None all is in memory. Raises ConfigError when it cannot be used."""
         try:
             if path is not None:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # the registry's signing keys are in it
@@ -97,7 +97,7 @@ class Database:
         run("COMMIT")
 
     def load(self) -> Contents:
-        """Everything in the file."""
+        """Read everything in the file."""
         run = self._connection.execute
         return Contents(
             tuple(
@@ -111,7 +111,7 @@ class Database:
         )
 
     def commit(self, changes: Changes) -> None:
-        """Write a group, all of it or nothing; on return it is on the disk. Raises sqlite3.Error."""
+        """Write a group, all or nothing; on return it is on the disk. Raises sqlite3.Error."""
         run, many = self._connection.execute, self._connection.executemany
         run("BEGIN IMMEDIATE")
         try:
@@ -132,7 +132,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
 

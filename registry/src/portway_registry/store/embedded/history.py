@@ -1,7 +1,6 @@
-"""The embedded store's latest changes, for watches to start from.
+"""The embedded store's history: a bounded log of its latest events, from which watches read.
 
-Here: a bounded log of events and the waking of those who read it. Each event has a revision of its own, so
-that a revision is a place in the log. Not here: how events come about (state.py).
+Each event has a revision of its own, so that a revision is a position in the log. Not here: how events are made.
 """
 
 import asyncio
@@ -10,16 +9,17 @@ from collections.abc import AsyncGenerator, Iterable
 from portway_registry.errors import Compacted
 from portway_registry.store.contract import Event, Revision
 
-KEPT = 65_536  # events; a watch that falls further behind lists again, as after compaction
-_BATCH = 1_000  # events looked at before others get their turn on the loop
+CAPACITY = 65_536  # events; a watch that falls further behind must list again, as after compaction
+_BATCH = 1_000  # events read before other tasks get their turn on the loop
 
 
 class History:
-    """What happened after `floor`, up to `revision`."""
+    """The events after one revision, the floor, which rises as old events are dropped."""
 
-    def __init__(self, revision: Revision, kept: int = KEPT) -> None:
+    def __init__(self, revision: Revision, capacity: int = CAPACITY) -> None:
+        """Empty at `revision`; holds at most `capacity` events."""
         self._floor = revision
-        self._kept = kept
+        self._capacity = capacity
         self._events: list[Event] = []
         self._watches: set[asyncio.Event] = set()
         self._closed = False
@@ -27,14 +27,14 @@ class History:
     def append(self, events: Iterable[Event]) -> None:
         """Add events, each with the next revision, and wake the watches."""
         self._events.extend(events)
-        self.compact(Revision(self._floor + len(self._events) - self._kept))
+        self.compact(Revision(self._floor + len(self._events) - self._capacity))
         self._wake()
 
     def compact(self, revision: Revision) -> None:
-        """Forget all up to `revision`; nothing when that has been forgotten already."""
-        forgotten = max(0, min(revision - self._floor, len(self._events)))
-        del self._events[:forgotten]
-        self._floor = Revision(self._floor + forgotten)
+        """Drop the events up to `revision`, as far as they are not dropped already."""
+        dropped = max(0, min(revision - self._floor, len(self._events)))
+        del self._events[:dropped]
+        self._floor = Revision(self._floor + dropped)
 
     async def watch(self, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
         """As Store.watch."""

@@ -1,7 +1,6 @@
-"""What the embedded store holds in memory, and a draft of what a group of requests would change in it.
+"""The embedded store's entries and leases in memory, and a draft of the changes of a group of requests.
 
-Here: conditions, revisions, which keys hang on which lease; nothing waits and nothing is written. Not here:
-the file (database.py), when a lease is due (store.py), watches (history.py).
+Here: conditions, revisions, which keys are on which lease; without I/O. Not here: the file, deadlines, watches.
 """
 
 from collections import defaultdict
@@ -38,11 +37,11 @@ class State:
         return Listing(tuple(found), self.revision)
 
     def keys_of(self, lease: LeaseId) -> frozenset[str]:
-        """The keys that hang on a lease."""
+        """The keys on a lease."""
         return frozenset(self._keys_of.get(lease, ()))
 
     def apply(self, changes: Changes) -> None:
-        """Make a draft's changes real."""
+        """Apply a draft's changes, which were committed."""
         for key, entry in changes.entries.items():
             old = self.entries.pop(key, None)
             if old is not None and old.lease != NO_LEASE:
@@ -64,7 +63,7 @@ class State:
 
 
 class Draft:
-    """A group of requests in the making, laid over a state that does not change meanwhile."""
+    """The changes of a group of requests, on top of a state that does not change meanwhile."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -74,22 +73,25 @@ class Draft:
         self.events: list[Event] = []
 
     def changes(self) -> Changes:
-        """What is to be written."""
+        """The changes so far, to be committed."""
         return Changes(self._entries, self._leases, self._revision)
 
     def write(self, writes: tuple[Write, ...]) -> tuple[bool, ...]:
-        """Do what the conditions allow. Raises LeaseLost, with nothing done, when a lease is unknown."""
+        """Do each write whose condition holds; returns for each whether it was done.
+
+        Raises LeaseLost, with nothing done, when a lease is unknown.
+        """
         for write in writes:
             if not isinstance(write, Delete) and write.lease != NO_LEASE and not self._has_lease(write.lease):
                 raise LeaseLost(f"lease {write.lease:x} is unknown or has run out: grant a new one and write again")
         return tuple(map(self._write, writes))
 
     def grant(self, lease: LeaseId, ttl: int) -> None:
-        """Note a new lease."""
+        """Add a lease of `ttl` seconds."""
         self._leases[lease] = ttl
 
     def end_lease(self, lease: LeaseId) -> bool:
-        """End a lease and delete its keys; whether there was one."""
+        """End a lease and delete its keys; False when there is no such lease."""
         if not self._has_lease(lease):
             return False
         drafted = {key for key, entry in self._entries.items() if entry is not None and entry.lease == lease}

@@ -1,14 +1,13 @@
-"""The embedded store: the contract over a state in memory and a file behind it.
+"""The embedded store: the contract of a store, with the state in memory and in a SQLite file.
 
-Here: the queue of requests and their group commit, the time of leases. Not here: what a write does
-(state.py), what the file looks like (database.py), watches (history.py).
+Here: the queue of requests and their group commit, the deadlines of leases. Not here: what a write does, the file's
+tables, watches.
 
-Requests are decided one after the other by one task, written to the file in one transaction for all that
-wait, and only then seen by readers and watches: what anyone has seen is on the disk. The disk is waited for
-in a thread; the loop goes on.
+One task decides requests one after the other, commits all that wait in one transaction, and only then shows them to
+readers and watches: whatever was read is on the disk. The commit runs in a thread; the loop goes on.
 
-Leases outlive the process, their deadlines do not: on opening, each lease has its full length again, so that
-a restart of the registry loses no node that comes back to its lease by id.
+Leases are in the file, their deadlines are not: on opening, each lease has its full TTL again, so that a restart of the
+registry loses no node that resumes its lease by id.
 """
 
 import asyncio
@@ -38,15 +37,15 @@ from portway_registry.store.contract import (
     Write,
 )
 from portway_registry.store.embedded.database import Changes, Database
-from portway_registry.store.embedded.history import KEPT, History
+from portway_registry.store.embedded.history import CAPACITY, History
 from portway_registry.store.embedded.state import Draft, State
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_GROUP = 256  # requests in one transaction; more wait for the next, so that no caller waits for long
-_PAUSE_AFTER_FAILURE = 1.0  # seconds until leases are ended again after the disk refused it
+_GROUP = 256  # requests at most in one transaction; others wait for the next, so that no caller waits long
+_PAUSE_AFTER_FAILURE = 1.0  # seconds until due leases are tried again after a failed commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class _Request(Generic[T]):
 
 
 class EmbeddedStore:
-    """A Store in this process. Make it with a running loop; `path` None keeps nothing."""
+    """A Store in this process. Needs a running loop."""
 
     def __init__(
         self,
@@ -64,9 +63,12 @@ class EmbeddedStore:
         *,
         on_failure: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
-        history: int = KEPT,
+        history: int = CAPACITY,
     ) -> None:
-        """Open the file and load it. Raises ConfigError when it cannot be used."""
+        """Open the file `path` and load it; with None all is in memory. Raises ConfigError when it cannot be used.
+
+        on_failure: called when a task of the store failed; it is unusable then. history: events held for watches.
+        """
         self._clock = clock
         self._database = Database(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -106,7 +108,7 @@ class EmbeddedStore:
         return lease
 
     async def keep_lease(self, lease: LeaseId) -> None:
-        """As in the contract; a lease that is overdue but not ended yet is kept."""
+        """As in the contract; a lease that is overdue but has not ended yet is refreshed."""
         self._check_open()
         if lease not in self._deadlines or lease in self._ending:
             raise LeaseLost(f"lease {lease:x} is unknown or has run out: grant a new one")
@@ -116,7 +118,7 @@ class EmbeddedStore:
         await self._request(lambda draft: self._end(draft, [lease]))
 
     async def end_due_leases(self) -> None:
-        """End the leases whose time is over; the store does it by itself when the first is due."""
+        """End the leases whose deadline has passed; the store does this by itself when the first is due."""
         await self._request(
             lambda draft: self._end(draft, [lease for lease, due in self._deadlines.items() if due <= self._clock()])
         )
@@ -125,7 +127,7 @@ class EmbeddedStore:
         return self._history.watch(prefix, after)
 
     async def compact(self, revision: Revision) -> None:
-        """Forget the changes up to `revision`: watches from before it raise Compacted."""
+        """Drop the history up to `revision`: watches from before it raise Compacted."""
         self._check_open()
         if revision > self._state.revision:
             raise StoreError(f"revision {revision} has not been reached: compact up to {self._state.revision} at most")
@@ -139,7 +141,7 @@ class EmbeddedStore:
         await self._tasks.close()
         while not self._requests.empty():
             self._fail([self._requests.get_nowait()], "the store was closed")
-        # A commit that was under way when its task ended is finished first: one thread, one queue.
+        # A commit that was running when its task ended is finished first: there is one thread.
         await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
         self._thread.shutdown()
 
@@ -163,7 +165,7 @@ class EmbeddedStore:
                 self._ending.clear()
 
     async def _commit(self, group: Sequence[_Request[object]]) -> None:
-        """Decide a group, write it, show it, answer it."""
+        """Decide a group, commit it, show it to readers, answer it."""
         draft = Draft(self._state)
         answers: list[tuple[_Request[object], object]] = []
         for request in group:

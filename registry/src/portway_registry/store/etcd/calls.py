@@ -1,7 +1,6 @@
-"""One question to etcd, tried until it is answered or its time is up.
+"""One call to etcd, retried at other members until it is answered or its time is up.
 
-Here: what is tried again and where, and which answer is which error. Not here: the questions (store.py),
-watches, which have no end (watch.py).
+Here: which failures are retried, and which answers are which errors. Not here: the requests, and watches.
 """
 
 import asyncio
@@ -22,22 +21,23 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 Metadata = tuple[tuple[str, str], ...]
-Question = Callable[[Member, Metadata], Awaitable[R]]
+Call = Callable[[Member, Metadata], Awaitable[R]]
 
-TOTAL_SECONDS = 6.0  # four tries: enough for a leader's election, or for two dead members and one live
+TOTAL_SECONDS = 6.0  # four tries: enough for the election of a leader, or for two dead members and one live
 PAUSES = (0.05, 1.0)  # seconds between tries: the first and the longest
 
 
 class Remedy(Enum):
-    """What a failed call calls for."""
+    """What to do after a failed call."""
 
     AGAIN = "the member is in trouble: try another"
-    TOKEN = "the token is not valid any more: get a new one"  # noqa: S105 - no password
+    TOKEN = "the token is not valid any more: get a new one"  # noqa: S105 - not a password
     NONE = "etcd has decided: asking again changes nothing"
 
 
-# What etcd answers when it has a reason of its own; it uses the codes loosely, so that the text decides.
+# etcd's texts for a token that it does not accept; it uses the status codes loosely.
 _TOKEN_REFUSED = ("invalid auth token", "revision of auth store is old")
+# Codes with which etcd refuses a request for a reason of its own.
 _REFUSED = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -50,19 +50,19 @@ _REFUSED = {
 
 
 def remedy(error: grpc.aio.AioRpcError) -> Remedy:
-    """What to do about a failed call."""
+    """What to do after a call that failed with `error`."""
     if token_refused(error.details() or ""):
         return Remedy.TOKEN
     return Remedy.NONE if error.code() in _REFUSED else Remedy.AGAIN
 
 
 def token_refused(details: str) -> bool:
-    """Whether etcd's reason is that it does not take the token any more."""
+    """Whether etcd's reason is that it does not accept the token any more."""
     return any(text in details for text in _TOKEN_REFUSED)
 
 
 class Refused(StoreError):
-    """etcd said no for a reason that only some callers know what to do about; `details` is its text."""
+    """etcd refused the request for a reason that only some callers handle; `details` is its text."""
 
     def __init__(self, details: str) -> None:
         super().__init__(f"etcd refused: {details}")
@@ -70,28 +70,28 @@ class Refused(StoreError):
 
     @property
     def compacted(self) -> bool:
-        """The revision asked for is gone."""
+        """The requested revision was compacted."""
         return "required revision has been compacted" in self.details
 
     @property
     def ahead(self) -> bool:
-        """The revision asked for has not been reached."""
+        """The requested revision has not been reached."""
         return "required revision is a future revision" in self.details
 
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[R]):
-    """What etcd said. `retried`: an earlier try may have been carried out without its answer arriving."""
+    """etcd's response. `retried`: an earlier try may have been carried out without its response arriving."""
 
     response: R
     retried: bool
 
 
-async def ask(members: Members, question: Question[R]) -> Answer[R]:
-    """Put a question to the cluster.
+async def ask(members: Members, call: Call[R]) -> Answer[R]:
+    """Make `call` at the member in use, then at others, until one answers.
 
-    Raises LeaseLost, Refused or another StoreError when etcd refuses, StoreUnavailable when there is no answer
-    in time. A try that is cut short may have been carried out.
+    Raises LeaseLost, Refused or another StoreError when etcd refuses, StoreUnavailable when there is no answer within
+    TOTAL_SECONDS. A try that is cancelled or times out may have been carried out.
     """
     clock = asyncio.get_running_loop().time
     if members.closing.is_set():
@@ -106,7 +106,7 @@ async def ask(members: Members, question: Question[R]) -> Answer[R]:
             async with asyncio.timeout_at(min(deadline, clock() + TRY_SECONDS)):
                 shown = await members.metadata(member)
                 tries += 1
-                return Answer(await question(member, shown), retried=tries > 1)
+                return Answer(await call(member, shown), retried=tries > 1)
         except grpc.aio.AioRpcError as error:
             wanted = remedy(error)
             if wanted is Remedy.NONE:
@@ -133,7 +133,7 @@ async def ask(members: Members, question: Question[R]) -> Answer[R]:
 
 
 def refuse(error: grpc.aio.AioRpcError) -> NoReturn:
-    """Raise what etcd's refusal is to the callers of a store."""
+    """Raise the StoreError for etcd's refusal."""
     details = error.details() or error.code().name
     if "requested lease not found" in details:
         raise LeaseLost("the lease is unknown to etcd or has run out: grant a new one") from error

@@ -1,7 +1,6 @@
-"""The endpoints of an etcd cluster, of which one is in use.
+"""The members of an etcd cluster, of which one is in use at a time.
 
-Here: channels and their options, credentials, which endpoint is next, the user's token. Not here: what is
-tried again, and when (calls.py).
+Here: channels and their options, credentials, which member is next, the user's token. Not here: retries.
 """
 
 import asyncio
@@ -17,26 +16,26 @@ from portway_registry.store.spec import EtcdSpec
 
 logger = logging.getLogger(__name__)
 
-TRY_SECONDS = 1.5  # a member that is up answers within milliseconds; a leader is elected within 1 s
+TRY_SECONDS = 1.5  # a member that runs answers within milliseconds; a leader is elected within 1 s
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 5_500),  # etcd answers pings more frequent than 5 s with GOAWAY
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.http2.ping_timeout_ms", 2_000),  # without it a frozen member goes unnoticed for 40 s
     ("grpc.keepalive_permit_without_calls", 0),  # etcd forbids it
-    ("grpc.initial_reconnect_backoff_ms", 100),  # calls.py backs off by itself
+    ("grpc.initial_reconnect_backoff_ms", 100),  # the caller backs off by itself
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", -1),  # a watch that catches up may get many events at once
     ("grpc.use_local_subchannel_pool", 1),  # closing a channel closes its connection
     ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),  # calls.py retries, at another member
+    ("grpc.enable_retries", 0),  # the caller retries, at another member
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """One endpoint, with a stub for each service that is used."""
+    """One endpoint, with a stub for each service that the registry uses."""
 
     endpoint: str
     channel: grpc.aio.Channel
@@ -47,7 +46,7 @@ class Member:
 
 
 class Members:
-    """All endpoints: one is in use until a call through it fails; then the next is."""
+    """All members; one is in use until a call to it fails, then the next."""
 
     def __init__(self, spec: EtcdSpec) -> None:
         """Read the files that `spec` names; nothing is sent yet. Raises ConfigError."""
@@ -70,13 +69,13 @@ class Members:
         return member
 
     def failed(self, member: Member) -> None:
-        """Use the next member, unless another one is in use already."""
+        """A call to `member` failed: use the next one, unless another is in use already."""
         if member.endpoint == self._endpoints[self._used] and len(self._endpoints) > 1:
             self._used = (self._used + 1) % len(self._endpoints)
             logger.warning("etcd endpoint changed", extra={"from": member.endpoint, "to": self._endpoints[self._used]})
 
     async def metadata(self, member: Member) -> tuple[tuple[str, str], ...]:
-        """What shows etcd who is calling; asks `member` for a token when there is none. Raises AioRpcError."""
+        """The metadata that authenticates a call; gets a token from `member` when there is none. Raises AioRpcError."""
         if self._user is None:
             return ()
         async with self._authenticating:
@@ -86,17 +85,17 @@ class Members:
             return (("token", self._token),)
 
     def refused(self, metadata: tuple[tuple[str, str], ...]) -> None:
-        """Forget the token that was shown, unless it was replaced meanwhile."""
+        """etcd refused the token in `metadata`: get another next time, unless it was replaced meanwhile."""
         if metadata == (("token", self._token),):
             self._token = None
 
     def cut_short(self) -> bool:
-        """Whether a CancelledError comes from `close` (grpc.aio raises it so) and not from a cancelled task."""
+        """Whether a CancelledError is that of grpc.aio after `close`, and not of a cancelled task."""
         task = asyncio.current_task()
         return self.closing.is_set() and not (task and task.cancelling())
 
     async def closed_within(self, seconds: float) -> bool:
-        """Wait so long, or until closed; whether it was."""
+        """Wait `seconds`, or until closed; returns whether it was closed."""
         try:
             async with asyncio.timeout(seconds):
                 return await self.closing.wait()

@@ -1,7 +1,4 @@
-"""The store's values as etcd's messages, and back.
-
-Here: pure functions. Not here: who sends them (store.py, watch.py).
-"""
+"""The store's values as etcd's messages, and back: pure functions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,9 +14,9 @@ from portway_registry.store.contract import (
 )
 from portway_registry.store.etcd_api import kv_pb2, rpc_pb2
 
-# etcd takes 128 operations in a transaction, and counts those of a nested one on top.
+# etcd accepts 128 operations in a transaction, and counts those of a nested one too.
 WRITES_PER_TRANSACTION = 100
-# etcd takes requests of 1.5 MiB; keys and framing need room too.
+# etcd accepts requests of 1.5 MiB; keys and framing need room too.
 BYTES_PER_TRANSACTION = 1 << 20
 _FRAMING = 64  # bytes, at most, that a write needs beside its key (twice: once to compare) and value
 
@@ -27,24 +24,24 @@ _Compare = rpc_pb2.Compare
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """The first key after all those that begin with `prefix`, as etcd wants a range's end."""
+    """The first key after all those that begin with `prefix`: the end of a range in etcd."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\0"
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:
-    """The range of keys that begin with `prefix`, end excluded."""
+    """The range of keys that begin with `prefix`: first key, and end (excluded)."""
     start = prefix.encode()
     return (start or b"\0", prefix_end(start))
 
 
 def entry_of(kv: kv_pb2.KeyValue) -> Entry:
-    """The entry that a key-value pair is."""
+    """A key-value pair as an entry."""
     return Entry(kv.key.decode(), kv.value, Revision(kv.create_revision), Revision(kv.mod_revision), LeaseId(kv.lease))
 
 
 def event_of(event: kv_pb2.Event) -> Event:
-    """The change that a watch's event tells."""
+    """A watch's event as a change."""
     kind = EventKind.DELETE if event.type == kv_pb2.Event.DELETE else EventKind.PUT
     return Event(kind, entry_of(event.kv))
 
@@ -52,8 +49,8 @@ def event_of(event: kv_pb2.Event) -> Event:
 def transactions(writes: Sequence[Write]) -> Iterator[list[range]]:
     """Split writes into waves of transactions, as ranges of indices.
 
-    A key occurs once in a wave (etcd takes a key once in a transaction, and those of a wave are sent side by
-    side); a transaction keeps to etcd's limits.
+    A key occurs once in a wave, since etcd accepts a key once in a transaction, and the transactions of a wave are sent
+    concurrently. Each transaction keeps etcd's limits.
     """
     wave: list[range] = []
     keys: set[str] = set()
@@ -82,7 +79,7 @@ def transaction(writes: Sequence[Write]) -> rpc_pb2.TxnRequest:
 
 
 def outcomes(writes: Sequence[Write], response: rpc_pb2.TxnResponse, *, retried: bool) -> list[bool]:
-    """What became of each write of a transaction."""
+    """Whether each write of a transaction was done."""
     return [_outcome(write, answer, retried=retried) for write, answer in zip(writes, response.responses, strict=True)]
 
 
@@ -107,7 +104,7 @@ def _outcome(write: Write, answer: rpc_pb2.ResponseOp, *, retried: bool) -> bool
 
 
 def _stands(write: Write, entry: Entry | None) -> bool:
-    """Whether a conditional write whose first try went unanswered seems to have been done by it."""
+    """Whether a conditional write whose first try went unanswered was done by that try, as far as can be seen."""
     if isinstance(write, Delete):
         return entry is None
     if entry is None or entry.value != write.value or entry.lease != write.lease:

@@ -1,9 +1,7 @@
-"""The etcd store: the contract in etcd's terms.
+"""The etcd store: the contract of a store in etcd's requests.
 
-Here: what each call of the contract asks of etcd. Not here: how a question is put and tried again (calls.py),
-the messages (messages.py), watches (watch.py).
-
-etcd must be told to forget old revisions (`--auto-compaction-retention`); the registry does not do it.
+Here: which request each call sends. Not here: retries, the messages, watches. etcd must compact old revisions by itself
+(`--auto-compaction-retention`); the registry does not do it.
 """
 
 import asyncio
@@ -31,15 +29,15 @@ from portway_registry.store.etcd_api import rpc_pb2
 from portway_registry.store.spec import EtcdSpec
 
 _PAGE = 1_000  # entries in one answer of a listing: under 1 MiB with values of up to 1 KiB
-_LISTINGS = 3  # a listing is begun anew when its revision is compacted under it
-_TRANSACTIONS_AT_ONCE = 4  # etcd gathers what arrives together into one fsync; more would only queue there
+_LISTINGS = 3  # tries of a listing, which begins again when its revision is compacted meanwhile
+_TRANSACTIONS_AT_ONCE = 4  # etcd commits concurrent ones with one fsync; more would only queue there
 
 
 class EtcdStore:
-    """A Store on an etcd cluster. Make it with a running loop; nothing is sent before the first call."""
+    """A Store on an etcd cluster. Needs a running loop; nothing is sent before the first call."""
 
     def __init__(self, spec: EtcdSpec) -> None:
-        """Read the files that `spec` names. Raises ConfigError when one cannot be used."""
+        """Read the files that `spec` names. Raises ConfigError for one that cannot be used."""
         self._members = Members(spec)
 
     async def get(self, key: str) -> Entry | None:
@@ -79,7 +77,7 @@ class EtcdStore:
         return (await self.write([Delete(key, expected)]))[0]
 
     async def grant_lease(self, ttl: float) -> LeaseId:
-        lease = LeaseId(secrets.randbits(62) + 1)  # chosen here, so that a grant tried again is the same one
+        lease = LeaseId(secrets.randbits(62) + 1)  # chosen here, so that a retried request grants the same lease
         request = rpc_pb2.LeaseGrantRequest(ID=lease, TTL=max(1, math.ceil(ttl)))
         try:
             await ask(self._members, lambda member, shown: member.lease.LeaseGrant(request, metadata=shown))
@@ -89,7 +87,7 @@ class EtcdStore:
         return lease
 
     async def keep_lease(self, lease: LeaseId) -> None:
-        async def question(member: Member, shown: Metadata) -> rpc_pb2.LeaseKeepAliveResponse:
+        async def call(member: Member, shown: Metadata) -> rpc_pb2.LeaseKeepAliveResponse:
             stream = member.lease.LeaseKeepAlive(metadata=shown)
             try:
                 await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
@@ -101,7 +99,7 @@ class EtcdStore:
                 raise ConnectionResetError("etcd ended the stream")
             return response
 
-        if (await ask(self._members, question)).response.TTL <= 0:
+        if (await ask(self._members, call)).response.TTL <= 0:
             raise LeaseLost(f"lease {lease:x} is unknown to etcd or has run out: grant a new one")
 
     async def revoke_lease(self, lease: LeaseId) -> None:
@@ -115,7 +113,7 @@ class EtcdStore:
         return watch(self._members, prefix, after)
 
     async def compact(self, revision: Revision) -> None:
-        """Make etcd forget what stood before `revision`; nothing when it has done so already."""
+        """Make etcd delete revisions before `revision`; nothing when it has done so already."""
         request = rpc_pb2.CompactionRequest(revision=revision)
         try:
             await ask(self._members, lambda member, shown: member.kv.Compact(request, metadata=shown))

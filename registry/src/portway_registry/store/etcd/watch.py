@@ -1,11 +1,9 @@
 """A watch on etcd that outlives connections, members and outages.
 
-Here: where a stream begins, what is handed on, when a stream is begun anew. Not here: a view in memory of
-what is watched (../mirror.py).
+Here: where a stream begins, what is delivered, when a new stream is opened.
 
-The place to resume from is the revision of the last event handed on, moved forward only by a progress
-notification. The revision in the header of a message with events is that of the member's store, which may
-be ahead of what the watch was told.
+A watch resumes after the revision of the last event it delivered, or of a later progress notification. The revision in
+the header of a message with events is no such mark: it is that of the member's store, which may be ahead of the watch.
 """
 
 import asyncio
@@ -24,13 +22,13 @@ from portway_registry.store.etcd_api import kv_pb2, rpc_pb2
 
 logger = logging.getLogger(__name__)
 
-_HAS_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends the stream instead of falling silent
+_HAS_LEADER = (("hasleader", "true"),)  # a member cut off from the others then ends the stream
 
 _Stream = grpc.aio.StreamStreamCall[rpc_pb2.WatchRequest, rpc_pb2.WatchResponse]
 
 
 class _Interrupted(Exception):
-    """The stream ended; another is to be begun."""
+    """The stream ended; another must be opened."""
 
 
 async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerator[tuple[Event, ...], None]:
@@ -85,7 +83,7 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
 
 
 async def _begin(stream: _Stream, prefix: str, position: Revision) -> None:
-    """Ask for what follows `position`, and wait until that is promised."""
+    """Ask for the events after `position`, and wait until etcd confirms."""
     start, end = prefix_range(prefix)
     await stream.write(
         rpc_pb2.WatchRequest(
@@ -100,11 +98,10 @@ async def _begin(stream: _Stream, prefix: str, position: Revision) -> None:
 
 
 async def _check_history(member: Member, shown: Metadata, prefix: str, position: Revision) -> None:
-    """Raise Compacted unless the store can still be read as it stood at `position`.
+    """Raise Compacted unless the store can still be read at `position`.
 
-    A watch alone does not always tell: etcd before 3.4.32 and 3.5.14 loses, in silence, a deletion at the very
-    revision that was compacted; and a watch from a revision that a restored store has not reached waits
-    for ever.
+    A watch alone does not always say so: etcd before 3.4.32 and 3.5.14 silently loses a deletion at the very revision
+    that was compacted, and a watch from a revision that a restored store has not reached waits for ever.
     """
     if position <= 0:
         return
@@ -125,7 +122,7 @@ async def _check_history(member: Member, shown: Metadata, prefix: str, position:
 
 
 async def _revision(member: Member, shown: Metadata, prefix: str) -> Revision:
-    """The store's revision now, from which a watch can surely be begun."""
+    """The store's revision now, from which a watch can certainly begin."""
     request = rpc_pb2.RangeRequest(key=prefix_range(prefix)[0], limit=1, keys_only=True)
     return Revision((await member.kv.Range(request, metadata=shown)).header.revision)
 
