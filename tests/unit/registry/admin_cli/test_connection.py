@@ -26,7 +26,7 @@ class Stage(Protocol):
 
 @pytest.fixture
 def dead() -> Iterator[str]:
-    """An address at which nobody listens, while this holds it."""
+    """An address without a listener, held by this fixture."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{holder.getsockname()[1]}"

@@ -26,7 +26,7 @@ def names(learned: Learned) -> list[str]:
 
 
 def test_what_the_client_s_own_access_adds_is_added_to_every_estimate() -> None:
-    """A slow line is in what was measured: a place that nobody has tried is no nearer for having no such word."""
+    """Every measurement contains a slow line's delay, so it is added where nothing was measured."""
     slow_line = Learned(places={("fra", FRANKFURT): Expected(20.0, True)})
     assert names(slow_line)[:2] == ["fra-1", "lon-1"]
     _, london = best_candidates(Places(WORLD), FRANKFURT, limit=2, rng=random.Random(0), learned=slow_line)
@@ -34,6 +34,6 @@ def test_what_the_client_s_own_access_adds_is_added_to_every_estimate() -> None:
 
 
 def test_a_client_that_is_far_from_everything_is_not_where_it_is_thought_to_be() -> None:
-    """More than any access adds says that distances are wrong, so places that nobody has tried come first."""
+    """An excess above MAX_ACCESS_MS means that its position is wrong, so places that were never tried come first."""
     elsewhere = Learned(places={("fra", FRANKFURT): Expected(150.0, True)})
     assert names(elsewhere)[0] == "lon-1"

@@ -127,7 +127,7 @@ def test_what_was_measured_goes_before_distance() -> None:
 
 
 def test_a_bound_moves_a_place_back_and_never_forward() -> None:
-    """Who was given up after so long is not nearer than that, and may be as far as it seems."""
+    """A node that was given up after some time is not nearer than that, and may be as far as its distance says."""
     sydney, _, _, frankfurt = WORLD
     assert names(FRANKFURT, WORLD, learned=known((frankfurt, 90), exact=False)) == ["lon-1", "fra-1", "nyc-1", "syd-1"]
     assert names(FRANKFURT, WORLD, learned=known((sydney, 1), exact=False)) == names(FRANKFURT, WORLD)
@@ -212,10 +212,10 @@ def test_the_walk_outwards_finds_what_sorting_finds(
     limit: int,
     region: str | None,
     seed: int,
-    told: list[tuple[bool, int, Expected]],
+    measured: list[tuple[bool, int, Expected]],
 ) -> None:
     """The costs are those of sorting every node that takes clients by round trip, measured or not, and load."""
-    there = [(of_place, nodes[number], expected) for of_place, number, expected in told if number < len(nodes)]
+    there = [(of_place, nodes[number], expected) for of_place, number, expected in measured if number < len(nodes)]
     learned = Learned(
         {one.place: expected for of_place, one, expected in there if of_place},
         {one.name: expected for of_place, one, expected in there if not of_place},
@@ -224,9 +224,9 @@ def test_the_walk_outwards_finds_what_sorting_finds(
 
     # What the client's own access adds, by the places that were measured.
     over = [
-        told.ms - fibre_round_trip_ms(distance_km(client, position))
-        for (_, position), told in learned.places.items()
-        if told.exact and position is not None
+        expected.ms - fibre_round_trip_ms(distance_km(client, position))
+        for (_, position), expected in learned.places.items()
+        if expected.exact and position is not None
     ]
     access = min(MAX_ACCESS_MS, max(0.0, min(over, default=0.0)))
 
@@ -272,7 +272,7 @@ def test_another_region_is_second_and_none_has_all() -> None:
 
 
 def test_the_first_is_the_best_of_all() -> None:
-    """Load and what was measured decide who that is, as they do without spreading."""
+    """Load and measurements decide which that is, as they do without spreading."""
     full = nodes_of(20, "fra", sessions=9) + nodes_of(20, "lon")
     assert regions_of(Places(full), FRANKFURT)[:2] == ["lon", "fra"]
     learned = Learned(places={("nyc", PLACES["nyc"]): Expected(1.0, True), ("fra", FRANKFURT): Expected(80.0, True)})
@@ -295,7 +295,7 @@ def test_a_client_without_a_place_gets_regions_far_apart() -> None:
     assert set(regions_of(Places(nodes_of(20, "fra", "lon", "nyc", "syd")), None, limit=4)) == set(PLACES)
 
 
-def test_nobody_who_takes_no_clients_is_named() -> None:
+def test_only_nodes_that_take_clients_are_candidates() -> None:
     """A full region is passed over."""
     nodes = nodes_of(5, "fra", sessions=10) + nodes_of(5, "lon", "nyc")
     assert regions_of(Places(nodes), FRANKFURT)[:2] == ["lon", "nyc"]
@@ -307,7 +307,7 @@ worlds_of_regions = st.lists(st.tuples(st.sampled_from(sorted(PLACES)), st.integ
 
 @given(mesh=worlds_of_regions, limit=st.integers(0, 10), seed=st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
-def test_spreading_loses_nobody(mesh: list[tuple[str, int]], limit: int, seed: int) -> None:
+def test_spreading_loses_no_candidate(mesh: list[tuple[str, int]], limit: int, seed: int) -> None:
     """As many candidates as without it, the same cost in first place, and few of a region while others have more."""
     places = Places(
         PlacedNode(f"{region}-{number}", region, PLACES[region], sessions=sessions, max_sessions=10)

@@ -59,7 +59,7 @@ def test_several_tokens_of_one_network_teach_it() -> None:
 
 
 def test_what_cannot_be_is_passed_over_and_the_rest_is_not() -> None:
-    """Nodes that nobody knows, more than light can do, nonsense: counted, and nothing is raised."""
+    """Unknown nodes, values faster than light, nonsense: counted, and nothing is raised."""
     stage = Stage()
     nonsense = [trip("mars-1", 5), trip("", 5), trip("syd-1", 20), trip("fra-1", math.nan), trip("fra-1", -1)]
     for number in range(3):

@@ -21,7 +21,7 @@ _LIMIT = 200
 
 
 class FakeSessions:
-    """Says whose streams are here."""
+    """Knows which nodes have sessions here."""
 
     def __init__(self) -> None:
         self.streams: set[str] = set()
@@ -32,8 +32,8 @@ class FakeSessions:
 
     def end(self, node: str) -> None:
         self.streams.discard(node)
-        for told in tuple(self.on_end):
-            told(node)
+        for notify in tuple(self.on_end):
+            notify(node)
 
 
 class Stage:
@@ -60,7 +60,7 @@ class Stage:
         await self._settle()
 
     def left_out(self) -> list[tuple[str, int]]:
-        """Name and state of each node that is no candidate."""
+        """Name and state of each node that is not a candidate."""
         named = self.names()
         return [(node.name, node.state) for node, _ in self.roster.all(None, NOTHING) if node.name not in named]
 

@@ -33,7 +33,7 @@ def node(name: str, position: Position | None = FRANKFURT) -> PlacedNode:
 FRA = node("fra-1")
 
 
-def told(*values: float, subject: PlacedNode = FRA, at_least: bool = False, now: float = 0.0) -> RoundTrips:
+def reported_by(*values: float, subject: PlacedNode = FRA, at_least: bool = False, now: float = 0.0) -> RoundTrips:
     """Each value by a token of its own, from one prefix."""
     trips = RoundTrips()
     for number, ms in enumerate(values):
@@ -61,12 +61,12 @@ def test_clients_of_one_network_share_a_prefix(address: str, prefix: bytes) -> N
 
 def test_several_tokens_decide_and_fewer_do_not() -> None:
     """However often one of them reports."""
-    assert place(told(10, 20)) is None
-    trips = told(10, 20)
+    assert place(reported_by(10, 20)) is None
+    trips = reported_by(10, 20)
     for _ in range(50):
         trips.report(HERE, "token0", [Measurement(FRA, 1)], 0.0)
     assert place(trips) is None
-    assert place(told(10, 30, 20)) == Expected(20, True)
+    assert place(reported_by(10, 30, 20)) == Expected(20, True)
     assert QUORUM == 3
 
 
@@ -75,19 +75,19 @@ def test_a_token_that_lies_moves_it_no_farther_than_to_an_honest_value() -> None
     honest = [30.0, 31.0, 32.0]
     for lie in (0.1, 1400.0):
         for number in (2, 3):
-            found = place(told(*honest[:number], lie))
+            found = place(reported_by(*honest[:number], lie))
             assert found is not None
             assert 30 <= found.ms <= 32
 
 
 def test_prefixes_are_apart() -> None:
     """What one network's clients say is nothing to another's."""
-    assert told(10, 10, 10).learned(ELSEWHERE, 0.0) is NOTHING
+    assert reported_by(10, 10, 10).learned(ELSEWHERE, 0.0) is NOTHING
 
 
 def test_a_token_s_newer_values_weigh_more() -> None:
     """At once one counts half; after a while the one before hardly counts."""
-    trips = told(100, 100, 100)
+    trips = reported_by(100, 100, 100)
     for number in range(3):
         trips.report(HERE, f"token{number}", [Measurement(FRA, 20)], 0.0)
     assert place(trips) == Expected(60, True)
@@ -101,7 +101,7 @@ def test_a_token_s_newer_values_weigh_more() -> None:
 
 def test_what_is_old_is_forgotten() -> None:
     """Token by token, and the prefix with the last of them."""
-    trips = told(10, 10)
+    trips = reported_by(10, 10)
     trips.report(HERE, "later", [Measurement(FRA, 10)], 100.0)
     assert place(trips, now=LIFETIME - 1) == Expected(10, True)
     assert place(trips, now=LIFETIME) is None
@@ -133,7 +133,7 @@ def test_a_node_that_is_not_like_its_place_is_kept_apart() -> None:
 
 def test_who_was_given_up_is_known_to_be_no_nearer() -> None:
     """A bound is a bound, and makes no estimate shorter."""
-    found = place(told(40, 45, 50, at_least=True))
+    found = place(reported_by(40, 45, 50, at_least=True))
     assert found == Expected(45, False)
     assert found.beside(10) == 45
     assert found.beside(80) == 80
@@ -142,7 +142,7 @@ def test_who_was_given_up_is_known_to_be_no_nearer() -> None:
 
 def test_a_bound_takes_the_place_of_a_value_that_it_contradicts_alone() -> None:
     """A race that was over before this node could have answered says nothing of it."""
-    trips = told(40, 40, 40)
+    trips = reported_by(40, 40, 40)
     for number in range(3):
         trips.report(HERE, f"token{number}", [Measurement(FRA, 15, True)], 10.0)
     assert place(trips, now=10.0) == Expected(40, True)
@@ -156,7 +156,7 @@ def test_a_bound_takes_the_place_of_a_value_that_it_contradicts_alone() -> None:
 
 def test_a_lower_bound_that_comes_later_keeps_a_higher_one_until_it_is_old() -> None:
     """And does not keep it alive."""
-    trips = told(70, 70, 70, at_least=True)
+    trips = reported_by(70, 70, 70, at_least=True)
     for number in range(3):
         trips.report(HERE, f"token{number}", [Measurement(FRA, 15, True)], 10.0)
     assert place(trips, now=10.0) == Expected(70, False)
@@ -178,15 +178,15 @@ def test_the_race_of_two_neighbours_tells_of_their_place_by_the_one_that_won() -
 
 def test_a_node_that_was_moved_is_another_one() -> None:
     """What was known of it where it was is not said of it where it is."""
-    trips = told(10, 10, 10, subject=node("fra-1"))
+    trips = reported_by(10, 10, 10, subject=node("fra-1"))
     moved = PlacedNode("fra-1", "fra", SYDNEY)
     trips.report(HERE, "token0", [Measurement(moved, 250)], 0.0)
     assert trips.learned(HERE, 0.0).nodes == {}
 
 
 def test_tokens_and_subjects_of_a_prefix_are_bounded() -> None:
-    """Who was heard longest ago goes first."""
-    trips = told(*range(1, MAX_TOKENS + 4))
+    """The least recently reported make room."""
+    trips = reported_by(*range(1, MAX_TOKENS + 4))
     assert trips.samples == 2 * MAX_TOKENS
     assert place(trips) == Expected(3 + (MAX_TOKENS + 1) / 2, True)
     for number in range(MAX_SUBJECTS):
@@ -196,7 +196,7 @@ def test_tokens_and_subjects_of_a_prefix_are_bounded() -> None:
 
 
 def test_everything_is_bounded() -> None:
-    """The prefix that nobody told or asked of for longest goes first."""
+    """The prefix that was least recently reported or looked up makes room."""
     trips = RoundTrips(max_samples=60)
     first, second = (bytes([0, 0, number]) for number in (0, 1))
     for number in range(10):

@@ -1,4 +1,4 @@
-"""Who calls, read from what gRPC knows of a call."""
+"""The caller, read from the context of a gRPC call."""
 
 import datetime
 import ipaddress

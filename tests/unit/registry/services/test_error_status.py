@@ -1,4 +1,4 @@
-"""What a caller is told of an exception."""
+"""Which status an exception becomes, and with which text."""
 
 import inspect
 
@@ -16,7 +16,7 @@ CALL_ERRORS = [
 
 @pytest.mark.parametrize("kind", CALL_ERRORS)
 def test_every_call_error_has_a_status_of_its_own(kind: type[errors.CallError]) -> None:
-    """None is told as an internal failure, and its text goes out as it is."""
+    """None becomes an internal failure, and its text goes out as it is."""
     error = kind.__new__(kind, "what to do next")  # whatever its own text would be
     code, text = status_of(error)
     assert code not in (StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.OK)
@@ -24,7 +24,7 @@ def test_every_call_error_has_a_status_of_its_own(kind: type[errors.CallError]) 
 
 
 def test_a_store_that_is_away_is_not_described() -> None:
-    """The caller hears that it may try again; where etcd is, is nobody's business."""
+    """The text says that the caller may try again, and nothing about where etcd is."""
     code, text = status_of(errors.StoreUnavailable("etcd at 10.0.0.1 said no"))
     assert code is StatusCode.UNAVAILABLE
     assert "10.0.0.1" not in text

@@ -82,7 +82,7 @@ async def answer(request: Any, context: Any) -> str:
 
 
 async def test_the_right_role_gets_its_answer(desk: Desk) -> None:
-    """The handler runs, knows who called, and the call is counted as done."""
+    """The handler runs, knows its caller, and the call is counted as OK."""
     assert await desk.call(LOCATE, answer) == "request for token1"
     assert desk.counted == [(LOCATE, StatusCode.OK)]
 
@@ -92,7 +92,7 @@ async def test_the_right_role_gets_its_answer(desk: Desk) -> None:
     [(Role.ADMIN, LOCATE), (Role.NODE, LOCATE), (Role.CLIENT, LIST), (Role.NODE, LIST), (Role.CLIENT, SESSION)],
 )
 async def test_a_wrong_role_is_denied(desk: Desk, role: Role, method: str) -> None:
-    """The handler never runs, and the caller is told which role was wanted."""
+    """The handler never runs, and the status names the role that is needed."""
     desk.caller = Caller(role, "x")
     code, text = await desk.call(method, answer)
     assert code is StatusCode.PERMISSION_DENIED
@@ -100,8 +100,8 @@ async def test_a_wrong_role_is_denied(desk: Desk, role: Role, method: str) -> No
     assert desk.counted == [(method, StatusCode.PERMISSION_DENIED)]
 
 
-async def test_nobody_is_refused(desk: Desk) -> None:
-    """Who cannot be identified is told why."""
+async def test_an_unidentified_caller_is_refused(desk: Desk) -> None:
+    """The status says why it could not be identified."""
     desk.caller = TokenMissing()
     code, text = await desk.call(LOCATE, answer)
     assert code is StatusCode.UNAUTHENTICATED
@@ -109,7 +109,7 @@ async def test_nobody_is_refused(desk: Desk) -> None:
 
 
 async def test_health_is_for_everybody(desk: Desk) -> None:
-    """A method for anybody who can connect asks nobody who they are."""
+    """A method for every caller does not identify its caller."""
     desk.caller = TokenMissing()
 
     async def healthy(request: Any, context: Any) -> str:
@@ -130,7 +130,7 @@ async def test_what_is_not_in_the_table_is_not_served(desk: Desk) -> None:
 
 
 async def test_what_a_handler_raises_becomes_a_status(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """Errors of ours are told; anything else is logged under a number, which is all that the caller gets."""
+    """The text of our own errors goes out; anything else is logged under a number, and only the number goes out."""
 
     async def missing(request: Any, context: Any) -> str:
         raise NotFound("no such node")

@@ -1,4 +1,4 @@
-"""A view as a stream of changes, for who reads and for who does not."""
+"""A view as a stream of changes, for callers that read and for callers that do not."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.views import settle
 
 PATIENCE = 10.0
-Told = tuple[int, str | None]
+Message = tuple[int, str | None]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def put(name: str, value: str) -> Put:
     return Put(keys.node(name), encode(SettingsRecord(value)))
 
 
-def told(kind: int, value: SettingsRecord | None) -> Told:
+def message(kind: int, value: SettingsRecord | None) -> Message:
     return kind, None if value is None else value.cluster_id
 
 
@@ -47,11 +47,11 @@ async def test_what_is_known_comes_first_then_each_change_once(
     """Also a change that happens while the known ones are still being written."""
     await memory.write([put("a", "1"), put("b", "1")])
     await settle(memory, view.mirror)
-    heard: list[Told] = []
+    heard: list[Message] = []
     changed = asyncio.Event()
     first = True
 
-    async def write(message: Told) -> None:
+    async def write(message: Message) -> None:
         nonlocal first
         if first:
             first = False
@@ -60,7 +60,7 @@ async def test_what_is_known_comes_first_then_each_change_once(
         heard.append(message)
         changed.set()
 
-    watching_task = asyncio.ensure_future(stream_view(view, told, write))
+    watching_task = asyncio.ensure_future(stream_view(view, message, write))
     await memory.write([Delete(keys.node("a"))])
     async with asyncio.timeout(PATIENCE):
         while len(heard) < 6:
@@ -71,21 +71,21 @@ async def test_what_is_known_comes_first_then_each_change_once(
     assert sorted(heard[:2]) == [(CHANGE_KIND_KNOWN, "1"), (CHANGE_KIND_KNOWN, "1")]
     assert heard[2] == (CHANGE_KIND_SYNCED, None)
     rest = heard[3:]
-    # The deletion and the others come from two writers; each is told once, a removal with what was there last.
+    # The deletion and the others come from two writers; each is written once, a removal with what was there last.
     assert sorted(rest) == [(CHANGE_KIND_ADDED, "1"), (CHANGE_KIND_CHANGED, "2"), (CHANGE_KIND_REMOVED, "1")]
 
 
 async def test_who_does_not_read_is_let_go(
     memory: EmbeddedStore, view: View[SettingsRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A watcher that is too far behind is told to begin again, and what was kept for it is let go."""
+    """A caller that is too far behind gets an error, and the changes that waited for it are released."""
     monkeypatch.setattr(view_stream, "_MAX_BACKLOG", 10)
     reads = asyncio.Event()
 
-    async def write(message: Told) -> None:
+    async def write(message: Message) -> None:
         await reads.wait()
 
-    watching_task = asyncio.ensure_future(stream_view(view, told, write))
+    watching_task = asyncio.ensure_future(stream_view(view, message, write))
     await asyncio.sleep(0)
     await memory.write([put(str(number), "x") for number in range(50)])
     await settle(memory, view.mirror)
