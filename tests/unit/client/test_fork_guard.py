@@ -67,3 +67,23 @@ def test_a_child_begins_as_new() -> None:
     fork_guard.after_fork_in_child()
     fork_guard.before_fork()  # would wait
     fork_guard.after_fork()
+
+
+def test_hooks_run_around_a_fork() -> None:
+    """The first one when no thread is inside any more, the others after the fork, in the parent or in the child."""
+    fork_guard = ForkGuard()
+    calls: list[str] = []
+    fork_guard.register(
+        before=lambda: calls.append("before"),
+        after_in_parent=lambda: calls.append("parent"),
+        after_in_child=lambda: calls.append("child"),
+    )
+    with fork_guard:
+        forking = threading.Thread(target=fork_guard.before_fork)
+        forking.start()
+        calls.append("inside")
+    forking.join()
+    fork_guard.after_fork()
+    assert calls == ["inside", "before", "parent"]
+    fork_guard.after_fork_in_child()
+    assert calls == ["inside", "before", "parent", "child"]
