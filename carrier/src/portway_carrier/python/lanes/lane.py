@@ -299,7 +299,7 @@ class PyLane(FramedConnection):
         if frame_type in VISIT_FRAMES:
             self._visit_frame(frame_type, payload)
         elif frame_type == _PING:
-            if not self.writes_paused:  # what waits to be sent shows as much, and a flood of PINGs fills no buffer
+            if not self.writes_paused:  # bytes that wait show life as well, and PINGs must not fill the buffer
                 self.write_frames(encode_frame(FrameType.PONG, bytes(payload)))
         elif frame_type == _PONG:
             pass  # that bytes were received is all that matters
