@@ -1,4 +1,4 @@
-"""What every contract test of a carrier starts from. A second carrier is tested by adding its name to CARRIERS."""
+"""The fixtures of a carrier's contract tests. A second carrier is tested by adding its name to CARRIERS."""
 
 import asyncio
 import ssl
@@ -97,7 +97,7 @@ async def link(make_link: LinkMaker) -> CarrierLink:
 
 @pytest.fixture(scope="session")
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """What a visitor, or a client of no carrier, trusts the node by."""
+    """The TLS context of a visitor, or of a client without a carrier."""
     return ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
 
 

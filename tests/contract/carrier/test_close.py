@@ -1,4 +1,4 @@
-"""What a carrier leaves behind when it is closed: nothing. (That no task and no socket is left, every test checks.)"""
+"""A carrier that is closed leaves nothing behind. (Every test checks that no task and no socket is left.)"""
 
 import asyncio
 import contextlib
@@ -27,8 +27,8 @@ async def ended(sock: socket.socket) -> None:
 
 
 async def test_closing_ends_everything_at_once(make_link: LinkMaker, server_tls: ServerTls) -> None:
-    """Handshakes, dials, visits that run or wait, streams being finished, full lanes: all gone when close() returns,
-    and every peer hears of it."""
+    """Handshakes, dials, visits that run or wait, streams being finished, full lanes: all have ended when close()
+    returns, and every peer sees its end."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     loop = asyncio.get_running_loop()
     with listener() as listening:

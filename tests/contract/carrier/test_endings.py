@@ -1,4 +1,4 @@
-"""How visits end: half-closes, TLS visitors that leave, breaks at every stage; nothing is lost, nothing is left."""
+"""How visits end: half-closes, TLS visitors that leave, resets at every stage. No byte is lost, no resource leaks."""
 
 import asyncio
 import socket
@@ -53,7 +53,7 @@ async def dial(address: Endpoint) -> socket.socket:
 
 
 async def receive(sock: socket.socket, size: int | None = None) -> bytes:
-    """So many bytes, or all until the end."""
+    """`size` bytes, or all until the end."""
     loop, received = asyncio.get_running_loop(), bytearray()
     while size is None or len(received) < size:
         data = await loop.sock_recv(sock, 1 << 16)
@@ -68,7 +68,7 @@ async def send(sock: socket.socket, data: bytes) -> None:
 
 
 async def fill(sock: socket.socket) -> int:
-    """Send until for a while nothing more is taken: everything on the way is full."""
+    """Send until nothing has been taken for a while: every buffer on the way is full."""
     sent = 0
     loop = asyncio.get_running_loop()
     quiet_since = loop.time()
@@ -83,7 +83,7 @@ async def fill(sock: socket.socket) -> int:
 
 
 async def test_both_directions_end_alone_and_in_any_order(link: CarrierLink) -> None:
-    """Each end of file crosses by itself, whichever is first, and the other direction goes on."""
+    """Each end of file is passed on separately, whichever is first, and the other direction goes on."""
     async with origin() as (port, accepted):
         link.serve_with(port)
         visitor = await dial(link.visitors())
@@ -101,8 +101,8 @@ async def test_both_directions_end_alone_and_in_any_order(link: CarrierLink) -> 
 
 
 async def test_a_slow_reader_gets_everything_after_both_ends(make_link: LinkMaker) -> None:
-    """A visitor that half-closed and reads late gets the whole answer, though its server has closed and the kernel is
-    asked meanwhile whether paused connections live."""
+    """A visitor that half-closed and reads late gets the whole answer, though its server has closed and paused
+    connections are checked with the kernel meanwhile."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.4))
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -121,7 +121,7 @@ async def test_a_slow_reader_gets_everything_after_both_ends(make_link: LinkMake
 
 
 async def test_what_came_before_the_lane_is_sent_with_its_end(make_link: LinkMaker) -> None:
-    """A visitor that sends more than is kept, and ends, before there is a lane, is delivered whole, its end too."""
+    """A visitor that sends more than MAX_KEPT and ends before it has a lane is delivered completely, with its end."""
     link = await make_link(sizes=SpareSizes(quiet=0, busy=1, lanes=1))
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -156,7 +156,7 @@ async def test_a_refused_visitor_keeps_its_end(link: CarrierLink) -> None:
 async def test_a_tls_visitor_that_sends_and_leaves_is_delivered_whole(
     link: CarrierLink, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
-    """What a TLS visitor sent before it closed reaches the local server, and then the end."""
+    """The local server receives what a TLS visitor sent before it closed, and then the end."""
     async with origin() as (port, accepted):
         link.serve_with(port)
         address = link.visitors(server_tls)
@@ -176,7 +176,7 @@ async def test_a_tls_visitor_that_sends_and_leaves_is_delivered_whole(
 async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
     make_link: LinkMaker, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
-    """A TLS upload that ends while the local server does not read arrives whole when it reads again."""
+    """A TLS upload that ends while the local server does not read arrives completely when it reads again."""
     link = await make_link(Limits(high_water=16 * 1024))
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -202,7 +202,7 @@ async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
 
 
 async def test_a_visitor_that_resets_while_it_is_not_read_is_noticed(make_link: LinkMaker) -> None:
-    """A visitor that is paused, because its server does not read, and breaks off then, ends its visit."""
+    """The visit of a paused visitor, whose server does not read, ends when the visitor resets it."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.8))
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -218,7 +218,7 @@ async def test_a_visitor_that_resets_while_it_is_not_read_is_noticed(make_link: 
 
 
 async def test_a_server_that_resets_while_it_is_not_read_is_noticed(make_link: LinkMaker) -> None:
-    """A local server that breaks off while its visitor does not read breaks it off, behind what came before."""
+    """A reset by the local server, while the visitor does not read, reaches the visitor after what was sent before."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.8))
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -238,7 +238,7 @@ async def test_a_server_that_resets_while_it_is_not_read_is_noticed(make_link: L
 
 @pytest.mark.parametrize("who", ["visitor", "server"])
 async def test_a_lane_that_was_broken_off_while_full_is_clean_again(make_link: LinkMaker, who: str) -> None:
-    """After a break with every buffer full, the one lane there is serves the next visit with its bytes alone."""
+    """After a reset with every buffer full, the only lane carries the next visit's bytes and no others."""
     link = await make_link(Limits(high_water=16 * 1024, unacknowledged=0.8), **ONE_LANE)
     async with origin() as (port, accepted):
         link.serve_with(port)
@@ -261,7 +261,7 @@ async def test_a_lane_that_was_broken_off_while_full_is_clean_again(make_link: L
 
 
 async def test_a_visitor_that_leaves_while_its_server_is_dialled(raw_opener: RawOpenerMaker) -> None:
-    """END and RESET right behind OPEN: the local server gets what was sent; the lane is idle at once."""
+    """END and RESET directly after OPEN: the local server gets what was sent, and the lane is idle at once."""
     async with origin() as (port, accepted):
         lane = await raw_opener(port)
         for number in (1, 2):
@@ -280,7 +280,7 @@ async def test_a_visitor_that_leaves_while_its_server_is_dialled(raw_opener: Raw
 async def test_who_never_reads_the_last_bytes_is_dropped(
     make_link: LinkMaker, server_tls: ServerTls, trusting: ssl.SSLContext, encrypted: bool
 ) -> None:
-    """A visit that is over does not hold its visitor's connection when for Limits.linger nothing of it leaves."""
+    """The visitor's connection is dropped when, after the visit, no byte has left during Limits.linger."""
     size = 32 << 20
     link = await make_link(Limits(high_water=2 * size, linger=0.3))
     async with origin() as (port, accepted):

@@ -1,4 +1,4 @@
-"""A stream's last bytes: written whole, whenever it is finished."""
+"""A stream's last bytes are written completely, whenever it is finished."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ async def _accepted(listening: socket.socket) -> socket.socket:
 async def test_a_stream_may_be_finished_before_it_is_up(
     make_carrier: Callable[..., Carrier], server_tls: ServerTls, authority: trustme.CA, encrypted: bool
 ) -> None:
-    """Bytes that finish a stream right after accept reach the peer, and then the end."""
+    """The bytes given to finish() right after accept() reach the peer, and then the end."""
     carrier = make_carrier()
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)

@@ -1,4 +1,4 @@
-"""What a handshake says of itself."""
+"""What is reported of a handshake."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ from portway_testkit.visitors.hellos import real_hello
 async def test_a_round_trip_is_what_the_kernel_has_seen(
     make_carrier: Callable[..., Carrier], server_tls: ServerTls, client_tls: ClientTls, encrypted: bool
 ) -> None:
-    """Both ends know it, and it is a part of what the handshake took."""
+    """Both ends report it, and it is shorter than the handshake took."""
     carrier = make_carrier()
     with listener() as listening:
         address = Endpoint("127.0.0.1", listening.getsockname()[1])
@@ -40,7 +40,7 @@ async def test_a_round_trip_is_what_the_kernel_has_seen(
 async def test_a_handshake_that_the_peer_gives_up_is_not_a_failed_one(
     make_carrier: Callable[..., Carrier], server_tls: ServerTls
 ) -> None:
-    """One that breaks TLS is."""
+    """Only one that breaks TLS is counted as failed."""
     carrier = make_carrier()
     loop = asyncio.get_running_loop()
     with listener() as listening:

@@ -1,4 +1,4 @@
-"""What a carrier does with peers that break the rules in every state, that flood, that stand still."""
+"""Peers that break the protocol in every state, that flood, that stop reading or answering."""
 
 import asyncio
 import socket
@@ -56,7 +56,7 @@ RULES_BROKEN = {
     "open of a visit to come": encode_open(9, VISIT),
     "malformed open": b"\x02\x00\x00\x04\x00\x00\x00\x02",
 }
-# What each side may not send in a state that it may be in.
+# What a side may not send, by state.
 BY_ACCEPTOR = {
     "idle": {"data": data_header(1) + b"x", "opened": encode_number(FrameType.OPENED, 1)},
     "opening": {"data": data_header(1) + b"x", "end": encode_number(FrameType.END, 1)},
@@ -79,7 +79,7 @@ BY_OPENER = {
 
 
 def cases(by_state: dict[str, dict[str, bytes]]) -> list[object]:
-    """Every rule broken in every state, and what is wrong in that state alone."""
+    """Frames that are wrong in every state, in each state, and those that are wrong in one state only."""
     return [
         pytest.param(state, sent, id=f"{state}-{name}")
         for state, wrong in by_state.items()
@@ -99,7 +99,7 @@ async def silent_server() -> AsyncIterator[int]:
 async def test_an_acceptor_that_breaks_the_rules_loses_that_lane(
     link: CarrierLink, raw_acceptor: RawAcceptorMaker, state: str, sent: bytes
 ) -> None:
-    """Whatever it sends out of place closes its lane, resets the visit on it, and touches no other lane."""
+    """A frame out of place closes its lane and resets the visit on it. Other lanes are not affected."""
     others = link.pool.counts.idle
     lane: RawLane = await raw_acceptor(link)
     if state == "idle":
@@ -126,7 +126,7 @@ async def test_an_acceptor_that_breaks_the_rules_loses_that_lane(
 async def test_an_opener_that_breaks_the_rules_loses_that_lane(
     raw_opener: RawOpenerMaker, state: str, sent: bytes
 ) -> None:
-    """Whatever it sends out of place closes the lane; its visit's local connection is reset."""
+    """A frame out of place closes the lane and resets the local connection of its visit."""
     async with silent_server() as port:
         lane: RawLane = await raw_opener(port)
         if state != "idle":
@@ -139,7 +139,7 @@ async def test_an_opener_that_breaks_the_rules_loses_that_lane(
 
 
 async def test_more_than_is_kept_before_the_answer_loses_the_lane(raw_opener: RawOpenerMaker) -> None:
-    """An opener that sends more than MAX_KEPT before OPENED is cut off: nothing makes the acceptor hold more."""
+    """An opener that sends more than MAX_KEPT before OPENED loses its lane: the acceptor holds no more than that."""
     unanswering = socket.create_server(("127.0.0.1", 0), backlog=0)
     lanes = [socket.create_connection(unanswering.getsockname())]  # its backlog is full: dialling it takes long
     for _ in range(2):
@@ -158,7 +158,7 @@ async def test_more_than_is_kept_before_the_answer_loses_the_lane(raw_opener: Ra
 
 
 async def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_no_memory(raw_opener: RawOpenerMaker) -> None:
-    """A peer that asks and asks and does not read is not answered without bound; when it reads again it is served."""
+    """The answers to a peer that sends PINGs and does not read are bounded; it is served when it reads again."""
     async with silent_server() as port:
         lane: RawLane = await raw_opener(port, Limits(high_water=16 * 1024))
         transport_of(lane.writer).pause_reading()
@@ -178,7 +178,7 @@ async def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_no_memory(ra
 
 
 async def test_a_control_lane_that_does_not_read_is_not_read(make_link: LinkMaker) -> None:
-    """Requests of a client that reads no answer stay with the client; all come when it reads again."""
+    """Requests of a client that does not read the answers are left unread; all arrive when it reads again."""
     link = await make_link(Limits(high_water=16 * 1024))
     answered = 0
 
@@ -198,7 +198,7 @@ async def test_a_control_lane_that_does_not_read_is_not_read(make_link: LinkMake
 async def test_a_peer_that_ends_in_mid_frame_resets_its_visit(
     link: CarrierLink, raw_acceptor: RawAcceptorMaker
 ) -> None:
-    """A lane that ends within a frame is a lost lane; what came of the frame was delivered, nothing is made up."""
+    """A lane that ends within a frame is lost. The part that was received is delivered, and nothing else."""
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
     reader, writer = await asyncio.open_connection(at.host, at.port)
@@ -212,7 +212,7 @@ async def test_a_peer_that_ends_in_mid_frame_resets_its_visit(
 
 
 async def test_unknown_frames_are_skipped_in_mid_visit(link: CarrierLink, raw_acceptor: RawAcceptorMaker) -> None:
-    """Types from 0x80 up are of a later version: skipped whole, the visit goes on."""
+    """Types from 0x80 on belong to later versions: they are skipped, and the visit goes on."""
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
     reader, writer = await asyncio.open_connection(at.host, at.port)
@@ -225,7 +225,7 @@ async def test_unknown_frames_are_skipped_in_mid_visit(link: CarrierLink, raw_ac
 
 
 async def test_a_violation_is_told_to_the_owner(link: CarrierLink, trusting: ssl.SSLContext) -> None:
-    """The owner of a lane that is closed for what the peer sent hears ProtocolViolation."""
+    """The owner of a lane that is closed for what the peer sent gets ProtocolViolation."""
     at, count = link.link_address, len(link.lanes)
     lane = RawLane(*await asyncio.open_connection(at.host, at.port, ssl=trusting, server_hostname="node.test"))
     lane.send(RULES_BROKEN["unknown type"])
@@ -237,7 +237,7 @@ async def test_a_violation_is_told_to_the_owner(link: CarrierLink, trusting: ssl
 
 
 async def test_garbage_instead_of_a_handshake_fails_it(make_carrier: CarrierMaker, server_tls: ServerTls) -> None:
-    """Bytes that are no TLS end the stream with HandshakeFailed."""
+    """Bytes that are not TLS end the stream with HandshakeFailed."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
     stream = carrier.accept(ours, server_tls)
@@ -259,7 +259,7 @@ async def test_a_handshake_that_never_ends_is_ended(make_carrier: CarrierMaker, 
 
 
 async def test_a_handshake_that_is_given_up_ends_at_once(make_carrier: CarrierMaker, server_tls: ServerTls) -> None:
-    """abort() drops a connection whose handshake runs; its peer is not kept until the time limit."""
+    """abort() drops a connection during its handshake, without waiting for the time limit."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
     stream = carrier.accept(ours, server_tls)
@@ -275,7 +275,7 @@ async def test_a_handshake_that_is_given_up_ends_at_once(make_carrier: CarrierMa
 async def test_a_socket_that_is_given_up_in_the_same_turn_is_closed(
     make_carrier: CarrierMaker, server_tls: ServerTls, encrypted: bool
 ) -> None:
-    """abort() right after accept() leaves nothing open, though nothing of it has begun."""
+    """abort() right after accept() closes the socket, though the task of the stream has not started."""
     carrier = make_carrier()
     ours, theirs = socket.socketpair()
     stream = carrier.accept(ours, server_tls if encrypted else None)
@@ -300,7 +300,7 @@ async def test_a_socket_that_is_gone_is_told_by_its_stream(
 
 
 async def test_an_open_that_is_never_answered_ends(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
-    """After Limits.open_answer the lane gets RESET, and the visitor is handed back whole: it can be told."""
+    """After Limits.open_answer RESET is sent on the lane, and the visitor is handed back with nothing lost."""
     link = await make_link(Limits(open_answer=0.3))
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
@@ -323,7 +323,7 @@ async def test_an_open_that_is_never_answered_ends(make_link: LinkMaker, raw_acc
 async def test_the_lane_of_an_unanswered_open_serves_again(
     make_link: LinkMaker, raw_acceptor: RawAcceptorMaker
 ) -> None:
-    """Once its RESET has been answered; an OPENED that comes too late is nothing."""
+    """Once its RESET has been answered. An OPENED that comes too late is ignored."""
     link = await make_link(Limits(open_answer=0.3))
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()

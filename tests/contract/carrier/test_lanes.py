@@ -1,4 +1,4 @@
-"""What a carrier does with lanes themselves: control frames, liveness, letting go, peers that break the rules."""
+"""Lanes: control frames, liveness, release, visits that cross two lanes."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ async def test_fail_tells_the_peer_why(link: CarrierLink) -> None:
 
 
 async def test_an_oversized_payload_is_refused_here(link: CarrierLink) -> None:
-    """send() raises before anything is written; the lane goes on."""
+    """send() raises before anything is written; the lane stays usable."""
     with pytest.raises(ValueError, match="limit"):
         link.client_control.send(FrameType.BIND, b"x" * 20_000)
     link.client_control.send(FrameType.UNBIND, b"fine")
@@ -55,7 +55,7 @@ async def test_an_oversized_payload_is_refused_here(link: CarrierLink) -> None:
 
 
 async def test_a_silent_peer_is_dead(make_carrier: CarrierMaker, server_tls: ServerTls, authority: trustme.CA) -> None:
-    """A peer whose socket is open and who answers no PING is closed with PeerSilent within two silences."""
+    """A lane whose peer answers no PING, though its socket is open, ends with PeerSilent after two silences."""
     carrier = make_carrier(Limits(ping_interval=0.1))
     sock = listener()
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
@@ -77,7 +77,7 @@ async def test_a_silent_peer_is_dead(make_carrier: CarrierMaker, server_tls: Ser
 
 
 async def test_a_peer_that_answers_lives(make_link: LinkMaker) -> None:
-    """PING and PONG keep idle lanes up for as long as both ends are there."""
+    """PING and PONG keep idle lanes open as long as both ends answer."""
     link = await make_link(Limits(ping_interval=0.05))
     before = link.pool.counts.idle
     loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ async def test_a_peer_that_answers_lives(make_link: LinkMaker) -> None:
 
 
 async def test_a_reset_without_an_answer_closes_the_lane(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
-    """A peer that lets a visit be opened and then answers nothing loses the lane, not the node its memory."""
+    """A peer that answers nothing after a visit was opened loses the lane, so that it cannot hold memory."""
     link = await make_link(Limits(ping_interval=0.2, reset_answer=0.2))
     lane = await raw_acceptor(link)
     address = link.visitors()
@@ -101,7 +101,7 @@ async def test_a_reset_without_an_answer_closes_the_lane(make_link: LinkMaker, r
 
 
 async def test_idle_lanes_above_need_are_let_go(make_link: LinkMaker) -> None:
-    """After a burst the lanes it needed are closed, by the opener, at the client's request."""
+    """Lanes that a burst needed are closed after it, by the opener, at the client's request."""
     link = await make_link(Limits(ping_interval=0.2), sizes=SpareSizes(quiet=2, busy=3, shrink_after=0.3))
     link.serving.want(10)
     await until(lambda: link.pool.counts.idle >= 10)
@@ -110,7 +110,7 @@ async def test_idle_lanes_above_need_are_let_go(make_link: LinkMaker) -> None:
 
 
 async def test_a_closed_pool_hands_waiting_visitors_back(make_link: LinkMaker) -> None:
-    """retire() turns away who waits and lets go of idle lanes."""
+    """retire() ends the visits that wait and releases idle lanes."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     address = link.visitors()
     link.serving.retire()
@@ -124,7 +124,7 @@ async def test_a_closed_pool_hands_waiting_visitors_back(make_link: LinkMaker) -
 
 
 async def test_without_a_control_lane_nobody_waits(link: CarrierLink) -> None:
-    """A detached session refuses at once who finds no idle lane."""
+    """In a detached session a visitor that finds no idle lane ends at once."""
     address = link.visitors()
     link.serving.retire()
     await until(lambda: link.pool.counts.idle == 0)
@@ -136,7 +136,7 @@ async def test_without_a_control_lane_nobody_waits(link: CarrierLink) -> None:
 
 
 async def test_dialling_nobody_fails_with_the_address(make_carrier: CarrierMaker) -> None:
-    """ConnectFailed names who was dialled."""
+    """ConnectFailed names the address."""
     carrier = make_carrier()
     sock = listener()
     address = Endpoint("127.0.0.1", sock.getsockname()[1])
@@ -146,7 +146,7 @@ async def test_dialling_nobody_fails_with_the_address(make_carrier: CarrierMaker
 
 
 async def test_a_wrong_ca_is_untrusted(link: CarrierLink, make_carrier: CarrierMaker) -> None:
-    """A certificate that another CA signed fails the handshake, and says that it was the certificate."""
+    """A certificate signed by another CA fails the handshake, and the error says that the certificate is the cause."""
     import trustme
 
     carrier = make_carrier()
@@ -182,7 +182,7 @@ async def test_refused_openings_leave_the_lane_idle(link: CarrierLink) -> None:
 
 
 async def test_abandon_closes_descriptors_and_says_nothing(link: CarrierLink) -> None:
-    """What a forked child calls: the descriptors are gone, the peer hears of it only from the kernel."""
+    """For a forked child: the descriptors are closed, and nothing is sent to the peer."""
     pid = os.fork()
     if pid == 0:
         link.client.abandon()
@@ -199,7 +199,7 @@ async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def relayed(near: CarrierLink, far: CarrierLink) -> Recorder:
-    """One lane of `near` whose openings are joined to `far`'s pool, on the carrier between them."""
+    """A lane of `near`, whose openings the carrier in the middle joins to the pool of `far`."""
     between = far.node
     stream = between.connect(near.link_address, near.client_tls)
     await stream.ready()
@@ -234,7 +234,7 @@ async def test_a_visit_is_joined_from_lane_to_lane(make_link: LinkMaker) -> None
 
 
 async def test_a_refused_hop_hands_the_lane_back(make_link: LinkMaker) -> None:
-    """REFUSED at the far end gives the lane back, to be refused in turn with nothing of the visit lost."""
+    """REFUSED at the far end hands the lane back with nothing of the visit lost, to be refused in turn."""
     far = await make_link()
     near = await make_link(sizes=SpareSizes(quiet=0, busy=0))
     await relayed(near, far)

@@ -1,4 +1,4 @@
-"""Which lanes there are: how many are kept and dialled, who gets one, in what order, who is turned away."""
+"""Pools: how many lanes are kept and dialled, which visitor gets one, in what order, and which gets none."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ async def dial(address: Endpoint) -> socket.socket:
 
 
 def wants(link: CarrierLink) -> list[int]:
-    """What the node asked for so far."""
+    """The numbers in the WANTs that the node has sent so far."""
     return [
         lane_pb2.Want.FromString(payload).lanes
         for frame_type, payload in link.client_events.frames
@@ -44,7 +44,7 @@ def wants(link: CarrierLink) -> list[int]:
 
 
 async def test_two_spare_lanes_until_somebody_visits_then_eight(link: CarrierLink) -> None:
-    """A quiet pool keeps SpareSizes.quiet lanes; from the first visit on SpareSizes.busy beside those in use."""
+    """A pool keeps SpareSizes.quiet spare lanes, and from the first visit on SpareSizes.busy."""
     assert link.pool.counts.idle == 2
     with listener() as listening:
         link.serve_with(listening.getsockname()[1])
@@ -57,7 +57,7 @@ async def test_two_spare_lanes_until_somebody_visits_then_eight(link: CarrierLin
 
 
 async def test_waiting_visitors_are_served_in_the_order_they_came(make_link: LinkMaker) -> None:
-    """With one lane for all, who waits longest is next."""
+    """With one lane for all, the visitor that has waited longest is next."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     served = asyncio.Queue[str]()
 
@@ -89,10 +89,10 @@ async def test_waiting_visitors_are_served_in_the_order_they_came(make_link: Lin
 
 
 async def test_more_than_may_wait_are_turned_away_at_once(make_link: LinkMaker) -> None:
-    """PoolLimits.waiting visitors wait; the next one is handed back without waiting, and the others in time."""
+    """PoolLimits.waiting visitors wait. The next one is handed back at once, the others when their time is up."""
     limits = PoolLimits(lanes=1, waiting=2, wait=0.5)
     link = await make_link(Limits(ping_interval=0.4), SpareSizes(quiet=0, busy=0), limits)
-    link.serving.close()  # what answers WANT finds no pool: no lane ever comes
+    link.serving.close()  # the client ignores WANT from now on: no lane ever comes
     visitors = [await dial(link.visitors()) for _ in range(3)]
     end = await link.end(1)
     assert end.outcome is Outcome.NO_LANE
@@ -107,10 +107,10 @@ async def test_more_than_may_wait_are_turned_away_at_once(make_link: LinkMaker) 
 
 
 async def test_want_says_how_many_wait_and_never_more_than_there_may_be(make_link: LinkMaker) -> None:
-    """One WANT for those who came together; a repeated one, since no lane came, asks for the same again; none asks
-    for more lanes than the pool may have."""
+    """Visitors that come together share one WANT. Repeated, because no lane came, it has the same number. No WANT has
+    more lanes than the pool may have."""
     link = await make_link(sizes=SpareSizes(quiet=0, busy=0), pool_limits=PoolLimits(lanes=3, wait=30.0))
-    link.serving.close()  # what answers WANT finds no pool: no lane ever comes
+    link.serving.close()  # the client ignores WANT from now on: no lane ever comes
     address = link.visitors()
     visitors = [await dial(address) for _ in range(5)]
     await until(lambda: wants(link).count(3) >= 2)
@@ -126,7 +126,7 @@ async def test_want_says_how_many_wait_and_never_more_than_there_may_be(make_lin
 
 
 async def test_a_thousand_idle_visitors_have_a_lane_each(make_link: LinkMaker) -> None:
-    """Lanes are dialled as they are asked for, in bursts that are bounded, and hardly more than are needed."""
+    """Lanes are dialled when they are requested, in bounded bursts, and few more than are needed."""
     many = 1000
     sizes = SpareSizes(dials=16)
     link = await make_link(Limits(handshake=30.0), sizes, PoolLimits(wait=60.0))
@@ -156,7 +156,7 @@ async def test_a_thousand_idle_visitors_have_a_lane_each(make_link: LinkMaker) -
 async def test_a_greeting_that_is_refused_is_not_repeated_at_once(
     raw_node: RawNodeMaker, make_carrier: CarrierMaker
 ) -> None:
-    """A node that closes every lane with FAIL is dialled again after growing pauses, and each failure is told."""
+    """A node that closes every lane with FAIL is dialled again after growing pauses, and each failure is reported."""
     carrier = make_carrier()
     lost: list[CarrierError] = []
     node = await raw_node()
@@ -176,7 +176,7 @@ async def test_a_greeting_that_is_refused_is_not_repeated_at_once(
 
 
 async def test_a_server_of_another_protocol_is_no_node(raw_node: RawNodeMaker, make_carrier: CarrierMaker) -> None:
-    """A lane on which the node did not choose the protocol's ALPN is closed before anything is said on it."""
+    """A lane on which the node did not choose the lane protocol's ALPN is closed before anything is sent on it."""
     carrier = make_carrier()
     lost: list[CarrierError] = []
     node = await raw_node()
@@ -237,7 +237,7 @@ async def test_an_opening_that_cannot_be_said_is_refused_here(link: CarrierLink)
 async def test_a_callback_that_fails_closes_what_it_concerns(
     link: CarrierLink, server_tls: ServerTls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A visitor whose handing back fails is not left behind; the failure is logged and nothing else is harmed."""
+    """A visitor that the callback fails to take back is closed. The failure is logged, and nothing else is affected."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("a bug of the caller")

@@ -1,4 +1,4 @@
-"""Visitors that a serving client does not connect: what comes back to the node, and what the client is told."""
+"""Visitors that a serving client does not connect: what the node gets back, and what the client is notified of."""
 
 import socket
 
@@ -9,7 +9,7 @@ from portway_testkit.processes.descriptors import no_more_descriptors
 
 
 async def test_nobody_listening_hands_the_visitor_back(link: CarrierLink) -> None:
-    """REFUSED brings back the visitor with everything it sent, to be finished or joined elsewhere."""
+    """REFUSED hands the visitor back with everything it sent, to be finished or joined elsewhere."""
     unused = socket.create_server(("127.0.0.1", 0))
     port = unused.getsockname()[1]
     unused.close()
@@ -46,7 +46,7 @@ async def test_a_label_that_is_not_served_is_not_here(link: CarrierLink) -> None
 
 
 async def test_a_client_that_can_open_no_more_sockets_is_overloaded(link: CarrierLink) -> None:
-    """Not UNREACHABLE: its server may well listen, and the visitor gets to it a moment later."""
+    """Not UNREACHABLE: the local server may listen, and a visitor may reach it a moment later."""
     reader, writer = await visit(link.visitors())
     writer.write(b"hello")
     visitor = stream_of(await link.end())

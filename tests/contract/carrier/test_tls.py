@@ -1,4 +1,4 @@
-"""TLS with visitors: versions, tickets, and ends that are none of TLS's."""
+"""TLS with visitors: versions, tickets, and ends without close_notify."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from portway_testkit.links.carrier_link import CarrierLink, listener
 def ask(
     address: Endpoint, context: ssl.SSLContext, session: ssl.SSLSession | None
 ) -> tuple[bytes, bool, ssl.SSLSession]:
-    """A visit by `ssl` itself: the whole answer, whether the handshake went on from `session`, and the next one."""
+    """A visit by `ssl` itself: the whole answer, whether `session` was resumed, and the session to resume next."""
     with (
         socket.create_connection((address.host, address.port), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname="node.test", session=session) as visitor,
@@ -32,7 +32,7 @@ def ask(
 async def test_a_visitor_need_not_speak_first(
     link: CarrierLink, server_tls: ServerTls, authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
-    """All that a handshake consists of is sent though nothing follows it: the local server waits, and so does he."""
+    """The whole handshake is sent though nothing follows it, while visitor and local server both wait."""
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
     context.minimum_version = context.maximum_version = version
     loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ async def test_a_visitor_need_not_speak_first(
 async def test_a_visitor_comes_back_with_its_ticket(
     link: CarrierLink, server_tls: ServerTls, authority: trustme.CA, version: ssl.TLSVersion
 ) -> None:
-    """The ticket leaves with the answer at the latest, and the next handshake goes on from it."""
+    """The ticket is sent with the answer at the latest, and the next handshake resumes from it."""
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
     context.minimum_version = context.maximum_version = version
     loop, session = asyncio.get_running_loop(), None
@@ -78,7 +78,7 @@ async def answer_once(loop: asyncio.AbstractEventLoop, listening: socket.socket)
 
 
 async def visitor_by_hand(address: Endpoint, context: ssl.SSLContext, says: bytes) -> socket.socket:
-    """The connection of one who has said this over TLS; what follows is up to the test."""
+    """A visitor's connection that has sent `says` over TLS; the test does the rest."""
     loop = asyncio.get_running_loop()
     plain = socket.socket()
     plain.setblocking(False)
@@ -101,7 +101,7 @@ async def visitor_by_hand(address: Endpoint, context: ssl.SSLContext, says: byte
 async def test_the_end_of_tcp_is_the_end_of_tls(
     link: CarrierLink, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
-    """One that just ends its connection, without TLS's own goodbye, is heard whole."""
+    """What a visitor sent that ends TCP without close_notify is delivered completely."""
     loop = asyncio.get_running_loop()
     with listener() as listening:
         link.serve_with(listening.getsockname()[1])
@@ -119,7 +119,7 @@ async def test_the_end_of_tcp_is_the_end_of_tls(
 async def test_garbage_behind_the_handshake_breaks_the_visit_off(
     link: CarrierLink, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
-    """What cannot be decrypted ends the connection, and nothing of it reaches the local server."""
+    """Bytes that cannot be decrypted end the connection, and none of them reaches the local server."""
     loop = asyncio.get_running_loop()
     with listener() as listening:
         link.serve_with(listening.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The dialling opener's pool when its peer cannot be reached: who waits for it, and for how long."""
+"""An opener's dialling pool whose peer cannot be reached: which visitors wait for it, and for how long."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import OPENING, Recorder, listener, until
 
-# Longer than any test may take: who ends earlier was not waited for.
+# Longer than any test may take: a visitor that ends earlier has not waited for it.
 WAIT = 60.0
 
 
@@ -54,7 +54,7 @@ class Visitors:
 
 @pytest.fixture
 def reserved() -> Endpoint:
-    """An address where nobody listens."""
+    """An address where nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return Endpoint(*sock.getsockname())
@@ -81,7 +81,7 @@ async def make_visitors(
 async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(
     make_visitors: Callable[..., Visitors], reserved: Endpoint
 ) -> None:
-    """Everybody who waits is handed back as soon as the dial has failed, and so is who comes later."""
+    """All visitors that wait are handed back as soon as the dial has failed, and so are later ones."""
     visitors = make_visitors(reserved)
     for count in (1, 20, 1):
         await visitors.come(count)
@@ -94,7 +94,7 @@ async def test_a_visitor_does_not_wait_for_the_pause_of_a_pool_that_failed(
     reserved: Endpoint,
     server_tls: ServerTls,
 ) -> None:
-    """However long ago the peer was dialled last, it is dialled again for the first who comes: it may be back."""
+    """The peer is dialled at once for the next visitor, whatever the pause: it may be back."""
     failures: list[CarrierError] = []
     visitors = make_visitors(reserved, lost=failures.append)
     await until(lambda: len(failures) >= 5)  # the next dial is due 0.8 s later at the earliest
@@ -102,7 +102,7 @@ async def test_a_visitor_does_not_wait_for_the_pause_of_a_pool_that_failed(
     failed = loop.time()
     with socket.create_server((reserved.host, reserved.port)) as listening:
         listening.setblocking(False)
-        await until(lambda: loop.time() > failed + 0.1)  # until then that failure speaks for who comes
+        await until(lambda: loop.time() > failed + 0.1)  # until then that failure counts for new visitors too
         (visit,) = await visitors.come()
         sock, _ = await loop.sock_accept(listening)
         assert loop.time() < failed + 0.8
@@ -119,7 +119,7 @@ async def test_a_visitor_does_not_wait_for_the_pause_of_a_pool_that_failed(
 async def test_a_peer_that_does_not_answer_is_waited_for_within_the_limit(
     make_visitors: Callable[..., Visitors],
 ) -> None:
-    """Nothing says that it is gone: SpareSizes.wait decides."""
+    """The peer may be alive, so visitors wait for SpareSizes.wait."""
     with listener() as silent:
         visitors = make_visitors(Endpoint(*silent.getsockname()), wait=0.5)
         began = asyncio.get_running_loop().time()
@@ -131,7 +131,7 @@ async def test_a_peer_that_does_not_answer_is_waited_for_within_the_limit(
 async def test_a_lane_that_is_left_is_waited_for(
     make_visitors: Callable[..., Visitors], make_carrier: Callable[..., Carrier], server_tls: ServerTls
 ) -> None:
-    """A peer that takes no further lane is not gone while one carries a visit: the next visitor gets it after that."""
+    """A peer that accepts no further lane still has one, with a visit on it: the next visitor gets that lane."""
     loop, peer, events = asyncio.get_running_loop(), make_carrier(), Recorder()
     failures: list[CarrierError] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:

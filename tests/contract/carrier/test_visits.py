@@ -1,4 +1,4 @@
-"""What a carrier does with the bytes of visits."""
+"""The bytes of visits."""
 
 import asyncio
 import hashlib
@@ -150,7 +150,7 @@ async def test_finish_writes_last_bytes_and_closes(link: CarrierLink) -> None:
 
 @pytest.mark.parametrize("who", ["visitor", "server"])
 async def test_a_reset_travels(link: CarrierLink, who: str) -> None:
-    """Who breaks off does so for the other side, which sees no orderly end; the lanes are used again."""
+    """A reset by one side reaches the other, which sees no orderly end. The lanes are used again."""
     release = asyncio.Event()
 
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -182,7 +182,7 @@ async def test_a_reset_travels(link: CarrierLink, who: str) -> None:
 
 
 def unchanged_for(seconds: float, value: Callable[[], int]) -> Callable[[], bool]:
-    """Whether it has been more than 0 and the same for so long."""
+    """Whether the value has been above 0 and unchanged for `seconds`."""
     loop = asyncio.get_running_loop()
     last, since = 0, loop.time()
 
@@ -196,7 +196,7 @@ def unchanged_for(seconds: float, value: Callable[[], int]) -> Callable[[], bool
 
 
 async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> None:
-    """A visitor that stops reading pauses its own visit alone, in bounded memory."""
+    """A visitor that stops reading pauses only its own visit, in bounded memory."""
     link = await make_link(Limits(high_water=64 * 1024))
     written = 0
 
@@ -233,7 +233,7 @@ async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> No
 
 
 async def test_a_lane_used_again_carries_nothing_of_the_visit_before(make_link: LinkMaker) -> None:
-    """A visitor that breaks off in mid-response leaves nothing for the next one on the same lane."""
+    """No byte for a visitor that resets within a response reaches the next one on the same lane."""
     link = await make_link(sizes=SpareSizes(quiet=1, busy=1, lanes=1), pool_limits=PoolLimits(lanes=1))
     first = True
 

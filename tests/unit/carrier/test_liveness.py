@@ -29,7 +29,7 @@ class Loop:
         return handle
 
     def run(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let `seconds` pass."""
         until = self.now + seconds
         while self.due and (next_due := min(self.due.items(), key=lambda item: item[1][0]))[1][0] <= until:
             key, (when, call) = next_due
@@ -41,7 +41,7 @@ class Loop:
 
 
 class Lane:
-    """A lane as the sweep sees it."""
+    """A lane as Liveness sees it."""
 
     def __init__(self, loop: Loop) -> None:
         self.state = SimpleNamespace(idle=True)
@@ -62,7 +62,7 @@ class Lane:
 
 
 class Around:
-    """A sweep over lanes of the test's choice."""
+    """Liveness over lanes of the test's choice."""
 
     def __init__(self) -> None:
         self.loop = Loop()
@@ -71,7 +71,7 @@ class Around:
         self.liveness = Liveness(core)
 
     def lane(self) -> Lane:
-        """One that was heard of just now, and never again unless the test says so."""
+        """A lane on which bytes were received just now, and no more unless the test says so."""
         lane = Lane(self.loop)
         abort = lane.abort
 
@@ -91,7 +91,7 @@ def around() -> Around:
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.5, 0.99])
 def test_silence_ends_a_lane_when_it_is_due(around: Around, after: float) -> None:
-    """Ten seconds after the last byte, whenever in the second between two sweeps that came."""
+    """Ten seconds after the last byte, whenever between two sweeps that was."""
     around.loop.run(3 + after)
     lane = around.lane()
     around.loop.run(9.95)
@@ -103,7 +103,7 @@ def test_silence_ends_a_lane_when_it_is_due(around: Around, after: float) -> Non
 
 
 def test_lanes_that_fall_silent_one_after_the_other_share_their_walks(around: Around) -> None:
-    """Ten walks a second at the most, however many they are; none of them when all is well."""
+    """At most ten sweeps per second, however many lanes there are, and one while no lane is silent."""
     around.loop.run(60)
     assert around.loop.runs == 60
     silent = []
@@ -117,7 +117,7 @@ def test_lanes_that_fall_silent_one_after_the_other_share_their_walks(around: Ar
 
 
 def test_a_peer_that_answers_lives(around: Around) -> None:
-    """Each silence is asked about once, and the answer begins the next one."""
+    """One PING is sent in each silence, and the answer ends it."""
     lane = around.lane()
     for _ in range(10):
         around.loop.run(7)
@@ -127,7 +127,7 @@ def test_a_peer_that_answers_lives(around: Around) -> None:
 
 
 def test_a_process_that_slept_takes_nobody_for_dead(around: Around) -> None:
-    """It was not there to hear them: silence is counted from when it woke."""
+    """It received nothing meanwhile, so silence is counted from when it woke."""
     lane = around.lane()
     around.loop.run(3)
     around.loop.now += 3_600

@@ -1,4 +1,4 @@
-"""Frames that leave together: OPENED with the answer, and the answer with its end."""
+"""portway_carrier.python.lanes.deferred_opened: OPENED leaves with the answer, and the answer with its end."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 @asynccontextmanager
 async def visit(first: bytes) -> AsyncIterator[socket.socket]:
-    """A visit whose visitor has said `first`, as the local server sees it: by then it is being served."""
+    """A visit whose visitor has sent `first`, as the connection of the local server that has received it."""
     loop, carrier = asyncio.get_running_loop(), PythonCarrier(Limits())
     with listener() as listening:
         ours, opener = socket.socketpair()
@@ -53,7 +53,7 @@ async def visit(first: bytes) -> AsyncIterator[socket.socket]:
 
 
 async def test_a_short_answer_leaves_in_one_write(writes: list[list[int]]) -> None:
-    """OPENED waits for it, and the end that is there already does not follow it."""
+    """OPENED waits for the answer, and an end that has been received already leaves with both."""
     async with visit(b"ask") as connection:
         connection.send(b"answer")
         connection.close()
@@ -62,7 +62,7 @@ async def test_a_short_answer_leaves_in_one_write(writes: list[list[int]]) -> No
 
 
 async def test_opened_does_not_wait_for_a_server_that_says_nothing(writes: list[list[int]]) -> None:
-    """It leaves by itself after a moment, and what is said later alone."""
+    """OPENED leaves by itself after a moment, and a later answer in a write of its own."""
     async with visit(b"ask") as connection:
         await until(lambda: writes == [[FrameType.OPENED]])
         connection.send(b"answer")
