@@ -109,7 +109,7 @@ class Registry:
 
     @property
     def mesh_address(self) -> str:
-        """HOST:PORT of the node port. Raises RuntimeError before the start."""
+        """HOST:PORT of the mesh port. Raises RuntimeError before the start."""
         return str(_started(self._mesh_address))
 
     @property
@@ -122,7 +122,7 @@ class Registry:
 
         The files are read first, so that a wrong path is an error at once. Then the store, in which the first start of
         a cluster creates what is missing; while the store is unreachable this waits. Then the views: no call is
-        answered from an empty one. Then the node port, the public port, and metrics; health reports SERVING last.
+        answered from an empty one. Then the mesh port, the public port, and metrics; health reports SERVING last.
 
         Raises ConfigError. Cancelled, it stops what it started.
         """

@@ -1,23 +1,26 @@
 """A certificate authority kept as files in one folder: for what visitors and clients see, and for try-outs.
 
-Here: the folder, written once. Not here: certificates themselves (signing.py), the cluster's own CA (authority.py),
-the commands (admin/pki.py), who trusts what (docs/architecture/trust.md).
+Here: the folder and what is written to it. Not here: the certificates themselves, the cluster's own CA. Which party
+trusts which certificate is in docs/architecture/trust.md.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from portway_runtime.secret_files import OWNER_ONLY, create_file
 
 from portway_registry.errors import PkiError
 from portway_registry.names import check_domain, check_host, check_node, check_region
 from portway_registry.pki.signing import Signer, SigningKey, new_key, private_pem
 
+_PUBLIC: Final = 0o644
+
 
 class CaFolder:
-    """A CA in a folder: `ca.crt`, `ca.key`, and beside them what it signed. Nothing is ever overwritten."""
+    """A CA in a folder: `ca.crt`, `ca.key`, and beside them what it issued. Nothing is ever overwritten."""
 
     def __init__(self, folder: Path, signer: Signer) -> None:
         self.folder = folder
@@ -25,11 +28,12 @@ class CaFolder:
 
     @property
     def certificate(self) -> x509.Certificate:
+        """The CA's certificate."""
         return self._signer.certificate
 
     @classmethod
     def create(cls, folder: Path) -> "CaFolder":
-        """Make a CA in `folder`, which is made too. Raises PkiError when one is there already."""
+        """Make a CA in `folder`, which is created too. Raises PkiError when there is one already."""
         existing = [path.name for path in (folder / "ca.crt", folder / "ca.key") if path.exists()]
         if existing:
             raise PkiError(
@@ -46,31 +50,34 @@ class CaFolder:
 
     @classmethod
     def open(cls, folder: Path) -> "CaFolder":
-        """The CA that `create` left in `folder`. Raises PkiError when it cannot be read or used."""
+        """The CA that `create` wrote to `folder`. Raises PkiError when it cannot be read or used."""
         paths = folder / "ca.crt", folder / "ca.key"
         try:
             certificate, key = (path.read_bytes() for path in paths)
         except FileNotFoundError as error:
-            raise PkiError(f"{error.filename} is not there: make a CA with `portway-admin pki init`") from error
+            raise PkiError(f"{error.filename} does not exist: make a CA with `portway-admin pki init`") from error
         except OSError as error:
             raise PkiError(f"cannot read {error.filename}: {error.strerror}") from error
         return cls(folder, Signer.load(certificate, key, names=(str(paths[0]), str(paths[1]))))
 
     def add_registry(self, hosts: Sequence[str]) -> list[Path]:
-        """The certificate of both registry ports; clients verify the public one by `hosts` (names, IP addresses)."""
+        """Issue the certificate of both registry ports; clients verify the public one by `hosts` (names, addresses).
+
+        As for the other certificates: returns the paths written, certificate and key. Raises PkiError.
+        """
         key = new_key()
         certificate = self._signer.registry(key.public_key(), _checked(check_host, hosts))
         return _write(self.folder, "registry", certificate, key)
 
     def add_node(self, name: str, region: str = "") -> list[Path]:
-        """A node's cluster certificate. One without a region lets the node be of any."""
+        """Issue a node's cluster certificate; with `region` "" the node may be of any region."""
         node = _checked(check_node, [name])[0]
         of_region = _checked(check_region, [region])[0] if region else ""
         key = new_key()
         return _write(self.folder, f"node-{node}", self._signer.node(key.public_key(), node, of_region), key)
 
     def add_region(self, region: str, domain: str) -> list[Path]:
-        """The certificate that visitors of a region's tunnels see."""
+        """Issue the certificate that visitors of a region's tunnels see."""
         name = _checked(check_region, [region])[0]
         key = new_key()
         certificate = self._signer.region(key.public_key(), name, _checked(check_domain, [domain])[0])
@@ -97,18 +104,21 @@ def _checked(check: Callable[[str], str], values: Sequence[str]) -> list[str]:
 
 
 def _write(folder: Path, stem: str, certificate: x509.Certificate, key: SigningKey) -> list[Path]:
-    """Write `stem`.key (0600), then `stem`.crt; neither may be there."""
-    private = private_pem(key)
-    public = certificate.public_bytes(serialization.Encoding.PEM)
-    files = [(folder / f"{stem}.crt", 0o644, public), (folder / f"{stem}.key", 0o600, private)]
-    for path, _, _ in files:
+    """Create `stem`.key, which only its owner can read, then `stem`.crt. Raises PkiError when there is either."""
+    certificate_path, key_path = folder / f"{stem}.crt", folder / f"{stem}.key"
+    for path in (certificate_path, key_path):
         if path.exists():
-            raise PkiError(f"{path} is there already and is never overwritten: move it away first")
-    for path, mode, content in reversed(files):
+            raise _exists(path)
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    for path, content, mode in ((key_path, private_pem(key), OWNER_ONLY), (certificate_path, public, _PUBLIC)):
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with open(descriptor, "wb") as file:
-                file.write(content)
+            created = create_file(path, content, mode=mode)
         except OSError as error:
             raise PkiError(f"cannot write {path}: {error.strerror}") from error
-    return [path for path, _, _ in files]
+        if not created:
+            raise _exists(path)
+    return [certificate_path, key_path]
+
+
+def _exists(path: Path) -> PkiError:
+    return PkiError(f"{path} exists already and is never overwritten: move it away first")

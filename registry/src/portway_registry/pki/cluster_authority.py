@@ -1,4 +1,4 @@
-"""The cluster's own CA, which nodes and the registry's node port are verified by.
+"""The cluster's own CA, which nodes and the registry's mesh port are verified by.
 
 It is created at the first start and kept in the store, so that every replica signs with the same key; an operator may
 give one as files, with its key or without. Here: which CA it is. Not here: what is signed, and for whom.

@@ -83,7 +83,7 @@ class CertificateFiles:
 
 
 class SelfIssued:
-    """The node port's certificate, issued by a registry that holds the CA's key; kept in memory only."""
+    """The mesh port's certificate, issued by a registry that holds the CA's key; kept in memory only."""
 
     def __init__(self, signer: Signer, now: UtcNow) -> None:
         self._signer = signer

@@ -1,7 +1,7 @@
-"""A certificate authority in memory: its certificate and key, and what they sign.
+"""A certificate authority in memory, and the certificates it issues.
 
-Here: making a CA and the certificates of registries, nodes and regions, each with the names that count. Not here: where
-a CA is kept (pki.py: files; authority.py: the store), who may have a certificate (joining.py).
+Here: making a CA and the certificates of registries, nodes and regions, each with the names that verifiers look for.
+Not here: where a CA is kept, and who may have a certificate.
 """
 
 import datetime
@@ -41,9 +41,9 @@ class Signer:
 
     @classmethod
     def create(cls) -> "Signer":
-        """A new one, good for ten years."""
+        """A new CA with a random key, valid for ten years."""
         key = new_key()
-        # Two CAs with one name would be confused by whatever keeps certificates by their subject.
+        # Software that finds certificates by their subject would confuse two CAs of one name.
         name = _name(f"Portway CA {secrets.token_hex(4)}")
         now = datetime.datetime.now(datetime.UTC)
         certificate = (
@@ -63,7 +63,7 @@ class Signer:
 
     @classmethod
     def load(cls, certificate: bytes, key: bytes, *, names: tuple[str, str]) -> "Signer":
-        """From PEM; `names` are what to call the two in an error. Raises PkiError."""
+        """Read a CA from PEM; `names` are the names of certificate and key in errors. Raises PkiError."""
         try:
             authority = x509.load_pem_x509_certificate(certificate)
             private = serialization.load_pem_private_key(key, password=None)
@@ -77,10 +77,11 @@ class Signer:
 
     @property
     def pem(self) -> bytes:
+        """The CA's certificate, PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def registry(self, key: PublicKey, hosts: Sequence[str], life: datetime.timedelta = LEAF_LIFE) -> x509.Certificate:
-        """For the registry's ports: the mesh port is verified by a name of its own, the public one by `hosts`."""
+        """A registry's certificate: the mesh port is verified by REGISTRY_NAME, the public one by `hosts`."""
         return self._issue(key, "Portway registry", [*hosts, REGISTRY_NAME], _SERVER, life)
 
     def node(
@@ -92,12 +93,12 @@ class Signer:
         *,
         issued: datetime.datetime | None = None,
     ) -> x509.Certificate:
-        """A node's, which it shows to clients, to other nodes and to the registry; without a region any will do."""
+        """A node's certificate, shown to clients, other nodes and registries; `region` "" lets it be of any region."""
         names = [node_name(name), *([region_name(region)] if region else [])]
         return self._issue(key, f"Portway node {name}", names, _SERVER_AND_CLIENT, life, issued)
 
     def region(self, key: PublicKey, region: str, domain: str) -> x509.Certificate:
-        """What visitors of a region's tunnels see."""
+        """The certificate that visitors of a region's tunnels see, for the region's domain and every label in it."""
         base = f"{region}.{domain}"
         return self._issue(key, f"Portway region {region}", [f"*.{base}", base], _SERVER, LEAF_LIFE)
 
@@ -137,30 +138,32 @@ class Signer:
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
+    """A random P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def private_pem(key: SigningKey) -> bytes:
+    """The private key as PEM (PKCS #8, without a passphrase)."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def requested_key(csr: bytes) -> PublicKey:
-    """The public key of a PKCS #10 request (DER) whose sender has the private one; its names count for nothing.
+    """The public key in a PKCS #10 request (DER), whose signature shows that the sender holds the private key.
 
-    Raises PkiError.
+    Names in the request are ignored. Raises PkiError.
     """
     try:
         request = x509.load_der_x509_csr(csr)
         sound = request.is_signature_valid
         key = request.public_key()
     except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise PkiError("this is no certificate request: send PKCS #10 in DER") from error
+        raise PkiError("this is not a certificate request: send PKCS #10 in DER") from error
     if not sound:
         raise PkiError("the certificate request is not signed by the key that is in it")
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_RSA_BITS:
-        raise PkiError(f"an RSA key needs {_LEAST_RSA_BITS} bits at least: use P-256")
+        raise PkiError(f"an RSA key needs at least {_LEAST_RSA_BITS} bits: use P-256")
     if not isinstance(key, PublicKey):
         raise PkiError("certificates are made for P-256, Ed25519 and RSA keys")
     return key

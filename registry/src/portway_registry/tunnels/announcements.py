@@ -1,7 +1,6 @@
-"""From a node's batches to the store.
+"""Applying a node's announcements to the store, one batch at a time; applying a batch twice does no harm.
 
-Here: applying one batch, so that applying it twice does no harm. Not here: the rules (ownership.py, quota.py), nor
-when a batch is tried again (session.py).
+Here: what is read and written. Not here: which tunnels are admitted, and when a batch is tried again.
 """
 
 import asyncio
@@ -29,18 +28,18 @@ from portway_registry.tunnels.admission import Quota, Verdict, decide, hash_cost
 
 logger = logging.getLogger(__name__)
 
-# A proof takes up to 1 ms of hashing: other nodes get their turn in between.
-_PROOFS_A_TURN: Final = 8
-# What the proofs of one node may cost: a twentieth of a core, and at once 10,000 tunnels, each bound a hundred times.
-# Beyond that its batches wait, and its stream is not read: it is its own news that come later.
-_HASHES_A_SECOND: Final = 200_000
-_HASHES_AT_ONCE: Final = 1_000_000
-# Reads of keys that changed under a batch, at once.
+# Proofs checked before other tasks get their turn on the loop; each takes up to 1 ms of hashing.
+_PROOFS_PER_TURN: Final = 8
+# Token bucket of hashes for one node's proofs: a twentieth of a core, and at once those of 10,000 tunnels that were
+# bound a hundred times each. Beyond it the node's batches wait and its stream is not read, which delays only its own.
+_HASH_RATE: Final = 200_000  # per second
+_HASH_BURST: Final = 1_000_000
+# Concurrent reads of keys that changed under a batch.
 _READS: Final = 32
 
 
 class Announcements:
-    """Writes what one node holds to the store."""
+    """Writes the tunnels that one node holds to the store."""
 
     def __init__(self, store: Store, tunnels: TunnelView, quota: Quota, *, node: str, region: str) -> None:
         self._store = store
@@ -48,24 +47,22 @@ class Announcements:
         self._quota = quota
         self._node = node
         self._region = region
-        # The labels that the node has said it holds; None until it has said so in full.
+        # The labels that the node announced; None until it has announced all of them in one batch.
         self._holds: set[str] | None = None
-        self._hashed_until = 0.0  # when what was hashed would have been, at the pace that it may be
+        self._hashed_until = 0.0  # the loop's time at which the hashes so far would be done at _HASH_RATE
 
     def is_stale(self, tunnel: Item[TunnelInfo]) -> bool:
-        """Whether this is left over from an earlier session of the node.
-
-        Asked of what the view shows of the node's: an earlier session's last writes may show after the full batch.
-        """
+        """Whether a tunnel of this node in the view is left over from an earlier session of the node, whose last writes
+        may show after the full batch."""
         return self._holds is not None and tunnel.name not in self._holds
 
     async def apply(self, batch: Announce, lease: LeaseId) -> list[Eviction]:
-        """Bring the store to what `batch` says; what the node may not hold is returned.
+        """Write and delete what `batch` announces and withdraws; returns the tunnels that the node must drop.
 
-        Raises StoreUnavailable and LeaseLost, and may then have done a part: apply it again.
+        Raises StoreUnavailable and LeaseLost; a part may have been done then: apply the batch again.
         """
         self._note(batch)
-        # First what is given back: a token with its quota used up may close one tunnel and open another.
+        # Withdrawals first: a token whose quota is used up may close one tunnel and open another.
         withdrawn = list(batch.withdrawn)
         if batch.full:
             withdrawn += [
@@ -79,10 +76,10 @@ class Announcements:
         return evictions + await self._bind(offered, held, lease)
 
     async def withdraw(self, withdrawn: Iterable[Withdrawal]) -> None:
-        """Remove each binding that stands exactly so. Raises StoreUnavailable."""
+        """Delete each of these bindings that the store still has. Raises StoreUnavailable."""
         undone = {item.label: item.epoch for item in withdrawn}
         held = {label: self._tunnels.items.get(label) for label in undone}
-        # What the view does not show as told may only not have arrived there yet.
+        # A binding that the view does not show may merely not have arrived there yet.
         held.update(await self._read(label for label in undone if not self._mine(label, undone, held)))
         for _ in range(TRIES):
             going = [(label, held[label]) for label in undone if self._mine(label, undone, held)]
@@ -106,11 +103,11 @@ class Announcements:
     async def _genuine(
         self, batch: Announce, held: dict[str, Item[TunnelInfo] | None]
     ) -> tuple[dict[str, TunnelInfo], list[Eviction]]:
-        """The announcements whose proof fits, as this node's own; the others are to be dropped by it."""
+        """The announcements whose proof fits, with this node as their holder; and evictions for the others."""
         offered: dict[str, TunnelInfo] = {}
         evictions: list[Eviction] = []
         for number, announced in enumerate(batch.bound):
-            if number % _PROOFS_A_TURN == 0:
+            if number % _PROOFS_PER_TURN == 0:
                 await asyncio.sleep(0)
             await self._pace(announced, held[announced.label])
             if not is_genuine(announced, held[announced.label]):
@@ -122,16 +119,16 @@ class Announcements:
                 continue
             tunnel = TunnelInfo()
             tunnel.CopyFrom(announced)
-            # A node speaks for itself only.
+            # A node announces only its own tunnels, whatever it claims.
             tunnel.node, tunnel.region = self._node, self._region
             offered[tunnel.label] = tunnel
         return offered, evictions
 
     async def _pace(self, announced: TunnelInfo, held: Item[TunnelInfo] | None) -> None:
-        """Wait until this proof may be checked."""
+        """Wait until the bucket of hashes allows this proof to be checked."""
         now = asyncio.get_running_loop().time()
-        earliest = now - _HASHES_AT_ONCE / _HASHES_A_SECOND
-        self._hashed_until = max(self._hashed_until, earliest) + hash_cost(announced, held) / _HASHES_A_SECOND
+        earliest = now - _HASH_BURST / _HASH_RATE
+        self._hashed_until = max(self._hashed_until, earliest) + hash_cost(announced, held) / _HASH_RATE
         if self._hashed_until > now:
             await asyncio.sleep(self._hashed_until - now)
 
@@ -172,7 +169,7 @@ class Announcements:
         return may_withdraw(self._node, undone[label], held.get(label))
 
     async def _read(self, labels: Iterable[str]) -> dict[str, Item[TunnelInfo] | None]:
-        """These tunnels as the store has them now."""
+        """Read these tunnels from the store, a few at a time."""
         found: dict[str, Item[TunnelInfo] | None] = {}
         wanted = list(labels)
         for start in range(0, len(wanted), _READS):

@@ -1,9 +1,9 @@
-"""Which node gives which raw ports of its region to tunnels: blocks in the store, each one node's.
+"""Blocks of raw ports: each is reserved for one node of a region, which gives its ports to tunnels.
 
-Here: reserving by compare-and-swap, keeping, taking over from a node that is long gone. Not here: which port of a block
-a tunnel gets (the node decides alone, so that opening one waits for nobody).
+Here: reserving by compare-and-swap, renewing, taking over from a node that is long gone. Not here: which port of a
+block a tunnel gets: its node decides alone, so that opening a tunnel waits for no other party.
 
-Blocks begin at multiples of their size whatever ranges nodes are told, so that those of two ranges never overlap.
+Blocks begin at multiples of their size whatever ranges nodes are configured with, so that blocks never overlap.
 """
 
 import logging
@@ -21,17 +21,18 @@ from portway_registry.store.update import revision_of
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SIZE: Final = 64  # more raw tunnels than a node opens in a minute; the default range has 157 blocks
-# A client comes back to its port with a ticket as long as it is away no longer than its grant is honoured (DESIGN §11).
-_KEPT_MS: Final = 24 * 3_600_000
-# A block that is in use is written again this often, so that a node which is away for a moment is not taken for gone.
-_SAID_AGAIN_MS: Final = 3_600_000
-# For one call: a node that needs more asks again, and none takes the whole range at once.
-_MOST_NEW: Final = 16
+BLOCK_SIZE: Final = 64  # ports: more than a node opens in a minute; the default range has 157 blocks
+# A block of a node that is gone is reserved this long. A client regains its port with a ticket while nodes honour its
+# grant, which is 24 h past the grant's end.
+_RESERVED_MS: Final = 24 * 3_600_000
+# A block in use is renewed this often, so that a node that is away for a moment does not count as gone.
+_RENEWED_EVERY_MS: Final = 3_600_000
+# New blocks for one call: a node that needs more asks again, and no node takes the whole range at once.
+_MAX_NEW: Final = 16
 
 
 class PortBlocks:
-    """The blocks of every region, as this replica sees them; the store has the last word."""
+    """The blocks of every region, as this replica's views show them; the store's compare-and-swap decides."""
 
     def __init__(
         self, store: Store, views: Views, now_ms: Callable[[], int], chance: random.Random | None = None
@@ -39,15 +40,18 @@ class PortBlocks:
         self._store = store
         self._views = views
         self._now_ms = now_ms
-        # Nodes that ask at once should not all try for the same block.
+        # Nodes that reserve at the same time should not all try the same block.
         self._chance = chance or random.Random()  # noqa: S311 - spreads writes only
 
     async def reserve(self, node: str, region: str, request: ReservePortsRequest) -> ReservePortsResponse:
-        """What the node has, with as many new blocks as it asks for and there are. Raises StoreUnavailable."""
+        """Renew the node's blocks in the requested range, and reserve more until it has `request.blocks`, if there are.
+
+        Returns all its blocks in that range, and which of their ports tunnels hold. Raises StoreUnavailable.
+        """
         wanted = range(request.first, request.last + 1)
         mine = [first for first in _blocks(wanted) if self._owner(region, first) == node]
-        await self._say_again(node, region, mine)
-        fresh = await self._take(node, region, wanted, min(request.blocks - len(mine), _MOST_NEW))
+        await self._renew(node, region, mine)
+        fresh = await self._take(node, region, wanted, min(request.blocks - len(mine), _MAX_NEW))
         answer = ReservePortsResponse()
         for first in sorted([*mine, *fresh]):
             ports = _cut(first, wanted)
@@ -55,15 +59,14 @@ class PortBlocks:
             answer.held.extend(self._held(region, ports))
         return answer
 
-    async def _take(self, node: str, region: str, wanted: range, most: int) -> set[int]:
-        """At most so many blocks: those that nobody has, then those of nodes that are long gone."""
+    async def _take(self, node: str, region: str, wanted: range, count: int) -> set[int]:
+        """Reserve at most `count` blocks: unreserved ones first, then those of nodes that are long gone."""
         taken: set[int] = set()
         blocks = list(_blocks(wanted))
         self._chance.shuffle(blocks)
-        # The first that are free; in a range that is used up, the first that may be taken over.
         for free in (True, False):
             for first in blocks:
-                if len(taken) >= most:
+                if len(taken) >= count:
                     return taken
                 item = self._item(region, first)
                 takeable = (item is None) is free and self._may_take(region, first, item)
@@ -77,21 +80,21 @@ class PortBlocks:
         if item is None:
             return True
         gone = self._views.nodes.get(item.value.node) is None
-        return gone and item.value.asked_at_ms <= self._now_ms() - _KEPT_MS
+        return gone and item.value.asked_at_ms <= self._now_ms() - _RESERVED_MS
 
-    async def _say_again(self, node: str, region: str, blocks: list[int]) -> None:
+    async def _renew(self, node: str, region: str, blocks: list[int]) -> None:
         for first in blocks:
             item = self._item(region, first)
-            if item is not None and item.value.asked_at_ms <= self._now_ms() - _SAID_AGAIN_MS:
+            if item is not None and item.value.asked_at_ms <= self._now_ms() - _RENEWED_EVERY_MS:
                 await self._write(node, region, first, item.modified)
 
     async def _write(self, node: str, region: str, first: int, expected: Revision) -> bool:
         record = PortBlockRecord(node, self._now_ms())
         done = await self._store.put(keys.port_block(region, first), encode(record), expected=expected)
         if done and expected == ABSENT:
-            logger.info("ports reserved", extra={"node": node, "region": region, "first": first})
+            logger.info("port block reserved", extra={"node": node, "region": region, "first": first})
         elif done:
-            logger.debug("ports kept", extra={"node": node, "region": region, "first": first})
+            logger.debug("port block renewed", extra={"node": node, "region": region, "first": first})
         return done
 
     def _item(self, region: str, first: int) -> Item[PortBlockRecord] | None:
@@ -108,10 +111,10 @@ class PortBlocks:
 
 
 def _blocks(ports: range) -> range:
-    """Where the blocks begin that have ports of the range."""
+    """The first ports of the blocks that have ports in the range."""
     return range(ports.start - ports.start % BLOCK_SIZE, ports.stop, BLOCK_SIZE)
 
 
 def _cut(first: int, ports: range) -> range:
-    """The block's part of the range."""
+    """The ports of the block that are in the range."""
     return range(max(first, ports.start), min(first + BLOCK_SIZE, ports.stop))

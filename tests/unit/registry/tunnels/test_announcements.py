@@ -207,8 +207,8 @@ async def test_proofs_that_cost_too_much_make_their_node_wait(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At its own pace and nobody else's; what does not fit costs as much as what does."""
-    monkeypatch.setattr(announcements_module, "_HASHES_A_SECOND", 10_000)
-    monkeypatch.setattr(announcements_module, "_HASHES_AT_ONCE", 4_000)
+    monkeypatch.setattr(announcements_module, "_HASH_RATE", 10_000)
+    monkeypatch.setattr(announcements_module, "_HASH_BURST", 4_000)
     loop = asyncio.get_running_loop()
     hostile, honest = Node(cluster, "hostile"), Node(cluster, "honest")
     made_up = tunnel_info(Chain(), 4_000, proof=bytes(32))
