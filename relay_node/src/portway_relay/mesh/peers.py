@@ -115,9 +115,7 @@ class Peers:
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """name, region: this node's.
-        held: the tunnels of this node, as its siblings are to know them.
-        """
+        """`name` and `region` are this node's. `held` gives its tunnels as its siblings are to know them."""
         self._name = name
         self._region = region
         self._carrier = carrier
@@ -167,7 +165,9 @@ class Peers:
     def update(
         self, nodes: Iterable[NodeInfo], removed: Iterable[str] = (), certified_since: Mapping[str, int] | None = None
     ) -> bool:
-        """Take up a registry's whole list. Whether `refusal` may answer otherwise now, so that lanes are to be checked.
+        """Take up a registry's whole list.
+
+        Returns whether `refusal` may answer differently now, so that inbound lanes must be checked again.
 
         removed: nodes that are refused from now on.
         certified_since: by node, the time (milliseconds since the Unix epoch) before which certificates with that name

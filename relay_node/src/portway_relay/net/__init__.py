@@ -1,1 +1,1 @@
-"""What a listening port needs before it knows a peer: accepting, limits on half-open connections, HTTP answers."""
+"""What a listening port needs before it knows a peer: its address, accepting, limits, answers in plain HTTP."""
