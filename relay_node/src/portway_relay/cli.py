@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 _EPILOG = f"""\
 Every flag is also a variable ({settings.PREFIX}LISTEN for --listen) and a key of the TOML file (underscores for
-dashes). Flags beat variables, variables beat the file. SIGTERM and SIGINT stop the node in order, SIGHUP reads the
-certificates again. Exit codes: 0 stopped when asked to, 1 failed, 2 settings that cannot be used."""
+dashes). Flags override variables, variables override the file. SIGTERM and SIGINT stop the node in order, SIGHUP
+reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _raise_descriptors() -> None:
-    """As many as the system lets this user have: each visit takes two."""
+    """Raise the limit of descriptors as far as this user may: each visit takes two."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

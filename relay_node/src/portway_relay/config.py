@@ -1,12 +1,11 @@
-"""What a node is told, as values: names, addresses, files, limits.
+"""The configuration of a node as values: names, addresses, files, limits.
 
-Here: the shapes and the rules that each value and their combination must keep. Not here: where values come from
-(settings.py).
+Here: the fields, their defaults, and the rules between them. Not here: flags, environment and file (settings.py).
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from portway_proto.wire.labels import LABEL_LENGTH
 from portway_runtime.endpoints import Endpoint
@@ -14,6 +13,10 @@ from portway_runtime.identities import DNS_LABEL, node_name
 
 from portway_relay.errors import ConfigError
 
+T = TypeVar("T")
+
+# The key of a limit's explanation in the metadata of its field.
+HELP: Final = "help"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
@@ -36,46 +39,73 @@ class PortRange:
         return f"{self.first}-{self.last}"
 
 
+def _limit(default: T, explanation: str) -> T:
+    """A field of NodeLimits; `explanation` is the only one, here and in the command's --help."""
+    limit: T = field(default=default, metadata={HELP: explanation})
+    return limit
+
+
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     """Bounds and time limits; times in seconds."""
 
-    max_sessions: int = 5_000  # with 8 lanes each they use up the descriptors of a well-configured machine
-    sessions_per_second: int = 200  # new ones; each brings handshakes of its lanes, proofs of its tunnels, and news
-    session_burst: int = 400  # at once: a node's few hundred clients come over without waiting when it dies
-    max_tunnels_per_session: int = 1_000  # an order of magnitude above any program that was seen
-    max_lanes: int = 4_096  # data lanes of one session: so many visits of one client at once
-    max_visits_per_tunnel: int = 4_096  # no more can have a lane; the others would only wait
-    binds_per_second: int = 50  # a proof costs up to 2 ms of hashing
-    bind_burst: int = 1_000  # a program that comes back with all its tunnels binds them at once
-    proof_hashes_per_second: int = 200_000  # for one token, for one node: a twentieth of a core; a proof takes <= 4,096
-    proof_hash_burst: int = 1_000_000  # at once, 0.25 s: 10,000 tunnels of a node, each bound a hundred times
-    max_greetings: int = 1_024  # lanes between accept and their first frame: memory, and a second or two of handshakes
-    max_greetings_per_address: int = 256  # of one address: a cluster of clients behind one comes back in a few rounds
-    max_half_open: int = 4_096  # connections whose ClientHello is still awaited
-    max_half_open_per_address: int = 256  # of one address: an office's 100 a second, each a lost packet late
-    accepts_per_turn: int = 16  # in one turn of the loop, a millisecond of it: visits that run move in between
-    hellos_per_turn: int = 8  # acted upon in one turn of the loop: a handshake each is begun, about 5 ms in all
-    hello_time: float = 10.0  # for a whole ClientHello; a slow mobile link with a lost packet needs 3
-    greeting_time: float = 10.0  # TLS handshake and first frame of a link lane, each
-    connections_per_second: int = 1_000  # new ones from one address, a tenth of a core; a large office needs 100
-    connection_burst: int = 2_000
-    unknown_names_per_second: int = 50  # that one address may have looked up in vain: it must not use up everybody's
-    unknown_name_burst: int = 100  # a page with many names of tunnels that are gone
-    resume_time: float = 60.0  # a lost session can be resumed for so long
-    port_rest: float = 60.0  # a released raw port serves nobody else for so long: visitors may still hold it
-    drain_grace: float = 60.0  # visits in progress may finish after their tunnel moved to another node
-    leave_grace: float = 5.0  # visits in progress may finish after the client let go of their tunnel
-    first_bytes_time: float = 2.0  # to see whether a refused visitor speaks HTTP (and can be told)
-    lookups_per_second: int = 500  # names that are not known here; many go to a registry in one call
-    lookup_time: float = 3.0  # somebody must have answered by then where a name is
-    lane_wait: float = 10.0  # a visitor waits so long for a lane
-    stop_grace: float = 10.0  # clients attach elsewhere and visits in progress finish when the node stops
+    # Sessions and their tunnels.
+    max_sessions: int = _limit(
+        5_000, "client sessions; with 8 lanes each they use the descriptors of a well-configured machine"
+    )
+    sessions_per_second: int = _limit(200, "new client sessions per second; above it clients are told when to retry")
+    session_burst: int = _limit(
+        400, "new client sessions at once; when a node dies, its few hundred clients come over without waiting"
+    )
+    max_tunnels_per_session: int = _limit(1_000, "tunnels of one session")
+    max_lanes: int = _limit(4_096, "data lanes of one session: one for each visit in progress")
+    max_visits_per_tunnel: int = _limit(4_096, "visits of one tunnel in progress; more could not have a lane")
+    binds_per_second: int = _limit(50, "tunnels that one session may open per second; a proof takes up to 2 ms")
+    bind_burst: int = _limit(1_000, "tunnels that one session may open at once, as when it comes back with all of them")
+    proof_hashes_per_second: int = _limit(
+        200_000, "hashes per second to check the proofs of one token, or of one node: a twentieth of a core"
+    )
+    proof_hash_burst: int = _limit(
+        1_000_000, "hashes at once for the same: 10,000 tunnels of a node, each bound a hundred times"
+    )
+    # Connections whose purpose or owner is not known yet.
+    max_greetings: int = _limit(1_024, "client lanes whose first frame is awaited")
+    max_greetings_per_address: int = _limit(
+        256, "the same, of one address; many clients behind one address come back in a few rounds"
+    )
+    max_half_open: int = _limit(4_096, "connections whose ClientHello is awaited; the oldest is evicted for a new one")
+    max_half_open_per_address: int = _limit(
+        256, "the same, of one address; an office's 100 connections per second, each with a lost packet"
+    )
+    accepts_per_turn: int = _limit(16, "connections accepted in one turn of the event loop, about 1 ms")
+    hellos_per_turn: int = _limit(8, "handshakes begun in one turn of the event loop, about 5 ms")
+    hello_time: float = _limit(10.0, "seconds for a whole ClientHello; a slow mobile link needs 3 after a lost packet")
+    greeting_time: float = _limit(10.0, "seconds for a client lane's handshake, and again for its first frame")
+    connections_per_second: int = _limit(
+        1_000, "new connections per second of one address (IPv6: one /64), a tenth of a core; a large office needs 100"
+    )
+    connection_burst: int = _limit(2_000, "new connections at once of one address")
+    unknown_names_per_second: int = _limit(50, "names per second that one address may have looked up without success")
+    unknown_name_burst: int = _limit(100, "the same at once: a page with many names of closed tunnels")
+    # Times that something is kept or waited for.
+    resume_time: float = _limit(60.0, "seconds that the tunnels of a session without a connection are kept")
+    port_rest: float = _limit(60.0, "seconds that a released raw port rests; visitors may still have its address")
+    drain_grace: float = _limit(60.0, "seconds for visits to finish after their tunnel moved to another node")
+    leave_grace: float = _limit(5.0, "seconds for visits to finish after their client closed the tunnel")
+    first_bytes_time: float = _limit(
+        2.0, "seconds to wait for the first bytes of a refused visitor, which gets an answer if they are HTTP"
+    )
+    lookups_per_second: int = _limit(500, "names of other nodes' tunnels that are looked up per second")
+    lookup_time: float = _limit(3.0, "seconds to look up one name")
+    lane_wait: float = _limit(10.0, "seconds that a visitor waits for a lane of the tunnel's client")
+    stop_grace: float = _limit(
+        10.0, "seconds for clients to attach elsewhere and for visits to finish when the node stops"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """One node. `check` has been called on every one that settings.py returns."""
+    """One node. Those that settings.py returns have passed `check`."""
 
     name: str
     region: str
@@ -110,14 +140,14 @@ class NodeConfig:
 
     @property
     def zone(self) -> str:
-        """What follows the label in this node's host names, without the dot between."""
+        """`<region>.<domain>`: what follows the label and a dot in this node's host names."""
         return f"{self.region}.{self.domain}"
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot work, before anything is started."""
+        """Raise ConfigError for values that cannot work, before anything is started."""
         for what, name in (("--name", self.name), ("--region", self.region)):
             if not DNS_LABEL.fullmatch(name):
-                raise ConfigError(f"{what} {name!r}: use lower-case letters, digits and inner dashes, 63 at the most")
+                raise ConfigError(f"{what} {name!r}: use lower-case letters, digits and inner dashes, at most 63")
         if not all(DNS_LABEL.fullmatch(part) for part in self.domain.split(".")):
             raise ConfigError(f"--domain {self.domain!r}: use a DNS name such as tunnels.example.com, in lower case")
         if LABEL_LENGTH + 1 + len(self.zone) > _MAX_NAME:

@@ -1,16 +1,16 @@
 """Every error of a relay node.
 
 RelayError
-├── ConfigError          a file, flag or variable that cannot be used; says which and what would do
-├── JoinError            this node is not let into the cluster, or not any more; says what to do
-├── RenewalFailed        there is no new certificate now
-├── Refused              what a client asked for and does not get: a code of the lane protocol, and why
-│   └── GrantRefused     its grant is not good here
+├── ConfigError          settings that cannot work, alone or together; says which, and what would do
+├── JoinError            the cluster does not admit this node, or no longer; says what to do
+├── RenewalFailed        no registry gave a new certificate now
+├── Refused              a client's request is refused: a code of the lane protocol, and why
+│   └── GrantRefused     its grant is not accepted
 ├── PortsUsedUp          no raw TCP port is free
-└── TicketInvalid        a ticket that this cluster did not sign, or for something else
+└── TicketInvalid        a ticket that this cluster did not sign, or for another label or region
 
-Carriers have a tree of their own, portway_carrier.errors, and so has portway_runtime.errors (ListenError,
-CertificateError).
+Carriers have a tree of their own in portway_carrier.errors; SettingsError, ListenError and CertificateError are in
+portway_runtime.errors.
 """
 
 import math
@@ -23,21 +23,21 @@ class RelayError(Exception):
 
 
 class ConfigError(RelayError):
-    """A setting that cannot be used."""
+    """Settings that cannot work."""
 
 
 class JoinError(RelayError):
-    """The node has no certificate that is good, and gets none."""
+    """The node has no valid certificate, and gets none."""
 
 
 class RenewalFailed(RelayError):
-    """No registry gave a new certificate; the one there is stays in use."""
+    """No registry gave a new certificate; the current one stays in use."""
 
 
 class Refused(RelayError):
-    """A client's request that is refused; the message is for its user and says what to do.
+    """A client's request is refused; the message is for its user and says what to do.
 
-    `retry_after`: in so many seconds it may be asked again; 0 says nothing.
+    retry_after: seconds after which the request may be tried again; 0 when nothing is known.
     """
 
     def __init__(self, code: "FailureCode.ValueType", message: str, *, retry_after: float = 0.0) -> None:
@@ -48,7 +48,7 @@ class Refused(RelayError):
 
     @property
     def failure(self) -> Failure:
-        """As the lane protocol says it."""
+        """The message of the lane protocol."""
         return Failure(code=self.code, message=self.message, retry_after_ms=math.ceil(self.retry_after * 1000))
 
 
@@ -61,4 +61,4 @@ class PortsUsedUp(RelayError):
 
 
 class TicketInvalid(RelayError):
-    """A ticket that says nothing here."""
+    """A ticket that is not accepted here."""

@@ -122,7 +122,7 @@ def test_an_unknown_key_in_the_file(refusal: Callable[..., str], tmp_path: Path)
     (tmp_path / "node.toml").write_text('hello_tme = 5\nname = "fra-1"\n')
     message = refusal(config=tmp_path / "node.toml")
     assert str(tmp_path / "node.toml") in message
-    assert "'hello_tme', which is no setting: did you mean 'hello_time'?" in message
+    assert "'hello_tme', which is not a setting: did you mean 'hello_time'?" in message
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_an_unknown_key_in_the_file(refusal: Callable[..., str], tmp_path: Path)
         ("name = ", "is not TOML"),
         ("hello_time = -1", "hello_time in"),
         ("max_sessions = true", "max_sessions in"),
-        ("[limits]\nhello_time = 1", "'limits', which is no setting"),
+        ("[limits]\nhello_time = 1", "'limits', which is not a setting"),
     ],
 )
 def test_a_file_that_cannot_be_used(refusal: Callable[..., str], tmp_path: Path, content: str, says: str) -> None:

@@ -12,6 +12,7 @@ from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
 from portway_relay.settings import LIMITS, SETTINGS, add_flags, load, parse_ports
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import SettingsError
 
 REQUIRED = {
     "name": "relay-1",
@@ -52,7 +53,7 @@ def loaded(environment: dict[str, str] | None = None, **flags: Any) -> NodeConfi
 
 
 def complaint(environment: dict[str, str] | None = None, **flags: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises((ConfigError, SettingsError)) as caught:
         loaded(environment, **flags)
     return str(caught.value)
 
@@ -169,7 +170,7 @@ def test_flags_are_made_of_the_table() -> None:
 
 def test_all_that_is_missing_is_named_at_once() -> None:
     """Who starts it the first time learns everything that is needed."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises((ConfigError, SettingsError)) as caught:
         load({"name": "relay-1"}, {"PORTWAY_RELAY_REGION": "fra"})
     message = str(caught.value)
     missing = {setting.flag for setting in SETTINGS if setting.required} - {"--name", "--region"}
@@ -191,14 +192,14 @@ def test_an_unknown_key_of_the_file_is_refused(write: Write, line: str, key: str
     """A setting that would silently do nothing is told, with the nearest that exists."""
     file = write(line)
     message = complaint(config=file)
-    assert message.startswith(f"{file} has the key {key!r}, which is no setting: ")
+    assert message.startswith(f"{file} has the key {key!r}, which is not a setting: ")
     assert advice in message
 
 
 def test_an_unknown_variable_is_refused() -> None:
     """The prefix is the relay's: what carries it is meant for it. Others' variables are nobody's business here."""
     message = complaint({"PORTWAY_RELAY_REGOIN": "fra"})
-    assert message.startswith("the environment has 'PORTWAY_RELAY_REGOIN', which is no setting: ")
+    assert message.startswith("the environment has 'PORTWAY_RELAY_REGOIN', which is not a setting: ")
     assert "did you mean 'PORTWAY_RELAY_REGION'?" in message
     assert loaded({"PORTWAY_TOKEN": "x", "PORTWAY_RELAYS": "y", "PATH": "/bin"}).region == "fra"
 

@@ -25,6 +25,7 @@ class AddressProber:
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
+        """report: called with each result."""
         """`report` is called with the result of each probe."""
         self._carrier = carrier
         self._certificates = certificates
@@ -36,6 +37,7 @@ class AddressProber:
         self._tasks.spawn(self._probe(order), name="probe")
 
     async def close(self) -> None:
+        """Cancel the probes in progress; their results are not reported."""
         """Abandon the probes that are under way, without a report."""
         await self._tasks.close()
 
