@@ -69,7 +69,7 @@ def test_every_region_is_in_it_and_a_dead_node_says_so(cluster: Cluster) -> None
     assert nodes["par-1"]["expected_rtt_ms"] == pytest.approx(2.1 * 480 / 100, abs=1)
     assert nodes["syd-1"]["distance_km"] == pytest.approx(16_480, abs=100)
     assert told["picked"] in ("par-1", "syd-1")  # both are near, whatever they say
-    assert "fra-1, the first of the order, is not to be reached" in told["why"]
+    assert "fra-1, the first of the order, cannot be reached" in told["why"]
 
     lines = netcheck(cluster).splitlines()
     assert lines[1] == "client    127.0.0.1, for GeoIP in DE, at 50.1, 8.7"
