@@ -21,7 +21,7 @@ from portway_registry.errors import RegistryError
 logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Serve clients, operators and nodes until SIGTERM or SIGINT. Certificates are needed, the rest has defaults:
+Serve clients, operators and nodes until SIGTERM or SIGINT. Certificates are required, everything else has a default:
 
     portway-admin pki init --dir pki --domain tunnels.example.com --region fra --registry-host HOST
     portway-registry serve --tls-cert pki/registry.crt --tls-key pki/registry.key"""

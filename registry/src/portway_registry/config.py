@@ -59,7 +59,7 @@ SETTINGS: Final = SettingTable(
         Setting("etcd_key", Path, "its private key (PEM)", _FILE),
         Setting("etcd_user", str, "user name for etcd", "NAME"),
         Setting("etcd_password_file", Path, "a file with the user's password", _FILE),
-        Setting("geoip", Path, "an .mmdb file to use in place of the table that is installed with the registry", _FILE),
+        Setting("geoip", Path, "an .mmdb file to locate clients by, in place of the embedded table", _FILE),
         Setting(
             "admin_token_file",
             Path,
