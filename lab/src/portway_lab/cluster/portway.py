@@ -247,7 +247,8 @@ def _create_token(registry: RegistryPlan, address: str, ca: Path, admin_token_fi
 
 
 def _admin(arguments: list[str | Path], prefix: tuple[str, ...] = ()) -> str:
-    command = [*prefix, str(_PROGRAMS / "portway-admin"), *map(str, arguments)]
+    # The admin command is always that of this release, also where a prefix runs an older release of the registry.
+    command = [*prefix, "env", "-u", "PYTHONPATH", str(_PROGRAMS / "portway-admin"), *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=_ADMIN_TIMEOUT, check=False, env=clean_environment()
     )
