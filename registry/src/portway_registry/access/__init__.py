@@ -1,1 +1,1 @@
-"""Who may call the registry: tokens, invitations, grants and their keys, and what the first start makes."""
+"""Credentials: API tokens, invitations, grants and the keys that sign them, and what the first start creates."""

@@ -165,7 +165,7 @@ class Tokens:
         return None if entry is None else self._known.decode(entry)
 
     def _require_other_admin(self, record: TokenRecord) -> None:
-        """Raises InvalidRequest for the last admin token: without one nobody could administer the cluster."""
+        """Raises InvalidRequest for the last admin token: without one the cluster could not be administered."""
         if record.role is not Role.ADMIN:
             return
         others = (

@@ -1,1 +1,1 @@
-"""The nodes' side of the registry: sessions, and which tunnel belongs to whom."""
+"""Relay nodes: their certificates, sessions and reachability, and what operators order them to do."""

@@ -1,7 +1,7 @@
 """Whether clients can reach a node: its advertised address is dialled from other nodes, then from this registry.
 
-Other nodes are asked first, since they are elsewhere, as clients are. Here: a dial from this registry, who dials when,
-and what the node is told. Not here: the dials of other nodes, and which nodes clients are sent to.
+Other nodes dial first, since they are elsewhere, as clients are. Here: a dial from this registry; which parties dial,
+and when; what is reported to the node. Not here: the dials of other nodes, and where clients are sent.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class Prober:
         self._sessions = sessions
         self._dial = dial
         self._numbers = itertools.count(1)
-        self._pending: dict[int, tuple[str, asyncio.Future[str]]] = {}  # by probe number: who was asked, the answer
+        self._pending: dict[int, tuple[str, asyncio.Future[str]]] = {}  # by probe number: the node asked, its answer
 
     async def probe_first(self, session: NodeSession, known: NodeInfo | None) -> None:
         """Set the node's reach before it is registered. `known` is its record so far: a node that was reached at the
@@ -91,16 +91,16 @@ class Prober:
             pass
 
     async def probe_until_reached(self, session: NodeSession) -> None:
-        """Tell the node its reach, then probe until it is reached; each change is told and written to its record."""
+        """Probe until the node is reached. It is sent its reach now and at each change; changes go to the store too."""
         if self._dial is None:
             return
-        _tell(session)
+        _report(session)
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while session.info.reach in (REACH_TRYING, REACH_FAILED):
             before = session.info.reach, session.info.reach_failure
             await self._probe(session)
             if before != (session.info.reach, session.info.reach_failure):
-                _tell(session)
+                _report(session)
                 session.publish()
             if session.info.reach == REACH_FAILED:
                 await asyncio.sleep(backoff.next())
@@ -175,7 +175,7 @@ def _address(node: NodeInfo) -> tuple[str, int, str]:
     return node.host, node.port, node.server_name
 
 
-def _tell(session: NodeSession) -> None:
+def _report(session: NodeSession) -> None:
     info = session.info
     session.outbox.reachability(Reachability(reach=info.reach, failure=info.reach_failure))
     if info.reach == REACH_FAILED:

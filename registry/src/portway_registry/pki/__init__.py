@@ -1,1 +1,1 @@
-"""Certificates: signing them, the cluster's CA, those of the registry's own ports, a CA in a folder."""
+"""X.509 certificates: issuing them, the cluster's CA, the certificates of the registry's ports, a CA in files."""

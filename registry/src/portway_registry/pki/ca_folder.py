@@ -1,4 +1,4 @@
-"""A certificate authority kept as files in one folder: for what visitors and clients see, and for try-outs.
+"""A certificate authority in the files of one folder: for what visitors and clients see, and for try-outs.
 
 Here: the folder and what is written to it. Not here: the certificates themselves, the cluster's own CA. Which party
 trusts which certificate is in docs/architecture/trust.md.

@@ -1,1 +1,1 @@
-"""What is kept in the store: keys, records, and views of them in memory."""
+"""The cluster's data: the keys and records it consists of, its audit, and views of it in memory."""

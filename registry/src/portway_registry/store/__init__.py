@@ -1,1 +1,1 @@
-"""Where the registry keeps what must outlive it: one contract, two stores."""
+"""The database: a revisioned map with leases and watches, as one contract with two implementations."""

@@ -31,7 +31,7 @@ class Mirror:
     """The entries below a prefix, some milliseconds behind the store."""
 
     def __init__(self, store: Store, prefix: str, *, on_failure: Callable[[BaseException], None]) -> None:
-        """`on_failure` is called when the mirror is no longer kept: a subscriber raised, or the store refused."""
+        """`on_failure` is called when following the store failed: a subscriber raised, or the store refused."""
         self.prefix = prefix
         self._store = store
         self._entries: dict[str, Entry] = {}

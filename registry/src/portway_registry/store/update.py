@@ -1,4 +1,4 @@
-"""Optimistic updates: read a key, decide, write on condition that nobody else wrote meanwhile, else begin again.
+"""Optimistic updates: read a key, decide, write unless another writer came first; then begin again.
 
 Here: the three forms in which the registry changes a single key. Not here: batches of many keys, whose conflicts are
 retried key by key by their callers.
@@ -15,7 +15,7 @@ from portway_registry.store.contract import ABSENT, Entry, Revision, Store
 
 R = TypeVar("R")
 
-# A key that changes under each of this many tries is contended: the caller is told to try later.
+# A key that changes under each of this many tries is contended, and the update fails.
 TRIES: Final = 8
 
 

@@ -1,1 +1,1 @@
-"""Who holds which label and which raw ports: announcements, ownership, quotas, blocks of ports."""
+"""Labels and raw ports: which node's announcements hold them, and within which quota."""

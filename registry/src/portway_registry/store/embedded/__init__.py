@@ -1,4 +1,4 @@
-"""The store for one machine: inside the registry's process, kept in one SQLite file."""
+"""The store for one machine: inside the registry's process, in one SQLite file."""
 
 from portway_registry.store.embedded.store import EmbeddedStore
 

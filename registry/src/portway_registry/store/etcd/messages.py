@@ -25,8 +25,8 @@ _Compare = rpc_pb2.Compare
 
 def prefix_end(prefix: bytes) -> bytes:
     """The first key after all those that begin with `prefix`: the end of a range in etcd."""
-    kept = prefix.rstrip(b"\xff")
-    return kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\0"
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b"\0"
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:
