@@ -53,7 +53,7 @@ class NodeLimits:
     max_sessions: int = _limit(
         5_000, "client sessions; with 8 lanes each they use the descriptors of a well-configured machine"
     )
-    sessions_per_second: int = _limit(200, "new client sessions per second; above it clients are told when to retry")
+    sessions_per_second: int = _limit(200, "new client sessions per second; above it clients get a time to retry")
     session_burst: int = _limit(
         400, "new client sessions at once; when a node dies, its few hundred clients come over without waiting"
     )
@@ -174,7 +174,7 @@ class NodeConfig:
         if self.advertise is None and self.listen.host in _EVERY_ADDRESS:
             raise ConfigError(
                 f"--advertise is missing: --listen {self.listen} means every address of this machine, and clients "
-                "must be told one that they can reach, such as --advertise relay-1.example.com:443"
+                "need one that they can reach, such as --advertise relay-1.example.com:443"
             )
         if self.advertise is not None and self.advertise.host in _EVERY_ADDRESS:
             raise ConfigError(

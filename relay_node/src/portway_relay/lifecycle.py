@@ -1,6 +1,6 @@
 """A node's state, and its way out: orders of operators (cordon, drain), and the wait before it stops.
 
-Here: who is asked to leave, and what is waited for. Not here: the order in which parts are closed (node.py).
+Here: asking clients to leave, and what is waited for. Not here: the order in which parts are closed (node.py).
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Lifecycle:
 
     @property
     def state(self) -> "NodeState.ValueType":
-        """The state that registries are told."""
+        """The state that is reported to registries."""
         return NODE_STATE_DRAINING if self.stopping else self._order
 
     def obey(self, order: "NodeState.ValueType") -> None:
@@ -67,10 +67,10 @@ class Lifecycle:
         self._outbox.state_changed()
 
     async def leave(self) -> None:
-        """Tell the registry and the clients that the node stops, and wait until clients and visits are gone.
+        """Notify the registry and the clients that the node stops, and wait until clients and visits are gone.
 
         Visitors that arrive meanwhile are served, or forwarded to where their tunnel is now. After `grace` seconds it
-        returns whoever is still there. May be called again.
+        returns in any case. May be called again.
         """
         self.stopping = True
         self._outbox.state_changed()

@@ -23,7 +23,7 @@ class MeshCounts:
     peers: Mapping[str, PeerCounts]  # by the other node's name
     inbound_lanes: int  # dialled by other nodes
     routes: int
-    lookups: Mapping[tuple[str, str], int]  # by who answered and the outcome
+    lookups: Mapping[tuple[str, str], int]  # by source of the answer and outcome
     forwards: Mapping[str, int]  # by outcome
     handshakes: int  # in progress, of other nodes' lanes
 
@@ -114,7 +114,7 @@ def _mesh(counts: MeshCounts) -> Iterator[Metric]:
     for name, (description, value) in gauges.items():
         yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
     lookups = CounterMetricFamily(
-        "portway_relay_lookups", "lookups of labels, by who answered", labels=("answered_by", "outcome")
+        "portway_relay_lookups", "lookups of labels, by source of the answer", labels=("answered_by", "outcome")
     )
     for key, number in counts.lookups.items():
         lookups.add_metric(key, number)

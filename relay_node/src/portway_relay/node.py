@@ -117,7 +117,7 @@ class Node:
     async def start(self) -> None:
         """Start everything, or nothing: when one part cannot start, those that have are stopped again.
 
-        Health first, so that an operator sees a node that waits. Then the public port, because a registry is told its
+        Health first, so that an operator sees a node that waits. Then the public port, because registration names its
         number. Then the stream with a registry. The node is ready once a registry has sent the keys of grants; while
         none can be reached this waits.
 
@@ -141,9 +141,9 @@ class Node:
     async def stop(self) -> None:
         """Stop in order. May be called again.
 
-        Not ready any more; the registry is told, so that no new client comes; clients are asked to attach elsewhere.
-        Meanwhile, and while visits in progress finish, visitors that still arrive are served or forwarded to where
-        their tunnel is now, within the grace period. Then no connection is taken any more; sessions end, then the
+        Not ready any more; the registry is notified, so that no new client comes; clients are asked to attach
+        elsewhere. Meanwhile, and while visits in progress finish, visitors that still arrive are served or forwarded to
+        where their tunnel is now, within the grace period. Then no connection is taken any more; sessions end, then the
         stream with the registry, which forgets this node; then the remaining connections; health last.
         """
         await self._lifecycle.leave()

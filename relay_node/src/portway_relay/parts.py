@@ -60,7 +60,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Where visitors go: this node's tunnels, the other nodes, the registry as far as it is asked and told."""
+    """Where visitors go: this node's tunnels, the other nodes, calls and messages to the registry."""
 
     outbox: Outbox
     calls: RegistryCalls

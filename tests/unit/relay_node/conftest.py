@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.processes.ports import raw_port_range
 
 Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(scope="session")
+def certificate_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The fields of a configuration that name the certificates of the node `relay-1` in `fra`; the files are there."""
+    pki = tmp_path_factory.mktemp("relay-1") / "pki"
+    authority = CaFolder.create(pki)
+    authority.add_node("relay-1")
+    authority.add_region("fra", "example.com")
+    return {
+        "cluster_ca": pki / "ca.crt",
+        "cert": pki / "node-relay-1.crt",
+        "key": pki / "node-relay-1.key",
+        "tls_cert": (pki / "region-fra.crt",),
+        "tls_key": (pki / "region-fra.key",),
+    }
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Certificates: each fault is found before the node runs, named with its file, and never makes a running node worse."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -346,3 +347,32 @@ def test_keys_are_not_shown(files: Files) -> None:
     """What is printed by accident holds no key."""
     loaded = files.read().current()
     assert "PRIVATE" not in repr(loaded)
+
+
+def test_who_uses_certificates_hears_of_another_set(files: Files) -> None:
+    """Once for each set that can be used; never for files that cannot."""
+    certificates = files.read()
+    heard: list[bytes] = []
+    certificates.subscribe(lambda: heard.append(certificates.link_tls().certificate))
+    certificates.reload_if_changed()
+    assert heard == []
+    files.node()
+    certificates.reload_if_changed()
+    assert heard == [files.config.cert.read_bytes()]
+    files.config.cert.write_bytes(b"not PEM")
+    certificates.reload_if_changed()
+    assert len(heard) == 1
+    assert certificates.link_tls().certificate == certificates.mesh_tls().certificate == heard[0]
+
+
+async def test_files_are_watched(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change is taken up without being asked for."""
+    monkeypatch.setattr("portway_relay.certificates._POLL_INTERVAL", 0.001)
+    certificates = files.read()
+    changed = asyncio.Event()
+    certificates.subscribe(changed.set)
+    watching = asyncio.ensure_future(certificates.watch())
+    files.node()
+    await changed.wait()
+    watching.cancel()
+    assert certificates.current().node.chain == files.config.cert.read_bytes()

@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
-from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig
 from portway_relay.node import Node
 from portway_runtime.endpoints import Endpoint
@@ -19,30 +18,14 @@ from portway_testkit.links.carrier_link import until
 MakeNode = Callable[..., Node]
 
 
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("node") / "pki"
-    authority = CaFolder.create(folder)
-    authority.add_node("relay-1")
-    authority.add_region("fra", "example.com")
-    return folder
-
-
 @pytest.fixture
-async def make_node(node_config: Callable[..., NodeConfig], pki: Path) -> Any:
+async def make_node(node_config: Callable[..., NodeConfig], certificate_files: dict[str, Any]) -> Any:
     """Makes nodes, whose registry is a port that nobody listens on; each is stopped at the end."""
     made: list[Node] = []
     failures: list[BaseException] = []
 
     def make(**changes: Any) -> Node:
-        files = {
-            "cluster_ca": pki / "ca.crt",
-            "cert": pki / "node-relay-1.crt",
-            "key": pki / "node-relay-1.key",
-            "tls_cert": (pki / "region-fra.crt",),
-            "tls_key": (pki / "region-fra.key",),
-        }
-        made.append(Node(node_config(**files | changes), on_failure=failures.append))
+        made.append(Node(node_config(**certificate_files | changes), on_failure=failures.append))
         return made[-1]
 
     yield make

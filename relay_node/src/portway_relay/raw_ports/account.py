@@ -1,7 +1,7 @@
 """The account of a region's raw TCP ports, as one node keeps it: held, free, resting. Pure, without sockets.
 
 A node gives a new label ports of its own blocks only, so no two nodes give the same port. To a label that shows a
-ticket it gives any port of the region that is known to be that label's. A released port rests, so that visitors who
+ticket it gives any port of the region that is known to be that label's. A released port rests, so that visitors that
 still hold its old address do not reach another tenant's tunnel; the label that had it can have it at once.
 
 A port that was in use is given to another label only after its rest and after a registry has said that no tunnel has

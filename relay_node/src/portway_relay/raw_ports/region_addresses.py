@@ -95,7 +95,7 @@ class RegionAddresses:
         return self._siblings.unacknowledged()
 
     async def listening(self, unacknowledged: list[asyncio.Future[None]]) -> None:
-        """Wait for those siblings, for 20 ms at the most. May be cancelled."""
+        """Wait for those siblings, for at most 20 ms. May be cancelled."""
         await asyncio.wait(unacknowledged, timeout=SIBLINGS_LISTEN_TIME)
 
     def _has(self, label: str, port: int | None) -> bool:

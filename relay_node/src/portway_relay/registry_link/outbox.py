@@ -14,7 +14,7 @@ from portway_relay.routing.tunnel import Tunnel
 
 
 class Outbox:
-    """What the registry is not told yet. `filled` is set when there is something to take."""
+    """The messages that are due. `filled` is set when there is something to take."""
 
     def __init__(self, describe: Callable[[Tunnel], TunnelInfo]) -> None:
         """describe: the tunnel as a registry learns of it."""

@@ -106,7 +106,7 @@ class RegistryStream:
         self._keeper = self._tasks.spawn(self._keep_connected(), name="keep connected")
 
     async def close(self, *, within: float = 1.0) -> None:
-        """Send what is due, end the stream in order, in `within` seconds at the most; may be called again."""
+        """Send what is due, end the stream in order, in at most `within` seconds. May be called again."""
         self._closing = True
         self._outbox.filled.set()
         if self._keeper is not None and self._registered:

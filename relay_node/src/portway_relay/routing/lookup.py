@@ -1,6 +1,6 @@
 """Where a visitor goes: to a tunnel of this node, by a route in memory, or where a registry or other nodes say.
 
-Here: who is asked, how often and for how long; visitors of the same label share one question. Not here: what is
+Here: what is asked, how often and for how long; visitors of the same label share one question. Not here: what is
 remembered and believed (routes.py).
 """
 
@@ -131,7 +131,7 @@ class Lookup:
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self.answers: Counter[tuple[str, str]] = Counter()  # by who answered and the outcome, for metrics
+        self.answers: Counter[tuple[str, str]] = Counter()  # by source of the answer and outcome, for metrics
 
     def __len__(self) -> int:
         """Labels that are being asked for."""
@@ -156,7 +156,7 @@ class Lookup:
         return route
 
     async def find(self, label: str, region: str) -> Tunnel | Route | None:
-        """The destination, asking if need be; None when nobody has the label, or too many labels are being asked for.
+        """The destination, asking if need be; None when no holder is found, or too many labels are being asked for.
 
         A route whose node does not answer is asked about, and is used as it is when nothing newer is found. Cancelled,
         it leaves a question that others may wait for running.

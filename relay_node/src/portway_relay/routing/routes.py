@@ -21,18 +21,18 @@ from portway_relay.routing.tunnel import Tunnel
 # Labels in each of the larger maps: about 60 MB, more names than a node sees in an hour. Evicted ones are asked for
 # again.
 _MAX_LABELS: Final = 100_000
-# Seconds that a label counts as unknown after nobody had it: a name that is asked for in a loop costs one question a
-# second, and the delay of a tunnel that opens just then goes unnoticed. An announcement ends it at once.
+# Seconds that a label counts as unknown after a lookup found no holder: a name that is asked for in a loop costs one
+# question a second, and the delay of a tunnel that opens just then goes unnoticed. An announcement ends it at once.
 _UNKNOWN_TIME: Final = 1.0
 _MAX_UNKNOWN: Final = 10_000
 # Seconds that a released label's client is waited for. One that lost its node has its tunnels elsewhere within seconds,
-# and sessions are kept for this long. Visitors who come later get the answer for an unknown name.
+# and sessions are kept for this long. Later visitors get the answer for an unknown name.
 _RETURN_TIME: Final = 60.0
 _CLOSED: Final = 0.0
 
 
 class Belief(Enum):
-    """How far a route is believed, by who named it."""
+    """How far a route is believed, by its source."""
 
     HINTED = "hinted"  # by the client that left this node; any node's own word outweighs it
     TOLD = "told"  # by the node that holds the label
@@ -242,7 +242,7 @@ class Routes:
         self._own_epochs[label] = epoch
 
     def mark_unknown(self, label: str) -> None:
-        """Note that nobody who was asked had it."""
+        """Note that a lookup found no holder."""
         self._unknown_until[label] = self._clock() + _UNKNOWN_TIME
 
     def _contradicts_last_holder(self, label: str, node: str, epoch: int) -> bool:

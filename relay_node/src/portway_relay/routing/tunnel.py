@@ -70,7 +70,7 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class HomeNode:
-    """The node that tunnels are bound at, as other programs are told; `zone` follows the label in host names."""
+    """The node that tunnels are bound at, as descriptions name it; `zone` follows the label in host names."""
 
     name: str
     region: str

@@ -1,4 +1,4 @@
-"""Labels that a node asks a registry for."""
+"""Calls to the registry that a node is connected with, and what becomes of those whose connection is lost."""
 
 import asyncio
 from typing import Any

@@ -1,10 +1,10 @@
-"""A tunnel's counts, and how a label is shown."""
+"""A tunnel's counts, the store of tunnels, and how a label is shown."""
 
 from typing import Any
 
 from portway_proto.wire.frames import Opening
 from portway_proto.wire.labels import Epoch, Label, short_label
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel
 
 LABEL = Label("k5zq2w7b3xav6mdy")
 
@@ -60,3 +60,42 @@ def test_secrets_are_not_shown() -> None:
     assert short_label(LABEL) == "k5zq…"
     assert LABEL not in repr(tunnel())
     assert "proof" not in repr(tunnel())
+
+
+class Holder:
+    """Holds tunnels for a token."""
+
+    def __init__(self, token_id: str) -> None:
+        self.token_id = token_id
+
+
+def held(label: str, token_id: str = "t1") -> Tunnel:
+    holder: Any = Holder(token_id)
+    return Tunnel(Label(label), Epoch(3), b"proof", holder, h2_enabled=False, max_visits=1, opened_at_ms=0)
+
+
+def test_the_store_counts_live_tunnels() -> None:
+    """All of them, and those of each token; a suspended one is there, and does not count."""
+    tunnels, one, two, other = HeldTunnels(), held("a"), held("b"), held("c", "t2")
+    for each in (one, two, other):
+        tunnels.add(each)
+    assert (len(tunnels), tunnels.live_of_token("t1"), tunnels.live_of_token("t2")) == (3, 2, 1)
+    tunnels.set_live(one, False)
+    tunnels.set_live(one, False)
+    assert (len(tunnels), tunnels.live_of_token("t1")) == (2, 1)
+    assert (tunnels.live("a"), tunnels.get("a"), tunnels.epoch("a")) == (None, one, 3)
+    assert list(tunnels.all_live()) == [two, other]
+    tunnels.set_live(one, True)
+    assert tunnels.live("a") is one
+
+
+def test_a_removed_tunnel_is_not_live() -> None:
+    """Removed live or suspended, nothing of it is left in the counts."""
+    tunnels, one, two = HeldTunnels(), held("a"), held("b")
+    tunnels.add(one)
+    tunnels.add(two)
+    tunnels.set_live(two, False)
+    tunnels.remove(one)
+    tunnels.remove(two)
+    assert (len(tunnels), tunnels.live_of_token("t1"), one.live, two.live) == (0, 0, False, False)
+    assert (tunnels.get("a"), tunnels.live("a"), tunnels.epoch("a")) == (None, None, 0)

@@ -2,30 +2,18 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from portway_proto.wire.labels import Chain
-from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig, PortRange
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.node_sessions import NodeSessions, new_chain
 from portway_testkit.processes.ports import raw_port_range
 
 
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The certificates of the node `relay-1` in `fra`."""
-    folder = tmp_path_factory.mktemp("sessions") / "pki"
-    authority = CaFolder.create(folder)
-    authority.add_node("relay-1")
-    authority.add_region("fra", "example.com")
-    return folder
-
-
 @pytest.fixture
-async def make_node(node_config: Callable[..., NodeConfig], pki: Path) -> Any:
+async def make_node(node_config: Callable[..., NodeConfig], certificate_files: dict[str, Any]) -> Any:
     """Makes a node's sessions with limits of one's choice; its clock begins now, when its certificates are valid."""
     made: list[NodeSessions] = []
 
@@ -33,11 +21,7 @@ async def make_node(node_config: Callable[..., NodeConfig], pki: Path) -> Any:
         config = node_config(
             limits=limits,
             raw_ports=PortRange(*raw_port_range()),
-            cluster_ca=pki / "ca.crt",
-            cert=pki / "node-relay-1.crt",
-            key=pki / "node-relay-1.key",
-            tls_cert=(pki / "region-fra.crt",),
-            tls_key=(pki / "region-fra.key",),
+            **certificate_files,
         )
         made.append(NodeSessions(config, ManualClock(time.time())))
         return made[-1]
