@@ -15,7 +15,7 @@ from portway.engine import engine_thread as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.processes.programs import needed
+from portway_testkit.processes.running_program import needed
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext

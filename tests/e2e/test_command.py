@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import trustme
 from portway_lab.cluster.portway import Cluster
-from portway_testkit.processes.programs import LOOPBACK, free_port, needed
-from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.processes.ports import LOOPBACK, free_port
+from portway_testkit.processes.running_program import RunningProgram, needed
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import portway
 import pytest
 from portway_lab.cluster.portway import Cluster
-from portway_testkit.processes.programs import free_port
+from portway_testkit.processes.ports import free_port
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, digest_of, echo, generated, marked
 from portway_testkit.visitors.recovery import visit_attentively
 from portway_testkit.visitors.visiting import ask, receive, tls_context, visit

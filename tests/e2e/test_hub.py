@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from portway_lab.cluster.portway import Cluster
 from portway_testkit.clusters.admin_calls import AdminCalls
-from portway_testkit.processes.programs import needed
-from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.processes.running_program import RunningProgram, needed
 from portway_testkit.waiting import eventually
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "client/examples/hub.py"

@@ -11,7 +11,8 @@ from pathlib import Path
 import portway
 import pytest
 from portway_lab.cluster.processes import Processes
-from portway_testkit.processes.programs import LOOPBACK, free_port, needed, wait_listening
+from portway_testkit.processes.ports import LOOPBACK, free_port, wait_listening
+from portway_testkit.processes.running_program import needed
 
 PATIENCE = 45.0
 # PostgreSQL refuses to run as root; its package makes this user.

@@ -17,8 +17,8 @@ from portway.engine import engine_thread as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.links.link import Link
-from portway_testkit.processes.programs import LOOPBACK, free_port, needed
-from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.processes.ports import LOOPBACK, free_port
+from portway_testkit.processes.running_program import RunningProgram, needed
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.visiting import receive, visit, visit_raw
 from portway_testkit.waiting import eventually

@@ -14,7 +14,8 @@ import portway
 import pytest
 from portway_lab.cluster.portway import Cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.processes.programs import LOOPBACK, free_port, needed, wait_listening
+from portway_testkit.processes.ports import LOOPBACK, free_port, wait_listening
+from portway_testkit.processes.running_program import needed
 
 PATIENCE = 40.0
 # The server is known by this name, whatever address it is reached at.

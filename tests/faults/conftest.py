@@ -18,10 +18,10 @@ from portway_relay.config import NodeLimits
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.cluster import FRANKFURT, Cluster, NodePlan
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.processes.running_program import RunningProgram
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.waiting import eventually
 
 LIMITS = NodeLimits(first_bytes_time=0.3, leave_grace=1.0, stop_grace=1.0)

@@ -10,10 +10,10 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.labels import Chain
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.clusters.mesh import NodeIdentities, identity
 from portway_testkit.clusters.registry import NodeStream, node_info, tunnel_info
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import NodeIdentities, identity
 from portway_testkit.visitors.onlookers import answered
 from portway_testkit.waiting import eventually
 

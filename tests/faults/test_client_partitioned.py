@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.client_cable import ClientCable
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.visitors.onlookers import Onlookers, answered, home_of, named
 from portway_testkit.visitors.recovery import is_consistent
 from portway_testkit.waiting import eventually

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import portway
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connect, connected
+from portway_testkit.visitors.mesh_visitors import connect
 from portway_testkit.visitors.onlookers import Onlookers, answered, home_of, named
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import is_consistent

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.cable import Cable
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.visitors.onlookers import Onlookers, answered, named_at
 from portway_testkit.waiting import eventually
 

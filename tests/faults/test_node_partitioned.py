@@ -6,9 +6,9 @@ import pytest
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH
 from portway_proto.wire.labels import Chain
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.cable import Cable
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.visitors.onlookers import Onlookers, answered
 from portway_testkit.waiting import eventually
 

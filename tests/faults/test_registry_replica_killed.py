@@ -8,9 +8,9 @@ from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.visitors.onlookers import Onlookers, answered, named
 from portway_testkit.visitors.recovery import is_consistent
 from portway_testkit.waiting import eventually

@@ -9,9 +9,9 @@ import pytest
 from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.waiting import eventually
 
 NAMES = ("fra-1", "fra-2", "iad-1")

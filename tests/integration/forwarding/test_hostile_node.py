@@ -18,9 +18,10 @@ from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_
 from portway_proto.wire.labels import Chain
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.mesh import identity
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import identity, who
+from portway_testkit.visitors.mesh_visitors import who
 
 NAMES = ("fra-1", "fra-2", "iad-1")
 

@@ -12,8 +12,9 @@ from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH
 from portway_proto.wire.frames import RefusalReason
 from portway_proto.wire.labels import Chain
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connect, connected, told, who
+from portway_testkit.visitors.mesh_visitors import connect, told, who
 from portway_testkit.visitors.visiting import receive
 from portway_testkit.waiting import eventually
 

@@ -6,8 +6,8 @@ import portway
 import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_testkit.clusters.joining import Joiner
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 

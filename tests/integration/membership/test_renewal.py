@@ -11,8 +11,9 @@ from portway_relay.errors import JoinError
 from portway_relay.membership.joining import ensure_certificate
 from portway_testkit.clusters.cluster import Cluster, RunningNode
 from portway_testkit.clusters.joining import Joiner
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
-from portway_testkit.visitors.mesh_visitors import connected, get
+from portway_testkit.visitors.mesh_visitors import get
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually

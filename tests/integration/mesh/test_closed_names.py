@@ -9,10 +9,11 @@ import pytest
 from portway_proto.wire.labels import Chain
 from portway_relay.ingress.decision import Alert
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.mesh_visitors import connected, name_of, who
+from portway_testkit.visitors.mesh_visitors import name_of, who
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 

@@ -12,10 +12,11 @@ from portway_proto.wire.labels import Chain
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connect, connected, who
+from portway_testkit.visitors.mesh_visitors import connect, who
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT
 from portway_testkit.waiting import PATIENCE, eventually

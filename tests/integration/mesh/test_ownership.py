@@ -14,8 +14,8 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.labels import Chain
 from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_lane import HandLane, grant_of
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.waiting import eventually
 
 Attach = Callable[[str], HandLane]

@@ -7,8 +7,8 @@ import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_DRAIN, NODE_ORDER_SERVE
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
-from portway_testkit.visitors.mesh_visitors import connected
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.waiting import eventually
 

@@ -13,7 +13,7 @@ from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_relay.raw_ports.sockets import RawPort
 from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
-from portway_testkit.visitors.mesh_visitors import connected
+from portway_testkit.clusters.mesh import connected
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually

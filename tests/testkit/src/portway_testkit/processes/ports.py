@@ -1,13 +1,47 @@
-"""Ports that must be named before they are used, when 0 is no answer."""
+"""Ports of loopback for programs that do not take port 0, and waiting until one listens."""
 
 import random
+import socket
+import time
+from collections.abc import Callable
 
-# Below what Linux gives to outgoing connections by itself (32768), above what services are known by.
-_RANGE = range(20_000, 30_000)
-_SIZE = 50
+LOOPBACK = "127.0.0.1"
+# Both ranges are below the one that Linux gives to outgoing connections (from 32768), and above the ports of services.
+_FREE_PORTS = range(10_000, 20_000)
+_RAW_PORTS = range(20_000, 30_000)
+_RAW_BLOCK = 50
+_LISTENING_WITHIN = 30.0
+_POLL = 0.02
 
 
-def raw_port_range(size: int = _SIZE) -> tuple[int, int]:
-    """First and last of a block that hardly anybody else has: tests run side by side, and a node skips taken ones."""
-    first = random.randrange(_RANGE.start, _RANGE.stop - size)
+def raw_port_range(size: int = _RAW_BLOCK) -> tuple[int, int]:
+    """First and last port of a random block: tests run in parallel, and a node skips ports that are taken."""
+    first = random.randrange(_RAW_PORTS.start, _RAW_PORTS.stop - size)
     return first, first + size - 1
+
+
+def free_port() -> int:
+    """A port that is free now and outside the range of outgoing connections."""
+    while True:
+        port = random.choice(_FREE_PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+
+
+def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
+    """Return once a program listens on the port; `check_alive` raises when it has ended."""
+    deadline = time.monotonic() + _LISTENING_WITHIN
+    while True:
+        check_alive()
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            time.sleep(_POLL)
+        else:
+            return

@@ -1,10 +1,12 @@
-"""A program as its user runs it: the lines it prints, a signal, its exit code, and nothing of it left.
+"""A program as its user runs it: the lines it prints, a signal, its exit code, and no process left behind.
 
-Here: the process and all that it starts, watched until they are gone. Not here: which program it is.
+Here: finding an installed program; the process and its descendants, watched until they have ended. Not here: which
+program it is.
 """
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -13,13 +15,29 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-PATIENCE = 60.0  # for the slowest of them, a JupyterLab, on a machine that does other things too
+import pytest
+
+PATIENCE = 60.0  # seconds: enough for the slowest program, a JupyterLab, on a busy machine
 _STAT = "/proc/{}/stat"
-_PARENT = 1  # of what follows the program's name in it: its state, its parent
+_PARENT = 1  # index of the parent's pid among the fields after the program's name
+# Debian keeps these out of a user's PATH.
+_MORE_FOLDERS = ("/usr/sbin", "/sbin", *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))))
+
+
+def needed(name: str) -> str:
+    """The path of an installed program. If it is missing, the test is skipped; in CI, which runs every test, it
+    fails."""
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_MORE_FOLDERS)))
+    if found is None:
+        reason = f"{name} is not installed: ./scripts/setup --e2e, as root, installs what the tests drive"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
 
 
 class RunningProgram:
-    """`with RunningProgram(command, environment, log) as program:` runs it; leaving the block kills what is left.
+    """`with RunningProgram(command, environment, log) as program:` runs it; leaving the block kills all of it.
 
     Its standard error goes to the file `log`.
     """
@@ -39,7 +57,7 @@ class RunningProgram:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=self._environment,
-                bufsize=0,  # what was read ahead would not show in select
+                bufsize=0,  # select does not see bytes that were read ahead
             )
         return self
 
@@ -63,7 +81,7 @@ class RunningProgram:
         return self._log.read_text(errors="replace")
 
     def line(self) -> str:
-        """The next line that it prints. Fails the test, with its last words, when none comes."""
+        """The next line of its output. Fails the test, with the end of its standard error, when none comes."""
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
         printed = self._process.stdout.readline() if readable else b""
@@ -71,22 +89,22 @@ class RunningProgram:
         return printed.decode().rstrip("\n")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send it a signal; its exit code, once it and all that it had started are gone."""
+        """Send a signal. Returns the exit code once the process and all its descendants have ended."""
         self._watch()
         self._process.send_signal(number)
         deadline = time.monotonic() + PATIENCE
         code = self._process.wait(PATIENCE)
         for descriptor in self._watched:
             gone, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
-            assert gone, f"something that it started runs on; on standard error:\n{self.errors()[-3000:]}"
+            assert gone, f"a process that it started still runs; on standard error:\n{self.errors()[-3000:]}"
         return code
 
     def ended(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until it has ended by itself. Returns its exit code."""
         return self._process.wait(PATIENCE)
 
     def _watch(self) -> None:
-        """Hold a descriptor of it and of each process that it has started: readable once that one has ended."""
+        """Open a pidfd of the process and of each descendant, which is readable once that process has ended."""
         for pid in (self.pid, *_started_by(self.pid)):
             with suppress(ProcessLookupError):
                 descriptor = os.pidfd_open(pid)
@@ -95,13 +113,13 @@ class RunningProgram:
 
 
 def _started_by(ancestor: int) -> Iterator[int]:
-    """The processes that it started, those that they started, and so on."""
+    """The descendants of a process."""
     children: dict[int, list[int]] = {}
     for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
         try:
             after_name = Path(_STAT.format(pid)).read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
+            continue  # it has ended by now
         children.setdefault(int(after_name[_PARENT]), []).append(pid)
     found = [ancestor]
     for pid in found:
