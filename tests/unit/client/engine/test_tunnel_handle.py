@@ -170,7 +170,7 @@ async def test_in_a_forked_child_closing_does_nothing(
     """The tunnel is the parent's."""
     thread.opening.set_result(FakeHeld())
     parent = os.getpid()
-    monkeypatch.setattr(module.os, "getpid", lambda: parent + 1)
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
     assert not handle.ours
     handle.withdraw()
     assert handle.close() is None

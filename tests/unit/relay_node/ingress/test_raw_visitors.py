@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
-from portway_relay.visits import Destination
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_testkit.fakes.clock import ManualClock
