@@ -1,6 +1,6 @@
 """Who gets a certificate: the order of what is written, and what a crash in between leaves behind."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from cryptography import x509
@@ -14,12 +14,13 @@ from portway_registry.errors import (
     NodeRemoved,
     NotAllowed,
 )
-from portway_registry.nodes.certificates import NodeCertificates
+from portway_registry.nodes.certificates import NodeCertificates, require_current
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
+from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_runtime.identities import BACKDATE
 
@@ -181,3 +182,24 @@ async def test_without_the_authority_s_key_nobody_joins(memory: EmbeddedStore) -
     stage.joining = stage.joining_with(None)
     with pytest.raises(InvalidRequest, match="--cluster-ca-key"):
         await stage.join(await stage.invitation(), request())
+
+
+class Replica(Protocol):
+    views: Views
+
+
+async def test_a_shown_certificate_is_accepted_until_its_name_is_another_s(
+    memory: EmbeddedStore, cluster: Replica
+) -> None:
+    """One issued before the name was given anew is refused, and any of a node that was removed."""
+    views = cluster.views
+    require_current(views, "fra-1", 0)
+    await memory.put(keys.identity("fra-1"), encode(IdentityRecord("fra-1", "fra", "one", NOW_MS)))
+    await views.identities.caught_up("fra-1")
+    require_current(views, "fra-1", NOW_MS)
+    with pytest.raises(CertificateSuperseded):
+        require_current(views, "fra-1", NOW_MS - 1)
+    await memory.put(keys.order("fra-1"), encode(OrderRecord("fra-1", Order.REMOVE, NOW_MS)))
+    await views.orders.caught_up("fra-1")
+    with pytest.raises(NodeRemoved):
+        require_current(views, "fra-1", NOW_MS)

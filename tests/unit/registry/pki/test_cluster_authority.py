@@ -1,15 +1,21 @@
 """The cluster's own CA: made once, the same for every replica."""
 
 import asyncio
+import datetime
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from portway_registry.errors import StoreError
-from portway_registry.pki.cluster_authority import stored_authority
+from portway_registry.config import Config
+from portway_registry.errors import ConfigError, StoreError
+from portway_registry.pki.cluster_authority import configured_authority, stored_authority
 from portway_registry.pki.signing import new_key
 from portway_registry.state import keys
 from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.registry import Pki
+
+NOW = datetime.datetime.now(datetime.UTC)
+YEAR = datetime.timedelta(days=365)
 
 
 async def test_replicas_that_start_at_once_agree(memory: EmbeddedStore) -> None:
@@ -40,3 +46,31 @@ async def test_one_that_cannot_be_used_is_told(memory: EmbeddedStore, value: byt
     entry = await memory.get(keys.AUTHORITY)
     assert entry is not None
     assert entry.value == value
+
+
+def test_the_files_of_an_authority_are_read(pki: Pki) -> None:
+    """With its key the registry signs, without it operators do."""
+    key = pki.folder / "ca.key"
+    with_key = configured_authority(Config(cluster_ca=pki.ca, cluster_ca_key=key), NOW)
+    without = configured_authority(Config(cluster_ca=pki.ca), NOW)
+    assert with_key is not None
+    assert without is not None
+    assert with_key.certificate == without.certificate == pki.ca.read_bytes()
+    assert (with_key.signer is None, without.signer is None) == (False, True)
+
+
+def test_a_key_without_its_authority_is_refused(pki: Pki) -> None:
+    """It would silently do nothing."""
+    with pytest.raises(ConfigError, match="goes with --cluster-ca"):
+        configured_authority(Config(cluster_ca_key=pki.folder / "ca.key"), NOW)
+
+
+def test_without_files_the_cluster_has_its_own_authority() -> None:
+    """Nothing is read, then."""
+    assert configured_authority(Config(), NOW) is None
+
+
+def test_an_expired_authority_is_refused(pki: Pki) -> None:
+    """A cluster's CA that has expired is named itself, not what it signed."""
+    with pytest.raises(ConfigError, match=f"--cluster-ca {pki.ca} expired"):
+        configured_authority(Config(cluster_ca=pki.ca), NOW + 11 * YEAR)

@@ -14,7 +14,6 @@ from portway_registry.pki import port_certificates as certificates
 from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority
 from portway_registry.pki.port_certificates import CertificateFiles, PortCertificate, SelfIssued, node_port_certificate
 from portway_registry.pki.signing import Signer
-from portway_testkit.clusters.registry import Pki
 
 NOW = datetime.datetime.now(datetime.UTC)
 YEAR = datetime.timedelta(days=365)
@@ -121,17 +120,6 @@ def test_an_authority_s_key_must_fit(files: Files, tmp_path: Path, wrong: str) -
     assert f"--cluster-ca-key {path}" in said
 
 
-def test_a_key_without_its_authority_is_refused(files: Files) -> None:
-    """It would silently do nothing."""
-    with pytest.raises(ConfigError, match="goes with --cluster-ca"):
-        configured_authority(files.config(cluster_ca=None, cluster_ca_key=files.key(files.cluster)), NOW)
-
-
-def test_without_files_the_cluster_has_its_own_authority(files: Files) -> None:
-    """Nothing is read, then."""
-    assert configured_authority(files.config(cluster_ca=None), NOW) is None
-
-
 def test_changed_files_are_shown_from_then_on(
     files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,12 +183,6 @@ def test_an_expired_certificate_is_refused(files: Files) -> None:
     own = files.config()
     mesh = files.config(tls_cert=own.tls_cert, tls_key=own.tls_key, mesh_tls_cert=certificate, mesh_tls_key=key)
     assert "--mesh-tls-cert" in refusal(mesh)
-
-
-def test_an_expired_authority_is_refused(pki: Pki) -> None:
-    """A cluster's CA that is over is named itself, not what it signed."""
-    with pytest.raises(ConfigError, match=f"--cluster-ca {pki.ca} expired"):
-        configured_authority(Config(cluster_ca=pki.ca), NOW + 11 * YEAR)
 
 
 def test_a_certificate_of_tomorrow_blames_the_clock(files: Files) -> None:

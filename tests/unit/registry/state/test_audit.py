@@ -11,9 +11,10 @@ from portway_registry.store.embedded import EmbeddedStore
 
 async def test_the_newest_entries_come_first(memory: EmbeddedStore) -> None:
     """By time, as many as asked for; entries of one moment do not overwrite each other."""
-    for at_ms in (999, 1_000, 20_000, 20_000, 3):
-        await Audit(memory, lambda: at_ms).add("admin", "token.create", str(at_ms))
-    audit = Audit(memory, lambda: 0)
+    times = iter((999, 1_000, 20_000, 20_000, 3))
+    audit = Audit(memory, lambda: next(times))
+    for target in ("999", "1000", "20000", "20000", "3"):
+        await audit.add("admin", "token.create", target)
     found = await audit.latest(10)
     assert [one.at_ms for one in found] == [20_000, 20_000, 1_000, 999, 3]
     assert [one.target for one in await audit.latest(2)] == ["20000", "20000"]

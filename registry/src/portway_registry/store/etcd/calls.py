@@ -101,19 +101,19 @@ async def ask(members: Members, call: Call[R]) -> Answer[R]:
     tries = 0
     while True:
         member = members.current()
-        shown: Metadata = ()
+        metadata: Metadata = ()
         try:
             async with asyncio.timeout_at(min(deadline, clock() + TRY_SECONDS)):
-                shown = await members.metadata(member)
+                metadata = await members.metadata(member)
                 tries += 1
-                return Answer(await call(member, shown), retried=tries > 1)
+                return Answer(await call(member, metadata), retried=tries > 1)
         except grpc.aio.AioRpcError as error:
             wanted = remedy(error)
             if wanted is Remedy.NONE:
                 refuse(error)
             reason = f"{error.code().name}: {error.details()}"
             if wanted is Remedy.TOKEN:
-                members.refused(shown)
+                members.refused(metadata)
             else:
                 members.failed(member)
         except (TimeoutError, ConnectionError):

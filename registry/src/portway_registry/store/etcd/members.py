@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from portway_runtime.grpc_channels import OWN_CONNECTIONS
 
 from portway_registry.errors import ConfigError
 from portway_registry.store.etcd_api import rpc_pb2, rpc_pb2_grpc
@@ -27,7 +28,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", -1),  # a watch that catches up may get many events at once
-    ("grpc.use_local_subchannel_pool", 1),  # closing a channel closes its connection
+    *OWN_CONNECTIONS,  # closing a channel closes its connection
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),  # the caller retries, at another member
 )

@@ -42,7 +42,7 @@ class EtcdStore:
 
     async def get(self, key: str) -> Entry | None:
         request = rpc_pb2.RangeRequest(key=key.encode())
-        answer = await ask(self._members, lambda member, shown: member.kv.Range(request, metadata=shown))
+        answer = await ask(self._members, lambda member, metadata: member.kv.Range(request, metadata=metadata))
         return entry_of(answer.response.kvs[0]) if answer.response.kvs else None
 
     async def list(self, prefix: str) -> Listing:
@@ -80,15 +80,15 @@ class EtcdStore:
         lease = LeaseId(secrets.randbits(62) + 1)  # chosen here, so that a retried request grants the same lease
         request = rpc_pb2.LeaseGrantRequest(ID=lease, TTL=max(1, math.ceil(ttl)))
         try:
-            await ask(self._members, lambda member, shown: member.lease.LeaseGrant(request, metadata=shown))
+            await ask(self._members, lambda member, metadata: member.lease.LeaseGrant(request, metadata=metadata))
         except Refused as error:
             if "lease already exists" not in error.details:
                 raise
         return lease
 
     async def keep_lease(self, lease: LeaseId) -> None:
-        async def call(member: Member, shown: Metadata) -> rpc_pb2.LeaseKeepAliveResponse:
-            stream = member.lease.LeaseKeepAlive(metadata=shown)
+        async def call(member: Member, metadata: Metadata) -> rpc_pb2.LeaseKeepAliveResponse:
+            stream = member.lease.LeaseKeepAlive(metadata=metadata)
             try:
                 await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
                 response = await stream.read()
@@ -105,7 +105,7 @@ class EtcdStore:
     async def revoke_lease(self, lease: LeaseId) -> None:
         request = rpc_pb2.LeaseRevokeRequest(ID=lease)
         try:
-            await ask(self._members, lambda member, shown: member.lease.LeaseRevoke(request, metadata=shown))
+            await ask(self._members, lambda member, metadata: member.lease.LeaseRevoke(request, metadata=metadata))
         except LeaseLost:
             pass
 
@@ -116,7 +116,7 @@ class EtcdStore:
         """Make etcd delete revisions before `revision`; nothing when it has done so already."""
         request = rpc_pb2.CompactionRequest(revision=revision)
         try:
-            await ask(self._members, lambda member, shown: member.kv.Compact(request, metadata=shown))
+            await ask(self._members, lambda member, metadata: member.kv.Compact(request, metadata=metadata))
         except Refused as error:
             if not error.compacted:
                 raise
@@ -130,7 +130,11 @@ class EtcdStore:
         revision = 0
         while True:
             request = rpc_pb2.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision)
-            page = (await ask(self._members, lambda member, shown: member.kv.Range(request, metadata=shown))).response  # noqa: B023 - awaited here
+            answer = await ask(
+                self._members,
+                lambda member, metadata: member.kv.Range(request, metadata=metadata),  # noqa: B023 - awaited here
+            )
+            page = answer.response
             revision = revision or page.header.revision
             entries.extend(map(entry_of, page.kvs))
             if not page.more:
@@ -139,5 +143,5 @@ class EtcdStore:
 
     async def _commit(self, writes: Sequence[Write]) -> Sequence[bool]:
         request = transaction(writes)
-        answer = await ask(self._members, lambda member, shown: member.kv.Txn(request, metadata=shown))
+        answer = await ask(self._members, lambda member, metadata: member.kv.Txn(request, metadata=metadata))
         return outcomes(writes, answer.response, retried=answer.retried)

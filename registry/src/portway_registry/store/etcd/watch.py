@@ -38,14 +38,14 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
     failures = 0
     while not members.closing.is_set():
         member = members.current()
-        shown: Metadata = ()
+        metadata: Metadata = ()
         stream: _Stream | None = None
         try:
             async with asyncio.timeout(TRY_SECONDS):
-                shown = await members.metadata(member)
-                stream = member.watch.Watch(metadata=_HAS_LEADER + shown)
+                metadata = await members.metadata(member)
+                stream = member.watch.Watch(metadata=_HAS_LEADER + metadata)
                 await _begin(stream, prefix, position)
-                await _check_history(member, shown, prefix, position)
+                await _check_history(member, metadata, prefix, position)
             if failures:
                 logger.info("watch resumed", extra={"endpoint": member.endpoint, "after": position})
                 failures = 0
@@ -66,7 +66,7 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
         except (grpc.aio.AioRpcError, TimeoutError, _Interrupted) as error:
             reason = _describe(error)
             if token_refused(reason):
-                members.refused(shown)
+                members.refused(metadata)
             else:
                 members.failed(member)
         except asyncio.CancelledError:
@@ -97,7 +97,7 @@ async def _begin(stream: _Stream, prefix: str, position: Revision) -> None:
         raise _Interrupted("etcd did not begin the watch")
 
 
-async def _check_history(member: Member, shown: Metadata, prefix: str, position: Revision) -> None:
+async def _check_history(member: Member, metadata: Metadata, prefix: str, position: Revision) -> None:
     """Raise Compacted unless the store can still be read at `position`.
 
     A watch alone does not always say so: etcd before 3.4.32 and 3.5.14 silently loses a deletion at the very revision
@@ -107,7 +107,7 @@ async def _check_history(member: Member, shown: Metadata, prefix: str, position:
         return
     request = rpc_pb2.RangeRequest(key=prefix_range(prefix)[0], revision=position, limit=1, keys_only=True)
     try:
-        await member.kv.Range(request, metadata=shown)
+        await member.kv.Range(request, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         if remedy(error) is not Remedy.NONE:
             raise
@@ -115,16 +115,16 @@ async def _check_history(member: Member, shown: Metadata, prefix: str, position:
             refuse(error)
         except Refused as refused:
             if refused.compacted or refused.ahead:
-                raise Compacted(await _revision(member, shown, prefix)) from None
+                raise Compacted(await _revision(member, metadata, prefix)) from None
             raise _Interrupted(refused.details) from None
         except StoreError as other:
             raise _Interrupted(str(other)) from None
 
 
-async def _revision(member: Member, shown: Metadata, prefix: str) -> Revision:
+async def _revision(member: Member, metadata: Metadata, prefix: str) -> Revision:
     """The store's revision now, from which a watch can certainly begin."""
     request = rpc_pb2.RangeRequest(key=prefix_range(prefix)[0], limit=1, keys_only=True)
-    return Revision((await member.kv.Range(request, metadata=shown)).header.revision)
+    return Revision((await member.kv.Range(request, metadata=metadata)).header.revision)
 
 
 async def _next(stream: _Stream) -> rpc_pb2.WatchResponse:

@@ -1,0 +1,78 @@
+"""What operators order nodes to do: what is stored, and which orders are refused."""
+
+from typing import Protocol
+
+import pytest
+from portway_registry.errors import InvalidRequest, NotFound
+from portway_registry.nodes.operator_orders import OperatorOrders, is_removed
+from portway_registry.state import keys
+from portway_registry.state.audit import Audit
+from portway_registry.state.records import IdentityRecord, Order, encode
+from portway_registry.state.views import Views
+from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.registry import node_info
+from portway_testkit.clusters.views import settle
+
+NOW_MS = 1_800_000_000_000
+
+
+class Cluster(Protocol):
+    store: EmbeddedStore
+    views: Views
+
+
+@pytest.fixture
+def orders(cluster: Cluster) -> OperatorOrders:
+    return OperatorOrders(cluster.store, cluster.views, Audit(cluster.store, lambda: NOW_MS), lambda: NOW_MS)
+
+
+async def register(cluster: Cluster, *, joined: bool = False) -> None:
+    """Node fra-1, with its record on a lease."""
+    lease = await cluster.store.grant_lease(60)
+    await cluster.store.put(keys.node("fra-1"), node_info("fra-1").SerializeToString(), lease=lease)
+    if joined:
+        identity = IdentityRecord("fra-1", "fra", "invitation", NOW_MS)
+        await cluster.store.put(keys.identity("fra-1"), encode(identity))
+    await settle(cluster.store, cluster.views.nodes.mirror, cluster.views.identities.mirror)
+
+
+async def test_an_order_is_in_force_until_it_is_taken_back(cluster: Cluster, orders: OperatorOrders) -> None:
+    """The replica's view shows it when `give` returns; each change is in the audit with the operator's token."""
+    await register(cluster)
+    for order in (Order.CORDON, Order.DRAIN):
+        await orders.give("fra-1", order, by="admin")
+        record = cluster.views.orders.get("fra-1")
+        assert record is not None
+        assert (record.order, record.at_ms) == (order, NOW_MS)
+    await orders.give("fra-1", None, by="admin")
+    assert cluster.views.orders.get("fra-1") is None
+    audited = await Audit(cluster.store, lambda: 0).latest(10)
+    assert {(one.actor, one.action, one.target) for one in audited} == {
+        ("admin", f"node.{word}", "fra-1") for word in ("cordon", "drain", "serve")
+    }
+
+
+async def test_an_unknown_node_gets_no_order(cluster: Cluster, orders: OperatorOrders) -> None:
+    """A name that neither registered nor joined is more likely misspelt; nothing is stored for it."""
+    with pytest.raises(NotFound, match="node list"):
+        await orders.give("fra-2", Order.CORDON, by="admin")
+    assert await cluster.store.get(keys.order("fra-2")) is None
+
+
+async def test_a_removed_node_is_gone_with_what_it_holds(cluster: Cluster, orders: OperatorOrders) -> None:
+    """Its record is deleted with its lease, and every replica knows it as removed."""
+    await register(cluster)
+    await orders.give("fra-1", Order.REMOVE, by="admin")
+    assert await cluster.store.get(keys.node("fra-1")) is None
+    assert is_removed(cluster.views.orders, "fra-1")
+    assert not is_removed(cluster.views.orders, "fra-2")
+
+
+async def test_a_node_that_joined_stays_removed(cluster: Cluster, orders: OperatorOrders) -> None:
+    """Its key may be in other hands: only an invitation lets it in again."""
+    await register(cluster, joined=True)
+    await orders.give("fra-1", Order.REMOVE, by="admin")
+    for order in (None, Order.CORDON):
+        with pytest.raises(InvalidRequest, match="invite it anew"):
+            await orders.give("fra-1", order, by="admin")
+    assert is_removed(cluster.views.orders, "fra-1")
