@@ -72,7 +72,7 @@ class NodeSession:
         self.info = info
         self.issued_ms = issued_ms
         self.outbox = Outbox()
-        self.over = asyncio.Event()
+        self.over = asyncio.Event()  # set when nothing more is done for this session
         self.serving = False  # messages in the outbox are sent
         self._on_probed = on_probed
         self._store = store

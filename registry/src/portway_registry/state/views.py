@@ -48,6 +48,7 @@ class Item(Generic[T]):
     lease: LeaseId
 
 
+# Called with the old and the new record; None where there is none.
 Change = Callable[[Item[T] | None, Item[T] | None], None]
 
 
@@ -62,7 +63,6 @@ class View(Generic[T]):
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._prefix = prefix
         self._decode = decode
         self._items: dict[str, Item[T]] = {}
         self._subscribers: list[Change[T]] = []
@@ -76,7 +76,7 @@ class View(Generic[T]):
 
     async def caught_up(self, name: str) -> None:
         """Wait until the view shows this record as the store has it now. Raises StoreUnavailable."""
-        await self.mirror.caught_up(self._prefix + name)
+        await self.mirror.caught_up(self.mirror.prefix + name)
 
     async def caught_up_if_possible(self, name: str) -> None:
         """As `caught_up`, after a change that is in the store: an outage is logged, since the change must not be
@@ -84,16 +84,19 @@ class View(Generic[T]):
         try:
             await self.caught_up(name)
         except StoreUnavailable as error:
-            logger.warning("not waited for the view", extra={"key_prefix": self._prefix, "reason": str(error)})
+            logger.warning("not waited for the view", extra={"key_prefix": self.mirror.prefix, "reason": str(error)})
 
     async def close(self) -> None:
+        """Stop following; the records stay as they are."""
         await self.mirror.close()
 
     def get(self, name: str) -> T | None:
+        """The record of this name, or None."""
         item = self._items.get(name)
         return None if item is None else item.value
 
     def values(self) -> Iterator[T]:
+        """All records, in no particular order."""
         return (item.value for item in self._items.values())
 
     def decode(self, entry: Entry) -> T | None:
@@ -101,7 +104,7 @@ class View(Generic[T]):
         try:
             return self._decode(entry.value)
         except ValueError:
-            logger.exception("record ignored: it cannot be read", extra={"key_prefix": self._prefix})
+            logger.exception("record ignored: it cannot be read", extra={"key_prefix": self.mirror.prefix})
             return None
 
     def item(self, entry: Entry) -> Item[T] | None:
@@ -109,7 +112,7 @@ class View(Generic[T]):
         value = self.decode(entry)
         if value is None:
             return None
-        name = entry.key.removeprefix(self._prefix)
+        name = entry.key.removeprefix(self.mirror.prefix)
         return Item(name, value, entry.created, entry.modified, entry.lease)
 
     def subscribe(self, change: Change[T]) -> Callable[[], None]:
@@ -124,7 +127,7 @@ class View(Generic[T]):
         entry = new_entry or old_entry
         if entry is None:
             return
-        name = entry.key.removeprefix(self._prefix)
+        name = entry.key.removeprefix(self.mirror.prefix)
         old = self._items.pop(name, None)
         new = None if new_entry is None else self.item(new_entry)
         if new is not None:
@@ -230,6 +233,7 @@ class Views:
             await view.start()
 
     async def close(self) -> None:
+        """Stop following."""
         for view in reversed(self._in_order()):
             await view.close()
 
