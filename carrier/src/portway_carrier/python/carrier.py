@@ -63,7 +63,7 @@ class PythonCarrier:
     def dialling_pool(
         self, target: DialTarget, side: Side, sizes: SpareSizes, on_lost: Callable[[CarrierError], None]
     ) -> DiallingPool:
-        return DiallingPool(self._core, side, sizes, target, self._streams.connect, on_lost)
+        return DiallingPool(self._core, side, sizes, target, self.connect, on_lost)
 
     def join(self, visitor: Stream | Lane, pool: Pool, opening: Opening, ended: VisitEnded) -> JoinedVisit:
         assert isinstance(pool, PyPool)
