@@ -39,7 +39,7 @@ def test_two_thousand_clients_that_come_at_once_are_all_let_in(besieged: Besiege
                 greetings.append(besieged.metrics()["greeting_lanes"])
             after, grown = besieged.metrics(), besieged.memory() - memory
             back = sorted(storm.back_after)
-    print(f"back: median {statistics.median(back):.1f} s, last {back[-1]:.1f} s; sent away {dict(storm.told)}")
+    print(f"back: median {statistics.median(back):.1f} s, last {back[-1]:.1f} s; turned away {dict(storm.turned_away)}")
     print(
         f"download: {quiet:.0f} MB/s before, {statistics.median(speeds):.0f} meanwhile, {min(speeds):.0f} at the least"
     )

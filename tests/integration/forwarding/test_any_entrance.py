@@ -12,7 +12,7 @@ from portway_proto.wire.labels import Chain
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connect, get, name_of, told, who
+from portway_testkit.visitors.mesh_visitors import answer_at, answered_by, connect, get, name_of
 from portway_testkit.visitors.origins import HttpOrigin, digest_of
 from portway_testkit.visitors.visiting import receive
 from portway_testkit.waiting import eventually
@@ -28,8 +28,8 @@ def test_a_fresh_name_works_at_once_everywhere(mesh: Cluster, bind: Bind, home: 
     """The first visitor at a sibling, and at a node of another region, does not wait for a registry to have written."""
     for at in (name for name in NAMES if name != home):
         tunnel = bind(mesh, home, f"at-{home}")
-        assert who(mesh, at, tunnel.host) == f"at-{home}"
-    assert who(mesh, home, tunnel.host) == f"at-{home}"
+        assert answered_by(mesh, at, tunnel.host) == f"at-{home}"
+    assert answered_by(mesh, home, tunnel.host) == f"at-{home}"
 
 
 def test_the_visitors_address_goes_with_it(mesh: Cluster, bind: Bind) -> None:
@@ -58,7 +58,7 @@ def test_a_name_that_was_unknown_works_when_its_tunnel_opens(mesh: Cluster, bind
     with pytest.raises(ssl.SSLError):
         connect(mesh.nodes["fra-2"], name_of(chain, "fra"), mesh.ca)
     tunnel = bind(mesh, "fra-1", "late", chain)
-    assert who(mesh, "fra-2", tunnel.host) == "late"
+    assert answered_by(mesh, "fra-2", tunnel.host) == "late"
 
 
 def test_a_name_is_served_where_its_region_is_not(mesh: Cluster, bind: Bind) -> None:
@@ -67,7 +67,7 @@ def test_a_name_is_served_where_its_region_is_not(mesh: Cluster, bind: Bind) -> 
     bind(mesh, "fra-1", "before", chain).leave()
     bind(mesh, "iad-1", "after", chain, 2)
     for at in NAMES:
-        assert who(mesh, at, name_of(chain, "fra")) == "after"
+        assert answered_by(mesh, at, name_of(chain, "fra")) == "after"
 
 
 @pytest.mark.parametrize("at", NAMES)
@@ -98,11 +98,11 @@ def test_large_transfers_arrive_whole(mesh: Cluster, as_client: AsClient, at: st
 def test_a_known_name_works_without_a_registry(mesh: Cluster, bind: Bind) -> None:
     """Known routes go on; a label that is new is asked of its region's nodes."""
     known, new = bind(mesh, "fra-1", "known"), Chain()
-    assert {who(mesh, at, known.host) for at in NAMES} == {"known"}
+    assert {answered_by(mesh, at, known.host) for at in NAMES} == {"known"}
     mesh.stop_registry()
-    assert {who(mesh, at, known.host) for at in NAMES} == {"known"}
+    assert {answered_by(mesh, at, known.host) for at in NAMES} == {"known"}
     opened = bind(mesh, "fra-1", "new", new)
-    assert {who(mesh, at, opened.host) for at in NAMES} == {"new"}
+    assert {answered_by(mesh, at, opened.host) for at in NAMES} == {"new"}
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         connect(mesh.nodes["iad-1"], name_of(Chain(), "fra"), mesh.ca)
 
@@ -137,4 +137,4 @@ def test_bytes_that_were_sent_before_the_answer_arrive(mesh: Cluster, bind: Bind
     """Up to 64 KiB are on their way before the tunnel has answered."""
     sent = bytes(range(256)) * 256
     tunnel = bind(mesh, "fra-1", "keeps", expected=len(sent))
-    assert told(mesh, "iad-1", tunnel.host, sent).decode() == f"keeps {hashlib.sha256(sent).hexdigest()}\n"
+    assert answer_at(mesh, "iad-1", tunnel.host, sent).decode() == f"keeps {hashlib.sha256(sent).hexdigest()}\n"

@@ -21,7 +21,7 @@ from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.mesh import identity
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import who
+from portway_testkit.visitors.mesh_visitors import answered_by
 
 NAMES = ("fra-1", "fra-2", "iad-1")
 
@@ -66,7 +66,7 @@ def test_an_equal_epoch_takes_no_label_from_its_home(mesh: Cluster, bind: Bind, 
     lane = dial("fra-1", control=True)
     for epoch in (1, 2):
         tell(lane, claim(chain, epoch))
-    assert {who(mesh, at, tunnel.host) for at in NAMES} == {"own"}
+    assert {answered_by(mesh, at, tunnel.host) for at in NAMES} == {"own"}
     assert tunnel.unbound is None
 
 
@@ -74,37 +74,37 @@ def test_an_equal_epoch_takes_no_visitors_from_a_third_node(mesh: Cluster, bind:
     """Two that claim one epoch are told apart by a registry, however often it is claimed, and whoever came first."""
     chain, second = Chain(), Chain()
     tunnel = bind(mesh, "iad-1", "own", chain, 2)
-    assert who(mesh, "fra-1", tunnel.host) == "own"
+    assert answered_by(mesh, "fra-1", tunnel.host) == "own"
     lane = dial("fra-1", control=True)
     for _ in range(3):
         tell(lane, claim(chain, 2))
-        assert who(mesh, "fra-1", tunnel.host) == "own"
+        assert answered_by(mesh, "fra-1", tunnel.host) == "own"
     other = bind(mesh, "iad-1", "other", second, 1)
     for at in ("iad-1", "fra-1"):
-        assert who(mesh, at, other.host) == "other"
+        assert answered_by(mesh, at, other.host) == "other"
 
 
 def test_a_proof_cannot_be_forged(mesh: Cluster, bind: Bind, dial: Dial) -> None:
     """A higher epoch needs what only the client has."""
     chain = Chain()
     tunnel = bind(mesh, "iad-1", "own", chain, 2)
-    assert who(mesh, "fra-1", tunnel.host) == "own"
+    assert answered_by(mesh, "fra-1", tunnel.host) == "own"
     lane = dial("fra-1", control=True)
     for proof in (chain.proof(2), bytes(32), b"", bytes(31)):
         tell(lane, claim(chain, 3, proof=proof), claim(chain, 4096, proof=proof), claim(chain, 0, proof=proof))
-    assert who(mesh, "fra-1", tunnel.host) == "own"
+    assert answered_by(mesh, "fra-1", tunnel.host) == "own"
 
 
 def test_a_node_speaks_for_itself_alone(mesh: Cluster, bind: Bind, dial: Dial) -> None:
     """What it says of another node's tunnels, come or gone, is not believed."""
     chain = Chain()
     tunnel = bind(mesh, "iad-1", "own", chain, 2)
-    assert who(mesh, "fra-1", tunnel.host) == "own"
+    assert answered_by(mesh, "fra-1", tunnel.host) == "own"
     lane = dial("fra-1", control=True)
     tell(lane, claim(chain, 3, node="iad-1"), claim(chain, 4, node="fra-1"), gone=(Gone(label=chain.label, epoch=9),))
     late = bind(mesh, "fra-1", "late", chain, 3)
     assert late.refused is None
-    assert who(mesh, "fra-1", tunnel.host) == "late"
+    assert answered_by(mesh, "fra-1", tunnel.host) == "late"
 
 
 def test_an_old_epoch_does_not_come_back(mesh: Cluster, bind: Bind, dial: Dial) -> None:
@@ -115,13 +115,13 @@ def test_an_old_epoch_does_not_come_back(mesh: Cluster, bind: Bind, dial: Dial) 
     lane = dial("fra-1", control=True)
     tell(lane, claim(chain, 2), claim(chain, 3))
     again = bind(mesh, "fra-1", "again", chain, 4)
-    assert who(mesh, "fra-1", again.host) == "again"
+    assert answered_by(mesh, "fra-1", again.host) == "again"
 
 
 def test_a_visit_is_not_sent_on(mesh: Cluster, bind: Bind, dial: Dial) -> None:
     """A node that knows where a label is refuses a mesh visit of it: one hop, never a loop."""
     tunnel = bind(mesh, "iad-1", "far")
-    assert who(mesh, "fra-1", tunnel.host) == "far"
+    assert answered_by(mesh, "fra-1", tunnel.host) == "far"
     lane = dial("fra-1", control=False)
     lane.send(encode_open(1, Opening(tunnel.host.partition(".")[0], "192.0.2.1", 1)))
     frame_type, payload = lane.hear()

@@ -14,7 +14,7 @@ from portway_proto.wire.labels import Chain
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connect, told, who
+from portway_testkit.visitors.mesh_visitors import answer_at, answered_by, connect
 from portway_testkit.visitors.visiting import receive
 from portway_testkit.waiting import eventually
 
@@ -26,7 +26,7 @@ Bind = Callable[..., HandTunnel]
 def answered(mesh: Cluster, at: str, host: str) -> str:
     """The name of the tunnel that answers; empty where none is known."""
     try:
-        return who(mesh, at, host)
+        return answered_by(mesh, at, host)
     except ssl.SSLError:
         return ""
 
@@ -36,9 +36,9 @@ def test_a_stale_route_costs_a_visitor_nothing(mesh: Cluster, bind: Bind, size: 
     """The node that had the tunnel says "not here", and what was sent already arrives at the one that has it."""
     chain, sent = Chain(), random.Random(size).randbytes(size)
     before = bind(mesh, "fra-1", "before", chain)
-    assert who(mesh, "iad-1", before.host) == "before"
+    assert answered_by(mesh, "iad-1", before.host) == "before"
     bind(mesh, "fra-2", "after", chain, 2, expected=size)
-    answer = told(mesh, "iad-1", before.host, sent).decode()
+    answer = answer_at(mesh, "iad-1", before.host, sent).decode()
     assert answer == f"after {hashlib.sha256(sent).hexdigest()}\n"
     assert len(before.openings) == 1
 
@@ -49,10 +49,10 @@ def test_a_client_that_is_leaving_sends_nobody_away(mesh: Cluster, bind: Bind, r
     """Its tunnel is bound elsewhere already: a visitor that it refuses is served there."""
     chain = Chain()
     before = bind(mesh, "fra-1", "before", chain)
-    assert who(mesh, at, before.host) == "before"
+    assert answered_by(mesh, at, before.host) == "before"
     before.refuses = reason
     bind(mesh, "iad-1", "after", chain, 2)
-    assert who(mesh, at, before.host) == "after"
+    assert answered_by(mesh, at, before.host) == "after"
 
 
 def test_a_higher_epoch_takes_the_label_everywhere(mesh: Cluster, bind: Bind) -> None:
@@ -61,7 +61,7 @@ def test_a_higher_epoch_takes_the_label_everywhere(mesh: Cluster, bind: Bind) ->
     before = bind(mesh, "fra-1", "before", chain)
     bind(mesh, "fra-2", "after", chain, 2)
     assert before.evicted().code == FAILURE_CODE_EPOCH
-    assert {who(mesh, at, before.host) for at in NAMES} == {"after"}
+    assert {answered_by(mesh, at, before.host) for at in NAMES} == {"after"}
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -69,18 +69,18 @@ def test_a_lower_or_equal_epoch_is_refused_elsewhere(mesh: Cluster, bind: Bind, 
     """A sibling knows which epoch the label has, and lets nobody come with an old one."""
     chain = Chain()
     holder = bind(mesh, "fra-1", "holder", chain, 2)
-    assert who(mesh, "fra-2", holder.host) == "holder"
+    assert answered_by(mesh, "fra-2", holder.host) == "holder"
     late = bind(mesh, "fra-2", "late", chain, epoch)
     assert late.refused is not None
     assert late.refused.code == FAILURE_CODE_EPOCH
-    assert {who(mesh, at, holder.host) for at in NAMES} == {"holder"}
+    assert {answered_by(mesh, at, holder.host) for at in NAMES} == {"holder"}
 
 
 def test_an_epoch_does_not_come_back_when_its_successor_leaves(mesh: Cluster, bind: Bind) -> None:
     """Who saw an old proof cannot bind with it once the label is free."""
     chain = Chain()
     holder = bind(mesh, "fra-1", "holder", chain, 3)
-    assert who(mesh, "fra-2", holder.host) == "holder"
+    assert answered_by(mesh, "fra-2", holder.host) == "holder"
     holder.leave()
     for at in ("fra-1", "fra-2"):
         old = bind(mesh, at, "old", chain, 2)
@@ -97,7 +97,7 @@ def test_tunnels_are_never_mixed_while_they_move(mesh: Cluster, bind: Bind) -> N
 
     def visit(name: str, at: str) -> tuple[str, str]:
         try:
-            return name, who(mesh, at, hosts[name])
+            return name, answered_by(mesh, at, hosts[name])
         except ConnectionResetError:
             return name, ""  # the tunnel's lane went in the middle of it
 
@@ -111,14 +111,14 @@ def test_tunnels_are_never_mixed_while_they_move(mesh: Cluster, bind: Bind) -> N
             for name, answered in (each.result() for each in running):
                 assert answered in (name, "", "HTTP/1.1")
     for name, host in hosts.items():
-        assert {who(mesh, at, host) for at in NAMES} == {name}
+        assert {answered_by(mesh, at, host) for at in NAMES} == {name}
 
 
 def test_a_home_that_stops_in_order_loses_its_names(mesh: Cluster, bind: Bind) -> None:
     """Its tunnels end with it; bound again elsewhere under the same name they are found."""
     chain = Chain()
     before = bind(mesh, "fra-1", "before", chain)
-    assert {who(mesh, at, before.host) for at in NAMES} == {"before"}
+    assert {answered_by(mesh, at, before.host) for at in NAMES} == {"before"}
     mesh.nodes["fra-1"].stop()
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         connect(mesh.nodes["fra-2"], before.host, mesh.ca)
@@ -127,7 +127,7 @@ def test_a_home_that_stops_in_order_loses_its_names(mesh: Cluster, bind: Bind) -
         eventually(lambda: answered(mesh, at, before.host) == "after")
     mesh.nodes["fra-1"].start()
     eventually(lambda: connected(mesh))
-    assert {who(mesh, at, before.host) for at in NAMES} == {"after"}
+    assert {answered_by(mesh, at, before.host) for at in NAMES} == {"after"}
 
 
 def test_a_home_that_dies_resets_its_visitors_and_is_left(mesh: Cluster, bind: Bind) -> None:
@@ -147,4 +147,4 @@ def test_a_home_that_dies_resets_its_visitors_and_is_left(mesh: Cluster, bind: B
     with visitor, contextlib.suppress(ConnectionResetError):
         assert receive(visitor) == b""
     bind(mesh, "fra-2", "after", chain, 2)
-    assert {who(mesh, at, before.host) for at in ("fra-2", "iad-1")} == {"after"}
+    assert {answered_by(mesh, at, before.host) for at in ("fra-2", "iad-1")} == {"after"}

@@ -13,7 +13,7 @@ from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.mesh_visitors import name_of, who
+from portway_testkit.visitors.mesh_visitors import answered_by, name_of
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 
@@ -55,7 +55,7 @@ def test_a_closed_name_is_refused_everywhere_like_one_that_never_was(mesh: Clust
         with bound(mesh, chain) as tunnel:
             for node in mesh.nodes:
                 if visited:
-                    assert who(mesh, node, tunnel.host) == tunnel.name
+                    assert answered_by(mesh, node, tunnel.host) == tunnel.name
         # What a registry has not heard yet would be true for one more answer.
         eventually(lambda: not any(leads(mesh, node, chain.label) for node in mesh.nodes))
         for node in mesh.nodes:
@@ -71,7 +71,7 @@ def test_a_tunnel_that_comes_back_after_it_was_closed_is_served(mesh: Cluster) -
     chain = Chain()
     with bound(mesh, chain) as tunnel:
         for node in mesh.nodes:
-            assert who(mesh, node, tunnel.host) == "tunnel-1"
+            assert answered_by(mesh, node, tunnel.host) == "tunnel-1"
     with bound(mesh, chain, 2, "fra-2") as tunnel:
         for node in mesh.nodes:
             eventually(lambda: serves(mesh, node, tunnel.host, "tunnel-2"))
@@ -79,7 +79,7 @@ def test_a_tunnel_that_comes_back_after_it_was_closed_is_served(mesh: Cluster) -
 
 def serves(mesh: Cluster, node: str, host: str, name: str) -> bool:
     try:
-        return who(mesh, node, host) == name
+        return answered_by(mesh, node, host) == name
     except OSError:
         return False
 

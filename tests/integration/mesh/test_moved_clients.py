@@ -16,7 +16,7 @@ from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.mesh_visitors import connect, who
+from portway_testkit.visitors.mesh_visitors import answered_by, connect
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT
 from portway_testkit.waiting import PATIENCE, eventually
@@ -124,7 +124,7 @@ def test_nobody_sends_anothers_visitors_away(start_cluster: StartCluster) -> Non
         hostile.says_moved(mine.label, "nobody", 2, mine.proof(2))
         hostile.leave()
         assert hostile.unbound is None
-        assert who(cluster, "fra-1", victim.host) == "theirs"
+        assert answered_by(cluster, "fra-1", victim.host) == "theirs"
         victim.leave()
         for chain in (theirs, mine):
             with HandTunnel(node, cluster.ca, grant, chain, 2, "again") as again:
@@ -141,5 +141,5 @@ def test_a_client_that_says_wrong_misleads_its_own_visitors_for_one_try(start_cl
         with HandTunnel(cluster.nodes["iad-2"], cluster.ca, grant, chain, 2, "after"):
             before.says_moved(chain.label, "iad-1", 2, chain.proof(2))
             before.leave()
-            assert who(cluster, "fra-1", before.host) == "after"
+            assert answered_by(cluster, "fra-1", before.host) == "after"
             assert questions.asked

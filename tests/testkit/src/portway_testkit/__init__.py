@@ -1,1 +1,1 @@
-"""Starts whole Portway clusters inside a test process."""
+"""What Portway's tests start, visit and fake."""

@@ -1,6 +1,7 @@
-"""Fixtures that several folders of tests ask for; tests/conftest.py gives them to all.
+"""Fixtures that several folders of tests use; tests/conftest.py gives them to all.
 
-Here: which store, this process as a client, a local server. Not here: clusters, which each folder makes its own way.
+Here: which store, this process as a client, a local server. Not here: clusters, which each folder of tests starts
+itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ AsClient = Callable[[Mapping[str, str]], None]
 
 @pytest.fixture(params=["embedded", "etcd"])
 def store(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A registry's --store, once of each kind."""
+    """The --store of a registry, once for each kind of store."""
     if request.param == "embedded":
         yield "embedded:memory"
         return
@@ -26,7 +27,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsClient]:
-    """Make this process a client, by an environment that leads to a cluster; its engine is stopped after the test."""
+    """Makes this process a client by setting environment variables; its engine is stopped after the test."""
 
     def use(environment: Mapping[str, str]) -> None:
         for name, value in environment.items():

@@ -1,4 +1,4 @@
-"""What proto/WIRE.md and proto/vectors say, as values to compare the code with."""
+"""The content of proto/WIRE.md and proto/vectors as values, to compare the code with."""
 
 import json
 import re
@@ -15,7 +15,7 @@ def vectors(name: str) -> dict[str, Any]:
 
 
 def table(*headers: str) -> list[dict[str, str]]:
-    """The rows of WIRE.md's one table whose header begins with `headers`; cells without backquotes."""
+    """The rows of the only table in WIRE.md whose header begins with `headers`; cells without backquotes."""
     lines = (PROTO / "WIRE.md").read_text().splitlines()
     starts = [at for at, line in enumerate(lines) if tuple(_cells(line)[: len(headers)]) == headers]
     if len(starts) != 1:
@@ -30,7 +30,7 @@ def table(*headers: str) -> list[dict[str, str]]:
 
 
 def example_frames() -> list[tuple[str, bytes]]:
-    """The frames of WIRE.md's worked example: who sends (`O>A`, `A>O`), and the bytes."""
+    """The frames of WIRE.md's worked example: the direction (`O>A`, `A>O`) and the bytes."""
     found = re.findall(r"^([OA]>[OA])((?: +[0-9a-f]+)+)$", (PROTO / "WIRE.md").read_text(), re.MULTILINE)
     return [(direction, bytes.fromhex(digits)) for direction, digits in found]
 

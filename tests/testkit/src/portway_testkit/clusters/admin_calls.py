@@ -1,4 +1,4 @@
-"""What a test asks the registry as an admin, in one line each."""
+"""Calls of an admin to the registry, one line each."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ class AdminCalls:
             return answer.token
 
     def revoke_token(self, token: str) -> None:
-        """The token in full, as a client has it."""
+        """Create a token; returns it in full."""
         request = admin_pb2.RevokeTokenRequest(id=token.split("_")[1])
         with self._channel() as channel:
             AdminStub(channel).RevokeToken(request, timeout=TIMEOUT, metadata=self._metadata)
@@ -41,7 +41,7 @@ class AdminCalls:
             return list(AdminStub(channel).ListNodes(request, timeout=TIMEOUT, metadata=self._metadata).nodes)
 
     def order(self, node: str, order: "admin_pb2.NodeOrder.ValueType") -> None:
-        """Cordon, drain or remove a node, or let it serve."""
+        """Give a node an order: cordon, drain, remove or serve."""
         with self._channel() as channel:
             request = admin_pb2.OrderNodeRequest(name=node, order=order)
             AdminStub(channel).OrderNode(request, timeout=TIMEOUT, metadata=self._metadata)
@@ -62,7 +62,7 @@ class AdminCalls:
             AdminStub(channel).RevokeInvitation(request, timeout=TIMEOUT, metadata=self._metadata)
 
     def audited(self) -> list[tuple[str, str]]:
-        """Action and target of what was done, the youngest first."""
+        """Action and target of each audit entry, newest first."""
         with self._channel() as channel:
             request = admin_pb2.ListAuditRequest()
             entries = AdminStub(channel).ListAudit(request, timeout=TIMEOUT, metadata=self._metadata).entries

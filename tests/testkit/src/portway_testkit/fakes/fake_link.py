@@ -1,5 +1,5 @@
-"""A client's link whose search and sessions are made up: a test says how each attempt ends, and time passes only where
-the link waits.
+"""A client's link with a fake search and fake sessions: a test decides how each attempt ends, and time advances only
+where the link waits.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ RESUME_SECONDS = 60.0
 
 
 class FakeSession:
-    """Up until a test ends it; binds whatever it is asked to."""
+    """A session that lasts until the test ends it, and binds every tunnel."""
 
     def __init__(self, name: str = "n1") -> None:
         self.node = Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal")
@@ -74,7 +74,7 @@ class FakeSession:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One attempt: what it was given, when it was made."""
+    """One attempt: its arguments and its time."""
 
     at: float
     resume: Resumption | None
@@ -84,7 +84,7 @@ class Tried:
 
 @dataclass(slots=True)
 class FakeSearch:
-    """Each attempt ends as `outcomes` says next: with a session or an error; without one it goes on for ever."""
+    """Each attempt ends with the next of `outcomes`, a session or an error; without one it does not end."""
 
     clock: ManualClock
     outcomes: list[FakeSession | Exception] = field(default_factory=list)
@@ -111,7 +111,7 @@ class FakeSearch:
 
 
 class FakeLanes:
-    """Data lanes that are only noted."""
+    """Records data lanes."""
 
     def __init__(self, *_: object) -> None:
         self.retired = 0
@@ -127,7 +127,7 @@ class FakeLanes:
 
 
 class World:
-    """A link with its surroundings; `pauses` are those that it made between attempts."""
+    """A link with its surroundings; `pauses` are the seconds that it waited between attempts."""
 
     def __init__(self, search: FakeSearch) -> None:
         self.search = search
@@ -144,12 +144,12 @@ class World:
         await asyncio.sleep(0)
 
     def then(self, *outcomes: FakeSession | Exception) -> None:
-        """How the next attempts end."""
+        """Set how the next attempts end."""
         self.search.exhausted.clear()
         self.search.outcomes += outcomes
 
     async def through(self) -> None:
-        """Until every outcome that was named has been met, and one attempt more is on its way."""
+        """Return once every outcome has been used and one more attempt has begun."""
         await self.search.exhausted.wait()
 
     async def opened(self, held: HeldTunnel) -> FakeSession:
@@ -162,6 +162,6 @@ class World:
         return session
 
     async def given_up(self) -> None:
-        """Until the link keeps nothing any more."""
+        """Return once the link holds no tunnel any more."""
         assert self.link._keeper is not None
         await asyncio.wait({self.link._keeper})

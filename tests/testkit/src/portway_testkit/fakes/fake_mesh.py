@@ -1,6 +1,6 @@
-"""A registry of which there is nothing but its mesh port, and the end of a node that speaks to it.
+"""A fake of the registry's Mesh service on a real port, and a node's link to it.
 
-Here: what is answered, what was heard. Not here: whole registries (registry.py).
+Here: its answers, and what it received. Not here: whole registries (clusters/registry.py).
 """
 
 import asyncio
@@ -40,19 +40,19 @@ LEASE = 77
 
 
 class FakeMesh(MeshServicer):
-    """A registry. `heard` is all it was told on every stream; `say` and `hang_up` are for the stream of now."""
+    """The service. `heard` are the messages of all streams; `say` and `hang_up` act on the present stream."""
 
     def __init__(self) -> None:
         self.heard: list[NodeMessage] = []
         self.streams = 0
         self.lease_seconds = 30
-        self.time_ms = 0  # says nothing of its clock
-        self.silent = False  # takes a stream and answers nothing
-        self.hang_ups = 0  # ends so many streams as soon as they have registered
+        self.time_ms = 0  # 0: it does not send its time
+        self.silent = False  # accepts a stream and does not answer
+        self.hang_ups = 0  # number of streams that end as soon as they have registered
         self.ended: asyncio.Event = asyncio.Event()
         self.asked: list[str] = []
         self.tunnels: dict[str, str] = {}  # nodes by label
-        self.trouble = grpc.StatusCode.NOT_FOUND  # of any other label
+        self.trouble = grpc.StatusCode.NOT_FOUND  # the status for any other label
         self.thinks = False
         self.asked_together: list[list[str]] = []
         self.trouble_of_many: grpc.StatusCode | None = None
@@ -151,7 +151,7 @@ class FakeEvents:
 
 
 class Certified:
-    """A cluster's CA, a registry's certificate and a node's; and those of another cluster."""
+    """A cluster's CA, with certificates of a registry and of a node."""
 
     def __init__(self, folder: Path) -> None:
         self.pki = folder
@@ -178,7 +178,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Certified:
 
 
 class Served:
-    """A FakeMesh that listens; stopped and started again it has the same port."""
+    """A FakeMesh that listens. Stopped and started again, it has the same port."""
 
     def __init__(self, certified: Certified) -> None:
         self.mesh = FakeMesh()
@@ -207,7 +207,7 @@ class Served:
 
 @pytest.fixture
 async def serve(certified: Certified) -> AsyncIterator[Callable[..., Any]]:
-    """Makes registries that serve."""
+    """Makes services that listen."""
     made: list[Served] = []
 
     async def make(certified: Certified = certified) -> Served:
@@ -246,7 +246,7 @@ class NodeEnd:
         )
 
     async def close(self) -> None:
-        """As the node's closing stack does it."""
+        """In the order of the node's closing stack."""
         await self.questions.close()
         await self.stream.close()
 

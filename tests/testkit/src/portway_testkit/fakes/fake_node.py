@@ -1,7 +1,7 @@
-"""A relay node that does what a test tells it: the client's peer, on the real carrier and real sockets.
+"""A relay node that does what a test says: the client's peer, on the real carrier and real sockets.
 
-It binds what proves itself, takes data lanes, and joins visitors to them. It knows no mesh, no registry and no
-ingress: `visit` is how a visitor arrives. It runs on a thread of its own, so that blocking tests can use it.
+It binds labels with a valid proof, parks data lanes and joins visitors to them. It has no mesh, registry or ingress:
+`visit` is a visitor. It runs on a thread of its own, so that blocking tests can use it.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from portway_runtime.tasks import Tasks
 
 T = TypeVar("T")
 
-# Nothing a test waits for here takes longer, on a machine that does other things too.
+# Seconds: more than anything that a test waits for takes on a busy machine.
 PATIENCE = 15.0
 
 
 @dataclass
 class FakeTunnel:
-    """A label as this node has it."""
+    """A tunnel that is bound at this node."""
 
     label: str
     epoch: int
@@ -43,7 +43,7 @@ class FakeTunnel:
 
 @dataclass
 class FakeSession:
-    """A client's session; `control` is None while it is away."""
+    """A client's session; `control` is None while it is detached."""
 
     id: bytes
     secret: bytes
@@ -67,12 +67,12 @@ class FakeNode:
         self.refuse_hello: lane_pb2.Failure | None = None
         self.refuse_bind: lane_pb2.Failure | None = None
         self.refuse_park: lane_pb2.Failure | None = None
-        self.silent = False  # takes connections and answers nothing
+        self.silent = False  # accepts connections and does not answer
         self.resumes = True
-        self.lose_answers = 0  # so many BINDs are taken and the connection dropped instead of the answer
+        self.lose_answers = 0  # number of BINDs that are accepted and answered by dropping the connection
         self.ignore_binds = False
-        self.clock_offset = 0.0  # seconds its clock is ahead of everybody else's
-        self.via: int | None = None  # the port that a registry names for it, in front of its own
+        self.clock_offset = 0.0  # seconds by which its clock is ahead
+        self.via: int | None = None  # the port that a registry names for it, if it is not its own
         self._tls = ServerTls(tls.certificate, tls.key, alpn=LINK_ALPN)
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,7 +95,7 @@ class FakeNode:
         self.stop()
 
     def stop(self) -> None:
-        """End everything at once, as if killed. `__enter__` starts it again on the same port."""
+        """End everything at once, as SIGKILL does. `__enter__` starts it again on the same port."""
         if self._thread is None or self._loop is None:
             return
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -105,7 +105,7 @@ class FakeNode:
         self.tunnels.clear()
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Until `condition()` holds; it is looked at whenever something happened. Raises AssertionError."""
+        """Return once `condition()` is true; it is checked after each event. Raises AssertionError."""
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE), f"it never came to be; happened: {self.events}"
 
@@ -113,11 +113,11 @@ class FakeNode:
         return sum(1 for event in self.events if event[0] == what)
 
     def times(self, what: str) -> list[float]:
-        """When it happened, in seconds: whoever waits for it may hear of it late."""
+        """When the event happened, in seconds. A thread that waits for it may run later."""
         return [at for event, at in zip(self.events, self._happened_at, strict=True) if event[0] == what]
 
     def epochs(self, label: str) -> list[int]:
-        """Those it bound the label with, in order."""
+        """The epochs with which it bound the label, in order."""
         return [event[2] for event in self.events if event[0] == "bind" and event[1] == label]
 
     def drop_connections(self) -> None:
@@ -125,11 +125,11 @@ class FakeNode:
         self._do(self._drop)
 
     def goaway(self, failure: lane_pb2.Failure) -> None:
-        """Ask every client to leave."""
+        """Send GOAWAY to every client."""
         self._send_all(FrameType.GOAWAY, lane_pb2.Goaway(failure=failure).SerializeToString())
 
     def fail(self, failure: lane_pb2.Failure) -> None:
-        """End every session, saying why."""
+        """End every session with FAIL."""
 
         async def fail() -> None:
             for session in list(self.sessions.values()):
@@ -139,7 +139,7 @@ class FakeNode:
         self._do(fail)
 
     def unbound(self, label: str, failure: lane_pb2.Failure) -> None:
-        """Let go of a tunnel."""
+        """Send UNBOUND for a tunnel."""
         self.tunnels.pop(label, None)
         self._send_all(FrameType.UNBOUND, lane_pb2.Unbound(label=label, failure=failure).SerializeToString())
 
@@ -211,7 +211,7 @@ class FakeNode:
         await self._carrier.close()
 
     def _accept(self, listener: socket.socket, tasks: Tasks) -> None:
-        """No task: one that is cancelled when a connection has just come loses it."""
+        """A reader callback, not a task: a task that is cancelled when a connection has just come would lose it."""
         try:
             sock, _ = listener.accept()
         except BlockingIOError:
@@ -230,10 +230,10 @@ class FakeNode:
         except CarrierError as error:
             self.happened("handshake failed", str(error))
 
-    # What the lanes say.
+    # Lane events.
 
     def greeted(self, lane: Lane, frame_type: int, payload: bytes) -> FakeSession | None:
-        """The session that a lane's first frame is of; None for a data lane, which is parked."""
+        """The session of a control lane's first frame; None for a data lane, which is parked."""
         if frame_type == FrameType.PARK:
             park = lane_pb2.Park.FromString(payload)
             session = self.sessions.get(park.session_id)
@@ -321,7 +321,7 @@ class FakeNode:
             return
         raw = bind.options.unencrypted
         ticket = bind.ticket or (f"20001 {bind.label}".encode() if raw else b"")
-        with self._changed:  # who sees the tunnel sees that it was bound, and neither comes after the answer
+        with self._changed:  # the tunnel and its event appear together, and before the answer
             self.tunnels[bind.label] = FakeTunnel(bind.label, bind.epoch, ticket, session)
             session.labels.add(bind.label)
             self.happened("bind", bind.label, bind.epoch)
@@ -374,5 +374,5 @@ class _Greeter:
 
 
 def failure(code: int, message: str = "", retry_after_ms: int = 0) -> lane_pb2.Failure:
-    """Why a node refuses, or asks to be left."""
+    """A Failure for refusals and GOAWAY."""
     return lane_pb2.Failure(code=lane_pb2.FailureCode.ValueType(code), message=message, retry_after_ms=retry_after_ms)

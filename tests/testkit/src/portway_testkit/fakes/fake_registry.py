@@ -1,4 +1,4 @@
-"""A registry that answers what a test tells it: Discovery over real gRPC and TLS, nothing behind it."""
+"""A fake of the registry's Discovery service over real gRPC and TLS, whose answers a test decides."""
 
 import threading
 import time
@@ -96,7 +96,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         )
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Until `condition()` holds; it is looked at at each Renew and Report. Raises AssertionError."""
+        """Return once `condition()` is true; it is checked after each Renew and Report. Raises AssertionError."""
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
 

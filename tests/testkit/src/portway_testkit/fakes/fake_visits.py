@@ -1,6 +1,6 @@
-"""A carrier that joins nothing, and what a node makes of the ends that a test tells it.
+"""A carrier that joins nothing, and a node's visits whose ends a test decides.
 
-Here: these. Not here: real carriers (carriers.py).
+Not here: real carriers (links/carrier_link.py).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 class FakeStream:
-    """A visitor whose first bytes come when the test says so."""
+    """A visitor whose first bytes the test provides."""
 
     def __init__(self, sock: socket.socket, tls: ServerTls | None) -> None:
         self.peer = Endpoint(*sock.getpeername())
@@ -47,7 +47,7 @@ class FakeStream:
 
 
 class FakeVisit:
-    """A visit that ends when the test says so."""
+    """A visit that the test ends."""
 
     def __init__(self, stream: FakeStream, pool: object, opening: Opening, ended: Callable[..., None]) -> None:
         self.stream = stream
@@ -63,7 +63,7 @@ class FakeVisit:
 
 @dataclass
 class FakeCarrier:
-    """Remembers what it was asked for; sockets are closed at once, as nobody reads them here."""
+    """Records the calls; sockets are closed at once, because nothing reads them."""
 
     visits: list[FakeVisit] = field(default_factory=list)
     unusable: bool = False
@@ -85,7 +85,7 @@ class FakeCarrier:
 
 @dataclass(eq=False)
 class FakeLane:
-    """The lane of a visitor that came in at another node."""
+    """The lane of a visitor that entered at another node."""
 
     refused: list[tuple[RefusalReason, str]] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class FakeHolder:
 
 @dataclass
 class FakeFinder:
-    """Says where else a label is, as a test has it."""
+    """Answers where else a label is, as the test decides."""
 
     asked: list[tuple[str, str, object, bool]]
     places: list[Any]
@@ -122,15 +122,15 @@ class FakeFinder:
 
 @dataclass
 class Node:
-    """Visits and all that is around them."""
+    """Visits and everything around them."""
 
     carrier: FakeCarrier
     visits: Visits
     tunnel: Tunnel
     failures: list[BaseException]
     connect: Callable[[], Pair]
-    asked: list[tuple[str, str, object, bool]]  # where else it is
-    places: list[Any]  # the answers; then there are none
+    asked: list[tuple[str, str, object, bool]]  # questions where else a label is
+    places: list[Any]  # the answers to them, in order; none after the last
 
     def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
         tls = ServerTls(b"chain", b"key", alpn=alpn)
@@ -167,13 +167,13 @@ async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
 
 
 async def settled() -> None:
-    """Whatever follows from what has happened, unless it waits for the test."""
+    """Run the loop until everything has been done that does not wait for the test."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def turned_away(visit: FakeVisit, first_bytes: bytes) -> list[bytes]:
-    """What a visitor that was handed back and sends these bytes is told."""
+    """The answer to a visitor that was handed back and has sent these bytes."""
     while not visit.stream.asked:  # noqa: ASYNC110 - nobody announces it
         await asyncio.sleep(0)
     assert visit.stream.asked == [2.0]

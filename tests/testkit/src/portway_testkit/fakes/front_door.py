@@ -1,6 +1,6 @@
-"""A public port with everything around it but a node.
+"""A public port with fakes in place of the rest of its node.
 
-Here: one tunnel, who takes visitors and lanes, how to ask. Not here: whole nodes (cluster.py).
+Here: one tunnel, the fakes that take visitors and lanes, visitors. Not here: whole nodes (clusters/cluster.py).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ GREETING = b"220 ready\r\n"
 
 @dataclass
 class FakeHolder:
-    """Nobody is visited here: `Around.visitor` answers in place of a client."""
+    """A session that is never visited: `Around.visitor` answers in place of its client."""
 
     pool: Pool
     tenant: str = "acme"
@@ -47,7 +47,7 @@ class FakeHolder:
 
 @dataclass
 class Around:
-    """What surrounds a front: one tunnel, and who takes visitors and clients' lanes."""
+    """What surrounds the port: one tunnel, and the receivers of visitors and of clients' lanes."""
 
     carrier: PythonCarrier
     tls: ServerTls
@@ -56,7 +56,7 @@ class Around:
     lanes: list[socket.socket] = field(default_factory=list)
     peer_lanes: list[socket.socket] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
-    found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # by label, what is asked for
+    found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # the answers of look-ups, by label
     failures: list[BaseException] = field(default_factory=list)
     fails: bool = False
 
@@ -146,7 +146,7 @@ async def open_front(
 
 
 async def answer(front: PublicPort, sent: bytes, *, host: str = "127.0.0.1") -> bytes:
-    """All that comes back for these bytes until the end; a reset would be an error."""
+    """Send these bytes and return everything until the end. A reset raises an error."""
     reader, writer = await asyncio.open_connection(host, front.address.listening.port)
     writer.write(sent)
     received = await reader.read()
@@ -156,7 +156,7 @@ async def answer(front: PublicPort, sent: bytes, *, host: str = "127.0.0.1") -> 
 
 
 async def visit(front: PublicPort, authority: trustme.CA, *alpn: str, name: str = HOST) -> tuple[bytes, str | None]:
-    """What a TLS visitor reads, and the protocol that was chosen for it."""
+    """What a TLS visitor reads until the end, and its ALPN protocol."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     if alpn:

@@ -1,4 +1,4 @@
-"""A node's memory of routes with nothing around it: what it is told, where visitors would go."""
+"""A node's memory of routes alone: what it learns, and where visitors would be sent."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -32,14 +32,14 @@ class KnownRoutes:
         self.routes.subscribe(lambda label, epoch: self.superseded.append((label, epoch)))
 
     def learn(self, node: str, epoch: int, chain: Chain = CHAIN, **changes: Any) -> bool:
-        """Whether it was believed."""
+        """Learn a route. Returns whether it was believed."""
         from_registry = changes.pop("from_registry", False)
         tunnel = TunnelInfo(label=chain.label, node=node, epoch=epoch, proof=chain.proof(epoch))
         tunnel.MergeFrom(TunnelInfo(**changes))
         return self.routes.learn(tunnel, from_registry=from_registry) is not None
 
     def hint(self, node: str, epoch: int, *, proof: bytes | None = None, held: int = 1) -> bool:
-        """The client of a tunnel that is held here says that it has moved. Whether visitors would follow it."""
+        """Learn MOVED of a tunnel that is held here. Returns whether visitors would follow it."""
         self.held[LABEL] = held
         tunnel: Any = SimpleNamespace(label=LABEL, epoch=held, h2_enabled=True, holder=SimpleNamespace(token_id="t1"))
         self.routes.client_moved(tunnel, node, epoch, CHAIN.proof(epoch) if proof is None else proof)
@@ -48,6 +48,6 @@ class KnownRoutes:
         return self.at() == (node, epoch)
 
     def at(self) -> tuple[str, int] | None:
-        """Where a visitor would go."""
+        """The node to which a visitor would be sent."""
         route = self.routes.get(LABEL)
         return None if route is None else (route.node, route.epoch)

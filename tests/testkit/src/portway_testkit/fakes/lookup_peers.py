@@ -1,4 +1,4 @@
-"""A lookup and those it can ask, none of them real: what it asks, of whom, and what it makes of the answers."""
+"""A look-up with fake siblings, mesh and registry to ask."""
 
 import asyncio
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def tunnel(node: str, epoch: int = 1, chain: Chain = CHAIN) -> TunnelInfo:
 
 
 class Around:
-    """A lookup, and who can be asked. Nobody answers before `answer` is set."""
+    """A look-up and everything that it can ask. No question is answered before `answer` is set."""
 
     def __init__(self, clock: ManualClock, failures: list[BaseException]) -> None:
         self.pools: dict[str, Any] = {"a": object(), "b": object()}
@@ -32,7 +32,7 @@ class Around:
         self.asked: list[str] = []
         self.registry: dict[str, ResolveResponse] = {}
         self.nodes: list[TunnelInfo] = []
-        self.closed: dict[str, int] = {}  # with which epoch a node says that it was closed
+        self.closed: dict[str, int] = {}  # by label, the epoch with which a node says it was closed
         self.asked_also: list[str | None] = []
         self.answer = asyncio.Event()
         self.answer.set()
@@ -56,7 +56,7 @@ class Around:
         if held is not None and held.epoch <= epoch:
             del self.tunnels[label]
 
-    # The tunnels', the mesh's, the registry's.
+    # The methods of tunnels, mesh and registry.
 
     def live(self, label: str) -> Any:
         return self.tunnels.get(label)
@@ -83,7 +83,7 @@ class Around:
         self.registry[LABEL] = ResolveResponse(tunnel=tunnel(node, epoch), node=NodeInfo(name=node))
 
     def moved_to(self, node: str) -> None:
-        """The client that held the label here has said that it is at this node now, with epoch 2."""
+        """The client that held the label here has announced that it is at this node now, with epoch 2."""
         self.routes.bound_here(LABEL, 1)
         here: Any = SimpleNamespace(label=LABEL, epoch=1, h2_enabled=False, holder=SimpleNamespace(token_id="t1"))
         self.routes.client_moved(here, node, 2, CHAIN.proof(2))

@@ -67,7 +67,7 @@ _ANSWERS: dict[int, type[Message]] = {
 
 @dataclass(eq=False)
 class FakeLane:
-    """What the node did with a lane. `said` is what it sent, read."""
+    """Records what the node does with a lane. `said` are the messages that it sent, parsed."""
 
     said: list[Message] = field(default_factory=list)
     failed: Failure | None = None
@@ -95,7 +95,7 @@ class FakeLane:
         self.closed = self.aborted = True
 
     def take(self, kind: type[M]) -> M:
-        """The oldest answer not taken yet, which is of this kind."""
+        """Remove and return the oldest message, which must be of this kind."""
         answer = self.said.pop(0)
         assert isinstance(answer, kind), f"expected {kind.__name__}: {answer}"
         return answer
@@ -103,7 +103,7 @@ class FakeLane:
 
 @dataclass(eq=False)
 class FakePool:
-    """A session's pool, as its owner sees it."""
+    """A session's pool as its owner uses it."""
 
     limits: PoolLimits
     lanes: list[Lane] = field(default_factory=list)
@@ -133,7 +133,7 @@ class FakePool:
 
 
 class FakeCarrier:
-    """Makes pools, and keeps them."""
+    """Makes pools and records them."""
 
     def __init__(self) -> None:
         self.pools: list[FakePool] = []
@@ -174,7 +174,7 @@ class Heard:
 
 
 class FakeRegion:
-    """Siblings and a registry: what raw tunnels wait for. Nothing, unless a test says so."""
+    """Siblings and a registry, which raw tunnels wait for; there is nothing to wait for unless a test sets it."""
 
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[None]] = []
@@ -189,7 +189,7 @@ class FakeRegion:
         return self.room_given()
 
     def taken(self) -> None:
-        """The reservation is told; nothing is asked for."""
+        """Calls the reservation's callbacks; no registry is asked."""
 
     def unacknowledged(self) -> list[asyncio.Future[None]]:
         return [future for future in self.waiting if not future.done()]
@@ -222,7 +222,7 @@ class Client:
         h2_enabled: bool = False,
         unencrypted: bool = False,
     ) -> None:
-        """One BIND; the answer is in `lane.said`."""
+        """Send one BIND; the answer is in `lane.said`."""
         self.requests += 1
         bind = Bind(
             request=self.requests,
@@ -235,7 +235,7 @@ class Client:
         self.send(FrameType.BIND, bind)
 
     def bind(self, chain: Chain, epoch: int = 1, *, ticket: bytes = b"", unencrypted: bool = False) -> Bound:
-        """One BIND that is answered with BOUND."""
+        """Send one BIND; returns the answer, which is BOUND."""
         self.ask(chain, epoch, ticket=ticket, unencrypted=unencrypted)
         return self.bound()
 
@@ -258,13 +258,13 @@ class Client:
         self.send(FrameType.GOAWAY, Goaway())
 
     def lose(self, error: CarrierError | None = None) -> None:
-        """The connection drops."""
+        """Lose the connection."""
         self.lane.closed = True
         self.session.lane_closed(self.lane, error or ConnectionLost("reset"))
 
 
 class NodeSessions:
-    """Sessions, and everything that is asked of them."""
+    """Sessions, and everything that they are given and ask."""
 
     def __init__(self, config: NodeConfig, clock: ManualClock) -> None:
         self.clock = clock
@@ -272,7 +272,7 @@ class NodeSessions:
         self.grants = GrantVerifier(clock)
         self.grants.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
         self.announced = Heard()
-        # Label and epoch here; node, epoch and proof there, as clients that leave have said.
+        # Label and epoch here; node, epoch and proof there, from MOVED of clients that leave.
         self.moved: list[tuple[str, int, str, int, bytes]] = []
         certificates = Certificates(config)
         account = own_ports(config.raw_ports, clock)
@@ -328,7 +328,7 @@ class NodeSessions:
         return jwt.encode(claims, KEY, algorithm="EdDSA", headers={"typ": "portway-grant", "kid": "k1"})
 
     def attach(self, grant: str = "", *, resume: Welcome | None = None) -> Client:
-        """HELLO, and its WELCOME. Raises Refused."""
+        """Send HELLO and receive WELCOME. Raises Refused."""
         hello = Hello(version=1, grant=grant or self.grant())
         if resume is not None:
             hello.session_id, hello.session_secret = resume.session_id, resume.session_secret
@@ -347,5 +347,5 @@ _seeds = itertools.count(1)
 
 
 def new_chain() -> Chain:
-    """A label that no other test has."""
+    """The chain of a label that no other test uses."""
     return Chain(next(_seeds).to_bytes(32, "big"))

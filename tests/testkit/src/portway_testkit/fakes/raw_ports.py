@@ -1,4 +1,4 @@
-"""Accounts of raw ports without a registry: all of a range is one node's own, as if it had just been reserved."""
+"""Accounts of raw ports without a registry: the whole range is one block of this node, as if just reserved."""
 
 import random
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def own_ports(
     rest: float = REST,
     at_sibling: Callable[[int], str | None] = lambda port: None,
 ) -> PortAccount:
-    """An account whose range is one fresh block. `seed` None: ports in no order that can be repeated."""
+    """An account whose range is one fresh block. With `seed` None the order of ports is random."""
     chance = None if seed is None else random.Random(seed)
     account = PortAccount(ports, rest, clock, chance, at_sibling=at_sibling)
     account.reserved([Block(ports, fresh=True)], {})

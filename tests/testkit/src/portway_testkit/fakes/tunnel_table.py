@@ -1,6 +1,6 @@
-"""A node's table of tunnels with who holds them, and what was announced.
+"""A node's table of tunnels with fake sessions, and what was announced of it.
 
-Here: these, without a socket but raw ports. Not here: sessions (node_sessions.py).
+Without sockets, except those of raw ports. Not here: sessions (node_sessions.py).
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ FreePorts = Callable[[int], PortRange]
 
 @dataclass(eq=False)
 class FakeHolder:
-    """A session that remembers what was taken from it."""
+    """A session that records the tunnels that were taken from it."""
 
     token_id: str = "t1"
     max_tunnels: int = 0
@@ -46,7 +46,7 @@ class FakeHolder:
 
 
 class Announced:
-    """What the registry would be told, in order."""
+    """The announcements for the registry, in order."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, str, int]] = []
@@ -64,7 +64,7 @@ class Announced:
 
 
 class KnownEpochs:
-    """The routes, as far as a table asks them: the highest known epochs, by label."""
+    """The routes as the table uses them: the highest known epochs, by label."""
 
     def __init__(self) -> None:
         self.by_label: dict[str, int] = {}
@@ -103,7 +103,7 @@ class Node:
         return self.table.claim(holder, chosen.pop("label", chain.label), epoch, proof, **chosen)
 
     def refused(self, holder: FakeHolder, epoch: int = 1, chain: Chain = CHAIN, **options: Any) -> Refused:
-        """The refusal of a claim, which must leave everything as it was."""
+        """The refusal of a claim, which must change nothing."""
         before = self.state()
         with pytest.raises(Refused) as caught:
             self.claim(holder, epoch, chain, **options)

@@ -1,4 +1,4 @@
-"""How bytes that are well formed become bytes that nearly are."""
+"""Edits that turn well-formed bytes into bytes that are nearly well-formed."""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-# Lengths and counts that parsers trip over, in one to three bytes.
+# Lengths and counts at which parsers fail, in one to three bytes.
 _TELLING: Final = tuple(
     number.to_bytes(size)
     for size in (1, 2, 3)
@@ -14,7 +14,7 @@ _TELLING: Final = tuple(
     if number < 256**size
 )
 _MOST_EDITS: Final = 6
-_LARGEST: Final = 96 * 1024  # above every limit that a parser may have, with room
+_LARGEST: Final = 96 * 1024  # bytes, above the limit of every parser
 
 
 class EditKind(Enum):
@@ -27,7 +27,7 @@ class EditKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change at `at` (counted round the data's end): of `size` bytes, or with `value`."""
+    """One change at `at`, modulo the length of the data: of `size` bytes, or with `value`."""
 
     kind: EditKind
     at: int
@@ -55,7 +55,7 @@ def apply(data: bytes, edits: Sequence[Edit]) -> bytes:
 
 
 def random_input(seeds: Sequence[bytes], chance: random.Random) -> bytes:
-    """One seed, or two of them one after the other, changed in a few places."""
+    """One seed input, or two in sequence, changed in a few places."""
     data = chance.choice(seeds)
     if chance.random() < 0.2:
         other = chance.choice(seeds)
@@ -65,7 +65,7 @@ def random_input(seeds: Sequence[bytes], chance: random.Random) -> bytes:
 
 def _random_edit(chance: random.Random) -> Edit:
     kind = chance.choices(list(EditKind), weights=(8, 3, 3, 2, 1))[0]
-    # What decides is near the front: headers and lengths.
+    # Most edits are near the front, where headers and lengths are.
     at = chance.randrange(64) if chance.random() < 0.5 else chance.randrange(1 << 16)
     value = chance.choice(_TELLING) if chance.random() < 0.6 else chance.randbytes(chance.randint(1, 4))
     return Edit(kind, at, chance.choice((1, 2, 3, 4, 16, 64, 512)), value)

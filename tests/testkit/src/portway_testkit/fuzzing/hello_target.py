@@ -13,13 +13,13 @@ from portway_testkit.visitors.hellos import alpn, message, message_of, records, 
 
 _RECORDED: Final = Path(__file__).with_name("hellos.json")
 _NAME: Final = b"k5zq2w7b3xav6mdy.fra.example.com"
-# A hello of the largest size whose last record promises as much as a record may.
+# The largest hello, with a last record whose length is the largest that a record may have.
 _MOST_NEEDED: Final = MAX_HELLO + 5 * MAX_RECORDS + 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedHello:
-    """What a real client sent first, and what it meant by it."""
+    """The first bytes of a real client, and their meaning."""
 
     client: str
     server_name: str | None
@@ -29,7 +29,7 @@ class RecordedHello:
 
 @cache
 def recorded_hellos() -> tuple[RecordedHello, ...]:
-    """Browsers', libraries' and commands'."""
+    """ClientHellos of browsers, libraries and commands."""
     return tuple(
         RecordedHello(row["client"], row["server_name"], tuple(row["alpn"]), bytes.fromhex(row["hex"]))
         for row in json.loads(_RECORDED.read_text())["hellos"]
@@ -81,7 +81,8 @@ def _check_answer(answer: Parsed | NeedMore | Invalid, data: bytes) -> None:
 
 
 def _check_arrival(data: bytes, answer: Parsed | NeedMore | Invalid) -> None:
-    """Whoever waits for as much as is asked for comes to the same answer, in a bounded number of looks."""
+    """A reader that waits for the number of bytes that is asked for gets the same answer, in a bounded number of
+    calls."""
     needed, looks = 1, 0
     while needed <= len(data):
         looks += 1

@@ -42,12 +42,12 @@ from portway_testkit.wire_spec import table, vectors
 Frame = tuple[int, bytes]
 
 _OPENING: Final = Opening("k5zq2w7b3xav6mdy", "203.0.113.9", 50_000)
-_COMMANDS: Final = 0.3  # of what happens to a lane; the rest is frames that arrive
+_COMMANDS: Final = 0.3  # share of commands in what happens to a lane; the others are frames that arrive
 
 
 @cache
 def frame_seeds() -> tuple[bytes, ...]:
-    """Every frame of the vectors, all of them in a row, what arrives in each sequence, and what no peer may send."""
+    """Every frame of the vectors, all of them in sequence, what arrives in each sequence, and invalid frames."""
     frames = [bytes.fromhex(frame["hex"]) for frame in vectors("frames")["frames"]]
     arriving = [
         b"".join(bytes.fromhex(step["receives"]) for step in steps if step["at"] == side and "receives" in step)
@@ -59,7 +59,7 @@ def frame_seeds() -> tuple[bytes, ...]:
 
 
 def read(pieces: Iterable[bytes]) -> tuple[list[Frame], str]:
-    """The frames that come of these pieces, neighbouring DATA made one, and the error that ended it."""
+    """The frames of these pieces with adjacent DATA joined, and the error that ended them."""
     reader, frames = FrameReader(), list[Frame]()
     try:
         for piece in pieces:
@@ -75,12 +75,12 @@ def read(pieces: Iterable[bytes]) -> tuple[list[Frame], str]:
 
 @cache
 def _limits() -> dict[int, int]:
-    """Of each type's payload, as the specification's table has them."""
+    """The limits of each type's payload in the specification's table."""
     return {int(row["code"], 16): int(row["largest payload"]) for row in table("code", "type", "sent by")}
 
 
 def specified(data: bytes) -> tuple[list[Frame], str]:
-    """What WIRE.md makes of these bytes, plainly: the frames before the first error, and its kind."""
+    """A simple reading of these bytes by WIRE.md: the frames before the first error, and its kind."""
     frames, at = list[Frame](), 0
     while at + HEADER_SIZE <= len(data):
         frame_type, size = data[at], int.from_bytes(data[at + 1 : at + HEADER_SIZE])
@@ -107,7 +107,7 @@ def _check_frames(data: bytes) -> None:
     for pieces in cuts(data):
         frames, cut_error = read(pieces)
         assert cut_error == error, f"{cut_error or 'no error'} in pieces, {error or 'no error'} at once"
-        # Frames that came in one piece with an error are lost with it; single bytes lose none.
+        # Frames in the same piece as an error are lost with it; byte by byte, none is lost.
         if not error or all(len(piece) == 1 for piece in pieces):
             assert frames == expected
     if FrameReader().whole_data(data):
@@ -122,7 +122,7 @@ def _check_lane(data: bytes) -> None:
 
 
 def _drive(state: LaneState, frames: list[Frame], chance: Random) -> None:
-    """Let the frames arrive between commands, until one of them is an error."""
+    """Let the frames arrive between commands until one is an error."""
     for frame_type, payload in frames:
         while chance.random() < _COMMANDS:
             _command(state, chance)
@@ -140,7 +140,7 @@ def _drive(state: LaneState, frames: list[Frame], chance: Random) -> None:
 
 
 def _command(state: LaneState, chance: Random) -> None:
-    """Do one of the things that the state allows now: it must not raise, and gives one whole frame."""
+    """Run one command that the state allows: it must not raise, and must return one whole frame."""
     commands = []
     if state.side is Side.OPENER and state.idle and not state.spent:
         commands.append(lambda: state.open(_OPENING))
@@ -185,7 +185,7 @@ def _check_event(state: LaneState, event: Event | None, before: int) -> None:
 
 
 def _payload_seeds() -> tuple[bytes, ...]:
-    """Payloads of OPEN and REFUSED from the vectors, and a visitor as a dual-stack socket names it."""
+    """Payloads of OPEN and REFUSED from the vectors, and a visitor's address as a dual-stack socket gives it."""
     mapped = encode_open(1, _OPENING)[HEADER_SIZE:-7] + b"\x10" + bytes(10) + b"\xff\xff" + b"\xcb\x00\x71\x09\xc3\x50"
     return (mapped, *(seed[HEADER_SIZE:] for seed in frame_seeds() if seed[:1] in (b"\x02", b"\x04")))
 

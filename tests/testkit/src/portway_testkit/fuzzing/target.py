@@ -1,4 +1,4 @@
-"""What a fuzz target is."""
+"""A fuzz target: a parser, its invariant and its seed inputs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from random import Random
 from typing import Final
 from zlib import crc32
 
-# Up to here an input is also tried byte by byte; it costs a call for each.
+# Inputs up to this size are also tried byte by byte, with a call for each.
 _SHORT: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that reads bytes from outside. `check` raises for an input that breaks the invariant; it depends on
-    nothing but that input, so that any failure can be had again."""
+    """A parser of bytes from outside. `check` raises for an input that breaks the invariant; it depends on that input
+    only, so that every failure can be repeated."""
 
     name: str
     invariant: str
@@ -22,12 +22,12 @@ class Target:
 
 
 def chance_of(data: bytes) -> Random:
-    """Chance that is the same for the same input."""
+    """A generator that is seeded with the input."""
     return Random(crc32(data))
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """The data in pieces: byte by byte or in small steps, and twice cut at a few random places."""
+    """Ways to cut the data into pieces: byte by byte or in small steps, and twice at a few random places."""
     step = 1 if len(data) <= _SHORT else 1 + len(data) // _SHORT
     yield [data[at : at + step] for at in range(0, len(data), step)]
     chance = chance_of(data)

@@ -1,4 +1,4 @@
-"""All fuzz targets. Whoever writes another parser of bytes from outside adds it here."""
+"""All fuzz targets. A new parser of bytes from outside is added here."""
 
 from typing import Final
 

@@ -1,1 +1,1 @@
-"""Connections in the hand of a test: broken on purpose, or spoken frame by frame."""
+"""Connections that a test controls: broken on purpose, or spoken frame by frame."""

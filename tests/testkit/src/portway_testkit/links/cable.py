@@ -1,7 +1,7 @@
-"""All that connects one node to the rest of its cluster, for a test to break: bytes dropped, connections cut.
+"""Every connection between one node and the rest of its cluster, for a test to break: bytes dropped, connections reset.
 
-Here: links in front of the node (clients and other nodes come through it), between it and the registry, between it and
-each other node. Visitors come to the node directly. Not here: what a break does to bytes (link.py).
+Here: links before the node (for clients and other nodes), between it and the registry, and between it and each other
+node. Visitors reach the node directly. Not here: how bytes are broken (link.py).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from portway_testkit.links.link import Link
 
 
 class Cable:
-    """`with Cable(cluster, name) as cable:`; the node is started again for it: begin before any client is there."""
+    """`with Cable(cluster, name) as cable:`; the node is restarted for it, so enter before clients attach."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
@@ -33,7 +33,7 @@ class Cable:
         running = self._running
         self.cluster.run(self._open)
         registry = (Endpoint(LOOPBACK, self._registry.port),)
-        # Visitors are told the port they come to; clients and nodes the link's.
+        # Visitors use the node's own port, clients and nodes that of the link.
         running.config = dataclasses.replace(
             running.config,
             advertise=Endpoint(LOOPBACK, self._front.port),
@@ -49,27 +49,27 @@ class Cable:
         self.cluster.run(self._stack.aclose)
 
     def drop(self) -> None:
-        """The node is in a black hole: what it sends and what is sent to it does not arrive, and nobody is told."""
+        """Put the node into a black hole: drop everything in both directions, silently."""
         self._all(lambda link: link.swallow())
 
     def cut(self) -> None:
-        """All connections of the node are reset, and new ones refused until `mend`."""
+        """Reset all connections of the node, and refuse new ones until `mend`."""
         self._all(lambda link: link.cut(refuse=True))
 
     def mend(self) -> None:
-        """Carry everything again."""
+        """Deliver everything again."""
         self._all(lambda link: link.mend())
 
     def cut_registry(self) -> None:
-        """The node can reach no registry; clients and other nodes reach it."""
+        """Cut the node off from the registry only."""
         self._do(lambda: self._registry.cut(refuse=True))
 
     def mend_registry(self) -> None:
-        """It can again, and nothing else was touched."""
+        """Connect the node with the registry again."""
         self._do(self._registry.mend)
 
     def _dials(self, connect: Dial) -> Dial:
-        """The node's own way to dial: through a link for each address."""
+        """The function with which the node dials: through a link for each address."""
 
         def dial(address: Endpoint, tls: ClientTls | None) -> Stream:
             link = self._outward.get(address)

@@ -23,7 +23,7 @@ OPENING = Opening(LABEL, "192.0.2.7", 4711)
 
 @dataclass
 class Recorder:
-    """A LaneEvents that remembers, and wakes whoever waits for more."""
+    """A LaneEvents that records events and wakes the task that waits for them."""
 
     frames: list[tuple[int, bytes]] = field(default_factory=list)
     openings: list[tuple[Lane, Opening]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Recorder:
 
 @dataclass
 class RawLane:
-    """One end of a lane driven by hand, to do what no carrier does."""
+    """One end of a lane that a test drives, to do what no carrier does."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -62,7 +62,7 @@ class RawLane:
         self.writer.write(b"".join(frames))
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame that is no PING."""
+        """The next frame that is not a PING."""
         while True:
             header = await self.reader.readexactly(HEADER_SIZE)
             payload = await self.reader.readexactly(int.from_bytes(header[1:]))
@@ -70,7 +70,7 @@ class RawLane:
                 return header[0], payload
 
     async def closed(self) -> None:
-        """Until the other end has closed it, whatever it sends before."""
+        """Return once the other end has closed the lane; what it sends before is ignored."""
         try:
             while await self.reader.read(1 << 16):
                 pass
@@ -80,7 +80,7 @@ class RawLane:
 
 
 class RawNode:
-    """A node driven by hand: the lanes that are dialled to it, in the order they come."""
+    """A node that a test drives: the lanes that are dialled to it, in order."""
 
     def __init__(self, target: DialTarget) -> None:
         self.target = target
@@ -91,13 +91,13 @@ class RawNode:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Turn the loop until it holds: for states that nobody announces. Bounded by the test's own time limit."""
+    """Run the loop until the condition is true, within the test's own time limit."""
     while not condition():  # noqa: ASYNC110 - nobody announces it
         await asyncio.sleep(0.001)
 
 
 def reset(end: socket.socket | asyncio.StreamWriter) -> None:
-    """Break off with a reset: a mere close looks like a half-close to the other end."""
+    """Reset the connection: to the other end a close would look like a half-close."""
     sock = end if isinstance(end, socket.socket) else end.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if isinstance(end, socket.socket):
@@ -107,7 +107,7 @@ def reset(end: socket.socket | asyncio.StreamWriter) -> None:
 
 
 async def broken_off(reader: asyncio.StreamReader) -> bytes:
-    """What came before the other end broke off; an error when it ended in order."""
+    """The bytes before the other end reset the connection. Raises AssertionError when it ended in order."""
     received = bytearray()
     try:
         while data := await reader.read(1 << 16):
@@ -157,7 +157,7 @@ class CarrierLink:
         self.lanes: list[Lane] = []
         self.node_events = Recorder()
         self.client_events = Recorder()
-        self.recorders: list[Recorder] = []  # of the lanes, in the order they came
+        self.recorders: list[Recorder] = []  # of the lanes, in order
         self._server_tls = server_tls
         self.client_tls = client_tls
         self._changed = asyncio.Event()
@@ -182,7 +182,7 @@ class CarrierLink:
         self.table[LABEL] = LocalService(port, host)
 
     def visitors(self, tls: ServerTls | None = None, opening: Opening = OPENING) -> Endpoint:
-        """A public address: each who connects is joined to the pool."""
+        """Open a public address: each connection is joined to the pool."""
 
         async def join(sock: socket.socket) -> None:
             self.joined.append(self.node.join(self.node.accept(sock, tls), self.pool, opening, self.ended))
@@ -202,7 +202,7 @@ class CarrierLink:
         return self.ends[count - 1][1]
 
     async def settled(self) -> None:
-        """Every lane is idle again, on both sides."""
+        """Return once every lane is idle on both sides."""
         await until(lambda: self.pool.counts.busy == 0 and self.serving.counts.busy == 0)
 
     def _listen(self, handle: Callable[[socket.socket], Awaitable[None]]) -> Endpoint:
@@ -239,7 +239,7 @@ class CarrierLink:
         self._changed.set()
 
     async def _answer_wants(self) -> None:
-        """What the deciding code of a client does with WANT: tell its pool."""
+        """Pass WANT to the pool, as the client's engine does."""
         seen = 0
         events = self.client_events
 
@@ -316,7 +316,7 @@ async def closed(writer: asyncio.StreamWriter) -> None:
         pass
 
 
-# The fixtures of the carrier's contract tests: each makes as many as a test wants, and closes them after it.
+# Types of the fixtures of the carrier's contract tests; what they make is closed after the test.
 CarrierMaker = Callable[..., Carrier]  # of limits
 LinkMaker = Callable[..., Awaitable[CarrierLink]]  # of limits, numbers of spare lanes, a pool's limits
 RawAcceptorMaker = Callable[[CarrierLink], Awaitable[RawLane]]

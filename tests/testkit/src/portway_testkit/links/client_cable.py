@@ -1,6 +1,6 @@
-"""All that connects this machine's clients to a cluster, for a test to break: every node, and the registry.
+"""Every connection between this machine's clients and a cluster, nodes and registry, for a test to break.
 
-Nodes reach each other, and visitors reach nodes, without it. Not here: what a break does to bytes (link.py).
+Nodes reach each other, and visitors reach nodes, without it. Not here: how bytes are broken (link.py).
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from portway_testkit.links.link import Link
 
 
 class ClientCable:
-    """`with ClientCable(cluster) as cable:` for clients by `environment()`; every node is started again for it."""
+    """`with ClientCable(cluster) as cable:` for clients with `environment()`; every node is restarted for it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -45,11 +45,11 @@ class ClientCable:
         return self._cluster.environment() | {"PORTWAY_REGISTRY": f"{LOOPBACK}:{self._registry.port}"}
 
     def cut(self) -> None:
-        """All connections of clients are reset, and new ones refused until `mend`."""
+        """Reset all connections of clients, and refuse new ones until `mend`."""
         self._all(lambda link: link.cut(refuse=True))
 
     def mend(self) -> None:
-        """Carry everything again."""
+        """Deliver everything again."""
         self._all(lambda link: link.mend())
 
     def _past_the_links(self, connect: Dial) -> Dial:

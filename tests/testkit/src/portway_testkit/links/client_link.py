@@ -1,6 +1,7 @@
-"""Clients that reach a cluster's node through a link which a test can break, from the test's own thread.
+"""Clients that reach a cluster's node through a link that a test can break.
 
-Here: the link on the cluster's loop, the node told to advertise it. Not here: what a break does to bytes (link.py).
+Here: the link on the cluster's loop, and the address that the node advertises. Not here: how bytes are broken
+(link.py).
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ class ClientLink:
     def __enter__(self) -> Self:
         node = self._cluster.node
         self._cluster.run(self._link.__aenter__)
-        # Visitors are told the port they come to, clients the link's.
+        # Visitors use the node's own port, clients that of the link.
         node.config = dataclasses.replace(
             node.config, advertise=Endpoint(LOOPBACK, self._link.port), public_port=node.port
         )
@@ -36,7 +37,7 @@ class ClientLink:
         self._cluster.run(self._link.__aexit__)
 
     def cut(self, *, refuse: bool = False) -> None:
-        """Reset all connections; with `refuse`, new ones too until `mend`."""
+        """Reset all connections; with `refuse` also new ones, until `mend`."""
 
         async def cut() -> None:
             self._link.cut(refuse=refuse)
@@ -44,7 +45,7 @@ class ClientLink:
         self._cluster.run(cut)
 
     def swallow_answers(self) -> None:
-        """Sockets stay open, and what the node sends does not arrive."""
+        """Drop what the node sends; sockets stay open."""
 
         async def swallow() -> None:
             self._link.swallow_answers()
@@ -52,7 +53,7 @@ class ClientLink:
         self._cluster.run(swallow)
 
     def mend(self) -> None:
-        """Carry everything again."""
+        """Deliver everything again."""
 
         async def mend() -> None:
             self._link.mend()

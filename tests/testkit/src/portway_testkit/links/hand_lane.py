@@ -1,7 +1,7 @@
-"""A client's, or a node's, end of a lane, frame by frame: says what none of ours would say.
+"""A client's or a node's end of a lane, frame by frame: sends what Portway's own code would not send.
 
-Here: the TLS connection, frames both ways, the first frames of a session. Not here: visits' visitors (visitors.py),
-clients that behave (portway itself).
+Here: the TLS connection, frames in both directions, the first frames of a session. Not here: visitors (visitors/),
+clients that follow the protocol (portway itself).
 """
 
 import itertools
@@ -35,7 +35,7 @@ from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, tls_context
 
 
 def grant_of(cluster: Cluster) -> str:
-    """A fresh token's grant, from the registry."""
+    """The grant of a new token, from the registry."""
     return grant_with(cluster.environment())
 
 
@@ -49,7 +49,7 @@ def grant_with(environment: Mapping[str, str]) -> str:
     return answer.grant.token
 
 
-# The first bytes of frames that no lane takes, whatever was said on it before.
+# First bytes of frames that no lane accepts in any state.
 BROKEN_FRAMES: Final = {
     "zeros": bytes(8),
     "an unknown type": b"\x7f\x00\x00\x00",
@@ -64,7 +64,7 @@ BROKEN_FRAMES: Final = {
 
 
 class HandLane:
-    """`with HandLane(node, ca) as lane:` is connected; nothing was said yet.
+    """`with HandLane(node, ca) as lane:` is connected; nothing has been sent yet.
 
     With `identity`, a certificate and its key, it is the lane of another node.
     """
@@ -88,7 +88,7 @@ class HandLane:
         self._sock.close()
 
     def send(self, data: bytes) -> None:
-        """Any bytes. Nothing is raised when the node has closed the lane: `ending` tells."""
+        """Send any bytes. Raises nothing when the node has closed the lane; `ending` finds that out."""
         try:
             self._sock.sendall(data)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
@@ -98,7 +98,7 @@ class HandLane:
         self.send(encode_frame(frame_type, payload))
 
     def hear(self) -> tuple[int, bytes]:
-        """The next frame; PING is answered and passed over. Raises EOFError at the lane's end, however it ended."""
+        """The next frame, after answering any PING. Raises EOFError when the lane ends in any way."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             while self._heard:
@@ -109,14 +109,14 @@ class HandLane:
             assert time.monotonic() < deadline, "the node says nothing"
             try:
                 received = self._sock.recv(65_536)
-            except (ConnectionError, ssl.SSLError) as error:  # Python 3.13 may call a reset a broken pipe
+            except (ConnectionError, ssl.SSLError) as error:  # Python 3.13 may report a reset as a broken pipe
                 raise EOFError from error
             if not received:
                 raise EOFError
             self._heard.extend((frame_type, bytes(payload)) for frame_type, payload in self._reader.feed(received))
 
     def ending(self) -> Failure | None:
-        """Listen until the node has closed it: what its FAIL said, if it said one. Fails when it leaves it open."""
+        """Read until the node has closed the lane. Returns the Failure of its FAIL, if any; fails if it stays open."""
         failure = None
         while True:
             try:
@@ -132,19 +132,19 @@ class HandLane:
         self.say(FrameType.HELLO, hello.SerializeToString())
 
     def begin(self, grant: str, session: Welcome | None = None) -> Welcome:
-        """Become a control lane: HELLO, WELCOME."""
+        """Make this a control lane: HELLO, WELCOME."""
         self.say_hello(grant, session)
         frame_type, payload = self.hear()
         assert frame_type == FrameType.WELCOME, (frame_type, payload)
         return Welcome.FromString(payload)
 
     def park(self, session: Welcome, *, version: int = PROTOCOL_VERSION) -> None:
-        """Become a data lane of a session."""
+        """Make this a data lane of a session: PARK."""
         park = Park(version=version, session_id=session.session_id, session_secret=session.session_secret)
         self.say(FrameType.PARK, park.SerializeToString())
 
     def bind(self, chain: Chain, epoch: int = 1) -> Bound:
-        """On a control lane: bind the chain's label."""
+        """Bind the chain's label, on a control lane."""
         bind = Bind(request=next(self._requests), label=chain.label, epoch=epoch, proof=chain.proof(epoch))
         self.say(FrameType.BIND, bind.SerializeToString())
         frame_type, payload = self.hear()
@@ -162,13 +162,13 @@ class HandLane:
 
 @dataclass(frozen=True, slots=True)
 class HandSession:
-    """A session made by hand: its control lane and one data lane."""
+    """A session with its control lane and one data lane."""
 
     control: HandLane
     data: HandLane
     welcome: Welcome
 
     def public(self) -> Tunnel:
-        """The public address of a label that is bound now."""
+        """Bind a label; returns its public address."""
         bound = self.control.bind(Chain())
         return Tunnel(bound.host, bound.port)

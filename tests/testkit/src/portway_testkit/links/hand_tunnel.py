@@ -1,7 +1,7 @@
 """A tunnel at a node of the test's choice, with an epoch of its choice, that answers with its own name.
 
-Here: a session with one label and a few data lanes, frame by frame. Not here: local servers (origins.py), the real
-client, which chooses nodes and epochs by itself.
+Here: a session with one label and a few data lanes, frame by frame. Not here: local servers (visitors/origins.py), the
+real client, which chooses nodes and epochs itself.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ class HandTunnel:
         self.leave()
 
     def leave(self) -> None:
-        """Say goodbye, and wait until everything is closed. May be called again."""
+        """Send GOAWAY and wait until everything is closed. May be called again."""
         if self._left:
             return
         self._left = True
@@ -75,12 +75,12 @@ class HandTunnel:
             lane.close()
 
     def says_moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
-        """That a tunnel is bound elsewhere now. The node has read it when `leave` returns."""
+        """Send MOVED for a tunnel. The node has read it when `leave` returns."""
         moved = Moved(label=label, node=node, epoch=epoch, proof=proof)
         self._control.say(FrameType.MOVED, moved.SerializeToString())
 
     def evicted(self) -> Failure:
-        """Wait until the node has taken the label away: what it said."""
+        """Wait until the node has taken the label away; returns its message."""
         eventually(lambda: self.unbound is not None)
         assert self.unbound is not None
         return self.unbound

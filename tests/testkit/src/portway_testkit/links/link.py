@@ -15,7 +15,7 @@ _CHUNK = 65_536
 
 
 class Link:
-    """Carries connections to a port of this machine: `async with Link(port) as link:` and dial `link.port`."""
+    """Forwards connections to a port of this machine: `async with Link(port) as link:`, then dial `link.port`."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -39,21 +39,21 @@ class Link:
         await self._server.wait_closed()
 
     def swallow_answers(self) -> None:
-        """Drop what the target sends; what is sent to it arrives."""
+        """Drop what the target sends; deliver what is sent to it."""
         self._answers_pass = False
 
     def swallow(self) -> None:
-        """Drop everything, either way; connections stay open, and new ones seem to come to be."""
+        """Drop everything in both directions; connections stay open, and new ones are accepted."""
         self._answers_pass = self._asks_pass = False
 
     def cut(self, *, refuse: bool = False) -> None:
-        """Reset all connections; with `refuse`, new ones too until `mend`."""
+        """Reset all connections; with `refuse` also new ones, until `mend`."""
         self._refuses = refuse
         for writer in self._writers:
             _reset(writer)
 
     def mend(self) -> None:
-        """Carry everything again. What lost bytes is cut: its two ends would not understand each other."""
+        """Deliver everything again. Connections that lost bytes are reset: their ends no longer agree."""
         self._answers_pass = self._asks_pass = True
         self.cut(refuse=False)
 

@@ -1,6 +1,6 @@
-"""Nodes of which there is nothing but the ends of their mesh lanes.
+"""Nodes that consist of the ends of their mesh lanes only.
 
-Here: such a node on real sockets, and its certificates. Not here: whole nodes (cluster.py).
+Here: such a node on real sockets, and its certificates. Not here: whole nodes (clusters/cluster.py).
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def certificates(authority: trustme.CA, *names: str) -> LoadedCertificates:
 
 
 class Node:
-    """A node's ends of its mesh lanes. `holds` is what it answers; `heard` what it was told, and by whom."""
+    """A node's ends of its mesh lanes. `holds` is what it answers with, `heard` what it received, with the sender."""
 
     def __init__(self, name: str, region: str, loaded: LoadedCertificates, **limits: Any) -> None:
         self.name = name
@@ -130,7 +130,7 @@ class Node:
         removed: Iterable[str] = (),
         certified_since: Mapping[str, int] | None = None,
     ) -> None:
-        """As a node does it with a registry's list."""
+        """Take over a registry's list of nodes, as a node does."""
         if self.peers.update(nodes, removed, certified_since):
             self.inbound_lanes.drop_refused()
 

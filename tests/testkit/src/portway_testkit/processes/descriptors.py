@@ -1,4 +1,4 @@
-"""A process that has used up its descriptors."""
+"""A process that has no free file descriptors."""
 
 import os
 import resource
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_more_descriptors() -> Iterator[None]:
-    """This process can open nothing meanwhile."""
+    """Inside the block this process cannot open any descriptor."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest_free)

@@ -1,1 +1,1 @@
-"""Who visits a tunnel, the local servers that answer, and what visitors must see during and after a fault."""
+"""Visitors of tunnels, the local servers that answer, and what visitors must see during and after a fault."""

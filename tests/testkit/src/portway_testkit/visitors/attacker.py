@@ -22,11 +22,10 @@ _READ: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """`at_once` connections, and then `rate` a second, to `ports` in turn, from so many addresses of loopback; each
+    """`at_once` connections and then `rate` per second, to `ports` in turn, from `addresses` loopback addresses; each
     sends one of `says`.
 
-    `hold` are kept open, the oldest is closed for each that comes beyond; what comes back is read from those that are
-    closed then.
+    At most `hold` are kept open: for each further one the oldest is read and closed.
     """
 
     host: str
@@ -38,19 +37,19 @@ class Attack:
     addresses: int = 1
 
     def source(self, number: int) -> str:
-        """Where the connection of this number comes from."""
+        """The source address of the connection with this number."""
         which = number % self.addresses
         return f"127.9.{which // 250}.{which % 250 + 1}"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What an attacker has done since it was told to go, and all that it was ever answered."""
+class AttackReport:
+    """What an attacker has done since `go`, and every answer since it was started."""
 
     opened: int
-    refused: int  # not even connected
+    refused: int  # connections that could not be opened
     held: int
-    answers: list[str]  # different ones, in hexadecimal
+    answers: list[str]  # without duplicates, in hexadecimal
 
 
 class Attacker:
@@ -67,7 +66,7 @@ class Attacker:
             text=True,
             bufsize=1,
         )
-        self._tell(json.dumps(asdict(self._attack)))
+        self._order(json.dumps(asdict(self._attack)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,21 +76,21 @@ class Attacker:
         self._process.wait(_PATIENCE)
         self._process.stdout.close()
 
-    def go(self) -> Told:
-        """Returns when what comes at once has come."""
-        return self._tell("go")
+    def go(self) -> AttackReport:
+        """Start attacking. Returns once the first `at_once` connections have been opened."""
+        return self._order("go")
 
-    def rest(self) -> Told:
-        """Let go of everything; what was done."""
-        return self._tell("rest")
+    def rest(self) -> AttackReport:
+        """Close all connections and stop."""
+        return self._order("rest")
 
-    def _tell(self, word: str) -> Told:
+    def _order(self, word: str) -> AttackReport:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(word + "\n")
-        told = self._process.stdout.readline()
-        assert told, "the attacker has ended"
-        return Told(**json.loads(told))
+        line = self._process.stdout.readline()
+        assert line, "the attacker has ended"
+        return AttackReport(**json.loads(line))
 
 
 class _Program:
@@ -158,8 +157,8 @@ class _Program:
         self._report(held)
 
     def _report(self, held: int = 0) -> None:
-        told = Told(self._opened, self._refused, held, sorted(answer.hex() for answer in self._answers))
-        print(json.dumps(asdict(told)), flush=True)
+        report = AttackReport(self._opened, self._refused, held, sorted(answer.hex() for answer in self._answers))
+        print(json.dumps(asdict(report)), flush=True)
 
 
 if __name__ == "__main__":

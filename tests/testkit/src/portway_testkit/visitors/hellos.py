@@ -1,4 +1,4 @@
-"""ClientHellos: real ones from OpenSSL, and ones put together field by field, which no library would send."""
+"""ClientHellos: real ones from OpenSSL, and ones built field by field, which no library would send."""
 
 import ssl
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ _RECORD: Final = 16 * 1024
 
 
 def real_hello(server_name: str | None, alpn: Sequence[str] = ()) -> bytes:
-    """What this Python's OpenSSL sends first to `server_name`; None sends no name."""
+    """The first bytes of this Python's OpenSSL to `server_name`; None sends no name."""
     context = ssl.create_default_context()
     context.check_hostname = server_name is not None
     if alpn:
@@ -26,7 +26,7 @@ def real_hello(server_name: str | None, alpn: Sequence[str] = ()) -> bytes:
 
 
 def vector(content: bytes, length_size: int) -> bytes:
-    """The content behind its length."""
+    """The content after its length, as a TLS vector."""
     return len(content).to_bytes(length_size) + content
 
 
@@ -45,7 +45,7 @@ def alpn(*protocols: bytes) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """An extension of so many bytes in all."""
+    """A padding extension of `size` bytes in all."""
     return extension(PADDING, bytes(size - 4))
 
 

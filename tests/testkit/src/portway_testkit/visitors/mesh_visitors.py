@@ -18,7 +18,7 @@ def connect(node: RunningNode, host: str, ca: Path, *alpn: str) -> ssl.SSLSocket
     return connect_tls(tls_context(ca, *alpn), (LOOPBACK, node.port), host)
 
 
-def told(cluster: Cluster, node: str, host: str, sent: bytes = b"") -> bytes:
+def answer_at(cluster: Cluster, node: str, host: str, sent: bytes = b"") -> bytes:
     """Everything that a visitor reads at this node until the end."""
     with connect(cluster.nodes[node], host, cluster.ca) as visitor:
         if sent:
@@ -26,9 +26,9 @@ def told(cluster: Cluster, node: str, host: str, sent: bytes = b"") -> bytes:
         return receive(visitor)
 
 
-def who(cluster: Cluster, node: str, host: str) -> str:
+def answered_by(cluster: Cluster, node: str, host: str) -> str:
     """The name of the tunnel that answers."""
-    return told(cluster, node, host).decode().partition(" ")[0]
+    return answer_at(cluster, node, host).decode().partition(" ")[0]
 
 
 def get(node: RunningNode, tunnel: Tunnel, ca: Path, path: str = "/") -> bytes:

@@ -1,7 +1,7 @@
-"""Visitors without pause, of several tunnels at several nodes: whoever answers must be the tunnel that was asked for.
+"""Visitors without pause of several tunnels at several nodes: an answer must come from the tunnel that was asked.
 
-Here: tunnels that say their name, visiting them, what was answered. Not here: faults; tunnels at a node of the test's
-choice (hand_tunnel.py), which say theirs too.
+Here: tunnels that answer with their names, visiting them, the answers. Not here: faults; tunnels at a node of the
+test's choice (links/hand_tunnel.py).
 """
 
 import socket
@@ -22,13 +22,13 @@ from portway_testkit.visitors.recovery import label_of
 from portway_testkit.visitors.visiting import connect_tls, receive, tls_context
 from portway_testkit.waiting import PATIENCE, eventually
 
-# Nobody waits longer for an answer: the rest of what a black hole swallows is of no interest.
+# Seconds. No longer: what a black hole drops afterwards does not matter.
 ATTENTION: Final = 3.0
-_BETWEEN: Final = 0.02  # two visits of one of them, so that a test's other work gets its turn
+_BETWEEN: Final = 0.02  # seconds between two visits of a thread, so that the test's other threads run too
 
 
 def answered(cluster: Cluster, at: str, host: str, attention: float = ATTENTION) -> str:
-    """The name of the tunnel that answers a visitor of `host` at a node; empty where none does in time."""
+    """The name of the tunnel that answers a visitor of `host` at a node; "" if none does in time."""
     running = cluster.nodes[at]
     try:
         with connect_tls(tls_context(cluster.ca), (LOOPBACK, running.port), host, timeout=attention) as visitor:
@@ -46,7 +46,7 @@ def named(name: str, *, unencrypted: bool = False) -> Iterator[Tunnel]:
 
 @contextmanager
 def named_at(cluster: Cluster, home: str, name: str) -> Iterator[Tunnel]:
-    """The same, with its home at a node of the test's choice: the others take no new clients meanwhile."""
+    """The same with its home at a node of the test's choice: the other nodes are cordoned while it is opened."""
     others = [other for other in cluster.nodes if other != home]
 
     def order(order: "NodeOrder.ValueType", state: "NodeState.ValueType") -> None:
@@ -63,7 +63,7 @@ def named_at(cluster: Cluster, home: str, name: str) -> Iterator[Tunnel]:
 
 
 def home_of(cluster: Cluster, tunnel: Tunnel) -> str:
-    """The node that holds a tunnel; empty while none does."""
+    """The name of the node that holds a tunnel; "" while none does."""
 
     async def live() -> list[str]:
         label = label_of(tunnel)
@@ -74,7 +74,7 @@ def home_of(cluster: Cluster, tunnel: Tunnel) -> str:
 
 
 def answered_raw(host: str, port: int, attention: float = ATTENTION) -> str:
-    """The same of a visitor of a raw port."""
+    """The same for a visitor of a raw port."""
     try:
         with socket.create_connection((host, port), attention) as visitor:
             return receive(visitor).decode().partition(" ")[0]

@@ -1,6 +1,6 @@
-"""What is true of a cluster after a fault: the URL works, tables and counters agree, each tunnel is shown once.
+"""What must be true of a cluster after a fault: the URL works, tables and counters agree, each tunnel is listed once.
 
-Here: questions with an answer of the moment, to be asked until it is the right one. Not here: faults.
+Here: conditions, to be checked until they are true. Not here: faults.
 """
 
 import ssl
@@ -32,14 +32,14 @@ def serves(tunnel: Tunnel, ca: Path) -> bool:
 
 
 def visit_attentively(tunnel: Tunnel, ca: Path) -> ssl.SSLSocket:
-    """A visitor to whom an end without TLS's goodbye is an error, as it is to `breaks_off`."""
+    """A visitor for whom the end of TCP without TLS's close_notify is an error."""
     context = tls_context(ca, "http/1.1")
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return connect_tls(context, (LOOPBACK, tunnel.port), tunnel.host, suppress_ragged_eofs=False)
 
 
 def breaks_off(visitor: ssl.SSLSocket) -> bool:
-    """Read to the end: whether the connection broke, and did not end in order."""
+    """Read to the end. Returns whether the connection broke off instead of ending in order."""
     try:
         while visitor.recv(65_536):
             pass
@@ -49,7 +49,7 @@ def breaks_off(visitor: ssl.SSLSocket) -> bool:
 
 
 def is_consistent(cluster: Cluster, *tunnels: Tunnel) -> bool:
-    """Whether exactly these tunnels are open, at the nodes and in the registry alike, and nothing else goes on."""
+    """Whether exactly these tunnels are open, at nodes and in the registry, and no visit or detached session exists."""
     labels = sorted(map(label_of, tunnels))
     if sorted(tunnel.label for tunnel in cluster.admin.tunnels()) != labels:
         return False
@@ -89,7 +89,7 @@ class TunnelWatch:
         self._channel.close()
 
     def shows(self, *tunnels: Tunnel) -> bool:
-        """Whether exactly these are there by now.
+        """Whether exactly these tunnels are listed now.
 
         Raises AssertionError when a change does not follow from those before: a tunnel shown twice, or removed
         without having been there.

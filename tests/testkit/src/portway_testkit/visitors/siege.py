@@ -1,6 +1,6 @@
-"""A tunnel in use while its node is attacked: its speed with and without, in turn, and what the node takes for it.
+"""A tunnel in use while its node is attacked: its speed with and without the attack, in turns, and the node's memory.
 
-Here: a download that never ends, rounds that are compared with their neighbours, a process's memory. Not here: the
+Here: a download without end, rounds that are compared with their neighbours, the memory of a process. Not here: the
 attacks (attacker.py).
 """
 
@@ -17,16 +17,15 @@ from typing import Final, Protocol, Self
 
 from portway.tunnel import Tunnel
 
-from portway_testkit.visitors.attacker import Attack, Attacker, Told
+from portway_testkit.visitors.attacker import Attack, Attacker, AttackReport
 from portway_testkit.visitors.visiting import TIMEOUT, receive, visit
 
-# What the local server sends, again and again; one that repeats itself soon would hide bytes that are lost.
+# What the local server sends repeatedly. A short block would hide lost bytes.
 _BLOCK: Final = random.Random(1).randbytes(256 * 1024)
 _TWICE: Final = 2 * _BLOCK
 _ROUND: Final = 0.5
 _SETTLING: Final = 0.15
-# One pair of rounds says little on a machine that does other things too: the median of so many is looked at, and of
-# more of them while it is below what is demanded.
+# On a busy machine one pair of rounds says little: the median of this many is taken, and of more while it is too low.
 _PAIRS: Final = 5
 _MOST_PAIRS: Final = 20
 # A tunnel in use keeps at least this share of its speed, whatever visitors do.
@@ -35,20 +34,20 @@ _CHECKED_BYTES: Final = 64 * 1024  # of a new visitor's download
 
 
 def endless(sock: socket.socket) -> None:
-    """A local server's side of it: sends until its visitor has gone."""
+    """A local server that sends until its visitor has gone."""
     while True:
         sock.sendall(_BLOCK)
 
 
 class Checked:
-    """What comes of `endless`, from its first byte on: nothing else may, nothing lost and nothing twice."""
+    """Checks the bytes of `endless` from its first byte on: none lost, none repeated, none foreign."""
 
     def __init__(self) -> None:
         self.read = 0
 
     def take(self, piece: bytes | memoryview) -> None:
-        """The next bytes. Raises AssertionError."""
-        # Compared in place: a copy of each would slow the download down.
+        """Check the next bytes. Raises AssertionError."""
+        # Compared in place: copies would slow the download.
         assert _TWICE.startswith(piece, self.read % len(_BLOCK)), f"a wrong byte behind {self.read} right ones"
         self.read += len(piece)
 
@@ -72,7 +71,7 @@ class Download:
         self._socket.close()
 
     def speed(self) -> float:
-        """In MB a second, over one round. Raises what ended it."""
+        """The speed over one round, in MB per second. Raises the error that ended the download."""
         began, before = time.monotonic(), self._checked.read
         time.sleep(_ROUND)
         if self._wrong is not None:
@@ -90,7 +89,7 @@ class Download:
 
 
 class Reins(Protocol):
-    """Something that can be begun and ended, again and again."""
+    """An attack that can be started and stopped repeatedly."""
 
     def go(self) -> object: ...
 
@@ -99,7 +98,7 @@ class Reins(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Speeds in MB a second, medians; memory in MiB: before, and the most that was seen."""
+    """Median speeds in MB per second; memory in MiB, before and at most."""
 
     quiet: float
     attacked: float
@@ -150,7 +149,7 @@ def besiege(
 
 
 def memory_of(process: int) -> float:
-    """What it has in memory, in MiB."""
+    """The resident memory of a process, in MiB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
 
@@ -163,7 +162,7 @@ def metrics_at(address: str) -> dict[str, float]:
 
 
 def _settled(download: Download) -> float:
-    """The speed, once what was begun has begun."""
+    """The speed once the change has taken effect."""
     time.sleep(_SETTLING)
     return download.speed()
 
@@ -179,25 +178,25 @@ class Besieged:
     pid: int
     tunnel: Tunnel
     raw_ports: range
-    environment: dict[str, str]  # of a client that may have thousands of tunnels
+    environment: dict[str, str]  # of a client whose token allows thousands of tunnels
     ca: Path
 
     def metrics(self) -> dict[str, float]:
         return metrics_at(self.admin)
 
     def memory(self) -> float:
-        """Of the node, in MiB."""
+        """The node's resident memory, in MiB."""
         return memory_of(self.pid)
 
     def served(self) -> None:
-        """A new visitor is, with the right bytes."""
+        """Visit the tunnel, and check the first bytes."""
         checked = Checked()
         with visit(self.tunnel, self.ca) as visitor:
             while checked.read < _CHECKED_BYTES:
                 checked.take(visitor.recv(_CHECKED_BYTES) or b"the end")
 
     def answers(self, sent: bytes) -> bytes:
-        """All that a visitor is answered who sends this first."""
+        """Everything that a visitor reads after it has sent these bytes."""
         with socket.create_connection((self.host, self.port), TIMEOUT) as visitor:
             visitor.sendall(sent)
             return receive(visitor)
@@ -208,12 +207,14 @@ class Besieged:
         *,
         begun: Callable[[], object] = lambda: None,
         during: Callable[[], object] | None = None,
-    ) -> tuple[Figures, Told]:
-        """The tunnel's speed under an attack, beside that in peace; a new visitor is served in each of its rounds."""
+    ) -> tuple[Figures, AttackReport]:
+        """Measure the tunnel's speed with and without an attack. In each round of it, `during` runs: by default a new
+        visitor must be served.
+        """
         during = during or self.served
         with Attacker(attack) as attacker, Download(self.tunnel, self.ca) as download:
             figures = besiege(download, attacker, self.pid, _ENOUGH, begun=begun, during=during)
             attacker.go()
             during()
-            told = attacker.rest()
-        return figures, told
+            report = attacker.rest()
+        return figures, report

@@ -1,7 +1,7 @@
-"""Thousands of clients that come all at once: each a control lane and one tunnel, by hand, but by the client's rules.
+"""Thousands of clients that arrive at the same time: each a control lane and one tunnel, by the client's rules.
 
-Here: TLS connections from many addresses of loopback, HELLO and BIND, tries spread as portway.engine.failures says. Not
-here: data lanes and visitors, what the node makes of it.
+Here: TLS connections from many loopback addresses, HELLO and BIND, retries spread as the client spreads them. Not here:
+data lanes and visitors; what the node does.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _PATIENCE: Final = 100.0
 
 
 class Storm:
-    """`with Storm(...) as storm:` begins it; `wait` returns when everybody is back, and they leave at the end."""
+    """`with Storm(...) as storm:` starts the clients; `wait` returns when all are attached; they leave at the end."""
 
     def __init__(self, clients: int, at: tuple[str, int], server_name: str, ca: Path, grant: str) -> None:
         self._clients = clients
@@ -38,8 +38,8 @@ class Storm:
         self._thread = threading.Thread(target=self._run, name="storm")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave = asyncio.Event()
-        self.back_after: list[float] = []  # seconds, of each client that is back
-        self.told: Counter[str] = Counter()  # "closed" and "later": how often clients were sent away, and how
+        self.back_after: list[float] = []  # seconds of each client until it was attached
+        self.turned_away: Counter[str] = Counter()  # how often, by "closed" and "later"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -81,16 +81,16 @@ class Storm:
             try:
                 reader, writer = await self._connect(number)
             except OSError:
-                self.told["closed"] += 1
+                self.turned_away["closed"] += 1
                 continue
             try:
                 later = await self._attach(number, reader, writer)
             except (OSError, asyncio.IncompleteReadError):
-                self.told["closed"] += 1
+                self.turned_away["closed"] += 1
             else:
                 if not later:
                     return reader, writer
-                self.told["later"] += 1
+                self.turned_away["later"] += 1
             await _close(writer)
         raise AssertionError("pauses have no end")
 
@@ -106,7 +106,7 @@ class Storm:
             raise
 
     async def _attach(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
-        """0 when the tunnel is bound; else the seconds that the node asks to wait."""
+        """0 if the tunnel is bound, else the seconds that the node asks the client to wait."""
         writer.write(encode_frame(FrameType.HELLO, self._hello))
         frame_type, payload = await _frame(reader, writer)
         if frame_type == FrameType.FAIL:
@@ -121,7 +121,7 @@ class Storm:
 
 
 async def _frame(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, bytes]:
-    """The next one that is no PING."""
+    """The next frame that is not a PING."""
     while True:
         header = await reader.readexactly(HEADER_SIZE)
         payload = await reader.readexactly(int.from_bytes(header[1:]))
@@ -141,4 +141,4 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     try:
         await writer.wait_closed()
     except (OSError, ssl.SSLError):
-        pass  # the node was first
+        pass  # the node has closed it already

@@ -1,4 +1,4 @@
-"""Visitors of a tunnel, as sockets: TLS with the right name, whatever the system's resolver thinks of it."""
+"""Visitors of a tunnel as sockets: TLS with its name, independent of the system's resolver."""
 
 import socket
 import ssl
@@ -26,7 +26,7 @@ def connect_tls(
     source: str = "",
     suppress_ragged_eofs: bool = True,
 ) -> ssl.SSLSocket:
-    """A connection to an IP address and port, its handshake done. Raises OSError (an ssl.SSLError where it is refused).
+    """A connection to an IP address and port, its handshake done. Raises OSError; ssl.SSLError when it is refused.
 
     It is wrapped before it connects: of a socket that is connected, and reset by the other end before it is wrapped,
     CPython's `wrap_socket` leaves one open that nobody can close (`SSLSocket._create`, in 3.11 to 3.13).
@@ -45,7 +45,7 @@ def connect_tls(
 
 
 def visit(tunnel: Tunnel, ca: Path, *alpn: str) -> ssl.SSLSocket:
-    """A TLS connection to the tunnel's public address. Raises OSError (an ssl.SSLError where it is refused)."""
+    """A TLS connection to the tunnel's public address. Raises OSError; ssl.SSLError when it is refused."""
     return connect_tls(tls_context(ca, *alpn), (LOOPBACK, tunnel.port), tunnel.host)
 
 
@@ -55,7 +55,7 @@ def visit_raw(tunnel: Tunnel) -> socket.socket:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Everything until the end."""
+    """Everything that is read until the end."""
     received = bytearray()
     while piece := connection.recv(65_536):
         received += piece
