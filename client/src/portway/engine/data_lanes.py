@@ -6,7 +6,6 @@ here: what the visitor sees (the node's page).
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -17,6 +16,7 @@ from portway_carrier.values import ClientTls, DialTarget, SpareSizes
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.rates import KeyedRate
 
 from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
@@ -39,7 +39,7 @@ _SIZES = SpareSizes()
 class RefusedVisits:
     """Logs the visits that local servers did not accept. The ServeEvents of a client."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Monotonic = monotonic) -> None:
         self._lines: KeyedRate[tuple[str, RefusalReason]] = KeyedRate(1 / LOG_AGAIN_AFTER, 1, clock, _REMEMBERED)
 
     def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
@@ -60,9 +60,7 @@ class RefusedVisits:
 class DataLanes:
     """Keeps data lanes for one session after another."""
 
-    def __init__(
-        self, carrier: Carrier, table: Mapping[str, LocalService], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, carrier: Carrier, table: Mapping[str, LocalService], clock: Monotonic = monotonic) -> None:
         """`table` has the local server of each label, and may change."""
         self._carrier = carrier
         self._table = table

@@ -7,11 +7,11 @@ here: the calls themselves (grpc_registries.py).
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn, Protocol, TypeVar
 
+from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.endpoints import Endpoint
 
 from portway.errors import AuthError, Error
@@ -111,7 +111,7 @@ class Registries(Protocol):
 class Directory:
     """Holds the last answer in `located`; None before the first."""
 
-    def __init__(self, registries: Registries, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, registries: Registries, clock: Monotonic = monotonic) -> None:
         self._registries = registries
         self._clock = clock
         self._renew_at = 0.0

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from portway_carrier.contract import Carrier
+from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
 from portway.engine.data_lanes import DataLanes
@@ -50,7 +51,7 @@ class Link:
         carrier: Carrier,
         directory: Directory,
         tasks: Tasks,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Monotonic = monotonic,
         linger: float = LINGER,
         racers: int = RACERS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

@@ -5,7 +5,6 @@ how often (link.py).
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Final
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
+from portway_runtime.clocks import Monotonic, monotonic
 
 from portway.engine.dialling import NO_ANSWER_YET, Attempted, RaceRecord, name_of, race
 from portway.engine.dialogue import SessionKey, Welcomed
@@ -70,7 +70,7 @@ class Search:
         self,
         carrier: Carrier,
         directory: Directory,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Monotonic = monotonic,
         racers: int = RACERS,
         report: Callable[[Sequence[RoundTrip], Located], None] | None = None,
     ) -> None:

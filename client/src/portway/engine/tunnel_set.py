@@ -5,12 +5,12 @@ for good is lost. Not here: keeping a session (link.py).
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
 from portway_carrier.contract import LocalService
 from portway_proto.wire.labels import Label
+from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
 from portway.engine.failures import Failure, pauses, spread_hint
@@ -29,7 +29,7 @@ UNBIND_AGAIN: Final = 30.0
 class TunnelSet:
     """Made and used on the engine's loop."""
 
-    def __init__(self, tasks: Tasks, emptied: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tasks: Tasks, emptied: Callable[[], None], clock: Monotonic = monotonic) -> None:
         """`emptied` is called when the last tunnel is closed or lost."""
         self.table: dict[str, LocalService] = {}  # the local server of each label, for the carrier
         self._tasks = tasks
