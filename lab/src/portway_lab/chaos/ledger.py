@@ -124,13 +124,13 @@ class Ledger:
         """Whether its raw port has rested, so that it may be another tunnel's."""
         return self._clock() > life.port_released + self.rest
 
-    def pick(self, lot: random.Random) -> tuple[Life, bool]:
+    def pick(self, rng: random.Random) -> tuple[Life, bool]:
         """A tunnel to visit, and whether at its raw port."""
         closed = self.closed()
-        if closed and lot.random() < _SHARE_OF_CLOSED:
-            life = lot.choice(closed)
+        if closed and rng.random() < _SHARE_OF_CLOSED:
+            life = rng.choice(closed)
         else:
             with self._lock:
-                life = lot.choice([one for one in self._lives.values() if one.ended == math.inf])
-        raw = life.tunnel.raw_port > 0 and lot.random() < _SHARE_OF_RAW and not self.may_be_reassigned(life)
+                life = rng.choice([one for one in self._lives.values() if one.ended == math.inf])
+        raw = life.tunnel.raw_port > 0 and rng.random() < _SHARE_OF_RAW and not self.may_be_reassigned(life)
         return life, raw

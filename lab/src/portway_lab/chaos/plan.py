@@ -60,16 +60,16 @@ class Fault:
 
 def make_plan(seed: int, seconds: float) -> tuple[Fault, ...]:
     """The faults by their beginning. All are undone by the end, and no two affect the same part at the same time."""
-    lot = random.Random(f"chaos {seed} {seconds:g}")
+    rng = random.Random(f"chaos {seed} {seconds:g}")
     faults: list[Fault] = []
     at = 0.0
     while True:
-        at += lot.expovariate(1 / _EVERY)
+        at += rng.expovariate(1 / _EVERY)
         if at > seconds - _SHORTEST:
             return tuple(faults)
-        kind, part, other = _target(lot)
+        kind, part, other = _target(rng)
         shortest = _SHORTEST_STAY if kind in _GUEST_KINDS else _SHORTEST
-        until = min(seconds, at + shortest + (_LONGEST - shortest) * lot.random() ** 2)
+        until = min(seconds, at + shortest + (_LONGEST - shortest) * rng.random() ** 2)
         fault = Fault(round(at, 2), round(until, 2), kind, part, other)
         now = [running for running in faults if running.until >= fault.at]
         harm = sum(running.kind not in _GUEST_KINDS for running in now)
@@ -91,19 +91,19 @@ def _part_kind(fault: Fault) -> str:
     return fault.part.partition("-")[0]
 
 
-def _target(lot: random.Random) -> tuple[Kind, str, str]:
+def _target(rng: random.Random) -> tuple[Kind, str, str]:
     """A kind and its part or parts; more often a node than anything else."""
-    draw = lot.random()
+    draw = rng.random()
     if draw < 0.4:
-        return lot.choice(_NODE_KINDS), lot.choice(NODES), ""
+        return rng.choice(_NODE_KINDS), rng.choice(NODES), ""
     if draw < 0.52:
-        return lot.choice(_OTHER_KINDS), lot.choice((*REGISTRIES, ETCD)), ""
+        return rng.choice(_OTHER_KINDS), rng.choice((*REGISTRIES, ETCD)), ""
     if draw < 0.72:
-        return lot.choice(_GUEST_KINDS), lot.choice(GUESTS), ""
-    one = lot.choice(NODES)
-    other = lot.choice([part for part in (*NODES, *REGISTRIES, *CLIENTS, *GUESTS) if part != one])
-    source, target = lot.sample((one, other), 2)
-    return lot.choice(_CUTS), source, target
+        return rng.choice(_GUEST_KINDS), rng.choice(GUESTS), ""
+    one = rng.choice(NODES)
+    other = rng.choice([part for part in (*NODES, *REGISTRIES, *CLIENTS, *GUESTS) if part != one])
+    source, target = rng.sample((one, other), 2)
+    return rng.choice(_CUTS), source, target
 
 
 def _conflict(one: Fault, other: Fault) -> bool:

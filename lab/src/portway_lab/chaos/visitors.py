@@ -73,14 +73,14 @@ class Visitors:
             thread.join()
 
     def _visit(self, number: int) -> None:
-        lot = random.Random(f"visitor {self._seed} {number}")
+        rng = random.Random(f"visitor {self._seed} {number}")
         context = visitor_context(self._stage.cluster.ca)
         ledger = self._stage.ledger
         with self._stage.network.inside(VISITOR):
             while not self._stop.wait(_BETWEEN):
-                life, raw = ledger.pick(lot)
-                node = lot.choice(self._stage.entrances(life.tunnel, raw=raw))
-                questions = [Ask(lot.choice(_SIZES), lot.random() < 0.3) for _ in range(lot.randint(1, _MAX_QUESTIONS))]
+                life, raw = ledger.pick(rng)
+                node = rng.choice(self._stage.entrances(life.tunnel, raw=raw))
+                questions = [Ask(rng.choice(_SIZES), rng.random() < 0.3) for _ in range(rng.randint(1, _MAX_QUESTIONS))]
                 done = visit(self._stage, context, life.tunnel, node, questions, raw=raw)
                 self._count(life, done)
 

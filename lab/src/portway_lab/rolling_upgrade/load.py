@@ -84,23 +84,23 @@ class Load:
         )
 
     def _repeat(self, step: Callable[[random.Random], None], number: int) -> None:
-        lot = random.Random(f"{step.__name__} {number}")
-        self._stop.wait(lot.random() * _KEPT_EVERY)
+        rng = random.Random(f"{step.__name__} {number}")
+        self._stop.wait(rng.random() * _KEPT_EVERY)
         while not self._stop.is_set():
-            step(lot)
+            step(rng)
 
-    def _ask_on_new(self, lot: random.Random) -> None:
-        self._visit(lot, [_SMALL], _NEW_EVERY)
+    def _ask_on_new(self, rng: random.Random) -> None:
+        self._visit(rng, [_SMALL], _NEW_EVERY)
 
-    def _ask_on_kept(self, lot: random.Random) -> None:
-        self._visit(lot, [_SMALL] * _REQUESTS_OF_KEPT, _KEPT_EVERY)
+    def _ask_on_kept(self, rng: random.Random) -> None:
+        self._visit(rng, [_SMALL] * _REQUESTS_OF_KEPT, _KEPT_EVERY)
 
-    def _ask_slowly(self, lot: random.Random) -> None:
-        self._visit(lot, [_LONG], 0.0)
+    def _ask_slowly(self, rng: random.Random) -> None:
+        self._visit(rng, [_LONG], 0.0)
 
-    def _visit(self, lot: random.Random, questions: Sequence[Ask], every: float) -> None:
+    def _visit(self, rng: random.Random, questions: Sequence[Ask], every: float) -> None:
         """One connection; each question is asked `every` seconds after the previous one."""
-        tunnel, node = lot.choice(self._tunnels), lot.choice(self._ready)
+        tunnel, node = rng.choice(self._tunnels), rng.choice(self._ready)
         due = time.monotonic()
         try:
             connection = connect(self._context, node, tunnel, _TIMEOUT)
