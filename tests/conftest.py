@@ -1,4 +1,4 @@
-"""What every test gets: nothing it started may outlive it."""
+"""Fixtures of every test: whatever it has started must have ended when it ends."""
 
 import asyncio
 import gc
@@ -13,24 +13,23 @@ import pytest
 from portway_testkit.fixtures import as_client, origin, store  # noqa: F401 - for every folder
 
 _FD_DIRECTORY = Path("/proc/self/fd")
-_CLOSING_SECONDS = 1.0  # gRPC lets go of closed channels in threads of its own, within milliseconds
+_CLOSING_SECONDS = 1.0  # gRPC releases closed channels in its own threads, within milliseconds
 
 
 def pytest_configure() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and children inherit that: Ctrl-C must be tested
-    wherever the tests are run from."""
+    """Restore SIGINT: a shell starts background jobs with SIGINT ignored, which children inherit, and Ctrl-C is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
-    """What was imported by now stays: collections after each test need not look at it again, which costs 50 ms each."""
+    """Exclude everything that is imported by now from garbage collection, which runs after each test: it saves 50 ms."""
     gc.collect()
     gc.freeze()
 
 
 def _open_sockets() -> set[str]:
-    """The sockets this process holds, by inode."""
+    """The open sockets of this process, by inode."""
     found = set()
     for name in os.listdir(_FD_DIRECTORY):  # noqa: PTH208 - a path object for each would open more of them
         try:
@@ -44,7 +43,7 @@ def _open_sockets() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def no_leaked_log() -> Iterator[None]:
-    """A program that a test runs in this process logs to that test's stderr, which is closed after it."""
+    """Remove log handlers that a program has added in this process: their stderr is closed after the test."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield
@@ -56,7 +55,7 @@ def no_leaked_log() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_leaked_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test closes every socket it opened. Mark with `shares_sockets` what keeps a module-wide server."""
+    """A test closes every socket that it opened; `shares_sockets` marks one with a module-wide server."""
     if request.node.get_closest_marker("shares_sockets") or not _FD_DIRECTORY.exists():
         yield
         return
@@ -82,7 +81,7 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
-    # grpc.aio waits in a task of its own, which nobody can reach, for a call that was cancelled, on either side.
+    # After a cancelled call grpc.aio waits in a task of its own, which cannot be reached, on both sides.
     grpc_calls = {task for task in leaked if _is_grpc(task)}
     if grpc_calls:
         leaked -= (await asyncio.wait(grpc_calls, timeout=_CLOSING_SECONDS))[0]

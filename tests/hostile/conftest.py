@@ -1,4 +1,4 @@
-"""One node as a process, with the limits that it has by default, and a tunnel of it that is in use."""
+"""One node as a process, with its default limits, and a tunnel of it in use."""
 
 import sys
 import tempfile
@@ -14,8 +14,8 @@ from portway_lab.cluster.processes import Processes
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import Besieged, endless
 
-# A quarter of what it is by default: handshakes that stand still are the one thing here that takes notable memory, and
-# as many as are wanted have to be made.
+# A quarter of the default: stalled handshakes are the only thing here that takes much memory, and the tests have to make
+# as many as are allowed.
 MOST_GREETINGS = 256
 _FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address", "64")
 
@@ -34,21 +34,21 @@ def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Besieged], 
 
 @pytest.fixture(scope="session")
 def besieged() -> Iterator[Besieged]:
-    """One for all attacks."""
+    """One node for all attacks."""
     with a_node() as node:
         yield node
 
 
 @pytest.fixture
 def unasked() -> Iterator[Besieged]:
-    """One that nobody has asked for a name yet: after many names, those that come soon after go together."""
+    """A node that has not been asked for any name: after many, further look-ups are batched."""
     with a_node() as node:
         yield node
 
 
 @contextmanager
 def a_node() -> Iterator[Besieged]:
-    """Client, node and registry are processes of their own, so that none waits for the other's interpreter."""
+    """Client, node and registry are separate processes, so that none waits for another's interpreter lock."""
     with (
         tempfile.TemporaryDirectory(prefix="pw-") as folder,
         Processes(Path(folder)) as processes,
@@ -76,7 +76,7 @@ def a_node() -> Iterator[Besieged]:
         )
 
 
-# A tunnel with a raw port besides, until it is ended.
+# A tunnel with a raw port, until SIGTERM.
 _HOLD = """
 import dataclasses, json, pathlib, signal, sys
 import portway
