@@ -17,13 +17,15 @@ _CLOSING_SECONDS = 1.0  # gRPC releases closed channels in its own threads, with
 
 
 def pytest_configure() -> None:
-    """Restore SIGINT: a shell starts background jobs with SIGINT ignored, which children inherit, and Ctrl-C is tested."""
+    """Restore SIGINT: a shell starts background jobs with SIGINT ignored, which children inherit, and Ctrl-C is
+    tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
-    """Exclude everything that is imported by now from garbage collection, which runs after each test: it saves 50 ms."""
+    """Exclude everything that is imported by now from garbage collection, which runs after each test: it saves 50
+    ms."""
     gc.collect()
     gc.freeze()
 

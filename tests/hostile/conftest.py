@@ -14,8 +14,8 @@ from portway_lab.cluster.processes import Processes
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import Besieged, endless
 
-# A quarter of the default: stalled handshakes are the only thing here that takes much memory, and the tests have to make
-# as many as are allowed.
+# A quarter of the default: stalled handshakes are the only thing here that takes much memory, and tests have to make as
+# many as are allowed.
 MOST_GREETINGS = 256
 _FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address", "64")
 
