@@ -36,15 +36,15 @@ def namespaces() -> set[str]:
 @pytest.mark.slow  # twelve seconds of faults, and what it takes to come to rest after them
 @pytest.mark.timeout(_END_WITHIN + 30)
 def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: dict[str, str], tmp_path: Path) -> None:
-    """No visitor gets a byte of another tunnel; afterwards every tunnel serves everywhere and nothing is left over."""
+    """No visitor gets a byte of another tunnel; afterwards every tunnel serves everywhere and nothing remains."""
     done = subprocess.run(_COMMAND, capture_output=True, text=True, timeout=_END_WITHIN, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for line in (
         "every tunnel serves at every node: yes",
-        "registries and nodes agree, nothing is left over: yes",
+        "registries and nodes agree, nothing remains: yes",
         "a new tunnel serves at every node: yes",
-        "nothing of the tunnels is left once their clients end: yes",
-        "nobody answers at the address of a tunnel that is closed: yes",
+        "nothing of the tunnels remains once their clients have ended: yes",
+        "no closed tunnel is answered for: yes",
         "nothing is wrong",
     ):
         assert line in done.stdout
