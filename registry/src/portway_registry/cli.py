@@ -4,15 +4,12 @@ import argparse
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import NoReturn
 
-from portway_runtime import logs
-from portway_runtime.errors import RuntimeFault
-from portway_runtime.run import serve
+from portway_runtime.run import run_program, serve
 from portway_runtime.settings import Setting, add_config_flag, add_flags
 
 from portway_registry.config import SETTINGS, Config, load
@@ -35,14 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     parsed = _parser().parse_args(arguments)
     given = {key: value for key in SETTINGS.by_key if (value := getattr(parsed, key)) is not None}
-    try:
-        config = load(given, os.environ, parsed.config)
-        logs.configure(form=config.log_format, level=config.log_level)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            sys.exit(runner.run(_serve(config)))
-    except (RegistryError, RuntimeFault) as error:
-        print(f"portway-registry: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(
+        "portway-registry",
+        lambda: load(given, os.environ, parsed.config),
+        _serve,
+        faults=RegistryError,
+        loop_factory=_loop_factory(),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,19 +1,15 @@
 """The command portway-relay."""
 
 import argparse
-import asyncio
 import logging
 import os
 import resource
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import uvloop
-from portway_runtime import logs
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.errors import RuntimeFault
-from portway_runtime.run import serve
+from portway_runtime.run import run_program, serve
 
 from portway_relay import settings
 from portway_relay.config import NodeConfig
@@ -31,15 +27,14 @@ reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     parsed = vars(_parser().parse_args(arguments))
-    try:
-        config = settings.load(parsed, os.environ)
-        logs.configure(form=config.log_format, level=config.log_level)
-        _raise_descriptors()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            sys.exit(runner.run(_serve(config)))
-    except (RelayError, RuntimeFault) as error:
-        print(f"portway-relay: {error}", file=sys.stderr)
-        sys.exit(2)
+    _raise_descriptors()
+    run_program(
+        "portway-relay",
+        lambda: settings.load(parsed, os.environ),
+        _serve,
+        faults=RelayError,
+        loop_factory=uvloop.new_event_loop,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

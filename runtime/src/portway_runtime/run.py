@@ -7,17 +7,21 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
+from portway_runtime import logs
+from portway_runtime.errors import RuntimeFault
 from portway_runtime.secret_files import replace_file
 
 logger = logging.getLogger(__name__)
 
 STOPPED: Final = 0
 FAILED: Final = 1
+UNUSABLE_SETTINGS: Final = 2
 
 OnFailure = Callable[[BaseException], None]
 
@@ -30,7 +34,40 @@ class Server(Protocol):
     async def stop(self) -> None: ...
 
 
+class Config(Protocol):
+    """The settings that every server has."""
+
+    @property
+    def log_format(self) -> str: ...
+
+    @property
+    def log_level(self) -> str: ...
+
+
 S = TypeVar("S", bound=Server)
+C = TypeVar("C", bound=Config)
+
+
+def run_program(
+    program: str,
+    load: Callable[[], C],
+    run: Callable[[C], Coroutine[Any, Any, int]],
+    *,
+    faults: type[Exception],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> NoReturn:
+    """Load the settings, set up logging, run `run(settings)` on a new event loop, and exit with the code it returns.
+
+    A RuntimeFault or one of the program's own `faults` is printed as one line, and the exit code is UNUSABLE_SETTINGS.
+    """
+    try:
+        config = load()
+        logs.configure(form=config.log_format, level=config.log_level)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            sys.exit(runner.run(run(config)))
+    except (faults, RuntimeFault) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(UNUSABLE_SETTINGS)
 
 
 async def serve(

@@ -15,10 +15,14 @@ OWNER_ONLY: Final = 0o600
 def replace_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY, durable: bool = True) -> None:
     """Write `content` to `path`, replacing the file that is there. On an error the old file stays.
 
+    Only one process at a time may replace the same file.
+
     mode: permissions of the new file, less the process's umask.
     durable: flush the content to disk before it replaces the old file.
     """
-    draft = _write_draft(path, content, mode, durable=durable)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)  # left by a process that was killed while it wrote
+    _write_draft(draft, content, mode, durable=durable)
     try:
         draft.replace(path)
     except OSError:
@@ -28,7 +32,8 @@ def replace_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY, durable:
 
 def create_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY) -> bool:
     """Write `content` to a new file at `path`, flushed to disk. If the path exists, change nothing and return False."""
-    draft = _write_draft(path, content, mode, durable=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # two processes may create it at once
+    _write_draft(draft, content, mode, durable=True)
     try:
         os.link(draft, path)  # unlike a rename it fails where a file is
     except FileExistsError:
@@ -38,8 +43,7 @@ def create_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY) -> bool:
     return True
 
 
-def _write_draft(path: Path, content: bytes, mode: int, *, durable: bool) -> Path:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _write_draft(draft: Path, content: bytes, mode: int, *, durable: bool) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(descriptor, "wb") as file:
@@ -50,4 +54,3 @@ def _write_draft(path: Path, content: bytes, mode: int, *, durable: bool) -> Pat
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-    return draft

@@ -28,6 +28,15 @@ def test_a_file_is_replaced(tmp_path: Path, durable: bool) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_draft_that_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    """Drafts do not pile up beside the file, and none of them blocks the next write."""
+    path = tmp_path / "secret"
+    (tmp_path / ".secret.draft").write_text("half")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_mode_may_be_given(tmp_path: Path) -> None:
     """What others may read is the caller's choice."""
     replace_file(tmp_path / "ready", b"", mode=0o640)
