@@ -38,6 +38,10 @@ LOOPBACK = "127.0.0.1"
 # Seconds: more than anything that is waited for here takes on a busy machine.
 PATIENCE = 20.0
 
+# What grpc.aio reports in place of the status when a server refuses a call while the client still sends: in one of some
+# 500 refusals, more often under load. The call is made again.
+_STATUS_LOST = "Internal error from Core"
+
 T = TypeVar("T")
 
 
@@ -217,11 +221,19 @@ class NodeStream:
 
     async def open(self) -> None:
         """Register. Raises StreamEnded when the registry refuses."""
-        self._stream = MeshStub(self._channel).Session()
-        self._tasks.spawn(self._hear(), name="hear")
-        with suppress(grpc.aio.AioRpcError):  # refused already: `until` raises the reason
-            await self.register()
-        await self.until(lambda: self.registrations)
+        while True:
+            self._stream = MeshStub(self._channel).Session()
+            self._tasks.spawn(self._hear(), name="hear")
+            with suppress(grpc.aio.AioRpcError):  # refused already: `until` raises the reason
+                await self.register()
+            try:
+                await self.until(lambda: self.registrations)
+            except StreamEnded as ended:
+                if ended.details != _STATUS_LOST:
+                    raise
+                self._ended = None
+            else:
+                return
 
     async def register(self) -> None:
         """Send a Register."""
