@@ -53,23 +53,33 @@ class NodeLimits:
     max_sessions: int = _limit(
         5_000, "client sessions; with 8 lanes each they use the descriptors of a well-configured machine"
     )
-    sessions_per_second: int = _limit(200, "new client sessions per second; above it clients get a time to retry")
+    sessions_per_second: int = _limit(
+        200,
+        "new client sessions per second, each with the handshakes of its lanes, the proofs of its tunnels and "
+        "announcements; above it clients get a time to retry",
+    )
     session_burst: int = _limit(
         400, "new client sessions at once; when a node dies, its few hundred clients come over without waiting"
     )
-    max_tunnels_per_session: int = _limit(1_000, "tunnels of one session")
+    max_tunnels_per_session: int = _limit(1_000, "tunnels of one session; ten times those of any program seen so far")
     max_lanes: int = _limit(4_096, "data lanes of one session: one for each visit in progress")
     max_visits_per_tunnel: int = _limit(4_096, "visits of one tunnel in progress; more could not have a lane")
     binds_per_second: int = _limit(50, "tunnels that one session may open per second; a proof takes up to 2 ms")
     bind_burst: int = _limit(1_000, "tunnels that one session may open at once, as when it comes back with all of them")
     proof_hashes_per_second: int = _limit(
-        200_000, "hashes per second to check the proofs of one token, or of one node: a twentieth of a core"
+        200_000,
+        "hashes per second to check the proofs of one token, or of one node: a twentieth of a core; one proof takes "
+        "up to 4,096",
     )
     proof_hash_burst: int = _limit(
-        1_000_000, "hashes at once for the same: 10,000 tunnels of a node, each bound a hundred times"
+        1_000_000, "hashes at once for the same, 0.25 s of work: 10,000 tunnels of a node, each bound a hundred times"
     )
     # Connections whose purpose or owner is not known yet.
-    max_greetings: int = _limit(1_024, "client lanes whose first frame is awaited")
+    max_greetings: int = _limit(
+        1_024,
+        "client lanes whose first frame is awaited, and as many handshakes of nodes: memory, and a second or two of "
+        "handshakes",
+    )
     max_greetings_per_address: int = _limit(
         256, "the same, of one address; many clients behind one address come back in a few rounds"
     )
@@ -85,7 +95,11 @@ class NodeLimits:
         1_000, "new connections per second of one address (IPv6: one /64), a tenth of a core; a large office needs 100"
     )
     connection_burst: int = _limit(2_000, "new connections at once of one address")
-    unknown_names_per_second: int = _limit(50, "names per second that one address may have looked up without success")
+    unknown_names_per_second: int = _limit(
+        50,
+        "names per second that one address may have looked up without success: it must not use up the look-ups of all "
+        "others",
+    )
     unknown_name_burst: int = _limit(100, "the same at once: a page with many names of closed tunnels")
     # Times that something is kept or waited for.
     resume_time: float = _limit(60.0, "seconds that the tunnels of a session without a connection are kept")
@@ -95,7 +109,9 @@ class NodeLimits:
     first_bytes_time: float = _limit(
         2.0, "seconds to wait for the first bytes of a refused visitor, which gets an answer if they are HTTP"
     )
-    lookups_per_second: int = _limit(500, "names of other nodes' tunnels that are looked up per second")
+    lookups_per_second: int = _limit(
+        500, "names of other nodes' tunnels that are looked up per second; one call asks a registry for many"
+    )
     lookup_time: float = _limit(3.0, "seconds to look up one name")
     lane_wait: float = _limit(10.0, "seconds that a visitor waits for a lane of the tunnel's client")
     stop_grace: float = _limit(

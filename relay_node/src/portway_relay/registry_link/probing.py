@@ -25,7 +25,6 @@ class AddressProber:
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """report: called with each result."""
         """`report` is called with the result of each probe."""
         self._carrier = carrier
         self._certificates = certificates
@@ -38,7 +37,6 @@ class AddressProber:
 
     async def close(self) -> None:
         """Cancel the probes in progress; their results are not reported."""
-        """Abandon the probes that are under way, without a report."""
         await self._tasks.close()
 
     async def _probe(self, order: Probe) -> None:
