@@ -195,11 +195,11 @@ class RegistryStream:
     def _handle_registered(self, lease: Registered, channel: aio.Channel) -> None:
         """Also in mid-stream, when the registry had to replace the lease, and what hung on it is gone."""
         self._lease = lease
+        self._calls.channel = channel
         self._whole_due = True
         self._outbox.filled.set()
         if not self._registered:
             self._registered = True
-            self._calls.channel = channel
             self._logged.clear()
             logger.info("registered", extra={"lease_seconds": lease.lease_seconds})
             self._compare_clocks(lease)
