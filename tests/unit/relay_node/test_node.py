@@ -10,7 +10,22 @@ import aiohttp
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_relay.config import NodeConfig
+from portway_relay.ingress.public_port import PublicPort
+from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.mesh.inbound_lanes import InboundLanes
+from portway_relay.mesh.peers import Peers
 from portway_relay.node import Node
+from portway_relay.raw_ports.region_addresses import RegionAddresses
+from portway_relay.raw_ports.reservation import PortReservation
+from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.registry_link.label_questions import LabelQuestions
+from portway_relay.registry_link.probing import AddressProber
+from portway_relay.registry_link.stream import RegistryStream
+from portway_relay.routing.lookup import Lookup
+from portway_relay.sessions.greeter import Greeter
+from portway_relay.sessions.sessions import Sessions
+from portway_relay.visits import Visits
+from portway_runtime.admin_http import AdminHttp
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import CertificateError, ListenError
 from portway_testkit.links.carrier_link import until
@@ -119,6 +134,30 @@ async def test_a_node_that_stops_is_not_ready(make_node: MakeNode) -> None:
     await node.stop()
     assert node.not_ready() == "stopping"
     assert node._report.info().state == NODE_STATE_DRAINING
+
+
+async def test_parts_are_closed_in_order(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is taken, sessions end, the registry forgets the node, the other nodes leave; health is last."""
+    closed: list[str] = []
+
+    def watch(part: type[Any]) -> None:
+        close = part.close
+
+        def record(self: Any, *arguments: Any, **options: Any) -> Any:
+            closed.append(part.__name__)
+            return close(self, *arguments, **options)
+
+        monkeypatch.setattr(part, "close", record)
+
+    ports = (PublicPort, RawPorts, RawVisitors)
+    clients = (Greeter, Sessions, RegionAddresses, PortReservation, Visits, Lookup)
+    others = (AddressProber, LabelQuestions, RegistryStream, InboundLanes, Peers)
+    order = (*ports, *clients, *others, AdminHttp)
+    for part in order:
+        watch(part)
+    node = make_node(admin_listen=Endpoint("127.0.0.1", 0))
+    await node.stop()
+    assert closed == [part.__name__ for part in order]
 
 
 @pytest.mark.parametrize(

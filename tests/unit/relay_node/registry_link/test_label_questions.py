@@ -9,7 +9,7 @@ import pytest
 from portway_testkit.fakes.fake_mesh import MakeNode, NodeEnd, Serve
 from portway_testkit.links.carrier_link import until
 
-# As many as are asked for one by one at once (registry_link/questions.py), and what one call holds.
+# Labels that are asked for one by one when they come at once (registry_link/label_questions.py), and those of one call.
 ALONE = 100
 TOGETHER = 256
 
