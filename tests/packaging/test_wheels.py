@@ -165,6 +165,17 @@ def test_the_lane_protocol_needs_the_standard_library_alone(wheels: dict[str, Pa
     assert done.stdout.split() == []
 
 
+def test_a_carrier_brings_no_grpc(wheels: dict[str, Path]) -> None:
+    """Moving bytes takes the lane protocol and the runtime; gRPC comes with the programs that call a registry."""
+    needed = [
+        requirement
+        for name in _ours(wheels, "portway-carrier")
+        for requirement in _metadata(wheels[name]).get_all("Requires-Dist", [])
+        if "extra ==" not in requirement
+    ]
+    assert [one for one in needed if one.startswith("grpc")] == []
+
+
 @pytest.mark.parametrize("name", sorted(_PROGRAMS))
 def test_a_wheel_says_that_it_is_typed(wheels: dict[str, Path], name: str) -> None:
     """Type checkers take a distribution's annotations."""
