@@ -93,8 +93,8 @@ class LaneEvents(Protocol):
         ...
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        """The lane is over. Called once, whichever side closed it; with ConnectionLost(clean=True) when nothing went
-        wrong."""
+        """The lane is over. Called once, whichever side closed it; with ConnectionLost(clean=True) when this side
+        called `close`."""
         ...
 
 

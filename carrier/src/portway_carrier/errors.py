@@ -3,7 +3,7 @@
 CarrierError
 ├── ConnectFailed      the peer cannot be reached: refused, unreachable, timed out
 ├── HandshakeFailed    the TLS handshake failed: untrusted certificate, no common version, garbage, timed out
-├── ConnectionLost     an established connection ended; `clean` when the peer ended it in order
+├── ConnectionLost     an established connection ended; `clean` when nothing of it was lost
 ├── PeerSilent         nothing was received for too long, though the socket may look alive
 ├── ProtocolViolation  the peer broke the lane protocol
 ├── PeerFailed         the peer sent FAIL; its code and message are in `payload`
@@ -34,7 +34,8 @@ class HandshakeFailed(CarrierError):
 
 
 class ConnectionLost(CarrierError):
-    """The connection ended. `clean`: in order, or by a call on this side."""
+    """The connection ended. `clean`: this side closed it, or it was a stream that its peer ended in order. A lane that
+    its peer closed, or that was aborted here, is not clean."""
 
     def __init__(self, message: str, *, clean: bool = False) -> None:
         super().__init__(message)

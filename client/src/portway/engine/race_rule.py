@@ -18,8 +18,8 @@ RACERS: Final = 3
 # Seconds. The registry's order is right most of the time: a first node that is within two round trips of this gets no
 # rival, and one that was expected to be near and is not costs no more than this.
 STAGGER: Final = 0.025
-# Seconds. A SYN that is lost once is repeated after 1 s; a node that
-# needs longer than this to connect is not worth waiting for.
+# Seconds. A SYN that is lost once is repeated after 1 s; a node that needs longer than this to connect is not worth
+# waiting for.
 DIAL_TIMEOUT: Final = 3.0
 
 
