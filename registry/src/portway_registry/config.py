@@ -4,6 +4,7 @@ Here: which settings there are, how each is read, and what is refused. Not here:
 resolved when `load` is called, nothing at import.
 """
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,23 @@ _MESH_LISTEN: Final = Endpoint("::", 7401)
 _ADDRESS: Final = "HOST:PORT"
 _FILE: Final = "FILE"
 
+
+def _listen_address(text: str) -> Endpoint:
+    """As parse_endpoint, but an IPv6 address may also be given without brackets, as in :::7400."""
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return parse_endpoint(text)
+    return parse_endpoint(f"[{host}]:{port}")
+
+
 SETTINGS: Final = SettingTable(
     "portway-registry serve",
     "PORTWAY_REGISTRY_",
     (
-        Setting("listen", parse_endpoint, "address to serve clients and operators at (TLS)", _ADDRESS),
-        Setting("mesh_listen", parse_endpoint, "address to serve nodes at (mutual TLS)", _ADDRESS),
+        Setting("listen", _listen_address, "address to serve clients and operators at (TLS)", _ADDRESS),
+        Setting("mesh_listen", _listen_address, "address to serve nodes at (mutual TLS)", _ADDRESS),
         Setting("tls_cert", Path, "certificate (PEM) of the port for clients and operators; required", _FILE),
         Setting("tls_key", Path, "its private key (PEM); required", _FILE),
         Setting(
@@ -69,7 +81,7 @@ SETTINGS: Final = SettingTable(
         ),
         Setting(
             "metrics_listen",
-            parse_endpoint,
+            _listen_address,
             "address to serve /metrics and /healthz at (plain HTTP); off by default",
             _ADDRESS,
         ),

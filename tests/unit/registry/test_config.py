@@ -168,6 +168,16 @@ def test_addresses_of_both_families_are_read() -> None:
         assert str(parse_endpoint(text)) == text
 
 
+@pytest.mark.parametrize("key", ["listen", "mesh_listen", "metrics_listen"])
+def test_an_ipv6_address_may_lack_its_brackets(key: str) -> None:
+    """What follows the last colon is the port, here alone: an address that others are to dial has brackets."""
+    assert getattr(load({key: ":::7400"}, {}), key) == Endpoint("::", 7400)
+    assert getattr(load({key: "fe80::1:0"}, {}), key) == Endpoint("fe80::1", 0)
+    for text in ("::1", "[::1]", "::1:", ":7400", "[::1:7400"):
+        with pytest.raises(ConfigError, match="in brackets"):
+            load({key: text}, {})
+
+
 def test_the_store_s_settings_belong_together() -> None:
     """What only etcd has use for makes the specification, and is refused elsewhere."""
     config = load({"store": "etcd:https://a,https://b:1", "etcd_ca": "/ca"}, {})
