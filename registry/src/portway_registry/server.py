@@ -252,9 +252,10 @@ class Registry:
         pages = AdminHttp({"/healthz": health, "/metrics": metrics})
         self._closing.append(pages.close)
         try:
-            self._metrics_address = await pages.start(open_sockets(address))
+            port = (await pages.start(open_sockets(address))).port
         except ListenError as error:
             raise ConfigError(f"--metrics-listen: {error}") from error
+        self._metrics_address = Endpoint(address.host, port)
 
     async def _listen(
         self, server: aio.Server, address: Endpoint, credentials: grpc.ServerCredentials, key: str
