@@ -114,7 +114,8 @@ def node_port_certificate(
     if config.mesh_tls_cert is None and authority.signer is not None:
         return SelfIssued(authority.signer, now)
     files = public if config.mesh_tls_cert is None else CertificateFiles(config, "mesh_tls_cert", "mesh_tls_key", now)
-    files.require_issued_by(authority, f"--cluster-ca {config.cluster_ca}")
+    name = "the cluster's own CA" if config.cluster_ca is None else f"--cluster-ca {config.cluster_ca}"
+    files.require_issued_by(authority, name)
     return files
 
 

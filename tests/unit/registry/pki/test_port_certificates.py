@@ -151,6 +151,15 @@ def test_nodes_would_not_trust_a_foreign_certificate(files: Files) -> None:
     assert "--mesh-tls-cert" in refusal(files.config(tls_cert=certificate, tls_key=key))
 
 
+def test_an_authority_without_a_file_is_named_as_the_cluster_s_own(files: Files) -> None:
+    """The CA in the store has no file that an error could name."""
+    certificate, key = files.issue(files.other)
+    config = files.config(cluster_ca=None, mesh_tls_cert=certificate, mesh_tls_key=key)
+    public, _, authority = read(files.config())
+    with pytest.raises(ConfigError, match="not issued by the cluster's own CA"):
+        node_port_certificate(config, public, authority, lambda: NOW)
+
+
 @pytest.mark.parametrize("name", ["tls_cert", "tls_key", "cluster_ca"])
 def test_what_is_needed_is_said(files: Files, tmp_path: Path, name: str) -> None:
     """Without one of the files, or with one that is not there, its flag is named."""
