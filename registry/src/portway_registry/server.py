@@ -181,10 +181,10 @@ class Registry:
         store = open_store(config.store_spec(), on_failure=self._on_failure)
         self._closing.append(store.close)
         token_file = config.first_admin_token_file()
-        settings = await _once_reachable(partial(bootstrap, store, admin_token_file=token_file, now_ms=_now_ms()))
+        settings = await _once_reachable(lambda: bootstrap(store, admin_token_file=token_file, now_ms=_now_ms()))
         authority = configured
         if authority is None:
-            authority = await _once_reachable(partial(stored_authority, store, now_ms=_now_ms()))
+            authority = await _once_reachable(lambda: stored_authority(store, now_ms=_now_ms()))
         views = Views(store, on_failure=self._on_failure)
         self._closing.append(views.close)
         await _once_reachable(views.start)
