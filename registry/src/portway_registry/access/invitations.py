@@ -76,8 +76,8 @@ class Invitations:
             return keys.invitation(record.id), encode(record), (record, credential.text(PREFIX))
 
         made, token = await create(self._store, make, "no free invitation id was found")
-        await self._audit.add_done(by, "node.invite", made.id)
-        await self._known.caught_up_if_possible(made.id)
+        if await self._audit.add_done(by, "node.invite", made.id):
+            await self._known.caught_up_if_possible(made.id)
         return made, token
 
     def find(self, *, over: bool) -> list[InvitationRecord]:
@@ -109,8 +109,8 @@ class Invitations:
         record = await update(
             self._store, keys.invitation(invitation_id), decide, "the invitation changed at each try to revoke it"
         )
-        await self._audit.add_done(by, "invitation.revoke", record.id)
-        await self._known.caught_up_if_possible(record.id)
+        if await self._audit.add_done(by, "invitation.revoke", record.id):
+            await self._known.caught_up_if_possible(record.id)
         return record
 
     async def authenticate(self, text: str) -> InvitationRecord:

@@ -88,7 +88,7 @@ class Tokens:
         self._unknown = BoundedLookups(store, "tokens that it does not know")
 
     async def create(self, *, tenant: str, role: Role, description: str, max_tunnels: int, by: str) -> NewToken:
-        """A new token, made by the token `by`; this replica knows it when this returns.
+        """A new token, made by the token `by`; this replica knows it when this returns, unless the store went away.
 
         Raises InvalidRequest, StoreUnavailable.
         """
@@ -108,8 +108,8 @@ class Tokens:
             return keys.token(made.record.id), encode(made.record), made
 
         made = await create(self._store, make, "no free token id was found")
-        await self._audit.add_done(by, "token.create", made.record.id)
-        await self._known.caught_up_if_possible(made.record.id)
+        if await self._audit.add_done(by, "token.create", made.record.id):
+            await self._known.caught_up_if_possible(made.record.id)
         return made
 
     def find(self, *, tenant: str, revoked: bool) -> list[TokenRecord]:
@@ -142,8 +142,8 @@ class Tokens:
         )
         if changed:
             logger.info("token revoked", extra={"token": record.id, "tenant": record.tenant})
-            await self._audit.add_done(by, "token.revoke", record.id)
-            await self._known.caught_up_if_possible(record.id)
+            if await self._audit.add_done(by, "token.revoke", record.id):
+                await self._known.caught_up_if_possible(record.id)
         return record
 
     async def authenticate(self, authorization: str | None) -> TokenRecord:

@@ -28,13 +28,19 @@ class Audit:
         record = AuditRecord(at_ms=now, actor=actor, action=action, target=target)
         await self._store.put(keys.audit(now, secrets.token_hex(4)), encode(record))
 
-    async def add_done(self, actor: str, action: str, target: str) -> None:
+    async def add_done(self, actor: str, action: str, target: str) -> bool:
         """As `add`, for a change that is in the store already: an outage is logged, since the change must not be
-        reported as failed."""
+        reported as failed.
+
+        False: the store does not answer. Its time limit has been waited out then; a caller that waits for a second one
+        lets its own caller's time run out, who would believe that the change failed.
+        """
         try:
             await self.add(actor, action, target)
         except StoreUnavailable as error:
             logger.warning("done, but not in the audit: %s of %s by %s (%s)", action, target, actor, error)
+            return False
+        return True
 
     async def latest(self, limit: int) -> list[AuditRecord]:
         """The `limit` newest entries, the newest first. Raises StoreUnavailable."""

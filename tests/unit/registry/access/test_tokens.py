@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -186,6 +187,29 @@ async def test_a_token_is_revoked_once(memory: EmbeddedStore, check: Tokens) -> 
     assert [one.action for one in await Audit(memory, lambda: 0).latest(10)].count("token.revoke") == 1
     with pytest.raises(NotFound, match="token list"):
         await check.revoke("zzzz", by="admin")
+
+
+async def test_a_store_that_goes_away_is_waited_for_once(
+    memory: EmbeddedStore, check: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that is stored is shown after one time limit of the store: `portway-admin` does not wait for two."""
+    put, asked = memory.put, []
+
+    async def put_token(key: str, value: bytes, **conditions: Any) -> bool:
+        asked.append(key)
+        if not key.startswith(keys.TOKENS):
+            raise StoreUnavailable("away")
+        return await put(key, value, **conditions)
+
+    async def get(key: str) -> Entry | None:
+        asked.append(key)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(memory, "put", put_token)
+    monkeypatch.setattr(memory, "get", get)
+    token = await create(check)
+    assert asked[0] == keys.token(token.record.id)
+    assert len(asked) == 2
 
 
 async def test_the_last_admin_token_stays(check: Tokens) -> None:

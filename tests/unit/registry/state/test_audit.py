@@ -27,7 +27,7 @@ async def test_what_is_done_does_not_fail_for_the_audit(caplog: pytest.LogCaptur
     await closed.close()
     audit = Audit(closed, lambda: 0)
     with caplog.at_level(logging.WARNING):
-        await audit.add_done("admin", "token.create", "abc")
+        assert not await audit.add_done("admin", "token.create", "abc")
     assert "not in the audit: token.create of abc by admin" in caplog.text
     with pytest.raises(StoreUnavailable):
         await audit.add("admin", "token.create", "abc")
