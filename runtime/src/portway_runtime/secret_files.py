@@ -4,12 +4,15 @@ A reader, or a crash, finds the old content or the new one. Errors are OSError a
 which setting named the file.
 """
 
+import errno
 import os
 import secrets
 from pathlib import Path
 from typing import Final
 
 OWNER_ONLY: Final = 0o600
+# What `link` fails with on file systems without hard links, such as those of USB sticks and some network shares.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY, durable: bool = True) -> None:
@@ -31,15 +34,30 @@ def replace_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY, durable:
 
 
 def create_file(path: Path, content: bytes, *, mode: int = OWNER_ONLY) -> bool:
-    """Write `content` to a new file at `path`, flushed to disk. If the path exists, change nothing and return False."""
+    """Write `content` to a new file at `path`, flushed to disk. If the path exists, change nothing and return False.
+
+    On a file system without hard links a reader, or a crash, may find a part of the content.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # two processes may create it at once
     _write_draft(draft, content, mode, durable=True)
     try:
         os.link(draft, path)  # unlike a rename it fails where a file is
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _write_new(path, content, mode)
     finally:
         draft.unlink()
+    return True
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> bool:
+    try:
+        _write_draft(path, content, mode, durable=True)
+    except FileExistsError:
+        return False
     return True
 
 

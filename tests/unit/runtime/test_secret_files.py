@@ -53,6 +53,23 @@ def test_a_file_is_created_only_where_none_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_is_created_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A CA may be kept on a USB stick; what is there is not replaced, nor written through a link."""
+
+    def no_link(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_link)
+    path, dangling = tmp_path / "ca.key", tmp_path / "ca.crt"
+    dangling.symlink_to(tmp_path / "elsewhere")
+    assert create_file(path, b"first")
+    assert not create_file(path, b"second")
+    assert not create_file(dangling, b"first")
+    assert (path.read_bytes(), _mode(path)) == (b"first", 0o600)
+    assert set(tmp_path.iterdir()) == {path, dangling}
+
+
 def test_a_dangling_link_counts_as_a_file(tmp_path: Path) -> None:
     """A secret is never written through a link that somebody has put there."""
     path = tmp_path / "token"
