@@ -16,8 +16,8 @@ from portway_registry.placement.places import KnownPlace, Places
 from portway_registry.placement.round_trips import Expected, Learned
 
 # Upper limit of what a client's own line adds to each of its round trips; a slow line adds this much (figures in
-# docs/decisions/0027-access-delay-is-added-to-estimates.md). A client
-# that is farther from everything is not at its presumed position, so its distances say nothing.
+# docs/decisions/0027-access-delay-is-added-to-estimates.md). A client that is farther from everything is not at its
+# presumed position, so its distances say nothing.
 MAX_ACCESS_MS: Final = 30.0
 
 

@@ -41,7 +41,7 @@ OUTLIER_SHARE: Final = 0.25
 MAX_TOKENS: Final = 9
 # Subjects (places and nodes) of one prefix. Clients try a handful.
 MAX_SUBJECTS: Final = 64
-# Samples of all prefixes: 20 MB where three tokens report each subject, 50 MB where one does. The prefix that was least
+# Samples of all prefixes: 25 MB where three tokens report each subject, 55 MB where one does. The prefix that was least
 # recently used makes room.
 MAX_SAMPLES: Final = 100_000
 
