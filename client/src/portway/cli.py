@@ -225,10 +225,13 @@ def _netcheck(options: argparse.Namespace) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
     from portway.engine.engine_thread import running_engine
-    from portway.engine.survey import pick
+    from portway.engine.grpc_registries import GrpcRegistries
+    from portway.engine.survey import pick, take_survey
     from portway.netcheck import as_json, as_table
 
-    survey, measured = running_engine().submit(lambda engine: engine.survey(settings, options.timeout)).result()
+    registries = GrpcRegistries(settings)
+    taking = running_engine().submit(lambda engine: take_survey(engine.carrier, registries, options.timeout))
+    survey, measured = taking.result()
     picked = pick(measured)
     print(as_json(survey, measured, picked) if options.json else as_table(survey, measured, picked), flush=True)
     if picked is None:

@@ -7,8 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from portway.engine.directory import Survey
-from portway.engine.survey import MeasuredNode, Pick
+from portway.engine.survey import MeasuredNode, Pick, Survey
 
 _HEADINGS: Final = ("REGION", "NODE", "ROUND TRIP", "READY AFTER", "EXPECTED", "DISTANCE", "LOAD", "ADDRESS", "")
 _RIGHT_ALIGNED: Final = frozenset({2, 3, 5, 6})

@@ -2,8 +2,8 @@
 
 import json
 
-from portway.engine.directory import Expected, Node, Survey, SurveyedNode
-from portway.engine.survey import MeasuredNode, pick
+from portway.engine.directory import Expected, Node
+from portway.engine.survey import MeasuredNode, Survey, SurveyedNode, pick
 from portway.netcheck import as_json, as_table
 from portway_runtime.endpoints import Endpoint
 

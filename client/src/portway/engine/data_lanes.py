@@ -16,8 +16,8 @@ from portway_carrier.values import ClientTls, DialTarget, SpareSizes
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.bounded import BoundedMap
 from portway_runtime.clocks import Monotonic, monotonic
-from portway_runtime.rates import KeyedRate
 
 from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
 from portway.engine.directory import Node
@@ -40,14 +40,17 @@ class RefusedVisits:
     """Logs the visits that local servers did not accept. The ServeEvents of a client."""
 
     def __init__(self, clock: Monotonic = monotonic) -> None:
-        self._lines: KeyedRate[tuple[str, RefusalReason]] = KeyedRate(1 / LOG_AGAIN_AFTER, 1, clock, _REMEMBERED)
+        self._clock = clock
+        self._logged_at: BoundedMap[tuple[str, RefusalReason], float] = BoundedMap(_REMEMBERED)
 
     def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
         """`message` names the local server, and why it did not accept."""
         if reason is RefusalReason.NOT_HERE:
             return  # the tunnel was closed just now
-        if not self._lines.take((opening.label, reason)):
+        now, last = self._clock(), self._logged_at.get((opening.label, reason))
+        if last is not None and now - last < LOG_AGAIN_AFTER:
             return
+        self._logged_at[opening.label, reason] = now
         label = opening.label[:4]
         if reason is RefusalReason.OVERLOADED:
             logger.warning(

@@ -69,33 +69,6 @@ class Located:
     expected: Mapping[str, Expected] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SurveyedNode:
-    """A node as a registry describes it to people. `state` is "ready", "full", "cordoned" or "draining"."""
-
-    node: Node
-    state: str
-    expected: Expected
-    distance_km: float
-    load_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """The nodes of every region, those that take clients first, in the order to try them; and where this client is.
-
-    total: all nodes of the cluster; fewer may be listed. position: latitude and longitude, None if GeoIP has none.
-    """
-
-    registry: str
-    nodes: tuple[SurveyedNode, ...]
-    total: int
-    cluster_ca: bytes = field(repr=False)
-    address: str = ""
-    country: str = ""
-    position: tuple[float, float] | None = None
-
-
 class Registries(Protocol):
     """Asks the registries. Each call blocks, and raises Error."""
 
@@ -104,8 +77,6 @@ class Registries(Protocol):
     def renew(self) -> Grant: ...
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None: ...
-
-    def survey(self) -> Survey: ...
 
 
 class Directory:

@@ -11,12 +11,11 @@ from portway_carrier.contract import Carrier, Counters
 from portway_runtime.tasks import Tasks
 
 from portway.config import GEOIP, Settings
-from portway.engine.directory import Directory, Registries, Survey, on_thread
+from portway.engine.directory import Directory, Registries
 from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.held_tunnel import HeldTunnel, LocalAddress, ReadyChains
 from portway.engine.link import Link
 from portway.engine.race_rule import RACERS
-from portway.engine.survey import MeasuredNode, measure
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.tunnel import TunnelRequest
 
@@ -82,18 +81,6 @@ class Engine:
         for held in list(self._tunnels.values()):
             if held.request is request:
                 self.release(held)
-
-    async def survey(self, settings: Settings, within: float) -> tuple[Survey, tuple[MeasuredNode, ...]]:
-        """The nodes of every region as a registry describes them, and how far away each is. Takes up to `within`
-        seconds. Raises Error."""
-        until = asyncio.get_running_loop().time() + within
-        registries = self._registries(settings)
-        try:
-            async with asyncio.timeout_at(until):
-                survey = await on_thread(registries.survey)
-        except TimeoutError:
-            raise UnreachableError(f"no registry answered within {within:g} s: raise --timeout") from None
-        return survey, await measure(self.carrier, survey, max(0.0, until - asyncio.get_running_loop().time()))
 
     def status(self) -> Status:
         """The state now."""

@@ -15,13 +15,13 @@ from portway_runtime.errors import NoDescriptors
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
-from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip, Survey, SurveyedNode
+from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip
 from portway.errors import Attempt, RemoteError, UnreachableError
 from portway.fork_guard import fork_guard
 
 if TYPE_CHECKING:
     import grpc
-    from portway_proto.v1.discovery_pb2 import Candidate, SurveyResponse
+    from portway_proto.v1.discovery_pb2 import Candidate
     from portway_proto.v1.discovery_pb2 import Grant as GrantMessage
 
 T = TypeVar("T")
@@ -41,6 +41,11 @@ class GrpcRegistries:
         self._settings = settings
         self._order = list(settings.registries)
 
+    @property
+    def last_answered(self) -> str:
+        """The registry that answered last, which is asked first the next time."""
+        return self._order[0]
+
     def locate(self) -> Located:
         """Ask for candidate nodes and a grant.
 
@@ -56,15 +61,15 @@ class GrpcRegistries:
         geoip = self._settings.strategy == GEOIP
         strategy = Strategy.STRATEGY_GEOIP if geoip else Strategy.STRATEGY_LATENCY
         request = LocateRequest(region=region, client_version=VERSION, strategy=strategy)
-        answer = self._ask(
+        answer = self.ask(
             "no registry could say where the relay nodes are",
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
-        nodes = tuple(map(_node, answer.candidates))
+        nodes = tuple(map(node_of, answer.candidates))
         if not nodes:
             where = f"region {region!r}" if region else "the cluster"
             raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
-        expected = {one.node.name: _expected(one) for one in answer.candidates}
+        expected = {one.node.name: expected_of(one) for one in answer.candidates}
         return Located(nodes, answer.cluster_ca, _grant(answer.grant), expected)
 
     def renew(self) -> Grant:
@@ -74,7 +79,7 @@ class GrpcRegistries:
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
         request = RenewRequest()
-        answer = self._ask(
+        answer = self.ask(
             "no registry renewed the grant",
             lambda channel, metadata: DiscoveryStub(channel).Renew(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
@@ -90,26 +95,13 @@ class GrpcRegistries:
         request = ReportRequest(
             round_trips=[Reported(node=one.node, ms=one.ms, at_least=one.at_least) for one in round_trips]
         )
-        self._ask(
+        self.ask(
             "the registry could not be told of round trips",
             lambda channel, metadata: DiscoveryStub(channel).Report(request, timeout=REPORT_TIMEOUT, metadata=metadata),
             self._order[:1],
         )
 
-    def survey(self) -> Survey:
-        """Ask for the nodes of every region. Raises as `locate`."""
-        with fork_guard:
-            from portway_proto.v1.discovery_pb2 import SurveyRequest
-            from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-
-        request = SurveyRequest()
-        answer = self._ask(
-            "no registry could say where the relay nodes are",
-            lambda channel, metadata: DiscoveryStub(channel).Survey(request, timeout=CALL_TIMEOUT, metadata=metadata),
-        )
-        return _survey(self._order[0], answer)
-
-    def _ask(
+    def ask(
         self,
         otherwise: str,
         call: "Callable[[grpc.Channel, tuple[tuple[str, str], ...]], T]",
@@ -152,38 +144,15 @@ class GrpcRegistries:
         return grpc.secure_channel(address, credentials, options=OWN_CONNECTIONS)
 
 
-def _node(candidate: "Candidate") -> Node:
+def node_of(candidate: "Candidate") -> Node:
+    """The node of a candidate that a registry named."""
     node = candidate.node
     return Node(node.name, node.region, Endpoint(node.host, node.port), node.server_name)
 
 
-def _expected(candidate: "Candidate") -> Expected:
+def expected_of(candidate: "Candidate") -> Expected:
+    """What the registry expects of a candidate's round trip."""
     return Expected(candidate.expected_rtt_ms, candidate.learned)
-
-
-def _survey(registry: str, answer: "SurveyResponse") -> Survey:
-    nodes = tuple(
-        SurveyedNode(_node(one), _state(one), _expected(one), one.distance_km, one.load_ms) for one in answer.candidates
-    )
-    position = (answer.client_latitude, answer.client_longitude)
-    return Survey(
-        registry,
-        nodes,
-        answer.nodes,
-        answer.cluster_ca,
-        answer.client_address,
-        answer.client_country,
-        position if position != (0, 0) else None,
-    )
-
-
-def _state(candidate: "Candidate") -> str:
-    from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
-
-    node = candidate.node
-    if node.state != NODE_STATE_READY:
-        return NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
-    return "full" if 0 < node.max_sessions <= node.sessions else "ready"
 
 
 def _status_of(error: Exception) -> tuple[str, str]:

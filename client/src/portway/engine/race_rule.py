@@ -4,13 +4,13 @@ The nodes are in the registry's order. The first is dialled at once, the second 
 further one STAGGER seconds after the one before, at most `racers` at a time. When a dial fails, the next node is
 dialled at once. The node whose connection is ready first wins; if it refuses the session, the race goes on.
 
-RaceRule is the rule; its caller dials and reports how each dial ends (dialling.py). `foreseen_race` runs it on dials
-whose ends are known beforehand: measured ones (survey.py) or simulated ones.
+RaceRule is the rule; its caller dials and reports how each dial ends: real dials (dialling.py), or dials whose ends are
+known beforehand (foreseen_race.py).
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Final, Generic, TypeVar
 
 N = TypeVar("N")
 
@@ -59,55 +59,3 @@ class RaceRule(Generic[N]):
         self._dialling -= 1
         if not connected or not self._dialling:
             self._next_at = now
-
-
-class DialEnd(NamedTuple):
-    """When a dial ends, and whether with a connection."""
-
-    at: float
-    connected: bool
-
-
-class RaceStep(NamedTuple, Generic[N]):
-    """At the time `at`, `ready` has a connection; with `ready` None, nothing happens before `at`."""
-
-    at: float
-    ready: N | None = None
-
-
-def no_answer(now: float) -> DialEnd:
-    """The end of a dial, begun now, that is never answered."""
-    return DialEnd(now + DIAL_TIMEOUT, connected=False)
-
-
-def foreseen_race(
-    nodes: Sequence[N], dial: Callable[[N, float], DialEnd], now: float, stagger: float = STAGGER
-) -> Generator[RaceStep[N], float, None]:
-    """The race as RaceRule has it, when `dial(node, now)` tells how a dial begun now will end.
-
-    Send the time after each step: its `at`, or later if the caller spent time on it. It returns when no node is left;
-    close it when a node has won.
-    """
-    rule = RaceRule(nodes, now, stagger)
-    dialling: list[tuple[DialEnd, N]] = []
-    while not rule.over:
-        node = rule.dial_next(now)
-        if node is not None:
-            dialling.append((_limited(dial(node, now), now), node))
-        wake = min(end.at for end, _ in dialling)
-        if rule.next_dial_at is not None:
-            wake = min(wake, max(now, rule.next_dial_at))
-        now = yield RaceStep(wake)
-        for end, node in sorted((one for one in dialling if one[0].at <= now), key=_end_time):
-            dialling.remove((end, node))
-            rule.ended(now, connected=end.connected)
-            if end.connected:
-                now = yield RaceStep(now, node)
-
-
-def _limited(end: DialEnd, began: float) -> DialEnd:
-    return end if end.at <= began + DIAL_TIMEOUT else no_answer(began)
-
-
-def _end_time(one: tuple[DialEnd, object]) -> float:
-    return one[0].at

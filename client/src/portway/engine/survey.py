@@ -1,24 +1,56 @@
 """How far away the nodes of every region are, and which one a tunnel opened now would use.
 
-Here: dialling each node once, and foreseeing the race from what the dials took. Not here: the question to a registry
-(grpc_registries.py), the output (netcheck.py).
+Here: asking a registry for all nodes, dialling each once, and foreseeing the race from what the dials took. Not here:
+calls to registries as such (grpc_registries.py), the output (netcheck.py). Imported by `portway netcheck` alone.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from portway_carrier.contract import Carrier
+from portway_proto.v1.discovery_pb2 import Candidate, SurveyRequest
+from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
 from portway_runtime.tasks import Tasks
 
 from portway.engine.dialling import DialFailed, dial, timed_out
-from portway.engine.directory import Survey, SurveyedNode
-from portway.engine.race_rule import DialEnd, foreseen_race
+from portway.engine.directory import Expected, Node, on_thread
+from portway.engine.foreseen_race import DialEnd, foreseen_race
+from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, node_of
+from portway.errors import UnreachableError
 
 # Dials at the same time. More would wait for one another's cryptography, which is not to be measured.
 PARALLEL_DIALS: Final = 4
 READY: Final = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyedNode:
+    """A node as a registry describes it to people. `state` is "ready", "full", "cordoned" or "draining"."""
+
+    node: Node
+    state: str
+    expected: Expected
+    distance_km: float
+    load_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The nodes of every region, those that take clients first, in the order to try them; and where this client is.
+
+    total: all nodes of the cluster; fewer may be listed. position: latitude and longitude, None if GeoIP has none.
+    """
+
+    registry: str
+    nodes: tuple[SurveyedNode, ...]
+    total: int
+    cluster_ca: bytes = field(repr=False)
+    address: str = ""
+    country: str = ""
+    position: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +84,51 @@ class Pick:
     measured: MeasuredNode
     after: float
     why: str
+
+
+async def take_survey(
+    carrier: Carrier, registries: GrpcRegistries, within: float
+) -> tuple[Survey, tuple[MeasuredNode, ...]]:
+    """The nodes of every region as a registry describes them, and how far away each is. Takes up to `within` seconds.
+    Raises Error."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + within
+    try:
+        async with asyncio.timeout_at(until):
+            survey = await on_thread(lambda: ask_survey(registries))
+    except TimeoutError:
+        raise UnreachableError(f"no registry answered within {within:g} s: raise --timeout") from None
+    return survey, await measure(carrier, survey, max(0.0, until - clock()))
+
+
+def ask_survey(registries: GrpcRegistries) -> Survey:
+    """Ask for the nodes of every region. Blocks. Raises as GrpcRegistries.locate."""
+    request = SurveyRequest()
+    answer = registries.ask(
+        "no registry could say where the relay nodes are",
+        lambda channel, metadata: DiscoveryStub(channel).Survey(request, timeout=CALL_TIMEOUT, metadata=metadata),
+    )
+    nodes = tuple(
+        SurveyedNode(node_of(one), _state(one), expected_of(one), one.distance_km, one.load_ms)
+        for one in answer.candidates
+    )
+    position = (answer.client_latitude, answer.client_longitude)
+    return Survey(
+        registries.last_answered,
+        nodes,
+        answer.nodes,
+        answer.cluster_ca,
+        answer.client_address,
+        answer.client_country,
+        position if position != (0, 0) else None,
+    )
+
+
+def _state(candidate: Candidate) -> str:
+    node = candidate.node
+    if node.state != NODE_STATE_READY:
+        return NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
+    return READY if not 0 < node.max_sessions <= node.sessions else "full"
 
 
 async def measure(carrier: Carrier, survey: Survey, within: float) -> tuple[MeasuredNode, ...]:

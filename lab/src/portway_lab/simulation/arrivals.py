@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from portway.engine.directory import RoundTrip
-from portway.engine.race_rule import DialEnd, foreseen_race
+from portway.engine.foreseen_race import DialEnd, foreseen_race
 from portway_registry.services.discovery import CANDIDATES
 
 from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS

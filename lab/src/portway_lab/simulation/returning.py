@@ -10,8 +10,9 @@ from typing import Final
 
 from portway.engine.dialogue import SessionKey
 from portway.engine.failures import hint_seconds, pauses, spread_hint
+from portway.engine.foreseen_race import foreseen_race
 from portway.engine.grpc_registries import CALL_TIMEOUT
-from portway.engine.race_rule import STAGGER, foreseen_race
+from portway.engine.race_rule import STAGGER
 from portway.engine.search import RESUME_HEAD_START, Resumption, in_order
 from portway_carrier.values import Limits, SpareSizes
 from portway_geo.position import Position

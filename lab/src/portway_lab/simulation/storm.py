@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from portway.engine.race_rule import DialEnd, no_answer
+from portway.engine.foreseen_race import DialEnd, no_answer
 from portway_relay.config import NodeLimits
 
 from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS, HANDSHAKE_SECONDS

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from portway.engine import directory as discovery
-from portway.engine.directory import Directory, Grant, Located, Node, RoundTrip, Survey, on_thread
+from portway.engine.directory import Directory, Grant, Located, Node, RoundTrip, on_thread
 from portway.errors import AuthError, Error, UnreachableError
 from portway_runtime.endpoints import Endpoint
 
@@ -27,9 +27,6 @@ class FakeRegistries:
 
     def renew(self) -> Grant:
         return self._answer("renew")
-
-    def survey(self) -> Survey:
-        raise NotImplementedError
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None:
         raise NotImplementedError

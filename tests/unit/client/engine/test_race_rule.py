@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from portway.engine.dialling import RaceRecord
 from portway.engine.dialling import race as real_race
 from portway.engine.directory import Node
-from portway.engine.race_rule import DIAL_TIMEOUT, RACERS, STAGGER, DialEnd, RaceRule, foreseen_race
+from portway.engine.foreseen_race import DialEnd, foreseen_race
+from portway.engine.race_rule import DIAL_TIMEOUT, RACERS, STAGGER, RaceRule
 from portway_carrier.errors import ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from portway.engine import survey as module
 from portway.engine.dialling import DialFailed, Dialled
-from portway.engine.directory import Expected, Node, RoundTrip, Survey, SurveyedNode
+from portway.engine.directory import Expected, Node, RoundTrip
 from portway.engine.race_rule import RACERS
-from portway.engine.survey import PARALLEL_DIALS, MeasuredNode, measure, pick
+from portway.engine.survey import PARALLEL_DIALS, MeasuredNode, Survey, SurveyedNode, measure, pick
 from portway_runtime.endpoints import Endpoint
 
 
