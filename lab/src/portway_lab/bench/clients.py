@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 import portway
+from portway_runtime.secret_files import replace_file
 
 _FIRST, _MEASURED = 8001, 8002  # no local server is needed: forward() does not dial it
 # Processes that open tunnels at the same time. Each imports the client first; more of them would make each other wait
@@ -50,9 +51,8 @@ def hold(port: int, ready_file: Path) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     with portway.forward(port) as tunnel:
         host, public_port = tunnel.tls_socket
-        partial = ready_file.with_suffix(".partial")
-        partial.write_text(json.dumps({"host": host, "port": public_port, "pid": os.getpid()}))
-        partial.replace(ready_file)
+        ready = {"host": host, "port": public_port, "pid": os.getpid()}
+        replace_file(ready_file, json.dumps(ready).encode(), durable=False)
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 

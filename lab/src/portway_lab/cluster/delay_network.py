@@ -25,6 +25,8 @@ import sys
 import time
 from pathlib import Path
 
+from portway_runtime.secret_files import replace_file
+
 TUN_DEVICE = Path("/dev/net/tun")
 _NAMESPACES = Path("/run/netns")
 _TUNSETIFF = 0x400454CA
@@ -185,7 +187,7 @@ def main() -> None:
         fabric = Fabric(places, delays, control)
         try:
             fabric.open()
-            arguments.ready_file.write_text("{}")
+            replace_file(arguments.ready_file, b"{}", durable=False)
             fabric.run()
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import portway
+from portway_runtime.secret_files import replace_file
 
 from portway_lab.cluster.visits import answer, answer_upload, pieces
 
@@ -90,9 +91,7 @@ def main() -> None:
                 "ready_ms": (time.perf_counter() - began) * 1000,
                 "raw_port": tunnel.unencrypted_port,
             }
-        partial = Path(f"{options.ready_file}.partial")
-        partial.write_text(json.dumps(opened))
-        partial.replace(options.ready_file)
+        replace_file(options.ready_file, json.dumps(opened).encode(), durable=False)
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 

@@ -14,13 +14,14 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+from portway_runtime.secret_files import replace_file
 
 from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
@@ -160,11 +161,7 @@ def _write_exports(target: Path, cluster: Cluster, folder: Path, more: Mapping[s
     if target.exists():  # a pipe or a terminal
         target.write_text(text)
         return
-    with tempfile.NamedTemporaryFile(
-        "w", dir=target.absolute().parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        file.write(text)
-    Path(file.name).replace(target)
+    replace_file(target, text.encode(), durable=False)
 
 
 def _stay(processes: Processes) -> None:
