@@ -6,7 +6,7 @@ used grpc.aio cannot call at all. A channel lives for one call, so a fork inheri
 imported at the first call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
@@ -65,11 +65,12 @@ class GrpcRegistries:
             "no registry could say where the relay nodes are",
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
-        nodes = tuple(map(node_of, answer.candidates))
+        candidates = well_formed(answer.candidates)
+        nodes = tuple(map(node_of, candidates))
         if not nodes:
             where = f"region {region!r}" if region else "the cluster"
             raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
-        expected = {one.node.name: expected_of(one) for one in answer.candidates}
+        expected = {one.node.name: expected_of(one) for one in candidates}
         return Located(nodes, answer.cluster_ca, _grant(answer.grant), expected)
 
     def renew(self) -> Grant:
@@ -142,6 +143,23 @@ class GrpcRegistries:
 
         credentials = grpc.ssl_channel_credentials(self._settings.ca)
         return grpc.secure_channel(address, credentials, options=OWN_CONNECTIONS)
+
+
+def well_formed(candidates: "Iterable[Candidate]") -> "list[Candidate]":
+    """The candidates whose record has its form, with known fields only: one node must not keep a client from the
+    others, nor send it text for its terminal."""
+    with fork_guard:
+        from portway_proto.records import InvalidRecord, node_record
+
+    found = []
+    for candidate in candidates:
+        try:
+            record = node_record(candidate.node)
+        except InvalidRecord:
+            continue
+        candidate.node.CopyFrom(record)
+        found.append(candidate)
+    return found
 
 
 def node_of(candidate: "Candidate") -> Node:

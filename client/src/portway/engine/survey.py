@@ -18,7 +18,7 @@ from portway_runtime.tasks import Tasks
 from portway.engine.dialling import DialFailed, dial, timed_out
 from portway.engine.directory import Expected, Node, on_thread
 from portway.engine.foreseen_race import DialEnd, foreseen_race
-from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, node_of
+from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, node_of, well_formed
 from portway.errors import UnreachableError
 
 # Dials at the same time. More would wait for one another's cryptography, which is not to be measured.
@@ -110,7 +110,7 @@ def ask_survey(registries: GrpcRegistries) -> Survey:
     )
     nodes = tuple(
         SurveyedNode(node_of(one), _state(one), expected_of(one), one.distance_km, one.load_ms)
-        for one in answer.candidates
+        for one in well_formed(answer.candidates)
     )
     position = (answer.client_latitude, answer.client_longitude)
     return Survey(

@@ -39,6 +39,8 @@ from portway_registry.store.update import Decision, revision_of, update
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_CSR: Final = 16 << 10  # bytes; one for the largest RSA key in use takes 5 KB
+
 _read_invitation: Final = decoder(InvitationRecord)
 _read_identity: Final = decoder(IdentityRecord)
 _read_order: Final = decoder(OrderRecord)
@@ -196,6 +198,8 @@ def _require_match(invitation: InvitationRecord, node: str, region: str) -> None
 
 
 def _requested_key(csr: bytes) -> PublicKey:
+    if len(csr) > _LONGEST_CSR:
+        raise InvalidRequest(f"a certificate request has at most {_LONGEST_CSR} bytes")
     try:
         return requested_key(csr)
     except PkiError as error:

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
+from portway_proto.records import printable
 from portway_proto.v1.mesh_pb2 import Probe, Probed, Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, REACH_TRYING, NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
@@ -36,7 +37,7 @@ _PROBERS: Final = 2  # nodes asked at once: one may be cut off itself
 _ANSWER_TIMEOUT: Final = DIAL_TIMEOUT + 1.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
-_LONGEST_FAILURE: Final = 300  # characters
+_LONGEST_FAILURE: Final = 300  # bytes
 
 
 def dialler(cluster_ca: bytes) -> Dial:
@@ -109,7 +110,7 @@ class Prober:
         """A node reports the outcome of a probe that it was asked for; any other report is dropped."""
         asked, answer = self._pending.get(probed.number, ("", None))
         if asked == node and answer is not None and not answer.done():
-            answer.set_result(probed.failure)
+            answer.set_result(printable(probed.failure, _LONGEST_FAILURE))
 
     async def _probe(self, session: NodeSession) -> None:
         """Dial from some other nodes at once, and from here when none of them reached it."""
@@ -125,7 +126,7 @@ class Prober:
             info.ClearField("reach_failure")
             return
         info.reach = REACH_FAILED
-        info.reach_failure = "; ".join(failures)[:_LONGEST_FAILURE]
+        info.reach_failure = printable("; ".join(failures), _LONGEST_FAILURE)
 
     async def _ask(self, others: Iterable[NodeSession], info: NodeInfo) -> list[str] | None:
         """Why each of these nodes did not reach it; None as soon as one did."""

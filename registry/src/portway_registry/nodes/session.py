@@ -22,7 +22,7 @@ from portway_proto.v1.mesh_pb2 import (
     RegistryMessage,
     Withdrawal,
 )
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo, NodeState, TunnelInfo
 from portway_runtime.backoff import jittered
 from portway_runtime.tasks import Tasks
 
@@ -32,7 +32,7 @@ from portway_registry.state import keys
 from portway_registry.state.records import decode_node, is_ready
 from portway_registry.state.views import Item
 from portway_registry.store.contract import NO_LEASE, LeaseId, Store
-from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.announcements import Announcements, checked
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,8 @@ class NodeSession:
 
     def _update_counts(self, message: KeepAlive) -> None:
         self.info.sessions, self.info.tunnels, self.info.visits = message.sessions, message.tunnels, message.visits
-        self.info.state = message.state or self.info.state
+        if message.state in NodeState.values():
+            self.info.state = message.state or self.info.state
 
     async def _keep_lease(self) -> None:
         """Refresh the lease at each KeepAlive, and write the record when it has changed notably.
@@ -220,7 +221,7 @@ class NodeSession:
         while True:
             work = await self._work.get()
             if isinstance(work, Announce):
-                await self._until_done(work)
+                await self._until_done(await checked(work))
                 self._room.release()
                 continue
             tunnel = work.tunnel

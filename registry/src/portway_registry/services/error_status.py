@@ -5,10 +5,14 @@ import secrets
 from typing import Final
 
 from grpc import StatusCode
+from portway_proto.records import printable
 
 from portway_registry import errors
 
 logger = logging.getLogger(__name__)
+
+# Bytes. A text that repeats a field of the request must fit into the trailers of the answer, which have 8 KiB.
+_LONGEST_TEXT: Final = 1_000
 
 # The first class that the exception is an instance of counts.
 _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
@@ -35,7 +39,7 @@ def status_of(error: Exception) -> tuple[StatusCode, str]:
     if isinstance(error, errors.CallError):
         for kind, code in _STATUS:
             if isinstance(error, kind):
-                return code, str(error)
+                return code, printable(str(error), _LONGEST_TEXT)
     if isinstance(error, errors.StoreUnavailable):
         logger.warning("call failed: the store cannot be reached", extra={"reason": str(error)})
         return StatusCode.UNAVAILABLE, "the registry cannot reach its store now: try again in a few seconds"

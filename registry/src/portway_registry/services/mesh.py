@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, Final
 
+from portway_proto.records import InvalidRecord, node_record
 from portway_proto.v1.mesh_pb2 import (
     LastHolder,
     NodeMessage,
@@ -46,8 +47,9 @@ class Mesh(MeshServicer):
         requests = aiter(request_iterator)
         register = await _read_register(requests)
         identity = _caller_identity()
-        _check_registration(register.node, identity)
-        await self._hub.serve(register, requests, context.write, issued_ms=identity.issued_ms)
+        node = _checked_node(register.node, identity)
+        checked = Register(node=node, lease_id=register.lease_id)
+        await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
         answer = self._holder(request.label)
@@ -104,8 +106,15 @@ async def _read_register(requests: Any) -> Register:
     return message.register
 
 
-def _check_registration(node: NodeInfo, identity: NodeIdentity) -> None:
-    """Check a registration against the certificate (NotAllowed), and the form of its fields (InvalidRequest)."""
+def _checked_node(sent: NodeInfo, identity: NodeIdentity) -> NodeInfo:
+    """A copy of a registration with known fields only.
+
+    Raises InvalidRequest for a field without its form, NotAllowed for one that contradicts the certificate.
+    """
+    try:
+        node = node_record(sent)
+    except InvalidRecord as error:
+        raise InvalidRequest(f"the registration is refused: {error}") from None
     name = identity.node
     if node.name != name:
         raise NotAllowed(f"the certificate is node {name}'s, the registration names {node.name!r}")
@@ -124,5 +133,4 @@ def _check_registration(node: NodeInfo, identity: NodeIdentity) -> None:
         raise InvalidRequest(str(error)) from None
     if not 1 <= node.port <= 65535:
         raise InvalidRequest(f"port {node.port} is not a port: advertise the one that clients dial")
-    if not (-90 <= node.latitude <= 90 and -180 <= node.longitude <= 180):
-        raise InvalidRequest("latitude is from -90 to 90 degrees, longitude from -180 to 180")
+    return node

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
+from portway_proto.records import InvalidRecord, tunnel_record
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
@@ -18,8 +19,9 @@ from portway_proto.v1.mesh_pb2 import (
     Withdrawal,
 )
 from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.labels import is_label
 
-from portway_registry.errors import StoreUnavailable
+from portway_registry.errors import InvalidRequest, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
 from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
@@ -30,12 +32,34 @@ logger = logging.getLogger(__name__)
 
 # Proofs checked before other tasks get their turn on the loop; each takes up to 1 ms of hashing.
 _PROOFS_PER_TURN: Final = 8
+# Records copied before other tasks get their turn; each takes some 10 µs.
+_RECORDS_PER_TURN: Final = 64
 # Token bucket of hashes for one node's proofs: a twentieth of a core, and at once those of 10,000 tunnels that were
 # bound a hundred times each. Beyond it the node's batches wait and its stream is not read, which delays only its own.
 _HASH_RATE: Final = 200_000  # per second
 _HASH_BURST: Final = 1_000_000
 # Concurrent reads of keys that changed under a batch.
 _READS: Final = 32
+
+
+async def checked(batch: Announce) -> Announce:
+    """A copy of a node's batch with known fields only. Raises InvalidRequest for a field without its form.
+
+    Other tasks get their turn meanwhile; the batch may be a node's whole state.
+    """
+    copy = Announce(batch=batch.batch, full=batch.full)
+    for number, tunnel in enumerate(batch.bound):
+        if number % _RECORDS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        try:
+            copy.bound.append(tunnel_record(tunnel))
+        except InvalidRecord as error:
+            raise InvalidRequest(f"the announcement of a tunnel is refused: {error}") from None
+    for withdrawal in batch.withdrawn:
+        if not is_label(withdrawal.label):
+            raise InvalidRequest("the withdrawal of a tunnel is refused: it does not name a label")
+        copy.withdrawn.append(Withdrawal(label=withdrawal.label, epoch=withdrawal.epoch))
+    return copy
 
 
 class Announcements:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane
 from portway_carrier.errors import CarrierError, ConnectionLost
 from portway_carrier.values import DialTarget
+from portway_proto.records import tunnel_record
 from portway_proto.v1.lane_pb2 import Answer, Ask, Routes, RoutesHeard
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
@@ -182,6 +183,8 @@ class ControlLane:
 
     def _answer(self, payload: bytes) -> None:
         answer = Answer.FromString(payload)
+        if answer.HasField("tunnel"):
+            answer.tunnel.CopyFrom(tunnel_record(answer.tunnel))
         future = self._answers.get(answer.request)
         if future is not None and not future.done():
             future.set_result(answer)

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane, Stream
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ServerTls
+from portway_proto.records import tunnel_record
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_PROTOCOL,
     FAILURE_CODE_VERSION,
@@ -309,7 +310,8 @@ class _InboundLane:
 
     def _routes(self, lane: Lane, payload: bytes) -> None:
         """Pass the routes on, and acknowledge them if they are numbered: this node listens on their raw ports then."""
-        routes = Routes.FromString(payload)
+        sent = Routes.FromString(payload)
+        routes = Routes(bound=map(tunnel_record, sent.bound), gone=sent.gone, number=sent.number, whole=sent.whole)
         self._events.routes_received(self.node, routes)
         if self._raw_labels is not None:
             self._raw_labels.update(tunnel.label for tunnel in routes.bound if tunnel.unencrypted_port)

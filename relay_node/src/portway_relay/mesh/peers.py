@@ -13,6 +13,7 @@ from typing import Final
 from portway_carrier.contract import Carrier, Pool
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ClientTls, DialTarget, SpareSizes
+from portway_proto.records import InvalidRecord, node_record
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
@@ -187,10 +188,18 @@ class Peers:
         return refused_before != (self._removed, self._issued_since)
 
     def learn(self, node: NodeInfo) -> Peer | None:
-        """Know one node more, or its new address; None for this node and for one that was removed."""
+        """Know one node more, or its new address; None for this node, for one that was removed, and for a record
+        without its form, which changes nothing."""
         if node.name == self._name or node.name in self._removed:
             return None
         before = self._peers.get(node.name)
+        if before is not None and before.info == node:
+            return before
+        try:
+            node = node_record(node)
+        except InvalidRecord as error:
+            logger.warning("a node's record is refused", extra={"reason": str(error)})
+            return before
         if before is not None and before.is_reached_as(node):
             before.info = node
             return before

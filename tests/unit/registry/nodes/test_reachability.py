@@ -248,3 +248,13 @@ async def test_why_nobody_answers_is_told(authority: trustme.CA, monkeypatch: py
         taken.listen()
         assert await dial(node) == "no answer within 0.2 s"
     assert "cannot be resolved" in await dial(node_info("fra-1", host="x" * 64 + ".invalid"))
+
+
+async def test_a_failure_that_another_node_reports_is_cut(stage: Stage) -> None:
+    """It becomes a part of the record of the node that was tried, which everybody gets."""
+    stage.own = "refused"
+    stage.session("iad-1", "no way\n" + "é" * 1_000_000)
+    session = stage.session("fra-1")
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
+    assert session.info.reach_failure.startswith("from node iad-1: no way é")
+    assert len(session.info.reach_failure.encode()) <= 300

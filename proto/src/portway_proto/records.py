@@ -1,0 +1,106 @@
+"""The form of the records that registries, nodes and clients pass on: NodeInfo and TunnelInfo.
+
+Here: form and largest length of each field, and copies that have only known fields. A receiver makes such a copy before
+it stores a record or sends it on, so that no party can fill another one's memory or messages. Not here: whether what a
+record says is true.
+"""
+
+import re
+from typing import Final
+
+from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
+from portway_proto.wire.labels import PROOF_SIZE, is_label
+
+# A NodeInfo that has its form takes at most 1,200 bytes, a TunnelInfo 700: 2,000 nodes fit into gRPC's 4 MiB.
+_DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_DNS_LABEL_OR_NONE: Final = re.compile(rf"(?:{_DNS_LABEL.pattern})?")
+# A DNS name, or an IP address with or without brackets.
+_HOST: Final = re.compile(r"[0-9A-Za-z._:%\[\]-]{1,253}")
+_HOST_NAME: Final = re.compile(r"[0-9A-Za-z._-]{0,253}")
+_DOMAIN: Final = re.compile(r"[0-9A-Za-z._-]{0,200}")  # the longest that leaves room for label and region
+_SERVER_NAME: Final = re.compile(r"[0-9A-Za-z._-]{0,100}")
+_VERSION: Final = re.compile(r"[ -~]{0,64}")
+_TENANT: Final = re.compile(r"[0-9A-Za-z._@-]{0,64}")
+_TOKEN_ID: Final = re.compile(r"[0-9A-Za-z._-]{0,64}")
+_MAX_PORT: Final = 65535
+_MAX_REACH_FAILURE: Final = 300  # bytes
+_SHOWN: Final = 40  # characters of a value in an error
+
+
+class InvalidRecord(ValueError):
+    """A field of a record does not have its form. The text names the field, and shows at most 40 characters of it."""
+
+
+def node_record(sent: NodeInfo) -> NodeInfo:
+    """A copy of `sent` with known fields only. Raises InvalidRecord.
+
+    A state that is not known, of a later release, becomes unspecified.
+    """
+    if not (-90 <= sent.latitude <= 90 and -180 <= sent.longitude <= 180):
+        raise InvalidRecord("latitude is from -90 to 90 degrees, longitude from -180 to 180")
+    return NodeInfo(
+        name=_checked("name", sent.name, _DNS_LABEL),
+        region=_checked("region", sent.region, _DNS_LABEL),
+        host=_checked("host", sent.host, _HOST),
+        port=_port("port", sent.port),
+        server_name=_checked("server_name", sent.server_name, _SERVER_NAME),
+        version=_checked("version", sent.version, _VERSION),
+        latitude=sent.latitude,
+        longitude=sent.longitude,
+        domain=_checked("domain", sent.domain, _DOMAIN),
+        state=sent.state if sent.state in NodeState.values() else NodeState.NODE_STATE_UNSPECIFIED,
+        sessions=sent.sessions,
+        tunnels=sent.tunnels,
+        visits=sent.visits,
+        max_sessions=sent.max_sessions,
+        started_at_ms=sent.started_at_ms,
+        reach=sent.reach if sent.reach in Reach.values() else Reach.REACH_UNSPECIFIED,
+        reach_failure=printable(sent.reach_failure, _MAX_REACH_FAILURE),
+    )
+
+
+def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
+    """A copy of `sent` with known fields only. Raises InvalidRecord. The proof is not verified."""
+    if not is_label(sent.label):
+        raise InvalidRecord(f"label {_shown(sent.label)} does not have its form ({len(sent.label)} characters)")
+    if len(sent.proof) > PROOF_SIZE:
+        raise InvalidRecord(f"proof has {len(sent.proof)} bytes; at most {PROOF_SIZE} are allowed")
+    return TunnelInfo(
+        label=sent.label,
+        node=_checked("node", sent.node, _DNS_LABEL_OR_NONE),
+        region=_checked("region", sent.region, _DNS_LABEL_OR_NONE),
+        epoch=sent.epoch,
+        proof=sent.proof,
+        tenant=_checked("tenant", sent.tenant, _TENANT),
+        token_id=_checked("token_id", sent.token_id, _TOKEN_ID),
+        options=_options(sent) if sent.HasField("options") else None,
+        unencrypted_port=_port("unencrypted_port", sent.unencrypted_port),
+        opened_at_ms=sent.opened_at_ms,
+        host=_checked("host", sent.host, _HOST_NAME),
+    )
+
+
+def printable(text: str, size: int) -> str:
+    """A text for people, cut to at most `size` bytes of UTF-8; characters that are not printable become spaces."""
+    cut = text[:size].encode(errors="replace")[:size].decode(errors="ignore")
+    return cut if cut.isprintable() else "".join(one if one.isprintable() else " " for one in cut)
+
+
+def _options(sent: TunnelInfo) -> TunnelOptions:
+    return TunnelOptions(h2_enabled=sent.options.h2_enabled, unencrypted=sent.options.unencrypted)
+
+
+def _checked(field: str, value: str, form: re.Pattern[str]) -> str:
+    if form.fullmatch(value) is None:
+        raise InvalidRecord(f"{field} {_shown(value)} does not have its form ({len(value)} characters)")
+    return value
+
+
+def _port(field: str, value: int) -> int:
+    if value > _MAX_PORT:
+        raise InvalidRecord(f"{field} {value} is not a port")
+    return value
+
+
+def _shown(value: str) -> str:
+    return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}…"

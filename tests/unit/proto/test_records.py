@@ -1,0 +1,152 @@
+"""The records that are passed on: known fields, in their form, and never longer than is said."""
+
+import math
+
+import pytest
+from portway_proto.records import InvalidRecord, node_record, printable, tunnel_record
+from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
+
+NODE = NodeInfo(
+    name="fra-1",
+    region="fra",
+    host="relay.example",
+    port=443,
+    server_name="fra-1.node.portway.internal",
+    version="1.2.3",
+    latitude=50.1,
+    longitude=-8.7,
+    domain="tunnels.example",
+    state=NodeState.NODE_STATE_CORDONED,
+    sessions=1,
+    tunnels=2,
+    visits=3,
+    max_sessions=4,
+    started_at_ms=5,
+    reach=Reach.REACH_FAILED,
+    reach_failure="from node lon-1: no answer",
+)
+TUNNEL = TunnelInfo(
+    label="a" * 16,
+    node="fra-1",
+    region="fra",
+    epoch=7,
+    proof=b"p" * 32,
+    tenant="demo",
+    token_id="token1",
+    options=TunnelOptions(h2_enabled=True, unencrypted=True),
+    unencrypted_port=20_000,
+    opened_at_ms=9,
+    host="a.fra.tunnels.example",
+)
+UNKNOWN = b"\xc2\x3e\x03abc"  # a field that no release knows
+
+
+def changed(record: NodeInfo | TunnelInfo, **fields: object) -> NodeInfo | TunnelInfo:
+    copy = type(record).FromString(record.SerializeToString())
+    for name, value in fields.items():
+        setattr(copy, name, value)
+    return copy
+
+
+def test_every_field_of_a_node_is_copied() -> None:
+    """A field that is added to the message has to be added here, with its form."""
+    assert {field.name for field, _ in NODE.ListFields()} == {field.name for field in NodeInfo.DESCRIPTOR.fields}
+    assert node_record(NODE) == NODE
+
+
+def test_every_field_of_a_tunnel_is_copied() -> None:
+    """A field that is added to the message has to be added here, with its form."""
+    assert {field.name for field, _ in TUNNEL.ListFields()} == {field.name for field in TunnelInfo.DESCRIPTOR.fields}
+    assert tunnel_record(TUNNEL) == TUNNEL
+    assert tunnel_record(TunnelInfo(label="a" * 16)) == TunnelInfo(label="a" * 16)
+
+
+def test_unknown_fields_are_dropped() -> None:
+    """They are not checked, so they are not passed on."""
+    node, tunnel = changed(NODE), changed(TUNNEL)
+    node.MergeFromString(UNKNOWN)
+    tunnel.MergeFromString(UNKNOWN)
+    assert node_record(node).SerializeToString() == NODE.SerializeToString()  # type: ignore[arg-type]
+    assert tunnel_record(tunnel).SerializeToString() == TUNNEL.SerializeToString()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "a" * 64),
+        ("name", "Fra"),
+        ("region", "fra/1"),
+        ("host", ""),
+        ("host", "a" * 254),
+        ("host", "a b"),
+        ("port", 65536),
+        ("server_name", "a" * 254),
+        ("version", "1" * 65),
+        ("version", "\x1b[2J"),
+        ("latitude", math.nan),
+        ("longitude", 181.0),
+        ("domain", "é.example"),
+    ],
+)
+def test_a_node_without_its_form_is_refused(field: str, value: object) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidRecord, match=field):
+        node_record(changed(NODE, **{field: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("label", "a" * 15),
+        ("label", "a" * 5_000_000),
+        ("node", "a" * 64),
+        ("region", "\n"),
+        ("proof", b"p" * 33),
+        ("tenant", "a" * 65),
+        ("token_id", "to ken"),
+        ("unencrypted_port", 65536),
+        ("host", "a" * 254),
+    ],
+)
+def test_a_tunnel_without_its_form_is_refused(field: str, value: object) -> None:
+    """The error names the field, and does not repeat a long value."""
+    with pytest.raises(InvalidRecord, match=field) as refused:
+        tunnel_record(changed(TUNNEL, **{field: value}))  # type: ignore[arg-type]
+    assert len(str(refused.value)) < 150
+
+
+def test_what_a_later_release_may_say_becomes_unspecified() -> None:
+    """States are not refused, so that nodes can be upgraded first."""
+    found = node_record(changed(NODE, state=99, reach=98))  # type: ignore[arg-type]
+    assert (found.state, found.reach) == (NodeState.NODE_STATE_UNSPECIFIED, Reach.REACH_UNSPECIFIED)
+
+
+def test_the_largest_records_are_as_large_as_is_said() -> None:
+    """2,000 nodes fit into a message of 4 MiB."""
+    node = node_record(
+        changed(  # type: ignore[arg-type]
+            NODE,
+            name="a" * 63,
+            region="a" * 63,
+            host="a" * 253,
+            server_name="a" * 100,
+            version="1" * 64,
+            domain="a" * 200,
+            sessions=2**32 - 1,
+            tunnels=2**32 - 1,
+            visits=2**32 - 1,
+            max_sessions=2**32 - 1,
+            started_at_ms=-1,
+            reach_failure="é" * 1_000,
+        )
+    )
+    assert node.ByteSize() < 1_200
+    tunnel = changed(TUNNEL, node="a" * 63, region="a" * 63, tenant="a" * 64, token_id="a" * 64, host="a" * 253)
+    assert tunnel_record(tunnel).ByteSize() < 700  # type: ignore[arg-type]
+
+
+def test_a_text_for_people_is_cut_and_printable() -> None:
+    """Control characters would act on a terminal."""
+    assert printable("no answer\n\x1b[31m", 11) == "no answer  "
+    assert printable("é" * 400, 301) == "é" * 150
