@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import click
 import grpc
@@ -23,6 +23,19 @@ _CONNECT_TIMEOUT: Final = 3.0
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+
+class _PagedRequest(Protocol):
+    page_token: str
+
+
+class _Page(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+PagedRequest = TypeVar("PagedRequest", bound=_PagedRequest)
+Page = TypeVar("Page", bound=_Page)
 
 
 class ExitCode(IntEnum):
@@ -61,6 +74,17 @@ class AdminCalls:
     def call(self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request) -> Response:
         """The answer of a method of `stub`. Raises grpc.RpcError, after _CALL_TIMEOUT at the latest."""
         return method(request, metadata=self._metadata, timeout=_CALL_TIMEOUT)
+
+    def pages(
+        self, method: "grpc.UnaryUnaryMultiCallable[PagedRequest, Page]", request: PagedRequest
+    ) -> Iterator[Page]:
+        """The answers of a method of `stub` that lists, page by page. Iterating raises grpc.RpcError."""
+        while True:
+            answer = self.call(method, request)
+            yield answer
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
 
     def stream(
         self, method: "grpc.UnaryStreamMultiCallable[Request, Response]", request: Request

@@ -25,7 +25,7 @@ def list_(options: GlobalOptions, everything: bool) -> None:
     """List the invitations, without their tokens."""
     request = ListInvitationsRequest(include_over=everything)
     with options.calls() as calls:
-        found = calls.call(calls.stub.ListInvitations, request).invitations
+        found = [one for page in calls.pages(calls.stub.ListInvitations, request) for one in page.invitations]
     print_list(options, "invitations", found, invitation_json, _COLUMNS, _row, "No node is invited.")
 
 

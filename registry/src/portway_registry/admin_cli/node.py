@@ -48,7 +48,8 @@ def node() -> None:
 def list_(options: GlobalOptions, region: str) -> None:
     """List the nodes that are registered now."""
     with options.calls() as calls:
-        found = calls.call(calls.stub.ListNodes, ListNodesRequest(region=region)).nodes
+        pages = calls.pages(calls.stub.ListNodes, ListNodesRequest(region=region))
+        found = [one for page in pages for one in page.nodes]
     where = f" in region {region}" if region else ""
     print_list(options, "nodes", found, node_json, _COLUMNS, _row, f"No node{where} is registered.")
 

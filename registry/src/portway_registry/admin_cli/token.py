@@ -67,7 +67,7 @@ def list_(options: GlobalOptions, tenant: str, everything: bool) -> None:
     """List the tokens, without their secrets."""
     request = ListTokensRequest(tenant=tenant, include_revoked=everything)
     with options.calls() as calls:
-        found = calls.call(calls.stub.ListTokens, request).tokens
+        found = [one for page in calls.pages(calls.stub.ListTokens, request) for one in page.tokens]
     print_list(options, "tokens", found, _json, _COLUMNS, _row, "There is no such token.")
 
 

@@ -3,13 +3,11 @@
 A label is part of the tunnel's address, which is secret, and so is what these commands print (SECURITY.md).
 """
 
-from collections.abc import Iterator
-
 import click
 from portway_proto.v1.admin_pb2 import GetTunnelRequest, ListTunnelsRequest, WatchTunnelsRequest
 from portway_proto.v1.types_pb2 import TunnelInfo
 
-from portway_registry.admin_cli.connection import AdminCalls, GlobalOptions, json_option, pass_options
+from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
 from portway_registry.admin_cli.node import node_json
 from portway_registry.admin_cli.node import state as node_state
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, utc_time
@@ -32,7 +30,8 @@ def tunnel() -> None:
 def list_(options: GlobalOptions, node: str, tenant: str) -> None:
     """List all tunnels that are open now."""
     with options.calls() as calls:
-        found = list(_pages(calls, ListTunnelsRequest(node=node, tenant=tenant, page_size=_PAGE)))
+        request = ListTunnelsRequest(node=node, tenant=tenant, page_size=_PAGE)
+        found = [one for page in calls.pages(calls.stub.ListTunnels, request) for one in page.tunnels]
     print_list(options, "tunnels", found, _json, _COLUMNS, _row, "No such tunnel is open.")
 
 
@@ -75,16 +74,6 @@ def watch(options: GlobalOptions) -> None:
     with options.calls() as calls:
         stream = calls.stream(calls.stub.WatchTunnels, WatchTunnelsRequest())
         print_changes(options, ((change.kind, change.tunnel) for change in stream), "tunnel", _json, _line)
-
-
-def _pages(calls: AdminCalls, request: ListTunnelsRequest) -> Iterator[TunnelInfo]:
-    """The tunnels of all pages of a list."""
-    while True:
-        page = calls.call(calls.stub.ListTunnels, request)
-        yield from page.tunnels
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
 
 
 def _json(found: TunnelInfo) -> dict[str, object]:

@@ -51,6 +51,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds that changes of peers are gathered: nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
+# Bytes. Nodes accept messages of 4 MiB.
+_LARGEST_PEERS: Final = 3_500_000
+# The tag and length of a node in the list.
+_FRAMING: Final = 6
 
 
 class Hub:
@@ -171,6 +175,11 @@ class Hub:
         return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
 
     def _peers(self) -> Peers:
+        """The list that every node gets, in one message, because a node takes each as the whole list.
+
+        At most _LARGEST_PEERS bytes: over 3,000 nodes with the longest names, 20,000 with usual ones. Nodes beyond that
+        are left out, with an error logged: visitors that come in elsewhere are led to them through `Resolve`.
+        """
         removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
         nodes = (node for node in self._views.nodes.values() if node.name not in removed)
         since = (
@@ -178,11 +187,18 @@ class Hub:
             for one in self._views.identities.values()
             if one.anew
         )
-        return Peers(
-            nodes=sorted(nodes, key=lambda node: node.name),
-            removed=removed,
-            certified_since=sorted(since, key=lambda one: one.node),
-        )
+        peers = Peers(removed=removed, certified_since=sorted(since, key=lambda one: one.node))
+        size, left_out = peers.ByteSize(), 0
+        for node in sorted(nodes, key=lambda node: node.name):
+            bare = without_counts(node)
+            size += bare.ByteSize() + _FRAMING
+            if size > _LARGEST_PEERS:
+                left_out += 1
+            else:
+                peers.nodes.append(bare)
+        if left_out:
+            logger.error("nodes are not listed to other nodes: too many for one message", extra={"nodes": left_out})
+        return peers
 
     def _recent_revocations(self) -> list[str]:
         since = self._now_ms() - HONOURED_MS

@@ -5,7 +5,8 @@ fewer, and never makes the registry hold more.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeVar
 
 from portway_proto.v1.mesh_pb2 import (
     Announced,
@@ -20,6 +21,11 @@ from portway_proto.v1.mesh_pb2 import (
     RegistryMessage,
     Revocations,
 )
+
+# Token ids or evictions in one message, each up to 70 bytes: a node accepts messages of 4 MiB.
+_MAX_ENTRIES: Final = 20_000
+
+T = TypeVar("T")
 
 
 class Outbox:
@@ -90,7 +96,8 @@ class Outbox:
             yield RegistryMessage(settings=self._settings)
             self._settings = None
         if self._revoked:
-            yield RegistryMessage(revocations=Revocations(token_ids=list(self._revoked)))
+            for token_ids in _parts(list(self._revoked)):
+                yield RegistryMessage(revocations=Revocations(token_ids=token_ids))
             self._revoked.clear()
         if self._peers is not None:
             yield RegistryMessage(peers=self._peers)
@@ -105,8 +112,14 @@ class Outbox:
             yield RegistryMessage(probe=probe)
         self._probes.clear()
         if self._evictions:
-            yield RegistryMessage(evictions=Evictions(evictions=self._evictions))
+            for evictions in _parts(self._evictions):
+                yield RegistryMessage(evictions=Evictions(evictions=evictions))
             self._evictions.clear()
         for batch in self._announced:
             yield RegistryMessage(announced=Announced(batch=batch))
         self._announced.clear()
+
+
+def _parts(entries: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The entries in pieces of at most _MAX_ENTRIES; nodes take each message as an addition to those before."""
+    return (entries[start : start + _MAX_ENTRIES] for start in range(0, len(entries), _MAX_ENTRIES))

@@ -221,7 +221,12 @@ class NodeSession:
         while True:
             work = await self._work.get()
             if isinstance(work, Announce):
-                await self._until_done(await checked(work))
+                try:
+                    batch = await checked(work)
+                except InvalidRequest as error:
+                    self.end(error)
+                    return
+                await self._until_done(batch)
                 self._room.release()
                 continue
             tunnel = work.tunnel

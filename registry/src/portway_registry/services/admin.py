@@ -1,6 +1,5 @@
 """The Admin service, which operators call: nodes, invitations, tunnels, tokens, audit."""
 
-import heapq
 from typing import Any, Final
 
 from portway_proto.v1 import admin_pb2 as pb
@@ -12,13 +11,14 @@ from portway_registry.access.tokens import Tokens
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
+from portway_registry.services.pages import page
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord
-from portway_registry.state.views import Views
+from portway_registry.state.views import Item, Views
 
 _PAGE_SIZE: Final = 500
-_MAX_PAGE_SIZE: Final = 5000  # some 1.5 MB of tunnels; a gRPC message may have 4 MB
+_MAX_PAGE_SIZE: Final = 5000  # some 1.5 MB of tunnels
 _AUDIT_ENTRIES: Final = 100
 _MAX_AUDIT_ENTRIES: Final = 1000
 
@@ -45,8 +45,9 @@ class Admin(AdminServicer):
         self._audit = audit
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
-        nodes = [node for node in self._views.nodes.values() if request.region in ("", node.region)]
-        return pb.ListNodesResponse(nodes=sorted(nodes, key=lambda node: node.name))
+        found = {node.name: node for node in self._views.nodes.values() if request.region in ("", node.region)}
+        nodes, next_page = page(found, _unchanged, after=request.page_token)
+        return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:  # noqa: N802
         node = self._views.nodes.get(request.name)
@@ -69,8 +70,9 @@ class Admin(AdminServicer):
     async def ListInvitations(  # noqa: N802
         self, request: pb.ListInvitationsRequest, context: Any
     ) -> pb.ListInvitationsResponse:
-        found = self._invitations.find(over=request.include_over)
-        return pb.ListInvitationsResponse(invitations=map(_invitation, found))
+        found = {_by_age(one): one for one in self._invitations.find(over=request.include_over)}
+        invitations, next_page = page(found, _invitation, after=request.page_token)
+        return pb.ListInvitationsResponse(invitations=invitations, next_page_token=next_page)
 
     async def RevokeInvitation(  # noqa: N802
         self, request: pb.RevokeInvitationRequest, context: Any
@@ -88,16 +90,10 @@ class Admin(AdminServicer):
         size = min(request.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
         view = self._views.tunnels
         found = view.of_node(request.node) if request.node else view.items
-        matching = (
-            label
-            for label, item in found.items()
-            if label > request.page_token and request.tenant in ("", item.value.tenant)
-        )
-        labels = heapq.nsmallest(size + 1, matching)
-        next_page = labels[size - 1] if len(labels) > size else ""
-        return pb.ListTunnelsResponse(
-            tunnels=[found[label].value for label in labels[:size]], next_page_token=next_page
-        )
+        if request.tenant:
+            found = {label: item for label, item in found.items() if item.value.tenant == request.tenant}
+        tunnels, next_page = page(found, _value, after=request.page_token, size=size)
+        return pb.ListTunnelsResponse(tunnels=tunnels, next_page_token=next_page)
 
     async def GetTunnel(self, request: pb.GetTunnelRequest, context: Any) -> pb.GetTunnelResponse:  # noqa: N802
         tunnel = self._views.tunnels.get(request.label)
@@ -125,8 +121,9 @@ class Admin(AdminServicer):
         return pb.CreateTokenResponse(info=_token(made.record), token=made.text)
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:  # noqa: N802
-        found = self._tokens.find(tenant=request.tenant, revoked=request.include_revoked)
-        return pb.ListTokensResponse(tokens=map(_token, found))
+        found = {_by_age(one): one for one in self._tokens.find(tenant=request.tenant, revoked=request.include_revoked)}
+        tokens, next_page = page(found, _token, after=request.page_token)
+        return pb.ListTokensResponse(tokens=tokens, next_page_token=next_page)
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.RevokeTokenResponse:  # noqa: N802
         revoked = await self._tokens.revoke(request.id, by=current_caller.get().name)
@@ -140,6 +137,19 @@ class Admin(AdminServicer):
                 pb.AuditEntry(at_ms=one.at_ms, actor=one.actor, action=one.action, target=one.target) for one in found
             ]
         )
+
+
+def _unchanged(node: NodeInfo) -> NodeInfo:
+    return node
+
+
+def _value(item: Item[TunnelInfo]) -> TunnelInfo:
+    return item.value
+
+
+def _by_age(record: InvitationRecord | TokenRecord) -> str:
+    """A sort key: the oldest first. 13 digits hold milliseconds until the year 2286."""
+    return f"{record.created_at_ms:013d}-{record.id}"
 
 
 def _invitation(record: InvitationRecord) -> pb.Invitation:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import pytest
 from click.testing import Result
 from portway_registry.access.tokens import parse_token
+from portway_registry.services import pages
 
 
 class Stage(Protocol):
@@ -14,6 +15,8 @@ class Stage(Protocol):
     def say(self, *arguments: str, **environment: str) -> Result: ...
 
     def ask(self, *arguments: str) -> Any: ...
+
+    def node(self, name: str) -> Any: ...
 
 
 def test_a_token_is_printed_alone(stage: Stage) -> None:
@@ -118,3 +121,15 @@ def test_a_token_that_cannot_be_is_refused(stage: Stage, arguments: tuple[str, .
     """By the command line what it can know, by the registry the rest; nothing is made."""
     assert stage.say("token", "create", *arguments).exit_code == code
     assert [token["id"] for token in stage.ask("token", "list")["tokens"]] == ["admin"]
+
+
+def test_lists_have_any_number_of_pages(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens, invitations and nodes are all listed, whatever fits into one message."""
+    monkeypatch.setattr(pages, "_LARGEST_PAGE", 100)
+    tokens = {stage.ask("token", "create", "--tenant", "demo")["id"] for _ in range(4)}
+    assert {one["id"] for one in stage.ask("token", "list", "--tenant", "demo")["tokens"]} == tokens
+    invited = [stage.ask("node", "invite", "--region", "fra")["id"] for _ in range(3)]
+    assert sorted(one["id"] for one in stage.ask("invitation", "list")["invitations"]) == sorted(invited)
+    for name in ("fra-3", "fra-1", "fra-2"):
+        stage.node(name)
+    assert [one["name"] for one in stage.ask("node", "list")["nodes"]] == ["fra-1", "fra-2", "fra-3"]
