@@ -48,6 +48,7 @@ from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
 from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
+from portway_registry.services.token_streams import TokenStreams
 from portway_registry.state.audit import Audit
 from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
@@ -228,7 +229,9 @@ class Registry:
         tokens = Tokens(store, views.tokens, audit, _now_ms)
         invitations = Invitations(store, views.invitations, audit, _now_ms)
         orders = OperatorOrders(store, views, audit, _now_ms)
-        server = _server(CallInterceptor(by_token(tokens, invitations), self._calls.count), _LARGEST_CALL)
+        streams = TokenStreams(views.tokens)
+        self._closing.append(streams.close)
+        server = _server(CallInterceptor(by_token(tokens, invitations), self._calls.count, streams), _LARGEST_CALL)
         roster = Roster(views.nodes, views.orders, cluster.hub)
         self._closing.append(roster.close)
         reports = Reports(roster.node, monotonic)

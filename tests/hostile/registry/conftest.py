@@ -9,6 +9,7 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import Pki, bearer, channel, running
 
 
@@ -22,6 +23,12 @@ def let_go(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki(tmp_path_factory.mktemp("pki") / "pki")
+
+
+@pytest.fixture
+def etcd() -> Iterator[EtcdServer]:
+    with EtcdServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from portway_registry.errors import NotAllowed, NotServed
 from portway_registry.services.callers import Caller, Identify, current_caller
 from portway_registry.services.error_status import status_of
 from portway_registry.services.method_roles import METHOD_ROLES
+from portway_registry.services.token_streams import TokenStreams
 
 Count = Callable[[str, StatusCode], None]
 
@@ -21,10 +22,14 @@ Count = Callable[[str, StatusCode], None]
 class CallInterceptor(aio.ServerInterceptor):
     """Runs a call's handler when METHOD_ROLES admits its caller; a method outside the table is never run."""
 
-    def __init__(self, identify: Identify, count: Count) -> None:
-        """`count` is called with the method and the status of each call that has ended."""
+    def __init__(self, identify: Identify, count: Count, streams: TokenStreams | None = None) -> None:
+        """`count` is called with the method and the status of each call that has ended.
+
+        streams: ends streams whose callers' tokens are revoked; None where callers have no tokens.
+        """
         self._identify = identify
         self._count = count
+        self._streams = streams
         # By method: the handler, and the handler that is run in its place.
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
 
@@ -56,8 +61,11 @@ class CallInterceptor(aio.ServerInterceptor):
 
         async def call(request: Any, context: Any) -> Any:
             try:
-                await self._admit(method, context)
-                answer = await run(request, context)
+                caller = await self._admit(method, context)
+                if handler.response_streaming and caller is not None:
+                    answer = await self._stream(caller, run, request, context)
+                else:
+                    answer = await run(request, context)
             except asyncio.CancelledError:
                 self._count(method, StatusCode.CANCELLED)
                 raise
@@ -70,15 +78,26 @@ class CallInterceptor(aio.ServerInterceptor):
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
-    async def _admit(self, method: str, context: Any) -> None:
-        """Identify the caller and check its role. Raises NotAuthenticated and NotAllowed."""
+    async def _stream(self, caller: Caller, run: Any, request: Any, context: Any) -> Any:
+        """Run the handler of a stream. Raises TokenRevoked when the caller's token is revoked meanwhile."""
+        if self._streams is None or caller.token is None:
+            return await run(request, context)
+        async with self._streams.until_revoked(caller.token):
+            return await run(request, context)
+
+    async def _admit(self, method: str, context: Any) -> Caller | None:
+        """Identify the caller and check its role; None for a method that everybody may call.
+
+        Raises NotAuthenticated and NotAllowed.
+        """
         role = METHOD_ROLES[method]
         if role is None:
-            return
+            return None
         caller = await self._identify(context)
         if caller.role is not role:
             raise NotAllowed(_wrong_role(caller, method))
         current_caller.set(caller)
+        return caller
 
     async def _fail(self, method: str, context: Any, error: Exception) -> None:
         """End a call with the status of an exception."""

@@ -1,0 +1,67 @@
+"""Streams that end with the token that opened them."""
+
+import asyncio
+from typing import Protocol
+
+import pytest
+from portway_registry.errors import TokenRevoked
+from portway_registry.services.token_streams import TokenStreams
+from portway_registry.state.records import Role, TokenRecord
+from portway_registry.state.views import Views
+
+
+class Cluster(Protocol):
+    views: Views
+
+    async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
+
+
+TOKEN = TokenRecord("one", "demo", Role.ADMIN, b"")
+
+
+async def endless(streams: TokenStreams, token: TokenRecord = TOKEN) -> None:
+    async with streams.until_revoked(token):
+        await asyncio.Event().wait()
+
+
+async def test_a_revocation_ends_the_streams_of_its_token(cluster: Cluster) -> None:
+    """All of them and no others; what they raise says why."""
+    await cluster.put_token("one")
+    streams = TokenStreams(cluster.views.tokens)
+    ended = [asyncio.ensure_future(endless(streams)) for _ in range(2)]
+    other = asyncio.ensure_future(endless(streams, TokenRecord("two", "demo", Role.ADMIN, b"")))
+    await asyncio.sleep(0)
+    assert len(streams) == 3
+    await cluster.put_token("one", max_tunnels=7)
+    await asyncio.sleep(0)
+    assert len(streams) == 3
+    await cluster.put_token("one", revoked_at_ms=1)
+    for stream in ended:
+        with pytest.raises(TokenRevoked):
+            await stream
+    assert len(streams) == 1
+    other.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+    assert len(streams) == 0
+    await streams.close()
+
+
+async def test_a_token_that_is_revoked_opens_no_stream(cluster: Cluster) -> None:
+    """It may have been revoked since the call was authenticated."""
+    await cluster.put_token("one", revoked_at_ms=1)
+    streams = TokenStreams(cluster.views.tokens)
+    with pytest.raises(TokenRevoked):
+        await endless(streams)
+    assert len(streams) == 0
+    await streams.close()
+
+
+async def test_errors_of_a_stream_are_its_own(cluster: Cluster) -> None:
+    """A TimeoutError inside is not taken for a revocation."""
+    streams = TokenStreams(cluster.views.tokens)
+    with pytest.raises(TimeoutError, match="inside"):
+        async with streams.until_revoked(TOKEN):
+            raise TimeoutError("inside")
+    assert len(streams) == 0
+    await streams.close()
