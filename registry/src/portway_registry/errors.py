@@ -16,6 +16,7 @@ RegistryError
 │   │   └── NameTaken      another node has this name
 │   ├── NotServed          no such method on this port
 │   ├── InvalidRequest     the request cannot be understood or contradicts itself
+│   │   └── MalformedMessage  it cannot be decoded
 │   ├── NotFound           no such node, tunnel or token
 │   ├── NoCandidate        no node can accept the client now
 │   ├── Busy               too many expensive calls of all callers together
@@ -163,6 +164,13 @@ class NotServed(CallError):
 
 class InvalidRequest(CallError):
     """The request cannot be understood, or contradicts itself."""
+
+
+class MalformedMessage(InvalidRequest):
+    """A message cannot be decoded."""
+
+    def __init__(self) -> None:
+        super().__init__("the message cannot be decoded: is the caller of another release, or no Portway program?")
 
 
 class NotFound(CallError):

@@ -1,13 +1,26 @@
-"""The format of log lines: text for people, JSON for programs.
+"""Log lines: text for people, JSON for programs, and a bound on how much one event writes.
 
 A log call names the event and gives its fields as `extra`. Both formats show the event first and the fields after it.
+Peers decide how often many events happen, so each place in the code that logs may write a number of bytes per hour, and
+the line that is written next counts those that were not.
 """
 
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, TextIO
+
+from portway_runtime.clocks import Monotonic, monotonic
+
+# Bytes that each place that logs may write: _BURST at once, then _RATE per second. That is some hundred lines, then
+# one each twenty seconds: at most 50 KB in an hour from one place, and 1 MB if a peer makes twenty places log.
+_BURST: Final = 16 << 10
+_RATE: Final = 10.0
+# Characters of a field or of an event, and of a traceback, whose last part says most.
+_LONGEST_TEXT: Final = 1_000
+_LONGEST_TRACEBACK: Final = 4_000
 
 _QUOTED: Final = frozenset(' "=')
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -23,12 +36,20 @@ def _text(value: object) -> str:
 
     So text from a peer cannot imitate another field or another line.
     """
-    text = str(value)
+    text = _cut(str(value))
     return (
         text
         if text and text.isprintable() and not set(text) & _QUOTED
         else json.dumps(text, ensure_ascii=not text.isprintable())
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+
+
+def _cut_traceback(text: str) -> str:
+    return text if len(text) <= _LONGEST_TRACEBACK else f"…{text[-_LONGEST_TRACEBACK:]}"
 
 
 class TextFormatter(logging.Formatter):
@@ -39,8 +60,12 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
+        record.message = _cut(record.message)
         line = super().formatMessage(record)
         return f"{line} {fields}" if fields else line
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return _cut_traceback(super().formatException(ei))
 
 
 class JsonFormatter(logging.Formatter):
@@ -51,16 +76,61 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _cut(record.getMessage()),
         }
-        line.update(_fields(record))
+        line.update((key, _cut(value) if isinstance(value, str) else value) for key, value in _fields(record).items())
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _cut_traceback(self.formatException(record.exc_info))
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
+@dataclass(slots=True)
+class _Place:
+    """What one place that logs may still write, in bytes, as of `seen`; and its lines that were not written since."""
+
+    left: float
+    seen: float
+    suppressed: int = 0
+
+
+class BoundedHandler(logging.StreamHandler[TextIO]):
+    """Writes each line unless its place in the code has written too much of late; the next one has `suppressed`, the
+    number of lines that were not written."""
+
+    def __init__(self, stream: TextIO, clock: Monotonic = monotonic) -> None:
+        super().__init__(stream)
+        self._clock = clock
+        self._places: dict[tuple[str, int], _Place] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with the handler's lock held."""
+        place = self._place(record)
+        if place.left <= 0:
+            place.suppressed += 1
+            return
+        if place.suppressed:
+            record.suppressed = place.suppressed
+            place.suppressed = 0
+        try:
+            place.left -= len(self.format(record)) + 1
+        except Exception:
+            self.handleError(record)
+            return
+        super().emit(record)
+
+    def _place(self, record: logging.LogRecord) -> _Place:
+        now = self._clock()
+        place = self._places.setdefault((record.pathname, record.lineno), _Place(_BURST, now))
+        place.left = min(_BURST, place.left + (now - place.seen) * _RATE)
+        place.seen = now
+        return place
+
+
 def configure(*, form: str, level: str) -> None:
-    """Log to stderr from now on. `form` is `text` or `json`; `level` is a name of a level of `logging`, in any case."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Log to stderr from now on. `form` is `text` or `json`; `level` is a name of a level of `logging`, in any case.
+
+    At level `debug` lines are not bounded.
+    """
+    handler = logging.StreamHandler(sys.stderr) if level.lower() == "debug" else BoundedHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

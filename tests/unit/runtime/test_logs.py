@@ -1,5 +1,6 @@
 """Log lines: one event each, its fields as words or as JSON, and nothing that a peer says breaks out of its field."""
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from portway_runtime import logs
-from portway_runtime.logs import JsonFormatter, TextFormatter
+from portway_runtime.logs import BoundedHandler, JsonFormatter, TextFormatter
 
 
 def record(message: str = "client attached", *arguments: object, **fields: Any) -> logging.LogRecord:
@@ -108,3 +109,83 @@ def test_configuring_replaces_what_was_there(
     assert not out
     assert err.count("\n") == 1
     assert "loud" in err
+
+
+class Bounded:
+    """A handler with a clock of the test's, and what it has written."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.stream = io.StringIO()
+        self.handler = BoundedHandler(self.stream, lambda: self.now)
+        self.handler.setFormatter(TextFormatter())
+
+    def log(self, place: int = 1, size: int = 100, **fields: Any) -> None:
+        made = record("x" * size, **fields)
+        made.pathname, made.lineno = "module.py", place
+        self.handler.handle(made)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
+
+
+def test_a_place_that_logs_without_end_is_bounded() -> None:
+    """Whatever a peer repeats: an hour of it is less than 60 KB, and other places go on."""
+    bounded = Bounded()
+    for second in range(3_600):
+        bounded.now = float(second)
+        for _ in range(5):
+            bounded.log()
+    assert len(bounded.stream.getvalue()) < 60_000
+    before = len(bounded.lines)
+    bounded.log(place=2)
+    assert len(bounded.lines) == before + 1
+    assert "suppressed" not in bounded.lines[-1]
+
+
+def test_the_next_line_counts_what_was_not_written() -> None:
+    """The count is a field; it begins anew then."""
+    bounded = Bounded()
+    bounded.log(size=900)
+    for _ in range(40):
+        bounded.log(size=900)
+    written = len(bounded.lines)
+    assert 10 < written < 25
+    bounded.now = 200.0
+    bounded.log()
+    assert bounded.lines[-1].endswith(f"suppressed={41 - written}")
+    bounded.log()
+    assert "suppressed" not in bounded.lines[-1]
+
+
+def test_long_texts_are_cut() -> None:
+    """A peer's text of any length is a short field, and a traceback keeps its end."""
+    assert len(TextFormatter().format(record("x" * 50_000, reason="y" * 50_000))) < 2_500
+    try:
+        raise ValueError("x" * 50_000 + " it broke")
+    except ValueError as error:
+        made = record(exc_info=(type(error), error, error.__traceback__))
+    for formatter in (TextFormatter(), JsonFormatter()):
+        line = formatter.format(made)
+        assert len(line) < 5_000
+        assert "it broke" in line
+        made.exc_text = None
+
+
+def test_a_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """`logging` reports it, as it does without a bound."""
+    bounded = Bounded()
+    made = record("%d", "no number")
+    made.pathname, made.lineno = "module.py", 1
+    bounded.handler.handle(made)
+    assert bounded.lines == []
+    assert "Logging error" in capsys.readouterr().err
+
+
+def test_lines_are_not_bounded_at_level_debug(root: logging.Logger) -> None:
+    """Who asks for everything gets it."""
+    logs.configure(form="text", level="DEBUG")
+    assert not isinstance(root.handlers[0], BoundedHandler)
+    logs.configure(form="text", level="info")
+    assert isinstance(root.handlers[0], BoundedHandler)

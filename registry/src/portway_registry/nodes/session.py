@@ -161,6 +161,12 @@ class NodeSession:
                     return
 
     async def _receive(self, requests: AsyncIterable[NodeMessage]) -> None:
+        try:
+            await self._take_messages(requests)
+        except InvalidRequest as error:
+            self.end(error)
+
+    async def _take_messages(self, requests: AsyncIterable[NodeMessage]) -> None:
         async for message in requests:
             kind = message.WhichOneof("message")
             if kind == "keep_alive":

@@ -4,17 +4,22 @@ Both ports use it. Not here: how a caller is identified (callers.py), the tables
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
-from portway_registry.errors import NotAllowed, NotServed
+from portway_registry.errors import InvalidRequest, MalformedMessage, NotAllowed, NotServed
 from portway_registry.services.callers import Caller, Identify, current_caller
 from portway_registry.services.error_status import status_of
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.services.token_streams import TokenStreams
+from portway_registry.state.records import Role
+
+logger = logging.getLogger(__name__)
 
 Count = Callable[[str, StatusCode], None]
 
@@ -60,8 +65,12 @@ class CallInterceptor(aio.ServerInterceptor):
             run, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
 
         async def call(request: Any, context: Any) -> Any:
+            if handler.request_streaming:
+                request = _Decoded(request)
             try:
                 caller = await self._admit(method, context)
+                if request is _MALFORMED:
+                    raise MalformedMessage
                 if handler.response_streaming and caller is not None:
                     answer = await self._stream(caller, run, request, context)
                 else:
@@ -75,7 +84,8 @@ class CallInterceptor(aio.ServerInterceptor):
                 self._count(method, context.code() or StatusCode.OK)
                 return answer
 
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, handler.request_deserializer, handler.response_serializer)
+        decode = _decoder(handler.request_deserializer)
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, decode, handler.response_serializer)
         return wrapped
 
     async def _stream(self, caller: Caller, run: Any, request: Any, context: Any) -> Any:
@@ -106,6 +116,13 @@ class CallInterceptor(aio.ServerInterceptor):
             raise error
         code, text = status_of(error)
         self._count(method, code)
+        caller = current_caller.get(None)
+        if isinstance(error, InvalidRequest) and caller is not None and caller.role is not Role.ADMIN:
+            # No client or node of this project sends one; whose it is, is for operators to know.
+            logger.warning(
+                "request refused",
+                extra={"method": method, "caller": caller.name, "peer": context.peer(), "reason": text},
+            )
         await context.abort(code, text)
 
     def _not_served(self, method: str, *, known: bool) -> Any:
@@ -120,6 +137,42 @@ class CallInterceptor(aio.ServerInterceptor):
             await self._fail("other", context, error)
 
         return call
+
+
+# Stands for a message that cannot be decoded. gRPC would log a traceback for what a decoder raises.
+_MALFORMED: Final = object()
+
+
+def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if decode is None:
+        return None
+
+    def decode_or_mark(message: bytes) -> Any:
+        try:
+            return decode(message)
+        except DecodeError:
+            return _MALFORMED
+
+    return decode_or_mark
+
+
+class _Decoded:
+    """The messages of a stream. Raises MalformedMessage at one that cannot be decoded."""
+
+    def __init__(self, messages: AsyncIterable[Any]) -> None:
+        self._messages = messages
+        self._iterator: AsyncIterator[Any] | None = None  # of a call that is refused unread none is made
+
+    def __aiter__(self) -> "_Decoded":
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = aiter(self._messages)
+        message = await anext(self._iterator)
+        if message is _MALFORMED:
+            raise MalformedMessage
+        return message
 
 
 def _wrong_role(caller: Caller, method: str) -> str:
