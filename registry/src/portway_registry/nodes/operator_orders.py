@@ -14,6 +14,7 @@ from portway_registry.state.audit import Audit
 from portway_registry.state.records import Order, OrderRecord, encode
 from portway_registry.state.views import View, Views
 from portway_registry.store.contract import Store
+from portway_registry.tunnels.port_blocks import release_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class OperatorOrders:
         """Order the node to do `order` until it is taken back, which None does; `by` is the operator's token id.
 
         This replica acts on it when this returns. A node that joined and was removed stays removed until it is invited
-        anew: its key may be in other hands. Removing a node deletes its record and its tunnels.
+        anew: its key may be in other hands. Removing a node deletes its record and tunnels, and frees its raw ports.
 
         Raises NotFound for an unknown node, InvalidRequest, StoreUnavailable.
         """
@@ -58,6 +59,7 @@ class OperatorOrders:
             entry = await self._store.get(keys.node(node))
             if entry is not None:
                 await self._store.revoke_lease(entry.lease)  # its tunnels have the same lease
+            await release_blocks(self._store, views, node, self._now_ms())
         await views.orders.caught_up(node)
         logger.info("node ordered", extra={"node": node, "order": order or "serve"})
         await self._audit.add_done(by, f"node.{order or 'serve'}", node)

@@ -7,7 +7,7 @@ from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.nodes.operator_orders import OperatorOrders, is_removed
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import IdentityRecord, Order, encode
+from portway_registry.state.records import IdentityRecord, Order, PortBlockRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import node_info
@@ -76,3 +76,19 @@ async def test_a_node_that_joined_stays_removed(cluster: Cluster, orders: Operat
         with pytest.raises(InvalidRequest, match="invite it anew"):
             await orders.give("fra-1", order, by="admin")
     assert is_removed(cluster.views.orders, "fra-1")
+
+
+async def test_removing_a_node_frees_its_raw_ports(cluster: Cluster, orders: OperatorOrders) -> None:
+    """After a minute's rest; another order leaves them."""
+    await register(cluster, joined=True)
+    key = keys.port_block("fra", 20_032)
+    await cluster.store.put(key, encode(PortBlockRecord("fra-1", NOW_MS)))
+    await settle(cluster.store, cluster.views.port_blocks.mirror)
+    await orders.give("fra-1", Order.DRAIN, by="admin")
+    entry = await cluster.store.get(key)
+    assert entry is not None
+    assert entry.value == encode(PortBlockRecord("fra-1", NOW_MS))
+    await orders.give("fra-1", Order.REMOVE, by="admin")
+    entry = await cluster.store.get(key)
+    assert entry is not None
+    assert entry.value == encode(PortBlockRecord("fra-1", NOW_MS - 24 * 3_600_000 + 60_000))

@@ -11,7 +11,7 @@ from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.tunnels.port_blocks import BLOCK_SIZE, PortBlocks
+from portway_registry.tunnels.port_blocks import BLOCK_SIZE, PortBlocks, release_blocks
 from portway_testkit.clusters.registry import tunnel_info
 
 NOW_MS = 1_700_000_000_000
@@ -158,3 +158,36 @@ async def test_a_node_that_goes_on_asking_is_not_taken_for_gone(replica: Replica
     entry = await cluster.store.get(keys.port_block("fra", FIRST))
     assert entry is not None
     assert entry.value == encode(PortBlockRecord("a", replica.now_ms))
+
+
+async def test_a_node_without_raw_tunnels_gets_four_blocks(replica: Replica) -> None:
+    """Whatever it asks for, in one range or in many."""
+    assert len((await replica.reserve("a", 1_000, first=1, last=65_535)).blocks) == 4
+    for first in range(1, 65_535, 1_000):
+        await replica.reserve("a", 100, first=first, last=first + 999)
+    assert len((await replica.reserve("a", 0, first=1, last=65_535)).blocks) == 4
+
+
+async def test_blocks_grow_with_the_ports_that_tunnels_hold(replica: Replica, cluster: Cluster) -> None:
+    """Two for each block's worth, since as many ports may rest. Tunnels that moved to a sibling count: the ports are
+    not free."""
+    answer = await replica.reserve("a", 1_000, first=1, last=65_535)
+    ports = [port for block in answer.blocks for port in range(block.first, block.last + 1)]
+    for number, port in enumerate(ports[:65]):
+        await cluster.put_tunnel(
+            TunnelInfo(label=f"label{number}", node="ab"[number % 2], region="fra", unencrypted_port=port)
+        )
+    assert len((await replica.reserve("a", 1_000, first=1, last=65_535)).blocks) == 8
+    assert len((await replica.reserve("b", 1_000, first=1, last=65_535)).blocks) == 4
+
+
+async def test_blocks_of_a_removed_node_are_free_after_a_minute(replica: Replica, cluster: Cluster) -> None:
+    """Ports that its tunnels kept at other nodes are not; blocks of other nodes stay."""
+    for number, owner in enumerate(("gone", "gone", "gone", "quiet")):
+        await replica.owns(owner, FIRST + number * BLOCK_SIZE)
+    await cluster.put_tunnel(tunnel_info(CHAIN, node="b", region="fra", unencrypted_port=FIRST + 70))
+    await release_blocks(cluster.store, cluster.views, "gone", replica.now_ms)
+    await cluster.settle()
+    assert not (await replica.reserve("b", 4)).blocks
+    replica.now_ms += 60_000
+    assert blocks(await replica.reserve("b", 4)) == [(FIRST, FIRST + 63), (FIRST + 128, FIRST + 191)]
