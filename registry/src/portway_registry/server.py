@@ -28,6 +28,7 @@ from portway_runtime.settings import flag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.bootstrap import bootstrap
+from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grants import Grants, KeyRotation
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tokens import Tokens
@@ -85,6 +86,7 @@ class _Cluster:
     authority: ClusterAuthority
     grants: Grants
     audit: Audit
+    failed: FailedAuthentications
     certificates: NodeCertificates
     hub: Hub
 
@@ -205,12 +207,16 @@ class Registry:
         hub.start()
         self._closing.append(hub.close)
         audit = Audit(store, _now_ms)
+        tasks.spawn(audit.keep_trimmed(), name="trim the audit")
+        failed = FailedAuthentications(audit)
+        tasks.spawn(failed.run(), name="write failed authentications")
         certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        return _Cluster(store, views, authority, grants, audit, certificates, hub)
+        return _Cluster(store, views, authority, grants, audit, failed, certificates, hub)
 
     async def _serve_nodes(self, cluster: _Cluster, certificate: CertificateFiles) -> health.aio.HealthServicer:
         config, views = self._config, cluster.views
-        interceptor = CallInterceptor(by_certificate(partial(require_current, views)), self._calls.count)
+        identify = by_certificate(partial(require_current, views))
+        interceptor = CallInterceptor(identify, self._calls.count, failed=cluster.failed)
         server = _server(interceptor, _LARGEST_NODE_MESSAGE)
         port_blocks = PortBlocks(cluster.store, views, _now_ms)
         add_MeshServicer_to_server(Mesh(cluster.hub, views, port_blocks, cluster.certificates), server)
@@ -231,7 +237,8 @@ class Registry:
         orders = OperatorOrders(store, views, audit, _now_ms)
         streams = TokenStreams(views.tokens)
         self._closing.append(streams.close)
-        server = _server(CallInterceptor(by_token(tokens, invitations), self._calls.count, streams), _LARGEST_CALL)
+        interceptor = CallInterceptor(by_token(tokens, invitations), self._calls.count, streams, cluster.failed)
+        server = _server(interceptor, _LARGEST_CALL)
         roster = Roster(views.nodes, views.orders, cluster.hub)
         self._closing.append(roster.close)
         reports = Reports(roster.node, monotonic)

@@ -1,4 +1,4 @@
-"""`portway-admin audit`: the changes that admins have made."""
+"""`portway-admin audit`: the changes that admins and joining nodes have made, and failed authentications."""
 
 import click
 from portway_proto.v1.admin_pb2 import AuditEntry, ListAuditRequest
@@ -11,7 +11,7 @@ _COLUMNS = ("WHEN", "ACTOR", "ACTION", "TARGET")
 
 @click.group()
 def audit() -> None:
-    """Changes that admins have made: list."""
+    """Changes that admins have made, and failed authentications: list."""
 
 
 @audit.command("list")
@@ -25,7 +25,11 @@ def audit() -> None:
 @json_option
 @pass_options
 def list_(options: GlobalOptions, limit: int) -> None:
-    """List the changes, the newest first. The actor is the id of an admin's token."""
+    """List the changes, the newest first.
+
+    The actor is the id of an admin's token or of an invitation. Failed authentications are counted by address, once a
+    minute at most.
+    """
     with options.calls() as calls:
         found = calls.call(calls.stub.ListAudit, ListAuditRequest(limit=limit)).entries
     print_list(options, "entries", found, _json, _COLUMNS, _row, "Nothing has been changed yet.")

@@ -12,8 +12,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
-from portway_registry.errors import InvalidRequest, MalformedMessage, NotAllowed, NotServed
-from portway_registry.services.callers import Caller, Identify, current_caller
+from portway_registry.access.failed_authentications import FailedAuthentications
+from portway_registry.errors import InvalidRequest, MalformedMessage, NotAllowed, NotAuthenticated, NotServed
+from portway_registry.services.callers import Caller, Identify, current_caller, peer_address
 from portway_registry.services.error_status import status_of
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.services.token_streams import TokenStreams
@@ -27,14 +28,22 @@ Count = Callable[[str, StatusCode], None]
 class CallInterceptor(aio.ServerInterceptor):
     """Runs a call's handler when METHOD_ROLES admits its caller; a method outside the table is never run."""
 
-    def __init__(self, identify: Identify, count: Count, streams: TokenStreams | None = None) -> None:
+    def __init__(
+        self,
+        identify: Identify,
+        count: Count,
+        streams: TokenStreams | None = None,
+        failed: FailedAuthentications | None = None,
+    ) -> None:
         """`count` is called with the method and the status of each call that has ended.
 
         streams: ends streams whose callers' tokens are revoked; None where callers have no tokens.
+        failed: counts the callers that cannot be identified.
         """
         self._identify = identify
         self._count = count
         self._streams = streams
+        self._failed = failed
         # By method: the handler, and the handler that is run in its place.
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}
 
@@ -116,6 +125,8 @@ class CallInterceptor(aio.ServerInterceptor):
             raise error
         code, text = status_of(error)
         self._count(method, code)
+        if isinstance(error, NotAuthenticated) and self._failed is not None:
+            self._failed.note(peer_address(context), error)
         caller = current_caller.get(None)
         if isinstance(error, InvalidRequest) and caller is not None and caller.role is not Role.ADMIN:
             # No client or node of this project sends one; whose it is, is for operators to know.

@@ -1,18 +1,44 @@
-"""The audit: one entry for each change that an operator or a joining node made to the cluster."""
+"""The audit: one entry for each change that an operator or a joining node made to the cluster, and failed
+authentications, counted.
 
+Both are bounded by age and by number, each by itself: strangers who fail to authenticate push out no operator's change.
+"""
+
+import asyncio
+import heapq
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
+
+from portway_runtime.backoff import jittered
 
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import AuditRecord, decoder, encode
-from portway_registry.store.contract import Store
+from portway_registry.store.contract import Delete, Put, Store
 
 logger = logging.getLogger(__name__)
 
 _read: Final = decoder(AuditRecord)
+
+_DAY_MS: Final = 24 * 3_600_000
+_TRIMMED_EVERY: Final = 3_600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """How long entries below a prefix are kept, and how many of them."""
+
+    prefix: str
+    age_ms: int
+    number: int
+
+
+# Some 150 bytes an entry.
+_CHANGES: Final = _Bound(keys.AUDIT, 365 * _DAY_MS, 20_000)
+_FAILURES: Final = _Bound(keys.AUDIT_FAILURES, 30 * _DAY_MS, 2_000)
 
 
 class Audit:
@@ -42,7 +68,39 @@ class Audit:
             return False
         return True
 
+    async def add_failures(self, failures: Iterable[tuple[str, str]]) -> None:
+        """Record failed authentications: for each address what failed there, and how often. Raises StoreUnavailable."""
+        now = self._now_ms()
+        records = (AuditRecord(now, address, "authentication.failed", what) for address, what in failures)
+        await self._store.write(
+            [Put(keys.audit_failure(now, secrets.token_hex(4)), encode(record)) for record in records]
+        )
+
     async def latest(self, limit: int) -> list[AuditRecord]:
         """The `limit` newest entries, the newest first. Raises StoreUnavailable."""
-        listing = await self._store.list(keys.AUDIT)
-        return [_read(found.value) for found in reversed(listing.entries[-limit:])]
+        listings = [await self._store.list(bound.prefix) for bound in (_CHANGES, _FAILURES)]
+        newest = [
+            [_read(found.value) for found in reversed(listing.entries[-limit:])] if limit else []
+            for listing in listings
+        ]
+        return list(heapq.merge(*newest, key=lambda record: record.at_ms, reverse=True))[:limit]
+
+    async def trim(self) -> None:
+        """Delete the entries that are too old, and the oldest of those that are too many. Raises StoreUnavailable."""
+        for bound in (_CHANGES, _FAILURES):
+            entries = (await self._store.list(bound.prefix)).entries
+            oldest = f"{bound.prefix}{self._now_ms() - bound.age_ms:013d}"
+            excess = max(0, len(entries) - bound.number)
+            going = [Delete(entry.key) for number, entry in enumerate(entries) if number < excess or entry.key < oldest]
+            if going:
+                await self._store.write(going)
+                logger.info("audit trimmed", extra={"entries": len(going)})
+
+    async def keep_trimmed(self) -> None:
+        """Trim once an hour, for ever; during an outage of the store the next hour does."""
+        while True:
+            try:
+                await self.trim()
+            except StoreUnavailable as error:
+                logger.warning("audit not trimmed", extra={"reason": str(error)})
+            await asyncio.sleep(jittered(_TRIMMED_EVERY))

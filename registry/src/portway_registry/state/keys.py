@@ -12,6 +12,7 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     invitations/<id>   InvitationRecord
     identities/<node>  IdentityRecord: the last node that joined under this name
     audit/<when>-<id>  AuditRecord; sorts by time
+    audit-failures/<when>-<id>  AuditRecord of failed authentications; sorts by time
     settings           SettingsRecord
 """
 
@@ -28,6 +29,7 @@ AUTHORITY: Final = ROOT + "authority"
 INVITATIONS: Final = ROOT + "invitations/"
 IDENTITIES: Final = ROOT + "identities/"
 AUDIT: Final = ROOT + "audit/"
+AUDIT_FAILURES: Final = ROOT + "audit-failures/"
 SETTINGS: Final = ROOT + "settings"
 
 
@@ -67,3 +69,8 @@ def port_block(region: str, first: int) -> str:
 def audit(at_ms: int, unique: str) -> str:
     """13 digits hold milliseconds until the year 2286, so that keys sort by time."""
     return f"{AUDIT}{at_ms:013d}-{unique}"
+
+
+def audit_failure(at_ms: int, unique: str) -> str:
+    """As `audit`."""
+    return f"{AUDIT_FAILURES}{at_ms:013d}-{unique}"

@@ -38,3 +38,35 @@ def test_keys_sort_by_time() -> None:
     times = [0, 9, 10, 1_800_000_000_000, 9_999_999_999_999]
     found = [keys.audit(at_ms, "x") for at_ms in times]
     assert found == sorted(found)
+
+
+DAY = 24 * 3_600_000
+
+
+async def test_old_entries_are_deleted(memory: EmbeddedStore) -> None:
+    """Changes after a year, failed authentications after a month."""
+    now = 1_800_000_000_000
+    for age in (0, 29, 31, 364, 366):
+        then = Audit(memory, lambda age=age: now - age * DAY)  # type: ignore[misc]
+        await then.add("admin", "token.create", str(age))
+        await then.add_failures([("192.0.2.1", str(age))])
+    audit = Audit(memory, lambda: now)
+    await audit.trim()
+    found = [(one.action, one.target) for one in await audit.latest(100)]
+    assert sorted(target for action, target in found if action == "token.create") == ["0", "29", "31", "364"]
+    assert sorted(target for action, target in found if action == "authentication.failed") == ["0", "29"]
+
+
+async def test_strangers_push_out_no_change(memory: EmbeddedStore) -> None:
+    """The oldest failures go when there are too many; the changes stay, and both are listed in the order of time."""
+    now = 1_800_000_000_000
+    times = iter(range(now, now + 10_000))
+    audit = Audit(memory, lambda: next(times))
+    await audit.add("admin", "token.create", "first")
+    for number in range(2_100):
+        await audit.add_failures([("192.0.2.1", str(number))])
+    await audit.add("admin", "token.create", "last")
+    await audit.trim()
+    found = [one.target for one in await audit.latest(10_000)]
+    assert found == ["last", *(str(number) for number in range(2_099, 99, -1)), "first"]
+    assert [one.target for one in await audit.latest(2)] == ["last", "2099"]

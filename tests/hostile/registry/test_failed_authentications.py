@@ -1,0 +1,63 @@
+"""Strangers who try tokens without end."""
+
+import asyncio
+from typing import Any, Protocol
+
+import grpc
+import pytest
+from grpc import StatusCode
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.discovery_pb2 import LocateRequest
+from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+from portway_registry.access import failed_authentications
+from portway_registry.server import Registry
+from portway_testkit.clusters.registry import bearer
+
+CALLS = 1_000
+UNKNOWN = "pw_nobody_" + "a" * 32
+
+
+class Operator(Protocol):
+    stub: Any
+    shown: Any
+
+
+@pytest.fixture(autouse=True)
+def gathered_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second stands for the minute."""
+    monkeypatch.setattr(failed_authentications, "_GATHERED", 1.0)
+
+
+async def audited(operator: Operator) -> list[tuple[str, str, str]]:
+    answer = await operator.stub.ListAudit(admin_pb2.ListAuditRequest(limit=1_000), metadata=operator.shown)
+    return [(one.actor, one.action, one.target) for one in answer.entries]
+
+
+async def test_guessed_tokens_are_counted_and_not_listed_one_by_one(
+    registry: Registry, public: grpc.aio.Channel, operator: Operator
+) -> None:
+    """An operator sees from where and how often; a thousand calls within a minute are one entry or two."""
+    await operator.stub.CreateToken(
+        admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT), metadata=operator.shown
+    )
+
+    async def guess() -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await DiscoveryStub(public).Locate(LocateRequest(), metadata=bearer(UNKNOWN))
+        assert refused.value.code() in (StatusCode.UNAUTHENTICATED, StatusCode.UNAVAILABLE)
+
+    for _ in range(CALLS // 50):
+        await asyncio.gather(*(guess() for _ in range(50)))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await DiscoveryStub(public).Locate(LocateRequest())
+    entries: list[tuple[str, str, str]] = []
+    for _ in range(100):
+        entries = await audited(operator)
+        if any("no API token" in what for _, _, what in entries):
+            break
+        await asyncio.sleep(0.2)
+    failures = [(actor, what) for actor, action, what in entries if action == "authentication.failed"]
+    assert {actor for actor, _ in failures} == {"127.0.0.1"}
+    assert len(failures) < 20
+    assert sum(int(what.split()[0]) for _, what in failures if "does not know" in what) > 0
+    assert [action for _, action, _ in entries if action != "authentication.failed"] == ["token.create"]
