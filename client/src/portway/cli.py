@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Final
 
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
+from portway_runtime.printable import printable, printable_json
 
 from portway.config import CA_VARIABLE, LATENCY, REGISTRY_VARIABLE, STRATEGIES, TOKEN_VARIABLE, resolve
 from portway.errors import (
@@ -93,7 +94,7 @@ def exit_code(error: Error) -> int:
 
 def one_line(error: Error) -> str:
     """The error's message on one line; the attempts that it lists are separated by semicolons."""
-    first, *others = (line.strip() for line in str(error).splitlines())
+    first, *others = (printable(line.strip()) for line in str(error).splitlines())
     return f"{first}: {'; '.join(others)}" if others else first
 
 
@@ -249,12 +250,10 @@ def _as_lines(tunnel: Tunnel) -> str:
 
 
 def _as_json(of: Target, tunnel: Tunnel) -> str:
-    import json
-
     fields: dict[str, object] = {"target": str(of), "url": tunnel.url, "host": tunnel.host, "port": tunnel.port}
     if tunnel.unencrypted_host:
         fields |= {"unencrypted_host": tunnel.unencrypted_host, "unencrypted_port": tunnel.unencrypted_port}
-    return json.dumps(fields)
+    return printable_json(fields)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

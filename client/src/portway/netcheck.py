@@ -3,9 +3,10 @@
 Here: the form of both. Not here: what is measured, and which node is picked (engine/survey.py).
 """
 
-import json
 from collections.abc import Sequence
 from typing import Final
+
+from portway_runtime.printable import printable, printable_json
 
 from portway.engine.survey import MeasuredNode, Pick, Survey
 
@@ -32,13 +33,13 @@ def as_table(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | No
     if unreached:
         lines.append(f"not reached: {unreached} of {len(measured)}")
     lines += ["", _verdict(picked)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def as_json(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None) -> str:
     """One line of JSON for programs. Times are in milliseconds; an unknown value is null."""
     latitude, longitude = survey.position or (None, None)
-    return json.dumps(
+    return printable_json(
         {
             "registry": survey.registry,
             "client": {

@@ -9,6 +9,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
 
+from portway_runtime.printable import printable
+
 from portway.errors import Error
 
 if TYPE_CHECKING:
@@ -99,12 +101,13 @@ class _LineHandler(logging.Handler):
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"
-        self._progress.line(" ".join(text.split()))
+        self._progress.line(printable(" ".join(text.split())))
 
 
 def describe(status: "Status") -> str:
     """The status line: attached or why not, visits so far and now, bytes from visitors and to them."""
-    state = "attached" if status.attached else f"reconnecting ({' '.join(status.trouble.split()) or 'lost its node'})"
+    trouble = printable(" ".join(status.trouble.split()))
+    state = "attached" if status.attached else f"reconnecting ({trouble or 'lost its node'})"
     counters = status.counters
     running = counters.visits_started - counters.visits_ended
     return (

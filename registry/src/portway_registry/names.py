@@ -36,9 +36,10 @@ def check_domain(domain: str) -> str:
 
 
 def check_host(host: str) -> str:
-    """A DNS name in lower case or an IP address, or ValueError."""
+    """A DNS name in lower case or an IP address, or ValueError. A zone (`%eth0`) means nothing to another machine."""
     try:
-        return str(ipaddress.ip_address(host.strip("[]")))
+        if "%" not in host:
+            return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         pass
     try:

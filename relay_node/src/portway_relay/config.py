@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from portway_proto.wire.labels import LABEL_LENGTH
-from portway_runtime.endpoints import Endpoint
+from portway_runtime.endpoints import Endpoint, is_host
 from portway_runtime.identities import DNS_LABEL, node_name
 
 from portway_relay.errors import ConfigError
@@ -195,6 +195,10 @@ class NodeConfig:
         if self.advertise is not None and self.advertise.host in _EVERY_ADDRESS:
             raise ConfigError(
                 f"--advertise {self.advertise}: name a host that clients can reach, such as relay-1.example.com:443"
+            )
+        if self.raw_host is not None and not is_host(self.raw_host):
+            raise ConfigError(
+                f"--raw-host {self.raw_host!r}: clients take a DNS name or an IP address, without a port or brackets"
             )
 
     def _check_raw_ports(self) -> None:

@@ -1,6 +1,7 @@
-"""Endpoints: `host:port` as a value, and how it is read from text."""
+"""Endpoints: `host:port` as a value, how it is read from text, and the forms that a host may have."""
 
 import re
+import socket
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,8 @@ _FORM: Final = re.compile(
 )
 
 
+# Characters that a resolver accepts in a name; of any length that DNS allows.
+_DNS_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
 _USE: Final = "use HOST:PORT, with an IPv6 address in brackets, as in [::1]:7400"
 
 
@@ -48,6 +51,22 @@ def parse_endpoint(text: str, *, default_port: int | None = None, wildcard: bool
         raise ValueError(f"{_USE}; {error}") from None
     assert port is not None
     return Endpoint(host, port)
+
+
+def is_dns_name(text: str) -> bool:
+    """Whether `text` has the form of a DNS name without a last dot; it need not exist."""
+    return _DNS_NAME.fullmatch(text) is not None
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` is a DNS name, or an IP address that means the same on every machine: without a zone (`%eth0`)."""
+    if is_dns_name(text):
+        return True
+    try:
+        socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def parse_port(text: str) -> int:

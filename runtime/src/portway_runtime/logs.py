@@ -2,17 +2,22 @@
 
 A log call names the event and gives its fields as `extra`. Both formats show the event first and the fields after it.
 Peers decide how often many events happen, so each place in the code that logs may write a number of bytes per hour, and
-the line that is written next counts those that were not.
+the line that is written next counts those that were not. What a peer sent may be in the event, in a field and in the
+text of an exception: in none of them can it control a terminal or look like another line.
 """
 
-import json
 import logging
 import sys
+import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from portway_runtime.clocks import Monotonic, monotonic
+from portway_runtime.printable import printable, printable_json, printable_lines
+
+if TYPE_CHECKING:
+    from logging import _SysExcInfoType
 
 # Bytes that each place that logs may write: _BURST at once, then _RATE per second. That is some hundred lines, then
 # one each twenty seconds: at most 50 KB in an hour from one place, and 1 MB if a peer makes twenty places log.
@@ -23,6 +28,8 @@ _LONGEST_TEXT: Final = 1_000
 _LONGEST_TRACEBACK: Final = 4_000
 
 _QUOTED: Final = frozenset(' "=')
+# Before each line of a traceback: the text of an exception may have several, and none of them begins as an event does.
+_INDENT: Final = "  "
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -37,11 +44,7 @@ def _text(value: object) -> str:
     So text from a peer cannot imitate another field or another line.
     """
     text = _cut(str(value))
-    return (
-        text
-        if text and text.isprintable() and not set(text) & _QUOTED
-        else json.dumps(text, ensure_ascii=not text.isprintable())
-    )
+    return text if text and text.isprintable() and not set(text) & _QUOTED else printable_json(text)
 
 
 def _cut(text: str) -> str:
@@ -53,7 +56,7 @@ def _cut_traceback(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger: event field=value ...`"""
+    """`time level logger: event field=value ...`, and the lines of a traceback, indented."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -61,11 +64,15 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
         record.message = _cut(record.message)
-        line = super().formatMessage(record)
+        line = printable(super().formatMessage(record))
         return f"{line} {fields}" if fields else line
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        return _cut_traceback(super().formatException(ei))
+    def formatException(self, ei: "_SysExcInfoType") -> str:  # noqa: N802 - logging's name
+        text = _cut_traceback(super().formatException(ei))
+        return textwrap.indent(printable_lines(text), _INDENT)
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
+        return textwrap.indent(printable_lines(stack_info), _INDENT)
 
 
 class JsonFormatter(logging.Formatter):
@@ -81,7 +88,7 @@ class JsonFormatter(logging.Formatter):
         line.update((key, _cut(value) if isinstance(value, str) else value) for key, value in _fields(record).items())
         if record.exc_info:
             line["exception"] = _cut_traceback(self.formatException(record.exc_info))
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return printable_json(line)
 
 
 @dataclass(slots=True)

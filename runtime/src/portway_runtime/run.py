@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from portway_runtime import logs
 from portway_runtime.errors import RuntimeFault
+from portway_runtime.printable import printable_lines
 from portway_runtime.secret_files import replace_file
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ def run_program(
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             sys.exit(runner.run(run(config)))
     except (faults, RuntimeFault) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        # A registry's own words may be part of it.
+        print(printable_lines(f"{program}: {error}"), file=sys.stderr)
         sys.exit(UNUSABLE_SETTINGS)
 
 

@@ -19,7 +19,7 @@ ROUNDS = 10
 
 def dialled(node: RunningNode) -> Node:
     name = node.config.name
-    return Node(name, node.config.region, Endpoint(LOOPBACK, node.port), node.config.server_name)
+    return Node(name, node.config.region, Endpoint(LOOPBACK, node.port), node.config.server_name, node.config.domain)
 
 
 async def taken(nodes: list[Node], ca: bytes) -> str:

@@ -11,7 +11,9 @@ from portway_runtime.endpoints import Endpoint
 def surveyed(
     name: str, region: str, expected: Expected, km: float = 0.0, load: int = 0, state: str = "ready"
 ) -> SurveyedNode:
-    return SurveyedNode(Node(name, region, Endpoint("192.0.2.1", 443), f"{name}.test"), state, expected, km, load)
+    return SurveyedNode(
+        Node(name, region, Endpoint("192.0.2.1", 443), f"{name}.test", "tunnels.test"), state, expected, km, load
+    )
 
 
 MEASURED = (

@@ -45,7 +45,7 @@ def test_a_host_is_a_name_or_an_address(host: str, read: str) -> None:
     assert check_host(host) == read
 
 
-@pytest.mark.parametrize("host", ["", "a b", "http://a", "1.2.3.4:80", "[::1]:80"])
+@pytest.mark.parametrize("host", ["", "a b", "http://a", "1.2.3.4:80", "[::1]:80", "fe80::1%eth0", "fe80::1%\x1b[2J"])
 def test_what_cannot_be_dialled_is_no_host(host: str) -> None:
     """A URL or a host with its port is none."""
     with pytest.raises(ValueError, match="neither a DNS name nor an IP address"):

@@ -1,7 +1,7 @@
 """Endpoints: what is read as one, and how it is written."""
 
 import pytest
-from portway_runtime.endpoints import Endpoint, parse_endpoint
+from portway_runtime.endpoints import Endpoint, is_dns_name, is_host, parse_endpoint
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,24 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 def test_an_endpoint_is_written_as_it_is_read(text: str) -> None:
     """IPv6 addresses get their brackets back."""
     assert str(parse_endpoint(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["relay-1.example.com", "localhost", "a_b", "192.0.2.1", "::1", "2001:DB8::1", "x" * 63]
+)
+def test_a_host_is_a_name_or_an_address(text: str) -> None:
+    """Whether there is one or not."""
+    assert is_host(text)
+    assert is_dns_name(text) is (":" not in text)
+
+
+CONTROLS = ["a\n", "a\x1b", "a\x9b", "fe80::1%\x1b[2J", "::1\0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*CONTROLS, "", ".", "a.", "a..b", "a b", "a/b", "a@b", "é", "[::1]", "::1%eth0", "x" * 64, "x." * 126 + "xx"],
+)
+def test_anything_else_is_no_host(text: str) -> None:
+    """What could end a line, control a terminal, lead to a path or to another machine than it seems to."""
+    assert not is_host(text)

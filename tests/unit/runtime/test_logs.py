@@ -19,6 +19,14 @@ def record(message: str = "client attached", *arguments: object, **fields: Any) 
     return made
 
 
+def broken(what: str) -> logging.LogRecord:
+    """A record with the traceback of an error that says `what`."""
+    try:
+        raise ValueError(what)
+    except ValueError as error:
+        return record(exc_info=(type(error), error, error.__traceback__))
+
+
 def test_text_has_the_event_and_then_its_fields() -> None:
     """Time and level first, for people who read a terminal."""
     line = TextFormatter().format(record(peer="192.0.2.1", tunnels=3))
@@ -51,6 +59,28 @@ def test_a_field_is_one_word(value: object, shown: str) -> None:
     assert "\n" not in line
 
 
+def test_an_event_is_one_line_that_controls_no_terminal() -> None:
+    """Also where a peer's words are part of it."""
+    line = TextFormatter().format(record("refused: %s", "no\n2026 ERROR forged\x1b[2J\x9b2J"))
+    assert line.endswith("refused: no\ufffd2026 ERROR forged\ufffd[2J\ufffd2J")
+
+
+def test_a_traceback_looks_like_no_event() -> None:
+    """Its lines are indented, whatever the exception says."""
+    line = TextFormatter().format(broken("it broke\n2026 ERROR forged\x1b[2J"))
+    first, *others = line.split("\n")
+    assert first.endswith("client attached")
+    assert others[0] == "  Traceback (most recent call last):"
+    assert others[-2:] == ["  ValueError: it broke", "  2026 ERROR forged\ufffd[2J"]
+
+
+def test_json_controls_no_terminal_either() -> None:
+    """Every control character is escaped, C1 too, which JSON itself allows."""
+    line = JsonFormatter().format(record("refused: %s", "\x1b[2J\x9b2J\x7f", reason="\x9b2J"))
+    assert line.isprintable()
+    assert json.loads(line)["reason"] == "\x9b2J"
+
+
 def test_json_is_one_object_a_line() -> None:
     """Standard keys, then the fields as they are."""
     line = JsonFormatter().format(record("%d clients\nattached", 2, tunnels=3, node="fra-1"))
@@ -73,11 +103,7 @@ def test_json_shows_what_it_cannot_express_as_text() -> None:
 
 def test_json_has_the_traceback_in_the_object() -> None:
     """A program that reads lines is not given half a traceback."""
-    try:
-        raise ValueError("it broke")
-    except ValueError as error:
-        made = record(exc_info=(type(error), error, error.__traceback__))
-    read = json.loads(JsonFormatter().format(made))
+    read = json.loads(JsonFormatter().format(broken("it broke")))
     assert "ValueError: it broke" in read["exception"]
 
 

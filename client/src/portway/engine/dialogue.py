@@ -1,7 +1,8 @@
 """The client's side of the control lane, without I/O: the frames to send, and the events that received frames mean.
 
-States: before WELCOME, and after it. A frame that is out of order or cannot be parsed raises RemoteProtocolError. Not
-here: waiting for answers (session.py).
+States: before WELCOME, and after it. A frame that is out of order or cannot be parsed raises RemoteProtocolError, and
+so does a public address that is not this tunnel's: programs print and open what a node says here. Not here: waiting for
+answers (session.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from portway_proto.v1 import lane_pb2, types_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_runtime.endpoints import MAX_PORT, is_host
+from portway_runtime.printable import printable
 
 from portway.engine.failures import Failure, read_failure
 from portway.version import VERSION
@@ -57,7 +60,10 @@ class Welcomed:
 
 @dataclass(frozen=True, slots=True)
 class TunnelBound:
-    """The answer to BIND number `request`. `ticket` asks for the same raw port at the next BIND."""
+    """The answer to BIND number `request`. `ticket` asks for the same raw port at the next BIND.
+
+    host: the tunnel's label in the node's zone. unencrypted_host: a DNS name or an IP address, "" without a raw port.
+    """
 
     request: int
     host: str
@@ -103,8 +109,11 @@ Event = Welcomed | TunnelBound | TunnelRefused | TunnelUnbound | LanesWanted | N
 class Dialogue:
     """The dialogue on one control lane, from HELLO on."""
 
-    def __init__(self) -> None:
+    def __init__(self, zone: str) -> None:
+        """`zone`: `<region>.<domain>` of the node, as a registry has it; every address is a label in it."""
+        self._zone = zone
         self._request = 0
+        self._unanswered: dict[int, BindRequest] = {}  # by request number
         self._key: SessionKey | None = None
 
     def hello(self, grant: str, resume: SessionKey | None) -> Frame:
@@ -117,6 +126,7 @@ class Dialogue:
     def bind(self, bind: BindRequest) -> tuple[int, Frame]:
         """The request number that its answer will carry, and the frame."""
         self._request += 1
+        self._unanswered[self._request] = bind
         options = types_pb2.TunnelOptions(h2_enabled=bind.h2_enabled, unencrypted=bind.unencrypted)
         message = lane_pb2.Bind(
             request=self._request,
@@ -169,8 +179,8 @@ class Dialogue:
         return Welcomed(
             self._key,
             message.resumed,
-            message.node,
-            message.region,
+            printable(message.node),
+            printable(message.region),
             float(message.resume_seconds),
             message.max_lanes,
             message.node_time_ms / 1000,
@@ -178,10 +188,13 @@ class Dialogue:
 
     def _bound(self, payload: bytes) -> TunnelBound:
         message = _read(lane_pb2.Bound, payload)
-        if not message.host or not 1 <= message.port <= 65535 or message.unencrypted_port > 65535:
-            raise RemoteProtocolError("BOUND without an address")
+        bind = self._answered(message.request)
+        if message.host != f"{bind.label}.{self._zone}" or not 1 <= message.port <= MAX_PORT:
+            raise RemoteProtocolError("BOUND with an address that is not this tunnel's")
+        if message.unencrypted_port or message.unencrypted_host:
+            _check_raw_address(bind, message)
         return TunnelBound(
-            self._checked_request(message.request),
+            message.request,
             message.host,
             message.port,
             message.unencrypted_host,
@@ -191,7 +204,8 @@ class Dialogue:
 
     def _bind_refused(self, payload: bytes) -> TunnelRefused:
         message = _read(lane_pb2.BindRefused, payload)
-        return TunnelRefused(self._checked_request(message.request), read_failure(message.failure))
+        self._answered(message.request)
+        return TunnelRefused(message.request, read_failure(message.failure))
 
     def _unbound(self, payload: bytes) -> TunnelUnbound:
         message = _read(lane_pb2.Unbound, payload)
@@ -212,10 +226,20 @@ class Dialogue:
         FrameType.GOAWAY: _goaway,
     }
 
-    def _checked_request(self, request: int) -> int:
-        if not 1 <= request <= self._request:
-            raise RemoteProtocolError(f"an answer to request {request}, which was never made")
-        return request
+    def _answered(self, request: int) -> BindRequest:
+        """The BIND of this number, which has its answer now."""
+        bind = self._unanswered.pop(request, None)
+        if bind is None:
+            raise RemoteProtocolError(f"an answer to request {request}, which does not wait for one")
+        return bind
+
+
+def _check_raw_address(bind: BindRequest, message: lane_pb2.Bound) -> None:
+    """A raw port's host is the operator's choice for the region, which the client cannot know; its form is checked."""
+    if not bind.unencrypted:
+        raise RemoteProtocolError("BOUND with a raw port that was not asked for")
+    if not is_host(message.unencrypted_host) or not 1 <= message.unencrypted_port <= MAX_PORT:
+        raise RemoteProtocolError("BOUND with an unencrypted address that is none")
 
 
 def _read(kind: type[M], payload: bytes) -> M:

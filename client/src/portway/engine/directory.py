@@ -32,6 +32,12 @@ class Node:
     region: str
     address: Endpoint
     server_name: str
+    domain: str
+
+    @property
+    def zone(self) -> str:
+        """What follows the label and a dot in the addresses of its tunnels."""
+        return f"{self.region}.{self.domain}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
+from portway_runtime.printable import printable
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip
@@ -165,7 +166,7 @@ def well_formed(candidates: "Iterable[Candidate]") -> "list[Candidate]":
 def node_of(candidate: "Candidate") -> Node:
     """The node of a candidate that a registry named."""
     node = candidate.node
-    return Node(node.name, node.region, Endpoint(node.host, node.port), node.server_name)
+    return Node(node.name, node.region, Endpoint(node.host, node.port), node.server_name, node.domain)
 
 
 def expected_of(candidate: "Candidate") -> Expected:
@@ -177,7 +178,7 @@ def _status_of(error: Exception) -> tuple[str, str]:
     import grpc
 
     assert isinstance(error, grpc.Call)
-    return error.code().name, error.details() or ""
+    return error.code().name, printable(error.details() or "")
 
 
 def _reason(name: str, details: str) -> str:

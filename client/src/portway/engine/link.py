@@ -252,7 +252,7 @@ class Link:
         if end.leaving:
             self._leave_draining()
             self._draining = attachment.session
-        elif not (end.failure is not None and end.failure.session_unknown):
+        elif not end.broken and not (end.failure is not None and end.failure.session_unknown):
             until = self._clock() + attachment.welcomed.resume_seconds
             self._resumption = (Resumption(attachment.node.name, attachment.welcomed.key, end.silent), until)
 
@@ -267,7 +267,7 @@ class Link:
         logger.warning(
             "node %s %s (%s): attaching again, %d tunnels", previous.node.name, what, end.reason, len(self._tunnels)
         )
-        avoided = previous.node if end.leaving else None
+        avoided = previous.node if end.leaving or end.broken else None
         logged = ""
         if end.leaving and end.failure is not None:
             await self._stay(previous.session, min(end.failure.retry_after, LONGEST_STAY))
@@ -282,7 +282,7 @@ class Link:
                 self.trouble = str(error)
                 logger.log(logging.DEBUG if self.trouble == logged else logging.WARNING, "not attached yet: %s", error)
                 logged = self.trouble
-                avoided = None  # better the node that asked to leave than none
+                avoided = None  # better this node than none
             else:
                 logger.info("attached to node %s after %.1f s", attachment.node.name, self._clock() - began)
                 return attachment

@@ -184,7 +184,7 @@ class Search:
         async with aclosing(racing) as connections:
             async for node, stream in connections:
                 try:
-                    session = Session(self._carrier, stream, events)
+                    session = Session(self._carrier, stream, events, node.zone)
                 except CarrierError as error:
                     self._attempts[name_of(node)] = str(error)
                     continue

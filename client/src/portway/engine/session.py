@@ -55,13 +55,14 @@ class End:
     """How a session ended.
 
     leaving: the node asked the client to leave, and its lane is still up. silent: nothing was received from the node
-    for too long.
+    for too long. broken: the node broke the protocol, and would do so again.
     """
 
     reason: str
     failure: Failure | None = None
     leaving: bool = False
     silent: bool = False
+    broken: bool = False
 
 
 _CLOSED_HERE: Final = End("closed here")
@@ -80,9 +81,9 @@ class SessionEvents(Protocol):
 class Session:
     """The control lane with one node; receives that lane's events (LaneEvents)."""
 
-    def __init__(self, carrier: Carrier, stream: Stream, events: SessionEvents) -> None:
-        """Frame `stream`, which is ready. Raises CarrierError if it was lost meanwhile."""
-        self._dialogue = Dialogue()
+    def __init__(self, carrier: Carrier, stream: Stream, events: SessionEvents, zone: str) -> None:
+        """Frame `stream`, which is ready; `zone` is its node's. Raises CarrierError if it was lost meanwhile."""
+        self._dialogue = Dialogue(zone)
         self._events = events
         self._answers: dict[int, asyncio.Future[TunnelBound]] = {}
         loop = asyncio.get_running_loop()
@@ -164,7 +165,7 @@ class Session:
         except RemoteProtocolError as error:
             failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_PROTOCOL, message=str(error))
             self._lane.fail(failure.SerializeToString())
-            self._end(End(f"it broke the protocol: {error}"))
+            self._end(End(f"it broke the protocol: {error}", broken=True))
             return
         match event:
             case Welcomed():

@@ -83,7 +83,7 @@ class Fleet:
         )
         stored = NodeInfo()
         stored.CopyFrom(info)
-        dialled = Node(name, where.name, Endpoint(info.host, info.port), info.server_name)
+        dialled = Node(name, where.name, Endpoint(info.host, info.port), info.server_name, info.domain)
         limits = NodeLimits()
         turns = Turns(limits.sessions_per_second, limits.session_burst, lambda: self.now)
         self.nodes.append(FleetNode(region, info, stored, dialled, turns, number % KEEP_ALIVE_SECONDS))

@@ -9,6 +9,7 @@ from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
+from portway_registry.admin_cli.output import print_text
 from portway_registry.admin_cli.pki import pki
 from portway_registry.admin_cli.token import token
 from portway_registry.admin_cli.tunnel import tunnel
@@ -42,10 +43,10 @@ class _NounGroup(click.Group):
         except KeyboardInterrupt:
             ctx.exit(ExitCode.INTERRUPTED)
         except Failure as failure:
-            click.echo(f"portway-admin: {failure}", err=True)
+            print_text(f"portway-admin: {failure}", err=True)
             ctx.exit(failure.code)
         except RegistryError as error:
-            click.echo(f"portway-admin: {error}", err=True)
+            print_text(f"portway-admin: {error}", err=True)
             ctx.exit(ExitCode.REFUSED)
 
 

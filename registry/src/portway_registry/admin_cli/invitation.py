@@ -4,7 +4,7 @@ import click
 from portway_proto.v1.admin_pb2 import Invitation, ListInvitationsRequest, RevokeInvitationRequest
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, utc_time
+from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
 
 _COLUMNS = ("ID", "REGION", "NODE", "CREATED", "EXPIRES", "USED BY", "USED", "REVOKED")
 
@@ -41,7 +41,7 @@ def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on
     if options.json:
         print_json(invitation_json(found))
         return
-    click.echo(f"Invitation {found.id} is revoked since {utc_time(found.revoked_at_ms)}.")
+    print_text(f"Invitation {found.id} is revoked since {utc_time(found.revoked_at_ms)}.")
 
 
 def invitation_json(found: Invitation) -> dict[str, object]:

@@ -25,7 +25,7 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, parse_duration, pass_options
 from portway_registry.admin_cli.invitation import invitation_json
-from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, utc_time
+from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
 
 _COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
 _REACH = {
@@ -115,12 +115,12 @@ def invite(options: GlobalOptions, region: str, name: str, ttl: int) -> None:
         print_json({"token": token, **invitation_json(answer.invitation)})
         return
     invited = f"node {answer.invitation.node}" if answer.invitation.node else "one node"
-    click.echo(
+    print_text(
         f"Invitation {answer.invitation.id}: {invited} of region {region} may join with this token until "
         f"{utc_time(answer.invitation.expires_at_ms)}. Keep it now: it cannot be shown again.",
         err=True,
     )
-    click.echo(token)
+    print_text(token)
 
 
 @node.command()
@@ -192,7 +192,7 @@ def _order(options: GlobalOptions, name: str, order: "NodeOrder.ValueType", effe
     if options.json:
         print_json({"node": name, "order": NodeOrder.Name(order).removeprefix("NODE_ORDER_").lower()})
     else:
-        click.echo(f"{name} {effect}")
+        print_text(f"{name} {effect}")
 
 
 def node_json(found: NodeInfo) -> dict[str, object]:

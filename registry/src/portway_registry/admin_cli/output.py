@@ -3,7 +3,6 @@
 Here: what all nouns share. Not here: which fields a node or a tunnel has (the module of its name).
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from portway_proto.v1.admin_pb2 import (
     CHANGE_KIND_SYNCED,
     ChangeKind,
 )
+from portway_runtime.printable import printable, printable_json
 
 from portway_registry.admin_cli.connection import GlobalOptions
 
@@ -32,9 +32,14 @@ _KINDS: Final[Mapping["ChangeKind.ValueType", str]] = {
 }
 
 
+def print_text(text: str, *, err: bool = False) -> None:
+    """One line for people; what others chose in it cannot control the terminal."""
+    click.echo(printable(text), err=err)
+
+
 def print_json(value: object) -> None:
     """One line of JSON."""
-    click.echo(json.dumps(value, sort_keys=True, ensure_ascii=False))
+    click.echo(printable_json(value, sort_keys=True))
 
 
 def print_list(
@@ -57,7 +62,7 @@ def print_fields(fields: Mapping[str, str]) -> None:
     """A line for each field: its name, padded, and its value."""
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
-        click.echo(f"{name:<{width}}{printable(value)}")
+        print_text(f"{name:<{width}}{value}")
 
 
 def print_changes(
@@ -78,7 +83,7 @@ def print_changes(
         if options.json:
             print_json({"kind": kind} if kind == "synced" else {"kind": kind, noun: as_json(value)})
         elif kind != "synced":
-            click.echo(f"{datetime.now(UTC):%H:%M:%SZ}  {kind:<8} {printable(as_line(value))}")
+            print_text(f"{datetime.now(UTC):%H:%M:%SZ}  {kind:<8} {as_line(value)}")
 
 
 def utc_time(ms: int) -> str:
@@ -86,14 +91,9 @@ def utc_time(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ms else "-"
 
 
-def printable(text: str) -> str:
-    """Text from others without characters that control a terminal; each is replaced by U+FFFD."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
     if not rows:
-        click.echo(empty)
+        print_text(empty)
         return
     from rich import box
     from rich.console import Console

@@ -11,7 +11,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, utc_time
+from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
 
 _ROLES = {"client": ROLE_CLIENT, "admin": ROLE_ADMIN}
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
@@ -51,11 +51,11 @@ def create(options: GlobalOptions, tenant: str, description: str, role: str, max
         print_json({"token": answer.token, **_json(answer.info)})
         return
     # The token alone on stdout, so that `TOKEN=$(portway-admin token create ...)` holds it and nothing else.
-    click.echo(
+    print_text(
         f"Token {answer.info.id} of tenant {answer.info.tenant}, role {role}. Keep it now: it cannot be shown again.",
         err=True,
     )
-    click.echo(answer.token)
+    print_text(answer.token)
 
 
 @token.command("list")
@@ -85,7 +85,7 @@ def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on
     if options.json:
         print_json(_json(info))
         return
-    click.echo(f"Token {info.id} of tenant {info.tenant} is revoked since {utc_time(info.revoked_at_ms)}.")
+    print_text(f"Token {info.id} of tenant {info.tenant} is revoked since {utc_time(info.revoked_at_ms)}.")
 
 
 def _json(info: TokenInfo) -> dict[str, object]:

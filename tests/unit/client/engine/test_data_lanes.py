@@ -19,7 +19,7 @@ from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.fakes.clock import ManualClock
 
-NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal")
+NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal", "tunnels.test")
 
 ONE, OTHER = (Opening(label * 16, "192.0.2.1", 1) for label in "ab")
 UNREACHABLE = (RefusalReason.UNREACHABLE, "127.0.0.1:8000: Connection refused")

@@ -14,7 +14,7 @@ from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.endpoints import Endpoint
 
-NODE = Node("fra-1", "fra", Endpoint("192.0.2.1", 443), "fra-1.node.portway.internal")
+NODE = Node("fra-1", "fra", Endpoint("192.0.2.1", 443), "fra-1.node.portway.internal", "tunnels.test")
 
 
 class FakeStream:
@@ -142,7 +142,7 @@ class Track:
 
 
 def node(name: str) -> Node:
-    return Node(name, "fra", Endpoint(name, 443), f"{name}.node.portway.internal")
+    return Node(name, "fra", Endpoint(name, 443), f"{name}.node.portway.internal", "tunnels.test")
 
 
 class Runners:

@@ -1,5 +1,7 @@
 """portway.engine.dialogue: the client's side of the control lane, frame by frame."""
 
+from dataclasses import replace
+
 import pytest
 from portway.engine.dialogue import (
     BindRequest,
@@ -19,6 +21,7 @@ from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PROTOCOL_VERSION
 
 BIND = BindRequest("k5zq2w7b3xav6mdy", 3, b"p" * 32, unencrypted=True, ticket=b"ticket")
+HOST = f"{BIND.label}.fra.test"
 WELCOME = lane_pb2.Welcome(
     session_id=b"id",
     session_secret=b"secret",
@@ -34,14 +37,14 @@ WELCOME = lane_pb2.Welcome(
 @pytest.fixture
 def dialogue() -> Dialogue:
     """One that has been welcomed."""
-    dialogue = Dialogue()
+    dialogue = Dialogue("fra.test")
     dialogue.receive(FrameType.WELCOME, WELCOME.SerializeToString())
     return dialogue
 
 
 def test_hello_begins_a_session() -> None:
     """Version, grant, nothing to resume."""
-    frame_type, payload = Dialogue().hello("grant", None)
+    frame_type, payload = Dialogue("fra.test").hello("grant", None)
     assert frame_type == FrameType.HELLO
     assert lane_pb2.Hello.FromString(payload) == lane_pb2.Hello(
         version=PROTOCOL_VERSION, grant="grant", client_version=VERSION
@@ -50,13 +53,13 @@ def test_hello_begins_a_session() -> None:
 
 def test_hello_goes_on_with_a_session() -> None:
     """Its id, and the secret that proves it."""
-    hello = lane_pb2.Hello.FromString(Dialogue().hello("grant", SessionKey(b"id", b"secret"))[1])
+    hello = lane_pb2.Hello.FromString(Dialogue("fra.test").hello("grant", SessionKey(b"id", b"secret"))[1])
     assert (hello.session_id, hello.session_secret) == (b"id", b"secret")
 
 
 def test_welcome_tells_all_it_has() -> None:
     """Times in seconds."""
-    welcomed = Dialogue().receive(FrameType.WELCOME, WELCOME.SerializeToString())
+    welcomed = Dialogue("fra.test").receive(FrameType.WELCOME, WELCOME.SerializeToString())
     assert welcomed.key == SessionKey(b"id", b"secret")  # type: ignore[union-attr]
     assert (welcomed.resumed, welcomed.node, welcomed.region) == (True, "fra-1", "fra")  # type: ignore[union-attr]
     assert (welcomed.resume_seconds, welcomed.max_lanes) == (60.0, 100)  # type: ignore[union-attr]
@@ -99,10 +102,10 @@ def test_answers_name_their_requests(dialogue: Dialogue) -> None:
     dialogue.bind(BIND)
     dialogue.bind(BIND)
     bound = lane_pb2.Bound(
-        request=2, host="a.test", port=443, unencrypted_host="b.test", unencrypted_port=20001, ticket=b"t"
+        request=2, host=HOST, port=443, unencrypted_host="b.test", unencrypted_port=20001, ticket=b"t"
     )
     assert dialogue.receive(FrameType.BOUND, bound.SerializeToString()) == TunnelBound(
-        2, "a.test", 443, "b.test", 20001, b"t"
+        2, HOST, 443, "b.test", 20001, b"t"
     )
     refused = lane_pb2.BindRefused(
         request=1, failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_QUOTA, message="no more")
@@ -130,19 +133,16 @@ def test_nothing_comes_before_welcome() -> None:
     """Whatever it is."""
     for frame_type in (FrameType.BOUND, FrameType.WANT, FrameType.GOAWAY, FrameType.HELLO):
         with pytest.raises(RemoteProtocolError, match="before WELCOME"):
-            Dialogue().receive(frame_type, b"")
+            Dialogue("fra.test").receive(frame_type, b"")
 
 
 @pytest.mark.parametrize(
     ("frame_type", "payload", "what"),
     [
         (FrameType.WELCOME, WELCOME.SerializeToString(), "WELCOME twice"),
-        (FrameType.BOUND, lane_pb2.Bound(request=1, host="a.test", port=443).SerializeToString(), "never made"),
-        (FrameType.BOUND, lane_pb2.Bound(request=0, host="a.test", port=443).SerializeToString(), "never made"),
-        (FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=9).SerializeToString(), "never made"),
-        (FrameType.BOUND, lane_pb2.Bound(request=1, port=443).SerializeToString(), "without an address"),
-        (FrameType.BOUND, lane_pb2.Bound(request=1, host="a", port=0).SerializeToString(), "without an address"),
-        (FrameType.BOUND, lane_pb2.Bound(request=1, host="a", port=65536).SerializeToString(), "without an address"),
+        (FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=443).SerializeToString(), "does not wait"),
+        (FrameType.BOUND, lane_pb2.Bound(request=0, host=HOST, port=443).SerializeToString(), "does not wait"),
+        (FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=9).SerializeToString(), "does not wait"),
         (FrameType.WANT, b"\xff", "malformed Want"),
         (FrameType.HELLO, b"", "not a node's to send"),
         (FrameType.BIND, b"", "not a node's to send"),
@@ -155,13 +155,75 @@ def test_a_node_that_breaks_the_protocol(dialogue: Dialogue, frame_type: int, pa
         dialogue.receive(frame_type, payload)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        f"{BIND.label}.fra.test\n2026 forged",
+        f"{BIND.label}.fra.test\x1b[2J",
+        f"{BIND.label}.fra.test\x9b2J",
+        f"{BIND.label}.fra.test.",
+        f"{BIND.label}.fra.evil.test",
+        f"{BIND.label}.iad.test",
+        f"{BIND.label}.test",
+        f"{BIND.label.upper()}.fra.test",
+        "aaaaaaaaaaaaaaaa.fra.test",
+        f"{BIND.label}@evil.test/.fra.test",
+    ],
+)
+def test_an_address_is_the_tunnel_s_own(dialogue: Dialogue, host: str) -> None:
+    """Its label in the zone that a registry has named: a node can choose no other, and nothing to put behind it."""
+    dialogue.bind(BIND)
+    bound = lane_pb2.Bound(request=1, host=host, port=443)
+    with pytest.raises(RemoteProtocolError, match="not this tunnel's") as raised:
+        dialogue.receive(FrameType.BOUND, bound.SerializeToString())
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("port", [0, 65_536])
+def test_an_address_has_a_port(dialogue: Dialogue, port: int) -> None:
+    """From 1 to 65535."""
+    dialogue.bind(BIND)
+    with pytest.raises(RemoteProtocolError, match="not this tunnel's"):
+        dialogue.receive(FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=port).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("fra.test\x1b[2J", 20001), ("fra.test/x", 20001), ("fe80::1%\x1b", 20001), ("", 20001), ("a.test", 65_536)],
+)
+def test_a_raw_address_has_the_form_of_one(dialogue: Dialogue, host: str, port: int) -> None:
+    """The host is the operator's choice, so it need not be in the zone."""
+    dialogue.bind(BIND)
+    bound = lane_pb2.Bound(request=1, host=HOST, port=443, unencrypted_host=host, unencrypted_port=port)
+    with pytest.raises(RemoteProtocolError, match="an unencrypted address that is none"):
+        dialogue.receive(FrameType.BOUND, bound.SerializeToString())
+
+
+def test_a_raw_port_is_asked_for(dialogue: Dialogue) -> None:
+    """A program that wants none is given none."""
+    dialogue.bind(replace(BIND, unencrypted=False))
+    bound = lane_pb2.Bound(request=1, host=HOST, port=443, unencrypted_host="a.test", unencrypted_port=20001)
+    with pytest.raises(RemoteProtocolError, match="not asked for"):
+        dialogue.receive(FrameType.BOUND, bound.SerializeToString())
+
+
+def test_an_answer_comes_once(dialogue: Dialogue) -> None:
+    """A second one would be to a request that has its answer."""
+    dialogue.bind(BIND)
+    bound = lane_pb2.Bound(request=1, host=HOST, port=443).SerializeToString()
+    dialogue.receive(FrameType.BOUND, bound)
+    with pytest.raises(RemoteProtocolError, match="does not wait"):
+        dialogue.receive(FrameType.BOUND, bound)
+
+
 @pytest.mark.parametrize("missing", ["session_id", "session_secret"])
 def test_a_welcome_without_a_session(missing: str) -> None:
     """No lane could be parked with it."""
     welcome = lane_pb2.Welcome(session_id=b"id", session_secret=b"secret")
     welcome.ClearField(missing)  # type: ignore[arg-type]
     with pytest.raises(RemoteProtocolError, match="without a session"):
-        Dialogue().receive(FrameType.WELCOME, welcome.SerializeToString())
+        Dialogue("fra.test").receive(FrameType.WELCOME, welcome.SerializeToString())
 
 
 def test_secrets_are_not_in_the_repr() -> None:

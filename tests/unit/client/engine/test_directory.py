@@ -11,7 +11,7 @@ from portway.engine.directory import Directory, Grant, Located, Node, RoundTrip,
 from portway.errors import AuthError, Error, UnreachableError
 from portway_runtime.endpoints import Endpoint
 
-NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal")
+NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal", "tunnels.test")
 
 
 class FakeRegistries:

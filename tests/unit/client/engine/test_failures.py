@@ -75,7 +75,7 @@ def test_a_code_of_a_later_version_passes_for_unspecified() -> None:
 def test_what_a_peer_writes_is_made_fit_to_print() -> None:
     """No escape sequence of a node reaches a terminal or a log."""
     failure = read_failure(Message(code=FailureCode.FAILURE_CODE_QUOTA, message="a\x1b[2Jb\r\nc\u202e é"))
-    assert failure == Failure(CODES["QUOTA"], "a[2Jbc é")
+    assert failure == Failure(CODES["QUOTA"], "a\ufffd[2Jb\ufffd\ufffdc\ufffd é")
 
 
 def test_a_hint_is_in_seconds_and_bounded() -> None:

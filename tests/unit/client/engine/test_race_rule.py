@@ -71,7 +71,7 @@ class _Carrier:
 
 def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
     async def run() -> Finish:
-        nodes = [Node(name, "fra", Endpoint(name, 443), name) for name in endings]
+        nodes = [Node(name, "fra", Endpoint(name, 443), name, "tunnels.test") for name in endings]
         clock = asyncio.get_running_loop().time
         found: Finish = []
         carrier: Any = _Carrier(endings)

@@ -11,7 +11,7 @@ from portway.errors import AuthError, UnreachableError
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-NODE = Node("fra-1", "fra", Endpoint("192.0.2.1", 443), "fra-1.node.portway.internal")
+NODE = Node("fra-1", "fra", Endpoint("192.0.2.1", 443), "fra-1.node.portway.internal", "tunnels.test")
 
 
 def located(ms: float, *, learned: bool) -> Located:

@@ -28,7 +28,7 @@ EVENTS: Any = None  # nothing comes of these sessions
 
 
 def node(name: str, region: str = "fra") -> Node:
-    return Node(name, region, Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal")
+    return Node(name, region, Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal", "tunnels.test")
 
 
 class FakeStream:

@@ -13,6 +13,7 @@ from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 
 BIND = BindRequest("k5zq2w7b3xav6mdy", 1, b"p" * 32)
+HOST = f"{BIND.label}.fra.test"
 TAKEN = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="taken")
 
 
@@ -65,7 +66,7 @@ class Peer:
         self.owner = Owner()
         carrier = FakeCarrier()
         self.lane = carrier.made
-        self.session = Session(carrier, None, self.owner)  # type: ignore[arg-type]
+        self.session = Session(carrier, None, self.owner, "fra.test")  # type: ignore[arg-type]
 
     def says(self, frame_type: int, message: Any) -> None:
         self.session.frame_received(self.lane, frame_type, message.SerializeToString())  # type: ignore[arg-type]
@@ -103,8 +104,8 @@ async def test_answers_find_those_who_wait(peer: Peer) -> None:
     await peer.welcomed()
     first, second = await binding(peer), await binding(peer)
     peer.says(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=2, failure=TAKEN))
-    peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host="a.test", port=443))
-    assert (await first).host == "a.test"
+    peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=443))
+    assert (await first).host == HOST
     with pytest.raises(BindRefused, match="taken"):
         await second
 
@@ -115,7 +116,7 @@ async def test_an_answer_that_nobody_waits_for_is_dropped(peer: Peer) -> None:
     bind = await binding(peer)
     bind.cancel()
     await asyncio.wait([bind])
-    peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host="a.test", port=443))
+    peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=443))
     assert session.up
 
 
@@ -129,7 +130,7 @@ async def test_unbound_comes_after_the_bound_before_it(peer: Peer) -> None:
 
     task = asyncio.ensure_future(bind())
     await asyncio.sleep(0)
-    peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host="a.test", port=443))
+    peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=443))
     peer.says(FrameType.UNBOUND, lane_pb2.Unbound(label=BIND.label, failure=TAKEN))
     await task
     await asyncio.sleep(0)
@@ -203,7 +204,7 @@ async def test_a_node_that_leaves_ends_the_session_and_keeps_its_lane(peer: Peer
 async def test_a_node_that_breaks_the_protocol_is_told(peer: Peer) -> None:
     """And the session is over."""
     session = await peer.welcomed()
-    peer.says(FrameType.BOUND, lane_pb2.Bound(request=9, host="a.test", port=443))
+    peer.says(FrameType.BOUND, lane_pb2.Bound(request=9, host=HOST, port=443))
     (failure,) = peer.lane.failed
     assert failure.code == lane_pb2.FAILURE_CODE_PROTOCOL
     assert "broke the protocol" in (await session.over()).reason

@@ -15,7 +15,7 @@ from portway_runtime.endpoints import Endpoint
 
 def surveyed(name: str, state: str = "ready") -> SurveyedNode:
     return SurveyedNode(
-        Node(name, "fra", Endpoint("192.0.2.1", 443), f"{name}.test"), state, Expected(0, False), 0.0, 0
+        Node(name, "fra", Endpoint("192.0.2.1", 443), f"{name}.test", "tunnels.test"), state, Expected(0, False), 0.0, 0
     )
 
 

@@ -27,7 +27,7 @@ class FakeSession:
     """A session that lasts until the test ends it, and binds every tunnel."""
 
     def __init__(self, name: str = "n1") -> None:
-        self.node = Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal")
+        self.node = Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal", "test")
         self.key = SessionKey(f"{name}-{id(self)}".encode(), b"secret")
         self.binds: list[BindRequest] = []
         self.bound = asyncio.Event()

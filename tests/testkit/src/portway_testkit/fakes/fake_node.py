@@ -59,6 +59,7 @@ class FakeNode:
     def __init__(self, name: str, tls: ServerTls, *, region: str = "test", port: int = 0) -> None:
         self.name = name
         self.region = region
+        self.domain = "localhost"
         self.port = port
         self.events: list[tuple[Any, ...]] = []
         self._happened_at: list[float] = []  # each of them
@@ -71,6 +72,7 @@ class FakeNode:
         self.resumes = True
         self.lose_answers = 0  # number of BINDs that are accepted and answered by dropping the connection
         self.ignore_binds = False
+        self.host_in_bound: str | None = None  # in place of the tunnel's own
         self.clock_offset = 0.0  # seconds by which its clock is ahead
         self.via: int | None = None  # the port that a registry names for it, if it is not its own
         self._tls = ServerTls(tls.certificate, tls.key, alpn=LINK_ALPN)
@@ -327,7 +329,7 @@ class FakeNode:
             self.happened("bind", bind.label, bind.epoch)
         bound = lane_pb2.Bound(
             request=bind.request,
-            host=f"{bind.label}.{self.region}.localhost",
+            host=f"{bind.label}.{self.region}.{self.domain}" if self.host_in_bound is None else self.host_in_bound,
             port=self.port,
             unencrypted_host="127.0.0.1" if raw else "",
             unencrypted_port=20001 if raw else 0,

@@ -105,6 +105,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
             types_pb2.NodeInfo(
                 name=node.name,
                 region=node.region,
+                domain=node.domain,
                 host="127.0.0.1",
                 port=node.via or node.port,
                 server_name=node.server_name,

@@ -21,6 +21,8 @@ from portway_testkit.fuzzing.lane_target import frame_seeds, read
 from portway_testkit.fuzzing.target import Target, cuts
 
 _BINDS: Final = 3
+_LABEL: Final = "k5zq2w7b3xav6mdy"
+_ZONE: Final = "fra.example.com"
 _WELCOME: Final = lane_pb2.Welcome(
     session_id=b"i" * 16, session_secret=b"s" * 32, node="relay-1", region="fra", resume_seconds=60, max_lanes=4096
 )
@@ -34,13 +36,17 @@ def _frame(frame_type: FrameType, message: Message) -> bytes:
 @cache
 def _seeds() -> tuple[bytes, ...]:
     welcome = _frame(FrameType.WELCOME, _WELCOME)
-    bound = lane_pb2.Bound(request=1, host="k5zq2w7b3xav6mdy.fra.example.com", port=443, ticket=b"t")
+    bound = lane_pb2.Bound(request=1, host=f"{_LABEL}.{_ZONE}", port=443, ticket=b"t")
+    raw = lane_pb2.Bound(
+        request=2, host=f"{_LABEL}.{_ZONE}", port=443, unencrypted_host="192.0.2.1", unencrypted_port=20_001
+    )
     unasked = lane_pb2.Bound(request=_BINDS + 1, host="a", port=1)
     later = [
         _frame(FrameType.BOUND, unasked),
         _frame(FrameType.BOUND, bound),
-        _frame(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=2, failure=_FAILURE)),
-        _frame(FrameType.UNBOUND, lane_pb2.Unbound(label="k5zq2w7b3xav6mdy", failure=_FAILURE)),
+        _frame(FrameType.BOUND, raw),
+        _frame(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=3, failure=_FAILURE)),
+        _frame(FrameType.UNBOUND, lane_pb2.Unbound(label=_LABEL, failure=_FAILURE)),
         _frame(FrameType.WANT, lane_pb2.Want(lanes=3)),
         _frame(FrameType.GOAWAY, lane_pb2.Goaway(failure=_FAILURE)),
     ]
@@ -48,9 +54,9 @@ def _seeds() -> tuple[bytes, ...]:
 
 
 def _check(data: bytes) -> None:
-    dialogue, welcomed = Dialogue(), False
+    dialogue, welcomed = Dialogue(_ZONE), False
     for _ in range(_BINDS):
-        dialogue.bind(BindRequest("k5zq2w7b3xav6mdy", 1, bytes(32)))
+        dialogue.bind(BindRequest(_LABEL, 1, bytes(32), unencrypted=True))
     frames, _ = read(next(cuts(data)))
     for frame_type, payload in frames:
         if frame_type == FrameType.DATA:
@@ -69,10 +75,12 @@ def _check_event(event: Event) -> None:
     if isinstance(event, Welcomed):
         assert event.key.id
         assert event.key.secret
+        assert event.node.isprintable()
         assert event.resume_seconds >= 0
     elif isinstance(event, TunnelBound):
-        assert event.host
+        assert event.host == f"{_LABEL}.{_ZONE}"
         assert 1 <= event.port <= 65_535
+        assert event.unencrypted_host.isprintable()
         assert 0 <= event.unencrypted_port <= 65_535
     elif isinstance(event, LanesWanted):
         assert event.lanes >= 0
