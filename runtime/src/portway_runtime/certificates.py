@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from portway_runtime.errors import CertificateError
 from portway_runtime.file_stamps import stamps_of
+from portway_runtime.identities import UNREADABLE
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def load_certified_key(certificate: NamedFile, key: NamedFile, now: datetime) ->
         raise CertificateError(f"{key} holds no private key that can be used (PEM, no passphrase)") from error
     try:
         certified = leaf.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{certificate} is for a key of a kind that cannot be used: {error}") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != certified.public_bytes(*form):
@@ -71,7 +72,7 @@ def parse_certificates(pem: bytes, file: NamedFile) -> tuple[x509.Certificate, .
     """The certificates in `pem`, at least one. Raises CertificateError, which names `file`."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{file} holds no certificate that can be read (PEM)") from error
 
 
@@ -92,7 +93,7 @@ def issued_by(certificate: x509.Certificate, authorities: Sequence[x509.Certific
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        except (InvalidSignature, *UNREADABLE):
             continue
         return True
     return False

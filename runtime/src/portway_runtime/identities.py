@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 NODE_SUFFIX: Final = ".node.portway.internal"
 REGION_SUFFIX: Final = ".region.portway.internal"
@@ -17,6 +18,18 @@ REGISTRY_NAME: Final = "registry.portway.internal"
 # A certificate is valid from this long before its issue, for machines whose clock is behind.
 BACKDATE: Final = timedelta(hours=1)
 DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# Every exception that reading a certificate or a certificate request of a peer's can raise. Not all of them are a
+# ValueError: a version that does not exist, an extension that is there twice and a kind of name that is not supported
+# have exceptions of their own, and a date near the year 9999 overflows when time is added to it.
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +56,10 @@ def region_name(region: str) -> str:
 
 
 def dns_names(certificate: x509.Certificate) -> list[str]:
-    """The DNS names a certificate is valid for, in lower case."""
+    """The DNS names a certificate is valid for, in lower case; none if they cannot be read."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return []
     return [name.lower() for name in names.get_values_for_type(x509.DNSName)]
 
@@ -65,12 +78,20 @@ def read_identity(certificate: x509.Certificate) -> NodeIdentity | None:
 
 
 def read_identity_der(der: bytes | None) -> NodeIdentity | None:
-    """As read_identity, for a certificate in DER. None also for None and for bytes that are not a certificate."""
+    """As read_identity, for a certificate in DER. None also for None and for one that cannot be read."""
     if der is None:
         return None
     try:
         return read_identity(x509.load_der_x509_certificate(der))
-    except ValueError:
+    except UNREADABLE:
+        return None
+
+
+def read_identity_pem(pem: bytes) -> NodeIdentity | None:
+    """As read_identity, for a certificate in PEM. None also for one that cannot be read."""
+    try:
+        return read_identity(x509.load_pem_x509_certificate(pem))
+    except UNREADABLE:
         return None
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from portway_runtime.identities import BACKDATE, REGISTRY_NAME, node_name, region_name
+from portway_runtime.identities import BACKDATE, REGISTRY_NAME, UNREADABLE, node_name, region_name
 
 from portway_registry.errors import PkiError
 
@@ -67,7 +67,7 @@ class Signer:
         try:
             authority = x509.load_pem_x509_certificate(certificate)
             private = serialization.load_pem_private_key(key, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             raise PkiError(
                 f"the CA of {names[0]} and {names[1]} cannot be read (PEM, no passphrase): {error}"
             ) from error
@@ -158,7 +158,7 @@ def requested_key(csr: bytes) -> PublicKey:
         request = x509.load_der_x509_csr(csr)
         sound = request.is_signature_valid
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (InvalidSignature, *UNREADABLE) as error:
         raise PkiError("this is not a certificate request: send PKCS #10 in DER") from error
     if not sound:
         raise PkiError("the certificate request is not signed by the key that is in it")

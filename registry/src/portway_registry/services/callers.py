@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from cryptography import x509
-from portway_runtime.identities import NodeIdentity, read_identity
+from portway_runtime.identities import NodeIdentity, read_identity_pem
 
 from portway_registry.access.invitations import PREFIX, Invitations
 from portway_registry.access.tokens import Tokens, bearer_text
@@ -93,10 +92,7 @@ def by_certificate(require_current: Callable[[str, int], None]) -> Identify:
 @lru_cache(maxsize=4096)
 def _identity(pem: bytes) -> NodeIdentity | None:
     """The identity in a node's certificate, None for another certificate. Cached, because reading one takes 0.1 ms."""
-    try:
-        return read_identity(x509.load_pem_x509_certificate(pem))
-    except ValueError:
-        return None
+    return read_identity_pem(pem)
 
 
 def peer_address(context: Context) -> Address | None:

@@ -1,5 +1,6 @@
 """Which store to use: a value, and how it is read from the settings. Not here: opening one."""
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,6 +29,11 @@ class EtcdSpec:
     key: Path | None = None
     user: str | None = None
     password_file: Path | None = None
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """The endpoints that are spoken to without TLS and are not on this machine."""
+        return () if self.secure else tuple(one for one in self.endpoints if not _on_loopback(one))
 
 
 StoreSpec = EmbeddedSpec | EtcdSpec
@@ -66,6 +72,14 @@ def parse_store(
     if (user is None) != (password_file is None):
         raise ConfigError("--etcd-user and --etcd-password-file go together: give both or neither")
     return EtcdSpec(endpoints, secure, ca, certificate, key, user, password_file)
+
+
+def _on_loopback(endpoint: str) -> bool:
+    host = endpoint.rpartition(":")[0].strip("[]").lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _parse_embedded(rest: str) -> EmbeddedSpec:

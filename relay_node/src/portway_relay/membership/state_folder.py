@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from portway_proto.v1.types_pb2 import NodeCertificate
+from portway_runtime.identities import UNREADABLE
 from portway_runtime.secret_files import replace_file
 
 from portway_relay.errors import JoinError
@@ -52,7 +53,7 @@ class StateFolder:
             return x509.load_pem_x509_certificate(path.read_bytes())
         except OSError as error:
             raise JoinError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
+        except UNREADABLE as error:
             raise JoinError(f"{path} is not a certificate: move {self.path} away and invite the node anew") from error
 
     def joining_request(self, invitation: str, node: str) -> bytes:

@@ -12,12 +12,11 @@ from typing import Final
 
 import jwt
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from portway_runtime.certificates import issued_by
 from portway_runtime.clocks import WallClock
-from portway_runtime.identities import NODE_SUFFIX, dns_names
+from portway_runtime.identities import NODE_SUFFIX, UNREADABLE, dns_names
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.errors import TicketInvalid
@@ -28,15 +27,7 @@ _ALGORITHM: Final = "ES256"
 _MAX_SIZE: Final = 4 * 1024
 # Every exception that a ticket's content can cause when it is read. Deep nesting is a RecursionError in older releases
 # of PyJWT.
-_UNREADABLE: Final = (
-    jwt.PyJWTError,
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,
-    RecursionError,
-    UnsupportedAlgorithm,
-)
+_UNREADABLE: Final = (jwt.PyJWTError, KeyError, IndexError, RecursionError, *UNREADABLE)
 
 
 class Tickets:

@@ -26,6 +26,22 @@ def test_a_store_is_read(text: str, spec: EmbeddedSpec | EtcdSpec) -> None:
     assert parse_store(text) == spec
 
 
+@pytest.mark.parametrize(
+    ("text", "exposed"),
+    [
+        ("etcd:http://127.0.0.1:1,http://[::1]:2,http://localhost,http://etcd.localhost", ()),
+        ("etcd:http://127.0.0.1:1,http://10.0.0.1:2,http://etcd-1", ("10.0.0.1:2", "etcd-1:2379")),
+        ("etcd:http://localhost.example", ("localhost.example:2379",)),
+        ("etcd:https://etcd-1", ()),
+    ],
+)
+def test_which_endpoints_are_exposed(text: str, exposed: tuple[str, ...]) -> None:
+    """Those on another machine, without TLS."""
+    spec = parse_store(text)
+    assert isinstance(spec, EtcdSpec)
+    assert spec.exposed == exposed
+
+
 def test_etcds_settings_are_kept() -> None:
     """Files and user of etcd reach the specification."""
     assert parse_store(
