@@ -1,7 +1,6 @@
 """Endpoints: `host:port` as a value, how it is read from text, and the forms that a host may have."""
 
 import re
-import socket
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,6 +59,8 @@ def is_dns_name(text: str) -> bool:
 
 def is_host(text: str) -> bool:
     """Whether `text` is a DNS name, or an IP address that means the same on every machine: without a zone (`%eth0`)."""
+    import socket  # a program that only imports the client does not pay for it
+
     if is_dns_name(text):
         return True
     try:

@@ -281,7 +281,8 @@ async def test_an_engine_that_stops_tells_who_waits(node: FakeNode) -> None:
 
 
 def test_a_node_that_breaks_the_protocol_is_told_and_left(node: FakeNode, echo: Any, exchange: Any) -> None:
-    """A frame that no node may send ends the connection with PROTOCOL, and the session is resumed on a new one."""
+    """A frame that no node may send ends the connection with PROTOCOL. There is no other node, so the session is
+    resumed on a new one."""
     with portway.forward(echo.port) as tunnel:
         node.send(0x13, b"")  # BIND is the client's
         node.wait(lambda: ("hello", True) in node.events)

@@ -252,7 +252,7 @@ class Link:
         if end.leaving:
             self._leave_draining()
             self._draining = attachment.session
-        elif not end.broken and not (end.failure is not None and end.failure.session_unknown):
+        elif not (end.failure is not None and end.failure.session_unknown):
             until = self._clock() + attachment.welcomed.resume_seconds
             self._resumption = (Resumption(attachment.node.name, attachment.welcomed.key, end.silent), until)
 

@@ -73,7 +73,7 @@ class FakeSession:
     hellos: ClassVar[list[tuple[str, str, SessionKey | None]]] = []
     dropped: ClassVar[int] = 0
 
-    def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object) -> None:
+    def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object, zone: str) -> None:
         self._stream = stream
 
     async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
