@@ -61,7 +61,7 @@ UNREADABLE = {
     "its names twice": _edited(_KEY_ID_OF_ISSUER, _OTHER_NAMES),
     "a name of a kind without meaning": _edited(b"\x82" + bytes([len(NODE)]), b"\xa3" + bytes([len(NODE)])),
     "a date that does not exist": _edited(
-        SOUND.not_valid_before_utc.strftime("%y%m%d%H%M%SZ").encode(), b"991399000000Z"
+        b"\x17\x0d" + SOUND.not_valid_before_utc.strftime("%y%m%d%H%M%SZ").encode(), b"\x17\x0d991399000000Z"
     ),
     "the last second of all years": _at_the_end_of_time(),
 }
