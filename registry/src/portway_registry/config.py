@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from portway_runtime.address_scopes import Scope, expected_scopes
 from portway_runtime.certificates import NamedFile
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import SettingsError
@@ -102,6 +103,13 @@ SETTINGS: Final = SettingTable(
             "registry; no: for networks in which clients reach the nodes but these do not",
             "YES",
         ),
+        Setting(
+            "check_private_addresses",
+            one_of("auto", "yes", "no"),
+            "whether to dial advertised addresses that are private or of the loopback, on a node's word; auto: those "
+            "of the kind that --listen or --mesh-listen is",
+            "AUTO",
+        ),
         Setting("log_format", one_of("text", "json"), "text or json", "FORM"),
         Setting("log_level", one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "LEVEL"),
     ),
@@ -137,6 +145,7 @@ class Config:
     lease_seconds: int = 15
     max_tunnels: int = 100
     check_addresses: str = "yes"
+    check_private_addresses: str = "auto"
     log_format: str = "text"
     log_level: str = "info"
 
@@ -150,6 +159,14 @@ class Config:
             user=self.etcd_user,
             password_file=self.etcd_password_file,
         )
+
+    def dialled_scopes(self) -> frozenset[Scope]:
+        """The scopes of advertised addresses that may be dialled."""
+        if self.check_private_addresses == "yes":
+            return frozenset(Scope)
+        if self.check_private_addresses == "no":
+            return frozenset({Scope.GLOBAL})
+        return expected_scopes((self.listen.host, self.mesh_listen.host))
 
     def first_admin_token_file(self) -> Path | None:
         """The file for the first admin token; None when the settings name none and the store has no file either."""

@@ -202,7 +202,7 @@ class Registry:
             lease_seconds=config.lease_seconds,
             default_max_tunnels=config.max_tunnels,
             on_failure=self._on_failure,
-            dial=dialler(authority.certificate) if config.check_addresses == "yes" else None,
+            dial=dialler(authority.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
         )
         hub.start()
         self._closing.append(hub.close)

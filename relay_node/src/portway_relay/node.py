@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from portway_runtime import clocks
+from portway_runtime.address_scopes import expected_scopes
 from portway_runtime.clocks import Monotonic, WallClock
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
@@ -67,7 +68,14 @@ class Node:
             grace=config.limits.stop_grace,
         )
         self._report = Report(base, routing, raw, serving, self._lifecycle)
-        self._prober = AddressProber(base.carrier, base.certificates.current, routing.outbox.probed, on_failure=failed)
+        own = [config.listen.host] if config.advertise is None else [config.listen.host, config.advertise.host]
+        self._prober = AddressProber(
+            base.carrier,
+            base.certificates.current,
+            routing.outbox.probed,
+            expected_scopes(own),
+            on_failure=failed,
+        )
         self._messages = MessageHandler(
             serving.grants,
             serving.sessions,

@@ -4,7 +4,8 @@ RuntimeFault
 ├── SettingsError      a flag, variable, file or value that cannot be used; says which and what would do
 ├── CertificateError   a certificate, key or CA that cannot be read or does not fit; says which file
 ├── ListenError        an address that cannot be listened on
-└── NoDescriptors      this process can open no more descriptors now
+├── NoDescriptors      this process can open no more descriptors now
+└── AddressNotAllowed  another party's address that may not be dialled from here
 """
 
 
@@ -30,3 +31,11 @@ class ListenError(RuntimeFault):
 
 class NoDescriptors(RuntimeFault):
     """This process can open no more descriptors now; the message says what to raise."""
+
+
+class AddressNotAllowed(RuntimeFault):
+    """Another party's address that may not be dialled from here. `named`: it was given by a name, not as an address."""
+
+    def __init__(self, message: str, *, named: bool) -> None:
+        super().__init__(message)
+        self.named = named

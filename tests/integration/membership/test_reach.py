@@ -127,7 +127,7 @@ def test_another_node_at_the_address_is_not_the_node(joiner: Joiner) -> None:
     first = joiner.join("fra-1")
     joiner.join("fra-2", advertise=Endpoint(LOOPBACK, first.port))
     eventually(lambda: reach_of(joiner.cluster, "fra-2").reach == types_pb2.REACH_FAILED)
-    assert "is it another node?" in reach_of(joiner.cluster, "fra-2").reach_failure
+    assert "from the registry: not this node" in reach_of(joiner.cluster, "fra-2").reach_failure
     assert offered(joiner.cluster, joiner.cluster.token()) == ["fra-1"]
 
 

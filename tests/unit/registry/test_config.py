@@ -8,6 +8,7 @@ import pytest
 from portway_registry.config import SETTINGS, Config, load
 from portway_registry.errors import ConfigError
 from portway_registry.store.spec import EmbeddedSpec, EtcdSpec
+from portway_runtime.address_scopes import Scope
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.settings import flag
 
@@ -49,6 +50,7 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
         "max_tunnels": "7",
         "node_certificate_seconds": "60",
         "check_addresses": "no",
+        "check_private_addresses": "yes",
         "log_format": "json",
         "log_level": "debug",
         "store": "embedded:memory",
@@ -70,6 +72,23 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
     file.write_text("".join(f'{key} = "{value}"\n' for key, value in {name: text, **needed}.items()))
     assert by_flag == by_variable == load({}, {}, file)
     assert getattr(by_flag, name) != getattr(Config(), name)
+
+
+@pytest.mark.parametrize(
+    ("given", "dialled"),
+    [
+        ({}, {Scope.GLOBAL}),
+        ({"listen": "10.0.0.1:7400"}, {Scope.GLOBAL, Scope.PRIVATE}),
+        ({"mesh_listen": "127.0.0.1:7401"}, {Scope.GLOBAL, Scope.LOOPBACK}),
+        ({"mesh_listen": "127.0.0.1:7401", "check_private_addresses": "no"}, {Scope.GLOBAL}),
+        ({"check_private_addresses": "yes"}, set(Scope)),
+    ],
+)
+def test_private_addresses_are_dialled_where_the_registry_is_private(
+    given: dict[str, str], dialled: set[Scope]
+) -> None:
+    """By default: a registry that listens on every address of a public machine dials none."""
+    assert load(given, {}).dialled_scopes() == dialled
 
 
 def test_the_file_can_be_named_by_a_variable(file: Path) -> None:

@@ -1,7 +1,9 @@
 """Whether clients can reach a node: its advertised address is dialled from other nodes, then from this registry.
 
-Other nodes dial first, since they are elsewhere, as clients are. Here: a dial from this registry; which parties dial,
-and when; what is reported to the node. Not here: the dials of other nodes, and where clients are sent.
+Other nodes dial first, since they are elsewhere, as clients are. The node is told one of three outcomes, and so are
+clients and operators; details are in this registry's log, since they say what is open in the networks of those that
+dialled. Here: a dial from this registry; which parties dial, and when; what is reported to the node. Not here: the
+dials of other nodes, and where clients are sent.
 """
 
 import asyncio
@@ -11,20 +13,29 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from portway_proto.records import printable
 from portway_proto.v1.mesh_pb2 import Probe, Probed, Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, REACH_TRYING, NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.address_scopes import (
+    NOT_THIS_NODE,
+    UNREACHABLE,
+    Scope,
+    allowed_addresses,
+    failure_of,
+    outcome_of,
+)
 from portway_runtime.backoff import Backoff
+from portway_runtime.errors import AddressNotAllowed
 
 from portway_registry.nodes.session import NodeSession
 
 logger = logging.getLogger(__name__)
 
-# Dials a node and returns why it was not reached; "" when it was.
+# Dials a node and returns why it was not reached, an outcome and details; "" when it was.
 Dial = Callable[[NodeInfo], Awaitable[str]]
 
 # Seconds; ten of the longest round trips on Earth, so that a lost packet is retransmitted within.
@@ -40,26 +51,43 @@ _LONGEST_PAUSE: Final = 30.0
 _LONGEST_FAILURE: Final = 300  # bytes
 
 
-def dialler(cluster_ca: bytes) -> Dial:
-    """Dials as a client does: TCP, TLS with the clients' ALPN, and a certificate from this CA (PEM) for the node."""
+def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
+    """Dials as a client does: TCP, TLS with the clients' ALPN, and a certificate from this CA (PEM) for the node.
+
+    Only addresses of the `allowed` scopes are dialled.
+    """
     context = ssl.create_default_context(cadata=cluster_ca.decode("ascii"))
     context.set_alpn_protocols([LINK_ALPN])
 
     async def dial(node: NodeInfo) -> str:
         try:
             async with asyncio.timeout(DIAL_TIMEOUT):
-                _, writer = await asyncio.open_connection(
-                    node.host, node.port, ssl=context, server_hostname=node.server_name
-                )
+                writer = await _connect(node, await allowed_addresses(node.host, node.port, allowed), context)
+        except AddressNotAllowed as error:
+            return failure_of(error)
         except (OSError, TimeoutError, UnicodeError) as error:
             return _dial_failure(error, node)
         tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
         writer.transport.abort()
         if tls is None or tls.selected_alpn_protocol() != LINK_ALPN:
-            return "what answers there does not accept clients' lanes: is it a relay node?"
+            return f"{NOT_THIS_NODE}: what answers there does not accept clients' lanes"
         return ""
 
     return dial
+
+
+async def _connect(node: NodeInfo, addresses: Iterable[str], context: ssl.SSLContext) -> asyncio.StreamWriter:
+    """A connection to the first of these addresses that is the node's. Raises the last one's OSError."""
+    failed: OSError | None = None
+    for address in addresses:
+        try:
+            _, writer = await asyncio.open_connection(address, node.port, ssl=context, server_hostname=node.server_name)
+        except OSError as error:
+            failed = error
+        else:
+            return writer
+    assert failed is not None, "there is at least one address"
+    raise failed
 
 
 class Prober:
@@ -72,6 +100,7 @@ class Prober:
         self._dial = dial
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[str, asyncio.Future[str]]] = {}  # by probe number: the node asked, its answer
+        self._details: dict[str, str] = {}  # of the last failure, by the name of the node that was not reached
 
     async def probe_first(self, session: NodeSession, known: NodeInfo | None) -> None:
         """Set the node's reach before it is registered. `known` is its record so far: a node that was reached at the
@@ -95,13 +124,19 @@ class Prober:
         """Probe until the node is reached. It is sent its reach now and at each change; changes go to the store too."""
         if self._dial is None:
             return
-        _report(session)
+        try:
+            await self._probe_again(session)
+        finally:
+            self._details.pop(session.info.name, None)
+
+    async def _probe_again(self, session: NodeSession) -> None:
+        self._report(session)
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while session.info.reach in (REACH_TRYING, REACH_FAILED):
             before = session.info.reach, session.info.reach_failure
             await self._probe(session)
             if before != (session.info.reach, session.info.reach_failure):
-                _report(session)
+                self._report(session)
                 session.publish()
             if session.info.reach == REACH_FAILED:
                 await asyncio.sleep(backoff.next())
@@ -120,16 +155,30 @@ class Prober:
         failures = await self._ask(random.sample(others, min(_PROBERS, len(others))), info)
         if failures is not None:
             own = await self._dial(info)
-            failures = None if not own else [*failures, f"from the registry: {own}"]
+            failures = None if not own else [*failures, ("from the registry", own)]
         if failures is None:
             info.reach = REACH_REACHED
             info.ClearField("reach_failure")
             return
         info.reach = REACH_FAILED
-        info.reach_failure = printable("; ".join(failures), _LONGEST_FAILURE)
+        outcomes = "; ".join(f"{who}: {outcome_of(why)}" for who, why in failures)
+        info.reach_failure = printable(outcomes, _LONGEST_FAILURE)
+        details = "; ".join(f"{who}: {why}" for who, why in failures)
+        self._details[info.name] = printable(details, _LONGEST_FAILURE)
 
-    async def _ask(self, others: Iterable[NodeSession], info: NodeInfo) -> list[str] | None:
-        """Why each of these nodes did not reach it; None as soon as one did."""
+    def _report(self, session: NodeSession) -> None:
+        info = session.info
+        session.outbox.reachability(Reachability(reach=info.reach, failure=info.reach_failure))
+        if info.reach == REACH_FAILED:
+            details = self._details.get(info.name, info.reach_failure)
+            logger.warning(
+                "node not reached", extra={"node": info.name, "host": info.host, "port": info.port, "reason": details}
+            )
+        elif info.reach == REACH_REACHED:
+            logger.info("node reached", extra={"node": info.name})
+
+    async def _ask(self, others: Iterable[NodeSession], info: NodeInfo) -> list[tuple[str, str]] | None:
+        """Which of these nodes did not reach it, and why; None as soon as one did."""
         asked: dict[asyncio.Future[str], str] = {}
         numbers = []
         for other in others:
@@ -148,9 +197,10 @@ class Prober:
                     for answer in done:
                         if not answer.result():
                             return None
-                        failures.append(f"from node {asked[answer]}: {answer.result()}")
+                        failures.append((f"from node {asked[answer]}", answer.result()))
         except TimeoutError:
-            failures += [f"node {name} did not answer" for answer, name in asked.items() if not answer.done()]
+            silent = f"{UNREACHABLE}: the node that was asked did not answer"
+            failures += [(f"from node {name}", silent) for answer, name in asked.items() if not answer.done()]
         finally:
             for number in numbers:
                 del self._pending[number]
@@ -158,28 +208,21 @@ class Prober:
 
 
 def _dial_failure(error: OSError | TimeoutError | UnicodeError, node: NodeInfo) -> str:
+    """Whoever shows a certificate, or says which names it has, is another party; a port that does neither is not told
+    from one that is closed."""
     if isinstance(error, TimeoutError) and not error.args:
-        return f"no answer within {DIAL_TIMEOUT:g} s"
+        return f"{UNREACHABLE}: no answer within {DIAL_TIMEOUT:g} s"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"what answers there does not show this node's certificate: {error.verify_message}"
+        return f"{NOT_THIS_NODE}: what answers there does not show its certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and "UNRECOGNIZED_NAME" in (error.reason or ""):
-        return f"what answers there does not go by {node.server_name}: is it another node?"
+        return f"{NOT_THIS_NODE}: what answers there does not go by {node.server_name}"
     if isinstance(error, ssl.SSLError):
-        return f"the TLS handshake failed: {error.reason or error}"
+        return f"{UNREACHABLE}: the TLS handshake failed: {error.reason or error}"
     if isinstance(error, socket.gaierror | UnicodeError):
-        return f"the name {node.host} cannot be resolved: {error}"
+        return f"{UNREACHABLE}: the name {node.host} cannot be resolved: {error}"
     # asyncio replaces the text of some errors by one that says less.
-    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    return f"{UNREACHABLE}: {os.strerror(error.errno) if error.errno else str(error) or type(error).__name__}"
 
 
 def _address(node: NodeInfo) -> tuple[str, int, str]:
     return node.host, node.port, node.server_name
-
-
-def _report(session: NodeSession) -> None:
-    info = session.info
-    session.outbox.reachability(Reachability(reach=info.reach, failure=info.reach_failure))
-    if info.reach == REACH_FAILED:
-        logger.warning("node not reached", extra={"node": info.name, "reason": info.reach_failure})
-    elif info.reach == REACH_REACHED:
-        logger.info("node reached", extra={"node": info.name})

@@ -113,7 +113,7 @@ def _log_reachability(reachability: Reachability) -> None:
     if reachability.reach == REACH_FAILED:
         logger.warning(
             "no clients are sent here: the advertised address was not reached. Look at --advertise, at DNS and at "
-            "firewalls on the way; it is tried again by itself",
+            "firewalls on the way; the registry's log has the details; it is tried again by itself",
             extra={"reason": reachability.failure},
         )
     elif reachability.reach == REACH_REACHED:

@@ -1,13 +1,16 @@
 """Probing the advertised addresses of other nodes for a registry, as a client would dial them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from portway_carrier.contract import Carrier
-from portway_carrier.errors import CarrierError
+from portway_carrier.errors import CarrierError, HandshakeFailed
 from portway_carrier.values import ClientTls
 from portway_proto.v1.mesh_pb2 import Probe, Probed
+from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
+from portway_runtime.address_scopes import NOT_THIS_NODE, UNREACHABLE, Scope, allowed_addresses, failure_of
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import AddressNotAllowed
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
@@ -22,13 +25,16 @@ class AddressProber:
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
         report: Callable[[Probed], None],
+        allowed: Collection[Scope],
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`report` is called with the result of each probe."""
+        """`report` is called with the result of each probe. Only addresses of the `allowed` scopes are dialled: another
+        node must not learn what is open in this node's network."""
         self._carrier = carrier
         self._certificates = certificates
         self._report = report
+        self._allowed = allowed
         self._tasks = Tasks("probing", on_failure)
 
     def probe(self, order: Probe) -> None:
@@ -40,16 +46,33 @@ class AddressProber:
         await self._tasks.close()
 
     async def _probe(self, order: Probe) -> None:
-        node = order.node
-        tls = ClientTls(self._certificates().ca, node.server_name, LINK_ALPN)
-        stream = self._carrier.connect(Endpoint(node.host, node.port), tls)
+        self._report(Probed(number=order.number, failure=await self._failure(order.node)))
+
+    async def _failure(self, node: NodeInfo) -> str:
+        """Why the node is not reached, an outcome and details for the registry's log; "" if it is."""
+        try:
+            addresses = await allowed_addresses(node.host, node.port, self._allowed)
+        except AddressNotAllowed as error:
+            return failure_of(error)
+        except (OSError, UnicodeError) as error:
+            return f"{UNREACHABLE}: the name {node.host} cannot be resolved: {error}"
         failure = ""
+        for address in addresses:
+            failure = await self._dial_failure(Endpoint(address, node.port), node.server_name)
+            if not failure:
+                break
+        return failure
+
+    async def _dial_failure(self, address: Endpoint, server_name: str) -> str:
+        stream = self._carrier.connect(address, ClientTls(self._certificates().ca, server_name, LINK_ALPN))
         try:
             handshake = await stream.ready()
-            if handshake.alpn != LINK_ALPN:
-                failure = "the server at this address takes no clients' lanes: is it a relay node?"
         except CarrierError as error:
-            failure = str(error)
+            # The alert is that of a node with another name.
+            other = isinstance(error, HandshakeFailed) and (error.untrusted or "UNRECOGNIZED_NAME" in str(error))
+            return f"{NOT_THIS_NODE if other else UNREACHABLE}: {error}"
         finally:
             stream.abort()
-        self._report(Probed(number=order.number, failure=failure))
+        if handshake.alpn != LINK_ALPN:
+            return f"{NOT_THIS_NODE}: the server at this address takes no clients' lanes"
+        return ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import threading
@@ -23,8 +24,11 @@ from portway_proto.wire.limits import LINK_ALPN
 from portway_registry.nodes import reachability as module
 from portway_registry.nodes.outbox import Outbox
 from portway_registry.nodes.reachability import Prober, dialler
+from portway_runtime.address_scopes import NOT_THIS_NODE, Scope
 from portway_testkit.clusters.registry import node_info
 from portway_testkit.links.carrier_link import until
+
+ALLOWED = frozenset({Scope.GLOBAL, Scope.LOOPBACK})
 
 
 class Session:
@@ -119,16 +123,32 @@ async def test_one_that_is_cut_off_itself_does_not_keep_others_out(stage: Stage)
     assert stage.dialled == ["fra-1"]
 
 
-async def test_when_all_fail_each_reason_is_kept(stage: Stage) -> None:
-    """With who has tried, for people; however long it is."""
-    stage.session("iad-1", "refused")
-    stage.own = "no answer" + "!" * 500
+async def test_when_all_fail_each_outcome_is_told_without_details(stage: Stage) -> None:
+    """With who has tried. Details say what is open in the network of whoever has tried."""
+    stage.session("iad-1", "Connection refused")
+    stage.own = f"{NOT_THIS_NODE}: what answers there is called db.internal"
     session = stage.session("fra-1")
     await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     found, failure = reach(session)
     assert found == REACH_FAILED
-    assert failure.startswith("from node iad-1: refused; from the registry: no answer!")
-    assert len(failure) == 300
+    assert failure == "from node iad-1: unreachable; from the registry: not this node"
+
+
+async def test_details_are_in_the_registrys_log(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """At most 300 characters of them, however long a node's are."""
+    stage.session("iad-1", "unreachable: [192.0.2.1]:443: Connection refused")
+    stage.own = "unreachable: no answer" + "!" * 500
+    session = stage.session("fra-1")
+    await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
+    trying = asyncio.ensure_future(stage.prober.probe_until_reached(session))  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "portway_registry.nodes.reachability"):
+        (told,) = await session.outbox.take()
+    trying.cancel()
+    await asyncio.wait([trying])
+    (record,) = caplog.records
+    assert "from node iad-1: unreachable: [192.0.2.1]:443: Connection refused; " in record.__dict__["reason"]
+    assert len(record.__dict__["reason"]) == 300
+    assert told.reachability.failure == "from node iad-1: unreachable; from the registry: unreachable"
 
 
 async def test_a_registration_does_not_wait_for_a_black_hole(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +194,7 @@ async def test_it_is_tried_until_it_is_reached(stage: Stage, monkeypatch: pytest
     await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     trying = asyncio.ensure_future(stage.prober.probe_until_reached(session))  # type: ignore[arg-type]
     (told,) = await session.outbox.take()
-    assert (told.reachability.reach, told.reachability.failure) == (REACH_FAILED, "from the registry: refused")
+    assert (told.reachability.reach, told.reachability.failure) == (REACH_FAILED, "from the registry: unreachable")
     await until(lambda: len(stage.dialled) >= 4)
     assert session.published == 0
     stage.own = ""
@@ -215,46 +235,51 @@ async def listening(
 async def test_a_node_that_answers_is_reached(authority: trustme.CA) -> None:
     """With its own certificate, as a client's lane would be taken."""
     async with listening(authority) as node:
-        assert await dialler(authority.cert_pem.bytes())(node) == ""
+        assert await dialler(authority.cert_pem.bytes(), ALLOWED)(node) == ""
 
 
 @pytest.mark.parametrize(
     ("name", "alpn", "says"),
     [
-        ("fra-2.node.portway.internal", LINK_ALPN, "does not show this node's certificate"),
-        ("fra-1.node.portway.internal", "h2", "does not accept clients' lanes"),
+        ("fra-2.node.portway.internal", LINK_ALPN, "not this node: what answers there does not show its certificate"),
+        ("fra-1.node.portway.internal", "h2", "not this node: what answers there does not accept clients' lanes"),
     ],
 )
 async def test_somebody_else_is_not_the_node(authority: trustme.CA, name: str, alpn: str, says: str) -> None:
     """Another node's certificate; a web server."""
     async with listening(authority, name, alpn=alpn) as node:
-        assert says in await dialler(authority.cert_pem.bytes())(node)
+        assert says in await dialler(authority.cert_pem.bytes(), ALLOWED)(node)
 
 
 async def test_another_authority_s_node_is_not_the_node(authority: trustme.CA) -> None:
     """Whoever has only the name."""
     async with listening(trustme.CA()) as node:
-        assert "does not show this node's certificate" in await dialler(authority.cert_pem.bytes())(node)
+        assert "does not show its certificate" in await dialler(authority.cert_pem.bytes(), ALLOWED)(node)
 
 
 async def test_why_nobody_answers_is_told(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, silent, and a name that leads nowhere."""
     monkeypatch.setattr(module, "DIAL_TIMEOUT", 0.2)
-    dial = dialler(authority.cert_pem.bytes())
+    dial = dialler(authority.cert_pem.bytes(), ALLOWED)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         node = node_info("fra-1", port=taken.getsockname()[1])
-        assert "refused" in (await dial(node)).lower()
+        assert (await dial(node)).lower() == "unreachable: connection refused"
         taken.listen()
-        assert await dial(node) == "no answer within 0.2 s"
-    assert "cannot be resolved" in await dial(node_info("fra-1", host="x" * 64 + ".invalid"))
+        assert await dial(node) == "unreachable: no answer within 0.2 s"
+    failure = await dial(node_info("fra-1", host="x" * 64 + ".invalid"))
+    assert failure.startswith("unreachable: the name ")
+    assert "cannot be resolved" in failure
 
 
-async def test_a_failure_that_another_node_reports_is_cut(stage: Stage) -> None:
-    """It becomes a part of the record of the node that was tried, which everybody gets."""
+async def test_nothing_that_another_node_reports_is_passed_on(stage: Stage) -> None:
+    """The record of the node that was tried goes to everybody; the log has at most 300 bytes of it, on one line."""
     stage.own = "refused"
     stage.session("iad-1", "no way\n" + "é" * 1_000_000)
     session = stage.session("fra-1")
     await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
-    assert session.info.reach_failure.startswith("from node iad-1: no way é")
-    assert len(session.info.reach_failure.encode()) <= 300
+    assert session.info.reach_failure == "from node iad-1: unreachable; from the registry: unreachable"
+    details = stage.prober._details["fra-1"]
+    assert details.startswith("from node iad-1: no way é")
+    assert details.isprintable()
+    assert len(details.encode()) <= 300

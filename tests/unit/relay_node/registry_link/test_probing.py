@@ -13,6 +13,7 @@ from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.probing import AddressProber
+from portway_runtime.address_scopes import Scope
 from portway_testkit.links.carrier_link import listener, until
 
 SUFFIX = ".node.portway.internal"
@@ -32,11 +33,17 @@ class Prober:
         self.carrier = PythonCarrier(Limits(handshake=1.0))
         ca = authority.cert_pem.bytes()
         loaded = LoadedCertificates(ca, (), None, {}, None, None, {})  # type: ignore[arg-type]
-        self.probing = AddressProber(self.carrier, lambda: loaded, self.told.append, on_failure=self.failures.append)
+        self.probing = AddressProber(
+            self.carrier,
+            lambda: loaded,
+            self.told.append,
+            frozenset({Scope.GLOBAL, Scope.LOOPBACK}),
+            on_failure=self.failures.append,
+        )
 
-    async def probe(self, port: int) -> str:
+    async def probe(self, port: int, host: str = "127.0.0.1") -> str:
         """What is told of a node that says it is there."""
-        node = NodeInfo(name="two", host="127.0.0.1", port=port, server_name="two" + SUFFIX)
+        node = NodeInfo(name="two", host=host, port=port, server_name="two" + SUFFIX)
         self.probing.probe(Probe(number=7, node=node))
         await until(lambda: bool(self.told))
         (told,) = self.told
@@ -74,17 +81,23 @@ async def test_a_node_that_is_there_is_told_of(prober: Prober, authority: trustm
 
 async def test_another_node_at_the_address_is_not_it(prober: Prober, authority: trustme.CA) -> None:
     """Though it is one of the cluster."""
-    assert "ertificate" in await answered_by(prober, authority, "three" + SUFFIX, LINK_ALPN)
+    assert "not this node: the peer's certificate" in await answered_by(prober, authority, "three" + SUFFIX, LINK_ALPN)
 
 
 async def test_a_web_server_at_the_address_is_none(prober: Prober, authority: trustme.CA) -> None:
     """It speaks TLS, and not what clients speak."""
-    assert "relay node" in await answered_by(prober, authority, "two" + SUFFIX, "http/1.1")
+    assert "not this node: the server" in await answered_by(prober, authority, "two" + SUFFIX, "http/1.1")
 
 
 async def test_nobody_there_is_told_with_why(prober: Prober) -> None:
-    """With the address that was dialled."""
+    """With the address that was dialled, for the registry's log."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-        assert (await prober.probe(port)).startswith(f"127.0.0.1:{port}: ")
+        assert (await prober.probe(port)).startswith(f"unreachable: 127.0.0.1:{port}: ")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "169.254.169.254", "fd00::1", "::ffff:10.0.0.1"])
+async def test_an_address_of_another_scope_is_not_dialled(prober: Prober, host: str) -> None:
+    """This node is on the loopback, so nodes there are expected; nothing else of its networks is."""
+    assert (await prober.probe(443, host)).startswith("a private address, which is not dialled: ")
