@@ -139,6 +139,7 @@ class NodeConfig:
     raw_ports: PortRange = PortRange(20_000, 29_999)
     raw_host: str | None = None
     join: str | None = None
+    join_file: Path | None = None
     state_dir: Path | None = None
     registry_ca: Path | None = None
     admin_listen: Endpoint | None = None

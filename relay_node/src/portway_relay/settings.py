@@ -70,6 +70,13 @@ SETTINGS: Final = (
     Setting(
         "join", str, "an invitation (`portway-admin node invite`), used once: joins the cluster", "TOKEN@HOST:PORT"
     ),
+    Setting(
+        "join_file",
+        Path,
+        "a file with the invitation, in place of --join, which other users can see in the process list; it may be "
+        "deleted once the node has joined",
+        "FILE",
+    ),
     Setting("state_dir", Path, "where a node that joined stores its key and certificate (portway-relay-NAME)", "DIR"),
     Setting("registry_ca", Path, "the CA of the registry to join at (PEM); the system's CAs by default", "FILE"),
     Setting("cluster_ca", Path, "the cluster's CA (PEM), for a node that does not join by itself", "FILE"),
@@ -132,9 +139,13 @@ def _add_identity(values: dict[str, Any]) -> None:
     """Add where the cluster certificate is: in given files, or in the state folder of a node that joins."""
     given = [key for key in _IDENTITY if key in values]
     if len(given) == len(_IDENTITY):
-        if "join" in values or "state_dir" in values:
-            raise ConfigError("--join and --state-dir are for a node that was not given --cert, --key and --cluster-ca")
+        if values.keys() & {"join", "join_file", "state_dir"}:
+            raise ConfigError(
+                "--join, --join-file and --state-dir are for a node that was not given --cert, --key and --cluster-ca"
+            )
         return
+    if "join" in values and "join_file" in values:
+        raise ConfigError("--join and --join-file are both given: an invitation is in one of them")
     if given:
         missing = ", ".join(flag(key) for key in _IDENTITY if key not in values)
         raise ConfigError(f"{missing} missing: --cert, --key and --cluster-ca go together; a node that joins has none")

@@ -7,7 +7,7 @@ import portway
 import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_relay.config import NodeConfig
-from portway_relay.errors import JoinError
+from portway_relay.errors import ConfigError, JoinError
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
@@ -59,6 +59,21 @@ def test_a_node_that_is_started_again_needs_no_token(joiner: Joiner) -> None:
     joiner.enter(joiner.config("fra-1"))
     assert config.cert.read_bytes() == kept
     joiner.run(config).restart()
+
+
+def test_a_token_may_come_from_a_file(joiner: Joiner) -> None:
+    """Which nobody else can read, unlike a command line, and which may be deleted once the node has joined."""
+    file = joiner.folder / "invitation"
+    config = joiner.config("fra-1", join_file=file)
+    assert f"cannot read --join-file {file}: No such file" in refusal(joiner, config)
+    file.write_text("pw_something_else\n")
+    with pytest.raises(ConfigError, match=r"--join-file .* is not an invitation"):
+        joiner.enter(config)
+    file.write_text(joiner.invite() + "\n")
+    joiner.enter(config)
+    file.unlink()
+    joiner.enter(config)
+    joiner.run(config)
 
 
 def test_a_token_is_good_for_one_node(joiner: Joiner) -> None:
@@ -144,7 +159,7 @@ def test_a_node_that_never_joined_is_told_how(joiner: Joiner) -> None:
     """Neither token nor certificate."""
     said = refusal(joiner, joiner.config("fra-1"))
     assert "portway-admin node invite --region fra" in said
-    assert "--join TOKEN" in said
+    assert "--join-file FILE" in said
 
 
 def test_a_new_token_is_a_new_identity(joiner: Joiner) -> None:

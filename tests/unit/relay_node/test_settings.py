@@ -81,6 +81,7 @@ def test_a_node_without_a_certificate_lives_by_invitation() -> None:
     config = loaded(**without)
     assert config.state_dir == Path("portway-relay-relay-1")
     assert (config.join, config.registry_ca) == (None, None)
+    assert loaded({"PORTWAY_RELAY_JOIN_FILE": "/run/join"}, **without).join_file == Path("/run/join")
     other = loaded({"PORTWAY_RELAY_STATE_DIR": "/var/lib/x"}, **without, join="pwj_a_b@c:1", registry_ca="ca.pem")
     assert other.join == "pwj_a_b@c:1"
     assert other.registry_ca == Path("ca.pem")
@@ -90,8 +91,10 @@ def test_a_node_without_a_certificate_lives_by_invitation() -> None:
 
 def test_a_certificate_and_an_invitation_are_not_mixed() -> None:
     """One or the other; half of a certificate's files is told, too."""
-    assert "--join and --state-dir are for a node" in complaint(join="pwj_a_b@c:1")
-    assert "--join and --state-dir are for a node" in complaint(state_dir="x")
+    for said in (complaint(join="pwj_a_b@c:1"), complaint(join_file="x"), complaint(state_dir="x")):
+        assert "--join, --join-file and --state-dir are for a node" in said
+    without = {"cert": None, "key": None, "cluster_ca": None}
+    assert "are both given" in complaint(**without, join="pwj_a_b@c:1", join_file="x")
     assert complaint(key=None).startswith("--key missing: ")
 
 

@@ -104,7 +104,7 @@ def show(options: GlobalOptions, name: str) -> None:
 def invite(options: GlobalOptions, region: str, name: str, ttl: int) -> None:
     """Print a token with which one new node joins.
 
-    It is used once: `portway-relay serve --join TOKEN ...`.
+    It is used once: write it to a file for `portway-relay serve --join-file FILE ...`.
     """
     request = InviteNodeRequest(region=region, node=name, ttl_seconds=ttl)
     with options.calls() as calls:

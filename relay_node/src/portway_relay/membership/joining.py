@@ -48,26 +48,26 @@ class Invitation:
     registry: Endpoint
 
 
-def parse_invitation(text: str) -> Invitation:
-    """Read TOKEN@HOST:PORT. Raises ConfigError, whose message does not repeat the token."""
+def parse_invitation(text: str, source: str = "--join") -> Invitation:
+    """Read TOKEN@HOST:PORT. Raises ConfigError, whose message names the source and does not repeat the token."""
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ConfigError(
-            "--join is not an invitation: one has the form pwj_<id>_<secret>@HOST:PORT, as `portway-admin node invite` "
-            "prints it"
+            f"{source} is not an invitation: one has the form pwj_<id>_<secret>@HOST:PORT, as `portway-admin node "
+            "invite` prints it"
         )
     try:
         registry = parse_endpoint(match["address"] or "")
     except ValueError:
         raise ConfigError(
-            "--join names no registry: put @HOST:PORT of the registry (its port for clients) behind the token"
+            f"{source} names no registry: put @HOST:PORT of the registry (its port for clients) behind the token"
         ) from None
     return Invitation(match["id"], match["token"], registry)
 
 
 async def ensure_certificate(config: NodeConfig, now: UtcNow = utc_now) -> None:
-    """Make sure that a node with a state folder has a valid certificate in it: join if there is none, or if --join
-    names another invitation. Does nothing for a node that was given its certificate (--cert).
+    """Make sure that a node with a state folder has a valid certificate in it: join if there is none, or if the
+    settings give another invitation. Does nothing for a node that was given its certificate (--cert).
 
     Waits while the registry cannot be reached. Raises ConfigError and JoinError. Cancelled, it leaves at most a key,
     which the next call uses.
@@ -75,14 +75,14 @@ async def ensure_certificate(config: NodeConfig, now: UtcNow = utc_now) -> None:
     if config.state_dir is None:
         return
     folder = StateFolder(config.state_dir)
-    invitation = None if config.join is None else parse_invitation(config.join)
+    invitation = _invitation(config, joined=folder.invitation is not None)
     if folder.invitation is not None and (invitation is None or invitation.id == folder.invitation):
         _demand_valid(folder, config, now())
         return
     if invitation is None:
         raise JoinError(
             f"this node has no certificate: there is none in {config.state_dir}. Invite it (`portway-admin node invite "
-            f"--region {config.region}`) and start it with --join TOKEN, or give --cert, --key and --cluster-ca"
+            f"--region {config.region}`) and start it with --join-file FILE, or give --cert, --key and --cluster-ca"
         )
     csr = folder.joining_request(invitation.id, config.name)
     request = JoinRequest(node=config.name, region=config.region, csr=csr)
@@ -90,12 +90,33 @@ async def ensure_certificate(config: NodeConfig, now: UtcNow = utc_now) -> None:
     logger.info("joined the cluster", extra={"node": config.name, "invitation": invitation.id})
 
 
+def _invitation(config: NodeConfig, *, joined: bool) -> Invitation | None:
+    """The invitation that the settings give. The file may be gone once the node has joined with it.
+
+    Raises ConfigError and JoinError.
+    """
+    if config.join is not None:
+        return parse_invitation(config.join)
+    if config.join_file is None:
+        return None
+    try:
+        text = config.join_file.read_text("utf-8", "replace")
+    except FileNotFoundError as error:
+        if joined:
+            return None
+        raise JoinError(f"cannot read --join-file {config.join_file}: {error.strerror}") from error
+    except OSError as error:
+        raise JoinError(f"cannot read --join-file {config.join_file}: {error.strerror}") from error
+    return parse_invitation(text, f"--join-file {config.join_file}")
+
+
 def _demand_valid(folder: StateFolder, config: NodeConfig, now: datetime) -> None:
     """Raise JoinError unless the certificate in use is this node's and has not expired."""
     certificate = folder.certificate()
     names = dns_names(certificate)
     again = (
-        f"`portway-admin node invite --region {config.region} --name {config.name}`, then start it with --join TOKEN"
+        f"`portway-admin node invite --region {config.region} --name {config.name}`, then start it with "
+        "--join-file FILE"
     )
     if config.server_name not in names:
         raise JoinError(

@@ -96,7 +96,7 @@ class Renewal:
         if expired:
             logger.error(
                 "this node's certificate has expired and no other party trusts it any more: invite the node anew "
-                "(`portway-admin node invite`) and start it with --join TOKEN",
+                "(`portway-admin node invite`) and start it with --join-file FILE",
                 extra={"until": until, "reason": reason},
             )
         else:
