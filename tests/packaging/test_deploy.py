@@ -1,7 +1,11 @@
-"""What is in deploy/: files that the programs of this commit take."""
+"""What is in deploy/: files that the programs of this commit take, with no more rights than they need."""
 
 import configparser
+import os
+import re
 import shlex
+import shutil
+import subprocess
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -10,19 +14,24 @@ from portway_registry import config as registry_config
 from portway_relay import settings as relay_settings
 from portway_relay.config import NodeLimits
 
-_SYSTEMD = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
+_ROOT = Path(__file__).resolve().parents[2]
+_SYSTEMD = _ROOT / "deploy" / "systemd"
+_README = (_ROOT / "deploy" / "README.md").read_text()
+_UNITS = ("portway-registry", "portway-relay")
+# As `systemd-analyze security` rates a unit, from 0 to 10: what is left to a service that is broken into.
+_MOST_EXPOSURE = 3.0
 # What a node takes to stop after its grace period is over: see Node.stop.
 _CLOSING = 5.0
 
 
 def unit(name: str) -> configparser.SectionProxy:
-    parser = configparser.ConfigParser(interpolation=None)
+    parser = configparser.ConfigParser(interpolation=None, strict=False)  # some directives are given twice
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(_SYSTEMD / f"{name}.service")
     return parser["Service"]
 
 
-@pytest.mark.parametrize("name", ["portway-registry", "portway-relay"])
+@pytest.mark.parametrize("name", _UNITS)
 def test_a_service_starts_a_program_that_there_is(name: str) -> None:
     """With the settings that lie beside it, and a folder for what it keeps."""
     service = unit(name)
@@ -50,3 +59,58 @@ def test_a_node_s_settings_are_taken() -> None:
 def test_a_node_is_not_killed_while_it_stops_in_order() -> None:
     """systemd waits for longer than the node's own grace period."""
     assert float(unit("portway-relay")["TimeoutStopSec"]) >= NodeLimits().stop_grace + _CLOSING
+
+
+def test_each_service_has_a_user_of_its_own() -> None:
+    """A relay that is broken into does not read the registry's keys; the README makes these users."""
+    users = [unit(name)["User"] for name in _UNITS]
+    assert users == [unit(name)["Group"] for name in _UNITS] == list(_UNITS)
+    made = re.findall(r"^\$ useradd --system .*?([a-z-]+)$", _README, re.MULTILINE)
+    assert made == users
+    for name in _UNITS:
+        short = name.removeprefix("portway-")
+        assert f"install -g {name} -m 640 deploy/systemd/{short}.toml /etc/portway/" in _README
+
+
+@pytest.mark.parametrize("name", _UNITS)
+def test_a_service_is_left_little(name: str) -> None:
+    """As systemd's own tool rates it, without a running systemd."""
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        pytest.skip("needs systemd-analyze")
+    command = [tool, "security", "--offline=yes", "--no-pager", str(_SYSTEMD / f"{name}.service")]
+    rated = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"SYSTEMD_COLORS": "0"}
+    )
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", rated.stdout)
+    if found is None:
+        pytest.skip(f"this systemd-analyze cannot rate a file: {rated.stderr.strip()}")
+    assert float(found[1]) <= _MOST_EXPOSURE, rated.stdout
+
+
+def test_an_invitation_is_on_no_command_line() -> None:
+    """The settings name a file, which only the service's group can read."""
+    assert relay_settings.load({"config": _SYSTEMD / "relay.toml"}, {}).join_file == Path("/etc/portway/invitation")
+    assert "--join " not in _README
+
+
+def test_what_is_installed_is_pinned_and_hashed(tmp_path: Path) -> None:
+    """The README's own command, from the lock file alone: each requirement has one version and the hashes of its
+    files."""
+    kept = sorted((_ROOT / ".tools").glob("uv-*/bin/uv"))
+    uv = shutil.which("uv") or (str(kept[-1]) if kept else None)
+    if uv is None:
+        pytest.skip("needs uv")
+    (line,) = re.findall(r"^\$ uv (export .*)$", _README, re.MULTILINE)
+    arguments = shlex.split(line)
+    file = tmp_path / "requirements.txt"
+    arguments[arguments.index("--output-file") + 1] = str(file)
+    subprocess.run([uv, "--offline", *arguments], cwd=_ROOT, check=True, capture_output=True)
+    text = re.sub(r"^#.*\n|^ +#.*\n", "", file.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    requirements = [one for one in text.splitlines() if one.strip()]
+    assert {"grpcio", "cryptography", "uvloop"} <= {re.split(r"[=\[ ]", one)[0] for one in requirements}
+    for requirement in requirements:
+        assert re.match(r"[A-Za-z0-9._-]+==[^ ]+ ", requirement), requirement
+        assert "--hash=sha256:" in requirement, requirement
+        assert not requirement.startswith("portway"), requirement
+    assert "pip install --require-hashes --only-binary :all: -r wheels/requirements.txt" in _README
