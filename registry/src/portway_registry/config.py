@@ -17,6 +17,7 @@ from portway_runtime.errors import SettingsError
 from portway_runtime.settings import CONFIG, Setting, SettingTable, UnknownVariables, flag, one_of, whole_number
 
 from portway_registry.errors import ConfigError
+from portway_registry.names import check_domain
 from portway_registry.store.spec import EmbeddedSpec, StoreSpec, parse_store
 
 _LISTEN: Final = Endpoint("::", 7400)
@@ -65,6 +66,13 @@ SETTINGS: Final = SettingTable(
             whole_number(2, 31_536_000),
             "seconds that a node's certificate issued by the registry is valid",
             "N",
+        ),
+        Setting(
+            "domain",
+            check_domain,
+            "the domain of the cluster's tunnels; a node that serves another one is refused. Without it each node's "
+            "own word counts",
+            "DOMAIN",
         ),
         Setting("store", str, "embedded:PATH, embedded:memory, or etcd:URL[,URL...]", "STORE"),
         Setting("etcd_ca", Path, "the CA (PEM) that issued etcd's certificate", _FILE),
@@ -132,6 +140,7 @@ class Config:
     cluster_ca: Path | None = None
     cluster_ca_key: Path | None = None
     node_certificate_seconds: int = 172_800
+    domain: str | None = None
     store: str = "embedded:portway-registry.db"
     etcd_ca: Path | None = None
     etcd_cert: Path | None = None

@@ -219,7 +219,8 @@ class Registry:
         interceptor = CallInterceptor(identify, self._calls.count, failed=cluster.failed)
         server = _server(interceptor, _LARGEST_NODE_MESSAGE)
         port_blocks = PortBlocks(cluster.store, views, _now_ms)
-        add_MeshServicer_to_server(Mesh(cluster.hub, views, port_blocks, cluster.certificates), server)
+        mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, domain=config.domain)
+        add_MeshServicer_to_server(mesh, server)
         servicer = _add_health(server)
         ca = cluster.authority.certificate
         mutual = server_credentials(

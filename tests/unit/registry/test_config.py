@@ -51,6 +51,7 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
         "node_certificate_seconds": "60",
         "check_addresses": "no",
         "check_private_addresses": "yes",
+        "domain": "tunnels.example.com",
         "log_format": "json",
         "log_level": "debug",
         "store": "embedded:memory",

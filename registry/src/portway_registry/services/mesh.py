@@ -37,7 +37,17 @@ _MAX_LABELS: Final = 256  # as mesh.proto says
 class Mesh(MeshServicer):
     """Callers are nodes, identified by their certificates."""
 
-    def __init__(self, hub: Hub, views: Views, port_blocks: PortBlocks, certificates: NodeCertificates) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        views: Views,
+        port_blocks: PortBlocks,
+        certificates: NodeCertificates,
+        *,
+        domain: str | None = None,
+    ) -> None:
+        """`domain`: the only one that nodes may serve; None allows each its own."""
+        self._domain = domain
         self._hub = hub
         self._views = views
         self._port_blocks = port_blocks
@@ -48,6 +58,8 @@ class Mesh(MeshServicer):
         register = await _read_register(requests)
         identity = _caller_identity()
         node = _checked_node(register.node, identity)
+        if self._domain is not None and node.domain != self._domain:
+            raise NotAllowed(f"this cluster's domain is {self._domain}, the registration names {node.domain!r}")
         checked = Register(node=node, lease_id=register.lease_id)
         await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms)
 
