@@ -2,7 +2,7 @@
 
 import asyncio
 
-from portway.engine.grpc_registries import _well_formed
+from portway.engine.grpc_registries import well_formed
 from portway_proto.v1.discovery_pb2 import Candidate
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_testkit.links.carrier_link import until
@@ -74,7 +74,7 @@ def test_a_client_passes_over_a_candidate_without_its_form() -> None:
     ]
     state = Candidate(node=NodeInfo(name="later", region="fra", host="127.0.0.1", port=443, state=99))  # type: ignore[arg-type]
     state.node.MergeFromString(b"\xc2\x3e\x03abc")
-    found = _well_formed([bad[0], good, bad[1], state])
+    found = well_formed([bad[0], good, bad[1], state])
     assert [one.node.name for one in found] == ["good", "later"]
     assert found[0] == good
     assert found[1].node.state == 0
