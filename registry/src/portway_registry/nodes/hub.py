@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 PEERS_GATHERED: Final = 0.1
 # Bytes. Nodes accept messages of 4 MiB.
 _LARGEST_PEERS: Final = 3_500_000
-# The tag and length of a node in the list.
-_FRAMING: Final = 6
+# The tag and length of a node in the list, at least.
+_FRAMING: Final = 2
 
 
 class Hub:
@@ -85,6 +85,7 @@ class Hub:
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
         self._tasks = Tasks("node sessions", on_failure=on_failure)
+        self._listed: dict[str, NodeInfo] = {}  # every node as other nodes are to know it
         self._peers_changed = asyncio.Event()
         self._unsubscribe: list[Callable[[], None]] = []
         # Each is called with a node's name when its stream has ended and no newer one is here.
@@ -92,6 +93,7 @@ class Hub:
 
     def start(self) -> None:
         """Follow the views, which must be filled already."""
+        self._listed = {node.name: without_counts(node) for node in self._views.nodes.values()}
         self._unsubscribe = [
             self._views.nodes.subscribe(self._node_changed),
             self._views.tunnels.subscribe(self._tunnel_changed),
@@ -181,21 +183,21 @@ class Hub:
         are left out, with an error logged: visitors that come in elsewhere are led to them through `Resolve`.
         """
         removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
-        nodes = (node for node in self._views.nodes.values() if node.name not in removed)
+        nodes = (node for node in self._listed.values() if node.name not in removed)
         since = (
             CertifiedSince(node=one.node, issued_ms=one.joined_at_ms)
             for one in self._views.identities.values()
             if one.anew
         )
-        peers = Peers(removed=removed, certified_since=sorted(since, key=lambda one: one.node))
+        peers = Peers(
+            nodes=sorted(nodes, key=lambda node: node.name),
+            removed=removed,
+            certified_since=sorted(since, key=lambda one: one.node),
+        )
         size, left_out = peers.ByteSize(), 0
-        for node in sorted(nodes, key=lambda node: node.name):
-            bare = without_counts(node)
-            size += bare.ByteSize() + _FRAMING
-            if size > _LARGEST_PEERS:
-                left_out += 1
-            else:
-                peers.nodes.append(bare)
+        while size > _LARGEST_PEERS and peers.nodes:
+            size -= peers.nodes.pop().ByteSize() + _FRAMING
+            left_out += 1
         if left_out:
             logger.error("nodes are not listed to other nodes: too many for one message", extra={"nodes": left_out})
         return peers
@@ -238,7 +240,11 @@ class Hub:
             session.record_lost()
         elif session is not None and new is not None and new.value.started_at_ms > session.info.started_at_ms:
             session.end(Replaced("a newer session of this node has registered with another replica"))
-        if old is None or new is None or without_counts(old.value) != without_counts(new.value):
+        if new is None and old is not None:
+            self._listed.pop(old.name, None)
+            self._peers_changed.set()
+        elif new is not None and (bare := without_counts(new.value)) != self._listed.get(new.name):
+            self._listed[new.name] = bare
             self._peers_changed.set()
 
     async def _send_peers(self) -> None:

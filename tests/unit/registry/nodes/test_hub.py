@@ -11,6 +11,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.access.grants import Grants, make_first_key, new_key
 from portway_registry.errors import Replaced
+from portway_registry.nodes import hub as hub_module
 from portway_registry.nodes.hub import Hub, without_counts
 from portway_registry.state import keys
 from portway_registry.state.records import encode
@@ -218,3 +219,19 @@ def test_counts_are_all_that_is_left_out() -> None:
     full = node_info("a", sessions=1, tunnels=2, visits=3, max_sessions=4)
     assert without_counts(full) == node_info("a", max_sessions=4)
     assert full.sessions == 1
+
+
+async def test_a_list_of_peers_fits_into_a_message(
+    cluster: Cluster, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nodes beyond that are left out, and operators are told."""
+    monkeypatch.setattr(hub_module, "_LARGEST_PEERS", 1_000)
+    for number in range(20):
+        info = node_info(f"lon-{number:02}")
+        await cluster.store.put(keys.node(info.name), info.SerializeToString())
+    await cluster.settle()
+    async with node(hub, "fra-1") as one:
+        peers = (await one.until("peers")).peers
+        assert 5 < len(peers.nodes) < 20
+        assert peers.ByteSize() <= 1_000
+        assert "too many for one message" in caplog.text
