@@ -33,6 +33,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
         self._registered: Registered | None = None
         self._settings: ClusterSettings | None = None
         self._peers: Peers | None = None
@@ -79,11 +80,18 @@ class Outbox:
         self._announced.append(batch)
         self._wake.set()
 
+    async def room(self) -> None:
+        """Wait until fewer than _MAX_ENTRIES evictions and acknowledgements are held."""
+        while len(self._evictions) + len(self._announced) >= _MAX_ENTRIES:
+            self._taken.clear()
+            await self._taken.wait()
+
     async def take(self) -> list[RegistryMessage]:
         """Remove and return all messages; waits until there is at least one."""
         while True:
             messages = list(self._drain())
             if messages:
+                self._taken.set()
                 return messages
             self._wake.clear()
             await self._wake.wait()

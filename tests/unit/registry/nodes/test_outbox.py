@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
 from portway_proto.v1.mesh_pb2 import ClusterSettings, Eviction, Peers, Registered, RegistryMessage
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_registry.nodes import outbox as outbox_module
 from portway_registry.nodes.outbox import Outbox
 
 
@@ -56,3 +58,29 @@ async def test_taking_waits_for_something_to_tell() -> None:
     assert not again.done()
     again.cancel()
     await asyncio.wait([again])
+
+
+async def test_a_node_that_does_not_read_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own batches wait, so it cannot make the registry hold more."""
+    monkeypatch.setattr(outbox_module, "_MAX_ENTRIES", 3)
+    outbox = Outbox()
+    outbox.evict([Eviction(label="a"), Eviction(label="b")])
+    await outbox.room()
+    outbox.announced(1)
+    waiting = asyncio.ensure_future(outbox.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await outbox.take()
+    await waiting
+
+
+async def test_many_entries_are_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fits into a gRPC message, and together they say everything."""
+    monkeypatch.setattr(outbox_module, "_MAX_ENTRIES", 3)
+    outbox = Outbox()
+    outbox.revoke([str(number) for number in range(7)])
+    outbox.evict([Eviction(label=str(number)) for number in range(4)])
+    messages = await outbox.take()
+    assert [len(message.revocations.token_ids) for message in messages] == [3, 3, 1, 0, 0]
+    assert [len(message.evictions.evictions) for message in messages] == [0, 0, 0, 3, 1]
+    assert [one for message in messages for one in message.revocations.token_ids] == list("0123456")

@@ -117,6 +117,11 @@ class Running:
     def evicted(self) -> list[str]:
         return [one.label for message in self.heard for one in message.evictions.evictions]
 
+    @property
+    def unread(self) -> int:
+        """Messages that the session has not read yet."""
+        return self._requests.qsize()
+
     async def _say(self) -> AsyncIterator[NodeMessage]:
         while (message := await self._requests.get()) is not None:
             yield message
@@ -359,3 +364,20 @@ async def test_a_session_that_was_ended_early_ends_at_once(store: Fickle, views:
 def test_small_changes_are_not_worth_a_write(before: dict[str, Any], after: dict[str, Any], notable: bool) -> None:
     """The state and whether it is full always, a count when it changes by more than a tenth."""
     assert is_notable(node_info("a", **before), node_info("a", **after)) is notable
+
+
+async def test_batches_that_wait_are_bounded_in_bytes(
+    store: Fickle, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store is away the stream is read no further; afterwards everything is taken up."""
+    monkeypatch.setattr(session_module, "_MAX_WAITING", 1_000)
+    store.away = True
+    for number in range(1, 21):
+        running.say(announce=Announce(batch=number, bound=[tunnel_info(Chain())]))
+    await store.asked.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert running.unread >= 10  # of some 110 bytes each
+    store.away = False
+    await running.until(lambda: running.announced() == list(range(1, 21)))
+    assert running.unread == 0
