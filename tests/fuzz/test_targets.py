@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from portway_relay.ingress.client_hello import Parsed, parse
+from portway_relay.ingress.decision import choose_group
 from portway_testkit.fuzzing.edits import Edit, EditKind, apply
 from portway_testkit.fuzzing.hello_target import RecordedHello, recorded_hellos
 from portway_testkit.fuzzing.target import Target
@@ -66,4 +67,7 @@ def test_an_invariant_is_one_sentence(target: Target) -> None:
 @pytest.mark.parametrize("hello", recorded_hellos(), ids=lambda hello: hello.client)
 def test_real_clients_are_understood(hello: RecordedHello) -> None:
     """Recorded hellos of browsers, libraries and commands say what their sender meant."""
-    assert parse(hello.data) == Parsed(hello.server_name, hello.alpn)
+    parsed = parse(hello.data)
+    assert isinstance(parsed, Parsed)
+    assert (parsed.sni, parsed.alpn) == (hello.server_name, hello.alpn)
+    assert choose_group(parsed.groups, parsed.shares) is not None

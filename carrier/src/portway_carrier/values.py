@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 
 from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.tls_choices import LANE_GROUP, Group
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
     """The TLS settings of a server. All are PEM; `certificate` is the chain, leaf first.
 
-    `alpn` is at most one protocol, which the caller has matched with the peer's offer. With `client_ca` a client
-    certificate signed by that CA is required. `ticket_keys` (80 bytes each, newest first) are shared between nodes; a
+    `alpn` is at most one protocol and `group` the one key exchange group; the caller has matched both with the peer's
+    offer. Lanes (LINK_ALPN, MESH_ALPN) are TLS 1.3 alone. With `client_ca` a client certificate signed by that CA is
+    required. `ticket_keys` (80 bytes each, newest first) are shared between nodes; a
     carrier that cannot use them makes its own.
     """
 
@@ -22,13 +24,14 @@ class ServerTls:
     key: bytes = field(repr=False)
     alpn: str | None = None
     client_ca: bytes | None = None
+    group: Group = LANE_GROUP
     ticket_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """The TLS settings of a client: the peer must show a certificate for `server_name` signed by `ca`. With
-    `certificate` and `key` the client shows one too. All are PEM."""
+    """The TLS settings of a client, which dials lanes: TLS 1.3 with LANE_GROUP. The peer must show a certificate for
+    `server_name` signed by `ca`. With `certificate` and `key` the client shows one too. All are PEM."""
 
     ca: bytes
     server_name: str

@@ -25,13 +25,14 @@ from portway_runtime.certificates import (
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.errors import CertificateError
 from portway_runtime.identities import dns_names
+from portway_runtime.tls_choices import VISITOR_GROUPS, Group
 
 from portway_relay.config import NodeConfig
 
 logger = logging.getLogger(__name__)
 
-# The protocols that visitors can be answered with; the carrier keeps one TLS context for each.
-_VISITOR_ALPN: Final = (None, "http/1.1", "h2")
+# The ALPN protocols that visitors can be answered with, beside none.
+VISITOR_PROTOCOLS: Final = ("http/1.1", "h2")
 # Seconds between two looks at the files; tools that replace certificates allow servers a few.
 _POLL_INTERVAL: Final = 3.0
 
@@ -46,11 +47,12 @@ class LoadedCertificates:
     zones: Mapping[str, CertifiedKey]  # by `<region>.<domain>`, this node's own among them
     link_tls: ServerTls
     mesh_tls: ServerTls
-    _visitor_tls: Mapping[tuple[str, str | None], ServerTls]
+    _visitor_tls: Mapping[tuple[str, str | None, Group], ServerTls]
 
-    def visitor_tls(self, zone: str, alpn: str | None) -> ServerTls:
-        """The settings for a visitor of a name in `zone`, one of `zones`; `alpn` is the protocol chosen, if any."""
-        return self._visitor_tls[zone, alpn]
+    def visitor_tls(self, zone: str, alpn: str | None, group: Group) -> ServerTls:
+        """The settings for a visitor of a name in `zone`, one of `zones`; `alpn` is the protocol chosen, if any, and
+        `group` the key exchange group."""
+        return self._visitor_tls[zone, alpn, group]
 
 
 class Certificates:
@@ -129,9 +131,10 @@ class Certificates:
             ServerTls(node.chain, node.key, alpn=LINK_ALPN),
             ServerTls(node.chain, node.key, alpn=MESH_ALPN, client_ca=ca),
             {
-                (zone, alpn): ServerTls(identity.chain, identity.key, alpn=alpn)
+                (zone, alpn, group): ServerTls(identity.chain, identity.key, alpn=alpn, group=group)
                 for zone, identity in zones.items()
-                for alpn in _VISITOR_ALPN
+                for alpn in (None, *VISITOR_PROTOCOLS)
+                for group in VISITOR_GROUPS
             },
         )
 

@@ -13,7 +13,7 @@ from portway_runtime.run import run_program, serve
 
 from portway_relay import settings
 from portway_relay.config import NodeConfig
-from portway_relay.errors import RelayError
+from portway_relay.errors import ConfigError, RelayError
 from portway_relay.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -58,9 +58,12 @@ def _raise_descriptors() -> None:
 
 
 async def _serve(config: NodeConfig) -> int:
+    from portway_relay.ingress.group_check import fault
     from portway_relay.membership.joining import ensure_certificate
     from portway_relay.node import Node
 
+    if reason := fault():
+        raise ConfigError(reason)
     await ensure_certificate(config)
     code = await serve(
         lambda on_failure: Node(config, on_failure=on_failure),

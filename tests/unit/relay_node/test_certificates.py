@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from portway_relay.config import NodeConfig
 from portway_runtime.certificates import issued_by
 from portway_runtime.errors import CertificateError
 from portway_runtime.identities import dns_names
+from portway_runtime.tls_choices import VISITOR_GROUPS, Group
 
 NODE = "relay-1.node.portway.internal"
 ZONE = "fra.example.com"
@@ -95,9 +97,9 @@ def test_files_that_fit_are_taken(files: Files) -> None:
     assert loaded.link_tls.certificate == config.cert.read_bytes()
     assert loaded.link_tls.key == config.key.read_bytes()
     cert, key = files.path("tls_cert").read_bytes(), files.path("tls_key").read_bytes()
-    for alpn in (None, "http/1.1", "h2"):
-        tls = loaded.visitor_tls(ZONE, alpn)
-        assert (tls.alpn, tls.certificate, tls.key) == (alpn, cert, key)
+    for alpn, group in product((None, "http/1.1", "h2"), VISITOR_GROUPS):
+        tls = loaded.visitor_tls(ZONE, alpn, group)
+        assert (tls.alpn, tls.group, tls.certificate, tls.key) == (alpn, group, cert, key)
     assert dns_names(loaded.node.certificate) == [NODE]
 
 
@@ -105,7 +107,7 @@ def test_a_chain_is_kept_whole(files: Files) -> None:
     """The leaf is checked, and what was issued between it and a root is shown to visitors."""
     between = files.authority.create_child_ca()
     files.write(files.path("tls_cert"), files.path("tls_key"), between.issue_cert(REGION))
-    chain = files.read().current().visitor_tls(ZONE, None).certificate
+    chain = files.read().current().visitor_tls(ZONE, None, Group.X25519).certificate
     assert len(x509.load_pem_x509_certificates(chain)) >= 2
 
 
@@ -180,7 +182,7 @@ def test_every_region_has_its_certificate(files: Files) -> None:
     assert set(loaded.zones) == {ZONE, "ams.example.com"}
     for zone, identity in loaded.zones.items():
         assert dns_names(identity.certificate) == [f"*.{zone}"]
-        assert loaded.visitor_tls(zone, "h2").certificate == identity.chain
+        assert loaded.visitor_tls(zone, "h2", Group.P256).certificate == identity.chain
 
 
 def test_one_certificate_may_be_for_all_regions(files: Files) -> None:

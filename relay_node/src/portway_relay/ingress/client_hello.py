@@ -1,7 +1,7 @@
 """Reading a ClientHello out of the first bytes of a connection, without consuming them.
 
-A pure function over bytes: parsed, need more, or invalid; it never raises. It reads the server name and ALPN, and
-checks nothing else: whether the hello is acceptable is for TLS to decide.
+A pure function over bytes: parsed, need more, or invalid; it never raises. It reads the server name, ALPN and key
+exchange groups. Of the rest it checks only how long the lists are that OpenSSL would search.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,35 @@ MAX_HELLO: Final = 32 * 1024
 # records before it are parsed again: 32 KiB in records of one byte would cost seconds of processor time.
 MAX_RECORDS: Final = MAX_HELLO // 512
 
+# Entries. OpenSSL searches the list of groups for each key share, and reading 32 KiB of extensions or protocols here
+# costs more than a handshake. IANA names some 60 groups and as many extensions; nobody sends more than four key shares
+# or ten protocols.
+MAX_EXTENSIONS: Final = 128
+MAX_PROTOCOLS: Final = 64
+MAX_GROUPS: Final = 64
+MAX_SHARES: Final = 16
+
 _RECORD_HEADER: Final = 5
 _MAX_RECORD: Final = 16 * 1024
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
+_GROUPS: Final = 10
 _ALPN: Final = 16
+_SHARES: Final = 51
+_READ: Final = (_SERVER_NAME, _GROUPS, _ALPN, _SHARES)
 _HOST_NAME: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A whole ClientHello: its server name as sent (None without one) and the ALPN protocols it offers, in order."""
+    """A whole ClientHello: its server name as sent (None without one), the ALPN protocols and key exchange groups it
+    offers, in order, and the groups that it has sent a key share for."""
 
     sni: str | None
     alpn: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
+    shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +122,32 @@ def _read_message(body: bytes) -> Parsed:
     position += 2
     sni: str | None = None
     alpn: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
+    shares: tuple[int, ...] = ()
     seen: list[int] = []
+    extensions = 0
     while position < end:
+        extensions += 1
+        if extensions > MAX_EXTENSIONS:
+            raise _Malformed(f"more than {MAX_EXTENSIONS} extensions")
         kind, start = _number(body, position), position + 4
         position = start + _number(body, position + 2)
         if position > end:
             raise IndexError
-        if kind in (_SERVER_NAME, _ALPN):
+        if kind in _READ:
             if kind in seen:
                 raise _Malformed(f"extension {kind} twice")
             seen.append(kind)
+            content = body[start:position]
             if kind == _SERVER_NAME:
-                sni = _parse_server_name(body[start:position])
+                sni = _parse_server_name(content)
+            elif kind == _ALPN:
+                alpn = _parse_alpn(content)
+            elif kind == _GROUPS:
+                groups = _parse_groups(content)
             else:
-                alpn = _parse_alpn(body[start:position])
-    return Parsed(sni, alpn)
+                shares = _parse_shares(content)
+    return Parsed(sni, alpn, groups, shares)
 
 
 def _number(data: bytes, position: int) -> int:
@@ -154,11 +179,34 @@ def _parse_server_name(content: bytes) -> str | None:
 
 def _parse_alpn(content: bytes) -> tuple[str, ...]:
     protocols, position = _list(content), 0
-    found = []
+    found: list[str] = []
     while position < len(protocols):
+        if len(found) == MAX_PROTOCOLS:
+            raise _Malformed(f"more than {MAX_PROTOCOLS} protocols")
         start = position + 1
         position = start + protocols[position]
         if position > len(protocols):
             raise IndexError
         found.append(protocols[start:position].decode("latin-1"))
+    return tuple(found)
+
+
+def _parse_groups(content: bytes) -> tuple[int, ...]:
+    groups = _list(content)
+    if len(groups) > 2 * MAX_GROUPS:
+        raise _Malformed(f"{len(groups) // 2} key exchange groups")
+    return tuple(_number(groups, position) for position in range(0, len(groups), 2))
+
+
+def _parse_shares(content: bytes) -> tuple[int, ...]:
+    """The groups of the key shares."""
+    shares, position = _list(content), 0
+    found: list[int] = []
+    while position < len(shares):
+        if len(found) == MAX_SHARES:
+            raise _Malformed(f"more than {MAX_SHARES} key shares")
+        found.append(_number(shares, position))
+        position += 4 + _number(shares, position + 2)
+        if position > len(shares):
+            raise IndexError
     return tuple(found)

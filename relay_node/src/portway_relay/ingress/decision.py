@@ -1,26 +1,37 @@
 """What to do with a connection, decided from its first bytes: pure, no I/O.
 
 A name that is malformed, missing, an IP address or of another domain gets the same answer as one that is not bound, so
-that guessing names teaches nothing.
+that guessing names teaches nothing. For the same reason what TLS itself could not accept is refused before the name is
+looked at.
 """
 
 from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from portway_proto.wire.labels import is_label
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_runtime.tls_choices import Group
 
+from portway_relay.certificates import VISITOR_PROTOCOLS
 from portway_relay.ingress.client_hello import Invalid, Parsed
 from portway_relay.net.plain_http import looks_like_http
+
+# Hybrids with X25519: ML-KEM-768, which OpenSSL has from 3.5 on, and its draft. Browsers put them first.
+_POST_QUANTUM: Final = (0x11EC, 0x6399)
+
+_PROTOCOLS: Final = frozenset((*VISITOR_PROTOCOLS, LINK_ALPN, MESH_ALPN))
 
 
 class Alert(IntEnum):
     """TLS alerts (RFC 8446 §6.2) that are sent in place of a handshake."""
 
+    HANDSHAKE_FAILURE = 40
     DECODE_ERROR = 50
     INTERNAL_ERROR = 80
     UNRECOGNIZED_NAME = 112
+    NO_APPLICATION_PROTOCOL = 120
 
     @property
     def record(self) -> bytes:
@@ -30,11 +41,12 @@ class Alert(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A visitor of `<label>.<zone>`, which offers these ALPN protocols."""
+    """A visitor of `<label>.<zone>`, which offers these ALPN protocols; `group` is for its key exchange."""
 
     label: str
     zone: str
     offered: tuple[str, ...]
+    group: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,11 @@ def decide(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str]
     """
     if isinstance(hello, Invalid):
         return PlainHttp() if looks_like_http(first_bytes) else Refuse(Alert.DECODE_ERROR)
+    group = choose_group(hello.groups, hello.shares)
+    if group is None:
+        return Refuse(Alert.HANDSHAKE_FAILURE)
+    if hello.alpn and _PROTOCOLS.isdisjoint(hello.alpn):
+        return Refuse(Alert.NO_APPLICATION_PROTOCOL)
     name = (hello.sni or "").lower()
     if LINK_ALPN in hello.alpn:
         return ClientLane() if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
@@ -78,7 +95,26 @@ def decide(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str]
     label, _, zone = name.partition(".")
     if not is_label(label) or zone not in zones:
         return Refuse(Alert.UNRECOGNIZED_NAME)
-    return Visitor(label, zone, hello.alpn)
+    return Visitor(label, zone, hello.alpn, group)
+
+
+def choose_group(groups: tuple[int, ...], shares: tuple[int, ...]) -> Group | None:
+    """The key exchange group for a peer that supports `groups` and has sent key shares for `shares`; None: none fits.
+
+    Where `ssl` cannot set X25519 alone, OpenSSL takes the first share that it knows the group of, and asks for X25519
+    when there is none: X25519 is chosen only when that leads to it. A hello that names no group at all is left to
+    OpenSSL, which has no suite for it.
+    """
+    if Group.X25519 in groups:
+        first = next((share for share in shares if not _passed_over(share)), Group.X25519)
+        if first == Group.X25519:
+            return Group.X25519
+    return Group.P256 if Group.P256 in groups or not groups else None
+
+
+def _passed_over(group: int) -> bool:
+    """Whether OpenSSL does not know this group, or would spend no more on it than on X25519."""
+    return group in _POST_QUANTUM or group & 0x0F0F == 0x0A0A  # RFC 8701 reserves these for nobody
 
 
 def choose_alpn(offered: tuple[str, ...], *, h2_enabled: bool) -> str | None:

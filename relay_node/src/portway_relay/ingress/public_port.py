@@ -229,7 +229,7 @@ class PublicPort:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
         alpn = choose_alpn(visitor.offered, h2_enabled=destination.h2_enabled)
-        tls = certificates.visitor_tls(visitor.zone, alpn)
+        tls = certificates.visitor_tls(visitor.zone, alpn, visitor.group)
         _hand_over(self._handlers.visitor, sock, peer, destination, self._region(visitor), tls)
 
     def _region(self, visitor: Visitor) -> str:

@@ -1,16 +1,29 @@
 """ClientHellos: whole, cut at every place, over many records, too long, and broken in every field."""
 
 import pytest
-from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, NeedMore, Parsed, parse
+from portway_relay.ingress.client_hello import (
+    MAX_EXTENSIONS,
+    MAX_GROUPS,
+    MAX_HELLO,
+    MAX_PROTOCOLS,
+    MAX_RECORDS,
+    MAX_SHARES,
+    Invalid,
+    NeedMore,
+    Parsed,
+    parse,
+)
 from portway_testkit.visitors.hellos import (
     alpn,
     extension,
+    groups,
     message,
     message_of,
     padding,
     real_hello,
     records,
     server_name,
+    shares,
     vector,
 )
 
@@ -38,9 +51,12 @@ def parsed_as_it_arrives(data: bytes) -> tuple[Parsed | Invalid, int]:
 def test_openssl_is_understood(name: str | None, protocols: tuple[str, ...]) -> None:
     """What OpenSSL sends is parsed whole, byte by byte, and with more bytes behind it."""
     data = real_hello(name, protocols)
-    assert parse(data) == Parsed(name, protocols)
-    assert parse(data + b"\x14\x03\x03\x00\x01\x01") == Parsed(name, protocols)
-    assert parsed_as_it_arrives(data)[0] == Parsed(name, protocols)
+    parsed = parse(data)
+    assert isinstance(parsed, Parsed)
+    assert (parsed.sni, parsed.alpn, parsed.shares) == (name, protocols, (29,))
+    assert {23, 29} <= set(parsed.groups)
+    assert parse(data + b"\x14\x03\x03\x00\x01\x01") == parsed
+    assert parsed_as_it_arrives(data)[0] == parsed
     assert all(isinstance(parse(data[:size]), NeedMore) for size in range(len(data)))
 
 
@@ -150,7 +166,7 @@ def test_a_name_that_is_not_ascii_is_refused() -> None:
     assert isinstance(hello(server_name("bücher.example.com".encode())), Invalid)
 
 
-@pytest.mark.parametrize("twice", [server_name(b"a"), alpn(b"h2")])
+@pytest.mark.parametrize("twice", [server_name(b"a"), alpn(b"h2"), groups(29), shares((29, b"x"))])
 def test_an_extension_that_decides_may_come_once(twice: bytes) -> None:
     """Two server names or two ALPN lists could be read differently by whoever terminates TLS."""
     assert isinstance(hello(twice, twice), Invalid)
@@ -162,6 +178,25 @@ def test_protocols_keep_their_order_and_bytes() -> None:
     assert hello(alpn(b"\x0a\x0a", b"h2", b"", b"http/1.1")) == Parsed(None, ("\n\n", "h2", "", "http/1.1"))
     assert hello(alpn(b"\xda\xda")) == Parsed(None, ("\xda\xda",))
     assert hello(alpn()) == Parsed(None, ())
+
+
+def test_groups_and_key_shares_are_read_in_order() -> None:
+    """Those that TLS reserves for nobody (RFC 8701) are told like all others."""
+    answer = hello(groups(0x0A0A, 29, 0x0104), shares((0x0A0A, b"\x00"), (0x0104, bytes(1024))))
+    assert answer == Parsed(None, (), (0x0A0A, 29, 0x0104), (0x0A0A, 0x0104))
+
+
+def test_lists_are_bounded() -> None:
+    """OpenSSL compares each key share with each group, and each entry takes time to read."""
+    assert hello(groups(*range(MAX_GROUPS))) == Parsed(None, (), tuple(range(MAX_GROUPS)))
+    assert isinstance(hello(groups(*range(MAX_GROUPS + 1))), Invalid)
+    most = [(group, b"x") for group in range(MAX_SHARES)]
+    assert hello(shares(*most)) == Parsed(None, shares=tuple(range(MAX_SHARES)))
+    assert isinstance(hello(shares(*most, (99, b"x"))), Invalid)
+    assert hello(alpn(*[b"x"] * MAX_PROTOCOLS)) == Parsed(None, ("x",) * MAX_PROTOCOLS)
+    assert isinstance(hello(alpn(*[b"x"] * (MAX_PROTOCOLS + 1))), Invalid)
+    assert hello(*[padding(4)] * MAX_EXTENSIONS) == Parsed(None)
+    assert isinstance(hello(*[padding(4)] * (MAX_EXTENSIONS + 1)), Invalid)
 
 
 BEFORE_EXTENSIONS = 2 + 32 + (1 + 32) + (2 + 2) + (1 + 1)
@@ -185,6 +220,10 @@ def test_a_body_that_is_cut_off_is_never_taken_for_whole() -> None:
         extension(16, b""),
         extension(16, b"\x00\x05\x02h2"),
         extension(16, b"\x00\x03\x09h2"),
+        extension(10, b"\x00\x04\x00\x1d"),  # a list longer than the extension
+        extension(10, b"\x00\x03\x00\x1d\x00"),  # half a group
+        extension(51, b"\x00\x05\x00\x1d\x00\x09x"),  # a share longer than its list
+        extension(51, b"\x00\x03\x00\x1d\x00"),
         b"\x00",
         b"\x00\x00\x00\x09a",
         b"\x00\x10\xff",

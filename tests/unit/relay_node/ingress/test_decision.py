@@ -3,7 +3,18 @@
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.ingress.decision import Alert, ClientLane, PeerLane, PlainHttp, Refuse, Visitor, choose_alpn, decide
+from portway_relay.ingress.decision import (
+    Alert,
+    ClientLane,
+    PeerLane,
+    PlainHttp,
+    Refuse,
+    Visitor,
+    choose_alpn,
+    choose_group,
+    decide,
+)
+from portway_runtime.tls_choices import Group
 
 LABEL = "k5zq2w7b3xav6mdy"
 ZONE = "fra.example.com"
@@ -15,20 +26,23 @@ UNKNOWN = Refuse(Alert.UNRECOGNIZED_NAME)
 Route = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
 
 
-def routed(sni: str | None = HOST, alpn: tuple[str, ...] = ()) -> Route:
+def routed(
+    sni: str | None = HOST, alpn: tuple[str, ...] = (), groups: tuple[int, ...] = (29, 23), shares: tuple[int, ...] = ()
+) -> Route:
     """Where a hello goes at a node that has certificates for two regions."""
-    return decide(Parsed(sni, alpn), b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
+    hello = Parsed(sni, alpn, groups, shares)
+    return decide(hello, b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
 
 
 @pytest.mark.parametrize("sni", [HOST, HOST.upper(), f"{LABEL.upper()}.{ZONE}"])
 def test_a_label_is_looked_up(sni: str) -> None:
     """Host names are the same in any case."""
-    assert routed(sni, ("h2",)) == Visitor(LABEL, ZONE, ("h2",))
+    assert routed(sni, ("h2",)) == Visitor(LABEL, ZONE, ("h2",), Group.X25519)
 
 
 def test_a_label_of_another_region_is_looked_up() -> None:
     """Every node serves the names of every region that it has a certificate for."""
-    assert routed(f"{LABEL}.{OTHER_ZONE}") == Visitor(LABEL, OTHER_ZONE, ())
+    assert routed(f"{LABEL}.{OTHER_ZONE}") == Visitor(LABEL, OTHER_ZONE, (), Group.X25519)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +98,7 @@ def test_a_lane_for_somebody_else_is_refused(sni: str | None) -> None:
 def test_another_protocol_is_no_lane() -> None:
     """Nothing but the exact ALPN opens a lane."""
     for protocol in ("portway-mesh/2", MESH_ALPN.upper(), "portway-link/2", LINK_ALPN.upper(), LINK_ALPN + " "):
-        assert routed(SERVER_NAME, (protocol,)) == UNKNOWN
+        assert routed(SERVER_NAME, (protocol,)) == Refuse(Alert.NO_APPLICATION_PROTOCOL)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +124,53 @@ def test_h2_is_for_those_that_offer_nothing_else(
 ) -> None:
     """h2 goes to visitors of tunnels that allow it, and only to those that do not offer http/1.1 beside it."""
     assert choose_alpn(offered, h2_enabled=h2_enabled) == chosen
+
+
+@pytest.mark.parametrize("name", [HOST, f"{LABEL[::-1]}.{ZONE}", SERVER_NAME, "192.0.2.7", None])
+def test_protocols_that_are_not_served_are_refused(name: str | None) -> None:
+    """Who offers nothing else is told so (RFC 7301 §3.2), with a name that is known or not."""
+    for offered in [("http/1.0",), ("imap", "pop3"), ("",), ("\n\n",), ("H2",)]:
+        assert routed(name, offered) == Refuse(Alert.NO_APPLICATION_PROTOCOL)
+
+
+def test_one_protocol_that_is_served_is_enough() -> None:
+    """Others beside it are ignored; h2 alone is served without a protocol by tunnels that do not allow it."""
+    for offered in [("imap", "http/1.1"), ("\n\n", "h2"), ("h2",)]:
+        assert isinstance(routed(HOST, offered), Visitor)
+
+
+@pytest.mark.parametrize(
+    ("groups", "shares", "chosen"),
+    [
+        ((29,), (29,), Group.X25519),
+        ((23,), (23,), Group.P256),
+        ((29, 23), (29, 23), Group.X25519),
+        ((23, 29), (23, 29), Group.P256),  # OpenSSL takes the first share
+        ((0x0104, 29, 23), (0x0104, 29), Group.P256),  # and would take this one
+        ((0x0104, 29), (0x0104, 29), None),
+        ((29, 0x0104), (29, 0x0104), Group.X25519),
+        ((0x2A2A, 0x11EC, 29), (0x2A2A, 0x11EC, 29), Group.X25519),  # Chromium
+        ((23, 29), (23,), Group.P256),  # the other one would cost a round trip
+        ((0x11EC, 29, 23), (0x11EC,), Group.X25519),  # a post-quantum share alone
+        ((0x0104, 23), (0x0104,), Group.P256),
+        ((29,), (), Group.X25519),
+        ((23,), (29,), Group.P256),  # a share of a group that is not offered is for OpenSSL to refuse
+        ((), (), Group.P256),
+        ((0x0104,), (0x0104,), None),
+        ((24, 25, 30), (24,), None),
+        ((0x0A0A,), (0x0A0A,), None),
+    ],
+)
+def test_the_group_is_one_that_is_cheap(groups: tuple[int, ...], shares: tuple[int, ...], chosen: Group | None) -> None:
+    """X25519 or P-256, whichever OpenSSL is certain to use; finite fields and larger curves never."""
+    assert choose_group(groups, shares) == chosen
+
+
+@pytest.mark.parametrize("name", [HOST, f"{LABEL[::-1]}.{ZONE}", SERVER_NAME, "192.0.2.7", None])
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",), (LINK_ALPN,), (MESH_ALPN,), ("imap",)])
+def test_costly_groups_are_refused_whatever_else_is_offered(name: str | None, alpn: tuple[str, ...]) -> None:
+    """Visitors and lanes alike, with a name that is known or not."""
+    assert routed(name, alpn, (0x0104, 24)) == Refuse(Alert.HANDSHAKE_FAILURE)
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\n", b"OPTIONS * HTTP/1.0\r\n"])

@@ -19,7 +19,7 @@ from portway_testkit.visitors.hellos import message_of, real_hello, records, ser
 
 NAME = "k5zq2w7b3xav6mdy.fra.example.com"
 HELLO = real_hello(NAME, ["h2", "http/1.1"])
-KNOWN = Parsed(NAME, ("h2", "http/1.1"))
+KNOWN = parse(HELLO)
 PEER = Endpoint("192.0.2.1", 4711)
 LONG = 3600.0
 SHORT = 0.02

@@ -12,13 +12,14 @@ from typing import Final
 
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_runtime.bounded import BoundedMap
+from portway_runtime.tls_choices import LANE_GROUP, Group, restrict
 
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ClientTls, ServerTls
 
-# A node uses a handful of settings at once. The bound keeps a certificate that is reloaded every minute from growing
-# the cache.
-_CAPACITY: Final = 64
+# A node uses some six settings for each region at once. The bound keeps a certificate that is reloaded every minute
+# from growing the cache.
+_CAPACITY: Final = 128
 
 
 @contextmanager
@@ -50,14 +51,23 @@ def _load_ca(context: ssl.SSLContext, ca: bytes) -> None:
         raise TlsSettingsError(f"the CA certificates cannot be used: {error}") from None
 
 
+def _restrict(context: ssl.SSLContext, group: Group) -> None:
+    try:
+        restrict(context, group)
+    except (ssl.SSLError, ValueError) as error:
+        raise TlsSettingsError(f"OpenSSL cannot be set to the group {group.name}: {error}") from None
+
+
 def _server_context(tls: ServerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    lane = tls.alpn in (LINK_ALPN, MESH_ALPN)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if lane else ssl.TLSVersion.TLSv1_2
+    _restrict(context, tls.group)
     context.options |= ssl.OP_NO_COMPRESSION | getattr(ssl, "OP_NO_RENEGOTIATION", 0)
     _load_identity(context, tls.certificate, tls.key)
     if tls.alpn is not None:
         context.set_alpn_protocols([tls.alpn])
-    if tls.alpn in (LINK_ALPN, MESH_ALPN):
+    if lane:
         context.num_tickets = 0  # lanes live long, and Portway's clients do not resume sessions
     else:
         # Each takes 13 µs of a handshake of 180 µs. One is enough: a visitor that resumes is sent the next one.
@@ -70,8 +80,8 @@ def _server_context(tls: ServerTls) -> ssl.SSLContext:
 
 def _client_context(tls: ClientTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3  # only lanes are dialled with TLS
+    _restrict(context, LANE_GROUP)
     _load_ca(context, tls.ca)
     if tls.certificate is not None and tls.key is not None:
         _load_identity(context, tls.certificate, tls.key)

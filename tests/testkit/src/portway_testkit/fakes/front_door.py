@@ -24,6 +24,7 @@ from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
+from portway_runtime.tls_choices import Group
 
 from portway_testkit.fakes.clock import ManualClock
 
@@ -64,9 +65,9 @@ class Around:
     def zones(self) -> dict[str, None]:
         return {"fra.example.com": None, "iad.example.com": None}
 
-    def visitor_tls(self, zone: str, alpn: str | None) -> ServerTls:
+    def visitor_tls(self, zone: str, alpn: str | None, group: Group) -> ServerTls:
         assert zone in self.zones
-        return replace(self.tls, alpn=alpn)
+        return replace(self.tls, alpn=alpn, group=group)
 
     def known(self, label: str, region: str) -> Tunnel | None:
         return self.tunnel if label == self.tunnel.label else None

@@ -6,10 +6,19 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, NeedMore, Parsed, parse
+from portway_relay.ingress.client_hello import (
+    MAX_GROUPS,
+    MAX_HELLO,
+    MAX_RECORDS,
+    MAX_SHARES,
+    Invalid,
+    NeedMore,
+    Parsed,
+    parse,
+)
 
 from portway_testkit.fuzzing.target import Target, cuts
-from portway_testkit.visitors.hellos import alpn, message, message_of, records, server_name
+from portway_testkit.visitors.hellos import alpn, canned, message, message_of, records, server_name
 
 _RECORDED: Final = Path(__file__).with_name("hellos.json")
 _NAME: Final = b"k5zq2w7b3xav6mdy.fra.example.com"
@@ -46,6 +55,7 @@ def _seeds() -> tuple[bytes, ...]:
         records(message(None)),
         records(message([server_name(b"a", b"b"), alpn(b"", b"\xff")])),
         records(message([server_name(_NAME), server_name(_NAME)])),
+        canned("a.example", (29, 23), ((29, bytes(32)), (23, bytes(65)))),
         records(message_of(17 * 1024, server_name(_NAME))),
         records(message_of(2048, server_name(_NAME)), 512),
         records(message_of(600), 1),
@@ -75,6 +85,8 @@ def _check_answer(answer: Parsed | NeedMore | Invalid, data: bytes) -> None:
     elif isinstance(answer, Parsed):
         assert answer.sni is None or answer.sni.isascii()
         assert all(len(protocol) < 256 for protocol in answer.alpn)
+        assert len(answer.groups) <= MAX_GROUPS
+        assert len(answer.shares) <= MAX_SHARES
     else:
         assert isinstance(answer, Invalid)
         assert answer.reason

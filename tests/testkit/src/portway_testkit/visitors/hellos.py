@@ -5,8 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 SERVER_NAME: Final = 0
+GROUPS: Final = 10
+SIGNATURES: Final = 13
 ALPN: Final = 16
 PADDING: Final = 21
+VERSIONS: Final = 43
+SHARES: Final = 51
 _RECORD: Final = 16 * 1024
 
 
@@ -42,6 +46,23 @@ def server_name(*names: bytes, kind: int = 0) -> bytes:
 def alpn(*protocols: bytes) -> bytes:
     """The extension that offers these protocols."""
     return extension(ALPN, vector(b"".join(vector(protocol, 1) for protocol in protocols), 2))
+
+
+def groups(*offered: int) -> bytes:
+    """The extension that names the key exchange groups."""
+    return extension(GROUPS, vector(b"".join(group.to_bytes(2) for group in offered), 2))
+
+
+def shares(*sent: tuple[int, bytes]) -> bytes:
+    """The extension with key shares, each of a group."""
+    return extension(SHARES, vector(b"".join(group.to_bytes(2) + vector(share, 2) for group, share in sent), 2))
+
+
+def canned(name: str, offered: Sequence[int], sent: Sequence[tuple[int, bytes]], *more: bytes) -> bytes:
+    """A hello of TLS 1.3 with signatures by ECDSA and RSA: a server works on it, and its sender computes nothing."""
+    version = extension(VERSIONS, vector(b"\x03\x04", 1))
+    signatures = extension(SIGNATURES, vector(bytes.fromhex("0403050306030804080508060807"), 2))
+    return records(message([server_name(name.encode()), version, signatures, groups(*offered), shares(*sent), *more]))
 
 
 def padding(size: int) -> bytes:

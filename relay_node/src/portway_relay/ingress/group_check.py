@@ -1,0 +1,32 @@
+"""Whether OpenSSL keeps to the key exchange groups that are chosen at the peek, shown by hellos of its own."""
+
+import ssl
+
+from portway_runtime.tls_choices import VISITOR_GROUPS, Group, restrict
+
+from portway_relay.ingress.client_hello import Parsed, parse
+from portway_relay.ingress.decision import choose_group
+
+
+def fault() -> str:
+    """Why this machine's OpenSSL cannot serve visitors; empty when it can."""
+    for group in VISITOR_GROUPS:
+        hello = parse(_hello(group))
+        if not isinstance(hello, Parsed) or choose_group(hello.groups, hello.shares) != group:
+            return (
+                f"{ssl.OPENSSL_VERSION} does not use {group.name} when it is told to: "
+                "do the Groups in its configuration file (OPENSSL_CONF) begin with another one?"
+            )
+    return ""
+
+
+def _hello(group: Group) -> bytes:
+    """What a context with this group would send as a client. Its list of groups is the same as a server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    restrict(context, group)
+    sent = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="check").do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return sent.read()

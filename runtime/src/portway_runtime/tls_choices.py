@@ -1,0 +1,43 @@
+"""The key exchange groups and cipher suites of Portway's own TLS endpoints. They are named here and nowhere else.
+
+OpenSSL's defaults let a peer choose finite-field groups: one handshake with ffdhe8192 takes as long as some three
+hundred with X25519, and costs the peer a canned ClientHello (docs/decisions/0053).
+
+Not here: which group a visitor's connection gets (the relay's ingress), and gRPC, whose library has groups of its own.
+"""
+
+import ssl
+from enum import IntEnum
+from typing import Final
+
+
+class Group(IntEnum):
+    """A key exchange group, by its number in TLS (RFC 8446 §4.2.7)."""
+
+    P256 = 23
+    X25519 = 29
+
+
+# Preferred first. Every visitor's library offers one of them.
+VISITOR_GROUPS: Final = (Group.X25519, Group.P256)
+# Of lanes, from clients and between nodes. RFC 8446 §9.1 demands it of every implementation of TLS 1.3, and every
+# OpenSSL that Python may be linked with can be set to it.
+LANE_GROUP: Final = Group.P256
+
+# Of TLS 1.2: ECDHE and AEAD. All suites of TLS 1.3 are both.
+_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_OPENSSL_NAMES: Final = {Group.P256: "prime256v1", Group.X25519: "X25519"}
+
+
+def restrict(context: ssl.SSLContext, group: Group) -> None:
+    """Let `context` use this group, and suites with ECDHE and AEAD alone.
+
+    P-256 is then the only group. X25519 is the only one where `ssl` can set it, and else the preferred one of OpenSSL's
+    own list: a server must see to it that the client's hello leads to no other.
+    """
+    context.set_ciphers(_SUITES)
+    try:
+        context.set_ecdh_curve(_OPENSSL_NAMES[group])
+    except ssl.SSLError:  # Python 3.11 takes only curves on which OpenSSL signs too
+        if group is not Group.X25519:
+            raise
