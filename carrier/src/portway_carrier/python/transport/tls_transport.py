@@ -11,10 +11,19 @@ from typing import Any, Final, cast
 from portway_proto.wire.frames import Bytes
 
 from portway_carrier.python.core.core import Core
+from portway_carrier.python.transport.tls_records import RecordCounter
 
 # A longer one is flushed at once: megabytes can be written in one turn of the loop, and back-pressure sees only what
 # has been flushed.
 _SHORT_ANSWER: Final = 16 * 1024
+
+# Records after the handshake that bring no data, in the life of a connection: KeyUpdates, alerts, requests to
+# renegotiate, empty ones. A KeyUpdate is due for some 2^24 records (RFC 8446 §5.5), and a server sends a ticket or two.
+_MOST_BARE_RECORDS: Final = 64
+# OpenSSL works through all bare records that it has been given before it returns, 5 to 10 µs for each: what holds more
+# records than this is passed to it in pieces.
+_RECORDS_AT_ONCE: Final = 64
+_PIECE: Final = 2 * 1024  # bytes; as many KeyUpdates
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
@@ -26,11 +35,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     __slots__ = (
         "_above",
+        "_bare_records",
         "_closing",
         "_core",
         "_ended",
         "_error",
         "_from_peer",
+        "_held_back",
+        "_records",
         "_tcp",
         "_tls",
         "_to_peer",
@@ -56,6 +68,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._tcp: asyncio.Transport | None = None
         self._ended = False  # the peer has sent its close_notify
         self._closing = False
+        self._held_back = 0  # bytes in _to_peer that leave with the first answer
+        self._records = RecordCounter()
+        self._bare_records = 0  # received so far without data; a record that has not arrived whole counts too
         self._error: Exception | None = None
         self.handshake: asyncio.Future[None] = core.loop.create_future()
 
@@ -70,8 +85,20 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._core.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._from_peer.write(self._core.ciphertext[:nbytes])
-        self._advance()
+        received = self._core.ciphertext[:nbytes]
+        count = self._records.count(received, _RECORDS_AT_ONCE)
+        if count is not None:
+            self._bare_records += count
+            self._from_peer.write(received)
+            self._advance()
+            return
+        for start in range(0, nbytes, _PIECE):
+            piece = received[start : start + _PIECE]
+            self._bare_records += self._records.count(piece, _PIECE) or 0
+            self._from_peer.write(piece)
+            self._advance()
+            if self._connected.is_closing():
+                return
 
     def eof_received(self) -> bool:
         if not self.handshake.done():
@@ -178,13 +205,19 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if not self._tls.server_side or self._tls.version() != "TLSv1.3":
             self._flush()
         # All that a TLS 1.3 server still has to send is a session ticket: it leaves with the first bytes.
+        self._held_back = self._to_peer.pending
+        self._bare_records = 0
         self.handshake.set_result(None)
         self._above.connection_made(self)
         return not self._connected.is_closing()
 
     def _read(self) -> None:
-        """Pass on everything that has arrived as one piece. It fits: plaintext is not longer than its ciphertext."""
-        room, size = self._core.read_buffer.room, 0
+        """Pass on everything that has arrived as one piece. It fits: plaintext is not longer than its ciphertext.
+
+        What OpenSSL has written meanwhile is sent, such as the alert that declines a renegotiation. A peer that only
+        makes it do so is dropped.
+        """
+        room, size, filled = self._core.read_buffer.room, 0, 0
         try:
             while self._from_peer.pending or self._tls.pending():
                 got = self._tls.read(len(room), room[size:])
@@ -192,8 +225,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                     self._ended = True
                     break
                 size += cast(int, got)
+                filled += 1
         except ssl.SSLWantReadError:
             pass
+        self._bare_records -= filled
+        if self._bare_records > _MOST_BARE_RECORDS:
+            self._fail(ConnectionAbortedError("the peer sends TLS records without data"))
+            return
+        if self._to_peer.pending > self._held_back:
+            self._flush()
         if self._closing:
             if self._ended:
                 self._connected.close()
@@ -211,10 +251,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         if self._to_peer.pending and not self._connected.is_closing():
+            self._held_back = 0
             self._connected.write(self._to_peer.read())
 
-    def _fail(self, error: ssl.SSLError) -> None:
-        """Send the alert that OpenSSL has written for `error`, and drop the connection."""
+    def _fail(self, error: OSError) -> None:
+        """Send the alert that OpenSSL has written for `error`, if any, and drop the connection."""
         self._error = error
         if not self.handshake.done():
             self.handshake.set_exception(error)
