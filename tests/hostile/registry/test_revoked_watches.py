@@ -15,6 +15,7 @@ from portway_registry.server import Registry
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
 
+EPOCHS = 50
 WITHIN = 2.0  # seconds, as docs/architecture/threats.md promises
 
 
@@ -79,10 +80,10 @@ async def test_a_watch_that_is_not_read_ends_too(
             response_deserializer=admin_pb2.WatchTunnelsResponse.FromString,
         )(admin_pb2.WatchTunnelsRequest(), metadata=bearer(token.token))
         await synced(watch)
-        chain = Chain()
-        # A hundred changes of some 300 bytes in a batch, of which a stream's window holds 64 KiB.
-        for batch in range(10):
-            await node.announce(*(tunnel_info(chain, 1 + batch * 100 + number) for number in range(100)))
+        # Changes of some 450 bytes, of which a stream's window holds 64 KiB at first.
+        chains = [Chain() for _ in range(40)]
+        for epoch in range(1, EPOCHS + 1):
+            await node.announce(*(tunnel_info(chain, epoch, host="h" * 250) for chain in chains))
         await operator.revoke(token.info.id)
         await asyncio.sleep(WITHIN)
         late = tunnel_info(Chain())
@@ -90,6 +91,7 @@ async def test_a_watch_that_is_not_read_ends_too(
         changes, code, _ = await rest_of(watch)
         assert code is StatusCode.UNAUTHENTICATED
         assert late.label not in {change.tunnel.label for change in changes}
+        assert len(changes) < len(chains) * EPOCHS, "the registry never waited to write"
 
 
 async def test_a_watch_at_another_replica_ends_too(etcd: EtcdServer, pki: Pki, tmp_path: Path) -> None:
