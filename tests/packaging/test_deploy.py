@@ -101,14 +101,15 @@ def test_what_is_installed_is_pinned_and_hashed(tmp_path: Path) -> None:
     uv = shutil.which("uv") or (str(kept[-1]) if kept else None)
     if uv is None:
         pytest.skip("needs uv")
-    (line,) = re.findall(r"^\$ uv (export .*)$", _README, re.MULTILINE)
-    arguments = shlex.split(line)
+    (command,) = re.findall(r"^\$ uv (export (?:.*\\\n)*.*)$", _README, re.MULTILINE)
+    arguments = shlex.split(command.replace("\\\n", " "))
     file = tmp_path / "requirements.txt"
     arguments[arguments.index("--output-file") + 1] = str(file)
     subprocess.run([uv, "--offline", *arguments], cwd=_ROOT, check=True, capture_output=True)
     text = re.sub(r"^#.*\n|^ +#.*\n", "", file.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     requirements = [one for one in text.splitlines() if one.strip()]
     assert {"grpcio", "cryptography", "uvloop"} <= {re.split(r"[=\[ ]", one)[0] for one in requirements}
+    assert not any(one.startswith(("trustme", "pytest", "mypy")) for one in requirements), "tests are not deployed"
     for requirement in requirements:
         assert re.match(r"[A-Za-z0-9._-]+==[^ ]+ ", requirement), requirement
         assert "--hash=sha256:" in requirement, requirement
