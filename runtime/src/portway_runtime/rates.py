@@ -38,6 +38,12 @@ class TokenBucket:
         self._left -= cost
         return True
 
+    def charge(self, cost: float) -> float:
+        """Take `cost` tokens, also those that are not there yet. Returns the seconds until they are; 0 means now."""
+        if not self.take(cost):
+            self._left -= cost
+        return max(0.0, -self._left / self._rate)
+
     def take_or_wait(self, cost: float) -> float:
         """Take `cost` tokens and return 0; or take none and return the seconds, above 0, until there are enough."""
         return 0.0 if self.take(cost) else (cost - self._left) / self._rate
@@ -91,6 +97,10 @@ class KeyedRate(Generic[K]):
         """As TokenBucket.take_or_wait, of this key's bucket."""
         return self._bucket(key).take_or_wait(cost)
 
+    def charge(self, key: K, cost: float) -> float:
+        """As TokenBucket.charge, of this key's bucket."""
+        return self._bucket(key).charge(cost)
+
     def give_back(self, key: K) -> None:
         """Return one token of this key."""
         bucket = self._buckets.get(key)
@@ -123,6 +133,15 @@ class AddressRate:
     def give_back(self, address: str) -> None:
         """Return one token of this address."""
         self._rates.give_back(address_key(address))
+
+
+def address_prefixes(address: str) -> tuple[str | bytes, ...]:
+    """The prefixes that an address belongs to, the widest first: the /24 of an IPv4 address and the address itself, or
+    the /48, /56 and /64 of an IPv6 address. Whoever has many addresses has them in few of the widest ones."""
+    key = address_key(address)
+    if isinstance(key, bytes):
+        return key[:6], key[:7], key
+    return key.rpartition(".")[0], key
 
 
 def address_key(address: str) -> str | bytes:

@@ -1,7 +1,7 @@
 """Token buckets, one for each key of many, in bounded memory; turns for callers that come all at once."""
 
 import pytest
-from portway_runtime.rates import AddressRate, KeyedRate, TokenBucket, Turns
+from portway_runtime.rates import AddressRate, KeyedRate, TokenBucket, Turns, address_prefixes
 from portway_testkit.fakes.clock import ManualClock
 
 
@@ -157,3 +157,24 @@ def test_the_keys_whose_rate_is_remembered_are_bounded(clock: ManualClock) -> No
     assert len(rate) == 10
     assert not rate.take("token29")
     assert rate.take("token0")
+
+
+def test_what_is_charged_may_be_owed(clock: ManualClock) -> None:
+    """The seconds until nothing is owed any more; each further charge adds to them."""
+    bucket = TokenBucket(10, 20, clock)
+    assert [bucket.charge(20), bucket.charge(5), bucket.charge(5)] == [0, 0.5, 1.0]
+    clock.now += 1.5
+    assert bucket.charge(5) == 0
+    rate = KeyedRate[str](10, 20, clock, capacity=10)
+    assert [rate.charge("a", 25), rate.charge("b", 20)] == [0.5, 0]
+
+
+def test_an_address_has_prefixes() -> None:
+    """An IPv4 address its /24; an IPv6 address, whatever its scope, its /48, /56 and /64."""
+    assert address_prefixes("192.0.2.7") == ("192.0.2", "192.0.2.7")
+    widest, wider, own = address_prefixes("2001:db8:1:234::5%eth0")
+    assert (widest, wider, own) == (
+        bytes.fromhex("20010db80001"),
+        bytes.fromhex("20010db8000102"),
+        bytes.fromhex("20010db800010234"),
+    )

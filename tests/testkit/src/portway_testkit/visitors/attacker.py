@@ -22,8 +22,8 @@ _READ: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """`at_once` connections and then `rate` per second, to `ports` in turn, from `addresses` loopback addresses; each
-    sends one of `says`.
+    """`at_once` connections and then `rate` per second, to `ports` in turn, from `addresses` loopback addresses in at
+    least `networks` /24s; each sends one of `says`.
 
     At most `hold` are kept open: for each further one the oldest is read and closed.
     """
@@ -35,11 +35,12 @@ class Attack:
     at_once: int = 0
     hold: int = 200
     addresses: int = 1
+    networks: int = 1
 
     def source(self, number: int) -> str:
         """The source address of the connection with this number."""
-        which = number % self.addresses
-        return f"127.9.{which // 250}.{which % 250 + 1}"
+        which, network = divmod(number % self.addresses, self.networks)
+        return f"127.9.{network + which // 250 * self.networks}.{which % 250 + 1}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,49 @@
+"""Clients' lanes that send a whole hello and then nothing, from a few addresses, faster than they are let go."""
+
+import time
+from collections.abc import Callable
+
+import portway
+import pytest
+from portway.errors import Error
+from portway_proto.wire.limits import LINK_ALPN
+from portway_testkit.visitors.attacker import Attack, Attacker
+from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.visitors.siege import Besieged
+from portway_testkit.waiting import eventually
+
+# The node, its client and a process that attacks it start first, and rounds of half a second follow.
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+
+MOST = 256  # the node's --max-greetings
+ATTEMPTS = 12
+ENOUGH = 11
+WITHIN = 2.0
+
+
+@pytest.mark.parametrize("networks", [1, 6])
+def test_stalled_hellos_of_few_prefixes_shut_no_client_out(
+    besieged: Besieged, as_client: Callable[[Besieged], None], networks: int
+) -> None:
+    """From six addresses, of one /24 or of six, they fill every place again as soon as it is free: a client of another
+    prefix gets one at once, and attaches."""
+    as_client(besieged)
+    hello = real_hello(besieged.server_name, [LINK_ALPN]).hex()
+    attack = Attack(
+        besieged.host, [besieged.port], 1_500, [hello], at_once=2 * MOST, hold=4_000, addresses=6, networks=networks
+    )
+    took = []
+    with Attacker(attack) as attacker:
+        attacker.go()
+        eventually(lambda: besieged.metrics()["greeting_lanes"] == MOST)
+        for _ in range(ATTEMPTS):
+            began = time.monotonic()
+            try:
+                with portway.forward(1, timeout=WITHIN):
+                    took.append(time.monotonic() - began)
+            except Error as error:
+                print(error)
+        assert besieged.metrics()["greeting_lanes"] > MOST / 2
+        report = attacker.rest()
+    print(f"{len(took)} of {ATTEMPTS} attached, the last after {max(took, default=0):.2f} s; {report.opened} opened")
+    assert len(took) >= ENOUGH
