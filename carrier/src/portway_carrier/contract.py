@@ -53,6 +53,15 @@ class Stream(Protocol):
         ...
 
 
+class FrameBudget(Protocol):
+    """What the frames of a lane that belong to no visit are charged to."""
+
+    def charge(self, frames: int, size: int) -> float:
+        """Charge frames that were received together, and their bytes. Bytes of frames that are skipped are in `size`
+        alone. Returns the seconds for which the lane must not be read; 0 for none."""
+        ...
+
+
 class Lane(Protocol):
     """A framed connection, control lane or data lane, on either side."""
 
@@ -62,6 +71,12 @@ class Lane(Protocol):
     def send(self, frame_type: int, payload: bytes = b"") -> None:
         """Send a frame that does not belong to a visit. Raises ValueError when the payload is over its type's limit.
         On a lane that is closed or closing it has no effect: `lane_closed` reports the end."""
+        ...
+
+    def charge_to(self, budget: FrameBudget) -> None:
+        """Charge what the peer sends outside visits to `budget` from now on: PINGs as well, which are answered here,
+        and never DATA. A lane that would have to be left unread for longer than Limits.ping_interval is closed with
+        ProtocolViolation."""
         ...
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
@@ -253,9 +268,12 @@ class Carrier(Protocol):
         other failures are reported by the stream."""
         ...
 
-    def lane(self, stream: Stream, side: Side, events: LaneEvents) -> Lane:
+    def lane(self, stream: Stream, side: Side, events: LaneEvents, *, greeted: bool = True) -> Lane:
         """A lane on the connection of a stream that is ready and was not joined. `side` is this process's end. The
         lane's liveness is watched from now on.
+
+        Without `greeted` the peer has to send a first frame, which comes to `events`. Until then no PING is answered,
+        and a lane on which more than one frame's bytes have arrived is closed with ProtocolViolation.
 
         Raises CarrierError, having closed the stream, when the connection was lost."""
         ...

@@ -53,6 +53,9 @@ class NodeLimits:
     max_sessions: int = _limit(
         5_000, "client sessions; with 8 lanes each they use the descriptors of a well-configured machine"
     )
+    max_sessions_per_token: int = _limit(
+        2_500, "client sessions of one token, half of them; a token with a quota of tunnels has a few more than that"
+    )
     sessions_per_second: int = _limit(
         200,
         "new client sessions per second, each with the handshakes of its lanes, the proofs of its tunnels and "
@@ -66,6 +69,20 @@ class NodeLimits:
     max_visits_per_tunnel: int = _limit(4_096, "visits of one tunnel in progress; more could not have a lane")
     binds_per_second: int = _limit(50, "tunnels that one session may open per second; a proof takes up to 2 ms")
     bind_burst: int = _limit(1_000, "tunnels that one session may open at once, as when it comes back with all of them")
+    lane_frames_per_second: int = _limit(
+        200,
+        "frames per second that a client may send on one control lane, each KiB of them as one more: twice "
+        "what opening 50 tunnels per second and closing them takes; above it the lane waits",
+    )
+    lane_frame_burst: int = _limit(
+        4_000, "the same at once: a client that comes back with 1,000 tunnels and their tickets sends half of it"
+    )
+    token_frames_per_second: int = _limit(
+        1_000, "the same of all sessions of one token: a twentieth of a core when each request is refused"
+    )
+    token_frame_burst: int = _limit(
+        40_000, "the same at once: 10,000 tunnels in 200 sessions come over from another node"
+    )
     proof_hashes_per_second: int = _limit(
         200_000,
         "hashes per second to check the proofs of one token, or of one node: a twentieth of a core; one proof takes "
@@ -83,7 +100,9 @@ class NodeLimits:
     max_greetings_per_address: int = _limit(
         256, "the same, of one address; many clients behind one address come back in a few rounds"
     )
-    max_half_open: int = _limit(4_096, "connections whose ClientHello is awaited; the oldest is evicted for a new one")
+    max_half_open: int = _limit(
+        4_096, "connections whose ClientHello is awaited; for a new one the oldest of the prefix with most is evicted"
+    )
     max_half_open_per_address: int = _limit(
         256, "the same, of one address; an office's 100 connections per second, each with a lost packet"
     )
@@ -104,6 +123,9 @@ class NodeLimits:
     # Times that something is kept or waited for.
     resume_time: float = _limit(60.0, "seconds that the tunnels of a session without a connection are kept")
     port_rest: float = _limit(60.0, "seconds that a released raw port rests; visitors may still have its address")
+    max_resting_ports_per_token: int = _limit(
+        32, "raw ports of one token that rest, or its quota of tunnels where that is more; then it gets no new ones"
+    )
     drain_grace: float = _limit(60.0, "seconds for visits to finish after their tunnel moved to another node")
     leave_grace: float = _limit(5.0, "seconds for visits to finish after their client closed the tunnel")
     first_bytes_time: float = _limit(

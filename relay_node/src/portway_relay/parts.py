@@ -29,6 +29,7 @@ from portway_relay.raw_ports.reservation import PortReservation
 from portway_relay.raw_ports.sibling_ports import SiblingClaims, SiblingPorts
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.registry_link.calls import RegistryCalls
 from portway_relay.registry_link.label_questions import LabelQuestions
 from portway_relay.registry_link.outbox import Outbox
@@ -191,6 +192,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         raw.sockets,
         TunnelAnnouncer(routing.outbox, routing.peers, routing.routes, routing.describe),
         proofs=routing.proofs,
+        port_rests=TokenRests(limits.max_resting_ports_per_token, limits.port_rest, base.clock),
         max_visits=limits.max_visits_per_tunnel,
         clock=base.wall_clock,
     )

@@ -52,9 +52,9 @@ class PythonCarrier:
     def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
         return self._streams.connect(address, tls)
 
-    def lane(self, stream: Stream, side: Side, events: LaneEvents) -> PyLane:
+    def lane(self, stream: Stream, side: Side, events: LaneEvents, *, greeted: bool = True) -> PyLane:
         assert isinstance(stream, PyStream)
-        return frame_stream(stream, side, events)
+        return frame_stream(stream, side, events, greeted=greeted)
 
     def pool(self, control: Lane | None, limits: PoolLimits) -> PyPool:
         assert control is None or isinstance(control, PyLane)

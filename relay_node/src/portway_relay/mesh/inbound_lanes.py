@@ -195,7 +195,7 @@ class InboundLanes:
                 logger.warning("a node has as many lanes as it may have", extra={"node": identity.node})
                 return
             inbound = _InboundLane(self, self._events, identity)
-            lane = self._carrier.lane(stream, Side.ACCEPTOR, inbound)
+            lane = self._carrier.lane(stream, Side.ACCEPTOR, inbound, greeted=False)
         except CarrierError as error:
             logger.debug("a mesh connection failed: %s", error)
         except BaseException:

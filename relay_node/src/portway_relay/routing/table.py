@@ -23,6 +23,7 @@ from portway_runtime.errors import ListenError
 
 from portway_relay.errors import PortsUsedUp, Refused
 from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.routing.proofs import Proofs, is_proof
 from portway_relay.routing.tunnel import HeldTunnels, Holder, Tunnel
 
@@ -68,6 +69,7 @@ class TunnelTable:
         announcer: Announcer,
         *,
         proofs: Proofs,
+        port_rests: TokenRests,
         max_visits: int,
         clock: WallClock,
     ) -> None:
@@ -79,6 +81,7 @@ class TunnelTable:
         self._routes = routes
         self._proofs = proofs
         self._raw_ports = raw_ports
+        self._port_rests = port_rests
         self._announcer = announcer
         self._max_visits = max_visits
         self._clock = clock
@@ -168,8 +171,7 @@ class TunnelTable:
             return
         was_live = tunnel.live
         self._tunnels.remove(tunnel)
-        if tunnel.raw is not None:
-            tunnel.raw.release()
+        self._release_port(tunnel)
         if was_live:
             self._announcer.withdrawn(tunnel.label, tunnel.epoch)
         if closed:
@@ -212,6 +214,8 @@ class TunnelTable:
                 current.raw = None
                 tunnel.raw = raw
                 return
+        holder = tunnel.holder
+        self._port_rests.demand_room(holder.token_id, holder.max_tunnels, tunnel.label)
         try:
             tunnel.raw = self._raw_ports.take(tunnel.label, wanted)
         except PortsUsedUp as error:
@@ -221,12 +225,17 @@ class TunnelTable:
             raise Refused(
                 FAILURE_CODE_PORTS, "this node can open no raw TCP port now: try again, or ask its operator"
             ) from error
+        self._port_rests.given(holder.token_id, tunnel.label)
+
+    def _release_port(self, tunnel: Tunnel) -> None:
+        if tunnel.raw is not None:
+            tunnel.raw.release()
+            self._port_rests.released(tunnel.holder.token_id, tunnel.label)
 
     def _displace(self, current: Tunnel, holder: Holder) -> None:
         """Remove the tunnel that a higher epoch replaces; its visits in progress may finish."""
         self._tunnels.remove(current)
-        if current.raw is not None:
-            current.raw.release()
+        self._release_port(current)
         if current.holder is not holder:
             logger.info("tunnel taken over", extra={"label": short_label(current.label), "epoch": current.epoch})
             failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again elsewhere")

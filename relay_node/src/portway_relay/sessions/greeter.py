@@ -107,7 +107,7 @@ class Greeter:
     async def _shake_hands(self, greeting: "_GreetingLane", stream: Stream) -> None:
         try:
             await stream.ready()
-            greeting.lane = self._carrier.lane(stream, Side.OPENER, greeting)
+            greeting.lane = self._carrier.lane(stream, Side.OPENER, greeting, greeted=False)
         except CarrierError as error:
             self.stop_waiting(greeting)
             logger.debug("a client's connection failed: %s", error)

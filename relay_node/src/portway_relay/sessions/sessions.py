@@ -29,9 +29,11 @@ from portway_runtime.rates import Turns
 from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
 from portway_relay.routing.tunnel import Tunnel
+from portway_relay.sessions.frame_budgets import FrameBudgets
 from portway_relay.sessions.grants import Grant, GrantVerifier
 from portway_relay.sessions.session import Session
 from portway_relay.sessions.session_tunnels import SessionContext
+from portway_relay.sessions.token_sessions import TokenSessions
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class Sessions:
         self._away: dict[Session, asyncio.TimerHandle] = {}
         self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
         limits = config.limits
+        self._by_token = TokenSessions(limits.max_sessions_per_token)
+        self._budgets = FrameBudgets(limits, context.clock)
         self._turns = Turns(limits.sessions_per_second, limits.session_burst, context.clock)
         self.postponed = 0  # new clients that were given a later turn
         self._refusing = ""  # why new clients are refused; empty while they are accepted
@@ -92,6 +96,7 @@ class Sessions:
         if session is None or not resumed:
             session = self._new(grant)
         self._stop_waiting(session)
+        lane.charge_to(self._budgets.control_lane(grant.token_id))
         session.attach(lane, grant)
         welcome = Welcome(
             session_id=session.id,
@@ -116,6 +121,7 @@ class Sessions:
         counts = session.pool.counts
         if counts.idle + counts.busy >= self._config.limits.max_lanes:
             raise Refused(FAILURE_CODE_OVERLOADED, "the session has as many lanes as this node gives to one")
+        lane.charge_to(self._budgets.data_lane())
         session.pool.park(lane)
 
     # The SessionOwner.
@@ -123,6 +129,7 @@ class Sessions:
     def control_lost(self, session: Session) -> None:
         if not self._closing:
             self._away[session] = self._loop.call_later(self._config.limits.resume_time, self._expire, session)
+            self._by_token.set_away(session)
             self._update_no_client()
 
     def session_left(self, session: Session) -> None:
@@ -187,9 +194,17 @@ class Sessions:
         return session if session is not None and hmac.compare_digest(session.secret, secret) else None
 
     def _new(self, grant: Grant) -> Session:
-        """A new session. Raises Refused."""
+        """A new session, in place of one of the token's that is away when it may have no more. Raises Refused."""
         limits = self._config.limits
-        if len(self._sessions) >= limits.max_sessions:
+        replaced: Session | None = None
+        if self._by_token.is_full(grant):
+            replaced = self._by_token.longest_away(grant.token_id)
+            if replaced is None:
+                raise Refused(
+                    FAILURE_CODE_OVERLOADED,
+                    "this API token has as many clients at this node as it may have: close one, or use another token",
+                )
+        elif len(self._sessions) >= limits.max_sessions:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has as many clients as it takes: attach to another one")
         turn = self._turns.take()
         if turn:
@@ -199,14 +214,18 @@ class Sessions:
                 f"too many clients came to this node at once: try again in {turn:.1f} s, or at another one",
                 retry_after=turn,
             )
+        if replaced is not None:
+            self._expire(replaced)
         pool = self._carrier.pool(None, PoolLimits(lanes=limits.max_lanes, wait=limits.lane_wait))
         session = Session(grant, pool, self, self._context)
         self._sessions[session.id] = session
+        self._by_token.add(session)
         self._update_no_client()
         return session
 
     def _stop_waiting(self, session: Session) -> None:
         """Cancel the timer of a session without a control lane."""
+        self._by_token.set_back(session)
         timer = self._away.pop(session, None)
         if timer is not None:
             timer.cancel()
@@ -215,6 +234,7 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         self._stop_waiting(session)
         self._sessions.pop(session.id, None)
+        self._by_token.discard(session)
         self._update_no_client()
 
     def _update_no_client(self) -> None:

@@ -9,6 +9,7 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_PORTS,
     FAILURE_CODE_PROOF,
 )
+from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
 from portway_relay.errors import Refused
 from portway_relay.raw_ports import sockets as raw_module
@@ -171,3 +172,44 @@ def test_a_token_that_makes_proofs_up_is_told_to_wait(node: Node, clock: ManualC
     assert caught.value.code == FAILURE_CODE_OVERLOADED
     assert caught.value.retry_after == pytest.approx((2 * 4_096 - 5_000) / 1_000)
     assert node.claim(honest, 4_000).epoch == 4_000
+
+
+async def test_one_token_does_not_make_all_ports_rest(clock: ManualClock, free_ports: FreePorts) -> None:
+    """A token whose tunnels come and go gets no more ports while as many as it may have rest; others get theirs, and
+    so does a label of its own whose port rests, and it when the first port has rested."""
+    node = Node(clock, free_ports(6), most_resting=2)
+    mine, other = FakeHolder("t1", max_tunnels=1), FakeHolder("t2", max_tunnels=1)
+    chains = [Chain(bytes([number]) * 32) for number in range(10, 14)]
+    for chain in chains[:2]:
+        node.table.release(node.claim(mine, 1, chain, unencrypted=True))
+        clock.now += 1
+    refused = node.refused(mine, 1, chains[2], unencrypted=True)
+    assert (refused.code, refused.retry_after) == (FAILURE_CODE_OVERLOADED, 58.0)
+    node.table.release(node.claim(other, 1, chains[3], unencrypted=True))
+    again = node.claim(mine, 2, chains[1], unencrypted=True)
+    node.table.release(again)
+    clock.now += 58
+    node.table.release(node.claim(mine, 1, chains[2], unencrypted=True))
+
+
+async def test_a_port_that_is_given_up_by_a_new_binding_counts_as_well(
+    clock: ManualClock, free_ports: FreePorts
+) -> None:
+    """The label is bound again without a raw port: the old one rests for its token."""
+    node = Node(clock, free_ports(6), most_resting=1)
+    holder = FakeHolder("t1", max_tunnels=1)
+    node.claim(holder, 1, CHAIN, unencrypted=True)
+    node.table.release(node.claim(holder, 2, CHAIN))
+    assert node.refused(holder, 1, OTHER, unencrypted=True).code == FAILURE_CODE_OVERLOADED
+
+
+async def test_a_token_may_open_all_its_tunnels_again(clock: ManualClock, free_ports: FreePorts) -> None:
+    """As many ports of it may rest as its quota, so that a program can be started again; without a quota all."""
+    for quota in (3, 0):
+        node = Node(clock, free_ports(6), most_resting=1)
+        holder = FakeHolder("t1", max_tunnels=quota)
+        for start in (20, 30)[: 1 if quota else 2]:
+            held = [node.claim(holder, 1, Chain(bytes([start + n]) * 32), unencrypted=True) for n in range(3)]
+            for tunnel in held:
+                node.table.release(tunnel)
+        assert node.account.resting == (3 if quota else 6)

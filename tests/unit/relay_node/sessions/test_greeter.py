@@ -66,8 +66,9 @@ class FakeCarrier:
         self.streams.append(FakeStream())
         return self.streams[-1]
 
-    def lane(self, stream: FakeStream, side: Side, events: LaneEvents) -> FakeLane:
+    def lane(self, stream: FakeStream, side: Side, events: LaneEvents, *, greeted: bool) -> FakeLane:
         assert side is Side.OPENER
+        assert not greeted
         self.lanes.append((FakeLane(), events))
         return self.lanes[-1][0]
 

@@ -71,6 +71,38 @@ async def test_a_node_that_has_its_fill_of_sessions_says_so(make_node: MakeNode)
     assert node.attach(resume=first.welcome).welcome.resumed, "coming back takes no further place"
 
 
+async def test_one_token_does_not_have_all_sessions_of_a_node(make_node: MakeNode) -> None:
+    """Those whose client is away count, and the one that is away for the longest time makes room for the next one."""
+    node = make_node(max_sessions=5, max_sessions_per_token=2)
+    first, second = node.attach(), node.attach()
+    assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_OVERLOADED
+    other = node.attach(node.grant("t2"))
+    second.lose()
+    first.lose()
+    third = node.attach()
+    assert len(node.sessions) == 3
+    assert node.carrier.pools[1].closed, "the pool of the session that was away first"
+    assert not node.attach(resume=second.welcome).welcome.resumed, "in the place of the first one, which was away too"
+    for client in (first, third, other):
+        client.leave()
+    assert len(node.sessions) == 1
+    node.attach()
+
+
+async def test_a_token_with_a_small_quota_has_few_sessions(make_node: MakeNode) -> None:
+    """One for each of its tunnels and a few to spare, however often it comes and goes."""
+    node = make_node()
+    grant = node.grant(max_tunnels=1)
+    for _ in range(100):
+        node.attach(grant).lose()
+    assert len(node.sessions) == node.sessions.away == 17
+    staying = [node.attach(grant) for _ in range(17)]
+    assert node.sessions.away == 0
+    assert refusal(node, Hello(version=1, grant=grant)).code == FAILURE_CODE_OVERLOADED
+    staying[0].leave()
+    node.attach(grant)
+
+
 async def test_clients_that_come_all_at_once_are_told_when_to_come(make_node: MakeNode) -> None:
     """After a burst each is told its own turn; who comes back to its session is let in all the same."""
     node = make_node(session_burst=2, sessions_per_second=10)

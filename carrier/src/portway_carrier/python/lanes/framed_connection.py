@@ -20,6 +20,8 @@ from portway_carrier.python.transport.connection import Connection
 _DATA: Final = int(FrameType.DATA)
 # Up to this size, copying the bytes behind their header is cheaper than a TLS record for the header alone.
 _JOINED_WRITE: Final = 64 * 1024
+# So many bytes of one read outside visits are not charged: a part of a header, a frame of a visit that is over.
+_IGNORED: Final = 64
 
 
 class FramedConnection(Connection):
@@ -28,6 +30,7 @@ class FramedConnection(Connection):
     __slots__ = (
         "_reader",
         "closed",
+        "control_frames",
         "deferred",
         "received_bytes",
         "sent_bytes",
@@ -45,6 +48,7 @@ class FramedConnection(Connection):
         self.unanswered_pings = 0
         self.closed = False  # its end was reported; the transport may still be closing
         self.deferred = b""  # a frame that leaves with the next write
+        self.control_frames = 0  # received outside visits, and not passed to `control_received` yet
         self._reader = FrameReader()
         self.attach(transport)
 
@@ -93,19 +97,23 @@ class FramedConnection(Connection):
             sink(data[HEADER_SIZE:])
             return
         self.silent_since, self.unanswered_pings = self.core.loop.time(), 0
+        carried = 0
         try:
             for frame_type, payload in self._reader.feed(data):
                 if self.closed:
                     return
                 if frame_type == _DATA:
+                    carried += HEADER_SIZE + len(payload)
                     sink = self.sink
                     if sink is not None:
                         self.received_bytes += len(payload)
                         sink(payload)
                     else:
                         self.data_without_sink(payload)
-                else:
-                    self.frame_received(frame_type, payload)
+                elif self.frame_received(frame_type, payload):
+                    carried += HEADER_SIZE + len(payload)
+            if self.control_frames or len(data) - carried > _IGNORED:
+                self.control_received(len(data) - carried)
         except RemoteProtocolError as error:
             self.protocol_violated(error)
 
@@ -117,12 +125,18 @@ class FramedConnection(Connection):
         self.detach()
         self.ended(ConnectionLost(f"the connection was lost: {error}" if error else "the peer closed it"))
 
-    # What a subclass implements. `data_without_sink` and `frame_received` may raise RemoteProtocolError.
+    # What a subclass implements. All but the last two may raise RemoteProtocolError.
 
     def data_without_sink(self, payload: Bytes) -> None:
         raise NotImplementedError
 
-    def frame_received(self, frame_type: int, payload: Bytes) -> None:
+    def frame_received(self, frame_type: int, payload: Bytes) -> bool:
+        """Handle a frame that is not DATA. Whether it belongs to the current visit; others count in
+        `control_frames`."""
+        raise NotImplementedError
+
+    def control_received(self, size: int) -> None:
+        """`control_frames` and `size` bytes, which belong to no visit, were received in one read."""
         raise NotImplementedError
 
     def protocol_violated(self, error: RemoteProtocolError) -> None:

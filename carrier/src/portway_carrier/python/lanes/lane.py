@@ -22,19 +22,22 @@ from portway_proto.wire.lane import (
     VisitRefused,
     VisitReset,
 )
-from portway_proto.wire.limits import MAX_KEPT
+from portway_proto.wire.limits import HEADER_SIZE, MAX_CONTROL, MAX_KEPT
 from portway_runtime.endpoints import Endpoint
 
-from portway_carrier.contract import LaneEvents
+from portway_carrier.contract import FrameBudget, LaneEvents
 from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.framed_connection import FramedConnection
+from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.stream import PyStream
 
 _PING: Final = int(FrameType.PING)
 _PONG: Final = int(FrameType.PONG)
 _RETIRE: Final = int(FrameType.RETIRE)
 _FAIL: Final = int(FrameType.FAIL)
+# Bytes before the first frame is complete: the largest one.
+_MAX_GREETING: Final = HEADER_SIZE + MAX_CONTROL
 
 
 class LaneVisit(Protocol):
@@ -99,9 +102,15 @@ class PyLane(FramedConnection):
     """Both the contract's Lane and the asyncio protocol of its connection."""
 
     __slots__ = (
+        "_budget",
         "_early_size",
         "_events",
+        "_greeted",
+        "_greeting_size",
+        "_held_back",
+        "_ping",
         "_stalled",
+        "_unread",
         "early_data",
         "open_sent_at",
         "opening",
@@ -113,7 +122,15 @@ class PyLane(FramedConnection):
     )
 
     def __init__(
-        self, core: Core, transport: asyncio.Transport, peer: Endpoint, side: Side, events: LaneEvents, *, tls: bool
+        self,
+        core: Core,
+        transport: asyncio.Transport,
+        peer: Endpoint,
+        side: Side,
+        events: LaneEvents,
+        *,
+        tls: bool,
+        greeted: bool,
     ) -> None:
         super().__init__(core, transport, peer, tls=tls)
         self.state = LaneState(side)
@@ -127,12 +144,21 @@ class PyLane(FramedConnection):
         self._events: LaneEvents | None = events
         self._early_size = 0
         self._stalled = False  # not read, because the peer does not read
+        self._budget: FrameBudget | None = None
+        self._greeted = greeted
+        self._greeting_size = 0
+        self._ping: bytes | None = None  # the payload of the last PING of this read
+        self._unread: asyncio.TimerHandle | None = None  # while it is not read, because its budget is used up
+        self._held_back = False  # not read, because its visit takes no more, or because it is stalled
         core.lane_opened(self)
 
     # The contract.
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
         self.write_frames(encode_frame(frame_type, payload))
+
+    def charge_to(self, budget: FrameBudget) -> None:
+        self._budget = budget
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
         if self.opening is None or self.closed:
@@ -280,6 +306,29 @@ class PyLane(FramedConnection):
             else:
                 self.resume_source()
 
+    def pause_source(self) -> None:
+        self._held_back = True
+        super().pause_source()
+
+    def resume_source(self) -> None:
+        self._held_back = False
+        if self._unread is None:
+            super().resume_source()
+
+    def _leave_unread(self, seconds: float) -> None:
+        if self.transport is not None:
+            kernel.receive_little(self.transport)  # otherwise what has piled up by then is read in one turn
+        if self._unread is None:
+            super().pause_source()
+        else:
+            self._unread.cancel()
+        self._unread = self.core.loop.call_later(seconds, self._read_again)
+
+    def _read_again(self) -> None:
+        self._unread = None
+        if not self._held_back:
+            super().resume_source()
+
     # Frames received.
 
     def protocol_violated(self, error: RemoteProtocolError) -> None:
@@ -295,12 +344,35 @@ class PyLane(FramedConnection):
                 raise RemoteProtocolError(f"more than {MAX_KEPT} bytes of DATA before OPENED")
             self.early_data.append(bytes(payload))
 
-    def frame_received(self, frame_type: int, payload: Bytes) -> None:
+    def frame_received(self, frame_type: int, payload: Bytes) -> bool:
         if frame_type in VISIT_FRAMES:
-            self._visit_frame(frame_type, payload)
-        elif frame_type == _PING:
-            if not self.writes_paused:  # bytes that wait show life as well, and PINGs must not fill the buffer
-                self.write_frames(encode_frame(FrameType.PONG, bytes(payload)))
+            return self._visit_frame(frame_type, payload)
+        self.control_frames += 1
+        self._control_frame(frame_type, payload)
+        return False
+
+    def control_received(self, size: int) -> None:
+        """Answer the PINGs of one read, by one PONG, and charge all of it that belongs to no visit."""
+        frames, self.control_frames = self.control_frames, 0
+        ping, self._ping = self._ping, None
+        # Bytes that wait to be written show life as well, and PINGs must not fill the buffer.
+        if ping is not None and not self.writes_paused:
+            self.write_frames(encode_frame(FrameType.PONG, ping))
+        if not self._greeted:
+            self._greeting_size += size
+            if self._greeting_size > _MAX_GREETING:
+                raise RemoteProtocolError(f"more than {_MAX_GREETING} bytes before the first frame")
+        elif self._budget is not None and not self.closed:
+            seconds = self._budget.charge(frames, size)
+            if seconds > self.core.limits.ping_interval:
+                raise RemoteProtocolError("too many frames outside visits")
+            if seconds > 0:
+                self._leave_unread(seconds)
+
+    def _control_frame(self, frame_type: int, payload: Bytes) -> None:
+        if frame_type == _PING:
+            if self._greeted:
+                self._ping = bytes(payload)
         elif frame_type == _PONG:
             pass  # that bytes were received is all that matters
         elif frame_type == _RETIRE and self.state.side is Side.OPENER:
@@ -311,11 +383,13 @@ class PyLane(FramedConnection):
             self.ended(PeerFailed(bytes(payload)))
             self.shut()
         elif self._events is not None and frame_type != _RETIRE:
+            self._greeted = True
             self.core.notify(self.abort, self._events.frame_received, self, frame_type, bytes(payload))
         else:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} out of place")
 
-    def _visit_frame(self, frame_type: int, payload: Bytes) -> None:
+    def _visit_frame(self, frame_type: int, payload: Bytes) -> bool:
+        """Whether the frame belongs to the current visit."""
         in_order = self.state.received is Ending.END
         event = self.state.receive(frame_type, payload)
         visit = self.visit
@@ -342,6 +416,7 @@ class PyLane(FramedConnection):
             if visit is not None:
                 visit.lane_refused(event.reason, event.message)
         self.settle()
+        return event is not None
 
     def _opening(self, opening: Opening) -> None:
         self.opening = opening
@@ -368,6 +443,9 @@ class PyLane(FramedConnection):
         self.sink = None
         self.opening = None
         self.early_data = []
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
         self.core.lane_closed(self)
         visit, self.visit = self.visit, None
         if visit is not None:
@@ -378,14 +456,14 @@ class PyLane(FramedConnection):
             self.core.notify(self.abort, self._events.lane_closed, self, error)
 
 
-def frame_stream(stream: PyStream, side: Side, events: LaneEvents) -> PyLane:
+def frame_stream(stream: PyStream, side: Side, events: LaneEvents, *, greeted: bool = True) -> PyLane:
     """A lane on the stream's connection, which leaves the stream. Raises CarrierError, having closed the stream, when
     the connection was lost."""
     transport = stream.transport
     if stream.lost is not None or transport is None or transport.is_closing():
         stream.abort()
         raise stream.lost or ConnectionLost("the connection was lost before it was framed")
-    lane = PyLane(stream.core, transport, stream.peer, side, events, tls=stream.tls)
+    lane = PyLane(stream.core, transport, stream.peer, side, events, tls=stream.tls, greeted=greeted)
     transport.set_protocol(lane)
     for data in stream.give_to(lane):
         lane.data_received(memoryview(data))

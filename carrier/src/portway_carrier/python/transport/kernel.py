@@ -14,6 +14,7 @@ from typing import Final
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 # ESTABLISHED, FIN_WAIT1 and FIN_WAIT2 (this side has sent FIN), CLOSE_WAIT (the peer has sent FIN).
 _ALIVE: Final = (1, 4, 5, 8)
+_LITTLE: Final = 8 * 1024  # bytes; Linux doubles it, for what it needs itself
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 # struct tcp_info of linux/tcp.h: eight u8 fields, then u32 fields. Below, the indexes of three of them.
 _FIELDS: Final = struct.Struct("=8B13I")
@@ -126,6 +127,14 @@ def _borrow(transport: BaseTransport) -> socket.socket | None:
     recv(), and makes a new socket object for each call."""
     sock = _socket_of(transport)
     return socket.socket(sock.family, sock.type, sock.proto, sock.fileno()) if sock is not None else None
+
+
+def receive_little(transport: BaseTransport) -> None:
+    """Let the kernel hold few bytes that were received and not read, so that the peer has to wait with its next."""
+    sock = _socket_of(transport)
+    if sock is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE)
 
 
 def reset_on_close(transport: BaseTransport) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from portway_carrier.contract import Lane, PoolCounts
+from portway_carrier.contract import FrameBudget, Lane, PoolCounts
 from portway_carrier.errors import CarrierError, ConnectionLost
 from portway_carrier.values import PoolLimits
 from portway_proto.v1.lane_pb2 import (
@@ -38,6 +38,7 @@ from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.sibling_ports import SiblingClaims
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import HeldTunnels, Tunnel
@@ -74,11 +75,15 @@ class FakeLane:
     refused: RefusalReason | None = None
     closed: bool = False
     aborted: bool = False
+    budget: FrameBudget | None = None
     peer: Endpoint = PEER
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
         if not self.closed:
             self.said.append(_ANSWERS[frame_type].FromString(payload))
+
+    def charge_to(self, budget: FrameBudget) -> None:
+        self.budget = budget
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
         self.refused = reason
@@ -294,6 +299,7 @@ class NodeSessions:
             self.raw_ports,
             self.announced,
             proofs=Proofs(1_000_000, 1_000_000, clock),
+            port_rests=TokenRests(config.limits.max_resting_ports_per_token, config.limits.port_rest, clock),
             max_visits=10,
             clock=clock,
         )

@@ -16,6 +16,7 @@ from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
 from portway_relay.errors import Refused
 from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import HeldTunnels, Tunnel
@@ -80,7 +81,7 @@ class KnownEpochs:
 class Node:
     """A table with everything around it."""
 
-    def __init__(self, clock: ManualClock, ports: PortRange) -> None:
+    def __init__(self, clock: ManualClock, ports: PortRange, *, most_resting: int = 32) -> None:
         self.announced = Announced()
         self.account = own_ports(ports, clock)
         raw = RawPorts("127.0.0.1", self.account, lambda label, sock, peer: sock.close())
@@ -93,6 +94,7 @@ class Node:
             raw,
             self.announced,
             proofs=Proofs(1_000, 5_000, clock),
+            port_rests=TokenRests(most_resting, 60.0, clock),
             max_visits=3,
             clock=clock,
         )

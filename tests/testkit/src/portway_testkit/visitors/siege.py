@@ -4,6 +4,7 @@ Here: a download without end, rounds that are compared with their neighbours, th
 attacks (attacker.py).
 """
 
+import os
 import random
 import socket
 import statistics
@@ -18,6 +19,7 @@ from typing import Final, Protocol, Self
 from portway.tunnel import Tunnel
 
 from portway_testkit.visitors.attacker import Attack, Attacker, AttackReport
+from portway_testkit.visitors.flooder import Flood, Flooder, FloodReport
 from portway_testkit.visitors.visiting import TIMEOUT, receive, visit
 
 # What the local server sends repeatedly. A short block would hide lost bytes.
@@ -154,6 +156,12 @@ def memory_of(process: int) -> float:
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
+def processor_time_of(process: int) -> float:
+    """The seconds that a process has run, in its own code and in the kernel."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def metrics_at(address: str) -> dict[str, float]:
     """Every sample of a node's /metrics by its name, labels included, without the prefix."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
@@ -183,6 +191,12 @@ class Besieged:
 
     def metrics(self) -> dict[str, float]:
         return metrics_at(self.admin)
+
+    def busy(self, seconds: float) -> float:
+        """The share of a core that the node uses in so many seconds from now on."""
+        began, before = time.monotonic(), processor_time_of(self.pid)
+        time.sleep(seconds)
+        return (processor_time_of(self.pid) - before) / (time.monotonic() - began)
 
     def memory(self) -> float:
         """The node's resident memory, in MiB."""
@@ -217,4 +231,11 @@ class Besieged:
             attacker.go()
             during()
             report = attacker.rest()
+        return figures, report
+
+    def flooded(self, flood: Flood) -> tuple[Figures, FloodReport]:
+        """Measure the tunnel's speed with and without a flood on a lane, which a new visitor must get past."""
+        with Flooder(flood) as flooder, Download(self.tunnel, self.ca) as download:
+            figures = besiege(download, flooder, self.pid, _ENOUGH, during=self.served)
+            report = flooder.rest()
         return figures, report

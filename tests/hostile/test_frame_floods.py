@@ -1,0 +1,92 @@
+"""Frames outside visits, as fast as they can be made: before the first frame of a lane, and within a session."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.message import Message
+from portway_proto.v1.lane_pb2 import Bind, Hello, Moved, Unbind
+from portway_proto.wire.frames import FrameType, encode_frame
+from portway_proto.wire.labels import Chain
+from portway_proto.wire.limits import MAX_CONTROL, PROTOCOL_VERSION
+from portway_testkit.links.hand_lane import grant_with
+from portway_testkit.visitors.flooder import Flood, Flooder
+from portway_testkit.visitors.siege import Besieged
+
+# The node, its client and a process that attacks it start first, and rounds of half a second follow.
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+
+PING = encode_frame(FrameType.PING, b"12345678")
+RATE = 1_000_000  # bytes per second
+# Seconds in which a flood uses up what a lane may send at once, and then rounds of one second each.
+BURST = 1.5
+ROUNDS = 5
+# 0.01 was measured; without budgets 0.1 to 0.3.
+MOST_OF_A_CORE = 0.05
+# Twenty handshakes per second at the most, as the attacker pauses between two lanes; 0.07 was measured.
+MOST_OF_A_CORE_FOR_HANDSHAKES = 0.25
+
+
+@pytest.fixture
+def flood(besieged: Besieged) -> Callable[..., Flood]:
+    def make(frames: bytes, rate: int, *, grant: str = "") -> Flood:
+        hello = Hello(version=PROTOCOL_VERSION, grant=grant, client_version="by hand").SerializeToString()
+        first = encode_frame(FrameType.HELLO, hello) if grant else b""
+        ca = str(besieged.ca)
+        return Flood(besieged.host, besieged.port, besieged.server_name, ca, rate, frames.hex(), first.hex())
+
+    return make
+
+
+def test_pings_before_the_first_frame_are_not_answered(besieged: Besieged, flood: Callable[..., Flood]) -> None:
+    """A lane that never says HELLO gets no PONG and is closed after as many bytes as a first frame may have. It costs
+    its handshake, and visitors are served."""
+    with Flooder(flood(PING, RATE)) as flooder:
+        flooder.go()
+        shares = [besieged.busy(1.0) for _ in range(ROUNDS)]
+        besieged.served()
+        report = flooder.rest()
+    print(f"busy {', '.join(f'{share:.2f}' for share in shares)}; {report}")
+    assert report.received == 0
+    assert report.lanes > 1
+    assert report.sent > MAX_CONTROL
+    assert statistics.median(shares) < MOST_OF_A_CORE_FOR_HANDSHAKES
+
+
+def frames_of(kind: str) -> bytes:
+    label = Chain().label
+    messages: dict[str, tuple[FrameType, Message]] = {
+        "unbind": (FrameType.UNBIND, Unbind(label=label)),
+        "moved": (FrameType.MOVED, Moved(label=label, node="fra-2", epoch=1, proof=bytes(32))),
+        "bind": (FrameType.BIND, Bind(request=1, label=label, epoch=1, proof=bytes(32))),
+    }
+    if kind == "ping":
+        return PING
+    frame_type, message = messages[kind]
+    return encode_frame(frame_type, message.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", ["ping", "unbind", "moved", "bind"])
+def test_a_session_that_floods_its_control_lane_takes_no_time(
+    besieged: Besieged, flood: Callable[..., Flood], kind: str
+) -> None:
+    """PINGs, requests that change nothing and requests that are refused: once its budget is used up the lane is not
+    read, and what it sends takes next to no time of the node."""
+    with Flooder(flood(frames_of(kind), RATE, grant=grant_with(besieged.environment))) as flooder:
+        flooder.go()
+        time.sleep(BURST)
+        shares = [besieged.busy(1.0) for _ in range(ROUNDS)]
+        report = flooder.rest()
+    print(f"busy {', '.join(f'{share:.2f}' for share in shares)}; {report}")
+    assert statistics.median(shares) < MOST_OF_A_CORE
+
+
+def test_visitors_are_served_while_a_session_floods_its_control_lane(
+    besieged: Besieged, flood: Callable[..., Flood]
+) -> None:
+    """The tunnel in use goes on, and new visitors are served."""
+    figures, report = besieged.flooded(flood(frames_of("unbind"), 300_000, grant=grant_with(besieged.environment)))
+    print(figures, report)
+    assert figures.ratio >= 0.8, figures
+    assert figures.grown < 16

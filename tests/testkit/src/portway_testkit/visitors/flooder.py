@@ -1,0 +1,168 @@
+"""A hostile client as a process of its own: one lane, and the same frames on it at a bounded rate of bytes.
+
+Here: the program (`python -m portway_testkit.visitors.flooder`) and what controls it. Not here: connections without
+TLS (attacker.py), what must not suffer (siege.py). A lane that the node closes is opened again, and what the node sends
+is read and counted.
+"""
+
+import json
+import select
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from portway_proto.wire.limits import LINK_ALPN
+
+from portway_testkit.visitors.visiting import connect_tls, tls_context
+
+_TICK: Final = 0.001
+_PATIENCE: Final = 30.0
+_READ: Final = 65_536
+_RECORD: Final = 22  # bytes that TLS 1.3 adds to each record
+# Seconds until a lane that was refused is dialled again.
+_PAUSE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """`first` once on each lane, then `frames` repeatedly, each time in a TLS record and a segment of its own.
+
+    rate: bytes per second, with those of TLS, as long as the node takes them.
+    """
+
+    host: str
+    port: int
+    server_name: str
+    ca: str
+    rate: int
+    frames: str  # in hexadecimal
+    first: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FloodReport:
+    """What happened since the process was started, in bytes and lanes."""
+
+    sent: int
+    received: int
+    lanes: int
+
+
+class Flooder:
+    """`with Flooder(flood) as flooder:` waits; `go()` floods until `rest()`."""
+
+    def __init__(self, flood: Flood) -> None:
+        self._flood = flood
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "portway_testkit.visitors.flooder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._order(json.dumps(asdict(self._flood)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(_PATIENCE)
+        self._process.stdout.close()
+
+    def go(self) -> FloodReport:
+        return self._order("go")
+
+    def rest(self) -> FloodReport:
+        """Stop, and leave the lane open: the next round goes on where this one ended, with no budget of a new lane."""
+        return self._order("rest")
+
+    def _order(self, word: str) -> FloodReport:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(word + "\n")
+        line = self._process.stdout.readline()
+        assert line, "the flooder has ended"
+        return FloodReport(**json.loads(line))
+
+
+class _Program:
+    def __init__(self, flood: Flood) -> None:
+        self._flood = flood
+        self._tls = tls_context(Path(flood.ca), LINK_ALPN)
+        self._frames = bytes.fromhex(flood.frames)
+        self._lane: ssl.SSLSocket | None = None
+        self._sent = self._received = self._lanes = 0
+
+    def run(self) -> None:
+        going, due, last = False, 0.0, 0.0
+        self._report()
+        while True:
+            readable, _, _ = select.select([sys.stdin], [], [], _TICK if going else None)
+            if readable:
+                word = sys.stdin.readline().strip()
+                if not word:
+                    self._close()
+                    return
+                going = word == "go"
+                due, last = 0.0, time.monotonic()
+                self._report()
+            if going:
+                now = time.monotonic()
+                due = min(due + (now - last) * self._flood.rate, self._flood.rate / 2)  # not read: not made up for
+                last = now
+                due -= self._flow(int(due))
+
+    def _flow(self, due: int) -> int:
+        """Send up to `due` bytes, and read. Returns the bytes that were sent."""
+        began = self._sent
+        try:
+            if self._lane is None:
+                self._open()
+            assert self._lane is not None
+            self._read(self._lane)
+            while self._sent - began < due:
+                self._sent += self._lane.send(self._frames) + _RECORD
+        except ssl.SSLWantWriteError:
+            pass
+        except OSError:
+            self._close()
+            time.sleep(_PAUSE)
+        return self._sent - began
+
+    def _open(self) -> None:
+        flood = self._flood
+        self._lane = connect_tls(self._tls, (flood.host, flood.port), flood.server_name)
+        self._lanes += 1
+        self._lane.sendall(bytes.fromhex(flood.first))
+        self._lane.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._lane.setblocking(False)
+
+    def _read(self, lane: ssl.SSLSocket) -> None:
+        try:
+            while True:
+                got = len(lane.recv(_READ))
+                if not got:
+                    raise ConnectionResetError
+                self._received += got
+        except ssl.SSLWantReadError:
+            pass
+
+    def _close(self) -> None:
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
+
+    def _report(self) -> None:
+        print(json.dumps(asdict(FloodReport(self._sent, self._received, self._lanes))), flush=True)
+
+
+if __name__ == "__main__":
+    _Program(Flood(**json.loads(sys.stdin.readline()))).run()
