@@ -36,8 +36,9 @@ class Framed(FramedConnection):
     def data_without_sink(self, payload: Bytes) -> None:
         self.without_sink.append(bytes(payload))
 
-    def frame_received(self, frame_type: int, payload: Bytes) -> None:
+    def frame_received(self, frame_type: int, payload: Bytes) -> bool:
         self.frames.append((frame_type, bytes(payload)))
+        return True
 
     def protocol_violated(self, error: RemoteProtocolError) -> None:
         self.violations.append(error)
