@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from portway_runtime.logs import BoundedHandler
 from portway_testkit.fixtures import as_client, origin, store  # noqa: F401 - for every folder
 
 _FD_DIRECTORY = Path("/proc/self/fd")
@@ -50,7 +51,7 @@ def no_leaked_log() -> Iterator[None]:
     before, level = root.handlers[:], root.level
     yield
     for handler in root.handlers[:]:
-        if type(handler) is logging.StreamHandler and handler not in before:
+        if type(handler) in (logging.StreamHandler, BoundedHandler) and handler not in before:
             root.removeHandler(handler)
             root.setLevel(level)
 
