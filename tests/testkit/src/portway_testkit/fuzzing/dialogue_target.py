@@ -40,7 +40,7 @@ def _seeds() -> tuple[bytes, ...]:
     raw = lane_pb2.Bound(
         request=2, host=f"{_LABEL}.{_ZONE}", port=443, unencrypted_host="192.0.2.1", unencrypted_port=20_001
     )
-    unasked = lane_pb2.Bound(request=_BINDS + 1, host="a", port=1)
+    unasked = lane_pb2.Bound(request=_BINDS + 1, host=f"{_LABEL}.{_ZONE}", port=443)
     later = [
         _frame(FrameType.BOUND, unasked),
         _frame(FrameType.BOUND, bound),
