@@ -10,8 +10,10 @@ from typing import Final
 
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import PROOF_SIZE, is_label
+from portway_proto.wire.limits import MAX_CLAIM
 
-# A NodeInfo that has its form takes at most 1,200 bytes, a TunnelInfo 700: 2,000 nodes fit into gRPC's 4 MiB.
+# A NodeInfo that has its form takes at most 1,200 bytes: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
+# its claim and ticket.
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_LABEL_OR_NONE: Final = re.compile(rf"(?:{_DNS_LABEL.pattern})?")
 # A DNS name, or an IP address with or without brackets.
@@ -23,6 +25,8 @@ _VERSION: Final = re.compile(r"[ -~]{0,64}")
 _TENANT: Final = re.compile(r"[0-9A-Za-z._@-]{0,64}")
 _TOKEN_ID: Final = re.compile(r"[0-9A-Za-z._-]{0,64}")
 _MAX_PORT: Final = 65535
+# Bytes. A ticket carries a certificate, which has 600 with the longest names.
+MAX_TICKET: Final = 4096
 _MAX_REACH_FAILURE: Final = 300  # bytes
 _SHOWN: Final = 40  # characters of a value in an error
 
@@ -60,11 +64,15 @@ def node_record(sent: NodeInfo) -> NodeInfo:
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
-    """A copy of `sent` with known fields only. Raises InvalidRecord. The proof is not verified."""
+    """A copy of `sent` with known fields only. Raises InvalidRecord. Nothing is verified."""
     if not is_label(sent.label):
         raise InvalidRecord(f"label {_shown(sent.label)} does not have its form ({len(sent.label)} characters)")
     if len(sent.proof) > PROOF_SIZE:
         raise InvalidRecord(f"proof has {len(sent.proof)} bytes; at most {PROOF_SIZE} are allowed")
+    if len(sent.claim) > MAX_CLAIM:
+        raise InvalidRecord(f"claim has {len(sent.claim)} bytes; at most {MAX_CLAIM} are allowed")
+    if len(sent.ticket) > MAX_TICKET:
+        raise InvalidRecord(f"ticket has {len(sent.ticket)} bytes; at most {MAX_TICKET} are allowed")
     return TunnelInfo(
         label=sent.label,
         node=_checked("node", sent.node, _DNS_LABEL_OR_NONE),
@@ -77,6 +85,8 @@ def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
         unencrypted_port=_port("unencrypted_port", sent.unencrypted_port),
         opened_at_ms=sent.opened_at_ms,
         host=_checked("host", sent.host, _HOST_NAME),
+        claim=sent.claim,
+        ticket=sent.ticket,
     )
 
 

@@ -1,11 +1,12 @@
-"""A map with a capacity, for state kept per peer, whose number is not bounded."""
+"""Maps with a capacity, for state kept per peer: one for all, and one with a share for each sender."""
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+S = TypeVar("S")
 
 
 class BoundedMap(OrderedDict[K, V]):
@@ -28,3 +29,52 @@ class BoundedMap(OrderedDict[K, V]):
             removed = self.pop(oldest)
             if self._evicted is not None:
                 self._evicted(oldest, removed)
+
+
+class Shares(Generic[S, K, V]):
+    """What senders said, each with a share of its own: no sender can evict what another one said.
+
+    At most `senders` of them are remembered; the one that has said nothing for the longest time is forgotten first.
+    """
+
+    def __init__(self, share: int, senders: int) -> None:
+        """`share` is the largest number of keys of one sender."""
+        self._share = share
+        self._by_sender: BoundedMap[S, BoundedMap[K, V]] = BoundedMap(senders)
+
+    def __len__(self) -> int:
+        """The entries of all senders."""
+        return sum(map(len, self._by_sender.values()))
+
+    def put(self, sender: S, key: K, value: V) -> None:
+        """Remember the sender's newest word on a key."""
+        said = self._by_sender.get(sender)
+        if said is None:
+            said = BoundedMap(self._share)
+        self._by_sender[sender] = said
+        said[key] = value
+
+    def get(self, sender: S, key: K) -> V | None:
+        """The sender's word on a key."""
+        said = self._by_sender.get(sender)
+        return None if said is None else said.get(key)
+
+    def all(self, key: K) -> Iterator[tuple[S, V]]:
+        """Every sender's word on a key."""
+        for sender, said in self._by_sender.items():
+            if key in said:
+                yield sender, said[key]
+
+    def of(self, sender: S) -> Iterator[tuple[K, V]]:
+        """All that a sender said; it may be discarded meanwhile."""
+        yield from list(self._by_sender.get(sender, {}).items())
+
+    def discard(self, sender: S, key: K) -> None:
+        """Forget a sender's word on a key."""
+        said = self._by_sender.get(sender)
+        if said is not None:
+            said.pop(key, None)
+
+    def forget(self, sender: S) -> None:
+        """Forget all that a sender said."""
+        self._by_sender.pop(sender, None)

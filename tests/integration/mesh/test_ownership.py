@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
-    FAILURE_CODE_PROOF,
+    FAILURE_CODE_CLAIM,
     Bind,
     BindRefused,
     Failure,
@@ -117,8 +117,8 @@ def test_a_forged_epoch_never_takes_anything(cluster: Cluster, attach: Attach, c
     holder.bind(chain, 2)
     eventually(lambda: shown(cluster) == [("fra-1", 2)])
     for proof in (chain.proof(2), chain.proof(1), Chain().proof(3), b"", b"\0" * 32, b"x" * 64):
-        assert refusal(thief, chain.label, 3, proof).code == FAILURE_CODE_PROOF
+        assert refusal(thief, chain.label, 3, proof).code == FAILURE_CODE_CLAIM
     for epoch in (0, 4097, 2**32 - 1):
-        assert refusal(thief, chain.label, epoch, chain.proof(1)).code == FAILURE_CODE_PROOF
+        assert refusal(thief, chain.label, epoch, chain.proof(1)).code == FAILURE_CODE_CLAIM
     assert holder.answers()
     assert shown(cluster) == [("fra-1", 2)]

@@ -42,7 +42,7 @@ _FAILURE: Final[Mapping[int, tuple[type[Error], str]]] = {
     ),
     FailureCode.FAILURE_CODE_REVOKED: (AuthError, "the token was revoked: ask for a new one"),
     FailureCode.FAILURE_CODE_QUOTA: (QuotaError, "the token has as many tunnels as its quota allows: close one"),
-    FailureCode.FAILURE_CODE_PROOF: (RemoteError, "the node does not accept the label's proof: upgrade portway"),
+    FailureCode.FAILURE_CODE_CLAIM: (RemoteError, "the node does not accept the label's proof: upgrade portway"),
     FailureCode.FAILURE_CODE_EPOCH: (RemoteError, "another client holds the label: open a new tunnel"),
     FailureCode.FAILURE_CODE_PORTS: (RemoteError, "the node has no raw TCP port free: try again later"),
     FailureCode.FAILURE_CODE_SESSION: (RemoteError, "the node does not know the session: try again"),

@@ -52,12 +52,15 @@ class LocateRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    SESSION_KEY_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """Restricts the candidates to a region; empty for any."""
     limit: _builtins.int
     """Limit of candidates; 0 for the registry's default."""
     client_version: _builtins.str
     strategy: Global___Strategy.ValueType
+    session_key: _builtins.bytes
+    """The public key (Ed25519, 32 bytes) that the grant is for."""
     def __init__(
         self,
         *,
@@ -65,10 +68,11 @@ class LocateRequest(_message.Message):
         limit: _builtins.int = ...,
         client_version: _builtins.str = ...,
         strategy: Global___Strategy.ValueType = ...,
+        session_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "region", b"region", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "region", b"region", "session_key", b"session_key", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,10 +122,15 @@ class LocateResponse(_message.Message):
     CLUSTER_CA_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
     CLIENT_COUNTRY_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    REGISTRY_TIME_MS_FIELD_NUMBER: _builtins.int
     cluster_ca: _builtins.bytes
     """PEM, one or more certificates: the CA that nodes are verified by."""
     client_country: _builtins.str
     """The client's country by GeoIP; empty when unknown."""
+    cluster_id: _builtins.str
+    registry_time_ms: _builtins.int
+    """The registry's clock, milliseconds since the Unix epoch: the time of what the client signs."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
@@ -133,10 +142,12 @@ class LocateResponse(_message.Message):
         cluster_ca: _builtins.bytes = ...,
         grant: Global___Grant | None = ...,
         client_country: _builtins.str = ...,
+        cluster_id: _builtins.str = ...,
+        registry_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "client_country", b"client_country", "cluster_ca", b"cluster_ca", "grant", b"grant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "client_country", b"client_country", "cluster_ca", b"cluster_ca", "cluster_id", b"cluster_id", "grant", b"grant", "registry_time_ms", b"registry_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,12 +184,17 @@ Global___Grant: _TypeAlias = Grant  # noqa: Y015
 class RenewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SESSION_KEY_FIELD_NUMBER: _builtins.int
+    session_key: _builtins.bytes
+    """As in Locate."""
     def __init__(
         self,
+        *,
+        session_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,16 +205,19 @@ class RenewResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GRANT_FIELD_NUMBER: _builtins.int
+    REGISTRY_TIME_MS_FIELD_NUMBER: _builtins.int
+    registry_time_ms: _builtins.int
     @_builtins.property
     def grant(self) -> Global___Grant: ...
     def __init__(
         self,
         *,
         grant: Global___Grant | None = ...,
+        registry_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "registry_time_ms", b"registry_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,16 +35,18 @@ class _FailureCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureCo
     """The grant is malformed, forged, for another cluster or expired beyond what is honoured."""
     FAILURE_CODE_REVOKED: _FailureCode.ValueType  # 4
     FAILURE_CODE_QUOTA: _FailureCode.ValueType  # 5
-    FAILURE_CODE_PROOF: _FailureCode.ValueType  # 6
-    """The label's proof does not fit."""
+    FAILURE_CODE_CLAIM: _FailureCode.ValueType  # 6
+    """The claim or the presence is malformed, forged, for another node or session, or does not list the claim."""
     FAILURE_CODE_EPOCH: _FailureCode.ValueType  # 7
-    """An equal or higher epoch holds the label."""
+    """A claim of higher rank owns the label."""
     FAILURE_CODE_PORTS: _FailureCode.ValueType  # 8
     """No raw TCP port is free."""
     FAILURE_CODE_SESSION: _FailureCode.ValueType  # 9
     FAILURE_CODE_OVERLOADED: _FailureCode.ValueType  # 10
     FAILURE_CODE_SHUTDOWN: _FailureCode.ValueType  # 11
     FAILURE_CODE_INVALID: _FailureCode.ValueType  # 12
+    FAILURE_CODE_TIME: _FailureCode.ValueType  # 13
+    """The presence is not of now, or the epoch is too far ahead: get the time from a registry, and sign again."""
 
 class FailureCode(_FailureCode, metaclass=_FailureCodeEnumTypeWrapper): ...
 
@@ -55,16 +57,18 @@ FAILURE_CODE_GRANT: FailureCode.ValueType  # 3
 """The grant is malformed, forged, for another cluster or expired beyond what is honoured."""
 FAILURE_CODE_REVOKED: FailureCode.ValueType  # 4
 FAILURE_CODE_QUOTA: FailureCode.ValueType  # 5
-FAILURE_CODE_PROOF: FailureCode.ValueType  # 6
-"""The label's proof does not fit."""
+FAILURE_CODE_CLAIM: FailureCode.ValueType  # 6
+"""The claim or the presence is malformed, forged, for another node or session, or does not list the claim."""
 FAILURE_CODE_EPOCH: FailureCode.ValueType  # 7
-"""An equal or higher epoch holds the label."""
+"""A claim of higher rank owns the label."""
 FAILURE_CODE_PORTS: FailureCode.ValueType  # 8
 """No raw TCP port is free."""
 FAILURE_CODE_SESSION: FailureCode.ValueType  # 9
 FAILURE_CODE_OVERLOADED: FailureCode.ValueType  # 10
 FAILURE_CODE_SHUTDOWN: FailureCode.ValueType  # 11
 FAILURE_CODE_INVALID: FailureCode.ValueType  # 12
+FAILURE_CODE_TIME: FailureCode.ValueType  # 13
+"""The presence is not of now, or the epoch is too far ahead: get the time from a registry, and sign again."""
 Global___FailureCode: _TypeAlias = FailureCode  # noqa: Y015
 
 @_typing.final
@@ -78,6 +82,7 @@ class Hello(_message.Message):
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     SESSION_SECRET_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the lane protocol. The node answers FAIL with VERSION to one that it does not support."""
     grant: _builtins.str
@@ -85,6 +90,10 @@ class Hello(_message.Message):
     session_id: _builtins.bytes
     """Both empty for a new session; otherwise the session to resume."""
     session_secret: _builtins.bytes
+    signature: _builtins.bytes
+    """Signed with the session key that the grant names, for this node and the certificate that it has shown (WIRE.md,
+    section 8.4).
+    """
     def __init__(
         self,
         *,
@@ -93,14 +102,43 @@ class Hello(_message.Message):
         client_version: _builtins.str = ...,
         session_id: _builtins.bytes = ...,
         session_secret: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "grant", b"grant", "session_id", b"session_id", "session_secret", b"session_secret", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "grant", b"grant", "session_id", b"session_id", "session_secret", b"session_secret", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Presence(_message.Message):
+    """The claims that this session holds from now on, or that the next BINDs make; sent before a BIND whose claim the last
+    one does not list, after an UNBIND, and every five minutes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """WIRE.md, section 8.3."""
+    grant: _builtins.str
+    """The client's newest grant, when the node has not seen it yet."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        grant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Presence: _TypeAlias = Presence  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -184,6 +222,7 @@ class Bind(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Echoed in the answer; counts up on this lane."""
     label: _builtins.str
@@ -191,6 +230,8 @@ class Bind(_message.Message):
     proof: _builtins.bytes
     ticket: _builtins.bytes
     """Ticket of the last Bound of this tunnel, if any: requests the same raw port."""
+    claim: _builtins.bytes
+    """WIRE.md, section 8.2. It names label, epoch and options."""
     @_builtins.property
     def options(self) -> _types_pb2.TunnelOptions: ...
     def __init__(
@@ -202,10 +243,11 @@ class Bind(_message.Message):
         proof: _builtins.bytes = ...,
         options: _types_pb2.TunnelOptions | None = ...,
         ticket: _builtins.bytes = ...,
+        claim: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "options", b"options", "proof", b"proof", "request", b"request", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "label", b"label", "options", b"options", "proof", b"proof", "request", b"request", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,7 +293,10 @@ class BindRefused(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     request: _builtins.int
+    claim: _builtins.bytes
+    """With EPOCH: the claim that owns the label. Without it the client believes no other node's."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     def __init__(
@@ -259,10 +304,11 @@ class BindRefused(_message.Message):
         *,
         request: _builtins.int = ...,
         failure: Global___Failure | None = ...,
+        claim: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "failure", b"failure", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,11 +343,16 @@ class Moved(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    PRESENCE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     node: _builtins.str
     """The other node, and the epoch of the binding there."""
     epoch: _builtins.int
     proof: _builtins.bytes
+    claim: _builtins.bytes
+    """The claim and the presence that the client has signed for the other node."""
+    presence: _builtins.bytes
     def __init__(
         self,
         *,
@@ -309,10 +360,12 @@ class Moved(_message.Message):
         node: _builtins.str = ...,
         epoch: _builtins.int = ...,
         proof: _builtins.bytes = ...,
+        claim: _builtins.bytes = ...,
+        presence: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "node", b"node", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "label", b"label", "node", b"node", "presence", b"presence", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,7 +379,10 @@ class Unbound(_message.Message):
 
     LABEL_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     label: _builtins.str
+    claim: _builtins.bytes
+    """With EPOCH: the claim that owns the label now."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     def __init__(
@@ -334,10 +390,11 @@ class Unbound(_message.Message):
         *,
         label: _builtins.str = ...,
         failure: Global___Failure | None = ...,
+        claim: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "label", b"label"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "failure", b"failure", "label", b"label"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,6 +478,7 @@ class Routes(_message.Message):
     GONE_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    PRESENCES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Answered with ROUTES_HEARD once the raw ports are listened on; 0 requests no answer. Counts up on this lane."""
     whole: _builtins.bool
@@ -431,6 +489,10 @@ class Routes(_message.Message):
     def gone(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gone]:
         """Released labels with the epoch that each had."""
 
+    @_builtins.property
+    def presences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Presences of sessions whose tunnels are named in this frame or were named before."""
+
     def __init__(
         self,
         *,
@@ -438,10 +500,11 @@ class Routes(_message.Message):
         gone: _abc.Iterable[Global___Gone] | None = ...,
         number: _builtins.int = ...,
         whole: _builtins.bool = ...,
+        presences: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "gone", b"gone", "number", b"number", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "gone", b"gone", "number", b"number", "presences", b"presences", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,9 +586,12 @@ class Answer(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     CLOSED_EPOCH_FIELD_NUMBER: _builtins.int
+    PRESENCE_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     closed_epoch: _builtins.int
     """The epoch with which the peer held the label until its client closed it; else 0."""
+    presence: _builtins.bytes
+    """The presence of the tunnel's session."""
     @_builtins.property
     def tunnel(self) -> _types_pb2.TunnelInfo:
         """Not set when the peer does not hold the label."""
@@ -536,10 +602,11 @@ class Answer(_message.Message):
         request: _builtins.int = ...,
         tunnel: _types_pb2.TunnelInfo | None = ...,
         closed_epoch: _builtins.int = ...,
+        presence: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_epoch", b"closed_epoch", "request", b"request", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_epoch", b"closed_epoch", "presence", b"presence", "request", b"request", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,12 +29,16 @@ class _EvictionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Evicti
     EVICTION_REASON_UNSPECIFIED: _EvictionReason.ValueType  # 0
     EVICTION_REASON_SUPERSEDED: _EvictionReason.ValueType  # 1
     EVICTION_REASON_QUOTA: _EvictionReason.ValueType  # 2
+    EVICTION_REASON_INVALID: _EvictionReason.ValueType  # 3
+    """The claim, the presence or the grant does not fit, or the token is unknown or revoked."""
 
 class EvictionReason(_EvictionReason, metaclass=_EvictionReasonEnumTypeWrapper): ...
 
 EVICTION_REASON_UNSPECIFIED: EvictionReason.ValueType  # 0
 EVICTION_REASON_SUPERSEDED: EvictionReason.ValueType  # 1
 EVICTION_REASON_QUOTA: EvictionReason.ValueType  # 2
+EVICTION_REASON_INVALID: EvictionReason.ValueType  # 3
+"""The claim, the presence or the grant does not fit, or the token is unknown or revoked."""
 Global___EvictionReason: _TypeAlias = EvictionReason  # noqa: Y015
 
 @_typing.final
@@ -133,6 +137,7 @@ class Announce(_message.Message):
     BOUND_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
     """Counts up; acknowledged by Announced with the same number once the store has the batch."""
     full: _builtins.bool
@@ -141,6 +146,10 @@ class Announce(_message.Message):
     def bound(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TunnelInfo]: ...
     @_builtins.property
     def withdrawn(self) -> _containers.RepeatedCompositeFieldContainer[Global___Withdrawal]: ...
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnouncedSession]:
+        """The sessions of the tunnels in this batch, and those with a renewed presence. With `full`, all of them."""
+
     def __init__(
         self,
         *,
@@ -148,14 +157,41 @@ class Announce(_message.Message):
         bound: _abc.Iterable[_types_pb2.TunnelInfo] | None = ...,
         withdrawn: _abc.Iterable[Global___Withdrawal] | None = ...,
         full: _builtins.bool = ...,
+        sessions: _abc.Iterable[Global___AnnouncedSession] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bound", b"bound", "full", b"full", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bound", b"bound", "full", b"full", "sessions", b"sessions", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Announce: _TypeAlias = Announce  # noqa: Y015
+
+@_typing.final
+class AnnouncedSession(_message.Message):
+    """Whose tunnels these are: the registry reads tenant and token from the grant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    PRESENCE_FIELD_NUMBER: _builtins.int
+    grant: _builtins.str
+    """The grant of the client, which names its session key."""
+    presence: _builtins.bytes
+    """The newest presence of the session (WIRE.md, section 8.3)."""
+    def __init__(
+        self,
+        *,
+        grant: _builtins.str = ...,
+        presence: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "presence", b"presence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnouncedSession: _TypeAlias = AnnouncedSession  # noqa: Y015
 
 @_typing.final
 class Withdrawal(_message.Message):
@@ -192,6 +228,7 @@ class RegistryMessage(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     REACHABILITY_FIELD_NUMBER: _builtins.int
+    PORT_OWNERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -210,6 +247,8 @@ class RegistryMessage(_message.Message):
     def probe(self) -> Global___Probe: ...
     @_builtins.property
     def reachability(self) -> Global___Reachability: ...
+    @_builtins.property
+    def port_owners(self) -> Global___PortOwners: ...
     def __init__(
         self,
         *,
@@ -222,12 +261,13 @@ class RegistryMessage(_message.Message):
         order: Global___Order | None = ...,
         probe: Global___Probe | None = ...,
         reachability: Global___Reachability | None = ...,
+        port_owners: Global___PortOwners | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -281,6 +321,55 @@ class Probed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Probed: _TypeAlias = Probed  # noqa: Y015
+
+@_typing.final
+class PortOwners(_message.Message):
+    """The blocks of raw ports of this node's region and the nodes that they are reserved for: only that node signs tickets
+    for their ports. Sent after Registered and when it changes; each message is the whole list.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortOwner]: ...
+    def __init__(
+        self,
+        *,
+        owners: _abc.Iterable[Global___PortOwner] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owners", b"owners"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortOwners: _TypeAlias = PortOwners  # noqa: Y015
+
+@_typing.final
+class PortOwner(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    node: _builtins.str
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortOwner: _TypeAlias = PortOwner  # noqa: Y015
 
 @_typing.final
 class Reachability(_message.Message):
@@ -533,20 +622,24 @@ class Eviction(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     epoch: _builtins.int
     """The epoch of the binding to evict; a higher one stays."""
     reason: Global___EvictionReason.ValueType
+    claim: _builtins.bytes
+    """With SUPERSEDED: the claim that owns the label, which the node passes on to its client."""
     def __init__(
         self,
         *,
         label: _builtins.str = ...,
         epoch: _builtins.int = ...,
         reason: Global___EvictionReason.ValueType = ...,
+        claim: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "label", b"label", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,6 +671,9 @@ class ResolveResponse(_message.Message):
     TUNNEL_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    PRESENCE_FIELD_NUMBER: _builtins.int
+    presence: _builtins.bytes
+    """The newest presence of the tunnel's session."""
     @_builtins.property
     def tunnel(self) -> _types_pb2.TunnelInfo:
         """Not set when no node holds the label now and only its last holder is known."""
@@ -592,10 +688,11 @@ class ResolveResponse(_message.Message):
         tunnel: _types_pb2.TunnelInfo | None = ...,
         node: _types_pb2.NodeInfo | None = ...,
         last: Global___LastHolder | None = ...,
+        presence: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "presence", b"presence", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -209,6 +209,8 @@ class TunnelInfo(_message.Message):
     UNENCRYPTED_PORT_FIELD_NUMBER: _builtins.int
     OPENED_AT_MS_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     node: _builtins.str
     region: _builtins.str
@@ -221,6 +223,10 @@ class TunnelInfo(_message.Message):
     """0 when the tunnel has no raw TCP port."""
     opened_at_ms: _builtins.int
     host: _builtins.str
+    claim: _builtins.bytes
+    """The client's claim (WIRE.md, section 8.2), which names label, node, epoch and options."""
+    ticket: _builtins.bytes
+    """The ticket of the raw TCP port (WIRE.md, section 15.4); empty without one."""
     @_builtins.property
     def options(self) -> Global___TunnelOptions: ...
     def __init__(
@@ -237,10 +243,12 @@ class TunnelInfo(_message.Message):
         unencrypted_port: _builtins.int = ...,
         opened_at_ms: _builtins.int = ...,
         host: _builtins.str = ...,
+        claim: _builtins.bytes = ...,
+        ticket: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "host", b"host", "label", b"label", "node", b"node", "opened_at_ms", b"opened_at_ms", "options", b"options", "proof", b"proof", "region", b"region", "tenant", b"tenant", "token_id", b"token_id", "unencrypted_port", b"unencrypted_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "host", b"host", "label", b"label", "node", b"node", "opened_at_ms", b"opened_at_ms", "options", b"options", "proof", b"proof", "region", b"region", "tenant", b"tenant", "ticket", b"ticket", "token_id", b"token_id", "unencrypted_port", b"unencrypted_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

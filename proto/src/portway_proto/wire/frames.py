@@ -43,6 +43,7 @@ class FrameType(IntEnum):
     UNBOUND = 0x17
     WANT = 0x18
     GOAWAY = 0x19
+    PRESENCE = 0x1A
     # Between nodes.
     PEER = 0x20
     ROUTES = 0x21

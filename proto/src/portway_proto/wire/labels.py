@@ -19,6 +19,7 @@ PROOF_SIZE: Final = 32
 LABEL_LENGTH: Final = 16
 
 _PREFIX: Final = b"portway-label-1"
+_KEY_PREFIX: Final = b"portway-label-2"
 _LABEL_BYTES: Final = 10  # 80 bits: 16 characters of base32 without padding
 _PATTERN: Final = re.compile(r"[a-z2-7]{16}")
 _STRIDE: Final = 64  # every 64th x is stored: at most 64 hashes for a proof, 2 KiB per chain
@@ -34,6 +35,12 @@ def _hash_times(value: bytes, times: int) -> bytes:
 def label_of(anchor: bytes) -> Label:
     """The label that names this anchor (32 bytes)."""
     digest = hashlib.sha256(_PREFIX + anchor).digest()
+    return Label(base64.b32encode(digest[:_LABEL_BYTES]).decode("ascii").lower())
+
+
+def label_of_key(public_key: bytes) -> Label:
+    """The label of a tunnel's public key (Ed25519, 32 bytes)."""
+    digest = hashlib.sha256(_KEY_PREFIX + public_key).digest()
     return Label(base64.b32encode(digest[:_LABEL_BYTES]).decode("ascii").lower())
 
 

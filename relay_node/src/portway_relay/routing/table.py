@@ -13,7 +13,7 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_INVALID,
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PORTS,
-    FAILURE_CODE_PROOF,
+    FAILURE_CODE_CLAIM,
     FAILURE_CODE_QUOTA,
     Failure,
 )
@@ -115,7 +115,7 @@ class TunnelTable:
                 retry_after=wait,
             )
         if not verify_proof(label, epoch, proof):
-            raise Refused(FAILURE_CODE_PROOF, "the proof does not fit the label and epoch: open a new tunnel")
+            raise Refused(FAILURE_CODE_CLAIM, "the proof does not fit the label and epoch: open a new tunnel")
         highest = max(current.epoch if current is not None else 0, self._routes.epoch(label))
         if epoch <= highest:
             raise _epoch_taken(highest)

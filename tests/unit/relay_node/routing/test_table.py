@@ -6,7 +6,7 @@ import pytest
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
-    FAILURE_CODE_PROOF,
+    FAILURE_CODE_CLAIM,
     FAILURE_CODE_QUOTA,
 )
 from portway_relay.errors import Refused
@@ -64,7 +64,7 @@ def test_what_has_no_labels_form_is_refused(node: Node, label: str) -> None:
 )
 def test_a_proof_that_does_not_fit_is_refused(node: Node, epoch: int, proof: bytes) -> None:
     """Another label's, another epoch's, one of the wrong size, an epoch outside the chain."""
-    assert node.refused(FakeHolder(), epoch, proof=proof).code == FAILURE_CODE_PROOF
+    assert node.refused(FakeHolder(), epoch, proof=proof).code == FAILURE_CODE_CLAIM
 
 
 def test_a_forged_epoch_takes_nothing(node: Node) -> None:
@@ -72,7 +72,7 @@ def test_a_forged_epoch_takes_nothing(node: Node) -> None:
     holder = FakeHolder()
     tunnel = node.claim(holder, 5)
     for forged in (CHAIN.proof(5), OTHER.proof(6), bytes(32)):
-        assert node.refused(FakeHolder("t2"), 6, proof=forged).code == FAILURE_CODE_PROOF
+        assert node.refused(FakeHolder("t2"), 6, proof=forged).code == FAILURE_CODE_CLAIM
     assert node.tunnels.live(CHAIN.label) is tunnel
     assert holder.taken == []
 

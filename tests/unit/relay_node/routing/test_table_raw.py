@@ -7,7 +7,7 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PORTS,
-    FAILURE_CODE_PROOF,
+    FAILURE_CODE_CLAIM,
 )
 from portway_proto.wire.labels import Chain
 from portway_relay.config import PortRange
@@ -166,7 +166,7 @@ def test_a_token_that_makes_proofs_up_is_told_to_wait(node: Node, clock: ManualC
     hostile, honest = FakeHolder(token_id="hostile"), FakeHolder(token_id="honest")
     with pytest.raises(Refused) as caught:
         node.claim(hostile, 4_096, proof=bytes(32))
-    assert caught.value.code == FAILURE_CODE_PROOF
+    assert caught.value.code == FAILURE_CODE_CLAIM
     with pytest.raises(Refused) as caught:
         node.claim(hostile, 4_096, proof=bytes(32))
     assert caught.value.code == FAILURE_CODE_OVERLOADED

@@ -9,7 +9,7 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_INVALID,
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PORTS,
-    FAILURE_CODE_PROOF,
+    FAILURE_CODE_CLAIM,
     FAILURE_CODE_QUOTA,
     Bind,
     Failure,
@@ -91,9 +91,9 @@ async def test_a_bind_without_proof_is_refused(node: NodeSessions, chain: Chain)
     """A proof of another epoch fits no better than none; the lane goes on."""
     client = node.attach()
     client.ask(chain, 2, proof=chain.proof(1))
-    assert client.refused().code == FAILURE_CODE_PROOF
+    assert client.refused().code == FAILURE_CODE_CLAIM
     client.ask(chain, 1, proof=b"")
-    assert client.refused().code == FAILURE_CODE_PROOF
+    assert client.refused().code == FAILURE_CODE_CLAIM
     assert node.tunnels.live(chain.label) is None
     client.bind(chain)
 

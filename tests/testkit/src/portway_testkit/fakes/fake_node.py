@@ -312,7 +312,7 @@ class FakeNode:
         known = self.tunnels.get(bind.label)
         failure = self.refuse_bind
         if failure is None and not verify_proof(bind.label, bind.epoch, bind.proof):
-            failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_PROOF)
+            failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_CLAIM)
         again = known is not None and known.session is session and known.epoch == bind.epoch
         if failure is None and known is not None and known.epoch >= bind.epoch and not again:
             failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH)

@@ -1,0 +1,80 @@
+"""Checking signatures off the event loop, many at a time.
+
+Here: one thread that checks what has gathered, so that the loop goes on meanwhile: Ed25519 is checked with the
+interpreter's lock released. Not here: what is signed (portway_proto.wire.statements), how many checks a sender is
+allowed.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
+
+# Signatures for one turn of the thread: some 10 ms, after which what has come in meanwhile is taken up.
+_PER_TURN: Final = 128
+
+
+class Checkable(Protocol):
+    """Something that is signed."""
+
+    def is_genuine(self) -> bool:
+        """Whether its signature is right."""
+        ...
+
+
+class SignatureChecks:
+    """Checks in the order in which they were asked for. Needs a running loop."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="portway signatures")
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[Checkable, asyncio.Future[bool]]] = []
+        self._running = False
+
+    def __len__(self) -> int:
+        """Signatures that wait for the thread."""
+        return len(self._waiting)
+
+    async def all_genuine(self, signed: Sequence[Checkable]) -> bool:
+        """Whether every one of these is genuine. May be cancelled."""
+        return all(await asyncio.gather(*map(self.check, signed)))
+
+    def check(self, signed: Checkable) -> "asyncio.Future[bool]":
+        """A future of whether it is genuine."""
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        self._waiting.append((signed, answer))
+        if not self._running:
+            self._running = True
+            self._loop.call_soon(self._start)  # what else is asked for in this turn of the loop goes along
+        return answer
+
+    def close(self) -> None:
+        """Stop; checks that have not begun are cancelled."""
+        for _, answer in self._waiting:
+            answer.cancel()
+        self._waiting.clear()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> None:
+        batch, self._waiting = self._waiting[:_PER_TURN], self._waiting[_PER_TURN:]
+        batch = [(signed, answer) for signed, answer in batch if not answer.done()]
+        if not batch:
+            self._running = bool(self._waiting)
+            if self._running:
+                self._loop.call_soon(self._start)
+            return
+        self._thread.submit(self._check, batch)
+
+    def _check(self, batch: list[tuple[Checkable, "asyncio.Future[bool]"]]) -> None:
+        """On the thread."""
+        results = [signed.is_genuine() for signed, _ in batch]
+        try:
+            self._loop.call_soon_threadsafe(self._settle, batch, results)
+        except RuntimeError:
+            pass  # the loop was closed meanwhile
+
+    def _settle(self, batch: list[tuple[Checkable, "asyncio.Future[bool]"]], results: list[bool]) -> None:
+        for (_, answer), genuine in zip(batch, results, strict=True):
+            if not answer.done():
+                answer.set_result(genuine)
+        self._start()

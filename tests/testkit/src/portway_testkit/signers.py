@@ -1,0 +1,66 @@
+"""Keys that sign claims and presences in tests: a session's key with the tunnels that it holds.
+
+The real client decides what it signs and when; here a test says every field.
+"""
+
+from dataclasses import dataclass, field
+
+from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
+from portway_proto.wire.labels import Label, label_of_key
+from portway_proto.wire.statements import Claim, Presence, SigningKey, cluster_tag, sign_claim, sign_presence
+
+CLUSTER_ID = "test-cluster"
+CLUSTER = cluster_tag(CLUSTER_ID)
+# The time of tests that inject a clock, in milliseconds since the Unix epoch.
+NOW_MS = 1_800_000_000_000
+
+
+@dataclass
+class SessionSigner:
+    """A session key. `present` lists the claims of `held` that are for the node, or the given ones."""
+
+    cluster: bytes = CLUSTER
+    key: SigningKey = field(default_factory=SigningKey)
+    held: list[Claim] = field(default_factory=list)
+
+    def claim(
+        self,
+        tunnel: SigningKey | None = None,
+        *,
+        node: str,
+        epoch: int = NOW_MS,
+        h2_enabled: bool = False,
+        unencrypted: bool = False,
+    ) -> Claim:
+        """A claim for this session key, added to `held`; with a tunnel key of its own by default."""
+        options = TunnelOptions(h2_enabled=h2_enabled, unencrypted=unencrypted).SerializeToString()
+        claim = sign_claim(
+            tunnel or SigningKey(), self.cluster, epoch=epoch, session_key=self.key.public, node=node, options=options
+        )
+        self.held.append(claim)
+        return claim
+
+    def present(self, node: str, *claims: Claim, time_ms: int = NOW_MS) -> Presence:
+        """A presence at a node that lists these claims, or all of `held` for that node."""
+        listed = claims or tuple(claim for claim in self.held if claim.node == node)
+        ids = frozenset(claim.id for claim in listed)
+        return sign_presence(self.key, self.cluster, time_ms=time_ms, node=node, ids=ids)
+
+
+def label_of(key: SigningKey) -> Label:
+    """The label of a tunnel's key."""
+    return label_of_key(key.public)
+
+
+def tunnel_info(claim: Claim, region: str = "", *, port: int = 0, ticket: bytes = b"") -> TunnelInfo:
+    """The tunnel as its home node announces it."""
+    return TunnelInfo(
+        label=claim.label,
+        node=claim.node,
+        region=region,
+        epoch=claim.epoch,
+        claim=claim.encoded,
+        options=TunnelOptions.FromString(claim.options),
+        unencrypted_port=port,
+        ticket=ticket,
+    )

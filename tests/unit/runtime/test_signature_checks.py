@@ -1,0 +1,50 @@
+"""Signatures are checked off the loop, in order, and nothing is left of those that nobody waits for."""
+
+import asyncio
+import threading
+
+from portway_runtime.signature_checks import SignatureChecks
+
+
+class Fake:
+    """A statement that is genuine or not, and notes the thread that checked it."""
+
+    def __init__(self, genuine: bool = True) -> None:
+        self.genuine = genuine
+        self.checked_on = ""
+
+    def is_genuine(self) -> bool:
+        self.checked_on = threading.current_thread().name
+        return self.genuine
+
+
+async def test_each_gets_its_own_answer_off_the_loop() -> None:
+    """Several hundred at once, in more than one turn of the thread."""
+    checks = SignatureChecks()
+    asked = [Fake(number % 3 > 0) for number in range(300)]
+    answers = await asyncio.gather(*map(checks.check, asked))
+    assert answers == [one.genuine for one in asked]
+    assert {one.checked_on for one in asked} == {"portway signatures_0"}
+    assert not len(checks)
+    assert await checks.all_genuine([Fake(), Fake()])
+    assert not await checks.all_genuine([Fake(), Fake(False)])
+    assert await checks.all_genuine([])
+    checks.close()
+
+
+async def test_one_that_is_cancelled_keeps_no_other_waiting() -> None:
+    """Also when all of a turn are cancelled."""
+    checks = SignatureChecks()
+    given_up = [checks.check(Fake()) for _ in range(200)]
+    for one in given_up:
+        one.cancel()
+    assert await checks.check(Fake())
+    checks.close()
+
+
+async def test_close_cancels_what_waits() -> None:
+    """A check that has not begun is cancelled, and nothing keeps the process from ending."""
+    checks = SignatureChecks()
+    waiting = checks.check(Fake())
+    checks.close()
+    assert waiting.cancelled()
