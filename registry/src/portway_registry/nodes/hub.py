@@ -31,7 +31,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
-from portway_registry.nodes.certificates import require_current
+from portway_registry.nodes.certificates import note_registration, require_current
 from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.state.records import (
@@ -156,6 +156,7 @@ class Hub:
                 await before.over.wait()
             await self._prober.probe_first(session, self._views.nodes.get(info.name))
             require_current(self._views, info.name, issued_ms)  # it may have been removed meanwhile
+            await note_registration(self._store, self._views, info.name, self._now_ms())
             await session.register(register.lease_id)
             probing = self._tasks.spawn(self._prober.probe_until_reached(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())

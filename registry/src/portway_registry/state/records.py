@@ -112,13 +112,17 @@ class InvitationRecord(msgspec.Struct, frozen=True):
 
 
 class IdentityRecord(msgspec.Struct, frozen=True):
-    """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused."""
+    """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused.
+
+    registered_at_ms: when it first registered with its certificate; 0 before.
+    """
 
     node: str
     region: str
     invitation: str
     joined_at_ms: int
     anew: bool = False  # the name was another node's before
+    registered_at_ms: int = 0
 
 
 class SettingsRecord(msgspec.Struct, frozen=True):
