@@ -78,7 +78,7 @@ class Located:
 class Registries(Protocol):
     """Asks the registries. Each call blocks, and raises Error."""
 
-    def locate(self) -> Located: ...
+    def locate(self, new_tunnels: int) -> Located: ...
 
     def renew(self) -> Grant: ...
 
@@ -94,9 +94,9 @@ class Directory:
         self._renew_at = 0.0
         self.located: Located | None = None
 
-    async def locate(self) -> Located:
-        """Ask now. Raises Error; the answer before then stays."""
-        located = await on_thread(self._registries.locate)
+    async def locate(self, new_tunnels: int = 0) -> Located:
+        """Ask now. Raises Error, QuotaError when there is no room for `new_tunnels`; the answer before then stays."""
+        located = await on_thread(lambda: self._registries.locate(new_tunnels))
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
         return located

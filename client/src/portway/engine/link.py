@@ -185,7 +185,7 @@ class Link:
         """If every known node asked to wait, wait for it: the callers have time limits of their own."""
         while True:
             try:
-                return await self._search.attach(self, self._resumable())
+                return await self._search.attach(self, self._resumable(), new_tunnels=1)
             except UnreachableError:
                 wait = self._search.wait_before_dialling
                 if not wait:

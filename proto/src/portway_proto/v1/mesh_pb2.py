@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/mesh.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\xbf\x01\n\x0bNodeMessage\x12(\n\x08register\x18\x01 \x01(\x0b\x32\x14.portway.v1.RegisterH\x00\x12+\n\nkeep_alive\x18\x02 \x01(\x0b\x32\x15.portway.v1.KeepAliveH\x00\x12(\n\x08\x61nnounce\x18\x03 \x01(\x0b\x32\x14.portway.v1.AnnounceH\x00\x12$\n\x06probed\x18\x04 \x01(\x0b\x32\x12.portway.v1.ProbedH\x00\x42\t\n\x07message\"@\n\x08Register\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\"d\n\tKeepAlive\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x0f\n\x07tunnels\x18\x02 \x01(\r\x12\x0e\n\x06visits\x18\x03 \x01(\r\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.portway.v1.NodeState\"y\n\x08\x41nnounce\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12%\n\x05\x62ound\x18\x02 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12)\n\twithdrawn\x18\x03 \x03(\x0b\x32\x16.portway.v1.Withdrawal\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\"*\n\nWithdrawal\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\xa1\x03\n\x0fRegistryMessage\x12,\n\nregistered\x18\x01 \x01(\x0b\x32\x16.portway.v1.RegisteredH\x00\x12*\n\tannounced\x18\x02 \x01(\x0b\x32\x15.portway.v1.AnnouncedH\x00\x12/\n\x08settings\x18\x03 \x01(\x0b\x32\x1b.portway.v1.ClusterSettingsH\x00\x12.\n\x0brevocations\x18\x04 \x01(\x0b\x32\x17.portway.v1.RevocationsH\x00\x12\"\n\x05peers\x18\x05 \x01(\x0b\x32\x11.portway.v1.PeersH\x00\x12*\n\tevictions\x18\x06 \x01(\x0b\x32\x15.portway.v1.EvictionsH\x00\x12\"\n\x05order\x18\x07 \x01(\x0b\x32\x11.portway.v1.OrderH\x00\x12\"\n\x05probe\x18\x08 \x01(\x0b\x32\x11.portway.v1.ProbeH\x00\x12\x30\n\x0creachability\x18\t \x01(\x0b\x32\x18.portway.v1.ReachabilityH\x00\x42\t\n\x07message\";\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\")\n\x06Probed\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"A\n\x0cReachability\x12 \n\x05reach\x18\x01 \x01(\x0e\x32\x11.portway.v1.Reach\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"-\n\x05Order\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.portway.v1.NodeState\"O\n\nRegistered\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12\x15\n\rlease_seconds\x18\x02 \x01(\r\x12\x18\n\x10registry_time_ms\x18\x03 \x01(\x03\"\x1a\n\tAnnounced\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\"O\n\x0f\x43lusterSettings\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12(\n\ngrant_keys\x18\x02 \x03(\x0b\x32\x14.portway.v1.GrantKey\"+\n\x08GrantKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\" \n\x0bRevocations\x12\x11\n\ttoken_ids\x18\x01 \x03(\t\"r\n\x05Peers\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.portway.v1.NodeInfo\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x33\n\x0f\x63\x65rtified_since\x18\x03 \x03(\x0b\x32\x1a.portway.v1.CertifiedSince\"1\n\x0e\x43\x65rtifiedSince\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tissued_ms\x18\x02 \x01(\x03\"4\n\tEvictions\x12\'\n\tevictions\x18\x01 \x03(\x0b\x32\x14.portway.v1.Eviction\"T\n\x08\x45viction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12*\n\x06reason\x18\x03 \x01(\x0e\x32\x1a.portway.v1.EvictionReason\"\x1f\n\x0eResolveRequest\x12\r\n\x05label\x18\x01 \x01(\t\"\x83\x01\n\x0fResolveResponse\x12&\n\x06tunnel\x18\x01 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12$\n\x04last\x18\x03 \x01(\x0b\x32\x16.portway.v1.LastHolder\"$\n\x12ResolveManyRequest\x12\x0e\n\x06labels\x18\x01 \x03(\t\"C\n\x13ResolveManyResponse\x12,\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1b.portway.v1.ResolveResponse\")\n\nLastHolder\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"B\n\x13ReservePortsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\"a\n\x14ReservePortsResponse\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.portway.v1.PortBlock\x12\"\n\x04held\x18\x02 \x03(\x0b\x32\x14.portway.v1.HeldPort\"7\n\tPortBlock\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\r\n\x05\x66resh\x18\x03 \x01(\x08\"\'\n\x08HeldPort\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"&\n\x17RenewCertificateRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"L\n\x18RenewCertificateResponse\x12\x30\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1b.portway.v1.NodeCertificate*l\n\x0e\x45victionReason\x12\x1f\n\x1b\x45VICTION_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45VICTION_REASON_SUPERSEDED\x10\x01\x12\x19\n\x15\x45VICTION_REASON_QUOTA\x10\x02\x32\x91\x03\n\x04Mesh\x12\x43\n\x07Session\x12\x17.portway.v1.NodeMessage\x1a\x1b.portway.v1.RegistryMessage(\x01\x30\x01\x12\x42\n\x07Resolve\x12\x1a.portway.v1.ResolveRequest\x1a\x1b.portway.v1.ResolveResponse\x12N\n\x0bResolveMany\x12\x1e.portway.v1.ResolveManyRequest\x1a\x1f.portway.v1.ResolveManyResponse\x12Q\n\x0cReservePorts\x12\x1f.portway.v1.ReservePortsRequest\x1a .portway.v1.ReservePortsResponse\x12]\n\x10RenewCertificate\x12#.portway.v1.RenewCertificateRequest\x1a$.portway.v1.RenewCertificateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/mesh.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\xbf\x01\n\x0bNodeMessage\x12(\n\x08register\x18\x01 \x01(\x0b\x32\x14.portway.v1.RegisterH\x00\x12+\n\nkeep_alive\x18\x02 \x01(\x0b\x32\x15.portway.v1.KeepAliveH\x00\x12(\n\x08\x61nnounce\x18\x03 \x01(\x0b\x32\x14.portway.v1.AnnounceH\x00\x12$\n\x06probed\x18\x04 \x01(\x0b\x32\x12.portway.v1.ProbedH\x00\x42\t\n\x07message\"@\n\x08Register\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\"d\n\tKeepAlive\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x0f\n\x07tunnels\x18\x02 \x01(\r\x12\x0e\n\x06visits\x18\x03 \x01(\r\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.portway.v1.NodeState\"y\n\x08\x41nnounce\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12%\n\x05\x62ound\x18\x02 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12)\n\twithdrawn\x18\x03 \x03(\x0b\x32\x16.portway.v1.Withdrawal\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\"*\n\nWithdrawal\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\xa1\x03\n\x0fRegistryMessage\x12,\n\nregistered\x18\x01 \x01(\x0b\x32\x16.portway.v1.RegisteredH\x00\x12*\n\tannounced\x18\x02 \x01(\x0b\x32\x15.portway.v1.AnnouncedH\x00\x12/\n\x08settings\x18\x03 \x01(\x0b\x32\x1b.portway.v1.ClusterSettingsH\x00\x12.\n\x0brevocations\x18\x04 \x01(\x0b\x32\x17.portway.v1.RevocationsH\x00\x12\"\n\x05peers\x18\x05 \x01(\x0b\x32\x11.portway.v1.PeersH\x00\x12*\n\tevictions\x18\x06 \x01(\x0b\x32\x15.portway.v1.EvictionsH\x00\x12\"\n\x05order\x18\x07 \x01(\x0b\x32\x11.portway.v1.OrderH\x00\x12\"\n\x05probe\x18\x08 \x01(\x0b\x32\x11.portway.v1.ProbeH\x00\x12\x30\n\x0creachability\x18\t \x01(\x0b\x32\x18.portway.v1.ReachabilityH\x00\x42\t\n\x07message\";\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\")\n\x06Probed\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"A\n\x0cReachability\x12 \n\x05reach\x18\x01 \x01(\x0e\x32\x11.portway.v1.Reach\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"-\n\x05Order\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.portway.v1.NodeState\"O\n\nRegistered\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12\x15\n\rlease_seconds\x18\x02 \x01(\r\x12\x18\n\x10registry_time_ms\x18\x03 \x01(\x03\"\x1a\n\tAnnounced\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\"O\n\x0f\x43lusterSettings\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12(\n\ngrant_keys\x18\x02 \x03(\x0b\x32\x14.portway.v1.GrantKey\"+\n\x08GrantKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\" \n\x0bRevocations\x12\x11\n\ttoken_ids\x18\x01 \x03(\t\"r\n\x05Peers\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.portway.v1.NodeInfo\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x33\n\x0f\x63\x65rtified_since\x18\x03 \x03(\x0b\x32\x1a.portway.v1.CertifiedSince\"1\n\x0e\x43\x65rtifiedSince\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tissued_ms\x18\x02 \x01(\x03\"4\n\tEvictions\x12\'\n\tevictions\x18\x01 \x03(\x0b\x32\x14.portway.v1.Eviction\"{\n\x08\x45viction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12*\n\x06reason\x18\x03 \x01(\x0e\x32\x1a.portway.v1.EvictionReason\x12\x13\n\x0bmax_tunnels\x18\x04 \x01(\r\x12\x10\n\x08of_token\x18\x05 \x01(\x08\"\x1f\n\x0eResolveRequest\x12\r\n\x05label\x18\x01 \x01(\t\"\x83\x01\n\x0fResolveResponse\x12&\n\x06tunnel\x18\x01 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12$\n\x04last\x18\x03 \x01(\x0b\x32\x16.portway.v1.LastHolder\"$\n\x12ResolveManyRequest\x12\x0e\n\x06labels\x18\x01 \x03(\t\"C\n\x13ResolveManyResponse\x12,\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1b.portway.v1.ResolveResponse\")\n\nLastHolder\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"B\n\x13ReservePortsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\"a\n\x14ReservePortsResponse\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.portway.v1.PortBlock\x12\"\n\x04held\x18\x02 \x03(\x0b\x32\x14.portway.v1.HeldPort\"7\n\tPortBlock\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\r\n\x05\x66resh\x18\x03 \x01(\x08\"\'\n\x08HeldPort\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"&\n\x17RenewCertificateRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"L\n\x18RenewCertificateResponse\x12\x30\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1b.portway.v1.NodeCertificate*l\n\x0e\x45victionReason\x12\x1f\n\x1b\x45VICTION_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45VICTION_REASON_SUPERSEDED\x10\x01\x12\x19\n\x15\x45VICTION_REASON_QUOTA\x10\x02\x32\x91\x03\n\x04Mesh\x12\x43\n\x07Session\x12\x17.portway.v1.NodeMessage\x1a\x1b.portway.v1.RegistryMessage(\x01\x30\x01\x12\x42\n\x07Resolve\x12\x1a.portway.v1.ResolveRequest\x1a\x1b.portway.v1.ResolveResponse\x12N\n\x0bResolveMany\x12\x1e.portway.v1.ResolveManyRequest\x1a\x1f.portway.v1.ResolveManyResponse\x12Q\n\x0cReservePorts\x12\x1f.portway.v1.ReservePortsRequest\x1a .portway.v1.ReservePortsResponse\x12]\n\x10RenewCertificate\x12#.portway.v1.RenewCertificateRequest\x1a$.portway.v1.RenewCertificateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.mesh_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVICTIONREASON']._serialized_start=2504
-  _globals['_EVICTIONREASON']._serialized_end=2612
+  _globals['_EVICTIONREASON']._serialized_start=2543
+  _globals['_EVICTIONREASON']._serialized_end=2651
   _globals['_NODEMESSAGE']._serialized_start=62
   _globals['_NODEMESSAGE']._serialized_end=253
   _globals['_REGISTER']._serialized_start=255
@@ -71,29 +71,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVICTIONS']._serialized_start=1664
   _globals['_EVICTIONS']._serialized_end=1716
   _globals['_EVICTION']._serialized_start=1718
-  _globals['_EVICTION']._serialized_end=1802
-  _globals['_RESOLVEREQUEST']._serialized_start=1804
-  _globals['_RESOLVEREQUEST']._serialized_end=1835
-  _globals['_RESOLVERESPONSE']._serialized_start=1838
-  _globals['_RESOLVERESPONSE']._serialized_end=1969
-  _globals['_RESOLVEMANYREQUEST']._serialized_start=1971
-  _globals['_RESOLVEMANYREQUEST']._serialized_end=2007
-  _globals['_RESOLVEMANYRESPONSE']._serialized_start=2009
-  _globals['_RESOLVEMANYRESPONSE']._serialized_end=2076
-  _globals['_LASTHOLDER']._serialized_start=2078
-  _globals['_LASTHOLDER']._serialized_end=2119
-  _globals['_RESERVEPORTSREQUEST']._serialized_start=2121
-  _globals['_RESERVEPORTSREQUEST']._serialized_end=2187
-  _globals['_RESERVEPORTSRESPONSE']._serialized_start=2189
-  _globals['_RESERVEPORTSRESPONSE']._serialized_end=2286
-  _globals['_PORTBLOCK']._serialized_start=2288
-  _globals['_PORTBLOCK']._serialized_end=2343
-  _globals['_HELDPORT']._serialized_start=2345
-  _globals['_HELDPORT']._serialized_end=2384
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=2386
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=2424
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=2426
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=2502
-  _globals['_MESH']._serialized_start=2615
-  _globals['_MESH']._serialized_end=3016
+  _globals['_EVICTION']._serialized_end=1841
+  _globals['_RESOLVEREQUEST']._serialized_start=1843
+  _globals['_RESOLVEREQUEST']._serialized_end=1874
+  _globals['_RESOLVERESPONSE']._serialized_start=1877
+  _globals['_RESOLVERESPONSE']._serialized_end=2008
+  _globals['_RESOLVEMANYREQUEST']._serialized_start=2010
+  _globals['_RESOLVEMANYREQUEST']._serialized_end=2046
+  _globals['_RESOLVEMANYRESPONSE']._serialized_start=2048
+  _globals['_RESOLVEMANYRESPONSE']._serialized_end=2115
+  _globals['_LASTHOLDER']._serialized_start=2117
+  _globals['_LASTHOLDER']._serialized_end=2158
+  _globals['_RESERVEPORTSREQUEST']._serialized_start=2160
+  _globals['_RESERVEPORTSREQUEST']._serialized_end=2226
+  _globals['_RESERVEPORTSRESPONSE']._serialized_start=2228
+  _globals['_RESERVEPORTSRESPONSE']._serialized_end=2325
+  _globals['_PORTBLOCK']._serialized_start=2327
+  _globals['_PORTBLOCK']._serialized_end=2382
+  _globals['_HELDPORT']._serialized_start=2384
+  _globals['_HELDPORT']._serialized_end=2423
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=2425
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=2463
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=2465
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=2541
+  _globals['_MESH']._serialized_start=2654
+  _globals['_MESH']._serialized_end=3055
 # @@protoc_insertion_point(module_scope)

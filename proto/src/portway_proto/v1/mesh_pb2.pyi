@@ -533,20 +533,27 @@ class Eviction(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MAX_TUNNELS_FIELD_NUMBER: _builtins.int
+    OF_TOKEN_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     epoch: _builtins.int
     """The epoch of the binding to evict; a higher one stays."""
     reason: Global___EvictionReason.ValueType
+    max_tunnels: _builtins.int
+    """With QUOTA: the number of tunnels that may be open at once, of the tenant or, if `of_token`, of the token alone."""
+    of_token: _builtins.bool
     def __init__(
         self,
         *,
         label: _builtins.str = ...,
         epoch: _builtins.int = ...,
         reason: Global___EvictionReason.ValueType = ...,
+        max_tunnels: _builtins.int = ...,
+        of_token: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "max_tunnels", b"max_tunnels", "of_token", b"of_token", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,9 +12,7 @@ from typing import Final
 
 from grpc import aio
 from portway_proto.v1.mesh_pb2 import (
-    EVICTION_REASON_QUOTA,
     Announce,
-    Eviction,
     KeepAlive,
     NodeMessage,
     Probed,
@@ -33,6 +31,7 @@ from portway_registry.state.records import decode_node, is_ready
 from portway_registry.state.views import Item
 from portway_registry.store.contract import NO_LEASE, LeaseId, Store
 from portway_registry.tunnels.announcements import Announcements, checked
+from portway_registry.tunnels.quota import Limit
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +46,10 @@ _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the sto
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """A binding that the registry ends by itself. `evict`: the node still holds it, and must drop it."""
+    """A binding that the registry ends by itself. `over`: the node still holds it, and must drop it for this limit."""
 
     tunnel: Item[TunnelInfo]
-    evict: bool
+    over: Limit | None = None
 
 
 class NodeSession:
@@ -87,6 +86,7 @@ class NodeSession:
         self._heard_at = asyncio.get_running_loop().time()
         self._work: asyncio.Queue[Announce | _Removal] = asyncio.Queue()
         self._room = asyncio.Semaphore(_MAX_BATCHES)
+        self._evicting: set[str] = set()  # labels of the tunnels over a quota in `_work`
         self._waiting = 0  # bytes of the batches in `_work`
         self._batch_done = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -133,14 +133,16 @@ class NodeSession:
                 # Retrieved, in case the session is never served: asyncio would log it.
                 self._ended.exception()
 
-    def evict_for_quota(self, tunnel: Item[TunnelInfo]) -> None:
-        """Withdraw a tunnel and evict it from the node: two replicas admitted one each into the last free place."""
-        self._work.put_nowait(_Removal(tunnel, evict=True))
+    def evict_for_quota(self, tunnel: Item[TunnelInfo], over: Limit) -> None:
+        """Withdraw a tunnel and evict it from the node; nothing when that is being done."""
+        if tunnel.name not in self._evicting:
+            self._evicting.add(tunnel.name)
+            self._work.put_nowait(_Removal(tunnel, over))
 
     def tunnel_seen(self, tunnel: Item[TunnelInfo]) -> None:
         """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
         if self._announcements.is_stale(tunnel):
-            self._work.put_nowait(_Removal(tunnel, evict=False))
+            self._work.put_nowait(_Removal(tunnel))
 
     def publish(self) -> None:
         """Write `info` to the store now, not at the next KeepAlive."""
@@ -248,9 +250,9 @@ class NodeSession:
             tunnel = work.tunnel
             gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
             await self._until_done(Announce(withdrawn=[gone]), internal=True)
-            if work.evict:
-                eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_QUOTA)
-                self.outbox.evict([eviction])
+            if work.over is not None:
+                self._evicting.discard(tunnel.name)
+                self.outbox.evict([work.over.eviction(tunnel.value)])
 
     async def _until_done(self, batch: Announce, *, internal: bool = False) -> None:
         """Apply a batch, trying until the store answers; then acknowledge it, unless it is `internal`."""

@@ -31,11 +31,16 @@ _OPTIONS: Final[Any] = {"require": list(_CLAIMS), "verify_exp": False, "verify_i
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a verified grant says. `max_tunnels`: how many tunnels the token may have open; 0 means no limit."""
+    """What a verified grant says.
+
+    max_tunnels, tenant_max_tunnels: how many tunnels the token may have open, and all tokens of its tenant together; 0
+    means no limit.
+    """
 
     tenant: str
     token_id: str
     max_tunnels: int
+    tenant_max_tunnels: int
 
 
 class GrantVerifier:
@@ -71,12 +76,13 @@ class GrantVerifier:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has not reached its registry yet: try again in a moment")
         claims = self._claims(token)
         self._check_time(claims)
-        tenant, token_id, limit = claims["sub"], claims["tid"], claims.get("max_tunnels", 0)
-        if not isinstance(tenant, str) or not isinstance(token_id, str) or not isinstance(limit, int) or limit < 0:
+        tenant, token_id = claims["sub"], claims["tid"]
+        limits = [claims.get(claim, 0) for claim in ("max_tunnels", "tenant_max_tunnels")]
+        if not isinstance(tenant, str) or not isinstance(token_id, str) or not all(map(_is_limit, limits)):
             raise _refused("it has claims of the wrong type")
         if token_id in self._revoked:
             raise GrantRefused(FAILURE_CODE_REVOKED, "the API token was revoked: ask for a new one")
-        return Grant(tenant, token_id, limit)
+        return Grant(tenant, token_id, *limits)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """The claims of a grant whose signature, audience and issuer are right."""
@@ -106,6 +112,10 @@ class GrantVerifier:
             raise _refused("it was issued in the future, for the clocks of registry and node are far apart")
         if now > expires + (OUTAGE_LEEWAY if self.registry_away else LEEWAY):
             raise _refused("it has expired, or the clocks of registry and node are far apart")
+
+
+def _is_limit(claim: object) -> bool:
+    return isinstance(claim, int) and claim >= 0
 
 
 def _refused(reason: str) -> GrantRefused:

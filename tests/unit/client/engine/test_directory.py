@@ -22,7 +22,7 @@ class FakeRegistries:
         self.error: Error | None = None
         self._renew_after = renew_after
 
-    def locate(self) -> Located:
+    def locate(self, new_tunnels: int) -> Located:
         return Located((NODE,), b"ca", self._answer("locate"))
 
     def renew(self) -> Grant:

@@ -179,6 +179,15 @@ async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, ma
     assert world.pauses == []
 
 
+async def test_room_is_asked_for_once(world: World, make_tunnel: MakeTunnel) -> None:
+    """A full quota is told before the first tunnel is opened; one that is open is attached again within it."""
+    session = await world.opened(make_tunnel())
+    session.end()
+    world.then(NOWHERE)
+    await world.through()
+    assert world.search.new_tunnels == [1, 0, 0]
+
+
 @pytest.mark.parametrize("error", [NOWHERE, QuotaError("no more now"), Error("whatever it is")])
 async def test_what_may_pass_is_tried_again(world: World, make_tunnel: MakeTunnel, error: Exception) -> None:
     """Neither nodes that are away nor a registry that has enough for now costs a tunnel; `trouble` says what it is."""

@@ -77,8 +77,8 @@ def test_tokens_are_listed(stage: Stage) -> None:
     lines = stage.say("token", "list", "--all").stdout.splitlines()
     assert lines[1].split() == ["ID", "TENANT", "ROLE", "MAX", "TUNNELS", "CREATED", "REVOKED", "DESCRIPTION"]
     assert [line.split()[:4] for line in lines[3:5]] == [
-        ["admin", "admin", "admin", "default"],
-        [ids[0], "alice", "client", "default"],
+        ["admin", "admin", "admin", "tenant's"],
+        [ids[0], "alice", "client", "tenant's"],
     ]
     assert stage.say("token", "list", "--tenant", "none").stdout == "There is no such token.\n"
 

@@ -12,11 +12,12 @@ from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreU
 from portway_registry.nodes import session as session_module
 from portway_registry.nodes.session import NodeSession, is_notable
 from portway_registry.state import keys
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import NO_LEASE, Entry, LeaseId, Revision
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.quota import Limit, Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
@@ -64,7 +65,7 @@ class Running:
     """A session that is served, with a test in the node's place."""
 
     def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
-        quota = Quota(views.tokens, views.tunnels, default=100)
+        quota = Quota(TunnelLimits(views.tokens, views.tenants, default=100), views.tunnels)
         announcements = Announcements(store, views.tunnels, quota, node=info.name, region=info.region)
         self.session = NodeSession(
             store,
@@ -310,12 +311,15 @@ async def test_a_second_register_ends_the_stream(running: Running) -> None:
 
 
 async def test_a_tunnel_over_the_quota_is_taken_back(store: Fickle, running: Running) -> None:
-    """It is out of the store before the node is told to drop it."""
+    """It is out of the store before the node is told to drop it, once, however often it was found."""
     tunnel = tunnel_info(Chain())
     running.say(announce=Announce(batch=1, bound=[tunnel]))
     await running.until(running.announced)
-    running.session.evict_for_quota(item(tunnel))
+    for _ in range(3):
+        running.session.evict_for_quota(item(tunnel), Limit("demo", False, 1))
     await running.until(running.evicted)
+    running.say(announce=Announce(batch=2))
+    await running.until(lambda: running.announced() == [1, 2])
     assert running.evicted() == [tunnel.label]
     assert await store.get(keys.tunnel(tunnel.label)) is None
 

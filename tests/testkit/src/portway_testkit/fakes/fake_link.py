@@ -89,6 +89,7 @@ class FakeSearch:
     clock: ManualClock
     outcomes: list[FakeSession | Exception] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
+    new_tunnels: list[int] = field(default_factory=list)  # of each attempt
     wait_before_dialling: float = 0.0
     attempts: tuple[()] = ()
     exhausted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,8 +100,10 @@ class FakeSearch:
         resume: Resumption | None = None,
         avoided: Node | None = None,
         home: Node | None = None,
+        new_tunnels: int = 0,
     ) -> Attachment:
         self.tried.append(Tried(self.clock.now, resume, avoided, home))
+        self.new_tunnels.append(new_tunnels)
         if not self.outcomes:
             self.exhausted.set()
             await asyncio.Event().wait()
