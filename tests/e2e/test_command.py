@@ -169,8 +169,7 @@ def test_a_token_has_no_more_tunnels_than_its_quota(admin: Admin, forward: Forwa
     host_of(command.line())
     eventually(lambda: f"{port} is not forwarded" in command.errors())
     assert len(admin.hosts()) == 1
-    command.process.terminate()
-    assert command.ended() == 5
+    assert command.stop() == 5
     assert "1 tunnels" in command.errors()
     eventually(lambda: not admin.hosts())
 

@@ -34,6 +34,7 @@ from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import note_registration, require_current
 from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
+from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.state.records import (
     STATE_OF_ORDER,
     GrantKeyRecord,
@@ -148,6 +149,7 @@ class Hub:
             now_ms=self._now_ms,
             issued_ms=issued_ms,
             on_probed=partial(self._prober.answered, info.name),
+            invalid_tokens=partial(invalid_tokens, self._store, self._views.tokens),
         )
         before = self._sessions.get(info.name)
         probing: asyncio.Task[None] | None = None

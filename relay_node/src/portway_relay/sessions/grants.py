@@ -20,7 +20,7 @@ TYPE: Final = "portway-grant"
 # Tolerance for the difference between a registry's clock and this node's, either way, in seconds.
 LEEWAY: Final = 15 * 60
 # While no registry can be reached, and so no client can renew its grant, grants are honoured for this many seconds
-# after they expire.
+# after they expire. A session whose client shows no newer one ends then, whatever this node hears of its token.
 OUTAGE_LEEWAY: Final = 24 * 3600
 
 _ALGORITHM: Final = "EdDSA"
@@ -34,13 +34,14 @@ class Grant:
     """What a verified grant says.
 
     max_tunnels, tenant_max_tunnels: how many tunnels the token may have open, and all tokens of its tenant together; 0
-    means no limit.
+    means no limit. lasts: the seconds, from its verification on, for which a session may go on without a newer one.
     """
 
     tenant: str
     token_id: str
     max_tunnels: int
     tenant_max_tunnels: int
+    lasts: float
 
 
 class GrantVerifier:
@@ -77,12 +78,14 @@ class GrantVerifier:
         claims = self._claims(token)
         self._check_time(claims)
         tenant, token_id = claims["sub"], claims["tid"]
-        limits = [claims.get(claim, 0) for claim in ("max_tunnels", "tenant_max_tunnels")]
-        if not isinstance(tenant, str) or not isinstance(token_id, str) or not all(map(_is_limit, limits)):
+        limit, tenant_limit = claims.get("max_tunnels", 0), claims.get("tenant_max_tunnels", 0)
+        are_limits = _is_limit(limit) and _is_limit(tenant_limit)
+        if not isinstance(tenant, str) or not isinstance(token_id, str) or not are_limits:
             raise _refused("it has claims of the wrong type")
         if token_id in self._revoked:
             raise GrantRefused(FAILURE_CODE_REVOKED, "the API token was revoked: ask for a new one")
-        return Grant(tenant, token_id, *limits)
+        lasts = max(0.0, claims["exp"] + OUTAGE_LEEWAY - self._clock())
+        return Grant(tenant, token_id, limit, tenant_limit, lasts)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """The claims of a grant whose signature, audience and issuer are right."""

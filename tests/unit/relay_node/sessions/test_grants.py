@@ -72,7 +72,17 @@ def refusal(check: GrantVerifier, token: str) -> Refused:
 
 def test_a_grant_says_whose_it_is_and_how_many_tunnels_it_allows(check: GrantVerifier) -> None:
     """Tenant, token and quota are those that the registry signed."""
-    assert check.verify(sign()) == Grant("acme", "t1", 3, 5)
+    assert check.verify(sign()) == Grant("acme", "t1", 3, 5, 25 * HOUR)
+
+
+def test_a_session_lasts_a_day_longer_than_its_grant(check: GrantVerifier, clock: ManualClock) -> None:
+    """From the moment at which the grant is shown on; whether or not a registry can be reached."""
+    grant = sign()
+    clock.now += HOUR
+    assert check.verify(grant).lasts == 24 * HOUR
+    check.registry_away = True
+    clock.now += 24 * HOUR
+    assert check.verify(grant).lasts == 0
 
 
 def test_a_grant_without_a_quota_has_no_limit(check: GrantVerifier) -> None:
