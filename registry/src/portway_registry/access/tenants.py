@@ -54,6 +54,15 @@ class Tenants:
         named = tokens.keys() | self._views.tenants.items.keys() | self._views.tunnels.tenants
         return {name: self._tenant(name, tokens[name]) for name in named}
 
+    def demand_within(self, name: str, max_tunnels: int) -> None:
+        """Raise InvalidRequest for a token's limit above its tenant's: it would have no effect."""
+        most = self._limits.of_tenant(name)
+        if max_tunnels > most:
+            raise InvalidRequest(
+                f"tenant {name} may have {most} tunnels, and a token only fewer: leave --max-tunnels out, or set the "
+                f"tenant's quota first (`portway-admin tenant set-quota {name} {max_tunnels}`)"
+            )
+
     async def set_quota(self, name: str, max_tunnels: int, *, by: str) -> Tenant:
         """Let the tenant have this number of tunnels open at once, or the default with 0; `by` is an operator's token.
 

@@ -119,6 +119,7 @@ class Admin(AdminServicer):
         role = _ROLES.get(request.role)
         if role is None:
             raise InvalidRequest("role must be client or admin")
+        self._tenants.demand_within(request.tenant, request.max_tunnels)
         made = await self._tokens.create(
             tenant=request.tenant,
             role=role,

@@ -92,6 +92,14 @@ def test_a_token_is_revoked_once_and_for_all(stage: Stage) -> None:
     assert "is revoked since" in stage.say("token", "revoke", token["id"]).stdout
 
 
+def test_a_token_s_limit_is_within_its_tenant_s(stage: Stage) -> None:
+    """A larger one would have no effect: what to do instead is said."""
+    refused = stage.say("token", "create", "--tenant", "demo", "--max-tunnels", "101")
+    assert "tenant set-quota demo 101" in refused.stderr
+    stage.ask("tenant", "set-quota", "demo", "101")
+    assert stage.ask("token", "create", "--tenant", "demo", "--max-tunnels", "101")["max_tunnels"] == 101
+
+
 def test_an_unknown_token_is_one(stage: Stage) -> None:
     """Not found, with where to look."""
     result = stage.say("token", "revoke", "none")
@@ -113,6 +121,7 @@ def test_the_last_admin_s_token_stays(stage: Stage) -> None:
         (("--tenant", "demo", "--role", "root"), 2),
         (("--tenant", "demo", "--max-tunnels", "0"), 2),
         (("--tenant", "demo", "--max-tunnels", "many"), 2),
+        (("--tenant", "demo", "--max-tunnels", "101"), 1),
         (("--tenant", "no tenant"), 1),
         (("--tenant", "demo", "--description", "x" * 201), 1),
     ],
