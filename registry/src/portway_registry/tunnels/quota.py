@@ -6,6 +6,7 @@ keeps its age. Not here: the limits (state/tunnel_limits.py), who ends what is o
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,8 @@ from portway_registry.store.contract import Revision
 # Seconds that a client waits for a place: that of a program which is started again is freed while its node, the
 # registry and the store tell each other, one after another.
 _PATIENCE: Final = 1.0
+# Clients of one tenant that wait at once; each looks at every change of a tunnel. Further ones are told at once.
+_MOST_WAITING: Final = 16
 # Seconds for which the store counts as reachable after it answered: a token whose quota is full costs one read in each.
 _STORE_ANSWERED: Final = 1.0
 
@@ -55,6 +58,7 @@ class Quota:
         self._clock = clock
         self._deleted: dict[str, Revision] = {}  # by label: deleted from the store, and possibly still in the view
         self._store_answered = -_STORE_ANSWERED
+        self._waiting: Counter[str] = Counter()  # clients by tenant
 
     def limits_on(self, tenant: str, token_id: str) -> list[Limit]:
         """The tenant's limit, and the token's where it has one of its own."""
@@ -102,8 +106,11 @@ class Quota:
                 raise _refusal(full, number)
 
     async def _full_after_waiting(self, token: TokenRecord, number: int) -> Limit | None:
+        if self._waiting[token.tenant] >= _MOST_WAITING:
+            return self._full(token, number)
         changed = asyncio.Event()
         unsubscribe = self._tunnels.subscribe(lambda old, new: changed.set())
+        self._waiting[token.tenant] += 1
         try:
             async with asyncio.timeout(_PATIENCE):
                 while self._full(token, number) is not None:
@@ -113,6 +120,9 @@ class Quota:
             pass
         finally:
             unsubscribe()
+            self._waiting[token.tenant] -= 1
+            if not self._waiting[token.tenant]:
+                del self._waiting[token.tenant]
         return self._full(token, number)
 
     def _full(self, token: TokenRecord, number: int) -> Limit | None:

@@ -161,9 +161,32 @@ async def test_a_place_that_is_freed_is_waited_for(cluster: Cluster, quota: Quot
     for tunnel in tunnels:
         await cluster.put_tunnel(tunnel)
     asked = asyncio.ensure_future(quota.demand_room(TOKEN, 1))
-    await asyncio.sleep(0)
+    while not quota._waiting:
+        await asyncio.sleep(0)
     await cluster.store.delete(keys.tunnel(tunnels[0].label))
     await asked
+
+
+async def test_few_clients_of_a_tenant_wait(cluster: Cluster, quota: Quota, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred that ask at once some wait for a place, the others are told without; another tenant's wait too."""
+    monkeypatch.setattr(quota_module, "_PATIENCE", 60.0)
+    for tenant in ("demo", "other"):
+        tunnels = [tunnel_info(Chain(), tenant=tenant) for _ in range(3)]
+        for tunnel in tunnels:
+            await cluster.put_tunnel(tunnel)
+    asked = [asyncio.ensure_future(quota.demand_room(TOKEN, 1)) for _ in range(100)]
+    other = asyncio.ensure_future(quota.demand_room(TokenRecord("t", "other", Role.CLIENT, b""), 1))
+    while sum(one.done() for one in asked) < 84:
+        await asyncio.sleep(0)
+    assert {type(one.exception()) for one in asked if one.done()} == {QuotaFull}
+    waiting = [one for one in asked if not one.done()]
+    assert len(waiting) == 16
+    await cluster.store.delete(keys.tunnel(tunnels[0].label))
+    await other
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert not quota._waiting
 
 
 class Away:
