@@ -18,6 +18,7 @@ from portway_registry.tunnels import quota as quota_module
 from portway_registry.tunnels.quota import Limit, Quota, Room
 from portway_testkit.clusters.registry import tunnel_info
 from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.links.carrier_link import until
 
 TOKEN = TokenRecord("own", "demo", Role.CLIENT, b"")
 
@@ -155,14 +156,16 @@ async def test_a_full_quota_is_told_with_its_number(cluster: Cluster, quota: Quo
         await quota.demand_room(TOKEN, 1)
 
 
-async def test_a_place_that_is_freed_is_waited_for(cluster: Cluster, quota: Quota) -> None:
+async def test_a_place_that_is_freed_is_waited_for(
+    cluster: Cluster, quota: Quota, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program that is started again comes before the end of its first tunnel is known here."""
     tunnels = [tunnel_info(Chain()) for _ in range(3)]
     for tunnel in tunnels:
         await cluster.put_tunnel(tunnel)
+    monkeypatch.setattr(quota_module, "_PATIENCE", 60.0)
     asked = asyncio.ensure_future(quota.demand_room(TOKEN, 1))
-    while not quota._waiting:
-        await asyncio.sleep(0)
+    await until(lambda: bool(quota._waiting))
     await cluster.store.delete(keys.tunnel(tunnels[0].label))
     await asked
 
@@ -176,8 +179,7 @@ async def test_few_clients_of_a_tenant_wait(cluster: Cluster, quota: Quota, monk
             await cluster.put_tunnel(tunnel)
     asked = [asyncio.ensure_future(quota.demand_room(TOKEN, 1)) for _ in range(100)]
     other = asyncio.ensure_future(quota.demand_room(TokenRecord("t", "other", Role.CLIENT, b""), 1))
-    while sum(one.done() for one in asked) < 84:
-        await asyncio.sleep(0)
+    await until(lambda: sum(one.done() for one in asked) == 84)
     assert {type(one.exception()) for one in asked if one.done()} == {QuotaFull}
     waiting = [one for one in asked if not one.done()]
     assert len(waiting) == 16
