@@ -52,6 +52,7 @@ class LocateRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    NEW_TUNNELS_FIELD_NUMBER: _builtins.int
     SESSION_KEY_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """Restricts the candidates to a region; empty for any."""
@@ -59,6 +60,10 @@ class LocateRequest(_message.Message):
     """Limit of candidates; 0 for the registry's default."""
     client_version: _builtins.str
     strategy: Global___Strategy.ValueType
+    new_tunnels: _builtins.int
+    """Tunnels that the client is about to open; 0 when it only attaches those that it has. RESOURCE_EXHAUSTED when the
+    quota of its tenant or of its token has no room for them.
+    """
     session_key: _builtins.bytes
     """The public key (Ed25519, 32 bytes) that the grant is for."""
     def __init__(
@@ -68,11 +73,12 @@ class LocateRequest(_message.Message):
         limit: _builtins.int = ...,
         client_version: _builtins.str = ...,
         strategy: Global___Strategy.ValueType = ...,
+        new_tunnels: _builtins.int = ...,
         session_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "region", b"region", "session_key", b"session_key", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "new_tunnels", b"new_tunnels", "region", b"region", "session_key", b"session_key", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -320,7 +320,9 @@ class NodeSessions:
             wall_clock=clock,
         )
 
-    def grant(self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme") -> str:
+    def grant(
+        self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme", tenant_max_tunnels: int = 0
+    ) -> str:
         now = int(self.clock())
         claims = {
             "iss": CLUSTER,
@@ -328,6 +330,7 @@ class NodeSessions:
             "sub": tenant,
             "tid": token_id,
             "max_tunnels": max_tunnels,
+            "tenant_max_tunnels": tenant_max_tunnels,
             "iat": now,
             "exp": now + 3600,
         }
