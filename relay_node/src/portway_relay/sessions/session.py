@@ -14,6 +14,7 @@ from portway_carrier.contract import Lane, Pool
 from portway_carrier.errors import CarrierError
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, Failure, Goaway
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.statements import StatementInvalid
 
 from portway_relay.errors import Refused
 from portway_relay.routing.tunnel import Tunnel
@@ -54,7 +55,7 @@ class Session:
         self.pool = pool
         self._owner = owner
         self._control: Lane | None = None
-        self._tunnels = SessionTunnels(grant, pool, context, self._send, owner.tunnel_released)
+        self._tunnels = SessionTunnels(grant, pool, context, self._send, owner.tunnel_released, self._broken)
         self._asked_to_leave = False
 
     @property
@@ -63,13 +64,18 @@ class Session:
         return self._tunnels.token_id
 
     @property
+    def session_key(self) -> bytes:
+        """The public key that the client's grants are for."""
+        return self._tunnels.shown.grant.session_key
+
+    @property
     def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnels that it holds, by label."""
         return self._tunnels.by_label
 
     def attach(self, control: Lane, grant: Grant) -> None:
         """Make `control` the control lane, closing the one before. `grant` is the client's newest."""
-        self._tunnels.grant = grant
+        self._tunnels.shown.grant = grant
         self._tunnels.cancel_pending()
         before, self._control = self._control, control
         if before is not None:
@@ -109,6 +115,8 @@ class Session:
             handler(self, payload)
         except DecodeError:
             self._fail(lane, f"a malformed frame 0x{frame_type:02x}")
+        except StatementInvalid as error:
+            self._fail(lane, str(error))
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits are opened by the node")
@@ -116,6 +124,9 @@ class Session:
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         if lane is self._control:
             self._lose_control(str(error))
+
+    def _presence(self, payload: bytes) -> None:
+        self._tunnels.shown.received(payload)
 
     def _bind(self, payload: bytes) -> None:
         self._tunnels.bind(payload)
@@ -133,11 +144,17 @@ class Session:
         self._owner.session_left(self)
 
     _HANDLERS: ClassVar[Mapping[int, Callable[["Session", bytes], None]]] = {
+        FrameType.PRESENCE: _presence,
         FrameType.BIND: _bind,
         FrameType.UNBIND: _unbind,
         FrameType.MOVED: _moved,
         FrameType.GOAWAY: _goaway,
     }
+
+    def _broken(self, reason: str) -> None:
+        """The client has broken the protocol with a frame whose check has ended just now."""
+        if self._control is not None:
+            self._fail(self._control, reason)
 
     def _fail(self, lane: Lane, reason: str) -> None:
         """End the control lane for a breach of the protocol. The session may be resumed."""
