@@ -2,18 +2,21 @@
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from portway_proto.v1.lane_pb2 import Answer, Ask, Gone, Peer, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.clusters.mesh import NodeIdentities, identity
-from portway_testkit.clusters.registry import NodeStream, node_info, tunnel_info
+from portway_testkit.clusters.registry import NodeStream, node_info
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.signers import SessionSigner, label_of, tunnel_info
 from portway_testkit.visitors.onlookers import answered
 from portway_testkit.waiting import eventually
 
@@ -23,12 +26,13 @@ Bind = Callable[..., HandTunnel]
 NEWS = ("bound 1", "gone 1", "bound 2", "gone 2")
 
 
-def routes(chain: Chain, news: str) -> Routes:
+def routes(signer: SessionSigner, key: SigningKey, news: str) -> Routes:
     kind, epoch = news.split()
     if kind == "gone":
-        return Routes(gone=[Gone(label=chain.label, epoch=int(epoch))])
-    proof = chain.proof(int(epoch))
-    return Routes(bound=[TunnelInfo(label=chain.label, node="fra-2", region="fra", epoch=int(epoch), proof=proof)])
+        return Routes(gone=[Gone(label=label_of(key), epoch=int(epoch))])
+    claim = signer.claim(key, node="fra-2", epoch=int(epoch))
+    presence = signer.present("fra-2", claim, time_ms=int(time.time() * 1000))
+    return Routes(bound=[tunnel_info(claim, "fra")], presences=[presence.encoded])
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def lane(mesh: Cluster) -> Iterator[HandLane]:
     """The control lane of fra-2, which has died, to fra-1: what it still had to say arrives now."""
     mesh.nodes["fra-2"].kill()
     with HandLane(mesh.nodes["fra-1"], mesh.ca, identity(mesh, "fra-2")) as lane:
-        lane.say(FrameType.PEER, Peer(version=1, control=True).SerializeToString())
+        lane.say(FrameType.PEER, Peer(version=PROTOCOL_VERSION, control=True).SerializeToString())
         yield lane
 
 
@@ -50,12 +54,13 @@ def test_in_whatever_order_they_come_the_highest_epoch_is_found(mesh: Cluster, l
     """Every order of a node's news, each said twice, changes nothing about a tunnel that is elsewhere by now."""
     other = bind(mesh, "iad-1", "other")
     for number, order in enumerate(itertools.permutations(NEWS)):
-        chain = Chain()
-        own = bind(mesh, "iad-1", "own", chain, 3)
+        key = SigningKey()
+        own = bind(mesh, "iad-1", "own", key, 3)
+        signer = SessionSigner(own.grant.signer.cluster)
         if number % 2:  # known before the late news come, or not
             assert answered(mesh, "fra-1", own.host) == "own"
         for news in (*order, *order):
-            lane.say(FrameType.ROUTES, routes(chain, news).SerializeToString())
+            lane.say(FrameType.ROUTES, routes(signer, key, news).SerializeToString())
         heard(lane)
         assert answered(mesh, "fra-1", own.host) == "own", order
         assert answered(mesh, "fra-1", other.host) == "other"
@@ -64,11 +69,12 @@ def test_in_whatever_order_they_come_the_highest_epoch_is_found(mesh: Cluster, l
 
 def test_late_news_of_a_label_do_not_take_it_from_the_node_itself(mesh: Cluster, lane: HandLane, bind: Bind) -> None:
     """Its own tunnel has a higher epoch than all that comes."""
-    chain = Chain()
-    own = bind(mesh, "fra-1", "own", chain, 3)
+    key = SigningKey()
+    own = bind(mesh, "fra-1", "own", key, 3)
+    signer = SessionSigner(own.grant.signer.cluster)
     for order in itertools.permutations(NEWS):
         for news in order:
-            lane.say(FrameType.ROUTES, routes(chain, news).SerializeToString())
+            lane.say(FrameType.ROUTES, routes(signer, key, news).SerializeToString())
     heard(lane)
     assert own.unbound is None
     for at in ("fra-1", "iad-1"):
@@ -79,9 +85,9 @@ def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster,
     """A node's batches, repeated and out of order by lot, among them withdrawals of what others hold."""
     lot = random.Random(7)
     mesh.nodes["fra-2"].kill()
-    own, gone = Chain(), Chain()
+    own, gone = SigningKey(), SigningKey()
     tunnel = bind(mesh, "iad-1", "own", own, 3)
-    eventually(lambda: shown(mesh) == [(own.label, "iad-1", 3)])
+    eventually(lambda: shown(mesh) == [(label_of(own), "iad-1", 3)])
     info = node_info("fra-2", "fra", host=LOOPBACK, port=mesh.nodes["fra-2"].port)
 
     async def connect() -> NodeStream:
@@ -89,19 +95,22 @@ def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster,
         await stream.open()
         return stream
 
+    def told(key: SigningKey, epoch: int) -> TunnelInfo:
+        return tunnel_info(SessionSigner(tunnel.grant.signer.cluster).claim(key, node="fra-2", epoch=epoch), "fra")
+
     stream = mesh.run(connect)
     try:
-        batches = [(chain, epoch) for chain in (own, gone) for epoch in (1, 2)] * 4
+        batches = [(key, epoch) for key in (own, gone) for epoch in (1, 2)] * 4
         lot.shuffle(batches)
-        for chain, epoch in batches:
-            tunnels = [tunnel_info(chain, epoch)]
+        for key, epoch in batches:
+            tunnels = [told(key, epoch)]
             mesh.run(lambda: stream.announce(*tunnels))
             if lot.random() < 0.5:
                 mesh.run(lambda: stream.announce(withdrawn=tuple(tunnels)))
-            assert (own.label, "iad-1", 3) in shown(mesh)
-        mesh.run(lambda: stream.announce(tunnel_info(gone, 2)))
-        mesh.run(lambda: stream.announce(tunnel_info(gone, 1), withdrawn=(tunnel_info(gone, 1),)))
-        assert sorted(shown(mesh)) == sorted([(own.label, "iad-1", 3), (gone.label, "fra-2", 2)])
+            assert (label_of(own), "iad-1", 3) in shown(mesh)
+        mesh.run(lambda: stream.announce(told(gone, 2)))
+        mesh.run(lambda: stream.announce(told(gone, 1), withdrawn=(told(gone, 1),)))
+        assert sorted(shown(mesh)) == sorted([(label_of(own), "iad-1", 3), (label_of(gone), "fra-2", 2)])
         assert answered(mesh, "fra-1", tunnel.host) == "own"
         assert tunnel.unbound is None
     finally:

@@ -6,15 +6,18 @@ visit that comes to it. What a single lane with a stolen certificate may say is 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from portway_carrier.contract import Lane
-from portway_proto.v1.lane_pb2 import Gone, Routes
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
+from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import Opening
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import Claim, Presence, SigningKey, read_claim
+from portway_relay.routing.tunnel import Tunnel
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered
 from portway_testkit.waiting import eventually
 
@@ -22,10 +25,18 @@ Bind = Callable[..., HandTunnel]
 
 HOSTILE = "fra-2"
 HONEST = ("fra-1", "iad-1")
-# The epoch that a tunnel is bound with, whose proof every node may have seen.
+# The epoch with which a tunnel is bound at its home; it was at the hostile node before, with the one below.
 SEEN = 2
-# Equal, lower, forged.
-CLAIMS = (2, 1, 3, 4096)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the hostile node has of a client: everything that it was sent."""
+
+    claim: Claim
+    presence: Presence
+    grant_token: str
+    token_id: str = "a token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +47,47 @@ class Thief:
     tunnel: HandTunnel
     bind: Bind
 
-    def claim(self, chain: Chain, epoch: int) -> None:
+    def lure(self, key: SigningKey, home: str) -> tuple[HandTunnel, list[Client]]:
+        """A client binds a tunnel here, and then at its home; what can be said of it from then on."""
+        before = self.bind(self.cluster, HOSTILE, "before", key, SEEN - 1)
+        (claim,) = before.grant.signer.held
+        seen = Client(claim, before.grant.presented[-1], before.grant.token)
+        mine = self.tunnel.grant
+        forged = read_claim(claim.key + mine.claim(SigningKey(), SEEN + 1, HOSTILE).encoded[len(claim.key) :])
+        said = [
+            seen,
+            Client(claim, mine.present(HOSTILE, claim), mine.token),  # in a session of its own
+            Client(forged, mine.present(HOSTILE, forged), mine.token),
+        ]
+        return self.bind(self.cluster, home, "own", key, SEEN), said
+
+    def claim(self, client: Client) -> None:
         """Over the mesh, to the registry, and to whoever asks."""
-        proof = chain.proof(min(epoch, SEEN))  # nothing beyond can be made
-        claimed = TunnelInfo(label=chain.label, node=HOSTILE, region="fra", epoch=epoch, proof=proof)
-        told = TunnelInfo(tenant="test", token_id="thief", host=self.tunnel.host)
-        told.MergeFrom(claimed)
-        node = self.cluster.nodes[HOSTILE].node
+        node, label = self.cluster.nodes[HOSTILE].node, client.claim.label
+        holder: Any = client
+        tunnel = Tunnel(client.claim, holder, TunnelOptions(), max_visits=1, opened_at_ms=1)
+        described, presence = node._routing.describe(tunnel), client.presence.encoded
+        events = node._serving.inbound_lanes._events
+        answer = events.answer
 
         async def claim() -> None:
-            node._serving.inbound_lanes._events.held_tunnel = lambda label: claimed if label == chain.label else None  # type: ignore[method-assign]
+            events.answer = lambda asked: (  # type: ignore[method-assign, assignment]
+                Answer(tunnel=described, presence=presence) if asked == label else answer(asked)
+            )
             for peer in node._routing.peers._peers.values():
-                peer.control.tell(Routes(bound=[claimed]))
-            node._routing.outbox._bound[chain.label] = told
-            node._routing.outbox.filled.set()
+                peer.control.tell(Routes(bound=[described], presences=[presence]))
+            node._routing.outbox.bound(tunnel)
 
         self.cluster.run(claim)
 
-    def take_back(self, chain: Chain, epoch: int) -> None:
+    def take_back(self, key: SigningKey, epoch: int) -> None:
         """Say of another's tunnel that it is gone."""
         node = self.cluster.nodes[HOSTILE].node
 
         async def take_back() -> None:
-            node._routing.outbox.withdrawn(chain.label, epoch)
+            node._routing.outbox.withdrawn(label_of(key), epoch)
             for peer in node._routing.peers._peers.values():
-                peer.control.tell(Routes(gone=[Gone(label=chain.label, epoch=epoch)]))
+                peer.control.tell(Routes(gone=[Gone(label=label_of(key), epoch=epoch)]))
 
         self.cluster.run(take_back)
 
@@ -97,52 +124,53 @@ def thief(mesh: Cluster, bind: Bind) -> Thief:
 @pytest.mark.parametrize("home", ["fra-1", "iad-1"])
 def test_it_gets_no_visitor_of_a_tunnel_that_is_there(mesh: Cluster, bind: Bind, thief: Thief, home: str) -> None:
     """Whatever it claims, and takes back: everybody goes on being served by the tunnel's own client."""
-    chain = Chain()
-    own = bind(mesh, home, "own", chain, SEEN)
-    eventually(lambda: (home, SEEN) in shown(mesh, chain))
+    key = SigningKey()
+    own, said = thief.lure(key, home)
+    eventually(lambda: (home, SEEN) in shown(mesh, key))
     with Onlookers(mesh, {own.host: "own"}, HONEST) as onlookers:
         for _ in range(3):
-            for epoch in CLAIMS:
-                thief.claim(chain, epoch)
-            thief.take_back(chain, SEEN)
+            for client in said:
+                thief.claim(client)
+            thief.take_back(key, SEEN)
             thief.heard()
         before = onlookers.answers.copy()
         eventually(lambda: all((onlookers.answers - before)[at, "own"] > 3 for at in HONEST))
-    assert shown(mesh, chain) == [(home, SEEN)]
+    assert shown(mesh, key) == [(home, SEEN)]
     assert own.unbound is None
 
 
 @pytest.mark.parametrize("home", ["fra-1", "iad-1"])
 def test_it_gets_no_visitor_of_a_tunnel_that_is_gone(mesh: Cluster, bind: Bind, thief: Thief, home: str) -> None:
-    """An epoch is its first holder's alone: the label is nobody's now, and its own client's with the next one."""
-    chain = Chain()
-    own = bind(mesh, home, "own", chain, SEEN)
-    eventually(lambda: (home, SEEN) in shown(mesh, chain))
+    """Where its visitors came in the label is nobody's now, and its own client's with the next epoch. A node that has
+    heard of no later claim may be led to where the client placed its tunnel a moment ago, until that presence ends."""
+    key = SigningKey()
+    own, said = thief.lure(key, home)
+    eventually(lambda: (home, SEEN) in shown(mesh, key))
+    assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
     own.leave()
-    eventually(lambda: shown(mesh, chain) == [])
+    eventually(lambda: shown(mesh, key) == [])
     with Onlookers(mesh, {own.host: "own"}, HONEST):
-        for epoch in CLAIMS:
-            thief.claim(chain, epoch)
+        for client in said:
+            thief.claim(client)
             thief.heard()
             assert {answered(mesh, at, own.host) for at in HONEST} == {""}
-        assert shown(mesh, chain) == []
-        again = bind(mesh, home, "own", chain, SEEN + 1)
+        again = bind(mesh, home, "own", key, SEEN + 1)
         assert again.refused is None
         for at in HONEST:
             eventually(lambda: answered(mesh, at, own.host) == "own")
 
 
 def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, bind: Bind, thief: Thief) -> None:
-    """Claims with an equal epoch cannot be told apart then: who asks for the first time is led to neither."""
-    chain = Chain()
-    own = bind(mesh, "fra-1", "own", chain, SEEN)
-    eventually(lambda: ("fra-1", SEEN) in shown(mesh, chain))
+    """What it shows is told apart without asking anybody."""
+    key = SigningKey()
+    own, said = thief.lure(key, "fra-1")
+    eventually(lambda: ("fra-1", SEEN) in shown(mesh, key))
     mesh.stop_registry()
     try:
         with Onlookers(mesh, {own.host: "own"}, HONEST) as onlookers:
             for _ in range(2):
-                for epoch in CLAIMS:
-                    thief.claim(chain, epoch)
+                for client in said:
+                    thief.claim(client)
                 before = onlookers.answers.copy() + onlookers.unanswered
                 eventually(
                     lambda: all((onlookers.answers + onlookers.unanswered - before)[at, "own"] > 3 for at in HONEST)
@@ -155,6 +183,6 @@ def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, bind: Bind, thi
     assert own.unbound is None
 
 
-def shown(cluster: Cluster, chain: Chain) -> list[tuple[str, int]]:
+def shown(cluster: Cluster, key: SigningKey) -> list[tuple[str, int]]:
     """Node and epoch of the tunnel, as the registry has it."""
-    return [(tunnel.node, tunnel.epoch) for tunnel in cluster.admin.tunnels() if tunnel.label == chain.label]
+    return [(tunnel.node, tunnel.epoch) for tunnel in cluster.admin.tunnels() if tunnel.label == label_of(key)]

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.cable import Cable
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered
 from portway_testkit.waiting import eventually
 
@@ -34,28 +35,28 @@ def shown(cluster: Cluster, label: str) -> list[tuple[str, int]]:
 def test_without_the_registry_it_is_forgotten_there_and_served_everywhere(cable: Cable, bind: Bind) -> None:
     """Its lease runs out; routes stay, for absence from a list removes none. Back, it is shown once, as it was."""
     mesh, home = cable.cluster, cable.name
-    chain = Chain()
-    own, other = bind(mesh, home, "own", chain), bind(mesh, "fra-2", "other")
-    eventually(lambda: shown(mesh, chain.label) == [(home, 1)])
+    key = SigningKey()
+    own, other = bind(mesh, home, "own", key), bind(mesh, "fra-2", "other")
+    eventually(lambda: shown(mesh, label_of(key)) == [(home, 1)])
     with Onlookers(mesh, {own.host: "own", other.host: "other"}) as onlookers:
         eventually(lambda: all(onlookers.answers[at, "own"] for at in mesh.nodes))
         cable.cut_registry()
         eventually(lambda: home not in {node.name for node in mesh.admin.nodes()})
-        assert shown(mesh, chain.label) == []
+        assert shown(mesh, label_of(key)) == []
         before = onlookers.answers.copy()
         eventually(lambda: all((onlookers.answers - before)[at, "own"] > 5 for at in mesh.nodes))
         cable.mend_registry()
-        eventually(lambda: shown(mesh, chain.label) == [(home, 1)])
+        eventually(lambda: shown(mesh, label_of(key)) == [(home, 1)])
         assert not onlookers.unanswered
 
 
 def test_back_from_a_partition_it_gives_up_what_was_bound_elsewhere(cable: Cable, bind: Bind) -> None:
     """While it was away both served, each its own side; then the highest epoch has every visitor."""
     mesh, home = cable.cluster, cable.name
-    taken, kept = Chain(), Chain()
+    taken, kept = SigningKey(), SigningKey()
     before, keeping = bind(mesh, home, "before", taken), bind(mesh, home, "keeping", kept)
     other = bind(mesh, "fra-2", "other")
-    eventually(lambda: shown(mesh, taken.label) == [(home, 1)])
+    eventually(lambda: shown(mesh, label_of(taken)) == [(home, 1)])
     with Onlookers(mesh, {keeping.host: "keeping", other.host: "other"}):
         assert {answered(mesh, at, before.host) for at in mesh.nodes} == {"before"}
         cable.cut()
@@ -69,6 +70,6 @@ def test_back_from_a_partition_it_gives_up_what_was_bound_elsewhere(cable: Cable
         for at in mesh.nodes:
             eventually(lambda: answered(mesh, at, before.host) == "after")
             eventually(lambda: answered(mesh, at, keeping.host) == "keeping")
-        eventually(lambda: shown(mesh, taken.label) == [("fra-2", 2)])
-        eventually(lambda: shown(mesh, kept.label) == [(home, 1)])
+        eventually(lambda: shown(mesh, label_of(taken)) == [("fra-2", 2)])
+        eventually(lambda: shown(mesh, label_of(kept)) == [(home, 1)])
         assert keeping.unbound is None

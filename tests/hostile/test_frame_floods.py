@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf.message import Message
-from portway_proto.v1.lane_pb2 import Bind, Hello, Moved, Unbind
+from portway_proto.v1.lane_pb2 import Bind, Moved, Unbind
 from portway_proto.wire.frames import FrameType, encode_frame
-from portway_proto.wire.labels import Chain
-from portway_proto.wire.limits import MAX_CONTROL, PROTOCOL_VERSION
-from portway_testkit.links.hand_lane import grant_with
+from portway_proto.wire.limits import LINK_ALPN, MAX_CONTROL, PROTOCOL_VERSION
+from portway_testkit.clusters.hand_grants import Grants, HandGrant
+from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.flooder import Flood, Flooder
 from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.visiting import connect_tls, tls_context
 
 # The node, its client and a process that attacks it start first, and rounds of half a second follow.
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
@@ -30,9 +31,12 @@ MOST_OF_A_CORE_FOR_HANDSHAKES = 0.25
 
 @pytest.fixture
 def flood(besieged: Besieged) -> Callable[..., Flood]:
-    def make(frames: bytes, rate: int, *, grant: str = "") -> Flood:
-        hello = Hello(version=PROTOCOL_VERSION, grant=grant, client_version="by hand").SerializeToString()
-        first = encode_frame(FrameType.HELLO, hello) if grant else b""
+    def make(frames: bytes, rate: int, *, grant: HandGrant | None = None) -> Flood:
+        first = b""
+        if grant is not None:
+            node = besieged.server_name.partition(".")[0]
+            hello = grant.hello(node, certificate(besieged), version=PROTOCOL_VERSION)
+            first = encode_frame(FrameType.HELLO, hello.SerializeToString())
         ca = str(besieged.ca)
         return Flood(besieged.host, besieged.port, besieged.server_name, ca, rate, frames.hex(), first.hex())
 
@@ -54,12 +58,23 @@ def test_pings_before_the_first_frame_are_not_answered(besieged: Besieged, flood
     assert statistics.median(shares) < MOST_OF_A_CORE_FOR_HANDSHAKES
 
 
+def certificate(besieged: Besieged) -> bytes:
+    """The node's, as TLS shows it."""
+    context = tls_context(besieged.ca, LINK_ALPN)
+    with connect_tls(context, (besieged.host, besieged.port), besieged.server_name) as lane:
+        shown = lane.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
+
+
 def frames_of(kind: str) -> bytes:
-    label = Chain().label
+    signer = SessionSigner()
+    claim = signer.claim(node="fra-2")
+    presence = signer.present("fra-2").encoded
     messages: dict[str, tuple[FrameType, Message]] = {
-        "unbind": (FrameType.UNBIND, Unbind(label=label)),
-        "moved": (FrameType.MOVED, Moved(label=label, node="fra-2", epoch=1, proof=bytes(32))),
-        "bind": (FrameType.BIND, Bind(request=1, label=label, epoch=1, proof=bytes(32))),
+        "unbind": (FrameType.UNBIND, Unbind(label=claim.label)),
+        "moved": (FrameType.MOVED, Moved(label=claim.label, claim=claim.encoded, presence=presence)),
+        "bind": (FrameType.BIND, Bind(request=1, claim=claim.encoded)),
     }
     if kind == "ping":
         return PING
@@ -73,7 +88,7 @@ def test_a_session_that_floods_its_control_lane_takes_no_time(
 ) -> None:
     """PINGs, requests that change nothing and requests that are refused: once its budget is used up the lane is not
     read, and what it sends takes next to no time of the node."""
-    with Flooder(flood(frames_of(kind), RATE, grant=grant_with(besieged.environment))) as flooder:
+    with Flooder(flood(frames_of(kind), RATE, grant=Grants(besieged.environment).new())) as flooder:
         flooder.go()
         time.sleep(BURST)
         shares = [besieged.busy(1.0) for _ in range(ROUNDS)]
@@ -86,7 +101,7 @@ def test_visitors_are_served_while_a_session_floods_its_control_lane(
     besieged: Besieged, flood: Callable[..., Flood]
 ) -> None:
     """The tunnel in use goes on, and new visitors are served."""
-    figures, report = besieged.flooded(flood(frames_of("unbind"), 300_000, grant=grant_with(besieged.environment)))
+    figures, report = besieged.flooded(flood(frames_of("unbind"), 300_000, grant=Grants(besieged.environment).new()))
     print(figures, report)
     assert figures.ratio >= 0.8, figures
     assert figures.grown < 16

@@ -4,6 +4,7 @@ import asyncio
 
 from portway.engine.grpc_registries import well_formed
 from portway_proto.v1.discovery_pb2 import Candidate
+from portway_proto.v1.lane_pb2 import Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import Make, authority, make
@@ -37,9 +38,9 @@ async def test_routes_without_their_form_close_the_lane(make: Make) -> None:
     one, two = make("one"), make("two")
     one.update_peers([two.info])
     await until(lambda: bool(two.wholes))
-    one.peers.tell_siblings(TunnelInfo(label="a" * 16_000, node="one", unencrypted_port=20_000), None)
-    await until(lambda: ("one", False) in two.contacts)
-    assert [routes.bound for _, routes in two.heard] == [[]]
+    one.peers.tell_siblings(Routes(bound=[TunnelInfo(label="a" * 16_000, node="one", unencrypted_port=20_000)]))
+    await until(lambda: len(two.wholes) == 2)
+    assert [list(routes.bound) for _, routes in two.heard] == [[], []]
 
 
 async def test_unknown_fields_of_routes_go_no_further(make: Make) -> None:
@@ -47,10 +48,10 @@ async def test_unknown_fields_of_routes_go_no_further(make: Make) -> None:
     one, two = make("one"), make("two")
     one.update_peers([two.info])
     await until(lambda: bool(two.wholes))
-    tunnel = TunnelInfo(label="a" * 16, node="one", epoch=1, proof=bytes(32))
+    tunnel = TunnelInfo(label="a" * 16, node="one", epoch=1, claim=bytes(32))
     known = TunnelInfo.FromString(tunnel.SerializeToString())
     tunnel.MergeFromString(b"\xc2\x3e\x03abc")
-    one.peers.tell_siblings(tunnel, None)
+    one.peers.tell_siblings(Routes(bound=[tunnel]))
     await until(lambda: len(two.heard) == 2)
     assert two.heard[1][1].bound[0].SerializeToString() == known.SerializeToString()
 

@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from portway_testkit.links.hand_lane import grant_with
+from portway_testkit.clusters.hand_grants import Grants
 from portway_testkit.visitors.siege import Besieged, Download
 from portway_testkit.visitors.storm import Storm
 from portway_testkit.waiting import eventually
@@ -26,7 +26,7 @@ def test_two_thousand_clients_that_come_at_once_are_all_let_in(besieged: Besiege
     """Everybody has a session and a tunnel within a minute; the tunnel in use goes on meanwhile, new visitors are
     served, and handshakes in progress and memory are bounded."""
     before, memory = besieged.metrics(), besieged.memory()
-    grant = grant_with(besieged.environment)
+    grant = Grants(besieged.environment)
     with Download(besieged.tunnel, besieged.ca) as download:
         quiet = download.speed()
         speeds, waits, greetings = [], [], []

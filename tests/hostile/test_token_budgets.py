@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_proto.v1.lane_pb2 import Bind, BindRefused, Bound, Failure, Unbind
-from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.v1.lane_pb2 import BindRefused, Bound, Failure, Unbind
 from portway_proto.wire.frames import FrameType
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_relay.config import NodeLimits, PortRange
 from portway_testkit.clusters.cluster import Cluster, NodePlan
-from portway_testkit.links.hand_lane import HandLane, grant_of, grant_with
+from portway_testkit.clusters.hand_grants import Grants, grants_of
+from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.signers import label_of
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,26 +37,25 @@ def cluster_of(tmp_path: Path) -> Iterator[ClusterOf]:
         yield make
 
 
-def small_grant(cluster: Cluster) -> str:
-    return grant_with(cluster.environment(cluster.token(max_tunnels=1)))
+def small_grant(cluster: Cluster) -> Grants:
+    return Grants(cluster.environment(cluster.token(max_tunnels=1)))
 
 
 def bind_raw(lane: HandLane) -> tuple[str, Failure | None]:
     """Bind a new label with a raw port; the label, and why it was refused."""
-    chain = Chain()
-    bind = Bind(request=1, label=chain.label, epoch=1, proof=chain.proof(1), options=TunnelOptions(unencrypted=True))
-    lane.say(FrameType.BIND, bind.SerializeToString())
+    key = SigningKey()
+    lane.say_bind(key, unencrypted=True)
     frame_type, payload = lane.hear()
     if frame_type == FrameType.BIND_REFUSED:
-        return chain.label, BindRefused.FromString(payload).failure
+        return label_of(key), BindRefused.FromString(payload).failure
     assert Bound.FromString(payload).unencrypted_port
-    return chain.label, None
+    return label_of(key), None
 
 
 def test_sessions_that_are_left_without_a_word_take_no_places(cluster_of: ClusterOf) -> None:
     """A client that begins one session after the other and drops each keeps a few of them: others attach."""
     cluster = cluster_of(NodeLimits(max_sessions=SESSIONS))
-    grant, other = small_grant(cluster), grant_of(cluster)
+    grant, other = small_grant(cluster), grants_of(cluster)
     for _ in range(2 * SESSIONS):
         with HandLane(cluster.node, cluster.ca) as lane:
             lane.begin(grant)
@@ -63,19 +63,19 @@ def test_sessions_that_are_left_without_a_word_take_no_places(cluster_of: Cluste
     assert cluster.node.metrics()["sessions"] < SESSIONS / 2
     with HandLane(cluster.node, cluster.ca) as lane:
         lane.begin(other)
-        lane.bind(Chain())
+        lane.bind(SigningKey())
 
 
 def test_sessions_that_stay_take_no_places_of_others(cluster_of: ClusterOf) -> None:
     """Nor do sessions that are held open: those above what the token may have are refused."""
     cluster = cluster_of(NodeLimits(max_sessions=SESSIONS))
-    grant, other = small_grant(cluster), grant_of(cluster)
+    grant, other = small_grant(cluster), grants_of(cluster)
     with ExitStack() as stack:
         for _ in range(SESSIONS):
             stack.enter_context(HandLane(cluster.node, cluster.ca)).say_hello(grant)
         lane = stack.enter_context(HandLane(cluster.node, cluster.ca))
         lane.begin(other)
-        lane.bind(Chain())
+        lane.bind(SigningKey())
         assert cluster.node.metrics()["sessions"] < SESSIONS / 2
 
 
@@ -97,5 +97,5 @@ def test_tunnels_that_come_and_go_do_not_make_all_raw_ports_rest(cluster_of: Clu
         assert len(refusals) == PORTS - RESTING
         assert 0 < refusals[-1].retry_after_ms <= limits.port_rest * 1000
     with HandLane(cluster.node, cluster.ca) as lane:
-        lane.begin(grant_of(cluster))
+        lane.begin(grants_of(cluster))
         assert bind_raw(lane)[1] is None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from portway_carrier.values import ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_runtime.certificates import (
@@ -49,6 +50,11 @@ class LoadedCertificates:
     mesh_tls: ServerTls
     _visitor_tls: Mapping[tuple[str, str | None, Group], ServerTls]
 
+    @property
+    def node_der(self) -> bytes:
+        """The node's own certificate."""
+        return self.node.certificate.public_bytes(Encoding.DER)
+
     def visitor_tls(self, zone: str, alpn: str | None, group: Group) -> ServerTls:
         """The settings for a visitor of a name in `zone`, one of `zones`; `alpn` is the protocol chosen, if any, and
         `group` the key exchange group."""
@@ -65,6 +71,12 @@ class Certificates:
         paths = (config.cluster_ca, config.cert, config.key, *config.tls_cert, *config.tls_key)
         self._files = LoadedFiles(paths, self._load)
         self._changed: list[Callable[[], None]] = []
+        self._before: bytes | None = None  # the node's certificate before the last reload
+
+    def own(self) -> list[bytes]:
+        """The node's own certificate (DER), and the one before: a client that dials may have been shown that one."""
+        own = [self._files.value.node_der]
+        return own if self._before is None else [*own, self._before]
 
     def current(self) -> LoadedCertificates:
         """The set in use."""
@@ -90,11 +102,14 @@ class Certificates:
 
     def reload(self) -> bool:
         """Read the files again. Files that cannot be used are logged, and the set in use stays."""
+        before = self._files.value.node_der
         try:
             self._files.reload()
         except CertificateError as error:
             logger.error("certificates not reloaded, the old ones stay in use: %s", error)
             return False
+        if self._files.value.node_der != before:
+            self._before = before
         logger.info(
             "certificates reloaded",
             extra={

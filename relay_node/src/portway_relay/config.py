@@ -58,7 +58,7 @@ class NodeLimits:
     )
     sessions_per_second: int = _limit(
         200,
-        "new client sessions per second, each with the handshakes of its lanes, the proofs of its tunnels and "
+        "new client sessions per second, each with the handshakes of its lanes, the claims of its tunnels and "
         "announcements; above it clients get a time to retry",
     )
     session_burst: int = _limit(
@@ -67,7 +67,7 @@ class NodeLimits:
     max_tunnels_per_session: int = _limit(1_000, "tunnels of one session; ten times those of any program seen so far")
     max_lanes: int = _limit(4_096, "data lanes of one session: one for each visit in progress")
     max_visits_per_tunnel: int = _limit(4_096, "visits of one tunnel in progress; more could not have a lane")
-    binds_per_second: int = _limit(50, "tunnels that one session may open per second; a proof takes up to 2 ms")
+    binds_per_second: int = _limit(50, "tunnels that one session may open per second")
     bind_burst: int = _limit(1_000, "tunnels that one session may open at once, as when it comes back with all of them")
     lane_frames_per_second: int = _limit(
         200,
@@ -83,13 +83,12 @@ class NodeLimits:
     token_frame_burst: int = _limit(
         40_000, "the same at once: 10,000 tunnels in 200 sessions come over from another node"
     )
-    proof_hashes_per_second: int = _limit(
-        200_000,
-        "hashes per second to check the proofs of one token, or of one node: a twentieth of a core; one proof takes "
-        "up to 4,096",
+    signature_checks_per_second: int = _limit(
+        500, "signatures of one token, or of one node, that are checked per second: a twentieth of a core"
     )
-    proof_hash_burst: int = _limit(
-        1_000_000, "hashes at once for the same, 0.25 s of work: 10,000 tunnels of a node, each bound a hundred times"
+    signature_check_burst: int = _limit(
+        25_000,
+        "the same at once, 2.5 s of work: 10,000 tunnels, each with a ticket, come over from another node",
     )
     # Connections whose purpose or owner is not known yet.
     max_greetings: int = _limit(

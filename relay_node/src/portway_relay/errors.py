@@ -7,7 +7,7 @@ RelayError
 ├── Refused              a client's request is refused: a code of the lane protocol, and why
 │   └── GrantRefused     its grant is not accepted
 ├── PortsUsedUp          no raw TCP port is free
-└── TicketInvalid        a ticket that this cluster did not sign, or for another label or region
+└── TicketInvalid        a ticket that the node with its port did not sign, or for another label or region
 
 Carriers have a tree of their own in portway_carrier.errors; SettingsError, ListenError and CertificateError are in
 portway_runtime.errors.
@@ -38,13 +38,17 @@ class Refused(RelayError):
     """A client's request is refused; the message is for its user and says what to do.
 
     retry_after: seconds after which the request may be tried again; 0 when nothing is known.
+    claim: the one that owns the label, with EPOCH.
     """
 
-    def __init__(self, code: "FailureCode.ValueType", message: str, *, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, code: "FailureCode.ValueType", message: str, *, retry_after: float = 0.0, claim: bytes = b""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.claim = claim
 
     @property
     def failure(self) -> Failure:

@@ -46,7 +46,7 @@ class NodeCounts:
     rejected: Mapping[str, int]  # connections, by reason
     outcomes: Mapping[str, int]  # of visits
     handshakes: int  # in progress, of clients' lanes
-    proofs_unchecked: Mapping[str, int]  # by kind of sender
+    signatures_unchecked: Mapping[str, int]  # by kind of sender
     mesh: MeshCounts
     carrier: Counters
 
@@ -86,10 +86,10 @@ class _Node(Collector):
         yield _by("turned_away", "connections turned away", "reason", counts.rejected)
         yield _by("visits_ended", "visits ended", "outcome", counts.outcomes)
         yield _by(
-            "proofs_unchecked",
-            "proofs above their sender's rate, not checked",
+            "signatures_unchecked",
+            "signatures above their sender's rate, not checked",
             "of",
-            counts.proofs_unchecked,
+            counts.signatures_unchecked,
         )
         handshakes = _gauge("lane_handshakes", "TLS handshakes of lanes in progress", "of")
         handshakes.add_metric(("client",), counts.handshakes)

@@ -46,13 +46,16 @@ class Node:
         on_failure: Callable[[BaseException], None] | None = None,
         monotonic: Monotonic = clocks.monotonic,
         wall_clock: WallClock = clocks.wall_clock,
+        elapsed: Monotonic = clocks.counting_sleep,
     ) -> None:
         """Read the certificates and make all parts; nothing is opened or started. Raises CertificateError.
+
+        elapsed: also counts time asleep; what clients have signed ends by it.
 
         on_failure: called when a background task ends that must not; the node should be stopped then.
         """
         failed = on_failure or _ignore
-        base = build_base(config, failed, monotonic, wall_clock)
+        base = build_base(config, failed, monotonic, wall_clock, elapsed)
         routing = build_routing(base)
         raw = build_raw_ports(base, routing)
         serving = build_serving(base, routing, raw)
@@ -83,6 +86,8 @@ class Node:
             routing.peers,
             serving.inbound_lanes,
             raw.reservation,
+            raw.owners,
+            routing.checks,
             self._lifecycle.obey,
             self._prober.probe,
         )
@@ -97,6 +102,7 @@ class Node:
             self._messages,
             clock=monotonic,
             wall_clock=wall_clock,
+            registry_clock=base.registry_clock,
             on_failure=failed,
         )
         self._renewal = renewal_for(
@@ -182,6 +188,9 @@ class Node:
             close(self._admin.close)
         close(self._base.carrier.close, linger=_FLUSH_TIME)
         close(self._tasks.close)
+        self._closing.callback(routing.checks.close)
+        close(routing.verification.close)
+        close(raw.siblings.close)
         close(routing.peers.close)
         close(serving.inbound_lanes.close)
         close(self._stream.close)
@@ -192,7 +201,7 @@ class Node:
         close(routing.lookup.close)
         close(routing.visits.close)
         close(raw.reservation.close)
-        close(raw.addresses.close)
+        close(serving.session_tasks.close)
         self._closing.callback(serving.sessions.close)
         close(serving.greeter.close)
         close(raw.visitors.close)

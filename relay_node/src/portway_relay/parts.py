@@ -6,27 +6,32 @@ a node starts and stops (node.py).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from portway_carrier.contract import Carrier
 from portway_carrier.select import make_carrier
 from portway_carrier.values import Limits
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_runtime.clocks import Monotonic, WallClock
+from portway_proto.wire.statements import Presence
+from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.rates import AddressRate
+from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
-from portway_relay.mesh.announcer import TunnelAnnouncer, without_owner
+from portway_relay.mesh.announcer import TunnelAnnouncer
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.requests import PeerRequests
+from portway_relay.mesh.sibling_tunnels import SiblingTunnels
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.raw_ports.account import PortAccount
+from portway_relay.raw_ports.owners import PortOwners
 from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.reservation import PortReservation
-from portway_relay.raw_ports.sibling_ports import SiblingClaims, SiblingPorts
+from portway_relay.raw_ports.sibling_ports import SiblingPortMap, SiblingPorts
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.raw_ports.token_rests import TokenRests
@@ -34,10 +39,11 @@ from portway_relay.registry_link.calls import RegistryCalls
 from portway_relay.registry_link.label_questions import LabelQuestions
 from portway_relay.registry_link.outbox import Outbox
 from portway_relay.routing.lookup import Lookup
-from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes
+from portway_relay.routing.statement_checks import StatementChecks
 from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import HeldTunnels, HomeNode, Tunnel
+from portway_relay.routing.verification import Verification
 from portway_relay.sessions.grants import GrantVerifier
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.session_tunnels import SessionContext
@@ -53,6 +59,8 @@ class Base:
     on_failure: Callable[[BaseException], None]
     clock: Monotonic
     wall_clock: WallClock
+    elapsed: Monotonic  # counts time asleep, too
+    registry_clock: RegistryClock
     certificates: Certificates
     carrier: Carrier
     address: NodeAddress
@@ -68,11 +76,12 @@ class Routing:
     questions: LabelQuestions
     tunnels: HeldTunnels
     peers: Peers
-    proofs: Proofs
+    checks: StatementChecks
     routes: Routes
+    verification: Verification
     lookup: Lookup
     visits: Visits
-    describe: Callable[[Tunnel], TunnelInfo]  # a tunnel as other nodes learn of it
+    describe: Callable[[Tunnel], TunnelInfo]  # a tunnel as others learn of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,9 @@ class RawPortParts:
 
     visitors: RawVisitors
     sockets: RawPorts
-    siblings: SiblingPorts
+    siblings: SiblingTunnels
+    tickets: Tickets
+    owners: PortOwners
     reservation: PortReservation
     addresses: RegionAddresses
 
@@ -93,13 +104,18 @@ class Serving:
     grants: GrantVerifier
     table: TunnelTable
     sessions: Sessions
+    session_tasks: Tasks
     greeter: Greeter
     inbound_lanes: InboundLanes
     public_port: PublicPort
 
 
 def build_base(
-    config: NodeConfig, on_failure: Callable[[BaseException], None], clock: Monotonic, wall_clock: WallClock
+    config: NodeConfig,
+    on_failure: Callable[[BaseException], None],
+    clock: Monotonic,
+    wall_clock: WallClock,
+    elapsed: Monotonic,
 ) -> Base:
     """Read the certificates, and make the carrier. Raises CertificateError."""
     limits = config.limits
@@ -108,6 +124,8 @@ def build_base(
         on_failure,
         clock,
         wall_clock,
+        elapsed,
+        RegistryClock(wall_clock, elapsed),
         Certificates(config),
         make_carrier(Limits(handshake=limits.greeting_time)),
         NodeAddress(config),
@@ -124,21 +142,19 @@ def build_routing(base: Base) -> Routing:
     questions = LabelQuestions(calls, base.clock, on_failure=base.on_failure)
     tunnels = HeldTunnels()
 
-    def describe(tunnel: Tunnel) -> TunnelInfo:
-        return without_owner(home.describe(tunnel))
-
-    def held() -> Iterator[TunnelInfo]:
-        return map(describe, tunnels.all_live())
+    def held() -> Iterator[TunnelInfo | Presence]:
+        return chain(tunnels.presences(), map(home.describe, tunnels.all_live()))
 
     certificates = base.certificates
     peers = Peers(config.name, config.region, base.carrier, certificates.current, held, on_failure=base.on_failure)
     certificates.subscribe(peers.certificates_changed)
-    proofs = Proofs(limits.proof_hashes_per_second, limits.proof_hash_burst, base.clock)
-    routes = Routes(config.name, peers.pool_of, tunnels.epoch, proofs, base.clock)
+    checks = StatementChecks(limits.signature_checks_per_second, limits.signature_check_burst, base.clock)
+    routes = Routes(config.name, peers.pool_of, tunnels.claim, base.elapsed, base.registry_clock)
+    verification = Verification(routes, checks, on_failure=base.on_failure)
     lookup = Lookup(
-        config.region,
         tunnels,
         routes,
+        verification,
         peers,
         questions.ask,
         rate=limits.lookups_per_second,
@@ -147,11 +163,13 @@ def build_routing(base: Base) -> Routing:
         on_failure=base.on_failure,
     )
     visits = Visits(base.carrier, lookup, first_bytes_time=limits.first_bytes_time, on_failure=base.on_failure)
-    return Routing(outbox, calls, questions, tunnels, peers, proofs, routes, lookup, visits, describe)
+    return Routing(
+        outbox, calls, questions, tunnels, peers, checks, routes, verification, lookup, visits, home.describe
+    )
 
 
 def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
-    """Siblings' claims before the account, the account before the sockets."""
+    """Siblings' ports before the account, the account before the sockets."""
     config, limits = base.config, base.config.limits
     ports = config.raw_ports
     visitors = RawVisitors(
@@ -162,55 +180,62 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
         max_lookups=limits.max_half_open,
         on_failure=base.on_failure,
     )
-    claims = SiblingClaims(rest=limits.port_rest, clock=base.clock)
-    account = PortAccount(ports, limits.port_rest, base.clock, at_sibling=claims.label)
+    known = SiblingPortMap()
+    account = PortAccount(ports, limits.port_rest, base.clock, at_sibling=known.label)
+    owners = PortOwners(config.name, account.is_mine)
+    tickets = Tickets(config.name, config.region, base.certificates.current, base.wall_clock, base.registry_clock)
     reservation = PortReservation(
         account, routing.calls.reserve_ports, rest=limits.port_rest, clock=base.clock, on_failure=base.on_failure
     )
     host = config.listen.host if config.raw_listen is None else config.raw_listen
-    sockets = RawPorts(host, account, visitors.connected)
-    siblings = SiblingPorts(config.region, range(ports.first, ports.last + 1), claims, account, sockets)
-    addresses = RegionAddresses(
-        config.region,
-        account,
-        reservation,
-        routing.peers,
-        claims,
-        routing.questions.ask,
+    sockets = RawPorts(host, account, tickets.sign, visitors.connected)
+    siblings = SiblingTunnels(
+        routing.routes,
+        routing.verification,
+        routing.checks,
+        tickets,
+        owners,
+        known,
+        SiblingPorts(range(ports.first, ports.last + 1), known, account, sockets),
         on_failure=base.on_failure,
     )
-    return RawPortParts(visitors, sockets, siblings, reservation, addresses)
+    addresses = RegionAddresses(account, reservation, routing.peers)
+    return RawPortParts(visitors, sockets, siblings, tickets, owners, reservation, addresses)
 
 
 def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
     """The rules of claiming labels, then the sessions that claim them, then the ports that clients come to."""
     config, limits, carrier, certificates = base.config, base.config.limits, base.carrier, base.certificates
     grants = GrantVerifier(base.wall_clock)
+    announcer = TunnelAnnouncer(routing.outbox, routing.peers, routing.routes, routing.describe)
     table = TunnelTable(
         routing.tunnels,
         routing.routes,
         raw.sockets,
-        TunnelAnnouncer(routing.outbox, routing.peers, routing.routes, routing.describe),
-        proofs=routing.proofs,
+        announcer,
         port_rests=TokenRests(limits.max_resting_ports_per_token, limits.port_rest, base.clock),
         max_visits=limits.max_visits_per_tunnel,
         clock=base.wall_clock,
     )
-    sessions = Sessions(
-        config,
-        carrier,
+    session_tasks = Tasks("sessions", base.on_failure)
+    context = SessionContext(
+        config.name,
+        limits,
         grants,
-        SessionContext(
-            limits,
-            table,
-            Tickets(certificates.current, config.region, base.wall_clock),
-            raw.addresses,
-            base.address.public_address,
-            routing.routes.client_moved,
-            base.clock,
-        ),
-        wall_clock=base.wall_clock,
+        table,
+        routing.routes,
+        routing.verification,
+        routing.checks,
+        announcer,
+        raw.tickets,
+        raw.owners,
+        raw.addresses,
+        base.address.public_address,
+        session_tasks,
+        base.clock,
+        base.registry_clock,
     )
+    sessions = Sessions(config, carrier, grants, context, certificates.own, wall_clock=base.wall_clock)
     greeter = Greeter(
         carrier,
         certificates.link_tls,
@@ -222,7 +247,13 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         on_failure=base.on_failure,
     )
     requests = PeerRequests(
-        routing.peers, routing.tunnels, routing.routes, raw.siblings, routing.visits, routing.describe
+        routing.peers,
+        routing.tunnels,
+        routing.routes,
+        routing.verification,
+        raw.siblings,
+        routing.visits,
+        routing.describe,
     )
     inbound_lanes = InboundLanes(
         carrier,
@@ -245,4 +276,4 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         clock=base.clock,
         on_failure=base.on_failure,
     )
-    return Serving(grants, table, sessions, greeter, inbound_lanes, public_port)
+    return Serving(grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port)

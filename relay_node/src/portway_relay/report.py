@@ -59,7 +59,7 @@ class Report:
             rejected=self._rejected(),
             outcomes=routing.visits.outcomes,
             handshakes=serving.greeter.handshakes,
-            proofs_unchecked=routing.proofs.unchecked,
+            signatures_unchecked=routing.checks.unchecked,
             mesh=MeshCounts(
                 peers=routing.peers.counts(),
                 inbound_lanes=len(serving.inbound_lanes),

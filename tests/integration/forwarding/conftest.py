@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.hand_grants import Grants, grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.waiting import eventually
 
@@ -31,11 +31,13 @@ def mesh(tmp_path: Path) -> Iterator[Cluster]:
 def bind() -> Iterator[Callable[..., HandTunnel]]:
     """Makes tunnels; what is left of them is closed after the test."""
     with ExitStack() as stack:
-        grants: dict[int, str] = {}
+        grants: dict[int, Grants] = {}
 
-        def make(cluster: Cluster, node: str, name: str, chain: Chain | None = None, epoch: int = 1, **how: Any) -> Any:
-            grant = grants.get(id(cluster)) or grants.setdefault(id(cluster), grant_of(cluster))
-            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, grant, chain or Chain(), epoch, name, **how)
+        def make(
+            cluster: Cluster, node: str, name: str, key: SigningKey | None = None, epoch: int = 1, **how: Any
+        ) -> Any:
+            grant = grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
+            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, grant, key or SigningKey(), epoch, name, **how)
             return stack.enter_context(tunnel)
 
         yield make

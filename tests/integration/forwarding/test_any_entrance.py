@@ -8,7 +8,7 @@ from collections.abc import Callable
 import portway
 import pytest
 from portway_proto.wire.frames import VisitKind
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
@@ -46,7 +46,7 @@ def test_the_visitors_address_goes_with_it(mesh: Cluster, bind: Bind) -> None:
 def test_a_name_that_nobody_has_is_unknown_at_every_node(mesh: Cluster, at: str) -> None:
     """Of any region, the first time and the next: the alert that every unknown name gets."""
     for region in ("fra", "iad", "syd"):
-        host = name_of(Chain(), region)
+        host = name_of(SigningKey(), region)
         for _ in range(2):
             with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
                 connect(mesh.nodes[at], host, mesh.ca)
@@ -54,20 +54,20 @@ def test_a_name_that_nobody_has_is_unknown_at_every_node(mesh: Cluster, at: str)
 
 def test_a_name_that_was_unknown_works_when_its_tunnel_opens(mesh: Cluster, bind: Bind) -> None:
     """A sibling that has just said "unknown" is told of the tunnel, and says so no more."""
-    chain = Chain()
+    key = SigningKey()
     with pytest.raises(ssl.SSLError):
-        connect(mesh.nodes["fra-2"], name_of(chain, "fra"), mesh.ca)
-    tunnel = bind(mesh, "fra-1", "late", chain)
+        connect(mesh.nodes["fra-2"], name_of(key, "fra"), mesh.ca)
+    tunnel = bind(mesh, "fra-1", "late", key)
     assert answered_by(mesh, "fra-2", tunnel.host) == "late"
 
 
 def test_a_name_is_served_where_its_region_is_not(mesh: Cluster, bind: Bind) -> None:
     """The region in a name is where its tunnel was opened; now it is bound in another one, and is found."""
-    chain = Chain()
-    bind(mesh, "fra-1", "before", chain).leave()
-    bind(mesh, "iad-1", "after", chain, 2)
+    key = SigningKey()
+    bind(mesh, "fra-1", "before", key).leave()
+    bind(mesh, "iad-1", "after", key, 2)
     for at in NAMES:
-        assert answered_by(mesh, at, name_of(chain, "fra")) == "after"
+        assert answered_by(mesh, at, name_of(key, "fra")) == "after"
 
 
 @pytest.mark.parametrize("at", NAMES)
@@ -97,14 +97,14 @@ def test_large_transfers_arrive_whole(mesh: Cluster, as_client: AsClient, at: st
 
 def test_a_known_name_works_without_a_registry(mesh: Cluster, bind: Bind) -> None:
     """Known routes go on; a label that is new is asked of its region's nodes."""
-    known, new = bind(mesh, "fra-1", "known"), Chain()
+    known, new = bind(mesh, "fra-1", "known"), SigningKey()
     assert {answered_by(mesh, at, known.host) for at in NAMES} == {"known"}
     mesh.stop_registry()
     assert {answered_by(mesh, at, known.host) for at in NAMES} == {"known"}
     opened = bind(mesh, "fra-1", "new", new)
     assert {answered_by(mesh, at, opened.host) for at in NAMES} == {"new"}
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
-        connect(mesh.nodes["iad-1"], name_of(Chain(), "fra"), mesh.ca)
+        connect(mesh.nodes["iad-1"], name_of(SigningKey(), "fra"), mesh.ca)
 
 
 @pytest.mark.parametrize("stage", ["connected", "shaken hands", "sending", "reading"])

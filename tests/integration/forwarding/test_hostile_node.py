@@ -1,6 +1,8 @@
-"""A node that was broken into: it holds a node's certificate, has seen proofs, and gets nobody's visitors by it."""
+"""A node that was broken into: it holds a node's certificate, has seen claims, and gets nobody's visitors by it."""
 
+import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,18 @@ from portway_proto.v1.lane_pb2 import (
     Peer,
     Routes,
 )
-from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_refused, encode_open
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_proto.wire.statements import Claim, Presence, SigningKey, read_claim
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.hand_grants import HandGrant
 from portway_testkit.clusters.mesh import identity
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.signers import SessionSigner, label_of, tunnel_info
 from portway_testkit.visitors.mesh_visitors import answered_by
+from portway_testkit.waiting import eventually
 
 NAMES = ("fra-1", "fra-2", "iad-1")
 
@@ -29,14 +34,35 @@ Bind = Callable[..., HandTunnel]
 Dial = Callable[..., HandLane]
 
 
-def claim(chain: Chain, epoch: int, node: str = "fra-2", proof: bytes | None = None) -> TunnelInfo:
-    proof = chain.proof(epoch) if proof is None else proof
-    return TunnelInfo(label=chain.label, node=node, region="fra", epoch=epoch, proof=proof)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a node has seen of a tunnel: a claim, and a presence that lists it."""
+
+    claim: Claim
+    presence: Presence
+
+    @classmethod
+    def of(cls, tunnel: HandTunnel) -> "Seen":
+        (claim,) = tunnel.grant.signer.held
+        return cls(claim, tunnel.grant.presented[-1])
+
+    def re_signed(self, node: str, cluster: bytes) -> "Seen":
+        """The presence of a client of the node's own, which lists the claim as if it were its."""
+        own = SessionSigner(cluster)
+        return Seen(self.claim, own.present(node, self.claim, time_ms=self.presence.time_ms + 1))
+
+    def forged(self, node: str, epoch: int, own: HandGrant) -> "Seen":
+        """A claim with the tunnel's key in it, and a signature of another one."""
+        made = own.signer.claim(node=node, epoch=epoch)
+        claim = read_claim(self.claim.key + made.encoded[len(made.key) :])
+        return Seen(claim, own.present(node, claim))
 
 
-def tell(lane: HandLane, *tunnels: TunnelInfo, gone: tuple[Gone, ...] = ()) -> None:
+def tell(lane: HandLane, *seen: Seen, gone: tuple[Gone, ...] = ()) -> None:
     """Say it, and wait until it was heard: an answer to what is asked after it has come."""
-    lane.say(FrameType.ROUTES, Routes(bound=tunnels, gone=gone).SerializeToString())
+    bound = [tunnel_info(one.claim, "fra") for one in seen]
+    presences = [one.presence.encoded for one in seen]
+    lane.say(FrameType.ROUTES, Routes(bound=bound, gone=gone, presences=presences).SerializeToString())
     lane.say(FrameType.ASK, Ask(request=1, label="a").SerializeToString())
     assert lane.hear() == (FrameType.ANSWER, Answer(request=1).SerializeToString())
 
@@ -46,7 +72,7 @@ def dial(mesh: Cluster) -> Iterator[Dial]:
     """Lanes to a node, with the certificate of another one."""
     lanes: list[HandLane] = []
 
-    def make(to: str, *, control: bool | None, of: str = "fra-2", version: int = 1) -> HandLane:
+    def make(to: str, *, control: bool | None, of: str = "fra-2", version: int = PROTOCOL_VERSION) -> HandLane:
         if control:
             mesh.nodes[of].dial_no_more(to)
         lanes.append(lane := HandLane(mesh.nodes[to], mesh.ca, identity(mesh, of)))
@@ -59,62 +85,97 @@ def dial(mesh: Cluster) -> Iterator[Dial]:
         lane.close()
 
 
-def test_an_equal_epoch_takes_no_label_from_its_home(mesh: Cluster, bind: Bind, dial: Dial) -> None:
-    """Whoever saw a proof can show it: the home node goes on with its own."""
-    chain = Chain()
-    tunnel = bind(mesh, "fra-1", "own", chain, 2)
-    lane = dial("fra-1", control=True)
-    for epoch in (1, 2):
-        tell(lane, claim(chain, epoch))
-    assert {answered_by(mesh, at, tunnel.host) for at in NAMES} == {"own"}
-    assert tunnel.unbound is None
+def moved(mesh: Cluster, bind: Bind, key: SigningKey, home: str) -> tuple[HandTunnel, Seen]:
+    """A tunnel that was at fra-2 and is at `home` now; what fra-2 has seen of it."""
+    before = bind(mesh, "fra-2", "before", key, 2)
+    seen = Seen.of(before)
+    own = bind(mesh, home, "own", key, 3)
+    assert answered_by(mesh, home, own.host) == "own"
+    return own, seen
 
 
-def test_an_equal_epoch_takes_no_visitors_from_a_third_node(mesh: Cluster, bind: Bind, dial: Dial) -> None:
-    """Two that claim one epoch are told apart by a registry, however often it is claimed, and whoever came first."""
-    chain, second = Chain(), Chain()
-    tunnel = bind(mesh, "iad-1", "own", chain, 2)
-    assert answered_by(mesh, "fra-1", tunnel.host) == "own"
+@pytest.mark.parametrize("home", ["fra-1", "iad-1"])
+def test_what_a_node_held_before_takes_no_label(mesh: Cluster, bind: Bind, dial: Dial, home: str) -> None:
+    """It shows again what its client has signed for it, or lists the claim in a presence of its own."""
+    key = SigningKey()
+    own, seen = moved(mesh, bind, key, home)
+    eventually(lambda: answered_by(mesh, "fra-1", own.host) == "own")
     lane = dial("fra-1", control=True)
     for _ in range(3):
-        tell(lane, claim(chain, 2))
-        assert answered_by(mesh, "fra-1", tunnel.host) == "own"
-    other = bind(mesh, "iad-1", "other", second, 1)
-    for at in ("iad-1", "fra-1"):
-        assert answered_by(mesh, at, other.host) == "other"
+        tell(lane, seen, seen.re_signed("fra-2", own.grant.signer.cluster))
+        assert {answered_by(mesh, at, own.host) for at in NAMES} == {"own"}
+    assert own.unbound is None
 
 
-def test_a_proof_cannot_be_forged(mesh: Cluster, bind: Bind, dial: Dial) -> None:
+@pytest.mark.parametrize("home", ["fra-1", "iad-1"])
+def test_a_memory_that_was_flushed_leads_nobody_astray(mesh: Cluster, bind: Bind, dial: Dial, home: str) -> None:
+    """As many invented labels as a node's whole share, then the claim of before: 100,000 labels took another node's
+    memory of a victim's epoch away, and its visitors with their cookies came to the attacker."""
+    key = SigningKey()
+    own, seen = moved(mesh, bind, key, home)
+    eventually(lambda: answered_by(mesh, "fra-1", own.host) == "own")
+    lane = dial("fra-1", control=True)
+    for start in range(0, 21_000, 30):
+        invented = [invented_claim(number) for number in range(start, start + 30)]
+        lane.say(FrameType.ROUTES, Routes(bound=[tunnel_info(one, "fra") for one in invented]).SerializeToString())
+    tell(lane, seen)
+    assert {answered_by(mesh, at, own.host) for at in NAMES} == {"own"}
+    assert own.unbound is None
+    assert mesh.nodes["fra-1"].metrics().get('signatures_unchecked_total{of="node"}', 0) == 0
+
+
+def invented_claim(number: int) -> Claim:
+    """Of the right form; nobody has signed it."""
+    form = SessionSigner().claim(node="fra-2") if not _FORM else _FORM[0]
+    _FORM[:] = [form]
+    return read_claim(number.to_bytes(len(form.key)) + form.encoded[len(form.key) :])
+
+
+_FORM: list[Claim] = []
+
+
+def test_a_claim_cannot_be_forged(mesh: Cluster, bind: Bind, dial: Dial) -> None:
     """A higher epoch needs what only the client has."""
-    chain = Chain()
-    tunnel = bind(mesh, "iad-1", "own", chain, 2)
+    key = SigningKey()
+    tunnel, thief = bind(mesh, "iad-1", "own", key, 2), bind(mesh, "fra-2", "thief")
+    seen = Seen.of(tunnel)
     assert answered_by(mesh, "fra-1", tunnel.host) == "own"
     lane = dial("fra-1", control=True)
-    for proof in (chain.proof(2), bytes(32), b"", bytes(31)):
-        tell(lane, claim(chain, 3, proof=proof), claim(chain, 4096, proof=proof), claim(chain, 0, proof=proof))
+    for epoch in (2, 3, 4096, seen.presence.time_ms):
+        tell(lane, seen.forged("fra-2", epoch, thief.grant))
     assert answered_by(mesh, "fra-1", tunnel.host) == "own"
 
 
-def test_a_node_speaks_for_itself_alone(mesh: Cluster, bind: Bind, dial: Dial) -> None:
-    """What it says of another node's tunnels, come or gone, is not believed."""
-    chain = Chain()
-    tunnel = bind(mesh, "iad-1", "own", chain, 2)
+def test_what_is_said_of_another_node_is_an_error_or_nothing(mesh: Cluster, bind: Bind, dial: Dial) -> None:
+    """A description that differs from its claim ends the lane; a claim for another node, and its end, are not heard."""
+    key = SigningKey()
+    tunnel = bind(mesh, "iad-1", "own", key, 2)
+    seen = Seen.of(tunnel)
     assert answered_by(mesh, "fra-1", tunnel.host) == "own"
     lane = dial("fra-1", control=True)
-    tell(lane, claim(chain, 3, node="iad-1"), claim(chain, 4, node="fra-1"), gone=(Gone(label=chain.label, epoch=9),))
-    late = bind(mesh, "fra-1", "late", chain, 3)
+    tell(lane, seen, gone=(Gone(label=label_of(key), epoch=9),))
+    assert answered_by(mesh, "fra-1", tunnel.host) == "own"
+    described = tunnel_info(seen.claim, "fra")
+    described.node = "fra-2"
+    lane.say(FrameType.ROUTES, Routes(bound=[described]).SerializeToString())
+    failure = lane.ending()
+    assert failure is not None
+    assert failure.code == FAILURE_CODE_PROTOCOL
+    late = bind(mesh, "fra-1", "late", key, 3)
     assert late.refused is None
     assert answered_by(mesh, "fra-1", tunnel.host) == "late"
 
 
 def test_an_old_epoch_does_not_come_back(mesh: Cluster, bind: Bind, dial: Dial) -> None:
-    """When its holder has gone the label is nobody's, whoever shows a proof of before."""
-    chain = Chain()
-    tunnel = bind(mesh, "fra-1", "own", chain, 3)
-    tunnel.leave()
+    """When its holder has gone the label is nobody's, whoever shows a claim of before."""
+    key = SigningKey()
+    own, seen = moved(mesh, bind, key, "fra-1")
+    own.leave()
     lane = dial("fra-1", control=True)
-    tell(lane, claim(chain, 2), claim(chain, 3))
-    again = bind(mesh, "fra-1", "again", chain, 4)
+    tell(lane, seen)
+    with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+        answered_by(mesh, "fra-1", own.host)
+    again = bind(mesh, "fra-1", "again", key, 4)
     assert answered_by(mesh, "fra-1", again.host) == "again"
 
 
@@ -173,7 +234,7 @@ def test_an_opening_out_of_place_ends_its_lane(dial: Dial, control: bool | None)
 
 def test_another_version_is_refused(dial: Dial) -> None:
     """By name."""
-    failure = dial("fra-1", control=True, version=2).ending()
+    failure = dial("fra-1", control=True, version=1).ending()
     assert failure is not None
     assert failure.code == FAILURE_CODE_VERSION
 
@@ -181,7 +242,7 @@ def test_another_version_is_refused(dial: Dial) -> None:
 def test_a_certificate_that_is_no_nodes_opens_no_lane(mesh: Cluster) -> None:
     """The registry's is the cluster's too, and it is no node."""
     with HandLane(mesh.nodes["fra-1"], mesh.ca, (mesh.pki / "registry.crt", mesh.pki / "registry.key")) as lane:
-        lane.say(FrameType.PEER, Peer(version=1, control=True).SerializeToString())
+        lane.say(FrameType.PEER, Peer(version=PROTOCOL_VERSION, control=True).SerializeToString())
         assert lane.ending() is None
 
 

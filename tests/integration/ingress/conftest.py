@@ -10,8 +10,9 @@ import pytest
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.hand_grants import Grants, grants_of
 from portway_testkit.fixtures import AsClient
-from portway_testkit.links.hand_lane import HandLane, HandSession, grant_of
+from portway_testkit.links.hand_lane import HandLane, HandSession
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.visiting import ask
 from portway_testkit.waiting import eventually
@@ -77,12 +78,12 @@ def lane(cluster: Cluster) -> Iterator[HandLane]:
 
 
 @pytest.fixture
-def grant(cluster: Cluster) -> str:
-    return grant_of(cluster)
+def grant(cluster: Cluster) -> Grants:
+    return grants_of(cluster)
 
 
 @pytest.fixture
-def session(cluster: Cluster, grant: str) -> Iterator[HandSession]:
+def session(cluster: Cluster, grant: Grants) -> Iterator[HandSession]:
     with HandLane(cluster.node, cluster.ca) as control, HandLane(cluster.node, cluster.ca) as data:
         welcome = control.begin(grant)
         data.park(welcome)

@@ -3,8 +3,9 @@
 import pytest
 from portway_proto.v1.lane_pb2 import Unbind
 from portway_proto.wire.frames import FrameType, encode_frame, encode_number
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.hand_grants import Grants
 from portway_testkit.links.hand_lane import BROKEN_FRAMES, HandLane, HandSession
 from portway_testkit.visitors.visiting import visit
 
@@ -26,17 +27,17 @@ OUT_OF_PLACE = {
 
 @pytest.mark.parametrize("sent", OUT_OF_PLACE.values(), ids=OUT_OF_PLACE.keys())
 def test_a_control_lane_that_breaks_the_protocol(
-    cluster: Cluster, session: HandSession, grant: str, sent: bytes
+    cluster: Cluster, session: HandSession, grant: Grants, sent: bytes
 ) -> None:
     """It is closed; the session stays for a while, and a client that behaves takes it up again."""
-    session.control.bind(Chain())
+    session.control.bind(SigningKey())
     session.control.send(sent)
     session.control.ending()
     with HandLane(cluster.node, cluster.ca) as control:
         assert control.begin(grant, session.welcome).resumed
 
 
-def test_half_a_frame_and_then_the_end(cluster: Cluster, session: HandSession, grant: str) -> None:
+def test_half_a_frame_and_then_the_end(cluster: Cluster, session: HandSession, grant: Grants) -> None:
     """A control lane that ends in the middle of a frame is away like any other; the half frame has no effect."""
     address = session.public()
     unbind = Unbind(label=address.host.partition(".")[0]).SerializeToString()

@@ -3,9 +3,10 @@
 import pytest
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, FAILURE_CODE_SESSION, FAILURE_CODE_VERSION, Welcome
 from portway_proto.wire.frames import FrameType, encode_frame, encode_number
-from portway_proto.wire.labels import Chain
 from portway_proto.wire.limits import MAX_CONTROL, PROTOCOL_VERSION
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.hand_grants import Grants
 from portway_testkit.links.hand_lane import BROKEN_FRAMES, HandLane, HandSession
 
 # `tunnel` is of a client that behaves: that one is served before and after each test.
@@ -71,7 +72,7 @@ def test_a_lane_that_says_nothing(hasty: Cluster) -> None:
 
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, 2**32 - 1])
 @pytest.mark.parametrize("first", ["HELLO", "PARK"])
-def test_another_version(lane: HandLane, grant: str, version: int, first: str) -> None:
+def test_another_version(lane: HandLane, grant: Grants, version: int, first: str) -> None:
     """A version that the node does not speak is refused with one that says which it speaks."""
     if first == "HELLO":
         lane.say_hello(grant, version=version)
@@ -83,12 +84,12 @@ def test_another_version(lane: HandLane, grant: str, version: int, first: str) -
     assert f"version {PROTOCOL_VERSION} " in failure.message
 
 
-def test_types_of_later_versions_are_skipped(lane: HandLane, grant: str) -> None:
+def test_types_of_later_versions_are_skipped(lane: HandLane, grant: Grants) -> None:
     """Frames from 0x80 up that nobody knows are passed over, before HELLO and after it."""
     lane.send(UNKNOWN_BUT_SKIPPED)
     lane.begin(grant)
     lane.send(UNKNOWN_BUT_SKIPPED)
-    assert lane.bind(Chain()).host
+    assert lane.bind(SigningKey()).host
 
 
 def test_a_wrong_secret_and_an_unknown_session_look_alike(cluster: Cluster, session: HandSession) -> None:

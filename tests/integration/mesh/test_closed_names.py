@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_relay.ingress.decision import Alert
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.signers import label_of
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.mesh_visitors import answered_by, name_of
 from portway_testkit.visitors.visiting import TIMEOUT, receive
@@ -32,8 +33,8 @@ def mesh(start_cluster: Callable[..., Cluster]) -> Cluster:
     return cluster
 
 
-def bound(mesh: Cluster, chain: Chain, epoch: int = 1, node: str = HOME) -> HandTunnel:
-    return HandTunnel(mesh.nodes[node], mesh.ca, grant_of(mesh), chain, epoch, f"tunnel-{epoch}")
+def bound(mesh: Cluster, key: SigningKey, epoch: int = 1, node: str = HOME) -> HandTunnel:
+    return HandTunnel(mesh.nodes[node], mesh.ca, grants_of(mesh), key, epoch, f"tunnel-{epoch}")
 
 
 def refused_in(mesh: Cluster, node: str, host: str) -> float:
@@ -51,16 +52,16 @@ def test_a_closed_name_is_refused_everywhere_like_one_that_never_was(mesh: Clust
     handshake, and within the same time."""
     took: dict[str, list[float]] = {}
     for _ in range(TIMES):
-        chain = Chain()
-        with bound(mesh, chain) as tunnel:
+        key = SigningKey()
+        with bound(mesh, key) as tunnel:
             for node in mesh.nodes:
                 if visited:
                     assert answered_by(mesh, node, tunnel.host) == tunnel.name
         # What a registry has not heard yet would be true for one more answer.
-        eventually(lambda: not any(leads(mesh, node, chain.label) for node in mesh.nodes))
+        eventually(lambda: not any(leads(mesh, node, label_of(key)) for node in mesh.nodes))
         for node in mesh.nodes:
             took.setdefault(f"closed, at {node}", []).append(refused_in(mesh, node, tunnel.host))
-            took.setdefault(f"never was, at {node}", []).append(refused_in(mesh, node, name_of(Chain(), "fra")))
+            took.setdefault(f"never was, at {node}", []).append(refused_in(mesh, node, name_of(SigningKey(), "fra")))
     medians = {kind: statistics.median(times) for kind, times in took.items()}
     print({kind: f"{median * 1e3:.1f} ms" for kind, median in medians.items()})
     assert max(medians.values()) - min(medians.values()) < ALIKE, medians
@@ -68,11 +69,11 @@ def test_a_closed_name_is_refused_everywhere_like_one_that_never_was(mesh: Clust
 
 def test_a_tunnel_that_comes_back_after_it_was_closed_is_served(mesh: Cluster) -> None:
     """The same label with the next epoch, at another node: what was said of the one before it is over."""
-    chain = Chain()
-    with bound(mesh, chain) as tunnel:
+    key = SigningKey()
+    with bound(mesh, key) as tunnel:
         for node in mesh.nodes:
             assert answered_by(mesh, node, tunnel.host) == "tunnel-1"
-    with bound(mesh, chain, 2, "fra-2") as tunnel:
+    with bound(mesh, key, 2, "fra-2") as tunnel:
         for node in mesh.nodes:
             eventually(lambda: serves(mesh, node, tunnel.host, "tunnel-2"))
 

@@ -38,13 +38,13 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every grant that a node is shown, in order."""
     grants: list[str] = []
-    verify = GrantVerifier.verify
+    read = GrantVerifier.read
 
-    def verify_and_tell(self: GrantVerifier, token: str) -> Any:
+    def read_and_tell(self: GrantVerifier, token: str) -> Any:
         grants.append(token)
-        return verify(self, token)
+        return read(self, token)
 
-    monkeypatch.setattr(GrantVerifier, "verify", verify_and_tell)
+    monkeypatch.setattr(GrantVerifier, "read", read_and_tell)
     return grants
 
 

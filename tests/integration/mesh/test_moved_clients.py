@@ -8,13 +8,13 @@ import portway
 from portway_proto.v1.admin_pb2 import NODE_ORDER_DRAIN
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey, read_claim
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
-from portway_testkit.links.hand_lane import grant_of
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.visitors.mesh_visitors import answered_by, connect
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
@@ -110,36 +110,39 @@ def test_a_visitor_of_a_drained_node_is_sent_after_the_client(
 
 
 def test_nobody_sends_anothers_visitors_away(start_cluster: StartCluster) -> None:
-    """A session is heard of its own labels alone, with their own proofs alone, and about nodes that are known."""
+    """A session is heard of its own labels alone, with claims of their own keys, and about nodes that are known."""
     cluster = start_cluster(*FAR_APART)
     eventually(lambda: connected(cluster))
-    grant, node = grant_of(cluster), cluster.nodes["fra-1"]
-    mine, theirs = Chain(), Chain()
+    grant, node = grants_of(cluster), cluster.nodes["fra-1"]
+    mine, theirs = SigningKey(), SigningKey()
     with (
         HandTunnel(node, cluster.ca, grant, theirs, 1, "theirs") as victim,
         HandTunnel(node, cluster.ca, grant, mine, 1, "mine") as hostile,
     ):
-        hostile.says_moved(theirs.label, "iad-1", 2, theirs.proof(2))
-        hostile.says_moved(mine.label, "iad-1", 2, theirs.proof(2))
-        hostile.says_moved(mine.label, "nobody", 2, mine.proof(2))
+        elsewhere = hostile.grant.claim(SigningKey(), 2, "iad-1")
+        for key in (theirs, mine):
+            forged = read_claim(key.public + elsewhere.encoded[len(key.public) :])
+            hostile.says_moved(forged, hostile.grant.present("iad-1", forged))
+        nowhere = hostile.grant.claim(mine, 2, "nobody")
+        hostile.says_moved(nowhere, hostile.grant.present("nobody"))
         hostile.leave()
         assert hostile.unbound is None
         assert answered_by(cluster, "fra-1", victim.host) == "theirs"
         victim.leave()
-        for chain in (theirs, mine):
-            with HandTunnel(node, cluster.ca, grant, chain, 2, "again") as again:
-                assert again.refused is None, "no epoch was used up"
+        for key in (theirs, mine):
+            with HandTunnel(node, cluster.ca, grant, key, 3, "again") as again:
+                assert again.refused is None
 
 
 def test_a_client_that_says_wrong_misleads_its_own_visitors_for_one_try(start_cluster: StartCluster) -> None:
     """The node that it named refuses, the registry is asked, and the visitor is served where the tunnel is."""
     cluster = start_cluster(*FAR_APART, NodePlan("iad-2", "iad", LIMITS))
     eventually(lambda: connected(cluster))
-    grant, chain = grant_of(cluster), Chain()
-    with HandTunnel(cluster.nodes["fra-1"], cluster.ca, grant, chain, 1, "before") as before:
+    grant, key = grants_of(cluster), SigningKey()
+    with HandTunnel(cluster.nodes["fra-1"], cluster.ca, grant, key, 1, "before") as before:
         questions = Questions(cluster.nodes["fra-1"].node)
-        with HandTunnel(cluster.nodes["iad-2"], cluster.ca, grant, chain, 2, "after"):
-            before.says_moved(chain.label, "iad-1", 2, chain.proof(2))
+        with HandTunnel(cluster.nodes["iad-2"], cluster.ca, grant, key, 3, "after"):
+            before.says_moved(before.grant.claim(key, 2, "iad-1"), before.grant.present("iad-1"))
             before.leave()
             assert answered_by(cluster, "fra-1", before.host) == "after"
             assert questions.asked

@@ -1,21 +1,21 @@
-"""Whose a label is, with lanes spoken by hand: the highest epoch's, and nobody's who cannot prove it."""
+"""Whose a label is, with lanes spoken by hand: the highest claim's, and nobody's who cannot sign one."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 from portway_proto.v1.lane_pb2 import (
-    FAILURE_CODE_EPOCH,
     FAILURE_CODE_CLAIM,
-    Bind,
+    FAILURE_CODE_EPOCH,
     BindRefused,
-    Failure,
     Unbound,
 )
 from portway_proto.wire.frames import FrameType
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey, read_claim
 from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.links.hand_lane import HandLane, grant_of
+from portway_testkit.links.hand_lane import HandLane
+from portway_testkit.signers import label_of
 from portway_testkit.waiting import eventually
 
 Attach = Callable[[str], HandLane]
@@ -35,7 +35,7 @@ def attach(cluster: Cluster) -> Iterator[Attach]:
     def attach(node: str) -> HandLane:
         lane = HandLane(cluster.nodes[node], cluster.ca)
         lanes.append(lane)
-        lane.begin(grant_of(cluster))
+        lane.begin(grants_of(cluster))
         return lane
 
     yield attach
@@ -44,16 +44,15 @@ def attach(cluster: Cluster) -> Iterator[Attach]:
 
 
 @pytest.fixture
-def chain() -> Chain:
-    return Chain()
+def key() -> SigningKey:
+    return SigningKey()
 
 
-def refusal(lane: HandLane, label: str, epoch: int, proof: bytes) -> Failure:
-    """Why this BIND is refused."""
-    lane.say(FrameType.BIND, Bind(request=9, label=label, epoch=epoch, proof=proof).SerializeToString())
+def refusal(lane: HandLane) -> BindRefused:
+    """Why the last BIND is refused."""
     frame_type, payload = lane.hear()
     assert frame_type == FrameType.BIND_REFUSED, (frame_type, payload)
-    return BindRefused.FromString(payload).failure
+    return BindRefused.FromString(payload)
 
 
 def unbound(lane: HandLane) -> Unbound:
@@ -68,14 +67,14 @@ def shown(cluster: Cluster) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("node", ["fra-1", "fra-2"])
-def test_a_higher_epoch_takes_over_at_once(cluster: Cluster, attach: Attach, chain: Chain, node: str) -> None:
+def test_a_higher_epoch_takes_over_at_once(cluster: Cluster, attach: Attach, key: SigningKey, node: str) -> None:
     """At the same node or another; the holder before is told, and its late goodbye changes nothing."""
     old, new = attach("fra-1"), attach(node)
-    old.bind(chain, 1)
+    old.bind(key, 1)
     eventually(lambda: shown(cluster) == [("fra-1", 1)])
-    new.bind(chain, 2)
+    new.bind(key, 2)
     told = unbound(old)
-    assert (told.label, told.failure.code) == (chain.label, FAILURE_CODE_EPOCH)
+    assert (told.label, told.failure.code) == (label_of(key), FAILURE_CODE_EPOCH)
     eventually(lambda: shown(cluster) == [(node, 2)])
     old.close()
     assert new.answers()
@@ -84,41 +83,48 @@ def test_a_higher_epoch_takes_over_at_once(cluster: Cluster, attach: Attach, cha
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_an_equal_or_lower_epoch_is_refused_by_the_node(
-    cluster: Cluster, attach: Attach, chain: Chain, epoch: int
-) -> None:
-    """Though its proof is right; the holder hears nothing of it."""
+def test_a_lower_epoch_is_refused_by_the_node(cluster: Cluster, attach: Attach, key: SigningKey, epoch: int) -> None:
+    """Though it is rightly signed; the holder hears nothing of it, and the other is shown the claim that counts."""
     holder, other = attach("fra-1"), attach("fra-1")
-    holder.bind(chain, 2)
-    assert refusal(other, chain.label, epoch, chain.proof(epoch)).code == FAILURE_CODE_EPOCH
+    holder.bind(key, 3)
+    other.say_bind(key, epoch)
+    refused = refusal(other)
+    assert refused.failure.code == FAILURE_CODE_EPOCH
+    assert read_claim(refused.claim).epoch == 3
     assert holder.answers()
-    eventually(lambda: shown(cluster) == [("fra-1", 2)])
+    eventually(lambda: shown(cluster) == [("fra-1", 3)])
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_an_equal_or_lower_epoch_at_another_node_is_refused(
-    cluster: Cluster, attach: Attach, chain: Chain, epoch: int
+def test_a_lower_epoch_at_another_node_is_refused(
+    cluster: Cluster, attach: Attach, key: SigningKey, epoch: int
 ) -> None:
     """The holder's node has told it, and the holder hears nothing of it."""
     eventually(lambda: connected(cluster))
     holder, other = attach("fra-1"), attach("fra-2")
-    holder.bind(chain, 2)
-    eventually(lambda: shown(cluster) == [("fra-1", 2)])
-    eventually(lambda: cluster.nodes["fra-2"].node._routing.routes.epoch(chain.label) == 2)
-    assert refusal(other, chain.label, epoch, chain.proof(epoch)).code == FAILURE_CODE_EPOCH
+    holder.bind(key, 3)
+    eventually(lambda: shown(cluster) == [("fra-1", 3)])
+    heard = cluster.nodes["fra-2"].node._routing.routes._heard
+    eventually(lambda: bool(heard.claims(label_of(key))))
+    other.say_bind(key, epoch)
+    assert refusal(other).failure.code == FAILURE_CODE_EPOCH
     assert holder.answers()
-    assert shown(cluster) == [("fra-1", 2)]
+    assert shown(cluster) == [("fra-1", 3)]
 
 
 @pytest.mark.parametrize("node", ["fra-1", "fra-2"])
-def test_a_forged_epoch_never_takes_anything(cluster: Cluster, attach: Attach, chain: Chain, node: str) -> None:
-    """Who saw the proof of an epoch can prove no later one; who saw none can prove none."""
+def test_a_forged_claim_never_takes_anything(cluster: Cluster, attach: Attach, key: SigningKey, node: str) -> None:
+    """Who has seen a claim can sign none: neither for another node or session, nor with a higher epoch."""
     holder, thief = attach("fra-1"), attach(node)
-    holder.bind(chain, 2)
+    holder.bind(key, 2)
     eventually(lambda: shown(cluster) == [("fra-1", 2)])
-    for proof in (chain.proof(2), chain.proof(1), Chain().proof(3), b"", b"\0" * 32, b"x" * 64):
-        assert refusal(thief, chain.label, 3, proof).code == FAILURE_CODE_CLAIM
-    for epoch in (0, 4097, 2**32 - 1):
-        assert refusal(thief, chain.label, epoch, chain.proof(1)).code == FAILURE_CODE_CLAIM
+    mine = SigningKey()
+    for epoch in (2, 3, 2**40):
+        claim = thief.grant.claim(mine, epoch, node)
+        thief.say_claim(read_claim(key.public + claim.encoded[len(key.public) :]))
+        assert refusal(thief).failure.code == FAILURE_CODE_CLAIM
+    (seen,) = holder.grant.signer.held
+    thief.say_claim(seen)
+    assert refusal(thief).failure.code == FAILURE_CODE_CLAIM
     assert holder.answers()
     assert shown(cluster) == [("fra-1", 2)]

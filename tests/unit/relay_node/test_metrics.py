@@ -21,7 +21,7 @@ COUNTS = NodeCounts(
     rejected={"rate": 11, "greetings": 12},
     outcomes={"done": 13},
     handshakes=21,
-    proofs_unchecked={"node": 22},
+    signatures_unchecked={"node": 22},
     mesh=MeshCounts(
         peers={"fra-2": PeerCounts(True, 23, 24), "iad-1": PeerCounts(False, 0, 0)},
         inbound_lanes=25,
@@ -75,7 +75,7 @@ def test_every_count_is_there_under_its_own_name() -> None:
         'visits_ended_total{outcome="done"}': 13,
         'lane_handshakes{of="client"}': 21,
         'lane_handshakes{of="node"}': 30,
-        'proofs_unchecked_total{of="node"}': 22,
+        'signatures_unchecked_total{of="node"}': 22,
         'mesh_peer_up{peer="fra-2"}': 1,
         'mesh_peer_up{peer="iad-1"}': 0,
         'mesh_lanes{peer="fra-2",state="idle"}': 23,

@@ -14,14 +14,16 @@ from portway_relay.ingress.public_port import PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
+from portway_relay.mesh.sibling_tunnels import SiblingTunnels
 from portway_relay.node import Node
-from portway_relay.raw_ports.region_addresses import RegionAddresses
 from portway_relay.raw_ports.reservation import PortReservation
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.registry_link.label_questions import LabelQuestions
 from portway_relay.registry_link.probing import AddressProber
 from portway_relay.registry_link.stream import RegistryStream
 from portway_relay.routing.lookup import Lookup
+from portway_relay.routing.statement_checks import StatementChecks
+from portway_relay.routing.verification import Verification
 from portway_relay.sessions.greeter import Greeter
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Visits
@@ -150,8 +152,17 @@ async def test_parts_are_closed_in_order(make_node: MakeNode, monkeypatch: pytes
         monkeypatch.setattr(part, "close", record)
 
     ports = (PublicPort, RawPorts, RawVisitors)
-    clients = (Greeter, Sessions, RegionAddresses, PortReservation, Visits, Lookup)
-    others = (AddressProber, LabelQuestions, RegistryStream, InboundLanes, Peers)
+    clients = (Greeter, Sessions, PortReservation, Visits, Lookup)
+    others = (
+        AddressProber,
+        LabelQuestions,
+        RegistryStream,
+        InboundLanes,
+        Peers,
+        SiblingTunnels,
+        Verification,
+        StatementChecks,
+    )
     order = (*ports, *clients, *others, AdminHttp)
     for part in order:
         watch(part)

@@ -19,6 +19,7 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MAX_CONTROL
+from portway_proto.wire.statements import Presence
 from portway_runtime.backoff import Backoff
 from portway_runtime.tasks import Tasks
 
@@ -26,9 +27,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-# Bytes after which a ROUTES frame is sent: the last tunnel added may have the longest names there can be, and the frame
-# stays below MAX_CONTROL.
-_FRAME_SIZE: Final = MAX_CONTROL - 4096
+# Bytes of a ROUTES frame with the full state; the longest tunnel has 8 KiB, the longest presence too.
+_FRAME_SIZE: Final = MAX_CONTROL - 64
 
 
 class ControlLane:
@@ -40,11 +40,12 @@ class ControlLane:
         carrier: Carrier,
         target: DialTarget,
         tasks: Tasks,
-        held: Callable[[], Iterable[TunnelInfo]] | None,
+        held: Callable[[], Iterable[TunnelInfo | Presence]] | None,
     ) -> None:
         """Dial now, and again whenever the lane is lost, in a task of `tasks`.
 
-        held: the tunnels of this node, all of which are reported each time the lane comes up; None reports nothing.
+        held: the presences of this node's sessions, then its tunnels, all of which are reported each time the lane
+            comes up; None reports nothing.
         """
         self._name = name
         self._carrier = carrier
@@ -145,12 +146,16 @@ class ControlLane:
         if self._held is None:
             return
         frame, size = Routes(), 0
-        for tunnel in self._held():
-            frame.bound.append(tunnel)
-            size += tunnel.ByteSize() + 4  # its tag and length
-            if size >= _FRAME_SIZE:
+        for one in self._held():
+            length = 4 + (len(one.encoded) if isinstance(one, Presence) else one.ByteSize())  # with its tag and length
+            if size + length > _FRAME_SIZE:
                 self.tell(frame)
                 frame, size = Routes(), 0
+            size += length
+            if isinstance(one, Presence):
+                frame.presences.append(one.encoded)
+            else:
+                frame.bound.append(one)
         frame.whole = True
         self.tell(frame)
 

@@ -7,8 +7,8 @@ themselves (visits.py).
 import asyncio
 import logging
 import socket
-from collections import Counter
-from collections.abc import Callable, Iterator, KeysView, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -26,7 +26,6 @@ from portway_proto.v1.lane_pb2 import (
     Routes,
     RoutesHeard,
 )
-from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
@@ -56,28 +55,24 @@ class MeshEvents(Protocol):
         """Whether a registry has listed this node."""
         ...
 
-    def control_lane_up(self, node: str) -> None: ...
-
-    def control_lane_lost(self, node: str) -> None: ...
-
     def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
         """A node forwards a visit: join it to a tunnel, or refuse it."""
         ...
 
-    def routes_received(self, node: str, routes: Routes) -> None:
-        """A node reports tunnels that it holds, or holds no more."""
+    def routes_received(self, node: str, routes: Routes) -> Sequence[asyncio.Future[None]]:
+        """A node reports tunnels that it holds, or holds no more, and presences. Raises ValueError for what does not
+        have its form.
+
+        Returns a future for each raw port that this node is about to listen on, done when it does or cannot.
+        """
         ...
 
     def raw_tunnels_listed(self, node: str, labels: set[str]) -> None:
         """A node has reported all its tunnels; these are the ones with a raw port."""
         ...
 
-    def held_tunnel(self, label: str) -> TunnelInfo | None:
-        """The tunnel of this label that this node holds."""
-        ...
-
-    def closed_epoch(self, label: str) -> int:
-        """The epoch with which the label's tunnel was last closed by its client; 0 if it was not."""
+    def answer(self, label: str) -> Answer:
+        """What this node knows of a label that it holds, or held until its client closed it."""
         ...
 
 
@@ -213,13 +208,11 @@ class InboundLanes:
         self._control[inbound.node] = inbound
         if before is not None:
             before.abort()
-        self._events.control_lane_up(inbound.node)
 
     def lane_gone(self, inbound: "_InboundLane", lane: Lane) -> None:
         node = inbound.node
         if self._control.get(node) is inbound:
             del self._control[node]
-            self._events.control_lane_lost(node)
         if self._lanes.pop(lane, None) is not None:
             self._count_by_node[node] -= 1
             if not self._count_by_node[node]:
@@ -242,6 +235,8 @@ class _InboundLane:
         self._aborted = False
         # Labels with a raw port in the ROUTES so far; None once the node has reported all its tunnels.
         self._raw_labels: set[str] | None = set()
+        # Numbered ROUTES that are not acknowledged yet, with the ports that they wait for.
+        self._unheard: deque[tuple[int, Sequence[asyncio.Future[None]]]] = deque()
 
     @property
     def is_control(self) -> bool:
@@ -281,6 +276,7 @@ class _InboundLane:
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         self._stop_timer()
+        self._unheard.clear()
         self._lanes.lane_gone(self, lane)
 
     def _handlers(self) -> "Mapping[int, _Handler]":
@@ -311,8 +307,14 @@ class _InboundLane:
     def _routes(self, lane: Lane, payload: bytes) -> None:
         """Pass the routes on, and acknowledge them if they are numbered: this node listens on their raw ports then."""
         sent = Routes.FromString(payload)
-        routes = Routes(bound=map(tunnel_record, sent.bound), gone=sent.gone, number=sent.number, whole=sent.whole)
-        self._events.routes_received(self.node, routes)
+        routes = Routes(
+            bound=map(tunnel_record, sent.bound),
+            gone=sent.gone,
+            number=sent.number,
+            whole=sent.whole,
+            presences=sent.presences,
+        )
+        listening = self._events.routes_received(self.node, routes)
         if self._raw_labels is not None:
             self._raw_labels.update(tunnel.label for tunnel in routes.bound if tunnel.unencrypted_port)
             if len(self._raw_labels) > MAX_PORT:
@@ -321,15 +323,21 @@ class _InboundLane:
                 self._events.raw_tunnels_listed(self.node, self._raw_labels)
                 self._raw_labels = None
         if routes.number:
-            lane.send(FrameType.ROUTES_HEARD, RoutesHeard(number=routes.number).SerializeToString())
+            self._unheard.append((routes.number, listening))
+            for one in listening:
+                one.add_done_callback(lambda _: self._acknowledge(lane))
+            self._acknowledge(lane)
+
+    def _acknowledge(self, lane: Lane) -> None:
+        """Send ROUTES_HEARD for the frames whose ports are listened on, in their order."""
+        while self._unheard and all(one.done() for one in self._unheard[0][1]):
+            number, _ = self._unheard.popleft()
+            lane.send(FrameType.ROUTES_HEARD, RoutesHeard(number=number).SerializeToString())
 
     def _ask(self, lane: Lane, payload: bytes) -> None:
         ask = Ask.FromString(payload)
-        answer = Answer(
-            request=ask.request,
-            tunnel=self._events.held_tunnel(ask.label),
-            closed_epoch=self._events.closed_epoch(ask.label),
-        )
+        answer = self._events.answer(ask.label)
+        answer.request = ask.request
         lane.send(FrameType.ANSWER, answer.SerializeToString())
 
     _FIRST: ClassVar[Mapping[int, "_Handler"]] = {FrameType.PEER: _peer}

@@ -14,12 +14,13 @@ from portway_carrier.contract import Carrier, Pool
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ClientTls, DialTarget, SpareSizes
 from portway_proto.records import InvalidRecord, node_record
-from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
+from portway_proto.v1.lane_pb2 import Answer, Routes
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MESH_ALPN, PROTOCOL_VERSION
+from portway_proto.wire.statements import Presence
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.identities import NodeIdentity
 from portway_runtime.tasks import Tasks
@@ -54,7 +55,7 @@ class Peer:
         carrier: Carrier,
         loaded: LoadedCertificates,
         tasks: Tasks,
-        held: Callable[[], Iterable[TunnelInfo]] | None,
+        held: Callable[[], Iterable[TunnelInfo | Presence]] | None,
     ) -> None:
         """Dial the node now. `tasks` and `held` are the control lane's."""
         self.info = info
@@ -112,11 +113,12 @@ class Peers:
         region: str,
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
-        held: Callable[[], Iterable[TunnelInfo]],
+        held: Callable[[], Iterable[TunnelInfo | Presence]],
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`name` and `region` are this node's. `held` gives its tunnels as its siblings are to know them."""
+        """`name` and `region` are this node's. `held` gives what its siblings are to know: the
+        presences of its sessions, then its tunnels."""
         self._name = name
         self._region = region
         self._carrier = carrier
@@ -222,19 +224,18 @@ class Peers:
 
     # Several nodes at once.
 
-    def tell_siblings(self, bound: TunnelInfo | None, gone: Gone | None) -> None:
+    def tell_siblings(self, routes: Routes) -> None:
         """Report a change to the nodes of this region, so that a new name works there at once."""
-        routes = Routes(bound=[] if bound is None else [bound], gone=[] if gone is None else [gone])
         for peer in self._of_region(self._region):
             peer.control.tell(routes)
 
-    def tell_gone(self, gone: Gone, names: Iterable[str]) -> None:
-        """Report to the named nodes of other regions that a tunnel is gone: visitors of it came in there, so they have
-        a route to it."""
+    def tell_far(self, routes: Routes, names: Iterable[str]) -> None:
+        """Report a change to the named nodes of other regions: visitors of the tunnel came in there, so they have a
+        route to it."""
         for name in names:
             peer = self._peers.get(name)
             if peer is not None and peer.info.region != self._region:
-                peer.control.tell(Routes(gone=[gone]))
+                peer.control.tell(routes)
 
     def unacknowledged(self) -> list[asyncio.Future[None]]:
         """One future for each sibling that does not listen yet on all raw ports that were reported to it, done when it
@@ -245,7 +246,7 @@ class Peers:
     async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
         """Ask the reachable nodes of a region, and the node `also`, for a label; each answers for itself.
 
-        The answers, by node, are not proved yet. A node that does not answer in time is left out. May be cancelled.
+        The answers, by node, are not verified yet. A node that does not answer in time is left out. May be cancelled.
         """
         peers = {peer.info.name: peer for peer in self._of_region(region)}
         if also is not None and also in self._peers:

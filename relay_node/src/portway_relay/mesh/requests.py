@@ -1,22 +1,26 @@
 """What other nodes report and request on their lanes, carried out at this node.
 
-Here: which part of the node each is for, and what a node is believed. Not here: the lanes (inbound_lanes.py), whether a
-route is believed (routing/routes.py). One hop, never a loop: a forwarded visit is served from this node's own tunnels
-or refused.
+Here: which part of the node each is for. Not here: the lanes (inbound_lanes.py), what of it is believed
+(routing/routes.py). One hop, never a loop: a forwarded visit is served from this node's own tunnels or refused.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
 from portway_carrier.contract import Lane
+from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
+from portway_proto.wire.statements import read_presence
 from portway_runtime.identities import NodeIdentity
 
 from portway_relay.mesh.peers import Peers
-from portway_relay.raw_ports.sibling_ports import SiblingPorts
+from portway_relay.mesh.sibling_tunnels import SiblingTunnels
 from portway_relay.routing.routes import Routes
-from portway_relay.routing.tunnel import HeldTunnels, Tunnel
+from portway_relay.routing.senders import NODE, Sender
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel, claim_of
+from portway_relay.routing.verification import Verification
 from portway_relay.visits import Visits
 
 
@@ -28,15 +32,17 @@ class PeerRequests:
         peers: Peers,
         tunnels: HeldTunnels,
         routes: Routes,
-        sibling_ports: SiblingPorts,
+        verification: Verification,
+        siblings: SiblingTunnels,
         visits: Visits,
         describe: Callable[[Tunnel], TunnelInfo],
     ) -> None:
         """`describe` gives a tunnel as other nodes are to know it."""
         self._peers = peers
-        self._sibling_ports = sibling_ports
+        self._siblings = siblings
         self._tunnels = tunnels
         self._routes = routes
+        self._verification = verification
         self._visits = visits
         self._describe = describe
 
@@ -46,36 +52,40 @@ class PeerRequests:
     def is_known(self, node: str) -> bool:
         return self._peers.get(node) is not None
 
-    def control_lane_up(self, node: str) -> None:
-        self._sibling_ports.heard_from(node)
-
-    def control_lane_lost(self, node: str) -> None:
-        self._sibling_ports.lost(node)
-
     def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
         tunnel = self._tunnels.live(opening.label)
         if tunnel is not None:
             tunnel.entrances.add(node)
         self._visits.start_forwarded(lane, opening, tunnel)
 
-    def routes_received(self, node: str, routes: RoutesMessage) -> None:
-        """A node is believed about itself only. What it holds is believed of siblings alone, as no other node would
-        contradict it elsewhere; what it holds no more is believed of any node."""
+    def routes_received(self, node: str, routes: RoutesMessage) -> Sequence[asyncio.Future[None]]:
+        """Statements are kept, and checked when they are of use. What a node holds is heard of siblings alone; what it
+        holds no more is believed of any node about itself."""
+        sender, listening = Sender(NODE, node), []
         is_sibling = self._peers.is_sibling(node)
+        for presence in map(read_presence, routes.presences):
+            label = self._routes.in_use(presence.session_key)
+            if self._routes.hear_presence(sender, presence) and label is not None:
+                self._verification.soon(label)
         for tunnel in routes.bound:
-            if is_sibling and tunnel.node == node and self._routes.learn(tunnel) is not None:
-                self._sibling_ports.bound(node, tunnel)
+            if not is_sibling or tunnel.node != node:
+                continue
+            claim = claim_of(tunnel)
+            if self._routes.hear_claim(sender, claim):
+                self._verification.soon(claim.label)
+            if self._siblings.concerns(tunnel):
+                listening.append(self._siblings.heard(sender, tunnel, claim))
         for gone in routes.gone:
-            self._routes.forget(gone.label, node, gone.epoch, closed=gone.closed)
+            self._routes.released(sender, gone.label, gone.epoch, closed=gone.closed)
             if is_sibling:
-                self._sibling_ports.gone(node, gone.label, gone.epoch)
+                self._siblings.gone(node, gone.label, gone.epoch)
+        return listening
 
     def raw_tunnels_listed(self, node: str, labels: set[str]) -> None:
-        self._sibling_ports.whole(node, labels)
+        self._siblings.whole(node, labels)
 
-    def held_tunnel(self, label: str) -> TunnelInfo | None:
+    def answer(self, label: str) -> Answer:
         tunnel = self._tunnels.live(label)
-        return None if tunnel is None else self._describe(tunnel)
-
-    def closed_epoch(self, label: str) -> int:
-        return self._routes.closed_epoch(label)
+        if tunnel is None or tunnel.holder.presence is None:
+            return Answer(closed_epoch=self._routes.closed_epoch(label))
+        return Answer(tunnel=self._describe(tunnel), presence=tunnel.holder.presence.encoded)

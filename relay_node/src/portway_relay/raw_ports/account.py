@@ -1,11 +1,12 @@
 """The account of a region's raw TCP ports, as one node keeps it: held, free, resting. Pure, without sockets.
 
-A node gives a new label ports of its own blocks only, so no two nodes give the same port. To a label that shows a
-ticket it gives any port of the region that is known to be that label's. A released port rests, so that visitors that
-still hold its old address do not reach another tenant's tunnel; the label that had it can have it at once.
+A node gives a new label ports of its own blocks only, so no two nodes give the same port. To a label that shows the
+newest ticket for a port it gives that one, whichever block it is of. A released port rests, so that visitors that still
+hold its old address do not reach another tenant's tunnel; the label that had it can have it at once.
 
 A port that was in use is given to another label only after its rest and after a registry has said that no tunnel has
-it: the tunnel may be at a node that this one does not hear from. Not here: what siblings claim (sibling_ports.py).
+it: the tunnel may be at a node that this one does not hear from. Not here: tickets (owners.py), ports of siblings'
+tunnels (sibling_ports.py).
 """
 
 import random
@@ -17,8 +18,6 @@ from portway_runtime.clocks import Monotonic
 
 from portway_relay.config import PortRange
 
-# Share of the resting time for which another node's word about a port is believed: less than its own node rests it.
-BELIEVED_SHARE: Final = 0.5
 # The label of a resting port whose last tunnel is not known; it was given before this node started. Any label with a
 # ticket for the port may have it.
 _UNKNOWN_LABEL: Final = ""
@@ -66,7 +65,6 @@ class PortAccount:
         self._free: set[int] = set()  # of this node's blocks: neither held nor resting
         self._used: set[int] = set()  # of the free ones: those that a tunnel has had
         self._resting: dict[int, _Rest] = {}  # of this node's blocks
-        self._remembered: dict[int, _Rest] = {}  # of other nodes' blocks: the label, for a while
         self.registry_away = False
 
     @property
@@ -105,6 +103,10 @@ class PortAccount:
         now = self._clock()
         return sum(rest.until <= now for rest in self._resting.values())
 
+    def is_mine(self, port: int) -> bool:
+        """Whether it is of a block of this node, which alone gives it to new labels and signs tickets for it."""
+        return any(port in ports for ports in self._blocks)
+
     def holder(self, port: int) -> str | None:
         """The label of this node's own tunnel with this port."""
         return self._held.get(port)
@@ -120,24 +122,9 @@ class PortAccount:
             if port != wanted and self._may_give(port):
                 yield port
 
-    def knows(self, port: int, label: str, *, believed: bool) -> bool:
-        """Whether it is known, without asking, if a port is this label's.
-
-        believed: the sibling that has the port was heard from a moment ago.
-        """
-        self._forget()
-        if port not in self._ports or port in self._held or port in self._resting or port in self._free:
-            return True
-        return self._at_sibling(port) not in (label, None) or believed or port in self._remembered
-
-    def vouched(self, port: int, label: str) -> None:
-        """Note that a registry has the port as this label's."""
-        self._remember(port, label)
-
     def hold(self, port: int, label: str) -> None:
         """Give the port to this label's tunnel."""
         self._resting.pop(port, None)
-        self._remembered.pop(port, None)
         self._free.discard(port)
         self._held[port] = label
 
@@ -149,13 +136,9 @@ class PortAccount:
 
     def rest(self, port: int, label: str) -> None:
         """Let a port rest that a tunnel, here or at a sibling, has released. No effect on one that is held."""
-        if port in self._held:
-            return
-        if self._is_mine(port):
+        if port not in self._held and self.is_mine(port):
             self._free.discard(port)
             self._resting[port] = _Rest(label, self._clock() + self._rest)
-        else:
-            self._remember(port, label)
 
     def reserved(self, blocks: Iterable[Block], held: Mapping[int, str]) -> None:
         """Take over a registry's word on all blocks of this node, and on the labels that hold ports of them."""
@@ -185,42 +168,24 @@ class PortAccount:
 
     def _begin(self, port: int, label: str | None, *, fresh: bool) -> None:
         """Take up a port of a new block."""
-        remembered = self._remembered.pop(port, None)
         if port in self._held:
             return
-        if remembered is not None:
-            label = remembered.label
         if fresh and label is None:
             self._free.add(port)
             self._used.discard(port)
         else:
             self._resting[port] = _Rest(label or _UNKNOWN_LABEL, self._clock() + self._rest)
 
-    def _is_mine(self, port: int) -> bool:
-        return any(port in ports for ports in self._blocks)
-
     def _may_give(self, port: int) -> bool:
         return self._at_sibling(port) is None and not (self.registry_away and port in self._used)
 
     def _belongs_to(self, port: int, label: str) -> bool:
-        """Whether a label that shows a ticket for a port may have it."""
-        self._forget()
-        if port not in self._ports or port in self._held or self._at_sibling(port) not in (label, None):
+        """Whether a label that shows the newest ticket for a port may have it."""
+        if port not in self._ports or port in self._held:
             return False
-        rest = self._resting.get(port) or self._remembered.get(port)
+        if not self.is_mine(port):
+            return True
+        rest = self._resting.get(port)
         if rest is not None:
             return rest.label in (label, _UNKNOWN_LABEL)
-        return port in self._free or self._at_sibling(port) == label
-
-    def _remember(self, port: int, label: str) -> None:
-        self._remembered.pop(port, None)
-        self._remembered[port] = _Rest(label, self._clock() + self._rest * BELIEVED_SHARE)
-
-    def _forget(self) -> None:
-        now = self._clock()
-        # Insertion order is the order of their ends.
-        while self._remembered:
-            port = next(iter(self._remembered))
-            if self._remembered[port].until > now:
-                return
-            del self._remembered[port]
+        return self._at_sibling(port) in (label, None)

@@ -16,6 +16,7 @@ from portway_runtime.listening import open_sockets
 from portway_relay.errors import PortsUsedUp
 from portway_relay.net.listener import Listener
 from portway_relay.raw_ports.account import PortAccount
+from portway_relay.raw_ports.tickets import Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,11 @@ class _Open:
 
 
 class RawPort:
-    """A port that is held for a label of this node, listening or paused."""
+    """A port that is held for a label of this node, listening or paused; `ticket` shows others that it may be."""
 
     def __init__(self, ports: "RawPorts", label: str, port: int) -> None:
         self.label = label
+        self.ticket = b""
         self.port = port
         self.listening = False
         self._ports = ports
@@ -55,7 +57,7 @@ class RawPort:
         """Refuse connections, unless a sibling has the tunnel by now; the port stays held."""
         if self.listening:
             self.listening = False
-            self._ports.shut(self.port, _User.HERE)
+            self._ports.shut(self.port, self.label, _User.HERE)
 
     def release(self) -> None:
         """Stop listening and let the port rest."""
@@ -66,12 +68,16 @@ class RawPort:
 class RawPorts:
     """The raw ports that a node listens on."""
 
-    def __init__(self, host: str, account: PortAccount, connected: Connected) -> None:
+    def __init__(
+        self, host: str, account: PortAccount, sign: Callable[[str, int], Ticket], connected: Connected
+    ) -> None:
         """
         host: where to listen.
+        sign: makes the ticket for a label's port of this node's blocks.
         connected: called with the label, the connection and the peer's address; owns the connection.
         """
         self._host = host
+        self._sign = sign
         self._connected = connected
         self._open: dict[int, _Open] = {}
         self._closed = False
@@ -80,13 +86,13 @@ class RawPorts:
     def __len__(self) -> int:
         return len(self._open)
 
-    def take(self, label: str, wanted: int | None) -> RawPort:
-        """A listening port for `label`: `wanted` if it may have that one.
+    def take(self, label: str, shown: Ticket | None) -> RawPort:
+        """A listening port for `label`: that of the ticket, the newest one for its port, if it may have that one.
 
         Raises PortsUsedUp; and ListenError when another port would fail in the same way, for want of descriptors or
         because the host is not this machine's.
         """
-        for port in self.account.candidates(label, wanted):
+        for port in self.account.candidates(label, None if shown is None else shown.port):
             raw = RawPort(self, label, port)
             try:
                 raw.listen()
@@ -96,11 +102,16 @@ class RawPorts:
                 logger.debug("raw port skipped: %s", error)
                 continue
             self.account.hold(port, label)
+            self.endorse(raw, b"" if shown is None else shown.encoded)
             return raw
         raise PortsUsedUp(
             f"all {len(self.account.range)} raw TCP ports of this region are taken; try again in a minute, or ask the "
             "operator for a larger range (--raw-ports)"
         )
+
+    def endorse(self, raw: RawPort, shown: bytes) -> None:
+        """Give a port its ticket: a new one of this node where the block is its own, else the one that was shown."""
+        raw.ticket = self._sign(raw.label, raw.port).encoded if self.account.is_mine(raw.port) else shown
 
     def serve(self, port: int, label: str) -> None:
         """Listen for a sibling's tunnel. A failure is logged only: the other nodes of the region serve the port too."""
@@ -111,9 +122,9 @@ class RawPorts:
         except ListenError as error:
             logger.warning("raw port of a sibling not served: %s", error)
 
-    def stop_serving(self, port: int) -> None:
+    def stop_serving(self, port: int, label: str) -> None:
         """Stop listening for a sibling's tunnel."""
-        self.shut(port, _User.SIBLING)
+        self.shut(port, label, _User.SIBLING)
 
     def close(self) -> None:
         """Stop listening for good: the node stops, and the other nodes of the region serve its ports."""
@@ -125,7 +136,7 @@ class RawPorts:
         """Listen on a port for this label and user. Raises ListenError."""
         current = self._open.get(port)
         if current is not None and current.label != label:
-            # The account and the claims have decided for the new label; the old one must not get its visitors.
+            # The newest ticket is the new label's; the old one must not get its visitors.
             self._open.pop(port).listener.close()
             current = None
         if current is None:
@@ -136,10 +147,10 @@ class RawPorts:
             current = self._open[port] = _Open(label, listener)
         current.users.add(user)
 
-    def shut(self, port: int, user: _User) -> None:
-        """Close the port unless the other user still needs it."""
+    def shut(self, port: int, label: str, user: _User) -> None:
+        """Close the label's port unless the other user still needs it."""
         current = self._open.get(port)
-        if current is not None:
+        if current is not None and current.label == label:
             current.users.discard(user)
             if not current.users:
                 self._open.pop(port).listener.close()

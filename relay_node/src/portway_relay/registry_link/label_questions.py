@@ -90,7 +90,7 @@ class LabelQuestions:
             return nothing
         if response is None or len(response.answers) != len(labels):
             return nothing
-        return [answer if answer.HasField("tunnel") or answer.HasField("last") else None for answer in response.answers]
+        return [answer if answer.HasField("tunnel") else None for answer in response.answers]
 
     async def _one(self, label: str) -> Answer:
         request = ResolveRequest(label=label)

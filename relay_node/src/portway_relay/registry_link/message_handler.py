@@ -3,8 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, Failure
 from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_INVALID,
     EVICTION_REASON_QUOTA,
     ClusterSettings,
     Eviction,
@@ -13,17 +16,34 @@ from portway_proto.v1.mesh_pb2 import (
     RegistryMessage,
 )
 from portway_proto.v1.mesh_pb2 import Peers as PeersMessage
+from portway_proto.v1.mesh_pb2 import (
+    PortOwners as PortOwnersMessage,
+)
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, NodeState
 
+from portway_relay.config import PortRange
 from portway_relay.errors import quota_full
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
+from portway_relay.raw_ports.owners import PortOwners
 from portway_relay.raw_ports.reservation import PortReservation
-from portway_relay.routing.table import TunnelTable
+from portway_relay.routing.statement_checks import StatementChecks
+from portway_relay.routing.table import SUPERSEDED, TunnelTable
 from portway_relay.sessions.grants import GrantVerifier
 from portway_relay.sessions.sessions import Sessions
 
 logger = logging.getLogger(__name__)
+
+_FAILURES: Final = {
+    EVICTION_REASON_QUOTA: Failure(
+        code=FAILURE_CODE_QUOTA,
+        message="the token has as many tunnels as it may have, at other nodes too: close one",
+    ),
+    EVICTION_REASON_INVALID: Failure(
+        code=FAILURE_CODE_CLAIM,
+        message="the registry does not accept the tunnel's claim, its presence or its token: open it again",
+    ),
+}
 
 
 class MessageHandler:
@@ -37,6 +57,8 @@ class MessageHandler:
         peers: Peers,
         inbound_lanes: InboundLanes,
         ports: PortReservation,
+        owners: PortOwners,
+        checks: StatementChecks,
         obey: Callable[["NodeState.ValueType"], None],
         probe: Callable[[Probe], None],
     ) -> None:
@@ -50,6 +72,8 @@ class MessageHandler:
         self._peers = peers
         self._inbound_lanes = inbound_lanes
         self._ports = ports
+        self._owners = owners
+        self._checks = checks
         self._obey = obey
         self._probe = probe
         # Set once clients' grants can be verified: before that no client can use the node.
@@ -76,6 +100,8 @@ class MessageHandler:
                 self._probe(message.probe)
             case "reachability":
                 _log_reachability(message.reachability)
+            case "port_owners":
+                self._learn_owners(message.port_owners)
             case "evictions":
                 for eviction in message.evictions.evictions:
                     self._evict(eviction)
@@ -90,7 +116,11 @@ class MessageHandler:
         except ValueError as error:
             logger.error("the registry's grant keys cannot be used, the old ones stay in use: %s", error)
             return
+        self._checks.learn_cluster(settings.cluster_id)
         self.ready.set()
+
+    def _learn_owners(self, message: PortOwnersMessage) -> None:
+        self._owners.learn((PortRange(one.first, one.last), one.node) for one in message.owners)
 
     def _update_peers(self, peers: PeersMessage) -> None:
         certified_since = {one.node: one.issued_ms for one in peers.certified_since}
@@ -100,10 +130,10 @@ class MessageHandler:
     def _evict(self, eviction: Eviction) -> None:
         if eviction.reason == EVICTION_REASON_QUOTA:
             whose = "this token" if eviction.of_token else "its tenant"
-            refused = quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels)
-            self._table.evict(eviction.label, eviction.epoch, refused.failure)
+            failure = quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels).failure
         else:
-            self._table.evict_superseded(eviction.label, eviction.epoch)
+            failure = _FAILURES.get(eviction.reason, SUPERSEDED)
+        self._table.evict(eviction.label, eviction.epoch, failure, eviction.claim)
 
 
 def _log_reachability(reachability: Reachability) -> None:

@@ -5,12 +5,12 @@ Not here: the stream (stream.py). Opening a tunnel never waits for any of this.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from portway_proto.v1.mesh_pb2 import Announce, Probed, Withdrawal
+from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, Probed, Withdrawal
 from portway_proto.v1.types_pb2 import TunnelInfo
 
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.tunnel import Holder, Tunnel
 
 
 class Outbox:
@@ -20,7 +20,8 @@ class Outbox:
         """describe: the tunnel as a registry learns of it."""
         self._describe = describe
         self._registered = False
-        self._bound: dict[str, TunnelInfo] = {}
+        self._bound: dict[str, Tunnel] = {}
+        self._sessions: dict[Holder, None] = {}  # those of the tunnels in `_bound`, and those with a renewed presence
         self._withdrawn: dict[str, int] = {}
         self._batch = 0
         self._probed: list[Probed] = []
@@ -31,7 +32,14 @@ class Outbox:
         """Announce a tunnel that is bound here. Without a registry nothing is kept: `whole` announces everything."""
         if self._registered:
             self._withdrawn.pop(tunnel.label, None)
-            self._bound[tunnel.label] = self._describe(tunnel)
+            self._bound[tunnel.label] = tunnel
+            self._sessions[tunnel.holder] = None
+            self.filled.set()
+
+    def presence_renewed(self, holder: Holder) -> None:
+        """Announce a session's presence; kept as in `bound`."""
+        if self._registered:
+            self._sessions[holder] = None
             self.filled.set()
 
     def withdrawn(self, label: str, epoch: int) -> None:
@@ -55,14 +63,17 @@ class Outbox:
         """Everything that is held now: the first batch of a registration. Changes are gathered from here on."""
         self._registered = True
         self._forget()
-        return self._numbered(Announce(bound=map(self._describe, live), full=True))
+        tunnels = list(live)
+        sessions = dict.fromkeys(tunnel.holder for tunnel in tunnels)
+        return self._numbered(Announce(bound=map(self._describe, tunnels), sessions=_announced(sessions), full=True))
 
     def take(self) -> Announce | None:
         """The changes since the last batch; None without any."""
-        if not self._bound and not self._withdrawn:
+        if not self._bound and not self._withdrawn and not self._sessions:
             return None
         batch = Announce(
-            bound=self._bound.values(),
+            bound=map(self._describe, self._bound.values()),
+            sessions=_announced(self._sessions),
             withdrawn=[Withdrawal(label=label, epoch=epoch) for label, epoch in self._withdrawn.items()],
         )
         self._forget()
@@ -85,8 +96,15 @@ class Outbox:
     def _forget(self) -> None:
         self._bound.clear()
         self._withdrawn.clear()
+        self._sessions.clear()
 
     def _numbered(self, batch: Announce) -> Announce:
         self._batch += 1
         batch.batch = self._batch
         return batch
+
+
+def _announced(sessions: Iterable[Holder]) -> Iterator[AnnouncedSession]:
+    for session in sessions:
+        if session.presence is not None:
+            yield AnnouncedSession(grant=session.grant_token, presence=session.presence.encoded)

@@ -15,7 +15,7 @@ from portway_proto.v1.mesh_pb2 import KeepAlive, NodeMessage, Register, Register
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.backoff import Backoff
-from portway_runtime.clocks import Monotonic, WallClock
+from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors
@@ -79,12 +79,14 @@ class RegistryStream:
         *,
         clock: Monotonic,
         wall_clock: WallClock,
+        registry_clock: RegistryClock,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
         node: this node as it is now, with counts and state.
         live: the tunnels that it holds now.
         tokens: those of its sessions.
+        registry_clock: set whenever a registry says what time it is.
         """
         self._registries = list(registries)
         self._certificates = certificates
@@ -96,6 +98,7 @@ class RegistryStream:
         self._events = events
         self._clock = clock
         self._wall_clock = wall_clock
+        self._registry_clock = registry_clock
         self._tasks = Tasks("registry stream", on_failure)
         self._keeper: asyncio.Task[None] | None = None
         self._lease = Registered()
@@ -200,6 +203,7 @@ class RegistryStream:
     def _handle_registered(self, lease: Registered, channel: aio.Channel) -> None:
         """Also in mid-stream, when the registry had to replace the lease, and what hung on it is gone."""
         self._lease = lease
+        self._registry_clock.set(lease.registry_time_ms)
         self._calls.channel = channel
         self._whole_due = True
         self._outbox.filled.set()

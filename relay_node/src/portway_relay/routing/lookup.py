@@ -1,7 +1,7 @@
 """Where a visitor goes: to a tunnel of this node, by a route in memory, or where a registry or other nodes say.
 
 Here: what is asked, how often and for how long; visitors of the same label share one question. Not here: what is
-remembered and believed (routes.py).
+remembered and believed (routes.py), the checking of signatures (verification.py).
 """
 
 import asyncio
@@ -11,15 +11,19 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from portway_carrier.contract import Pool, Visit
+from portway_proto.records import InvalidRecord, tunnel_record
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.wire.statements import Claim, StatementInvalid, read_presence
 from portway_runtime.clocks import Monotonic
 from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
-from portway_relay.routing.routes import Belief, Route, Routes
-from portway_relay.routing.tunnel import HeldTunnels, Tunnel
+from portway_relay.routing.routes import Route, Routes
+from portway_relay.routing.senders import NODE, REGISTRY, TOKEN, Sender
+from portway_relay.routing.tunnel import HeldTunnels, Tunnel, claim_of
+from portway_relay.routing.verification import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ _MAX_QUESTIONS: Final = 1_024
 # continent answers ten times as fast. It bounds the memory (40 KB a question) that a slow registry can cost.
 _MAX_GUESSES: Final = 128
 _ONCE: Final = (0.0,)
-_NAMED_BY: Final = {Belief.HINTED: "client", Belief.TOLD: "region", Belief.CONFIRMED: "registry"}
+_NAMED_BY: Final = {TOKEN: "client", NODE: "node", REGISTRY.kind: "registry"}
 # Seconds before each question about a label that is moving. A client binds its tunnels at the next node within a round
 # trip or two of leaving, or a second after its node died; the announcement takes milliseconds. A label that its client
 # closed is not waited for: it is answered like one that never existed, and as fast.
@@ -105,9 +109,9 @@ class Lookup:
 
     def __init__(
         self,
-        region: str,
         tunnels: HeldTunnels,
         routes: Routes,
+        verification: Verification,
         mesh: Mesh,
         resolve: Resolve,
         *,
@@ -117,14 +121,13 @@ class Lookup:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
-        region: this node's own.
         resolve: asks a registry for a label; None when it knows no holder, or cannot be asked.
         rate: unknown labels that are asked for per second.
         time_limit: seconds for one label.
         """
-        self._region = region
         self._tunnels = tunnels
         self._routes = routes
+        self._verification = verification
         self._mesh = mesh
         self._resolve = resolve
         self._rate = TokenBucket(rate, rate, clock)
@@ -138,19 +141,13 @@ class Lookup:
         return len(self._asking)
 
     def known(self, label: str, region: str) -> Tunnel | Route | None:
-        """The destination as far as it is known without asking.
-
-        None also when the node of a route does not answer, and when a sibling claims a name of another region that was
-        not asked for: tunnels do move between regions, but the nodes of that region could not contradict a false claim.
-        """
+        """The destination as far as it is known without asking; None also when the node of a route does not answer."""
         tunnel = self._tunnels.live(label)
         if tunnel is not None:
             self.answers["here", "found"] += 1
             return tunnel
-        route = self._routes.get(label)
+        route = self._routes.usable(label)
         if route is None or not self._mesh.answers(route.node):
-            return None
-        if route.belief is Belief.TOLD and not route.asked and region != self._region:
             return None
         self.answers["memory", "found"] += 1
         return route
@@ -158,13 +155,16 @@ class Lookup:
     async def find(self, label: str, region: str) -> Tunnel | Route | None:
         """The destination, asking if need be; None when no holder is found, or too many labels are being asked for.
 
-        A route whose node does not answer is asked about, and is used as it is when nothing newer is found. Cancelled,
-        it leaves a question that others may wait for running.
+        What was heard of the label is checked first. A route whose node does not answer is asked about, and is used as
+        it is when nothing newer is found. Cancelled, it leaves a question that others may wait for running.
         """
-        found, last = self.known(label, region), self._routes.last(label)
-        moving = self._routes.is_moving(label)
+        found = self.known(label, region)
+        if found is None:
+            await self._verification.settle(label)
+            found = self.known(label, region)
         if found is not None:
             return found
+        last, moving = self._routes.placed(label), self._routes.is_moving(label)
         if not moving and self._routes.is_unknown(label):
             self.answers["memory", "unknown"] += 1
             return None
@@ -172,7 +172,7 @@ class Lookup:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, guess=not moving)
             found = self._believed(label)
-            if found is not None and not self._is_lost(found, last):
+            if found is not None and not (isinstance(found, Route) and found is last and self._is_silent(found)):
                 self.answers[_named_by(found), "found"] += 1
                 return found
             moving = self._routes.is_moving(label)
@@ -194,7 +194,8 @@ class Lookup:
         denied: `not_at` itself has said that it does not hold the label.
         """
         if denied and isinstance(not_at, Route):
-            self._routes.forget(label, not_at.node, not_at.epoch)
+            self._forget(not_at)
+        await self._verification.settle(label)
         found = self._believed(label)
         for pause in _PAUSES:
             if found is not None and not _same(found, not_at):
@@ -202,10 +203,6 @@ class Lookup:
             await asyncio.sleep(pause)
             await self._ask(label, region, guess=False)
             found = self._believed(label)
-            if denied and isinstance(found, Route) and _same(found, not_at):
-                # The answer came from a registry or node that has not heard of the change yet.
-                self._routes.forget(label, found.node, found.epoch)
-                found = None
             if found is None and not self._routes.is_moving(label):
                 break
         return found if found is not None and not _same(found, not_at) else None
@@ -214,12 +211,17 @@ class Lookup:
         """Cancel the questions."""
         await self._tasks.close()
 
-    def _is_lost(self, found: Tunnel | Route, last: tuple[str, int] | None) -> bool:
-        """Whether it is the route `last` and its node does not answer: then its client is on its way elsewhere."""
-        return isinstance(found, Route) and (found.node, found.epoch) == last and not self._mesh.answers(found.node)
+    def _is_silent(self, route: Route) -> bool:
+        """Whether its node does not answer: then its client may be on its way elsewhere."""
+        return not self._mesh.answers(route.node)
+
+    def _forget(self, route: Route) -> None:
+        """Its node has refused a visitor: a registry, or another node, that has not heard of the change yet does not
+        lead there again, until the node itself says that it has the tunnel."""
+        self._routes.released(Sender(NODE, route.node), route.label, route.epoch, closed=False)
 
     def _believed(self, label: str) -> Tunnel | Route | None:
-        return self._tunnels.live(label) or self._routes.get(label)
+        return self._tunnels.live(label) or self._routes.placed(label)
 
     async def _ask(self, label: str, region: str, *, guess: bool) -> bool:
         """Ask for a label, or wait for a question in progress; the answers are in `routes` then.
@@ -238,39 +240,58 @@ class Lookup:
         return True
 
     async def _ask_everybody(self, label: str, region: str) -> None:
-        """Ask a registry, then the nodes of the label's region when the registry has nothing new."""
-        held, last = self._tunnels.live(label), self._routes.last(label)
+        """Ask a registry, then the nodes of the label's region and the last one, unless the registry has confirmed what
+        is known or has something newer."""
         try:
             async with asyncio.timeout(self._time_limit):
-                await self._ask_registry(label)
-                found = self._believed(label)
-                if found is held or (isinstance(found, Route) and (found.node, found.epoch) == last):
-                    for node, answer in await self._mesh.ask_region(region, label, None if last is None else last[0]):
-                        if answer.HasField("tunnel"):
-                            self._routes.learn(answer.tunnel)
-                        elif answer.closed_epoch:
-                            self._routes.forget(label, node, answer.closed_epoch, closed=True)
+                if not await self._ask_registry(label):
+                    await self._ask_nodes(label, region)
         except TimeoutError:
             logger.info("label lookup timed out")
-        route = self._routes.get(label)
-        if route is not None:
-            route.asked = True
+        self._routes.asked(label)
 
-    async def _ask_registry(self, label: str) -> None:
+    async def _ask_registry(self, label: str) -> bool:
+        """Whether the label leads to where a registry says that it is now."""
         answer = await self._resolve(label)
-        if answer is not None and answer.tunnel.label == label:
-            if answer.HasField("node"):
-                self._mesh.learn(answer.node)
-            self._routes.learn(answer.tunnel, from_registry=True)
-        elif answer is not None and answer.HasField("last"):
-            self._routes.learn_last(label, answer.last.node, answer.last.epoch)
+        if answer is None or answer.tunnel.label != label:
+            return False
+        if answer.HasField("node"):
+            self._mesh.learn(answer.node)
+        claim = self._hear(REGISTRY, answer.tunnel, answer.presence)
+        await self._verification.settle(label)
+        route = self._routes.placed(label)
+        return (
+            claim is not None
+            and route is not None
+            and route.claim.encoded == claim.encoded
+            and self._routes.is_latest(claim.session_key, answer.presence)
+        )
+
+    async def _ask_nodes(self, label: str, region: str) -> None:
+        for node, answer in await self._mesh.ask_region(region, label, self._routes.last_node(label)):
+            if answer.HasField("tunnel"):
+                self._hear(Sender(NODE, node), answer.tunnel, answer.presence)
+            elif answer.closed_epoch:
+                self._routes.released(Sender(NODE, node), label, answer.closed_epoch, closed=True)
+        await self._verification.settle(label)
+
+    def _hear(self, sender: Sender, tunnel: TunnelInfo, presence: bytes) -> Claim | None:
+        """The claim of an answer, kept with its presence; None for an answer without its form."""
+        try:
+            claim, present = claim_of(tunnel_record(tunnel)), read_presence(presence)
+        except (InvalidRecord, StatementInvalid) as error:
+            logger.warning("an answer does not have its form", extra={"sender": sender.name, "reason": str(error)})
+            return None
+        self._routes.hear_presence(sender, present)
+        self._routes.hear_claim(sender, claim)
+        return claim
 
 
 def _named_by(found: Tunnel | Route) -> str:
-    return _NAMED_BY[found.belief] if isinstance(found, Route) else "here"
+    return _NAMED_BY[found.word.sender.kind] if isinstance(found, Route) else "here"
 
 
 def _same(found: Tunnel | Route, before: object) -> bool:
     if isinstance(found, Route) and isinstance(before, Route):
-        return (found.node, found.epoch) == (before.node, before.epoch)
+        return found.claim.encoded == before.claim.encoded
     return found is before

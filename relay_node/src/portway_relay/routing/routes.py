@@ -1,66 +1,70 @@
-"""Routes: which other node holds a label, as other nodes, registries and clients have said, as far as it is believed.
+"""Routes: which other node holds a label, by the statements that its client has signed.
 
-Here: a bounded memory of routes, of released labels and of labels that were not found; the highest epoch with a valid
-proof wins. Not here: asking other nodes or a registry (lookup.py).
+Here: what counts of what was heard, which signature is to be checked next, and for how long a route is used without
+asking. Pure: no I/O, clocks are injected. Not here: the checking (verification.py), asking (lookup.py).
+
+A route needs a genuine claim, and a genuine presence that lists it and is fresh; no genuine claim of higher rank and no
+later genuine presence of its session may be known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final
 
 from portway_carrier.contract import Pool, Visit
-from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
-from portway_proto.wire.labels import verify_proof
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH, YOUNG
+from portway_proto.wire.statements import Claim, Presence, is_believable_epoch
 from portway_runtime.bounded import BoundedMap
-from portway_runtime.clocks import Monotonic
+from portway_runtime.clocks import Monotonic, RegistryClock
 
-from portway_relay.routing.proofs import Proofs, is_proof
-from portway_relay.routing.tunnel import Tunnel
+from portway_relay.routing.heard import Heard, HeardClaim, HeardPresence, Word
+from portway_relay.routing.releases import Releases
+from portway_relay.routing.senders import NODE, Sender
 
-# Labels in each of the larger maps: about 60 MB, more names than a node sees in an hour. Evicted ones are asked for
-# again.
-_MAX_LABELS: Final = 100_000
 # Seconds that a label counts as unknown after a lookup found no holder: a name that is asked for in a loop costs one
 # question a second, and the delay of a tunnel that opens just then goes unnoticed. An announcement ends it at once.
 _UNKNOWN_TIME: Final = 1.0
 _MAX_UNKNOWN: Final = 10_000
-# Seconds that a released label's client is waited for. One that lost its node has its tunnels elsewhere within seconds,
-# and sessions are kept for this long. Later visitors get the answer for an unknown name.
-_RETURN_TIME: Final = 60.0
-_CLOSED: Final = 0.0
-
-
-class Belief(Enum):
-    """How far a route is believed, by its source."""
-
-    HINTED = "hinted"  # by the client that left this node; any node's own word outweighs it
-    TOLD = "told"  # by the node that holds the label
-    CONFIRMED = "confirmed"  # by a registry, whose store holds one node for each label
-    DISPUTED = "disputed"  # two nodes claim this epoch: no visitor is routed until a registry decides
-    GONE = "gone"  # the node has released it; lower epochs stay refused
-    DENIED = "denied"  # the client named this node, which does not have it; the real holder is not known yet
-
-
-_ROUTED: Final = frozenset({Belief.HINTED, Belief.TOLD, Belief.CONFIRMED})
-_OVER: Final = frozenset({Belief.GONE, Belief.DENIED})
-_BY_CLIENT: Final = frozenset({Belief.HINTED, Belief.DENIED})
+# Seconds until a route whose renewal is overdue is asked about again: its visitors do not all wait for an answer, and
+# a client that has left is found out within a minute.
+_ASK_AGAIN: Final = 60.0
 
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """A tunnel whose home is another node, with the highest proved epoch; a Destination."""
+    """A tunnel whose home is another node; a Destination.
 
-    label: str = field(repr=False)
-    epoch: int
-    proof: bytes = field(repr=False)
-    node: str
+    until, ends_at: by this node's clock. Before `until` it is used without asking. At `ends_at` the last presence of
+    its session ends.
+    """
+
+    word: HeardClaim = field(repr=False)
     h2_enabled: bool
     last_pool: Pool = field(repr=False)
     find_pool: Callable[[str], Pool | None] = field(repr=False)
-    belief: Belief = Belief.TOLD
-    asked: bool = False  # a registry, or the nodes of the label's region, have been asked since it was learned
+    placed: bool = False  # the latest presence lists the claim, and its node has not released it
+    until: float = 0.0
+    ends_at: float = 0.0
+    moving: bool = False  # its client is there, or at another node with other tunnels
+    asked_at: float | None = None  # when a registry or other nodes were last asked about it
     visits: set[Visit] = field(default_factory=set, repr=False)
+
+    @property
+    def claim(self) -> Claim:
+        return self.word.claim
+
+    @property
+    def label(self) -> str:
+        return self.word.claim.label
+
+    @property
+    def node(self) -> str:
+        return self.word.claim.node
+
+    @property
+    def epoch(self) -> int:
+        return self.word.claim.epoch
 
     @property
     def pool(self) -> Pool:
@@ -75,57 +79,73 @@ class Route:
 
 
 class Routes:
-    """Routes by label; the least recently used are evicted first."""
+    """Routes by label, and the statements that they follow from."""
 
     def __init__(
         self,
         node: str,
         pool_of: Callable[[str], Pool | None],
-        held_epoch: Callable[[str], int],
-        proofs: Proofs,
+        held: Callable[[str], Claim | None],
         clock: Monotonic,
+        registry_clock: RegistryClock,
     ) -> None:
         """
-        node: the name of this node.
+        node: the name of this node, which starts now.
         pool_of: the lanes to a node by its name; None for an unknown node.
-        held_epoch: the epoch of this node's own binding of a label; 0 without one.
+        held: the claim of this node's own binding of a label.
+        clock: also counts time asleep.
         """
         self._node = node
         self._pool_of = pool_of
-        self._held_epoch = held_epoch
-        self._proofs = proofs
+        self._held = held
         self._clock = clock
-        self._superseded: Callable[[str, int], None] | None = None
-        self._routes: BoundedMap[str, Route] = BoundedMap(_MAX_LABELS)
+        self._registry_clock = registry_clock
+        self._young_until = clock() + YOUNG
+        self._superseded: Callable[[Claim], None] | None = None
+        self._heard = Heard(self._evicted)
+        self._releases = Releases(clock)
+        self._routes: dict[str, Route] = {}  # each rests on a claim in `_heard`, which bounds their number
+        self._labels: dict[bytes, set[str]] = {}  # of the routes, by session key
         self._unknown_until: BoundedMap[str, float] = BoundedMap(_MAX_UNKNOWN)
-        self._own_epochs: BoundedMap[str, int] = BoundedMap(_MAX_LABELS)  # of this node's bindings, past ones too
-        # The last holder of a label, by node and epoch, as a registry has it.
-        self._last_holders: BoundedMap[str, tuple[str, int]] = BoundedMap(_MAX_LABELS)
-        # The released epoch, and until when its client is waited for; _CLOSED when the client closed the tunnel.
-        self._released: BoundedMap[str, tuple[int, float]] = BoundedMap(_MAX_LABELS)
 
     def __len__(self) -> int:
+        """Labels that lead to other nodes."""
         return len(self._routes)
 
-    def subscribe(self, superseded: Callable[[str, int], None]) -> None:
-        """Call `superseded(label, epoch)` each time another node is found to hold a label with a higher epoch.
+    def subscribe(self, superseded: Callable[[Claim], None]) -> None:
+        """Call `superseded` with each claim that places elsewhere, with a higher rank, a label that is bound here.
 
-        Bindings of this node with that epoch or a lower one are then over. There is one subscriber, the table.
+        There is one subscriber, the table.
         """
         self._superseded = superseded
 
-    def get(self, label: str) -> Route | None:
-        """The route, when it is believed and its node is known."""
+    # Where visitors go.
+
+    def usable(self, label: str) -> Route | None:
+        """The route, when it is used without asking."""
         route = self._routes.get(label)
-        if route is None or route.belief not in _ROUTED or self._pool_of(route.node) is None:
+        return route if route is not None and self._clock() < route.until else None
+
+    def placed(self, label: str) -> Route | None:
+        """The route as far as it is known, also when somebody should be asked about it."""
+        route = self._routes.get(label)
+        if route is None or not route.placed or self._clock() >= route.ends_at or self._pool_of(route.node) is None:
             return None
-        self._routes.move_to_end(label)
         return route
 
-    def last(self, label: str) -> tuple[str, int] | None:
-        """Node and epoch of the last route, whether it is still believed or not."""
+    def last_node(self, label: str) -> str | None:
+        """The node of the last route, whether it is still one or not."""
         route = self._routes.get(label)
-        return None if route is None else (route.node, route.epoch)
+        return None if route is None else route.node
+
+    def is_moving(self, label: str) -> bool:
+        """Whether it was bound until a moment ago, so that its client may be binding it at another node."""
+        route = self._routes.get(label)
+        if route is not None and route.moving and self._clock() < route.ends_at:
+            return True
+        owner = self.highest(label)
+        node = None if owner is None or owner.node == self._node else owner.node
+        return self._releases.awaited(label, node)
 
     def is_unknown(self, label: str) -> bool:
         """Whether every node and a registry were asked within the last second, and none had it."""
@@ -137,160 +157,193 @@ class Routes:
         del self._unknown_until[label]
         return False
 
-    def is_moving(self, label: str) -> bool:
-        """Whether it was bound until a moment ago, so that its client may be binding it at another node."""
-        route = self._routes.get(label)
-        if route is not None and route.belief not in _OVER:
-            return True
-        _, until = self._released.get(label, (0, _CLOSED))
-        return self._clock() < until
-
-    def closed_epoch(self, label: str) -> int:
-        """The epoch with which its client closed it; 0 when it did not, or has bound it again."""
-        epoch, until = self._released.get(label, (0, _CLOSED))
-        return epoch if until == _CLOSED else 0
-
-    def epoch(self, label: str) -> int:
-        """The highest epoch that any node, this one included, is known to have or to have had; 0 without one."""
-        route = self._routes.get(label)
-        return max(self._own_epochs.get(label, 0), 0 if route is None else route.epoch)
-
-    def learn(self, tunnel: TunnelInfo, *, from_registry: bool = False) -> Route | None:
-        """Believe that the tunnel is where `tunnel` says, if its proof fits and nothing newer is known.
-
-        Returns the route; None when it is not believed. Every node that a label passes sees its proof, so the second
-        sender of an epoch is not believed: this node's own binding stays, and a registry decides between two others.
-        An epoch below the highest one is never believed again.
-        """
-        label = tunnel.label
-        pool = self._pool_of(tunnel.node)
-        if tunnel.node == self._node or pool is None:
-            return None
-        if tunnel.epoch <= max(self._held_epoch(label), self._own_epochs.get(label, 0)):
-            return None
-        if self._contradicts_last_holder(label, tunnel.node, tunnel.epoch):
-            return None
-        known = self._routes.get(label)
-        if known is not None and known.epoch >= tunnel.epoch:
-            return self._learn_again(known, tunnel, pool, from_registry=from_registry)
-        if not self._proves_itself(tunnel, "node", tunnel.node):
-            return None
-        return self._believe(tunnel, pool, Belief.CONFIRMED if from_registry else Belief.TOLD)
-
-    def client_moved(self, tunnel: Tunnel, node: str, epoch: int, proof: bytes) -> None:
-        """Believe the client of a tunnel that this node holds, or held, that it has bound it at `node`.
-
-        The proof shows the epoch and does not show the node. So visitors are sent there until a node or a registry
-        names this epoch or a later one, and the binding here ends when its client leaves, not before.
-        """
-        label, pool = tunnel.label, self._pool_of(node)
-        if node == self._node or pool is None or epoch <= max(tunnel.epoch, self.epoch(label)):
-            return
-        options = TunnelOptions(h2_enabled=tunnel.h2_enabled)
-        there = TunnelInfo(label=label, node=node, epoch=epoch, proof=proof, options=options)
-        if self._contradicts_last_holder(label, node, epoch):
-            return
-        if self._proves_itself(there, "token", tunnel.holder.token_id):
-            self._believe(there, pool, Belief.HINTED)
-
-    def learn_last(self, label: str, node: str, epoch: int) -> None:
-        """Note a registry's word that no node holds the label now, and that `node` was the last to, with `epoch`.
-
-        That node may be ahead of the registry and hold it again; any other node needs a higher epoch.
-        """
-        self._last_holders[label] = (node, epoch)
-        route = self._routes.get(label)
-        if (
-            route is not None
-            and route.belief in _ROUTED
-            and self._contradicts_last_holder(label, route.node, route.epoch)
-        ):
-            _end(route)
-            self.mark_released(label, epoch, closed=False)
-
-    def forget(self, label: str, node: str, epoch: int, *, closed: bool = False) -> None:
-        """Believe `node` that it does not hold the label with that epoch; `closed` as in mark_released."""
-        route = self._routes.get(label)
-        if route is None or route.node != node or route.epoch > epoch or route.belief is Belief.DISPUTED:
-            return
-        if closed or route.belief in _ROUTED:
-            self.mark_released(label, epoch, closed=closed)
-        if closed:
-            route.belief = Belief.GONE
-        else:
-            _end(route)
-
-    def mark_released(self, label: str, epoch: int, *, closed: bool) -> None:
-        """Note that the holder with that epoch has released the label.
-
-        closed: its client closed the tunnel, so the name is as good as unknown. Otherwise the client may be on its way
-        to this node or another one.
-        """
-        before, until = self._released.get(label, (0, _CLOSED))
-        if before > epoch or (before == epoch and until == _CLOSED):
-            return
-        self._released[label] = (epoch, _CLOSED if closed else self._clock() + _RETURN_TIME)
-
-    def bound_here(self, label: str, epoch: int) -> None:
-        """Note that this node has bound it, with a higher epoch than any that was known.
-
-        The epoch is remembered beyond the binding's end, so that no lower one is believed then.
-        """
-        self._routes.pop(label, None)
-        self._unknown_until.pop(label, None)
-        self._released.pop(label, None)
-        self._own_epochs[label] = epoch
-
     def mark_unknown(self, label: str) -> None:
         """Note that a lookup found no holder."""
         self._unknown_until[label] = self._clock() + _UNKNOWN_TIME
 
-    def _contradicts_last_holder(self, label: str, node: str, epoch: int) -> bool:
-        """Whether a registry has a last holder with a higher epoch, or with this epoch and another name."""
-        last_node, last_epoch = self._last_holders.get(label, (node, 0))
-        return epoch < last_epoch or (epoch == last_epoch and node != last_node)
+    def asked(self, label: str) -> None:
+        """Note that a registry, or the nodes of the label's region, were asked just now."""
+        route = self._routes.get(label)
+        if route is not None:
+            route.asked_at = self._clock()
+            self._renew(route)
 
-    def _learn_again(self, known: Route, tunnel: TunnelInfo, pool: Pool, *, from_registry: bool) -> Route | None:
-        """`learn` for a label that has a route with this epoch or a higher one."""
-        if known.epoch > tunnel.epoch or known.proof != tunnel.proof:
-            return None
-        if known.node == tunnel.node and tunnel.epoch == self.closed_epoch(tunnel.label):
-            return None  # the sender has not heard yet that the client closed it
-        if known.belief in _BY_CLIENT:
-            return self._believe(tunnel, pool, Belief.CONFIRMED if from_registry else Belief.TOLD)
-        if from_registry:
-            if known.node == tunnel.node and known.belief in _ROUTED:
-                known.belief = Belief.CONFIRMED
-                return known
-            return self._believe(tunnel, pool, Belief.CONFIRMED)
-        if known.node != tunnel.node:
-            if known.belief is not Belief.CONFIRMED:
-                known.belief = Belief.DISPUTED
-            return None
-        if known.belief is Belief.DISPUTED:
-            return None
-        return known if known.belief in _ROUTED else self._believe(tunnel, pool, Belief.TOLD)
+    def closed_epoch(self, label: str) -> int:
+        """The epoch with which its client closed it at this node; 0 when it did not, or has bound it again."""
+        return self._releases.closed_epoch(label)
 
-    def _proves_itself(self, tunnel: TunnelInfo, kind: str, name: str) -> bool:
-        """Whether the proof fits; checking it is charged to the sender (Proofs.wait)."""
-        if not is_proof(tunnel.label, tunnel.epoch, tunnel.proof):
+    def highest(self, label: str) -> Claim | None:
+        """Of all genuine claims the one of highest rank, this node's own and past ones included."""
+        return next((word.claim for word in self._heard.claims(label) if word.genuine), None)
+
+    # What is heard.
+
+    def hear_claim(self, sender: Sender, claim: Claim) -> bool:
+        """Keep a claim that a sender has shown. Whether it should be checked now: it contests what is in use here."""
+        if not is_believable_epoch(claim.epoch, self._registry_clock.now_ms()):
             return False
-        if self._proofs.wait(kind, name, tunnel.epoch):
-            return False  # not queued: a proof is free to make up, and a label that is needed is looked up anyway
-        return verify_proof(tunnel.label, tunnel.epoch, tunnel.proof)
-
-    def _believe(self, tunnel: TunnelInfo, pool: Pool, belief: Belief) -> Route:
-        label = tunnel.label
-        h2_enabled = tunnel.options.h2_enabled
-        route = Route(label, tunnel.epoch, tunnel.proof, tunnel.node, h2_enabled, pool, self._pool_of, belief)
-        self._routes[label] = route
+        label = claim.label
+        if sender == (NODE, claim.node):
+            self._releases.bound(sender, label, claim.epoch)
+        word = self._heard.claim(sender, claim)
         self._unknown_until.pop(label, None)
-        self._released.pop(label, None)
-        if belief is not Belief.HINTED and self._superseded is not None:
-            self._superseded(label, tunnel.epoch - 1)
-        return route
+        route, held = self._routes.get(label), self._held(label)
+        if word is None or word.genuine:
+            if word is not None or route is not None:
+                self.decide(label)
+            return False
+        if held is not None and claim.rank > held.rank:
+            return claim.node != self._node
+        return route is not None and claim.rank > route.claim.rank
+
+    def hear_presence(self, sender: Sender, presence: Presence) -> bool:
+        """Keep a presence that a sender has shown. Whether it should be checked now: routes in use depend on it."""
+        if not presence.is_fresh(self._registry_clock.now_ms()):
+            return False
+        word = self._heard.presence(sender, presence, self._clock())
+        if word is None or presence.session_key not in self._labels:
+            return False
+        newest = self._newest(presence.session_key)
+        return word.genuine is None and (newest is None or newest.time_ms < presence.time_ms)
+
+    def is_latest(self, session_key: bytes, presence: bytes) -> bool:
+        """Whether this is the latest genuine presence of its session that is known."""
+        newest = self._newest(session_key)
+        return newest is not None and newest.encoded == presence
+
+    def in_use(self, session_key: bytes) -> str | None:
+        """A label whose route depends on this session's presence."""
+        return next(iter(self._labels.get(session_key, ())), None)
+
+    def bound_here(self, sender: Sender, claim: Claim) -> None:
+        """This node has bound a label, by a claim that it has checked. It is remembered beyond the binding's end."""
+        self._releases.bound(sender, claim.label, claim.epoch)
+        self._unknown_until.pop(claim.label, None)
+        word = self._heard.claim(sender, claim)
+        if word is not None:
+            word.genuine = True
+        self.decide(claim.label)
+
+    def present_here(self, sender: Sender, presence: Presence) -> None:
+        """A session of this node has a presence that was checked."""
+        word = self._heard.presence(sender, presence, self._clock())
+        if word is not None:
+            word.genuine = presence
+        self._renew_all(presence.session_key)
+
+    def released(self, sender: Sender, label: str, epoch: int, *, closed: bool) -> None:
+        """The sender, another node or a token of this node's clients, does not hold the label with that epoch any more.
+
+        closed: its client closed the tunnel, so the name is as good as unknown. Otherwise the client may be on its way
+        to this node or another one.
+        """
+        self._releases.note(sender, label, epoch, closed=closed)
+        route = self._routes.get(label)
+        if route is not None:
+            self._renew(route)
+
+    # Which signatures count.
+
+    def unchecked(self, label: str, passed_over: Container[Word] = (), *, above: Claim | None = None) -> Word | None:
+        """The next statement whose signature decides where the label is; None when all that matter are checked.
+
+        passed_over: statements that cannot be checked now, and count as if nobody had shown them.
+        above: a claim that was checked; only claims of higher rank matter then.
+        """
+        owner: HeardClaim | None = None
+        for claim in self._heard.claims(label):
+            if above is not None and claim.claim.rank <= above.rank:
+                return None
+            if claim.genuine:
+                owner = claim
+                break
+            if claim not in passed_over:
+                return claim
+        if owner is None or owner.claim.node == self._node:
+            return None
+        now_ms = self._registry_clock.now_ms()
+        for presence in self._heard.presences(owner.claim.session_key):
+            if presence.genuine is not None:
+                return None
+            if presence not in passed_over and _age(presence, now_ms) <= PRESENCE_FRESH + CLOCK_LEEWAY:
+                return presence
+        return None
+
+    def checked(self, word: Word, presence: Presence | None) -> None:
+        """The signature of a statement is right; `presence` is the statement itself, when it is one."""
+        if isinstance(word, HeardClaim):
+            word.genuine = True
+        else:
+            word.genuine = presence
+            self._renew_all(word.session_key)
+
+    def forged(self, word: Word) -> None:
+        """The signature of a statement is wrong."""
+        self._heard.disbelieve(word)
+
+    def decide(self, label: str) -> None:
+        """Take up what the genuine statements say of a label."""
+        owner = next((word for word in self._heard.claims(label) if word.genuine), None)
+        pool = None if owner is None or owner.claim.node == self._node else self._pool_of(owner.claim.node)
+        route = self._routes.get(label)
+        if owner is None or pool is None:
+            if route is not None and (owner is None or owner.claim.node == self._node):
+                self._drop(route)
+            return
+        if route is None or route.claim.encoded != owner.claim.encoded:
+            if route is not None:
+                self._drop(route)
+            options = TunnelOptions.FromString(owner.claim.options)
+            route = self._routes[label] = Route(owner, options.h2_enabled, pool, self._pool_of)
+            self._labels.setdefault(owner.claim.session_key, set()).add(label)
+        self._renew(route)
+        held = self._held(label)
+        if route.placed and held is not None and held.rank < owner.claim.rank and self._superseded is not None:
+            self._superseded(owner.claim)
+
+    def _renew_all(self, session_key: bytes) -> None:
+        for label in list(self._labels.get(session_key, ())):
+            self.decide(label)
+
+    def _renew(self, route: Route) -> None:
+        """Compute for how long the route holds."""
+        newest = self._newest(route.claim.session_key)
+        route.placed, route.moving, route.until, route.ends_at = False, False, 0.0, 0.0
+        if newest is None or newest.genuine is None:
+            return
+        now, age = self._clock(), _age(newest, self._registry_clock.now_ms())
+        route.ends_at = now + PRESENCE_FRESH + CLOCK_LEEWAY - age
+        if self._releases.covers(route.claim):
+            return
+        route.placed = newest.genuine.places(route.claim)
+        route.moving = route.placed or newest.genuine.node != route.node
+        if not route.placed:
+            return
+        overdue = min(newest.heard_at + PRESENCE_FRESH, now + PRESENCE_FRESH - age)
+        if route.asked_at is not None:
+            overdue = max(overdue, route.asked_at + _ASK_AGAIN)
+        elif now < self._young_until:
+            # What it was told before its start it does not know any more: there may be a later statement.
+            overdue = 0.0
+        route.until = min(overdue, route.ends_at)
+
+    def _newest(self, session_key: bytes) -> HeardPresence | None:
+        """The latest genuine presence of a session."""
+        return next((word for word in self._heard.presences(session_key) if word.genuine is not None), None)
+
+    def _drop(self, route: Route) -> None:
+        del self._routes[route.label]
+        labels = self._labels[route.claim.session_key]
+        labels.discard(route.label)
+        if not labels:
+            del self._labels[route.claim.session_key]
+
+    def _evicted(self, word: HeardClaim) -> None:
+        route = self._routes.get(word.claim.label)
+        if route is not None and route.word is word:
+            self._drop(route)
 
 
-def _end(route: Route) -> None:
-    """The route's node does not hold the label any more, or never did."""
-    route.belief = Belief.DENIED if route.belief in _BY_CLIENT else Belief.GONE
+def _age(presence: HeardPresence, now_ms: int) -> float:
+    """Seconds since it was signed, by the registry's clock."""
+    return (now_ms - presence.time_ms) / 1000

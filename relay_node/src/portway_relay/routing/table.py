@@ -1,43 +1,41 @@
-"""Who owns a label on this node: the holder with the highest epoch, which its proof shows.
+"""Who owns a label on this node: the holder whose claim has the highest rank.
 
-Here: claiming, suspending, resuming, releasing. Each is idempotent and checks identity, so that a late goodbye of an
-old holder never removes the new one. Not here: the store of tunnels (tunnel.py), what a session may ask for.
+Here: binding, suspending, resuming, releasing. Each is idempotent and checks identity, so that a late goodbye of an old
+holder never removes the new one. Not here: the store of tunnels (tunnel.py), the form and the signatures of claims
+(sessions/), what a session may ask for.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from portway_proto.v1.lane_pb2 import (
-    FAILURE_CODE_EPOCH,
-    FAILURE_CODE_INVALID,
-    FAILURE_CODE_OVERLOADED,
-    FAILURE_CODE_PORTS,
-    FAILURE_CODE_CLAIM,
-    Failure,
-)
-from portway_proto.wire.labels import Epoch, Label, is_label, short_label, verify_proof
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_PORTS, Failure
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.wire.labels import short_label
+from portway_proto.wire.statements import Claim
 from portway_runtime.clocks import WallClock
 from portway_runtime.errors import ListenError
 
 from portway_relay.errors import PortsUsedUp, Refused, quota_full
 from portway_relay.raw_ports.sockets import RawPorts
+from portway_relay.raw_ports.tickets import Ticket
 from portway_relay.raw_ports.token_rests import TokenRests
-from portway_relay.routing.proofs import Proofs, is_proof
 from portway_relay.routing.tunnel import HeldTunnels, Holder, Tunnel
 
 logger = logging.getLogger(__name__)
 
+SUPERSEDED: Final = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again elsewhere")
+
 
 class OtherHolders(Protocol):
-    """The routes: what is known of other nodes that hold, or held, a label."""
+    """The routes: what is known of claims to a label, those of other nodes and past ones."""
 
-    def epoch(self, label: str) -> int:
-        """The highest epoch that any node, this one included, is known to have or to have had; 0 without one."""
+    def highest(self, label: str) -> Claim | None:
+        """Of all genuine claims that are known the one of highest rank."""
         ...
 
-    def subscribe(self, superseded: Callable[[str, int], None]) -> None:
-        """Call `superseded(label, epoch)` each time another node is found to hold a label with a higher epoch."""
+    def subscribe(self, superseded: Callable[[Claim], None]) -> None:
+        """Call `superseded` with each claim of higher rank that places a label of this node elsewhere."""
         ...
 
 
@@ -48,7 +46,7 @@ class Announcer(Protocol):
         """It is bound here and live."""
         ...
 
-    def withdrawn(self, label: str, epoch: int) -> None:
+    def withdrawn(self, tunnel: Tunnel) -> None:
         """It is not served here now."""
         ...
 
@@ -67,18 +65,16 @@ class TunnelTable:
         raw_ports: RawPorts,
         announcer: Announcer,
         *,
-        proofs: Proofs,
         port_rests: TokenRests,
         max_visits: int,
         clock: WallClock,
     ) -> None:
         """
-        routes: the table subscribes to it, and evicts a tunnel that another node holds with a higher epoch.
+        routes: the table subscribes to it, and evicts a tunnel that a claim of higher rank places elsewhere.
         max_visits: of one tunnel at a time.
         """
         self._tunnels = tunnels
         self._routes = routes
-        self._proofs = proofs
         self._raw_ports = raw_ports
         self._port_rests = port_rests
         self._announcer = announcer
@@ -86,55 +82,42 @@ class TunnelTable:
         self._clock = clock
         routes.subscribe(self.evict_superseded)
 
-    def claim(
-        self,
-        holder: Holder,
-        label: str,
-        epoch: int,
-        proof: bytes,
-        *,
-        h2_enabled: bool,
-        unencrypted: bool,
-        wanted_port: int | None,
-    ) -> Tunnel:
-        """Bind a label, taking it from a holder with a lower epoch. Raises Refused; then nothing has changed.
+    def held(self, holder: Holder, claim: Claim) -> Tunnel | None:
+        """The tunnel that this holder has by this very claim: it asks again, for the first answer was lost."""
+        current = self._tunnels.get(claim.label)
+        if current is None or current.holder is not holder or current.claim.encoded != claim.encoded:
+            return None
+        return current
 
-        The same binding once more from the same holder returns the tunnel it has: the first answer was lost.
+    def bind(self, holder: Holder, claim: Claim, options: TunnelOptions, ticket: Ticket | None) -> Tunnel:
+        """Bind a label by a claim that was checked, taking it from a holder of lower rank. Raises Refused; then nothing
+        has changed.
+
+        options: those in the claim.
+        ticket: asks for the raw port that it names; it was checked, too.
         """
-        if not is_label(label):
-            raise Refused(FAILURE_CODE_INVALID, "this is not a label: the client is not Portway's, or is broken")
-        current = self._tunnels.get(label)
-        if current is not None and current.holder is holder and (current.epoch, current.proof) == (epoch, proof):
-            return current
-        wait = self._proofs.wait("token", holder.token_id, epoch) if is_proof(label, epoch, proof) else 0.0
-        if wait:
-            raise Refused(
-                FAILURE_CODE_OVERLOADED,
-                "this token's tunnels come back too fast: try again in a moment",
-                retry_after=wait,
-            )
-        if not verify_proof(label, epoch, proof):
-            raise Refused(FAILURE_CODE_CLAIM, "the proof does not fit the label and epoch: open a new tunnel")
-        highest = max(current.epoch if current is not None else 0, self._routes.epoch(label))
-        if epoch <= highest:
-            raise _epoch_taken(highest)
-        self._demand_quota(holder, label)
-        tunnel = Tunnel(
-            Label(label),
-            Epoch(epoch),
-            proof,
-            holder,
-            h2_enabled=h2_enabled,
-            max_visits=self._max_visits,
-            opened_at_ms=int(self._clock() * 1000),
-        )
-        if unencrypted:
-            self._give_port(tunnel, current, wanted_port)
+        self.demand_rank(claim)
+        current = self._tunnels.get(claim.label)
+        self._demand_quota(holder, claim.label)
+        tunnel = Tunnel(claim, holder, options, max_visits=self._max_visits, opened_at_ms=int(self._clock() * 1000))
+        if options.unencrypted:
+            self._give_port(tunnel, current, ticket)
         if current is not None:
-            self._displace(current, holder)
+            self._displace(current, tunnel)
         self._tunnels.add(tunnel)
         self._announcer.bound(tunnel)
         return tunnel
+
+    def demand_rank(self, claim: Claim) -> None:
+        """Raise Refused unless its rank is above all that are known for its label, whoever has or had them."""
+        current = self._tunnels.get(claim.label)
+        if current is not None and current.claim.key != claim.key:
+            raise _outranked(current.claim)
+        highest = self._routes.highest(claim.label)
+        if current is not None and (highest is None or highest.rank < current.claim.rank):
+            highest = current.claim
+        if highest is not None and claim.rank <= highest.rank:
+            raise _outranked(highest)
 
     def suspend(self, tunnel: Tunnel) -> None:
         """Its client is away: route no visitors to it, and keep its port and its epoch."""
@@ -142,16 +125,16 @@ class TunnelTable:
             self._tunnels.set_live(tunnel, False)
             if tunnel.raw is not None:
                 tunnel.raw.pause()
-            self._announcer.withdrawn(tunnel.label, tunnel.epoch)
+            self._announcer.withdrawn(tunnel)
 
     def resume(self, tunnel: Tunnel) -> None:
         """Its client is back: route visitors to it again. Raises Refused, having released it, when that cannot be."""
         if self._tunnels.get(tunnel.label) is not tunnel or tunnel.live:
             return
         try:
-            highest = self._routes.epoch(tunnel.label)
-            if tunnel.epoch < highest:
-                raise _epoch_taken(highest)
+            highest = self._routes.highest(tunnel.label)
+            if highest is not None and tunnel.claim.rank < highest.rank:
+                raise _outranked(highest)
             self._demand_quota(tunnel.holder, tunnel.label)
             if tunnel.raw is not None:
                 tunnel.raw.listen()
@@ -172,22 +155,26 @@ class TunnelTable:
         self._tunnels.remove(tunnel)
         self._release_port(tunnel)
         if was_live:
-            self._announcer.withdrawn(tunnel.label, tunnel.epoch)
+            self._announcer.withdrawn(tunnel)
         if closed:
             self._announcer.closed(tunnel)
 
-    def evict(self, label: str, epoch: int, failure: Failure) -> None:
-        """Take the label from its holder unless the holder's epoch is higher than `epoch`."""
+    def evict(self, label: str, epoch: int, failure: Failure, claim: bytes = b"") -> None:
+        """Take the label from its holder unless the holder's epoch is higher than `epoch`. claim: what owns it now."""
         tunnel = self._tunnels.get(label)
-        if tunnel is None or tunnel.epoch > epoch:
-            return
-        logger.info("tunnel evicted", extra={"label": short_label(label), "epoch": tunnel.epoch})
-        self.release(tunnel)
-        tunnel.holder.tunnel_taken(tunnel, failure)
+        if tunnel is not None and tunnel.epoch <= epoch:
+            self._evict(tunnel, failure, claim)
 
-    def evict_superseded(self, label: str, epoch: int) -> None:
-        """`evict` because another node holds the label with an epoch higher than `epoch`."""
-        self.evict(label, epoch, Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node"))
+    def evict_superseded(self, claim: Claim) -> None:
+        """Take the label from a holder of lower rank: this claim, which was checked, places it elsewhere."""
+        tunnel = self._tunnels.get(claim.label)
+        if tunnel is not None and tunnel.claim.rank < claim.rank:
+            self._evict(tunnel, SUPERSEDED, claim.encoded)
+
+    def _evict(self, tunnel: Tunnel, failure: Failure, claim: bytes) -> None:
+        logger.info("tunnel evicted", extra={"label": short_label(tunnel.label), "epoch": tunnel.epoch})
+        self.release(tunnel)
+        tunnel.holder.tunnel_taken(tunnel, failure, claim)
 
     def _demand_quota(self, holder: Holder, label: str) -> None:
         """Raise Refused when the holder's token, or its tenant, has as many tunnels at this node as it may have."""
@@ -204,7 +191,7 @@ class TunnelTable:
         if holder.tenant_max_tunnels and held >= holder.tenant_max_tunnels:
             raise quota_full(f"tenant {holder.tenant}", holder.tenant_max_tunnels)
 
-    def _give_port(self, tunnel: Tunnel, current: Tunnel | None, wanted: int | None) -> None:
+    def _give_port(self, tunnel: Tunnel, current: Tunnel | None, ticket: Ticket | None) -> None:
         """Give it the port that its label has here, or another free one. Raises Refused."""
         if current is not None and current.raw is not None:
             raw = current.raw
@@ -219,7 +206,7 @@ class TunnelTable:
         holder = tunnel.holder
         self._port_rests.demand_room(holder.token_id, holder.max_tunnels, tunnel.label)
         try:
-            tunnel.raw = self._raw_ports.take(tunnel.label, wanted)
+            tunnel.raw = self._raw_ports.take(tunnel.label, ticket)
         except PortsUsedUp as error:
             raise Refused(FAILURE_CODE_PORTS, str(error)) from error
         except ListenError as error:
@@ -234,17 +221,18 @@ class TunnelTable:
             tunnel.raw.release()
             self._port_rests.released(tunnel.holder.token_id, tunnel.label)
 
-    def _displace(self, current: Tunnel, holder: Holder) -> None:
-        """Remove the tunnel that a higher epoch replaces; its visits in progress may finish."""
+    def _displace(self, current: Tunnel, successor: Tunnel) -> None:
+        """Remove the tunnel that a claim of higher rank replaces; its visits in progress may finish."""
         self._tunnels.remove(current)
         self._release_port(current)
-        if current.holder is not holder:
+        if current.holder is not successor.holder:
             logger.info("tunnel taken over", extra={"label": short_label(current.label), "epoch": current.epoch})
-            failure = Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again elsewhere")
-            current.holder.tunnel_taken(current, failure)
+            current.holder.tunnel_taken(current, SUPERSEDED, successor.claim.encoded)
 
 
-def _epoch_taken(epoch: int) -> Refused:
+def _outranked(owner: Claim) -> Refused:
     return Refused(
-        FAILURE_CODE_EPOCH, f"this tunnel is bound with epoch {epoch} already: bind with a higher one to take it over"
+        FAILURE_CODE_EPOCH,
+        f"this tunnel is bound with epoch {owner.epoch} already: bind with a higher one to take it over",
+        claim=owner.encoded,
     )

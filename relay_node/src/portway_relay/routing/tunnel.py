@@ -1,4 +1,4 @@
-"""Tunnels that are bound at this node: one as a value, its description, and the store that finds them by label.
+"""Tunnels that are bound at this node: one as a value, its description for others, and the store by label.
 
 Not here: the rules by which a label is claimed, suspended and released (table.py).
 """
@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from google.protobuf.message import DecodeError
 from portway_carrier.contract import Pool, Visit
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
-from portway_proto.wire.labels import Epoch, Label
+from portway_proto.wire.labels import Label
+from portway_proto.wire.statements import Claim, Presence, StatementInvalid, read_claim
 
 from portway_relay.raw_ports.sockets import RawPort
 
@@ -36,8 +38,18 @@ class Holder(Protocol):
     @property
     def pool(self) -> Pool: ...
 
-    def tunnel_taken(self, tunnel: "Tunnel", failure: Failure) -> None:
-        """The tunnel was taken from this session, for the reason in `failure`."""
+    @property
+    def grant_token(self) -> str:
+        """The client's newest grant as it was sent."""
+        ...
+
+    @property
+    def presence(self) -> Presence | None:
+        """The latest presence of the session, checked; a session with a tunnel has one."""
+        ...
+
+    def tunnel_taken(self, tunnel: "Tunnel", failure: Failure, claim: bytes = b"") -> None:
+        """The tunnel was taken from this session, for the reason in `failure`. claim: the one that owns the label."""
         ...
 
 
@@ -45,17 +57,27 @@ class Holder(Protocol):
 class Tunnel:
     """A binding of a label; a Destination. While its client is away it is not `live`: no visitor is routed to it."""
 
-    label: Label = field(repr=False)
-    epoch: Epoch
-    proof: bytes = field(repr=False)
+    claim: Claim = field(repr=False)
     holder: Holder = field(repr=False)
-    h2_enabled: bool
+    options: TunnelOptions
     max_visits: int
     opened_at_ms: int  # since the Unix epoch
     raw: RawPort | None = None
     live: bool = True
     visits: set[Visit] = field(default_factory=set, repr=False)
     entrances: set[str] = field(default_factory=set)  # other nodes that forwarded visitors of it to this one
+
+    @property
+    def label(self) -> Label:
+        return self.claim.label
+
+    @property
+    def epoch(self) -> int:
+        return self.claim.epoch
+
+    @property
+    def h2_enabled(self) -> bool:
+        return self.options.h2_enabled
 
     @property
     def pool(self) -> Pool:
@@ -82,20 +104,34 @@ class HomeNode:
     zone: str
 
     def describe(self, tunnel: Tunnel) -> TunnelInfo:
-        """The tunnel as a registry learns of it."""
+        """The tunnel as registries and other nodes learn of it: a registry learns from the grant whose it is."""
         return TunnelInfo(
             label=tunnel.label,
             node=self.name,
             region=self.region,
             epoch=tunnel.epoch,
-            proof=tunnel.proof,
-            tenant=tunnel.holder.tenant,
-            token_id=tunnel.holder.token_id,
-            options=TunnelOptions(h2_enabled=tunnel.h2_enabled, unencrypted=tunnel.raw is not None),
+            options=tunnel.options,
             unencrypted_port=tunnel.raw.port if tunnel.raw is not None else 0,
             opened_at_ms=tunnel.opened_at_ms,
             host=f"{tunnel.label}.{self.zone}",
+            claim=tunnel.claim.encoded,
+            ticket=tunnel.raw.ticket if tunnel.raw is not None else b"",
         )
+
+
+def claim_of(tunnel: TunnelInfo) -> Claim:
+    """The claim of a tunnel as another party describes it, unchecked. Raises StatementInvalid for another form, and
+    when the description says something else than the claim."""
+    claim = read_claim(tunnel.claim)
+    if (claim.label, claim.node, claim.epoch) != (tunnel.label, tunnel.node, tunnel.epoch):
+        raise StatementInvalid("a tunnel that is not the one of its claim")
+    try:
+        options = TunnelOptions.FromString(claim.options)
+    except DecodeError:
+        raise StatementInvalid("a claim whose options cannot be read") from None
+    if (options.h2_enabled, options.unencrypted) != (tunnel.options.h2_enabled, tunnel.options.unencrypted):
+        raise StatementInvalid("a tunnel with other options than its claim")
+    return claim
 
 
 class HeldTunnels:
@@ -119,10 +155,16 @@ class HeldTunnels:
         tunnel = self._tunnels.get(label)
         return tunnel if tunnel is not None and tunnel.live else None
 
-    def epoch(self, label: str) -> int:
-        """The epoch of the tunnel, live or suspended; 0 without one."""
+    def claim(self, label: str) -> Claim | None:
+        """The claim of the tunnel, live or suspended."""
         tunnel = self._tunnels.get(label)
-        return 0 if tunnel is None else tunnel.epoch
+        return None if tunnel is None else tunnel.claim
+
+    def presences(self) -> Iterator[Presence]:
+        """The latest presence of each session with a live tunnel."""
+        for holder in {id(tunnel.holder): tunnel.holder for tunnel in self.all_live()}.values():
+            if holder.presence is not None:
+                yield holder.presence
 
     def all_live(self) -> Iterator[Tunnel]:
         """Every live tunnel."""

@@ -2,7 +2,7 @@
 
 A lane above its budget is not read until the budget has caught up, and closed when that would take too long: its peer
 waits, and nobody else does. Not here: counting the frames (the carrier), what single requests may cost besides
-(session_tunnels.py, routing/proofs.py).
+(session_tunnels.py, routing/statement_checks.py).
 """
 
 from typing import Final

@@ -7,8 +7,8 @@ session's control lane requests afterwards (session.py).
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane, LaneEvents, Stream
@@ -27,12 +27,16 @@ from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 
+# Control frames (16 KiB each) that may wait for WELCOME: a client sends none, a test or two.
+_MAX_EARLY: Final = 4
+
 
 class Admission(Protocol):
     """Decides about first frames. Both methods raise Refused, which is sent to the client."""
 
-    def hello(self, lane: Lane, hello: Hello) -> LaneEvents:
-        """Admit a control lane. Its later frames go to what is returned."""
+    async def hello(self, lane: Lane, hello: Hello) -> LaneEvents:
+        """Admit a control lane, once signatures are checked. Its later frames go to what is returned. Cancelled when
+        the lane is closed meanwhile."""
         ...
 
     def park(self, lane: Lane, park: Park) -> None:
@@ -63,6 +67,7 @@ class Greeter:
         self._admission = admission
         self._time_limit = time_limit
         self._tasks = Tasks("greeter", on_failure)
+        self._admissions = Tasks("admissions", on_failure)
         self._waiting = HalfOpenConnections[_GreetingLane](
             capacity, capacity_per_address, _GreetingLane.drop, clock, min_age=STALLED_AFTER
         )
@@ -101,6 +106,7 @@ class Greeter:
     async def close(self) -> None:
         """Drop every lane that has not been admitted."""
         await self._tasks.close()
+        await self._admissions.close()
         for lane in self._waiting:
             lane.drop()
 
@@ -116,6 +122,10 @@ class Greeter:
             raise
         else:
             greeting.timer = asyncio.get_running_loop().call_later(self._time_limit, greeting.drop)
+
+    def admit(self, admitting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run the admission of a control lane."""
+        return self._admissions.spawn(admitting, name="admit a client")
 
     def stop_waiting(self, greeting: "_GreetingLane") -> None:
         """The lane's first frame has come, or it is closed."""
@@ -134,6 +144,8 @@ class _GreetingLane:
         self._greeter = greeter
         self._admission = admission
         self._control: LaneEvents | None = None
+        self._admitting: asyncio.Task[None] | None = None
+        self._early: list[tuple[int, bytes]] = []  # frames that came before WELCOME was sent
         self._parked = False
         self._refused = False
 
@@ -150,6 +162,12 @@ class _GreetingLane:
             return
         if self._refused:
             return
+        if self._admitting is not None:
+            self._early.append((frame_type, payload))
+            if len(self._early) > _MAX_EARLY:
+                self._admitting.cancel()
+                self._refuse(lane, Refused(FAILURE_CODE_PROTOCOL, "frames that did not wait for WELCOME"))
+            return
         self._greeter.stop_waiting(self)
         try:
             self._admit(lane, frame_type, payload)
@@ -163,6 +181,8 @@ class _GreetingLane:
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         self._greeter.stop_waiting(self)
+        if self._admitting is not None:
+            self._admitting.cancel()
         if self._control is not None:
             self._control.lane_closed(lane, error)
 
@@ -177,7 +197,19 @@ class _GreetingLane:
     def _hello(self, lane: Lane, payload: bytes) -> None:
         hello = Hello.FromString(payload)
         _demand_version(hello.version)
-        self._control = self._admission.hello(lane, hello)
+        self._admitting = self._greeter.admit(self._admit_control(lane, hello))
+
+    async def _admit_control(self, lane: Lane, hello: Hello) -> None:
+        try:
+            control = self._control = await self._admission.hello(lane, hello)
+        except Refused as refused:
+            self._refuse(lane, refused)
+            return
+        finally:
+            self._admitting = None
+        early, self._early = self._early, []
+        for frame_type, payload in early:
+            control.frame_received(lane, frame_type, payload)
 
     def _park(self, lane: Lane, payload: bytes) -> None:
         park = Park.FromString(payload)

@@ -12,9 +12,9 @@ from typing import ClassVar, Final, Protocol
 from google.protobuf.message import DecodeError, Message
 from portway_carrier.contract import Lane, Pool
 from portway_carrier.errors import CarrierError
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, Failure, Goaway, Renewed
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, Failure, Goaway
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
-from portway_runtime.rates import TokenBucket
+from portway_proto.wire.statements import StatementInvalid
 
 from portway_relay.errors import Refused
 from portway_relay.routing.tunnel import Tunnel
@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
-# Token bucket of RENEWED: clients send one in half an hour.
-_RENEWALS_PER_SECOND: Final = 1 / 60
-_RENEWAL_BURST: Final = 5
 
 
 class SessionOwner(Protocol):
@@ -39,10 +36,6 @@ class SessionOwner(Protocol):
 
     def session_left(self, session: "Session") -> None:
         """The client left for good; the session has ended."""
-        ...
-
-    def grant_renewed(self, session: "Session", grant: str) -> None:
-        """The client shows a newer grant, which is not verified yet."""
         ...
 
     def tunnel_released(self, tunnel: Tunnel) -> None:
@@ -62,16 +55,20 @@ class Session:
         self.pool = pool
         self._owner = owner
         self._control: Lane | None = None
-        self._tunnels = SessionTunnels(grant, pool, context, self._send, owner.tunnel_released)
+        self._tunnels = SessionTunnels(grant, pool, context, self._send, owner.tunnel_released, self.renew, self._broken)
         self._asked_to_leave = False
         self._clock = context.clock
-        self._renewals = TokenBucket(_RENEWALS_PER_SECOND, _RENEWAL_BURST, context.clock)
         self._lasts_until = 0.0  # on `clock`, which no change of the time moves
 
     @property
     def token_id(self) -> str:
         """The API token that the session belongs to."""
         return self._tunnels.token_id
+
+    @property
+    def session_key(self) -> bytes:
+        """The public key that the client's grants are for."""
+        return self._tunnels.shown.grant.session_key
 
     @property
     def tunnels(self) -> Mapping[str, Tunnel]:
@@ -84,8 +81,8 @@ class Session:
         return self._clock() >= self._lasts_until
 
     def renew(self, grant: Grant) -> None:
-        """Take the client's newest grant."""
-        self._tunnels.grant = grant
+        """Take the client's newest grant, which was verified."""
+        self._tunnels.shown.grant = grant
         self._lasts_until = self._clock() + grant.lasts
 
     def attach(self, control: Lane, grant: Grant) -> None:
@@ -130,6 +127,8 @@ class Session:
             handler(self, payload)
         except DecodeError:
             self._fail(lane, f"a malformed frame 0x{frame_type:02x}")
+        except StatementInvalid as error:
+            self._fail(lane, str(error))
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         lane.refuse(RefusalReason.OTHER, "visits are opened by the node")
@@ -137,6 +136,9 @@ class Session:
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         if lane is self._control:
             self._lose_control(str(error))
+
+    def _presence(self, payload: bytes) -> None:
+        self._tunnels.shown.received(payload)
 
     def _bind(self, payload: bytes) -> None:
         self._tunnels.bind(payload)
@@ -147,12 +149,6 @@ class Session:
     def _moved(self, payload: bytes) -> None:
         self._tunnels.moved(payload)
 
-    def _renewed(self, payload: bytes) -> None:
-        """Verifying costs a signature. What comes faster than clients renew is not looked at: a later one counts."""
-        renewed = Renewed.FromString(payload)
-        if self._renewals.take():
-            self._owner.grant_renewed(self, renewed.grant)
-
     def _goaway(self, payload: bytes) -> None:
         """The client leaves. One that was asked to has bound its tunnels at another node, or is about to."""
         Goaway.FromString(payload)
@@ -160,12 +156,17 @@ class Session:
         self._owner.session_left(self)
 
     _HANDLERS: ClassVar[Mapping[int, Callable[["Session", bytes], None]]] = {
+        FrameType.PRESENCE: _presence,
         FrameType.BIND: _bind,
         FrameType.UNBIND: _unbind,
         FrameType.MOVED: _moved,
-        FrameType.RENEWED: _renewed,
         FrameType.GOAWAY: _goaway,
     }
+
+    def _broken(self, reason: str) -> None:
+        """The client has broken the protocol with a frame whose check has ended just now."""
+        if self._control is not None:
+            self._fail(self._control, reason)
 
     def _fail(self, lane: Lane, reason: str) -> None:
         """End the control lane for a breach of the protocol. The session may be resumed."""

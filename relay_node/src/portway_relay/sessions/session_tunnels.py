@@ -1,21 +1,24 @@
 """The tunnels of one session: its BIND, UNBIND and MOVED requests, and what happens to them while the client is away.
 
-Here: the session's own limits, what a raw tunnel waits for before BOUND, UNBOUND notices. Not here: which binding of a
-label wins (routing/table.py), which raw port a tunnel gets (raw_ports/), the control lane itself (session.py).
+Here: the form of claims, the session's own limits, what BOUND waits for, UNBOUND notices. Not here: presences
+(session_presence.py), which binding of a label wins (routing/table.py), which raw port a tunnel gets (raw_ports/), the
+control lane itself (session.py).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from portway_carrier.contract import Pool
 from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_CLAIM,
     FAILURE_CODE_EPOCH,
     FAILURE_CODE_INVALID,
     FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_TIME,
     Bind,
     BindRefused,
     Bound,
@@ -24,42 +27,71 @@ from portway_proto.v1.lane_pb2 import (
     Unbind,
     Unbound,
 )
+from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.labels import short_label
+from portway_proto.wire.statements import (
+    Claim,
+    Presence,
+    StatementInvalid,
+    is_believable_epoch,
+    read_claim,
+    read_presence,
+)
 from portway_runtime.bounded import BoundedMap
-from portway_runtime.clocks import Monotonic
+from portway_runtime.clocks import Monotonic, RegistryClock
 from portway_runtime.rates import Turns
+from portway_runtime.tasks import Tasks
 
 from portway_relay.config import NodeLimits
-from portway_relay.errors import Refused, TicketInvalid
+from portway_relay.errors import Refused
 from portway_relay.net.node_address import PublicAddress
+from portway_relay.raw_ports.owners import PortOwners
 from portway_relay.raw_ports.region_addresses import RegionAddresses
-from portway_relay.raw_ports.tickets import Tickets
+from portway_relay.raw_ports.tickets import Ticket, Tickets
+from portway_relay.routing.routes import Routes
+from portway_relay.routing.statement_checks import StatementChecks
 from portway_relay.routing.table import TunnelTable
-from portway_relay.routing.tunnel import Tunnel
-from portway_relay.sessions.grants import Grant
+from portway_relay.routing.tunnel import Holder, Tunnel
+from portway_relay.routing.verification import Verification
+from portway_relay.sessions.grants import Grant, GrantVerifier
+from portway_relay.sessions.session_presence import TIME, SessionPresence
 
 logger = logging.getLogger(__name__)
 
 
-# client_moved(tunnel, node, epoch, proof): the client says that it has bound a tunnel of this node at `node`.
-ClientMoved = Callable[[Tunnel, str, int, bytes], None]
+class PresenceAnnouncer(Protocol):
+    """Announces presences to a registry and to other nodes."""
+
+    def presence_renewed(self, holder: Holder, presence: Presence, tunnels: Iterable[Tunnel]) -> None:
+        """A session that holds these tunnels, or is about to bind some, has a presence that was checked."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SessionContext:
     """What all sessions of a node share.
 
+    node: its name.
     public_address: called for each BOUND, because the port is known only once the node listens.
+    tasks: runs the requests that are not answered at once.
     """
 
+    node: str
     limits: NodeLimits
+    grants: GrantVerifier
     table: TunnelTable
+    routes: Routes
+    verification: Verification
+    checks: StatementChecks
+    announcer: PresenceAnnouncer
     tickets: Tickets
+    owners: PortOwners
     addresses: RegionAddresses
     public_address: Callable[[], PublicAddress]
-    client_moved: ClientMoved
+    tasks: Tasks
     clock: Monotonic
+    registry_clock: RegistryClock
 
 
 class SessionTunnels:
@@ -72,10 +104,25 @@ class SessionTunnels:
         context: SessionContext,
         send: Callable[[FrameType, Message], None],
         released: Callable[[Tunnel], None],
+        granted: Callable[[Grant], None],
+        broken: Callable[[str], None],
     ) -> None:
-        """`send` writes a frame to the control lane, or drops it while there is none. `released` is called with each
-        tunnel that the client gives up."""
-        self.grant = grant
+        """
+        send: writes a frame to the control lane, or drops it while there is none.
+        released: called with each tunnel that the client gives up.
+        granted: called with each newer grant, once it is verified.
+        broken: called with the reason when the client has broken the protocol.
+        """
+        self.shown = SessionPresence(
+            grant,
+            context.node,
+            context.checks,
+            context.grants,
+            context.registry_clock,
+            renewed=self._renewed,
+            granted=granted,
+            broken=broken,
+        )
         self.by_label: dict[str, Tunnel] = {}
         self._pool = pool
         self._context = context
@@ -84,7 +131,7 @@ class SessionTunnels:
         limits = context.limits
         self._bind_turns = Turns(limits.binds_per_second, limits.bind_burst, context.clock)
         # UNBOUND notices, sent again when the session resumes: a lane that broke may not have delivered them.
-        self._notices: BoundedMap[str, tuple[Tunnel, Failure]] = BoundedMap(limits.max_tunnels_per_session)
+        self._notices: BoundedMap[str, tuple[Tunnel, Unbound]] = BoundedMap(limits.max_tunnels_per_session)
         self._pending: dict[str, asyncio.Task[None]] = {}  # BINDs that are not answered yet, by label
 
     def __len__(self) -> int:
@@ -94,29 +141,38 @@ class SessionTunnels:
 
     @property
     def tenant(self) -> str:
-        return self.grant.tenant
+        return self.shown.grant.tenant
 
     @property
     def token_id(self) -> str:
-        return self.grant.token_id
+        return self.shown.grant.token_id
 
     @property
     def max_tunnels(self) -> int:
-        return self.grant.max_tunnels
+        return self.shown.grant.max_tunnels
 
     @property
     def tenant_max_tunnels(self) -> int:
-        return self.grant.tenant_max_tunnels
+        return self.shown.grant.tenant_max_tunnels
 
     @property
     def pool(self) -> Pool:
         return self._pool
 
-    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None:
+    @property
+    def grant_token(self) -> str:
+        return self.shown.grant.encoded
+
+    @property
+    def presence(self) -> Presence | None:
+        return self.shown.checked
+
+    def tunnel_taken(self, tunnel: Tunnel, failure: Failure, claim: bytes = b"") -> None:
         if self.by_label.get(tunnel.label) is tunnel:
             del self.by_label[tunnel.label]
-        self._notices[tunnel.label] = (tunnel, failure)
-        self._send(FrameType.UNBOUND, Unbound(label=tunnel.label, failure=failure))
+        notice = Unbound(label=tunnel.label, failure=failure, claim=claim)
+        self._notices[tunnel.label] = (tunnel, notice)
+        self._send(FrameType.UNBOUND, notice)
 
     # The life of the session.
 
@@ -128,13 +184,13 @@ class SessionTunnels:
 
     def resume(self) -> None:
         """The client is back: route visitors to its tunnels again. UNBOUND goes out for those that it lost."""
-        for label, (_, failure) in self._notices.items():
-            self._send(FrameType.UNBOUND, Unbound(label=label, failure=failure))
+        for _, notice in self._notices.values():
+            self._send(FrameType.UNBOUND, notice)
         for tunnel in list(self.by_label.values()):
             try:
                 self._context.table.resume(tunnel)
             except Refused as refused:
-                self.tunnel_taken(tunnel, refused.failure)
+                self.tunnel_taken(tunnel, refused.failure, refused.claim)
 
     def release(self, *, closed: bool) -> None:
         """Release every tunnel. `closed`: the client does not bind them at another node."""
@@ -149,31 +205,24 @@ class SessionTunnels:
         for label in list(self._pending):
             self._cancel(label)
 
-    # Requests of the control lane. They raise DecodeError for a malformed payload.
+    # Requests of the control lane. They raise DecodeError and StatementInvalid for a malformed payload.
 
     def bind(self, payload: bytes) -> None:
-        """Answer BIND with BOUND or BIND_REFUSED: at once, or when the tunnel's raw port can be used."""
+        """Answer BIND with BOUND or BIND_REFUSED, once its signatures are checked and its raw port can be used."""
         bind = Bind.FromString(payload)
-        addresses = self._context.addresses
-        self._cancel(bind.label)
         try:
-            self._check(bind)
-            if not bind.options.unencrypted:
-                self._answer(bind, self._claim(bind, None))
+            claim, options = self._read(bind)
+            self._cancel(claim.label)
+            held = self._context.table.held(self, claim)
+            if held is not None:
+                self._answer(bind, held)
                 return
-            wanted = self._ticket_port(bind)
-            if not addresses.at_once(bind.label, wanted):
-                self._answer_later(bind, self._bind_when_prepared(bind, wanted))
-                return
-            tunnel = self._claim(bind, wanted)
+            self._check(claim, options)
         except Refused as refused:
             self._refuse(bind, refused)
             return
-        siblings = addresses.taken()
-        if siblings:
-            self._answer_later(bind, self._answer_when_listening(bind, tunnel, siblings))
-        else:
-            self._answer(bind, tunnel)
+        task = self._pending[claim.label] = self._context.tasks.spawn(self._bind(bind, claim, options), name="bind")
+        task.add_done_callback(lambda task: self._bind_ended(claim.label, task))
 
     def unbind(self, payload: bytes) -> None:
         """Release a tunnel for good. UNBIND is not answered, and ignored for a label that the session does not hold."""
@@ -194,78 +243,105 @@ class SessionTunnels:
         moved = Moved.FromString(payload)
         taken, _ = self._notices.get(moved.label, (None, None))
         tunnel = self.by_label.get(moved.label, taken)
-        if tunnel is not None:
-            self._context.client_moved(tunnel, moved.node, moved.epoch, moved.proof)
+        if tunnel is None:
+            return
+        claim, presence = read_claim(moved.claim), read_presence(moved.presence)
+        if claim.label != tunnel.label:
+            return
+        routes, sender = self._context.routes, self.shown.sender
+        routes.hear_presence(sender, presence)
+        routes.hear_claim(sender, claim)
+        self._context.tasks.spawn(self._follow(claim), name="follow a client")
+
+    async def _follow(self, claim: Claim) -> None:
+        """Check where the client says that it has gone. Nobody else is asked: the session that held the tunnel has said
+        so itself."""
+        await self._context.verification.settle(claim.label)
+        if self._context.routes.highest(claim.label) == claim:
+            self._context.routes.asked(claim.label)
 
     # BIND, step by step.
 
-    def _check(self, bind: Bind) -> None:
-        """Raise Refused for options that exclude each other and above the session's limits."""
-        if bind.options.h2_enabled and bind.options.unencrypted:
+    def _read(self, bind: Bind) -> tuple[Claim, TunnelOptions]:
+        """The claim and the options in it. Raises Refused unless it is for this node and this session."""
+        try:
+            claim = read_claim(bind.claim)
+            options = TunnelOptions.FromString(claim.options)
+        except (StatementInvalid, DecodeError):
+            raise Refused(FAILURE_CODE_CLAIM, "the claim is malformed") from None
+        if (claim.node, claim.session_key) != (self._context.node, self.shown.grant.session_key):
+            raise Refused(FAILURE_CODE_CLAIM, "the claim is for another node or another session")
+        return claim, options
+
+    def _check(self, claim: Claim, options: TunnelOptions) -> None:
+        """Raise Refused for options that exclude each other, for a claim that is not of now or that the client does not
+        present, above the session's limits and above the token's budget of signatures."""
+        context = self._context
+        if options.h2_enabled and options.unencrypted:
             raise Refused(FAILURE_CODE_INVALID, "h2_enabled and unencrypted exclude each other: open two tunnels")
         if turn := self._bind_turns.take():
             raise Refused(
                 FAILURE_CODE_OVERLOADED, "too many tunnels were requested at once: slow down", retry_after=turn
             )
-        limit = self._context.limits.max_tunnels_per_session
-        if bind.label not in self.by_label and len(self.by_label) + len(self._pending) >= limit:
+        limit = context.limits.max_tunnels_per_session
+        if claim.label not in self.by_label and len(self.by_label) + len(self._pending) >= limit:
             raise Refused(FAILURE_CODE_OVERLOADED, f"one client may have {limit} tunnels at this node: close one first")
+        if not is_believable_epoch(claim.epoch, context.registry_clock.now_ms()):
+            raise Refused(FAILURE_CODE_TIME, TIME)
+        if wait := context.checks.wait(self.shown.sender, 1 + self.shown.demand(claim)):
+            raise Refused(
+                FAILURE_CODE_OVERLOADED,
+                "this token's tunnels come back too fast: try again in a moment",
+                retry_after=wait,
+            )
 
-    def _ticket_port(self, bind: Bind) -> int | None:
-        """The raw port in the client's ticket; None without a valid one."""
-        if not bind.ticket:
-            return None
+    async def _bind(self, bind: Bind, claim: Claim, options: TunnelOptions) -> None:
+        context, label = self._context, claim.label
         try:
-            return self._context.tickets.verify(bind.ticket, bind.label)
-        except TicketInvalid as error:
-            logger.info("ticket not accepted", extra={"label": short_label(bind.label), "reason": str(error)})
-            return None
-
-    def _claim(self, bind: Bind, wanted_port: int | None) -> Tunnel:
-        """The new tunnel. Raises Refused."""
-        tunnel = self._context.table.claim(
-            self,
-            bind.label,
-            bind.epoch,
-            bind.proof,
-            h2_enabled=bind.options.h2_enabled,
-            unencrypted=bind.options.unencrypted,
-            wanted_port=wanted_port,
-        )
-        self.by_label[tunnel.label] = tunnel
-        self._notices.pop(tunnel.label, None)
-        logger.info(
-            "tunnel bound", extra={"label": short_label(tunnel.label), "epoch": tunnel.epoch, "tenant": self.tenant}
-        )
-        return tunnel
-
-    async def _bind_when_prepared(self, bind: Bind, wanted_port: int | None) -> None:
-        wanted_port = await self._context.addresses.prepare(bind.label, wanted_port)
-        try:
-            tunnel = self._claim(bind, wanted_port)
+            genuine = context.checks.check(claim.signed(context.checks.cluster))
+            if not await self.shown.genuine() or not await genuine:
+                raise Refused(FAILURE_CODE_CLAIM, "the claim, or the presence that lists it, is forged")
+            await context.verification.settle(label, above=claim)
+            ticket = await self._ticket(bind, label) if options.unencrypted else None
+            if options.unencrypted:
+                await context.addresses.prepare(label, None if ticket is None else ticket.port)
+            tunnel = context.table.bind(self, claim, options, ticket)
         except Refused as refused:
             self._refuse(bind, refused)
             return
-        await self._answer_when_listening(bind, tunnel, self._context.addresses.taken())
-
-    async def _answer_when_listening(self, bind: Bind, tunnel: Tunnel, siblings: list[asyncio.Future[None]]) -> None:
-        """Answer once these siblings listen on the raw port; each future is done when one does."""
+        self.by_label[label] = tunnel
+        self._notices.pop(label, None)
+        logger.info("tunnel bound", extra={"label": short_label(label), "epoch": tunnel.epoch, "tenant": self.tenant})
+        siblings = context.addresses.taken() if options.unencrypted else []
         if siblings:
-            await self._context.addresses.listening(siblings)
-        if self.by_label.get(bind.label) is tunnel:
+            await context.addresses.listening(siblings)
+        if self.by_label.get(label) is tunnel:
             self._answer(bind, tunnel)
         else:
             self._refuse(bind, Refused(FAILURE_CODE_EPOCH, "the tunnel was bound again elsewhere meanwhile"))
 
-    def _answer_later(self, bind: Bind, answering: Coroutine[Any, Any, None]) -> None:
-        """Run `answering`, until another request for the label or the loss of the control lane cancels it."""
-        task = self._pending[bind.label] = self._context.addresses.spawn(answering)
+    async def _ticket(self, bind: Bind, label: str) -> Ticket | None:
+        """The newest ticket for the port that the client's ticket names; None when that is not this label's."""
+        if not bind.ticket:
+            return None
+        context = self._context
+        unchecked = context.tickets.unchecked(bind.ticket)
+        if not context.checks.wait(self.shown.sender, 1):
+            await context.checks.check(unchecked)
+        ticket = unchecked.ticket
+        newest = None if ticket is None or ticket.label != label else context.owners.newest(ticket)
+        if newest is None:
+            reason = unchecked.failure or "not the newest ticket for the port, or of another node or label"
+            logger.info("ticket not accepted", extra={"label": short_label(label), "reason": reason})
+        return newest
 
-        def ended(task: asyncio.Task[None]) -> None:
-            if self._pending.get(bind.label) is task:
-                del self._pending[bind.label]
+    def _renewed(self, presence: Presence) -> None:
+        """The session has a later presence: others hear of it before they hear of the tunnels that it lists."""
+        self._context.announcer.presence_renewed(self, presence, self.by_label.values())
 
-        task.add_done_callback(ended)
+    def _bind_ended(self, label: str, task: asyncio.Task[None]) -> None:
+        if self._pending.get(label) is task:
+            del self._pending[label]
 
     def _cancel(self, label: str) -> None:
         task = self._pending.pop(label, None)
@@ -278,8 +354,10 @@ class SessionTunnels:
         if tunnel.raw is not None:
             bound.unencrypted_host = address.raw_host
             bound.unencrypted_port = tunnel.raw.port
-            bound.ticket = self._context.tickets.sign(tunnel.label, tunnel.raw.port)
+            bound.ticket = tunnel.raw.ticket
         self._send(FrameType.BOUND, bound)
 
     def _refuse(self, bind: Bind, refused: Refused) -> None:
-        self._send(FrameType.BIND_REFUSED, BindRefused(request=bind.request, failure=refused.failure))
+        self._send(
+            FrameType.BIND_REFUSED, BindRefused(request=bind.request, failure=refused.failure, claim=refused.claim)
+        )

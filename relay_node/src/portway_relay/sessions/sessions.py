@@ -7,7 +7,7 @@ requests (session.py), link lanes before their first frame (greeter.py).
 import asyncio
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
 from portway_carrier.contract import Carrier, Lane
@@ -24,6 +24,7 @@ from portway_proto.v1.lane_pb2 import (
     Welcome,
 )
 from portway_proto.wire.frames import FrameType
+from portway_proto.wire.statements import signed_greeting
 from portway_runtime.clocks import WallClock
 from portway_runtime.rates import Turns
 
@@ -31,7 +32,7 @@ from portway_relay.config import NodeConfig
 from portway_relay.errors import Refused
 from portway_relay.routing.tunnel import Tunnel
 from portway_relay.sessions.frame_budgets import FrameBudgets
-from portway_relay.sessions.grants import Grant, GrantVerifier
+from portway_relay.sessions.grants import Grant, GrantVerifier, refused
 from portway_relay.sessions.session import Session
 from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.token_sessions import TokenSessions
@@ -56,10 +57,17 @@ class Sessions:
         carrier: Carrier,
         grants: GrantVerifier,
         context: SessionContext,
+        certificates: Callable[[], Iterable[bytes]],
         *,
         wall_clock: WallClock,
     ) -> None:
-        """`wall_clock` is sent to clients in WELCOME. Needs a running loop."""
+        """
+        certificates: the node's own one (DER), and the one before.
+        wall_clock: is sent to clients in WELCOME.
+
+        Needs a running loop.
+        """
+        self._certificates = certificates
         self._config = config
         self._carrier = carrier
         self._grants = grants
@@ -95,11 +103,13 @@ class Sessions:
 
     # The Admission.
 
-    def hello(self, lane: Lane, hello: Hello) -> Session:
-        """Attach a control lane to the session that it names, or to a new one. Raises Refused."""
-        grant = self._grants.verify(hello.grant)
+    async def hello(self, lane: Lane, hello: Hello) -> Session:
+        """Attach a control lane to the session that it names, or to a new one. Raises Refused. Cancelled, it changes
+        nothing."""
+        await self._demand_genuine(self._grants.read(hello.grant), hello.signature)
+        grant = self._grants.read(hello.grant)  # again: the token may have been revoked meanwhile
         session = self._find(hello.session_id, hello.session_secret)
-        resumed = session is not None and session.token_id == grant.token_id
+        resumed = session is not None and (session.token_id, session.session_key) == (grant.token_id, grant.session_key)
         if self._refusing and (self._leaving or not resumed):
             raise Refused(FAILURE_CODE_SHUTDOWN, self._refusing)
         if session is None or not resumed:
@@ -143,16 +153,6 @@ class Sessions:
 
     def session_left(self, session: Session) -> None:
         self._forget(session)
-
-    def grant_renewed(self, session: Session, grant: str) -> None:
-        """A grant that is not accepted changes nothing: the session has the one before."""
-        try:
-            newer = self._grants.verify(grant)
-        except Refused as refused:
-            logger.info("a renewed grant is not accepted", extra={"reason": refused.message})
-            return
-        if newer.token_id == session.token_id:
-            session.renew(newer)
 
     def tunnel_released(self, tunnel: Tunnel) -> None:
         if tunnel.visits:
@@ -220,6 +220,17 @@ class Sessions:
         for timer in self._finishing.values():
             timer.cancel()
         self._finishing.clear()
+
+    async def _demand_genuine(self, grant: Grant, signature: bytes) -> None:
+        """Raise GrantRefused unless a registry has signed the grant, and its holder the greeting to this node, for a
+        certificate that the node has or had before."""
+        checks, name = self._context.checks, self._config.name
+        if not await checks.check(grant.signed):
+            raise refused("its signature is invalid")
+        for certificate in self._certificates():
+            if await checks.check(signed_greeting(grant.session_key, checks.cluster, name, certificate, signature)):
+                return
+        raise refused("HELLO is not signed with its session key for this node")
 
     def _find(self, session_id: bytes, secret: bytes) -> Session | None:
         """The session; None when it is unknown or the secret is wrong, which look alike from outside."""

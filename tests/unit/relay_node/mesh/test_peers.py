@@ -7,9 +7,11 @@ import pytest
 import trustme
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.statements import sign_presence
 from portway_relay.mesh import peers as peers_module
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import Make
+from portway_testkit.signers import CLUSTER, SessionSigner
 
 
 async def tunnels_at(asking: Any, region: str, label: str) -> list[TunnelInfo]:
@@ -25,8 +27,8 @@ async def test_a_sibling_is_told_everything_and_then_changes(make: Make) -> None
     one.update_peers([one.info, two.info])
     await until(lambda: bool(two.heard))
     gone = Gone(label="a" * 16, epoch=1)
-    one.peers.tell_siblings(None, gone)
-    one.peers.tell_siblings(first, None)
+    one.peers.tell_siblings(Routes(gone=[gone]))
+    one.peers.tell_siblings(Routes(bound=[first]))
     await until(lambda: len(two.heard) == 3)
     assert two.heard == [
         ("one", Routes(bound=[first], whole=True)),
@@ -41,11 +43,11 @@ async def test_a_sibling_says_when_it_listens(make: Make) -> None:
     one, two = make("one"), make("two")
     one.update_peers([two.info])
     await until(lambda: two.wholes == [("one", set())])
-    one.peers.tell_siblings(one.hold("a" * 16), None)
+    one.peers.tell_siblings(Routes(bound=[one.hold("a" * 16)]))
     assert one.peers.unacknowledged() == []
     raw = one.hold("b" * 16)
     raw.unencrypted_port = 20_003
-    one.peers.tell_siblings(raw, None)
+    one.peers.tell_siblings(Routes(bound=[raw]))
     unacknowledged = one.peers.unacknowledged()
     assert len(unacknowledged) == 1
     await asyncio.wait_for(unacknowledged[0], 10)
@@ -60,7 +62,7 @@ async def test_a_sibling_that_is_lost_is_not_waited_for(make: Make) -> None:
     await until(lambda: bool(two.wholes))
     raw = one.hold("b" * 16)
     raw.unencrypted_port = 20_003
-    one.peers.tell_siblings(raw, None)
+    one.peers.tell_siblings(Routes(bound=[raw]))
     unacknowledged = one.peers.unacknowledged()
     two.drop_lanes()
     await asyncio.wait_for(unacknowledged[0], 10)
@@ -68,13 +70,42 @@ async def test_a_sibling_that_is_lost_is_not_waited_for(make: Make) -> None:
     await until(lambda: one.peers.unacknowledged() == [])
 
 
-async def test_contact_with_a_node_is_told(make: Make) -> None:
-    """When its control lane is there, and when it is gone."""
+async def test_ports_are_acknowledged_in_their_order(make: Make) -> None:
+    """A sibling that checks what it was shown says so when all that was told before is listened on."""
     one, two = make("one"), make("two")
     one.update_peers([two.info])
-    await until(lambda: two.contacts == [("one", True)])
-    await one.peers.close()
-    await until(lambda: two.contacts == [("one", True), ("one", False)])
+    await until(lambda: bool(two.wholes))
+    first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
+    unacknowledged = []
+    for letter, listening in (("b", first), ("c", second)):
+        two.listening = [listening]
+        raw = one.hold(letter * 16)
+        raw.unencrypted_port = 20_003
+        heard = len(two.heard)
+        one.peers.tell_siblings(Routes(bound=[raw]))
+        await until(lambda count=heard: len(two.heard) > count)  # type: ignore[misc]
+        unacknowledged += one.peers.unacknowledged()
+    second.set_result(None)
+    two.listening = []
+    assert not any(future.done() for future in unacknowledged)
+    first.set_result(None)
+    await asyncio.wait_for(asyncio.gather(*unacknowledged), 10)
+
+
+async def test_sessions_are_told_before_their_tunnels(make: Make) -> None:
+    """With the presence a tunnel is placed at once; many large ones take many frames."""
+    one, two = make("one"), make("two")
+    signer = SessionSigner()
+    ids = [number.to_bytes(8) for number in range(1000)]
+    one.sessions = [
+        sign_presence(signer.key, CLUSTER, time_ms=time, node="one", ids=frozenset(ids)) for time in range(5)
+    ]
+    held = one.hold("a" * 16)
+    one.update_peers([two.info])
+    await until(lambda: bool(two.wholes))
+    told = [presence for _, routes in two.heard for presence in routes.presences]
+    assert told == [presence.encoded for presence in one.sessions]
+    assert two.heard[-1][1] == Routes(bound=[held], presences=told[4:], whole=True)
 
 
 async def test_a_node_that_is_not_known_yet_comes_again(make: Make) -> None:
@@ -97,7 +128,7 @@ async def test_nodes_of_other_regions_are_told_nothing(make: Make) -> None:
     one.update_peers([far.info])
     far.update_peers([one.info])
     await until(lambda: one.peers.answers("far") and far.peers.answers("one"))
-    one.peers.tell_siblings(held, None)
+    one.peers.tell_siblings(Routes(bound=[held]))
     assert await tunnels_at(far, "fra", "a" * 16) == [held]
     assert await tunnels_at(far, "fra", "c" * 16) == []
     assert await tunnels_at(far, "syd", "a" * 16) == []
@@ -200,7 +231,7 @@ async def test_those_that_were_entered_at_are_told_of_the_end(make: Make) -> Non
     one.update_peers([two.info, far.info, other.info])
     await until(lambda: all(one.peers.answers(name) for name in ("two", "far", "other")))
     gone = Gone(label="a" * 16, epoch=1, closed=True)
-    one.peers.tell_gone(gone, {"two", "far", "unknown"})
+    one.peers.tell_far(Routes(gone=[gone]), {"two", "far", "unknown"})
     await until(lambda: bool(far.heard))
     assert far.heard == [("one", Routes(gone=[gone]))]
     assert not any(routes.gone for _, routes in two.heard + other.heard)

@@ -1,22 +1,27 @@
-"""What other nodes report and request: which part of the node receives it, and what they are believed."""
+"""What other nodes report and request: which part of the node receives it."""
 
+from types import SimpleNamespace
 from typing import Any
 
-from portway_proto.v1.lane_pb2 import Gone
+import pytest
+from portway_proto.v1.lane_pb2 import Answer, Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import Opening
+from portway_proto.wire.statements import Claim, Presence, StatementInvalid
 from portway_relay.mesh.requests import PeerRequests
+from portway_relay.routing.senders import NODE, Sender
+from portway_testkit.signers import SessionSigner, tunnel_info
 
-LABEL = "k5zq2w7b3xav6mdy"
+FRA_2, NYC_1 = Sender(NODE, "fra-2"), Sender(NODE, "nyc-1")
 
 
 class Tunnel:
-    label = LABEL
-    epoch = 3
-
-    def __init__(self) -> None:
+    def __init__(self, claim: Claim, presence: Presence | None) -> None:
+        self.claim = claim
+        self.label = claim.label
         self.entrances: set[str] = set()
+        self.holder = SimpleNamespace(presence=presence)
 
 
 class Parts:
@@ -25,7 +30,7 @@ class Parts:
     def __init__(self) -> None:
         self.received: list[tuple[Any, ...]] = []
         self.tunnels: dict[str, Tunnel] = {}
-        self.disbelieved: set[str] = set()
+        self.contested: set[object] = set()
 
     def is_sibling(self, node: str) -> bool:
         return node.startswith("fra-")
@@ -36,28 +41,42 @@ class Parts:
     def live(self, label: str) -> Tunnel | None:
         return self.tunnels.get(label)
 
-    def learn(self, tunnel: TunnelInfo) -> TunnelInfo | None:
-        self.received.append(("learn", tunnel.label))
-        return None if tunnel.label in self.disbelieved else tunnel
+    def hear_claim(self, sender: Sender, claim: Claim) -> bool:
+        self.received.append(("claim", sender, claim))
+        return claim in self.contested
 
-    def forget(self, label: str, node: str, epoch: int, *, closed: bool) -> None:
-        self.received.append(("forget", label, node, epoch, closed))
+    def hear_presence(self, sender: Sender, presence: Presence) -> bool:
+        self.received.append(("presence", sender, presence))
+        return presence in self.contested
+
+    def in_use(self, session_key: bytes) -> str:
+        return "a label of its session"
+
+    def soon(self, label: str) -> None:
+        self.received.append(("settle", label))
+
+    def released(self, sender: Sender, label: str, epoch: int, *, closed: bool) -> None:
+        self.received.append(("released", sender, label, epoch, closed))
 
     def closed_epoch(self, label: str) -> int:
-        return 7 if label == LABEL else 0
+        return 7
 
     def start_forwarded(self, lane: object, opening: Opening, tunnel: Tunnel | None) -> None:
         self.received.append(("visit", lane, opening, tunnel))
 
 
-class SiblingPorts:
+class Siblings:
     """Records what reaches it in the same list."""
 
     def __init__(self, parts: Parts) -> None:
         self._received = parts.received
 
-    def bound(self, node: str, tunnel: TunnelInfo) -> None:
-        self._received.append(("port of", node, tunnel.label))
+    def concerns(self, tunnel: TunnelInfo) -> bool:
+        return bool(tunnel.unencrypted_port)
+
+    def heard(self, sender: Sender, tunnel: TunnelInfo, claim: Claim) -> Any:
+        self._received.append(("port of", sender, claim))
+        return "listening"
 
     def gone(self, node: str, label: str, epoch: int) -> None:
         self._received.append(("no port of", node, label, epoch))
@@ -65,59 +84,89 @@ class SiblingPorts:
     def whole(self, node: str, labels: set[str]) -> None:
         self._received.append(("whole", node, labels))
 
-    def heard_from(self, node: str) -> None:
-        self._received.append(("heard from", node))
-
-    def lost(self, node: str) -> None:
-        self._received.append(("lost", node))
-
 
 def describe(tunnel: Any) -> TunnelInfo:
-    return TunnelInfo(label=tunnel.label, epoch=tunnel.epoch)
+    return tunnel_info(tunnel.claim)
 
 
 def peer_requests() -> tuple[Parts, Any]:
     parts: Any = Parts()
-    ports: Any = SiblingPorts(parts)
-    return parts, PeerRequests(parts, parts, parts, ports, parts, describe)
+    siblings: Any = Siblings(parts)
+    return parts, PeerRequests(parts, parts, parts, parts, siblings, parts, describe)
 
 
-def test_a_node_is_believed_about_itself_alone() -> None:
+def test_a_node_speaks_of_itself_alone() -> None:
     """Tunnels that it reports of another node are ignored; what it holds no more is its own."""
     parts, requests = peer_requests()
-    bound = [TunnelInfo(label="a", node="fra-2"), TunnelInfo(label="b", node="fra-1")]
-    requests.routes_received("fra-2", RoutesMessage(bound=bound, gone=[Gone(label="c", epoch=2, closed=True)]))
+    mine, other = SessionSigner().claim(node="fra-2"), SessionSigner().claim(node="fra-1")
+    gone = [Gone(label="c", epoch=2, closed=True)]
+    listening = requests.routes_received(
+        "fra-2", RoutesMessage(bound=[tunnel_info(mine), tunnel_info(other)], gone=gone)
+    )
+    assert listening == []
     assert parts.received == [
-        ("learn", "a"),
-        ("port of", "fra-2", "a"),
-        ("forget", "c", "fra-2", 2, True),
+        ("claim", FRA_2, mine),
+        ("released", FRA_2, "c", 2, True),
         ("no port of", "fra-2", "c", 2),
     ]
 
 
-def test_raw_ports_are_believed_of_siblings_together_with_their_tunnels() -> None:
-    """A raw port belongs to the region; a tunnel that is outdated, or whose proof does not fit, has none."""
+def test_what_contests_what_is_in_use_is_checked_soon() -> None:
+    """A claim to a label that leads elsewhere, a presence that routes in use depend on."""
     parts, requests = peer_requests()
-    parts.disbelieved.add("old")
-    requests.routes_received("fra-2", RoutesMessage(bound=[TunnelInfo(label="old", node="fra-2")]))
-    assert parts.received == [("learn", "old")]
+    signer = SessionSigner()
+    claim, presence = signer.claim(node="fra-2"), signer.present("fra-2")
+    parts.contested = {claim, presence}
+    requests.routes_received("fra-2", RoutesMessage(bound=[tunnel_info(claim)], presences=[presence.encoded]))
+    assert parts.received == [
+        ("presence", FRA_2, presence),
+        ("settle", "a label of its session"),
+        ("claim", FRA_2, claim),
+        ("settle", claim.label),
+    ]
 
 
-def test_tunnels_of_a_node_of_another_region_are_ignored() -> None:
-    """This node asks for them; no node would contradict what is reported unasked. What it holds no more is believed."""
+def test_a_raw_port_is_listened_on_when_all_is_checked() -> None:
+    """The frame is acknowledged then."""
     parts, requests = peer_requests()
+    claim = SessionSigner().claim(node="fra-2", unencrypted=True)
+    assert requests.routes_received("fra-2", RoutesMessage(bound=[tunnel_info(claim, port=20_000)])) == ["listening"]
+    assert parts.received == [("claim", FRA_2, claim), ("port of", FRA_2, claim)]
+
+
+def test_of_a_node_of_another_region_presences_and_ends_are_heard() -> None:
+    """This node asks it for the tunnels that visitors come for."""
+    parts, requests = peer_requests()
+    signer = SessionSigner()
+    claim, presence = signer.claim(node="nyc-1"), signer.present("nyc-1")
     gone = [Gone(label="b", epoch=1, closed=True)]
-    requests.routes_received("nyc-1", RoutesMessage(bound=[TunnelInfo(label="far", node="nyc-1")], gone=gone))
-    assert parts.received == [("forget", "b", "nyc-1", 1, True)]
+    message = RoutesMessage(bound=[tunnel_info(claim)], gone=gone, presences=[presence.encoded])
+    requests.routes_received("nyc-1", message)
+    assert parts.received == [("presence", NYC_1, presence), ("released", NYC_1, "b", 1, True)]
 
 
-def test_contact_and_complete_lists_reach_the_siblings_ports() -> None:
+@pytest.mark.parametrize("what", ["presence", "claim", "description"])
+def test_what_has_not_its_form_is_an_error(what: str) -> None:
+    """Its lane is closed for it."""
+    _, requests = peer_requests()
+    described = tunnel_info(SessionSigner().claim(node="fra-2"))
+    if what == "presence":
+        message = RoutesMessage(presences=[b"short"])
+    elif what == "claim":
+        described.claim = b"short"
+        message = RoutesMessage(bound=[described])
+    else:
+        described.epoch += 1
+        message = RoutesMessage(bound=[described])
+    with pytest.raises(StatementInvalid):
+        requests.routes_received("fra-2", message)
+
+
+def test_complete_lists_reach_the_siblings_ports() -> None:
     """They tell what is outdated."""
     parts, requests = peer_requests()
-    requests.control_lane_up("fra-2")
     requests.raw_tunnels_listed("fra-2", {"a"})
-    requests.control_lane_lost("fra-2")
-    assert parts.received == [("heard from", "fra-2"), ("whole", "fra-2", {"a"}), ("lost", "fra-2")]
+    assert parts.received == [("whole", "fra-2", {"a"})]
     assert requests.is_known("fra-2")
     assert not requests.is_known("fra-9")
 
@@ -125,17 +174,16 @@ def test_contact_and_complete_lists_reach_the_siblings_ports() -> None:
 def test_only_own_tunnels_are_answered_and_visited() -> None:
     """A route is neither: one hop, never a loop. The node where a tunnel's visitors come in is remembered."""
     parts, requests = peer_requests()
-    opening = Opening(LABEL, "192.0.2.1", 1)
-    assert requests.held_tunnel(LABEL) is None
+    signer = SessionSigner()
+    tunnel = Tunnel(signer.claim(node="fra-1"), signer.present("fra-1"))
+    opening = Opening(tunnel.label, "192.0.2.1", 1)
+    assert requests.answer(tunnel.label) == Answer(closed_epoch=7)
     requests.visit_arrived("nyc-1", "lane", opening)
-    tunnel = parts.tunnels[LABEL] = Tunnel()
-    assert requests.held_tunnel(LABEL) == TunnelInfo(label=LABEL, epoch=3)
+    parts.tunnels[tunnel.label] = tunnel
+    assert tunnel.holder.presence is not None
+    assert requests.answer(tunnel.label) == Answer(
+        tunnel=tunnel_info(tunnel.claim), presence=tunnel.holder.presence.encoded
+    )
     requests.visit_arrived("nyc-1", "lane", opening)
     assert parts.received == [("visit", "lane", opening, None), ("visit", "lane", opening, tunnel)]
     assert tunnel.entrances == {"nyc-1"}
-
-
-def test_a_closed_label_is_answered_with_its_epoch() -> None:
-    """As the memory of routes has it."""
-    _, requests = peer_requests()
-    assert [requests.closed_epoch(label) for label in (LABEL, "other")] == [7, 0]

@@ -12,7 +12,7 @@ from portway_relay.raw_ports.sockets import RawPorts
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.raw_ports import REST, own_ports
+from portway_testkit.fakes.raw_ports import REST, own_ports, signed_by
 from portway_testkit.links.carrier_link import until
 
 FreePorts = Callable[[int], PortRange]
@@ -24,7 +24,7 @@ class Node:
     def __init__(self, ports: PortRange, clock: ManualClock, host: str = "127.0.0.1") -> None:
         self.connected: list[tuple[str, Endpoint]] = []
         self.account = own_ports(ports, clock)
-        self.raw = RawPorts(host, self.account, self._connected)
+        self.raw = RawPorts(host, self.account, signed_by("here"), self._connected)
 
     def _connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
         self.connected.append((label, peer))
@@ -58,8 +58,8 @@ async def test_a_wanted_port_is_had_when_it_may_be(free_ports: FreePorts, clock:
     """The port of a ticket is taken if it is free, and another one if not."""
     ports = free_ports(5)
     node = Node(ports, clock)
-    first = node.raw.take("a", ports.last)
-    second = node.raw.take("b", ports.last)
+    first = node.raw.take("a", signed_by("here")("a", ports.last))
+    second = node.raw.take("b", signed_by("here")("b", ports.last))
     assert first.port == ports.last
     assert second.port != ports.last
     for raw in (first, second):
@@ -71,7 +71,7 @@ async def test_a_port_that_another_program_has_is_passed_over(free_ports: FreePo
     ports = free_ports(2)
     node = Node(ports, clock)
     with socket.create_server(("127.0.0.1", ports.first)):
-        raw = node.raw.take("a", ports.first)
+        raw = node.raw.take("a", signed_by("here")("a", ports.first))
         assert raw.port == ports.last
         with pytest.raises(PortsUsedUp):
             node.raw.take("b", None)

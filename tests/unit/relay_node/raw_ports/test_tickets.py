@@ -1,4 +1,4 @@
-"""Tickets: what a node of the cluster signed for this label and region is read, and nothing else."""
+"""Tickets: what a node of the cluster signed for this region is read, and nothing else."""
 
 import base64
 import json
@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from portway_carrier.values import ServerTls
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.errors import TicketInvalid
-from portway_relay.raw_ports.tickets import TYPE, Tickets
+from portway_relay.raw_ports.tickets import TYPE, Ticket, Tickets
 from portway_runtime.certificates import CertifiedKey
+from portway_runtime.clocks import RegistryClock
+from portway_runtime.identities import dns_names
 from portway_testkit.fakes.clock import ManualClock
 
 LABEL = "k5zq2w7b3xav6mdy"
@@ -46,7 +47,9 @@ class Signer:
         return self.loaded.node.certificate.public_bytes(serialization.Encoding.DER)
 
     def tickets(self, clock: ManualClock, region: str = "fra") -> Tickets:
-        return Tickets(lambda: self.loaded, region, clock)
+        (name, *_) = dns_names(self.loaded.node.certificate)
+        node = name.removesuffix(".node.portway.internal")
+        return Tickets(node, region, lambda: self.loaded, clock, RegistryClock(clock, clock))
 
 
 def signer(ca: trustme.CA, leaf: trustme.LeafCert, trusted: trustme.CA | None = None) -> Signer:
@@ -73,15 +76,23 @@ def clock() -> ManualClock:
     return ManualClock(time.time())
 
 
-def reason(tickets: Tickets, ticket: bytes, label: str = LABEL) -> str:
-    with pytest.raises(TicketInvalid) as caught:
-        tickets.verify(ticket, label)
-    return str(caught.value)
+def read(tickets: Tickets, ticket: bytes) -> Ticket:
+    unchecked = tickets.unchecked(ticket)
+    assert unchecked.is_genuine()
+    assert unchecked.ticket is not None
+    return unchecked.ticket
+
+
+def reason(tickets: Tickets, ticket: bytes) -> str:
+    unchecked = tickets.unchecked(ticket)
+    assert not unchecked.is_genuine()
+    assert unchecked.ticket is None
+    return unchecked.failure
 
 
 def forged(key: Any, certificate: bytes, *, headers: dict[str, Any] | None = None, **claims: Any) -> bytes:
     """A ticket of one's own making."""
-    told = {"label": LABEL, "region": "fra", "port": PORT} | claims
+    told = {"label": LABEL, "region": "fra", "port": PORT, "iat": 1} | claims
     x5c = [base64.b64encode(certificate).decode()]
     return jwt.encode(told, key, algorithm="ES256", headers={"typ": TYPE, "x5c": x5c} | (headers or {})).encode()
 
@@ -90,27 +101,29 @@ def test_a_ticket_names_its_port(node: Signer, clock: ManualClock) -> None:
     """What a node signs, it reads again; it fits into a BIND."""
     tickets = node.tickets(clock)
     ticket = tickets.sign(LABEL, PORT)
-    assert 0 < len(ticket) <= 4096
-    assert tickets.verify(ticket, LABEL) == PORT
+    assert 0 < len(ticket.encoded) <= 4096
+    assert read(tickets, ticket.encoded) == ticket
+    assert (ticket.label, ticket.port, ticket.node) == (LABEL, PORT, "relay-1")
+    assert ticket.time_ms == int(clock() * 1000)
+    assert tickets.sign(LABEL, PORT).time_ms > ticket.time_ms, "of two the later one is told"
 
 
 def test_another_node_of_the_region_takes_it(authority: trustme.CA, node: Signer, clock: ManualClock) -> None:
     """The certificate rides along: nodes need only their CA in common."""
     other = signer(authority, authority.issue_cert("relay-2.node.portway.internal"))
-    assert other.tickets(clock).verify(node.tickets(clock).sign(LABEL, PORT), LABEL) == PORT
+    assert read(other.tickets(clock), node.tickets(clock).sign(LABEL, PORT).encoded).port == PORT
 
 
-def test_it_is_for_one_label_and_region(node: Signer, clock: ManualClock) -> None:
-    """Shown for another label, or in another region, it says nothing."""
-    ticket = node.tickets(clock).sign(LABEL, PORT)
-    assert "for this label and region" in reason(node.tickets(clock), ticket, "aaaaaaaaaaaaaaaa")
-    assert "for this label and region" in reason(node.tickets(clock, region="ams"), ticket)
+def test_it_is_for_one_region(node: Signer, clock: ManualClock) -> None:
+    """Shown in another region, it says nothing."""
+    ticket = node.tickets(clock).sign(LABEL, PORT).encoded
+    assert "for this region" in reason(node.tickets(clock, region="ams"), ticket)
 
 
 def test_another_cluster_is_not_believed(authority: trustme.CA, clock: ManualClock) -> None:
     """Neither a CA of another name nor one of the same is taken for ours."""
     strange = trustme.CA()
-    ticket = signer(strange, strange.issue_cert(NODE)).tickets(clock).sign(LABEL, PORT)
+    ticket = signer(strange, strange.issue_cert(NODE)).tickets(clock).sign(LABEL, PORT).encoded
     assert "not signed by this cluster's CA" in reason(
         signer(authority, authority.issue_cert(NODE)).tickets(clock), ticket
     )
@@ -143,8 +156,8 @@ def test_a_certificate_outside_its_time_is_not_believed(authority: trustme.CA, c
     now = datetime.fromtimestamp(clock(), UTC)
     leaf = authority.issue_cert(NODE, not_before=now - timedelta(days=1), not_after=now + timedelta(days=1))
     node = signer(authority, leaf)
-    ticket = node.tickets(clock).sign(LABEL, PORT)
-    assert node.tickets(clock).verify(ticket, LABEL) == PORT
+    ticket = node.tickets(clock).sign(LABEL, PORT).encoded
+    assert read(node.tickets(clock), ticket).port == PORT
     clock.now += days * DAY
     assert "expired" in reason(node.tickets(clock), ticket)
 
@@ -152,13 +165,13 @@ def test_a_certificate_outside_its_time_is_not_believed(authority: trustme.CA, c
 def test_only_nodes_sign_tickets(authority: trustme.CA, node: Signer, clock: ManualClock) -> None:
     """Another certificate of the cluster's CA, a registry's say, does not make a node."""
     registry = signer(authority, authority.issue_cert("registry.example.com"))
-    assert "not signed by a node" in reason(node.tickets(clock), registry.tickets(clock).sign(LABEL, PORT))
+    assert "not signed by a node" in reason(node.tickets(clock), registry.tickets(clock).sign(LABEL, PORT).encoded)
 
 
 def test_a_key_of_another_kind_makes_no_ticket(authority: trustme.CA, node: Signer, clock: ManualClock) -> None:
     """A node with an RSA key gives none; its certificate under somebody's ticket is refused."""
     rsa = signer(authority, authority.issue_cert(NODE, key_type=trustme.KeyType.RSA))
-    assert rsa.tickets(clock).sign(LABEL, PORT) == b""
+    assert rsa.tickets(clock).sign(LABEL, PORT).encoded == b""
     stranger = ec.generate_private_key(ec.SECP256R1())
     assert "wrong kind" in reason(node.tickets(clock), forged(stranger, rsa.certificate))
 
@@ -172,7 +185,7 @@ def test_a_longer_curve_makes_no_ticket(authority: trustme.CA, clock: ManualCloc
     loaded = LoadedCertificates(
         usual.loaded.ca, usual.loaded.authorities, node, {}, usual.loaded.link_tls, usual.loaded.mesh_tls, {}
     )
-    assert Signer(loaded).tickets(clock).sign(LABEL, PORT) == b""
+    assert Signer(loaded).tickets(clock).sign(LABEL, PORT).encoded == b""
 
 
 def test_a_signature_must_be_the_certificates(node: Signer, clock: ManualClock) -> None:
@@ -184,7 +197,7 @@ def test_a_signature_must_be_the_certificates(node: Signer, clock: ManualClock) 
 def test_a_changed_ticket_is_refused(node: Signer, clock: ManualClock) -> None:
     """Whichever character is another one, the ticket is none, or says what it said."""
     tickets = node.tickets(clock)
-    ticket = tickets.sign(LABEL, PORT)
+    ticket = tickets.sign(LABEL, PORT).encoded
     head, claims, signature = ticket.split(b".")
     other = json.dumps({"label": LABEL, "region": "fra", "port": PORT + 1}).encode()
     changed = base64.urlsafe_b64encode(other).rstrip(b"=")
@@ -205,13 +218,19 @@ def test_the_algorithm_is_not_the_tickets_to_choose(node: Signer, clock: ManualC
 def test_what_was_signed_for_something_else_is_no_ticket(node: Signer, clock: ManualClock, kind: str | None) -> None:
     """A node's key may come to sign other things."""
     ticket = forged(node.key, node.certificate, headers={"typ": kind})
-    assert "for this label and region" in reason(node.tickets(clock), ticket)
+    assert "for this region" in reason(node.tickets(clock), ticket)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65_536, "23456", None, 1.5, [1]])
 def test_a_port_must_be_one(node: Signer, clock: ManualClock, port: object) -> None:
     """Whatever a node signed by mistake, no port outside 1 to 65535 comes out."""
     assert "without a port" in reason(node.tickets(clock), forged(node.key, node.certificate, port=port))
+
+
+@pytest.mark.parametrize("time_ms", [None, "1", 1.5, [1]])
+def test_a_ticket_without_its_time_is_none(node: Signer, clock: ManualClock, time_ms: object) -> None:
+    """Of two tickets for a port the later one counts."""
+    assert reason(node.tickets(clock), forged(node.key, node.certificate, iat=time_ms))
 
 
 @pytest.mark.parametrize(
@@ -271,11 +290,11 @@ def test_new_certificates_sign_at_once(authority: trustme.CA, clock: ManualClock
     """Whatever is loaded when a ticket is signed or read counts."""
     loaded: list[LoadedCertificates] = [signer(authority, authority.issue_cert(NODE)).loaded]
     newest: Callable[[], LoadedCertificates] = lambda: loaded[-1]  # noqa: E731 - named for its type
-    tickets = Tickets(newest, "fra", clock)
-    before = tickets.sign(LABEL, PORT)
+    tickets = Tickets("relay-1", "fra", newest, clock, RegistryClock(clock, clock))
+    before = tickets.sign(LABEL, PORT).encoded
     loaded.append(signer(authority, authority.issue_cert(NODE)).loaded)
-    assert tickets.verify(before, LABEL) == PORT
+    assert read(tickets, before).port == PORT
     strange = trustme.CA()
     loaded.append(signer(strange, strange.issue_cert(NODE)).loaded)
     assert "not signed by this cluster's CA" in reason(tickets, before)
-    assert tickets.verify(tickets.sign(LABEL, PORT), LABEL) == PORT
+    assert read(tickets, tickets.sign(LABEL, PORT).encoded).port == PORT

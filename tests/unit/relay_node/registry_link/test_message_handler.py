@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_EPOCH, FAILURE_CODE_QUOTA, Failure
 from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_INVALID,
     EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
     EVICTION_REASON_UNSPECIFIED,
@@ -18,6 +19,8 @@ from portway_proto.v1.mesh_pb2 import (
     GrantKey,
     Order,
     Peers,
+    PortOwner,
+    PortOwners,
     Probe,
     Reachability,
     RegistryMessage,
@@ -31,6 +34,7 @@ from portway_proto.v1.types_pb2 import (
     REACH_TRYING,
     NodeInfo,
 )
+from portway_relay.config import PortRange
 from portway_relay.registry_link.message_handler import MessageHandler
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32).public_key().public_bytes_raw()
@@ -64,12 +68,31 @@ class FakeSessions:
 class FakeTable:
     def __init__(self) -> None:
         self.evicted: list[tuple[str, int, Failure]] = []
+        self.claims: list[bytes] = []
 
-    def evict(self, label: str, epoch: int, failure: Failure) -> None:
+    def evict(self, label: str, epoch: int, failure: Failure, claim: bytes) -> None:
         self.evicted.append((label, epoch, failure))
+        self.claims.append(claim)
 
-    def evict_superseded(self, label: str, epoch: int) -> None:
-        self.evict(label, epoch, Failure(code=FAILURE_CODE_EPOCH, message="superseded"))
+
+class FakeOwners:
+    """The list of whose the raw ports are."""
+
+    def __init__(self) -> None:
+        self.learned: list[tuple[PortRange, str]] = []
+
+    def learn(self, blocks: Iterable[tuple[PortRange, str]]) -> None:
+        self.learned = list(blocks)
+
+
+class FakeChecks:
+    """Which cluster statements must be for."""
+
+    def __init__(self) -> None:
+        self.clusters: list[str] = []
+
+    def learn_cluster(self, cluster_id: str) -> None:
+        self.clusters.append(cluster_id)
 
 
 class FakePeers:
@@ -116,6 +139,8 @@ class News:
         self.peers: Any = FakePeers()
         self.lanes: Any = FakeLanes()
         self.ports: Any = FakePorts()
+        self.owners: Any = FakeOwners()
+        self.checks: Any = FakeChecks()
         self.orders: list[int] = []
         self.probes: list[Probe] = []
         fakes: Any = self
@@ -126,6 +151,8 @@ class News:
             fakes.peers,
             fakes.lanes,
             fakes.ports,
+            fakes.owners,
+            fakes.checks,
             self.orders.append,
             self.probes.append,
         )
@@ -149,6 +176,7 @@ async def test_settings_make_the_node_useful(news: News) -> None:
     news.hear(settings=settings(("k1", KEY)))
     assert news.handler.ready.is_set()
     assert news.grants.learned == [("c1", {"k1": KEY})]
+    assert news.checks.clusters == ["c1"]
 
 
 @pytest.mark.parametrize("keys", [[], [("k1", b"short")]])
@@ -175,14 +203,19 @@ async def test_revocations_reach_grants_and_sessions(news: News) -> None:
     [
         (EVICTION_REASON_SUPERSEDED, FAILURE_CODE_EPOCH),
         (EVICTION_REASON_QUOTA, FAILURE_CODE_QUOTA),
+        (EVICTION_REASON_INVALID, FAILURE_CODE_CLAIM),
         (EVICTION_REASON_UNSPECIFIED, FAILURE_CODE_EPOCH),
     ],
 )
 async def test_evictions_reach_the_table_with_what_the_client_is_told(news: News, reason: Any, code: int) -> None:
-    """Each with its epoch, so that a newer binding of the label stays."""
-    evictions = [Eviction(label="a", epoch=2, reason=reason), Eviction(label="b", epoch=1, reason=reason)]
+    """Each with its epoch, so that a newer binding of the label stays, and with the claim that owns the label."""
+    evictions = [
+        Eviction(label="a", epoch=2, reason=reason, claim=b"owner"),
+        Eviction(label="b", epoch=1, reason=reason),
+    ]
     news.hear(evictions=Evictions(evictions=evictions))
     assert [(label, epoch) for label, epoch, _ in news.table.evicted] == [("a", 2), ("b", 1)]
+    assert news.table.claims == [b"owner", b""]
     failure = news.table.evicted[0][2]
     assert failure.code == code
     assert failure.message
@@ -196,6 +229,15 @@ async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> N
     news.handler.registry_away(True)
     assert news.grants.registry_away
     assert news.ports.away
+
+
+async def test_whose_the_raw_ports_are_is_taken_up(news: News) -> None:
+    """Each list is the whole one."""
+    owners = [PortOwner(first=20_000, last=20_063, node="a"), PortOwner(first=20_064, last=20_127, node="b")]
+    news.hear(port_owners=PortOwners(owners=owners))
+    assert news.owners.learned == [(PortRange(20_000, 20_063), "a"), (PortRange(20_064, 20_127), "b")]
+    news.hear(port_owners=PortOwners())
+    assert news.owners.learned == []
 
 
 async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:

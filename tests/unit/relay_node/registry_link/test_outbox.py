@@ -1,39 +1,43 @@
 """What a registry is told of the tunnels: changes in batches, everything after a registration, nothing twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from portway_proto.v1.mesh_pb2 import Announce
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.wire.statements import Presence
 from portway_relay.registry_link.outbox import Outbox
 from portway_relay.routing.tunnel import HomeNode
+from portway_testkit.signers import SessionSigner
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeHolder:
-    tenant: str = "acme"
+    """A session with a presence."""
+
+    grant_token: str = "a grant"
+    presence: Presence | None = field(default_factory=lambda: SessionSigner().present("relay-1"))
     token_id: str = "t1"
 
 
 @dataclass
 class FakeRaw:
     port: int
+    ticket: bytes = b"a ticket"
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeTunnel:
     """A tunnel, as far as it is announced."""
 
     label: str
     epoch: int = 1
-    proof: bytes = b"p"
-    holder: Any = None
+    holder: Any = field(default_factory=FakeHolder)
     raw: Any = None
-    h2_enabled: bool = False
+    options: TunnelOptions = field(default_factory=TunnelOptions)
     opened_at_ms: int = 7
-
-    def __post_init__(self) -> None:
-        self.holder = FakeHolder()
+    claim: Any = field(default_factory=lambda: SessionSigner().claim(node="relay-1"))
 
 
 @pytest.fixture
@@ -70,18 +74,33 @@ async def test_a_registration_is_followed_by_everything(outbox: Outbox) -> None:
 
 
 async def test_a_tunnel_is_announced_with_all_that_others_need(connected: Outbox) -> None:
-    """Its proof, its owner, its options, its raw port, its host."""
-    tunnel = FakeTunnel("a", epoch=2, proof=b"proof", h2_enabled=True)
+    """Its claim, its options, its raw port with the ticket, its host; not whose it is, which the grant says."""
+    tunnel = FakeTunnel("a", epoch=2, options=TunnelOptions(h2_enabled=True))
     bound(connected, tunnel, FakeTunnel("b", raw=FakeRaw(20_001)))
     first, second = take(connected).bound
-    assert (first.label, first.epoch, first.proof) == ("a", 2, b"proof")
+    assert (first.label, first.epoch, first.claim) == ("a", 2, tunnel.claim.encoded)
     assert (first.node, first.region, first.host) == ("relay-1", "fra", "a.fra.example.com")
-    assert (first.tenant, first.token_id, first.opened_at_ms) == ("acme", "t1", 7)
+    assert (first.tenant, first.token_id, first.opened_at_ms) == ("", "", 7)
     assert first.options.h2_enabled
-    assert not first.options.unencrypted
-    assert first.unencrypted_port == 0
-    assert second.options.unencrypted
-    assert second.unencrypted_port == 20_001
+    assert (first.unencrypted_port, first.ticket) == (0, b"")
+    assert (second.unencrypted_port, second.ticket) == (20_001, b"a ticket")
+
+
+async def test_the_sessions_of_a_batch_are_announced_with_it(connected: Outbox) -> None:
+    """Each once, with its newest grant and presence; also one whose presence was renewed, and with everything."""
+    one, two, renewed = FakeHolder("1"), FakeHolder("2"), FakeHolder("3")
+    tunnels: Any = [FakeTunnel("a", holder=one), FakeTunnel("b", holder=one), FakeTunnel("c", holder=two)]
+    bound(connected, *tunnels)
+    connected.presence_renewed(renewed)  # type: ignore[arg-type]
+    one.grant_token = "a newer grant"
+    batch = take(connected)
+    assert [session.grant for session in batch.sessions] == ["a newer grant", "2", "3"]
+    assert renewed.presence is not None
+    assert batch.sessions[2].presence == renewed.presence.encoded
+    connected.presence_renewed(renewed)  # type: ignore[arg-type]
+    batch = take(connected)
+    assert ([session.grant for session in batch.sessions], list(batch.bound)) == (["3"], [])
+    assert [session.grant for session in connected.whole(tunnels).sessions] == ["a newer grant", "2"]
 
 
 async def test_changes_are_gathered_into_one_batch(connected: Outbox) -> None:

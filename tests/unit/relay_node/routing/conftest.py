@@ -12,6 +12,6 @@ async def around(clock: ManualClock) -> AsyncIterator[Around]:
     failures: list[BaseException] = []
     around = Around(clock, failures)
     yield around
-    await around.lookup.close()
+    await around.close()
     assert failures == []
     assert len(around.lookup) == 0

@@ -4,18 +4,18 @@ import asyncio
 from typing import Any
 
 import pytest
-from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
+from portway_relay.routing.senders import NODE, Sender
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.lookup_peers import LABEL, Around, Held, tunnel
+from portway_testkit.fakes.lookup_peers import LABEL, Around, Held
 from portway_testkit.links.carrier_link import until
 
 
 async def test_what_is_known_is_not_asked_for(around: Around) -> None:
     """This node's own tunnels, then routes."""
-    around.routes.learn(tunnel("a"))
+    around.told("a")
     assert await around.find() == ("a", 1)
-    around.tunnels[LABEL] = Held()
+    around.tunnels[LABEL] = Held(around)
     assert await around.find() == ("here", 1)
     assert around.asked == []
 
@@ -31,23 +31,34 @@ async def test_a_registry_is_asked_first(around: Around) -> None:
 
 async def test_the_nodes_of_its_region_are_asked_next(around: Around) -> None:
     """When no registry answers, or has heard of it yet."""
-    around.nodes = [tunnel("a")]
+    around.nodes = [around.answered("a")]
     assert await around.find() == ("a", 1)
     assert around.asked == ["registry", "region fra"]
 
 
-async def test_the_best_proof_of_several_counts(around: Around) -> None:
-    """A number without its proof is nothing."""
-    forged = tunnel("b", 1)
-    forged.epoch = 9
-    around.nodes = [tunnel("a", 1), forged, tunnel("b", 2)]
+async def test_the_highest_claim_of_several_counts(around: Around) -> None:
+    """A number that nobody has signed is nothing."""
+    node, forged = around.answered("b")
+    forged.tunnel.epoch = 9
+    around.nodes = [around.answered("a"), (node, forged), around.answered("b", 2)]
     assert await around.find() == ("b", 2)
+
+
+@pytest.mark.parametrize("what", ["claim", "presence"])
+async def test_a_forged_answer_is_none(around: Around, what: str) -> None:
+    """Each signature is checked before a visitor is sent anywhere; the next best answer counts."""
+    node, forged = around.answered("b", 2)
+    if what == "claim":
+        forged.tunnel.claim = forged.tunnel.claim[:-1] + bytes([forged.tunnel.claim[-1] ^ 1])
+    else:
+        forged.presence = forged.presence[:-1] + bytes([forged.presence[-1] ^ 1])
+    around.nodes = [around.answered("a"), (node, forged)]
+    assert await around.find() == (None if what == "presence" else ("a", 1))
 
 
 async def test_an_answer_for_another_label_is_none(around: Around) -> None:
     """Whatever else the registry knows."""
-    other = Chain(b"\x07" * 32)
-    around.registry[LABEL] = ResolveResponse(tunnel=tunnel("a", 1, other))
+    around.registered("a", 1, SigningKey(b"\x07" * 32))
     assert await around.find() is None
     assert len(around.routes) == 0
 
@@ -78,7 +89,7 @@ async def test_all_who_wait_for_a_name_wait_for_one_answer(around: Around) -> No
 
 async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Around, clock: ManualClock) -> None:
     """Beyond it they are unknown at once; names that are known to exist are not among them."""
-    around.routes.learn(tunnel("a"))
+    around.told("a")
     around.down.add("a")
     for name in "xyz":
         assert await around.find(name) is None
@@ -93,20 +104,57 @@ async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
-async def test_a_name_of_another_region_that_was_claimed_unasked_is_asked_for_first(around: Around) -> None:
-    """Once: who asks then is led to the claimant only when nobody there knows better."""
-    around.routes.learn(tunnel("a"))
+async def test_what_was_heard_is_verified_before_the_first_visitor_goes_there(around: Around) -> None:
+    """Once: the next visitor goes without. Nobody is asked, whatever region the name is of: the client has signed."""
+    around.told("a")
     assert around.lookup.known(LABEL, "iad") is None
-    around.nodes = [tunnel("b")]
-    assert await around.lookup.find(LABEL, "iad") is None
-    assert around.asked[:2] == ["registry", "region iad"]
-    around.registered("b")
     found: Any = await around.lookup.find(LABEL, "iad")
-    assert found.node == "b"
-    around.asked.clear()
+    assert found.node == "a"
     assert around.lookup.known(LABEL, "iad") is found
-    assert await around.lookup.find(LABEL, "iad") is found
     assert around.asked == []
+
+
+async def test_a_route_whose_renewal_is_overdue_is_asked_about(around: Around, clock: ManualClock) -> None:
+    """After seven minutes by this node's own clock, once a minute: a registry that confirms it is enough."""
+    around.registered("a")
+    await around.knows("a")
+    clock.now += 419
+    assert await around.find() == ("a", 1)
+    assert around.asked == []
+    clock.now += 2
+    assert await around.find() == ("a", 1)
+    assert around.asked == ["registry"]
+    clock.now += 59
+    assert await around.find() == ("a", 1)
+    assert around.asked == ["registry"]
+    around.registered("b", 2)
+    clock.now += 2
+    assert await around.find() == ("b", 2)
+
+
+async def test_a_route_ends_with_its_presence_whoever_is_asked(around: Around, clock: ManualClock) -> None:
+    """A registry and a node that have nothing newer do not prolong it."""
+    around.registered("a")
+    around.nodes = [around.answered("a")]
+    await around.knows("a")
+    clock.now += 420 + 900 - 1
+    assert await around.find() == ("a", 1)
+    clock.now += 2
+    assert await around.find() is None
+
+
+async def test_a_young_node_asks_once_about_each_label(clock: ManualClock) -> None:
+    """Even about what a sibling has shown it, for it cannot know what its client has signed since."""
+    failures: list[BaseException] = []
+    around = Around(clock, failures, young=True)
+    around.told("a")
+    around.registered("b", 2)
+    assert await around.find() == ("b", 2)
+    assert around.asked == ["registry"]
+    assert await around.find() == ("b", 2)
+    assert around.asked == ["registry"]
+    await around.close()
+    assert failures == []
 
 
 async def test_nobody_waits_for_long(around: Around) -> None:
@@ -117,7 +165,7 @@ async def test_nobody_waits_for_long(around: Around) -> None:
 
 async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> None:
     """Others are asked before a visitor is sent there; when they know nothing newer it is tried."""
-    around.routes.learn(tunnel("a"))
+    around.told("a")
     around.down.add("a")
     assert around.lookup.known(LABEL, "fra") is None
     assert await around.find() == ("a", 1)
@@ -127,7 +175,7 @@ async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> 
 
 async def test_the_news_of_a_node_that_died_are_waited_for(around: Around) -> None:
     """A registry names the dead node until the client has bound elsewhere: no visitor is sent there meanwhile."""
-    around.routes.learn(tunnel("a"))
+    around.told("a")
     around.down.add("a")
     around.registered("a")
     finding = asyncio.ensure_future(around.find())
@@ -138,7 +186,7 @@ async def test_the_news_of_a_node_that_died_are_waited_for(around: Around) -> No
 
 async def test_a_node_that_answers_again_is_not_waited_for(around: Around) -> None:
     """Its control lane was cut and is back: the visitor goes there with the next question."""
-    around.routes.learn(tunnel("a"))
+    around.told("a")
     around.down.add("a")
     finding = asyncio.ensure_future(around.find())
     await until(lambda: around.asked.count("registry") == 1)
@@ -152,58 +200,53 @@ async def test_a_tunnel_that_binds_meanwhile_is_found(around: Around) -> None:
     around.answer.clear()
     finding = asyncio.ensure_future(around.find())
     await until(lambda: around.asked == ["registry"])
-    around.tunnels[LABEL] = Held()
+    around.tunnels[LABEL] = Held(around)
     around.answer.set()
     assert await finding == ("here", 1)
 
 
 async def test_elsewhere_is_where_it_is_known_to_be(around: Around) -> None:
     """News that came while the visitor was on its way need no question."""
-    around.routes.learn(tunnel("a"))
-    before = around.routes.get(LABEL)
-    around.routes.learn(tunnel("b", 2))
+    before = await around.knows("a")
+    around.told("b", 2)
     assert await around.elsewhere(before) == ("b", 2)
     assert around.asked == []
 
 
 async def test_elsewhere_is_asked_for(around: Around) -> None:
     """The route that was wrong is forgotten."""
-    around.routes.learn(tunnel("a"))
-    before = around.routes.get(LABEL)
+    before = await around.knows("a")
     around.registered("b", 2)
     assert await around.elsewhere(before) == ("b", 2)
 
 
 async def test_elsewhere_is_never_the_same_place(around: Around) -> None:
     """A registry that has not heard yet sends nobody back."""
-    around.routes.learn(tunnel("a"))
-    before = around.routes.get(LABEL)
+    before = await around.knows("a")
     around.registered("a")
     assert await around.elsewhere(before) is None
-    assert around.routes.get(LABEL) is None
+    assert around.routes.placed(LABEL) is None
 
 
 async def test_a_registry_that_has_not_heard_yet_is_not_the_last_word(around: Around) -> None:
     """It names the place that is wrong: the nodes of the region are asked, and know better."""
-    around.routes.learn(tunnel("a"))
-    before = around.routes.get(LABEL)
+    before = await around.knows("a")
     around.registered("a")
-    around.nodes = [tunnel("b", 2)]
+    around.nodes = [around.answered("b", 2)]
     assert await around.elsewhere(before) == ("b", 2)
     assert around.asked == ["registry", "region fra"]
 
 
 async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -> None:
     """It has not said that the tunnel is gone: the next visitor is tried there."""
-    around.routes.learn(tunnel("a"))
-    before = around.routes.get(LABEL)
+    before = await around.knows("a")
     assert await around.elsewhere(before, denied=False) is None
-    assert around.routes.get(LABEL) is before
+    assert around.routes.placed(LABEL) is before
 
 
 async def test_a_tunnel_that_left_this_node_is_found_where_it_went(around: Around) -> None:
     """Its client has bound it at another node, of which nobody has told this one yet."""
-    held = around.tunnels[LABEL] = Held(1)
+    held = around.tunnels[LABEL] = Held(around)
     around.registered("b", 2)
     assert await around.elsewhere(held) == ("b", 2)
     assert LABEL not in around.tunnels
@@ -234,13 +277,13 @@ async def test_a_name_that_nobody_was_asked_for_is_not_remembered(around: Around
 
 async def test_answers_are_counted_by_who_gave_them(around: Around, clock: ManualClock) -> None:
     """For metrics: no label is among them."""
-    around.nodes = [tunnel("b")]
+    around.nodes = [around.answered("b")]
     await around.find()
     await around.find()
     around.registered("a", 2)
-    around.routes.forget(LABEL, "b", 1)
+    around.routes.released(Sender(NODE, "b"), LABEL, 1, closed=False)
     await around.find()
-    around.tunnels[LABEL] = Held()
+    around.tunnels[LABEL] = Held(around)
     await around.find()
     around.nodes = []
     await around.find("a" * 16)
@@ -248,7 +291,7 @@ async def test_answers_are_counted_by_who_gave_them(around: Around, clock: Manua
     await around.find("b" * 16)
     await around.find("c" * 16)
     assert around.lookup.answers == {
-        ("region", "found"): 1,
+        ("node", "found"): 1,
         ("memory", "found"): 1,
         ("registry", "found"): 1,
         ("here", "found"): 1,

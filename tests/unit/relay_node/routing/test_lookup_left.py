@@ -1,11 +1,13 @@
 """Finding a label that its client has closed, or said to be elsewhere: who is asked then, and who waits."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from portway_relay.routing import lookup as lookup_module
+from portway_relay.routing.senders import NODE, TOKEN, Sender
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.lookup_peers import LABEL, Around, Held, tunnel
+from portway_testkit.fakes.lookup_peers import LABEL, Around, Held
 from portway_testkit.links.carrier_link import until
 
 
@@ -13,8 +15,10 @@ from portway_testkit.links.carrier_link import until
 async def test_where_a_client_said_it_went_is_not_asked_for(around: Around, region: str) -> None:
     """Whatever region the name is of: who said so held the label. A node that does not answer is not waited for."""
     around.moved_to("a")
-    assert around.lookup.known(LABEL, region) is around.routes.get(LABEL)
-    assert await around.elsewhere(Held(), denied=True) == ("a", 2)
+    found: Any = await around.lookup.find(LABEL, region)
+    assert (found.node, found.epoch) == ("a", 2)
+    assert around.lookup.known(LABEL, region) is found
+    assert await around.elsewhere(Held(around), denied=True) == ("a", 2)
     assert around.asked == []
     around.down.add("a")
     around.registered("b", 3)
@@ -25,8 +29,8 @@ async def test_where_a_client_said_it_went_is_not_asked_for(around: Around, regi
 async def test_a_client_that_said_wrong_is_asked_for(around: Around) -> None:
     """The node that it named has not got it, and somebody else has."""
     around.moved_to("a")
-    around.registered("b", 2)
-    assert await around.elsewhere(around.routes.get(LABEL)) == ("b", 2)
+    around.registered("b", 3)
+    assert await around.elsewhere(await around.lookup.find(LABEL, "fra")) == ("b", 3)
     assert around.asked == ["registry"]
 
 
@@ -43,8 +47,8 @@ async def test_who_told_of_it_is_counted(around: Around) -> None:
 
 async def test_a_tunnel_that_its_client_closed_is_not_waited_for(around: Around) -> None:
     """It is asked for once, like a name that never was; and counts as a guess, like one."""
-    around.routes.learn(tunnel("a"))
-    around.routes.forget(LABEL, "a", 1, closed=True)
+    await around.knows("a")
+    around.routes.released(Sender(NODE, "a"), LABEL, 1, closed=True)
     assert await around.find() is None
     assert around.asked == ["registry", "region fra"]
     assert around.routes.is_unknown(LABEL)
@@ -54,8 +58,8 @@ async def test_a_tunnel_that_its_client_closed_is_not_waited_for(around: Around)
 
 async def test_who_held_it_last_is_asked_whether_it_was_closed(around: Around) -> None:
     """Wherever that node is: nobody waits for what it says is over."""
-    around.routes.learn(tunnel("b"))
-    around.routes.forget(LABEL, "b", 1)
+    await around.knows("b")
+    around.routes.released(Sender(NODE, "b"), LABEL, 1, closed=False)
     around.closed["b"] = 1
     assert await around.find() is None
     assert around.asked == ["registry", "region fra"]
@@ -64,8 +68,7 @@ async def test_who_held_it_last_is_asked_whether_it_was_closed(around: Around) -
 
 async def test_a_visitor_that_was_sent_to_a_closed_tunnel_is_not_kept(around: Around) -> None:
     """The home node refused it, and says why when it is asked."""
-    around.routes.learn(tunnel("a"))
-    before = around.routes.get(LABEL)
+    before = await around.knows("a")
     around.closed["a"] = 1
     assert await around.elsewhere(before) is None
     assert around.asked == ["registry", "region fra"]
@@ -73,19 +76,19 @@ async def test_a_visitor_that_was_sent_to_a_closed_tunnel_is_not_kept(around: Ar
 
 async def test_others_cannot_say_that_a_tunnel_was_closed(around: Around) -> None:
     """Only who held it last, with the epoch that it held: else the tunnel is waited for."""
-    around.routes.learn(tunnel("a", 2))
-    around.routes.forget(LABEL, "a", 2)
+    await around.knows("a", 2)
+    around.routes.released(Sender(NODE, "a"), LABEL, 2, closed=False)
     around.closed = {"b": 9, "a": 1}
     finding = asyncio.ensure_future(around.find())
     await until(lambda: around.asked.count("registry") == 2)
-    around.registered("b", 3)
-    assert await finding == ("b", 3)
+    around.registered("c", 3)
+    assert await finding == ("c", 3)
 
 
 async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Around, clock: ManualClock) -> None:
     """Its client would be back by now: its name is like one that never was."""
-    around.routes.learn(tunnel("a"))
-    around.routes.forget(LABEL, "a", 1)
+    await around.knows("a")
+    around.routes.released(Sender(NODE, "a"), LABEL, 1, closed=False)
     assert around.routes.is_moving(LABEL)
     clock.now += 61
     assert await around.find() is None
@@ -100,7 +103,7 @@ async def test_guesses_leave_room_for_tunnels_that_move(around: Around, monkeypa
     await until(lambda: len(around.lookup) == 2)
     assert await around.find("abcdefghijklmnoc") is None
     assert not around.routes.is_unknown("abcdefghijklmnoc")
-    around.routes.mark_released(LABEL, 1, closed=False)
+    around.routes.released(Sender(TOKEN, "t1"), LABEL, 1, closed=False)
     finding = asyncio.ensure_future(around.find())
     await until(lambda: len(around.lookup) == 3)
     around.registered("a", 2)

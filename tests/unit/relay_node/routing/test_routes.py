@@ -1,310 +1,363 @@
-"""What is believed of other nodes' tunnels: the highest epoch that proves itself, from whoever may say it."""
+"""Where a label is, by what its client has signed: every rule with the attack that succeeds without it."""
 
 import pytest
-from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
-from portway_proto.wire.labels import Chain
-from portway_relay.routing import routes as routes_module
+from portway_proto.wire.limits import CLOCK_LEEWAY, MAX_EPOCH_AHEAD, PRESENCE_FRESH, YOUNG
+from portway_proto.wire.statements import SigningKey
+from portway_relay.routing.senders import TOKEN, Sender
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.known_routes import CHAIN, LABEL, KnownRoutes
+from portway_testkit.fakes.known_routes import KEY, LABEL, KnownRoutes, node
+from portway_testkit.signers import SessionSigner, label_of
+
+CLIENT = Sender(TOKEN, "t1")
 
 
 @pytest.fixture
-def around(clock: ManualClock) -> KnownRoutes:
+def known(clock: ManualClock) -> KnownRoutes:
     return KnownRoutes(clock)
 
 
-@pytest.mark.parametrize("from_registry", [False, True])
-def test_an_epoch_stays_its_last_holders(around: KnownRoutes, from_registry: bool) -> None:
-    """Of a label that a registry remembers, others are believed with a higher epoch only; the holder may be back."""
-    around.routes.learn_last(LABEL, "a", 2)
-    for node, epoch in (("b", 2), ("b", 1), ("a", 1)):
-        assert not around.learn(node, epoch, from_registry=from_registry)
-    assert around.learn("a", 2, from_registry=from_registry)
-    around.routes.learn_last(LABEL, "a", 2)
-    assert around.at() == ("a", 2)
-    assert around.learn("b", 3, from_registry=from_registry)
-    assert around.at() == ("b", 3)
+@pytest.fixture
+def signer() -> SessionSigner:
+    return SessionSigner()
 
 
-def test_who_was_believed_wrongly_is_believed_no_more(around: KnownRoutes) -> None:
-    """A claim that came before the registry's word."""
-    assert around.learn("b", 2)
-    around.routes.learn_last(LABEL, "a", 2)
-    assert around.at() is None
-    assert around.routes.epoch(LABEL) == 2
+def test_a_claim_and_a_presence_place_a_label(known: KnownRoutes, signer: SessionSigner) -> None:
+    """Whoever shows them; each alone does nothing."""
+    claim, presence = signer.claim(KEY, node="a", epoch=1), None
+    known.hear("a", claim, None)
+    assert known.at() is None
+    presence = signer.present("a", time_ms=known.now_ms)
+    known.hear("b", None, presence)
+    assert known.at() == ("a", 1)
 
 
-def test_last_holders_are_remembered_within_bounds(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest is forgotten first."""
-    monkeypatch.setattr(routes_module, "_MAX_LABELS", 1)
-    around = KnownRoutes(clock)
-    around.routes.learn_last(LABEL, "a", 2)
-    around.routes.learn_last(Chain().label, "a", 2)
-    assert around.learn("b", 2)
+def test_signatures_are_checked_at_first_use(known: KnownRoutes, signer: SessionSigner) -> None:
+    """Statements that no visitor asks for cost no check; those in use are checked once, however often shown."""
+    claim, presence = known.place(signer, "a")
+    assert known.checked == []
+    known.at()
+    for teller in ("a", "b"):
+        known.hear(teller, claim, presence)
+    known.at()
+    assert len(known.checked) == 2
 
 
-def test_a_tunnel_that_proves_itself_is_routed(around: KnownRoutes) -> None:
-    """To the lanes of its node, with what its options allow; this node's own binding with a lower epoch is over."""
-    assert around.learn("a", 3, options=TunnelOptions(h2_enabled=True))
-    route = around.routes.get(LABEL)
-    assert route is not None
-    assert (route.node, route.epoch, route.h2_enabled, route.full) == ("a", 3, True, False)
-    assert route.pool is around.pools["a"]
-    assert around.superseded == [(LABEL, 2)]
-    assert around.routes.epoch(LABEL) == 3
-    assert len(around.routes) == 1
-
-
-@pytest.mark.parametrize("proof", [b"", bytes(32), CHAIN.proof(2), CHAIN.proof(3)[:31]])
-def test_a_proof_that_does_not_fit_is_not_believed(around: KnownRoutes, proof: bytes) -> None:
-    """Nor does it change what was believed before."""
-    around.learn("a", 2)
-    assert not around.learn("b", 3, proof=proof or b"\x00")
-    assert around.at() == ("a", 2)
-
-
-@pytest.mark.parametrize("label", ["", "short", "A" * 16, "a" * 17])
-def test_what_is_no_label_is_not_remembered(around: KnownRoutes, label: str) -> None:
-    """Whatever a node may call it."""
-    assert around.routes.learn(TunnelInfo(label=label, node="a", epoch=1, proof=CHAIN.proof(1))) is None
-    assert len(around.routes) == 0
-
-
-@pytest.mark.parametrize("node", ["here", "nobody"])
-def test_only_other_nodes_that_are_known_have_routes(around: KnownRoutes, node: str) -> None:
-    """Nobody tells this node what it holds itself; and who cannot be reached is of no use."""
-    assert not around.learn(node, 1)
-
-
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_a_lower_epoch_changes_nothing(around: KnownRoutes, epoch: int) -> None:
-    """From a node or from a registry that lags behind."""
-    around.learn("a", 3)
-    assert not around.learn("b", epoch)
-    assert not around.learn("b", epoch, from_registry=True)
-    assert not around.learn("a", epoch)
-    assert around.at() == ("a", 3)
-
-
-def test_a_higher_epoch_takes_the_label(around: KnownRoutes) -> None:
-    """At once."""
-    around.learn("a", 1)
-    assert around.learn("b", 2)
-    assert around.at() == ("b", 2)
-
-
-def test_this_nodes_own_binding_stays_against_an_equal_epoch(around: KnownRoutes) -> None:
-    """Live or with its client away: who comes second with a proof is nobody."""
-    around.held[LABEL] = 2
-    assert not around.learn("a", 2)
-    assert not around.learn("a", 2, from_registry=True)
-    assert around.superseded == []
-    assert around.learn("a", 3)
-
-
-def test_two_that_claim_one_epoch_are_both_left(around: KnownRoutes) -> None:
-    """Until a registry is asked nobody is routed, whatever either of them says again."""
-    around.learn("a", 2)
-    assert not around.learn("b", 2)
-    assert around.at() is None
-    assert not around.learn("a", 2)
-    assert not around.learn("b", 2)
-    assert around.at() is None
-    assert around.routes.epoch(LABEL) == 2
-    assert around.learn("a", 2, from_registry=True)
-    assert around.at() == ("a", 2)
-
-
-def test_what_a_registry_has_said_is_not_disputed_again(around: KnownRoutes) -> None:
-    """Or a hostile node could send every visitor to the registry."""
-    around.learn("a", 2)
-    around.learn("a", 2, from_registry=True)
-    assert not around.learn("b", 2)
-    assert around.at() == ("a", 2)
-
-
-def test_a_registry_corrects_whoever_came_first(around: KnownRoutes) -> None:
-    """The first claim may have been the hostile one."""
-    around.learn("b", 2)
-    assert around.learn("a", 2, from_registry=True)
-    assert around.at() == ("a", 2)
-
-
-def test_a_dispute_needs_the_proof(around: KnownRoutes) -> None:
-    """A node that only knows the number takes nobody's route away."""
-    around.learn("a", 2)
-    assert not around.learn("b", 2, proof=bytes(32) + b"x")
-    assert around.at() == ("a", 2)
-
-
-def test_a_higher_epoch_ends_a_dispute(around: KnownRoutes) -> None:
-    """Only the client can have made it."""
-    around.learn("a", 2)
-    around.learn("b", 2)
-    assert around.learn("c", 3)
-    assert around.at() == ("c", 3)
-
-
-def test_what_is_gone_is_not_routed_and_not_forgotten(around: KnownRoutes) -> None:
-    """The same node may have it again with the same epoch; a lower one stays over."""
-    around.learn("a", 2)
-    around.routes.forget(LABEL, "a", 2)
-    assert around.at() is None
-    assert around.routes.epoch(LABEL) == 2
-    assert not around.learn("b", 1)
-    assert around.learn("a", 2)
-    assert around.at() == ("a", 2)
-
-
-@pytest.mark.parametrize(("node", "epoch"), [("b", 2), ("a", 1)])
-def test_a_late_goodbye_never_removes_a_newer_route(around: KnownRoutes, node: str, epoch: int) -> None:
-    """Of another node, or of an epoch before."""
-    around.learn("a", 2)
-    around.routes.forget(LABEL, node, epoch)
-    assert around.at() == ("a", 2)
-
-
-def test_news_in_any_order_come_to_the_same(around: KnownRoutes) -> None:
-    """Goodbye before the tunnel it was of, tunnels of earlier epochs last, all of it twice."""
-    for _ in range(2):
-        around.routes.forget(LABEL, "a", 1)
-        around.learn("b", 3)
-        around.learn("a", 1)
-        around.routes.forget(LABEL, "a", 1)
-        around.learn("a", 2)
-    assert around.at() == ("b", 3)
-
-
-def test_an_epoch_of_this_nodes_own_is_not_forgotten(around: KnownRoutes) -> None:
-    """When it has let go of the label nobody comes with that epoch, or a lower one."""
-    around.learn("a", 1)
-    around.routes.bound_here(LABEL, 2)
-    assert around.at() is None
-    assert around.routes.epoch(LABEL) == 2
-    for epoch in (1, 2):
-        assert not around.learn("b", epoch)
-        assert not around.learn("b", epoch, from_registry=True)
-    assert around.learn("b", 3)
-
-
-def test_a_route_follows_its_node(around: KnownRoutes) -> None:
-    """A node that is dialled anew has other lanes; one that is not known any more has those of before, which turn
-    visitors away."""
-    around.learn("a", 1)
-    route = around.routes.get(LABEL)
-    assert route is not None
-    before = route.pool
-    around.pools["a"] = object()
-    assert route.pool is around.pools["a"] is not before
-    last = around.pools.pop("a")
-    assert route.pool is last
-    assert around.routes.get(LABEL) is None
-
-
-def test_what_nobody_knows_is_not_asked_for_again_for_a_while(around: KnownRoutes, clock: ManualClock) -> None:
-    """For a second."""
-    around.routes.mark_unknown("guess")
-    clock.now += 0.99
-    assert around.routes.is_unknown("guess")
-    clock.now += 0.02
-    assert not around.routes.is_unknown("guess")
-
-
-@pytest.mark.parametrize("here", [False, True])
-def test_an_announcement_clears_what_nobody_knew(around: KnownRoutes, here: bool) -> None:
-    """Of another node, or of this one."""
-    around.routes.mark_unknown(LABEL)
-    if here:
-        around.routes.bound_here(LABEL, 1)
+@pytest.mark.parametrize("forged", ["claim", "presence"])
+def test_what_is_forged_places_nothing(known: KnownRoutes, signer: SessionSigner, forged: str) -> None:
+    """A node signs with a key of its own what it would like to be so."""
+    mine = SessionSigner()
+    known.place(signer, "a")
+    if forged == "claim":
+        claim = mine.claim(SigningKey(), node="b", epoch=9)
+        object.__setattr__(claim, "label", LABEL)
+        object.__setattr__(claim, "key", KEY.public)
     else:
-        around.learn("a", 1)
-    assert not around.routes.is_unknown(LABEL)
+        claim = signer.claim(KEY, node="b", epoch=9)
+    presence = mine.present("b", claim, time_ms=known.now_ms)
+    if forged == "presence":
+        object.__setattr__(presence, "session_key", signer.key.public)
+    known.hear("b", claim, presence)
+    if forged == "claim":
+        assert known.at() == ("a", 1)
+    else:
+        assert known.at() is None, "the client has signed a claim of higher rank, and no presence for it"
 
 
-def test_memory_is_bounded(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The route that was used least recently goes first."""
-    monkeypatch.setattr(routes_module, "_MAX_LABELS", 2)
-    monkeypatch.setattr(routes_module, "_MAX_UNKNOWN", 2)
-    around = KnownRoutes(clock)
-    chains = [Chain(bytes([number]) * 32) for number in range(3)]
-    around.learn("a", 1, chains[0])
-    around.learn("a", 1, chains[1])
-    assert around.routes.get(chains[0].label) is not None
-    around.learn("a", 1, chains[2])
-    assert [around.routes.get(chain.label) is not None for chain in chains] == [True, False, True]
-    for name in ("x", "y", "z"):
-        around.routes.mark_unknown(name)
-    assert [around.routes.is_unknown(name) for name in ("x", "y", "z")] == [False, True, True]
+def test_the_higher_rank_has_the_label(known: KnownRoutes, signer: SessionSigner) -> None:
+    """The client that moved is not led back, by whatever was signed before."""
+    before = known.place(signer, "a", 1, late=1)
+    known.place(signer, "b", 2)
+    assert known.at() == ("b", 2)
+    known.hear("a", *before)
+    assert known.at() == ("b", 2)
 
 
-def test_a_node_that_makes_proofs_up_costs_no_more_than_it_may(around: KnownRoutes, clock: ManualClock) -> None:
-    """Beyond it nothing of its is believed, fitting or not, until time has passed; other nodes are not concerned."""
+def test_a_label_does_not_stay_where_a_later_presence_does_not_list_it(
+    known: KnownRoutes, signer: SessionSigner
+) -> None:
+    """A node keeps one tunnel of a session whose other one was closed: the next presence for the one ends the other."""
+    kept = SigningKey(b"\x09" * 32)
+    first = signer.claim(KEY, node="a", epoch=1)
+    second = signer.claim(kept, node="a", epoch=1)
+    known.hear("a", first, signer.present("a", time_ms=known.now_ms - 2))
+    known.hear("a", second, None)
+    assert (known.at(), known.at(label_of(kept))) == (("a", 1), ("a", 1))
+    known.hear("a", None, signer.present("a", second, time_ms=known.now_ms - 1))
+    assert (known.at(), known.at(label_of(kept))) == (None, ("a", 1))
+    assert known.placed() is None
+    assert not known.routes.is_moving(LABEL), "its client is there, and has closed it"
+
+
+def test_an_older_presence_is_outdated_whoever_shows_it(known: KnownRoutes, signer: SessionSigner) -> None:
+    """A node withholds the later one: it was heard from somebody else."""
+    claim, older = known.place(signer, "a", late=5)
+    assert known.at() == ("a", 1)
+    known.hear("b", None, signer.present("b", time_ms=known.now_ms))
+    known.hear("a", claim, older)
+    assert known.at() is None
+    assert known.routes.is_moving(LABEL), "its client is at another node, and may bind it there in a moment"
+
+
+def test_a_node_cannot_present_a_claim_of_another_session(known: KnownRoutes, signer: SessionSigner) -> None:
+    """It lists the claim in a presence with a session key of its own, or hands it to a client of its own."""
+    claim = signer.claim(KEY, node="a", epoch=1)
+    known.hear("a", claim, SessionSigner().present("a", claim, time_ms=known.now_ms))
+    assert known.at() is None
+
+
+def test_a_presence_places_at_its_own_node_only(known: KnownRoutes, signer: SessionSigner) -> None:
+    """A claim for node a is not listed for node b."""
+    claim = signer.claim(KEY, node="a", epoch=1)
+    known.hear("b", claim, signer.present("b", claim, time_ms=known.now_ms))
+    assert known.at() is None
+
+
+# Rule 2 and 3: how long a route is used, and when somebody is asked first.
+
+
+def test_a_route_ends_with_its_presence(known: KnownRoutes, signer: SessionSigner, clock: ManualClock) -> None:
+    """A node that is silent after its client has left has the visitors for no longer than that, asked or not."""
+    known.place(signer, "a")
+    assert known.at() == ("a", 1)
+    clock.now += PRESENCE_FRESH + CLOCK_LEEWAY - 1
+    known.routes.asked(LABEL)
+    assert known.placed() == ("a", 1)
+    clock.now += 2
+    known.routes.asked(LABEL)
+    assert known.placed() is None
+    assert not known.routes.is_moving(LABEL)
+
+
+def test_an_overdue_renewal_is_asked_about(known: KnownRoutes, signer: SessionSigner, clock: ManualClock) -> None:
+    """Without the question a node that withholds renewals has the visitors for three times as long."""
+    known.place(signer, "a")
+    assert known.at() == ("a", 1)
+    clock.now += PRESENCE_FRESH + 1
+    assert known.at() is None
+    assert known.placed() == ("a", 1)
+    known.routes.asked(LABEL)
+    assert known.at() == ("a", 1)
+    clock.now += 61
+    assert known.at() is None
+
+
+def test_a_renewal_is_used_without_a_question(known: KnownRoutes, signer: SessionSigner, clock: ManualClock) -> None:
+    """It is checked when it comes: no visitor waits for that."""
+    claim, _ = known.place(signer, "a")
+    assert known.at() == ("a", 1)
+    for _ in range(5):
+        clock.now += 300
+        known.hear("a", None, signer.present("a", claim, time_ms=known.now_ms))
+        checks = len(known.checked)
+        assert known.at() == ("a", 1)
+        assert len(known.checked) == checks
+
+
+@pytest.mark.parametrize("teller", ["a", "b"])
+def test_showing_an_old_presence_again_does_not_make_it_new(
+    known: KnownRoutes, signer: SessionSigner, clock: ManualClock, teller: str
+) -> None:
+    """A node replays what it has, itself or by another one: the overdue time does not start again."""
+    claim, presence = known.place(signer, "a")
+    assert known.at() == ("a", 1)
     for _ in range(3):
-        assert not around.learn("a", 4_000, proof=bytes(32))
-    assert around.proofs.unchecked == {"node": 1}
-    assert not around.learn("a", 3_000)
-    assert around.learn("b", 5)
-    assert around.at() == ("b", 5)
-    clock.now += 1
-    assert around.learn("a", 3_000)
-    assert around.at() == ("a", 3_000)
+        clock.now += PRESENCE_FRESH / 3 + 1
+        known.hear(teller, claim, presence)
+    assert known.at() is None
 
 
-def test_what_was_let_go_of_is_on_its_way_for_a_while(around: KnownRoutes, clock: ManualClock) -> None:
-    """By this node or another: its client may bind it anywhere in a moment, and then it is there."""
-    assert not around.routes.is_moving(LABEL)
-    around.learn("a", 1)
-    around.routes.forget(LABEL, "a", 1)
-    assert around.routes.is_moving(LABEL)
-    around.routes.bound_here(LABEL, 2)
-    assert not around.routes.is_moving(LABEL)
-    around.routes.mark_released(LABEL, 2, closed=False)
-    assert around.routes.is_moving(LABEL)
-    clock.now += 60
-    assert not around.routes.is_moving(LABEL)
-    assert around.routes.closed_epoch(LABEL) == 0
+def test_a_presence_that_comes_late_is_asked_about_at_once(known: KnownRoutes, signer: SessionSigner) -> None:
+    """A node shows, ten minutes after its client has left, what it has kept to itself."""
+    known.place(signer, "a", late=600)
+    assert known.at() is None
+    assert known.placed() == ("a", 1)
 
 
-def test_what_a_client_closed_is_not_on_its_way(around: KnownRoutes) -> None:
-    """Nor does it become so by older or repeated news; a higher epoch is another matter."""
-    around.learn("a", 2)
-    around.routes.forget(LABEL, "a", 2)
-    around.routes.forget(LABEL, "a", 2, closed=True)
-    for epoch in (1, 2):
-        around.routes.mark_released(LABEL, epoch, closed=False)
-        assert not around.routes.is_moving(LABEL)
-        assert around.routes.closed_epoch(LABEL) == 2
-    assert around.learn("b", 3)
-    assert around.routes.closed_epoch(LABEL) == 0
-    around.routes.forget(LABEL, "b", 3)
-    assert around.routes.is_moving(LABEL)
+def test_a_young_node_asks_about_each_label(clock: ManualClock, signer: SessionSigner) -> None:
+    """It does not know what was signed before its start: a node replays an hour's presences to it and keeps to itself
+    that the client has moved on. Once asked about, the route holds."""
+    known = KnownRoutes(clock, young=True)
+    claim, _ = known.place(signer, "a")
+    assert known.at() is None
+    assert known.placed() == ("a", 1)
+    known.routes.asked(LABEL)
+    assert known.at() == ("a", 1)
+    for _ in range(int(YOUNG / 300) + 1):
+        clock.now += 300
+        known.hear("a", None, signer.present("a", claim, time_ms=known.now_ms))
+    other = SigningKey(b"\x0a" * 32)
+    known.place(SessionSigner(), "b", key=other)
+    assert known.at(label_of(other)) == ("b", 1), "nothing that was signed before its start counts any more"
 
 
-@pytest.mark.parametrize("from_registry", [False, True])
-def test_a_closed_binding_does_not_return(around: KnownRoutes, from_registry: bool) -> None:
-    """A registry that has not heard yet names it still; another node's claim of its epoch is what it was."""
-    around.learn("a", 2)
-    around.routes.forget(LABEL, "a", 2, closed=True)
-    assert not around.learn("a", 2, from_registry=from_registry)
-    assert around.learn("b", 2, from_registry=True)
+def test_no_longer_young_is_older_than_any_presence_that_counts() -> None:
+    """A presence that was signed before the start, by the fastest clock, has ended by the slowest one."""
+    assert YOUNG > PRESENCE_FRESH + 2 * CLOCK_LEEWAY
 
 
-def test_a_node_that_is_not_routed_to_closes_nothing(around: KnownRoutes) -> None:
-    """Neither another one, nor the holder with an older epoch, nor one of two that claim the same."""
-    around.learn("a", 2)
-    around.routes.forget(LABEL, "b", 2, closed=True)
-    around.routes.forget(LABEL, "a", 1, closed=True)
-    assert around.at() == ("a", 2)
-    around.learn("b", 2)
-    around.routes.forget(LABEL, "a", 2, closed=True)
-    assert around.routes.is_moving(LABEL)
-    assert around.routes.closed_epoch(LABEL) == 0
+# Rule 4 and 5: time.
 
 
-def test_what_was_released_is_remembered_up_to_a_limit(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest is forgotten first, and is like a name that never was then."""
-    monkeypatch.setattr(routes_module, "_MAX_LABELS", 2)
-    around = KnownRoutes(clock)
-    for label in ("a", "b", "c"):
-        around.routes.mark_released(label, 1, closed=False)
-    assert [around.routes.is_moving(label) for label in ("a", "b", "c")] == [False, True, True]
+@pytest.mark.parametrize("ahead", [-CLOCK_LEEWAY, CLOCK_LEEWAY])
+def test_clocks_within_the_leeway_change_nothing(
+    known: KnownRoutes, signer: SessionSigner, clock: ManualClock, ahead: int
+) -> None:
+    """The client's time differs from this node's, either way: the route is there, and holds while it is renewed."""
+    claim = signer.claim(KEY, node="a", epoch=1)
+    for _ in range(3):
+        known.hear("a", claim, signer.present("a", claim, time_ms=known.now_ms + ahead * 1000))
+        assert known.placed() == ("a", 1)
+        known.routes.asked(LABEL)
+        clock.now += 1
+
+
+@pytest.mark.parametrize("seconds", [-PRESENCE_FRESH - CLOCK_LEEWAY - 1, CLOCK_LEEWAY + 1])
+def test_what_is_not_of_now_is_not_kept(known: KnownRoutes, signer: SessionSigner, seconds: int) -> None:
+    """Neither a presence of another time, nor is a later one outdated by it."""
+    claim = signer.claim(KEY, node="a", epoch=1)
+    known.hear("a", claim, signer.present("a", claim, time_ms=known.now_ms + seconds * 1000))
+    assert known.placed() is None
+    known.hear("a", claim, signer.present("a", claim, time_ms=known.now_ms))
+    assert known.at() == ("a", 1)
+
+
+def test_an_epoch_in_the_year_2100_locks_nobody_out(known: KnownRoutes, signer: SessionSigner) -> None:
+    """A client with a wrong clock, or a node that has its key for a moment, cannot make the label unusable."""
+    claim = signer.claim(KEY, node="b", epoch=known.now_ms + MAX_EPOCH_AHEAD * 1000 + 1)
+    known.hear("b", claim, signer.present("b", claim, time_ms=known.now_ms - 1))
+    known.place(signer, "a", known.now_ms)
+    assert known.at() == ("a", known.now_ms)
+
+
+# Rule 7: budgets.
+
+
+def test_what_is_above_a_senders_budget_counts_as_not_shown(known: KnownRoutes, signer: SessionSigner) -> None:
+    """A node that floods others with statements is not heard for a while; what is known from others stays."""
+    known.place(signer, "a", late=1)
+    assert known.at() == ("a", 1)
+    known.broke.add("b")
+    known.place(signer, "b", 2)
+    assert known.at() == ("a", 1)
+    known.broke.clear()
+    assert known.at() == ("b", 2)
+
+
+# Rule 8: a share of memory for each sender.
+
+
+def test_a_node_pushes_out_only_what_it_said_itself(known: KnownRoutes, signer: SessionSigner) -> None:
+    """101,000 invented labels flushed the memory of all nodes, and the highest epoch of the victim with it."""
+    old = known.place(signer, "a", 1, late=3)
+    known.place(signer, "b", 2, late=1)
+    assert known.at() == ("b", 2)
+    claim = SessionSigner().claim(node="a", epoch=1)
+    for number in range(20_001):
+        object.__setattr__(claim, "label", f"label {number}")
+        object.__setattr__(claim, "encoded", number.to_bytes(4))
+        known.routes.hear_claim(node("a"), claim)
+    known.hear("a", *old)
+    assert known.at() == ("b", 2)
+
+
+def test_a_node_pushes_out_its_own_routes(known: KnownRoutes, signer: SessionSigner) -> None:
+    """The memory is bounded: what it said first is forgotten, and asked for when a visitor comes."""
+    known.place(signer, "a")
+    assert known.at() == ("a", 1)
+    claim = SessionSigner().claim(node="a", epoch=1)
+    for number in range(20_000):
+        object.__setattr__(claim, "label", f"label {number}")
+        object.__setattr__(claim, "encoded", number.to_bytes(4))
+        known.routes.hear_claim(node("a"), claim)
+    assert known.at() is None
+    assert len(known.routes) == 0
+
+
+# What is bound here.
+
+
+def test_a_binding_here_is_contested_by_a_claim_that_places_the_label_elsewhere(
+    known: KnownRoutes, signer: SessionSigner
+) -> None:
+    """Verified at once; a claim alone, one of lower rank and a forged one change nothing."""
+    own = signer.claim(KEY, node="here", epoch=2)
+    known.held[LABEL] = own
+    known.routes.bound_here(CLIENT, own)
+    other = SessionSigner()
+    known.hear("a", other.claim(KEY, node="a", epoch=1), other.present("a", time_ms=known.now_ms - 1))
+    assert known.superseded == []
+    higher = other.claim(KEY, node="a", epoch=3)
+    known.hear("a", higher, None)
+    assert known.superseded == []
+    known.hear("a", None, other.present("a", higher, time_ms=known.now_ms))
+    known.settle()
+    assert set(known.superseded) == {higher}
+
+
+def test_what_was_bound_here_is_remembered_beyond_its_end(known: KnownRoutes, signer: SessionSigner) -> None:
+    """The node that had the label before shows its old claim when the tunnel here has ended."""
+    before = SessionSigner()
+    known.routes.bound_here(CLIENT, signer.claim(KEY, node="here", epoch=2))
+    known.routes.released(CLIENT, LABEL, 2, closed=True)
+    known.place(before, "a", 1)
+    assert known.placed() is None
+
+
+# Released labels.
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_node_is_believed_that_it_does_not_hold_a_label(
+    known: KnownRoutes, signer: SessionSigner, closed: bool
+) -> None:
+    """Its client is waited for unless it has closed the tunnel; what others say of it before the node itself does not
+    count."""
+    claim, presence = known.place(signer, "a")
+    assert known.at() == ("a", 1)
+    known.routes.released(node("a"), LABEL, 1, closed=closed)
+    assert known.placed() is None
+    assert known.routes.is_moving(LABEL) is not closed
+    known.hear("b", claim, presence)
+    assert known.placed() is None
+    known.hear("a", claim, presence)
+    assert known.at() == ("a", 1)
+
+
+def test_a_node_speaks_of_itself_alone(known: KnownRoutes, signer: SessionSigner) -> None:
+    """What b does not hold, or a held before, says nothing of where the label is."""
+    known.place(signer, "a", 2)
+    known.routes.released(node("b"), LABEL, 9, closed=True)
+    known.routes.released(node("a"), LABEL, 1, closed=True)
+    assert known.at() == ("a", 2)
+
+
+def test_a_released_label_is_waited_for_for_a_while(known: KnownRoutes, clock: ManualClock) -> None:
+    """As long as sessions are kept; a label that is heard of again is no longer unknown."""
+    known.routes.released(CLIENT, LABEL, 1, closed=False)
+    assert known.routes.is_moving(LABEL)
+    clock.now += 61
+    assert not known.routes.is_moving(LABEL)
+    known.routes.mark_unknown(LABEL)
+    assert known.routes.is_unknown(LABEL)
+    known.place(SessionSigner(), "a", 2)
+    assert not known.routes.is_unknown(LABEL)
+
+
+def test_a_release_pushes_out_only_releases_of_its_sender(known: KnownRoutes) -> None:
+    """A tenant opens and closes tunnels, and no other one's closed names are waited for again."""
+    known.routes.released(Sender(TOKEN, "t2"), LABEL, 1, closed=True)
+    assert known.routes.closed_epoch(LABEL) == 1
+    for number in range(10_001):
+        known.routes.released(CLIENT, f"label {number}", 1, closed=False)
+    assert known.routes.closed_epoch(LABEL) == 1
+    assert not known.routes.is_moving("label 0")
+    assert known.routes.is_moving("label 1")
+
+
+def test_a_node_that_is_not_known_gets_no_visitors(known: KnownRoutes, signer: SessionSigner) -> None:
+    """Until a registry has named it; then what was heard counts."""
+    pool = known.pools.pop("a")
+    known.place(signer, "a")
+    assert known.at() is None
+    known.pools["a"] = pool
+    assert known.at() == ("a", 1)

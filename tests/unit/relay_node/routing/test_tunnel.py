@@ -2,11 +2,17 @@
 
 from typing import Any
 
+import pytest
+from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import Opening
-from portway_proto.wire.labels import Epoch, Label, short_label
-from portway_relay.routing.tunnel import HeldTunnels, Tunnel
+from portway_proto.wire.labels import short_label
+from portway_proto.wire.statements import SigningKey, StatementInvalid
+from portway_relay.routing.tunnel import HeldTunnels, HomeNode, Tunnel, claim_of
+from portway_testkit.signers import SessionSigner, label_of, tunnel_info
 
-LABEL = Label("k5zq2w7b3xav6mdy")
+KEY = SigningKey(b"\x08" * 32)
+LABEL = label_of(KEY)
+CLAIM = SessionSigner().claim(KEY, node="here", epoch=1)
 
 
 class FakeVisit:
@@ -26,7 +32,7 @@ class FakeVisit:
 
 def tunnel(max_visits: int = 2) -> Tunnel:
     holder: Any = object()
-    return Tunnel(LABEL, Epoch(1), b"proof", holder, h2_enabled=False, max_visits=max_visits, opened_at_ms=0)
+    return Tunnel(CLAIM, holder, TunnelOptions(), max_visits=max_visits, opened_at_ms=0)
 
 
 def test_a_tunnel_is_full_at_its_limit() -> None:
@@ -56,10 +62,37 @@ def test_tunnels_are_told_apart_by_identity() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    """Logs get a label's beginning; a tunnel that is printed by accident shows neither label nor proof."""
-    assert short_label(LABEL) == "k5zq…"
+    """Logs get a label's beginning; a tunnel that is printed by accident shows neither label nor claim."""
+    assert short_label(LABEL) == f"{LABEL[:4]}…"
     assert LABEL not in repr(tunnel())
-    assert "proof" not in repr(tunnel())
+    assert "claim" not in repr(tunnel())
+
+
+@pytest.mark.parametrize("changed", ["label", "node", "epoch", "h2_enabled", "claim"])
+def test_a_description_says_what_its_claim_says(changed: str) -> None:
+    """Nodes and registries go by the claim: what is beside it must be the same."""
+    described = tunnel_info(CLAIM)
+    assert claim_of(described) == CLAIM
+    if changed == "label":
+        described.label = "k5zq2w7b3xav6mdy"
+    elif changed == "node":
+        described.node = "there"
+    elif changed == "epoch":
+        described.epoch += 1
+    elif changed == "h2_enabled":
+        described.options.h2_enabled = True
+    else:
+        described.claim = b"short"
+    with pytest.raises(StatementInvalid):
+        claim_of(described)
+
+
+def test_nobody_is_told_whose_a_tunnel_is() -> None:
+    """Neither other nodes nor a registry, which reads it from the grant."""
+    described = HomeNode("here", "fra", "fra.example.com").describe(tunnel())
+    assert (described.tenant, described.token_id) == ("", "")
+    assert described.claim == CLAIM.encoded
+    assert claim_of(described) == CLAIM
 
 
 class Holder:
@@ -68,11 +101,16 @@ class Holder:
     def __init__(self, token_id: str) -> None:
         self.token_id = token_id
         self.tenant = "acme"
+        self.presence = SessionSigner().present("here")
 
 
-def held(label: str, token_id: str = "t1") -> Tunnel:
+LABELS = {name: label_of(SigningKey(name.encode() * 32)) for name in "abc"}
+
+
+def held(name: str, token_id: str = "t1") -> Tunnel:
     holder: Any = Holder(token_id)
-    return Tunnel(Label(label), Epoch(3), b"proof", holder, h2_enabled=False, max_visits=1, opened_at_ms=0)
+    claim = SessionSigner().claim(SigningKey(name.encode() * 32), node="here", epoch=3)
+    return Tunnel(claim, holder, TunnelOptions(), max_visits=1, opened_at_ms=0)
 
 
 def test_the_store_counts_live_tunnels() -> None:
@@ -84,10 +122,11 @@ def test_the_store_counts_live_tunnels() -> None:
     tunnels.set_live(one, False)
     tunnels.set_live(one, False)
     assert (len(tunnels), tunnels.live_of_token("t1"), tunnels.live_of_tenant("acme")) == (2, 1, 2)
-    assert (tunnels.live("a"), tunnels.get("a"), tunnels.epoch("a")) == (None, one, 3)
+    assert (tunnels.live(LABELS["a"]), tunnels.get(LABELS["a"]), tunnels.claim(LABELS["a"])) == (None, one, one.claim)
     assert list(tunnels.all_live()) == [two, other]
+    assert list(tunnels.presences()) == [two.holder.presence, other.holder.presence]
     tunnels.set_live(one, True)
-    assert tunnels.live("a") is one
+    assert tunnels.live(LABELS["a"]) is one
 
 
 def test_a_removed_tunnel_is_not_live() -> None:
@@ -99,4 +138,4 @@ def test_a_removed_tunnel_is_not_live() -> None:
     tunnels.remove(one)
     tunnels.remove(two)
     assert (len(tunnels), tunnels.live_of_token("t1"), one.live, two.live) == (0, 0, False, False)
-    assert (tunnels.get("a"), tunnels.live("a"), tunnels.epoch("a")) == (None, None, 0)
+    assert (tunnels.get(LABELS["a"]), tunnels.live(LABELS["a"]), tunnels.claim(LABELS["a"])) == (None, None, None)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_relay.config import NodeConfig, PortRange
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.node_sessions import NodeSessions, new_chain
+from portway_testkit.fakes.node_sessions import NodeSessions, new_key
 from portway_testkit.processes.ports import raw_port_range
 
 
@@ -28,7 +28,7 @@ async def make_node(node_config: Callable[..., NodeConfig], certificate_files: d
 
     yield make
     for node in made:
-        node.sessions.close()
+        await node.close()
 
 
 @pytest.fixture
@@ -37,5 +37,5 @@ async def node(make_node: Callable[..., NodeSessions]) -> NodeSessions:
 
 
 @pytest.fixture
-def chain() -> Chain:
-    return new_chain()
+def key() -> SigningKey:
+    return new_key()

@@ -41,6 +41,6 @@ def test_a_data_lane_has_a_small_budget_of_its_own(clock: ManualClock) -> None:
 
 async def test_each_lane_of_a_client_has_a_budget(node: NodeSessions) -> None:
     """The control lane from HELLO on, a data lane from PARK on."""
-    client = node.attach()
+    client = await node.attach()
     assert client.lane.budget is not None
     assert node.park(client.welcome).budget is not None

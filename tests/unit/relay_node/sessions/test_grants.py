@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_OVERLOADED, FAILURE_CODE_REVOKED
 from portway_relay.errors import GrantRefused, Refused
-from portway_relay.sessions.grants import LEEWAY, OUTAGE_LEEWAY, Grant, GrantVerifier
+from portway_relay.sessions.grants import LEEWAY, OUTAGE_LEEWAY, Grant, GrantVerifier, refused
 from portway_testkit.fakes.clock import ManualClock
 
 CLUSTER = "cluster-1"
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 FORGER = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
 HOUR = 3600
+SESSION_KEY = bytes(range(32))
 NOW = 1_700_000_000.0
 
 Sign = Callable[..., str]
@@ -44,6 +45,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "aud": "portway-node",
         "sub": "acme",
         "tid": "t1",
+        "key": base64.urlsafe_b64encode(SESSION_KEY).decode().rstrip("="),
         "max_tunnels": 3,
         "tenant_max_tunnels": 5,
         "iat": int(NOW),
@@ -53,10 +55,10 @@ def claims(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (made | changes).items() if value is not None}
 
 
-def sign(key: Any = KEY, *, algorithm: str = "EdDSA", header: dict[str, Any] | None = None, **changes: Any) -> str:
+def sign(signer: Any = KEY, *, algorithm: str = "EdDSA", header: dict[str, Any] | None = None, **changes: Any) -> str:
     headers = {"typ": "portway-grant", "kid": "k1"} | (header or {})
     headers = {name: value for name, value in headers.items() if value is not None}
-    return jwt.encode(claims(**changes), key, algorithm=algorithm, headers=headers)
+    return jwt.encode(claims(**changes), signer, algorithm=algorithm, headers=headers)
 
 
 def without(claim: str) -> str:
@@ -64,30 +66,41 @@ def without(claim: str) -> str:
     return sign(**changes)
 
 
+def verify(check: GrantVerifier, token: str) -> Grant:
+    """The grant, when its signature is right as well."""
+    grant = check.read(token)
+    if not grant.signed.is_genuine():
+        raise refused("forged")
+    return grant
+
+
 def refusal(check: GrantVerifier, token: str) -> Refused:
     with pytest.raises(Refused) as caught:
-        check.verify(token)
+        verify(check, token)
     return caught.value
 
 
 def test_a_grant_says_whose_it_is_and_how_many_tunnels_it_allows(check: GrantVerifier) -> None:
     """Tenant, token and quota are those that the registry signed."""
-    assert check.verify(sign()) == Grant("acme", "t1", 3, 5, 25 * HOUR)
+    grant = verify(check, sign())
+    assert (grant.tenant, grant.token_id, grant.max_tunnels, grant.tenant_max_tunnels) == ("acme", "t1", 3, 5)
+    assert grant.lasts == 25 * HOUR
+    assert grant.session_key == SESSION_KEY
 
 
 def test_a_session_lasts_a_day_longer_than_its_grant(check: GrantVerifier, clock: ManualClock) -> None:
     """From the moment at which the grant is shown on; whether or not a registry can be reached."""
     grant = sign()
     clock.now += HOUR
-    assert check.verify(grant).lasts == 24 * HOUR
+    assert verify(check, grant).lasts == 24 * HOUR
     check.registry_away = True
     clock.now += 24 * HOUR
-    assert check.verify(grant).lasts == 0
+    assert verify(check, grant).lasts == 0
 
 
 def test_a_grant_without_a_quota_has_no_limit(check: GrantVerifier) -> None:
     """A claim that is not there is no limit, as is 0."""
-    unlimited = check.verify(sign(max_tunnels=None, tenant_max_tunnels=None))
+    unlimited = verify(check, sign(max_tunnels=None, tenant_max_tunnels=None))
     assert (unlimited.max_tunnels, unlimited.tenant_max_tunnels) == (0, 0)
 
 
@@ -106,7 +119,7 @@ def test_a_grant_is_honoured_to_its_end_and_a_leeway_past_it(
     token = sign()
     clock.now = NOW + age
     if good:
-        assert check.verify(token).token_id == "t1"
+        assert verify(check, token).token_id == "t1"
     else:
         refused = refusal(check, token)
         assert refused.code == FAILURE_CODE_GRANT
@@ -123,7 +136,7 @@ def test_while_no_registry_is_there_a_grant_is_honoured_for_a_day_more(
     token = sign()
     clock.now = NOW + age
     if good:
-        assert check.verify(token).token_id == "t1"
+        assert verify(check, token).token_id == "t1"
     else:
         assert refusal(check, token).code == FAILURE_CODE_GRANT
 
@@ -133,7 +146,7 @@ def test_the_day_more_ends_when_a_registry_is_back(check: GrantVerifier, clock: 
     check.registry_away = True
     token = sign()
     clock.now = NOW + HOUR + LEEWAY + 1
-    check.verify(token)
+    verify(check, token)
     check.registry_away = False
     assert refusal(check, token).code == FAILURE_CODE_GRANT
 
@@ -142,12 +155,12 @@ def test_the_day_more_ends_when_a_registry_is_back(check: GrantVerifier, clock: 
 def test_clocks_ten_minutes_apart_do_not_matter(check: GrantVerifier, clock: ManualClock, apart: float) -> None:
     """A grant that was just signed is good at a node whose clock is ten minutes ahead or behind."""
     clock.now = NOW + apart
-    assert check.verify(sign()).token_id == "t1"
+    assert verify(check, sign()).token_id == "t1"
 
 
 def test_a_grant_from_the_future_is_refused(check: GrantVerifier, clock: ManualClock) -> None:
     """More than the leeway ahead is no matter of clocks that are a little off; the message says where to look."""
-    assert check.verify(sign(iat=int(NOW) + LEEWAY)).token_id == "t1"
+    assert verify(check, sign(iat=int(NOW) + LEEWAY)).token_id == "t1"
     refused = refusal(check, sign(iat=int(NOW) + LEEWAY + 1))
     assert refused.code == FAILURE_CODE_GRANT
     assert "clocks" in refused.message
@@ -171,7 +184,10 @@ def test_a_grant_for_another_cluster_is_refused(check: GrantVerifier) -> None:
         pytest.param(sign(None, algorithm="none"), id="alg none"),
         pytest.param(sign("s" * 64, algorithm="HS256"), id="alg HS256"),
         pytest.param(sign(aud="portway-registry"), id="for somebody else"),
-        *(pytest.param(without(name), id=f"no {name}") for name in ("iss", "aud", "sub", "tid", "iat", "exp")),
+        *(pytest.param(without(name), id=f"no {name}") for name in ("iss", "aud", "sub", "tid", "key", "iat", "exp")),
+        pytest.param(sign(key="short"), id="a session key of another length"),
+        pytest.param(sign(key="a" * 44), id="a session key that is too long"),
+        pytest.param(sign(key=7), id="a session key that is no text"),
         pytest.param(sign(tid=5), id="a token id that is no text"),
         pytest.param(sign(max_tunnels=-1), id="a negative quota"),
         pytest.param(sign(tenant_max_tunnels=-1), id="a negative quota of the tenant"),
@@ -200,14 +216,14 @@ def test_a_revoked_token_is_told_apart_from_a_bad_grant(check: GrantVerifier) ->
     check.revoke(["t1", "t9"])
     refused = refusal(check, sign())
     assert refused.code == FAILURE_CODE_REVOKED
-    assert check.verify(sign(tid="t2")).token_id == "t2"
+    assert verify(check, sign(tid="t2")).token_id == "t2"
 
 
 def test_keys_are_replaced_whole(check: GrantVerifier) -> None:
     """After a rotation the old key is good only as long as the registry publishes it."""
     fresh = Ed25519PrivateKey.from_private_bytes(b"\x03" * 32)
     check.learn_keys(CLUSTER, {"k2": fresh.public_key().public_bytes_raw()})
-    assert check.verify(sign(fresh, header={"kid": "k2"})).token_id == "t1"
+    assert verify(check, sign(fresh, header={"kid": "k2"})).token_id == "t1"
     assert refusal(check, sign()).code == FAILURE_CODE_GRANT
 
 
@@ -215,7 +231,7 @@ def test_a_key_that_is_none_leaves_the_others_in_use(check: GrantVerifier) -> No
     """Nothing has changed when what was told cannot be used."""
     with pytest.raises(ValueError):
         check.learn_keys("cluster-2", {"k2": b"too short"})
-    assert check.verify(sign()).token_id == "t1"
+    assert verify(check, sign()).token_id == "t1"
 
 
 @settings(deadline=None)

@@ -30,8 +30,8 @@ from portway_testkit.fakes.node_sessions import FakeLane
 from portway_testkit.links.carrier_link import until
 
 Pair = tuple[socket.socket, socket.socket]
-HELLO = Hello(version=1, grant="g").SerializeToString()
-PARK = Park(version=1, session_id=b"s").SerializeToString()
+HELLO = Hello(version=2, grant="g").SerializeToString()
+PARK = Park(version=2, session_id=b"s").SerializeToString()
 
 
 class FakeStream:
@@ -96,8 +96,11 @@ class FakeAdmission:
         self.refusal: Exception | None = None
         self.parked: list[Any] = []
         self.hellos: list[Hello] = []
+        self.checked = asyncio.Event()  # set unless a test keeps signatures from being checked
+        self.checked.set()
 
-    def hello(self, lane: Any, hello: Hello) -> ControlEvents:
+    async def hello(self, lane: Any, hello: Hello) -> ControlEvents:
+        await self.checked.wait()
         if self.refusal is not None:
             raise self.refusal
         self.hellos.append(hello)
@@ -169,6 +172,7 @@ async def test_hello_makes_a_control_lane(newcomers: Newcomers) -> None:
     """What comes on it later, its end included, is told to its session."""
     lane, events = await newcomers.arrive()
     events.frame_received(lane, FrameType.HELLO, HELLO)
+    await until(lambda: bool(newcomers.admission.hellos))
     assert newcomers.admission.hellos[0].grant == "g"
     assert len(newcomers.greeter) == 0
     events.frame_received(lane, FrameType.BIND, b"bind")
@@ -205,7 +209,7 @@ async def test_what_came_in_one_piece_with_park_parks_nothing_twice(newcomers: N
     [
         pytest.param(FrameType.BIND, Bind(request=1).SerializeToString(), id="BIND first"),
         pytest.param(FrameType.WELCOME, b"", id="WELCOME first"),
-        pytest.param(0x1A, b"", id="a type nobody knows"),
+        pytest.param(0x1B, b"", id="a type nobody knows"),
         pytest.param(FrameType.HELLO, b"\xff\xff", id="a malformed HELLO"),
         pytest.param(FrameType.HELLO, b"\x12\x02\xff\xfe", id="a grant that is no text"),
         pytest.param(FrameType.PARK, b"\x12\x09x", id="a truncated PARK"),
@@ -224,7 +228,7 @@ async def test_a_lane_that_begins_with_anything_else_is_failed(
     assert len(newcomers.greeter) == 0
 
 
-@pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
+@pytest.mark.parametrize("version", [0, 1, 2**32 - 1])
 @pytest.mark.parametrize("kind", ["hello", "park"])
 async def test_another_version_is_refused_with_those_that_are_spoken(
     newcomers: Newcomers, version: int, kind: str
@@ -237,7 +241,7 @@ async def test_another_version_is_refused_with_those_that_are_spoken(
         events.frame_received(lane, FrameType.PARK, Park(version=version).SerializeToString())
     assert lane.failed is not None
     assert lane.failed.code == FAILURE_CODE_VERSION
-    assert "version 1" in lane.failed.message
+    assert "version 2" in lane.failed.message
     assert f"version {version}" in lane.failed.message
     assert not newcomers.admission.parked
     assert not newcomers.admission.hellos
@@ -262,6 +266,7 @@ async def test_who_is_not_admitted_is_told_why(
     lane, events = await newcomers.arrive()
     with caplog.at_level(logging.INFO, logger="portway_relay"):
         events.frame_received(lane, frame_type, payload)
+        await until(lambda: lane.failed is not None)
     assert lane.failed == refusal.failure
     (record,) = caplog.records
     assert record.__dict__["reason"] == refusal.message
@@ -269,12 +274,53 @@ async def test_who_is_not_admitted_is_told_why(
 
 
 async def test_a_mistake_of_our_own_is_not_blamed_on_the_client(newcomers: Newcomers) -> None:
-    """An error inside is the carrier's to log, with its traceback; no FAIL says that the frame was bad."""
+    """An error inside ends the node's part, as that of any task; no FAIL says that the frame was bad."""
     newcomers.admission.refusal = ValueError("a bug")
     lane, events = await newcomers.arrive()
-    with pytest.raises(ValueError, match="a bug"):
-        events.frame_received(lane, FrameType.HELLO, HELLO)
+    events.frame_received(lane, FrameType.HELLO, HELLO)
+    await until(lambda: bool(newcomers.failures))
     assert lane.failed is None
+    newcomers.failures.clear()
+
+
+async def test_frames_wait_until_welcome_was_sent(newcomers: Newcomers) -> None:
+    """A client that does not wait for it is served in order."""
+    newcomers.admission.checked.clear()
+    lane, events = await newcomers.arrive()
+    events.frame_received(lane, FrameType.HELLO, HELLO)
+    events.frame_received(lane, FrameType.BIND, b"one")
+    events.frame_received(lane, FrameType.BIND, b"two")
+    assert newcomers.admission.control.told == []
+    newcomers.admission.checked.set()
+    await until(lambda: len(newcomers.admission.control.told) == 2)
+    events.frame_received(lane, FrameType.BIND, b"three")
+    assert [payload for _, payload in newcomers.admission.control.told] == [b"one", b"two", b"three"]
+
+
+async def test_few_frames_wait_for_welcome(newcomers: Newcomers) -> None:
+    """Before its sender has shown who it is, nothing is kept without bound."""
+    newcomers.admission.checked.clear()
+    lane, events = await newcomers.arrive()
+    events.frame_received(lane, FrameType.HELLO, HELLO)
+    for _ in range(5):
+        events.frame_received(lane, FrameType.BIND, b"bind")
+    assert lane.failed is not None
+    assert lane.failed.code == FAILURE_CODE_PROTOCOL
+    newcomers.admission.checked.set()
+    await asyncio.sleep(0)
+    assert newcomers.admission.hellos == []
+
+
+async def test_a_client_that_leaves_before_welcome_has_no_session(newcomers: Newcomers) -> None:
+    """Its admission is given up."""
+    newcomers.admission.checked.clear()
+    lane, events = await newcomers.arrive()
+    events.frame_received(lane, FrameType.HELLO, HELLO)
+    events.lane_closed(lane, ConnectionLost("gone"))
+    newcomers.admission.checked.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert newcomers.admission.hellos == []
 
 
 async def test_who_says_nothing_is_dropped(make: Callable[..., Newcomers]) -> None:

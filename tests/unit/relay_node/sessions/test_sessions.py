@@ -13,23 +13,24 @@ from portway_proto.v1.lane_pb2 import (
     Goaway,
     Hello,
 )
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_relay.errors import Refused
-from portway_testkit.fakes.node_sessions import FakeLane, FakeVisit, NodeSessions, new_chain
+from portway_testkit.fakes.node_sessions import FakeLane, FakeVisit, NodeSessions, new_key
 from portway_testkit.links.carrier_link import until
+from portway_testkit.signers import label_of
 
 MakeNode = Callable[..., NodeSessions]
 
 
-def refusal(node: NodeSessions, hello: Hello) -> Refused:
+async def refusal(node: NodeSessions, hello: Hello) -> Refused:
     with pytest.raises(Refused) as caught:
-        node.sessions.hello(FakeLane(), hello)
+        await node.sessions.hello(FakeLane(), hello)
     return caught.value
 
 
 async def test_welcome_says_who_answers_and_what_the_session_may(node: NodeSessions) -> None:
     """Everything that a client needs to know of its session and its node is in WELCOME."""
-    welcome = node.attach().welcome
+    welcome = (await node.attach()).welcome
     assert (welcome.node, welcome.region) == ("relay-1", "fra")
     assert (welcome.resume_seconds, welcome.max_lanes) == (60, 4096)
     assert welcome.node_time_ms == int(node.clock() * 1000)
@@ -39,7 +40,7 @@ async def test_welcome_says_who_answers_and_what_the_session_may(node: NodeSessi
 
 async def test_each_session_has_an_id_and_a_secret_of_its_own(node: NodeSessions) -> None:
     """16 and 32 random bytes: neither is to be guessed from another."""
-    first, second = node.attach().welcome, node.attach().welcome
+    first, second = (await node.attach()).welcome, (await node.attach()).welcome
     assert len(first.session_id) == len(second.session_id) == 16
     assert len(first.session_secret) == len(second.session_secret) == 32
     assert first.session_id != second.session_id
@@ -48,7 +49,7 @@ async def test_each_session_has_an_id_and_a_secret_of_its_own(node: NodeSessions
 
 async def test_a_bad_grant_makes_no_session(node: NodeSessions) -> None:
     """The client is told to get another one, and nothing is kept of it."""
-    assert refusal(node, Hello(version=1, grant="nonsense")).code == FAILURE_CODE_GRANT
+    assert (await refusal(node, node.hello("nonsense"))).code == FAILURE_CODE_GRANT
     assert len(node.sessions) == 0
     assert not node.carrier.pools
 
@@ -56,37 +57,39 @@ async def test_a_bad_grant_makes_no_session(node: NodeSessions) -> None:
 async def test_a_revoked_token_makes_no_session(node: NodeSessions) -> None:
     """A revocation that came before the client did is remembered."""
     node.grants.revoke(["t1"])
-    assert refusal(node, Hello(version=1, grant=node.grant("t1"))).code == FAILURE_CODE_REVOKED
+    assert (await refusal(node, node.hello(node.grant("t1")))).code == FAILURE_CODE_REVOKED
     assert len(node.sessions) == 0
 
 
 async def test_a_node_that_has_its_fill_of_sessions_says_so(make_node: MakeNode) -> None:
     """The client is sent to another node; those that are here stay."""
     node = make_node(max_sessions=1)
-    first = node.attach()
-    refused = refusal(node, Hello(version=1, grant=node.grant()))
+    first = await node.attach()
+    refused = await refusal(node, node.hello(node.grant()))
     assert refused.code == FAILURE_CODE_OVERLOADED
     assert "another" in refused.message
     assert first.lane.failed is None
-    assert node.attach(resume=first.welcome).welcome.resumed, "coming back takes no further place"
+    assert (await node.attach(resume=first.welcome)).welcome.resumed, "coming back takes no further place"
 
 
 async def test_one_token_does_not_have_all_sessions_of_a_node(make_node: MakeNode) -> None:
     """Those whose client is away count, and the one that is away for the longest time makes room for the next one."""
     node = make_node(max_sessions=5, max_sessions_per_token=2)
-    first, second = node.attach(), node.attach()
-    assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_OVERLOADED
-    other = node.attach(node.grant("t2"))
+    first, second = await node.attach(), await node.attach()
+    assert (await refusal(node, node.hello(node.grant()))).code == FAILURE_CODE_OVERLOADED
+    other = await node.attach(node.grant("t2"))
     second.lose()
     first.lose()
-    third = node.attach()
+    third = await node.attach()
     assert len(node.sessions) == 3
     assert node.carrier.pools[1].closed, "the pool of the session that was away first"
-    assert not node.attach(resume=second.welcome).welcome.resumed, "in the place of the first one, which was away too"
+    assert not (await node.attach(resume=second.welcome)).welcome.resumed, (
+        "in the place of the first one, which was away too"
+    )
     for client in (first, third, other):
         client.leave()
     assert len(node.sessions) == 1
-    node.attach()
+    await node.attach()
 
 
 async def test_a_token_with_a_small_quota_has_few_sessions(make_node: MakeNode) -> None:
@@ -94,34 +97,34 @@ async def test_a_token_with_a_small_quota_has_few_sessions(make_node: MakeNode) 
     node = make_node()
     grant = node.grant(max_tunnels=1)
     for _ in range(100):
-        node.attach(grant).lose()
+        (await node.attach(grant)).lose()
     assert len(node.sessions) == node.sessions.away == 17
-    staying = [node.attach(grant) for _ in range(17)]
+    staying = [await node.attach(grant) for _ in range(17)]
     assert node.sessions.away == 0
-    assert refusal(node, Hello(version=1, grant=grant)).code == FAILURE_CODE_OVERLOADED
+    assert (await refusal(node, node.hello(grant))).code == FAILURE_CODE_OVERLOADED
     staying[0].leave()
-    node.attach(grant)
+    await node.attach(grant)
 
 
 async def test_clients_that_come_all_at_once_are_told_when_to_come(make_node: MakeNode) -> None:
     """After a burst each is told its own turn; who comes back to its session is let in all the same."""
     node = make_node(session_burst=2, sessions_per_second=10)
-    first = node.attach()
-    node.attach()
-    hello = Hello(version=1, grant=node.grant())
-    told = [refusal(node, hello).failure for _ in range(3)]
+    first = await node.attach()
+    await node.attach()
+    hello = node.hello()
+    told = [(await refusal(node, hello)).failure for _ in range(3)]
     assert {failure.code for failure in told} == {FAILURE_CODE_OVERLOADED}
     assert [failure.retry_after_ms for failure in told] == pytest.approx([100, 200, 300], abs=1)
     assert len(node.sessions) == 2
     assert node.sessions.postponed == 3
-    assert node.attach(resume=first.welcome).welcome.resumed
+    assert (await node.attach(resume=first.welcome)).welcome.resumed
     node.clock.now += 1
-    assert not node.attach().welcome.resumed
+    assert not (await node.attach()).welcome.resumed
 
 
 async def test_a_data_lane_that_shows_the_secret_is_parked(node: NodeSessions) -> None:
     """It belongs to its session's pool from then on, unanswered."""
-    client = node.attach()
+    client = await node.attach()
     lane = node.park(client.welcome)
     assert node.carrier.pools[0].lanes == [lane]
     assert not lane.said
@@ -131,7 +134,7 @@ async def test_a_data_lane_that_shows_the_secret_is_parked(node: NodeSessions) -
 @pytest.mark.parametrize("secret", [b"", b"x" * 32])
 async def test_a_data_lane_with_a_wrong_secret_is_refused(node: NodeSessions, secret: bytes) -> None:
     """It is answered like an unknown session: nobody learns which ids exist."""
-    client = node.attach()
+    client = await node.attach()
     with pytest.raises(Refused) as wrong:
         node.park(client.welcome, secret=secret)
     node.sessions.revoke(["t1"])
@@ -145,7 +148,7 @@ async def test_a_data_lane_with_a_wrong_secret_is_refused(node: NodeSessions, se
 async def test_a_session_gets_no_more_lanes_than_it_was_told(make_node: MakeNode) -> None:
     """Lanes with a visit count: `max_lanes` is all of them."""
     node = make_node(max_lanes=3)
-    client = node.attach()
+    client = await node.attach()
     assert client.welcome.max_lanes == 3
     node.park(client.welcome)
     node.carrier.pools[0].busy = 2
@@ -154,15 +157,15 @@ async def test_a_session_gets_no_more_lanes_than_it_was_told(make_node: MakeNode
     assert caught.value.code == FAILURE_CODE_OVERLOADED
 
 
-async def test_a_client_that_comes_back_goes_on_with_its_session(node: NodeSessions, chain: Chain) -> None:
+async def test_a_client_that_comes_back_goes_on_with_its_session(node: NodeSessions, key: SigningKey) -> None:
     """Same session, same lanes; its tunnel is away with it and back with it, under the epoch it had."""
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     node.park(client.welcome)
     client.lose()
     assert node.sessions.away == 1
-    assert node.tunnels.live(chain.label) is None
-    again = node.attach(resume=client.welcome)
+    assert node.tunnels.live(label_of(key)) is None
+    again = await node.attach(resume=client.welcome)
     assert again.welcome.resumed
     assert again.session is client.session
     assert (again.welcome.session_id, again.welcome.session_secret) == (
@@ -170,138 +173,140 @@ async def test_a_client_that_comes_back_goes_on_with_its_session(node: NodeSessi
         client.welcome.session_secret,
     )
     assert node.sessions.away == 0
-    tunnel = node.tunnels.live(chain.label)
+    tunnel = node.tunnels.live(label_of(key))
     assert tunnel is not None
     assert tunnel.epoch == 1
     assert node.announced.news == [
-        ("bound", chain.label, 1),
-        ("withdrawn", chain.label, 1),
-        ("bound", chain.label, 1),
+        ("bound", label_of(key), 1),
+        ("withdrawn", label_of(key), 1),
+        ("bound", label_of(key), 1),
     ]
     assert len(node.carrier.pools) == 1
     assert len(node.carrier.pools[0].lanes) == 1
 
 
-async def test_who_comes_back_while_the_old_connection_seems_alive_takes_over(node: NodeSessions, chain: Chain) -> None:
+async def test_who_comes_back_while_the_old_connection_seems_alive_takes_over(
+    node: NodeSessions, key: SigningKey
+) -> None:
     """The old control lane is closed, and nothing that it says or does afterwards has an effect."""
-    client = node.attach()
-    client.bind(chain)
-    again = node.attach(resume=client.welcome)
+    client = await node.attach()
+    await client.bind(key)
+    again = await node.attach(resume=client.welcome)
     assert again.welcome.resumed
     assert client.lane.closed
-    client.unbind(chain)
+    client.unbind(key)
     client.lose()
-    assert node.tunnels.live(chain.label) is not None
+    assert node.tunnels.live(label_of(key)) is not None
     assert node.sessions.away == 0
     assert node.carrier.pools[0].control is again.lane
 
 
 @pytest.mark.parametrize("secret", [b"", b"x" * 32])
-async def test_a_wrong_secret_begins_a_new_session(node: NodeSessions, chain: Chain, secret: bytes) -> None:
+async def test_a_wrong_secret_begins_a_new_session(node: NodeSessions, key: SigningKey, secret: bytes) -> None:
     """The session that was named is not touched."""
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     client.welcome.session_secret, right = secret, client.welcome.session_secret
-    other = node.attach(resume=client.welcome)
+    other = await node.attach(resume=client.welcome)
     assert not other.welcome.resumed
     assert other.welcome.session_id != client.welcome.session_id
     assert other.welcome.session_secret != right
     assert not client.lane.closed
-    assert node.tunnels.live(chain.label) is not None
+    assert node.tunnels.live(label_of(key)) is not None
 
 
-async def test_a_session_of_another_token_is_not_resumed(node: NodeSessions, chain: Chain) -> None:
+async def test_a_session_of_another_token_is_not_resumed(node: NodeSessions, key: SigningKey) -> None:
     """Its quota and its revocation are the other token's; the secret alone does not change hands."""
-    client = node.attach(node.grant("t1"))
-    client.bind(chain)
+    client = await node.attach(node.grant("t1"))
+    await client.bind(key)
     client.lose()
-    other = node.attach(node.grant("t2"), resume=client.welcome)
+    other = await node.attach(node.grant("t2"), resume=client.welcome)
     assert not other.welcome.resumed
     assert other.session is not client.session
-    assert node.tunnels.live(chain.label) is None
+    assert node.tunnels.live(label_of(key)) is None
 
 
 async def test_a_session_is_judged_by_the_grant_that_was_shown_last(node: NodeSessions) -> None:
     """A fresh grant may bring another quota."""
-    client = node.attach(node.grant(max_tunnels=1))
+    client = await node.attach(node.grant(max_tunnels=1))
     client.lose()
-    again = node.attach(node.grant(max_tunnels=2), resume=client.welcome)
+    again = await node.attach(node.grant(max_tunnels=2), resume=client.welcome)
     for _ in range(2):
-        again.bind(new_chain())
+        await again.bind(new_key())
 
 
-async def test_a_session_that_is_away_for_too_long_is_given_up(make_node: MakeNode, chain: Chain) -> None:
+async def test_a_session_that_is_away_for_too_long_is_given_up(make_node: MakeNode, key: SigningKey) -> None:
     """Its tunnels are free, its visits are cut, and a client that comes later begins anew."""
     node = make_node(resume_time=0.01)
-    client = node.attach()
-    client.bind(chain, unencrypted=True)
+    client = await node.attach()
+    await client.bind(key, unencrypted=True)
     client.lose()
     await until(lambda: len(node.sessions) == 0)
     assert node.sessions.away == 0
     assert node.carrier.pools[0].closed
     assert node.raw_ports.account.held == 0
-    late = node.attach(resume=client.welcome)
+    late = await node.attach(resume=client.welcome)
     assert not late.welcome.resumed
-    late.bind(chain, 2)
+    await late.bind(key, 2)
 
 
-async def test_nobody_waits_for_tunnels_whose_client_did_not_come_back(make_node: MakeNode, chain: Chain) -> None:
+async def test_nobody_waits_for_tunnels_whose_client_did_not_come_back(make_node: MakeNode, key: SigningKey) -> None:
     """While it is away it may be on its way to another node; after that its tunnels are closed."""
     node = make_node(resume_time=0.01)
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     client.lose()
-    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    assert node.announced.news[-1] == ("withdrawn", label_of(key), 1)
     await until(lambda: len(node.sessions) == 0)
-    assert node.announced.news[-1] == ("closed", chain.label, 1)
+    assert node.announced.news[-1] == ("closed", label_of(key), 1)
 
 
-async def test_a_client_that_was_asked_to_leave_takes_its_tunnels_along(node: NodeSessions, chain: Chain) -> None:
+async def test_a_client_that_was_asked_to_leave_takes_its_tunnels_along(node: NodeSessions, key: SigningKey) -> None:
     """They are withdrawn here and not closed: their visitors wait for the news of where they are."""
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     node.sessions.ask_to_leave("this node is stopping")
     client.leave()
-    assert node.tunnels.live(chain.label) is None
-    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    assert node.tunnels.live(label_of(key)) is None
+    assert node.announced.news[-1] == ("withdrawn", label_of(key), 1)
 
 
-async def test_a_node_that_stops_closes_no_tunnel(node: NodeSessions, chain: Chain) -> None:
+async def test_a_node_that_stops_closes_no_tunnel(node: NodeSessions, key: SigningKey) -> None:
     """Clients that are still here lose it, and come back elsewhere."""
-    node.attach().bind(chain)
+    await (await node.attach()).bind(key)
     node.sessions.close()
-    assert node.announced.news[-1] == ("withdrawn", chain.label, 1)
+    assert node.announced.news[-1] == ("withdrawn", label_of(key), 1)
 
 
-async def test_the_tunnels_of_a_revoked_token_are_closed(node: NodeSessions, chain: Chain) -> None:
+async def test_the_tunnels_of_a_revoked_token_are_closed(node: NodeSessions, key: SigningKey) -> None:
     """No node takes them in."""
-    node.attach().bind(chain)
+    await (await node.attach()).bind(key)
     node.sessions.revoke(["t1"])
-    assert node.announced.news[-1] == ("closed", chain.label, 1)
+    assert node.announced.news[-1] == ("closed", label_of(key), 1)
 
 
-async def test_a_session_that_came_back_is_not_given_up(make_node: MakeNode, chain: Chain) -> None:
+async def test_a_session_that_came_back_is_not_given_up(make_node: MakeNode, key: SigningKey) -> None:
     """The time limit of an earlier absence has no effect on who is here."""
     node = make_node(resume_time=0.01)
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     client.lose()
-    again = node.attach(resume=client.welcome)
-    gone = node.attach()
+    again = await node.attach(resume=client.welcome)
+    gone = await node.attach()
     gone.lose()
     await until(lambda: len(node.sessions) == 1)
     assert not again.lane.closed
-    assert node.tunnels.live(chain.label) is not None
+    assert node.tunnels.live(label_of(key)) is not None
 
 
-async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, chain: Chain) -> None:
+async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, key: SigningKey) -> None:
     """GOAWAY: tunnels over, control lane closed without a reason, data lanes let go as they become idle."""
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     client.leave()
     assert len(node.sessions) == 0
-    assert node.tunnels.live(chain.label) is None
-    assert node.announced.news[-2:] == [("withdrawn", chain.label, 1), ("closed", chain.label, 1)]
+    assert node.tunnels.live(label_of(key)) is None
+    assert node.announced.news[-2:] == [("withdrawn", label_of(key), 1), ("closed", label_of(key), 1)]
     assert client.lane.closed
     assert client.lane.failed is None
     assert node.carrier.pools[0].retired
@@ -310,26 +315,30 @@ async def test_a_client_that_leaves_is_gone_at_once(node: NodeSessions, chain: C
     assert node.sessions.away == 0
 
 
-async def test_visits_of_a_tunnel_that_was_closed_may_finish_for_a_while(make_node: MakeNode, chain: Chain) -> None:
+async def test_visits_of_a_tunnel_that_was_closed_may_finish_for_a_while(make_node: MakeNode, key: SigningKey) -> None:
     """After UNBIND they have `leave_grace`; then they are cut."""
     node = make_node(leave_grace=0.01)
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     visit = FakeVisit()
-    tunnel = node.tunnels.live(chain.label)
+    tunnel = node.tunnels.live(label_of(key))
     assert tunnel is not None
     tunnel.visits.add(visit)
-    client.unbind(chain)
+    client.unbind(key)
     assert not visit.is_cut
     await until(lambda: visit.is_cut)
 
 
 async def test_revoking_a_token_ends_its_sessions_and_no_other(node: NodeSessions) -> None:
     """Each is told why; tunnels and visits are over, also of one that is away."""
-    mine, away, other = node.attach(node.grant("t1")), node.attach(node.grant("t1")), node.attach(node.grant("t2"))
-    chains = [new_chain() for _ in range(3)]
-    for client, chain in zip((mine, away, other), chains, strict=True):
-        client.bind(chain)
+    mine, away, other = (
+        await node.attach(node.grant("t1")),
+        await node.attach(node.grant("t1")),
+        await node.attach(node.grant("t2")),
+    )
+    keys = [new_key() for _ in range(3)]
+    for client, key in zip((mine, away, other), keys, strict=True):
+        await client.bind(key)
     away.lose()
     node.sessions.revoke(["t1", "t5"])
     assert mine.lane.failed is not None
@@ -337,32 +346,32 @@ async def test_revoking_a_token_ends_its_sessions_and_no_other(node: NodeSession
     assert other.lane.failed is None
     assert len(node.sessions) == 1
     assert node.sessions.away == 0
-    assert [tunnel.label for tunnel in node.tunnels.all_live()] == [chains[2].label]
+    assert [tunnel.label for tunnel in node.tunnels.all_live()] == [label_of(keys[2])]
     assert [pool.closed for pool in node.carrier.pools] == [True, True, False]
 
 
 async def test_a_revoked_session_cannot_be_resumed(node: NodeSessions) -> None:
     """Neither with the old grant nor by its secret alone."""
-    client = node.attach()
+    client = await node.attach()
     node.grants.revoke(["t1"])
     node.sessions.revoke(["t1"])
     welcome = client.welcome
-    hello = Hello(version=1, grant=node.grant(), session_id=welcome.session_id, session_secret=welcome.session_secret)
-    assert refusal(node, hello).code == FAILURE_CODE_REVOKED
-    assert not node.attach(node.grant("t2"), resume=welcome).welcome.resumed
+    hello = node.hello(resume=welcome)
+    assert (await refusal(node, hello)).code == FAILURE_CODE_REVOKED
+    assert not (await node.attach(node.grant("t2"), resume=welcome)).welcome.resumed
 
 
-async def test_a_node_that_stops_asks_its_clients_to_leave(node: NodeSessions, chain: Chain) -> None:
+async def test_a_node_that_stops_asks_its_clients_to_leave(node: NodeSessions, key: SigningKey) -> None:
     """GOAWAY to each; what they have works on, and new clients are sent elsewhere."""
-    client = node.attach()
-    client.bind(chain)
+    client = await node.attach()
+    await client.bind(key)
     node.sessions.ask_to_leave("this node is stopping")
     assert client.lane.take(Goaway).failure.code == FAILURE_CODE_SHUTDOWN
     assert not client.lane.closed
-    assert node.tunnels.live(chain.label) is not None
-    assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_SHUTDOWN
+    assert node.tunnels.live(label_of(key)) is not None
+    assert (await refusal(node, node.hello(node.grant()))).code == FAILURE_CODE_SHUTDOWN
     node.park(client.welcome)
-    client.bind(chain, 2)
+    await client.bind(key, 2)
 
 
 async def test_many_clients_are_asked_to_leave_one_after_the_other(make_node: MakeNode) -> None:
@@ -370,7 +379,7 @@ async def test_many_clients_are_asked_to_leave_one_after_the_other(make_node: Ma
     node = make_node(session_burst=2, sessions_per_second=10)
     clients = []
     for _ in range(5):
-        clients.append(node.attach())
+        clients.append(await node.attach())
         node.clock.now += 0.1
     node.sessions.ask_to_leave("this node is stopping")
     moments = [client.lane.take(Goaway).failure.retry_after_ms for client in clients]
@@ -382,7 +391,7 @@ async def test_the_last_client_is_asked_to_leave_in_time(make_node: MakeNode) ->
     node = make_node(session_burst=1, sessions_per_second=1, stop_grace=10.0)
     clients = []
     for _ in range(20):
-        clients.append(node.attach())
+        clients.append(await node.attach())
         node.clock.now += 1
     node.sessions.ask_to_leave("this node is stopping")
     moments = [client.lane.take(Goaway).failure.retry_after_ms for client in clients]
@@ -392,7 +401,7 @@ async def test_the_last_client_is_asked_to_leave_in_time(make_node: MakeNode) ->
 
 async def test_a_node_that_stops_waits_for_nobody_who_is_away(node: NodeSessions) -> None:
     """A client that is here is waited for; one that is away comes back to another node."""
-    here, away = node.attach(), node.attach()
+    here, away = await node.attach(), await node.attach()
     away.lose()
     node.sessions.ask_to_leave("this node is stopping")
     with pytest.raises(TimeoutError):
@@ -402,10 +411,10 @@ async def test_a_node_that_stops_waits_for_nobody_who_is_away(node: NodeSessions
     assert node.sessions.away == 2
 
 
-async def test_a_node_that_has_stopped_tells_who_is_left(node: NodeSessions, chain: Chain) -> None:
+async def test_a_node_that_has_stopped_tells_who_is_left(node: NodeSessions, key: SigningKey) -> None:
     """FAIL with SHUTDOWN, so that they attach elsewhere at once; tunnels, ports and visits are over."""
-    client = node.attach()
-    client.bind(chain, unencrypted=True)
+    client = await node.attach()
+    await client.bind(key, unencrypted=True)
     node.sessions.close()
     assert client.lane.failed is not None
     assert client.lane.failed.code == FAILURE_CODE_SHUTDOWN

@@ -236,6 +236,7 @@ class NodeEnd:
         self.info = NodeInfo(name="relay-1", region="fra", state=NODE_STATE_READY, sessions=3, tunnels=2, visits=1)
         self.live: list[Any] = []
         self.tokens: list[str] = []
+        self.registry_clock = clock.RegistryClock()
         self.failures: list[BaseException] = []
         self.questions = LabelQuestions(self.calls, clock.monotonic, on_failure=self.failures.append)
         self.stream = RegistryStream(
@@ -249,6 +250,7 @@ class NodeEnd:
             self.events,
             clock=clock.monotonic,
             wall_clock=clock.wall_clock,
+            registry_clock=self.registry_clock,
             on_failure=self.failures.append,
         )
 

@@ -13,13 +13,17 @@ import pytest
 from portway_carrier.contract import Outcome, VisitEnd
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
+from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import Opening, RefusalReason
-from portway_proto.wire.labels import Epoch, Label
+from portway_proto.wire.statements import SigningKey
 from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import Visits
 from portway_runtime.endpoints import Endpoint
 
-LABEL = Label("k5zq2w7b3xav6mdy")
+from portway_testkit.signers import SessionSigner, label_of
+
+KEY = SigningKey(b"\x04" * 32)
+LABEL = label_of(KEY)
 PEER = Endpoint("192.0.2.7", 4711)
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 REFUSED = [reason for reason in RefusalReason if reason is not RefusalReason.UNREACHABLE]
@@ -149,7 +153,8 @@ class Node:
 async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
     carrier: Any = FakeCarrier()
     holder: Any = FakeHolder()
-    tunnel = Tunnel(LABEL, Epoch(1), b"", holder, h2_enabled=False, max_visits=2, opened_at_ms=0)
+    claim = SessionSigner().claim(KEY, node="relay-1", epoch=1)
+    tunnel = Tunnel(claim, holder, TunnelOptions(), max_visits=2, opened_at_ms=0)
     failures: list[BaseException] = []
     asked: list[tuple[str, str, object, bool]] = []
     places: list[Any] = []

@@ -16,7 +16,8 @@ from portway_carrier.errors import TlsSettingsError
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import Limits, PoolLimits, ServerTls
 from portway_proto.v1.lane_pb2 import Failure
-from portway_proto.wire.labels import Epoch, Label
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.wire.statements import Presence, SigningKey
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.net.node_address import NodeAddress
@@ -27,8 +28,10 @@ from portway_runtime.rates import AddressRate
 from portway_runtime.tls_choices import Group
 
 from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.signers import SessionSigner, label_of
 
-LABEL = "k5zq2w7b3xav6mdy"
+KEY = SigningKey(b"\x04" * 32)
+LABEL = label_of(KEY)
 HOST = f"{LABEL}.fra.example.com"
 NODE = "relay-1.node.portway.internal"
 GREETING = b"220 ready\r\n"
@@ -43,8 +46,10 @@ class FakeHolder:
     token_id: str = "t1"
     max_tunnels: int = 0
     tenant_max_tunnels: int = 0
+    grant_token: str = ""
+    presence: Presence | None = None
 
-    def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None: ...
+    def tunnel_taken(self, tunnel: Tunnel, failure: Failure, claim: bytes = b"") -> None: ...
 
 
 @dataclass
@@ -107,7 +112,8 @@ async def around(authority: trustme.CA) -> AsyncIterator[Around]:
     tls = ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
     carrier = PythonCarrier(Limits())
     holder = FakeHolder(carrier.pool(None, PoolLimits()))
-    tunnel = Tunnel(Label(LABEL), Epoch(1), b"", holder, h2_enabled=True, max_visits=1, opened_at_ms=0)
+    claim = SessionSigner().claim(KEY, node=NODE, epoch=1)
+    tunnel = Tunnel(claim, holder, TunnelOptions(h2_enabled=True), max_visits=1, opened_at_ms=0)
     around = Around(carrier, tls, tunnel)
     yield around
     for sock in (*around.lanes, *around.peer_lanes):

@@ -1,48 +1,55 @@
 """A look-up with fake siblings, mesh and registry to ask."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.wire.limits import YOUNG
+from portway_proto.wire.statements import Claim, Presence, SigningKey
 from portway_relay.routing.lookup import Lookup
-from portway_relay.routing.proofs import Proofs
 from portway_relay.routing.routes import Routes
+from portway_relay.routing.senders import NODE, TOKEN, Sender
+from portway_relay.routing.statement_checks import StatementChecks
+from portway_relay.routing.verification import Verification
+from portway_runtime.clocks import RegistryClock
 
 from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.signers import CLUSTER_ID, NOW_MS, SessionSigner, label_of, tunnel_info
 
-CHAIN = Chain(b"\x06" * 32)
-LABEL = CHAIN.label
-
-
-def tunnel(node: str, epoch: int = 1, chain: Chain = CHAIN) -> TunnelInfo:
-    return TunnelInfo(label=chain.label, node=node, epoch=epoch, proof=chain.proof(epoch))
+KEY = SigningKey(b"\x06" * 32)
+LABEL = label_of(KEY)
 
 
 class Around:
-    """A look-up and everything that it can ask. No question is answered before `answer` is set."""
+    """A look-up of a node that is no longer young, and everything that it can ask. No question is answered before
+    `answer` is set. Each epoch of the label is of a session key of its own."""
 
-    def __init__(self, clock: ManualClock, failures: list[BaseException]) -> None:
+    def __init__(self, clock: ManualClock, failures: list[BaseException], *, young: bool = False) -> None:
         self.pools: dict[str, Any] = {"a": object(), "b": object()}
         self.tunnels: dict[str, Any] = {}
         self.down: set[str] = set()
         self.asked: list[str] = []
         self.registry: dict[str, ResolveResponse] = {}
-        self.nodes: list[TunnelInfo] = []
+        self.nodes: list[tuple[str, Answer]] = []
         self.closed: dict[str, int] = {}  # by label, the epoch with which a node says it was closed
         self.asked_also: list[str | None] = []
         self.answer = asyncio.Event()
         self.answer.set()
-        self.routes = Routes("here", self.pools.get, lambda label: 0, Proofs(1_000, 5_000, clock), clock)
+        self.clock = clock
+        ahead = NOW_MS / 1000 - clock()
+        self.registry_clock = RegistryClock(lambda: clock() + ahead, clock)
+        self.routes = Routes("here", self.pools.get, self.claim, clock, self.registry_clock)
         self.routes.subscribe(self.superseded)
+        self.checks = StatementChecks(10_000, 10_000, clock)
+        self.checks.learn_cluster(CLUSTER_ID)
+        self.verification = Verification(self.routes, self.checks, on_failure=failures.append)
         tunnels: Any = self
         self.lookup = Lookup(
-            "fra",
             tunnels,
             self.routes,
+            self.verification,
             self,
             self.resolve,
             rate=3,
@@ -50,16 +57,28 @@ class Around:
             clock=clock,
             on_failure=failures.append,
         )
+        self._statements: dict[tuple[str, int, bytes], tuple[Claim, Presence]] = {}
+        if not young:
+            clock.now += YOUNG
 
-    def superseded(self, label: str, epoch: int) -> None:
-        held = self.tunnels.get(label)
-        if held is not None and held.epoch <= epoch:
-            del self.tunnels[label]
+    async def close(self) -> None:
+        await self.lookup.close()
+        await self.verification.close()
+        self.checks.close()
+
+    def superseded(self, claim: Claim) -> None:
+        held = self.tunnels.get(claim.label)
+        if held is not None and held.claim.rank < claim.rank:
+            del self.tunnels[claim.label]
 
     # The methods of tunnels, mesh and registry.
 
     def live(self, label: str) -> Any:
         return self.tunnels.get(label)
+
+    def claim(self, label: str) -> Claim | None:
+        held = self.tunnels.get(label)
+        return None if held is None else held.claim
 
     def learn(self, node: NodeInfo) -> None:
         self.pools.setdefault(node.name, object())
@@ -72,21 +91,56 @@ class Around:
         self.asked_also.append(also)
         await self.answer.wait()
         closed = [(node, Answer(closed_epoch=epoch)) for node, epoch in self.closed.items()]
-        return [(tunnel.node, Answer(tunnel=tunnel)) for tunnel in self.nodes] + closed
+        return self.nodes + closed
 
     async def resolve(self, label: str) -> ResolveResponse | None:
         self.asked.append("registry")
         await self.answer.wait()
         return self.registry.get(label)
 
-    def registered(self, node: str, epoch: int = 1) -> None:
-        self.registry[LABEL] = ResolveResponse(tunnel=tunnel(node, epoch), node=NodeInfo(name=node))
+    # What a test says.
+
+    def statements(self, node: str, epoch: int = 1, key: SigningKey = KEY) -> tuple[Claim, Presence]:
+        """Claim and presence that place the label there; the same ones each time."""
+        known = self._statements.get((node, epoch, key.public))
+        if known is None:
+            signer = SessionSigner()
+            claim = signer.claim(key, node=node, epoch=epoch)
+            known = claim, signer.present(node, time_ms=self.registry_clock.now_ms())
+            self._statements[node, epoch, key.public] = known
+        return known
+
+    def told(self, node: str, epoch: int = 1) -> None:
+        """A node announces the label."""
+        claim, presence = self.statements(node, epoch)
+        self.routes.hear_presence(Sender(NODE, node), presence)
+        self.routes.hear_claim(Sender(NODE, node), claim)
+
+    async def knows(self, node: str, epoch: int = 1) -> Any:
+        """The route, once a node has announced it and it was verified."""
+        self.told(node, epoch)
+        await self.verification.settle(LABEL)
+        return self.routes.placed(LABEL)
+
+    def answered(self, node: str, epoch: int = 1, key: SigningKey = KEY) -> tuple[str, Answer]:
+        """What a node answers that holds the label."""
+        claim, presence = self.statements(node, epoch, key)
+        return node, Answer(tunnel=tunnel_info(claim), presence=presence.encoded)
+
+    def registered(self, node: str, epoch: int = 1, key: SigningKey = KEY) -> None:
+        """A registry has the label there."""
+        claim, presence = self.statements(node, epoch, key)
+        self.registry[LABEL] = ResolveResponse(
+            tunnel=tunnel_info(claim), node=NodeInfo(name=node), presence=presence.encoded
+        )
 
     def moved_to(self, node: str) -> None:
         """The client that held the label here has announced that it is at this node now, with epoch 2."""
-        self.routes.bound_here(LABEL, 1)
-        here: Any = SimpleNamespace(label=LABEL, epoch=1, h2_enabled=False, holder=SimpleNamespace(token_id="t1"))
-        self.routes.client_moved(here, node, 2, CHAIN.proof(2))
+        token = Sender(TOKEN, "t1")
+        self.routes.bound_here(token, self.statements("here")[0])
+        claim, presence = self.statements(node, 2)
+        self.routes.hear_presence(token, presence)
+        self.routes.hear_claim(token, claim)
 
     async def find(self, label: str = LABEL) -> tuple[str, int] | str | None:
         found: Any = await self.lookup.find(label, "fra")
@@ -100,6 +154,7 @@ class Around:
 class Held:
     """A tunnel of this node."""
 
-    def __init__(self, epoch: int = 1) -> None:
+    def __init__(self, around: Around, epoch: int = 1) -> None:
         self.node = "here"
         self.epoch = epoch
+        self.claim, _ = around.statements("here", epoch)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from portway_relay.config import PortRange
 from portway_relay.raw_ports.account import Block, PortAccount
+from portway_relay.raw_ports.tickets import Ticket
 
 from portway_testkit.fakes.clock import ManualClock
 
@@ -24,3 +25,8 @@ def own_ports(
     account = PortAccount(ports, rest, clock, chance, at_sibling=at_sibling)
     account.reserved([Block(ports, fresh=True)], {})
     return account
+
+
+def signed_by(node: str, *, time_ms: int = 1) -> Callable[[str, int], Ticket]:
+    """Makes tickets of a node whose signature nobody checks."""
+    return lambda label, port: Ticket(label, port, time_ms, node, f"{node}: {label} {port}".encode())

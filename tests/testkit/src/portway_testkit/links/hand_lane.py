@@ -8,18 +8,13 @@ import itertools
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import grpc
 from portway.tunnel import Tunnel
-from portway_proto.v1.discovery_pb2 import LocateRequest
-from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-from portway_proto.v1.lane_pb2 import Bind, Bound, Failure, Hello, Park, Welcome
+from portway_proto.v1.lane_pb2 import Bind, Bound, Failure, Park, Presence, Welcome
 from portway_proto.wire.frames import FrameReader, FrameType, encode_frame
-from portway_proto.wire.labels import Chain
 from portway_proto.wire.limits import (
     LINK_ALPN,
     MAX_CONTROL,
@@ -29,25 +24,11 @@ from portway_proto.wire.limits import (
     MESH_ALPN,
     PROTOCOL_VERSION,
 )
+from portway_proto.wire.statements import Claim, SigningKey
 
-from portway_testkit.clusters.cluster import LOOPBACK, Cluster, RunningNode
+from portway_testkit.clusters.cluster import LOOPBACK, RunningNode
+from portway_testkit.clusters.hand_grants import Grants, HandGrant, forged_hello
 from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, tls_context
-
-
-def grant_of(cluster: Cluster) -> str:
-    """The grant of a new token, from the registry."""
-    return grant_with(cluster.environment())
-
-
-def grant_with(environment: Mapping[str, str]) -> str:
-    """The grant of a client with this environment."""
-    credentials = grpc.ssl_channel_credentials(Path(environment["PORTWAY_CA"]).read_bytes())
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.secure_channel(environment["PORTWAY_REGISTRY"], credentials, options) as channel:
-        metadata = (("authorization", f"Bearer {environment['PORTWAY_TOKEN']}"),)
-        answer = DiscoveryStub(channel).Locate(LocateRequest(), timeout=TIMEOUT, metadata=metadata)
-    return answer.grant.token
-
 
 # First bytes of frames that no lane accepts in any state.
 BROKEN_FRAMES: Final = {
@@ -77,6 +58,8 @@ class HandLane:
         self._reader = FrameReader()
         self._heard: deque[tuple[int, bytes]] = deque()
         self._requests = itertools.count(1)
+        self._grant: HandGrant | None = None
+        self._node = node.config.name
 
     def __enter__(self) -> Self:
         return self
@@ -125,28 +108,56 @@ class HandLane:
                 return failure
             failure = Failure.FromString(payload) if frame_type == FrameType.FAIL else None
 
-    def say_hello(self, grant: str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION) -> None:
-        hello = Hello(version=version, grant=grant, client_version="by hand")
-        if session is not None:
-            hello.session_id, hello.session_secret = session.session_id, session.session_secret
+    def say_hello(
+        self, grant: Grants | HandGrant | str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION
+    ) -> None:
+        """Send HELLO with a grant for a session key of its own, that of the session to resume, or any text as grant."""
+        certificate = self._sock.getpeercert(binary_form=True)
+        assert certificate is not None
+        if isinstance(grant, str):
+            hello = forged_hello(grant, self._node, certificate, version=version)
+        else:
+            self._grant = grant.of(session) if isinstance(grant, Grants) else grant
+            hello = self._grant.hello(self._node, certificate, session, version=version)
         self.say(FrameType.HELLO, hello.SerializeToString())
 
-    def begin(self, grant: str, session: Welcome | None = None) -> Welcome:
+    def begin(self, grant: Grants | HandGrant, session: Welcome | None = None) -> Welcome:
         """Make this a control lane: HELLO, WELCOME."""
         self.say_hello(grant, session)
         frame_type, payload = self.hear()
         assert frame_type == FrameType.WELCOME, (frame_type, payload)
-        return Welcome.FromString(payload)
+        welcome = Welcome.FromString(payload)
+        assert self._grant is not None
+        if isinstance(grant, Grants):
+            grant.began(welcome, self._grant)
+        return welcome
+
+    @property
+    def grant(self) -> HandGrant:
+        """What the session signs with."""
+        assert self._grant is not None, "no HELLO was sent"
+        return self._grant
 
     def park(self, session: Welcome, *, version: int = PROTOCOL_VERSION) -> None:
         """Make this a data lane of a session: PARK."""
         park = Park(version=version, session_id=session.session_id, session_secret=session.session_secret)
         self.say(FrameType.PARK, park.SerializeToString())
 
-    def bind(self, chain: Chain, epoch: int = 1) -> Bound:
-        """Bind the chain's label, on a control lane."""
-        bind = Bind(request=next(self._requests), label=chain.label, epoch=epoch, proof=chain.proof(epoch))
+    def say_bind(self, key: SigningKey, epoch: int = 1, *, unencrypted: bool = False) -> None:
+        """Send PRESENCE and BIND, on a control lane."""
+        self.say_claim(self.grant.claim(key, epoch, self._node, unencrypted=unencrypted))
+
+    def say_claim(self, claim: Claim) -> None:
+        """Send PRESENCE, which lists it, and BIND with any claim."""
+        listed = [one for one in self.grant.signer.held if one.node == self._node]
+        presence = self.grant.present(self._node, *dict.fromkeys([*listed, claim]))
+        self.say(FrameType.PRESENCE, Presence(statement=presence.encoded).SerializeToString())
+        bind = Bind(request=next(self._requests), claim=claim.encoded)
         self.say(FrameType.BIND, bind.SerializeToString())
+
+    def bind(self, key: SigningKey, epoch: int = 1) -> Bound:
+        """Bind the key's label, on a control lane."""
+        self.say_bind(key, epoch)
         frame_type, payload = self.hear()
         assert frame_type == FrameType.BOUND, (frame_type, payload)
         return Bound.FromString(payload)
@@ -170,5 +181,5 @@ class HandSession:
 
     def public(self) -> Tunnel:
         """Bind a label; returns its public address."""
-        bound = self.control.bind(Chain())
+        bound = self.control.bind(SigningKey())
         return Tunnel(bound.host, bound.port)

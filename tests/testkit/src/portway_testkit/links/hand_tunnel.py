@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from portway_proto.v1.lane_pb2 import Bind, BindRefused, Bound, Failure, Goaway, Moved, Unbound
+from portway_proto.v1.lane_pb2 import BindRefused, Bound, Failure, Goaway, Moved, Unbound
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_open, encode_number, encode_refused
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import Claim, Presence, SigningKey
 
 from portway_testkit.clusters.cluster import RunningNode
+from portway_testkit.clusters.hand_grants import Grants, HandGrant
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.waiting import eventually
 
@@ -23,13 +24,13 @@ _PATIENCE = 30.0
 
 
 class HandTunnel:
-    """`with HandTunnel(node, ca, grant, chain, epoch, name) as tunnel:` is bound, or `refused` says why it is not.
+    """`with HandTunnel(node, ca, grants, key, epoch, name) as tunnel:` is bound, or `refused` says why it is not.
 
     Each visitor is told the name and, after `expected` bytes of its own, their SHA-256.
     """
 
     def __init__(
-        self, node: RunningNode, ca: Path, grant: str, chain: Chain, epoch: int, name: str, *, expected: int = 0
+        self, node: RunningNode, ca: Path, grants: Grants, key: SigningKey, epoch: int, name: str, *, expected: int = 0
     ) -> None:
         self.name = name
         self.expected = expected
@@ -37,13 +38,13 @@ class HandTunnel:
         self.openings: list[Opening] = []
         self.refused: Failure | None = None
         self.unbound: Failure | None = None
+        self.owner = b""  # the claim that came with `unbound`
         self._left = False
         self._control = HandLane(node, ca)
         self._lanes: list[HandLane] = []
         self._threads: list[threading.Thread] = []
-        session = self._control.begin(grant)
-        bind = Bind(request=1, label=chain.label, epoch=epoch, proof=chain.proof(epoch))
-        self._control.say(FrameType.BIND, bind.SerializeToString())
+        session = self._control.begin(grants)
+        self._control.say_bind(key, epoch)
         frame_type, payload = self._control.hear()
         if frame_type == FrameType.BIND_REFUSED:
             self.refused = BindRefused.FromString(payload).failure
@@ -74,9 +75,14 @@ class HandTunnel:
         for lane in (self._control, *self._lanes):
             lane.close()
 
-    def says_moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
+    @property
+    def grant(self) -> HandGrant:
+        """What its session signs with."""
+        return self._control.grant
+
+    def says_moved(self, claim: Claim, presence: Presence) -> None:
         """Send MOVED for a tunnel. The node has read it when `leave` returns."""
-        moved = Moved(label=label, node=node, epoch=epoch, proof=proof)
+        moved = Moved(label=claim.label, claim=claim.encoded, presence=presence.encoded)
         self._control.say(FrameType.MOVED, moved.SerializeToString())
 
     def evicted(self) -> Failure:
@@ -95,7 +101,8 @@ class HandTunnel:
             while True:
                 frame_type, payload = lane.hear()
                 if frame_type == FrameType.UNBOUND:
-                    self.unbound = Unbound.FromString(payload).failure
+                    unbound = Unbound.FromString(payload)
+                    self.owner, self.unbound = unbound.claim, unbound.failure
         except EOFError:
             pass
 

@@ -13,10 +13,11 @@ import pytest
 import trustme
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import Limits, ServerTls
-from portway_proto.v1.lane_pb2 import Routes
+from portway_proto.v1.lane_pb2 import Answer, Routes
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
+from portway_proto.wire.statements import Presence
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
@@ -55,7 +56,9 @@ class Node:
         self.heard: list[tuple[str, Routes]] = []
         self.strangers: set[str] = set()
         self.wholes: list[tuple[str, set[str]]] = []
-        self.contacts: list[tuple[str, bool]] = []
+        self.presences: dict[str, bytes] = {}  # by label, of what it answers
+        self.sessions: list[Presence] = []
+        self.listening: list[asyncio.Future[None]] = []  # what every announced raw port waits for
         self.visits: list[Opening] = []
         self.failures: list[BaseException] = []
         self.carrier = PythonCarrier(Limits(ping_interval=0.2))
@@ -64,7 +67,7 @@ class Node:
             region,
             self.carrier,
             lambda: self.loaded,
-            self.holds.values,
+            lambda: [*self.sessions, *self.holds.values()],
             on_failure=self.failures.append,
         )
         self.inbound_lanes = InboundLanes(
@@ -99,8 +102,9 @@ class Node:
     def refusal(self, identity: NodeIdentity) -> str:
         return self.peers.refusal(identity)
 
-    def routes_received(self, node: str, routes: Routes) -> None:
+    def routes_received(self, node: str, routes: Routes) -> "list[asyncio.Future[None]]":
         self.heard.append((node, routes))
+        return list(self.listening)
 
     def is_known(self, node: str) -> bool:
         return node not in self.strangers
@@ -108,20 +112,15 @@ class Node:
     def raw_tunnels_listed(self, node: str, labels: set[str]) -> None:
         self.wholes.append((node, labels))
 
-    def control_lane_up(self, node: str) -> None:
-        self.contacts.append((node, True))
-
-    def control_lane_lost(self, node: str) -> None:
-        self.contacts.append((node, False))
-
-    def held_tunnel(self, label: str) -> TunnelInfo | None:
-        return self.holds.get(label)
-
-    def closed_epoch(self, label: str) -> int:
-        return self.closed.get(label, 0)
+    def answer(self, label: str) -> Answer:
+        return Answer(
+            tunnel=self.holds.get(label),
+            closed_epoch=self.closed.get(label, 0),
+            presence=self.presences.get(label, b""),
+        )
 
     def hold(self, label: str, node: str = "", epoch: int = 1) -> TunnelInfo:
-        self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch, proof=bytes(32))
+        self.holds[label] = TunnelInfo(label=label, node=node or self.name, epoch=epoch)
         return self.holds[label]
 
     def update_peers(

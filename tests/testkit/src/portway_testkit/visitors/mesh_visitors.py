@@ -7,9 +7,10 @@ import ssl
 from pathlib import Path
 
 from portway.tunnel import Tunnel
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 
 from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK, Cluster, RunningNode
+from portway_testkit.signers import label_of
 from portway_testkit.visitors.visiting import connect_tls, receive, tls_context
 
 
@@ -38,5 +39,5 @@ def get(node: RunningNode, tunnel: Tunnel, ca: Path, path: str = "/") -> bytes:
         return receive(visitor).partition(b"\r\n\r\n")[2]
 
 
-def name_of(chain: Chain, region: str) -> str:
-    return f"{chain.label}.{region}.{DOMAIN}"
+def name_of(key: SigningKey, region: str) -> str:
+    return f"{label_of(key)}.{region}.{DOMAIN}"

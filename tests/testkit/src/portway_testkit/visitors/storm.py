@@ -15,11 +15,12 @@ from typing import Final, Self
 
 import uvloop
 from portway.engine.failures import hint_seconds, pauses, spread_hint
-from portway_proto.v1.lane_pb2 import Bind, Failure, Goaway, Hello
+from portway_proto.v1.lane_pb2 import Bind, Failure, Goaway, Presence
 from portway_proto.wire.frames import FrameType, encode_frame
-from portway_proto.wire.labels import Chain
 from portway_proto.wire.limits import HEADER_SIZE, LINK_ALPN, PROTOCOL_VERSION
+from portway_proto.wire.statements import SigningKey
 
+from portway_testkit.clusters.hand_grants import Grants
 from portway_testkit.visitors.visiting import tls_context
 
 _PATIENCE: Final = 100.0
@@ -28,13 +29,14 @@ _PATIENCE: Final = 100.0
 class Storm:
     """`with Storm(...) as storm:` starts the clients; `wait` returns when all are attached; they leave at the end."""
 
-    def __init__(self, clients: int, at: tuple[str, int], server_name: str, ca: Path, grant: str) -> None:
+    def __init__(self, clients: int, at: tuple[str, int], server_name: str, ca: Path, grants: Grants) -> None:
         self._clients = clients
         self._at = at
         self._server_name = server_name
         self._tls = tls_context(ca, LINK_ALPN)
-        self._hello = Hello(version=PROTOCOL_VERSION, grant=grant, client_version="by hand").SerializeToString()
-        self._chains = [Chain() for _ in range(clients)]
+        self._node = server_name.partition(".")[0]
+        self._grants = grants.several(clients)
+        self._keys = [SigningKey() for _ in range(clients)]
         self._thread = threading.Thread(target=self._run, name="storm")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave = asyncio.Event()
@@ -107,13 +109,16 @@ class Storm:
 
     async def _attach(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
         """0 if the tunnel is bound, else the seconds that the node asks the client to wait."""
-        writer.write(encode_frame(FrameType.HELLO, self._hello))
+        grant, certificate = self._grants[number], writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        hello = grant.hello(self._node, certificate, version=PROTOCOL_VERSION)
+        writer.write(encode_frame(FrameType.HELLO, hello.SerializeToString()))
         frame_type, payload = await _frame(reader, writer)
         if frame_type == FrameType.FAIL:
             return spread_hint(hint_seconds(Failure.FromString(payload).retry_after_ms))
         assert frame_type == FrameType.WELCOME, frame_type
-        chain = self._chains[number]
-        bind = Bind(request=1, label=chain.label, epoch=1, proof=chain.proof(1))
+        bind = Bind(request=1, claim=grant.claim(self._keys[number], 1, self._node).encoded)
+        presence = Presence(statement=grant.present(self._node).encoded)
+        writer.write(encode_frame(FrameType.PRESENCE, presence.SerializeToString()))
         writer.write(encode_frame(FrameType.BIND, bind.SerializeToString()))
         frame_type, payload = await _frame(reader, writer)
         assert frame_type == FrameType.BOUND, (frame_type, payload)
