@@ -26,7 +26,7 @@ Frame = tuple[FrameType, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class SessionKey:
+class SessionCredentials:
     """Identifies a session and proves that it is this client's: sent in PARK and in the HELLO that resumes it."""
 
     id: bytes
@@ -49,7 +49,7 @@ class BindRequest:
 class Welcomed:
     """The node accepted the session. Times in seconds, `node_time` since the Unix epoch; `max_lanes` 0: no limit."""
 
-    key: SessionKey
+    credentials: SessionCredentials
     resumed: bool
     node: str
     region: str
@@ -114,9 +114,9 @@ class Dialogue:
         self._zone = zone
         self._request = 0
         self._unanswered: dict[int, BindRequest] = {}  # by request number
-        self._key: SessionKey | None = None
+        self._credentials: SessionCredentials | None = None
 
-    def hello(self, grant: str, resume: SessionKey | None) -> Frame:
+    def hello(self, grant: str, resume: SessionCredentials | None) -> Frame:
         """The first frame: begins a session, or continues the session `resume`."""
         message = lane_pb2.Hello(version=PROTOCOL_VERSION, grant=grant, client_version=VERSION)
         if resume is not None:
@@ -155,14 +155,14 @@ class Dialogue:
         return FrameType.GOAWAY, lane_pb2.Goaway().SerializeToString()
 
     @staticmethod
-    def park(key: SessionKey) -> Frame:
+    def park(credentials: SessionCredentials) -> Frame:
         """The first frame of each data lane."""
-        message = lane_pb2.Park(version=PROTOCOL_VERSION, session_id=key.id, session_secret=key.secret)
+        message = lane_pb2.Park(version=PROTOCOL_VERSION, session_id=credentials.id, session_secret=credentials.secret)
         return FrameType.PARK, message.SerializeToString()
 
     def receive(self, frame_type: int, payload: bytes) -> Event:
         """The event that a received frame means. Raises RemoteProtocolError, after which the lane is of no use."""
-        if self._key is None and frame_type != FrameType.WELCOME:
+        if self._credentials is None and frame_type != FrameType.WELCOME:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} before WELCOME")
         handler = self._HANDLERS.get(frame_type)
         if handler is None:
@@ -171,13 +171,13 @@ class Dialogue:
 
     def _welcome(self, payload: bytes) -> Welcomed:
         message = _read(lane_pb2.Welcome, payload)
-        if self._key is not None:
+        if self._credentials is not None:
             raise RemoteProtocolError("WELCOME twice")
         if not message.session_id or not message.session_secret:
             raise RemoteProtocolError("WELCOME without a session")
-        self._key = SessionKey(message.session_id, message.session_secret)
+        self._credentials = SessionCredentials(message.session_id, message.session_secret)
         return Welcomed(
-            self._key,
+            self._credentials,
             message.resumed,
             printable(message.node),
             printable(message.region),

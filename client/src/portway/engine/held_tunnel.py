@@ -11,7 +11,7 @@ from collections.abc import Callable
 from portway_carrier.contract import LocalService
 from portway_proto.wire.labels import CHAIN_LENGTH, Chain, Epoch, Label
 
-from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
+from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
 from portway.errors import Error, RemoteError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
 
@@ -81,8 +81,8 @@ class HeldTunnel:
         self._on_lost = on_lost
         self._ticket = b""  # for the raw port in `tunnel`
         self._raw_port_missing = False
-        self._unanswered: tuple[SessionKey, BindRequest] | None = None  # the last BIND, until its answer comes
-        self._holder: SessionKey | None = None
+        self._unanswered: tuple[SessionCredentials, BindRequest] | None = None  # the last BIND, until its answer comes
+        self._holder: SessionCredentials | None = None
 
     @property
     def label(self) -> Label:
@@ -113,11 +113,11 @@ class HeldTunnel:
         """Whether a BIND was ever sent, so that a node may know it."""
         return self._chain.epoch > 0
 
-    def held_by(self, session: SessionKey) -> bool:
+    def held_by(self, session: SessionCredentials) -> bool:
         """Whether the node of this session has it, and no BIND was sent to another since."""
         return self._holder == session
 
-    def bind_on(self, session: SessionKey) -> BindRequest:
+    def bind_on(self, session: SessionCredentials) -> BindRequest:
         """The BIND to send: repeated if its answer was lost in this same session, otherwise with the next epoch.
 
         Raises RemoteError when no epoch is left.
@@ -131,7 +131,7 @@ class HeldTunnel:
         self._holder = None
         return bind
 
-    def bound(self, session: SessionKey, answer: TunnelBound) -> None:
+    def bound(self, session: SessionCredentials, answer: TunnelBound) -> None:
         """The node of this session has it. The addresses stay those of the first time, which the program has by now."""
         self._unanswered, self._holder = None, session
         if self.tunnel is None:

@@ -19,7 +19,7 @@ from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
 from portway.engine.data_lanes import DataLanes
-from portway.engine.dialogue import SessionKey, Welcomed
+from portway.engine.dialogue import SessionCredentials, Welcomed
 from portway.engine.directory import Directory
 from portway.engine.failures import Failure, pauses, spread_hint
 from portway.engine.held_tunnel import HeldTunnel
@@ -145,10 +145,10 @@ class Link:
         if session is self._session or (self._session is None and session is self._draining):
             self._lanes.want(lanes)
 
-    def _session_unknown(self, key: SessionKey, failure: Failure) -> None:
+    def _session_unknown(self, credentials: SessionCredentials, failure: Failure) -> None:
         """The node forgot the session but not its control lane: begin a new session."""
         session = self._session
-        if session is not None and session.up and session.key == key:
+        if session is not None and session.up and session.credentials == credentials:
             session.drop(End(failure.text, failure))
 
     async def _attached_session(self) -> Session:
@@ -242,7 +242,7 @@ class Link:
         """Bind a tunnel at its next node, and tell the draining one, where visitors still arrive."""
         session = attachment.session
         await self._tunnels.bind_again(session, held)
-        if self._draining is not None and held.held_by(session.key):
+        if self._draining is not None and held.held_by(session.credentials):
             self._draining.moved(held.label, attachment.node.name, *held.latest)
 
     def _session_over(self, attachment: Attachment, end: End) -> None:
@@ -254,7 +254,7 @@ class Link:
             self._draining = attachment.session
         elif not (end.failure is not None and end.failure.session_unknown):
             until = self._clock() + attachment.welcomed.resume_seconds
-            self._resumption = (Resumption(attachment.node.name, attachment.welcomed.key, end.silent), until)
+            self._resumption = (Resumption(attachment.node.name, attachment.welcomed.credentials, end.silent), until)
 
     async def _bind_missing(self, session: Session) -> None:
         for held in self._tunnels.missing_on(session):

@@ -15,7 +15,7 @@ from portway_carrier.errors import CarrierError
 from portway_runtime.clocks import Monotonic, monotonic
 
 from portway.engine.dialling import NO_ANSWER_YET, Attempted, RaceRecord, name_of, race
-from portway.engine.dialogue import SessionKey, Welcomed
+from portway.engine.dialogue import SessionCredentials, Welcomed
 from portway.engine.directory import Directory, Located, Node, RoundTrip
 from portway.engine.failures import Failure, spread_hint
 from portway.engine.race_rule import RACERS, STAGGER
@@ -50,7 +50,7 @@ class Resumption:
     """A session to continue, which only the node named `node` can. `silent`: it was lost because that fell silent."""
 
     node: str
-    key: SessionKey
+    credentials: SessionCredentials
     silent: bool = False
 
 
@@ -188,9 +188,9 @@ class Search:
                 except CarrierError as error:
                     self._attempts[name_of(node)] = str(error)
                     continue
-                key = resume.key if resume is not None and resume.node == node.name else None
+                credentials = resume.credentials if resume is not None and resume.node == node.name else None
                 try:
-                    return Attachment(node, session, await session.hello(located.grant.token, key))
+                    return Attachment(node, session, await session.hello(located.grant.token, credentials))
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
                     if over.failure is None:

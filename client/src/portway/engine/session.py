@@ -20,7 +20,7 @@ from portway.engine.dialogue import (
     Dialogue,
     LanesWanted,
     NodeLeaves,
-    SessionKey,
+    SessionCredentials,
     TunnelBound,
     TunnelRefused,
     TunnelUnbound,
@@ -97,11 +97,11 @@ class Session:
         return not self._over.done()
 
     @property
-    def key(self) -> SessionKey:
+    def credentials(self) -> SessionCredentials:
         """Known from WELCOME on."""
-        return self._welcome.result().key
+        return self._welcome.result().credentials
 
-    async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
+    async def hello(self, grant: str, resume: SessionCredentials | None) -> Welcomed:
         """Begin a session, or continue the session `resume`. Raises SessionOver."""
         self._lane.send(*self._dialogue.hello(grant, resume))
         return await self._wait_for(self._welcome, "HELLO")

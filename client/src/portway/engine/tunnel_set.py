@@ -58,19 +58,19 @@ class TunnelSet:
         """
         for tries_left in reversed(range(EPOCH_TRIES)):
             try:
-                answer = await session.bind(held.bind_on(session.key))
+                answer = await session.bind(held.bind_on(session.credentials))
             except BindRefused as refused:
                 held.refused()
                 if not refused.failure.epoch_taken or not tries_left or not self._has(held):
                     raise
             else:
-                held.bound(session.key, answer)
+                held.bound(session.credentials, answer)
                 return
 
     def missing_on(self, session: Session) -> list[HeldTunnel]:
         """The open tunnels that this session does not hold."""
         opened = (held for held in self._tunnels.values() if held.tunnel is not None)
-        return [held for held in opened if not held.held_by(session.key)]
+        return [held for held in opened if not held.held_by(session.credentials)]
 
     async def bind_again(self, session: Session, held: HeldTunnel) -> None:
         """Bind it on a session that does not hold it. After a refusal for now, further tries are made in the
@@ -82,7 +82,7 @@ class TunnelSet:
     def unbound(self, session: Session, label: str, failure: Failure) -> bool:
         """The node of `session` unbound a tunnel. Returns whether to bind it again: it is open and was not lost."""
         held = self._tunnels.get(Label(label))
-        if held is None or not held.held_by(session.key):
+        if held is None or not held.held_by(session.credentials):
             return False  # it was closed, or is bound at another node by now
         held.unbound()
         if failure.passing:
@@ -134,7 +134,7 @@ class TunnelSet:
 
     async def _try_again(self, session: Session, held: HeldTunnel) -> float | None:
         """None when nothing more is to be done on this session; else the node's hint in seconds, 0 without one."""
-        if not session.up or not self._has(held) or held.held_by(session.key):
+        if not session.up or not self._has(held) or held.held_by(session.credentials):
             return None
         try:
             await self.bind(session, held)

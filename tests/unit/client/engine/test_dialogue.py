@@ -8,7 +8,7 @@ from portway.engine.dialogue import (
     Dialogue,
     LanesWanted,
     NodeLeaves,
-    SessionKey,
+    SessionCredentials,
     TunnelBound,
     TunnelRefused,
     TunnelUnbound,
@@ -53,14 +53,14 @@ def test_hello_begins_a_session() -> None:
 
 def test_hello_goes_on_with_a_session() -> None:
     """Its id, and the secret that proves it."""
-    hello = lane_pb2.Hello.FromString(Dialogue("fra.test").hello("grant", SessionKey(b"id", b"secret"))[1])
+    hello = lane_pb2.Hello.FromString(Dialogue("fra.test").hello("grant", SessionCredentials(b"id", b"secret"))[1])
     assert (hello.session_id, hello.session_secret) == (b"id", b"secret")
 
 
 def test_welcome_tells_all_it_has() -> None:
     """Times in seconds."""
     welcomed = Dialogue("fra.test").receive(FrameType.WELCOME, WELCOME.SerializeToString())
-    assert welcomed.key == SessionKey(b"id", b"secret")  # type: ignore[union-attr]
+    assert welcomed.credentials == SessionCredentials(b"id", b"secret")  # type: ignore[union-attr]
     assert (welcomed.resumed, welcomed.node, welcomed.region) == (True, "fra-1", "fra")  # type: ignore[union-attr]
     assert (welcomed.resume_seconds, welcomed.max_lanes) == (60.0, 100)  # type: ignore[union-attr]
     assert welcomed.node_time == 1.5  # type: ignore[union-attr]
@@ -78,7 +78,7 @@ def test_bind_counts_up_and_carries_its_tunnel(dialogue: Dialogue) -> None:
 
 def test_park_shows_the_session_and_its_secret() -> None:
     """It greets on each data lane."""
-    frame_type, payload = Dialogue.park(SessionKey(b"id", b"secret"))
+    frame_type, payload = Dialogue.park(SessionCredentials(b"id", b"secret"))
     assert frame_type == FrameType.PARK
     park = lane_pb2.Park.FromString(payload)
     assert (park.version, park.session_id, park.session_secret) == (PROTOCOL_VERSION, b"id", b"secret")
@@ -228,4 +228,4 @@ def test_a_welcome_without_a_session(missing: str) -> None:
 
 def test_secrets_are_not_in_the_repr() -> None:
     """Keys end up in logs and tracebacks."""
-    assert "secret" not in repr(SessionKey(b"id", b"secret"))
+    assert "secret" not in repr(SessionCredentials(b"id", b"secret"))

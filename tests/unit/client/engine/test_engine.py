@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from portway.config import Settings
 from portway.engine import engine as module
-from portway.engine.dialogue import SessionKey, TunnelBound
+from portway.engine.dialogue import SessionCredentials, TunnelBound
 from portway.engine.engine import Engine
 from portway.engine.held_tunnel import HeldTunnel
 from portway.errors import Attempt, AuthError, Error, InvalidError, UnreachableError
@@ -34,7 +34,7 @@ class FakeLink:
             raise self.error
         if not self.answers:
             await asyncio.Event().wait()
-        held.bound(SessionKey(b"id", b"secret"), TunnelBound(1, "a.test", 443, "", 0, b""))
+        held.bound(SessionCredentials(b"id", b"secret"), TunnelBound(1, "a.test", 443, "", 0, b""))
         self.bound.append(held)
 
     def release(self, held: HeldTunnel) -> None:

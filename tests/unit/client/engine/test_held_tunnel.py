@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import pytest
-from portway.engine.dialogue import SessionKey, TunnelBound
+from portway.engine.dialogue import SessionCredentials, TunnelBound
 from portway.engine.held_tunnel import HeldTunnel, LabelChain, ReadyChains
 from portway.errors import RemoteError, TunnelLostError
 from portway_proto.wire.labels import CHAIN_LENGTH, Chain, is_label, verify_proof
 
-ONE = SessionKey(b"one", b"secret")
-TWO = SessionKey(b"two", b"secret")
+ONE = SessionCredentials(b"one", b"secret")
+TWO = SessionCredentials(b"two", b"secret")
 ANSWER = TunnelBound(1, "a.test", 443, "", 0, b"")
 
 

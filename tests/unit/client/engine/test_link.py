@@ -221,7 +221,7 @@ async def test_a_session_is_resumed_while_its_node_remembers_it(
     session.end(end)
     await world.through()
     (tried,) = world.search.tried
-    assert tried.resume == (Resumption("n1", session.key, end.silent) if resumed else None)
+    assert tried.resume == (Resumption("n1", session.credentials, end.silent) if resumed else None)
     assert tried.home == session.node
 
 

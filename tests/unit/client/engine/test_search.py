@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from portway.engine import dialling
 from portway.engine import search as search_module
-from portway.engine.dialogue import SessionKey, Welcomed
+from portway.engine.dialogue import SessionCredentials, Welcomed
 from portway.engine.directory import Directory, Grant, Located, Node
 from portway.engine.failures import Failure
 from portway.engine.search import Refused, Resumption, Search
@@ -23,7 +23,7 @@ FULL = Failure(FailureCode.FAILURE_CODE_OVERLOADED, "full")
 REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
 GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
 VERSION = Failure(FailureCode.FAILURE_CODE_VERSION, "too new")
-KEY = SessionKey(b"id", b"secret")
+KEY = SessionCredentials(b"id", b"secret")
 EVENTS: Any = None  # nothing comes of these sessions
 
 
@@ -70,13 +70,13 @@ class FakeCarrier:
 class FakeSession:
     """HELLO goes as the stream's outcome says."""
 
-    hellos: ClassVar[list[tuple[str, str, SessionKey | None]]] = []
+    hellos: ClassVar[list[tuple[str, str, SessionCredentials | None]]] = []
     dropped: ClassVar[int] = 0
 
     def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object, zone: str) -> None:
         self._stream = stream
 
-    async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
+    async def hello(self, grant: str, resume: SessionCredentials | None) -> Welcomed:
         FakeSession.hellos.append((self._stream.name, grant, resume))
         outcome = self._stream.outcome
         if isinstance(outcome, Failure):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from portway.engine import session as module
-from portway.engine.dialogue import BindRequest, SessionKey
+from portway.engine.dialogue import BindRequest, SessionCredentials
 from portway.engine.failures import Failure
 from portway.engine.session import BindRefused, End, Session, SessionOver, failure_of
 from portway_carrier.errors import ConnectionLost, PeerFailed, PeerSilent
@@ -96,7 +96,7 @@ async def test_welcome_answers_hello(peer: Peer) -> None:
     session = await peer.welcomed()
     assert peer.lane.sent[0][0] == FrameType.HELLO
     assert session.up
-    assert session.key == SessionKey(b"id", b"secret")
+    assert session.credentials == SessionCredentials(b"id", b"secret")
 
 
 async def test_answers_find_those_who_wait(peer: Peer) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from portway.engine import tunnel_set as module
-from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
+from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
 from portway.engine.failures import Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.session import BindRefused, SessionOver
@@ -24,7 +24,7 @@ class FakeSession:
     """Answers BIND with what `answers` has next, and with BOUND when it has nothing."""
 
     def __init__(self, key: bytes = b"one") -> None:
-        self.key = SessionKey(key, b"secret")
+        self.credentials = SessionCredentials(key, b"secret")
         self.up = True
         self.answers: list[Exception] = []
         self.binds: list[BindRequest] = []
@@ -143,7 +143,7 @@ async def test_what_is_refused_for_now_is_tried_in_the_background(
     assert session.epochs == [2]
     await owner.settled()
     assert session.epochs == [2, 3, 4, 5]
-    assert held.held_by(session.key)
+    assert held.held_by(session.credentials)
 
 
 async def test_the_tries_end_with_their_session(owner: Owner, opened: tuple[HeldTunnel, FakeSession]) -> None:
@@ -155,7 +155,7 @@ async def test_the_tries_end_with_their_session(owner: Owner, opened: tuple[Held
     session.up = False
     await owner.tunnels.bind_again(next_one, held)  # type: ignore[arg-type]
     await owner.settled()
-    assert held.held_by(next_one.key)
+    assert held.held_by(next_one.credentials)
     assert (session.epochs, next_one.epochs) == ([2], [3])
 
 
@@ -187,7 +187,7 @@ async def test_a_chain_that_is_used_up_is_lost(
     """There is no next epoch to try."""
     held, _ = opened
 
-    def used_up(session: SessionKey) -> BindRequest:
+    def used_up(session: SessionCredentials) -> BindRequest:
         raise RemoteError("its epochs are used up")
 
     monkeypatch.setattr(held, "bind_on", used_up)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcomed
+from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound, Welcomed
 from portway.engine.directory import Node
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import Link
@@ -28,7 +28,7 @@ class FakeSession:
 
     def __init__(self, name: str = "n1") -> None:
         self.node = Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal", "test")
-        self.key = SessionKey(f"{name}-{id(self)}".encode(), b"secret")
+        self.credentials = SessionCredentials(f"{name}-{id(self)}".encode(), b"secret")
         self.binds: list[BindRequest] = []
         self.bound = asyncio.Event()
         self.before_bound: Callable[[], object] = lambda: None
@@ -42,7 +42,7 @@ class FakeSession:
 
     @property
     def attachment(self) -> Attachment:
-        welcomed = Welcomed(self.key, False, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
+        welcomed = Welcomed(self.credentials, False, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
         return Attachment(self.node, self, welcomed)  # type: ignore[arg-type]
 
     async def bind(self, bind: BindRequest) -> TunnelBound:

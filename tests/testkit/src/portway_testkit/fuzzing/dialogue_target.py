@@ -73,8 +73,8 @@ def _check(data: bytes) -> None:
 
 def _check_event(event: Event) -> None:
     if isinstance(event, Welcomed):
-        assert event.key.id
-        assert event.key.secret
+        assert event.credentials.id
+        assert event.credentials.secret
         assert event.node.isprintable()
         assert event.resume_seconds >= 0
     elif isinstance(event, TunnelBound):
