@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from portway_runtime.endpoints import parse_endpoint
@@ -17,6 +18,7 @@ from portway.errors import AuthError, ConfigError, InvalidError
 REGISTRY_VARIABLE: Final = "PORTWAY_REGISTRY"
 TOKEN_VARIABLE: Final = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
 CA_VARIABLE: Final = "PORTWAY_CA"
+KEY_VARIABLE: Final = "PORTWAY_KEY"
 
 # How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
 LATENCY: Final = "latency"
@@ -65,6 +67,20 @@ def resolve(
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
     return Settings(_checked_registries(registries), _checked_token(token), _read_ca(path), region or "", strategy)
+
+
+def resolve_key(key: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The key file that this argument or the environment names; None: the tunnel's key is not kept. Raises
+    InvalidError."""
+    environment = os.environ if environment is None else environment
+    _check_kind("key", key, (str, os.PathLike))
+    name = os.fspath(environment.get(KEY_VARIABLE, "") if key is None else key)
+    if not name:
+        return None
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise InvalidError(f"the key file {name} cannot be found ({error}): write its whole path") from None
 
 
 def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:

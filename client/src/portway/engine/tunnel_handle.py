@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
+from portway.engine.key_file import KeyFile
 from portway.errors import Error, RemoteError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
 
@@ -23,11 +24,14 @@ class TunnelHandle:
     """A tunnel that is being opened, or is open. In a forked child, which has no such tunnel, closing does nothing."""
 
     def __init__(self, thread: EngineThread, request: TunnelRequest) -> None:
-        """Begin to open; wait with `result` or `wait`. Raises RemoteError when the engine does not run."""
+        """Begin to open; wait with `result` or `wait`. Raises RemoteError when the engine does not run, and ConfigError
+        when the key file cannot be used."""
         self._thread = thread
         self._request = request
         self._process = os.getpid()
-        self._opening = thread.submit(lambda engine: engine.open(request))
+        # Here and not on the engine's loop: a slow disk must not stop the tunnels in use.
+        key_file = None if request.key is None else KeyFile(request.key)
+        self._opening = thread.submit(lambda engine: engine.open(request, key_file))
 
     @property
     def ours(self) -> bool:
