@@ -126,7 +126,9 @@ class Claim:
 
     def signed(self, cluster: bytes) -> Signed:
         """What its signature is checked against, in the cluster of this tag."""
-        return Signed(self.key, _CLAIM_KIND + cluster + self.encoded[:-SIGNATURE_SIZE], self.encoded[-SIGNATURE_SIZE:])
+        return Signed(
+            self.key, _CLAIM_KIND + cluster + self.encoded[:-SIGNATURE_SIZE], self.encoded[-SIGNATURE_SIZE:]
+        )
 
 
 @dataclass(frozen=True)
