@@ -246,35 +246,6 @@ def test_a_revoked_token_ends_every_tunnel(node: FakeNode, registry: FakeRegistr
     assert node.count("hello") == 1
 
 
-@pytest.mark.parametrize("registry_answers", [True, False])
-@pytest.mark.parametrize("code", ["REVOKED", "QUOTA", "EPOCH"])
-@pytest.mark.parametrize("how", ["FAIL", "UNBOUND"])
-def test_one_node_s_word_ends_no_tunnel(
-    node: FakeNode,
-    second_node: FakeNode,
-    registry: FakeRegistry,
-    echo: Any,
-    exchange: Any,
-    registry_answers: bool,
-    code: str,
-    how: str,
-) -> None:
-    """A node that lies about the token, the quota or the label is left for another, whether or not a registry can be
-    asked."""
-    registry.nodes = [node, second_node]
-    said = failure(lane_pb2.FailureCode.Value(f"FAILURE_CODE_{code}"), "so it says")
-    with portway.forward(echo.port) as tunnel:
-        if not registry_answers:
-            registry.stop()
-        if how == "FAIL":
-            node.fail(said)
-        else:
-            node.unbound(label_of(tunnel), said)
-        node.refuse_hello = said  # it may be tried again when it did not end the session for a reason of its own
-        second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
-        assert exchange(second_node, tunnel.host, b"hello") == b"hello"
-
-
 def test_a_callback_that_fails_harms_nobody(node: FakeNode, echo: Any, log: Any) -> None:
     """It is logged; the engine goes on."""
 

@@ -124,7 +124,7 @@ class TunnelSet:
             self._tasks.spawn(self._keep_trying(session, held, hint), name="bind again")
 
     async def unbound(self, session: Session, label: str, failure: Failure, claim: bytes) -> None:
-        """The node of `session` unbound a tunnel. If it is open it is bound again, unless it is lost."""
+        """The node of `session` unbound a tunnel. If it is open it is bound again, after a pause, unless it is lost."""
         held = self._tunnels.get(Label(label))
         if held is None or not held.held_by(session.credentials):
             return  # it was closed, or is bound at another node by now
@@ -137,7 +137,7 @@ class TunnelSet:
         except Error as error:
             self.lose(held, error)
         else:
-            await self.bind_again(session, held)
+            await self._keep_trying(session, held, failure.retry_after)
 
     def withdraw(self, held: HeldTunnel) -> bool:
         """Close a tunnel. Returns whether a node may have it, so that UNBIND must be sent."""
