@@ -144,7 +144,6 @@ class TunnelSet:
         if not self._has(held):
             return False
         self._remove(held)
-        self._presences.drop(held.label)
         if held.bind_sent:
             self._withdrawn[held.label] = self._clock()
         return held.bind_sent
@@ -219,5 +218,6 @@ class TunnelSet:
     def _remove(self, held: HeldTunnel) -> None:
         del self._tunnels[held.label]
         self.table.pop(held.label, None)
+        self._presences.drop(held.label)
         if not self._tunnels:
             self._owner.emptied()

@@ -313,6 +313,8 @@ async def test_what_is_refused_for_good_is_lost(owner: Owner, opened: tuple[Held
     assert held.lost is not None
     assert isinstance(held.lost.reason, QuotaError)
     assert owner.doubted == [QUOTA]
+    owner.presences._send_rest()
+    assert session.presences[-1].ids == frozenset()  # what a node did not bind is held nowhere
     assert (len(owner.tunnels), owner.tunnels.table, owner.times_empty) == (0, {}, 1)
 
 
