@@ -204,7 +204,7 @@ def _documented_codes() -> list[tuple[int, str]]:
 
 def _forward(options: argparse.Namespace) -> None:
     """Open the tunnels, print their addresses, and wait. Raises Error, _Ended."""
-    if len(options.targets) > 1 and resolve_key(options.key) is not None:
+    if len(options.targets) > 1 and resolve_key(options.key):
         named = KEY_VARIABLE if options.key is None else "--key"
         raise InvalidError(
             f"{named} names one tunnel's file: run portway forward once for each target, each with a file of its own, "

@@ -5,7 +5,6 @@ Not here: checking what a program passed (forwarding.py), opening and closing (e
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from portway.config import Settings
 from portway.errors import InvalidError, TunnelLostError
@@ -20,7 +19,8 @@ class TunnelRequest:
     """One tunnel to open; its fields have been checked.
 
     host: where the local server is; None is this machine. timeout: seconds that opening may take. tunnel_lost: called
-    on the engine's thread when the tunnel is lost for good. key: the key file; None is a key in memory.
+    on the engine's thread when the tunnel is lost for good. key: the path of the key file;
+    "" is a key in memory.
     """
 
     port: int
@@ -30,7 +30,7 @@ class TunnelRequest:
     timeout: float
     settings: Settings
     tunnel_lost: TunnelLost | None = None
-    key: Path | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Not here: the thread that the loop runs on (engine_thread.py), the caller's side
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from portway_carrier.contract import Carrier, Counters
 from portway_runtime.tasks import Tasks
@@ -14,12 +15,14 @@ from portway.config import GEOIP, Settings
 from portway.engine.directory import Directory, Registries
 from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.held_tunnel import HeldTunnel, LocalAddress
-from portway.engine.key_file import KeyFile
 from portway.engine.link import Link
 from portway.engine.race_rule import RACERS
 from portway.engine.signer import Signer
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.tunnel import TunnelRequest
+
+if TYPE_CHECKING:
+    from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Engine:
         self._links: dict[Settings, Link] = {}
         self._tunnels: dict[LocalAddress, HeldTunnel] = {}
 
-    async def open(self, request: TunnelRequest, key_file: KeyFile | None = None) -> HeldTunnel:
+    async def open(self, request: TunnelRequest, key_file: "KeyFile | None" = None) -> HeldTunnel:
         """Open a tunnel, with the key of `key_file` or one of its own. Raises Error. Cancelled, it leaves nothing
         behind."""
         address = (request.port, request.host)
@@ -115,7 +118,7 @@ class Engine:
             link = self._links[settings] = Link(self.carrier, directory, signer, self._tasks, racers=racers)
         return link
 
-    def _demand_unused(self, label: str, key_file: KeyFile) -> None:
+    def _demand_unused(self, label: str, key_file: "KeyFile") -> None:
         """Two tunnels of one program with one key would take the label from each other."""
         for held in self._tunnels.values():
             if held.label == label:

@@ -6,7 +6,7 @@ program is started again. Not here: sending BIND (tunnel_set.py, session.py).
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from portway_carrier.contract import LocalService
 from portway_proto.v1.types_pb2 import TunnelOptions
@@ -15,10 +15,12 @@ from portway_proto.wire.statements import Claim, SigningKey
 
 from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
 from portway.engine.directory import Node
-from portway.engine.key_file import KeyFile
 from portway.engine.signer import OUTBID, Signer
 from portway.errors import Error, TakenOverError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
+
+if TYPE_CHECKING:
+    from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class HeldTunnel:
     """A tunnel from its request on."""
 
     def __init__(
-        self, request: TunnelRequest, on_lost: Callable[["HeldTunnel"], None], key_file: KeyFile | None = None
+        self, request: TunnelRequest, on_lost: Callable[["HeldTunnel"], None], key_file: "KeyFile | None" = None
     ) -> None:
         """`on_lost` is called once, when the tunnel is lost for good."""
         self.request = request

@@ -115,7 +115,7 @@ class Link:
 
     async def _before_next_try(self, session: Session, held: HeldTunnel, failure: Failure) -> None:
         """Wait until binding a tunnel that was never open may be tried again. Raises Error if it may not."""
-        if failure.retry_after:
+        if failure.passing and failure.retry_after:
             held.postponed = failure.error()
             await self._sleep(spread_hint(failure.retry_after))
             held.postponed = None

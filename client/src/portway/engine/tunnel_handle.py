@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
-from portway.engine.key_file import KeyFile
 from portway.errors import Error, RemoteError, TunnelLostError
+from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel, TunnelRequest
+
+if TYPE_CHECKING:
+    from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ class TunnelHandle:
         self._request = request
         self._process = os.getpid()
         # Here and not on the engine's loop: a slow disk must not stop the tunnels in use.
-        key_file = None if request.key is None else KeyFile(request.key)
+        key_file = _key_file(request.key) if request.key else None
         self._opening = thread.submit(lambda engine: engine.open(request, key_file))
 
     @property
@@ -100,6 +103,16 @@ class TunnelHandle:
             return self._thread.submit(make)
         except Error:
             return None  # the engine has ended, and its tunnels with it
+
+
+def _key_file(path: str) -> "KeyFile":
+    """Raises ConfigError."""
+    with fork_guard:
+        from pathlib import Path
+
+        from portway.engine.key_file import KeyFile
+
+    return KeyFile(Path(path))
 
 
 def _stopped() -> RemoteError:

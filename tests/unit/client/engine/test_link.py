@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -192,7 +193,7 @@ async def test_a_refusal_of_one_node_is_tried_at_another(world: World, make_tunn
     """A registry confirms nothing, so the session is left for another node, with every tunnel, before it is lost."""
     kept, new = make_tunnel(), make_tunnel(8001)
     session = await world.opened(kept)
-    session.refusals = [BindRefused(QUOTA)]
+    session.refusals = [BindRefused(replace(QUOTA, retry_after=30.0))]  # which is not waited for
     second = FakeSession("n2")
     world.then(second)
     await world.link.bind(new)
@@ -200,6 +201,7 @@ async def test_a_refusal_of_one_node_is_tried_at_another(world: World, make_tunn
     assert {bind.label for bind in second.binds} == {kept.label, new.label}
     assert world.directory.asked == 1
     assert [claim.label for claim, _ in session.moves] == [kept.label]
+    assert max(world.pauses) <= FIRST_PAUSE
     assert world.search.tried[0].avoided == session.node
 
 

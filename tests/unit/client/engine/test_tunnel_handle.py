@@ -91,7 +91,7 @@ def test_a_key_file_that_cannot_be_used_begins_nothing(
 ) -> None:
     """The caller is told at once."""
     with pytest.raises(ConfigError, match="is a folder"):
-        TunnelHandle(thread, replace(request_of_8000, key=tmp_path))  # type: ignore[arg-type]
+        TunnelHandle(thread, replace(request_of_8000, key=str(tmp_path)))  # type: ignore[arg-type]
     assert thread._calls == 0
 
 
