@@ -75,6 +75,7 @@ class TunnelSet:
                 f"this program has {MAX_CLAIMS} tunnels, the most that one can have: use another process"
             )
         self._tunnels[held.label] = held
+        self._withdrawn.pop(held.label, None)  # a key file's label comes back
         self.table[held.label] = held.service
 
     async def bind(self, session: Session, held: HeldTunnel) -> None:

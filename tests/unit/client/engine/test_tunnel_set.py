@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from portway.engine import tunnel_set as module
 from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
 from portway.engine.failures import Failure
 from portway.engine.held_tunnel import OUTBIDS, HeldTunnel
+from portway.engine.key_file import KeyFile
 from portway.engine.presences import Presences
 from portway.engine.session import BindRefused, SessionOver
 from portway.engine.signer import OUTBID, Signer
@@ -421,6 +423,23 @@ async def test_a_resumed_session_is_told_what_it_may_have_missed(
     owner.tunnels.withdraw_again(session, resumed=False)  # type: ignore[arg-type]
     owner.tunnels.withdraw_again(session, resumed=True)  # type: ignore[arg-type]
     assert session.unbinds == [held.label]
+
+
+async def test_a_label_that_is_open_again_is_not_withdrawn(
+    owner: Owner, make_tunnel: Callable[..., HeldTunnel], tmp_path: Path
+) -> None:
+    """A key file's comes back: a resumed session that is told of the first one's end would end the second."""
+    key_file, session = KeyFile(tmp_path / "key"), owner.session()
+    first, second = (make_tunnel(port, key_file=key_file) for port in (1, 2))
+    owner.tunnels.add(first)
+    await owner.tunnels.bind(session, first)  # type: ignore[arg-type]
+    owner.tunnels.withdraw(first)
+    owner.tunnels.add(second)
+    await owner.tunnels.bind(session, second)  # type: ignore[arg-type]
+    owner.tunnels.withdraw(first)
+    owner.tunnels.withdraw_again(session, resumed=True)  # type: ignore[arg-type]
+    assert session.unbinds == []
+    assert owner.tunnels.table == {second.label: LocalService(2)}
 
 
 async def test_what_has_arrived_long_ago_is_not_said_again(
