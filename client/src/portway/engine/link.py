@@ -306,7 +306,9 @@ class Link:
     async def _attach_again(self, previous: Attachment, end: End, tries: Iterator[float]) -> Attachment:
         """Search until there is a session. Raises Refused and AuthError: no further try can help."""
         began = self._clock()
-        what = "asks to be left" if end.leaving else "is lost"
+        what = "is lost"
+        if end.leaving:
+            what = "is left" if end.failure is None else "asks to be left"
         logger.warning(
             "node %s %s (%s): attaching again, %d tunnels", previous.node.name, what, end.reason, len(self._tunnels)
         )
