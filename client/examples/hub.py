@@ -48,6 +48,7 @@ class Hub(ThreadingHTTPServer):
                 [*_NOTEBOOK, "--directory", self._directory],
                 stdout=subprocess.PIPE,
                 text=True,
+                env=os.environ | {"PORTWAY_KEY": ""},  # each has a URL of its own
                 start_new_session=True,  # Ctrl-C reaches this program only, which ends them in order
             )
             self._notebooks.append(notebook)

@@ -127,7 +127,7 @@ def test_every_module_of_it_imports(install: Install, name: str) -> None:
         "    if not module.name.endswith('__main__'):\n"
         "        importlib.import_module(module.name)\n"
     )
-    # The lane protocol needs the standard library alone, the stubs grpcio; servers alone need the rest.
+    # The lane protocol needs cryptography for statements alone, the stubs grpcio; servers alone need the rest.
     extras = {"portway-proto": ["grpcio"], "portway-runtime": ["aiohttp", "cryptography"], "portway-geo": ["maxminddb"]}
     environment = install(name)
     if name in extras:
@@ -137,17 +137,18 @@ def test_every_module_of_it_imports(install: Install, name: str) -> None:
 
 
 def test_the_client_brings_little_along(install: Install) -> None:
-    """An image that installs the client gets the protocol, grpcio, protobuf and nothing of the servers."""
+    """An image that installs the client gets the protocol, grpcio, protobuf, cryptography and nothing of the
+    servers."""
     listed = json.loads(_uv("pip", "list", "--format", "json", "--python", install("portway")))
     names = {package["name"] for package in listed}
     ours = {"portway", "portway-proto", "portway-carrier", "portway-runtime"}
-    assert ours | {"grpcio", "protobuf"} <= names
-    assert names <= ours | {"grpcio", "protobuf", "typing-extensions"}
+    assert ours | {"grpcio", "protobuf", "cryptography"} <= names
+    assert names <= ours | {"grpcio", "protobuf", "typing-extensions", "cryptography", "cffi", "pycparser"}
 
 
 def test_the_client_imports_nothing_heavy(install: Install) -> None:
     """`import portway` costs a program that never forwards next to nothing."""
-    heavy = ("grpc", "google.protobuf", "asyncio", "ssl", "uvloop")
+    heavy = ("grpc", "google.protobuf", "asyncio", "ssl", "uvloop", "cryptography")
     code = f"import sys, portway; print(*[name for name in {heavy!r} if name in sys.modules])"
     done = _run(install("portway"), "python", "-c", code)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from portway.errors import (
     InvalidError,
     QuotaError,
     RemoteError,
+    TakenOverError,
     TunnelLostError,
     UnreachableError,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "InvalidError",
     "QuotaError",
     "RemoteError",
+    "TakenOverError",
     "Tunnel",
     "TunnelLostError",
     "UnreachableError",

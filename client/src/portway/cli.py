@@ -20,7 +20,16 @@ from typing import Final
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.printable import printable, printable_json
 
-from portway.config import CA_VARIABLE, LATENCY, REGISTRY_VARIABLE, STRATEGIES, TOKEN_VARIABLE, resolve
+from portway.config import (
+    CA_VARIABLE,
+    KEY_VARIABLE,
+    LATENCY,
+    REGISTRY_VARIABLE,
+    STRATEGIES,
+    TOKEN_VARIABLE,
+    resolve,
+    resolve_key,
+)
 from portway.errors import (
     Attempt,
     AuthError,
@@ -133,6 +142,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--h2", action="store_true", help="offer HTTP/2 to visitors that offer only HTTP/2, such as gRPC clients")
     add("--host", help="the host of targets that name none; default: this machine")
     _add_settings(forwarding)
+    add(
+        "--key",
+        metavar="FILE",
+        help="the file with the tunnel's key, for one target: the same URL whenever it is used; made at the first use. "
+        f"Keep it secret: whoever has the file has the URL. '' is a random URL; default: {KEY_VARIABLE}",
+    )
     add("--region", help="only relay nodes of this region")
     add(
         "--strategy",
@@ -193,6 +208,12 @@ def _forward(options: argparse.Namespace) -> None:
     One that the quota does not allow beside the others ends no other: only the last one ends the command. Raises Error;
     after a signal _Ended, or the first error that there was until then.
     """
+    if len(options.targets) > 1 and resolve_key(options.key):
+        named = KEY_VARIABLE if options.key is None else "--key"
+        raise InvalidError(
+            f"{named} names one tunnel's file: run portway forward once for each target, each with a file of its own, "
+            "or use --key '' for random URLs"
+        )
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC logs failed handshakes; our errors say more
     from portway.progress import Progress
 
@@ -240,6 +261,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
         region=options.region,
         strategy=options.strategy,
         tunnel_lost=tunnel_lost,
+        key=options.key,
     )
 
 

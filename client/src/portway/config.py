@@ -17,6 +17,7 @@ from portway.errors import AuthError, ConfigError, InvalidError
 REGISTRY_VARIABLE: Final = "PORTWAY_REGISTRY"
 TOKEN_VARIABLE: Final = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
 CA_VARIABLE: Final = "PORTWAY_CA"
+KEY_VARIABLE: Final = "PORTWAY_KEY"
 
 # How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
 LATENCY: Final = "latency"
@@ -65,6 +66,17 @@ def resolve(
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
     return Settings(_checked_registries(registries), _checked_token(token), _read_ca(path), region or "", strategy)
+
+
+def resolve_key(key: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> str:
+    """The path of the key file that this argument or the environment names; "": the tunnel's key is not kept. Raises
+    InvalidError."""
+    environment = os.environ if environment is None else environment
+    _check_kind("key", key, (str, os.PathLike))
+    path = os.path.expanduser(environment.get(KEY_VARIABLE, "") if key is None else key)  # noqa: PTH111 - see below
+    if path.startswith("~"):
+        raise InvalidError(f"the key file {path} is in the home of no user: write its whole path")
+    return path  # not a Path: importing pathlib takes 4 ms, and most tunnels have no key file
 
 
 def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:

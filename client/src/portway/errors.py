@@ -7,6 +7,7 @@ Error
 ├── QuotaError          the tenant or the token has as many tunnels as its quota allows
 ├── UnreachableError    no registry or no relay node could be reached; `attempts` gives the reason of each
 ├── RemoteError         a registry or relay node failed, or broke the protocol
+├── TakenOverError      another program that uses the same key file has the tunnel's URL
 └── TunnelLostError     an open tunnel is lost for good; `reason` is the error that ended it
 
 The tables from gRPC status and node's failure code to error are in engine/failures.py.
@@ -37,6 +38,10 @@ class QuotaError(Error):
 
 class RemoteError(Error):
     """A registry or relay node failed, or broke the protocol."""
+
+
+class TakenOverError(Error):
+    """Another program that uses the same key file has the tunnel's URL."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from portway.config import LATENCY, resolve
+from portway.config import LATENCY, resolve, resolve_key
 from portway.errors import InvalidError, TunnelLostError
 from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel, TunnelLost, TunnelRequest
@@ -41,6 +41,7 @@ class Arguments:
     region: str | None
     strategy: Any
     tunnel_lost: TunnelLost | None
+    key: str | os.PathLike[str] | None
 
     def checked(self) -> TunnelRequest:
         """The request that they and the environment make now. Raises InvalidError, ConfigError, AuthError."""
@@ -66,6 +67,7 @@ class Arguments:
             float(timeout),
             settings,
             self.tunnel_lost,
+            resolve_key(self.key),
         )
 
 
@@ -185,6 +187,7 @@ class _Forward:
         region: str | None = None,
         strategy: str = LATENCY,
         tunnel_lost: TunnelLost | None = None,
+        key: str | os.PathLike[str] | None = None,
     ) -> Forwarding:
         """Put a local port on the Internet for as long as a with-block runs.
 
@@ -203,11 +206,17 @@ class _Forward:
         strategy: "latency" takes the first of the nearest nodes to answer; "geoip" the nearest by location, unless it
             cannot be reached.
         tunnel_lost: called, on Portway's own thread, when the tunnel is lost for good.
+        key: a file with the tunnel's key, made at the first use: the same URL from then on, wherever the file is. Keep
+            it secret: whoever has the file has the URL. One program at a time uses it; the one that is started later
+            takes the URL over. Used instead of PORTWAY_KEY; "" is a random URL.
 
-        Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError or RemoteError.
+        Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError, RemoteError or
+        TakenOverError.
         """
         return Forwarding(
-            Arguments(port, unencrypted, h2_enabled, host, timeout, registry, token, ca, region, strategy, tunnel_lost)
+            Arguments(
+                port, unencrypted, h2_enabled, host, timeout, registry, token, ca, region, strategy, tunnel_lost, key
+            )
         )
 
     aio = __call__

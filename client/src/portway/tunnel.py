@@ -19,7 +19,8 @@ class TunnelRequest:
     """One tunnel to open; its fields have been checked.
 
     host: where the local server is; None is this machine. timeout: seconds that opening may take. tunnel_lost: called
-    on the engine's thread when the tunnel is lost for good.
+    on the engine's thread when the tunnel is lost for good. key: the path of the key file;
+    "" is a key in memory.
     """
 
     port: int
@@ -29,6 +30,7 @@ class TunnelRequest:
     timeout: float
     settings: Settings
     tunnel_lost: TunnelLost | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)

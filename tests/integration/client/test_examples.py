@@ -1,6 +1,7 @@
 """The programs of client/examples, run as they stand: the address comes first, SIGTERM ends them in order."""
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -70,7 +71,7 @@ def get(node: FakeNode, url: str, until: bytes | None = None) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("name", ["web.py", "async_web.py", "jupyter.py", "hub.py"])
+@pytest.mark.parametrize("name", ["web.py", "webhooks.py", "async_web.py", "jupyter.py", "hub.py"])
 def test_each_tells_about_itself(name: str) -> None:
     """`--help` works without a cluster."""
     done = subprocess.run([sys.executable, str(EXAMPLES / name), "--help"], capture_output=True, text=True, check=False)
@@ -89,6 +90,25 @@ def test_a_web_server(start: Start, node: FakeNode, name: str, expected: bytes, 
     program.send_signal(number)
     assert program.wait(20) == 0
     node.wait(lambda: not node.tunnels)
+
+
+def test_webhooks_arrive_at_a_url_that_stays(start: Start, node: FakeNode) -> None:
+    """Started again, the program has the same one; what is posted is printed."""
+    urls = []
+    for number in range(2):
+        program = start("webhooks.py")
+        urls.append(line(program))
+        visitor, ended = node.visit(urls[-1].removeprefix("https://").partition(".")[0])
+        with visitor:
+            visitor.sendall(b"POST /hook HTTP/1.1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+            assert visitor.recv(100).startswith(b"HTTP/1.0 204 ")
+        ended.result(15)
+        assert json.loads(line(program)) == {"path": "/hook", "body": "hello"}
+        program.terminate()
+        assert program.wait(20) == 0
+        node.wait(lambda: not node.tunnels)
+        assert node.count("bind") == number + 1
+    assert urls[0] == urls[1]
 
 
 def test_jupyter(start: Start, node: FakeNode) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway.config import CA_VARIABLE, REGISTRY_VARIABLE, TOKEN_VARIABLE, Settings, resolve
+from portway.config import CA_VARIABLE, REGISTRY_VARIABLE, TOKEN_VARIABLE, Settings, resolve, resolve_key
 from portway.errors import AuthError, ConfigError, InvalidError
 
 PEM = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n"
@@ -106,6 +106,34 @@ def test_what_is_not_text_is_an_invalid_error(argument: dict[str, Any]) -> None:
     """And no AttributeError from somewhere inside."""
     with pytest.raises(InvalidError, match=next(iter(argument))):
         resolve(**(GIVEN | argument))
+
+
+@pytest.mark.parametrize(
+    ("key", "variable", "expected"),
+    [
+        (None, "", ""),
+        ("", "/variable", ""),
+        (None, "/variable", "/variable"),
+        ("given", "/variable", "given"),
+        (Path("given"), "", "given"),
+        ("~/k", "", "/home/me/k"),
+        (None, "~/k", "/home/me/k"),
+    ],
+)
+def test_a_key_file_is_an_argument_or_the_variable(
+    monkeypatch: pytest.MonkeyPatch, key: Any, variable: str, expected: str
+) -> None:
+    """The argument goes before; an empty one is no file. ~ is the user's home."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert resolve_key(key, {"PORTWAY_KEY": variable}) == expected
+
+
+def test_a_key_file_that_is_no_path() -> None:
+    """Or is in the home of nobody."""
+    with pytest.raises(InvalidError, match="key is text"):
+        resolve_key(1)  # type: ignore[arg-type]
+    with pytest.raises(InvalidError, match="write its whole path"):
+        resolve_key("~nobody.of.this.name/key")
 
 
 def test_secrets_are_not_in_the_repr() -> None:

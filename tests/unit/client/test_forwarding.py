@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "region": None,
     "strategy": "latency",
     "tunnel_lost": None,
+    "key": "",
 }
 
 

@@ -19,7 +19,7 @@ from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.bounded import BoundedMap
 from portway_runtime.clocks import Monotonic, monotonic
 
-from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
+from portway.engine.dialogue import Dialogue, SessionCredentials, Welcomed
 from portway.engine.directory import Node
 from portway.engine.failures import Failure
 from portway.engine.session import failure_of
@@ -70,7 +70,7 @@ class DataLanes:
         self._clock = clock
         self._refused_visits = RefusedVisits(clock)
         self._pool: Pool | None = None
-        self._key: SessionKey | None = None
+        self._credentials: SessionCredentials | None = None
         self._failing_since: float | None = None
         self._warned = False
 
@@ -79,22 +79,22 @@ class DataLanes:
         node: Node,
         cluster_ca: bytes,
         welcomed: Welcomed,
-        session_unknown: Callable[[SessionKey, Failure], None],
+        session_unknown: Callable[[SessionCredentials, Failure], None],
     ) -> None:
         """Keep lanes for this session. Those of an earlier one are retired; its visits may finish.
 
         `session_unknown` is called when the node refuses lanes because it does not know this session any more.
         """
-        if self._pool is not None and welcomed.key == self._key:
+        if self._pool is not None and welcomed.credentials == self._credentials:
             return
         self.retire()
         tls = ClientTls(cluster_ca, node.server_name, LINK_ALPN)
-        target = DialTarget(node.address, tls, Dialogue.park(welcomed.key))
+        target = DialTarget(node.address, tls, Dialogue.park(welcomed.credentials))
         most = min(_SIZES.lanes, welcomed.max_lanes or _SIZES.lanes)
         sizes = SpareSizes(quiet=min(_SIZES.quiet, most), busy=min(_SIZES.busy, most), lanes=most)
-        self._key = welcomed.key
+        self._credentials = welcomed.credentials
         self._failing_since, self._warned = None, False
-        failed = partial(self._lane_failed, welcomed.key, session_unknown)
+        failed = partial(self._lane_failed, welcomed.credentials, session_unknown)
         self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, failed)
         self._carrier.serve(self._pool, self._table, self._refused_visits)
 
@@ -107,22 +107,25 @@ class DataLanes:
         """Dial no more and close idle lanes; visits in progress go on."""
         if self._pool is not None:
             self._pool.retire()
-            self._pool = self._key = None
+            self._pool = self._credentials = None
 
     def close(self) -> None:
         """Close every lane, and cut visits in progress."""
         if self._pool is not None:
             self._pool.close()
-            self._pool = self._key = None
+            self._pool = self._credentials = None
 
     def _lane_failed(
-        self, key: SessionKey, session_unknown: Callable[[SessionKey, Failure], None], error: CarrierError
+        self,
+        credentials: SessionCredentials,
+        session_unknown: Callable[[SessionCredentials, Failure], None],
+        error: CarrierError,
     ) -> None:
-        if self._pool is None or self._key != key:
+        if self._pool is None or self._credentials != credentials:
             return  # failures of an earlier session's lanes may still be reported
         failure = failure_of(error)
         if failure is not None and failure.session_unknown:
-            session_unknown(key, failure)
+            session_unknown(credentials, failure)
             return
         counts = self._pool.counts
         if counts.idle + counts.busy > 0:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from portway_proto.v1 import lane_pb2, types_pb2
+from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import FrameType
+from portway_proto.wire.labels import Label
 from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import MAX_PORT, is_host
 from portway_runtime.printable import printable
 
@@ -26,7 +28,7 @@ Frame = tuple[FrameType, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class SessionKey:
+class SessionCredentials:
     """Identifies a session and proves that it is this client's: sent in PARK and in the HELLO that resumes it."""
 
     id: bytes
@@ -35,21 +37,22 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class BindRequest:
-    """A tunnel to bind. `proof` proves `epoch`; `ticket` asks for the raw port of an earlier BOUND."""
+    """A tunnel to bind. `unencrypted`: with a raw port; `ticket` asks for that of an earlier BOUND."""
 
-    label: str
-    epoch: int
-    proof: bytes
+    claim: Claim
     unencrypted: bool = False
-    h2_enabled: bool = False
     ticket: bytes = b""
+
+    @property
+    def label(self) -> Label:
+        return self.claim.label
 
 
 @dataclass(frozen=True, slots=True)
 class Welcomed:
     """The node accepted the session. Times in seconds, `node_time` since the Unix epoch; `max_lanes` 0: no limit."""
 
-    key: SessionKey
+    credentials: SessionCredentials
     resumed: bool
     node: str
     region: str
@@ -75,18 +78,20 @@ class TunnelBound:
 
 @dataclass(frozen=True, slots=True)
 class TunnelRefused:
-    """BIND number `request` was refused."""
+    """BIND number `request` was refused. `claim`, with EPOCH, is said to own the label; nothing of it was checked."""
 
     request: int
     failure: Failure
+    claim: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelUnbound:
-    """The node unbound a tunnel by itself."""
+    """The node unbound a tunnel by itself. `claim`: as in TunnelRefused."""
 
     label: str
     failure: Failure
+    claim: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +119,11 @@ class Dialogue:
         self._zone = zone
         self._request = 0
         self._unanswered: dict[int, BindRequest] = {}  # by request number
-        self._key: SessionKey | None = None
+        self._credentials: SessionCredentials | None = None
 
-    def hello(self, grant: str, resume: SessionKey | None) -> Frame:
-        """The first frame: begins a session, or continues the session `resume`."""
-        message = lane_pb2.Hello(version=PROTOCOL_VERSION, grant=grant, client_version=VERSION)
+    def hello(self, grant: str, signature: bytes, resume: SessionCredentials | None) -> Frame:
+        """The first frame: begins a session, or continues the session `resume`. `signature`: for this node."""
+        message = lane_pb2.Hello(version=PROTOCOL_VERSION, grant=grant, client_version=VERSION, signature=signature)
         if resume is not None:
             message.session_id, message.session_secret = resume.id, resume.secret
         return FrameType.HELLO, message.SerializeToString()
@@ -127,15 +132,7 @@ class Dialogue:
         """The request number that its answer will carry, and the frame."""
         self._request += 1
         self._unanswered[self._request] = bind
-        options = types_pb2.TunnelOptions(h2_enabled=bind.h2_enabled, unencrypted=bind.unencrypted)
-        message = lane_pb2.Bind(
-            request=self._request,
-            label=bind.label,
-            epoch=bind.epoch,
-            proof=bind.proof,
-            options=options,
-            ticket=bind.ticket,
-        )
+        message = lane_pb2.Bind(request=self._request, claim=bind.claim.encoded, ticket=bind.ticket)
         return self._request, (FrameType.BIND, message.SerializeToString())
 
     @staticmethod
@@ -144,15 +141,16 @@ class Dialogue:
         return FrameType.UNBIND, lane_pb2.Unbind(label=label).SerializeToString()
 
     @staticmethod
-    def moved(label: str, node: str, epoch: int, proof: bytes) -> Frame:
-        """The tunnel is bound at the node named `node` now, with this epoch."""
-        message = lane_pb2.Moved(label=label, node=node, epoch=epoch, proof=proof)
-        return FrameType.MOVED, message.SerializeToString()
+    def present(presence: Presence, grant: str) -> Frame:
+        """What the session holds. `grant`: a new one, "" if the node has seen it."""
+        message = lane_pb2.Presence(statement=presence.encoded, grant=grant)
+        return FrameType.PRESENCE, message.SerializeToString()
 
     @staticmethod
-    def renewed(grant: str) -> Frame:
-        """A newer grant than that of HELLO."""
-        return FrameType.RENEWED, lane_pb2.Renewed(grant=grant).SerializeToString()
+    def moved(claim: Claim, presence: Presence) -> Frame:
+        """The tunnel is bound at the node that these two name now."""
+        message = lane_pb2.Moved(label=claim.label, claim=claim.encoded, presence=presence.encoded)
+        return FrameType.MOVED, message.SerializeToString()
 
     @staticmethod
     def goaway() -> Frame:
@@ -160,14 +158,14 @@ class Dialogue:
         return FrameType.GOAWAY, lane_pb2.Goaway().SerializeToString()
 
     @staticmethod
-    def park(key: SessionKey) -> Frame:
+    def park(credentials: SessionCredentials) -> Frame:
         """The first frame of each data lane."""
-        message = lane_pb2.Park(version=PROTOCOL_VERSION, session_id=key.id, session_secret=key.secret)
+        message = lane_pb2.Park(version=PROTOCOL_VERSION, session_id=credentials.id, session_secret=credentials.secret)
         return FrameType.PARK, message.SerializeToString()
 
     def receive(self, frame_type: int, payload: bytes) -> Event:
         """The event that a received frame means. Raises RemoteProtocolError, after which the lane is of no use."""
-        if self._key is None and frame_type != FrameType.WELCOME:
+        if self._credentials is None and frame_type != FrameType.WELCOME:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} before WELCOME")
         handler = self._HANDLERS.get(frame_type)
         if handler is None:
@@ -176,13 +174,13 @@ class Dialogue:
 
     def _welcome(self, payload: bytes) -> Welcomed:
         message = _read(lane_pb2.Welcome, payload)
-        if self._key is not None:
+        if self._credentials is not None:
             raise RemoteProtocolError("WELCOME twice")
         if not message.session_id or not message.session_secret:
             raise RemoteProtocolError("WELCOME without a session")
-        self._key = SessionKey(message.session_id, message.session_secret)
+        self._credentials = SessionCredentials(message.session_id, message.session_secret)
         return Welcomed(
-            self._key,
+            self._credentials,
             message.resumed,
             printable(message.node),
             printable(message.region),
@@ -210,11 +208,11 @@ class Dialogue:
     def _bind_refused(self, payload: bytes) -> TunnelRefused:
         message = _read(lane_pb2.BindRefused, payload)
         self._answered(message.request)
-        return TunnelRefused(message.request, read_failure(message.failure))
+        return TunnelRefused(message.request, read_failure(message.failure), message.claim)
 
     def _unbound(self, payload: bytes) -> TunnelUnbound:
         message = _read(lane_pb2.Unbound, payload)
-        return TunnelUnbound(message.label, read_failure(message.failure))
+        return TunnelUnbound(message.label, read_failure(message.failure), message.claim)
 
     def _want(self, payload: bytes) -> LanesWanted:
         return LanesWanted(_read(lane_pb2.Want, payload).lanes)

@@ -14,6 +14,7 @@ from typing import Final, NoReturn, Protocol, TypeVar
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.endpoints import Endpoint
 
+from portway.engine.signer import Signer
 from portway.errors import AuthError, Error
 
 logger = logging.getLogger(__name__)
@@ -67,47 +68,64 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A registry's answer to Locate. `nodes` are in the order to try them; `expected` is by node name."""
+    """A registry's answer to Locate. `nodes` are in the order to try them; `expected` is by node name.
+
+    registry_time_ms: milliseconds since the Unix epoch; 0 if it said none.
+    """
 
     nodes: tuple[Node, ...]
     cluster_ca: bytes = field(repr=False)
     grant: Grant
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    cluster_id: str = ""
+    registry_time_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A registry's answer to Renew; `registry_time_ms` as in Located."""
+
+    grant: Grant
+    registry_time_ms: int = 0
 
 
 class Registries(Protocol):
-    """Asks the registries. Each call blocks, and raises Error."""
+    """Asks the registries; grants are for `session_key`. Each call blocks, and raises Error."""
 
-    def locate(self, new_tunnels: int) -> Located: ...
+    def locate(self, session_key: bytes, new_tunnels: int) -> Located: ...
 
-    def renew(self) -> Grant: ...
+    def renew(self, session_key: bytes) -> Renewed: ...
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None: ...
 
 
 class Directory:
-    """Holds the last answer in `located`; None before the first."""
+    """Holds the last answer in `located`; None before the first. `signer` learns cluster and time from each."""
 
-    def __init__(self, registries: Registries, clock: Monotonic = monotonic) -> None:
+    def __init__(self, registries: Registries, signer: Signer, clock: Monotonic = monotonic) -> None:
         self._registries = registries
+        self._signer = signer
         self._clock = clock
         self._renew_at = 0.0
         self.located: Located | None = None
 
     async def locate(self, new_tunnels: int = 0) -> Located:
         """Ask now. Raises Error, QuotaError when there is no room for `new_tunnels`; the answer before then stays."""
-        located = await on_thread(lambda: self._registries.locate(new_tunnels))
+        session_key = self._signer.session_key
+        located = await on_thread(lambda: self._registries.locate(session_key, new_tunnels))
+        self._signer.learn(located.cluster_id, located.registry_time_ms)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
         return located
 
-    async def renew(self) -> Grant:
+    async def renew(self) -> None:
         """Get a fresh grant. Raises Error; the grant before then stays in use."""
-        grant = await on_thread(self._registries.renew)
-        if self.located is not None:
-            self.located = replace(self.located, grant=grant)
-            self._renew_at = self._clock() + grant.renew_after
-        return grant
+        session_key = self._signer.session_key
+        renewed = await on_thread(lambda: self._registries.renew(session_key))
+        self._signer.learn_time(renewed.registry_time_ms)
+        if self.located is not None and session_key == self._signer.session_key:
+            self.located = replace(self.located, grant=renewed.grant)
+            self._renew_at = self._clock() + renewed.grant.renew_after
 
     async def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell a registry what was measured. Raises Error."""
@@ -117,15 +135,15 @@ class Directory:
         """Seconds until the grant is to be renewed; 0 if it is overdue."""
         return max(0.0, self._renew_at - self._clock())
 
-    async def keep_renewed(self, renewed: Callable[[Grant], None]) -> NoReturn:
+    async def keep_renewed(self) -> NoReturn:
         """Renew the grant whenever it is due, so that losing a node while no registry can be reached does no harm.
-        `renewed` is called with each new one."""
+        The node sees it with the next presence."""
         while True:
             await asyncio.sleep(self.renewal_due_in())
             if self.renewal_due_in() > 0:
                 continue  # Locate has brought a new one meanwhile
             try:
-                renewed(await self.renew())
+                await self.renew()
             except AuthError as error:
                 logger.warning("the registry does not renew the grant: %s", error)
                 await asyncio.sleep(RENEW_RETRY)

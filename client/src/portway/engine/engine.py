@@ -6,6 +6,7 @@ Not here: the thread that the loop runs on (engine_thread.py), the caller's side
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from portway_carrier.contract import Carrier, Counters
 from portway_runtime.tasks import Tasks
@@ -13,11 +14,15 @@ from portway_runtime.tasks import Tasks
 from portway.config import GEOIP, Settings
 from portway.engine.directory import Directory, Registries
 from portway.engine.grpc_registries import GrpcRegistries
-from portway.engine.held_tunnel import HeldTunnel, LocalAddress, ReadyChains
+from portway.engine.held_tunnel import HeldTunnel, LocalAddress
 from portway.engine.link import Link
 from portway.engine.race_rule import RACERS
+from portway.engine.signer import Signer
 from portway.errors import InvalidError, RemoteError, UnreachableError
 from portway.tunnel import TunnelRequest
+
+if TYPE_CHECKING:
+    from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +48,19 @@ class Engine:
         self.carrier = carrier
         self._registries = registries
         self._tasks = Tasks("portway", on_failure)
-        self._chains = ReadyChains()
         self._links: dict[Settings, Link] = {}
         self._tunnels: dict[LocalAddress, HeldTunnel] = {}
 
-    async def open(self, request: TunnelRequest) -> HeldTunnel:
-        """Open a tunnel. Raises Error. Cancelled, it leaves nothing behind."""
+    async def open(self, request: TunnelRequest, key_file: "KeyFile | None" = None) -> HeldTunnel:
+        """Open a tunnel, with the key of `key_file` or one of its own. Raises Error. Cancelled, it leaves nothing
+        behind."""
         address = (request.port, request.host)
         if address in self._tunnels:
             where = f"port {request.port}" if request.host is None else f"{request.host}:{request.port}"
             raise InvalidError(f"{where} is forwarded already: close that tunnel first, or use it")
-        held = HeldTunnel(request, self._chains.take(), self._forget)
+        held = HeldTunnel(request, self._forget, key_file)
+        if key_file is not None:
+            self._demand_unused(held.label, key_file)
         self._tunnels[address] = held
         link = self._link(request.settings)
         try:
@@ -68,7 +75,6 @@ class Engine:
         except BaseException:
             self._forget(held)
             raise
-        self._chains.prepare()
         return held
 
     def release(self, held: HeldTunnel) -> None:
@@ -106,10 +112,20 @@ class Engine:
     def _link(self, settings: Settings) -> Link:
         link = self._links.get(settings)
         if link is None:
-            directory = Directory(self._registries(settings))
+            signer = Signer()
+            directory = Directory(self._registries(settings), signer)
             racers = 1 if settings.strategy == GEOIP else RACERS
-            link = self._links[settings] = Link(self.carrier, directory, self._tasks, racers=racers)
+            link = self._links[settings] = Link(self.carrier, directory, signer, self._tasks, racers=racers)
         return link
+
+    def _demand_unused(self, label: str, key_file: "KeyFile") -> None:
+        """Two tunnels of one program with one key would take the label from each other."""
+        for held in self._tunnels.values():
+            if held.label == label:
+                raise InvalidError(
+                    f"the tunnel of port {held.request.port} has the URL of the key file {key_file.path} already: "
+                    'name another file with key=, or pass key="" for a random URL'
+                )
 
     def _forget(self, held: HeldTunnel) -> None:
         """Its local address may be forwarded again."""

@@ -42,13 +42,17 @@ _FAILURE: Final[Mapping[int, tuple[type[Error], str]]] = {
     ),
     FailureCode.FAILURE_CODE_REVOKED: (AuthError, "the token was revoked: ask for a new one"),
     FailureCode.FAILURE_CODE_QUOTA: (QuotaError, "there are as many tunnels as the quota allows: close one"),
-    FailureCode.FAILURE_CODE_CLAIM: (RemoteError, "the node does not accept the label's claim: upgrade portway"),
+    FailureCode.FAILURE_CODE_CLAIM: (RemoteError, "the node does not accept the tunnel's claim: upgrade portway"),
     FailureCode.FAILURE_CODE_EPOCH: (RemoteError, "another client holds the label: open a new tunnel"),
     FailureCode.FAILURE_CODE_PORTS: (RemoteError, "the node has no raw TCP port free: try again later"),
     FailureCode.FAILURE_CODE_SESSION: (RemoteError, "the node does not know the session: try again"),
     FailureCode.FAILURE_CODE_OVERLOADED: (RemoteError, "the node is full: try again later"),
     FailureCode.FAILURE_CODE_SHUTDOWN: (RemoteError, "the node is stopping: try again"),
     FailureCode.FAILURE_CODE_INVALID: (InvalidError, "the node did not accept the tunnel's options"),
+    FailureCode.FAILURE_CODE_TIME: (
+        RemoteError,
+        "the node's time is not the registry's: the clocks of node and registry must be right",
+    ),
 }
 
 # Concerns this node at this moment: another node, or the same one later, may accept.
@@ -61,10 +65,10 @@ _PASSING: Final = frozenset(
         FailureCode.FAILURE_CODE_SHUTDOWN,
     }
 )
-# Concerns the client: every node answers the same.
-_FOR_GOOD: Final = frozenset({FailureCode.FAILURE_CODE_REVOKED, FailureCode.FAILURE_CODE_QUOTA})
-# One node's refusal may be its own fault: its clock may be wrong, its release too old.
-_DISPUTABLE: Final = frozenset({FailureCode.FAILURE_CODE_VERSION, FailureCode.FAILURE_CODE_GRANT})
+# One node's refusal of a session may be its own fault: its clock may be wrong, its release too old, it may be hostile.
+_DISPUTABLE: Final = frozenset(
+    {FailureCode.FAILURE_CODE_VERSION, FailureCode.FAILURE_CODE_GRANT, FailureCode.FAILURE_CODE_REVOKED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +81,38 @@ class Failure:
 
     @property
     def passing(self) -> bool:
-        """Whether trying again later can help."""
-        return self.code in _PASSING
-
-    @property
-    def for_good(self) -> bool:
-        """Whether every other node will answer the same."""
-        return self.code in _FOR_GOOD
+        """Whether trying again later can help; unknown codes count as UNSPECIFIED."""
+        return self.code in _PASSING or self.code not in FailureCode.values()
 
     @property
     def disputable(self) -> bool:
-        """Whether another node may accept, though this one never will."""
+        """Whether another node may accept the session, though this one never will."""
         return self.code in _DISPUTABLE
 
     @property
     def stale_grant(self) -> bool:
-        """Whether a fresh grant may help."""
-        return self.code == FailureCode.FAILURE_CODE_GRANT
+        """Whether a fresh grant may help, or the registry that is asked for one says why not."""
+        return self.code in (FailureCode.FAILURE_CODE_GRANT, FailureCode.FAILURE_CODE_REVOKED)
 
     @property
-    def epoch_taken(self) -> bool:
-        """Whether an equal or higher epoch holds the label."""
+    def revoked(self) -> bool:
+        """Whether the token was revoked, as this node says."""
+        return self.code == FailureCode.FAILURE_CODE_REVOKED
+
+    @property
+    def over_quota(self) -> bool:
+        """Whether the token has as many tunnels as it may have, as this node says."""
+        return self.code == FailureCode.FAILURE_CODE_QUOTA
+
+    @property
+    def owned_elsewhere(self) -> bool:
+        """Whether a claim of higher rank owns the label, as this node says."""
         return self.code == FailureCode.FAILURE_CODE_EPOCH
+
+    @property
+    def wrong_time(self) -> bool:
+        """Whether what was signed is not of now."""
+        return self.code == FailureCode.FAILURE_CODE_TIME
 
     @property
     def session_unknown(self) -> bool:

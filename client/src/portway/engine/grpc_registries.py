@@ -16,7 +16,7 @@ from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
 from portway_runtime.printable import printable
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
-from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip
+from portway.engine.directory import Expected, Grant, Located, Node, Renewed, RoundTrip
 from portway.errors import Attempt, RemoteError, UnreachableError
 from portway.fork_guard import fork_guard
 
@@ -47,8 +47,9 @@ class GrpcRegistries:
         """The registry that answered last, which is asked first the next time."""
         return self._order[0]
 
-    def locate(self, new_tunnels: int = 0) -> Located:
-        """Ask for candidate nodes and a grant, to open so many tunnels; 0 to attach those that there are.
+    def locate(self, session_key: bytes, new_tunnels: int = 0) -> Located:
+        """Ask for candidate nodes and a grant for this session key, to open so many tunnels; 0 to attach those that
+        there are.
 
         Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError.
         """
@@ -61,7 +62,13 @@ class GrpcRegistries:
         region = self._settings.region
         geoip = self._settings.strategy == GEOIP
         strategy = Strategy.STRATEGY_GEOIP if geoip else Strategy.STRATEGY_LATENCY
-        request = LocateRequest(region=region, client_version=VERSION, strategy=strategy, new_tunnels=new_tunnels)
+        request = LocateRequest(
+            region=region,
+            client_version=VERSION,
+            strategy=strategy,
+            new_tunnels=new_tunnels,
+            session_key=session_key,
+        )
         answer = self.ask(
             "no registry could say where the relay nodes are",
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
@@ -72,20 +79,23 @@ class GrpcRegistries:
             where = f"region {region!r}" if region else "the cluster"
             raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
         expected = {one.node.name: expected_of(one) for one in candidates}
-        return Located(nodes, answer.cluster_ca, _grant(answer.grant), expected)
+        if not answer.cluster_id:
+            raise RemoteError("the registry does not name its cluster: it is older than this client, upgrade it")
+        grant = _grant(answer.grant)
+        return Located(nodes, answer.cluster_ca, grant, expected, answer.cluster_id, answer.registry_time_ms)
 
-    def renew(self) -> Grant:
-        """Ask for a fresh grant. Raises as `locate`."""
+    def renew(self, session_key: bytes) -> Renewed:
+        """Ask for a fresh grant for this session key. Raises as `locate`."""
         with fork_guard:
             from portway_proto.v1.discovery_pb2 import RenewRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
-        request = RenewRequest()
+        request = RenewRequest(session_key=session_key)
         answer = self.ask(
             "no registry renewed the grant",
             lambda channel, metadata: DiscoveryStub(channel).Renew(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
-        return _grant(answer.grant)
+        return Renewed(_grant(answer.grant), answer.registry_time_ms)
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell the registry that answered last what was measured. Raises as `locate`."""

@@ -1,97 +1,67 @@
-"""One tunnel as the engine holds it: its label and epochs, the session that it is bound on, its addresses, its loss.
+"""One tunnel as the engine holds it: its key and label, its epochs, the session that it is bound on, its loss.
 
-LabelChain is the hash chain that the label comes from and the epochs that it has used up. Walking a new chain takes
-4 ms, so ReadyChains makes one in advance. Not here: sending BIND (tunnel_set.py, session.py).
+Its key is made with it, in memory, or is that of a key file, with which the label and the raw port stay when its
+program is started again. Not here: sending BIND (tunnel_set.py, session.py).
 """
 
 import logging
-import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from portway_carrier.contract import LocalService
-from portway_proto.wire.labels import CHAIN_LENGTH, Chain, Epoch, Label
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.wire.labels import Label, label_of_key
+from portway_proto.wire.statements import Claim, SigningKey
 
-from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound
-from portway.errors import Error, RemoteError, TunnelLostError
+from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
+from portway.engine.directory import Node
+from portway.engine.signer import OUTBID, Signer
+from portway.errors import Error, TakenOverError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
+
+if TYPE_CHECKING:
+    from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
 
 logger = logging.getLogger(__name__)
 
 # Port, and host or None for this machine. One tunnel at a time forwards each.
 LocalAddress = tuple[int, str | None]
 
-
-class LabelChain:
-    """A tunnel's label, and the proofs of its epochs in turn."""
-
-    __slots__ = ("_chain", "epoch")
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-        self.epoch = Epoch(0)
-
-    @property
-    def label(self) -> Label:
-        return self._chain.label
-
-    @property
-    def proof(self) -> bytes:
-        """The proof of the current epoch."""
-        return self._chain.proof(self.epoch)
-
-    def next_proof(self) -> tuple[Epoch, bytes]:
-        """Go on to the next epoch; returns it and its proof. Raises RemoteError when the chain is used up."""
-        if self.epoch == CHAIN_LENGTH:
-            raise RemoteError(f"its {CHAIN_LENGTH} epochs are used up: open a new tunnel")
-        self.epoch = Epoch(self.epoch + 1)
-        return self.epoch, self.proof
-
-
-class ReadyChains:
-    """New label chains; one is made in advance."""
-
-    def __init__(self) -> None:
-        self._ready: list[Chain] = []
-        self._making: threading.Thread | None = None
-
-    def take(self) -> LabelChain:
-        """A new chain: at once when one is ready, otherwise after about 4 ms."""
-        return LabelChain(self._ready.pop() if self._ready else Chain())
-
-    def prepare(self) -> None:
-        """Make one in advance, on a thread of its own."""
-        if not self._ready and (self._making is None or not self._making.is_alive()):
-            self._making = threading.Thread(target=self._make, name="portway chain", daemon=True)
-            self._making.start()
-
-    def _make(self) -> None:
-        self._ready.append(Chain())
+# Times that a program outbids another one, which was started before it, for its key file's label.
+OUTBIDS: Final = 4
 
 
 class HeldTunnel:
     """A tunnel from its request on."""
 
-    def __init__(self, request: TunnelRequest, chain: LabelChain, on_lost: Callable[["HeldTunnel"], None]) -> None:
+    def __init__(
+        self, request: TunnelRequest, on_lost: Callable[["HeldTunnel"], None], key_file: "KeyFile | None" = None
+    ) -> None:
         """`on_lost` is called once, when the tunnel is lost for good."""
         self.request = request
         self.tunnel: Tunnel | None = None  # None until it is bound for the first time
         self.lost: TunnelLostError | None = None
         self.postponed: Error | None = None  # a node's refusal that asks to try later, while the client waits
-        self._chain = chain
+        self._key_file = key_file
+        self._key = SigningKey() if key_file is None else key_file.key
+        self.label: Label = label_of_key(self._key.public)
         self._on_lost = on_lost
+        self._options = TunnelOptions(h2_enabled=request.h2_enabled, unencrypted=request.unencrypted).SerializeToString(
+            deterministic=True
+        )
+        self._epoch = 0  # of the last claim, or higher
+        self._outbids = 0
+        self._claim: Claim | None = None  # the last
         self._ticket = b""  # for the raw port in `tunnel`
         self._raw_port_missing = False
-        self._unanswered: tuple[SessionKey, BindRequest] | None = None  # the last BIND, until its answer comes
-        self._holder: SessionKey | None = None
+        self._unanswered: tuple[SessionCredentials, BindRequest] | None = None  # the last BIND, until its answer comes
+        self._holder: SessionCredentials | None = None
 
     @property
-    def label(self) -> Label:
-        return self._chain.label
-
-    @property
-    def latest(self) -> tuple[int, bytes]:
-        """The epoch of the last BIND, and its proof."""
-        return self._chain.epoch, self._chain.proof
+    def latest(self) -> Claim:
+        """The claim of the last BIND; there must have been one."""
+        assert self._claim is not None
+        return self._claim
 
     @property
     def local_address(self) -> LocalAddress:
@@ -111,27 +81,25 @@ class HeldTunnel:
     @property
     def bind_sent(self) -> bool:
         """Whether a BIND was ever sent, so that a node may know it."""
-        return self._chain.epoch > 0
+        return self._claim is not None
 
-    def held_by(self, session: SessionKey) -> bool:
+    def held_by(self, session: SessionCredentials) -> bool:
         """Whether the node of this session has it, and no BIND was sent to another since."""
         return self._holder == session
 
-    def bind_on(self, session: SessionKey) -> BindRequest:
-        """The BIND to send: repeated if its answer was lost in this same session, otherwise with the next epoch.
-
-        Raises RemoteError when no epoch is left.
-        """
+    def bind_on(self, session: SessionCredentials, node: Node, signer: Signer) -> BindRequest:
+        """The BIND to send to the session's node: repeated if its answer was lost in this same session, otherwise with
+        a claim of the next epoch."""
         if self._unanswered is not None and self._unanswered[0] == session:
             return self._unanswered[1]
-        epoch, proof = self._chain.next_proof()
-        request = self.request
-        bind = BindRequest(self.label, epoch, proof, request.unencrypted, request.h2_enabled, self._ticket)
+        self._epoch = signer.epoch_after(self._epoch)
+        self._claim = signer.claim(self._key, self._epoch, node.name, self._options)
+        bind = BindRequest(self._claim, self.request.unencrypted, self._ticket_at(node))
         self._unanswered = (session, bind)
         self._holder = None
         return bind
 
-    def bound(self, session: SessionKey, answer: TunnelBound) -> None:
+    def bound(self, session: SessionCredentials, answer: TunnelBound) -> None:
         """The node of this session has it. The addresses stay those of the first time, which the program has by now."""
         self._unanswered, self._holder = None, session
         if self.tunnel is None:
@@ -140,10 +108,20 @@ class HeldTunnel:
         elif (answer.host, answer.unencrypted_port) != (self.tunnel.host, self.tunnel.unencrypted_port):
             self._lose_raw_port()
             return
-        self._ticket = answer.ticket or self._ticket
+        if answer.ticket:
+            self._ticket = answer.ticket
+            if self._key_file is not None:
+                self._key_file.keep_ticket(answer.host, answer.ticket)
         if self._raw_port_missing:
             self._raw_port_missing = False
             logger.warning("tunnel %s… has its TCP port %d again", self.label[:4], self.tunnel.unencrypted_port)
+
+    def _ticket_at(self, node: Node) -> bytes:
+        """That of the raw port that it is known by; before it has one, of the port that the key file had in the node's
+        region."""
+        if self.tunnel is not None or self._key_file is None or not self.request.unencrypted:
+            return self._ticket
+        return self._key_file.ticket(f"{self.label}.{node.zone}")
 
     def _lose_raw_port(self) -> None:
         """The ticket of the first port is kept: the next node may give the port back."""
@@ -162,6 +140,22 @@ class HeldTunnel:
     def unbound(self) -> None:
         """The node that had it unbound it."""
         self._holder = None
+
+    def outranked(self, owner: Claim, *, own: bool) -> None:
+        """A verified claim owns the label instead of the last one here. `own`: this program has signed it.
+
+        The next claim outranks it if it is this program's own, or if the tunnel was never bound: then the other program
+        was started before. Raises TakenOverError otherwise.
+        """
+        if own:
+            self._epoch = owner.epoch
+            return
+        if self.tunnel is not None or self._outbids == OUTBIDS:
+            raise TakenOverError(
+                "another program that uses the same key file has this URL now: give each program a key file of its own"
+            )
+        self._outbids += 1
+        self._epoch = owner.epoch + OUTBID - 1
 
     def lose(self, reason: Error) -> None:
         """It is lost for good: record the first reason, and call `on_lost` and the program's callback. Nothing happens

@@ -4,8 +4,8 @@ It attaches when the first tunnel is opened, attaches again whenever the connect
 under the same labels. After the last tunnel is closed it lingers, so that the next one opens in one round trip. A loss
 that attaching again cannot restore ends its tunnels.
 
-Not here: finding a node (search.py), the control lane (session.py), sending BIND (tunnel_set.py), data lanes
-(data_lanes.py).
+Not here: finding a node (search.py), the control lane (session.py), sending BIND (tunnel_set.py) and PRESENCE
+(presences.py), whether a refusal is final (second_opinions.py), data lanes (data_lanes.py).
 """
 
 import asyncio
@@ -15,18 +15,22 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from portway_carrier.contract import Carrier
+from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
 from portway.engine.data_lanes import DataLanes
-from portway.engine.dialogue import SessionKey, Welcomed
-from portway.engine.directory import Directory, Grant
+from portway.engine.dialogue import SessionCredentials, Welcomed
+from portway.engine.directory import Directory
 from portway.engine.failures import Failure, pauses, spread_hint
 from portway.engine.held_tunnel import HeldTunnel
+from portway.engine.presences import Presences
 from portway.engine.race_rule import RACERS
 from portway.engine.reporter import Reporter
 from portway.engine.search import Attachment, Refused, Resumption, Search
+from portway.engine.second_opinions import SecondOpinions
 from portway.engine.session import BindRefused, End, Session, SessionOver
+from portway.engine.signer import Signer
 from portway.engine.tunnel_set import TunnelSet
 from portway.errors import Attempt, AuthError, Error, UnreachableError
 
@@ -39,25 +43,29 @@ SOUND_AFTER: Final = 1.0
 LINGER: Final = 60.0
 # Seconds. A node that stops gives its clients twice this by default before it closes their connections.
 LONGEST_STAY: Final = 5.0
+# Ends a session that must not be resumed.
+_NEW_SESSION: Final = Failure(FailureCode.FAILURE_CODE_SESSION, "begin a new session")
 # Seconds. No decision compares clocks, and certificates and grants tolerate more; the log warns nevertheless.
 CLOCK_DIFFERENCE: Final = 300.0
 
 
 class Link:
-    """Used on the engine's loop. Receives its sessions' events (SessionEvents)."""
+    """Used on the engine's loop. Receives its sessions' events (SessionEvents), and owns its tunnels (TunnelOwner)."""
 
     def __init__(
         self,
         carrier: Carrier,
         directory: Directory,
+        signer: Signer,
         tasks: Tasks,
         clock: Monotonic = monotonic,
         linger: float = LINGER,
         racers: int = RACERS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`clock` and `sleep` time the pauses between tries; `linger` is in seconds."""
+        """`signer` is the directory's; `clock` and `sleep` time the pauses between tries; `linger` is in seconds."""
         self._directory = directory
+        self._signer = signer
         self._tasks = tasks
         self._clock = clock
         self._linger = linger
@@ -71,8 +79,10 @@ class Link:
         self._expiry: asyncio.TimerHandle | None = None
         self._clock_warned = False
         self.trouble = ""  # why it is not attached, for people
-        self._search = Search(carrier, directory, clock, racers, Reporter(directory, tasks).tell)
-        self._tunnels = TunnelSet(tasks, self._emptied, clock)
+        self._search = Search(carrier, directory, signer, clock, racers, Reporter(directory, tasks).tell)
+        self._presences = Presences(directory, signer)
+        self._opinions = SecondOpinions(directory, tasks, clock)
+        self._tunnels = TunnelSet(tasks, self, signer, self._presences, clock)
         self._lanes = DataLanes(carrier, self._tunnels.table)
 
     @property
@@ -98,14 +108,19 @@ class Link:
                 except SessionOver:
                     continue  # the keeper attaches again
                 except BindRefused as refused:
-                    if not refused.failure.retry_after:
-                        raise refused.failure.error() from None
-                    held.postponed = refused.failure.error()
-                    await self._sleep(spread_hint(refused.failure.retry_after))
-                    held.postponed = None
+                    await self._before_next_try(session, held, refused.failure)
         except BaseException:
             self.release(held)
             raise
+
+    async def _before_next_try(self, session: Session, held: HeldTunnel, failure: Failure) -> None:
+        """Wait until binding a tunnel that was never open may be tried again. Raises Error if it may not."""
+        if failure.passing and failure.retry_after:
+            held.postponed = failure.error()
+            await self._sleep(spread_hint(failure.retry_after))
+            held.postponed = None
+        elif failure.passing or not await self.refused(session, held, failure):
+            raise failure.error() from None
 
     def release(self, held: HeldTunnel) -> None:
         """Close a tunnel; does nothing if it is not open here."""
@@ -135,20 +150,44 @@ class Link:
             if not waiting.done():
                 waiting.set_exception(error)
 
-    def tunnel_unbound(self, session: Session, label: str, failure: Failure) -> None:
-        """SessionEvents: bind it again, unless its session is being left: then the next session binds it."""
-        if self._tunnels.unbound(session, label, failure) and session is self._session:
-            self._tasks.spawn(self._bind_missing(session), name="bind again")
+    def tunnel_unbound(self, session: Session, label: str, failure: Failure, claim: bytes) -> None:
+        """SessionEvents: it is bound again, or lost."""
+        self._tasks.spawn(self._tunnels.unbound(session, label, failure, claim), name="bind again")
 
     def lanes_wanted(self, session: Session, lanes: int) -> None:
         """SessionEvents: the lanes follow the current session, or the draining one until there is a next."""
         if session is self._session or (self._session is None and session is self._draining):
             self._lanes.want(lanes)
 
-    def _session_unknown(self, key: SessionKey, failure: Failure) -> None:
+    async def refused(self, session: Session, held: HeldTunnel, failure: Failure) -> bool:
+        """TunnelOwner: ask a registry, then leave the session's node for another one."""
+        if not await self._opinions.another_may_differ(held.label, session.node, failure):
+            return False
+        if session is self._session:
+            session.leave_for_another(f"it refuses a tunnel: {failure.text}")
+        return True
+
+    async def out_of_time(self, session: Session) -> None:
+        """TunnelOwner: Locate. If the session's presences were signed far ahead, begin anew with another key."""
+        await self._opinions.ask_registry()
+        if self._signer.spent:
+            self._signer.change_key()
+            await self._opinions.ask_registry()
+            session.drop(End("its session key was used with a wrong time", _NEW_SESSION))
+
+    def emptied(self) -> None:
+        """TunnelOwner: no tunnel needs the session. Linger while attached, otherwise stop trying."""
+        if self.attached:
+            if self._expiry is None:
+                self._expiry = asyncio.get_running_loop().call_later(self._linger, self._expire)
+        elif self._keeper is not asyncio.current_task():
+            self._stop_keeping()
+            self._lanes.retire()
+
+    def _session_unknown(self, credentials: SessionCredentials, failure: Failure) -> None:
         """The node forgot the session but not its control lane: begin a new session."""
         session = self._session
-        if session is not None and session.up and session.key == key:
+        if session is not None and session.up and session.credentials == credentials:
             session.drop(End(failure.text, failure))
 
     async def _attached_session(self) -> Session:
@@ -168,11 +207,15 @@ class Link:
         """Keep a session, from the first attachment until no tunnel needs it, or none can be kept."""
         try:
             attachment = await self._attach_first()
-            renewing = self._tasks.spawn(self._directory.keep_renewed(self._renewed), name="renew grants")
+            renewing = (
+                self._tasks.spawn(self._directory.keep_renewed(), name="renew grants"),
+                self._tasks.spawn(self._presences.keep_renewed(), name="renew presences"),
+            )
             try:
                 await self._stay_attached(attachment)
             finally:
-                renewing.cancel()
+                for task in renewing:
+                    task.cancel()
         except Refused as refused:
             self._give_up(refused.failure.error())
         except Error as error:
@@ -180,11 +223,6 @@ class Link:
         finally:
             if self._keeper is asyncio.current_task():
                 self._keeper = None
-
-    def _renewed(self, grant: Grant) -> None:
-        """The node learns of it, or a later HELLO shows it."""
-        if self._session is not None and self._session.up:
-            self._session.renewed(grant.token)
 
     async def _attach_first(self) -> Attachment:
         """If every known node asked to wait, wait for it: the callers have time limits of their own."""
@@ -216,8 +254,8 @@ class Link:
                 self._leave_draining()  # no next node is needed
                 self._lanes.retire()
                 return
-            if end.failure is not None and end.failure.for_good:
-                raise end.failure.error()
+            if end.failure is not None:
+                self._search.ended(attachment.node, end.failure)
             if sound:
                 tries = pauses()
             attachment = await self._attach_again(attachment, end, tries)
@@ -227,12 +265,14 @@ class Link:
         session = attachment.session
         self._session, self._resumption, self.trouble = session, None, ""
         self._compare_clocks(attachment.welcomed)
+        self._presences.begin(session, resumed=attachment.welcomed.resumed)
         self._tunnels.withdraw_again(session, resumed=attachment.welcomed.resumed)
+        missing = self._tunnels.announce_missing(session)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
         async with asyncio.TaskGroup() as binds:
-            for held in self._tunnels.missing_on(session):
+            for held in missing:
                 binds.create_task(self._bind_at_next(attachment, held))
             # After the BINDs are sent: one TLS handshake for each lane must not delay them.
             located = self._directory.located
@@ -241,14 +281,16 @@ class Link:
         if session.up:
             self._leave_draining()
         if not self._tunnels:
-            self._emptied()
+            self.emptied()
 
     async def _bind_at_next(self, attachment: Attachment, held: HeldTunnel) -> None:
         """Bind a tunnel at its next node, and tell the draining one, where visitors still arrive."""
         session = attachment.session
         await self._tunnels.bind_again(session, held)
-        if self._draining is not None and held.held_by(session.key):
-            self._draining.moved(held.label, attachment.node.name, *held.latest)
+        if self._draining is not None and held.held_by(session.credentials):
+            presence = self._presences.that_lists(held.latest)
+            if presence is not None:
+                self._draining.moved(held.latest, presence)
 
     def _session_over(self, attachment: Attachment, end: End) -> None:
         self._session, self.trouble = None, end.reason
@@ -259,20 +301,19 @@ class Link:
             self._draining = attachment.session
         elif not (end.failure is not None and end.failure.session_unknown):
             until = self._clock() + attachment.welcomed.resume_seconds
-            self._resumption = (Resumption(attachment.node.name, attachment.welcomed.key, end.silent), until)
-
-    async def _bind_missing(self, session: Session) -> None:
-        for held in self._tunnels.missing_on(session):
-            await self._tunnels.bind_again(session, held)
+            self._resumption = (Resumption(attachment.node.name, attachment.welcomed.credentials, end.silent), until)
 
     async def _attach_again(self, previous: Attachment, end: End, tries: Iterator[float]) -> Attachment:
         """Search until there is a session. Raises Refused and AuthError: no further try can help."""
         began = self._clock()
-        what = "asks to be left" if end.leaving else "is lost"
+        what = "is lost"
+        if end.leaving:
+            what = "is left" if end.failure is None else "asks to be left"
         logger.warning(
             "node %s %s (%s): attaching again, %d tunnels", previous.node.name, what, end.reason, len(self._tunnels)
         )
-        avoided = previous.node if end.leaving or end.broken else None
+        refused = end.failure is not None and end.failure.revoked
+        avoided = previous.node if end.leaving or end.broken or refused else None
         logged = ""
         if end.leaving and end.failure is not None:
             await self._stay(previous.session, min(end.failure.retry_after, LONGEST_STAY))
@@ -318,15 +359,6 @@ class Link:
             way = "ahead of" if ahead > 0 else "behind"
             logger.warning("this clock is %.0f s %s that of node %s: set it right", abs(ahead), way, welcomed.node)
 
-    def _emptied(self) -> None:
-        """No tunnel needs the session: linger while attached, otherwise stop trying."""
-        if self.attached:
-            if self._expiry is None:
-                self._expiry = asyncio.get_running_loop().call_later(self._linger, self._expire)
-        elif self._keeper is not asyncio.current_task():
-            self._stop_keeping()
-            self._lanes.retire()
-
     def _expire(self) -> None:
         self._expiry = None
         session = self._session
@@ -340,6 +372,7 @@ class Link:
             self._keeper.cancel()
             self._keeper = None
         self._leave_draining()
+        self._presences.end()
         self._session = None
 
     def _leave_draining(self) -> None:

@@ -15,11 +15,12 @@ from portway_carrier.errors import CarrierError
 from portway_runtime.clocks import Monotonic, monotonic
 
 from portway.engine.dialling import NO_ANSWER_YET, Attempted, RaceRecord, name_of, race
-from portway.engine.dialogue import SessionKey, Welcomed
+from portway.engine.dialogue import SessionCredentials, Welcomed
 from portway.engine.directory import Directory, Located, Node, RoundTrip
 from portway.engine.failures import Failure, spread_hint
 from portway.engine.race_rule import RACERS, STAGGER
 from portway.engine.session import Session, SessionEvents, SessionOver
+from portway.engine.signer import Signer
 from portway.errors import Attempt, UnreachableError
 
 # Seconds that the node with the session to resume is dialled alone: its visits have gone on. None if it was silent for
@@ -34,7 +35,7 @@ _REGISTRY: Final[Attempted] = ("", "the registry")
 
 
 class Refused(Exception):
-    """The session was refused for a reason that every node would give, or has given."""
+    """The session was refused for a reason that two nodes have given, or every node."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -50,7 +51,7 @@ class Resumption:
     """A session to continue, which only the node named `node` can. `silent`: it was lost because that fell silent."""
 
     node: str
-    key: SessionKey
+    credentials: SessionCredentials
     silent: bool = False
 
 
@@ -70,6 +71,7 @@ class Search:
         self,
         carrier: Carrier,
         directory: Directory,
+        signer: Signer,
         clock: Monotonic = monotonic,
         racers: int = RACERS,
         report: Callable[[Sequence[RoundTrip], Located], None] | None = None,
@@ -77,12 +79,14 @@ class Search:
         """`report` is given the round trips of a race between nodes that a registry has just named."""
         self._carrier = carrier
         self._directory = directory
+        self._signer = signer
         self._clock = clock
         self._racers = racers
         self._report = report
         self._attempts: dict[Attempted, str] = {}
         self._disputable: dict[Attempted, Failure] = {}  # those attempts' refusals that other nodes may not share
         self._not_before: dict[str, float] = {}  # by the name of each node that asked to wait
+        self._revoking: set[str] = set()  # nodes that say that the token was revoked, while none accepts it
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -98,6 +102,11 @@ class Search:
         now = self._clock()
         return max(0.0, min(self._not_before.get(node.name, now) for node in located.nodes) - now)
 
+    def ended(self, node: Node, failure: Failure) -> None:
+        """A session has ended with this. Raises Refused when that is final."""
+        if failure.revoked:
+            self._count_revoking(node, failure)
+
     async def attach(
         self,
         events: SessionEvents,
@@ -106,7 +115,8 @@ class Search:
         home: Node | None = None,
         new_tunnels: int = 0,
     ) -> Attachment:
-        """A session with the first node that accepts one. Tries the nodes that are known, then asks a registry.
+        """A session with the first node that accepts one. Tries the nodes that are known, then asks a registry; the
+        registry first while a node says that the token was revoked.
 
         events: receives the new session's. avoided: a node not to dial. home: the node that open tunnels were bound at.
         new_tunnels: those that are about to be opened, beside the open ones.
@@ -121,6 +131,8 @@ class Search:
         if located is not None:
             tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
+                if self._revoking:
+                    raise _StaleGrant
                 async with asyncio.timeout(_patience(tried, resume)):
                     record = RaceRecord(self._attempts)
                     if attachment := await self._first_to_accept(
@@ -186,21 +198,25 @@ class Search:
         async with aclosing(racing) as connections:
             async for node, stream in connections:
                 try:
-                    session = Session(self._carrier, stream, events, node.zone)
+                    certificate = (await stream.ready()).peer_certificate
+                    session = Session(self._carrier, stream, events, node)
                 except CarrierError as error:
                     self._attempts[name_of(node)] = str(error)
                     continue
-                key = resume.key if resume is not None and resume.node == node.name else None
+                signature = self._signer.greeting(node.name, certificate or b"")
+                credentials = resume.credentials if resume is not None and resume.node == node.name else None
                 try:
-                    return Attachment(node, session, await session.hello(located.grant.token, key))
+                    welcomed = await session.hello(located.grant.token, signature, credentials)
+                    self._revoking.clear()
+                    return Attachment(node, session, welcomed)
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
                     if over.failure is None:
                         continue
                     if over.failure.retry_after:
                         self._not_before[node.name] = self._clock() + spread_hint(over.failure.retry_after)
-                    if over.failure.for_good:
-                        raise Refused(over.failure) from None
+                    if over.failure.revoked:
+                        self._count_revoking(node, over.failure)
                     if over.failure.stale_grant and may_be_stale:
                         raise _StaleGrant from None
                     if over.failure.disputable:
@@ -209,6 +225,12 @@ class Search:
                     session.drop()
                     raise
         return None
+
+    def _count_revoking(self, node: Node, failure: Failure) -> None:
+        """What two nodes say is so. Raises Refused."""
+        self._revoking.add(node.name)
+        if len(self._revoking) > 1:
+            raise Refused(failure) from None
 
     def _may_be_dialled(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
         now = self._clock()

@@ -14,18 +14,20 @@ from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
+from portway_proto.wire.statements import Claim, Presence
 
 from portway.engine.dialogue import (
     BindRequest,
     Dialogue,
     LanesWanted,
     NodeLeaves,
-    SessionKey,
+    SessionCredentials,
     TunnelBound,
     TunnelRefused,
     TunnelUnbound,
     Welcomed,
 )
+from portway.engine.directory import Node
 from portway.engine.failures import Failure, read_failure
 
 T = TypeVar("T")
@@ -43,19 +45,20 @@ class SessionOver(Exception):
 
 
 class BindRefused(Exception):
-    """The node did not bind the tunnel."""
+    """The node did not bind the tunnel. `claim`: what it says owns the label instead, unchecked."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, claim: bytes = b"") -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.claim = claim
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """How a session ended.
 
-    leaving: the node asked the client to leave, and its lane is still up. silent: nothing was received from the node
-    for too long. broken: the node broke the protocol, and would do so again.
+    leaving: the session is to be left for another node, and its lane is still up. silent: nothing was received from
+    the node for too long. broken: the node broke the protocol, and would do so again.
     """
 
     reason: str
@@ -71,8 +74,8 @@ _CLOSED_HERE: Final = End("closed here")
 class SessionEvents(Protocol):
     """What a session reports to its owner besides answers."""
 
-    def tunnel_unbound(self, session: "Session", label: str, failure: Failure) -> None:
-        """The node unbound a tunnel by itself."""
+    def tunnel_unbound(self, session: "Session", label: str, failure: Failure, claim: bytes) -> None:
+        """The node unbound a tunnel by itself. `claim`: what it says owns the label instead, unchecked."""
 
     def lanes_wanted(self, session: "Session", lanes: int) -> None:
         """The node asks for this number of further data lanes."""
@@ -81,9 +84,11 @@ class SessionEvents(Protocol):
 class Session:
     """The control lane with one node; receives that lane's events (LaneEvents)."""
 
-    def __init__(self, carrier: Carrier, stream: Stream, events: SessionEvents, zone: str) -> None:
-        """Frame `stream`, which is ready; `zone` is its node's. Raises CarrierError if it was lost meanwhile."""
-        self._dialogue = Dialogue(zone)
+    def __init__(self, carrier: Carrier, stream: Stream, events: SessionEvents, node: Node) -> None:
+        """Frame `stream`, which is ready and leads to `node`. Raises CarrierError if it was lost meanwhile."""
+        self.node = node
+        self._dialogue = Dialogue(node.zone)
+        self._grant_shown = ""
         self._events = events
         self._answers: dict[int, asyncio.Future[TunnelBound]] = {}
         loop = asyncio.get_running_loop()
@@ -97,13 +102,14 @@ class Session:
         return not self._over.done()
 
     @property
-    def key(self) -> SessionKey:
+    def credentials(self) -> SessionCredentials:
         """Known from WELCOME on."""
-        return self._welcome.result().key
+        return self._welcome.result().credentials
 
-    async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
-        """Begin a session, or continue the session `resume`. Raises SessionOver."""
-        self._lane.send(*self._dialogue.hello(grant, resume))
+    async def hello(self, grant: str, signature: bytes, resume: SessionCredentials | None) -> Welcomed:
+        """Begin a session, or continue the session `resume`. `signature`: Signer.greeting. Raises SessionOver."""
+        self._grant_shown = grant
+        self._lane.send(*self._dialogue.hello(grant, signature, resume))
         return await self._wait_for(self._welcome, "HELLO")
 
     async def bind(self, bind: BindRequest) -> TunnelBound:
@@ -127,13 +133,18 @@ class Session:
         """Close a tunnel; there is no answer."""
         self._lane.send(*self._dialogue.unbind(label))
 
-    def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
-        """Tell the node where a tunnel of this session is bound now: it forwards visitors that still arrive."""
-        self._lane.send(*self._dialogue.moved(label, node, epoch, proof))
+    def present(self, presence: Presence, grant: str) -> None:
+        """Tell the node what this session holds, and show the newest grant unless it has seen that one."""
+        self._lane.send(*self._dialogue.present(presence, "" if grant == self._grant_shown else grant))
+        self._grant_shown = grant
 
-    def renewed(self, grant: str) -> None:
-        """Show the node a newer grant, by which the session lasts longer; there is no answer."""
-        self._lane.send(*self._dialogue.renewed(grant))
+    def moved(self, claim: Claim, presence: Presence) -> None:
+        """Tell the node where a tunnel of this session is bound now: it forwards visitors that still arrive."""
+        self._lane.send(*self._dialogue.moved(claim, presence))
+
+    def leave_for_another(self, reason: str) -> None:
+        """End it as a node's GOAWAY does: it serves on until another node has its tunnels."""
+        self._end(End(reason, leaving=True))
 
     async def over(self) -> End:
         """Wait for the session's end."""
@@ -180,11 +191,11 @@ class Session:
                     answer.set_result(event)
             case TunnelRefused():
                 if (answer := self._pending(event.request)) is not None:
-                    answer.set_exception(BindRefused(event.failure))
+                    answer.set_exception(BindRefused(event.failure, event.claim))
             case TunnelUnbound():
                 # One loop iteration later: the task that waits for this label's BOUND was woken but has not run yet.
                 loop = asyncio.get_running_loop()
-                loop.call_soon(self._events.tunnel_unbound, self, event.label, event.failure)
+                loop.call_soon(self._events.tunnel_unbound, self, event.label, event.failure, event.claim)
             case LanesWanted():
                 self._events.lanes_wanted(self, event.lanes)
             case NodeLeaves():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from portway.engine.dialogue import SessionKey
+from portway.engine.dialogue import SessionCredentials
 from portway.engine.failures import hint_seconds, pauses, spread_hint
 from portway.engine.foreseen_race import foreseen_race
 from portway.engine.grpc_registries import CALL_TIMEOUT
@@ -24,7 +24,7 @@ from portway_lab.simulation.storm import NODE_LIMITS, Storm
 CARRIER_LIMITS: Final = Limits()
 _SWEEP: Final = 1.0  # seconds between the carrier's looks at its lanes
 # Not a real key: the order of nodes depends only on whether there is one.
-_KEY: Final = SessionKey(b"", b"")
+_KEY: Final = SessionCredentials(b"", b"")
 
 Resumptions = Generator[float, None, None]  # the times at which a client is to be resumed
 

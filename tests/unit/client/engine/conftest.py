@@ -1,12 +1,13 @@
 """Requests and bindings as the engine's parts get them, without an engine."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
 from portway.config import Settings
-from portway.engine.held_tunnel import HeldTunnel, LabelChain
+from portway.engine.held_tunnel import HeldTunnel
+from portway.engine.key_file import WRITER, KeyFile
 from portway.tunnel import TunnelRequest
-from portway_proto.wire.labels import Chain
 
 MakeTunnel = Callable[..., HeldTunnel]
 
@@ -17,11 +18,30 @@ def settings() -> Settings:
 
 
 @pytest.fixture
+def tickets_written() -> Callable[[], None]:
+    """Returns once the tickets of every key file are written."""
+
+    def join() -> None:
+        for thread in threading.enumerate():
+            if thread.name == WRITER:
+                thread.join()
+
+    return join
+
+
+@pytest.fixture
 def make_tunnel(settings: Settings) -> MakeTunnel:
     """A tunnel of a port that was asked for, with an identity of its own; `lost` collects those that are lost."""
 
-    def make(port: int = 8000, *, lost: list[HeldTunnel] | None = None, tunnel_lost: object = None) -> HeldTunnel:
-        request = TunnelRequest(port, None, False, False, 10.0, settings, tunnel_lost)  # type: ignore[arg-type]
-        return HeldTunnel(request, LabelChain(Chain()), (lambda _: None) if lost is None else lost.append)
+    def make(
+        port: int = 8000,
+        *,
+        lost: list[HeldTunnel] | None = None,
+        tunnel_lost: object = None,
+        unencrypted: bool = False,
+        key_file: KeyFile | None = None,
+    ) -> HeldTunnel:
+        request = TunnelRequest(port, None, unencrypted, False, 10.0, settings, tunnel_lost)  # type: ignore[arg-type]
+        return HeldTunnel(request, (lambda _: None) if lost is None else lost.append, key_file)
 
     return make

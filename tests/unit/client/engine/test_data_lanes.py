@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from portway.engine.data_lanes import DIALS_MAY_FAIL, LOG_AGAIN_AFTER, DataLanes, RefusedVisits
-from portway.engine.dialogue import Dialogue, SessionKey, Welcomed
+from portway.engine.dialogue import Dialogue, SessionCredentials, Welcomed
 from portway.engine.directory import Node
 from portway.engine.failures import Failure
 from portway_carrier.contract import PoolCounts
@@ -27,7 +27,7 @@ OVERLOADED = (RefusalReason.OVERLOADED, "127.0.0.1:8000: Too many open files")
 
 
 def welcomed(name: bytes, max_lanes: int = 0) -> Welcomed:
-    return Welcomed(SessionKey(name, b"secret"), False, "one", "fra", 60.0, max_lanes, 0.0)
+    return Welcomed(SessionCredentials(name, b"secret"), False, "one", "fra", 60.0, max_lanes, 0.0)
 
 
 class FakePool:
@@ -72,7 +72,7 @@ class Kept:
         self.now = 1000.0
         self.carrier = FakeCarrier()
         self.table: dict[str, object] = {}
-        self.unknown: list[tuple[SessionKey, Failure]] = []
+        self.unknown: list[tuple[SessionCredentials, Failure]] = []
         self.lanes = DataLanes(
             self.carrier,  # type: ignore[arg-type]
             self.table,  # type: ignore[arg-type]
@@ -97,7 +97,9 @@ def kept() -> Kept:
 def test_lanes_are_dialled_for_the_session(kept: Kept) -> None:
     """Each greets with its PARK, and serves what the table says."""
     assert kept.pool.target == DialTarget(
-        NODE.address, ClientTls(b"ca", NODE.server_name, LINK_ALPN), Dialogue.park(SessionKey(b"one", b"secret"))
+        NODE.address,
+        ClientTls(b"ca", NODE.server_name, LINK_ALPN),
+        Dialogue.park(SessionCredentials(b"one", b"secret")),
     )
     assert kept.carrier.served == [kept.table]
     assert (kept.pool.sizes.quiet, kept.pool.sizes.busy) == (2, 8)
@@ -143,7 +145,7 @@ def test_a_session_that_the_node_forgot_is_told(kept: Kept) -> None:
     """PARK answered with SESSION."""
     failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SESSION, message="unknown")
     kept.pool.on_lost(PeerFailed(failure.SerializeToString()))
-    assert kept.unknown == [(SessionKey(b"one", b"secret"), Failure(9, "unknown"))]
+    assert kept.unknown == [(SessionCredentials(b"one", b"secret"), Failure(9, "unknown"))]
 
 
 def test_what_is_told_late_of_an_earlier_session_is_nothing(kept: Kept) -> None:

@@ -8,7 +8,7 @@ from portway.engine.dialogue import (
     Dialogue,
     LanesWanted,
     NodeLeaves,
-    SessionKey,
+    SessionCredentials,
     TunnelBound,
     TunnelRefused,
     TunnelUnbound,
@@ -19,8 +19,11 @@ from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_testkit.signers import SessionSigner
 
-BIND = BindRequest("k5zq2w7b3xav6mdy", 3, b"p" * 32, unencrypted=True, ticket=b"ticket")
+SIGNER = SessionSigner()
+CLAIM = SIGNER.claim(node="fra-1", unencrypted=True)
+BIND = BindRequest(CLAIM, unencrypted=True, ticket=b"ticket")
 HOST = f"{BIND.label}.fra.test"
 WELCOME = lane_pb2.Welcome(
     session_id=b"id",
@@ -44,23 +47,25 @@ def dialogue() -> Dialogue:
 
 def test_hello_begins_a_session() -> None:
     """Version, grant, nothing to resume."""
-    frame_type, payload = Dialogue("fra.test").hello("grant", None)
+    frame_type, payload = Dialogue("fra.test").hello("grant", b"signature", None)
     assert frame_type == FrameType.HELLO
     assert lane_pb2.Hello.FromString(payload) == lane_pb2.Hello(
-        version=PROTOCOL_VERSION, grant="grant", client_version=VERSION
+        version=PROTOCOL_VERSION, grant="grant", client_version=VERSION, signature=b"signature"
     )
 
 
 def test_hello_goes_on_with_a_session() -> None:
     """Its id, and the secret that proves it."""
-    hello = lane_pb2.Hello.FromString(Dialogue("fra.test").hello("grant", SessionKey(b"id", b"secret"))[1])
+    hello = lane_pb2.Hello.FromString(
+        Dialogue("fra.test").hello("grant", b"signature", SessionCredentials(b"id", b"secret"))[1]
+    )
     assert (hello.session_id, hello.session_secret) == (b"id", b"secret")
 
 
 def test_welcome_tells_all_it_has() -> None:
     """Times in seconds."""
     welcomed = Dialogue("fra.test").receive(FrameType.WELCOME, WELCOME.SerializeToString())
-    assert welcomed.key == SessionKey(b"id", b"secret")  # type: ignore[union-attr]
+    assert welcomed.credentials == SessionCredentials(b"id", b"secret")  # type: ignore[union-attr]
     assert (welcomed.resumed, welcomed.node, welcomed.region) == (True, "fra-1", "fra")  # type: ignore[union-attr]
     assert (welcomed.resume_seconds, welcomed.max_lanes) == (60.0, 100)  # type: ignore[union-attr]
     assert welcomed.node_time == 1.5  # type: ignore[union-attr]
@@ -72,13 +77,12 @@ def test_bind_counts_up_and_carries_its_tunnel(dialogue: Dialogue) -> None:
     second, _ = dialogue.bind(BIND)
     assert (first, second, frame_type) == (1, 2, FrameType.BIND)
     bind = lane_pb2.Bind.FromString(payload)
-    assert (bind.request, bind.label, bind.epoch, bind.proof) == (1, BIND.label, 3, BIND.proof)
-    assert (bind.options.unencrypted, bind.options.h2_enabled, bind.ticket) == (True, False, b"ticket")
+    assert bind == lane_pb2.Bind(request=1, claim=CLAIM.encoded, ticket=b"ticket")
 
 
 def test_park_shows_the_session_and_its_secret() -> None:
     """It greets on each data lane."""
-    frame_type, payload = Dialogue.park(SessionKey(b"id", b"secret"))
+    frame_type, payload = Dialogue.park(SessionCredentials(b"id", b"secret"))
     assert frame_type == FrameType.PARK
     park = lane_pb2.Park.FromString(payload)
     assert (park.version, park.session_id, park.session_secret) == (PROTOCOL_VERSION, b"id", b"secret")
@@ -90,11 +94,23 @@ def test_unbind_and_goaway_are_said() -> None:
     assert Dialogue.goaway() == (FrameType.GOAWAY, b"")
 
 
-def test_moved_says_where_a_tunnel_is_and_proves_its_epoch() -> None:
+def test_moved_shows_what_was_signed_for_the_next_node() -> None:
     """To the node that is being left."""
-    frame_type, payload = Dialogue.moved("label", "fra-2", 4, b"proof")
+    presence = SIGNER.present("fra-1", CLAIM)
+    frame_type, payload = Dialogue.moved(CLAIM, presence)
     assert frame_type == FrameType.MOVED
-    assert lane_pb2.Moved.FromString(payload) == lane_pb2.Moved(label="label", node="fra-2", epoch=4, proof=b"proof")
+    assert lane_pb2.Moved.FromString(payload) == lane_pb2.Moved(
+        label=CLAIM.label, claim=CLAIM.encoded, presence=presence.encoded
+    )
+
+
+@pytest.mark.parametrize("grant", ["", "newer"])
+def test_a_presence_may_bring_a_grant(grant: str) -> None:
+    """A new one."""
+    presence = SIGNER.present("fra-1", CLAIM)
+    frame_type, payload = Dialogue.present(presence, grant)
+    assert frame_type == FrameType.PRESENCE
+    assert lane_pb2.Presence.FromString(payload) == lane_pb2.Presence(statement=presence.encoded, grant=grant)
 
 
 def test_answers_name_their_requests(dialogue: Dialogue) -> None:
@@ -108,19 +124,19 @@ def test_answers_name_their_requests(dialogue: Dialogue) -> None:
         2, HOST, 443, "b.test", 20001, b"t"
     )
     refused = lane_pb2.BindRefused(
-        request=1, failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_QUOTA, message="no more")
+        request=1, failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="taken"), claim=b"claim"
     )
     assert dialogue.receive(FrameType.BIND_REFUSED, refused.SerializeToString()) == TunnelRefused(
-        1, Failure(lane_pb2.FAILURE_CODE_QUOTA, "no more")
+        1, Failure(lane_pb2.FAILURE_CODE_EPOCH, "taken"), b"claim"
     )
 
 
 def test_what_a_node_says_unasked(dialogue: Dialogue) -> None:
     """A tunnel is over, lanes are wanted, it leaves."""
     failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="taken")
-    unbound = lane_pb2.Unbound(label="label", failure=failure)
+    unbound = lane_pb2.Unbound(label="label", failure=failure, claim=b"claim")
     assert dialogue.receive(FrameType.UNBOUND, unbound.SerializeToString()) == TunnelUnbound(
-        "label", Failure(lane_pb2.FAILURE_CODE_EPOCH, "taken")
+        "label", Failure(lane_pb2.FAILURE_CODE_EPOCH, "taken"), b"claim"
     )
     assert dialogue.receive(FrameType.WANT, lane_pb2.Want(lanes=3).SerializeToString()) == LanesWanted(3)
     goaway = lane_pb2.Goaway(failure=lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SHUTDOWN))
@@ -147,6 +163,7 @@ def test_nothing_comes_before_welcome() -> None:
         (FrameType.HELLO, b"", "not a node's to send"),
         (FrameType.BIND, b"", "not a node's to send"),
         (FrameType.MOVED, b"", "not a node's to send"),
+        (FrameType.PRESENCE, b"", "not a node's to send"),
     ],
 )
 def test_a_node_that_breaks_the_protocol(dialogue: Dialogue, frame_type: int, payload: bytes, what: str) -> None:
@@ -228,4 +245,4 @@ def test_a_welcome_without_a_session(missing: str) -> None:
 
 def test_secrets_are_not_in_the_repr() -> None:
     """Keys end up in logs and tracebacks."""
-    assert "secret" not in repr(SessionKey(b"id", b"secret"))
+    assert "secret" not in repr(SessionCredentials(b"id", b"secret"))

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from portway.engine import directory as discovery
-from portway.engine.directory import Directory, Grant, Located, Node, RoundTrip, on_thread
+from portway.engine.directory import Directory, Grant, Located, Node, Renewed, RoundTrip, on_thread
+from portway.engine.signer import Signer
 from portway.errors import AuthError, Error, UnreachableError
+from portway_runtime.clocks import RegistryClock
 from portway_runtime.endpoints import Endpoint
 
+LOCATED_MS, RENEWED_MS = 1_800_000_000_000, 1_900_000_000_000
 NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal", "tunnels.test")
 
 
@@ -19,14 +22,17 @@ class FakeRegistries:
 
     def __init__(self, renew_after: float = 100.0) -> None:
         self.asked: list[str] = []
+        self.keys: list[bytes] = []
         self.error: Error | None = None
         self._renew_after = renew_after
 
-    def locate(self, new_tunnels: int) -> Located:
-        return Located((NODE,), b"ca", self._answer("locate"))
+    def locate(self, session_key: bytes, new_tunnels: int) -> Located:
+        self.keys.append(session_key)
+        return Located((NODE,), b"ca", self._answer("locate"), cluster_id="c", registry_time_ms=LOCATED_MS)
 
-    def renew(self) -> Grant:
-        return self._answer("renew")
+    def renew(self, session_key: bytes) -> Renewed:
+        self.keys.append(session_key)
+        return Renewed(self._answer("renew"), RENEWED_MS)
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None:
         raise NotImplementedError
@@ -64,7 +70,7 @@ class Sleeps:
 async def test_the_last_answer_is_remembered() -> None:
     """And stays, when the next one does not come."""
     registries = FakeRegistries()
-    directory = Directory(registries)
+    directory = Directory(registries, Signer())
     assert directory.located is None
     located = await directory.locate()
     assert directory.located is located
@@ -77,7 +83,7 @@ async def test_the_last_answer_is_remembered() -> None:
 
 async def test_a_renewed_grant_takes_the_place_of_the_old_one_alone() -> None:
     """Nodes and CA stay."""
-    directory = Directory(FakeRegistries())
+    directory = Directory(FakeRegistries(), Signer())
     located = await directory.locate()
     await directory.renew()
     assert directory.located is not None
@@ -85,10 +91,36 @@ async def test_a_renewed_grant_takes_the_place_of_the_old_one_alone() -> None:
     assert (directory.located.nodes, directory.located.cluster_ca) == (located.nodes, located.cluster_ca)
 
 
+async def test_grants_are_for_the_key_that_signs_and_the_time_is_the_registry_s() -> None:
+    """Each answer sets it; a grant that was renewed for a key of before is of no use."""
+    elapsed = 0.0
+    signer, registries = Signer(RegistryClock(lambda: 5.0, lambda: elapsed)), FakeRegistries()
+    directory = Directory(registries, signer)
+    await directory.locate()
+    assert signer.epoch_after(0) == LOCATED_MS
+    elapsed = 60.0
+    assert signer.epoch_after(0) == LOCATED_MS + 60_000
+    await directory.renew()
+    assert signer.epoch_after(0) == RENEWED_MS
+    assert registries.keys == [signer.session_key] * 2
+    really = registries.renew
+
+    def change_meanwhile(session_key: bytes) -> Renewed:
+        signer.change_key()
+        return really(session_key)
+
+    registries.renew = change_meanwhile  # type: ignore[method-assign]
+    await directory.renew()
+    assert directory.located is not None
+    assert directory.located.grant.token == "renew 2"
+    await directory.locate()
+    assert registries.keys[-1] == signer.session_key != registries.keys[0]
+
+
 async def test_renewal_is_due_by_a_clock_of_its_own() -> None:
     """So long after the answer came."""
     clock = Clock()
-    directory = Directory(FakeRegistries(), clock)
+    directory = Directory(FakeRegistries(), Signer(), clock)
     await directory.locate()
     assert directory.renewal_due_in() == 100
     clock.now += 30
@@ -102,7 +134,7 @@ async def renewals(
 ) -> tuple[list[float], list[str]]:
     """What keep_renewed slept, and asked for after Locate."""
     clock, registries = Clock(), FakeRegistries()
-    directory = Directory(registries, clock)
+    directory = Directory(registries, Signer(), clock)
     await directory.locate()
     prepare(registries)
     fake = Sleeps(clock, sleeps)

@@ -1,15 +1,19 @@
 """portway.engine.engine: one tunnel a place, one link for equal settings, and what is said when time runs out."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from portway.config import Settings
 from portway.engine import engine as module
-from portway.engine.dialogue import SessionKey, TunnelBound
+from portway.engine.dialogue import SessionCredentials, TunnelBound
 from portway.engine.engine import Engine
 from portway.engine.held_tunnel import HeldTunnel
+from portway.engine.key_file import KeyFile
+from portway.engine.signer import Signer
 from portway.errors import Attempt, AuthError, Error, InvalidError, UnreachableError
 from portway.tunnel import TunnelRequest
 from portway_carrier.contract import Counters
@@ -18,7 +22,8 @@ from portway_carrier.contract import Counters
 class FakeLink:
     """Binds at once, or raises `error`, or never answers."""
 
-    def __init__(self, *_: object, racers: int) -> None:
+    def __init__(self, carrier: object, directory: object, signer: Signer, *_: object, racers: int) -> None:
+        self.signer = signer
         self.racers = racers
         self.attached = True
         self.trouble = ""
@@ -34,7 +39,7 @@ class FakeLink:
             raise self.error
         if not self.answers:
             await asyncio.Event().wait()
-        held.bound(SessionKey(b"id", b"secret"), TunnelBound(1, "a.test", 443, "", 0, b""))
+        held.bound(SessionCredentials(b"id", b"secret"), TunnelBound(1, "a.test", 443, "", 0, b""))
         self.bound.append(held)
 
     def release(self, held: HeldTunnel) -> None:
@@ -100,6 +105,26 @@ async def test_a_place_is_taken_while_its_tunnel_is_being_opened(engine: Engine,
     await asyncio.wait([opening])
     link(engine).answers = True
     await engine.open(wanted)
+
+
+async def test_a_key_is_one_tunnel_s(engine: Engine, wanted: TunnelRequest, tmp_path: Path) -> None:
+    """Of this program, at a time, under whichever name its file has; the error says what to do."""
+    first = await engine.open(wanted, KeyFile(tmp_path / "key"))
+    shutil.copy2(tmp_path / "key", tmp_path / "copy")
+    with pytest.raises(InvalidError, match=r"port 8000 has the URL of the key file .*copy already: .*key=\"\""):
+        await engine.open(replace(wanted, port=8001), KeyFile(tmp_path / "copy"))
+    await engine.open(replace(wanted, port=8001), KeyFile(tmp_path / "other"))
+    engine.release(first)
+    again = await engine.open(replace(wanted, port=8002), KeyFile(tmp_path / "copy"))
+    assert again.label == first.label
+
+
+async def test_links_do_not_share_a_session_key(engine: Engine, wanted: TunnelRequest, settings: Settings) -> None:
+    """Each has one of its own, before it asks a registry."""
+    await engine.open(wanted)
+    await engine.open(replace(wanted, port=1, settings=replace(settings, token="pw_other_secret")))
+    one, other = (link.signer.session_key for link in engine._links.values())  # type: ignore[attr-defined]
+    assert one != other
 
 
 async def test_equal_settings_share_a_link(engine: Engine, wanted: TunnelRequest, settings: Settings) -> None:

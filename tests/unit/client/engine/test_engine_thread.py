@@ -30,7 +30,9 @@ def engine() -> Iterator[EngineThread]:
 
 @pytest.fixture
 def request_of_8000() -> TunnelRequest:
-    return Arguments(8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None).checked()
+    return Arguments(
+        8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None, ""
+    ).checked()
 
 
 def test_calls_run_on_its_loop(engine: EngineThread) -> None:

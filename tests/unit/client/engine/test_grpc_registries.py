@@ -57,6 +57,6 @@ def test_no_call_is_begun_without_descriptors(settings: Settings) -> None:
     """gRPC would end the process; the reason says what to raise."""
     registries = GrpcRegistries(replace(settings, registries=("127.0.0.1:1",)))
     with pytest.raises(UnreachableError, match="connection refused"):
-        registries.locate()
+        registries.locate(bytes(32))
     with no_more_descriptors(), pytest.raises(UnreachableError, match=r"Too many open files: raise .*ulimit -n"):
-        registries.locate()
+        registries.locate(bytes(32))

@@ -1,109 +1,111 @@
 """portway.engine.held_tunnel: one tunnel's label, epochs, holder and loss."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from portway.engine.dialogue import SessionKey, TunnelBound
-from portway.engine.held_tunnel import HeldTunnel, LabelChain, ReadyChains
-from portway.errors import RemoteError, TunnelLostError
-from portway_proto.wire.labels import CHAIN_LENGTH, Chain, is_label, verify_proof
+from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
+from portway.engine.directory import Node
+from portway.engine.held_tunnel import OUTBIDS, HeldTunnel
+from portway.engine.key_file import KeyFile
+from portway.engine.signer import OUTBID, Signer
+from portway.errors import RemoteError, TakenOverError, TunnelLostError
+from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_runtime.clocks import RegistryClock
+from portway_runtime.endpoints import Endpoint
+from portway_testkit.signers import CLUSTER, CLUSTER_ID, NOW_MS, SessionSigner
 
-ONE = SessionKey(b"one", b"secret")
-TWO = SessionKey(b"two", b"secret")
+ONE = SessionCredentials(b"one", b"secret")
+TWO = SessionCredentials(b"two", b"secret")
+NODE = Node("fra-1", "fra", Endpoint("fra-1.test", 443), "fra-1.node.portway.internal", "test")
+FAR = Node("iad-1", "iad", Endpoint("iad-1.test", 443), "iad-1.node.portway.internal", "test")
+SIGNER = Signer(RegistryClock(lambda: 0.0, lambda: 0.0))
+SIGNER.learn(CLUSTER_ID, NOW_MS)
 ANSWER = TunnelBound(1, "a.test", 443, "", 0, b"")
 
 
-def test_epochs_are_proved_in_turn() -> None:
-    """From 1 on, each once."""
-    chain = LabelChain(Chain())
-    assert is_label(chain.label)
-    assert chain.epoch == 0
-    for expected in (1, 2, 3):
-        epoch, proof = chain.next_proof()
-        assert (epoch, chain.epoch) == (expected, expected)
-        assert verify_proof(chain.label, epoch, proof)
+def bind(held: HeldTunnel, session: SessionCredentials) -> BindRequest:
+    return held.bind_on(session, NODE, SIGNER)
 
 
-def test_a_chain_that_is_used_up_says_so() -> None:
-    """After epoch 4096 a new tunnel is needed."""
-    chain = LabelChain(Chain())
-    for _ in range(CHAIN_LENGTH):
-        chain.next_proof()
-    with pytest.raises(RemoteError, match="open a new tunnel"):
-        chain.next_proof()
-    assert chain.epoch == CHAIN_LENGTH
-
-
-def test_no_two_chains_are_the_same() -> None:
-    """Whether they were ready or not."""
-    chains = ReadyChains()
-    taken = [chains.take()]
-    chains.prepare()
-    taken += [chains.take(), chains.take()]
-    assert len({chain.label for chain in taken}) == 3
-
-
-def test_one_is_kept_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken without walking a chain, and made on a thread of its own."""
-    chains = ReadyChains()
-    chains.prepare()
-    chains.prepare()  # is under way, or done
-    making = chains._making
-    assert making is not None
-    making.join()
-    monkeypatch.setattr("portway.engine.held_tunnel.Chain", lambda: pytest.fail("there was one ready"))
-    assert is_label(chains.take().label)
-
-
-def test_each_bind_has_the_next_epoch(make_tunnel: Callable[..., HeldTunnel]) -> None:
-    """In the same session too, once the one before was answered."""
-    held = make_tunnel()
+def test_each_bind_has_a_claim_of_the_next_epoch(make_tunnel: Callable[..., HeldTunnel]) -> None:
+    """From the registry's time on, for the session's node, in the same session too once the one before was answered."""
+    held = make_tunnel(unencrypted=True)
     assert not held.bind_sent
-    for epoch, session in enumerate((ONE, ONE, TWO), 1):
-        bind = held.bind_on(session)
-        assert bind.epoch == epoch
-        assert verify_proof(held.label, bind.epoch, bind.proof)
+    for epoch, session in enumerate((ONE, ONE, TWO), NOW_MS):
+        claim = bind(held, session).claim
+        assert (claim.epoch, claim.node, claim.session_key) == (epoch, NODE.name, SIGNER.session_key)
+        assert claim.label == held.label
+        assert claim.signed(CLUSTER).is_genuine()
+        assert TunnelOptions.FromString(claim.options) == TunnelOptions(unencrypted=True)
+        assert held.latest is claim
         held.bound(session, ANSWER)
     assert held.bind_sent
 
 
-def test_the_latest_epoch_is_that_of_the_last_bind(make_tunnel: Callable[..., HeldTunnel]) -> None:
-    """With its proof: what another node is told of it."""
-    held = make_tunnel()
-    held.bind_on(ONE)
-    bind = held.bind_on(TWO)
-    assert held.latest == (2, bind.proof)
+def test_tunnels_have_labels_of_their_own(make_tunnel: Callable[..., HeldTunnel], tmp_path: Path) -> None:
+    """Unless they have one key file: that is its label."""
+    assert len({make_tunnel().label for _ in range(3)}) == 3
+    assert len({make_tunnel(key_file=KeyFile(tmp_path / "key")).label for _ in range(3)}) == 1
 
 
 def test_a_bind_without_an_answer_is_repeated_in_its_session(make_tunnel: Callable[..., HeldTunnel]) -> None:
-    """With the same epoch; any other session gets the next one."""
+    """With the same claim; any other session gets the next one."""
     held = make_tunnel()
-    first = held.bind_on(ONE)
-    assert held.bind_on(ONE) is first
-    assert held.bind_on(TWO).epoch == 2
-    assert held.bind_on(ONE).epoch == 3
+    first = bind(held, ONE)
+    assert bind(held, ONE) is first
+    assert bind(held, TWO).claim.epoch == NOW_MS + 1
+    assert bind(held, ONE).claim.epoch == NOW_MS + 2
 
 
 def test_a_refused_bind_is_not_repeated(make_tunnel: Callable[..., HeldTunnel]) -> None:
     """It was answered."""
     held = make_tunnel()
-    held.bind_on(ONE)
+    bind(held, ONE)
     held.refused()
-    assert held.bind_on(ONE).epoch == 2
+    assert bind(held, ONE).claim.epoch == NOW_MS + 1
+
+
+def test_another_program_is_outbid_by_the_later_one_alone(make_tunnel: Callable[..., HeldTunnel]) -> None:
+    """A tunnel that was never bound outbids it, a few times; one that was is over."""
+    held = make_tunnel()
+    theirs = SessionSigner()
+    for times in range(1, OUTBIDS + 1):
+        owner = theirs.claim(node="fra-2", epoch=NOW_MS + 10_000 * times)
+        bind(held, ONE)
+        held.refused()
+        held.outranked(owner, own=False)
+        assert bind(held, ONE).claim.epoch == owner.epoch + OUTBID
+    with pytest.raises(TakenOverError, match="a key file of its own"):
+        held.outranked(owner, own=False)
+    bound = make_tunnel()
+    bind(bound, ONE)
+    bound.bound(ONE, ANSWER)
+    with pytest.raises(TakenOverError):
+        bound.outranked(owner, own=False)
+
+
+def test_a_claim_of_its_own_is_followed_by_the_next(make_tunnel: Callable[..., HeldTunnel]) -> None:
+    """An answer that was lost had used it up."""
+    held = make_tunnel()
+    bind(held, ONE)
+    held.bound(ONE, ANSWER)
+    held.outranked(SessionSigner().claim(node="fra-2", epoch=NOW_MS + 7), own=True)
+    assert bind(held, TWO).claim.epoch == NOW_MS + 8
 
 
 def test_the_session_whose_node_answered_holds_it(make_tunnel: Callable[..., HeldTunnel]) -> None:
     """Until another is asked, or the node lets go."""
     held = make_tunnel()
-    held.bind_on(ONE)
+    bind(held, ONE)
     assert not held.held_by(ONE)
     held.bound(ONE, ANSWER)
     assert held.held_by(ONE)
     held.unbound()
     assert not held.held_by(ONE)
-    held.bind_on(ONE)
+    bind(held, ONE)
     held.bound(ONE, ANSWER)
-    held.bind_on(TWO)
+    bind(held, TWO)
     assert not held.held_by(ONE)
     assert not held.held_by(TWO)
 
@@ -132,10 +134,10 @@ def test_a_lost_tcp_port_is_an_error_in_the_log(
 def test_the_last_ticket_is_shown(make_tunnel: Callable[..., HeldTunnel]) -> None:
     """An answer without one takes none away."""
     held = make_tunnel()
-    assert held.bind_on(ONE).ticket == b""
+    assert bind(held, ONE).ticket == b""
     held.bound(ONE, TunnelBound(1, "a.test", 443, "", 0, b"ticket"))
     held.bound(ONE, ANSWER)
-    assert held.bind_on(TWO).ticket == b"ticket"
+    assert bind(held, TWO).ticket == b"ticket"
 
 
 def test_the_ticket_of_the_port_that_is_known_is_kept(
@@ -153,11 +155,29 @@ def test_the_ticket_of_the_port_that_is_known_is_kept(
         caplog.clear()
         held.bound(TWO, other)
         assert "could not keep its TCP port 20001" in caplog.text
-        assert held.bind_on(ONE).ticket == b"known"
+        assert bind(held, ONE).ticket == b"known"
     held.bound(ONE, TunnelBound(1, "label.fra.test", 443, "fra.test", 20001, b"newer"))
     held.bound(ONE, TunnelBound(1, "label.fra.test", 443, "fra.test", 20001, b"newest"))
     assert caplog.text.count("has its TCP port 20001 again") == 1
-    assert held.bind_on(TWO).ticket == b"newest"
+    assert bind(held, TWO).ticket == b"newest"
+
+
+def test_a_key_file_keeps_the_ticket_of_each_region(
+    make_tunnel: Callable[..., HeldTunnel], tmp_path: Path, tickets_written: Callable[[], None]
+) -> None:
+    """A program that is started again asks for the port that its tunnel had in the region that it comes to."""
+    path = tmp_path / "key"
+    for node, ticket in ((NODE, b"of fra"), (FAR, b"of iad")):
+        key_file = KeyFile(path)
+        held = make_tunnel(unencrypted=True, key_file=key_file)
+        assert held.bind_on(ONE, node, SIGNER).ticket == b""
+        held.bound(ONE, TunnelBound(1, f"{held.label}.{node.zone}", 443, node.zone, 20001, ticket))
+        tickets_written()
+    for node, ticket in ((NODE, b"of fra"), (FAR, b"of iad")):
+        again = make_tunnel(unencrypted=True, key_file=KeyFile(path))
+        assert again.bind_on(ONE, node, SIGNER).ticket == ticket
+    without = make_tunnel(key_file=KeyFile(path))
+    assert without.bind_on(ONE, NODE, SIGNER).ticket == b""
 
 
 def test_a_tunnel_without_a_raw_port_loses_none(

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -17,12 +18,13 @@ from portway.engine.failures import FIRST_PAUSE, LONGEST_PAUSE, Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import SOUND_AFTER
 from portway.engine.search import Refused, Resumption
-from portway.engine.session import End
+from portway.engine.session import BindRefused, End
 from portway.errors import AuthError, Error, QuotaError, UnreachableError
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime import backoff
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
+from portway_testkit.signers import CLUSTER_ID, NOW_MS
 
 MakeTunnel = Callable[..., HeldTunnel]
 
@@ -30,6 +32,8 @@ NOWHERE = UnreachableError("no relay node could be reached")
 REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
 GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
 UNKNOWN = Failure(FailureCode.FAILURE_CODE_SESSION, "never heard of it")
+QUOTA = Failure(FailureCode.FAILURE_CODE_QUOTA, "no more")
+TIME = Failure(FailureCode.FAILURE_CODE_TIME, "not of now")
 SHUTDOWN = Failure(FailureCode.FAILURE_CODE_SHUTDOWN, "stopping")
 
 
@@ -62,7 +66,7 @@ async def test_a_session_that_lasted_is_missed_at_once(world: World, make_tunnel
     assert len(world.pauses) == 1
     assert 0 <= world.pauses[0] <= FIRST_PAUSE
     assert [bind.label for bind in second.binds] == [held.label]
-    assert second.binds[0].epoch == session.binds[0].epoch + 1
+    assert second.binds[0].claim.epoch == session.binds[0].claim.epoch + 1
 
 
 async def test_pauses_double_up_to_a_limit(world: World, make_tunnel: MakeTunnel) -> None:
@@ -169,15 +173,98 @@ async def test_what_no_attempt_can_mend_ends_every_tunnel(
     assert not world.link.attached
 
 
-async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, make_tunnel: MakeTunnel) -> None:
-    """A token was revoked: no attempt is made at all."""
+async def test_a_revocation_that_ends_the_session_is_one_node_s_word(world: World, make_tunnel: MakeTunnel) -> None:
+    """The search is told, and avoids the node; what it finds out decides."""
     lost: list[HeldTunnel] = []
     session = await world.opened(make_tunnel(lost=lost))
     session.end(End("revoked", REVOKED))
+    second = FakeSession("n2")
+    world.then(second)
+    await second.bound.wait()
+    assert world.search.ended_with == [REVOKED]
+    assert world.search.tried[0].avoided == session.node
+    assert not lost
+    second.end(End("revoked", REVOKED))
+    world.then(AuthError("unknown token"))
     await world.given_up()
     assert [type(reason_of(one)) for one in lost] == [AuthError]
-    assert world.search.tried == []
-    assert world.pauses == []
+
+
+async def test_a_refusal_of_one_node_is_tried_at_another(world: World, make_tunnel: MakeTunnel) -> None:
+    """A registry confirms nothing, so the session is left for another node, with every tunnel, before it is lost."""
+    kept, new = make_tunnel(), make_tunnel(8001)
+    session = await world.opened(kept)
+    session.refusals = [BindRefused(replace(QUOTA, retry_after=30.0))]  # which is not waited for
+    second = FakeSession("n2")
+    world.then(second)
+    await world.link.bind(new)
+    await session.left.wait()
+    assert {bind.label for bind in second.binds} == {kept.label, new.label}
+    assert world.directory.asked == 1
+    assert [claim.label for claim, _ in session.moves] == [kept.label]
+    assert max(world.pauses) <= FIRST_PAUSE
+    assert world.search.tried[0].avoided == session.node
+
+
+async def test_a_refusal_of_two_nodes_is_final(world: World, make_tunnel: MakeTunnel) -> None:
+    """And so is one that the registry gives, too; the other tunnels go on."""
+    kept = make_tunnel()
+    session = await world.opened(kept)
+    second = FakeSession("n2")
+    session.refusals, second.refusals = [BindRefused(QUOTA)], [BindRefused(QUOTA), BindRefused(QUOTA)]
+    world.then(second)
+    with pytest.raises(QuotaError, match="no more"):
+        await world.link.bind(make_tunnel(8001))
+    world.directory.errors = [QuotaError("no more")]
+    second.refusals = [BindRefused(QUOTA)]
+    with pytest.raises(QuotaError, match="no more"):
+        await world.link.bind(make_tunnel(8002))
+    assert second.up
+
+
+async def test_a_refusal_of_the_only_node_is_final(world: World, make_tunnel: MakeTunnel) -> None:
+    """A registry knows no other, or none answers and none is known; what is open stays."""
+    session = await world.opened(make_tunnel())
+    world.directory.nodes = [session.node]
+    for error in ([], [UnreachableError("down")]):
+        world.directory.errors = list(error)
+        session.refusals = [BindRefused(QUOTA)]
+        with pytest.raises(QuotaError):
+            await world.link.bind(make_tunnel(8001))
+    assert session.up
+
+
+async def test_a_session_key_with_a_wrong_time_is_replaced(world: World, make_tunnel: MakeTunnel) -> None:
+    """A registry with a wrong clock had said the time: presences cannot go back, so another key begins anew, and its
+    first session is not resumed."""
+    world.signer.learn(CLUSTER_ID, 4_000_000_000_000)
+    session = FakeSession()
+    session.refusals = [BindRefused(TIME)]
+    second = FakeSession("n2")
+    world.then(session, second)
+    before = world.signer.session_key
+    world.directory.on_locate = lambda: world.signer.learn(CLUSTER_ID, NOW_MS)
+    held = make_tunnel()
+    await world.link.bind(held)
+    assert world.signer.session_key != before
+    assert session.binds[0].claim.epoch >= 4_000_000_000_000
+    [bind] = second.binds
+    assert NOW_MS <= bind.claim.epoch < NOW_MS + 600_000
+    assert bind.claim.session_key == world.signer.session_key
+    assert second.presences[-1].is_fresh(NOW_MS)
+    assert [tried.resume for tried in world.search.tried] == [None, None]
+
+
+async def test_a_resumed_session_is_told_what_it_holds(world: World, make_tunnel: MakeTunnel) -> None:
+    """The presence that was sent last may have been lost, or have grown old; no claim is signed."""
+    session = await world.opened(make_tunnel())
+    session.end()
+    second = FakeSession("n1", resumes=session)
+    world.then(second)
+    await second.presented.wait()
+    assert second.presences[-1].ids == session.presences[-1].ids
+    assert second.presences[-1].time_ms > session.presences[-1].time_ms
+    assert second.binds == []
 
 
 async def test_a_renewed_grant_is_shown_to_the_node(world: World, make_tunnel: MakeTunnel) -> None:
@@ -241,7 +328,7 @@ async def test_a_session_is_resumed_while_its_node_remembers_it(
     session.end(end)
     await world.through()
     (tried,) = world.search.tried
-    assert tried.resume == (Resumption("n1", session.key, end.silent) if resumed else None)
+    assert tried.resume == (Resumption("n1", session.credentials, end.silent) if resumed else None)
     assert tried.home == session.node
 
 
@@ -257,7 +344,8 @@ async def test_a_node_that_asks_to_be_left_is_left_after_the_next_has_the_tunnel
     await session.left.wait()
     [bind] = second.binds
     assert left_before == [False]
-    assert session.moves == [(bind.label, "n2", bind.epoch, bind.proof)]
+    assert session.moves == [(bind.claim, second.presences[-1])]
+    assert bind.claim.node == "n2"
     assert second.moves == []
     assert [(one.avoided, one.resume) for one in world.search.tried] == [(session.node, None), (None, None)]
 

@@ -7,23 +7,28 @@ from typing import Any, ClassVar
 import pytest
 from portway.engine import dialling
 from portway.engine import search as search_module
-from portway.engine.dialogue import SessionKey, Welcomed
+from portway.engine.dialogue import SessionCredentials, Welcomed
 from portway.engine.directory import Directory, Grant, Located, Node
 from portway.engine.failures import Failure
 from portway.engine.search import Refused, Resumption, Search
 from portway.engine.session import SessionOver
+from portway.engine.signer import Signer
 from portway.errors import AuthError, Error, UnreachableError
 from portway_carrier.errors import CarrierError, ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_proto.wire.limits import LINK_ALPN
+from portway_proto.wire.statements import signed_greeting
 from portway_runtime.endpoints import Endpoint
+from portway_testkit.signers import CLUSTER, CLUSTER_ID
 
 FULL = Failure(FailureCode.FAILURE_CODE_OVERLOADED, "full")
 REVOKED = Failure(FailureCode.FAILURE_CODE_REVOKED, "revoked")
 GRANT = Failure(FailureCode.FAILURE_CODE_GRANT, "of another cluster")
 VERSION = Failure(FailureCode.FAILURE_CODE_VERSION, "too new")
-KEY = SessionKey(b"id", b"secret")
+KEY = SessionCredentials(b"id", b"secret")
+SIGNER = Signer()
+SIGNER.learn(CLUSTER_ID, 0)
 EVENTS: Any = None  # nothing comes of these sessions
 
 
@@ -42,7 +47,7 @@ class FakeStream:
             raise self.outcome
         if self.outcome == "silent":
             await asyncio.Event().wait()
-        return Handshake("h2" if self.outcome == "not a node" else LINK_ALPN, None, 0.0)
+        return Handshake("h2" if self.outcome == "not a node" else LINK_ALPN, self.name.encode(), 0.0)
 
     def abort(self) -> None:
         self.aborted = True
@@ -70,13 +75,17 @@ class FakeCarrier:
 class FakeSession:
     """HELLO goes as the stream's outcome says."""
 
-    hellos: ClassVar[list[tuple[str, str, SessionKey | None]]] = []
+    hellos: ClassVar[list[tuple[str, str, SessionCredentials | None]]] = []
     dropped: ClassVar[int] = 0
 
-    def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object, zone: str) -> None:
+    def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object, node: Node) -> None:
         self._stream = stream
+        self._node = node
 
-    async def hello(self, grant: str, resume: SessionKey | None) -> Welcomed:
+    async def hello(self, grant: str, signature: bytes, resume: SessionCredentials | None) -> Welcomed:
+        certificate = self._stream.name.encode()
+        greeting = signed_greeting(SIGNER.session_key, CLUSTER, self._node.name, certificate, signature)
+        assert greeting.is_genuine()
         FakeSession.hellos.append((self._stream.name, grant, resume))
         outcome = self._stream.outcome
         if isinstance(outcome, Failure):
@@ -96,14 +105,14 @@ class FakeRegistries:
         self.asked = 0
         self.new_tunnels: list[int] = []
 
-    def locate(self, new_tunnels: int) -> Located:
+    def locate(self, session_key: bytes, new_tunnels: int) -> Located:
         self.asked += 1
         self.new_tunnels.append(new_tunnels)
         if self.error is not None:
             raise self.error
-        return Located(self.nodes, b"ca", Grant(f"grant {self.asked}", 100.0))
+        return Located(self.nodes, b"ca", Grant(f"grant {self.asked}", 100.0), cluster_id=CLUSTER_ID)
 
-    def renew(self) -> Grant:
+    def renew(self, session_key: bytes) -> Grant:
         raise NotImplementedError
 
 
@@ -117,7 +126,7 @@ def carrier(monkeypatch: pytest.MonkeyPatch) -> FakeCarrier:
 
 @pytest.fixture
 def search(carrier: FakeCarrier) -> Callable[[FakeRegistries], Search]:
-    return lambda registries: Search(carrier, Directory(registries))  # type: ignore[arg-type]
+    return lambda registries: Search(carrier, Directory(registries, SIGNER), SIGNER)  # type: ignore[arg-type]
 
 
 async def test_the_registry_s_order_is_followed(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
@@ -150,12 +159,63 @@ async def test_each_that_failed_is_kept_with_its_reason(
     assert [stream.aborted for stream in carrier.dialled] == [False, False, True, True]
 
 
-async def test_what_every_node_would_say_ends_the_search(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
-    """No other is asked."""
+async def test_a_revocation_is_one_node_s_word(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """What a second one says, too, is so: no third one is asked."""
     carrier.outcomes = {"a": REVOKED}
+    searching = search(FakeRegistries(*map(node, "abc")))
+    assert (await searching.attach(EVENTS)).node == node("b")
+    carrier.outcomes = {"a": REVOKED, "b": REVOKED}
+    carrier.dialled.clear()
     with pytest.raises(Refused, match="revoked"):
-        await search(FakeRegistries(node("a"), node("b"))).attach(EVENTS)
+        await search(FakeRegistries(*map(node, "abc"))).attach(EVENTS)
+    assert carrier.names == ["a", "b"]
+
+
+async def test_a_registry_is_asked_about_a_revocation(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """It answers for the token; nobody else is dialled."""
+    registries = FakeRegistries(*map(node, "ab"))
+    searching = search(registries)
+    await searching.attach(EVENTS)
+    carrier.outcomes = {"a": REVOKED}
+    carrier.dialled.clear()
+    registries.error = AuthError("unknown token")
+    with pytest.raises(AuthError, match="unknown token"):
+        await searching.attach(EVENTS)
     assert carrier.names == ["a"]
+
+
+async def test_a_revocation_of_the_only_node_is_final(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
+    """A registry knows no other. While none answers it may still be wrong."""
+    registries = FakeRegistries(node("a"))
+    searching = search(registries)
+    await searching.attach(EVENTS)
+    carrier.outcomes = {"a": REVOKED}
+    registries.error = UnreachableError("down")
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            await searching.attach(EVENTS)
+    registries.error = None
+    with pytest.raises(Refused, match="revoked"):
+        await searching.attach(EVENTS)
+
+
+async def test_a_session_that_ended_with_a_revocation_asks_a_registry_first(
+    carrier: FakeCarrier, search: Callable[..., Search]
+) -> None:
+    """Then another node, whose acceptance settles it, and whose refusal too."""
+    registries = FakeRegistries(*map(node, "ab"))
+    searching = search(registries)
+    await searching.attach(EVENTS)
+    searching.ended(node("a"), REVOKED)
+    registries.error = UnreachableError("down")
+    carrier.dialled.clear()
+    assert (await searching.attach(EVENTS, avoided=node("a"))).node == node("b")
+    assert registries.asked == 2
+    assert carrier.names == ["b"]
+    searching.ended(node("b"), REVOKED)
+    with pytest.raises(Refused, match="revoked"):
+        searching.ended(node("a"), REVOKED)
+    searching.ended(node("b"), FULL)
 
 
 async def test_known_nodes_come_before_the_registry(carrier: FakeCarrier, search: Callable[..., Search]) -> None:

@@ -5,14 +5,19 @@ from typing import Any
 
 import pytest
 from portway.engine import session as module
-from portway.engine.dialogue import BindRequest, SessionKey
+from portway.engine.dialogue import BindRequest, SessionCredentials
+from portway.engine.directory import Node
 from portway.engine.failures import Failure
 from portway.engine.session import BindRefused, End, Session, SessionOver, failure_of
 from portway_carrier.errors import ConnectionLost, PeerFailed, PeerSilent
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_runtime.endpoints import Endpoint
+from portway_testkit.signers import SessionSigner
 
-BIND = BindRequest("k5zq2w7b3xav6mdy", 1, b"p" * 32)
+SIGNER = SessionSigner()
+BIND = BindRequest(SIGNER.claim(node="fra-1"))
+NODE = Node("fra-1", "fra", Endpoint("fra-1.test", 443), "fra-1.node.portway.internal", "test")
 HOST = f"{BIND.label}.fra.test"
 TAKEN = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="taken")
 
@@ -52,8 +57,8 @@ class Owner:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def tunnel_unbound(self, session: Session, label: str, failure: Failure) -> None:
-        self.told.append(("unbound", label, failure))
+    def tunnel_unbound(self, session: Session, label: str, failure: Failure, claim: bytes) -> None:
+        self.told.append(("unbound", label, failure, claim))
 
     def lanes_wanted(self, session: Session, lanes: int) -> None:
         self.told.append(("wanted", lanes))
@@ -66,13 +71,13 @@ class Peer:
         self.owner = Owner()
         carrier = FakeCarrier()
         self.lane = carrier.made
-        self.session = Session(carrier, None, self.owner, "fra.test")  # type: ignore[arg-type]
+        self.session = Session(carrier, None, self.owner, NODE)  # type: ignore[arg-type]
 
     def says(self, frame_type: int, message: Any) -> None:
         self.session.frame_received(self.lane, frame_type, message.SerializeToString())  # type: ignore[arg-type]
 
     async def welcomed(self) -> Session:
-        hello = asyncio.ensure_future(self.session.hello("grant", None))
+        hello = asyncio.ensure_future(self.session.hello("grant", b"signature", None))
         await asyncio.sleep(0)
         self.says(FrameType.WELCOME, lane_pb2.Welcome(session_id=b"id", session_secret=b"secret"))
         await hello
@@ -96,18 +101,19 @@ async def test_welcome_answers_hello(peer: Peer) -> None:
     session = await peer.welcomed()
     assert peer.lane.sent[0][0] == FrameType.HELLO
     assert session.up
-    assert session.key == SessionKey(b"id", b"secret")
+    assert session.credentials == SessionCredentials(b"id", b"secret")
 
 
 async def test_answers_find_those_who_wait(peer: Peer) -> None:
     """Out of order."""
     await peer.welcomed()
     first, second = await binding(peer), await binding(peer)
-    peer.says(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=2, failure=TAKEN))
+    peer.says(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=2, failure=TAKEN, claim=b"claim"))
     peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=443))
     assert (await first).host == HOST
-    with pytest.raises(BindRefused, match="taken"):
+    with pytest.raises(BindRefused, match="taken") as refused:
         await second
+    assert refused.value.claim == b"claim"
 
 
 async def test_an_answer_that_nobody_waits_for_is_dropped(peer: Peer) -> None:
@@ -131,10 +137,10 @@ async def test_unbound_comes_after_the_bound_before_it(peer: Peer) -> None:
     task = asyncio.ensure_future(bind())
     await asyncio.sleep(0)
     peer.says(FrameType.BOUND, lane_pb2.Bound(request=1, host=HOST, port=443))
-    peer.says(FrameType.UNBOUND, lane_pb2.Unbound(label=BIND.label, failure=TAKEN))
+    peer.says(FrameType.UNBOUND, lane_pb2.Unbound(label=BIND.label, failure=TAKEN, claim=b"claim"))
     await task
     await asyncio.sleep(0)
-    assert peer.owner.told == ["bound", ("unbound", BIND.label, Failure(7, "taken"))]
+    assert peer.owner.told == ["bound", ("unbound", BIND.label, Failure(7, "taken"), b"claim")]
 
 
 async def test_lanes_that_are_wanted_are_told(peer: Peer) -> None:
@@ -150,7 +156,7 @@ async def test_a_node_that_does_not_answer_is_left(peer: Peer, monkeypatch: pyte
     if what == "BIND":
         await peer.welcomed()
     monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.01)
-    asked = peer.session.hello("grant", None) if what == "HELLO" else peer.session.bind(BIND)
+    asked = peer.session.hello("grant", b"signature", None) if what == "HELLO" else peer.session.bind(BIND)
     with pytest.raises(SessionOver, match=rf"did not answer {what} within 0\.01 s"):
         await asked
     assert peer.lane.closed
@@ -194,11 +200,28 @@ async def test_a_node_that_leaves_ends_the_session_and_keeps_its_lane(peer: Peer
     assert (end.leaving, end.reason) == (True, "upgrade")
     assert not peer.lane.closed
     session.unbind("label")
-    session.moved("other", "fra-2", 2, b"proof")
+    session.moved(BIND.claim, SIGNER.present("fra-1"))
     session.leave()
     said = [frame_type for frame_type, _ in peer.lane.sent[-3:]]
     assert said == [FrameType.UNBIND, FrameType.MOVED, FrameType.GOAWAY]
     assert peer.lane.closed
+
+
+async def test_a_session_that_is_left_for_another_keeps_its_lane(peer: Peer) -> None:
+    """It serves on until the tunnels are elsewhere."""
+    session = await peer.welcomed()
+    session.leave_for_another("it refuses a tunnel")
+    assert await session.over() == End("it refuses a tunnel", leaving=True)
+    assert not peer.lane.closed
+
+
+async def test_a_node_is_shown_each_grant_once(peer: Peer) -> None:
+    """HELLO brought the first, a presence brings the next."""
+    session = await peer.welcomed()
+    for grant in ("grant", "renewed", "renewed"):
+        session.present(SIGNER.present("fra-1"), grant)
+    shown = [lane_pb2.Presence.FromString(payload).grant for _, payload in peer.lane.sent[-3:]]
+    assert shown == ["", "renewed", ""]
 
 
 async def test_a_node_that_breaks_the_protocol_is_told(peer: Peer) -> None:

@@ -5,15 +5,18 @@ where the link waits.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
-from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcomed
-from portway.engine.directory import Grant, Node
+from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound, Welcomed
+from portway.engine.directory import Grant, Located, Node
+from portway.engine.failures import Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import Link
 from portway.engine.search import Attachment, Resumption
 from portway.engine.session import End, SessionEvents, SessionOver
+from portway.engine.signer import Signer
+from portway.errors import Error
+from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
@@ -23,18 +26,30 @@ RESET = End("connection reset")
 RESUME_SECONDS = 60.0
 
 
-class FakeSession:
-    """A session that lasts until the test ends it, and binds every tunnel."""
+def node(name: str) -> Node:
+    return Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal", "test")
 
-    def __init__(self, name: str = "n1") -> None:
-        self.node = Node(name, "fra", Endpoint(f"{name}.test", 443), f"{name}.node.portway.internal", "test")
-        self.key = SessionKey(f"{name}-{id(self)}".encode(), b"secret")
+
+FAR_NODE = node("far")
+
+
+class FakeSession:
+    """A session that lasts until the test ends it. BIND raises the next of `refusals`; without one it is BOUND."""
+
+    def __init__(self, name: str = "n1", resumes: "FakeSession | None" = None) -> None:
+        self.node = node(name)
+        self.credentials = SessionCredentials(f"{name}-{id(self)}".encode(), b"secret")
+        self._resumes = resumes
+        if resumes is not None:
+            self.credentials = resumes.credentials
         self.binds: list[BindRequest] = []
+        self.refusals: list[Exception] = []
+        self.presences: list[Presence] = []
         self.bound = asyncio.Event()
+        self.presented = asyncio.Event()
         self.before_bound: Callable[[], object] = lambda: None
         self.left = asyncio.Event()
-        self.moves: list[tuple[str, str, int, bytes]] = []
-        self.grants: list[str] = []  # that it was shown after HELLO
+        self.moves: list[tuple[Claim, Presence]] = []
         self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     @property
@@ -43,14 +58,18 @@ class FakeSession:
 
     @property
     def attachment(self) -> Attachment:
-        welcomed = Welcomed(self.key, False, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
+        resumed = self._resumes is not None
+        welcomed = Welcomed(self.credentials, resumed, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
         return Attachment(self.node, self, welcomed)  # type: ignore[arg-type]
 
     async def bind(self, bind: BindRequest) -> TunnelBound:
         if not self.up:
             raise SessionOver("gone")
         self.before_bound()
+        assert self.presences[-1].places(bind.claim)
         self.binds.append(bind)
+        if self.refusals:
+            raise self.refusals.pop(0)
         self.bound.set()
         return TunnelBound(len(self.binds), "a.test", 443, "", 0, b"")
 
@@ -63,12 +82,19 @@ class FakeSession:
     def unbind(self, label: str) -> None:
         pass
 
-    def renewed(self, grant: str) -> None:
-        self.grants.append(grant)
+    def present(self, presence: Presence, grant: str) -> None:
+        self.presences.append(presence)
+        self.presented.set()
 
-    def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
+    def moved(self, claim: Claim, presence: Presence) -> None:
         assert not self.left.is_set()
-        self.moves.append((label, node, epoch, proof))
+        self.moves.append((claim, presence))
+
+    def leave_for_another(self, reason: str) -> None:
+        self.end(End(reason, leaving=True))
+
+    def drop(self, end: End) -> None:
+        self.end(end)
 
     def leave(self) -> None:
         self.left.set()
@@ -97,6 +123,10 @@ class FakeSearch:
     wait_before_dialling: float = 0.0
     attempts: tuple[()] = ()
     exhausted: asyncio.Event = field(default_factory=asyncio.Event)
+    ended_with: list[Failure] = field(default_factory=list)
+
+    def ended(self, node: Node, failure: Failure) -> None:
+        self.ended_with.append(failure)
 
     async def attach(
         self,
@@ -133,6 +163,30 @@ class FakeLanes:
     def close(self) -> None: ...
 
 
+class FakeDirectory:
+    """A registry that knows `nodes`, answers Locate with the next of `errors`, and counts the calls."""
+
+    def __init__(self) -> None:
+        self.nodes = [FAR_NODE]
+        self.errors: list[Error] = []
+        self.asked = 0
+        self.on_locate: Callable[[], object] = lambda: None
+
+    @property
+    def located(self) -> Located:
+        return Located(tuple(self.nodes), b"ca", Grant("grant", 1800.0))
+
+    async def locate(self) -> Located:
+        self.asked += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.on_locate()
+        return self.located
+
+    async def keep_renewed(self) -> None:
+        await asyncio.Event().wait()
+
+
 class World:
     """A link with its surroundings; `pauses` are the seconds that it waited between attempts."""
 
@@ -141,14 +195,11 @@ class World:
         self.clock = search.clock
         self.pauses: list[float] = []
         self.tasks = Tasks("test")
-        self.renewed: Callable[[Grant], None] = lambda grant: None  # tells the link of a new grant
-        directory: Any = SimpleNamespace(located=None, keep_renewed=self._keep_renewed)
+        self.directory = FakeDirectory()
+        directory: Any = self.directory
         carrier: Any = None
-        self.link = Link(carrier, directory, self.tasks, self.clock, sleep=self._sleep)
-
-    async def _keep_renewed(self, renewed: Callable[[Grant], None]) -> None:
-        self.renewed = renewed
-        await asyncio.Event().wait()
+        self.signer = Signer()
+        self.link = Link(carrier, directory, self.signer, self.tasks, self.clock, sleep=self._sleep)
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)

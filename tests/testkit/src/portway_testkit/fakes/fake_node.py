@@ -1,12 +1,14 @@
 """A relay node that does what a test says: the client's peer, on the real carrier and real sockets.
 
-It binds labels with a valid proof, parks data lanes and joins visitors to them. It has no mesh, registry or ingress:
-`visit` is a visitor. It runs on a thread of its own, so that blocking tests can use it.
+It binds tunnels whose claims and presences are genuine and fit, parks data lanes and joins visitors to them. It has no
+mesh, registry or ingress: `visit` is a visitor, and nodes that share a `claims` map know of each other's tunnels. It
+runs on a thread of its own, so that blocking tests can use it.
 """
 
 import asyncio
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -18,17 +20,28 @@ from portway_carrier.contract import Carrier, Lane, Pool, Stream, Visit, VisitEn
 from portway_carrier.errors import CarrierError
 from portway_carrier.select import make_carrier
 from portway_carrier.values import Limits, PoolLimits, ServerTls
-from portway_proto.v1 import lane_pb2
+from portway_proto.v1 import lane_pb2, types_pb2
 from portway_proto.wire.frames import FrameType, Opening
-from portway_proto.wire.labels import verify_proof
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN
+from portway_proto.wire.statements import (
+    Claim,
+    Presence,
+    is_believable_epoch,
+    read_claim,
+    read_presence,
+    signed_greeting,
+)
 from portway_runtime.tasks import Tasks
+
+from portway_testkit.signers import CLUSTER
 
 T = TypeVar("T")
 
 # Seconds: more than anything that a test waits for takes on a busy machine.
 PATIENCE = 15.0
+
+_first_epochs: dict[str, int] = {}  # of each label that a node was asked for
 
 
 @dataclass
@@ -36,7 +49,7 @@ class FakeTunnel:
     """A tunnel that is bound at this node."""
 
     label: str
-    epoch: int
+    claim: Claim
     ticket: bytes
     session: "FakeSession"
 
@@ -50,13 +63,25 @@ class FakeSession:
     control: Lane | None
     pool: Pool
     grant: str
+    key: bytes
     labels: set[str] = field(default_factory=set)
+    presence: Presence | None = None
 
 
 class FakeNode:
     """`with FakeNode(name, tls) as node:` listens on loopback; what happened is in `events`, in order."""
 
-    def __init__(self, name: str, tls: ServerTls, *, region: str = "test", port: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        tls: ServerTls,
+        *,
+        region: str = "test",
+        port: int = 0,
+        claims: dict[str, Claim] | None = None,
+    ) -> None:
+        """`claims`: the claim of highest rank of each label, which nodes of one test may share."""
+        self.claims: dict[str, Claim] = {} if claims is None else claims
         self.name = name
         self.region = region
         self.domain = "localhost"
@@ -75,8 +100,10 @@ class FakeNode:
         self.ignore_binds = False
         self.host_in_bound: str | None = None  # in place of the tunnel's own
         self.clock_offset = 0.0  # seconds by which its clock is ahead
+        self.registry_offset = 0.0  # seconds by which the registry's time is, as it was told, by which it judges
         self.via: int | None = None  # the port that a registry names for it, if it is not its own
         self._tls = ServerTls(tls.certificate, tls.key, alpn=LINK_ALPN)
+        self._tickets: dict[str, list[bytes]] = {}
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -120,8 +147,12 @@ class FakeNode:
         return [at for event, at in zip(self.events, self._happened_at, strict=True) if event[0] == what]
 
     def epochs(self, label: str) -> list[int]:
-        """The epochs with which it bound the label, in order."""
-        return [event[2] for event in self.events if event[0] == "bind" and event[1] == label]
+        """The epochs with which it bound the label, in order; 1 is the first that any node was asked for."""
+        return [event[2] for event in self.events if event[:2] == ("bind", label)]
+
+    def tickets_shown(self, label: str) -> list[bytes]:
+        """The tickets with which it was asked for the label, in order."""
+        return self._tickets.get(label, [])
 
     def drop_connections(self) -> None:
         """Reset every control lane and data lane."""
@@ -141,10 +172,11 @@ class FakeNode:
 
         self._do(fail)
 
-    def unbound(self, label: str, failure: lane_pb2.Failure) -> None:
-        """Send UNBOUND for a tunnel."""
+    def unbound(self, label: str, failure: lane_pb2.Failure, claim: bytes = b"") -> None:
+        """Send UNBOUND for a tunnel; `claim`: what owns it."""
         self.tunnels.pop(label, None)
-        self._send_all(FrameType.UNBOUND, lane_pb2.Unbound(label=label, failure=failure).SerializeToString())
+        unbound = lane_pb2.Unbound(label=label, failure=failure, claim=claim)
+        self._send_all(FrameType.UNBOUND, unbound.SerializeToString())
 
     def send(self, frame_type: int, payload: bytes) -> None:
         """Send any frame on every control lane."""
@@ -258,6 +290,10 @@ class FakeNode:
             self.happened("hello refused")
             lane.fail(self.refuse_hello.SerializeToString())
             return None
+        key = session_key_of(hello.grant)
+        leaf, end, _ = self._tls.certificate.decode().partition(ssl.PEM_FOOTER)
+        certificate = ssl.PEM_cert_to_DER_cert(leaf.strip() + end)
+        assert signed_greeting(key, CLUSTER, self.name, certificate, hello.signature).is_genuine()
         session = self.sessions.get(hello.session_id) if self.resumes else None
         resumed = session is not None and session.secret == hello.session_secret
         if session is None or not resumed:
@@ -267,6 +303,7 @@ class FakeNode:
                 lane,
                 self._carrier.pool(lane, PoolLimits()),
                 hello.grant,
+                key,
             )
             self.sessions[session.id] = session
         session.control = lane
@@ -289,17 +326,24 @@ class FakeNode:
         """A frame on a control lane."""
         if frame_type == FrameType.BIND:
             self._bind(session, lane_pb2.Bind.FromString(payload))
+        elif frame_type == FrameType.PRESENCE:
+            self._presence(session, lane_pb2.Presence.FromString(payload))
         elif frame_type == FrameType.UNBIND:
             label = lane_pb2.Unbind.FromString(payload).label
             tunnel = self.tunnels.get(label)
             if tunnel is not None and tunnel.session is session:
                 del self.tunnels[label]
+                self.claims.pop(label, None)
             session.labels.discard(label)
             self.happened("unbind", label)
         elif frame_type == FrameType.MOVED:
             moved = lane_pb2.Moved.FromString(payload)
-            assert verify_proof(moved.label, moved.epoch, moved.proof)
-            self.happened("moved", moved.label, moved.node, moved.epoch)
+            claim, presence = read_claim(moved.claim), read_presence(moved.presence)
+            assert claim.signed(CLUSTER).is_genuine()
+            assert presence.signed(CLUSTER).is_genuine()
+            assert presence.places(claim)
+            assert claim.label == moved.label
+            self.happened("moved", moved.label, claim.node, epoch_number(claim))
         elif frame_type == FrameType.GOAWAY:
             self._end_session(session)
             self.happened("goaway")
@@ -307,30 +351,32 @@ class FakeNode:
     def _bind(self, session: FakeSession, bind: lane_pb2.Bind) -> None:
         lane = session.control
         assert lane is not None
+        claim = read_claim(bind.claim)
+        label = claim.label
         if self.ignore_binds:
-            self.happened("bind ignored", bind.label, bind.epoch)
+            self.happened("bind ignored", label, epoch_number(claim))
             return
-        known = self.tunnels.get(bind.label)
-        failure = self.refuse_bind if len(self.tunnels) >= self.accepted_binds else None
-        if failure is None and not verify_proof(bind.label, bind.epoch, bind.proof):
-            failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_CLAIM)
-        again = known is not None and known.session is session and known.epoch == bind.epoch
-        if failure is None and known is not None and known.epoch >= bind.epoch and not again:
-            failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH)
+        failure = self._why_not(session, claim)
         if failure is not None:
-            refused = lane_pb2.BindRefused(request=bind.request, failure=failure)
-            self.happened("bind refused", bind.label, bind.epoch)
+            owner = self.claims.get(label) if failure.code == lane_pb2.FAILURE_CODE_EPOCH else None
+            refused = lane_pb2.BindRefused(
+                request=bind.request, failure=failure, claim=b"" if owner is None else owner.encoded
+            )
+            self.happened("bind refused", label, epoch_number(claim))
             lane.send(FrameType.BIND_REFUSED, refused.SerializeToString())
             return
-        raw = bind.options.unencrypted
-        ticket = bind.ticket or (f"20001 {bind.label}".encode() if raw else b"")
+        self._tickets.setdefault(label, []).append(bind.ticket)
+        raw = types_pb2.TunnelOptions.FromString(claim.options).unencrypted
+        ticket = bind.ticket or (f"20001 {label}".encode() if raw else b"")
+        self._evict(label, session, claim)
         with self._changed:  # the tunnel and its event appear together, and before the answer
-            self.tunnels[bind.label] = FakeTunnel(bind.label, bind.epoch, ticket, session)
-            session.labels.add(bind.label)
-            self.happened("bind", bind.label, bind.epoch)
+            self.claims[label] = claim
+            self.tunnels[label] = FakeTunnel(label, claim, ticket, session)
+            session.labels.add(label)
+            self.happened("bind", label, epoch_number(claim))
         bound = lane_pb2.Bound(
             request=bind.request,
-            host=f"{bind.label}.{self.region}.{self.domain}" if self.host_in_bound is None else self.host_in_bound,
+            host=f"{label}.{self.region}.{self.domain}" if self.host_in_bound is None else self.host_in_bound,
             port=self.port,
             unencrypted_host="127.0.0.1" if raw else "",
             unencrypted_port=20001 if raw else 0,
@@ -342,6 +388,42 @@ class FakeNode:
         else:
             lane.send(FrameType.BOUND, bound.SerializeToString())
 
+    def _evict(self, label: str, by: FakeSession, claim: Claim) -> None:
+        """Tell the session that held the label at this node until now."""
+        known = self.tunnels.get(label)
+        if known is None or known.session is by or known.session.control is None:
+            return
+        known.session.labels.discard(label)
+        unbound = lane_pb2.Unbound(
+            label=label, failure=failure(lane_pb2.FAILURE_CODE_EPOCH, "taken"), claim=claim.encoded
+        )
+        known.session.control.send(FrameType.UNBOUND, unbound.SerializeToString())
+
+    def _presence(self, session: FakeSession, message: lane_pb2.Presence) -> None:
+        presence = read_presence(message.statement)
+        assert presence.signed(CLUSTER).is_genuine()
+        assert (presence.session_key, presence.node) == (session.key, self.name)
+        assert session.presence is None or presence.time_ms > session.presence.time_ms
+        session.presence = presence
+        session.grant = message.grant or session.grant
+        self.happened("presence", len(presence.ids), message.grant)
+
+    def _why_not(self, session: FakeSession, claim: Claim) -> lane_pb2.Failure | None:
+        """Why a BIND with this claim is refused."""
+        if self.refuse_bind is not None and len(self.tunnels) >= self.accepted_binds:
+            return self.refuse_bind
+        now_ms = int((time.time() + self.registry_offset) * 1000)
+        presence = session.presence
+        fits = (claim.node, claim.session_key) == (self.name, session.key) and claim.signed(CLUSTER).is_genuine()
+        if not fits or presence is None or not presence.places(claim):
+            return lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_CLAIM)
+        if not presence.is_fresh(now_ms) or not is_believable_epoch(claim.epoch, now_ms):
+            return lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_TIME)
+        known = self.claims.get(claim.label)
+        if known is not None and known.rank > claim.rank:
+            return lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH)
+        return None
+
     def lost(self, session: FakeSession, lane: Lane, error: CarrierError) -> None:
         if session.control is lane:
             session.control = None
@@ -351,7 +433,10 @@ class FakeNode:
     def _end_session(self, session: FakeSession) -> None:
         self.sessions.pop(session.id, None)
         for label in session.labels:
-            self.tunnels.pop(label, None)
+            tunnel = self.tunnels.get(label)
+            if tunnel is not None and tunnel.session is session:
+                del self.tunnels[label]
+                self.claims.pop(label, None)
         session.pool.retire()
 
 
@@ -374,6 +459,21 @@ class _Greeter:
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         if self._session is not None:
             self._node.lost(self._session, lane, error)
+
+
+def epoch_number(claim: Claim) -> int:
+    """The epoch of a claim, counted from the first that any node was asked for, which is 1."""
+    return claim.epoch - _first_epochs.setdefault(claim.label, claim.epoch) + 1
+
+
+def grant_text(name: str, session_key: bytes) -> str:
+    """What stands for a grant here: a name, and the session key that it is for."""
+    return f"{name} {session_key.hex()}"
+
+
+def session_key_of(grant: str) -> bytes:
+    """The session key that a grant is for."""
+    return bytes.fromhex(grant.split()[1])
 
 
 def failure(code: int, message: str = "", retry_after_ms: int = 0) -> lane_pb2.Failure:

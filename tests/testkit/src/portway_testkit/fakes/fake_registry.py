@@ -8,8 +8,10 @@ from typing import Self
 
 import grpc
 from portway_proto.v1 import discovery_pb2, discovery_pb2_grpc, types_pb2
+from portway_proto.wire.limits import KEY_SIZE
 
-from portway_testkit.fakes.fake_node import PATIENCE, FakeNode
+from portway_testkit.fakes.fake_node import PATIENCE, FakeNode, grant_text
+from portway_testkit.signers import CLUSTER_ID
 
 GRANT_LIFE = 3600.0
 
@@ -66,7 +68,9 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         return discovery_pb2.LocateResponse(
             candidates=[one for one in self._candidates() if request.region in ("", one.node.region)],
             cluster_ca=self.cluster_ca,
-            grant=self._grant(f"grant-{self.locates}"),
+            grant=self._grant(f"grant-{self.locates}", request.session_key),
+            cluster_id=CLUSTER_ID,
+            registry_time_ms=self._time_ms(),
         )
 
     def Renew(self, request: discovery_pb2.RenewRequest, context: grpc.ServicerContext) -> discovery_pb2.RenewResponse:
@@ -74,7 +78,8 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         with self._changed:
             self.renews += 1
             self._changed.notify_all()
-        return discovery_pb2.RenewResponse(grant=self._grant(f"renewed-{self.renews}"))
+        grant = self._grant(f"renewed-{self.renews}", request.session_key)
+        return discovery_pb2.RenewResponse(grant=grant, registry_time_ms=self._time_ms())
 
     def Report(
         self, request: discovery_pb2.ReportRequest, context: grpc.ServicerContext
@@ -120,10 +125,14 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         if self.refuse is not None:
             context.abort(*self.refuse)
 
-    def _grant(self, token: str) -> discovery_pb2.Grant:
+    def _time_ms(self) -> int:
+        return int((time.time() + self.clock_offset) * 1000)
+
+    def _grant(self, name: str, session_key: bytes) -> discovery_pb2.Grant:
+        assert len(session_key) == KEY_SIZE
         now = time.time() + self.clock_offset
         return discovery_pb2.Grant(
-            token=token,
+            token=grant_text(name, session_key),
             expires_at_ms=int((now + self.grant_life) * 1000),
             renew_at_ms=int((now + self.grant_life / 2) * 1000),
         )

@@ -16,12 +16,15 @@ from portway.engine.dialogue import (
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import FrameType, encode_frame
+from portway_proto.wire.statements import SigningKey
 
 from portway_testkit.fuzzing.lane_target import frame_seeds, read
 from portway_testkit.fuzzing.target import Target, cuts
+from portway_testkit.signers import SessionSigner
 
 _BINDS: Final = 3
-_LABEL: Final = "k5zq2w7b3xav6mdy"
+_CLAIM: Final = SessionSigner().claim(SigningKey(bytes(32)), node="relay-1")
+_LABEL: Final = _CLAIM.label
 _ZONE: Final = "fra.example.com"
 _WELCOME: Final = lane_pb2.Welcome(
     session_id=b"i" * 16, session_secret=b"s" * 32, node="relay-1", region="fra", resume_seconds=60, max_lanes=4096
@@ -45,8 +48,8 @@ def _seeds() -> tuple[bytes, ...]:
         _frame(FrameType.BOUND, unasked),
         _frame(FrameType.BOUND, bound),
         _frame(FrameType.BOUND, raw),
-        _frame(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=3, failure=_FAILURE)),
-        _frame(FrameType.UNBOUND, lane_pb2.Unbound(label=_LABEL, failure=_FAILURE)),
+        _frame(FrameType.BIND_REFUSED, lane_pb2.BindRefused(request=3, failure=_FAILURE, claim=_CLAIM.encoded)),
+        _frame(FrameType.UNBOUND, lane_pb2.Unbound(label=_LABEL, failure=_FAILURE, claim=_CLAIM.encoded)),
         _frame(FrameType.WANT, lane_pb2.Want(lanes=3)),
         _frame(FrameType.GOAWAY, lane_pb2.Goaway(failure=_FAILURE)),
     ]
@@ -56,7 +59,7 @@ def _seeds() -> tuple[bytes, ...]:
 def _check(data: bytes) -> None:
     dialogue, welcomed = Dialogue(_ZONE), False
     for _ in range(_BINDS):
-        dialogue.bind(BindRequest(_LABEL, 1, bytes(32), unencrypted=True))
+        dialogue.bind(BindRequest(_CLAIM, unencrypted=True))
     frames, _ = read(next(cuts(data)))
     for frame_type, payload in frames:
         if frame_type == FrameType.DATA:
@@ -73,8 +76,8 @@ def _check(data: bytes) -> None:
 
 def _check_event(event: Event) -> None:
     if isinstance(event, Welcomed):
-        assert event.key.id
-        assert event.key.secret
+        assert event.credentials.id
+        assert event.credentials.secret
         assert event.node.isprintable()
         assert event.resume_seconds >= 0
     elif isinstance(event, TunnelBound):

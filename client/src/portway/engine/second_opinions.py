@@ -1,0 +1,64 @@
+"""SecondOpinions: whether a node's refusal of a tunnel is final (WIRE.md §8.5).
+
+A refusal that proves nothing is one node's word, which may be hostile or wrong. It is final when a registry or a second
+node says the same, or when a registry knows no other node. Not here: refusals that pass by themselves, and claims that
+show another owner (tunnel_set.py); a session that is refused as a whole (search.py).
+"""
+
+import asyncio
+from typing import Final
+
+from portway_proto.wire.labels import Label
+from portway_runtime.bounded import BoundedMap
+from portway_runtime.clocks import Monotonic, monotonic
+from portway_runtime.tasks import Tasks
+
+from portway.engine.directory import Directory, Node
+from portway.engine.failures import Failure
+from portway.errors import AuthError, Error, QuotaError
+
+# Seconds. Refusals of two nodes count together within this time, which is enough to attach to the second one.
+COUNTS_FOR: Final = 600.0
+# Refusals that are remembered: one of each tunnel that a session can have.
+_REMEMBERED: Final = 1000
+
+
+class SecondOpinions:
+    """Made and used on the engine's loop, by one link."""
+
+    def __init__(self, directory: Directory, tasks: Tasks, clock: Monotonic = monotonic) -> None:
+        self._directory = directory
+        self._tasks = tasks
+        self._clock = clock
+        self._refused: BoundedMap[tuple[Label, int], tuple[str, float]] = BoundedMap(_REMEMBERED)  # node, and when
+        self._asking: asyncio.Task[Error | None] | None = None
+
+    async def another_may_differ(self, label: Label, node: Node, failure: Failure) -> bool:
+        """A node refuses this tunnel. Returns whether to go to another node; if not, none is known, and no registry
+        answers. Raises Error when the refusal is final."""
+        first, at = self._refused.get((label, failure.code), (node.name, 0.0))
+        if first != node.name and self._clock() - at <= COUNTS_FOR:
+            raise failure.error()
+        self._refused[label, failure.code] = (node.name, self._clock())
+        error = await self.ask_registry()
+        # A registry also says RESOURCE_EXHAUSTED when it is asked too often.
+        if isinstance(error, AuthError) or (isinstance(error, QuotaError) and failure.over_quota):
+            raise error
+        located = self._directory.located
+        others = located is not None and any(one.name != node.name for one in located.nodes)
+        if error is None and not others:
+            raise failure.error()
+        return others
+
+    async def ask_registry(self) -> Error | None:
+        """Locate; returns the error if no answer came. Tunnels that are refused at the same time ask once."""
+        if self._asking is None or self._asking.done():
+            self._asking = self._tasks.spawn(self._locate(), name="ask a registry")
+        return await asyncio.shield(self._asking)
+
+    async def _locate(self) -> Error | None:
+        try:
+            await self._directory.locate()
+        except Error as error:
+            return error
+        return None
