@@ -31,7 +31,7 @@ class SecondOpinions:
         self._tasks = tasks
         self._clock = clock
         self._refused: BoundedMap[tuple[Label, int], tuple[str, float]] = BoundedMap(_REMEMBERED)  # node, and when
-        self._asking: asyncio.Task[Error | None] | None = None
+        self._asking: dict[int, asyncio.Task[Error | None]] = {}  # by the number of tunnels that are to be opened
 
     async def another_may_differ(self, label: Label, node: Node, failure: Failure) -> bool:
         """A node refuses this tunnel. Returns whether to go to another node; if not, none is known, and no registry
@@ -40,7 +40,7 @@ class SecondOpinions:
         if first != node.name and self._clock() - at <= COUNTS_FOR:
             raise failure.error()
         self._refused[label, failure.code] = (node.name, self._clock())
-        error = await self.ask_registry()
+        error = await self.ask_registry(new_tunnels=int(failure.over_quota))
         # A registry also says RESOURCE_EXHAUSTED when it is asked too often.
         if isinstance(error, AuthError) or (isinstance(error, QuotaError) and failure.over_quota):
             raise error
@@ -50,15 +50,17 @@ class SecondOpinions:
             raise failure.error()
         return others
 
-    async def ask_registry(self) -> Error | None:
-        """Locate; returns the error if no answer came. Tunnels that are refused at the same time ask once."""
-        if self._asking is None or self._asking.done():
-            self._asking = self._tasks.spawn(self._locate(), name="ask a registry")
-        return await asyncio.shield(self._asking)
+    async def ask_registry(self, new_tunnels: int = 0) -> Error | None:
+        """Locate; returns the error if no answer came, and QuotaError if there is no room for `new_tunnels`. Tunnels
+        that are refused at the same time ask once."""
+        asking = self._asking.get(new_tunnels)
+        if asking is None or asking.done():
+            asking = self._asking[new_tunnels] = self._tasks.spawn(self._locate(new_tunnels), name="ask a registry")
+        return await asyncio.shield(asking)
 
-    async def _locate(self) -> Error | None:
+    async def _locate(self, new_tunnels: int) -> Error | None:
         try:
-            await self._directory.locate()
+            await self._directory.locate(new_tunnels)
         except Error as error:
             return error
         return None

@@ -43,9 +43,9 @@ OPEN_ANSWER_TIMEOUT: Final = 40.0
 # 2 ** 32 visits on one lane at a thousand a second are 49 days; a lane that gets there is closed.
 MAX_NUMBER: Final = 2**32 - 1
 
-# Statements (statements.py). Bytes of an Ed25519 public key, of its signature, of the tag of a cluster, and of the part of
-# a claim's SHA-256 that a presence lists: a session's own claims are told apart, and only their signer could make two
-# that are not.
+# Statements (statements.py). Bytes of an Ed25519 public key, of its signature, of the tag of a cluster, and of the part
+# of a claim's SHA-256 that a presence lists: a session's own claims are told apart, and only their signer could make
+# two that are not.
 KEY_SIZE: Final = 32
 SIGNATURE_SIZE: Final = 64
 CLUSTER_SIZE: Final = 16

@@ -126,9 +126,7 @@ class Claim:
 
     def signed(self, cluster: bytes) -> Signed:
         """What its signature is checked against, in the cluster of this tag."""
-        return Signed(
-            self.key, _CLAIM_KIND + cluster + self.encoded[:-SIGNATURE_SIZE], self.encoded[-SIGNATURE_SIZE:]
-        )
+        return Signed(self.key, _CLAIM_KIND + cluster + self.encoded[:-SIGNATURE_SIZE], self.encoded[-SIGNATURE_SIZE:])
 
 
 @dataclass(frozen=True)
@@ -231,8 +229,8 @@ def read_presence(encoded: bytes) -> Presence:
 
 
 def sign_greeting(key: SigningKey, cluster: bytes, node: str, certificate: bytes) -> bytes:
-    """What HELLO shows to be from the grant's holder and for this node: `certificate` (DER) is the node's, as TLS showed
-    it. A node that sees a grant cannot use it at another one."""
+    """What HELLO shows to be from the grant's holder and for this node: `certificate` (DER) is the node's, as TLS has
+    shown it. A node that sees a grant cannot use it at another one."""
     return key.sign(_greeting(cluster, node, certificate))
 
 

@@ -34,16 +34,10 @@ from portway_relay.sessions.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-_FAILURES: Final = {
-    EVICTION_REASON_QUOTA: Failure(
-        code=FAILURE_CODE_QUOTA,
-        message="the token has as many tunnels as it may have, at other nodes too: close one",
-    ),
-    EVICTION_REASON_INVALID: Failure(
-        code=FAILURE_CODE_CLAIM,
-        message="the registry does not accept the tunnel's claim, its presence or its token: open it again",
-    ),
-}
+_INVALID: Final = Failure(
+    code=FAILURE_CODE_CLAIM,
+    message="the registry does not accept the tunnel's claim, its presence or its token: open it again",
+)
 
 
 class MessageHandler:
@@ -132,7 +126,7 @@ class MessageHandler:
             whose = "this token" if eviction.of_token else "its tenant"
             failure = quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels).failure
         else:
-            failure = _FAILURES.get(eviction.reason, SUPERSEDED)
+            failure = _INVALID if eviction.reason == EVICTION_REASON_INVALID else SUPERSEDED
         self._table.evict(eviction.label, eviction.epoch, failure, eviction.claim)
 
 

@@ -55,7 +55,9 @@ class Session:
         self.pool = pool
         self._owner = owner
         self._control: Lane | None = None
-        self._tunnels = SessionTunnels(grant, pool, context, self._send, owner.tunnel_released, self.renew, self._broken)
+        self._tunnels = SessionTunnels(
+            grant, pool, context, self._send, owner.tunnel_released, self.renew, self._broken
+        )
         self._asked_to_leave = False
         self._clock = context.clock
         self._lasts_until = 0.0  # on `clock`, which no change of the time moves

@@ -19,10 +19,11 @@ from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PROTOCOL_VERSION
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.signers import SessionSigner
 
-SIGNER = SessionSigner()
-CLAIM = SIGNER.claim(node="fra-1", unencrypted=True)
+SIGNER = SessionSigner(key=SigningKey(bytes(32)))
+CLAIM = SIGNER.claim(SigningKey(b"\x01" * 32), node="fra-1", unencrypted=True)
 BIND = BindRequest(CLAIM, unencrypted=True, ticket=b"ticket")
 HOST = f"{BIND.label}.fra.test"
 WELCOME = lane_pb2.Welcome(
