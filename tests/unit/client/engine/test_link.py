@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 from portway.engine import link as link_module
-from portway.engine.directory import Grant
 from portway.engine.failures import FIRST_PAUSE, LONGEST_PAUSE, Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import SOUND_AFTER
@@ -265,16 +264,6 @@ async def test_a_resumed_session_is_told_what_it_holds(world: World, make_tunnel
     assert second.presences[-1].ids == session.presences[-1].ids
     assert second.presences[-1].time_ms > session.presences[-1].time_ms
     assert second.binds == []
-
-
-async def test_a_renewed_grant_is_shown_to_the_node(world: World, make_tunnel: MakeTunnel) -> None:
-    """By which its session lasts longer; without a session the next HELLO shows it."""
-    session = await world.opened(make_tunnel())
-    world.renewed(Grant("renewed", 100.0))
-    assert session.grants == ["renewed"]
-    session.end()
-    world.renewed(Grant("later", 100.0))
-    assert session.grants == ["renewed"]
 
 
 async def test_room_is_asked_for_once(world: World, make_tunnel: MakeTunnel) -> None:

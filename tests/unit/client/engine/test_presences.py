@@ -22,7 +22,8 @@ class Teller:
         self.clock = ManualClock()
         self.signer = Signer(RegistryClock(lambda: 0.0, self.clock))
         self.signer.learn(CLUSTER_ID, NOW_MS)
-        directory: Any = FakeDirectory()
+        self.directory = FakeDirectory()
+        directory: Any = self.directory
         self.presences = Presences(directory, self.signer, self.clock)
 
     def begin(self, name: str, *, resumed: bool = False) -> FakeSession:
@@ -160,3 +161,13 @@ async def test_after_the_end_nothing_is_sent(teller: Teller) -> None:
     teller.clock.now += PRESENCE_INTERVAL
     teller.presences.renew_if_due()
     assert len(session.presences) == 1
+
+
+async def test_the_newest_grant_goes_with_each(teller: Teller) -> None:
+    """So that the session lasts longer."""
+    session = teller.begin("n1")
+    teller.presences.list([teller.claim()])
+    teller.directory.grant = "renewed"
+    teller.clock.now += PRESENCE_INTERVAL
+    teller.presences.renew_if_due()
+    assert session.grants == ["grant", "renewed"]

@@ -68,6 +68,7 @@ async def test_a_registry_makes_it_final(asked: Asked) -> None:
         await asked.opinions.another_may_differ(LABEL, ONE, REVOKED)
     with pytest.raises(QuotaError, match="no more"):
         await asked.opinions.another_may_differ(LABEL, ONE, QUOTA)
+    assert asked.directory.new_tunnels == [0, 1], "only a quota is asked for with the tunnel that it refuses"
     assert await asked.opinions.another_may_differ(LABEL, ONE, REVOKED)
 
 

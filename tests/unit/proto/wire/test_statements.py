@@ -175,8 +175,8 @@ def test_what_is_not_signed(node: str) -> None:
         sign_claim(key, CLUSTER, epoch=2**63, session_key=key.public, node="a")
     with pytest.raises(ValueError, match="at most"):
         sign_claim(key, CLUSTER, epoch=1, session_key=key.public, node="a", options=bytes(2049))
+    too_many = frozenset(number.to_bytes(8) for number in range(MAX_CLAIMS + 1))
     with pytest.raises(ValueError, match="at most"):
-        too_many = frozenset(number.to_bytes(8) for number in range(MAX_CLAIMS + 1))
         sign_presence(key, CLUSTER, time_ms=1, node="a", ids=too_many)
 
 

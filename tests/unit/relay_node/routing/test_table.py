@@ -241,23 +241,23 @@ def test_a_token_has_as_many_tunnels_as_its_quota(node: Node) -> None:
 def test_a_tenant_has_as_many_tunnels_as_its_quota(node: Node) -> None:
     """All its tokens together; the refusal names the tenant, another tenant is not touched, and room is used again."""
     one, two = FakeHolder("t1", tenant_max_tunnels=2), FakeHolder("t2", tenant_max_tunnels=2)
-    node.claim(one, chain=CHAIN)
-    second = node.claim(two, chain=OTHER)
-    refusal = node.refused(two, chain=THIRD)
+    node.bind(one, key=KEY)
+    second = node.bind(two, key=OTHER)
+    refusal = node.refused(two, key=THIRD)
     assert refusal.code == FAILURE_CODE_QUOTA
     assert "tenant acme may have 2 tunnels" in refusal.message
-    node.claim(FakeHolder("t3", tenant="other", tenant_max_tunnels=1), chain=THIRD)
+    node.bind(FakeHolder("t3", tenant="other", tenant_max_tunnels=1), key=THIRD)
     node.table.suspend(second)
-    assert node.claim(one, 2, chain=OTHER).live
-    assert node.refused(one, 2, chain=THIRD).code == FAILURE_CODE_QUOTA
+    assert node.bind(one, 2, key=OTHER).live
+    assert node.refused(one, 2, key=THIRD).code == FAILURE_CODE_QUOTA
 
 
 def test_a_token_takes_over_a_label_of_its_tenant(node: Node) -> None:
     """The tunnel that it replaces leaves its place in the tenant's quota, and not in the token's own."""
-    node.claim(FakeHolder("t1", tenant_max_tunnels=1), 1)
-    assert node.claim(FakeHolder("t2", tenant_max_tunnels=1), 2).live
+    node.bind(FakeHolder("t1", tenant_max_tunnels=1), 1)
+    assert node.bind(FakeHolder("t2", tenant_max_tunnels=1), 2).live
     full = FakeHolder("t3", max_tunnels=1, tenant_max_tunnels=2)
-    node.claim(full, chain=OTHER)
+    node.bind(full, key=OTHER)
     assert "this token may have 1 tunnels" in node.refused(full, 3).message
 
 

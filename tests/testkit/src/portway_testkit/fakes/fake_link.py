@@ -45,6 +45,7 @@ class FakeSession:
         self.binds: list[BindRequest] = []
         self.refusals: list[Exception] = []
         self.presences: list[Presence] = []
+        self.grants: list[str] = []  # that came with them
         self.bound = asyncio.Event()
         self.presented = asyncio.Event()
         self.before_bound: Callable[[], object] = lambda: None
@@ -84,6 +85,7 @@ class FakeSession:
 
     def present(self, presence: Presence, grant: str) -> None:
         self.presences.append(presence)
+        self.grants.append(grant)
         self.presented.set()
 
     def moved(self, claim: Claim, presence: Presence) -> None:
@@ -170,14 +172,17 @@ class FakeDirectory:
         self.nodes = [FAR_NODE]
         self.errors: list[Error] = []
         self.asked = 0
+        self.new_tunnels: list[int] = []  # of each Locate
+        self.grant = "grant"
         self.on_locate: Callable[[], object] = lambda: None
 
     @property
     def located(self) -> Located:
-        return Located(tuple(self.nodes), b"ca", Grant("grant", 1800.0))
+        return Located(tuple(self.nodes), b"ca", Grant(self.grant, 1800.0))
 
-    async def locate(self) -> Located:
+    async def locate(self, new_tunnels: int = 0) -> Located:
         self.asked += 1
+        self.new_tunnels.append(new_tunnels)
         if self.errors:
             raise self.errors.pop(0)
         self.on_locate()
