@@ -1,7 +1,7 @@
 """Peeking at the first bytes of connections (MSG_PEEK), until each has sent a whole ClientHello.
 
 Here: waiting, within a time limit and for a bounded number of connections. Not here: parsing (client_hello.py), which
-connection is evicted (net/half_open.py), what becomes of a connection (public_port.py).
+connection is evicted (portway_runtime.half_open), what becomes of a connection (public_port.py).
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from typing import Final
 
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.half_open import HalfOpenConnections
 
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
-from portway_relay.net.half_open import HalfOpenConnections
 from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http
 
 # peeked(socket, peer, hello, first_bytes): takes the socket over. Nothing was read from it; its SO_RCVLOWAT is 1.

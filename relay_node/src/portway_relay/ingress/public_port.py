@@ -17,6 +17,7 @@ from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.listener import Listener
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
 
@@ -34,7 +35,6 @@ from portway_relay.ingress.decision import (
     decide,
 )
 from portway_relay.ingress.peek import Peek
-from portway_relay.net.listener import Listener
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.net.plain_http import use_https
 from portway_relay.routing.lookup import Destination, DestinationFinder

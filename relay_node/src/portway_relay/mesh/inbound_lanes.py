@@ -32,10 +32,9 @@ from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import MAX_PORT, Endpoint
+from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
 from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
-
-from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 

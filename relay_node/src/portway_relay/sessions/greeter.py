@@ -20,10 +20,10 @@ from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
 from portway_runtime.tasks import Tasks
 
 from portway_relay.errors import Refused
-from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_relay.errors import GrantRefused, Refused
-from portway_relay.net.half_open import STALLED_AFTER
 from portway_relay.sessions.greeter import Greeter
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.half_open import STALLED_AFTER
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.node_sessions import FakeLane
 from portway_testkit.links.carrier_link import until

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from portway_relay.net.half_open import HalfOpenConnections
+from portway_runtime.half_open import HalfOpenConnections
 from portway_testkit.fakes.clock import ManualClock
 
 
