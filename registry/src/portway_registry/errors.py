@@ -23,6 +23,7 @@ RegistryError
 │   ├── Exhausted          too many expensive calls of this caller
 │   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
+│   ├── MessageLate        a call's message does not come
 │   ├── FellSilent         a node sends nothing though its stream is open
 │   └── FellBehind         a watcher does not read
 └── PkiError               a certificate or key that cannot be made, read or trusted
@@ -187,6 +188,10 @@ class Busy(CallError):
 
 class Exhausted(CallError):
     """The caller itself makes too many expensive calls."""
+
+
+class MessageLate(CallError):
+    """A call's message did not come in time."""
 
 
 class FellSilent(CallError):

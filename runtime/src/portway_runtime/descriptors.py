@@ -45,3 +45,12 @@ def lowest_free(any_open: int) -> int:
     lowest = os.dup(any_open)
     os.close(lowest)
     return lowest
+
+
+def unreserved() -> int:
+    """How many descriptors connections from outside may have now."""
+    any_open = os.open(os.devnull, os.O_RDONLY)
+    try:
+        return max(0, first_reserved() - lowest_free(any_open))
+    finally:
+        os.close(any_open)
