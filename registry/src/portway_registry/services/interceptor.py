@@ -169,8 +169,8 @@ class CallInterceptor(aio.ServerInterceptor):
 
     def _not_served(self, method: str, *, known: bool) -> Any:
         error = NotServed(
-            f"{method} is not served on this port of the registry (nodes call Mesh on its mesh port; operators call Admin "
-            "at its --admin-listen, where it has one)"
+            f"{method} is not served on this port of the registry (nodes call Mesh on its mesh port; operators call "
+            "Admin at its --admin-listen, where it has one)"
             if known
             else f"this registry does not know {method}: is one side of another release?"
         )
