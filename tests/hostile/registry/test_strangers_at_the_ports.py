@@ -170,6 +170,22 @@ async def test_idle_connections_make_room_before_descriptors_end(which: str, sen
         assert node["name"] == "fra-1"
 
 
+@pytest.mark.parametrize("which", ["listen", "mesh_listen"])
+async def test_stalled_handshakes_wait_behind_each_other(registry: Attacked, which: str) -> None:
+    """1,200 hellos of which nothing follows, from four prefixes: gRPC holds a bounded number of them, and clients come
+    in meanwhile."""
+    before = memory_of(registry.pid)
+    hello = real_hello("localhost", ["h2"])
+    with ExitStack() as stack:
+        for number in range(1_200):
+            source = SOURCES[number % len(SOURCES)]
+            sock = socket.create_connection(("127.0.0.1", registry.port(which)), 5, (source, 0))
+            stack.callback(sock.close)
+            sock.sendall(hello)
+        assert len(await registry.locates()) >= 0.95 * TRIES
+        assert memory_of(registry.pid) - before < 128
+
+
 async def test_silence_after_the_handshake_makes_room_too() -> None:
     """The same, by a stranger who has paid for a handshake on each connection and from the clients' own address."""
     limit = RegistryPlan(prefix=("prlimit", f"--nofile={FEW_DESCRIPTORS}:{FEW_DESCRIPTORS}"))
