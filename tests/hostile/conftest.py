@@ -21,15 +21,21 @@ _FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address",
 
 
 @pytest.fixture
-def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Besieged], None]]:
-    """Makes this process a client of a node; its engine is stopped after the test."""
+def as_client_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Makes this process a client with these settings; its engine is stopped after the test."""
 
-    def of(node: Besieged) -> None:
-        for name, value in node.environment.items():
+    def of(environment: dict[str, str]) -> None:
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
 
     yield of
     thread.stop_engine()
+
+
+@pytest.fixture
+def as_client(as_client_of: Callable[[dict[str, str]], None]) -> Callable[[Besieged], None]:
+    """Makes this process a client of a node."""
+    return lambda node: as_client_of(node.environment)
 
 
 @pytest.fixture(scope="session")

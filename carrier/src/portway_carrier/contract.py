@@ -255,9 +255,12 @@ class Carrier(Protocol):
     @property
     def counters(self) -> Counters: ...
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> Stream:
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+    ) -> Stream:
         """A server's stream on a connected socket, of which no byte was consumed and which the carrier owns from now
-        on. With `tls`, the handshake begins now.
+        on. With `tls`, the handshake begins now. `established` is called once the stream is established, also when a
+        visit has joined it, and never when the handshake fails.
 
         Raises TlsSettingsError, having closed the socket, when the settings cannot be used. All other failures are
         reported by the stream."""

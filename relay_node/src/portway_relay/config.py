@@ -114,6 +114,11 @@ class NodeLimits:
         1_000, "new connections per second of one address (IPv6: one /64), a tenth of a core; a large office needs 100"
     )
     connection_burst: int = _limit(2_000, "new connections at once of one address")
+    unfinished_handshakes_per_second: int = _limit(
+        150,
+        "TLS handshakes per second that peers begin and do not complete, and four times that many in progress; the "
+        "prefixes of addresses share them: a tenth of a core",
+    )
     unknown_names_per_second: int = _limit(
         50,
         "names per second that one address may have looked up without success: it must not use up the look-ups of all "

@@ -6,6 +6,7 @@ a node starts and stops (node.py).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from portway_carrier.contract import Carrier
 from portway_carrier.select import make_carrier
@@ -13,6 +14,7 @@ from portway_carrier.values import Limits
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_runtime.clocks import Monotonic, WallClock
 from portway_runtime.rates import AddressRate
+from portway_runtime.shares import PrefixShares
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
@@ -44,6 +46,10 @@ from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Visits
 
+# Seconds for which a handshake that its peer has begun and not completed counts. A visitor far away needs one, with a
+# lost packet three.
+_HANDSHAKE_WINDOW: Final = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -57,6 +63,7 @@ class Base:
     carrier: Carrier
     address: NodeAddress
     rate: AddressRate  # of connections, at the public port and at raw ports together
+    handshakes: PrefixShares  # that peers begin and do not complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,12 @@ def build_base(
         make_carrier(Limits(handshake=limits.greeting_time)),
         NodeAddress(config),
         AddressRate(limits.connections_per_second, limits.connection_burst, clock),
+        PrefixShares(
+            limits.unfinished_handshakes_per_second * _HANDSHAKE_WINDOW,
+            clock,
+            window=_HANDSHAKE_WINDOW,
+            first_is_free=True,
+        ),
     )
 
 
@@ -160,6 +173,7 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
         config.region,
         rate=base.rate,
         max_lookups=limits.max_half_open,
+        clock=base.clock,
         on_failure=base.on_failure,
     )
     claims = SiblingClaims(rest=limits.port_rest, clock=base.clock)
@@ -242,6 +256,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         routing.lookup,
         ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept),
         rate=base.rate,
+        handshakes=base.handshakes,
         clock=base.clock,
         on_failure=base.on_failure,
     )

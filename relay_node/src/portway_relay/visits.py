@@ -61,17 +61,25 @@ class Visits:
         self.forwards: Counter[str] = Counter()  # visits sent to other nodes or taken from them, by outcome
 
     def start_tls(
-        self, sock: socket.socket, peer: Endpoint, destination: Destination, region: str, tls: ServerTls
+        self,
+        sock: socket.socket,
+        peer: Endpoint,
+        destination: Destination,
+        region: str,
+        tls: ServerTls,
+        established: Callable[[], None],
     ) -> None:
-        """Start the visit of a name in `region`. Owns the socket. Raises TlsSettingsError."""
-        self._start(sock, peer, destination, region, VisitKind.TLS, tls)
+        """Start the visit of a name in `region`; `established` is called after the handshake. Owns the socket. Raises
+        TlsSettingsError."""
+        stream = self._carrier.accept(sock, tls, established)
+        self._start(stream, peer, destination, region, VisitKind.TLS)
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
         """Start the visit of a raw port; without a destination, or with a full one, end it. Owns the socket."""
         if destination is None or destination.full:
             sock.close()
             return
-        self._start(sock, peer, destination, region, VisitKind.RAW, None)
+        self._start(self._carrier.accept(sock, None), peer, destination, region, VisitKind.RAW)
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """Start a visit that another node forwarded, or refuse it; it is never forwarded again."""
@@ -92,16 +100,7 @@ class Visits:
         """Stop answering visitors that were refused. Visits in progress are not touched."""
         await self._tasks.close()
 
-    def _start(
-        self,
-        sock: socket.socket,
-        peer: Endpoint,
-        destination: Destination,
-        region: str,
-        kind: VisitKind,
-        tls: ServerTls | None,
-    ) -> None:
-        stream = self._carrier.accept(sock, tls)
+    def _start(self, stream: Stream, peer: Endpoint, destination: Destination, region: str, kind: VisitKind) -> None:
         opening = Opening(destination.label, peer.host, peer.port, kind)
         self._join(stream, opening, _Arrival(destination, region))
 

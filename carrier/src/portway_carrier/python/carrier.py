@@ -46,8 +46,10 @@ class PythonCarrier:
     def counters(self) -> Counters:
         return self._core.counters()
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> PyStream:
-        return self._streams.accept(sock, tls)
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+    ) -> PyStream:
+        return self._streams.accept(sock, tls, established)
 
     def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
         return self._streams.connect(address, tls)
