@@ -201,6 +201,12 @@ class Visit(Protocol):
         """Bytes to the visitor so far."""
         ...
 
+    @property
+    def buffered(self) -> int:
+        """Bytes of it that wait in this process now: received, and not taken by the socket that they are for.
+        Reading it costs a microsecond or two."""
+        ...
+
     def cut(self) -> None:
         """End it now: both sides are reset, and the end is reported with Outcome.CUT."""
         ...
@@ -322,6 +328,10 @@ class Carrier(Protocol):
 
     def finish(self, stream: Stream, data: bytes) -> None:
         """Write `data`, then end the connection in order. It is dropped after Limits.linger at the latest."""
+        ...
+
+    def drop_closing(self) -> None:
+        """Drop every connection that is over and waits for its peer to take the last bytes."""
         ...
 
     async def close(self, linger: float = 0.0) -> None:

@@ -20,6 +20,7 @@ from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.memory_limit import MIB, MemoryLimit
 from portway_relay.mesh.announcer import TunnelAnnouncer, without_owner
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
@@ -79,6 +80,7 @@ class Routing:
     routes: Routes
     lookup: Lookup
     visits: Visits
+    memory: MemoryLimit
     describe: Callable[[Tunnel], TunnelInfo]  # a tunnel as other nodes learn of it
 
 
@@ -160,7 +162,10 @@ def build_routing(base: Base) -> Routing:
         on_failure=base.on_failure,
     )
     visits = Visits(base.carrier, lookup, first_bytes_time=limits.first_bytes_time, on_failure=base.on_failure)
-    return Routing(outbox, calls, questions, tunnels, peers, proofs, routes, lookup, visits, describe)
+    memory = MemoryLimit(
+        limits.max_memory_mib * MIB, limits.max_buffered_mib_per_token * MIB, visits.all, base.carrier.drop_closing
+    )
+    return Routing(outbox, calls, questions, tunnels, peers, proofs, routes, lookup, visits, memory, describe)
 
 
 def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
@@ -224,6 +229,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
             base.clock,
         ),
         wall_clock=base.wall_clock,
+        is_memory_scarce=lambda: routing.memory.scarce,
     )
     greeter = Greeter(
         carrier,
@@ -257,6 +263,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept),
         rate=base.rate,
         handshakes=base.handshakes,
+        memory=routing.memory,
         clock=base.clock,
         on_failure=base.on_failure,
     )

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -56,7 +56,7 @@ class Visits:
         self._tasks = Tasks("visits", on_failure)
         self._idle = asyncio.Event()
         self._idle.set()
-        self.running = 0
+        self._running: dict[Visit, Destination] = {}
         self.outcomes: Counter[str] = Counter()
         self.forwards: Counter[str] = Counter()  # visits sent to other nodes or taken from them, by outcome
 
@@ -91,6 +91,15 @@ class Visits:
         else:
             visit = self._carrier.join(lane, tunnel.pool, opening, partial(self._forwarded_ended, tunnel))
             self._begins(tunnel, visit)
+
+    @property
+    def running(self) -> int:
+        """Visits in progress."""
+        return len(self._running)
+
+    def all(self) -> Iterable[tuple[Visit, Destination]]:
+        """Every visit in progress, with its destination."""
+        return self._running.items()
 
     async def over(self) -> None:
         """Wait until no visit is in progress."""
@@ -175,14 +184,14 @@ class Visits:
 
     def _begins(self, destination: Destination, visit: Visit) -> None:
         destination.visits.add(visit)
-        self.running += 1
+        self._running[visit] = destination
         self._idle.clear()
 
     def _over(self, destination: Destination, visit: Visit, end: VisitEnd) -> None:
         self.outcomes[end.outcome.value] += 1
         destination.visits.discard(visit)
-        self.running -= 1
-        if not self.running:
+        del self._running[visit]
+        if not self._running:
             self._idle.set()
 
 

@@ -87,6 +87,11 @@ class PythonCarrier:
         assert isinstance(stream, PyStream)
         stream.finish(data)
 
+    def drop_closing(self) -> None:
+        for connection in list(self._core.connections):
+            if connection.is_closing():
+                connection.drop()
+
     async def close(self, linger: float = 0.0) -> None:
         core = self._core
         self._liveness.close()

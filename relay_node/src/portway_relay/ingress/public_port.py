@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVarTuple
+from typing import Final, Protocol, TypeVarTuple
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
@@ -62,6 +62,13 @@ class ConnectionHandlers:
     peer_lane: Callable[[socket.socket, Endpoint, Callable[[], None]], None]
 
 
+class Memory(Protocol):
+    """The memory of the node."""
+
+    @property
+    def scarce(self) -> bool: ...
+
+
 @dataclass(slots=True)
 class _TurnQueue:
     """Decided connections. `budget` more of them are acted upon in this turn of the loop, the others in later turns."""
@@ -84,10 +91,12 @@ class PublicPort:
         *,
         rate: AddressRate,
         handshakes: PrefixShares,
+        memory: Memory,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete."""
+        """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete.
+        While `memory` is scarce no visitor is taken."""
         self._config = config
         self.address = address
         self._carrier = carrier
@@ -97,6 +106,7 @@ class PublicPort:
         limits = config.limits
         self._rate = rate
         self._handshakes = handshakes
+        self._memory = memory
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
@@ -217,6 +227,9 @@ class PublicPort:
             self._refuse(sock, decision.alert)
 
     def _visitor(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
+        if self._memory.scarce:
+            self._refuse(sock, Alert.INTERNAL_ERROR, "memory")
+            return
         destination = self._finder.known(visitor.label, self._region(visitor))
         if destination is not None:
             self._visit(sock, peer, visitor, destination)

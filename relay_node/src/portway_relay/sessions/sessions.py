@@ -7,7 +7,7 @@ requests (session.py), link lanes before their first frame (greeter.py).
 import asyncio
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from portway_carrier.contract import Carrier, Lane
@@ -33,6 +33,7 @@ from portway_relay.sessions.frame_budgets import FrameBudgets
 from portway_relay.sessions.grants import Grant, GrantVerifier
 from portway_relay.sessions.session import Session
 from portway_relay.sessions.session_tunnels import SessionContext
+from portway_relay.sessions.token_lanes import TokenLanes
 from portway_relay.sessions.token_sessions import TokenSessions
 
 logger = logging.getLogger(__name__)
@@ -54,19 +55,23 @@ class Sessions:
         context: SessionContext,
         *,
         wall_clock: WallClock,
+        is_memory_scarce: Callable[[], bool],
     ) -> None:
-        """`wall_clock` is sent to clients in WELCOME. Needs a running loop."""
+        """`wall_clock` is sent to clients in WELCOME. While memory is scarce no new client is taken. Needs a running
+        loop."""
         self._config = config
         self._carrier = carrier
         self._grants = grants
         self._context = context
         self._wall_clock = wall_clock
+        self._is_memory_scarce = is_memory_scarce
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, Session] = {}
         self._away: dict[Session, asyncio.TimerHandle] = {}
         self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
         limits = config.limits
         self._by_token = TokenSessions(limits.max_sessions_per_token)
+        self._lanes = TokenLanes(limits.max_lanes_per_token, context.clock, self._by_token.lanes)
         self._budgets = FrameBudgets(limits, context.clock)
         self._turns = Turns(limits.sessions_per_second, limits.session_burst, context.clock)
         self.postponed = 0  # new clients that were given a later turn
@@ -121,6 +126,8 @@ class Sessions:
         counts = session.pool.counts
         if counts.idle + counts.busy >= self._config.limits.max_lanes:
             raise Refused(FAILURE_CODE_OVERLOADED, "the session has as many lanes as this node gives to one")
+        if not self._lanes.take(session.token_id):
+            raise Refused(FAILURE_CODE_OVERLOADED, "this API token has as many lanes as this node gives to one")
         lane.charge_to(self._budgets.data_lane())
         session.pool.park(lane)
 
@@ -206,6 +213,8 @@ class Sessions:
                 )
         elif len(self._sessions) >= limits.max_sessions:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has as many clients as it takes: attach to another one")
+        if self._is_memory_scarce():
+            raise Refused(FAILURE_CODE_OVERLOADED, "this node is short of memory: attach to another one")
         turn = self._turns.take()
         if turn:
             self.postponed += 1

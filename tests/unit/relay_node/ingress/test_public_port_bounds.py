@@ -85,6 +85,22 @@ async def test_handshakes_that_are_completed_use_up_nothing(
     assert not front.rejected
 
 
+async def test_no_visitor_is_taken_while_memory_is_scarce(
+    open_front: FrontMaker, around: Around, authority: trustme.CA
+) -> None:
+    """Lanes are: clients and nodes that are here need them."""
+    front = open_front()
+    around.scarce = True
+    assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
+    assert front.rejected == {"memory": 1}
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
+    writer.write(real_hello(NODE, [LINK_ALPN]))
+    await until(lambda: len(around.lanes) == 1)
+    writer.transport.abort()
+    around.scarce = False
+    assert (await visit(front, authority))[0] == GREETING
+
+
 async def test_hellos_that_come_together_leave_turns_to_others(open_front: FrontMaker, around: Around) -> None:
     """So many are acted upon in one turn of the loop, all of them in their order."""
     front = open_front(limits={"hellos_per_turn": 2})

@@ -54,6 +54,7 @@ class FakeVisit:
         self.pool = pool
         self.opening = opening
         self._ended = ended
+        self.buffered = 0
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
         handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone

@@ -61,6 +61,7 @@ class Around:
     found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # the answers of look-ups, by label
     failures: list[BaseException] = field(default_factory=list)
     fails: bool = False
+    scarce: bool = False
 
     @property
     def zones(self) -> dict[str, None]:
@@ -143,6 +144,7 @@ async def open_front(
             ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             handshakes=PrefixShares(config.limits.unfinished_handshakes_per_second, clock, window=1.0),
+            memory=around,
             clock=clock,
             on_failure=around.failures.append,
         )
