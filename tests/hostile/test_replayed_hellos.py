@@ -5,13 +5,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import portway
 import pytest
+from portway.tunnel import Tunnel
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import Besieged
 from portway_testkit.visitors.visiting import connect_tls, tls_context
 
@@ -37,7 +40,9 @@ def elsewhere() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("whose", "networks"), [("visitor", 1), ("visitor", 4), ("client", 4), ("node", 1)])
-def test_replayed_hellos_slow_no_visitor(besieged: Besieged, elsewhere: int, whose: str, networks: int) -> None:
+def test_replayed_hellos_slow_no_visitor(
+    besieged: Besieged, as_client: Callable[[Besieged], None], elsewhere: int, whose: str, networks: int
+) -> None:
     """A hello for a tunnel that is known, for a client's lane or another node's: after a few hundred its prefixes are
     not answered, and visitors of another prefix come in as when the attack is on another process."""
     hello = {
@@ -49,14 +54,17 @@ def test_replayed_hellos_slow_no_visitor(besieged: Besieged, elsewhere: int, who
         Attack(besieged.host, [port], RATE, [hello.hex()], addresses=4, networks=networks)
         for port in (besieged.port, elsewhere)
     ]
+    as_client(besieged)
     with ExitStack() as stack:
+        origin = stack.enter_context(TcpOrigin(lambda sock: sock.sendall(b"here")))
+        tunnel = stack.enter_context(portway.forward(origin.port))
         attacker, control = [stack.enter_context(Attacker(attack)) for attack in attacks]
-        quiet = [visits_under(besieged, control)[0]]
+        quiet = [visits_under(besieged, tunnel, control)[0]]
         ratios: list[float] = []
         shares: list[float] = []
         while len(ratios) < ROUNDS or (statistics.median(ratios) < ENOUGH and len(ratios) < MOST_ROUNDS):
-            attacked, share = visits_under(besieged, attacker)
-            quiet.append(visits_under(besieged, control)[0])
+            attacked, share = visits_under(besieged, tunnel, attacker)
+            quiet.append(visits_under(besieged, tunnel, control)[0])
             ratios.append(attacked / statistics.mean(quiet[-2:]))
             shares.append(share)
     print(f"visits {statistics.median(ratios):.2f} x of {statistics.median(quiet):.0f}/s")
@@ -65,16 +73,16 @@ def test_replayed_hellos_slow_no_visitor(besieged: Besieged, elsewhere: int, who
     assert statistics.median(ratios) >= ENOUGH
 
 
-def visits_under(besieged: Besieged, attacker: Attacker) -> tuple[float, float]:
-    """Visits per second of one visitor, which begins each when the one before has brought its first bytes; and the
+def visits_under(besieged: Besieged, tunnel: Tunnel, attacker: Attacker) -> tuple[float, float]:
+    """Visits per second of one visitor, which begins each when the one before has been answered; and the
     share of a core that the node uses without them."""
     context, address = tls_context(besieged.ca), (besieged.host, besieged.port)
     attacker.go()
     share = besieged.busy(ROUND)
     began, count = time.monotonic(), 0
     while time.monotonic() - began < ROUND:
-        with connect_tls(context, address, besieged.tunnel.host) as visitor:
-            assert visitor.recv(1024)
+        with connect_tls(context, address, tunnel.host) as visitor:
+            assert visitor.recv(4) == b"here"
         count += 1
     took = time.monotonic() - began
     attacker.rest()
