@@ -119,7 +119,7 @@ class NodeLimits:
     connection_burst: int = _limit(2_000, "new connections at once of one address")
     unfinished_handshakes_per_second: int = _limit(
         150,
-        "TLS handshakes per second that peers begin and do not complete, and four times that many in progress; the "
+        "TLS handshakes per second that peers begin and do not complete, and twice that many in progress; the "
         "prefixes of addresses share them: a tenth of a core",
     )
     unknown_names_per_second: int = _limit(

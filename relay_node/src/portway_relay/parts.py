@@ -47,9 +47,9 @@ from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Visits
 
-# Seconds for which a handshake that its peer has begun and not completed counts. A visitor far away needs one, with a
-# lost packet three.
-_HANDSHAKE_WINDOW: Final = 4.0
+# Seconds for which a handshake that its peer has begun and not completed counts. A visitor far away needs half of one,
+# with a lost packet two.
+_HANDSHAKE_WINDOW: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
