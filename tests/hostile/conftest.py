@@ -71,7 +71,8 @@ def a_node(*flags: str) -> Iterator[Besieged]:
         command = [sys.executable, "-c", _HOLD, str(origin.port)]
         client = processes.start("client", command, ready_flag=True, environment=cluster.exports)
         tunnel = Tunnel(**processes.wait_ready(client))
-        many = cluster.ask("token", "create", "--tenant", "storm", "--max-tunnels", "10000")["token"]
+        cluster.ask("tenant", "set-quota", "storm", "10000")
+        many = cluster.ask("token", "create", "--tenant", "storm")["token"]
         told = processes.wait_ready(node.process)
         first, last = node.process.command[node.process.command.index("--raw-ports") + 1].split("-")
         host, _, port = node.listen.rpartition(":")

@@ -21,6 +21,7 @@ RegistryError
 │   ├── NoCandidate        no node can accept the client now
 │   ├── Busy               too many expensive calls of all callers together
 │   ├── Exhausted          too many expensive calls of this caller
+│   ├── QuotaFull          the caller's tenant or token has as many tunnels as it may have
 │   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
 │   ├── FellSilent         a node sends nothing though its stream is open
@@ -187,6 +188,10 @@ class Busy(CallError):
 
 class Exhausted(CallError):
     """The caller itself makes too many expensive calls."""
+
+
+class QuotaFull(CallError):
+    """The caller's tenant or token has as many tunnels as it may have."""
 
 
 class FellSilent(CallError):

@@ -8,11 +8,12 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 from portway_carrier.contract import Carrier, Lane
 from portway_carrier.values import PoolLimits
 from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_GRANT,
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_REVOKED,
     FAILURE_CODE_SESSION,
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 # Clients are asked to leave within this share of `stop_grace`, so that the last ones have the rest of it to attach
 # elsewhere.
 _LEAVING_SHARE: Final = 0.4
+# Seconds between looks at all sessions for those whose grant was not renewed.
+_LOOKED_AT_EVERY: Final = 60.0
+_UNRENEWED: Final = "the grant was not renewed for 24 hours after its end: get a fresh one from the registry"
 _STOPPED: Final = "this node has stopped: attach to another one"
 
 
@@ -83,6 +87,11 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def tokens(self) -> Iterable[str]:
+        """The tokens of its sessions, those included whose clients are away."""
+        return self._by_token.tokens
 
     @property
     def away(self) -> int:
@@ -142,6 +151,16 @@ class Sessions:
     def session_left(self, session: Session) -> None:
         self._forget(session)
 
+    def grant_renewed(self, session: Session, grant: str) -> None:
+        """A grant that is not accepted changes nothing: the session has the one before."""
+        try:
+            newer = self._grants.verify(grant)
+        except Refused as refused:
+            logger.info("a renewed grant is not accepted", extra={"reason": refused.message})
+            return
+        if newer.token_id == session.token_id:
+            session.renew(newer)
+
     def tunnel_released(self, tunnel: Tunnel) -> None:
         if tunnel.visits:
             limits = self._config.limits
@@ -157,6 +176,20 @@ class Sessions:
         for session in [one for one in self._sessions.values() if one.token_id in revoked]:
             logger.info("session ended: its token is revoked", extra={"token": session.token_id})
             self._end(session, failure, closed=True)
+
+    def end_unrenewed(self) -> None:
+        """End the sessions whose grant has been over for OUTAGE_LEEWAY: this node may not have heard that their tokens
+        are revoked."""
+        failure = Failure(code=FAILURE_CODE_GRANT, message=_UNRENEWED)
+        for session in [one for one in self._sessions.values() if one.unrenewed]:
+            logger.warning("session ended: its grant was not renewed", extra={"token": session.token_id})
+            self._end(session, failure, closed=False)
+
+    async def keep_ending_unrenewed(self) -> NoReturn:
+        """`end_unrenewed` once a minute, for ever."""
+        while True:
+            await asyncio.sleep(_LOOKED_AT_EVERY)
+            self.end_unrenewed()
 
     def accept_new(self) -> None:
         """Accept new clients (again)."""

@@ -3,6 +3,7 @@
 Not here: which sessions exist, and how they end (sessions.py).
 """
 
+from collections.abc import Set
 from typing import Final
 
 from portway_relay.sessions.grants import Grant
@@ -21,6 +22,11 @@ class TokenSessions:
         self._most = most
         self._all: dict[str, set[Session]] = {}
         self._away: dict[str, dict[Session, None]] = {}  # the one that is away for the longest time first
+
+    @property
+    def tokens(self) -> Set[str]:
+        """The tokens that have sessions."""
+        return self._all.keys()
 
     def is_full(self, grant: Grant) -> bool:
         """Whether the token has as many sessions as it may have: a few more than tunnels, of which each session that

@@ -43,6 +43,7 @@ class FakeHolder:
     tenant: str = "acme"
     token_id: str = "t1"
     max_tunnels: int = 0
+    tenant_max_tunnels: int = 0
 
     def tunnel_taken(self, tunnel: Tunnel, failure: Failure) -> None: ...
 

@@ -323,7 +323,9 @@ class NodeSessions:
             is_memory_scarce=lambda: self.scarce,
         )
 
-    def grant(self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme") -> str:
+    def grant(
+        self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme", tenant_max_tunnels: int = 0
+    ) -> str:
         now = int(self.clock())
         claims = {
             "iss": CLUSTER,
@@ -331,6 +333,7 @@ class NodeSessions:
             "sub": tenant,
             "tid": token_id,
             "max_tunnels": max_tunnels,
+            "tenant_max_tunnels": tenant_max_tunnels,
             "iat": now,
             "exp": now + 3600,
         }
