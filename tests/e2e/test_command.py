@@ -163,11 +163,14 @@ def test_a_revoked_token_ends_its_command(cluster: Cluster, admin: Admin, forwar
 
 
 def test_a_token_has_no_more_tunnels_than_its_quota(admin: Admin, forward: Forward, origin: HttpOrigin) -> None:
-    """The target that is one too many ends the command with 5, and closes the tunnel that was open."""
-    command = forward(origin.port, free_port(), PORTWAY_TOKEN=admin.new_token("--max-tunnels", "1"))
+    """The target that is one too many is told, and closes no other; the exit code says so at the end."""
+    port = free_port()
+    command = forward(origin.port, port, PORTWAY_TOKEN=admin.new_token("--max-tunnels", "1"))
     host_of(command.line())
-    assert command.ended() == 5
-    assert "quota" in command.errors()
+    eventually(lambda: f"{port} is not forwarded" in command.errors())
+    assert len(admin.hosts()) == 1
+    assert command.stop() == 5
+    assert "1 tunnels" in command.errors()
     eventually(lambda: not admin.hosts())
 
 

@@ -197,6 +197,12 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RevokeToken(self, request: Any, context: Any) -> admin_pb2.RevokeTokenResponse:
         return admin_pb2.RevokeTokenResponse(info=admin_pb2.TokenInfo(id=STEERING, tenant=STEERING))
 
+    def ListTenants(self, request: Any, context: Any) -> admin_pb2.ListTenantsResponse:
+        return admin_pb2.ListTenantsResponse(tenants=[admin_pb2.TenantInfo(name=STEERING)])
+
+    def SetTenantQuota(self, request: Any, context: Any) -> admin_pb2.SetTenantQuotaResponse:
+        return admin_pb2.SetTenantQuotaResponse(tenant=admin_pb2.TenantInfo(name=STEERING))
+
     def ListInvitations(self, request: Any, context: Any) -> admin_pb2.ListInvitationsResponse:
         return admin_pb2.ListInvitationsResponse(invitations=[admin_pb2.Invitation(id=STEERING, region=STEERING)])
 
@@ -267,6 +273,8 @@ def admin(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         "token list",
         "token create --tenant x",
         "token revoke x",
+        "tenant list",
+        "tenant set-quota x 1",
         "invitation list",
         "invitation revoke x",
     ],

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
@@ -31,7 +31,7 @@ from portway.errors import (
     TunnelLostError,
     UnreachableError,
 )
-from portway.forwarding import forward
+from portway.forwarding import Forwarding, forward
 from portway.tunnel import Tunnel
 from portway.version import VERSION
 
@@ -43,7 +43,7 @@ EXIT_CODES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (InvalidError, USAGE, "wrong usage: an argument that cannot be used"),
     (ConfigError, 3, "no registry or no token is set, or a file cannot be used"),
     (AuthError, 4, "the token is malformed, unknown or revoked"),
-    (QuotaError, 5, "the token has as many tunnels as its quota allows"),
+    (QuotaError, 5, "the tenant or the token has as many tunnels as its quota allows"),
     (UnreachableError, 6, "no registry or no relay node could be reached"),
     (TunnelLostError, 7, "an open tunnel was lost for good"),
 )
@@ -188,37 +188,59 @@ def _documented_codes() -> list[tuple[int, str]]:
 
 
 def _forward(options: argparse.Namespace) -> None:
-    """Open the tunnels, print their addresses, and wait. Raises Error, _Ended."""
+    """Open the tunnels, print their addresses, and wait until one is lost.
+
+    One that the quota does not allow beside the others ends no other: only the last one ends the command. Raises Error;
+    after a signal _Ended, or the first error that there was until then.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC logs failed handshakes; our errors say more
     from portway.progress import Progress
 
-    losses: list[TunnelLostError] = []
-    ended = threading.Event()
+    over_quota: list[Error] = []
+    lost: list[TunnelLostError] = []
+    changed = threading.Event()
 
     def tunnel_lost(error: TunnelLostError) -> None:
-        losses.append(error)
-        ended.set()
+        (over_quota if isinstance(error.reason, QuotaError) else lost).append(error)
+        changed.set()
 
     with ExitStack() as tunnels:
         progress = tunnels.enter_context(Progress(sys.stderr))
-        for one in options.targets:
-            forwarding = forward(
-                one.port,
-                unencrypted=options.unencrypted,
-                h2_enabled=options.h2,
-                host=one.host or options.host,
-                timeout=options.timeout,
-                registry=options.registry,
-                token=options.token,
-                ca=options.ca,
-                region=options.region,
-                strategy=options.strategy,
-                tunnel_lost=tunnel_lost,
-            )
-            tunnel = tunnels.enter_context(forwarding)
-            print(_as_json(one, tunnel) if options.json else _as_lines(tunnel), flush=True)
-        progress.show_until(ended)
-        raise losses[0]
+        try:
+            for number, one in enumerate(options.targets):
+                try:
+                    tunnel = tunnels.enter_context(_forwarding(options, one, tunnel_lost))
+                except QuotaError as error:
+                    over_quota.append(error)
+                    if len(over_quota) > number:
+                        raise
+                    progress.line(f"{one} is not forwarded: {one_line(error)}")
+                else:
+                    print(_as_json(one, tunnel) if options.json else _as_lines(tunnel), flush=True)
+            while not lost and len(over_quota) < len(options.targets):
+                progress.show_until(changed)
+                changed.clear()
+        except _Ended:
+            if over_quota:
+                raise over_quota[0] from None
+            raise
+        raise (lost or over_quota[-1:])[0]
+
+
+def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[TunnelLostError], None]) -> Forwarding:
+    return forward(
+        of.port,
+        unencrypted=options.unencrypted,
+        h2_enabled=options.h2,
+        host=of.host or options.host,
+        timeout=options.timeout,
+        registry=options.registry,
+        token=options.token,
+        ca=options.ca,
+        region=options.region,
+        strategy=options.strategy,
+        tunnel_lost=tunnel_lost,
+    )
 
 
 def _netcheck(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ Error
 ├── InvalidError        an argument that cannot be used
 ├── ConfigError         no registry or no token is set, or a file that is named cannot be used
 ├── AuthError           the token is malformed, unknown or revoked
-├── QuotaError          the token has as many tunnels as its quota allows
+├── QuotaError          the tenant or the token has as many tunnels as its quota allows
 ├── UnreachableError    no registry or no relay node could be reached; `attempts` gives the reason of each
 ├── RemoteError         a registry or relay node failed, or broke the protocol
 └── TunnelLostError     an open tunnel is lost for good; `reason` is the error that ended it
@@ -32,7 +32,7 @@ class AuthError(Error):
 
 
 class QuotaError(Error):
-    """The token's quota is used up."""
+    """The quota of the tenant, or of the token, is used up."""
 
 
 class RemoteError(Error):

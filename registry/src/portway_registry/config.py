@@ -107,7 +107,7 @@ SETTINGS: Final = SettingTable(
         Setting(
             "max_tunnels",
             whole_number(1, 1_000_000),
-            "tunnels that a token may have at once unless the token sets a number of its own",
+            "tunnels that a tenant may have at once unless `portway-admin tenant set-quota` sets a number for it",
             "N",
         ),
         Setting(

@@ -21,6 +21,7 @@ RegistryError
 │   ├── NoCandidate        no node can accept the client now
 │   ├── Busy               too many expensive calls of all callers together
 │   ├── Exhausted          too many expensive calls of this caller
+│   ├── QuotaFull          the caller's tenant or token has as many tunnels as it may have
 │   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
 │   ├── MessageLate        a call's message does not come
@@ -192,6 +193,10 @@ class Exhausted(CallError):
 
 class MessageLate(CallError):
     """A call's message did not come in time."""
+
+
+class QuotaFull(CallError):
+    """The caller's tenant or token has as many tunnels as it may have."""
 
 
 class FellSilent(CallError):

@@ -28,6 +28,7 @@ from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grants import Grants, KeyRotation
 from portway_registry.access.invitations import Invitations
+from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
 from portway_registry.config import Config
 from portway_registry.errors import ConfigError, StoreUnavailable
@@ -49,10 +50,12 @@ from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.services.token_streams import TokenStreams
 from portway_registry.state.audit import Audit
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.port_blocks import PortBlocks
+from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class _Cluster:
     views: Views
     authority: ClusterAuthority
     grants: Grants
+    quota: Quota
     audit: Audit
     failed: FailedAuthentications
     certificates: NodeCertificates
@@ -193,16 +197,18 @@ class Registry:
         views = Views(store, on_failure=self._on_failure)
         self._closing.append(views.close)
         await _once_reachable(views.start)
-        grants = Grants(settings.cluster_id, views.grant_keys, _now_ms, default_max_tunnels=config.max_tunnels)
+        limits = TunnelLimits(views.tokens, views.tenants, default=config.max_tunnels)
+        grants = Grants(settings.cluster_id, views.grant_keys, limits, _now_ms)
+        quota = Quota(limits, views.tunnels)
         tasks.spawn(KeyRotation(store, views.grant_keys, _now_ms).run(), name="rotate grant keys")
         hub = Hub(
             store,
             views,
             grants,
+            quota,
             _now_ms,
             cluster_id=settings.cluster_id,
             lease_seconds=config.lease_seconds,
-            default_max_tunnels=config.max_tunnels,
             on_failure=self._on_failure,
             dial=dialler(authority.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
         )
@@ -213,7 +219,7 @@ class Registry:
         failed = FailedAuthentications(audit)
         tasks.spawn(failed.run(), name="write failed authentications")
         certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        return _Cluster(store, views, authority, grants, audit, failed, certificates, hub)
+        return _Cluster(store, views, authority, grants, quota, audit, failed, certificates, hub)
 
     async def _serve_nodes(self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles) -> None:
         config, views = self._config, cluster.views
@@ -234,6 +240,7 @@ class Registry:
     ) -> Reports:
         config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
         tokens = Tokens(store, views.tokens, audit, _now_ms)
+        tenants = Tenants(store, views, cluster.quota.limits, audit)
         invitations = Invitations(store, views.invitations, audit, _now_ms)
         orders = OperatorOrders(store, views, audit, _now_ms)
         streams = TokenStreams(views.tokens)
@@ -241,8 +248,10 @@ class Registry:
         roster = Roster(views.nodes, views.orders, cluster.hub)
         self._closing.append(roster.close)
         reports = Reports(roster.node, monotonic)
-        discovery = Discovery(roster, cluster.grants, locator, reports, cluster_ca=cluster.authority.certificate)
-        admin = Admin(views, orders, tokens, invitations, audit)
+        discovery = Discovery(
+            roster, cluster.grants, cluster.quota, locator, reports, cluster_ca=cluster.authority.certificate
+        )
+        admin = Admin(views, orders, tokens, tenants, invitations, audit)
         identify = by_token(tokens, invitations)
 
         def add(key: str) -> tuple[GrpcPort, aio.Server]:

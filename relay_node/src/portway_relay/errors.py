@@ -15,7 +15,7 @@ portway_runtime.errors.
 
 import math
 
-from portway_proto.v1.lane_pb2 import Failure, FailureCode
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_QUOTA, Failure, FailureCode
 
 
 class RelayError(Exception):
@@ -62,3 +62,12 @@ class PortsUsedUp(RelayError):
 
 class TicketInvalid(RelayError):
     """A ticket that is not accepted here."""
+
+
+def quota_full(whose: str, max_tunnels: int) -> Refused:
+    """The refusal of one tunnel more than `whose` quota allows, from this node or from a registry."""
+    return Refused(
+        FAILURE_CODE_QUOTA,
+        f"{whose} may have {max_tunnels} tunnels open at once and has them: close one, or ask an admin for a larger "
+        "quota",
+    )

@@ -91,6 +91,7 @@ class Node:
             base.certificates.current,
             self._report.info,
             routing.tunnels.all_live,
+            lambda: serving.sessions.tokens,
             routing.outbox,
             routing.calls,
             self._messages,
@@ -137,7 +138,9 @@ class Node:
             self._serving.public_port.listen()
             self._stream.start()
             self._raw.reservation.start()
+            self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
             self._tasks.spawn(self._base.certificates.watch(), name="watch certificates")
+            self._tasks.spawn(self._serving.sessions.keep_ending_unrenewed(), name="end unrenewed sessions")
             if self._renewal is not None:
                 self._renewal.start()
             await self._messages.ready.wait()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from logging import _SysExcInfoType
 
 # Bytes that each place that logs may write: _BURST at once, then _RATE per second. That is some hundred lines, then
-# one each twenty seconds: at most 50 KB in an hour from one place, and 1 MB if a peer makes twenty places log.
+# one each twenty seconds: at most 55 KB in an hour from one place, and 1 MB if a peer makes twenty places log.
 _BURST: Final = 16 << 10
 _RATE: Final = 10.0
 # Characters of a field or of an event, and of a traceback, whose last part says most.
@@ -119,7 +119,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
             record.suppressed = place.suppressed
             place.suppressed = 0
         try:
-            place.left -= len(self.format(record)) + 1
+            place.left -= len(self.format(record).encode(errors="replace")) + 1
         except Exception:
             self.handleError(record)
             return

@@ -227,6 +227,47 @@ def test_a_tunnel_lost_for_good_ends_it(command: Command, node: FakeNode) -> Non
     node.wait(lambda: not node.tunnels)
 
 
+QUOTA = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_QUOTA, message="there may be 2 tunnels")
+
+
+def test_a_tunnel_over_the_quota_ends_no_other(command: Command, node: FakeNode) -> None:
+    """What the quota does not allow is told on standard error, and in the exit code after the signal."""
+    process = command("forward", "8000", "8001")
+    labels = [line(process).removeprefix("https://").partition(".")[0] for _ in range(2)]
+    node.unbound(labels[0], QUOTA)
+    assert process.stderr is not None
+    assert process.stderr.readline().endswith("there may be 2 tunnels\n")
+    assert process.poll() is None
+    process.terminate()
+    assert labels[0] in ended(process, 7)
+    assert node.count("goaway") == 1
+
+
+def test_the_last_tunnel_over_the_quota_ends_it(command: Command, node: FakeNode) -> None:
+    """With nothing left to forward."""
+    process = command("forward", "8000", "8001")
+    labels = [line(process).removeprefix("https://").partition(".")[0] for _ in range(2)]
+    for label in labels:
+        node.unbound(label, QUOTA)
+    assert "there may be 2 tunnels" in ended(process, 7).splitlines()[-1]
+
+
+def test_a_target_that_the_quota_does_not_allow_ends_no_other(command: Command, node: FakeNode) -> None:
+    """Those that are open stay, and the others are told; the first that is refused ends the command."""
+    node.refuse_bind, node.accepted_binds = QUOTA, 1
+    process = command("forward", "8000", "8001", "8002")
+    assert line(process).startswith("https://")
+    assert process.stderr is not None
+    told = [process.stderr.readline() for _ in range(2)]
+    assert told == [f"portway: {port} is not forwarded: there may be 2 tunnels\n" for port in (8001, 8002)]
+    process.terminate()
+    assert ended(process, 5) == "portway: there may be 2 tunnels\n"
+    node.wait(lambda: not node.tunnels)
+    node.accepted_binds = 0
+    refused = command("forward", "8000", "8001")
+    assert ended(refused, 5) == "portway: there may be 2 tunnels\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -1,4 +1,4 @@
-"""A token may have so many tunnels open at once, whichever nodes they are on."""
+"""A tenant may have so many tunnels open at once, and a token less, whichever nodes they are on."""
 
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -30,7 +30,11 @@ def test_the_quota_holds_over_two_nodes(
 ) -> None:
     """The second node does not know of the first one's: the registry takes the tunnel back, and the program is told."""
     cluster = start_cluster(NodePlan("fra-1", "fra"), NodePlan("par-1", "par"), store=store)
-    as_client(cluster.environment(cluster.token(max_tunnels=1)))
+    as_client(cluster.environment(cluster.token(tenant="few")))
+    with portway.forward(1, region="par"):
+        pass  # from here on no registry is asked before a tunnel is opened there
+    cluster.admin.set_quota("few", 1)
+    eventually(lambda: is_consistent(cluster))
     lost: SimpleQueue[portway.TunnelLostError] = SimpleQueue()
     with portway.forward(origin.port, region="fra") as tunnel, HttpOrigin() as other:
         eventually(lambda: is_consistent(cluster, tunnel))
@@ -40,6 +44,7 @@ def test_the_quota_holds_over_two_nodes(
         ):
             told = lost.get(timeout=10)
             assert isinstance(told.reason, portway.QuotaError)
+            assert "1 tunnels" in str(told)
             assert "close one" in str(told)
             assert not serves(second, cluster.ca)
         assert caught.value is told
@@ -48,3 +53,39 @@ def test_the_quota_holds_over_two_nodes(
     eventually(lambda: is_consistent(cluster))
     with portway.forward(origin.port, region="par") as tunnel:
         assert serves(tunnel, cluster.ca)
+
+
+def test_a_tenant_s_tokens_share_its_quota(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
+    """A second token gives no further tunnels; a larger quota does."""
+    cluster.admin.set_quota("few", 1)
+    as_client(cluster.environment(cluster.token(tenant="few")))
+    with portway.forward(origin.port) as tunnel, HttpOrigin() as other:
+        eventually(lambda: is_consistent(cluster, tunnel))
+        more = cluster.token(tenant="few")
+        with (
+            pytest.raises(portway.QuotaError, match=r"tenant few may have 1 tunnels .*close one"),
+            portway.forward(other.port, token=more),
+        ):
+            pass
+        assert serves(tunnel, cluster.ca)
+        cluster.admin.set_quota("few", 2)
+        with portway.forward(other.port, token=more) as second:
+            assert serves(second, cluster.ca)
+            eventually(lambda: is_consistent(cluster, tunnel, second))
+
+
+def test_a_lower_quota_ends_the_newest_tunnel_alone(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
+    """The program is told which, and the number; its other tunnel goes on."""
+    as_client(cluster.environment(cluster.token(tenant="less")))
+    lost: SimpleQueue[portway.TunnelLostError] = SimpleQueue()
+    with portway.forward(origin.port) as tunnel, HttpOrigin() as other:
+        eventually(lambda: is_consistent(cluster, tunnel))
+        with (  # noqa: PT012 - it is the end of the block that raises
+            pytest.raises(portway.TunnelLostError, match="1 tunnels"),
+            portway.forward(other.port, tunnel_lost=lost.put) as second,
+        ):
+            eventually(lambda: is_consistent(cluster, tunnel, second))
+            cluster.admin.set_quota("less", 1)
+            assert lost.get(timeout=10).url == second.url
+        assert serves(tunnel, cluster.ca)
+        eventually(lambda: is_consistent(cluster, tunnel))

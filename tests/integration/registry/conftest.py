@@ -106,13 +106,17 @@ class AdminCaller:
     async def revoke(self, token_id: str) -> None:
         await self.stub.RevokeToken(admin_pb2.RevokeTokenRequest(id=token_id), metadata=self.shown)
 
+    async def set_quota(self, tenant: str, max_tunnels: int) -> None:
+        request = admin_pb2.SetTenantQuotaRequest(name=tenant, max_tunnels=max_tunnels)
+        await self.stub.SetTenantQuota(request, metadata=self.shown)
+
     async def tunnels(self) -> dict[str, tuple[str, int]]:
         """Node and epoch by label, as the store has them now.
 
         A replica shows changes in their order, a moment late: once it shows a tunnel announced here, it shows
         whatever was announced before.
         """
-        marker = tunnel_info(Chain(), token_id="marker")
+        marker = tunnel_info(Chain(), token_id="marker", tenant="marker")
         info = node_info("marker", "nowhere")
         async with NodeStream(self._registry.mesh_address, self._pki, info) as node:
             await node.announce(marker)

@@ -11,8 +11,9 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest, LocateResponse, RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
+from portway_proto.wire.labels import Chain
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, tunnel_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
 PLACES = {
@@ -25,6 +26,10 @@ PLACES = {
 
 class Admin(Protocol):
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
+
+    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
+
+    async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
 
 class Client:
@@ -162,6 +167,19 @@ async def test_a_grant_says_whose_it_is_and_is_checked_with_published_keys(
             assert (claims["sub"], claims["max_tunnels"], len(claims["tid"])) == ("demo", 7, 8)
             assert claims["exp"] - claims["iat"] == 3600
         assert answer.grant.expires_at_ms - answer.grant.renew_at_ms == 1_800_000
+
+
+async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client, admin: Admin) -> None:
+    """To who wants to open a tunnel, with the number; one that comes back with its tunnels is located as ever."""
+    await admin.set_quota("demo", 1)
+    async with at(registry, pki, "fra-1") as node:
+        await client.locate(new_tunnels=1)
+        await node.announce(tunnel_info(Chain()))
+        await admin.tunnels()  # the replica's view shows the tunnel then
+        code, told = await client.refusal(new_tunnels=1)
+        assert code is StatusCode.RESOURCE_EXHAUSTED
+        assert "tenant demo may have 1 tunnels" in told
+        await client.locate()
 
 
 async def test_a_token_just_made_is_good_at_once(registry: Registry, pki: Pki, admin: Admin) -> None:

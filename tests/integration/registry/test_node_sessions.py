@@ -42,6 +42,8 @@ class Admin(Protocol):
 
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
 
+    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
+
     async def revoke(self, token_id: str) -> None: ...
 
     async def tunnels(self) -> dict[str, tuple[str, int]]: ...
@@ -198,6 +200,40 @@ async def test_a_token_has_no_more_tunnels_than_its_quota(registry: Registry, pk
         await node.announce(withdrawn=(first,))
         await other.announce(third)
         assert set(await admin.tunnels()) == {second.label, third.label}
+
+
+async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: Admin) -> None:
+    """Whichever tokens they are of: the newest is evicted with the number; a lower quota evicts the newest at once."""
+    await admin.set_quota("demo", 2)
+    first, second, third = (tunnel_info(Chain(), token_id=f"t{number}") for number in range(3))
+    async with stream(registry, pki) as node, stream(registry, pki, "lon-1") as other:
+        await node.announce(first)
+        await other.announce(second)
+        await node.announce(third)
+        assert node.evicted == [(third.label, 1, EVICTION_REASON_QUOTA)]
+        assert set(await admin.tunnels()) == {first.label, second.label}
+        await admin.set_quota("demo", 1)
+        await other.until(lambda: other.evicted)
+        (eviction,) = [one for message in other.heard for one in message.evictions.evictions]
+        assert (eviction.label, eviction.max_tunnels, eviction.of_token) == (second.label, 1, False)
+        assert set(await admin.tunnels()) == {first.label}
+
+
+async def test_what_is_over_the_quota_of_a_node_that_was_away_is_evicted_when_it_is_back(
+    registry: Registry, pki: Pki, admin: Admin
+) -> None:
+    """Nobody could tell it when the quota was lowered."""
+    tunnels = [tunnel_info(Chain()) for _ in range(2)]
+    async with stream(registry, pki) as node:
+        for tunnel in tunnels:
+            await node.announce(tunnel)
+        lease = node.lease
+    await admin.set_quota("demo", 1)
+    assert len(await admin.tunnels()) == 2
+    async with stream(registry, pki, lease=lease) as again:
+        await again.until(lambda: again.evicted)
+        assert again.evicted == [(tunnels[1].label, 1, EVICTION_REASON_QUOTA)]
+        assert set(await admin.tunnels()) == {tunnels[0].label}
 
 
 async def test_a_lease_outlives_its_stream(registry: Registry, pki: Pki, admin: Admin) -> None:

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
 class Admin(Protocol):
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
 
+    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
+
     async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
 
@@ -105,6 +107,37 @@ async def test_the_last_free_place_is_given_once(registry: Registry, replica: Re
         left = await admin.tunnels()
         assert len(left) == 4
         assert not set(left) & evicted()
+
+
+async def test_the_last_free_place_of_a_tenant_is_given_once(
+    registry: Registry, replica: Registry, pki: Pki, admin: Admin
+) -> None:
+    """With a token of its own at each node; the oldest by the store's order stay, and the others hear the number."""
+    await admin.set_quota("demo", 3)
+    async with (
+        NodeStream(registry.mesh_address, pki, node_info("fra-1")) as first,
+        NodeStream(replica.mesh_address, pki, node_info("lon-1")) as second,
+    ):
+        await asyncio.gather(
+            *(
+                node.announce(*(tunnel_info(Chain(), token_id=node.info.name) for _ in range(3)))
+                for node in (first, second)
+            )
+        )
+        waiting = [asyncio.ensure_future(_evicted(node, first, second)) for node in (first, second)]
+        _, silent = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in silent:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        told = [one for node in (first, second) for message in node.heard for one in message.evictions.evictions]
+        assert {(one.reason, one.max_tunnels) for one in told} == {(EVICTION_REASON_QUOTA, 3)}
+        left = await admin.tunnels()
+        assert len(left) == 3
+        assert not set(left) & {one.label for one in told}
+
+
+async def _evicted(node: NodeStream, *nodes: NodeStream) -> None:
+    await node.until(lambda: sum(len(one.evicted) for one in nodes) == 3)
 
 
 async def test_a_node_that_moves_to_another_replica_ends_its_old_stream(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.state import keys
-from portway_registry.state.records import Role, TokenRecord, encode
+from portway_registry.state.records import Role, TenantRecord, TokenRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import Pki
@@ -42,12 +42,23 @@ class Cluster:
 
     async def settle(self) -> None:
         views = self.views
-        for view in (views.nodes, views.tunnels, views.tokens, views.grant_keys, views.port_blocks):
+        for view in (
+            views.nodes,
+            views.tunnels,
+            views.tokens,
+            views.tenants,
+            views.grant_keys,
+            views.port_blocks,
+        ):
             await settle(self.store, view.mirror)
 
     async def put_token(self, token_id: str, *, max_tunnels: int = 0, revoked_at_ms: int = 0) -> None:
         record = TokenRecord(token_id, "demo", Role.CLIENT, b"", max_tunnels=max_tunnels, revoked_at_ms=revoked_at_ms)
         await self.store.put(keys.token(token_id), encode(record))
+        await self.settle()
+
+    async def put_tenant(self, name: str, max_tunnels: int) -> None:
+        await self.store.put(keys.tenant(name), encode(TenantRecord(name, max_tunnels)))
         await self.settle()
 
     async def put_tunnel(self, tunnel: TunnelInfo) -> None:

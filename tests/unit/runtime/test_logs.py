@@ -146,8 +146,8 @@ class Bounded:
         self.handler = BoundedHandler(self.stream, lambda: self.now)
         self.handler.setFormatter(TextFormatter())
 
-    def log(self, place: int = 1, size: int = 100, **fields: Any) -> None:
-        made = record("x" * size, **fields)
+    def log(self, place: int = 1, size: int = 100, character: str = "x", **fields: Any) -> None:
+        made = record(character * size, **fields)
         made.pathname, made.lineno = "module.py", place
         self.handler.handle(made)
 
@@ -156,14 +156,15 @@ class Bounded:
         return self.stream.getvalue().splitlines()
 
 
-def test_a_place_that_logs_without_end_is_bounded() -> None:
+@pytest.mark.parametrize("character", ["x", "\N{MAHJONG TILE RED DRAGON}"])
+def test_a_place_that_logs_without_end_is_bounded(character: str) -> None:
     """Whatever a peer repeats: an hour of it is less than 60 KB, and other places go on."""
     bounded = Bounded()
     for second in range(3_600):
         bounded.now = float(second)
         for _ in range(5):
-            bounded.log()
-    assert len(bounded.stream.getvalue()) < 60_000
+            bounded.log(character=character)
+    assert len(bounded.stream.getvalue().encode()) < 60_000
     before = len(bounded.lines)
     bounded.log(place=2)
     assert len(bounded.lines) == before + 1

@@ -150,6 +150,11 @@ class Dialogue:
         return FrameType.MOVED, message.SerializeToString()
 
     @staticmethod
+    def renewed(grant: str) -> Frame:
+        """A newer grant than that of HELLO."""
+        return FrameType.RENEWED, lane_pb2.Renewed(grant=grant).SerializeToString()
+
+    @staticmethod
     def goaway() -> Frame:
         """The client leaves for good."""
         return FrameType.GOAWAY, lane_pb2.Goaway().SerializeToString()

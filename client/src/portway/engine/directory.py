@@ -78,7 +78,7 @@ class Located:
 class Registries(Protocol):
     """Asks the registries. Each call blocks, and raises Error."""
 
-    def locate(self) -> Located: ...
+    def locate(self, new_tunnels: int) -> Located: ...
 
     def renew(self) -> Grant: ...
 
@@ -94,19 +94,20 @@ class Directory:
         self._renew_at = 0.0
         self.located: Located | None = None
 
-    async def locate(self) -> Located:
-        """Ask now. Raises Error; the answer before then stays."""
-        located = await on_thread(self._registries.locate)
+    async def locate(self, new_tunnels: int = 0) -> Located:
+        """Ask now. Raises Error, QuotaError when there is no room for `new_tunnels`; the answer before then stays."""
+        located = await on_thread(lambda: self._registries.locate(new_tunnels))
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
         return located
 
-    async def renew(self) -> None:
+    async def renew(self) -> Grant:
         """Get a fresh grant. Raises Error; the grant before then stays in use."""
         grant = await on_thread(self._registries.renew)
         if self.located is not None:
             self.located = replace(self.located, grant=grant)
             self._renew_at = self._clock() + grant.renew_after
+        return grant
 
     async def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell a registry what was measured. Raises Error."""
@@ -116,14 +117,15 @@ class Directory:
         """Seconds until the grant is to be renewed; 0 if it is overdue."""
         return max(0.0, self._renew_at - self._clock())
 
-    async def keep_renewed(self) -> NoReturn:
-        """Renew the grant whenever it is due, so that losing a node while no registry can be reached does no harm."""
+    async def keep_renewed(self, renewed: Callable[[Grant], None]) -> NoReturn:
+        """Renew the grant whenever it is due, so that losing a node while no registry can be reached does no harm.
+        `renewed` is called with each new one."""
         while True:
             await asyncio.sleep(self.renewal_due_in())
             if self.renewal_due_in() > 0:
                 continue  # Locate has brought a new one meanwhile
             try:
-                await self.renew()
+                renewed(await self.renew())
             except AuthError as error:
                 logger.warning("the registry does not renew the grant: %s", error)
                 await asyncio.sleep(RENEW_RETRY)

@@ -41,7 +41,7 @@ _FAILURE: Final[Mapping[int, tuple[type[Error], str]]] = {
         "the node does not accept the grant: do registry and node belong together?",
     ),
     FailureCode.FAILURE_CODE_REVOKED: (AuthError, "the token was revoked: ask for a new one"),
-    FailureCode.FAILURE_CODE_QUOTA: (QuotaError, "the token has as many tunnels as its quota allows: close one"),
+    FailureCode.FAILURE_CODE_QUOTA: (QuotaError, "there are as many tunnels as the quota allows: close one"),
     FailureCode.FAILURE_CODE_PROOF: (RemoteError, "the node does not accept the label's proof: upgrade portway"),
     FailureCode.FAILURE_CODE_EPOCH: (RemoteError, "another client holds the label: open a new tunnel"),
     FailureCode.FAILURE_CODE_PORTS: (RemoteError, "the node has no raw TCP port free: try again later"),

@@ -47,8 +47,8 @@ class GrpcRegistries:
         """The registry that answered last, which is asked first the next time."""
         return self._order[0]
 
-    def locate(self) -> Located:
-        """Ask for candidate nodes and a grant.
+    def locate(self, new_tunnels: int = 0) -> Located:
+        """Ask for candidate nodes and a grant, to open so many tunnels; 0 to attach those that there are.
 
         Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError.
         """
@@ -61,7 +61,7 @@ class GrpcRegistries:
         region = self._settings.region
         geoip = self._settings.strategy == GEOIP
         strategy = Strategy.STRATEGY_GEOIP if geoip else Strategy.STRATEGY_LATENCY
-        request = LocateRequest(region=region, client_version=VERSION, strategy=strategy)
+        request = LocateRequest(region=region, client_version=VERSION, strategy=strategy, new_tunnels=new_tunnels)
         answer = self.ask(
             "no registry could say where the relay nodes are",
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),

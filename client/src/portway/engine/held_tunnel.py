@@ -169,10 +169,11 @@ class HeldTunnel:
         if self.lost is not None or self.tunnel is None:
             return
         self.lost = TunnelLostError(self.tunnel.url, reason)
-        logger.error("tunnel %s… is lost for good: %s", self.label[:4], reason)
         self._on_lost(self)
         if self.request.tunnel_lost is not None:
             try:
                 self.request.tunnel_lost(self.lost)
             except Exception:
                 logger.exception("the program's tunnel_lost callback failed")
+        # Last: who reads the line may count on the program knowing.
+        logger.error("tunnel %s… is lost for good: %s", self.label[:4], reason)

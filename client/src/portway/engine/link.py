@@ -20,7 +20,7 @@ from portway_runtime.tasks import Tasks
 
 from portway.engine.data_lanes import DataLanes
 from portway.engine.dialogue import SessionKey, Welcomed
-from portway.engine.directory import Directory
+from portway.engine.directory import Directory, Grant
 from portway.engine.failures import Failure, pauses, spread_hint
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.race_rule import RACERS
@@ -168,7 +168,7 @@ class Link:
         """Keep a session, from the first attachment until no tunnel needs it, or none can be kept."""
         try:
             attachment = await self._attach_first()
-            renewing = self._tasks.spawn(self._directory.keep_renewed(), name="renew grants")
+            renewing = self._tasks.spawn(self._directory.keep_renewed(self._renewed), name="renew grants")
             try:
                 await self._stay_attached(attachment)
             finally:
@@ -181,11 +181,16 @@ class Link:
             if self._keeper is asyncio.current_task():
                 self._keeper = None
 
+    def _renewed(self, grant: Grant) -> None:
+        """The node learns of it, or a later HELLO shows it."""
+        if self._session is not None and self._session.up:
+            self._session.renewed(grant.token)
+
     async def _attach_first(self) -> Attachment:
         """If every known node asked to wait, wait for it: the callers have time limits of their own."""
         while True:
             try:
-                return await self._search.attach(self, self._resumable())
+                return await self._search.attach(self, self._resumable(), new_tunnels=1)
             except UnreachableError:
                 wait = self._search.wait_before_dialling
                 if not wait:

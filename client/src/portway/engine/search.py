@@ -104,10 +104,12 @@ class Search:
         resume: Resumption | None = None,
         avoided: Node | None = None,
         home: Node | None = None,
+        new_tunnels: int = 0,
     ) -> Attachment:
         """A session with the first node that accepts one. Tries the nodes that are known, then asks a registry.
 
         events: receives the new session's. avoided: a node not to dial. home: the node that open tunnels were bound at.
+        new_tunnels: those that are about to be opened, beside the open ones.
 
         Raises UnreachableError with each node's reason, Refused, and what Directory.locate raises. Cancelled, it
         leaves no connection behind.
@@ -128,7 +130,7 @@ class Search:
             except (_StaleGrant, TimeoutError):
                 abandoned, tried = tried, ()  # they are dialled again, beside those that a registry names
         try:
-            located = await self._locate()
+            located = await self._locate(new_tunnels)
         except UnreachableError:
             if located is None or not abandoned:
                 raise
@@ -154,10 +156,10 @@ class Search:
             return next(iter(self._disputable.values()), None)
         return None
 
-    async def _locate(self) -> Located:
+    async def _locate(self, new_tunnels: int) -> Located:
         self._attempts[_REGISTRY] = NO_ANSWER_YET
         try:
-            located = await self._directory.locate()
+            located = await self._directory.locate(new_tunnels)
         except UnreachableError as error:
             del self._attempts[_REGISTRY]
             if not self._attempts:

@@ -131,6 +131,10 @@ class Session:
         """Tell the node where a tunnel of this session is bound now: it forwards visitors that still arrive."""
         self._lane.send(*self._dialogue.moved(label, node, epoch, proof))
 
+    def renewed(self, grant: str) -> None:
+        """Show the node a newer grant, by which the session lasts longer; there is no answer."""
+        self._lane.send(*self._dialogue.renewed(grant))
+
     async def over(self) -> End:
         """Wait for the session's end."""
         return await asyncio.shield(self._over)

@@ -22,7 +22,8 @@ _WATCHED: Final = 10.0  # seconds: two rounds of PINGs
 def measure(cluster: Cluster, sessions: int, each: int) -> list[Goal]:
     """`sessions` sessions with `each` tunnels each. Raises RuntimeError when they cannot be held."""
     node = [cluster.nodes[0].process.pid]
-    token = cluster.ask("token", "create", "--tenant", "many", "--max-tunnels", str(sessions * each))["token"]
+    cluster.ask("tenant", "set-quota", "many", str(sessions * each))
+    token = cluster.ask("token", "create", "--tenant", "many")["token"]
     environment = {**os.environ, **cluster.exports, "PORTWAY_TOKEN": token}
     with _hold(1, 1, environment) as first:  # costs of the very first session are not counted
         for _ in range(2):

@@ -18,9 +18,11 @@ from portway_registry.access.grants import Grants, make_first_key
 from portway_registry.config import Config
 from portway_registry.nodes.hub import Hub
 from portway_registry.state.records import Role, TokenRecord
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.etcd.messages import WRITES_PER_TRANSACTION
+from portway_registry.tunnels.quota import Quota
 
 from portway_lab.simulation.counting_store import CountingStore, Work
 
@@ -118,15 +120,16 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
     views = Views(store, on_failure=failures.append)
     await make_first_key(store, now_ms=1)
     await views.start()
-    grants = Grants("simulated", views.grant_keys, _now_ms, default_max_tunnels=10_000)
+    limits = TunnelLimits(views.tokens, views.tenants, default=10_000)
+    grants = Grants("simulated", views.grant_keys, limits, _now_ms)
     hub = Hub(
         store,
         views,
         grants,
+        Quota(limits, views.tunnels),
         _now_ms,
         cluster_id="simulated",
         lease_seconds=Config().lease_seconds,
-        default_max_tunnels=10_000,
         on_failure=failures.append,
     )
     hub.start()

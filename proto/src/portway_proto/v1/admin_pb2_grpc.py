@@ -99,6 +99,16 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/portway.v1.Admin/ListTenants',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
+        self.SetTenantQuota = channel.unary_unary(
+                '/portway.v1.Admin/SetTenantQuota',
+                request_serializer=portway_dot_v1_dot_admin__pb2.SetTenantQuotaRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.SetTenantQuotaResponse.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/portway.v1.Admin/ListAudit',
                 request_serializer=portway_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
@@ -190,6 +200,19 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTenants(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTenantQuota(self, request, context):
+        """Sets how many tunnels a tenant may have open at once. Those over it end at once, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -263,6 +286,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RevokeToken,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.RevokeTokenRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListTenantsRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'SetTenantQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTenantQuota,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.SetTenantQuotaRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.SetTenantQuotaResponse.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
@@ -621,6 +654,60 @@ class Admin(object):
             '/portway.v1.Admin/RevokeToken',
             portway_dot_v1_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListTenants',
+            portway_dot_v1_dot_admin__pb2.ListTenantsRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTenantQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/SetTenantQuota',
+            portway_dot_v1_dot_admin__pb2.SetTenantQuotaRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.SetTenantQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

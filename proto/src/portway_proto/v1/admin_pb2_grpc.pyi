@@ -47,6 +47,9 @@ class AdminStub:
     """Only the answer has the secret."""
     ListTokens: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTokensRequest, _admin_pb2.ListTokensResponse]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeTokenRequest, _admin_pb2.RevokeTokenResponse]
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]
+    SetTenantQuota: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTenantQuotaRequest, _admin_pb2.SetTenantQuotaResponse]
+    """Sets how many tunnels a tenant may have open at once. Those over it end at once, the newest first."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]
 
 @_typing.type_check_only
@@ -68,6 +71,9 @@ class AdminAsyncStub(AdminStub):
     """Only the answer has the secret."""
     ListTokens: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTokensRequest, _admin_pb2.ListTokensResponse]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeTokenRequest, _admin_pb2.RevokeTokenResponse]  # type: ignore[assignment]
+    ListTenants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTenantsRequest, _admin_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    SetTenantQuota: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTenantQuotaRequest, _admin_pb2.SetTenantQuotaResponse]  # type: ignore[assignment]
+    """Sets how many tunnels a tenant may have open at once. Those over it end at once, the newest first."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]  # type: ignore[assignment]
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
@@ -164,6 +170,21 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeTokenResponse, _abc.Awaitable[_admin_pb2.RevokeTokenResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _admin_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListTenantsResponse, _abc.Awaitable[_admin_pb2.ListTenantsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetTenantQuota(
+        self,
+        request: _admin_pb2.SetTenantQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetTenantQuotaResponse, _abc.Awaitable[_admin_pb2.SetTenantQuotaResponse]]:
+        """Sets how many tunnels a tenant may have open at once. Those over it end at once, the newest first."""
 
     @_abc_1.abstractmethod
     def ListAudit(

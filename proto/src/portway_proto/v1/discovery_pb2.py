@@ -25,37 +25,37 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aportway/v1/discovery.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"n\n\rLocateRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12&\n\x08strategy\x18\x04 \x01(\x0e\x32\x14.portway.v1.Strategy\"\x7f\n\tCandidate\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x17\n\x0f\x65xpected_rtt_ms\x18\x02 \x01(\x01\x12\x13\n\x0b\x64istance_km\x18\x03 \x01(\x01\x12\x0f\n\x07learned\x18\x04 \x01(\x08\x12\x0f\n\x07load_ms\x18\x05 \x01(\r\"\x89\x01\n\x0eLocateResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\x12\n\ncluster_ca\x18\x02 \x01(\x0c\x12 \n\x05grant\x18\x03 \x01(\x0b\x32\x11.portway.v1.Grant\x12\x16\n\x0e\x63lient_country\x18\x04 \x01(\t\"B\n\x05Grant\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0brenew_at_ms\x18\x03 \x01(\x03\"\x0e\n\x0cRenewRequest\"1\n\rRenewResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.portway.v1.Grant\";\n\rReportRequest\x12*\n\x0bround_trips\x18\x01 \x03(\x0b\x32\x15.portway.v1.RoundTrip\"7\n\tRoundTrip\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x01\x12\x10\n\x08\x61t_least\x18\x03 \x01(\x08\"\x10\n\x0eReportResponse\"\x0f\n\rSurveyRequest\"\xc1\x01\n\x0eSurveyResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\x12\n\ncluster_ca\x18\x03 \x01(\x0c\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x16\n\x0e\x63lient_country\x18\x05 \x01(\t\x12\x17\n\x0f\x63lient_latitude\x18\x06 \x01(\x01\x12\x18\n\x10\x63lient_longitude\x18\x07 \x01(\x01*N\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x14\n\x10STRATEGY_LATENCY\x10\x01\x12\x12\n\x0eSTRATEGY_GEOIP\x10\x02\x32\x8c\x02\n\tDiscovery\x12?\n\x06Locate\x12\x19.portway.v1.LocateRequest\x1a\x1a.portway.v1.LocateResponse\x12<\n\x05Renew\x12\x18.portway.v1.RenewRequest\x1a\x19.portway.v1.RenewResponse\x12?\n\x06Report\x12\x19.portway.v1.ReportRequest\x1a\x1a.portway.v1.ReportResponse\x12?\n\x06Survey\x12\x19.portway.v1.SurveyRequest\x1a\x1a.portway.v1.SurveyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aportway/v1/discovery.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\x83\x01\n\rLocateRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12&\n\x08strategy\x18\x04 \x01(\x0e\x32\x14.portway.v1.Strategy\x12\x13\n\x0bnew_tunnels\x18\x05 \x01(\r\"\x7f\n\tCandidate\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x17\n\x0f\x65xpected_rtt_ms\x18\x02 \x01(\x01\x12\x13\n\x0b\x64istance_km\x18\x03 \x01(\x01\x12\x0f\n\x07learned\x18\x04 \x01(\x08\x12\x0f\n\x07load_ms\x18\x05 \x01(\r\"\x89\x01\n\x0eLocateResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\x12\n\ncluster_ca\x18\x02 \x01(\x0c\x12 \n\x05grant\x18\x03 \x01(\x0b\x32\x11.portway.v1.Grant\x12\x16\n\x0e\x63lient_country\x18\x04 \x01(\t\"B\n\x05Grant\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0brenew_at_ms\x18\x03 \x01(\x03\"\x0e\n\x0cRenewRequest\"1\n\rRenewResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.portway.v1.Grant\";\n\rReportRequest\x12*\n\x0bround_trips\x18\x01 \x03(\x0b\x32\x15.portway.v1.RoundTrip\"7\n\tRoundTrip\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x01\x12\x10\n\x08\x61t_least\x18\x03 \x01(\x08\"\x10\n\x0eReportResponse\"\x0f\n\rSurveyRequest\"\xc1\x01\n\x0eSurveyResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\x12\n\ncluster_ca\x18\x03 \x01(\x0c\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x16\n\x0e\x63lient_country\x18\x05 \x01(\t\x12\x17\n\x0f\x63lient_latitude\x18\x06 \x01(\x01\x12\x18\n\x10\x63lient_longitude\x18\x07 \x01(\x01*N\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x14\n\x10STRATEGY_LATENCY\x10\x01\x12\x12\n\x0eSTRATEGY_GEOIP\x10\x02\x32\x8c\x02\n\tDiscovery\x12?\n\x06Locate\x12\x19.portway.v1.LocateRequest\x1a\x1a.portway.v1.LocateResponse\x12<\n\x05Renew\x12\x18.portway.v1.RenewRequest\x1a\x19.portway.v1.RenewResponse\x12?\n\x06Report\x12\x19.portway.v1.ReportRequest\x1a\x1a.portway.v1.ReportResponse\x12?\n\x06Survey\x12\x19.portway.v1.SurveyRequest\x1a\x1a.portway.v1.SurveyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.discovery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STRATEGY']._serialized_start=931
-  _globals['_STRATEGY']._serialized_end=1009
-  _globals['_LOCATEREQUEST']._serialized_start=66
-  _globals['_LOCATEREQUEST']._serialized_end=176
-  _globals['_CANDIDATE']._serialized_start=178
-  _globals['_CANDIDATE']._serialized_end=305
-  _globals['_LOCATERESPONSE']._serialized_start=308
-  _globals['_LOCATERESPONSE']._serialized_end=445
-  _globals['_GRANT']._serialized_start=447
-  _globals['_GRANT']._serialized_end=513
-  _globals['_RENEWREQUEST']._serialized_start=515
-  _globals['_RENEWREQUEST']._serialized_end=529
-  _globals['_RENEWRESPONSE']._serialized_start=531
-  _globals['_RENEWRESPONSE']._serialized_end=580
-  _globals['_REPORTREQUEST']._serialized_start=582
-  _globals['_REPORTREQUEST']._serialized_end=641
-  _globals['_ROUNDTRIP']._serialized_start=643
-  _globals['_ROUNDTRIP']._serialized_end=698
-  _globals['_REPORTRESPONSE']._serialized_start=700
-  _globals['_REPORTRESPONSE']._serialized_end=716
-  _globals['_SURVEYREQUEST']._serialized_start=718
-  _globals['_SURVEYREQUEST']._serialized_end=733
-  _globals['_SURVEYRESPONSE']._serialized_start=736
-  _globals['_SURVEYRESPONSE']._serialized_end=929
-  _globals['_DISCOVERY']._serialized_start=1012
-  _globals['_DISCOVERY']._serialized_end=1280
+  _globals['_STRATEGY']._serialized_start=953
+  _globals['_STRATEGY']._serialized_end=1031
+  _globals['_LOCATEREQUEST']._serialized_start=67
+  _globals['_LOCATEREQUEST']._serialized_end=198
+  _globals['_CANDIDATE']._serialized_start=200
+  _globals['_CANDIDATE']._serialized_end=327
+  _globals['_LOCATERESPONSE']._serialized_start=330
+  _globals['_LOCATERESPONSE']._serialized_end=467
+  _globals['_GRANT']._serialized_start=469
+  _globals['_GRANT']._serialized_end=535
+  _globals['_RENEWREQUEST']._serialized_start=537
+  _globals['_RENEWREQUEST']._serialized_end=551
+  _globals['_RENEWRESPONSE']._serialized_start=553
+  _globals['_RENEWRESPONSE']._serialized_end=602
+  _globals['_REPORTREQUEST']._serialized_start=604
+  _globals['_REPORTREQUEST']._serialized_end=663
+  _globals['_ROUNDTRIP']._serialized_start=665
+  _globals['_ROUNDTRIP']._serialized_end=720
+  _globals['_REPORTRESPONSE']._serialized_start=722
+  _globals['_REPORTRESPONSE']._serialized_end=738
+  _globals['_SURVEYREQUEST']._serialized_start=740
+  _globals['_SURVEYREQUEST']._serialized_end=755
+  _globals['_SURVEYRESPONSE']._serialized_start=758
+  _globals['_SURVEYRESPONSE']._serialized_end=951
+  _globals['_DISCOVERY']._serialized_start=1034
+  _globals['_DISCOVERY']._serialized_end=1302
 # @@protoc_insertion_point(module_scope)

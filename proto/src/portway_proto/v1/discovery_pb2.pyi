@@ -52,12 +52,17 @@ class LocateRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    NEW_TUNNELS_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     """Restricts the candidates to a region; empty for any."""
     limit: _builtins.int
     """Limit of candidates; 0 for the registry's default."""
     client_version: _builtins.str
     strategy: Global___Strategy.ValueType
+    new_tunnels: _builtins.int
+    """Tunnels that the client is about to open; 0 when it only attaches those that it has. RESOURCE_EXHAUSTED when the
+    quota of its tenant or of its token has no room for them.
+    """
     def __init__(
         self,
         *,
@@ -65,10 +70,11 @@ class LocateRequest(_message.Message):
         limit: _builtins.int = ...,
         client_version: _builtins.str = ...,
         strategy: Global___Strategy.ValueType = ...,
+        new_tunnels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "region", b"region", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_version", b"client_version", "limit", b"limit", "new_tunnels", b"new_tunnels", "region", b"region", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,49 +25,51 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/lane.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"k\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05grant\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x05 \x01(\x0c\"\xa5\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x02 \x01(\x0c\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x14\n\x0cnode_time_ms\x18\x04 \x01(\x03\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0e\n\x06region\x18\x06 \x01(\t\x12\x16\n\x0eresume_seconds\x18\x07 \x01(\r\x12\x11\n\tmax_lanes\x18\x08 \x01(\r\"C\n\x04Park\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x03 \x01(\x0c\"\x80\x01\n\x04\x42ind\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05proof\x18\x04 \x01(\x0c\x12*\n\x07options\x18\x05 \x01(\x0b\x32\x19.portway.v1.TunnelOptions\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\"x\n\x05\x42ound\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x18\n\x10unencrypted_host\x18\x04 \x01(\t\x12\x18\n\x10unencrypted_port\x18\x05 \x01(\r\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\"D\n\x0b\x42indRefused\x12\x0f\n\x07request\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\"\x17\n\x06Unbind\x12\r\n\x05label\x18\x01 \x01(\t\"B\n\x05Moved\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05proof\x18\x04 \x01(\x0c\">\n\x07Unbound\x12\r\n\x05label\x18\x01 \x01(\t\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\"\x15\n\x04Want\x12\r\n\x05lanes\x18\x01 \x01(\r\".\n\x06Goaway\x12$\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x13.portway.v1.Failure\"(\n\x04Peer\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontrol\x18\x02 \x01(\x08\"n\n\x06Routes\x12%\n\x05\x62ound\x18\x01 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x1e\n\x04gone\x18\x02 \x03(\x0b\x32\x10.portway.v1.Gone\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\r\n\x05whole\x18\x04 \x01(\x08\"\x1d\n\x0bRoutesHeard\x12\x0e\n\x06number\x18\x01 \x01(\r\"4\n\x04Gone\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\"%\n\x03\x41sk\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"W\n\x06\x41nswer\x12\x0f\n\x07request\x18\x01 \x01(\r\x12&\n\x06tunnel\x18\x02 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x14\n\x0c\x63losed_epoch\x18\x03 \x01(\r\"Y\n\x07\x46\x61ilure\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.portway.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xde\x02\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILURE_CODE_VERSION\x10\x01\x12\x19\n\x15\x46\x41ILURE_CODE_PROTOCOL\x10\x02\x12\x16\n\x12\x46\x41ILURE_CODE_GRANT\x10\x03\x12\x18\n\x14\x46\x41ILURE_CODE_REVOKED\x10\x04\x12\x16\n\x12\x46\x41ILURE_CODE_QUOTA\x10\x05\x12\x16\n\x12\x46\x41ILURE_CODE_PROOF\x10\x06\x12\x16\n\x12\x46\x41ILURE_CODE_EPOCH\x10\x07\x12\x16\n\x12\x46\x41ILURE_CODE_PORTS\x10\x08\x12\x18\n\x14\x46\x41ILURE_CODE_SESSION\x10\t\x12\x1b\n\x17\x46\x41ILURE_CODE_OVERLOADED\x10\n\x12\x19\n\x15\x46\x41ILURE_CODE_SHUTDOWN\x10\x0b\x12\x18\n\x14\x46\x41ILURE_CODE_INVALID\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/lane.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"k\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05grant\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x05 \x01(\x0c\"\xa5\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x02 \x01(\x0c\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x14\n\x0cnode_time_ms\x18\x04 \x01(\x03\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0e\n\x06region\x18\x06 \x01(\t\x12\x16\n\x0eresume_seconds\x18\x07 \x01(\r\x12\x11\n\tmax_lanes\x18\x08 \x01(\r\"C\n\x04Park\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x03 \x01(\x0c\"\x18\n\x07Renewed\x12\r\n\x05grant\x18\x01 \x01(\t\"\x80\x01\n\x04\x42ind\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05proof\x18\x04 \x01(\x0c\x12*\n\x07options\x18\x05 \x01(\x0b\x32\x19.portway.v1.TunnelOptions\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\"x\n\x05\x42ound\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x18\n\x10unencrypted_host\x18\x04 \x01(\t\x12\x18\n\x10unencrypted_port\x18\x05 \x01(\r\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\"D\n\x0b\x42indRefused\x12\x0f\n\x07request\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\"\x17\n\x06Unbind\x12\r\n\x05label\x18\x01 \x01(\t\"B\n\x05Moved\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\r\n\x05proof\x18\x04 \x01(\x0c\">\n\x07Unbound\x12\r\n\x05label\x18\x01 \x01(\t\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\"\x15\n\x04Want\x12\r\n\x05lanes\x18\x01 \x01(\r\".\n\x06Goaway\x12$\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x13.portway.v1.Failure\"(\n\x04Peer\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontrol\x18\x02 \x01(\x08\"n\n\x06Routes\x12%\n\x05\x62ound\x18\x01 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x1e\n\x04gone\x18\x02 \x03(\x0b\x32\x10.portway.v1.Gone\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\r\n\x05whole\x18\x04 \x01(\x08\"\x1d\n\x0bRoutesHeard\x12\x0e\n\x06number\x18\x01 \x01(\r\"4\n\x04Gone\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\"%\n\x03\x41sk\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"W\n\x06\x41nswer\x12\x0f\n\x07request\x18\x01 \x01(\r\x12&\n\x06tunnel\x18\x02 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x14\n\x0c\x63losed_epoch\x18\x03 \x01(\r\"Y\n\x07\x46\x61ilure\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.portway.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xde\x02\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILURE_CODE_VERSION\x10\x01\x12\x19\n\x15\x46\x41ILURE_CODE_PROTOCOL\x10\x02\x12\x16\n\x12\x46\x41ILURE_CODE_GRANT\x10\x03\x12\x18\n\x14\x46\x41ILURE_CODE_REVOKED\x10\x04\x12\x16\n\x12\x46\x41ILURE_CODE_QUOTA\x10\x05\x12\x16\n\x12\x46\x41ILURE_CODE_PROOF\x10\x06\x12\x16\n\x12\x46\x41ILURE_CODE_EPOCH\x10\x07\x12\x16\n\x12\x46\x41ILURE_CODE_PORTS\x10\x08\x12\x18\n\x14\x46\x41ILURE_CODE_SESSION\x10\t\x12\x1b\n\x17\x46\x41ILURE_CODE_OVERLOADED\x10\n\x12\x19\n\x15\x46\x41ILURE_CODE_SHUTDOWN\x10\x0b\x12\x18\n\x14\x46\x41ILURE_CODE_INVALID\x10\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.lane_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILURECODE']._serialized_start=1417
-  _globals['_FAILURECODE']._serialized_end=1767
+  _globals['_FAILURECODE']._serialized_start=1443
+  _globals['_FAILURECODE']._serialized_end=1793
   _globals['_HELLO']._serialized_start=61
   _globals['_HELLO']._serialized_end=168
   _globals['_WELCOME']._serialized_start=171
   _globals['_WELCOME']._serialized_end=336
   _globals['_PARK']._serialized_start=338
   _globals['_PARK']._serialized_end=405
-  _globals['_BIND']._serialized_start=408
-  _globals['_BIND']._serialized_end=536
-  _globals['_BOUND']._serialized_start=538
-  _globals['_BOUND']._serialized_end=658
-  _globals['_BINDREFUSED']._serialized_start=660
-  _globals['_BINDREFUSED']._serialized_end=728
-  _globals['_UNBIND']._serialized_start=730
-  _globals['_UNBIND']._serialized_end=753
-  _globals['_MOVED']._serialized_start=755
-  _globals['_MOVED']._serialized_end=821
-  _globals['_UNBOUND']._serialized_start=823
-  _globals['_UNBOUND']._serialized_end=885
-  _globals['_WANT']._serialized_start=887
-  _globals['_WANT']._serialized_end=908
-  _globals['_GOAWAY']._serialized_start=910
-  _globals['_GOAWAY']._serialized_end=956
-  _globals['_PEER']._serialized_start=958
-  _globals['_PEER']._serialized_end=998
-  _globals['_ROUTES']._serialized_start=1000
-  _globals['_ROUTES']._serialized_end=1110
-  _globals['_ROUTESHEARD']._serialized_start=1112
-  _globals['_ROUTESHEARD']._serialized_end=1141
-  _globals['_GONE']._serialized_start=1143
-  _globals['_GONE']._serialized_end=1195
-  _globals['_ASK']._serialized_start=1197
-  _globals['_ASK']._serialized_end=1234
-  _globals['_ANSWER']._serialized_start=1236
-  _globals['_ANSWER']._serialized_end=1323
-  _globals['_FAILURE']._serialized_start=1325
-  _globals['_FAILURE']._serialized_end=1414
+  _globals['_RENEWED']._serialized_start=407
+  _globals['_RENEWED']._serialized_end=431
+  _globals['_BIND']._serialized_start=434
+  _globals['_BIND']._serialized_end=562
+  _globals['_BOUND']._serialized_start=564
+  _globals['_BOUND']._serialized_end=684
+  _globals['_BINDREFUSED']._serialized_start=686
+  _globals['_BINDREFUSED']._serialized_end=754
+  _globals['_UNBIND']._serialized_start=756
+  _globals['_UNBIND']._serialized_end=779
+  _globals['_MOVED']._serialized_start=781
+  _globals['_MOVED']._serialized_end=847
+  _globals['_UNBOUND']._serialized_start=849
+  _globals['_UNBOUND']._serialized_end=911
+  _globals['_WANT']._serialized_start=913
+  _globals['_WANT']._serialized_end=934
+  _globals['_GOAWAY']._serialized_start=936
+  _globals['_GOAWAY']._serialized_end=982
+  _globals['_PEER']._serialized_start=984
+  _globals['_PEER']._serialized_end=1024
+  _globals['_ROUTES']._serialized_start=1026
+  _globals['_ROUTES']._serialized_end=1136
+  _globals['_ROUTESHEARD']._serialized_start=1138
+  _globals['_ROUTESHEARD']._serialized_end=1167
+  _globals['_GONE']._serialized_start=1169
+  _globals['_GONE']._serialized_end=1221
+  _globals['_ASK']._serialized_start=1223
+  _globals['_ASK']._serialized_end=1260
+  _globals['_ANSWER']._serialized_start=1262
+  _globals['_ANSWER']._serialized_end=1349
+  _globals['_FAILURE']._serialized_start=1351
+  _globals['_FAILURE']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

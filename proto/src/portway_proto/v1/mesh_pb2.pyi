@@ -45,6 +45,7 @@ class NodeMessage(_message.Message):
     KEEP_ALIVE_FIELD_NUMBER: _builtins.int
     ANNOUNCE_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    TOKENS_HELD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -53,6 +54,8 @@ class NodeMessage(_message.Message):
     def announce(self) -> Global___Announce: ...
     @_builtins.property
     def probed(self) -> Global___Probed: ...
+    @_builtins.property
+    def tokens_held(self) -> Global___TokensHeld: ...
     def __init__(
         self,
         *,
@@ -60,16 +63,41 @@ class NodeMessage(_message.Message):
         keep_alive: Global___KeepAlive | None = ...,
         announce: Global___Announce | None = ...,
         probed: Global___Probed | None = ...,
+        tokens_held: Global___TokensHeld | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register", "tokens_held", b"tokens_held"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register", "tokens_held", b"tokens_held"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "keep_alive", "announce", "probed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "keep_alive", "announce", "probed", "tokens_held"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___NodeMessage: _TypeAlias = NodeMessage  # noqa: Y015
+
+@_typing.final
+class TokensHeld(_message.Message):
+    """The tokens of the node's sessions, at most 1,000 in a message; sent after the first Registered of a stream. Those
+    that are revoked or not known come back in Revocations.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokensHeld: _TypeAlias = TokensHeld  # noqa: Y015
 
 @_typing.final
 class Register(_message.Message):
@@ -427,7 +455,9 @@ Global___GrantKey: _TypeAlias = GrantKey  # noqa: Y015
 
 @_typing.final
 class Revocations(_message.Message):
-    """Revoked tokens: first all whose grants could still be honoured, then each as it happens."""
+    """Revoked tokens: first all whose grants could still be honoured, then each as it happens, and those of TokensHeld that
+    are not valid, however long ago they were revoked.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -533,20 +563,27 @@ class Eviction(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MAX_TUNNELS_FIELD_NUMBER: _builtins.int
+    OF_TOKEN_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     epoch: _builtins.int
     """The epoch of the binding to evict; a higher one stays."""
     reason: Global___EvictionReason.ValueType
+    max_tunnels: _builtins.int
+    """With QUOTA: the number of tunnels that may be open at once, of the tenant or, if `of_token`, of the token alone."""
+    of_token: _builtins.bool
     def __init__(
         self,
         *,
         label: _builtins.str = ...,
         epoch: _builtins.int = ...,
         reason: Global___EvictionReason.ValueType = ...,
+        max_tunnels: _builtins.int = ...,
+        of_token: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "label", b"label", "max_tunnels", b"max_tunnels", "of_token", b"of_token", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,7 @@ class FrameType(IntEnum):
     ROUTES_HEARD = 0x24
     # Skipped by peers that do not know them yet.
     MOVED = 0x80
+    RENEWED = 0x88
 
 
 _VISIT_TYPES: Final = frozenset({FrameType.OPEN, FrameType.OPENED, FrameType.REFUSED, FrameType.END, FrameType.RESET})

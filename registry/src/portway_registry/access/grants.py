@@ -21,6 +21,7 @@ from portway_runtime.bounded import BoundedMap
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import GrantKeyRecord, TokenRecord, encode
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import View
 from portway_registry.store.contract import ABSENT, Store
 
@@ -73,16 +74,15 @@ class Grants:
         self,
         cluster_id: str,
         known: View[GrantKeyRecord],
+        limits: TunnelLimits,
         now_ms: Callable[[], int],
-        *,
-        default_max_tunnels: int,
     ) -> None:
         self._cluster_id = cluster_id
-        self._default_max_tunnels = default_max_tunnels
+        self._limits = limits
         self._known = known
         self._now_ms = now_ms
         self._private: dict[str, Ed25519PrivateKey] = {}
-        self._shared: BoundedMap[str, tuple[int, TokenRecord, Grant]] = BoundedMap(_MOST_SHARED)
+        self._shared: BoundedMap[str, tuple[int, tuple[TokenRecord, int], Grant]] = BoundedMap(_MOST_SHARED)
 
     def sign(self, token: TokenRecord) -> Grant:
         """A grant for the holder of `token`, valid for an hour; for 30 s callers with one token get the same grant.
@@ -90,11 +90,12 @@ class Grants:
         Raises StoreUnavailable when no key is known yet.
         """
         now = self._now_ms()
+        says = (token, self._limits.of_tenant(token.tenant))
         shared = self._shared.get(token.id)
-        if shared is not None and shared[1] == token and now - shared[0] < _SHARED_FOR_MS:
+        if shared is not None and shared[1] == says and now - shared[0] < _SHARED_FOR_MS:
             return shared[2]
         grant = self._sign(token, now)
-        self._shared[token.id] = (now, token, grant)
+        self._shared[token.id] = (now, says, grant)
         return grant
 
     def public_keys(self) -> list[GrantKey]:
@@ -114,7 +115,8 @@ class Grants:
             "aud": AUDIENCE,
             "sub": token.tenant,
             "tid": token.id,
-            "max_tunnels": token.max_tunnels or self._default_max_tunnels,
+            "max_tunnels": self._limits.of_token(token),
+            "tenant_max_tunnels": self._limits.of_tenant(token.tenant),
             "iat": now // 1000,
             "exp": expires // 1000,
             "jti": secrets.token_hex(8),

@@ -24,6 +24,9 @@ _TTL: Final = 3_600
 _LONGEST_TTL: Final = 30 * 24 * 3_600
 # Expired ones are listed this long, so that an operator can still see which node joined with one; then deleted.
 _KEPT_MS: Final = 30 * 24 * 3_600_000
+# A node that lost the answer to its Join asks again at once, and its operator starts it again within minutes. Later,
+# whoever copied the token and the node's key would get a certificate that nobody expects.
+_REPEAT_MS: Final = 600_000
 
 
 def why_over(record: InvitationRecord, now_ms: int) -> str:
@@ -33,6 +36,11 @@ def why_over(record: InvitationRecord, now_ms: int) -> str:
     if record.used_at_ms:
         return f"was used by node {record.used_by}"
     return "has expired" if now_ms >= record.expires_at_ms else ""
+
+
+def may_repeat(record: InvitationRecord, now_ms: int) -> bool:
+    """Whether the node that used it may still ask for the answer again, as far as the time goes."""
+    return bool(record.used_at_ms) and not record.revoked_at_ms and now_ms < record.used_at_ms + _REPEAT_MS
 
 
 class Invitations:
@@ -123,9 +131,10 @@ class Invitations:
         record = None if entry is None else self._known.decode(entry)
         if record is None or not shown.matches(record.secret_sha256):
             raise InvitationUnknown
-        over = why_over(record, self._now_ms())
+        now = self._now_ms()
+        over = why_over(record, now)
         # A used one may be shown again by the node that used it, whose key is compared when it joins.
-        if over and not (record.used_at_ms and not record.revoked_at_ms):
+        if over and not may_repeat(record, now):
             raise InvitationOver(over)
         return record
 

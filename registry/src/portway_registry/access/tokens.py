@@ -29,7 +29,7 @@ FIRST_ADMIN: Final = TokenId("admin")
 _SCHEME: Final = "bearer "
 _LONGEST_DESCRIPTION: Final = 200
 # A quota above what a hundred nodes can hold would be none.
-_MOST_TUNNELS: Final = 1_000_000
+MOST_TUNNELS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def new_token(
     description: str = "",
     max_tunnels: int = 0,
 ) -> NewToken:
-    """A token with a random secret. `max_tunnels` 0 means the registry's default."""
+    """A token with a random secret. `max_tunnels` 0 means that its tenant's limit is the only one."""
     credential = Credential.create(token_id)
     record = TokenRecord(
         id=credential.id,
@@ -98,8 +98,8 @@ class Tokens:
             raise InvalidRequest(str(error)) from None
         if len(description) > _LONGEST_DESCRIPTION:
             raise InvalidRequest(f"a description has at most {_LONGEST_DESCRIPTION} characters")
-        if max_tunnels > _MOST_TUNNELS:
-            raise InvalidRequest(f"max_tunnels is at most {_MOST_TUNNELS}, or 0 for the registry's default")
+        if max_tunnels > MOST_TUNNELS:
+            raise InvalidRequest(f"max_tunnels is at most {MOST_TUNNELS}, or 0 for the tenant's alone")
 
         def make() -> tuple[str, bytes, NewToken]:
             made = new_token(

@@ -11,6 +11,7 @@ from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
 from portway_registry.admin_cli.output import print_text
 from portway_registry.admin_cli.pki import pki
+from portway_registry.admin_cli.tenant import tenant
 from portway_registry.admin_cli.token import token
 from portway_registry.admin_cli.tunnel import tunnel
 from portway_registry.errors import RegistryError
@@ -28,7 +29,13 @@ Exit codes:
   4    the token is missing, unknown, revoked, or not an admin's
   130  interrupted, as a watch usually ends
 """
-_PLURALS: Final = {"nodes": "node", "invitations": "invitation", "tunnels": "tunnel", "tokens": "token"}
+_PLURALS: Final = {
+    "nodes": "node",
+    "invitations": "invitation",
+    "tunnels": "tunnel",
+    "tenants": "tenant",
+    "tokens": "token",
+}
 
 
 class _NounGroup(click.Group):
@@ -77,12 +84,12 @@ def main(
     ca: Path | None,
     as_json: bool,
 ) -> None:
-    """Look after a Portway cluster: its nodes, tunnels and tokens.
+    """Look after a Portway cluster: its nodes, tunnels, tenants and tokens.
 
     The registry, the token and the CA are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN and PORTWAY_CA.
     """
     ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json)
 
 
-for _command in (node, invitation, tunnel, token, audit, pki):
+for _command in (node, invitation, tunnel, tenant, token, audit, pki):
     main.add_command(_command)

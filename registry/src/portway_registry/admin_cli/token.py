@@ -36,7 +36,7 @@ def token() -> None:
 @click.option(
     "--max-tunnels",
     type=click.IntRange(min=1, max=1_000_000),
-    help="The largest number of tunnels open at once with it; by default the registry's --max-tunnels.",
+    help="The largest number of tunnels open at once with it, below its tenant's; by default its tenant's alone.",
 )
 @json_option
 @pass_options
@@ -106,7 +106,7 @@ def _row(info: TokenInfo) -> list[str]:
         info.id,
         info.tenant,
         _ROLE_NAMES.get(info.role, f"unknown ({info.role})"),
-        str(info.max_tunnels or "default"),
+        str(info.max_tunnels or "tenant's"),
         utc_time(info.created_at_ms),
         utc_time(info.revoked_at_ms),
         info.description,

@@ -15,7 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from portway_proto.v1.types_pb2 import NodeCertificate
 
-from portway_registry.access.invitations import why_over
+from portway_registry.access.invitations import may_repeat, why_over
 from portway_registry.errors import (
     CertificateSuperseded,
     InvalidRequest,
@@ -58,6 +58,24 @@ def require_current(views: Views, node: str, issued_ms: int) -> None:
         raise CertificateSuperseded(node)
 
 
+async def note_registration(store: Store, views: Views, node: str, now_ms: int) -> None:
+    """Remember that the node has shown its certificate: its invitation is of no use from then on, whatever its age.
+
+    Nothing is written at its later registrations. Raises StoreUnavailable.
+    """
+    known = views.identities.get(node)
+    if known is not None and known.registered_at_ms:
+        return
+
+    async def decide(entry: Entry | None) -> Decision[None]:
+        identity = None if entry is None else views.identities.decode(entry)
+        if identity is None or identity.registered_at_ms:
+            return Decision(None)
+        return Decision(None, encode(msgspec.structs.replace(identity, registered_at_ms=now_ms)))
+
+    await update(store, keys.identity(node), decide, "the node's identity changed at each try to write it")
+
+
 class NodeCertificates:
     """Issues nodes' certificates. All decisions are made on what the store has now, not on views that may be behind."""
 
@@ -74,7 +92,8 @@ class NodeCertificates:
     async def join(self, invitation: InvitationRecord, *, node: str, region: str, csr: bytes) -> NodeCertificate:
         """The node's first certificate, for the key in `csr` (PKCS #10, DER).
 
-        An invitation is good for one key: a node that lost the answer asks again with the same key.
+        An invitation is good for one key. A node that lost the answer may ask again with the same key, within minutes
+        and until it has registered; that is audited too.
         Raises InvalidRequest, NotAllowed and its subclasses, NotAuthenticated's subclasses, StoreUnavailable.
         """
         signer, key = self._signer(), _requested_key(csr)
@@ -82,9 +101,9 @@ class NodeCertificates:
         digest = _digest(key)
         used, again = await self._use(invitation.id, node, digest)
         joined = await self._take_name(used, again=again)
-        if not again:
-            logger.info("node joined", extra={"node": node, "region": region, "invitation": used.id})
-            await self._audit.add(used.id, "node.join", node)
+        what = "node.join-again" if again else "node.join"
+        logger.info("node joined", extra={"node": node, "region": region, "invitation": used.id, "again": again})
+        await self._audit.add(used.id, what, node)
         return self._issue(signer, key, joined)
 
     async def renew(self, node: str, issued_ms: int, csr: bytes) -> NodeCertificate:
@@ -112,7 +131,7 @@ class NodeCertificates:
                 raise InvitationUnknown
             record = _read_invitation(entry.value)
             now = self._now_ms()
-            if record.used_at_ms and not record.revoked_at_ms and (record.used_by, record.key_sha256) == (node, digest):
+            if may_repeat(record, now) and (record.used_by, record.key_sha256) == (node, digest):
                 return Decision((record, True))
             over = why_over(record, now)
             if over:
@@ -143,6 +162,8 @@ class NodeCertificates:
             raise NodeRemoved(node)
         before = None if entry is None else _read_identity(entry.value)
         if before is not None and before.invitation == used.id:
+            if before.registered_at_ms:
+                raise InvitationOver(f"was used by node {node}, which has registered since")
             return before
         if again and before is not None and before.joined_at_ms > used.used_at_ms:
             raise InvitationOver(f"was used by node {node}, which has been invited anew since")

@@ -6,7 +6,7 @@ session does by itself.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -31,21 +31,23 @@ from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
-from portway_registry.nodes.certificates import require_current
+from portway_registry.nodes.certificates import note_registration, require_current
 from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
+from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.state.records import (
     STATE_OF_ORDER,
     GrantKeyRecord,
     IdentityRecord,
     Order,
     OrderRecord,
+    TenantRecord,
     TokenRecord,
 )
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import Store
-from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +67,11 @@ class Hub:
         store: Store,
         views: Views,
         grants: Grants,
+        quota: Quota,
         now_ms: Callable[[], int],
         *,
         cluster_id: str,
         lease_seconds: int,
-        default_max_tunnels: int,
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
     ) -> None:
@@ -81,7 +83,7 @@ class Hub:
         self._now_ms = now_ms
         self._cluster_id = cluster_id
         self._lease_seconds = lease_seconds
-        self._quota = Quota(views.tokens, views.tunnels, default=default_max_tunnels)
+        self._quota = quota
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
         self._tasks = Tasks("node sessions", on_failure=on_failure)
@@ -98,6 +100,7 @@ class Hub:
             self._views.nodes.subscribe(self._node_changed),
             self._views.tunnels.subscribe(self._tunnel_changed),
             self._views.tokens.subscribe(self._token_changed),
+            self._views.tenants.subscribe(self._tenant_changed),
             self._views.grant_keys.subscribe(self._key_changed),
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
@@ -146,6 +149,7 @@ class Hub:
             now_ms=self._now_ms,
             issued_ms=issued_ms,
             on_probed=partial(self._prober.answered, info.name),
+            invalid_tokens=partial(invalid_tokens, self._store, self._views.tokens),
         )
         before = self._sessions.get(info.name)
         probing: asyncio.Task[None] | None = None
@@ -156,12 +160,16 @@ class Hub:
                 await before.over.wait()
             await self._prober.probe_first(session, self._views.nodes.get(info.name))
             require_current(self._views, info.name, issued_ms)  # it may have been removed meanwhile
+            await note_registration(self._store, self._views, info.name, self._now_ms())
             await session.register(register.lease_id)
             probing = self._tasks.spawn(self._prober.probe_until_reached(session), name=f"reach {info.name}")
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
+            # What was over a quota while the node had no session is over it still.
+            for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:
+                self._evict_excess(tenant, token)
             await session.serve(requests, write)
         finally:
             if probing is not None:
@@ -172,6 +180,9 @@ class Hub:
                 for ended in self.on_end:
                     ended(info.name)
             logger.info("node's session ended", extra={"node": info.name})
+
+    def _held_by(self, node: str) -> Iterable[Item[TunnelInfo]]:
+        return self._views.tunnels.of_node(node).values()
 
     def _settings(self) -> ClusterSettings:
         return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
@@ -210,6 +221,11 @@ class Hub:
         if new is not None and new.value.revoked_at_ms and not (old is not None and old.value.revoked_at_ms):
             for session in self._sessions.values():
                 session.outbox.revoke([new.name])
+
+    def _tenant_changed(self, old: Item[TenantRecord] | None, new: Item[TenantRecord] | None) -> None:
+        changed = new or old
+        if changed is not None:
+            self._evict_excess(changed.name)
 
     def _key_changed(self, old: Item[GrantKeyRecord] | None, new: Item[GrantKeyRecord] | None) -> None:
         for session in self._sessions.values():
@@ -267,10 +283,13 @@ class Hub:
             if session is not None:
                 gone = Eviction(label=old.name, epoch=old.value.epoch, reason=EVICTION_REASON_SUPERSEDED)
                 session.outbox.evict([gone])
-        for excess in self._quota.excess(new.value.token_id):
+        self._evict_excess(new.value.tenant, new.value.token_id)
+
+    def _evict_excess(self, tenant: str, token_id: str = "") -> None:
+        for excess, limit in self._quota.excess(tenant, token_id):
             session = self._sessions.get(excess.value.node)
             if session is not None:
-                session.evict_for_quota(excess)
+                session.evict_for_quota(excess, limit)
 
 
 def _order_message(record: OrderRecord | None) -> OrderMessage:

@@ -6,15 +6,13 @@ changes mean to other nodes, how announcements are applied.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from grpc import aio
 from portway_proto.v1.mesh_pb2 import (
-    EVICTION_REASON_QUOTA,
     Announce,
-    Eviction,
     KeepAlive,
     NodeMessage,
     Probed,
@@ -28,11 +26,13 @@ from portway_runtime.tasks import Tasks
 
 from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
 from portway_registry.nodes.outbox import Outbox
+from portway_registry.nodes.token_check import checked_ids
 from portway_registry.state import keys
 from portway_registry.state.records import decode_node, is_ready
 from portway_registry.state.views import Item
 from portway_registry.store.contract import NO_LEASE, LeaseId, Store
 from portway_registry.tunnels.announcements import Announcements, checked
+from portway_registry.tunnels.quota import Limit
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +42,17 @@ Write = Callable[[RegistryMessage], Awaitable[None]]
 # In memory they take some four times that. The whole state of 10,000 tunnels has 3 MB.
 _MAX_BATCHES: Final = 64
 _MAX_WAITING: Final = 8 << 20
+# Tokens that a node may name in a stream: several times its sessions.
+_MOST_TOKENS: Final = 100_000
 _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the store, which has a time limit of its own
 
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """A binding that the registry ends by itself. `evict`: the node still holds it, and must drop it."""
+    """A binding that the registry ends by itself. `over`: the node still holds it, and must drop it for this limit."""
 
     tunnel: Item[TunnelInfo]
-    evict: bool
+    over: Limit | None = None
 
 
 class NodeSession:
@@ -69,14 +71,20 @@ class NodeSession:
         now_ms: Callable[[], int],
         issued_ms: int,
         on_probed: Callable[[Probed], None],
+        invalid_tokens: Callable[[Sequence[str]], Awaitable[list[str]]],
     ) -> None:
-        """`issued_ms`: when the node's certificate was issued. `on_probed` is called with each answer to a probe."""
+        """
+        issued_ms: when the node's certificate was issued.
+        on_probed: called with each answer to a probe.
+        invalid_tokens: returns those of the given tokens that are not valid. Raises StoreUnavailable.
+        """
         self.info = info
         self.issued_ms = issued_ms
         self.outbox = Outbox()
         self.over = asyncio.Event()  # set when nothing more is done for this session
         self.serving = False  # messages in the outbox are sent
         self._on_probed = on_probed
+        self._invalid_tokens = invalid_tokens
         self._store = store
         self._announcements = announcements
         self._lease_seconds = lease_seconds
@@ -85,8 +93,10 @@ class NodeSession:
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
-        self._work: asyncio.Queue[Announce | _Removal] = asyncio.Queue()
+        self._work: asyncio.Queue[Announce | _Removal | list[str]] = asyncio.Queue()
         self._room = asyncio.Semaphore(_MAX_BATCHES)
+        self._tokens_held = 0  # that the node has named
+        self._evicting: set[str] = set()  # labels of the tunnels over a quota in `_work`
         self._waiting = 0  # bytes of the batches in `_work`
         self._batch_done = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -133,14 +143,16 @@ class NodeSession:
                 # Retrieved, in case the session is never served: asyncio would log it.
                 self._ended.exception()
 
-    def evict_for_quota(self, tunnel: Item[TunnelInfo]) -> None:
-        """Withdraw a tunnel and evict it from the node: two replicas admitted one each into the last free place."""
-        self._work.put_nowait(_Removal(tunnel, evict=True))
+    def evict_for_quota(self, tunnel: Item[TunnelInfo], over: Limit) -> None:
+        """Withdraw a tunnel and evict it from the node; nothing when that is being done."""
+        if tunnel.name not in self._evicting:
+            self._evicting.add(tunnel.name)
+            self._work.put_nowait(_Removal(tunnel, over))
 
     def tunnel_seen(self, tunnel: Item[TunnelInfo]) -> None:
         """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
         if self._announcements.is_stale(tunnel):
-            self._work.put_nowait(_Removal(tunnel, evict=False))
+            self._work.put_nowait(_Removal(tunnel))
 
     def publish(self) -> None:
         """Write `info` to the store now, not at the next KeepAlive."""
@@ -184,6 +196,11 @@ class NodeSession:
                     await self._batch_done.wait()
                 self._waiting += message.announce.ByteSize()
                 self._work.put_nowait(message.announce)
+            elif kind == "tokens_held":
+                self._tokens_held += len(message.tokens_held.token_ids)
+                if self._tokens_held > _MOST_TOKENS:
+                    raise InvalidRequest(f"one stream names at most {_MOST_TOKENS} tokens")
+                self._work.put_nowait(checked_ids(message.tokens_held.token_ids))
             elif kind == "probed":
                 self._on_probed(message.probed)
             elif kind == "register":
@@ -245,12 +262,15 @@ class NodeSession:
                 self._batch_done.set()
                 self._room.release()
                 continue
+            if isinstance(work, list):
+                await self._until_told(work)
+                continue
             tunnel = work.tunnel
             gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
             await self._until_done(Announce(withdrawn=[gone]), internal=True)
-            if work.evict:
-                eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_QUOTA)
-                self.outbox.evict([eviction])
+            if work.over is not None:
+                self._evicting.discard(tunnel.name)
+                self.outbox.evict([work.over.eviction(tunnel.value)])
 
     async def _until_done(self, batch: Announce, *, internal: bool = False) -> None:
         """Apply a batch, trying until the store answers; then acknowledge it, unless it is `internal`."""
@@ -267,6 +287,17 @@ class NodeSession:
                 self.outbox.evict(evictions)
                 if not internal:
                     self.outbox.announced(batch.batch)
+                return
+
+    async def _until_told(self, token_ids: list[str]) -> None:
+        """Tell the node which of these tokens are not valid, trying until the store answers."""
+        while True:
+            try:
+                invalid = await self._invalid_tokens(token_ids)
+            except StoreUnavailable as error:
+                await self._pause("tokens not looked up", error)
+            else:
+                self.outbox.revoke(invalid)
                 return
 
     async def _register_after(self, lost: LeaseId) -> None:

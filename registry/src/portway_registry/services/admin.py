@@ -7,6 +7,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminServicer
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_registry.access.invitations import Invitations
+from portway_registry.access.tenants import Tenant, Tenants
 from portway_registry.access.tokens import Tokens
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.nodes.operator_orders import OperatorOrders
@@ -36,11 +37,18 @@ class Admin(AdminServicer):
     """Lists are answered from memory; a change is in the store before it is answered."""
 
     def __init__(
-        self, views: Views, orders: OperatorOrders, tokens: Tokens, invitations: Invitations, audit: Audit
+        self,
+        views: Views,
+        orders: OperatorOrders,
+        tokens: Tokens,
+        tenants: Tenants,
+        invitations: Invitations,
+        audit: Audit,
     ) -> None:
         self._views = views
         self._orders = orders
         self._tokens = tokens
+        self._tenants = tenants
         self._invitations = invitations
         self._audit = audit
 
@@ -111,6 +119,7 @@ class Admin(AdminServicer):
         role = _ROLES.get(request.role)
         if role is None:
             raise InvalidRequest("role must be client or admin")
+        self._tenants.demand_within(request.tenant, request.max_tunnels)
         made = await self._tokens.create(
             tenant=request.tenant,
             role=role,
@@ -128,6 +137,16 @@ class Admin(AdminServicer):
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.RevokeTokenResponse:  # noqa: N802
         revoked = await self._tokens.revoke(request.id, by=current_caller.get().name)
         return pb.RevokeTokenResponse(info=_token(revoked))
+
+    async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:  # noqa: N802
+        tenants, next_page = page(self._tenants.all(), _tenant, after=request.page_token)
+        return pb.ListTenantsResponse(tenants=tenants, next_page_token=next_page)
+
+    async def SetTenantQuota(  # noqa: N802
+        self, request: pb.SetTenantQuotaRequest, context: Any
+    ) -> pb.SetTenantQuotaResponse:
+        tenant = await self._tenants.set_quota(request.name, request.max_tunnels, by=current_caller.get().name)
+        return pb.SetTenantQuotaResponse(tenant=_tenant(tenant))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:  # noqa: N802
         limit = min(request.limit or _AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
@@ -163,6 +182,16 @@ def _invitation(record: InvitationRecord) -> pb.Invitation:
         used_at_ms=record.used_at_ms,
         revoked_at_ms=record.revoked_at_ms,
         used_by=record.used_by,
+    )
+
+
+def _tenant(tenant: Tenant) -> pb.TenantInfo:
+    return pb.TenantInfo(
+        name=tenant.name,
+        max_tunnels=tenant.max_tunnels,
+        is_default=tenant.is_default,
+        tunnels=tenant.tunnels,
+        tokens=tenant.tokens,
     )
 
 

@@ -1,4 +1,7 @@
-"""The Discovery service, which clients call: nodes to attach to, and a grant to show there. Answered from memory."""
+"""The Discovery service, which clients call: nodes to attach to, and a grant to show there.
+
+Answered from memory, except where a quota is full (tunnels/quota.py).
+"""
 
 from typing import Any, Final
 
@@ -28,6 +31,7 @@ from portway_registry.placement.round_trips import NOTHING
 from portway_registry.placement.shortlist import Candidate
 from portway_registry.services.callers import current_address, current_caller
 from portway_registry.state.records import TokenRecord
+from portway_registry.tunnels.quota import Quota
 
 # A client races three; the others are for one that loses its node while no registry answers.
 CANDIDATES: Final = 8
@@ -46,6 +50,7 @@ class Discovery(DiscoveryServicer):
         self,
         roster: Roster,
         grants: Grants,
+        quota: Quota,
         locator: Locator,
         reports: Reports,
         *,
@@ -54,12 +59,15 @@ class Discovery(DiscoveryServicer):
     ) -> None:
         self._roster = roster
         self._grants = grants
+        self._quota = quota
         self._locator = locator
         self._reports = reports
         self._cluster_ca = cluster_ca
         self._surveys: KeyedRate[str] = KeyedRate(SURVEYS_PER_SECOND, SURVEY_BURST, clock, RATED_TOKENS)
 
     async def Locate(self, request: LocateRequest, context: Any) -> LocateResponse:  # noqa: N802
+        if request.new_tunnels:
+            await self._quota.demand_room(_token(), request.new_tunnels)
         address = current_address.get()
         position = self._locator.locate(str(address))
         learned = NOTHING if request.strategy == Strategy.STRATEGY_GEOIP else self._reports.learned(address)

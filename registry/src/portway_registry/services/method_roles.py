@@ -29,6 +29,8 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/CreateToken": Role.ADMIN,
     "/portway.v1.Admin/ListTokens": Role.ADMIN,
     "/portway.v1.Admin/RevokeToken": Role.ADMIN,
+    "/portway.v1.Admin/ListTenants": Role.ADMIN,
+    "/portway.v1.Admin/SetTenantQuota": Role.ADMIN,
     "/portway.v1.Admin/ListAudit": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,

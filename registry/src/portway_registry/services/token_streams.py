@@ -55,8 +55,9 @@ class TokenStreams:
     def _changed(self, old: Item[TokenRecord] | None, new: Item[TokenRecord] | None) -> None:
         changed = new or old
         if changed is not None and (new is None or new.value.revoked_at_ms):
-            for limit in tuple(self._open.get(changed.name, ())):
-                limit.reschedule(asyncio.get_running_loop().time())
+            for limit in self._open.get(changed.name, ()):
+                if limit.when() is None:  # a stream that is being ended already cannot be ended again
+                    limit.reschedule(asyncio.get_running_loop().time())
 
     def _discard(self, token_id: str, limit: asyncio.Timeout) -> None:
         limits = self._open[token_id]

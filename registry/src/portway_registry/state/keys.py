@@ -5,6 +5,7 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     nodes/<node>       NodeInfo, on the node's lease
     tunnels/<label>    TunnelInfo, on the lease of its home node
     tokens/<id>        TokenRecord
+    tenants/<name>     TenantRecord; absent for a tenant with the default quota
     grant-keys/<kid>   GrantKeyRecord
     orders/<node>      OrderRecord; absent for a node without an order
     ports/<region>/<first>  PortBlockRecord: the owner of the block of raw ports from `first` on; on no lease
@@ -22,6 +23,7 @@ ROOT: Final = "/portway/v1/"
 NODES: Final = ROOT + "nodes/"
 TUNNELS: Final = ROOT + "tunnels/"
 TOKENS: Final = ROOT + "tokens/"
+TENANTS: Final = ROOT + "tenants/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
 ORDERS: Final = ROOT + "orders/"
 PORTS: Final = ROOT + "ports/"
@@ -43,6 +45,10 @@ def tunnel(label: str) -> str:
 
 def token(token_id: str) -> str:
     return TOKENS + token_id
+
+
+def tenant(name: str) -> str:
+    return TENANTS + name
 
 
 def grant_key(kid: str) -> str:

@@ -34,7 +34,7 @@ class Role(StrEnum):
 
 
 class TokenRecord(msgspec.Struct, frozen=True):
-    """An API token; of its secret only the hash is stored. A time of 0 means never, `max_tunnels` 0 the default."""
+    """An API token; of its secret only the hash is stored. A time of 0 means never, `max_tunnels` 0 the tenant's."""
 
     id: str
     tenant: str
@@ -44,6 +44,13 @@ class TokenRecord(msgspec.Struct, frozen=True):
     max_tunnels: int = 0
     created_at_ms: int = 0
     revoked_at_ms: int = 0
+
+
+class TenantRecord(msgspec.Struct, frozen=True):
+    """A tenant with a quota of its own. A tenant without one has no record: its tokens name it."""
+
+    name: str
+    max_tunnels: int
 
 
 class GrantKeyRecord(msgspec.Struct, frozen=True):
@@ -112,13 +119,17 @@ class InvitationRecord(msgspec.Struct, frozen=True):
 
 
 class IdentityRecord(msgspec.Struct, frozen=True):
-    """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused."""
+    """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused.
+
+    registered_at_ms: when it first registered with its certificate; 0 before.
+    """
 
     node: str
     region: str
     invitation: str
     joined_at_ms: int
     anew: bool = False  # the name was another node's before
+    registered_at_ms: int = 0
 
 
 class SettingsRecord(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ Here: views and the order in which they are filled. Not here: decisions based on
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
@@ -20,6 +20,7 @@ from portway_registry.state.records import (
     InvitationRecord,
     OrderRecord,
     PortBlockRecord,
+    TenantRecord,
     TokenRecord,
     decode_node,
     decode_tunnel,
@@ -150,7 +151,7 @@ class LastHolder:
 
 
 class TunnelView(View[TunnelInfo]):
-    """Tunnels, with indices by home node, by token and by raw port.
+    """Tunnels, with indices by home node, by tenant, by token and by raw port.
 
     The last holder of a label is remembered after its tunnel is gone, for a bounded number of labels: while its client
     is away, or has gone for good, a node that saw the label's proof must not be able to take it.
@@ -159,6 +160,7 @@ class TunnelView(View[TunnelInfo]):
     def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
         super().__init__(store, keys.TUNNELS, decode_tunnel, on_failure=on_failure)
         self._by_node: dict[str, dict[str, Item[TunnelInfo]]] = {}
+        self._by_tenant: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_port: dict[tuple[str, int], dict[str, Item[TunnelInfo]]] = {}
         self._last: BoundedMap[str, LastHolder] = BoundedMap(_REMEMBERED)
@@ -171,6 +173,15 @@ class TunnelView(View[TunnelInfo]):
         """A node's tunnels, by label."""
         return self._by_node.get(node, {})
 
+    @property
+    def tenants(self) -> Set[str]:
+        """The names of the tenants that have tunnels."""
+        return self._by_tenant.keys()
+
+    def of_tenant(self, name: str) -> Mapping[str, Item[TunnelInfo]]:
+        """A tenant's tunnels, by label."""
+        return self._by_tenant.get(name, {})
+
     def of_token(self, token_id: str) -> Mapping[str, Item[TunnelInfo]]:
         """A token's tunnels, by label."""
         return self._by_token.get(token_id, {})
@@ -182,11 +193,13 @@ class TunnelView(View[TunnelInfo]):
     def _index(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
         if old is not None:
             _drop(self._by_node, old.value.node, old.name)
+            _drop(self._by_tenant, old.value.tenant, old.name)
             _drop(self._by_token, old.value.token_id, old.name)
             _drop(self._by_port, (old.value.region, old.value.unencrypted_port), old.name)
             self._remember(old)
         if new is not None:
             self._by_node.setdefault(new.value.node, {})[new.name] = new
+            self._by_tenant.setdefault(new.value.tenant, {})[new.name] = new
             self._by_token.setdefault(new.value.token_id, {})[new.name] = new
             if new.value.unencrypted_port:
                 self._by_port.setdefault((new.value.region, new.value.unencrypted_port), {})[new.name] = new
@@ -213,6 +226,7 @@ class Views:
         self.nodes: View[NodeInfo] = View(store, keys.NODES, decode_node, on_failure=on_failure)
         self.tunnels = TunnelView(store, on_failure=on_failure)
         self.tokens: View[TokenRecord] = View(store, keys.TOKENS, decoder(TokenRecord), on_failure=on_failure)
+        self.tenants: View[TenantRecord] = View(store, keys.TENANTS, decoder(TenantRecord), on_failure=on_failure)
         self.port_blocks: View[PortBlockRecord] = View(
             store, keys.PORTS, decoder(PortBlockRecord), on_failure=on_failure
         )
@@ -242,6 +256,7 @@ class Views:
         return (
             self.grant_keys,
             self.tokens,
+            self.tenants,
             self.invitations,
             self.identities,
             self.orders,

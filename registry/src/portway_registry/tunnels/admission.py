@@ -1,20 +1,17 @@
-"""Which announced tunnels are admitted: the proof fits, no higher epoch holds the label, the token's quota has room.
+"""Which announced tunnels are admitted: the proof fits, and no higher epoch holds the label.
 
-Decided without I/O. Here: the rules. Not here: reading and writing the store.
+Decided without I/O. Here: the rules. Not here: reading and writing the store, quotas (quota.py).
 
 The highest epoch owns the label. Of equal epochs from two nodes the second is refused (docs/architecture/ownership.md).
-Every replica finds the same tunnels over a quota: the latest by the store's own order.
 """
 
-import heapq
 from enum import Enum
 
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import CHAIN_LENGTH, is_label, verify_proof
 
-from portway_registry.state.records import TokenRecord
-from portway_registry.state.views import Item, LastHolder, TunnelView, View
-from portway_registry.store.contract import LeaseId, Revision
+from portway_registry.state.views import Item, LastHolder
+from portway_registry.store.contract import LeaseId
 
 
 class Verdict(Enum):
@@ -59,43 +56,3 @@ def decide(
 def may_withdraw(node: str, epoch: int, held: Item[TunnelInfo] | None) -> bool:
     """Whether this withdrawal is of the binding that the store has: a late one never removes a newer binding."""
     return held is not None and held.value.node == node and held.value.epoch == epoch
-
-
-class Quota:
-    """Counts tunnels by token in the whole cluster, as far as this replica has seen."""
-
-    def __init__(self, tokens: View[TokenRecord], tunnels: TunnelView, *, default: int) -> None:
-        """`default` is the quota of a token without one of its own."""
-        self._tokens = tokens
-        self._tunnels = tunnels
-        self._default = default
-        self._deleted: dict[str, Revision] = {}  # by label: deleted from the store, and possibly still in the view
-
-    def limit(self, token_id: str) -> int:
-        """The number of tunnels that the token may have."""
-        token = self._tokens.get(token_id)
-        return (token.max_tunnels if token is not None else 0) or self._default
-
-    def free(self, token_id: str) -> int:
-        """The number of further tunnels that the token may have now."""
-        held = self._tunnels.of_token(token_id)
-        gone = sum(self._deleted.get(label) == item.modified for label, item in held.items()) if self._deleted else 0
-        return max(0, self.limit(token_id) - len(held) + gone)
-
-    def deleted(self, tunnel: Item[TunnelInfo]) -> None:
-        """The tunnel was deleted from the store: its place is free, though the view may still show it."""
-        shown = self._tunnels.items
-        self._deleted = {
-            label: modified
-            for label, modified in self._deleted.items()
-            if (item := shown.get(label)) is not None and item.modified == modified
-        }
-        self._deleted[tunnel.name] = tunnel.modified
-
-    def excess(self, token_id: str) -> list[Item[TunnelInfo]]:
-        """The tunnels over the quota: when two replicas each gave the last free place, the later one."""
-        held = self._tunnels.of_token(token_id)
-        over = len(held) - self.limit(token_id)
-        if over <= 0:
-            return []
-        return heapq.nlargest(over, held.values(), key=lambda item: (item.created, item.name))

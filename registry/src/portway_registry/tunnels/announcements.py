@@ -5,17 +5,14 @@ Here: what is read and written. Not here: which tunnels are admitted, and when a
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
 from portway_proto.records import InvalidRecord, tunnel_record
 from portway_proto.v1.mesh_pb2 import (
-    EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
     Announce,
     Eviction,
-    EvictionReason,
     Withdrawal,
 )
 from portway_proto.v1.types_pb2 import TunnelInfo
@@ -26,7 +23,8 @@ from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
 from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
 from portway_registry.store.update import TRIES, revision_of
-from portway_registry.tunnels.admission import Quota, Verdict, decide, hash_cost, is_genuine, may_withdraw
+from portway_registry.tunnels.admission import Verdict, decide, hash_cost, is_genuine, may_withdraw
+from portway_registry.tunnels.quota import Quota, Room
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +137,7 @@ class Announcements:
                     "announcement refused: its proof does not fit",
                     extra={"node": self._node, "label": f"{announced.label[:4]}…", "epoch": announced.epoch},
                 )
-                evictions.append(_eviction(announced, EVICTION_REASON_SUPERSEDED))
+                evictions.append(_superseded(announced))
                 continue
             tunnel = TunnelInfo()
             tunnel.CopyFrom(announced)
@@ -160,8 +158,7 @@ class Announcements:
         self, offered: dict[str, TunnelInfo], held: dict[str, Item[TunnelInfo] | None], lease: LeaseId
     ) -> list[Eviction]:
         evictions: list[Eviction] = []
-        free: dict[str, int] = {}
-        taken: defaultdict[str, set[str]] = defaultdict(set)
+        room = Room(self._quota)
         for _ in range(TRIES):
             writes: list[Write] = []
             writing: list[str] = []
@@ -169,17 +166,14 @@ class Announcements:
                 current = held.get(label)
                 verdict = decide(tunnel, current, lease, self._tunnels.last_holder(label))
                 if verdict is Verdict.SUPERSEDED:
-                    evictions.append(_eviction(tunnel, EVICTION_REASON_SUPERSEDED))
+                    evictions.append(_superseded(tunnel))
                     continue
                 if verdict is Verdict.KNOWN:
                     continue
-                token = tunnel.token_id
-                if current is None or current.value.token_id != token:
-                    room = free.setdefault(token, self._quota.free(token))
-                    if label not in taken[token] and len(taken[token]) >= room:
-                        evictions.append(_eviction(tunnel, EVICTION_REASON_QUOTA))
-                        continue
-                    taken[token].add(label)
+                full = room.take(tunnel, None if current is None else current.value)
+                if full is not None:
+                    evictions.append(full.eviction(tunnel))
+                    continue
                 writes.append(Put(keys.tunnel(label), tunnel.SerializeToString(), revision_of(current), lease))
                 writing.append(label)
             if not writes:
@@ -204,5 +198,5 @@ class Announcements:
         return found
 
 
-def _eviction(tunnel: TunnelInfo, reason: "EvictionReason.ValueType") -> Eviction:
-    return Eviction(label=tunnel.label, epoch=tunnel.epoch, reason=reason)
+def _superseded(tunnel: TunnelInfo) -> Eviction:
+    return Eviction(label=tunnel.label, epoch=tunnel.epoch, reason=EVICTION_REASON_SUPERSEDED)

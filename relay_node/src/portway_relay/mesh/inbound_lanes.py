@@ -141,9 +141,10 @@ class InboundLanes:
         """Handshakes that made no progress and were ended to make room."""
         return self._handshaking.evicted
 
-    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
-        """Take a node's connection, and the ownership of its socket. Raises TlsSettingsError."""
-        stream = self._carrier.accept(sock, self._mesh_tls())
+    def accept(self, sock: socket.socket, peer: Endpoint, established: Callable[[], None]) -> None:
+        """Take a node's connection, and the ownership of its socket; `established` is called after the handshake.
+        Raises TlsSettingsError."""
+        stream = self._carrier.accept(sock, self._mesh_tls(), established)
         if not self._handshaking.add(stream, peer.host):
             self.rejected += 1
             stream.abort()

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_QUOTA, Failure
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     ClusterSettings,
@@ -16,6 +15,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2 import Peers as PeersMessage
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, NodeState
 
+from portway_relay.errors import quota_full
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
 from portway_relay.raw_ports.reservation import PortReservation
@@ -99,11 +99,9 @@ class MessageHandler:
 
     def _evict(self, eviction: Eviction) -> None:
         if eviction.reason == EVICTION_REASON_QUOTA:
-            failure = Failure(
-                code=FAILURE_CODE_QUOTA,
-                message="the token has as many tunnels as it may have, at other nodes too: close one",
-            )
-            self._table.evict(eviction.label, eviction.epoch, failure)
+            whose = "this token" if eviction.of_token else "its tenant"
+            refused = quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels)
+            self._table.evict(eviction.label, eviction.epoch, refused.failure)
         else:
             self._table.evict_superseded(eviction.label, eviction.epoch)
 

@@ -6,12 +6,12 @@ Here: connecting, registering, keep-alives, messages both ways. Not here: what a
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 import grpc
 from grpc import aio
-from portway_proto.v1.mesh_pb2 import KeepAlive, NodeMessage, Register, Registered, RegistryMessage
+from portway_proto.v1.mesh_pb2 import KeepAlive, NodeMessage, Register, Registered, RegistryMessage, TokensHeld
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.backoff import Backoff
@@ -45,6 +45,7 @@ KEEP_ALIVES_A_LEASE: Final = 3
 _SHORTEST_INTERVAL: Final = 0.2
 # A difference between clocks that is logged, in seconds; grants and certificates allow for more.
 _CLOCKS_APART: Final = 60.0
+_TOKENS_A_MESSAGE: Final = 1_000  # as mesh.proto says
 _OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS)
 # Registry certificates of an earlier release hold the names of their hosts only, so both names are tried.
 _COMMON_NAME: Final = ("grpc.ssl_target_name_override", REGISTRY_NAME)
@@ -71,6 +72,7 @@ class RegistryStream:
         certificates: Callable[[], LoadedCertificates],
         node: Callable[[], NodeInfo],
         live: Callable[[], Iterable[Tunnel]],
+        tokens: Callable[[], Iterable[str]],
         outbox: Outbox,
         calls: RegistryCalls,
         events: RegistryEvents,
@@ -82,11 +84,13 @@ class RegistryStream:
         """
         node: this node as it is now, with counts and state.
         live: the tunnels that it holds now.
+        tokens: those of its sessions.
         """
         self._registries = list(registries)
         self._certificates = certificates
         self._node = node
         self._live = live
+        self._tokens = tokens
         self._outbox = outbox
         self._calls = calls
         self._events = events
@@ -97,6 +101,7 @@ class RegistryStream:
         self._lease = Registered()
         self._registered = False
         self._whole_due = False
+        self._tokens_due = False
         self._closing = False
         self._by_host: set[Endpoint] = set()  # registries whose certificate does not hold the common name
         self._logged: dict[Endpoint, str] = {}  # the last reason that was logged for each
@@ -200,6 +205,7 @@ class RegistryStream:
         self._outbox.filled.set()
         if not self._registered:
             self._registered = True
+            self._tokens_due = True
             self._logged.clear()
             logger.info("registered", extra={"lease_seconds": lease.lease_seconds})
             self._compare_clocks(lease)
@@ -223,6 +229,8 @@ class RegistryStream:
                 batch = self._batch()
                 if batch is not None:
                     await stream.write(batch)
+                for held in self._tokens_held():
+                    await stream.write(NodeMessage(tokens_held=held))
                 while (probed := self._outbox.take_probed()) is not None:
                     await stream.write(NodeMessage(probed=probed))
                 if self._outbox.take_state_changed() or closing or self._clock() >= due:
@@ -246,6 +254,15 @@ class RegistryStream:
             return NodeMessage(announce=self._outbox.whole(self._live()))
         changes = self._outbox.take()
         return None if changes is None else NodeMessage(announce=changes)
+
+    def _tokens_held(self) -> Iterator[TokensHeld]:
+        """The tokens of all sessions, once in a stream: of what was revoked before it, a registry tells only what it
+        remembers."""
+        if self._tokens_due:
+            self._tokens_due = False
+            tokens = list(self._tokens())
+            for start in range(0, len(tokens), _TOKENS_A_MESSAGE):
+                yield TokensHeld(token_ids=tokens[start : start + _TOKENS_A_MESSAGE])
 
     def _keep_alive(self) -> KeepAlive:
         node = self._node()

@@ -14,14 +14,13 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_PORTS,
     FAILURE_CODE_PROOF,
-    FAILURE_CODE_QUOTA,
     Failure,
 )
 from portway_proto.wire.labels import Epoch, Label, is_label, short_label, verify_proof
 from portway_runtime.clocks import WallClock
 from portway_runtime.errors import ListenError
 
-from portway_relay.errors import PortsUsedUp, Refused
+from portway_relay.errors import PortsUsedUp, Refused, quota_full
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.routing.proofs import Proofs, is_proof
@@ -191,16 +190,19 @@ class TunnelTable:
         self.evict(label, epoch, Failure(code=FAILURE_CODE_EPOCH, message="the tunnel was bound again at another node"))
 
     def _demand_quota(self, holder: Holder, label: str) -> None:
-        replaced = self._tunnels.live(label)
+        """Raise Refused when the holder's token, or its tenant, has as many tunnels at this node as it may have."""
+        live = self._tunnels.live(label)
+        replaced = None if live is None else live.holder
         held = self._tunnels.live_of_token(holder.token_id)
-        if replaced is not None and replaced.holder.token_id == holder.token_id:
+        if replaced is not None and replaced.token_id == holder.token_id:
             held -= 1
         if holder.max_tunnels and held >= holder.max_tunnels:
-            raise Refused(
-                FAILURE_CODE_QUOTA,
-                f"this token may have {holder.max_tunnels} tunnels open at once and has them: close one, or ask an "
-                "admin for a larger quota",
-            )
+            raise quota_full("this token", holder.max_tunnels)
+        held = self._tunnels.live_of_tenant(holder.tenant)
+        if replaced is not None and replaced.tenant == holder.tenant:
+            held -= 1
+        if holder.tenant_max_tunnels and held >= holder.tenant_max_tunnels:
+            raise quota_full(f"tenant {holder.tenant}", holder.tenant_max_tunnels)
 
     def _give_port(self, tunnel: Tunnel, current: Tunnel | None, wanted: int | None) -> None:
         """Give it the port that its label has here, or another free one. Raises Refused."""

@@ -29,6 +29,11 @@ class Holder(Protocol):
         ...
 
     @property
+    def tenant_max_tunnels(self) -> int:
+        """The same of all tokens of its tenant together."""
+        ...
+
+    @property
     def pool(self) -> Pool: ...
 
     def tunnel_taken(self, tunnel: "Tunnel", failure: Failure) -> None:
@@ -98,6 +103,7 @@ class HeldTunnels:
 
     def __init__(self) -> None:
         self._tunnels: dict[str, Tunnel] = {}
+        self._live_by_tenant: Counter[str] = Counter()
         self._live_by_token: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -122,14 +128,18 @@ class HeldTunnels:
         """Every live tunnel."""
         return (tunnel for tunnel in self._tunnels.values() if tunnel.live)
 
+    def live_of_tenant(self, name: str) -> int:
+        """The number of live tunnels that this tenant's sessions hold."""
+        return self._live_by_tenant[name]
+
     def live_of_token(self, token_id: str) -> int:
-        """The number of live tunnels that this token's sessions hold."""
+        """The same of one of its tokens."""
         return self._live_by_token[token_id]
 
     def add(self, tunnel: Tunnel) -> None:
         """Store a live tunnel under a label that has none."""
         self._tunnels[tunnel.label] = tunnel
-        self._live_by_token[tunnel.holder.token_id] += 1
+        self._count(tunnel, 1)
 
     def remove(self, tunnel: Tunnel) -> None:
         """Remove a stored tunnel; it is not live afterwards."""
@@ -141,7 +151,11 @@ class HeldTunnels:
         if tunnel.live == live:
             return
         tunnel.live = live
-        token_id = tunnel.holder.token_id
-        self._live_by_token[token_id] += 1 if live else -1
-        if not self._live_by_token[token_id]:
-            del self._live_by_token[token_id]
+        self._count(tunnel, 1 if live else -1)
+
+    def _count(self, tunnel: Tunnel, change: int) -> None:
+        holder = tunnel.holder
+        for counts, name in ((self._live_by_tenant, holder.tenant), (self._live_by_token, holder.token_id)):
+            counts[name] += change
+            if not counts[name]:
+                del counts[name]

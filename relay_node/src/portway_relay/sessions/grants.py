@@ -20,7 +20,7 @@ TYPE: Final = "portway-grant"
 # Tolerance for the difference between a registry's clock and this node's, either way, in seconds.
 LEEWAY: Final = 15 * 60
 # While no registry can be reached, and so no client can renew its grant, grants are honoured for this many seconds
-# after they expire.
+# after they expire. A session whose client shows no newer one ends then, whatever this node hears of its token.
 OUTAGE_LEEWAY: Final = 24 * 3600
 
 _ALGORITHM: Final = "EdDSA"
@@ -31,11 +31,17 @@ _OPTIONS: Final[Any] = {"require": list(_CLAIMS), "verify_exp": False, "verify_i
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a verified grant says. `max_tunnels`: how many tunnels the token may have open; 0 means no limit."""
+    """What a verified grant says.
+
+    max_tunnels, tenant_max_tunnels: how many tunnels the token may have open, and all tokens of its tenant together; 0
+    means no limit. lasts: the seconds, from its verification on, for which a session may go on without a newer one.
+    """
 
     tenant: str
     token_id: str
     max_tunnels: int
+    tenant_max_tunnels: int
+    lasts: float
 
 
 class GrantVerifier:
@@ -71,12 +77,15 @@ class GrantVerifier:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has not reached its registry yet: try again in a moment")
         claims = self._claims(token)
         self._check_time(claims)
-        tenant, token_id, limit = claims["sub"], claims["tid"], claims.get("max_tunnels", 0)
-        if not isinstance(tenant, str) or not isinstance(token_id, str) or not isinstance(limit, int) or limit < 0:
+        tenant, token_id = claims["sub"], claims["tid"]
+        limit, tenant_limit = claims.get("max_tunnels", 0), claims.get("tenant_max_tunnels", 0)
+        are_limits = _is_limit(limit) and _is_limit(tenant_limit)
+        if not isinstance(tenant, str) or not isinstance(token_id, str) or not are_limits:
             raise _refused("it has claims of the wrong type")
         if token_id in self._revoked:
             raise GrantRefused(FAILURE_CODE_REVOKED, "the API token was revoked: ask for a new one")
-        return Grant(tenant, token_id, limit)
+        lasts = max(0.0, claims["exp"] + OUTAGE_LEEWAY - self._clock())
+        return Grant(tenant, token_id, limit, tenant_limit, lasts)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """The claims of a grant whose signature, audience and issuer are right."""
@@ -106,6 +115,10 @@ class GrantVerifier:
             raise _refused("it was issued in the future, for the clocks of registry and node are far apart")
         if now > expires + (OUTAGE_LEEWAY if self.registry_away else LEEWAY):
             raise _refused("it has expired, or the clocks of registry and node are far apart")
+
+
+def _is_limit(claim: object) -> bool:
+    return isinstance(claim, int) and claim >= 0
 
 
 def _refused(reason: str) -> GrantRefused:

@@ -81,8 +81,9 @@ class Greeter:
         """Lanes that made no progress and were closed to make room."""
         return self._waiting.evicted
 
-    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
-        """Take a client's connection, and the ownership of its socket. Raises TlsSettingsError.
+    def accept(self, sock: socket.socket, peer: Endpoint, established: Callable[[], None]) -> None:
+        """Take a client's connection, and the ownership of its socket; `established` is called after the handshake.
+        Raises TlsSettingsError.
 
         When there is no room it is closed without a handshake: an answer would cost as much as serving it.
         """
@@ -92,7 +93,7 @@ class Greeter:
             sock.close()
             return
         try:
-            lane.stream = self._carrier.accept(sock, self._link_tls())
+            lane.stream = self._carrier.accept(sock, self._link_tls(), established)
         except BaseException:
             self._waiting.discard(lane)
             raise

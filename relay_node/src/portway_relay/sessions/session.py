@@ -12,8 +12,9 @@ from typing import ClassVar, Final, Protocol
 from google.protobuf.message import DecodeError, Message
 from portway_carrier.contract import Lane, Pool
 from portway_carrier.errors import CarrierError
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, Failure, Goaway
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_PROTOCOL, Failure, Goaway, Renewed
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_runtime.rates import TokenBucket
 
 from portway_relay.errors import Refused
 from portway_relay.routing.tunnel import Tunnel
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
+# Token bucket of RENEWED: clients send one in half an hour.
+_RENEWALS_PER_SECOND: Final = 1 / 60
+_RENEWAL_BURST: Final = 5
 
 
 class SessionOwner(Protocol):
@@ -35,6 +39,10 @@ class SessionOwner(Protocol):
 
     def session_left(self, session: "Session") -> None:
         """The client left for good; the session has ended."""
+        ...
+
+    def grant_renewed(self, session: "Session", grant: str) -> None:
+        """The client shows a newer grant, which is not verified yet."""
         ...
 
     def tunnel_released(self, tunnel: Tunnel) -> None:
@@ -56,6 +64,9 @@ class Session:
         self._control: Lane | None = None
         self._tunnels = SessionTunnels(grant, pool, context, self._send, owner.tunnel_released)
         self._asked_to_leave = False
+        self._clock = context.clock
+        self._renewals = TokenBucket(_RENEWALS_PER_SECOND, _RENEWAL_BURST, context.clock)
+        self._lasts_until = 0.0  # on `clock`, which no change of the time moves
 
     @property
     def token_id(self) -> str:
@@ -67,9 +78,19 @@ class Session:
         """The tunnels that it holds, by label."""
         return self._tunnels.by_label
 
+    @property
+    def unrenewed(self) -> bool:
+        """Whether its client has shown no grant for so long that it must end."""
+        return self._clock() >= self._lasts_until
+
+    def renew(self, grant: Grant) -> None:
+        """Take the client's newest grant."""
+        self._tunnels.grant = grant
+        self._lasts_until = self._clock() + grant.lasts
+
     def attach(self, control: Lane, grant: Grant) -> None:
         """Make `control` the control lane, closing the one before. `grant` is the client's newest."""
-        self._tunnels.grant = grant
+        self.renew(grant)
         self._tunnels.cancel_pending()
         before, self._control = self._control, control
         if before is not None:
@@ -126,6 +147,12 @@ class Session:
     def _moved(self, payload: bytes) -> None:
         self._tunnels.moved(payload)
 
+    def _renewed(self, payload: bytes) -> None:
+        """Verifying costs a signature. What comes faster than clients renew is not looked at: a later one counts."""
+        renewed = Renewed.FromString(payload)
+        if self._renewals.take():
+            self._owner.grant_renewed(self, renewed.grant)
+
     def _goaway(self, payload: bytes) -> None:
         """The client leaves. One that was asked to has bound its tunnels at another node, or is about to."""
         Goaway.FromString(payload)
@@ -136,6 +163,7 @@ class Session:
         FrameType.BIND: _bind,
         FrameType.UNBIND: _unbind,
         FrameType.MOVED: _moved,
+        FrameType.RENEWED: _renewed,
         FrameType.GOAWAY: _goaway,
     }
 

@@ -105,6 +105,10 @@ class SessionTunnels:
         return self.grant.max_tunnels
 
     @property
+    def tenant_max_tunnels(self) -> int:
+        return self.grant.tenant_max_tunnels
+
+    @property
     def pool(self) -> Pool:
         return self._pool
 

@@ -7,12 +7,13 @@ requests (session.py), link lanes before their first frame (greeter.py).
 import asyncio
 import hmac
 import logging
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, NoReturn
 
 from portway_carrier.contract import Carrier, Lane
 from portway_carrier.values import PoolLimits
 from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_GRANT,
     FAILURE_CODE_OVERLOADED,
     FAILURE_CODE_REVOKED,
     FAILURE_CODE_SESSION,
@@ -33,6 +34,7 @@ from portway_relay.sessions.frame_budgets import FrameBudgets
 from portway_relay.sessions.grants import Grant, GrantVerifier
 from portway_relay.sessions.session import Session
 from portway_relay.sessions.session_tunnels import SessionContext
+from portway_relay.sessions.token_lanes import TokenLanes
 from portway_relay.sessions.token_sessions import TokenSessions
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ logger = logging.getLogger(__name__)
 # Clients are asked to leave within this share of `stop_grace`, so that the last ones have the rest of it to attach
 # elsewhere.
 _LEAVING_SHARE: Final = 0.4
+# Seconds between looks at all sessions for those whose grant was not renewed.
+_LOOKED_AT_EVERY: Final = 60.0
+_UNRENEWED: Final = "the grant was not renewed for 24 hours after its end: get a fresh one from the registry"
 _STOPPED: Final = "this node has stopped: attach to another one"
 
 
@@ -54,19 +59,23 @@ class Sessions:
         context: SessionContext,
         *,
         wall_clock: WallClock,
+        is_memory_scarce: Callable[[], bool],
     ) -> None:
-        """`wall_clock` is sent to clients in WELCOME. Needs a running loop."""
+        """`wall_clock` is sent to clients in WELCOME. While memory is scarce no new client is taken. Needs a running
+        loop."""
         self._config = config
         self._carrier = carrier
         self._grants = grants
         self._context = context
         self._wall_clock = wall_clock
+        self._is_memory_scarce = is_memory_scarce
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, Session] = {}
         self._away: dict[Session, asyncio.TimerHandle] = {}
         self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
         limits = config.limits
         self._by_token = TokenSessions(limits.max_sessions_per_token)
+        self._lanes = TokenLanes(limits.max_lanes_per_token, context.clock, self._by_token.lanes)
         self._budgets = FrameBudgets(limits, context.clock)
         self._turns = Turns(limits.sessions_per_second, limits.session_burst, context.clock)
         self.postponed = 0  # new clients that were given a later turn
@@ -78,6 +87,11 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def tokens(self) -> Iterable[str]:
+        """The tokens of its sessions, those included whose clients are away."""
+        return self._by_token.tokens
 
     @property
     def away(self) -> int:
@@ -121,6 +135,8 @@ class Sessions:
         counts = session.pool.counts
         if counts.idle + counts.busy >= self._config.limits.max_lanes:
             raise Refused(FAILURE_CODE_OVERLOADED, "the session has as many lanes as this node gives to one")
+        if not self._lanes.take(session.token_id):
+            raise Refused(FAILURE_CODE_OVERLOADED, "this API token has as many lanes as this node gives to one")
         lane.charge_to(self._budgets.data_lane())
         session.pool.park(lane)
 
@@ -134,6 +150,16 @@ class Sessions:
 
     def session_left(self, session: Session) -> None:
         self._forget(session)
+
+    def grant_renewed(self, session: Session, grant: str) -> None:
+        """A grant that is not accepted changes nothing: the session has the one before."""
+        try:
+            newer = self._grants.verify(grant)
+        except Refused as refused:
+            logger.info("a renewed grant is not accepted", extra={"reason": refused.message})
+            return
+        if newer.token_id == session.token_id:
+            session.renew(newer)
 
     def tunnel_released(self, tunnel: Tunnel) -> None:
         if tunnel.visits:
@@ -150,6 +176,20 @@ class Sessions:
         for session in [one for one in self._sessions.values() if one.token_id in revoked]:
             logger.info("session ended: its token is revoked", extra={"token": session.token_id})
             self._end(session, failure, closed=True)
+
+    def end_unrenewed(self) -> None:
+        """End the sessions whose grant has been over for OUTAGE_LEEWAY: this node may not have heard that their tokens
+        are revoked."""
+        failure = Failure(code=FAILURE_CODE_GRANT, message=_UNRENEWED)
+        for session in [one for one in self._sessions.values() if one.unrenewed]:
+            logger.warning("session ended: its grant was not renewed", extra={"token": session.token_id})
+            self._end(session, failure, closed=False)
+
+    async def keep_ending_unrenewed(self) -> NoReturn:
+        """`end_unrenewed` once a minute, for ever."""
+        while True:
+            await asyncio.sleep(_LOOKED_AT_EVERY)
+            self.end_unrenewed()
 
     def accept_new(self) -> None:
         """Accept new clients (again)."""
@@ -206,6 +246,8 @@ class Sessions:
                 )
         elif len(self._sessions) >= limits.max_sessions:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has as many clients as it takes: attach to another one")
+        if self._is_memory_scarce():
+            raise Refused(FAILURE_CODE_OVERLOADED, "this node is short of memory: attach to another one")
         turn = self._turns.take()
         if turn:
             self.postponed += 1

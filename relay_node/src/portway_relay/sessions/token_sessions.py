@@ -3,6 +3,7 @@
 Not here: which sessions exist, and how they end (sessions.py).
 """
 
+from collections.abc import Set
 from typing import Final
 
 from portway_relay.sessions.grants import Grant
@@ -22,11 +23,21 @@ class TokenSessions:
         self._all: dict[str, set[Session]] = {}
         self._away: dict[str, dict[Session, None]] = {}  # the one that is away for the longest time first
 
+    @property
+    def tokens(self) -> Set[str]:
+        """The tokens that have sessions."""
+        return self._all.keys()
+
     def is_full(self, grant: Grant) -> bool:
         """Whether the token has as many sessions as it may have: a few more than tunnels, of which each session that
         is of any use has one."""
         most = min(self._most, grant.max_tunnels + _SPARE) if grant.max_tunnels else self._most
         return len(self._all.get(grant.token_id, ())) >= most
+
+    def lanes(self, token_id: str) -> int:
+        """The data lanes of this token's sessions, idle and busy."""
+        counts = [session.pool.counts for session in self._all.get(token_id, ())]
+        return sum(count.idle + count.busy for count in counts)
 
     def longest_away(self, token_id: str) -> Session | None:
         """The session of this token whose client is away for the longest time."""

@@ -22,7 +22,7 @@ class FakeRegistries:
         self.error: Error | None = None
         self._renew_after = renew_after
 
-    def locate(self) -> Located:
+    def locate(self, new_tunnels: int) -> Located:
         return Located((NODE,), b"ca", self._answer("locate"))
 
     def renew(self) -> Grant:
@@ -106,9 +106,11 @@ async def renewals(
     await directory.locate()
     prepare(registries)
     fake = Sleeps(clock, sleeps)
+    told: list[str] = []
     monkeypatch.setattr(asyncio, "sleep", fake)
     with pytest.raises(asyncio.CancelledError):
-        await directory.keep_renewed()
+        await directory.keep_renewed(lambda grant: told.append(grant.token))
+    assert told == [f"renew {number}" for number in range(2, 2 + len(told))]
     return fake.slept, registries.asked[1:]
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from portway.engine import link as link_module
+from portway.engine.directory import Grant
 from portway.engine.failures import FIRST_PAUSE, LONGEST_PAUSE, Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import SOUND_AFTER
@@ -177,6 +178,25 @@ async def test_a_node_that_ends_the_session_for_good_is_the_end(world: World, ma
     assert [type(reason_of(one)) for one in lost] == [AuthError]
     assert world.search.tried == []
     assert world.pauses == []
+
+
+async def test_a_renewed_grant_is_shown_to_the_node(world: World, make_tunnel: MakeTunnel) -> None:
+    """By which its session lasts longer; without a session the next HELLO shows it."""
+    session = await world.opened(make_tunnel())
+    world.renewed(Grant("renewed", 100.0))
+    assert session.grants == ["renewed"]
+    session.end()
+    world.renewed(Grant("later", 100.0))
+    assert session.grants == ["renewed"]
+
+
+async def test_room_is_asked_for_once(world: World, make_tunnel: MakeTunnel) -> None:
+    """A full quota is told before the first tunnel is opened; one that is open is attached again within it."""
+    session = await world.opened(make_tunnel())
+    session.end()
+    world.then(NOWHERE)
+    await world.through()
+    assert world.search.new_tunnels == [1, 0, 0]
 
 
 @pytest.mark.parametrize("error", [NOWHERE, QuotaError("no more now"), Error("whatever it is")])

@@ -94,9 +94,11 @@ class FakeRegistries:
         self.nodes = nodes
         self.error: Error | None = None
         self.asked = 0
+        self.new_tunnels: list[int] = []
 
-    def locate(self) -> Located:
+    def locate(self, new_tunnels: int) -> Located:
         self.asked += 1
+        self.new_tunnels.append(new_tunnels)
         if self.error is not None:
             raise self.error
         return Located(self.nodes, b"ca", Grant(f"grant {self.asked}", 100.0))

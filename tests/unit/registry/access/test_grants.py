@@ -1,6 +1,7 @@
 """Grants, and the keys that sign them."""
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import jwt
 import msgspec
@@ -13,7 +14,8 @@ from portway_registry.access.grants import Grants, KeyRotation, make_first_key, 
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
-from portway_registry.state.views import View
+from portway_registry.state.tunnel_limits import TunnelLimits
+from portway_registry.state.views import View, Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.views import settle
 
@@ -44,9 +46,16 @@ async def known(memory: EmbeddedStore) -> AsyncIterator[View[GrantKeyRecord]]:
     await view.close()
 
 
+class Cluster(Protocol):
+    views: Views
+
+    async def put_tenant(self, name: str, max_tunnels: int) -> None: ...
+
+
 @pytest.fixture
-def signer(known: View[GrantKeyRecord], clock: Clock) -> Grants:
-    return Grants("cluster", known, clock, default_max_tunnels=100)
+def signer(known: View[GrantKeyRecord], cluster: Cluster, clock: Clock) -> Grants:
+    limits = TunnelLimits(cluster.views.tokens, cluster.views.tenants, default=100)
+    return Grants("cluster", known, limits, clock)
 
 
 async def add(memory: EmbeddedStore, known: View[GrantKeyRecord], kid: str, active_from_ms: int) -> GrantKeyRecord:
@@ -74,18 +83,26 @@ async def test_a_grant_says_who_may_what_until_when(
     key = await add(memory, known, "1", 0)
     grant = signer.sign(TOKEN)
     found = claims(grant, key)
-    assert (found["sub"], found["tid"], found["max_tunnels"]) == ("demo", "abc", 5)
+    assert (found["sub"], found["tid"]) == ("demo", "abc")
+    assert (found["max_tunnels"], found["tenant_max_tunnels"]) == (5, 100)
     assert (found["iat"], found["exp"]) == (NOW // 1000, (NOW + HOUR) // 1000)
     assert (grant.expires_at_ms, grant.renew_at_ms) == (NOW + HOUR, NOW + HOUR // 2)
     assert jwt.get_unverified_header(grant.token) == {"alg": "EdDSA", "typ": grants.TYPE, "kid": "1"}
 
 
-async def test_a_token_without_a_quota_gets_the_registry_s(
-    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants
+async def test_a_token_without_a_quota_has_its_tenant_s(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], cluster: Cluster, signer: Grants
 ) -> None:
-    """0 stands for the registry's default, which nodes need not know."""
+    """Which is the registry's default, or its own; a token cannot have more. A quota that was set counts at once."""
     key = await add(memory, known, "1", 0)
-    assert claims(signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=0)), key)["max_tunnels"] == 100
+
+    def limits(most: int) -> tuple[object, object]:
+        found = claims(signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=most)), key)
+        return found["max_tunnels"], found["tenant_max_tunnels"]
+
+    assert [limits(0), limits(5), limits(500)] == [(100, 100), (5, 100), (100, 100)]
+    await cluster.put_tenant("demo", 3)
+    assert [limits(500), limits(5), limits(2)] == [(3, 3), (3, 3), (2, 3)]
 
 
 async def test_many_that_ask_together_share_a_grant(

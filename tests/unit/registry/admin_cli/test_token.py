@@ -77,8 +77,8 @@ def test_tokens_are_listed(stage: Stage) -> None:
     lines = stage.say("token", "list", "--all").stdout.splitlines()
     assert lines[1].split() == ["ID", "TENANT", "ROLE", "MAX", "TUNNELS", "CREATED", "REVOKED", "DESCRIPTION"]
     assert [line.split()[:4] for line in lines[3:5]] == [
-        ["admin", "admin", "admin", "default"],
-        [ids[0], "alice", "client", "default"],
+        ["admin", "admin", "admin", "tenant's"],
+        [ids[0], "alice", "client", "tenant's"],
     ]
     assert stage.say("token", "list", "--tenant", "none").stdout == "There is no such token.\n"
 
@@ -90,6 +90,14 @@ def test_a_token_is_revoked_once_and_for_all(stage: Stage) -> None:
     assert first["revoked_at_ms"] >= token["created_at_ms"]
     assert stage.ask("token", "revoke", token["id"]) == first
     assert "is revoked since" in stage.say("token", "revoke", token["id"]).stdout
+
+
+def test_a_token_s_limit_is_within_its_tenant_s(stage: Stage) -> None:
+    """A larger one would have no effect: what to do instead is said."""
+    refused = stage.say("token", "create", "--tenant", "demo", "--max-tunnels", "101")
+    assert "tenant set-quota demo 101" in refused.stderr
+    stage.ask("tenant", "set-quota", "demo", "101")
+    assert stage.ask("token", "create", "--tenant", "demo", "--max-tunnels", "101")["max_tunnels"] == 101
 
 
 def test_an_unknown_token_is_one(stage: Stage) -> None:
@@ -113,6 +121,7 @@ def test_the_last_admin_s_token_stays(stage: Stage) -> None:
         (("--tenant", "demo", "--role", "root"), 2),
         (("--tenant", "demo", "--max-tunnels", "0"), 2),
         (("--tenant", "demo", "--max-tunnels", "many"), 2),
+        (("--tenant", "demo", "--max-tunnels", "101"), 1),
         (("--tenant", "no tenant"), 1),
         (("--tenant", "demo", "--description", "x" * 201), 1),
     ],

@@ -14,7 +14,7 @@ from portway_registry.errors import (
     NodeRemoved,
     NotAllowed,
 )
-from portway_registry.nodes.certificates import NodeCertificates, require_current
+from portway_registry.nodes.certificates import NodeCertificates, note_registration, require_current
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
@@ -26,7 +26,12 @@ from portway_runtime.identities import BACKDATE
 
 NOW_MS = 1_800_000_000_500
 LIFE = 100
+REPEAT_MS = 600_000  # as docs/architecture/trust.md says
 SIGNER = Signer.create()
+
+
+class Replica(Protocol):
+    views: Views
 
 
 class Stage:
@@ -59,6 +64,10 @@ class Stage:
     async def identity(self, node: str = "fra-1") -> IdentityRecord | None:
         entry = await self.store.get(keys.identity(node))
         return None if entry is None else decoder(IdentityRecord)(entry.value)
+
+    async def audited(self) -> list[tuple[str, str]]:
+        """Action and target of each entry, the newest first."""
+        return [(entry.action, entry.target) for entry in await Audit(self.store, lambda: self.now_ms).latest(10)]
 
     async def remove(self, node: str = "fra-1") -> None:
         await self.store.put(keys.order(node), encode(OrderRecord(node, Order.REMOVE, self.now_ms)))
@@ -107,17 +116,52 @@ async def test_a_weak_key_is_not(stage: Stage) -> None:
 
 
 async def test_the_same_key_may_ask_again(stage: Stage) -> None:
-    """Whoever lost the answer gets another certificate of the same identity; nothing is written anew."""
+    """Whoever lost the answer gets another certificate of the same identity, which the audit shows."""
     invitation, csr = await stage.invitation(), request()
     await stage.join(invitation, csr)
     identity = await stage.identity()
-    stage.now_ms += 5_000_000  # the time of the invitation is over, its use was not
+    stage.now_ms += REPEAT_MS - 1  # the time of the invitation is over, that of its use is not
     await stage.join(invitation, csr)
     assert await stage.identity() == identity
+    assert await stage.audited() == [("node.join-again", "fra-1"), ("node.join", "fra-1")]
     with pytest.raises(InvitationOver, match="was used by node fra-1"):
         await stage.join(invitation, request())
     with pytest.raises(InvitationOver, match="was used by node fra-1"):
         await stage.join(invitation, csr, node="fra-2")
+
+
+async def test_it_may_not_ask_again_later(stage: Stage) -> None:
+    """Some minutes after the invitation was used nobody waits for its answer any more."""
+    invitation, csr = await stage.invitation(), request()
+    await stage.join(invitation, csr)
+    stage.now_ms += REPEAT_MS
+    with pytest.raises(InvitationOver, match="was used by node fra-1"):
+        await stage.join(invitation, csr)
+    assert await stage.audited() == [("node.join", "fra-1")]
+
+
+async def test_who_has_registered_does_not_ask_again(stage: Stage, cluster: Replica) -> None:
+    """It has shown its certificate, so it has had the answer; a later node of the name begins anew."""
+    invitation, csr = await stage.invitation(), request()
+    await stage.join(invitation, csr)
+    await note_registration(stage.store, cluster.views, "fra-1", stage.now_ms)
+    identity = await stage.identity()
+    assert identity is not None
+    assert identity.registered_at_ms == stage.now_ms
+    with pytest.raises(InvitationOver, match="has registered since"):
+        await stage.join(invitation, csr)
+    stage.now_ms += 1
+    await note_registration(stage.store, cluster.views, "fra-1", stage.now_ms)
+    assert await stage.identity() == identity
+    another, other_csr = await stage.invitation("two", node="fra-1"), request()
+    await stage.join(another, other_csr)
+    await stage.join(another, other_csr)
+
+
+async def test_a_node_with_a_certificate_of_an_operator_s_own_has_no_identity(stage: Stage, cluster: Replica) -> None:
+    """Nothing is written at its registration."""
+    await note_registration(stage.store, cluster.views, "fra-1", stage.now_ms)
+    assert await stage.identity() is None
 
 
 async def test_what_a_crash_left_half_done_is_finished(stage: Stage) -> None:
@@ -182,10 +226,6 @@ async def test_without_the_authority_s_key_nobody_joins(memory: EmbeddedStore) -
     stage.joining = stage.joining_with(None)
     with pytest.raises(InvalidRequest, match="--cluster-ca-key"):
         await stage.join(await stage.invitation(), request())
-
-
-class Replica(Protocol):
-    views: Views
 
 
 async def test_a_shown_certificate_is_accepted_until_its_name_is_another_s(

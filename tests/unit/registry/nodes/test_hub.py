@@ -15,9 +15,11 @@ from portway_registry.nodes import hub as hub_module
 from portway_registry.nodes.hub import Hub, without_counts
 from portway_registry.state import keys
 from portway_registry.state.records import encode
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.contract import LeaseId
 from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
@@ -72,15 +74,16 @@ async def hub(cluster: Cluster) -> AsyncIterator[Hub]:
     failures: list[BaseException] = []
     await make_first_key(cluster.store, now_ms=1)
     await cluster.settle()
-    grants = Grants("cluster", cluster.views.grant_keys, lambda: NOW, default_max_tunnels=100)
+    limits = TunnelLimits(cluster.views.tokens, cluster.views.tenants, default=100)
+    grants = Grants("cluster", cluster.views.grant_keys, limits, lambda: NOW)
     hub = Hub(
         cluster.store,
         cluster.views,
         grants,
+        Quota(limits, cluster.views.tunnels),
         lambda: NOW,
         cluster_id="cluster",
         lease_seconds=60,
-        default_max_tunnels=100,
         on_failure=failures.append,
     )
     hub.start()

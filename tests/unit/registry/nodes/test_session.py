@@ -1,22 +1,31 @@
 """One node's session, over a store that a test can take away: without any gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from portway_proto.v1.mesh_pb2 import Announce, KeepAlive, NodeMessage, Register, RegistryMessage, Withdrawal
+from portway_proto.v1.mesh_pb2 import (
+    Announce,
+    KeepAlive,
+    NodeMessage,
+    Register,
+    RegistryMessage,
+    TokensHeld,
+    Withdrawal,
+)
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreUnavailable
 from portway_registry.nodes import session as session_module
 from portway_registry.nodes.session import NodeSession, is_notable
 from portway_registry.state import keys
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import NO_LEASE, Entry, LeaseId, Revision
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.quota import Limit, Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
@@ -64,7 +73,7 @@ class Running:
     """A session that is served, with a test in the node's place."""
 
     def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
-        quota = Quota(views.tokens, views.tunnels, default=100)
+        quota = Quota(TunnelLimits(views.tokens, views.tenants, default=100), views.tunnels)
         announcements = Announcements(store, views.tunnels, quota, node=info.name, region=info.region)
         self.session = NodeSession(
             store,
@@ -74,8 +83,10 @@ class Running:
             now_ms=lambda: NOW_MS,
             issued_ms=0,
             on_probed=lambda probed: None,
+            invalid_tokens=self._invalid_tokens,
         )
         self.heard: list[RegistryMessage] = []
+        self.outages = 0  # look-ups of tokens that fail
         self._requests: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
         self._changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -116,6 +127,15 @@ class Running:
 
     def evicted(self) -> list[str]:
         return [one.label for message in self.heard for one in message.evictions.evictions]
+
+    def revoked(self) -> list[str]:
+        return [one for message in self.heard for one in message.revocations.token_ids]
+
+    async def _invalid_tokens(self, token_ids: Sequence[str]) -> list[str]:
+        if self.outages:
+            self.outages -= 1
+            raise StoreUnavailable("away")
+        return [one for one in token_ids if one.startswith("bad")]
 
     @property
     def unread(self) -> int:
@@ -309,13 +329,42 @@ async def test_a_second_register_ends_the_stream(running: Running) -> None:
         await running.over()
 
 
+async def test_a_node_is_told_which_of_its_tokens_are_not_valid(running: Running) -> None:
+    """Those that it names, however long ago they were revoked; during an outage as soon as the store answers."""
+    running.outages = 2
+    running.say(tokens_held=TokensHeld(token_ids=["bad1", "good"]))
+    running.say(tokens_held=TokensHeld(token_ids=["good", "bad2"]))
+    await running.until(lambda: len(running.revoked()) == 2)
+    assert running.revoked() == ["bad1", "bad2"]
+    assert running.outages == 0
+
+
+@pytest.mark.parametrize("ids", [["x"] * 1_001, ["not/an/id"], [""], ["x" * 65]], ids=["many", "form", "none", "long"])
+async def test_a_list_of_tokens_has_its_form(running: Running, ids: list[str]) -> None:
+    """Any other ends the stream."""
+    running.say(tokens_held=TokensHeld(token_ids=ids))
+    with pytest.raises(InvalidRequest, match="token"):
+        await running.over()
+
+
+async def test_a_stream_names_a_bounded_number_of_tokens(running: Running) -> None:
+    """Each that the registry does not know costs a read."""
+    for _ in range(101):
+        running.say(tokens_held=TokensHeld(token_ids=["good"] * 1_000))
+    with pytest.raises(InvalidRequest, match="at most 100000"):
+        await running.over()
+
+
 async def test_a_tunnel_over_the_quota_is_taken_back(store: Fickle, running: Running) -> None:
-    """It is out of the store before the node is told to drop it."""
+    """It is out of the store before the node is told to drop it, once, however often it was found."""
     tunnel = tunnel_info(Chain())
     running.say(announce=Announce(batch=1, bound=[tunnel]))
     await running.until(running.announced)
-    running.session.evict_for_quota(item(tunnel))
+    for _ in range(3):
+        running.session.evict_for_quota(item(tunnel), Limit("demo", False, 1))
     await running.until(running.evicted)
+    running.say(announce=Announce(batch=2))
+    await running.until(lambda: running.announced() == [1, 2])
     assert running.evicted() == [tunnel.label]
     assert await store.get(keys.tunnel(tunnel.label)) is None
 

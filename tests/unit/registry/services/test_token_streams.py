@@ -47,6 +47,31 @@ async def test_a_revocation_ends_the_streams_of_its_token(cluster: Cluster) -> N
     await streams.close()
 
 
+async def test_a_stream_that_is_being_ended_is_left_alone(cluster: Cluster) -> None:
+    """A revoked token's record may change again while a stream of it takes time to end."""
+    await cluster.put_token("one")
+    streams = TokenStreams(cluster.views.tokens)
+    ending, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow_to_end() -> None:
+        async with streams.until_revoked(TOKEN):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ending.set()
+                await may_end.wait()
+
+    stream = asyncio.ensure_future(slow_to_end())
+    await asyncio.sleep(0)
+    await cluster.put_token("one", revoked_at_ms=1)
+    await ending.wait()
+    await cluster.put_token("one", revoked_at_ms=2)
+    may_end.set()
+    with pytest.raises(TokenRevoked):
+        await stream
+    await streams.close()
+
+
 async def test_a_token_that_is_revoked_opens_no_stream(cluster: Cluster) -> None:
     """It may have been revoked since the call was authenticated."""
     await cluster.put_token("one", revoked_at_ms=1)

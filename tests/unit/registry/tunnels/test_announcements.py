@@ -16,12 +16,13 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import Chain
 from portway_registry.errors import LeaseLost, StoreUnavailable
 from portway_registry.state import keys
+from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.contract import LeaseId, Put, Write
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels import announcements as announcements_module
-from portway_registry.tunnels.admission import Quota
 from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import tunnel_info
 
 
@@ -43,7 +44,7 @@ class Node:
 
     def __init__(self, cluster: Cluster, name: str, store: EmbeddedStore | None = None) -> None:
         self._cluster = cluster
-        quota = Quota(cluster.views.tokens, cluster.views.tunnels, default=100)
+        quota = Quota(TunnelLimits(cluster.views.tokens, cluster.views.tenants, default=100), cluster.views.tunnels)
         self.announcements = Announcements(
             store or cluster.store, cluster.views.tunnels, quota, node=name, region="fra"
         )

@@ -30,6 +30,19 @@ async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNod
     assert end.events.away == [False]
 
 
+async def test_the_tokens_of_its_sessions_are_named_once_in_a_stream(serve: Serve, node: MakeNode) -> None:
+    """In messages of a thousand; those that a registry does not hold valid come back as revocations."""
+    registry = await serve()
+    end = node(registry)
+    await until(lambda: bool(registry.mesh.keep_alives))
+    assert registry.mesh.tokens == []
+    end.tokens = [f"t{number}" for number in range(2_001)]
+    registry.mesh.hang_up()
+    await until(lambda: sum(map(len, registry.mesh.tokens)) == 2_001)
+    assert [len(some) for some in registry.mesh.tokens] == [1_000, 1_000, 1]
+    assert [one for some in registry.mesh.tokens for one in some] == end.tokens
+
+
 async def test_news_are_passed_on_in_order(serve: Serve, node: MakeNode) -> None:
     """All but Registered, which is the link's own."""
     registry = await serve()

@@ -93,19 +93,38 @@ async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
+async def test_guesses_of_one_network_leave_room_for_another(clock: ManualClock) -> None:
+    """However many addresses of it guess: the first visitor of a tunnel elsewhere is among those who are asked for."""
+    around = Around(clock, [], rate=10)
+    for number in range(20):
+        await around.find("abcdefghijklmno" + "abcdefghijklmnopqrst"[number], f"198.51.100.{number}")
+    around.registered("a")
+    assert await around.find(LABEL, "198.51.100.1") is None
+    assert await around.find(LABEL, "203.0.113.1") == ("a", 1)
+    await around.lookup.close()
+
+
+async def test_names_that_were_found_were_no_guesses(around: Around) -> None:
+    """One visitor may come to any number of tunnels elsewhere."""
+    around.registered("a")
+    for _ in range(10):
+        assert await around.find() == ("a", 1)
+        around.routes.forget(LABEL, "a", 1)
+
+
 async def test_a_name_of_another_region_that_was_claimed_unasked_is_asked_for_first(around: Around) -> None:
     """Once: who asks then is led to the claimant only when nobody there knows better."""
     around.routes.learn(tunnel("a"))
     assert around.lookup.known(LABEL, "iad") is None
     around.nodes = [tunnel("b")]
-    assert await around.lookup.find(LABEL, "iad") is None
+    assert await around.lookup.find(LABEL, "iad", "192.0.2.1") is None
     assert around.asked[:2] == ["registry", "region iad"]
     around.registered("b")
-    found: Any = await around.lookup.find(LABEL, "iad")
+    found: Any = await around.lookup.find(LABEL, "iad", "192.0.2.1")
     assert found.node == "b"
     around.asked.clear()
     assert around.lookup.known(LABEL, "iad") is found
-    assert await around.lookup.find(LABEL, "iad") is found
+    assert await around.lookup.find(LABEL, "iad", "192.0.2.1") is found
     assert around.asked == []
 
 
@@ -247,12 +266,13 @@ async def test_answers_are_counted_by_who_gave_them(around: Around, clock: Manua
     await around.find("a" * 16)
     await around.find("b" * 16)
     await around.find("c" * 16)
+    await around.find("d" * 16)
     assert around.lookup.answers == {
         ("region", "found"): 1,
         ("memory", "found"): 1,
         ("registry", "found"): 1,
         ("here", "found"): 1,
-        ("nobody", "unknown"): 2,
+        ("nobody", "unknown"): 3,
         ("memory", "unknown"): 1,
         ("nobody", "not_asked"): 1,
     }

@@ -246,9 +246,32 @@ def test_a_token_has_as_many_tunnels_as_its_quota(node: Node) -> None:
     assert node.claim(one, 2, chain=OTHER).live
 
 
+def test_a_tenant_has_as_many_tunnels_as_its_quota(node: Node) -> None:
+    """All its tokens together; the refusal names the tenant, another tenant is not touched, and room is used again."""
+    one, two = FakeHolder("t1", tenant_max_tunnels=2), FakeHolder("t2", tenant_max_tunnels=2)
+    node.claim(one, chain=CHAIN)
+    second = node.claim(two, chain=OTHER)
+    refusal = node.refused(two, chain=THIRD)
+    assert refusal.code == FAILURE_CODE_QUOTA
+    assert "tenant acme may have 2 tunnels" in refusal.message
+    node.claim(FakeHolder("t3", tenant="other", tenant_max_tunnels=1), chain=THIRD)
+    node.table.suspend(second)
+    assert node.claim(one, 2, chain=OTHER).live
+    assert node.refused(one, 2, chain=THIRD).code == FAILURE_CODE_QUOTA
+
+
+def test_a_token_takes_over_a_label_of_its_tenant(node: Node) -> None:
+    """The tunnel that it replaces leaves its place in the tenant's quota, and not in the token's own."""
+    node.claim(FakeHolder("t1", tenant_max_tunnels=1), 1)
+    assert node.claim(FakeHolder("t2", tenant_max_tunnels=1), 2).live
+    full = FakeHolder("t3", max_tunnels=1, tenant_max_tunnels=2)
+    node.claim(full, chain=OTHER)
+    assert "this token may have 1 tunnels" in node.refused(full, 3).message
+
+
 def test_a_quota_of_nought_is_none(node: Node) -> None:
     """0 stands for no limit."""
-    holder = FakeHolder(max_tunnels=0)
+    holder = FakeHolder(max_tunnels=0, tenant_max_tunnels=0)
     for chain in (CHAIN, OTHER, THIRD):
         node.claim(holder, chain=chain)
     assert len(node.tunnels) == 3

@@ -13,7 +13,7 @@ class FakeVisit:
     """Remembers that it was cut; its end comes at once, as a cruel carrier might tell it."""
 
     opening = Opening(LABEL, "192.0.2.7", 4711)
-    bytes_in = bytes_out = 0
+    bytes_in = bytes_out = buffered = 0
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
@@ -63,10 +63,11 @@ def test_secrets_are_not_shown() -> None:
 
 
 class Holder:
-    """Holds tunnels for a token."""
+    """Holds tunnels for a token of one tenant."""
 
     def __init__(self, token_id: str) -> None:
         self.token_id = token_id
+        self.tenant = "acme"
 
 
 def held(label: str, token_id: str = "t1") -> Tunnel:
@@ -82,7 +83,7 @@ def test_the_store_counts_live_tunnels() -> None:
     assert (len(tunnels), tunnels.live_of_token("t1"), tunnels.live_of_token("t2")) == (3, 2, 1)
     tunnels.set_live(one, False)
     tunnels.set_live(one, False)
-    assert (len(tunnels), tunnels.live_of_token("t1")) == (2, 1)
+    assert (len(tunnels), tunnels.live_of_token("t1"), tunnels.live_of_tenant("acme")) == (2, 1, 2)
     assert (tunnels.live("a"), tunnels.get("a"), tunnels.epoch("a")) == (None, one, 3)
     assert list(tunnels.all_live()) == [two, other]
     tunnels.set_live(one, True)

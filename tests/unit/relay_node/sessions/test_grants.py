@@ -45,6 +45,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "sub": "acme",
         "tid": "t1",
         "max_tunnels": 3,
+        "tenant_max_tunnels": 5,
         "iat": int(NOW),
         "exp": int(NOW) + HOUR,
         "jti": "1",
@@ -71,12 +72,23 @@ def refusal(check: GrantVerifier, token: str) -> Refused:
 
 def test_a_grant_says_whose_it_is_and_how_many_tunnels_it_allows(check: GrantVerifier) -> None:
     """Tenant, token and quota are those that the registry signed."""
-    assert check.verify(sign()) == Grant("acme", "t1", 3)
+    assert check.verify(sign()) == Grant("acme", "t1", 3, 5, 25 * HOUR)
+
+
+def test_a_session_lasts_a_day_longer_than_its_grant(check: GrantVerifier, clock: ManualClock) -> None:
+    """From the moment at which the grant is shown on; whether or not a registry can be reached."""
+    grant = sign()
+    clock.now += HOUR
+    assert check.verify(grant).lasts == 24 * HOUR
+    check.registry_away = True
+    clock.now += 24 * HOUR
+    assert check.verify(grant).lasts == 0
 
 
 def test_a_grant_without_a_quota_has_no_limit(check: GrantVerifier) -> None:
     """A claim that is not there is no limit, as is 0."""
-    assert check.verify(sign(max_tunnels=None)).max_tunnels == 0
+    unlimited = check.verify(sign(max_tunnels=None, tenant_max_tunnels=None))
+    assert (unlimited.max_tunnels, unlimited.tenant_max_tunnels) == (0, 0)
 
 
 def test_a_node_that_has_no_keys_yet_does_not_call_the_grant_bad(clock: ManualClock) -> None:
@@ -162,6 +174,7 @@ def test_a_grant_for_another_cluster_is_refused(check: GrantVerifier) -> None:
         *(pytest.param(without(name), id=f"no {name}") for name in ("iss", "aud", "sub", "tid", "iat", "exp")),
         pytest.param(sign(tid=5), id="a token id that is no text"),
         pytest.param(sign(max_tunnels=-1), id="a negative quota"),
+        pytest.param(sign(tenant_max_tunnels=-1), id="a negative quota of the tenant"),
         pytest.param(sign(max_tunnels="many"), id="a quota that is no number"),
     ],
 )

@@ -61,7 +61,7 @@ class FakeCarrier:
         self.streams: list[FakeStream] = []
         self.lanes: list[tuple[FakeLane, LaneEvents]] = []
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> FakeStream:
+    def accept(self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None]) -> FakeStream:
         sock.close()
         self.streams.append(FakeStream())
         return self.streams[-1]
@@ -141,7 +141,7 @@ class Newcomers:
         return self.carrier.lanes[-1]
 
     def take(self, host: str = "192.0.2.1") -> None:
-        self.greeter.accept(self._connect()[0], Endpoint(host, 4711))
+        self.greeter.accept(self._connect()[0], Endpoint(host, 4711), lambda: None)
 
 
 @pytest.fixture

@@ -30,6 +30,11 @@ class AdminCalls:
         with self._channel() as channel:
             AdminStub(channel).RevokeToken(request, timeout=TIMEOUT, metadata=self._metadata)
 
+    def set_quota(self, tenant: str, max_tunnels: int) -> None:
+        with self._channel() as channel:
+            request = admin_pb2.SetTenantQuotaRequest(name=tenant, max_tunnels=max_tunnels)
+            AdminStub(channel).SetTenantQuota(request, timeout=TIMEOUT, metadata=self._metadata)
+
     def tunnels(self) -> list[TunnelInfo]:
         with self._channel() as channel:
             request = admin_pb2.ListTunnelsRequest()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from portway.engine.dialogue import BindRequest, SessionKey, TunnelBound, Welcomed
-from portway.engine.directory import Node
+from portway.engine.directory import Grant, Node
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import Link
 from portway.engine.search import Attachment, Resumption
@@ -34,6 +34,7 @@ class FakeSession:
         self.before_bound: Callable[[], object] = lambda: None
         self.left = asyncio.Event()
         self.moves: list[tuple[str, str, int, bytes]] = []
+        self.grants: list[str] = []  # that it was shown after HELLO
         self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     @property
@@ -62,6 +63,9 @@ class FakeSession:
     def unbind(self, label: str) -> None:
         pass
 
+    def renewed(self, grant: str) -> None:
+        self.grants.append(grant)
+
     def moved(self, label: str, node: str, epoch: int, proof: bytes) -> None:
         assert not self.left.is_set()
         self.moves.append((label, node, epoch, proof))
@@ -89,6 +93,7 @@ class FakeSearch:
     clock: ManualClock
     outcomes: list[FakeSession | Exception] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
+    new_tunnels: list[int] = field(default_factory=list)  # of each attempt
     wait_before_dialling: float = 0.0
     attempts: tuple[()] = ()
     exhausted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,8 +104,10 @@ class FakeSearch:
         resume: Resumption | None = None,
         avoided: Node | None = None,
         home: Node | None = None,
+        new_tunnels: int = 0,
     ) -> Attachment:
         self.tried.append(Tried(self.clock.now, resume, avoided, home))
+        self.new_tunnels.append(new_tunnels)
         if not self.outcomes:
             self.exhausted.set()
             await asyncio.Event().wait()
@@ -134,9 +141,14 @@ class World:
         self.clock = search.clock
         self.pauses: list[float] = []
         self.tasks = Tasks("test")
-        directory: Any = SimpleNamespace(located=None, keep_renewed=asyncio.Event().wait)
+        self.renewed: Callable[[Grant], None] = lambda grant: None  # tells the link of a new grant
+        directory: Any = SimpleNamespace(located=None, keep_renewed=self._keep_renewed)
         carrier: Any = None
         self.link = Link(carrier, directory, self.tasks, self.clock, sleep=self._sleep)
+
+    async def _keep_renewed(self, renewed: Callable[[Grant], None]) -> None:
+        self.renewed = renewed
+        await asyncio.Event().wait()
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)

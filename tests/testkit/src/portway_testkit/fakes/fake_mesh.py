@@ -70,6 +70,11 @@ class FakeMesh(MeshServicer):
     def keep_alives(self) -> list[Any]:
         return [one.keep_alive for one in self.heard if one.HasField("keep_alive")]
 
+    @property
+    def tokens(self) -> list[list[str]]:
+        """The tokens in each TokensHeld."""
+        return [list(one.tokens_held.token_ids) for one in self.heard if one.HasField("tokens_held")]
+
     def say(self, **message: Any) -> None:
         self._outbox.put_nowait(RegistryMessage(**message))
 
@@ -230,6 +235,7 @@ class NodeEnd:
         self.calls = RegistryCalls()
         self.info = NodeInfo(name="relay-1", region="fra", state=NODE_STATE_READY, sessions=3, tunnels=2, visits=1)
         self.live: list[Any] = []
+        self.tokens: list[str] = []
         self.failures: list[BaseException] = []
         self.questions = LabelQuestions(self.calls, clock.monotonic, on_failure=self.failures.append)
         self.stream = RegistryStream(
@@ -237,6 +243,7 @@ class NodeEnd:
             certified.loaded,
             lambda: self.info,
             lambda: self.live,
+            lambda: self.tokens,
             self.outbox,
             self.calls,
             self.events,

@@ -67,6 +67,7 @@ class FakeNode:
         self.tunnels: dict[str, FakeTunnel] = {}
         self.refuse_hello: lane_pb2.Failure | None = None
         self.refuse_bind: lane_pb2.Failure | None = None
+        self.accepted_binds = 0  # tunnels that it binds nevertheless
         self.refuse_park: lane_pb2.Failure | None = None
         self.silent = False  # accepts connections and does not answer
         self.resumes = True
@@ -310,7 +311,7 @@ class FakeNode:
             self.happened("bind ignored", bind.label, bind.epoch)
             return
         known = self.tunnels.get(bind.label)
-        failure = self.refuse_bind
+        failure = self.refuse_bind if len(self.tunnels) >= self.accepted_binds else None
         if failure is None and not verify_proof(bind.label, bind.epoch, bind.proof):
             failure = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_PROOF)
         again = known is not None and known.session is session and known.epoch == bind.epoch

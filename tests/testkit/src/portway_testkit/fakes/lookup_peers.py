@@ -25,7 +25,7 @@ def tunnel(node: str, epoch: int = 1, chain: Chain = CHAIN) -> TunnelInfo:
 class Around:
     """A look-up and everything that it can ask. No question is answered before `answer` is set."""
 
-    def __init__(self, clock: ManualClock, failures: list[BaseException]) -> None:
+    def __init__(self, clock: ManualClock, failures: list[BaseException], rate: float = 3) -> None:
         self.pools: dict[str, Any] = {"a": object(), "b": object()}
         self.tunnels: dict[str, Any] = {}
         self.down: set[str] = set()
@@ -45,7 +45,7 @@ class Around:
             self.routes,
             self,
             self.resolve,
-            rate=3,
+            rate=rate,
             time_limit=0.05,
             clock=clock,
             on_failure=failures.append,
@@ -88,8 +88,8 @@ class Around:
         here: Any = SimpleNamespace(label=LABEL, epoch=1, h2_enabled=False, holder=SimpleNamespace(token_id="t1"))
         self.routes.client_moved(here, node, 2, CHAIN.proof(2))
 
-    async def find(self, label: str = LABEL) -> tuple[str, int] | str | None:
-        found: Any = await self.lookup.find(label, "fra")
+    async def find(self, label: str = LABEL, address: str = "192.0.2.1") -> tuple[str, int] | str | None:
+        found: Any = await self.lookup.find(label, "fra", address)
         return found if found is None or isinstance(found, str) else (found.node, found.epoch)
 
     async def elsewhere(self, not_at: Any, *, denied: bool = True) -> tuple[str, int] | None:

@@ -155,6 +155,7 @@ class FakeVisit:
     opening: Opening = field(default_factory=lambda: Opening("a" * 16, "192.0.2.1", 1))
     bytes_in: int = 0
     bytes_out: int = 0
+    buffered: int = 0
     is_cut: bool = False
 
     def cut(self) -> None:
@@ -292,6 +293,7 @@ class NodeSessions:
             self.region.resolve,
             on_failure=self.region.failures.append,
         )
+        self.scarce = False  # memory
         self.tunnels = HeldTunnels()
         self.table = TunnelTable(
             self.tunnels,
@@ -318,9 +320,12 @@ class NodeSessions:
                 clock,
             ),
             wall_clock=clock,
+            is_memory_scarce=lambda: self.scarce,
         )
 
-    def grant(self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme") -> str:
+    def grant(
+        self, token_id: str = "t1", *, max_tunnels: int = 0, tenant: str = "acme", tenant_max_tunnels: int = 0
+    ) -> str:
         now = int(self.clock())
         claims = {
             "iss": CLUSTER,
@@ -328,6 +333,7 @@ class NodeSessions:
             "sub": tenant,
             "tid": token_id,
             "max_tunnels": max_tunnels,
+            "tenant_max_tunnels": tenant_max_tunnels,
             "iat": now,
             "exp": now + 3600,
         }

@@ -39,6 +39,7 @@ class FakeHolder:
     token_id: str = "t1"
     max_tunnels: int = 0
     tenant: str = "acme"
+    tenant_max_tunnels: int = 0
     pool: Any = None
     taken: list[tuple[Tunnel, Failure]] = field(default_factory=list)
 

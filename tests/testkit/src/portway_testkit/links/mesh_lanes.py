@@ -83,7 +83,7 @@ class Node:
     async def _accept(self) -> None:
         while True:
             sock, name = await asyncio.get_running_loop().sock_accept(self._listening)
-            self.inbound_lanes.accept(sock, Endpoint(*name))
+            self.inbound_lanes.accept(sock, Endpoint(*name), lambda: None)
 
     @property
     def info(self) -> NodeInfo:

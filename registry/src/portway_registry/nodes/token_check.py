@@ -1,0 +1,42 @@
+"""Which of the tokens that a node has sessions of are not valid any more, or never were.
+
+A node that was cut off hears of what was revoked in the last day; for anything older it names the tokens of its
+sessions. Here: looking them up. Not here: how the node is told (session.py).
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from portway_registry.errors import InvalidRequest
+from portway_registry.state import keys
+from portway_registry.state.records import TokenRecord
+from portway_registry.state.views import View
+from portway_registry.store.contract import Store
+
+_MOST_IDS: Final = 1_000  # in a message, as mesh.proto says
+_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
+# Reads at once for tokens that the view does not show: made a moment ago, deleted, or invented.
+_READS: Final = 32
+
+
+def checked_ids(token_ids: Sequence[str]) -> list[str]:
+    """The ids of one message. Raises InvalidRequest for too many, and for one without its form."""
+    if len(token_ids) > _MOST_IDS:
+        raise InvalidRequest(f"{len(token_ids)} tokens in one message: send at most {_MOST_IDS}")
+    if not all(map(_ID.fullmatch, token_ids)):
+        raise InvalidRequest("the list of tokens is refused: an id does not have its form")
+    return list(token_ids)
+
+
+async def invalid_tokens(store: Store, known: View[TokenRecord], token_ids: Sequence[str]) -> list[str]:
+    """Those that are revoked, or that the store does not have. Raises StoreUnavailable."""
+    records = {one: known.get(one) for one in token_ids}
+    unknown = [one for one, record in records.items() if record is None]
+    for start in range(0, len(unknown), _READS):
+        some = unknown[start : start + _READS]
+        entries = await asyncio.gather(*(store.get(keys.token(one)) for one in some))
+        for one, entry in zip(some, entries, strict=True):
+            records[one] = None if entry is None else known.decode(entry)
+    return [one for one, record in records.items() if record is None or record.revoked_at_ms]
