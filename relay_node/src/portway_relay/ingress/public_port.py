@@ -19,6 +19,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_runtime.tasks import Tasks
+from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
@@ -52,11 +53,12 @@ class ConnectionHandlers:
     """What takes connections over. Each owns the socket that it is called with, and may raise TlsSettingsError.
 
     visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
+    client_lane, peer_lane: called with socket, peer, and the group for the key exchange.
     """
 
     visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls], None]
-    client_lane: Callable[[socket.socket, Endpoint], None]
-    peer_lane: Callable[[socket.socket, Endpoint], None]
+    client_lane: Callable[[socket.socket, Endpoint, Group], None]
+    peer_lane: Callable[[socket.socket, Endpoint, Group], None]
 
 
 @dataclass(slots=True)
@@ -192,9 +194,9 @@ class PublicPort:
         if isinstance(decision, Visitor):
             self._visitor(sock, peer, decision)
         elif isinstance(decision, ClientLane):
-            _hand_over(self._handlers.client_lane, sock, peer)
+            _hand_over(self._handlers.client_lane, sock, peer, decision.group)
         elif isinstance(decision, PeerLane):
-            _hand_over(self._handlers.peer_lane, sock, peer)
+            _hand_over(self._handlers.peer_lane, sock, peer, decision.group)
         elif isinstance(decision, PlainHttp):
             self.rejected["plain_http"] += 1
             page = use_https(first_bytes, self.address.public_address().port)

@@ -9,6 +9,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, KeysView, Mapping
+from dataclasses import replace
 from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -34,6 +35,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import MAX_PORT, Endpoint
 from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
+from portway_runtime.tls_choices import Group
 
 from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
 
@@ -142,9 +144,9 @@ class InboundLanes:
         """Handshakes that made no progress and were ended to make room."""
         return self._handshaking.evicted
 
-    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint, group: Group) -> None:
         """Take a node's connection, and the ownership of its socket. Raises TlsSettingsError."""
-        stream = self._carrier.accept(sock, self._mesh_tls())
+        stream = self._carrier.accept(sock, replace(self._mesh_tls(), group=group))
         if not self._handshaking.add(stream, peer.host):
             self.rejected += 1
             stream.abort()

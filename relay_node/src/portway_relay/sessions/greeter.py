@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar, Protocol
 
 from google.protobuf.message import DecodeError
@@ -21,6 +22,7 @@ from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
+from portway_runtime.tls_choices import Group
 
 from portway_relay.errors import Refused
 from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
@@ -81,7 +83,7 @@ class Greeter:
         """Lanes that made no progress and were closed to make room."""
         return self._waiting.evicted
 
-    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint, group: Group) -> None:
         """Take a client's connection, and the ownership of its socket. Raises TlsSettingsError.
 
         When there is no room it is closed without a handshake: an answer would cost as much as serving it.
@@ -92,7 +94,7 @@ class Greeter:
             sock.close()
             return
         try:
-            lane.stream = self._carrier.accept(sock, self._link_tls())
+            lane.stream = self._carrier.accept(sock, replace(self._link_tls(), group=group))
         except BaseException:
             self._waiting.discard(lane)
             raise
