@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,15 +21,21 @@ _FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address",
 
 
 @pytest.fixture
-def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Besieged], None]]:
-    """Makes this process a client of a node; its engine is stopped after the test."""
+def as_client_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Makes this process a client with these settings; its engine is stopped after the test."""
 
-    def of(node: Besieged) -> None:
-        for name, value in node.environment.items():
+    def of(environment: dict[str, str]) -> None:
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
 
     yield of
     thread.stop_engine()
+
+
+@pytest.fixture
+def as_client(as_client_of: Callable[[dict[str, str]], None]) -> Callable[[Besieged], None]:
+    """Makes this process a client of a node."""
+    return lambda node: as_client_of(node.environment)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +46,12 @@ def besieged() -> Iterator[Besieged]:
 
 
 @pytest.fixture
+def node_with() -> Callable[..., AbstractContextManager[Besieged]]:
+    """Starts a node of its own with further flags."""
+    return a_node
+
+
+@pytest.fixture
 def unasked() -> Iterator[Besieged]:
     """A node that has not been asked for any name: after many, further look-ups are batched."""
     with a_node() as node:
@@ -47,14 +59,14 @@ def unasked() -> Iterator[Besieged]:
 
 
 @contextmanager
-def a_node() -> Iterator[Besieged]:
+def a_node(*flags: str) -> Iterator[Besieged]:
     """Client, node and registry are separate processes, so that none waits for another's interpreter lock."""
     with (
         tempfile.TemporaryDirectory(prefix="pw-") as folder,
         Processes(Path(folder)) as processes,
         TcpOrigin(endless) as origin,
     ):
-        cluster = start_cluster(processes, (NodePlan("fra-1", "fra", 50.1, 8.7, flags=_FLAGS),))
+        cluster = start_cluster(processes, (NodePlan("fra-1", "fra", 50.1, 8.7, flags=(*_FLAGS, *flags)),))
         node = cluster.nodes[0]
         command = [sys.executable, "-c", _HOLD, str(origin.port)]
         client = processes.start("client", command, ready_flag=True, environment=cluster.exports)

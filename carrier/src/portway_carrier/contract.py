@@ -201,6 +201,12 @@ class Visit(Protocol):
         """Bytes to the visitor so far."""
         ...
 
+    @property
+    def buffered(self) -> int:
+        """Bytes of it that wait in this process now: received, and not taken by the socket that they are for.
+        Reading it costs a microsecond or two."""
+        ...
+
     def cut(self) -> None:
         """End it now: both sides are reset, and the end is reported with Outcome.CUT."""
         ...
@@ -255,9 +261,12 @@ class Carrier(Protocol):
     @property
     def counters(self) -> Counters: ...
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> Stream:
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+    ) -> Stream:
         """A server's stream on a connected socket, of which no byte was consumed and which the carrier owns from now
-        on. With `tls`, the handshake begins now.
+        on. With `tls`, the handshake begins now. `established` is called once the stream is established, also when a
+        visit has joined it, and never when the handshake fails.
 
         Raises TlsSettingsError, having closed the socket, when the settings cannot be used. All other failures are
         reported by the stream."""
@@ -319,6 +328,10 @@ class Carrier(Protocol):
 
     def finish(self, stream: Stream, data: bytes) -> None:
         """Write `data`, then end the connection in order. It is dropped after Limits.linger at the latest."""
+        ...
+
+    def drop_closing(self) -> None:
+        """Drop every connection that is over and waits for its peer to take the last bytes."""
         ...
 
     async def close(self, linger: float = 0.0) -> None:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 # The key of a limit's explanation in the metadata of its field.
 HELP: Final = "help"
+# The key of the least value of such a field.
+LEAST: Final = "least"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
@@ -39,9 +41,9 @@ class PortRange:
         return f"{self.first}-{self.last}"
 
 
-def _limit(default: T, explanation: str) -> T:
+def _limit(default: T, explanation: str, *, least: int = 1) -> T:
     """A field of NodeLimits; `explanation` is the only one, here and in the command's --help."""
-    limit: T = field(default=default, metadata={HELP: explanation})
+    limit: T = field(default=default, metadata={HELP: explanation, LEAST: least})
     return limit
 
 
@@ -66,6 +68,7 @@ class NodeLimits:
     )
     max_tunnels_per_session: int = _limit(1_000, "tunnels of one session; ten times those of any program seen so far")
     max_lanes: int = _limit(4_096, "data lanes of one session: one for each visit in progress")
+    max_lanes_per_token: int = _limit(8_192, "data lanes of all sessions of one token: those of 1,000 idle sessions")
     max_visits_per_tunnel: int = _limit(4_096, "visits of one tunnel in progress; more could not have a lane")
     binds_per_second: int = _limit(50, "tunnels that one session may open per second")
     bind_burst: int = _limit(1_000, "tunnels that one session may open at once, as when it comes back with all of them")
@@ -113,12 +116,30 @@ class NodeLimits:
         1_000, "new connections per second of one address (IPv6: one /64), a tenth of a core; a large office needs 100"
     )
     connection_burst: int = _limit(2_000, "new connections at once of one address")
+    unfinished_handshakes_per_second: int = _limit(
+        150,
+        "TLS handshakes per second that peers begin and do not complete, and twice that many in progress; the "
+        "prefixes of addresses share them: a tenth of a core",
+    )
     unknown_names_per_second: int = _limit(
         50,
         "names per second that one address may have looked up without success: it must not use up the look-ups of all "
         "others",
     )
     unknown_name_burst: int = _limit(100, "the same at once: a page with many names of closed tunnels")
+    # Memory.
+    max_memory_mib: int = _limit(
+        0,
+        "MiB of memory; above it nothing new is taken, and visits are cut: of the token whose visits hold most. 0 is "
+        "half of the machine's memory, or of its cgroup's",
+        least=0,
+    )
+    max_buffered_mib_per_token: int = _limit(
+        0,
+        "MiB that may wait in the visits of one token once half of the memory is used; those with most are cut. 0 is "
+        "an eighth of the memory: 800 visits that do not read in each GiB",
+        least=0,
+    )
     # Times that something is kept or waited for.
     resume_time: float = _limit(60.0, "seconds that the tunnels of a session without a connection are kept")
     port_rest: float = _limit(60.0, "seconds that a released raw port rests; visitors may still have its address")

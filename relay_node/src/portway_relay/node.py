@@ -144,6 +144,7 @@ class Node:
             self._serving.public_port.listen()
             self._stream.start()
             self._raw.reservation.start()
+            self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
             self._tasks.spawn(self._base.certificates.watch(), name="watch certificates")
             self._tasks.spawn(self._serving.sessions.keep_ending_unrenewed(), name="end unrenewed sessions")
             if self._renewal is not None:

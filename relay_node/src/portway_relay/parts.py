@@ -7,6 +7,7 @@ a node starts and stops (node.py).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Final
 
 from portway_carrier.contract import Carrier
 from portway_carrier.select import make_carrier
@@ -15,12 +16,14 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import Presence
 from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.rates import AddressRate
+from portway_runtime.shares import PrefixShares
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.memory_limit import MIB, MemoryLimit
 from portway_relay.mesh.announcer import TunnelAnnouncer
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
@@ -50,6 +53,10 @@ from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Visits
 
+# Seconds for which a handshake that its peer has begun and not completed counts. A visitor far away needs half of one,
+# with a lost packet two.
+_HANDSHAKE_WINDOW: Final = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -65,6 +72,7 @@ class Base:
     carrier: Carrier
     address: NodeAddress
     rate: AddressRate  # of connections, at the public port and at raw ports together
+    handshakes: PrefixShares  # that peers begin and do not complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Routing:
     verification: Verification
     lookup: Lookup
     visits: Visits
+    memory: MemoryLimit
     describe: Callable[[Tunnel], TunnelInfo]  # a tunnel as others learn of it
 
 
@@ -130,6 +139,12 @@ def build_base(
         make_carrier(Limits(handshake=limits.greeting_time)),
         NodeAddress(config),
         AddressRate(limits.connections_per_second, limits.connection_burst, clock),
+        PrefixShares(
+            limits.unfinished_handshakes_per_second * _HANDSHAKE_WINDOW,
+            clock,
+            window=_HANDSHAKE_WINDOW,
+            first_is_free=True,
+        ),
     )
 
 
@@ -163,8 +178,11 @@ def build_routing(base: Base) -> Routing:
         on_failure=base.on_failure,
     )
     visits = Visits(base.carrier, lookup, first_bytes_time=limits.first_bytes_time, on_failure=base.on_failure)
+    memory = MemoryLimit(
+        limits.max_memory_mib * MIB, limits.max_buffered_mib_per_token * MIB, visits.all, base.carrier.drop_closing
+    )
     return Routing(
-        outbox, calls, questions, tunnels, peers, checks, routes, verification, lookup, visits, home.describe
+        outbox, calls, questions, tunnels, peers, checks, routes, verification, lookup, visits, memory, home.describe
     )
 
 
@@ -178,6 +196,7 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
         config.region,
         rate=base.rate,
         max_lookups=limits.max_half_open,
+        clock=base.clock,
         on_failure=base.on_failure,
     )
     known = SiblingPortMap()
@@ -235,7 +254,15 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         base.clock,
         base.registry_clock,
     )
-    sessions = Sessions(config, carrier, grants, context, certificates.own, wall_clock=base.wall_clock)
+    sessions = Sessions(
+        config,
+        carrier,
+        grants,
+        context,
+        certificates.own,
+        wall_clock=base.wall_clock,
+        is_memory_scarce=lambda: routing.memory.scarce,
+    )
     greeter = Greeter(
         carrier,
         certificates.link_tls,
@@ -273,6 +300,8 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         routing.lookup,
         ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept),
         rate=base.rate,
+        handshakes=base.handshakes,
+        memory=routing.memory,
         clock=base.clock,
         on_failure=base.on_failure,
     )

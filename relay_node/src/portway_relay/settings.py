@@ -14,7 +14,7 @@ from portway_runtime import settings as runtime_settings
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.settings import Setting, SettingTable, UnknownVariables, flag, one_of, whole_number
 
-from portway_relay.config import HELP, NodeConfig, NodeLimits, PortRange
+from portway_relay.config import HELP, LEAST, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
 
@@ -101,7 +101,7 @@ SETTINGS: Final = (
 LIMITS: Final = tuple(
     Setting(
         limit.name,
-        whole_number(1) if limit.type is int else _seconds,
+        whole_number(limit.metadata[LEAST]) if limit.type is int else _seconds,
         f"{limit.metadata[HELP]} (default {limit.default:,})",
         "N" if limit.type is int else "SECONDS",
     )

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -56,22 +56,30 @@ class Visits:
         self._tasks = Tasks("visits", on_failure)
         self._idle = asyncio.Event()
         self._idle.set()
-        self.running = 0
+        self._running: dict[Visit, Destination] = {}
         self.outcomes: Counter[str] = Counter()
         self.forwards: Counter[str] = Counter()  # visits sent to other nodes or taken from them, by outcome
 
     def start_tls(
-        self, sock: socket.socket, peer: Endpoint, destination: Destination, region: str, tls: ServerTls
+        self,
+        sock: socket.socket,
+        peer: Endpoint,
+        destination: Destination,
+        region: str,
+        tls: ServerTls,
+        established: Callable[[], None],
     ) -> None:
-        """Start the visit of a name in `region`. Owns the socket. Raises TlsSettingsError."""
-        self._start(sock, peer, destination, region, VisitKind.TLS, tls)
+        """Start the visit of a name in `region`; `established` is called after the handshake. Owns the socket. Raises
+        TlsSettingsError."""
+        stream = self._carrier.accept(sock, tls, established)
+        self._start(stream, peer, destination, region, VisitKind.TLS)
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
         """Start the visit of a raw port; without a destination, or with a full one, end it. Owns the socket."""
         if destination is None or destination.full:
             sock.close()
             return
-        self._start(sock, peer, destination, region, VisitKind.RAW, None)
+        self._start(self._carrier.accept(sock, None), peer, destination, region, VisitKind.RAW)
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """Start a visit that another node forwarded, or refuse it; it is never forwarded again."""
@@ -84,6 +92,15 @@ class Visits:
             visit = self._carrier.join(lane, tunnel.pool, opening, partial(self._forwarded_ended, tunnel))
             self._begins(tunnel, visit)
 
+    @property
+    def running(self) -> int:
+        """Visits in progress."""
+        return len(self._running)
+
+    def all(self) -> Iterable[tuple[Visit, Destination]]:
+        """Every visit in progress, with its destination."""
+        return self._running.items()
+
     async def over(self) -> None:
         """Wait until no visit is in progress."""
         await self._idle.wait()
@@ -92,16 +109,7 @@ class Visits:
         """Stop answering visitors that were refused. Visits in progress are not touched."""
         await self._tasks.close()
 
-    def _start(
-        self,
-        sock: socket.socket,
-        peer: Endpoint,
-        destination: Destination,
-        region: str,
-        kind: VisitKind,
-        tls: ServerTls | None,
-    ) -> None:
-        stream = self._carrier.accept(sock, tls)
+    def _start(self, stream: Stream, peer: Endpoint, destination: Destination, region: str, kind: VisitKind) -> None:
         opening = Opening(destination.label, peer.host, peer.port, kind)
         self._join(stream, opening, _Arrival(destination, region))
 
@@ -176,14 +184,14 @@ class Visits:
 
     def _begins(self, destination: Destination, visit: Visit) -> None:
         destination.visits.add(visit)
-        self.running += 1
+        self._running[visit] = destination
         self._idle.clear()
 
     def _over(self, destination: Destination, visit: Visit, end: VisitEnd) -> None:
         self.outcomes[end.outcome.value] += 1
         destination.visits.discard(visit)
-        self.running -= 1
-        if not self.running:
+        del self._running[visit]
+        if not self._running:
             self._idle.set()
 
 

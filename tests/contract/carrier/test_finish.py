@@ -1,6 +1,7 @@
 """A stream's last bytes are written completely, whenever it is finished."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -39,3 +40,36 @@ async def test_a_stream_may_be_finished_before_it_is_up(
         assert await reader.read() == b"last words"
         writer.close()
         await writer.wait_closed()
+
+
+async def test_connections_that_wait_for_their_peers_can_be_dropped(
+    make_carrier: Callable[..., Carrier], server_tls: ServerTls, authority: trustme.CA
+) -> None:
+    """One whose last bytes its peer does not read is, and one that is not over is not."""
+    carrier = make_carrier()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    last_words = bytes(32 * 1024 * 1024)  # more than the kernel keeps for a connection
+    with listener() as listening:
+        dialling = asyncio.ensure_future(
+            asyncio.open_connection("127.0.0.1", listening.getsockname()[1], ssl=trusting, server_hostname="node.test")
+        )
+        over = carrier.accept(await _accepted(listening), server_tls)
+        reader, writer = await dialling
+        await over.ready()
+        beside_reader, beside_writer = await asyncio.open_connection("127.0.0.1", listening.getsockname()[1])
+        beside = carrier.accept(await _accepted(listening), None)
+        await beside.ready()
+        carrier.finish(over, last_words)
+        carrier.drop_closing()
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                received += len(data)
+        assert received < len(last_words)
+        carrier.finish(beside, b"still here")
+        assert await beside_reader.read() == b"still here"
+        for each in (writer, beside_writer):
+            each.close()
+            with contextlib.suppress(ConnectionError):
+                await each.wait_closed()

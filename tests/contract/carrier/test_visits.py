@@ -226,6 +226,8 @@ async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> No
             total += len(data)
         assert total == 256 * 65536
         assert written == before
+        assert 64 * 1024 < link.joined[0].buffered < 1024 * 1024
+        assert link.joined[1].buffered == 0
         slow.transport.abort()
         await closed(fast)
         await link.end(2)

@@ -46,8 +46,10 @@ class PythonCarrier:
     def counters(self) -> Counters:
         return self._core.counters()
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> PyStream:
-        return self._streams.accept(sock, tls)
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+    ) -> PyStream:
+        return self._streams.accept(sock, tls, established)
 
     def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
         return self._streams.connect(address, tls)
@@ -84,6 +86,11 @@ class PythonCarrier:
     def finish(self, stream: Stream, data: bytes) -> None:
         assert isinstance(stream, PyStream)
         stream.finish(data)
+
+    def drop_closing(self) -> None:
+        for connection in list(self._core.connections):
+            if connection.is_closing():
+                connection.drop()
 
     async def close(self, linger: float = 0.0) -> None:
         core = self._core

@@ -7,18 +7,22 @@ Here: the order of these steps, their limits, and what each decision does with t
 import asyncio
 import logging
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeVarTuple
+from functools import partial
+from typing import Final, Protocol, TypeVarTuple
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.listener import Listener
 from portway_runtime.rates import AddressRate
+from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
+from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
@@ -34,7 +38,6 @@ from portway_relay.ingress.decision import (
     decide,
 )
 from portway_relay.ingress.peek import Peek
-from portway_relay.net.listener import Listener
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.net.plain_http import use_https
 from portway_relay.routing.lookup import Destination, DestinationFinder
@@ -49,14 +52,23 @@ _DRAINED: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ConnectionHandlers:
-    """What takes connections over. Each owns the socket that it is called with, and may raise TlsSettingsError.
+    """What takes connections over. Each owns the socket that it is called with, and may raise TlsSettingsError. It
+    calls its last argument when the handshake has been completed.
 
     visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
+    client_lane, peer_lane: called with socket, peer, and the group for the key exchange.
     """
 
-    visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls], None]
-    client_lane: Callable[[socket.socket, Endpoint], None]
-    peer_lane: Callable[[socket.socket, Endpoint], None]
+    visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls, Callable[[], None]], None]
+    client_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
+    peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
+
+
+class Memory(Protocol):
+    """The memory of the node."""
+
+    @property
+    def scarce(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -64,7 +76,7 @@ class _TurnQueue:
     """Decided connections. `budget` more of them are acted upon in this turn of the loop, the others in later turns."""
 
     budget: int
-    queue: deque[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=deque)
+    queue: PrefixQueue[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=PrefixQueue)
 
 
 class PublicPort:
@@ -80,10 +92,13 @@ class PublicPort:
         handlers: ConnectionHandlers,
         *,
         rate: AddressRate,
+        handshakes: PrefixShares,
+        memory: Memory,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`rate` limits new connections of one address."""
+        """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete.
+        While `memory` is scarce no visitor is taken."""
         self._config = config
         self.address = address
         self._carrier = carrier
@@ -92,6 +107,11 @@ class PublicPort:
         self._handlers = handlers
         limits = config.limits
         self._rate = rate
+        self._handshakes = handshakes
+        self._memory = memory
+        # Places of connections that wait for their turn, and of those whose label is looked up.
+        self._queued = PrefixShares(limits.max_half_open, clock)
+        self._finding = PrefixShares(limits.max_half_open, clock)
         self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
         self._peek = Peek(
             self._peeked,
@@ -150,22 +170,24 @@ class PublicPort:
             self._next_turn = None
         for turns in (self._visitors, self._lanes):
             while turns.queue:
-                turns.queue.popleft()[0].close()
+                turns.queue.pop()[0].close()
         await self._tasks.close()
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
         self.accepted += 1
         if not self._rate.take(peer.host):
-            self.rejected["rate"] += 1
-            sock.close()
-            return
-        self._peek.add(sock, peer)
+            self._close(sock, "rate")
+        elif not self._handshakes.has_room(peer.host):
+            self._close(sock, "handshakes")
+        else:
+            self._peek.add(sock, peer)
 
     def _peeked(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
         """Decide, and act in this turn of the loop or a later one.
 
         At most `hellos_per_turn` connections of each queue are acted upon in one turn: each may begin a handshake, and
-        visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once.
+        visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once,
+        and in each queue prefixes of addresses take turns.
         """
         config = self._config
         decision = decide(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
@@ -175,8 +197,10 @@ class PublicPort:
         if turns.budget and not turns.queue:
             turns.budget -= 1
             self._act(sock, peer, decision, first_bytes)
+        elif self._queued.take(peer.host):
+            turns.queue.push(peer.host, (sock, peer, decision, first_bytes))
         else:
-            turns.queue.append((sock, peer, decision, first_bytes))
+            self._close(sock, "queue")
 
     def _turn(self) -> None:
         self._next_turn = None
@@ -186,15 +210,17 @@ class PublicPort:
                 self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
             while turns.queue and turns.budget:
                 turns.budget -= 1
-                self._act(*turns.queue.popleft())
+                sock, peer, decision, first_bytes = turns.queue.pop()
+                self._queued.give_back(peer.host)
+                self._act(sock, peer, decision, first_bytes)
 
     def _act(self, sock: socket.socket, peer: Endpoint, decision: Decision, first_bytes: bytes) -> None:
         if isinstance(decision, Visitor):
             self._visitor(sock, peer, decision)
         elif isinstance(decision, ClientLane):
-            _hand_over(self._handlers.client_lane, sock, peer)
+            self._hand_over(self._handlers.client_lane, sock, peer, decision.group)
         elif isinstance(decision, PeerLane):
-            _hand_over(self._handlers.peer_lane, sock, peer)
+            self._hand_over(self._handlers.peer_lane, sock, peer, decision.group)
         elif isinstance(decision, PlainHttp):
             self.rejected["plain_http"] += 1
             page = use_https(first_bytes, self.address.public_address().port)
@@ -203,16 +229,20 @@ class PublicPort:
             self._refuse(sock, decision.alert)
 
     def _visitor(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
+        if self._memory.scarce:
+            self._refuse(sock, Alert.INTERNAL_ERROR, "memory")
+            return
         destination = self._finder.known(visitor.label, self._region(visitor))
         if destination is not None:
             self._visit(sock, peer, visitor, destination)
-        elif len(self._tasks) >= self._config.limits.max_half_open or not self._unknown_names.take(peer.host):
+        elif not self._unknown_names.take(peer.host) or not self._finding.take(peer.host):
             self._refuse(sock, Alert.UNRECOGNIZED_NAME, "not_looked_up")
         else:
-            self._tasks.spawn(self._find(sock, peer, visitor), name="find a label", on_cut=sock.close)
+            finding = self._tasks.spawn(self._find(sock, peer, visitor), name="find a label", on_cut=sock.close)
+            finding.add_done_callback(lambda _: self._finding.give_back(peer.host))
 
     async def _find(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
-        destination = await self._finder.find(visitor.label, self._region(visitor))
+        destination = await self._finder.find(visitor.label, self._region(visitor), peer.host)
         if destination is None:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
@@ -230,10 +260,31 @@ class PublicPort:
             return
         alpn = choose_alpn(visitor.offered, h2_enabled=destination.h2_enabled)
         tls = certificates.visitor_tls(visitor.zone, alpn, visitor.group)
-        _hand_over(self._handlers.visitor, sock, peer, destination, self._region(visitor), tls)
+        self._hand_over(self._handlers.visitor, sock, peer, destination, self._region(visitor), tls)
 
     def _region(self, visitor: Visitor) -> str:
         return visitor.zone.removesuffix(f".{self._config.domain}")
+
+    def _hand_over(
+        self,
+        handler: Callable[[socket.socket, Endpoint, *_Arguments, Callable[[], None]], None],
+        sock: socket.socket,
+        peer: Endpoint,
+        *arguments: *_Arguments,
+    ) -> None:
+        """Call a handler, which begins a handshake, unless the peer's prefixes have left too many unfinished. A
+        certificate that cannot be used costs this one connection, which the carrier has closed."""
+        if not self._handshakes.take(peer.host):
+            self._close(sock, "handshakes")
+            return
+        try:
+            handler(sock, peer, *arguments, partial(self._handshakes.give_back, peer.host))
+        except TlsSettingsError as error:
+            logger.error("a certificate cannot be used for TLS: %s", error)
+
+    def _close(self, sock: socket.socket, reason: str) -> None:
+        self.rejected[reason] += 1
+        sock.close()
 
     def _refuse(self, sock: socket.socket, alert: Alert, reason: str = "") -> None:
         """Send an alert and close. `reason` is what the rejection is counted as, the alert's name by default."""
@@ -244,11 +295,3 @@ class PublicPort:
         except OSError:
             pass
         sock.close()
-
-
-def _hand_over(handler: Callable[[*_Arguments], None], *arguments: *_Arguments) -> None:
-    """Call a handler. A certificate that cannot be used costs this one connection, which the carrier has closed."""
-    try:
-        handler(*arguments)
-    except TlsSettingsError as error:
-        logger.error("a certificate cannot be used for TLS: %s", error)

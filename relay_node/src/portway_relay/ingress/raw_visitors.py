@@ -8,8 +8,10 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
+from portway_runtime.shares import PrefixShares
 from portway_runtime.tasks import Tasks
 
 from portway_relay.routing.lookup import Destination, DestinationFinder
@@ -32,15 +34,17 @@ class RawVisitors:
         *,
         rate: AddressRate,
         max_lookups: int,
+        clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`rate` limits new connections of one address, `max_lookups` the visitors that wait for a lookup."""
+        """`rate` limits new connections of one address, `max_lookups` the visitors that wait for a lookup,
+        in all; their prefixes share it."""
         self._rate = rate
         self.rejected = 0  # connections above the rate
         self._finder = finder
         self._visits = visits
         self._region = region
-        self._max_lookups = max_lookups
+        self._waiting = PrefixShares(max_lookups, clock)
         self._tasks = Tasks("raw visitors", on_failure)
 
     def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
@@ -52,15 +56,18 @@ class RawVisitors:
         destination = self._finder.known(label, self._region)
         if destination is not None:
             self._visits.start_raw(sock, peer, destination, self._region)
-        elif len(self._tasks) >= self._max_lookups:
+        elif not self._waiting.take(peer.host):
             sock.close()
         else:
-            self._tasks.spawn(self._find(label, sock, peer), name="find a raw port's tunnel", on_cut=sock.close)
+            finding = self._tasks.spawn(
+                self._find(label, sock, peer), name="find a raw port's tunnel", on_cut=sock.close
+            )
+            finding.add_done_callback(lambda _: self._waiting.give_back(peer.host))
 
     async def close(self) -> None:
         """Close the connections that wait for a lookup."""
         await self._tasks.close()
 
     async def _find(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
-        destination = await self._finder.find(label, self._region)
+        destination = await self._finder.find(label, self._region, peer.host)
         self._visits.start_raw(sock, peer, destination, self._region)

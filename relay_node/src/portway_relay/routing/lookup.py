@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 from portway_carrier.contract import Pool, Visit
@@ -17,7 +18,7 @@ from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.statements import Claim, StatementInvalid, read_presence
 from portway_runtime.clocks import Monotonic
-from portway_runtime.rates import TokenBucket
+from portway_runtime.shares import PrefixShares
 from portway_runtime.tasks import Tasks
 
 from portway_relay.routing.routes import Route, Routes
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 # visitors of tunnels in use.
 _MAX_QUESTIONS: Final = 1_024
 # The same for labels that may be guesses: those of a quarter of a second at the default rate; a registry on the same
-# continent answers ten times as fast. It bounds the memory (40 KB a question) that a slow registry can cost.
+# continent answers ten times as fast. It bounds the memory (40 KB a question) that a slow registry can cost. Visitors'
+# prefixes share them, as they share the rate.
 _MAX_GUESSES: Final = 128
 _ONCE: Final = (0.0,)
 _NAMED_BY: Final = {TOKEN: "client", NODE: "node", REGISTRY.kind: "registry"}
@@ -73,8 +75,9 @@ class DestinationFinder(Protocol):
         """The destination as far as it is known without asking."""
         ...
 
-    async def find(self, label: str, region: str) -> Destination | None:
-        """The destination, asking a registry and other nodes if need be; None when none is found."""
+    async def find(self, label: str, region: str, address: str) -> Destination | None:
+        """The destination, asking a registry and other nodes if need be, on behalf of a visitor at `address`; None when
+        none is found."""
         ...
 
     async def find_elsewhere(self, label: str, region: str, *, not_at: Destination, denied: bool) -> Destination | None:
@@ -122,7 +125,7 @@ class Lookup:
     ) -> None:
         """
         resolve: asks a registry for a label; None when it knows no holder, or cannot be asked.
-        rate: unknown labels that are asked for per second.
+        rate: unknown labels that are asked for per second; the prefixes of visitors share them.
         time_limit: seconds for one label.
         """
         self._tunnels = tunnels
@@ -130,7 +133,8 @@ class Lookup:
         self._verification = verification
         self._mesh = mesh
         self._resolve = resolve
-        self._rate = TokenBucket(rate, rate, clock)
+        self._rate = PrefixShares(rate, clock, window=1.0)
+        self._guesses = PrefixShares(_MAX_GUESSES, clock)
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -152,8 +156,9 @@ class Lookup:
         self.answers["memory", "found"] += 1
         return route
 
-    async def find(self, label: str, region: str) -> Tunnel | Route | None:
-        """The destination, asking if need be; None when no holder is found, or too many labels are being asked for.
+    async def find(self, label: str, region: str, address: str) -> Tunnel | Route | None:
+        """The destination, asking if need be; None when no holder is found, or too many labels are being asked for, be
+        it in all or by the prefixes of the visitor's address.
 
         What was heard of the label is checked first. A route whose node does not answer is asked about, and is used as
         it is when nothing newer is found. Cancelled, it leaves a question that others may wait for running.
@@ -170,7 +175,7 @@ class Lookup:
             return None
         for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
-            asked = await self._ask(label, region, guess=not moving)
+            asked = await self._ask(label, region, None if moving else address)
             found = self._believed(label)
             if found is not None and not (isinstance(found, Route) and found is last and self._is_silent(found)):
                 self.answers[_named_by(found), "found"] += 1
@@ -201,7 +206,7 @@ class Lookup:
             if found is not None and not _same(found, not_at):
                 return found
             await asyncio.sleep(pause)
-            await self._ask(label, region, guess=False)
+            await self._ask(label, region, None)
             found = self._believed(label)
             if found is None and not self._routes.is_moving(label):
                 break
@@ -223,21 +228,36 @@ class Lookup:
     def _believed(self, label: str) -> Tunnel | Route | None:
         return self._tunnels.live(label) or self._routes.placed(label)
 
-    async def _ask(self, label: str, region: str, *, guess: bool) -> bool:
+    async def _ask(self, label: str, region: str, guesser: str | None) -> bool:
         """Ask for a label, or wait for a question in progress; the answers are in `routes` then.
 
-        False when the limits allowed no question. guess: the label may be made up, so the tighter limits apply.
+        False when the limits allowed no question. guesser: the address of a visitor who may have made the label up, so
+        that the tighter limits apply.
         """
         asking = self._asking.get(label)
         if asking is None:
-            limit = _MAX_GUESSES if guess else _MAX_QUESTIONS
-            if len(self._asking) >= limit or (guess and not self._rate.take()):
+            if len(self._asking) >= _MAX_QUESTIONS or (guesser is not None and not self._may_guess(guesser)):
                 return False
             asking = self._tasks.spawn(self._ask_everybody(label, region), name="ask for a label")
             self._asking[label] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(label, None))
+            asking.add_done_callback(partial(self._asked, label, guesser))
         await asyncio.shield(asking)
         return True
+
+    def _may_guess(self, address: str) -> bool:
+        if not self._guesses.take(address):
+            return False
+        if self._rate.take(address):
+            return True
+        self._guesses.give_back(address)
+        return False
+
+    def _asked(self, label: str, guesser: str | None, _: asyncio.Task[None]) -> None:
+        self._asking.pop(label, None)
+        if guesser is not None:
+            self._guesses.give_back(guesser)
+            if self._believed(label) is not None:
+                self._rate.give_back(guesser)  # it was no guess
 
     async def _ask_everybody(self, label: str, region: str) -> None:
         """Ask a registry, then the nodes of the label's region and the last one, unless the registry has confirmed what

@@ -35,6 +35,7 @@ from portway_relay.sessions.frame_budgets import FrameBudgets
 from portway_relay.sessions.grants import Grant, GrantVerifier, refused
 from portway_relay.sessions.session import Session
 from portway_relay.sessions.session_tunnels import SessionContext
+from portway_relay.sessions.token_lanes import TokenLanes
 from portway_relay.sessions.token_sessions import TokenSessions
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,12 @@ class Sessions:
         certificates: Callable[[], Iterable[bytes]],
         *,
         wall_clock: WallClock,
+        is_memory_scarce: Callable[[], bool],
     ) -> None:
         """
         certificates: the node's own one (DER), and the one before.
         wall_clock: is sent to clients in WELCOME.
+        is_memory_scarce: while it is no new client is taken.
 
         Needs a running loop.
         """
@@ -73,12 +76,14 @@ class Sessions:
         self._grants = grants
         self._context = context
         self._wall_clock = wall_clock
+        self._is_memory_scarce = is_memory_scarce
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[bytes, Session] = {}
         self._away: dict[Session, asyncio.TimerHandle] = {}
         self._finishing: dict[Tunnel, asyncio.TimerHandle] = {}
         limits = config.limits
         self._by_token = TokenSessions(limits.max_sessions_per_token)
+        self._lanes = TokenLanes(limits.max_lanes_per_token, context.clock, self._by_token.lanes)
         self._budgets = FrameBudgets(limits, context.clock)
         self._turns = Turns(limits.sessions_per_second, limits.session_burst, context.clock)
         self.postponed = 0  # new clients that were given a later turn
@@ -140,6 +145,8 @@ class Sessions:
         counts = session.pool.counts
         if counts.idle + counts.busy >= self._config.limits.max_lanes:
             raise Refused(FAILURE_CODE_OVERLOADED, "the session has as many lanes as this node gives to one")
+        if not self._lanes.take(session.token_id):
+            raise Refused(FAILURE_CODE_OVERLOADED, "this API token has as many lanes as this node gives to one")
         lane.charge_to(self._budgets.data_lane())
         session.pool.park(lane)
 
@@ -250,6 +257,8 @@ class Sessions:
                 )
         elif len(self._sessions) >= limits.max_sessions:
             raise Refused(FAILURE_CODE_OVERLOADED, "this node has as many clients as it takes: attach to another one")
+        if self._is_memory_scarce():
+            raise Refused(FAILURE_CODE_OVERLOADED, "this node is short of memory: attach to another one")
         turn = self._turns.take()
         if turn:
             self.postponed += 1

@@ -34,6 +34,11 @@ class TokenSessions:
         most = min(self._most, grant.max_tunnels + _SPARE) if grant.max_tunnels else self._most
         return len(self._all.get(grant.token_id, ())) >= most
 
+    def lanes(self, token_id: str) -> int:
+        """The data lanes of this token's sessions, idle and busy."""
+        counts = [session.pool.counts for session in self._all.get(token_id, ())]
+        return sum(count.idle + count.busy for count in counts)
+
     def longest_away(self, token_id: str) -> Session | None:
         """The session of this token whose client is away for the longest time."""
         return next(iter(self._away.get(token_id, ())), None)

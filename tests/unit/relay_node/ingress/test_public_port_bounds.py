@@ -54,6 +54,53 @@ async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
     assert around.asked[-1][0] == "f" * 16
 
 
+async def test_handshakes_that_are_begun_and_left_use_up_a_share(
+    open_front: FrontMaker, around: Around, clock: ManualClock
+) -> None:
+    """A network that leaves so many unfinished is closed on unread, until time has passed; others are served."""
+    front = open_front(limits={"unfinished_handshakes_per_second": 3})
+    hello = real_hello(NODE, [LINK_ALPN])
+    for number in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
+        writer.write(hello)
+        await until(lambda: len(around.lanes) == number + 1)
+        writer.transport.abort()
+    assert await answer(front, b"") == b""
+    assert front.rejected == {"handshakes": 1}
+    clock.now += 1
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
+    writer.write(hello)
+    await until(lambda: len(around.lanes) == 4)
+    writer.transport.abort()
+
+
+async def test_handshakes_that_are_completed_use_up_nothing(
+    open_front: FrontMaker, around: Around, authority: trustme.CA
+) -> None:
+    """One address may make any number, one after the other."""
+    front = open_front(limits={"unfinished_handshakes_per_second": 2})
+    for _ in range(6):
+        assert (await visit(front, authority))[0] == GREETING
+        await until(lambda: len(around.visitors) > 0)
+    assert not front.rejected
+
+
+async def test_no_visitor_is_taken_while_memory_is_scarce(
+    open_front: FrontMaker, around: Around, authority: trustme.CA
+) -> None:
+    """Lanes are: clients and nodes that are here need them."""
+    front = open_front()
+    around.scarce = True
+    assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
+    assert front.rejected == {"memory": 1}
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
+    writer.write(real_hello(NODE, [LINK_ALPN]))
+    await until(lambda: len(around.lanes) == 1)
+    writer.transport.abort()
+    around.scarce = False
+    assert (await visit(front, authority))[0] == GREETING
+
+
 async def test_hellos_that_come_together_leave_turns_to_others(open_front: FrontMaker, around: Around) -> None:
     """So many are acted upon in one turn of the loop, all of them in their order."""
     front = open_front(limits={"hellos_per_turn": 2})

@@ -45,6 +45,7 @@ class Door:
             "fra",
             rate=AddressRate(1, 3, clock),
             max_lookups=2,
+            clock=clock,
             on_failure=self.failures.append,
         )
 

@@ -9,6 +9,7 @@ from portway_relay.routing.senders import NODE, Sender
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.lookup_peers import LABEL, Around, Held
 from portway_testkit.links.carrier_link import until
+from portway_testkit.signers import label_of
 
 
 async def test_what_is_known_is_not_asked_for(around: Around) -> None:
@@ -104,11 +105,31 @@ async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
+async def test_guesses_of_one_network_leave_room_for_another(clock: ManualClock) -> None:
+    """However many addresses of it guess: the first visitor of a tunnel elsewhere is among those who are asked for."""
+    around = Around(clock, [], rate=10)
+    for number in range(20):
+        await around.find("abcdefghijklmno" + "abcdefghijklmnopqrst"[number], f"198.51.100.{number}")
+    around.registered("a")
+    assert await around.find(LABEL, "198.51.100.1") is None
+    assert await around.find(LABEL, "203.0.113.1") == ("a", 1)
+    await around.lookup.close()
+
+
+async def test_names_that_were_found_were_no_guesses(around: Around) -> None:
+    """One visitor may come to any number of tunnels elsewhere."""
+    for _ in range(10):
+        key = SigningKey()
+        around.registered("a", key=key)
+        around.registry[label_of(key)] = around.registry.pop(LABEL)
+        assert await around.find(label_of(key)) == ("a", 1)
+
+
 async def test_what_was_heard_is_verified_before_the_first_visitor_goes_there(around: Around) -> None:
     """Once: the next visitor goes without. Nobody is asked, whatever region the name is of: the client has signed."""
     around.told("a")
     assert around.lookup.known(LABEL, "iad") is None
-    found: Any = await around.lookup.find(LABEL, "iad")
+    found: Any = await around.lookup.find(LABEL, "iad", "192.0.2.1")
     assert found.node == "a"
     assert around.lookup.known(LABEL, "iad") is found
     assert around.asked == []
@@ -290,12 +311,13 @@ async def test_answers_are_counted_by_who_gave_them(around: Around, clock: Manua
     await around.find("a" * 16)
     await around.find("b" * 16)
     await around.find("c" * 16)
+    await around.find("d" * 16)
     assert around.lookup.answers == {
         ("node", "found"): 1,
         ("memory", "found"): 1,
         ("registry", "found"): 1,
         ("here", "found"): 1,
-        ("nobody", "unknown"): 2,
+        ("nobody", "unknown"): 3,
         ("memory", "unknown"): 1,
         ("nobody", "not_asked"): 1,
     }

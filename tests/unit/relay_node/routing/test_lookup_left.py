@@ -95,9 +95,14 @@ async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
-async def test_guesses_leave_room_for_tunnels_that_move(around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody answers, so many names that may be guesses are asked for and no more; one that moves is."""
+@pytest.fixture
+def few_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup_module, "_MAX_GUESSES", 2)
+
+
+@pytest.mark.usefixtures("few_guesses")
+async def test_guesses_leave_room_for_tunnels_that_move(around: Around) -> None:
+    """While nobody answers, so many names that may be guesses are asked for and no more; one that moves is."""
     around.answer.clear()
     guesses = [asyncio.ensure_future(around.find(f"abcdefghijklmno{letter}")) for letter in "ab"]
     await until(lambda: len(around.lookup) == 2)

@@ -19,7 +19,7 @@ class FakeVisit:
     """Remembers that it was cut; its end comes at once, as a cruel carrier might tell it."""
 
     opening = Opening(LABEL, "192.0.2.7", 4711)
-    bytes_in = bytes_out = 0
+    bytes_in = bytes_out = buffered = 0
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel

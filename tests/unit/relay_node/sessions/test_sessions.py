@@ -72,6 +72,16 @@ async def test_a_node_that_has_its_fill_of_sessions_says_so(make_node: MakeNode)
     assert (await node.attach(resume=first.welcome)).welcome.resumed, "coming back takes no further place"
 
 
+async def test_no_new_client_comes_while_memory_is_scarce(node: NodeSessions) -> None:
+    """It is sent to another node; those that are here stay, and may come back."""
+    first = node.attach()
+    node.scarce = True
+    assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_OVERLOADED
+    assert node.attach(resume=first.welcome).welcome.resumed
+    node.scarce = False
+    node.attach()
+
+
 async def test_one_token_does_not_have_all_sessions_of_a_node(make_node: MakeNode) -> None:
     """Those whose client is away count, and the one that is away for the longest time makes room for the next one."""
     node = make_node(max_sessions=5, max_sessions_per_token=2)
@@ -143,6 +153,19 @@ async def test_a_data_lane_with_a_wrong_secret_is_refused(node: NodeSessions, se
     assert wrong.value.code == unknown.value.code == FAILURE_CODE_SESSION
     assert wrong.value.message == unknown.value.message
     assert not node.carrier.pools[0].lanes
+
+
+async def test_one_token_does_not_have_all_lanes_of_a_node(make_node: MakeNode) -> None:
+    """Those of all its sessions count; another token's client gets its own."""
+    node = make_node(max_lanes_per_token=3)
+    first, second, other = node.attach(), node.attach(), node.attach(node.grant("t2"))
+    node.park(first.welcome)
+    node.park(first.welcome)
+    node.park(second.welcome)
+    with pytest.raises(Refused, match="lanes") as caught:
+        node.park(second.welcome)
+    assert caught.value.code == FAILURE_CODE_OVERLOADED
+    node.park(other.welcome)
 
 
 async def test_a_session_gets_no_more_lanes_than_it_was_told(make_node: MakeNode) -> None:

@@ -28,9 +28,11 @@ class StreamFactory:
         self._core = core
         self._contexts = TlsContexts()
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> PyStream:
-        """A server's stream on a connected socket, which it owns from now on. Raises TlsSettingsError, having closed
-        the socket, when `tls` cannot be used."""
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+    ) -> PyStream:
+        """A server's stream on a connected socket, which it owns from now on; `established` is called when it is
+        established. Raises TlsSettingsError, having closed the socket, when `tls` cannot be used."""
         try:
             context = self._contexts.get(tls) if tls is not None else None
         except TlsSettingsError:
@@ -38,7 +40,7 @@ class StreamFactory:
             raise
         stream = PyStream(self._core, _peer_of(sock), tls=tls is not None)
         stream.establishing = self._core.tasks.spawn(
-            _accept(self._core, stream, sock, context), name="accept", on_cut=sock.close
+            _accept(self._core, stream, sock, context, established), name="accept", on_cut=sock.close
         )
         return stream
 
@@ -52,7 +54,13 @@ class StreamFactory:
         return stream
 
 
-async def _accept(core: Core, stream: PyStream, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+async def _accept(
+    core: Core,
+    stream: PyStream,
+    sock: socket.socket,
+    context: ssl.SSLContext | None,
+    established: Callable[[], None] | None,
+) -> None:
     """Establish `stream` on `sock`. On failure the stream is notified and the socket closed."""
     try:
         sock.setblocking(False)
@@ -73,6 +81,8 @@ async def _accept(core: Core, stream: PyStream, sock: socket.socket, context: ss
         raise
     else:
         core.totals.handshakes += context is not None
+        if established is not None:
+            core.notify(stream.abort, established)
         _fail_unless_established(stream)
 
 

@@ -32,6 +32,11 @@ class JoinedVisit(RunningVisit):
         self._opened = False
         self._wants_lane = False  # the visitor is ready and the pool has not been asked for a lane
 
+    @property
+    def buffered(self) -> int:
+        held = self.stream.held_size if isinstance(self.stream, PyStream) else 0
+        return super().buffered + held + self._kept_size + sum(map(len, self._surplus))
+
     def start(self) -> None:
         stream = self.stream
         assert stream is not None
@@ -119,6 +124,7 @@ class JoinedVisit(RunningVisit):
         assert stream is not None
         self._opened = True
         surplus, self._kept, self._surplus = self._surplus, [], []
+        self._kept_size = 0
         for data in surplus:
             lane.carry(data)
         if isinstance(stream, LaneStream):

@@ -61,6 +61,9 @@ class LaneStream:
         """The visit was taken further on: answer the opening."""
         self.lane.accept(self._received)
 
+    def unsent(self) -> int:
+        return self.lane.unsent()
+
     def write(self, data: Bytes) -> None:
         self.lane.carry(data)
 

@@ -51,6 +51,11 @@ class RunningVisit:
     def bytes_out(self) -> int:
         return self.from_lane
 
+    @property
+    def buffered(self) -> int:
+        held = self.stream.unsent() if self.stream is not None else 0
+        return held + self.lane.unsent() if self.lane is not None else held
+
     def _counts(self) -> tuple[int, int]:
         if self._moved is not None:
             return self._moved

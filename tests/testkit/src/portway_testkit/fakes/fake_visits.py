@@ -58,6 +58,7 @@ class FakeVisit:
         self.pool = pool
         self.opening = opening
         self._ended = ended
+        self.buffered = 0
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
         handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone
@@ -72,7 +73,9 @@ class FakeCarrier:
     visits: list[FakeVisit] = field(default_factory=list)
     unusable: bool = False
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None) -> FakeStream:
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+    ) -> FakeStream:
         stream = FakeStream(sock, tls)
         sock.close()
         if self.unusable:
@@ -138,7 +141,7 @@ class Node:
 
     def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
         tls = ServerTls(b"chain", b"key", alpn=alpn)
-        self.visits.start_tls(self.connect()[0], PEER, to or self.tunnel, "ams", tls)
+        self.visits.start_tls(self.connect()[0], PEER, to or self.tunnel, "ams", tls, lambda: None)
         return self.carrier.visits[-1]
 
     def raw_visit(self) -> FakeVisit:

@@ -25,6 +25,7 @@ from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
+from portway_runtime.shares import PrefixShares
 from portway_runtime.tls_choices import Group
 
 from portway_testkit.fakes.clock import ManualClock
@@ -66,6 +67,7 @@ class Around:
     found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # the answers of look-ups, by label
     failures: list[BaseException] = field(default_factory=list)
     fails: bool = False
+    scarce: bool = False
 
     @property
     def zones(self) -> dict[str, None]:
@@ -78,25 +80,33 @@ class Around:
     def known(self, label: str, region: str) -> Tunnel | None:
         return self.tunnel if label == self.tunnel.label else None
 
-    async def find(self, label: str, region: str) -> Tunnel | None:
+    async def find(self, label: str, region: str, address: str) -> Tunnel | None:
         self.asked.append((label, region))
         return await self.found[label] if label in self.found else None
 
     async def find_elsewhere(self, label: str, region: str, *, not_at: Destination, denied: bool) -> Tunnel | None:
         raise AssertionError("visits ask it, not who takes connections")
 
-    def visitor(self, sock: socket.socket, peer: Endpoint, to: Destination, region: str, tls: ServerTls) -> None:
+    def visitor(
+        self,
+        sock: socket.socket,
+        peer: Endpoint,
+        to: Destination,
+        region: str,
+        tls: ServerTls,
+        established: Callable[[], None],
+    ) -> None:
         self.visitors.append((peer, to, region, tls.alpn))
         if self.fails:
             sock.close()
             raise TlsSettingsError("no such key")
-        self.carrier.finish(self.carrier.accept(sock, self.tls), GREETING)
+        self.carrier.finish(self.carrier.accept(sock, self.tls, established), GREETING)
 
-    def client_lane(self, sock: socket.socket, peer: Endpoint) -> None:
+    def client_lane(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         assert peer.host in ("127.0.0.1", "::1")
         self.lanes.append(sock)
 
-    def peer_lane(self, sock: socket.socket, peer: Endpoint) -> None:
+    def peer_lane(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         assert peer.host in ("127.0.0.1", "::1")
         self.peer_lanes.append(sock)
 
@@ -140,6 +150,8 @@ async def open_front(
             around,
             ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
+            handshakes=PrefixShares(config.limits.unfinished_handshakes_per_second, clock, window=1.0),
+            memory=around,
             clock=clock,
             on_failure=around.failures.append,
         )

@@ -26,7 +26,9 @@ class Around:
     """A look-up of a node that is no longer young, and everything that it can ask. No question is answered before
     `answer` is set. Each epoch of the label is of a session key of its own."""
 
-    def __init__(self, clock: ManualClock, failures: list[BaseException], *, young: bool = False) -> None:
+    def __init__(
+        self, clock: ManualClock, failures: list[BaseException], rate: float = 3, *, young: bool = False
+    ) -> None:
         self.pools: dict[str, Any] = {"a": object(), "b": object()}
         self.tunnels: dict[str, Any] = {}
         self.down: set[str] = set()
@@ -52,7 +54,7 @@ class Around:
             self.verification,
             self,
             self.resolve,
-            rate=3,
+            rate=rate,
             time_limit=0.05,
             clock=clock,
             on_failure=failures.append,
@@ -142,8 +144,8 @@ class Around:
         self.routes.hear_presence(token, presence)
         self.routes.hear_claim(token, claim)
 
-    async def find(self, label: str = LABEL) -> tuple[str, int] | str | None:
-        found: Any = await self.lookup.find(label, "fra")
+    async def find(self, label: str = LABEL, address: str = "192.0.2.1") -> tuple[str, int] | str | None:
+        found: Any = await self.lookup.find(label, "fra", address)
         return found if found is None or isinstance(found, str) else (found.node, found.epoch)
 
     async def elsewhere(self, not_at: Any, *, denied: bool = True) -> tuple[str, int] | None:

@@ -160,6 +160,7 @@ class FakeVisit:
     opening: Opening = field(default_factory=lambda: Opening("a" * 16, "192.0.2.1", 1))
     bytes_in: int = 0
     bytes_out: int = 0
+    buffered: int = 0
     is_cut: bool = False
 
     def cut(self) -> None:
@@ -310,6 +311,7 @@ class NodeSessions:
         self.raw_ports = RawPorts("127.0.0.1", account, self.tickets.sign, lambda label, sock, peer: sock.close())
         self.region = FakeRegion()
         self.addresses = RegionAddresses(account, self.region, self.region)
+        self.scarce = False  # memory
         self.tunnels = HeldTunnels()
         self.pools: dict[str, Any] = {"fra-2": object()}
         self.routes = Routes(config.name, self.pools.get, self.tunnels.claim, clock, self.registry_clock)
@@ -348,6 +350,7 @@ class NodeSessions:
             ),
             self.certificates.own,
             wall_clock=clock,
+            is_memory_scarce=lambda: self.scarce,
         )
 
     async def close(self) -> None:
