@@ -81,6 +81,7 @@ _PAUSE: Final = 2.0
 class _Cluster:
     """What both ports are served from."""
 
+    cluster_id: str
     store: Store
     views: Views
     authority: ClusterAuthority
@@ -211,7 +212,7 @@ class Registry:
         failed = FailedAuthentications(audit)
         tasks.spawn(failed.run(), name="write failed authentications")
         certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        return _Cluster(store, views, authority, grants, audit, failed, certificates, hub)
+        return _Cluster(settings.cluster_id, store, views, authority, grants, audit, failed, certificates, hub)
 
     async def _serve_nodes(self, cluster: _Cluster, certificate: CertificateFiles) -> health.aio.HealthServicer:
         config, views = self._config, cluster.views
@@ -243,7 +244,15 @@ class Registry:
         roster = Roster(views.nodes, views.orders, cluster.hub)
         self._closing.append(roster.close)
         reports = Reports(roster.node, monotonic)
-        discovery = Discovery(roster, cluster.grants, locator, reports, cluster_ca=cluster.authority.certificate)
+        discovery = Discovery(
+            roster,
+            cluster.grants,
+            locator,
+            reports,
+            cluster_id=cluster.cluster_id,
+            cluster_ca=cluster.authority.certificate,
+            now_ms=_now_ms,
+        )
         add_DiscoveryServicer_to_server(discovery, server)
         add_EnrolmentServicer_to_server(Enrolment(cluster.certificates), server)
         add_AdminServicer_to_server(Admin(views, orders, tokens, invitations, audit), server)

@@ -100,23 +100,28 @@ async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> N
     admin_token = (folder / "admin-token").read_text().strip()
     channels = [channel(registry, ca) for _ in range(_CHANNELS)]
     stubs = [DiscoveryStub(one) for one in channels]
+    session_key = os.urandom(32)
     tokens = []
     for _ in range(QUORUM):
         request = admin_pb2.CreateTokenRequest(tenant="bench", role=admin_pb2.ROLE_CLIENT)
         tokens.append((await AdminStub(channels[0]).CreateToken(request, metadata=bearer(admin_token))).token)
 
     async def locate(number: int) -> object:
-        return await stubs[number % _CHANNELS].Locate(LocateRequest(), metadata=bearer(tokens[0]))
+        return await stubs[number % _CHANNELS].Locate(
+            LocateRequest(session_key=session_key), metadata=bearer(tokens[0])
+        )
 
     await _repeated(pid, 1.0, locate)  # fills the caches
     print("Locate, by distance          ", await _repeated(pid, seconds, locate), flush=True)
-    nearest = (await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))).candidates
+    nearest = (
+        await stubs[0].Locate(LocateRequest(session_key=session_key, limit=32), metadata=bearer(tokens[0]))
+    ).candidates
     for first in range(0, len(nearest), MAX_IN_A_REPORT):
         some = nearest[first : first + MAX_IN_A_REPORT]
         trips = [RoundTrip(node=one.node.name, ms=max(0.1, one.expected_rtt_ms * 0.9)) for one in some]
         for token in tokens:
             await stubs[0].Report(ReportRequest(round_trips=trips), metadata=bearer(token))
-    answer = await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))
+    answer = await stubs[0].Locate(LocateRequest(session_key=session_key, limit=32), metadata=bearer(tokens[0]))
     print(f"  learned: {sum(one.learned for one in answer.candidates)} of {len(answer.candidates)} candidates")
     print("Locate, learned round trips  ", await _repeated(pid, seconds, locate), flush=True)
     for one in channels:

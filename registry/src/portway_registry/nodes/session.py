@@ -12,6 +12,7 @@ from typing import Final
 
 from grpc import aio
 from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_INVALID,
     EVICTION_REASON_QUOTA,
     Announce,
     Eviction,
@@ -53,6 +54,13 @@ class _Removal:
     evict: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Unplaced:
+    """A tunnel that nothing places any more."""
+
+    tunnel: Item[TunnelInfo]
+
+
 class NodeSession:
     """A node's stream, from its Register to its end.
 
@@ -85,7 +93,8 @@ class NodeSession:
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
-        self._work: asyncio.Queue[Announce | _Removal] = asyncio.Queue()
+        self._work: asyncio.Queue[Announce | _Removal | _Unplaced] = asyncio.Queue()
+        self._is_applying = False
         self._room = asyncio.Semaphore(_MAX_BATCHES)
         self._waiting = 0  # bytes of the batches in `_work`
         self._batch_done = asyncio.Event()
@@ -136,6 +145,15 @@ class NodeSession:
     def evict_for_quota(self, tunnel: Item[TunnelInfo]) -> None:
         """Withdraw a tunnel and evict it from the node: two replicas admitted one each into the last free place."""
         self._work.put_nowait(_Removal(tunnel, evict=True))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that the node announced so far was applied."""
+        return self._work.empty() and not self._is_applying
+
+    def remove_unplaced(self, tunnel: Item[TunnelInfo]) -> None:
+        """Withdraw a tunnel that nothing places any more, and evict it from the node."""
+        self._work.put_nowait(_Unplaced(tunnel))
 
     def tunnel_seen(self, tunnel: Item[TunnelInfo]) -> None:
         """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
@@ -233,7 +251,9 @@ class NodeSession:
 
     async def _apply_announcements(self) -> None:
         while True:
+            self._is_applying = False
             work = await self._work.get()
+            self._is_applying = True
             if isinstance(work, Announce):
                 try:
                     batch = await checked(work)
@@ -248,7 +268,10 @@ class NodeSession:
             tunnel = work.tunnel
             gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
             await self._until_done(Announce(withdrawn=[gone]), internal=True)
-            if work.evict:
+            if isinstance(work, _Unplaced):
+                eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_INVALID)
+                self.outbox.evict([eviction])
+            elif work.evict:
                 eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_QUOTA)
                 self.outbox.evict([eviction])
 
