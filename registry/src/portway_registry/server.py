@@ -67,7 +67,7 @@ _GRPC_OPTIONS: Final = (
     # Two registries on one port would share its clients by chance.
     ("grpc.so_reuseport", 0),
 )
-# Bytes. A node's whole state is 10,000 tunnels of some 300 bytes; this is five times that.
+# Bytes. A node's whole state is 20,000 tunnels at most, of some 500 bytes, and their sessions.
 _LARGEST_NODE_MESSAGE: Final = 16 << 20
 # Bytes. Requests of clients and operators are smaller; strangers' messages are read before their tokens are checked.
 _LARGEST_CALL: Final = 64 << 10

@@ -44,9 +44,9 @@ from portway_registry.tunnels.statement_checks import NodeChecks
 
 logger = logging.getLogger(__name__)
 
-# Tunnels of a batch that are checked and written together, in one transaction of etcd. What the loop does with them
-# takes some milliseconds, after which other tasks get their turn.
-_PIECE: Final = 128
+# Tunnels of a batch that are checked and written together. What the loop does with them takes some milliseconds, after
+# which other tasks get their turn.
+_PIECE: Final = 64
 # Records copied before other tasks get their turn; each takes some 10 µs.
 _RECORDS_PER_TURN: Final = 64
 # Concurrent reads of keys that changed under a batch.

@@ -22,11 +22,11 @@ from portway_runtime.signature_checks import SignatureChecks
 # core.
 _NODE_BURST: Final = 3_000
 _NODE_RATE: Final = 2_000  # per second
-# Signatures of all nodes: two fifths of a core.
-_RATE: Final = 4_000  # per second
-_BURST: Final = 8_000
-# Signatures of one turn: some 6 ms. Nodes take turns, so that a small batch waits for one turn of each busy node.
-TURN: Final = 64
+# After each turn of the checks there are none for twice as long as it took: those of all nodes together take a third of
+# a core, and less where other work keeps the cores busy.
+_PAUSE: Final = 2.0
+# Signatures of one turn: some 3 ms. Nodes take turns, so that a small batch waits for one turn of each busy node.
+TURN: Final = 32
 # Signatures of one node that are remembered as genuine, 4 MB: the grants of its sessions, which are announced again
 # with each renewed presence, and a batch that is applied again after the store was away.
 _REMEMBERED: Final = 20_000
@@ -39,8 +39,8 @@ class StatementChecks:
     def __init__(self, clock: Monotonic = monotonic) -> None:
         self._checks = SignatureChecks()
         self._clock = clock
-        self._pace = TokenBucket(_RATE, _BURST, clock)
         self._turn = asyncio.Lock()
+        self._next_turn = 0.0
 
     def of_node(self) -> "NodeChecks":
         """The checks of what one node announces, with a pace and a memory of its own."""
@@ -49,8 +49,12 @@ class StatementChecks:
     async def take_turn(self, signed: Sequence[Signed]) -> list[bool]:
         """Whether each is genuine; at most TURN at once. Those who wait are served in the order in which they came."""
         async with self._turn:
-            await asyncio.sleep(self._pace.charge(len(signed)))
-            return await asyncio.gather(*map(self._checks.check, signed))
+            await asyncio.sleep(max(0.0, self._next_turn - self._clock()))
+            began = self._clock()
+            answers = await asyncio.gather(*map(self._checks.check, signed))
+            ended = self._clock()
+            self._next_turn = ended + _PAUSE * (ended - began)
+            return answers
 
     def close(self) -> None:
         """Stop; checks that have not begun are cancelled."""

@@ -109,12 +109,22 @@ async def test_a_node_has_a_pace(paced: tuple[Elapsed, StatementChecks]) -> None
     assert elapsed.now == pytest.approx(2.0, abs=0.1)
 
 
-async def test_all_nodes_together_have_a_pace(paced: tuple[Elapsed, StatementChecks]) -> None:
-    """8,000 signatures at once, then 4,000 a second: a registry has other callers."""
+async def test_all_nodes_together_take_a_third_of_a_core(
+    paced: tuple[Elapsed, StatementChecks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each turn there is a pause of twice its length, whoever comes next."""
     elapsed, checks = paced
-    for first in range(0, 12_000, 2_000):
-        await checks.of_node().genuine([signed(first + one) for one in range(2_000)])
-    assert elapsed.now == pytest.approx(1.0, abs=0.1)
+
+    def slow(self: Signed) -> bool:
+        elapsed.now += 0.001
+        return True
+
+    monkeypatch.setattr(Signed, "is_genuine", slow)
+    for first in range(0, 4 * TURN, TURN):
+        await checks.of_node().genuine([signed(first + one) for one in range(TURN)])
+    took = TURN * 0.001
+    assert [pause for pause in elapsed.pauses if pause > 0] == pytest.approx([2 * took] * 3)
+    assert elapsed.now == pytest.approx(4 * took + 6 * took)
 
 
 async def test_nodes_take_turns(checks: StatementChecks) -> None:
