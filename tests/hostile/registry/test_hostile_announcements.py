@@ -20,7 +20,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.statements import SigningKey
+from portway_proto.wire.statements import SigningKey, read_claim, sign_presence
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit import signers
@@ -67,14 +67,15 @@ def refusals(node: NodeStream) -> set[int]:
 def invented(victim: AnnouncedClient, number: int) -> list[TunnelInfo]:
     """Tunnels of keys of the node's own making, claimed at it for the victim's session key."""
     node = SessionSigner(victim.signer.cluster, victim.signer.key)
-    return [signers.tunnel_info(node.claim(node="evil"), "fra") for _ in range(number)]
+    return [signers.tunnel_info(node.claim(node="evil", epoch=1), "fra") for _ in range(number)]
 
 
 async def test_tunnels_invented_in_a_tenants_name_take_none_of_its_places(
     registry: Registry, operator: Operator, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
-    """Its client was attached to the node, which has its grant and a presence of now; without the session's key it
-    cannot present anything else. All 99 are refused, and the tenant opens as many tunnels as it may."""
+    """Its client was attached to the node, which has its grant and a presence of now. Without the session's key it
+    cannot present anything else: not with that presence, not with one that it signs itself for the victim's session key
+    or for one of its own. All are refused, and the tenant opens as many tunnels as it may."""
     token = await operator.stub.CreateToken(
         admin_pb2.CreateTokenRequest(tenant="victim", role=admin_pb2.ROLE_CLIENT, max_tunnels=3),
         metadata=operator.shown,
@@ -84,6 +85,17 @@ async def test_tunnels_invented_in_a_tenants_name_take_none_of_its_places(
     session = victim.session("evil")
     made_up = invented(victim, 99)
     await evil.announce(own, *made_up, sessions=[session])
+    forger = AnnouncedClient(SessionSigner(victim.signer.cluster), victim.grant)
+    forged = invented(victim, 2)
+    ids = frozenset(read_claim(one.claim).id for one in forged)
+    presence = sign_presence(
+        forger.signer.key, victim.signer.cluster, time_ms=now_ms() + 1_000, node="evil", ids=ids
+    ).encoded
+    own_key = AnnouncedSession(grant=victim.grant, presence=victim.signer.key.public + presence[32:])
+    await evil.announce(*forged, sessions=[own_key])
+    others = [forger.tunnel("evil") for _ in range(2)]
+    await evil.announce(*others, of=[forger])
+    made_up += [*forged, *others]
     assert {label for label, _, _ in evil.evicted} == {one.label for one in made_up}
     assert refusals(evil) == {EVICTION_REASON_INVALID}
     elsewhere = await client_of(public, token.token)
@@ -101,7 +113,7 @@ async def test_30_000_tunnels_of_a_token_that_nobody_has_leave_nothing(
     honest, thief = await operator.client(), await operator.client()
     head = thief.grant.rpartition(".")[0]
     forged = AnnouncedSession(grant=f"{head}.{'A' * 86}", presence=thief.session("evil").presence)
-    claim = thief.signer.claim(node="evil")
+    claim = thief.signer.claim(node="evil", epoch=1)
     digits = "abcdefghijklmnopqrstuvwxyz234567"
     flood = [
         TunnelInfo(label="".join(digits[number >> 5 * place & 31] for place in range(16)), epoch=1, claim=claim.encoded)
@@ -148,7 +160,8 @@ async def test_statements_that_were_seen_are_of_no_use(
     registry: Registry, pki: Pki, operator: Operator, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
     """The victim's claim and presence as the registry tells them, with a grant of an accomplice's for the victim's
-    session key, or for a session key of its own: the label stays at its home, and with its tenant."""
+    session key, or for a session key of its own; a higher claim that the label's key has not signed: the label stays at
+    its home, and with its tenant."""
     victim, accomplice = await operator.client(), await operator.client()
     tunnel = victim.tunnel("good")
     await good.announce(tunnel, of=[victim])
@@ -165,7 +178,12 @@ async def test_statements_that_were_seen_are_of_no_use(
     ]
     for sessions in copies:
         await evil.announce(found.tunnel, sessions=sessions)
-    assert len(evil.evicted) == len(copies)
+    forged = accomplice.tunnel("evil", epoch=2)
+    raised = tunnel.claim[:32] + forged.claim[32:]
+    accomplice.signer.held[:] = [read_claim(raised)]
+    forged.label, forged.claim = tunnel.label, raised
+    await evil.announce(forged, of=[accomplice])
+    assert len(evil.evicted) == len(copies) + 1
     assert refusals(evil) <= {EVICTION_REASON_INVALID, EVICTION_REASON_SUPERSEDED}
     assert good.evicted == []
     after = await seen(registry, pki, tunnel.label)
@@ -188,6 +206,9 @@ async def test_a_closed_label_leads_nowhere_after_a_flood_of_others(
         claim = thief.signer.claim(node="evil", epoch=start + 1)
         await evil.announce(*(TunnelInfo(label=claim.label, claim=claim.encoded) for _ in range(1_000)))
     await evil.announce(found.tunnel, sessions=[AnnouncedSession(grant=victim.grant, presence=found.presence)])
+    another = thief.tunnel("evil")
+    another.label = tunnel.label
+    await evil.announce(another, of=[thief])
     # Its home itself, should it be the hostile one, cannot bring it back either.
     await good.announce(tunnel, sessions=[before])
     assert (tunnel.label, 1, EVICTION_REASON_INVALID) in good.evicted
@@ -268,6 +289,8 @@ async def test_a_node_that_keeps_what_its_clients_gave_up_loses_it(
             await AdminStub(calls).RevokeToken(admin_pb2.RevokeTokenRequest(id=token.info.id), metadata=shown)
             await evil.until(lambda: evil.evicted)
             assert evil.evicted == [(tunnel.label, 1, EVICTION_REASON_INVALID)]
+            await evil.announce(tunnel, of=[client])
+            assert evil.evicted == [(tunnel.label, 1, EVICTION_REASON_INVALID)] * 2
 
 
 async def test_a_token_made_at_another_replica_is_good_at_once(etcd: EtcdServer, pki: Pki, tmp_path: Any) -> None:

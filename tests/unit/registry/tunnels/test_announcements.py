@@ -292,6 +292,16 @@ def client_presence(client: AnnouncedClient) -> bytes:
     return client.session("fra-1", client._last_ms).SerializeToString()
 
 
+async def test_a_node_brings_only_presences_at_itself(cluster: Cluster, announcing: Announcing, node: Node) -> None:
+    """What counts as another node's share of the store is not for it to fill."""
+    client = await announcing.client()
+    await node.announce(client.tunnel("fra-1"), of=client)
+    await cluster.settle()
+    await node.announce(sessions=[client.session("lon-1")])
+    await cluster.settle()
+    assert cluster.views.presences.bytes_of_node("lon-1") == 0
+
+
 async def test_a_renewed_presence_is_stored_by_itself(cluster: Cluster, announcing: Announcing, node: Node) -> None:
     """Batches without any tunnel bring it."""
     client = await announcing.client()
