@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, Failure
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_QUOTA, Failure
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     EVICTION_REASON_QUOTA,
@@ -34,16 +34,10 @@ from portway_relay.sessions.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-_FAILURES: Final = {
-    EVICTION_REASON_QUOTA: Failure(
-        code=FAILURE_CODE_QUOTA,
-        message="the token has as many tunnels as it may have, at other nodes too: close one",
-    ),
-    EVICTION_REASON_INVALID: Failure(
-        code=FAILURE_CODE_CLAIM,
-        message="the registry does not accept the tunnel's claim, its presence or its token: open it again",
-    ),
-}
+_INVALID: Final = Failure(
+    code=FAILURE_CODE_CLAIM,
+    message="the registry does not accept the tunnel's claim, its presence or its token: open it again",
+)
 
 
 class MessageHandler:
@@ -129,11 +123,20 @@ class MessageHandler:
 
     def _evict(self, eviction: Eviction) -> None:
         if eviction.reason == EVICTION_REASON_QUOTA:
-            whose = "this token" if eviction.of_token else "its tenant"
-            failure = quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels).failure
+            failure = _over_quota(eviction)
         else:
-            failure = _FAILURES.get(eviction.reason, SUPERSEDED)
+            failure = _INVALID if eviction.reason == EVICTION_REASON_INVALID else SUPERSEDED
         self._table.evict(eviction.label, eviction.epoch, failure, eviction.claim)
+
+
+def _over_quota(eviction: Eviction) -> Failure:
+    if not eviction.max_tunnels:
+        return Failure(
+            code=FAILURE_CODE_QUOTA,
+            message="the registries take no more tunnels from this node: attach to another one",
+        )
+    whose = "this token" if eviction.of_token else "its tenant"
+    return quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels).failure
 
 
 def _log_reachability(reachability: Reachability) -> None:
