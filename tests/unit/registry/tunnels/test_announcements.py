@@ -36,6 +36,8 @@ class Cluster(Protocol):
 
     async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
 
+    async def put_tenant(self, name: str, max_tunnels: int) -> None: ...
+
     async def put_tunnel(self, tunnel: TunnelInfo) -> None: ...
 
     async def tunnels(self) -> dict[str, tuple[str, int]]: ...
@@ -410,9 +412,22 @@ async def test_a_quota_holds_within_one_batch(cluster: Cluster, announcing: Anno
     small, other = await announcing.client("small"), await announcing.client("other")
     tunnels = [small.tunnel("fra-1") for _ in range(4)]
     free = other.tunnel("fra-1")
-    told = await node.announce(*tunnels, free, of=[small, other])
-    assert {reason for _, _, reason in told} == {EVICTION_REASON_QUOTA}
+    told = await node.evicted([*tunnels, free], [small, other])
+    assert {(one.reason, one.max_tunnels, one.of_token) for one in told} == {(EVICTION_REASON_QUOTA, 2, True)}
     assert set(await cluster.tunnels()) == {tunnel.label for tunnel in tunnels[:2]} | {free.label}
+
+
+async def test_a_tenant_s_quota_holds_for_its_tokens_together(
+    cluster: Cluster, announcing: Announcing, node: Node
+) -> None:
+    """Whose a tunnel is stands in the grant: what the node says of it evades no quota, and takes none of another's."""
+    await cluster.put_tenant("demo", 2)
+    clients = [await announcing.client(f"t{number}") for number in range(3)]
+    tunnels = [client.tunnel("fra-1", tenant="else", token_id="else") for client in clients]
+    told = await node.evicted(tunnels, clients)
+    assert [(one.label, one.max_tunnels, one.of_token) for one in told] == [(tunnels[2].label, 2, False)]
+    assert told[0].reason == EVICTION_REASON_QUOTA
+    assert set(await cluster.tunnels()) == {tunnel.label for tunnel in tunnels[:2]}
 
 
 async def test_a_quota_holds_over_the_pieces_of_a_batch(
