@@ -89,9 +89,11 @@ def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster,
     eventually(lambda: shown(mesh) == [(label_of(own), "iad-1", 3)])
     info = node_info("fra-2", "fra", host=LOOPBACK, port=mesh.nodes["fra-2"].port)
 
+    token = mesh.token()
+
     async def client() -> AnnouncedClient:
         async with channel(mesh.registry_address, mesh.ca) as public:
-            return await client_of(public, mesh.token())
+            return await client_of(public, token)
 
     async def connect() -> NodeStream:
         stream = NodeStream(str(mesh.registry_config.mesh_listen), NodeIdentities(mesh), info)
