@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from portway_proto.v1.lane_pb2 import Answer, Ask, Gone, Peer, Routes
-from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.clusters.mesh import NodeIdentities, identity
-from portway_testkit.clusters.registry import NodeStream, node_info
+from portway_testkit.clusters.registry import NodeStream, channel, client_of, node_info
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.signers import SessionSigner, label_of, tunnel_info
+from portway_testkit.signers import AnnouncedClient, SessionSigner, label_of, tunnel_info
 from portway_testkit.visitors.onlookers import answered
 from portway_testkit.waiting import eventually
 
@@ -90,26 +89,30 @@ def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster,
     eventually(lambda: shown(mesh) == [(label_of(own), "iad-1", 3)])
     info = node_info("fra-2", "fra", host=LOOPBACK, port=mesh.nodes["fra-2"].port)
 
+    token = mesh.token()
+
+    async def client() -> AnnouncedClient:
+        async with channel(mesh.registry_address, mesh.ca) as public:
+            return await client_of(public, token)
+
     async def connect() -> NodeStream:
         stream = NodeStream(str(mesh.registry_config.mesh_listen), NodeIdentities(mesh), info)
         await stream.open()
         return stream
 
-    def told(key: SigningKey, epoch: int) -> TunnelInfo:
-        return tunnel_info(SessionSigner(tunnel.grant.signer.cluster).claim(key, node="fra-2", epoch=epoch), "fra")
-
-    stream = mesh.run(connect)
+    stream, of = mesh.run(connect), mesh.run(client)
     try:
-        batches = [(key, epoch) for key in (own, gone) for epoch in (1, 2)] * 4
+        made = {(key, epoch): of.tunnel("fra-2", key, epoch) for key in (own, gone) for epoch in (1, 2)}
+        batches = list(made) * 4
         lot.shuffle(batches)
-        for key, epoch in batches:
-            tunnels = [told(key, epoch)]
-            mesh.run(lambda: stream.announce(*tunnels))
+        for batch in batches:
+            tunnels = [made[batch]]
+            mesh.run(lambda: stream.announce(*tunnels, of=[of]))
             if lot.random() < 0.5:
                 mesh.run(lambda: stream.announce(withdrawn=tuple(tunnels)))
             assert (label_of(own), "iad-1", 3) in shown(mesh)
-        mesh.run(lambda: stream.announce(told(gone, 2)))
-        mesh.run(lambda: stream.announce(told(gone, 1), withdrawn=(told(gone, 1),)))
+        mesh.run(lambda: stream.announce(made[gone, 2], of=[of]))
+        mesh.run(lambda: stream.announce(made[gone, 1], of=[of], withdrawn=(made[gone, 1],)))
         assert sorted(shown(mesh)) == sorted([(label_of(own), "iad-1", 3), (label_of(gone), "fra-2", 2)])
         assert answered(mesh, "fra-1", tunnel.host) == "own"
         assert tunnel.unbound is None

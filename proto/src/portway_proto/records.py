@@ -1,4 +1,4 @@
-"""The form of the records that registries, nodes and clients pass on: NodeInfo and TunnelInfo.
+"""The form of the records that registries, nodes and clients pass on: NodeInfo, TunnelInfo, AnnouncedSession.
 
 Here: form and largest length of each field, and copies that have only known fields. A receiver makes such a copy before
 it stores a record or sends it on, so that no party can fill another one's memory or messages. Not here: whether what a
@@ -8,9 +8,12 @@ record says is true.
 import re
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
+from portway_proto.v1.mesh_pb2 import AnnouncedSession
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import PROOF_SIZE, is_label
-from portway_proto.wire.limits import MAX_CLAIM
+from portway_proto.wire.limits import CLAIM_ID_SIZE, MAX_CLAIM, MAX_CLAIMS
 
 # A NodeInfo that has its form takes at most 1,200 bytes: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
 # its claim and ticket.
@@ -27,6 +30,10 @@ _TOKEN_ID: Final = re.compile(r"[0-9A-Za-z._-]{0,64}")
 _MAX_PORT: Final = 65535
 # Bytes. A ticket carries a certificate, which has 600 with the longest names.
 MAX_TICKET: Final = 4096
+# Bytes. A grant has some 420; half of a control frame, which carries it to the node.
+MAX_GRANT: Final = 8192
+# Bytes of a presence: its list of claims, and 170 of the rest with the longest name.
+MAX_PRESENCE: Final = 170 + CLAIM_ID_SIZE * MAX_CLAIMS
 _MAX_REACH_FAILURE: Final = 300  # bytes
 _SHOWN: Final = 40  # characters of a value in an error
 
@@ -81,7 +88,7 @@ def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
         proof=sent.proof,
         tenant=_checked("tenant", sent.tenant, _TENANT),
         token_id=_checked("token_id", sent.token_id, _TOKEN_ID),
-        options=_options(sent) if sent.HasField("options") else None,
+        options=_known_options(sent.options) if sent.HasField("options") else None,
         unencrypted_port=_port("unencrypted_port", sent.unencrypted_port),
         opened_at_ms=sent.opened_at_ms,
         host=_checked("host", sent.host, _HOST_NAME),
@@ -90,14 +97,31 @@ def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
     )
 
 
+def session_record(sent: AnnouncedSession) -> AnnouncedSession:
+    """A copy of `sent` with known fields only. Raises InvalidRecord. Nothing is verified."""
+    if len(sent.grant) > MAX_GRANT:
+        raise InvalidRecord(f"grant has {len(sent.grant)} characters; at most {MAX_GRANT} are allowed")
+    if len(sent.presence) > MAX_PRESENCE:
+        raise InvalidRecord(f"presence has {len(sent.presence)} bytes; at most {MAX_PRESENCE} are allowed")
+    return AnnouncedSession(grant=sent.grant, presence=sent.presence)
+
+
+def claimed_options(options: bytes) -> TunnelOptions:
+    """The options in a claim, with known fields only. Raises InvalidRecord."""
+    try:
+        return _known_options(TunnelOptions.FromString(options))
+    except DecodeError:
+        raise InvalidRecord("options of a claim cannot be read") from None
+
+
 def printable(text: str, size: int) -> str:
     """A text for people, cut to at most `size` bytes of UTF-8; characters that are not printable become spaces."""
     cut = text[:size].encode(errors="replace")[:size].decode(errors="ignore")
     return cut if cut.isprintable() else "".join(one if one.isprintable() else " " for one in cut)
 
 
-def _options(sent: TunnelInfo) -> TunnelOptions:
-    return TunnelOptions(h2_enabled=sent.options.h2_enabled, unencrypted=sent.options.unencrypted)
+def _known_options(sent: TunnelOptions) -> TunnelOptions:
+    return TunnelOptions(h2_enabled=sent.h2_enabled, unencrypted=sent.unencrypted)
 
 
 def _checked(field: str, value: str, form: re.Pattern[str]) -> str:

@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Bytes. A node's whole state is 10,000 tunnels of some 300 bytes; this is five times that.
+# Bytes. A node's whole state is 20,000 tunnels at most, of some 500 bytes, and their sessions.
 _LARGEST_NODE_MESSAGE: Final = 16 << 20
 # Bytes. Requests of clients and operators are smaller; strangers' messages are read before their tokens are checked.
 _LARGEST_CALL: Final = 64 << 10
@@ -75,6 +75,7 @@ _PAUSE: Final = 2.0
 class _Cluster:
     """What both ports are served from."""
 
+    cluster_id: str
     store: Store
     views: Views
     authority: ClusterAuthority
@@ -219,7 +220,7 @@ class Registry:
         failed = FailedAuthentications(audit)
         tasks.spawn(failed.run(), name="write failed authentications")
         certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        return _Cluster(store, views, authority, grants, quota, audit, failed, certificates, hub)
+        return _Cluster(settings.cluster_id, store, views, authority, grants, quota, audit, failed, certificates, hub)
 
     async def _serve_nodes(self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles) -> None:
         config, views = self._config, cluster.views
@@ -249,7 +250,14 @@ class Registry:
         self._closing.append(roster.close)
         reports = Reports(roster.node, monotonic)
         discovery = Discovery(
-            roster, cluster.grants, cluster.quota, locator, reports, cluster_ca=cluster.authority.certificate
+            roster,
+            cluster.grants,
+            cluster.quota,
+            locator,
+            reports,
+            cluster_id=cluster.cluster_id,
+            cluster_ca=cluster.authority.certificate,
+            now_ms=_now_ms,
         )
         admin = Admin(views, orders, tokens, tenants, invitations, audit)
         identify = by_token(tokens, invitations)

@@ -10,7 +10,8 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.registry import Pki, bearer, channel, running
+from portway_testkit.clusters.registry import Pki, bearer, channel, client_of, running
+from portway_testkit.signers import AnnouncedClient
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,7 @@ class Operator:
 
     def __init__(self, public: grpc.aio.Channel, token: str) -> None:
         self.stub = AdminStub(public)
+        self._public = public
         self.shown = bearer(token)
 
     async def new_token(
@@ -61,6 +63,14 @@ class Operator:
     ) -> admin_pb2.CreateTokenResponse:
         request = admin_pb2.CreateTokenRequest(tenant="demo", role=role)
         return await self.stub.CreateToken(request, metadata=self.shown)
+
+    async def client(self) -> AnnouncedClient:
+        """A client with a token of its own."""
+        return await client_of(self._public, (await self.new_token()).token)
+
+    async def set_quota(self, tenant: str, max_tunnels: int) -> None:
+        request = admin_pb2.SetTenantQuotaRequest(name=tenant, max_tunnels=max_tunnels)
+        await self.stub.SetTenantQuota(request, metadata=self.shown)
 
     async def revoke(self, token_id: str) -> None:
         await self.stub.RevokeToken(admin_pb2.RevokeTokenRequest(id=token_id), metadata=self.shown)

@@ -6,17 +6,19 @@ from typing import Any, Protocol
 
 import grpc
 import pytest
+from portway_proto.records import MAX_TICKET
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest, SurveyRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.wire.limits import MAX_CLAIM
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_registry.state import keys
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord, encode
 from portway_registry.store.contract import Put
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, node_info, running
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, node_info, running
 
 # A list of 18 MB is written, decoded and sent.
 pytestmark = pytest.mark.timeout(180)
@@ -58,7 +60,8 @@ def largest_tunnel(number: int) -> TunnelInfo:
         node=f"n{number % NODES:04d}".ljust(63, "x"),
         region="r" * 63,
         epoch=2**32 - 1,
-        proof=b"p" * 32,
+        claim=b"c" * MAX_CLAIM,
+        ticket=b"t" * MAX_TICKET,
         tenant="t" * 64,
         token_id="i" * 64,
         unencrypted_port=0,
@@ -144,7 +147,7 @@ async def test_no_list_exceeds_a_message(
 
     token = bearer((await operator.new_token()).token)
     discovery = DiscoveryStub(public)
-    assert len((await discovery.Locate(LocateRequest(), metadata=token)).candidates) == 8
+    assert len((await discovery.Locate(LocateRequest(session_key=SESSION_KEY), metadata=token)).candidates) == 8
     assert (await discovery.Survey(SurveyRequest(), metadata=token)).nodes >= NODES
 
 

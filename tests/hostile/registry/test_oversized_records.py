@@ -8,11 +8,11 @@ from grpc import StatusCode
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-from portway_proto.v1.mesh_pb2 import Announce, NodeMessage, Withdrawal
-from portway_proto.v1.types_pb2 import NodeInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, NodeMessage, Withdrawal
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, bearer, node_info, tunnel_info
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, StreamEnded, bearer, node_info, tunnel_info
+from portway_testkit.signers import AnnouncedClient
 
 HUGE = "a" * (5 << 20)
 # The tag and length of 5 MiB of a field that no release knows, and its bytes.
@@ -25,12 +25,14 @@ class Operator(Protocol):
 
     async def new_token(self) -> admin_pb2.CreateTokenResponse: ...
 
+    async def client(self) -> AnnouncedClient: ...
+
 
 async def answers(operator: Operator, public: grpc.aio.Channel) -> list[NodeInfo]:
     """The nodes that an operator is listed and a client located; both must fit into a message."""
     listed = await operator.stub.ListNodes(admin_pb2.ListNodesRequest(), metadata=operator.shown)
     token = (await operator.new_token()).token
-    located = await DiscoveryStub(public).Locate(LocateRequest(), metadata=bearer(token))
+    located = await DiscoveryStub(public).Locate(LocateRequest(session_key=SESSION_KEY), metadata=bearer(token))
     return [*listed.nodes, *(one.node for one in located.candidates)]
 
 
@@ -79,7 +81,8 @@ async def test_unknown_fields_reach_nobody(
         {"token_id": HUGE},
         {"node": HUGE},
         {"region": HUGE},
-        {"proof": HUGE.encode()},
+        {"claim": HUGE.encode()},
+        {"ticket": HUGE.encode()},
         {"label": HUGE},
         {"unencrypted_port": 1 << 20},
     ],
@@ -89,18 +92,36 @@ async def test_an_announcement_with_a_huge_field_is_refused(
     registry: Registry, pki: Pki, operator: Operator, more: dict[str, Any]
 ) -> None:
     """The node's session ends, and the answer names the field; the tunnels of others are listed as before."""
-    kept = tunnel_info(Chain())
+    client = await operator.client()
+    kept = client.tunnel("good")
     async with (
         NodeStream(registry.mesh_address, pki, node_info("good")) as good,
         NodeStream(registry.mesh_address, pki, node_info("evil")) as evil,
     ):
-        await good.announce(kept)
+        await good.announce(kept, of=[client])
         with pytest.raises(StreamEnded) as refused:
-            await evil.announce(tunnel_info(Chain(), **more))
+            await evil.announce(tunnel_with(**more))
         assert refused.value.code is StatusCode.INVALID_ARGUMENT
         assert next(iter(more)) in refused.value.details
         found = await operator.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=operator.shown)
         assert [one.label for one in found.tunnels] == [kept.label]
+
+
+def tunnel_with(**fields: Any) -> TunnelInfo:
+    tunnel = tunnel_info(node="evil")
+    for name, value in fields.items():
+        setattr(tunnel, name, value)
+    return tunnel
+
+
+@pytest.mark.parametrize("more", [{"grant": HUGE}, {"presence": HUGE.encode()}], ids=lambda more: next(iter(more)))
+async def test_a_session_with_a_huge_field_is_refused(registry: Registry, pki: Pki, more: dict[str, Any]) -> None:
+    """Likewise."""
+    async with NodeStream(registry.mesh_address, pki, node_info("evil")) as evil:
+        with pytest.raises(StreamEnded) as refused:
+            await evil.announce(sessions=[AnnouncedSession(**more)])
+        assert refused.value.code is StatusCode.INVALID_ARGUMENT
+        assert next(iter(more)) in refused.value.details
 
 
 async def test_a_withdrawal_of_a_huge_label_is_refused(registry: Registry, pki: Pki) -> None:
@@ -112,10 +133,11 @@ async def test_a_withdrawal_of_a_huge_label_is_refused(registry: Registry, pki: 
 
 async def test_unknown_fields_of_an_announcement_are_dropped(registry: Registry, pki: Pki, operator: Operator) -> None:
     """The tunnel is taken up; what is stored and listed has known fields only."""
-    tunnel = tunnel_info(Chain())
+    client = await operator.client()
+    tunnel = client.tunnel("evil")
     tunnel.MergeFromString(UNKNOWN_FIELD)
     async with NodeStream(registry.mesh_address, pki, node_info("evil")) as evil:
-        await evil.announce(tunnel)
+        await evil.announce(tunnel, of=[client])
         found = await operator.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=operator.shown)
         assert [one.label for one in found.tunnels] == [tunnel.label]
         assert found.ByteSize() < 500

@@ -9,11 +9,12 @@ import grpc
 import pytest
 from grpc import StatusCode
 from portway_proto.v1 import admin_pb2
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.signers import AnnouncedClient
 
 EPOCHS = 50
 WITHIN = 2.0  # seconds, as docs/architecture/threats.md promises
@@ -25,6 +26,8 @@ class Operator(Protocol):
     async def new_token(self, *, role: Any = ...) -> admin_pb2.CreateTokenResponse: ...
 
     async def revoke(self, token_id: str) -> None: ...
+
+    async def client(self) -> AnnouncedClient: ...
 
 
 async def synced(watch: Any) -> None:
@@ -81,17 +84,18 @@ async def test_a_watch_that_is_not_read_ends_too(
         )(admin_pb2.WatchTunnelsRequest(), metadata=bearer(token.token))
         await synced(watch)
         # Changes of some 450 bytes, of which a stream's window holds 64 KiB at first.
-        chains = [Chain() for _ in range(40)]
+        client, keys = await operator.client(), [SigningKey() for _ in range(40)]
         for epoch in range(1, EPOCHS + 1):
-            await node.announce(*(tunnel_info(chain, epoch, host="h" * 250) for chain in chains))
+            client.signer.held.clear()
+            await node.announce(*(client.tunnel("fra-1", key, epoch, host="h" * 250) for key in keys), of=[client])
         await operator.revoke(token.info.id)
         await asyncio.sleep(WITHIN)
-        late = tunnel_info(Chain())
-        await node.announce(late)
+        late = client.tunnel("fra-1")
+        await node.announce(late, of=[client])
         changes, code, _ = await rest_of(watch)
         assert code is StatusCode.UNAUTHENTICATED
         assert late.label not in {change.tunnel.label for change in changes}
-        assert len(changes) < len(chains) * EPOCHS, "the registry never waited to write"
+        assert len(changes) < len(keys) * EPOCHS, "the registry never waited to write"
 
 
 async def test_a_watch_at_another_replica_ends_too(etcd: EtcdServer, pki: Pki, tmp_path: Path) -> None:

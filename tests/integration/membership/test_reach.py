@@ -15,6 +15,7 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan
 from portway_testkit.clusters.joining import Joiner
+from portway_testkit.clusters.registry import SESSION_KEY
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.link import Link
 from portway_testkit.visitors.origins import HttpOrigin
@@ -55,7 +56,7 @@ def offered(cluster: Cluster, token: str) -> list[str]:
     with grpc.secure_channel(cluster.registry_address, credentials, options=options) as channel:
         try:
             answer = DiscoveryStub(channel).Locate(
-                LocateRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=10
+                LocateRequest(session_key=SESSION_KEY), metadata=(("authorization", f"Bearer {token}"),), timeout=10
             )
         except grpc.RpcError as error:
             if "not reached" in (error.details() or ""):

@@ -21,15 +21,14 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     grants: list[str] = []
     sign = Grants.sign
 
-    def sign_and_tell(self: Grants, token: Any) -> Any:
-        grant = sign(self, token)
+    def sign_and_tell(self: Grants, token: Any, session_key: bytes) -> Any:
+        grant = sign(self, token, session_key)
         grants.append(grant.token)
         return grant
 
     monkeypatch.setattr(Grants, "sign", sign_and_tell)
     monkeypatch.setattr("portway_registry.access.grants._LIFE_MS", 1_000)
     monkeypatch.setattr("portway_registry.access.grants.RENEW_AFTER_MS", 500)
-    monkeypatch.setattr("portway_registry.access.grants._SHARED_FOR_MS", 0)
     monkeypatch.setattr("portway.engine.grpc_registries.SHORTEST_LIFE", 0.0)
     return grants
 

@@ -9,7 +9,6 @@ import pytest
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
-from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.etcd import EtcdServer
@@ -19,10 +18,11 @@ from portway_testkit.clusters.registry import (
     Pki,
     bearer,
     channel,
+    client_of,
     node_info,
     running,
-    tunnel_info,
 )
+from portway_testkit.signers import AnnouncedClient
 
 
 @pytest.fixture(autouse=True)
@@ -89,15 +89,25 @@ class AdminCaller:
 
     def __init__(self, public: grpc.aio.Channel, token: str, registry: Registry, pki: Pki) -> None:
         self.stub = AdminStub(public)
+        self._public = public
+        self._marking: AnnouncedClient | None = None
         self.shown = bearer(token)
         self._registry = registry
         self._pki = pki
 
     async def new_token(
-        self, *, role: "admin_pb2.Role.ValueType" = admin_pb2.ROLE_CLIENT, max_tunnels: int = 0
+        self,
+        *,
+        role: "admin_pb2.Role.ValueType" = admin_pb2.ROLE_CLIENT,
+        max_tunnels: int = 0,
+        tenant: str = "demo",
     ) -> admin_pb2.CreateTokenResponse:
-        request = admin_pb2.CreateTokenRequest(tenant="demo", role=role, max_tunnels=max_tunnels)
+        request = admin_pb2.CreateTokenRequest(tenant=tenant, role=role, max_tunnels=max_tunnels)
         return await self.stub.CreateToken(request, metadata=self.shown)
+
+    async def client(self, token: admin_pb2.CreateTokenResponse | None = None) -> AnnouncedClient:
+        """A client with a token of its own, or this one."""
+        return await client_of(self._public, (token or await self.new_token()).token)
 
     async def invite(self, region: str = "fra", node: str = "") -> admin_pb2.InviteNodeResponse:
         request = admin_pb2.InviteNodeRequest(region=region, node=node)
@@ -116,10 +126,13 @@ class AdminCaller:
         A replica shows changes in their order, a moment late: once it shows a tunnel announced here, it shows
         whatever was announced before.
         """
-        marker = tunnel_info(Chain(), token_id="marker", tenant="marker")
+        if self._marking is None:
+            self._marking = await self.client(await self.new_token(tenant="marker"))
+        client = self._marking
+        marker = client.tunnel("marker")
         info = node_info("marker", "nowhere")
         async with NodeStream(self._registry.mesh_address, self._pki, info) as node:
-            await node.announce(marker)
+            await node.announce(marker, of=[client])
             await self._shown(marker.label)
             answer = await self.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=self.shown)
             await node.keep_alive(state=NODE_STATE_DRAINING)

@@ -12,20 +12,10 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-from portway_proto.wire.labels import Chain
 from portway_registry.errors import ConfigError
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clusters.registry import (
-    LOOPBACK,
-    NodeStream,
-    Pki,
-    bearer,
-    channel,
-    node_info,
-    running,
-    tunnel_info,
-)
+from portway_testkit.clusters.registry import LOOPBACK, NodeStream, Pki, bearer, channel, client_of, node_info, running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -79,10 +69,15 @@ async def test_ports_are_served_on_either_family(pki: Pki, tmp_path: Path, store
 async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, store_text: str) -> None:
     """/metrics has what the registry holds, and no label, token or address of anybody."""
     config = pki.config(tmp_path, store=store_text, metrics_listen=Endpoint(LOOPBACK, 0))
-    tunnel = tunnel_info(Chain())
     async with running(config) as registry, NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node:
-        await node.announce(tunnel)
         async with channel(registry.address, pki.ca) as public, aiohttp.ClientSession() as session:
+            assert config.admin_token_file is not None
+            shown = bearer(config.admin_token_file.read_text().strip())
+            request = admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT)
+            token = await AdminStub(public).CreateToken(request, metadata=shown)
+            client = await client_of(public, token.token)
+            tunnel = client.tunnel("fra-1")
+            await node.announce(tunnel, of=[client])
             await HealthStub(public).Check(health_pb2.HealthCheckRequest())
             async with session.get(f"http://{registry.metrics_address}/healthz") as answer:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
@@ -93,7 +88,7 @@ async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, s
     assert "portway_registry_tunnels 1.0" in page
     assert "portway_registry_sessions 1.0" in page
     assert 'portway_registry_connections{port="mesh_listen",stage="known"} 1.0' in page
-    for secret in (tunnel.label, tunnel.token_id, LOOPBACK):
+    for secret in (tunnel.label, token.info.id, LOOPBACK):
         assert secret not in page
 
 

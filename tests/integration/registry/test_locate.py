@@ -11,9 +11,9 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest, LocateResponse, RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
-from portway_proto.wire.labels import Chain
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, tunnel_info
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info
+from portway_testkit.signers import AnnouncedClient, now_ms
 
 # The kit's GeoIP file has loopback in Frankfurt.
 PLACES = {
@@ -29,6 +29,8 @@ class Admin(Protocol):
 
     async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
 
+    async def client(self, token: admin_pb2.CreateTokenResponse | None = ...) -> AnnouncedClient: ...
+
     async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
 
@@ -40,7 +42,7 @@ class Client:
         self._shown = bearer(token)
 
     async def locate(self, **request: Any) -> LocateResponse:
-        return await self._stub.Locate(LocateRequest(**request), metadata=self._shown)
+        return await self._stub.Locate(LocateRequest(**{"session_key": SESSION_KEY} | request), metadata=self._shown)
 
     async def names(self, **request: Any) -> list[str]:
         return [candidate.node.name for candidate in (await self.locate(**request)).candidates]
@@ -51,7 +53,7 @@ class Client:
         return raised.value.code(), raised.value.details() or ""
 
     async def renew(self) -> str:
-        return (await self._stub.Renew(RenewRequest(), metadata=self._shown)).grant.token
+        return (await self._stub.Renew(RenewRequest(session_key=SESSION_KEY), metadata=self._shown)).grant.token
 
 
 @pytest.fixture
@@ -166,15 +168,17 @@ async def test_a_grant_says_whose_it_is_and_is_checked_with_published_keys(
             )
             assert (claims["sub"], claims["max_tunnels"], len(claims["tid"])) == ("demo", 7, 8)
             assert claims["exp"] - claims["iat"] == 3600
+            assert claims["key"] == "A" * 43
         assert answer.grant.expires_at_ms - answer.grant.renew_at_ms == 1_800_000
 
 
 async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client, admin: Admin) -> None:
     """To who wants to open a tunnel, with the number; one that comes back with its tunnels is located as ever."""
     await admin.set_quota("demo", 1)
+    holder = await admin.client()
     async with at(registry, pki, "fra-1") as node:
         await client.locate(new_tunnels=1)
-        await node.announce(tunnel_info(Chain()))
+        await node.announce(holder.tunnel("fra-1"), of=[holder])
         await admin.tunnels()  # the replica's view shows the tunnel then
         code, told = await client.refusal(new_tunnels=1)
         assert code is StatusCode.RESOURCE_EXHAUSTED
@@ -188,3 +192,23 @@ async def test_a_token_just_made_is_good_at_once(registry: Registry, pki: Pki, a
         for _ in range(5):
             client = Client(public, (await admin.new_token()).token)
             assert await client.names() == ["fra-1"]
+
+
+async def test_a_client_is_told_what_it_signs_for_and_by_what_time(
+    registry: Registry, pki: Pki, client: Client
+) -> None:
+    """The cluster's id, and the registry's clock; Renew tells the clock again."""
+    async with at(registry, pki, "fra-1") as node:
+        settings = await node.until(lambda: node.settings)
+        answer = await client.locate()
+        assert answer.cluster_id == settings.cluster_id
+        assert now_ms() - 60_000 < answer.registry_time_ms <= now_ms()
+
+
+@pytest.mark.parametrize("session_key", [b"", bytes(31), bytes(33)])
+async def test_a_grant_is_for_a_session_key(registry: Registry, pki: Pki, client: Client, session_key: bytes) -> None:
+    """A client of an older release, which names none, is told to upgrade; so is one that names no key."""
+    async with at(registry, pki, "fra-1"):
+        code, says = await client.refusal(session_key=session_key)
+        assert code is StatusCode.INVALID_ARGUMENT
+        assert "upgrade" in says

@@ -8,16 +8,18 @@ import grpc
 import pytest
 from grpc import StatusCode
 from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
     NodeMessage,
+    ReservePortsRequest,
     ResolveManyRequest,
     ResolveRequest,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NodeInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_runtime.tasks import Tasks
@@ -26,11 +28,13 @@ from portway_testkit.clusters.registry import (
     NodeStream,
     Pki,
     StreamEnded,
+    bearer,
     channel,
+    client_of,
     node_info,
     running,
-    tunnel_info,
 )
+from portway_testkit.signers import AnnouncedClient, label_of
 
 if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
     from portway_proto.v1.admin_pb2_grpc import AdminAsyncStub
@@ -43,6 +47,8 @@ class Admin(Protocol):
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
 
     async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
+
+    async def client(self, token: admin_pb2.CreateTokenResponse | None = ...) -> AnnouncedClient: ...
 
     async def revoke(self, token_id: str) -> None: ...
 
@@ -90,40 +96,45 @@ async def test_what_a_keep_alive_says_is_shown(registry: Registry, pki: Pki, adm
 
 
 async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, pki: Pki, admin: Admin) -> None:
-    """After Announced a tunnel is listed and another node resolves it; after its withdrawal neither."""
-    one, other = tunnel_info(Chain()), tunnel_info(Chain(), epoch=7)
+    """After Announced a tunnel is listed and another node resolves it, without whose it is; after its withdrawal
+    neither."""
+    client = await admin.client()
+    one, other = client.tunnel("fra-1"), client.tunnel("fra-1", epoch=7)
     async with (
         stream(registry, pki) as node,
         channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
     ):
-        await node.announce(one, other)
+        session = client.session("fra-1")
+        await node.announce(one, other, sessions=[session])
         assert await admin.tunnels() == {one.label: ("fra-1", 1), other.label: ("fra-1", 7)}
         found = await MeshStub(mesh).Resolve(ResolveRequest(label=other.label))
-        assert (found.tunnel.node, found.tunnel.proof, found.node.name) == ("fra-1", other.proof, "fra-1")
+        assert (found.tunnel.node, found.tunnel.claim, found.node.name) == ("fra-1", other.claim, "fra-1")
+        assert found.presence == session.presence
+        assert (found.tunnel.tenant, found.tunnel.token_id) == ("", "")
         await node.announce(withdrawn=(other,))
         assert await admin.tunnels() == {one.label: ("fra-1", 1)}
-        gone = await MeshStub(mesh).Resolve(ResolveRequest(label=other.label))
-        assert (gone.HasField("tunnel"), gone.last.node, gone.last.epoch) == (False, "fra-1", 7)
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await MeshStub(mesh).Resolve(ResolveRequest(label=Chain().label))
-        assert raised.value.code() is StatusCode.NOT_FOUND
+        for label in (other.label, "a" * 16):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await MeshStub(mesh).Resolve(ResolveRequest(label=label))
+            assert raised.value.code() is StatusCode.NOT_FOUND
 
 
-async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: Pki) -> None:
-    """Who has each, who had it last, or nothing; too many at once are refused."""
-    held, let_go = tunnel_info(Chain()), tunnel_info(Chain(), epoch=7)
+async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: Pki, admin: Admin) -> None:
+    """Who has each, or nothing; too many at once are refused."""
+    client = await admin.client()
+    held, let_go = client.tunnel("fra-1"), client.tunnel("fra-1", epoch=7)
     async with (
         stream(registry, pki) as node,
         channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
     ):
-        await node.announce(held, let_go)
+        await node.announce(held, let_go, of=[client])
         await node.announce(withdrawn=(let_go,))
-        labels = [Chain().label, let_go.label, held.label]
+        labels = ["a" * 16, let_go.label, held.label]
         told = await MeshStub(mesh).ResolveMany(ResolveManyRequest(labels=labels))
-        assert [(one.tunnel.label, one.node.name, one.last.node, one.last.epoch) for one in told.answers] == [
-            ("", "", "", 0),
-            ("", "", "fra-1", 7),
-            (held.label, "fra-1", "", 0),
+        assert [(one.tunnel.label, one.node.name, bool(one.presence)) for one in told.answers] == [
+            ("", "", False),
+            ("", "", False),
+            (held.label, "fra-1", True),
         ]
         with pytest.raises(grpc.aio.AioRpcError, match="257 labels at once: ask for at most 256"):
             await MeshStub(mesh).ResolveMany(ResolveManyRequest(labels=["a" * 16] * 257))
@@ -131,85 +142,79 @@ async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: 
 
 async def test_a_full_announcement_removes_what_it_lacks(registry: Registry, pki: Pki, admin: Admin) -> None:
     """What a node does not hold any more is gone after a full batch, and only what was its own."""
-    stale, kept, others = tunnel_info(Chain()), tunnel_info(Chain()), tunnel_info(Chain())
+    client, other = await admin.client(), await admin.client()
+    stale, kept, others = client.tunnel("fra-1"), client.tunnel("fra-1"), other.tunnel("lon-1")
     async with stream(registry, pki) as node, stream(registry, pki, "lon-1") as second:
-        await second.announce(others)
-        await node.announce(stale, kept)
-        await node.announce(kept, full=True)
+        await second.announce(others, of=[other])
+        await node.announce(stale, kept, of=[client])
+        await node.announce(kept, of=[client], full=True)
         assert await admin.tunnels() == {kept.label: ("fra-1", 1), others.label: ("lon-1", 1)}
 
 
-@pytest.mark.parametrize("epoch", [4, 5])
-async def test_a_lower_or_equal_epoch_elsewhere_is_refused(
-    registry: Registry, pki: Pki, admin: Admin, epoch: int
-) -> None:
-    """A second node with the same label and no higher epoch is told to drop it; the first one keeps it."""
-    chain = Chain()
+async def test_a_lower_epoch_elsewhere_is_refused(registry: Registry, pki: Pki, admin: Admin) -> None:
+    """A second node with the same label and no higher epoch is told to drop it, by which claim; the first one keeps
+    it."""
+    one, two, key = await admin.client(), await admin.client(), SigningKey()
+    owner = one.tunnel("fra-1", key, 5)
     async with stream(registry, pki) as first, stream(registry, pki, "lon-1") as second:
-        await first.announce(tunnel_info(chain, 5))
-        await second.announce(tunnel_info(chain, epoch))
-        assert second.evicted == [(chain.label, epoch, EVICTION_REASON_SUPERSEDED)]
+        await first.announce(owner, of=[one])
+        await second.announce(two.tunnel("lon-1", key, 4), of=[two])
+        assert second.evicted == [(label_of(key), 4, EVICTION_REASON_SUPERSEDED)]
+        assert second.evicted_by == [owner.claim]
         assert first.evicted == []
-        assert await admin.tunnels() == {chain.label: ("fra-1", 5)}
+        assert await admin.tunnels() == {label_of(key): ("fra-1", 5)}
 
 
 async def test_a_higher_epoch_takes_the_label_at_once(registry: Registry, pki: Pki, admin: Admin) -> None:
     """The new holder has it with the next epoch, the old one is evicted, and its late withdrawal removes nothing."""
-    chain = Chain()
-    old = tunnel_info(chain, 1)
+    client, key = await admin.client(), SigningKey()
+    old = client.tunnel("fra-1", key, 1)
     async with stream(registry, pki) as first, stream(registry, pki, "lon-1") as second:
-        await first.announce(old)
-        await second.announce(tunnel_info(chain, 2))
+        await first.announce(old, of=[client])
+        new = client.tunnel("lon-1", key, 2)
+        await second.announce(new, of=[client])
         await first.until(lambda: first.evicted)
-        assert first.evicted == [(chain.label, 1, EVICTION_REASON_SUPERSEDED)]
+        assert first.evicted == [(label_of(key), 1, EVICTION_REASON_SUPERSEDED)]
+        assert first.evicted_by == [new.claim]
         await first.announce(withdrawn=(old,))
         await first.announce(full=True)
-        assert await admin.tunnels() == {chain.label: ("lon-1", 2)}
-
-
-async def test_a_forged_proof_wins_nothing(registry: Registry, pki: Pki, admin: Admin) -> None:
-    """Whoever saw one epoch cannot announce the next: neither a made-up proof nor the one that was seen is taken."""
-    chain = Chain()
-    async with stream(registry, pki) as first, stream(registry, pki, "evil-1") as thief:
-        await first.announce(tunnel_info(chain, 1))
-        for proof in (b"\0" * 32, chain.proof(1), b"", b"short"):
-            await thief.announce(tunnel_info(chain, 2, proof=proof))
-        assert thief.evicted == [(chain.label, 2, EVICTION_REASON_SUPERSEDED)] * 4
-        assert first.evicted == []
-        assert await admin.tunnels() == {chain.label: ("fra-1", 1)}
+        assert await admin.tunnels() == {label_of(key): ("lon-1", 2)}
 
 
 async def test_a_node_speaks_for_itself_alone(registry: Registry, pki: Pki, admin: Admin) -> None:
-    """Whatever node and region an announcement names, it is the announcing node's; it withdraws no one else's."""
-    theirs, mine = tunnel_info(Chain()), tunnel_info(Chain(), node="lon-1", region="lon")
+    """Whatever region an announcement names, it is the announcing node's; it withdraws no one else's."""
+    one, two = await admin.client(), await admin.client()
+    theirs, mine = one.tunnel("lon-1"), two.tunnel("fra-1", region="lon")
     async with stream(registry, pki, "lon-1") as victim, stream(registry, pki) as node:
-        await victim.announce(theirs)
-        await node.announce(mine, withdrawn=(theirs,))
+        await victim.announce(theirs, of=[one])
+        await node.announce(mine, withdrawn=(theirs,), of=[two])
         assert await admin.tunnels() == {theirs.label: ("lon-1", 1), mine.label: ("fra-1", 1)}
 
 
 async def test_a_token_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: Admin) -> None:
     """Announcements beyond the quota are evicted, on whichever node; room that is made is used."""
-    token = (await admin.new_token(max_tunnels=2)).info.id
-    first, second, third = (tunnel_info(Chain(), token_id=token) for _ in range(3))
+    token = await admin.new_token(max_tunnels=2)
+    one, two = await admin.client(token), await admin.client(token)
+    first, second, third = one.tunnel("fra-1"), one.tunnel("fra-1"), two.tunnel("lon-1")
     async with stream(registry, pki) as node, stream(registry, pki, "lon-1") as other:
-        await node.announce(first, second)
-        await other.announce(third)
+        await node.announce(first, second, of=[one])
+        await other.announce(third, of=[two])
         assert other.evicted == [(third.label, 1, EVICTION_REASON_QUOTA)]
         assert set(await admin.tunnels()) == {first.label, second.label}
         await node.announce(withdrawn=(first,))
-        await other.announce(third)
+        await other.announce(third, of=[two])
         assert set(await admin.tunnels()) == {second.label, third.label}
 
 
 async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: Admin) -> None:
     """Whichever tokens they are of: the newest is evicted with the number; a lower quota evicts the newest at once."""
     await admin.set_quota("demo", 2)
-    first, second, third = (tunnel_info(Chain(), token_id=f"t{number}") for number in range(3))
+    one, two, three = [await admin.client() for _ in range(3)]
+    first, second, third = one.tunnel("fra-1"), two.tunnel("lon-1"), three.tunnel("fra-1")
     async with stream(registry, pki) as node, stream(registry, pki, "lon-1") as other:
-        await node.announce(first)
-        await other.announce(second)
-        await node.announce(third)
+        await node.announce(first, of=[one])
+        await other.announce(second, of=[two])
+        await node.announce(third, of=[three])
         assert node.evicted == [(third.label, 1, EVICTION_REASON_QUOTA)]
         assert set(await admin.tunnels()) == {first.label, second.label}
         await admin.set_quota("demo", 1)
@@ -223,10 +228,11 @@ async def test_what_is_over_the_quota_of_a_node_that_was_away_is_evicted_when_it
     registry: Registry, pki: Pki, admin: Admin
 ) -> None:
     """Nobody could tell it when the quota was lowered."""
-    tunnels = [tunnel_info(Chain()) for _ in range(2)]
+    client = await admin.client()
+    tunnels = [client.tunnel("fra-1") for _ in range(2)]
     async with stream(registry, pki) as node:
         for tunnel in tunnels:
-            await node.announce(tunnel)
+            await node.announce(tunnel, of=[client])
         lease = node.lease
     await admin.set_quota("demo", 1)
     assert len(await admin.tunnels()) == 2
@@ -236,11 +242,28 @@ async def test_what_is_over_the_quota_of_a_node_that_was_away_is_evicted_when_it
         assert set(await admin.tunnels()) == {tunnels[0].label}
 
 
+async def test_nodes_of_a_region_know_whose_its_ports_are(registry: Registry, pki: Pki) -> None:
+    """A block that a node reserves is told to its region, and to no other."""
+    async with (
+        stream(registry, pki) as node,
+        stream(registry, pki, "fra-2") as sibling,
+        NodeStream(registry.mesh_address, pki, node_info("lon-1", "lon")) as far,
+        channel(registry.mesh_address, pki.ca, pki.node("fra-1"), mesh=True) as mesh,
+    ):
+        request = ReservePortsRequest(first=20_032, last=20_095, blocks=1)
+        await MeshStub(mesh).ReservePorts(request)
+        for one in (node, sibling):
+            assert await one.until(lambda one=one: one.port_owners) == {20_032: "fra-1"}  # type: ignore[misc]
+        await far.announce()
+        assert far.port_owners == {}
+
+
 async def test_a_lease_outlives_its_stream(registry: Registry, pki: Pki, admin: Admin) -> None:
     """A node that comes back with its lease keeps it, and every tunnel on it."""
-    tunnel = tunnel_info(Chain())
+    client = await admin.client()
+    tunnel = client.tunnel("fra-1")
     async with stream(registry, pki) as node:
-        await node.announce(tunnel)
+        await node.announce(tunnel, of=[client])
         lease = node.lease
     assert await admin.tunnels() == {tunnel.label: ("fra-1", 1)}
     async with stream(registry, pki, lease=lease) as again:
@@ -329,18 +352,29 @@ def short_lease(pki: Pki, config: Config, tmp_path: Any) -> Config:
 
 async def test_a_node_that_dies_is_forgotten_with_its_tunnels(short_lease: Config, pki: Pki) -> None:
     """When the lease has run out after the stream broke, neither the node nor its tunnels are known."""
-    tunnel = tunnel_info(Chain())
     async with running(short_lease) as registry, stream(registry, pki, "lon-1") as other:
+        client = await first_client(registry, short_lease, pki)
+        tunnel = client.tunnel("fra-1")
         async with stream(registry, pki) as node:
-            await node.announce(tunnel)
+            await node.announce(tunnel, of=[client])
         tasks = Tasks("test")
         tasks.spawn(_keep_alive(other), name="keep alive")
         await other.until(lambda: other.peers == {"fra-1", "lon-1"})
         await other.until(lambda: other.peers == {"lon-1"})
         await tasks.close()
         async with channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh:
-            gone = await MeshStub(mesh).Resolve(ResolveRequest(label=tunnel.label))
-        assert (gone.HasField("tunnel"), gone.last.node) == (False, "fra-1")
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await MeshStub(mesh).Resolve(ResolveRequest(label=tunnel.label))
+        assert raised.value.code() is StatusCode.NOT_FOUND
+
+
+async def first_client(registry: Registry, config: Config, pki: Pki) -> AnnouncedClient:
+    """A client of a registry that has just started."""
+    assert config.admin_token_file is not None
+    shown = bearer(config.admin_token_file.read_text().strip())
+    async with channel(registry.address, pki.ca) as public:
+        request = admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT)
+        return await client_of(public, (await AdminStub(public).CreateToken(request, metadata=shown)).token)
 
 
 async def _keep_alive(node: NodeStream) -> None:

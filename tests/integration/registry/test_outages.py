@@ -16,7 +16,6 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.mesh_pb2 import Announce, NodeMessage, ResolveRequest
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import Chain
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_registry.state import keys
@@ -26,15 +25,17 @@ from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import (
     PATIENCE,
+    SESSION_KEY,
     NodeStream,
     Pki,
     bearer,
     channel,
+    client_of,
     node_info,
     running,
-    tunnel_info,
 )
 from portway_testkit.links.link import Link
+from portway_testkit.signers import AnnouncedClient
 
 if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
     from portway_proto.v1.discovery_pb2_grpc import DiscoveryAsyncStub
@@ -99,9 +100,12 @@ class Bench:
     client: "DiscoveryAsyncStub"
     mesh: "MeshAsyncStub"
     shown: Any
+    held: AnnouncedClient  # a client at fra-1
+    public: grpc.aio.Channel
+    token: str
 
     async def located(self) -> list[str]:
-        answer = await self.client.Locate(LocateRequest(), metadata=self.shown)
+        answer = await self.client.Locate(LocateRequest(session_key=SESSION_KEY), metadata=self.shown)
         return [candidate.node.name for candidate in answer.candidates]
 
     async def resolved(self, tunnel: TunnelInfo) -> str:
@@ -129,6 +133,7 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
             stub = AdminStub(public)
             request = admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT)
             token = (await stub.CreateToken(request, metadata=admin)).token
+            held = await client_of(public, token)
             watcher = Watcher()
             streams: list[Any] = [
                 stub.WatchNodes(admin_pb2.WatchNodesRequest(), metadata=admin),
@@ -139,7 +144,9 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
             tasks.spawn(_keep_alive(node), name="keep alive")
             try:
                 await watcher.begun(len(streams))
-                yield Bench(registry, node, watcher, DiscoveryStub(public), MeshStub(mesh), bearer(token))
+                yield Bench(
+                    registry, node, watcher, DiscoveryStub(public), MeshStub(mesh), bearer(token), held, public, token
+                )
             finally:
                 for stream in streams:
                     stream.cancel()
@@ -153,17 +160,18 @@ def settings(pki: Pki, folder: Path, port: int, **more: Any) -> Config:
 
 async def test_nothing_is_lost_or_told_twice_when_etcd_is_killed(etcd: EtcdServer, pki: Pki, tmp_path: Path) -> None:
     """While etcd is down clients are located and tunnels resolved; what was announced meanwhile is told once."""
-    before, meanwhile, after = (tunnel_info(Chain()) for _ in range(3))
     async with bench(settings(pki, tmp_path, etcd.port), pki) as here:
-        await here.node.announce(before)
+        of = [here.held]
+        before, meanwhile, after = (here.held.tunnel("fra-1") for _ in range(3))
+        await here.node.announce(before, of=of)
         await here.watcher.until(before.label, "added")
         await asyncio.to_thread(etcd.kill)
-        announcing = asyncio.ensure_future(here.node.announce(meanwhile))
+        announcing = asyncio.ensure_future(here.node.announce(meanwhile, of=of))
         assert await here.located() == ["fra-1"]
         assert await here.resolved(before) == "fra-1"
         await asyncio.to_thread(etcd.start)
         await announcing
-        await here.node.announce(after)
+        await here.node.announce(after, of=of)
         await here.watcher.until(after.label, "added")
         assert here.watcher.told == {
             "fra-1": ["known"],
@@ -177,18 +185,19 @@ async def test_nothing_is_lost_or_told_twice_when_etcd_is_killed(etcd: EtcdServe
 
 async def test_what_was_compacted_meanwhile_is_told_once(etcd: EtcdServer, pki: Pki, tmp_path: Path) -> None:
     """A replica that was cut off while history was compacted lists again and tells the difference alone."""
-    before, moved, gone, new = (tunnel_info(Chain()) for _ in range(4))
     async with Link(etcd.port) as link, running(settings(pki, tmp_path, etcd.port)) as other:
         async with (
             bench(settings(pki, tmp_path, link.port), pki) as here,
             NodeStream(other.mesh_address, pki, node_info("lon-1")) as there,
         ):
-            await here.node.announce(before)
-            await there.announce(gone)
+            elsewhere = await client_of(here.public, here.token)
+            before, (moved, gone, new) = here.held.tunnel("fra-1"), (elsewhere.tunnel("lon-1") for _ in range(3))
+            await here.node.announce(before, of=[here.held])
+            await there.announce(gone, of=[elsewhere])
             for tunnel in (before, gone):
                 await here.watcher.until(tunnel.label, "added")
             link.cut(refuse=True)
-            await there.announce(new, moved, withdrawn=(gone,))
+            await there.announce(new, moved, withdrawn=(gone,), of=[elsewhere])
             await asyncio.to_thread(etcd.compact, etcd.revision())
             assert await here.resolved(gone) == "lon-1"
             link.mend()
@@ -206,16 +215,16 @@ async def test_what_was_compacted_meanwhile_is_told_once(etcd: EtcdServer, pki: 
 
 async def test_a_node_outlives_its_lease_while_its_stream_lives(etcd: EtcdServer, pki: Pki, tmp_path: Path) -> None:
     """Cut off until the lease has run out in etcd, the node stays a candidate, and is registered and whole again."""
-    tunnel, meanwhile = tunnel_info(Chain()), tunnel_info(Chain())
     direct = EtcdStore(etcd.spec())
     async with Link(etcd.port) as link:
         async with bench(settings(pki, tmp_path, link.port, lease_seconds=2), pki) as here:
-            await here.node.announce(tunnel)
+            tunnel, meanwhile = (here.held.tunnel("fra-1") for _ in range(2))
+            await here.node.announce(tunnel, of=[here.held])
             await here.watcher.until(tunnel.label, "added")
             gone = direct.watch(keys.NODES, (await direct.list(keys.NODES)).revision)
             link.cut(refuse=True)
             batch = 99  # an announcement without its answer: that comes when etcd is back
-            message = Announce(batch=batch, bound=[meanwhile])
+            message = Announce(batch=batch, bound=[meanwhile], sessions=[here.held.session("fra-1")])
             await here.node.send(NodeMessage(announce=message))
             async with asyncio.timeout(PATIENCE):
                 kinds = [event.kind async for event in _events_until_delete(gone)]
@@ -224,7 +233,7 @@ async def test_a_node_outlives_its_lease_while_its_stream_lives(etcd: EtcdServer
             assert await here.resolved(tunnel) == "fra-1"
             link.mend()
             await here.node.until(lambda: len(here.node.registrations) == 2)
-            await here.node.announce(tunnel, meanwhile, full=True)
+            await here.node.announce(tunnel, meanwhile, of=[here.held], full=True)
             await here.watcher.until(tunnel.label, "added", times=2)
             await here.watcher.until(meanwhile.label, "added")
             assert here.watcher.told[tunnel.label] == ["added", "removed", "added"]

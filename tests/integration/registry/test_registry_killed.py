@@ -18,7 +18,7 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, loopback_geoip, node_info
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, loopback_geoip, node_info
 
 SERVE = "from portway_registry.cli import main; main()"
 STOP_SECONDS = 10.0
@@ -88,7 +88,9 @@ async def test_a_killed_registry_has_lost_no_token_and_no_key(pki: Pki, tmp_path
             revoked = await stub.CreateToken(request, metadata=admin)
             await stub.RevokeToken(admin_pb2.RevokeTokenRequest(id=revoked.info.id), metadata=admin)
             before = (await stub.ListTokens(admin_pb2.ListTokensRequest(include_revoked=True), metadata=admin)).tokens
-            grant = (await DiscoveryStub(public).Renew(RenewRequest(), metadata=bearer(kept.token))).grant.token
+            grant = (
+                await DiscoveryStub(public).Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(kept.token))
+            ).grant.token
         process.popen.kill()
     with serving(pki, tmp_path) as process:
         async with (
@@ -99,9 +101,11 @@ async def test_a_killed_registry_has_lost_no_token_and_no_key(pki: Pki, tmp_path
             after = (await stub.ListTokens(admin_pb2.ListTokensRequest(include_revoked=True), metadata=admin)).tokens
             assert list(after) == list(before)
             assert len((await stub.ListAudit(admin_pb2.ListAuditRequest(), metadata=admin)).entries) == 3
-            assert (await DiscoveryStub(public).Renew(RenewRequest(), metadata=bearer(kept.token))).grant.token
+            assert (
+                await DiscoveryStub(public).Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(kept.token))
+            ).grant.token
             with pytest.raises(grpc.aio.AioRpcError, match="revoked"):
-                await DiscoveryStub(public).Renew(RenewRequest(), metadata=bearer(revoked.token))
+                await DiscoveryStub(public).Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(revoked.token))
             settings = await node.until(lambda: node.settings)
             (key,) = settings.grant_keys
             public_key = Ed25519PublicKey.from_public_bytes(key.public_key)

@@ -12,10 +12,11 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, EVICTION_REASON_SUPERSEDED
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.signers import AnnouncedClient, label_of
 
 pytestmark = pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
 
@@ -24,6 +25,8 @@ class Admin(Protocol):
     async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
 
     async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
+
+    async def client(self, token: admin_pb2.CreateTokenResponse | None = ...) -> AnnouncedClient: ...
 
     async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
@@ -63,34 +66,39 @@ async def test_a_node_of_one_replica_is_located_at_the_other(
     ):
         await second.until(lambda: second.peers == {"fra-1", "lon-1"})
         token = (await admin.new_token()).token
-        found = await DiscoveryStub(public).Locate(LocateRequest(), metadata=bearer(token))
+        found = await DiscoveryStub(public).Locate(LocateRequest(session_key=SESSION_KEY), metadata=bearer(token))
         assert {candidate.node.name for candidate in found.candidates} == {"fra-1", "lon-1"}
 
 
 async def test_a_label_moves_between_replicas(registry: Registry, replica: Registry, pki: Pki, admin: Admin) -> None:
-    """A higher epoch at one replica evicts the holder at the other; an equal one is refused there."""
-    chain = Chain()
+    """A higher epoch at one replica evicts the holder at the other; a lower one is refused there."""
+    one, two, key = await admin.client(), await admin.client(), SigningKey()
+    label = label_of(key)
     async with (
         NodeStream(registry.mesh_address, pki, node_info("fra-1")) as first,
         NodeStream(replica.mesh_address, pki, node_info("lon-1")) as second,
     ):
-        await first.announce(tunnel_info(chain, 3))
-        await second.announce(tunnel_info(chain, 3))
-        assert second.evicted == [(chain.label, 3, EVICTION_REASON_SUPERSEDED)]
-        await second.announce(tunnel_info(chain, 4))
+        await first.announce(one.tunnel("fra-1", key, 3), of=[one])
+        await second.announce(two.tunnel("lon-1", key, 2), of=[two])
+        assert second.evicted == [(label, 2, EVICTION_REASON_SUPERSEDED)]
+        await second.announce(two.tunnel("lon-1", key, 4), of=[two])
         await first.until(lambda: first.evicted)
-        assert first.evicted == [(chain.label, 3, EVICTION_REASON_SUPERSEDED)]
+        assert first.evicted == [(label, 3, EVICTION_REASON_SUPERSEDED)]
 
 
 async def test_the_last_free_place_is_given_once(registry: Registry, replica: Registry, pki: Pki, admin: Admin) -> None:
     """When two replicas admit more tunnels than a quota allows at the same moment, the youngest are taken back."""
-    token = (await admin.new_token(max_tunnels=4)).info.id
+    token = await admin.new_token(max_tunnels=4)
     async with (
         NodeStream(registry.mesh_address, pki, node_info("fra-1")) as first,
         NodeStream(replica.mesh_address, pki, node_info("lon-1")) as second,
     ):
+        clients = [await admin.client(token) for _ in range(2)]
         await asyncio.gather(
-            *(node.announce(*(tunnel_info(Chain(), token_id=token) for _ in range(4))) for node in (first, second))
+            *(
+                node.announce(*(client.tunnel(node.info.name) for _ in range(4)), of=[client])
+                for node, client in zip((first, second), clients, strict=True)
+            )
         )
 
         def evicted() -> set[str]:
@@ -118,10 +126,11 @@ async def test_the_last_free_place_of_a_tenant_is_given_once(
         NodeStream(registry.mesh_address, pki, node_info("fra-1")) as first,
         NodeStream(replica.mesh_address, pki, node_info("lon-1")) as second,
     ):
+        clients = [await admin.client() for _ in range(2)]
         await asyncio.gather(
             *(
-                node.announce(*(tunnel_info(Chain(), token_id=node.info.name) for _ in range(3)))
-                for node in (first, second)
+                node.announce(*(client.tunnel(node.info.name) for _ in range(3)), of=[client])
+                for node, client in zip((first, second), clients, strict=True)
             )
         )
         waiting = [asyncio.ensure_future(_evicted(node, first, second)) for node in (first, second)]

@@ -20,7 +20,7 @@ from portway_registry.placement.reports import MAX_IN_A_REPORT, REPORT_BURST
 from portway_registry.placement.round_trips import QUORUM
 from portway_registry.server import Registry
 from portway_registry.services.discovery import SURVEY_BURST
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, node_info
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
 FRANKFURT = {"region": "fra", "latitude": 50.1, "longitude": 8.7}
@@ -43,7 +43,7 @@ class Client:
         await self._stub.Report(ReportRequest(round_trips=trips), metadata=self._shown)
 
     async def locate(self, **request: Any) -> LocateResponse:
-        return await self._stub.Locate(LocateRequest(**request), metadata=self._shown)
+        return await self._stub.Locate(LocateRequest(session_key=SESSION_KEY, **request), metadata=self._shown)
 
     async def names(self, **request: Any) -> list[str]:
         return [candidate.node.name for candidate in (await self.locate(**request)).candidates]

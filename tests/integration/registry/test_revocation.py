@@ -12,7 +12,7 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
 
 WITHIN = 2.0  # seconds, as docs/architecture/trust.md promises
 
@@ -51,10 +51,10 @@ async def test_a_revoked_token_is_refused_from_the_answer_on(
     """Once RevokeToken has answered, the token's holder gets no further grant, and is told why."""
     token = await admin.new_token()
     discovery = DiscoveryStub(public)
-    assert (await discovery.Renew(RenewRequest(), metadata=bearer(token.token))).grant.token
+    assert (await discovery.Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(token.token))).grant.token
     await admin.revoke(token.info.id)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await discovery.Renew(RenewRequest(), metadata=bearer(token.token))
+        await discovery.Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(token.token))
     assert raised.value.code() is StatusCode.UNAUTHENTICATED
     assert "revoked" in (raised.value.details() or "")
 
@@ -71,13 +71,13 @@ async def test_a_revocation_reaches_the_nodes_of_other_replicas(
         channel(replica.address, pki.ca) as there,
     ):
         discovery = DiscoveryStub(there)
-        assert (await discovery.Renew(RenewRequest(), metadata=bearer(token.token))).grant.token
+        assert (await discovery.Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(token.token))).grant.token
         began = time.monotonic()
         await admin.revoke(token.info.id)
         await node.until(lambda: token.info.id in node.revoked)
         assert time.monotonic() - began < WITHIN
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await discovery.Renew(RenewRequest(), metadata=bearer(token.token))
+            await discovery.Renew(RenewRequest(session_key=SESSION_KEY), metadata=bearer(token.token))
         assert raised.value.code() is StatusCode.UNAUTHENTICATED
 
 

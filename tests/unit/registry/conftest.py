@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.wire.statements import read_presence
 from portway_registry.state import keys
 from portway_registry.state.records import Role, TenantRecord, TokenRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.announcing import Announcing
 from portway_testkit.clusters.registry import Pki
 from portway_testkit.clusters.views import settle
 
@@ -49,6 +51,7 @@ class Cluster:
             views.tenants,
             views.grant_keys,
             views.port_blocks,
+            views.presences,
         ):
             await settle(self.store, view.mirror)
 
@@ -65,6 +68,11 @@ class Cluster:
         await self.store.put(keys.tunnel(tunnel.label), tunnel.SerializeToString())
         await self.settle()
 
+    async def presences(self) -> dict[str, int]:
+        """The time by session key in hex, from the store itself."""
+        found = (await self.store.list(keys.PRESENCES)).entries
+        return {one.key.removeprefix(keys.PRESENCES): read_presence(one.value).time_ms for one in found}
+
     async def tunnels(self) -> dict[str, tuple[str, int]]:
         """Node and epoch by label, from the store itself."""
         found = [TunnelInfo.FromString(entry.value) for entry in (await self.store.list(keys.TUNNELS)).entries]
@@ -79,3 +87,10 @@ async def cluster(memory: EmbeddedStore) -> AsyncIterator[Cluster]:
     yield Cluster(memory, views)
     await views.close()
     assert not failures
+
+
+@pytest.fixture
+async def announcing(cluster: Cluster) -> AsyncIterator[Announcing]:
+    announcing = Announcing(cluster.store, cluster.views)
+    yield announcing
+    announcing.close()

@@ -1,9 +1,10 @@
 """Program: how fast a registry that knows 1,000 nodes answers Locate, by distance and with learned round trips.
 
-usage: python -m portway_lab.bench.locate [--seconds N] [--nodes N]
+usage: python -m portway_lab.bench.locate [--seconds N] [--nodes N] [--tunnels N]
 
 The registry is a process on one core, its callers are this process on another; "placement" is the choice of candidates
-alone, in this process. Prints a line for each: answers per second, median and 99th percentile in milliseconds, and for
+alone, in this process; "announced anew" is while a node announces tunnels that the store does not have, one session for
+each ten. Prints a line for each: answers per second, median and 99th percentile in milliseconds, and for
 the registry the answers per second of its CPU time, which is the figure to compare on a machine that is not idle.
 """
 
@@ -15,17 +16,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import grpc
 from portway_geo.position import Position
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import LocateRequest, ReportRequest, RoundTrip
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
-from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.placement.order import best_candidates
 from portway_registry.placement.placed_nodes import placed_node
 from portway_registry.placement.places import Places
@@ -33,7 +34,7 @@ from portway_registry.placement.reports import MAX_IN_A_REPORT
 from portway_registry.placement.round_trips import NOTHING, QUORUM, Measurement, RoundTrips
 from portway_registry.state import keys
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.clusters.registry import bearer, channel, loopback_geoip
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, client_of, loopback_geoip, node_info
 
 from portway_lab.bench.usage import cpu_seconds
 from portway_lab.cluster.processes import Processes
@@ -42,6 +43,7 @@ _PROGRAM: Final = Path(sys.executable).parent / "portway-registry"
 _CHANNELS: Final = 4
 _IN_FLIGHT: Final = 8  # enough that the registry always has a request to answer
 _REGIONS: Final = 50
+_TUNNELS_OF_A_SESSION: Final = 10
 _FRANKFURT: Final = Position(50.1, 8.7)
 
 
@@ -95,32 +97,59 @@ def _line(took: list[float], lasted: float) -> str:
     return f"{rate:8,.0f} a second, {median:6.2f} ms median, {high:6.2f} ms 99th"
 
 
-async def _over_grpc(folder: Path, registry: str, pid: int, seconds: float) -> None:
+async def _over_grpc(folder: Path, pki: Pki, registry: str, mesh: str, pid: int, seconds: float, tunnels: int) -> None:
     ca = folder / "pki" / "ca.crt"
     admin_token = (folder / "admin-token").read_text().strip()
     channels = [channel(registry, ca) for _ in range(_CHANNELS)]
     stubs = [DiscoveryStub(one) for one in channels]
-    tokens = []
-    for _ in range(QUORUM):
-        request = admin_pb2.CreateTokenRequest(tenant="bench", role=admin_pb2.ROLE_CLIENT)
-        tokens.append((await AdminStub(channels[0]).CreateToken(request, metadata=bearer(admin_token))).token)
+    session_key = os.urandom(32)
+    admin, shown = AdminStub(channels[0]), bearer(admin_token)
+    await admin.SetTenantQuota(admin_pb2.SetTenantQuotaRequest(name="bench", max_tunnels=1_000_000), metadata=shown)
+    request = admin_pb2.CreateTokenRequest(tenant="bench", role=admin_pb2.ROLE_CLIENT)
+    tokens = [(await admin.CreateToken(request, metadata=shown)).token for _ in range(QUORUM)]
 
     async def locate(number: int) -> object:
-        return await stubs[number % _CHANNELS].Locate(LocateRequest(), metadata=bearer(tokens[0]))
+        return await stubs[number % _CHANNELS].Locate(
+            LocateRequest(session_key=session_key), metadata=bearer(tokens[0])
+        )
 
     await _repeated(pid, 1.0, locate)  # fills the caches
     print("Locate, by distance          ", await _repeated(pid, seconds, locate), flush=True)
-    nearest = (await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))).candidates
+    nearest = (
+        await stubs[0].Locate(LocateRequest(session_key=session_key, limit=32), metadata=bearer(tokens[0]))
+    ).candidates
     for first in range(0, len(nearest), MAX_IN_A_REPORT):
         some = nearest[first : first + MAX_IN_A_REPORT]
         trips = [RoundTrip(node=one.node.name, ms=max(0.1, one.expected_rtt_ms * 0.9)) for one in some]
         for token in tokens:
             await stubs[0].Report(ReportRequest(round_trips=trips), metadata=bearer(token))
-    answer = await stubs[0].Locate(LocateRequest(limit=32), metadata=bearer(tokens[0]))
+    answer = await stubs[0].Locate(LocateRequest(session_key=session_key, limit=32), metadata=bearer(tokens[0]))
     print(f"  learned: {sum(one.learned for one in answer.candidates)} of {len(answer.candidates)} candidates")
     print("Locate, learned round trips  ", await _repeated(pid, seconds, locate), flush=True)
+    announce = await _announcement(mesh, pki, channels[0], tokens[0], tunnels)
+    async with asyncio.TaskGroup() as tasks:
+        announcing = tasks.create_task(announce)
+        print("Locate, announced anew       ", await _repeated(pid, seconds, locate), flush=True)
+    print(f"  {announcing.result()}", flush=True)
     for one in channels:
         await one.close()
+
+
+async def _announcement(
+    mesh: str, pki: Pki, public: grpc.aio.Channel, token: str, number: int
+) -> Coroutine[Any, Any, str]:
+    """Signs what a node announces. The result announces it, and is a line that says how long that took."""
+    clients = [await client_of(public, token) for _ in range(number // _TUNNELS_OF_A_SESSION)]
+    tunnels = [client.tunnel("bench-1") for client in clients for _ in range(_TUNNELS_OF_A_SESSION)]
+
+    async def announce() -> str:
+        async with NodeStream(mesh, pki, node_info("bench-1")) as node:
+            began = time.perf_counter()
+            await node.announce(*tunnels, of=clients, full=True)
+            took = time.perf_counter() - began
+        return f"{len(tunnels):,} tunnels were taken up in {took:.1f} s, {len(node.evicted)} were refused"
+
+    return announce()
 
 
 def _placement(seconds: float, known: list[NodeInfo]) -> None:
@@ -150,13 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measure (%(default)s)")
     parser.add_argument("--nodes", type=int, default=1000, help="that the registry knows (%(default)s)")
+    parser.add_argument("--tunnels", type=int, default=10_000, help="that are announced anew (%(default)s)")
     arguments = parser.parse_args()
     known = nodes(arguments.nodes)
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name, Processes(Path(name)) as processes:
         folder = Path(name)
-        authority = CaFolder.create(folder / "pki")
-        authority.add_registry(["127.0.0.1"])
+        pki = Pki(folder / "pki")
         asyncio.run(_fill(folder / "registry.db", known))
         registry = processes.start(
             "registry",
@@ -165,13 +194,15 @@ def main() -> None:
                 *(_PROGRAM, "serve", "--listen", "127.0.0.1:0", "--mesh-listen", "127.0.0.1:0"),
                 *("--tls-cert", folder / "pki" / "registry.crt", "--tls-key", folder / "pki" / "registry.key"),
                 *("--cluster-ca", folder / "pki" / "ca.crt", "--store", f"embedded:{folder / 'registry.db'}"),
+                *("--check-addresses", "no"),
                 *("--admin-token-file", folder / "admin-token", "--geoip", loopback_geoip(folder / "geoip.mmdb")),
             ],
             ready_flag=True,
         )
-        address = processes.wait_ready(registry)["listen"]
+        addresses = processes.wait_ready(registry)
         os.sched_setaffinity(0, {cores[-1]})
-        asyncio.run(_over_grpc(folder, address, registry.pid, arguments.seconds))
+        listen, mesh = addresses["listen"], addresses["mesh_listen"]
+        asyncio.run(_over_grpc(folder, pki, listen, mesh, registry.pid, arguments.seconds, arguments.tunnels))
     _placement(arguments.seconds, known)
 
 

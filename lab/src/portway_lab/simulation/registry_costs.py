@@ -1,7 +1,7 @@
 """What one event costs the registry, measured on its own code: a hub, its views, and a store that counts.
 
-Here: the events (a node registers, sends KeepAlive, announces, loses its lease), the work of the store and the bytes to
-and from the node for each. Not here: how often each happens (registry_load.py).
+Here: the events (a node registers, sends KeepAlive, announces, renews a presence, loses its lease), the work of the
+store and the bytes to and from the node for each. Not here: how often each happens (registry_load.py).
 """
 
 import asyncio
@@ -11,13 +11,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from portway_proto.v1.mesh_pb2 import Announce, KeepAlive, NodeMessage, Peers, Register, RegistryMessage, Withdrawal
+from portway_proto.v1.mesh_pb2 import (
+    Announce,
+    AnnouncedSession,
+    KeepAlive,
+    NodeMessage,
+    Peers,
+    Register,
+    RegistryMessage,
+    Withdrawal,
+)
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
-from portway_proto.wire.labels import Chain, Epoch
+from portway_proto.wire.statements import Claim, SigningKey, cluster_tag, sign_claim, sign_presence
 from portway_registry.access.grants import Grants, make_first_key
 from portway_registry.config import Config
 from portway_registry.nodes.hub import Hub
-from portway_registry.state.records import Role, TokenRecord
+from portway_registry.state import keys
+from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
@@ -27,6 +37,7 @@ from portway_registry.tunnels.quota import Quota
 from portway_lab.simulation.counting_store import CountingStore, Work
 
 _TOKEN: Final = TokenRecord("simulated", "simulated-tenant", Role.CLIENT, b"")
+_CLUSTER: Final = "simulated"
 _PATIENCE: Final = 20.0  # seconds; everything here takes milliseconds
 
 
@@ -42,7 +53,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """By event. `bind_many` is one batch of as many tunnels as one transaction takes."""
+    """By event. `bind` and `move` are of one tunnel, with the presence that its session signs for it. `bind_many` is
+    one batch of as many tunnels as one transaction takes."""
 
     register: Cost
     keep_alive: Cost
@@ -50,6 +62,7 @@ class Costs:
     bind: Cost
     bind_many: Cost
     withdraw: Cost
+    renew: Cost  # a session's presence
     move: Cost  # bound at another node while the record of the first node is still there
     lease_end: Cost  # of a node with one tunnel: two keys
     grant_bytes: int
@@ -119,16 +132,17 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
     store = CountingStore(memory, changes.notify)
     views = Views(store, on_failure=failures.append)
     await make_first_key(store, now_ms=1)
+    await store.put(keys.token(_TOKEN.id), encode(_TOKEN))
     await views.start()
     limits = TunnelLimits(views.tokens, views.tenants, default=10_000)
-    grants = Grants("simulated", views.grant_keys, limits, _now_ms)
+    grants = Grants(_CLUSTER, views.grant_keys, limits, _now_ms)
     hub = Hub(
         store,
         views,
         grants,
         Quota(limits, views.tunnels),
         _now_ms,
-        cluster_id="simulated",
+        cluster_id=_CLUSTER,
         lease_seconds=Config().lease_seconds,
         on_failure=failures.append,
     )
@@ -153,19 +167,31 @@ class _Measurement:
     batch: int = 0
 
     async def run(self, infos: tuple[NodeInfo, NodeInfo]) -> Costs:
+        key, client = SigningKey(), _Client(self.grants)
         async with self._node(infos[0]) as (node, register), self._node(infos[1]) as (other, _):
-            chain = Chain()
             quiet = await self._keep_alive(node, 0)
             notable = await self._keep_alive(node, 10)
-            bind = await self._announce(node, Announce(bound=[_tunnel(chain, 1, infos[0])]))
-            move = await self._announce(other, Announce(bound=[_tunnel(chain, 2, infos[1])]))
-            gone = await self._announce(other, Announce(withdrawn=[Withdrawal(label=chain.label, epoch=2)]))
-            many = [_tunnel(Chain(), 1, infos[0]) for _ in range(WRITES_PER_TRANSACTION)]
-            bind_many = await self._announce(node, Announce(bound=many))
-            await self._announce(other, Announce(bound=[_tunnel(Chain(), 1, infos[1])]))
+            bind = await self._announce(node, client.bind(infos[0], 1, key))
+            renew = await self._announce(node, Announce(sessions=[client.session(infos[0])]))
+            moved = client.bind(infos[1], 2, key)
+            move = await self._announce(other, moved)
+            withdrawn = [Withdrawal(label=moved.bound[0].label, epoch=2)]
+            gone = await self._announce(other, Announce(withdrawn=withdrawn))
+            many = _Client(self.grants).bind(infos[0], 1, *(SigningKey() for _ in range(WRITES_PER_TRANSACTION)))
+            bind_many = await self._announce(node, many)
+            await self._announce(other, client.bind(infos[1], 1, SigningKey()))
             lease_end = await self._end_lease(infos[1].name, other)
         return Costs(
-            register, quiet, notable, bind, bind_many, gone, move, lease_end, self.grants.sign(_TOKEN).ByteSize()
+            register,
+            quiet,
+            notable,
+            bind,
+            bind_many,
+            gone,
+            renew,
+            move,
+            lease_end,
+            self.grants.sign(_TOKEN, key.public).ByteSize(),
         )
 
     @asynccontextmanager
@@ -198,7 +224,7 @@ class _Measurement:
         before, received, sent = self.store.work.copy(), stream.received_bytes, stream.sent_bytes
         stream.send(NodeMessage(announce=announce))
         await self.changes.until(lambda: stream.announced(announce.batch))
-        changed = len(announce.bound) + len(announce.withdrawn)
+        changed = len(announce.bound) + len(announce.withdrawn) + len(announce.sessions)
         await self.changes.until(lambda: self.store.work.events - before.events >= changed)
         return Cost(self.store.work.since(before), stream.received_bytes - received, stream.sent_bytes - sent)
 
@@ -216,18 +242,41 @@ class _Measurement:
         return Cost(spent)
 
 
-def _tunnel(chain: Chain, epoch: int, info: NodeInfo) -> TunnelInfo:
+class _Client:
+    """A client's session as its node announces it."""
+
+    def __init__(self, grants: Grants) -> None:
+        self._key = SigningKey()
+        self._grant = grants.sign(_TOKEN, self._key.public).token
+        self._cluster = cluster_tag(_CLUSTER)
+        self._claims: list[Claim] = []
+        self._last_ms = 0
+
+    def bind(self, info: NodeInfo, epoch: int, *keys: SigningKey) -> Announce:
+        """Tunnels at a node, of these keys, with the session."""
+        self._claims = [
+            sign_claim(key, self._cluster, epoch=epoch, session_key=self._key.public, node=info.name) for key in keys
+        ]
+        return Announce(bound=[_tunnel(claim, info) for claim in self._claims], sessions=[self.session(info)])
+
+    def session(self, info: NodeInfo) -> AnnouncedSession:
+        """Its grant and a new presence."""
+        self._last_ms = max(self._last_ms + 1, _now_ms())
+        ids = frozenset(claim.id for claim in self._claims)
+        presence = sign_presence(self._key, self._cluster, time_ms=self._last_ms, node=info.name, ids=ids)
+        return AnnouncedSession(grant=self._grant, presence=presence.encoded)
+
+
+def _tunnel(claim: Claim, info: NodeInfo) -> TunnelInfo:
     """A tunnel as a node announces it."""
     return TunnelInfo(
-        label=chain.label,
+        label=claim.label,
         node=info.name,
         region=info.region,
-        epoch=epoch,
-        proof=chain.proof(Epoch(epoch)),
-        tenant=_TOKEN.tenant,
-        token_id=_TOKEN.id,
+        epoch=claim.epoch,
+        claim=claim.encoded,
         opened_at_ms=_now_ms(),
-        host=f"{chain.label}.{info.region}.{info.domain.lstrip('.')}",
+        host=f"{claim.label}.{info.region}.{info.domain.lstrip('.')}",
     )
 
 

@@ -1,8 +1,8 @@
 """The load of the registry and its store: the cost of each event (registry_costs.py) times its rate.
 
-Steady state: tunnels open and close, clients renew their grants, nodes send KeepAlive. A region's death: the requests
-of the simulated clients by second, and the leases that ended. Resolve is left out: it depends on visitors, which
-are not simulated.
+Steady state: tunnels open and close, clients renew their grants and presences, nodes send KeepAlive. A region's death:
+the requests of the simulated clients by second, and the leases that ended. Resolve is left out: it depends on visitors,
+which are not simulated.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Final
 
 from portway_proto.v1.discovery_pb2 import Candidate, LocateResponse
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.wire.limits import PRESENCE_INTERVAL
 from portway_registry.access.grants import RENEW_AFTER_MS
 from portway_registry.nodes.hub import PEERS_GATHERED
 from portway_registry.services.discovery import CANDIDATES
@@ -61,6 +62,7 @@ class Rates:
     binds: float = 0.0
     moves: float = 0.0  # binds of tunnels whose record at the dead node is still there
     withdrawals: float = 0.0
+    presences: float = 0.0  # renewed
     deletes: float = 0.0  # records that end with a lease
 
 
@@ -75,6 +77,7 @@ def steady_rates(tunnels: int, nodes: int, notable_share: float) -> Rates:
         notable=keep_alives * notable_share,
         binds=opened,
         withdrawals=opened,
+        presences=tunnels / PRESENCE_INTERVAL,
     )
 
 
@@ -89,6 +92,7 @@ def worst_second(death: Death, steady: Rates) -> Rates:
         binds=steady.binds,
         moves=death.binds[second],
         withdrawals=steady.withdrawals,
+        presences=steady.presences,
         deletes=max(death.deletes.values(), default=0),
     )
 
@@ -101,13 +105,14 @@ def registry_load(rates: Rates, costs: Costs, info: NodeInfo) -> RegistryLoad:
         (rates.binds, costs.bind),
         (rates.moves, costs.move),
         (rates.withdrawals, costs.withdraw),
+        (rates.presences, costs.renew),
     ]
     located = locate_bytes(costs, info)
     deleted_bytes = costs.lease_end.store.event_bytes / costs.lease_end.store.events
     return RegistryLoad(
         locates=rates.locates,
         renewals=rates.renewals,
-        node_messages=rates.keep_alives + rates.binds + rates.moves + rates.withdrawals,
+        node_messages=rates.keep_alives + rates.binds + rates.moves + rates.withdrawals + rates.presences,
         client_bytes=rates.locates * located + rates.renewals * costs.grant_bytes,
         node_bytes=sum(rate * (cost.received_bytes + cost.sent_bytes) for rate, cost in parts),
         store_reads=sum(rate * cost.store.reads for rate, cost in parts),

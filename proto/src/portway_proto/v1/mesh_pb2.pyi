@@ -660,7 +660,9 @@ class Eviction(_message.Message):
     """The epoch of the binding to evict; a higher one stays."""
     reason: Global___EvictionReason.ValueType
     max_tunnels: _builtins.int
-    """With QUOTA: the number of tunnels that may be open at once, of the tenant or, if `of_token`, of the token alone."""
+    """With QUOTA: the number of tunnels that may be open at once, of the tenant or, if `of_token`, of the token alone.
+    0 when the node has as many as registries take from one.
+    """
     of_token: _builtins.bool
     claim: _builtins.bytes
     """With SUPERSEDED: the claim that owns the label, which the node passes on to its client."""

@@ -77,7 +77,7 @@ def watch(options: GlobalOptions) -> None:
 
 
 def _json(found: TunnelInfo) -> dict[str, object]:
-    """A tunnel for programs, with the names of the protocol's TunnelInfo; without the proof, which only nodes use."""
+    """A tunnel for programs, with the names of the protocol's TunnelInfo; without the claim, which only nodes use."""
     return {
         "label": found.label,
         "host": found.host,

@@ -32,9 +32,12 @@ from portway_runtime.tasks import Tasks
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import note_registration, require_current
+from portway_registry.nodes.port_owners import RegionPorts
 from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.nodes.token_check import invalid_tokens
+from portway_registry.nodes.unplaced import UnplacedTunnels
+from portway_registry.state.grant_reader import GrantReader
 from portway_registry.state.records import (
     STATE_OF_ORDER,
     GrantKeyRecord,
@@ -47,7 +50,10 @@ from portway_registry.state.records import (
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import Store
 from portway_registry.tunnels.announcements import Announcements
+from portway_registry.tunnels.presences import Presences
 from portway_registry.tunnels.quota import Quota
+from portway_registry.tunnels.sessions import NodeSessions, SessionRules
+from portway_registry.tunnels.statement_checks import StatementChecks
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +92,16 @@ class Hub:
         self._quota = quota
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
+        self._ports = RegionPorts(views.port_blocks, self._sessions)
+        self._unplaced = UnplacedTunnels(views, self._sessions, now_ms)
+        self._checks = StatementChecks()
+        self._rules = SessionRules(
+            cluster_id,
+            GrantReader(cluster_id, views.grant_keys, now_ms),
+            views.tokens,
+            Presences(store, views.presences, now_ms),
+            now_ms,
+        )
         self._tasks = Tasks("node sessions", on_failure=on_failure)
         self._listed: dict[str, NodeInfo] = {}  # every node as other nodes are to know it
         self._peers_changed = asyncio.Event()
@@ -104,14 +120,19 @@ class Hub:
             self._views.grant_keys.subscribe(self._key_changed),
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
+            self._views.port_blocks.subscribe(self._ports.block_changed),
         ]
         self._tasks.spawn(self._send_peers(), name="send peers")
+        self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")
+        self._tasks.spawn(self._unplaced.run(), name="remove unplaced tunnels")
+        self._tasks.spawn(self._rules.presences.keep_swept(), name="sweep presences")
 
     async def close(self) -> None:
         """Stop following the views. Sessions are ended by the server that runs them."""
         for unsubscribe in self._unsubscribe:
             unsubscribe()
         await self._tasks.close()
+        self._checks.close()
 
     @property
     def sessions(self) -> int:
@@ -140,10 +161,9 @@ class Hub:
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
-        announcements = Announcements(self._store, self._views.tunnels, self._quota, node=info.name, region=info.region)
         session = NodeSession(
             self._store,
-            announcements,
+            self._announcements(info),
             info,
             lease_seconds=self._lease_seconds,
             now_ms=self._now_ms,
@@ -166,6 +186,7 @@ class Hub:
             session.outbox.settings(self._settings())
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
+            session.outbox.port_owners(self._ports.owners(info.region))
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
             for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:
@@ -183,6 +204,19 @@ class Hub:
 
     def _held_by(self, node: str) -> Iterable[Item[TunnelInfo]]:
         return self._views.tunnels.of_node(node).values()
+
+    def _announcements(self, info: NodeInfo) -> Announcements:
+        checks = self._checks.of_node()
+        return Announcements(
+            self._store,
+            self._views.tunnels,
+            self._quota,
+            NodeSessions(self._rules, checks, info.name),
+            checks,
+            self._now_ms,
+            node=info.name,
+            region=info.region,
+        )
 
     def _settings(self) -> ClusterSettings:
         return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
@@ -281,7 +315,8 @@ class Hub:
         if old is not None and old.value.node != new.value.node:
             session = self._sessions.get(old.value.node)
             if session is not None:
-                gone = Eviction(label=old.name, epoch=old.value.epoch, reason=EVICTION_REASON_SUPERSEDED)
+                reason = EVICTION_REASON_SUPERSEDED
+                gone = Eviction(label=old.name, epoch=old.value.epoch, reason=reason, claim=new.value.claim)
                 session.outbox.evict([gone])
         self._evict_excess(new.value.tenant, new.value.token_id)
 

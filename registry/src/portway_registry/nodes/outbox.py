@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, the order) only the last is held: a node that reads slowly is sent
-fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, the order) only the last is held: a node that
+reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -15,15 +15,19 @@ from portway_proto.v1.mesh_pb2 import (
     Evictions,
     Order,
     Peers,
+    PortOwners,
     Probe,
     Reachability,
     Registered,
     RegistryMessage,
     Revocations,
 )
+from portway_proto.wire.limits import MAX_CLAIM
 
-# Token ids or evictions in one message, each up to 70 bytes: a node accepts messages of 4 MiB.
+_LARGEST_MESSAGE: Final = 3_500_000  # bytes
+# Nodes accept messages of 4 MiB. Token ids in one message have up to 70 bytes each, evictions 70 and a claim.
 _MAX_ENTRIES: Final = 20_000
+_MAX_EVICTIONS: Final = _LARGEST_MESSAGE // (MAX_CLAIM + 80)
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class Outbox:
         self._registered: Registered | None = None
         self._settings: ClusterSettings | None = None
         self._peers: Peers | None = None
+        self._port_owners: PortOwners | None = None
         self._revoked: dict[str, None] = {}
         self._order: Order | None = None
         self._probes: list[Probe] = []
@@ -54,6 +59,10 @@ class Outbox:
 
     def peers(self, message: Peers) -> None:
         self._peers = message
+        self._wake.set()
+
+    def port_owners(self, message: PortOwners) -> None:
+        self._port_owners = message
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -104,12 +113,15 @@ class Outbox:
             yield RegistryMessage(settings=self._settings)
             self._settings = None
         if self._revoked:
-            for token_ids in _parts(list(self._revoked)):
+            for token_ids in _parts(list(self._revoked), _MAX_ENTRIES):
                 yield RegistryMessage(revocations=Revocations(token_ids=token_ids))
             self._revoked.clear()
         if self._peers is not None:
             yield RegistryMessage(peers=self._peers)
             self._peers = None
+        if self._port_owners is not None:
+            yield RegistryMessage(port_owners=self._port_owners)
+            self._port_owners = None
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None
@@ -120,7 +132,7 @@ class Outbox:
             yield RegistryMessage(probe=probe)
         self._probes.clear()
         if self._evictions:
-            for evictions in _parts(self._evictions):
+            for evictions in _parts(self._evictions, _MAX_EVICTIONS):
                 yield RegistryMessage(evictions=Evictions(evictions=evictions))
             self._evictions.clear()
         for batch in self._announced:
@@ -128,6 +140,6 @@ class Outbox:
         self._announced.clear()
 
 
-def _parts(entries: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The entries in pieces of at most _MAX_ENTRIES; nodes take each message as an addition to those before."""
-    return (entries[start : start + _MAX_ENTRIES] for start in range(0, len(entries), _MAX_ENTRIES))
+def _parts(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The entries in pieces of at most `size`; nodes take each message as an addition to those before."""
+    return (entries[start : start + size] for start in range(0, len(entries), size))

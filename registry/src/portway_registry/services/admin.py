@@ -100,18 +100,18 @@ class Admin(AdminServicer):
         found = view.of_node(request.node) if request.node else view.items
         if request.tenant:
             found = {label: item for label, item in found.items() if item.value.tenant == request.tenant}
-        tunnels, next_page = page(found, _value, after=request.page_token, size=size)
+        tunnels, next_page = page(found, _listed, after=request.page_token, size=size)
         return pb.ListTunnelsResponse(tunnels=tunnels, next_page_token=next_page)
 
     async def GetTunnel(self, request: pb.GetTunnelRequest, context: Any) -> pb.GetTunnelResponse:  # noqa: N802
         tunnel = self._views.tunnels.get(request.label)
         if tunnel is None:
             raise NotFound("no tunnel with this label is open: see `portway-admin tunnel list`")
-        return pb.GetTunnelResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
+        return pb.GetTunnelResponse(tunnel=_for_people(tunnel), node=self._views.nodes.get(tunnel.node))
 
     async def WatchTunnels(self, request: pb.WatchTunnelsRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         def message(kind: pb.ChangeKind.ValueType, tunnel: TunnelInfo | None) -> pb.WatchTunnelsResponse:
-            return pb.WatchTunnelsResponse(kind=kind, tunnel=tunnel)
+            return pb.WatchTunnelsResponse(kind=kind, tunnel=None if tunnel is None else _for_people(tunnel))
 
         await stream_view(self._views.tunnels, message, context.write)
 
@@ -162,8 +162,17 @@ def _unchanged(node: NodeInfo) -> NodeInfo:
     return node
 
 
-def _value(item: Item[TunnelInfo]) -> TunnelInfo:
-    return item.value
+def _listed(item: Item[TunnelInfo]) -> TunnelInfo:
+    return _for_people(item.value)
+
+
+def _for_people(tunnel: TunnelInfo) -> TunnelInfo:
+    """A copy without what only nodes use, which is most of its bytes."""
+    shown = TunnelInfo()
+    shown.CopyFrom(tunnel)
+    shown.ClearField("claim")
+    shown.ClearField("ticket")
+    return shown
 
 
 def _by_age(record: InvitationRecord | TokenRecord) -> str:

@@ -3,11 +3,11 @@
 Answered from memory, except where a quota is full (tunnels/quota.py).
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from portway_geo.locator import Locator
 from portway_proto.v1.discovery_pb2 import (
-    Grant,
     LocateRequest,
     LocateResponse,
     RenewRequest,
@@ -20,11 +20,12 @@ from portway_proto.v1.discovery_pb2 import (
 )
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryServicer
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.wire.limits import KEY_SIZE
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.rates import KeyedRate
 
 from portway_registry.access.grants import Grants
-from portway_registry.errors import Exhausted, NoCandidate, NotFound
+from portway_registry.errors import Exhausted, InvalidRequest, NoCandidate, NotFound
 from portway_registry.placement.reports import RATED_TOKENS, Reports
 from portway_registry.placement.roster import Roster, some_of_each_region
 from portway_registry.placement.round_trips import NOTHING
@@ -54,18 +55,24 @@ class Discovery(DiscoveryServicer):
         locator: Locator,
         reports: Reports,
         *,
+        cluster_id: str,
         cluster_ca: bytes,
+        now_ms: Callable[[], int],
         clock: Monotonic = monotonic,
     ) -> None:
+        """`now_ms`: the time that clients sign by, in milliseconds since the Unix epoch."""
         self._roster = roster
         self._grants = grants
         self._quota = quota
         self._locator = locator
         self._reports = reports
+        self._cluster_id = cluster_id
         self._cluster_ca = cluster_ca
+        self._now_ms = now_ms
         self._surveys: KeyedRate[str] = KeyedRate(SURVEYS_PER_SECOND, SURVEY_BURST, clock, RATED_TOKENS)
 
     async def Locate(self, request: LocateRequest, context: Any) -> LocateResponse:  # noqa: N802
+        session_key = _session_key(request)
         if request.new_tunnels:
             await self._quota.demand_room(_token(), request.new_tunnels)
         address = current_address.get()
@@ -76,13 +83,20 @@ class Discovery(DiscoveryServicer):
         if not found:
             raise self._no_candidate(request.region)
         country = "" if position is None else position.country
-        answer = LocateResponse(cluster_ca=self._cluster_ca, grant=self._grant(), client_country=country)
+        answer = LocateResponse(
+            cluster_ca=self._cluster_ca,
+            grant=self._grants.sign(_token(), session_key),
+            client_country=country,
+            cluster_id=self._cluster_id,
+            registry_time_ms=self._now_ms(),
+        )
         for node, candidate in found:
             _add(answer, node, candidate)
         return answer
 
     async def Renew(self, request: RenewRequest, context: Any) -> RenewResponse:  # noqa: N802
-        return RenewResponse(grant=self._grant())
+        grant = self._grants.sign(_token(), _session_key(request))
+        return RenewResponse(grant=grant, registry_time_ms=self._now_ms())
 
     async def Report(self, request: ReportRequest, context: Any) -> ReportResponse:  # noqa: N802
         address = current_address.get()
@@ -108,9 +122,6 @@ class Discovery(DiscoveryServicer):
             _add(answer, node, candidate, load_ms=candidate.node.penalty_ms)
         return answer
 
-    def _grant(self) -> Grant:
-        return self._grants.sign(_token())
-
     def _no_candidate(self, region: str) -> NotFound | NoCandidate:
         """Why there is none: NotFound for a region that does not exist, else NoCandidate, which is worth a retry."""
         regions = self._roster.regions()
@@ -124,6 +135,16 @@ class Discovery(DiscoveryServicer):
             f"no node {where} takes new clients now: all are full, cordoned, draining or not reached at "
             "their addresses; try again"
         )
+
+
+def _session_key(request: LocateRequest | RenewRequest) -> bytes:
+    """The public key that the grant is for. Raises InvalidRequest."""
+    if len(request.session_key) != KEY_SIZE:
+        raise InvalidRequest(
+            f"session_key has {len(request.session_key)} bytes, not {KEY_SIZE}: the client is of a release before this "
+            "registry's, upgrade it"
+        )
+    return request.session_key
 
 
 def _token() -> TokenRecord:

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from portway_proto.records import InvalidRecord, node_record
 from portway_proto.v1.mesh_pb2 import (
-    LastHolder,
     NodeMessage,
     Register,
     RenewCertificateRequest,
@@ -19,6 +18,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.wire.statements import StatementInvalid, read_claim
 from portway_runtime.identities import NodeIdentity, node_name
 
 from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
@@ -91,12 +91,23 @@ class Mesh(MeshServicer):
         return RenewCertificateResponse(certificate=certificate)
 
     def _holder(self, label: str) -> ResolveResponse | None:
-        """The tunnel of a label with its node, else the last holder; None for a label that was never seen."""
+        """The tunnel of a label with its node and the presence of its session; None when no node has announced it.
+
+        Nodes need not know whose a tunnel is.
+        """
         tunnel = self._views.tunnels.get(label)
-        if tunnel is not None:
-            return ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
-        last = self._views.tunnels.last_holder(label)
-        return None if last is None else ResolveResponse(last=LastHolder(node=last.node, epoch=last.epoch))
+        if tunnel is None:
+            return None
+        answer = ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
+        answer.tunnel.ClearField("tenant")
+        answer.tunnel.ClearField("token_id")
+        try:
+            presence = self._views.presences.of_session(read_claim(tunnel.claim).session_key)
+        except StatementInvalid:
+            return answer
+        if presence is not None:
+            answer.presence = presence.value.encoded
+        return answer
 
 
 def _caller_identity() -> NodeIdentity:

@@ -4,6 +4,7 @@ Here: names of keys. Not here: the values under them, nor how they are read.
 
     nodes/<node>       NodeInfo, on the node's lease
     tunnels/<label>    TunnelInfo, on the lease of its home node
+    presences/<hex of the session key>  the newest presence of a session (WIRE.md, section 8.3); on no lease
     tokens/<id>        TokenRecord
     tenants/<name>     TenantRecord; absent for a tenant with the default quota
     grant-keys/<kid>   GrantKeyRecord
@@ -22,6 +23,7 @@ from typing import Final
 ROOT: Final = "/portway/v1/"
 NODES: Final = ROOT + "nodes/"
 TUNNELS: Final = ROOT + "tunnels/"
+PRESENCES: Final = ROOT + "presences/"
 TOKENS: Final = ROOT + "tokens/"
 TENANTS: Final = ROOT + "tenants/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
@@ -41,6 +43,10 @@ def node(name: str) -> str:
 
 def tunnel(label: str) -> str:
     return TUNNELS + label
+
+
+def presence(session_key: bytes) -> str:
+    return PRESENCES + session_key.hex()
 
 
 def token(token_id: str) -> str:

@@ -4,13 +4,13 @@ Here: views and the order in which they are filled. Not here: decisions based on
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
-from portway_runtime.bounded import BoundedMap
 
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
@@ -20,9 +20,11 @@ from portway_registry.state.records import (
     InvitationRecord,
     OrderRecord,
     PortBlockRecord,
+    PresenceRecord,
     TenantRecord,
     TokenRecord,
     decode_node,
+    decode_presence,
     decode_tunnel,
     decoder,
 )
@@ -30,9 +32,6 @@ from portway_registry.store.contract import Entry, LeaseId, Revision, Store
 from portway_registry.store.mirror import Mirror
 
 logger = logging.getLogger(__name__)
-
-# Labels whose last holder is remembered, some 20 MB: more than come and go in an hour at a hundred thousand tunnels.
-_REMEMBERED: Final = 100_000
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -142,20 +141,8 @@ class View(Generic[T]):
         """For subclasses: update the indices by which they find records."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastHolder:
-    """The last holder of a label that no tunnel has now."""
-
-    node: str
-    epoch: int
-
-
 class TunnelView(View[TunnelInfo]):
-    """Tunnels, with indices by home node, by tenant, by token and by raw port.
-
-    The last holder of a label is remembered after its tunnel is gone, for a bounded number of labels: while its client
-    is away, or has gone for good, a node that saw the label's proof must not be able to take it.
-    """
+    """Tunnels, with indices by home node, by tenant, by token and by raw port."""
 
     def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
         super().__init__(store, keys.TUNNELS, decode_tunnel, on_failure=on_failure)
@@ -163,11 +150,6 @@ class TunnelView(View[TunnelInfo]):
         self._by_tenant: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_token: dict[str, dict[str, Item[TunnelInfo]]] = {}
         self._by_port: dict[tuple[str, int], dict[str, Item[TunnelInfo]]] = {}
-        self._last: BoundedMap[str, LastHolder] = BoundedMap(_REMEMBERED)
-
-    def last_holder(self, label: str) -> LastHolder | None:
-        """The holder with the highest epoch of a label that is gone; None when none is remembered."""
-        return self._last.get(label)
 
     def of_node(self, node: str) -> Mapping[str, Item[TunnelInfo]]:
         """A node's tunnels, by label."""
@@ -196,7 +178,6 @@ class TunnelView(View[TunnelInfo]):
             _drop(self._by_tenant, old.value.tenant, old.name)
             _drop(self._by_token, old.value.token_id, old.name)
             _drop(self._by_port, (old.value.region, old.value.unencrypted_port), old.name)
-            self._remember(old)
         if new is not None:
             self._by_node.setdefault(new.value.node, {})[new.name] = new
             self._by_tenant.setdefault(new.value.tenant, {})[new.name] = new
@@ -204,11 +185,29 @@ class TunnelView(View[TunnelInfo]):
             if new.value.unencrypted_port:
                 self._by_port.setdefault((new.value.region, new.value.unencrypted_port), {})[new.name] = new
 
-    def _remember(self, old: Item[TunnelInfo]) -> None:
-        last = self._last.get(old.name)
-        if last is None or last.epoch <= old.value.epoch:
-            last = LastHolder(old.value.node, old.value.epoch)
-        self._last[old.name] = last
+
+class PresenceView(View[PresenceRecord]):
+    """The newest presence of each session, by the session key in hex, and the size of each node's."""
+
+    def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
+        super().__init__(store, keys.PRESENCES, decode_presence, on_failure=on_failure)
+        self._bytes_by_node: Counter[str] = Counter()
+
+    def of_session(self, session_key: bytes) -> Item[PresenceRecord] | None:
+        """The newest presence of a session, with its revisions."""
+        return self.items.get(session_key.hex())
+
+    def bytes_of_node(self, node: str) -> int:
+        """The bytes of all presences that name this node."""
+        return self._bytes_by_node[node]
+
+    def _index(self, old: Item[PresenceRecord] | None, new: Item[PresenceRecord] | None) -> None:
+        if old is not None:
+            self._bytes_by_node[old.value.node] -= len(old.value.encoded)
+            if not self._bytes_by_node[old.value.node]:
+                del self._bytes_by_node[old.value.node]
+        if new is not None:
+            self._bytes_by_node[new.value.node] += len(new.value.encoded)
 
 
 def _drop(index: dict[K, dict[str, Item[TunnelInfo]]], key: K, label: str) -> None:
@@ -225,6 +224,7 @@ class Views:
     def __init__(self, store: Store, *, on_failure: Callable[[BaseException], None]) -> None:
         self.nodes: View[NodeInfo] = View(store, keys.NODES, decode_node, on_failure=on_failure)
         self.tunnels = TunnelView(store, on_failure=on_failure)
+        self.presences = PresenceView(store, on_failure=on_failure)
         self.tokens: View[TokenRecord] = View(store, keys.TOKENS, decoder(TokenRecord), on_failure=on_failure)
         self.tenants: View[TenantRecord] = View(store, keys.TENANTS, decoder(TenantRecord), on_failure=on_failure)
         self.port_blocks: View[PortBlockRecord] = View(
@@ -262,5 +262,6 @@ class Views:
             self.orders,
             self.port_blocks,
             self.nodes,
+            self.presences,
             self.tunnels,
         )

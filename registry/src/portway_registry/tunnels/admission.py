@@ -1,17 +1,25 @@
-"""Which announced tunnels are admitted: the proof fits, and no higher epoch holds the label.
+"""Which announced tunnels are admitted: the claim and a fresh presence place them, and no higher rank holds the label.
 
-Decided without I/O. Here: the rules. Not here: reading and writing the store, quotas (quota.py).
+Decided without I/O. Here: the rules. Not here: checking signatures, reading and writing the store, quotas (quota.py).
 
-The highest epoch owns the label. Of equal epochs from two nodes the second is refused (docs/architecture/ownership.md).
+The highest rank owns the label (docs/architecture/ownership.md).
 """
 
+import hashlib
 from enum import Enum
+from typing import Final
 
+from portway_proto.records import InvalidRecord, claimed_options
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import CHAIN_LENGTH, is_label, verify_proof
+from portway_proto.wire.limits import KEY_SIZE
+from portway_proto.wire.statements import Claim, Presence, is_believable_epoch, read_presence
 
-from portway_registry.state.views import Item, LastHolder
+from portway_registry.state.records import PresenceRecord
+from portway_registry.state.views import Item
 from portway_registry.store.contract import LeaseId
+
+# Tunnels that one node may have in the store: twice what a node of two cores holds idle.
+MAX_TUNNELS: Final = 20_000
 
 
 class Verdict(Enum):
@@ -21,36 +29,52 @@ class Verdict(Enum):
     SUPERSEDED = "superseded"
 
 
-def hash_cost(offered: TunnelInfo, held: Item[TunnelInfo] | None) -> int:
-    """The number of hashes that `is_genuine` computes."""
-    known = held is not None and held.value.epoch == offered.epoch and held.value.proof == offered.proof
-    return 0 if known else min(offered.epoch, CHAIN_LENGTH)
-
-
-def is_genuine(offered: TunnelInfo, held: Item[TunnelInfo] | None) -> bool:
-    """Whether the proof fits label and epoch; one that is in the store was verified before, and is not hashed again."""
-    if held is not None and held.value.epoch == offered.epoch and held.value.proof == offered.proof:
-        return held.name == offered.label
-    return is_label(offered.label) and verify_proof(offered.label, offered.epoch, offered.proof)
-
-
-def decide(
-    offered: TunnelInfo, held: Item[TunnelInfo] | None, lease: LeaseId, last: LastHolder | None = None
-) -> Verdict:
-    """What becomes of a genuine announcement `offered` on `lease`.
-
-    held: what the store has for its label. last: who held the label before; an epoch belongs to its first holder, also
-    while that node is away.
-    """
-    if last is not None and (last.epoch > offered.epoch or (last.epoch == offered.epoch and last.node != offered.node)):
-        return Verdict.SUPERSEDED
-    if held is None or held.value.epoch < offered.epoch:
+def decide(offered: TunnelInfo, held: Item[TunnelInfo] | None, lease: LeaseId) -> Verdict:
+    """What becomes of an announcement `offered` on `lease`. held: what the store has for its label."""
+    if held is None:
         return Verdict.TAKE
-    if held.value.epoch > offered.epoch or held.value.node != offered.node:
-        return Verdict.SUPERSEDED
-    if held.lease == lease and held.value == offered:
-        return Verdict.KNOWN
-    return Verdict.TAKE
+    if held.value.claim == offered.claim:
+        return Verdict.KNOWN if held.lease == lease and held.value == offered else Verdict.TAKE
+    same_key = held.value.claim[:KEY_SIZE] == offered.claim[:KEY_SIZE]
+    return Verdict.TAKE if same_key and _rank(offered) > _rank(held.value) else Verdict.SUPERSEDED
+
+
+def _rank(tunnel: TunnelInfo) -> tuple[int, bytes]:
+    """Claim.rank of the tunnel's claim."""
+    return tunnel.epoch, hashlib.sha256(tunnel.claim).digest()
+
+
+def objection(announced: TunnelInfo, claim: Claim, presence: Presence | None, *, node: str, now_ms: int) -> str | None:
+    """Why `node` may not announce a tunnel with this claim; None when nothing but the signatures is open.
+
+    presence: the newest one of the claim's session that may count, if any; it is fresh.
+    """
+    if (claim.label, claim.epoch) != (announced.label, announced.epoch):
+        return "its claim is of another label or epoch"
+    if claim.node != node:
+        return "its claim is for another node"
+    if not is_believable_epoch(claim.epoch, now_ms):
+        return "its epoch is too far ahead"
+    try:
+        options = claimed_options(claim.options)
+    except InvalidRecord as error:
+        return str(error)
+    if options != announced.options:
+        return "its options are not its claim's"
+    if announced.unencrypted_port and not options.unencrypted:
+        return "it has a raw port that its claim does not ask for"
+    if presence is None:
+        return "nothing shows that its session is at this node now"
+    if not presence.places(claim):
+        return "the presence of its session does not place it here"
+    return None
+
+
+def newest(sent: Presence, stored: PresenceRecord | None) -> Presence:
+    """Of the presences of one session the one that counts: the later one; at the same time the stored one."""
+    if stored is None or sent.time_ms > stored.time_ms or sent.encoded == stored.encoded:
+        return sent
+    return read_presence(stored.encoded)
 
 
 def may_withdraw(node: str, epoch: int, held: Item[TunnelInfo] | None) -> bool:

@@ -1,43 +1,51 @@
 """Applying a node's announcements to the store, one batch at a time; applying a batch twice does no harm.
 
-Here: what is read and written. Not here: which tunnels are admitted, and when a batch is tried again.
+Here: in which order a batch is checked, read and written. Not here: which tunnels are admitted (admission.py), whose
+sessions are good (sessions.py), and when a batch is tried again.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
-from portway_proto.records import InvalidRecord, tunnel_record
+from portway_proto.records import InvalidRecord, session_record, tunnel_record
 from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_INVALID,
+    EVICTION_REASON_QUOTA,
     EVICTION_REASON_SUPERSEDED,
     Announce,
     Eviction,
+    EvictionReason,
     Withdrawal,
 )
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.labels import is_label
+from portway_proto.wire.statements import Claim, StatementInvalid, read_claim
 
 from portway_registry.errors import InvalidRequest, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
 from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
 from portway_registry.store.update import TRIES, revision_of
-from portway_registry.tunnels.admission import Verdict, decide, hash_cost, is_genuine, may_withdraw
+from portway_registry.tunnels.admission import MAX_TUNNELS, Verdict, decide, may_withdraw, objection
 from portway_registry.tunnels.quota import Quota, Room
+from portway_registry.tunnels.sessions import AnnouncedSessions, NodeSessions, Session
+from portway_registry.tunnels.statement_checks import NodeChecks
 
 logger = logging.getLogger(__name__)
 
-# Proofs checked before other tasks get their turn on the loop; each takes up to 1 ms of hashing.
-_PROOFS_PER_TURN: Final = 8
+# Tunnels of a batch that are checked and written together. What the loop does with them takes some milliseconds, after
+# which other tasks get their turn.
+_PIECE: Final = 64
 # Records copied before other tasks get their turn; each takes some 10 µs.
 _RECORDS_PER_TURN: Final = 64
-# Token bucket of hashes for one node's proofs: a twentieth of a core, and at once those of 10,000 tunnels that were
-# bound a hundred times each. Beyond it the node's batches wait and its stream is not read, which delays only its own.
-_HASH_RATE: Final = 200_000  # per second
-_HASH_BURST: Final = 1_000_000
 # Concurrent reads of keys that changed under a batch.
 _READS: Final = 32
+
+_Held = dict[str, Item[TunnelInfo] | None]
 
 
 async def checked(batch: Announce) -> Announce:
@@ -46,13 +54,17 @@ async def checked(batch: Announce) -> Announce:
     Other tasks get their turn meanwhile; the batch may be a node's whole state.
     """
     copy = Announce(batch=batch.batch, full=batch.full)
-    for number, tunnel in enumerate(batch.bound):
-        if number % _RECORDS_PER_TURN == 0:
-            await asyncio.sleep(0)
-        try:
+    try:
+        for number, tunnel in enumerate(batch.bound):
+            if number % _RECORDS_PER_TURN == 0:
+                await asyncio.sleep(0)
             copy.bound.append(tunnel_record(tunnel))
-        except InvalidRecord as error:
-            raise InvalidRequest(f"the announcement of a tunnel is refused: {error}") from None
+        for number, session in enumerate(batch.sessions):
+            if number % _RECORDS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            copy.sessions.append(session_record(session))
+    except InvalidRecord as error:
+        raise InvalidRequest(f"the announcement of a tunnel is refused: {error}") from None
     for withdrawal in batch.withdrawn:
         if not is_label(withdrawal.label):
             raise InvalidRequest("the withdrawal of a tunnel is refused: it does not name a label")
@@ -60,23 +72,45 @@ async def checked(batch: Announce) -> Announce:
     return copy
 
 
+@dataclass(slots=True)
+class _Offer:
+    """A tunnel as it is to be stored, its claim, and the session that it is of."""
+
+    tunnel: TunnelInfo
+    claim: Claim
+    session: Session
+
+
 class Announcements:
     """Writes the tunnels that one node holds to the store."""
 
-    def __init__(self, store: Store, tunnels: TunnelView, quota: Quota, *, node: str, region: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tunnels: TunnelView,
+        quota: Quota,
+        sessions: NodeSessions,
+        checks: NodeChecks,
+        now_ms: Callable[[], int],
+        *,
+        node: str,
+        region: str,
+    ) -> None:
         self._store = store
         self._tunnels = tunnels
         self._quota = quota
+        self._sessions = sessions
+        self._checks = checks
+        self._now_ms = now_ms
         self._node = node
         self._region = region
-        # The labels that the node announced; None until it has announced all of them in one batch.
-        self._holds: set[str] | None = None
-        self._hashed_until = 0.0  # the loop's time at which the hashes so far would be done at _HASH_RATE
+        self._holds: set[str] = set()  # the labels that the node announced, and may have; at most MAX_TUNNELS
+        self._is_whole = False  # these are all: the node has announced all of them in one batch
 
     def is_stale(self, tunnel: Item[TunnelInfo]) -> bool:
         """Whether a tunnel of this node in the view is left over from an earlier session of the node, whose last writes
         may show after the full batch."""
-        return self._holds is not None and tunnel.name not in self._holds
+        return self._is_whole and tunnel.name not in self._holds
 
     async def apply(self, batch: Announce, lease: LeaseId) -> list[Eviction]:
         """Write and delete what `batch` announces and withdraws; returns the tunnels that the node must drop.
@@ -93,9 +127,14 @@ class Announcements:
                 if self.is_stale(item)
             ]
         await self.withdraw(withdrawn)
-        held = {item.label: self._tunnels.items.get(item.label) for item in batch.bound}
-        offered, evictions = await self._genuine(batch, held)
-        return evictions + await self._bind(offered, held, lease)
+        sessions = self._sessions.of_batch(batch.sessions)
+        evictions: list[Eviction] = []
+        room = Room(self._quota)
+        for start in range(0, len(batch.bound), _PIECE):
+            evictions += await self._apply_piece(batch.bound[start : start + _PIECE], sessions, room, lease)
+        await sessions.renew_the_others()
+        self._holds.difference_update(eviction.label for eviction in evictions)
+        return evictions
 
     async def withdraw(self, withdrawn: Iterable[Withdrawal]) -> None:
         """Delete each of these bindings that the store still has. Raises StoreUnavailable."""
@@ -117,78 +156,122 @@ class Announcements:
 
     def _note(self, batch: Announce) -> None:
         if batch.full:
-            self._holds = set()
-        if self._holds is not None:
-            self._holds.difference_update(item.label for item in batch.withdrawn)
-            self._holds.update(item.label for item in batch.bound)
+            self._holds.clear()
+            self._is_whole = True
+        self._holds.difference_update(item.label for item in batch.withdrawn)
+        for item in batch.bound:
+            if len(self._holds) >= MAX_TUNNELS:
+                return
+            self._holds.add(item.label)
 
-    async def _genuine(
-        self, batch: Announce, held: dict[str, Item[TunnelInfo] | None]
-    ) -> tuple[dict[str, TunnelInfo], list[Eviction]]:
-        """The announcements whose proof fits, with this node as their holder; and evictions for the others."""
+    async def _apply_piece(
+        self, announced: Iterable[TunnelInfo], sessions: AnnouncedSessions, room: Room, lease: LeaseId
+    ) -> list[Eviction]:
+        await asyncio.sleep(0)
+        evictions = _Evictions(self._node)
+        held = {one.label: self._tunnels.items.get(one.label) for one in announced}
+        offers = [
+            offer
+            for one in announced
+            if (offer := await self._offer(one, held[one.label], sessions, lease, evictions)) is not None
+        ]
+        genuine = await self._genuine(offers, held, sessions, evictions)
+        await sessions.store([offer.session for offer in genuine])
         offered: dict[str, TunnelInfo] = {}
-        evictions: list[Eviction] = []
-        for number, announced in enumerate(batch.bound):
-            if number % _PROOFS_PER_TURN == 0:
-                await asyncio.sleep(0)
-            await self._pace(announced, held[announced.label])
-            if not is_genuine(announced, held[announced.label]):
-                logger.warning(
-                    "announcement refused: its proof does not fit",
-                    extra={"node": self._node, "label": f"{announced.label[:4]}…", "epoch": announced.epoch},
-                )
-                evictions.append(_superseded(announced))
-                continue
+        for offer in genuine:
+            # A later presence may have come to the store meanwhile.
+            if (problem := offer.session.objection(offer.claim)) is not None:
+                evictions.invalid(offer.tunnel, problem)
+            else:
+                offered[offer.tunnel.label] = offer.tunnel
+        await self._bind(offered, held, room, lease, evictions)
+        evictions.log()
+        return evictions.all
+
+    async def _offer(
+        self,
+        announced: TunnelInfo,
+        held: Item[TunnelInfo] | None,
+        sessions: AnnouncedSessions,
+        lease: LeaseId,
+        evictions: "_Evictions",
+    ) -> _Offer | None:
+        """The tunnel to store, if nothing but signatures is open; else None, with an eviction."""
+        if announced.label not in self._holds:
+            evictions.add(announced, EVICTION_REASON_QUOTA, f"a node has at most {MAX_TUNNELS} tunnels")
+            return None
+        try:
+            claim = read_claim(announced.claim)
+        except StatementInvalid as error:
+            evictions.invalid(announced, str(error))
+            return None
+        session = await sessions.of(claim.session_key)
+        presence = None if session is None else session.presence
+        problem = objection(announced, claim, presence, node=self._node, now_ms=self._now_ms())
+        if held is not None and decide(announced, held, lease) is Verdict.SUPERSEDED:
+            evictions.superseded(announced, held.value)
+        elif problem is not None or session is None:
+            evictions.invalid(announced, problem or "its session was not announced")
+        else:
             tunnel = TunnelInfo()
             tunnel.CopyFrom(announced)
-            # A node announces only its own tunnels, whatever it claims.
+            tunnel.ClearField("proof")
+            # A node announces only its own tunnels, whatever it says, and whose they are is in the grant.
             tunnel.node, tunnel.region = self._node, self._region
-            offered[tunnel.label] = tunnel
-        return offered, evictions
+            tunnel.tenant, tunnel.token_id = session.grant.tenant, session.grant.token_id
+            return _Offer(tunnel, claim, session)
+        return None
 
-    async def _pace(self, announced: TunnelInfo, held: Item[TunnelInfo] | None) -> None:
-        """Wait until the bucket of hashes allows this proof to be checked."""
-        now = asyncio.get_running_loop().time()
-        earliest = now - _HASH_BURST / _HASH_RATE
-        self._hashed_until = max(self._hashed_until, earliest) + hash_cost(announced, held) / _HASH_RATE
-        if self._hashed_until > now:
-            await asyncio.sleep(self._hashed_until - now)
+    async def _genuine(
+        self, offers: list[_Offer], held: _Held, sessions: AnnouncedSessions, evictions: "_Evictions"
+    ) -> list[_Offer]:
+        """The offers that are signed by whom they should be. What the store has already is not checked again."""
+        unknown = [offer for offer in offers if not _is_known(offer, held[offer.tunnel.label])]
+        await sessions.check([offer.session for offer in offers], {offer.session.key for offer in unknown})
+        open_ = [offer for offer in unknown if not offer.session.is_forged]
+        answers = await self._checks.genuine([offer.claim.signed(self._sessions.cluster) for offer in open_])
+        forged = {id(offer) for offer, is_genuine in zip(open_, answers, strict=True) if not is_genuine}
+        genuine: list[_Offer] = []
+        for offer in offers:
+            if not offer.session.is_forged and id(offer) not in forged:
+                genuine.append(offer)
+            else:
+                evictions.invalid(offer.tunnel, "a signature is forged")
+        return genuine
 
     async def _bind(
-        self, offered: dict[str, TunnelInfo], held: dict[str, Item[TunnelInfo] | None], lease: LeaseId
-    ) -> list[Eviction]:
-        evictions: list[Eviction] = []
-        room = Room(self._quota)
+        self, offered: dict[str, TunnelInfo], held: _Held, room: Room, lease: LeaseId, evictions: "_Evictions"
+    ) -> None:
         for _ in range(TRIES):
             writes: list[Write] = []
             writing: list[str] = []
             for label, tunnel in offered.items():
                 current = held.get(label)
-                verdict = decide(tunnel, current, lease, self._tunnels.last_holder(label))
-                if verdict is Verdict.SUPERSEDED:
-                    evictions.append(_superseded(tunnel))
+                verdict = decide(tunnel, current, lease)
+                if verdict is Verdict.SUPERSEDED and current is not None:
+                    evictions.superseded(tunnel, current.value)
                     continue
                 if verdict is Verdict.KNOWN:
                     continue
                 full = room.take(tunnel, None if current is None else current.value)
                 if full is not None:
-                    evictions.append(full.eviction(tunnel))
+                    evictions.all.append(full.eviction(tunnel))
                     continue
                 writes.append(Put(keys.tunnel(label), tunnel.SerializeToString(), revision_of(current), lease))
                 writing.append(label)
             if not writes:
-                return evictions
+                return
             done = await self._store.write(writes)
             offered = {label: offered[label] for label, ok in zip(writing, done, strict=True) if not ok}
             held = await self._read(offered)
         raise StoreUnavailable("labels changed each time they were to be written")
 
-    def _mine(self, label: str, undone: dict[str, int], held: dict[str, Item[TunnelInfo] | None]) -> bool:
+    def _mine(self, label: str, undone: dict[str, int], held: _Held) -> bool:
         return may_withdraw(self._node, undone[label], held.get(label))
 
-    async def _read(self, labels: Iterable[str]) -> dict[str, Item[TunnelInfo] | None]:
+    async def _read(self, labels: Iterable[str]) -> _Held:
         """Read these tunnels from the store, a few at a time."""
-        found: dict[str, Item[TunnelInfo] | None] = {}
+        found: _Held = {}
         wanted = list(labels)
         for start in range(0, len(wanted), _READS):
             chunk = wanted[start : start + _READS]
@@ -198,5 +281,40 @@ class Announcements:
         return found
 
 
-def _superseded(tunnel: TunnelInfo) -> Eviction:
-    return Eviction(label=tunnel.label, epoch=tunnel.epoch, reason=EVICTION_REASON_SUPERSEDED)
+def _is_known(offer: _Offer, held: Item[TunnelInfo] | None) -> bool:
+    """Whether the store has this claim byte for byte, for the same tenant and token: it was checked before."""
+    if held is None:
+        return False
+    stored = held.value
+    return (stored.claim, stored.tenant, stored.token_id) == (
+        offer.tunnel.claim,
+        offer.tunnel.tenant,
+        offer.tunnel.token_id,
+    )
+
+
+class _Evictions:
+    """What the node is told to drop, and a line for the log, however many there are."""
+
+    def __init__(self, node: str) -> None:
+        self.all: list[Eviction] = []
+        self._node = node
+        self._problems: Counter[str] = Counter()
+
+    def add(self, tunnel: TunnelInfo, reason: "EvictionReason.ValueType", problem: str = "") -> None:
+        self.all.append(Eviction(label=tunnel.label, epoch=tunnel.epoch, reason=reason))
+        if problem:
+            self._problems[problem] += 1
+
+    def invalid(self, tunnel: TunnelInfo, problem: str) -> None:
+        self.add(tunnel, EVICTION_REASON_INVALID, problem)
+
+    def superseded(self, tunnel: TunnelInfo, owner: TunnelInfo) -> None:
+        self.add(tunnel, EVICTION_REASON_SUPERSEDED)
+        self.all[-1].claim = owner.claim
+
+    def log(self) -> None:
+        for problem, number in self._problems.items():
+            logger.warning(
+                "announced tunnels refused", extra={"node": self._node, "tunnels": number, "reason": problem}
+            )

@@ -167,7 +167,9 @@ class Room:
             if replaced is None or limit.name != (replaced.token_id if limit.of_token else replaced.tenant)
         ]
         for limit in limits:
-            if self._left.setdefault(limit, self._quota.free(limit)) <= 0:
+            if limit not in self._left:  # counted once for a batch: while deletions are on their way it takes longer
+                self._left[limit] = self._quota.free(limit)
+            if self._left[limit] <= 0:
                 return limit
         for limit in limits:
             self._left[limit] -= 1

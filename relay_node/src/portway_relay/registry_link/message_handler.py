@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, Failure
+from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_QUOTA, Failure
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     EVICTION_REASON_QUOTA,
@@ -123,11 +123,20 @@ class MessageHandler:
 
     def _evict(self, eviction: Eviction) -> None:
         if eviction.reason == EVICTION_REASON_QUOTA:
-            whose = "this token" if eviction.of_token else "its tenant"
-            failure = quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels).failure
+            failure = _over_quota(eviction)
         else:
             failure = _INVALID if eviction.reason == EVICTION_REASON_INVALID else SUPERSEDED
         self._table.evict(eviction.label, eviction.epoch, failure, eviction.claim)
+
+
+def _over_quota(eviction: Eviction) -> Failure:
+    if not eviction.max_tunnels:
+        return Failure(
+            code=FAILURE_CODE_QUOTA,
+            message="the registries take no more tunnels from this node: attach to another one",
+        )
+    whose = "this token" if eviction.of_token else "its tenant"
+    return quota_full(f"{whose}, at all nodes together,", eviction.max_tunnels).failure
 
 
 def _log_reachability(reachability: Reachability) -> None:

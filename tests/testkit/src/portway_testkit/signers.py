@@ -3,8 +3,12 @@
 The real client decides what it signs and when; here a test says every field.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+from portway_proto.v1.mesh_pb2 import AnnouncedSession
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Label, label_of_key
 from portway_proto.wire.statements import Claim, Presence, SigningKey, cluster_tag, sign_claim, sign_presence
@@ -64,3 +68,45 @@ def tunnel_info(claim: Claim, region: str = "", *, port: int = 0, ticket: bytes 
         unencrypted_port=port,
         ticket=ticket,
     )
+
+
+def now_ms() -> int:
+    """Milliseconds since the Unix epoch, as a registry that runs has them."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class AnnouncedClient:
+    """A client as its home node announces it to a registry: its session's signer and its grant.
+
+    now_ms: the time of its presences, each of which is later than the one before.
+    """
+
+    signer: SessionSigner
+    grant: str
+    now_ms: Callable[[], int] = now_ms
+    _last_ms: int = 0
+
+    def tunnel(
+        self, node: str, key: SigningKey | None = None, epoch: int = 1, *, h2_enabled: bool = False, **more: Any
+    ) -> TunnelInfo:
+        """A tunnel that is bound at the node, and in each presence at it from now on."""
+        unencrypted = "unencrypted_port" in more
+        claim = self.signer.claim(key, node=node, epoch=epoch, h2_enabled=h2_enabled, unencrypted=unencrypted)
+        info = tunnel_info(claim, "fra")
+        info.host = f"{claim.label}.fra.tunnels.example"
+        info.opened_at_ms = 1
+        info.MergeFrom(TunnelInfo(**more))
+        return info
+
+    def close(self, tunnel: TunnelInfo) -> None:
+        """Close it: it is in no later presence."""
+        self.signer.held[:] = [claim for claim in self.signer.held if claim.encoded != tunnel.claim]
+
+    def session(self, node: str, time_ms: int = 0) -> AnnouncedSession:
+        """Its grant, and a presence that lists what it holds at the node; of now unless a time is given."""
+        self._last_ms = time_ms or max(self._last_ms + 1, self.now_ms())
+        listed = [claim for claim in self.signer.held if claim.node == node]
+        ids = frozenset(claim.id for claim in listed)
+        presence = sign_presence(self.signer.key, self.signer.cluster, time_ms=self._last_ms, node=node, ids=ids)
+        return AnnouncedSession(grant=self.grant, presence=presence.encoded)

@@ -28,18 +28,26 @@ def test_a_notable_keep_alive_is_one_write_that_every_replica_sees(costs: Costs)
     assert store.event_bytes > 0
 
 
-def test_a_tunnel_costs_one_write_each_time(costs: Costs) -> None:
-    """Bound, bound elsewhere, withdrawn: each is one transaction with one key, and one event."""
-    for cost in (costs.bind, costs.move, costs.withdraw):
-        assert (cost.store.transactions, cost.store.writes, cost.store.events) == (1, 1, 1)
+def test_a_tunnel_costs_one_write_and_its_session_another(costs: Costs) -> None:
+    """Withdrawn it is one transaction with one key, and one event; bound it is two, with its session's presence before
+    it, so that no tunnel is in the store that nothing places."""
+    assert (costs.withdraw.store.transactions, costs.withdraw.store.writes, costs.withdraw.store.events) == (1, 1, 1)
+    for cost in (costs.bind, costs.move):
+        assert (cost.store.transactions, cost.store.writes, cost.store.events) == (2, 2, 2)
         assert cost.received_bytes > 0
 
 
-def test_a_batch_is_one_transaction(costs: Costs) -> None:
-    """As many tunnels as etcd takes at once are written at once."""
+def test_a_renewed_presence_is_one_write(costs: Costs) -> None:
+    """Whatever number of tunnels the session has."""
+    store = costs.renew.store
+    assert (store.transactions, store.writes, store.events, store.reads) == (1, 1, 1, 0)
+
+
+def test_a_batch_is_few_transactions(costs: Costs) -> None:
+    """Tunnels are written 64 at a time, after the presence of their session."""
     store = costs.bind_many.store
-    assert (store.transactions, store.writes) == (1, WRITES_PER_TRANSACTION)
-    assert store.events == WRITES_PER_TRANSACTION
+    assert (store.transactions, store.writes) == (3, WRITES_PER_TRANSACTION + 1)
+    assert store.events == WRITES_PER_TRANSACTION + 1
 
 
 def test_a_lease_takes_its_keys_along(costs: Costs) -> None:

@@ -9,10 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jwt.types import Options
 from portway_proto.v1.discovery_pb2 import Grant
-from portway_registry.access import grants
 from portway_registry.access.grants import Grants, KeyRotation, make_first_key, new_key
 from portway_registry.errors import StoreUnavailable
-from portway_registry.state import keys
+from portway_registry.state import grant_reader, keys
 from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import View, Views
@@ -20,6 +19,7 @@ from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.views import settle
 
 TOKEN = TokenRecord(id="abc", tenant="demo", role=Role.CLIENT, secret_sha256=b"", max_tunnels=5)
+SESSION_KEY = b"\x01" * 32
 HOUR = 3_600_000
 DAY = 24 * HOUR
 NOW = 1_800_000_000_000
@@ -81,13 +81,13 @@ async def test_a_grant_says_who_may_what_until_when(
 ) -> None:
     """Tenant, token and quota are in it; it is good for an hour and renewed after half of it."""
     key = await add(memory, known, "1", 0)
-    grant = signer.sign(TOKEN)
+    grant = signer.sign(TOKEN, SESSION_KEY)
     found = claims(grant, key)
     assert (found["sub"], found["tid"]) == ("demo", "abc")
     assert (found["max_tunnels"], found["tenant_max_tunnels"]) == (5, 100)
     assert (found["iat"], found["exp"]) == (NOW // 1000, (NOW + HOUR) // 1000)
     assert (grant.expires_at_ms, grant.renew_at_ms) == (NOW + HOUR, NOW + HOUR // 2)
-    assert jwt.get_unverified_header(grant.token) == {"alg": "EdDSA", "typ": grants.TYPE, "kid": "1"}
+    assert jwt.get_unverified_header(grant.token) == {"alg": "EdDSA", "typ": grant_reader.TYPE, "kid": "1"}
 
 
 async def test_a_token_without_a_quota_has_its_tenant_s(
@@ -97,7 +97,7 @@ async def test_a_token_without_a_quota_has_its_tenant_s(
     key = await add(memory, known, "1", 0)
 
     def limits(most: int) -> tuple[object, object]:
-        found = claims(signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=most)), key)
+        found = claims(signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=most), SESSION_KEY), key)
         return found["max_tunnels"], found["tenant_max_tunnels"]
 
     assert [limits(0), limits(5), limits(500)] == [(100, 100), (5, 100), (100, 100)]
@@ -105,18 +105,15 @@ async def test_a_token_without_a_quota_has_its_tenant_s(
     assert [limits(500), limits(5), limits(2)] == [(3, 3), (3, 3), (2, 3)]
 
 
-async def test_many_that_ask_together_share_a_grant(
-    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants, clock: Clock
+async def test_each_session_key_has_a_grant_of_its_own(
+    memory: EmbeddedStore, known: View[GrantKeyRecord], signer: Grants
 ) -> None:
-    """Within half a minute a token's grant is the same one, unless the token has changed."""
-    await add(memory, known, "1", 0)
-    first = signer.sign(TOKEN).token
-    clock.now += 29_999
-    assert signer.sign(TOKEN).token == first
-    assert signer.sign(msgspec.structs.replace(TOKEN, max_tunnels=6)).token != first
-    assert signer.sign(msgspec.structs.replace(TOKEN, id="other")).token != first
-    clock.now += 2
-    assert signer.sign(TOKEN).token != first
+    """Nobody else's grant is of use to it; asked again it gets another one."""
+    key = await add(memory, known, "1", 0)
+    one, other = signer.sign(TOKEN, SESSION_KEY), signer.sign(TOKEN, bytes(32))
+    assert claims(one, key)["key"] == "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE"
+    assert claims(other, key)["key"] == "A" * 43
+    assert signer.sign(TOKEN, SESSION_KEY).token != one.token
 
 
 async def test_the_youngest_active_key_signs(
@@ -125,9 +122,9 @@ async def test_the_youngest_active_key_signs(
     """A key that is published for later does not sign before its time; every key is published."""
     for kid, active in (("1", 0), ("2", NOW - 5), ("10", NOW + 60_000)):
         await add(memory, known, kid, active)
-    assert kid_of(signer.sign(TOKEN)) == "2"
+    assert kid_of(signer.sign(TOKEN, SESSION_KEY)) == "2"
     clock.now += 60_000
-    assert kid_of(signer.sign(TOKEN)) == "10"
+    assert kid_of(signer.sign(TOKEN, SESSION_KEY)) == "10"
     assert {key.kid for key in signer.public_keys()} == {"1", "2", "10"}
 
 
@@ -137,13 +134,13 @@ async def test_a_clock_that_is_behind_signs_with_the_oldest_key(
     """Where by this clock no key is active yet, the one that every node has had longest is used."""
     for kid, active in (("1", NOW + 600_000), ("2", NOW + 500_000)):
         await add(memory, known, kid, active)
-    assert kid_of(signer.sign(TOKEN)) == "2"
+    assert kid_of(signer.sign(TOKEN, SESSION_KEY)) == "2"
 
 
 async def test_without_a_key_nothing_is_signed(signer: Grants) -> None:
     """A registry that knows no key yet is away, for who asks it."""
     with pytest.raises(StoreUnavailable, match="no key"):
-        signer.sign(TOKEN)
+        signer.sign(TOKEN, SESSION_KEY)
 
 
 async def test_the_first_key_is_made_once(memory: EmbeddedStore) -> None:

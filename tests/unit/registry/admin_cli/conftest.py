@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.admin_cli.cli import main
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import NodeStream, Pki, node_info
+from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, client_of, node_info
+from portway_testkit.signers import AnnouncedClient
 
 T = TypeVar("T")
 
@@ -27,6 +30,8 @@ class Stage:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._registry = Registry(pki.config(folder))
         self._nodes: list[NodeStream] = []
+        self.clients: dict[str, AnnouncedClient] = {}  # by tenant
+        self.token_ids: dict[str, str] = {}  # by tenant
 
     def start(self) -> None:
         self._thread.start()
@@ -53,6 +58,21 @@ class Stage:
     def address(self) -> str:
         return self._registry.address
 
+    def tunnel(self, node: str, tenant: str = "demo", **more: Any) -> TunnelInfo:
+        """A tunnel of a client of this tenant at a node, which is to announce it."""
+
+        async def client() -> AnnouncedClient:
+            shown = bearer(self.token_file.read_text().strip())
+            async with channel(self.address, self.pki.ca) as public:
+                request = admin_pb2.CreateTokenRequest(tenant=tenant, role=admin_pb2.ROLE_CLIENT)
+                made = await AdminStub(public).CreateToken(request, metadata=shown)
+                self.token_ids[tenant] = made.info.id
+                return await client_of(public, made.token)
+
+        if tenant not in self.clients:
+            self.clients[tenant] = self.run(client)
+        return self.clients[tenant].tunnel(node, **more)
+
     def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream:
         """Register a node that holds these tunnels; it stays until the end of the test."""
 
@@ -61,7 +81,7 @@ class Stage:
             self._nodes.append(node)
             await node.open()
             if tunnels:
-                await node.announce(*tunnels)
+                await node.announce(*tunnels, of=list(self.clients.values()))
             await node.until(lambda: name in node.peers)
             return node
 

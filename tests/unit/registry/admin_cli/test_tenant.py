@@ -4,11 +4,17 @@ from typing import Any, Protocol
 
 import pytest
 from click.testing import Result
-from portway_proto.wire.labels import Chain
-from portway_testkit.clusters.registry import NodeStream, tunnel_info
+from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_testkit.clusters.registry import NodeStream
+from portway_testkit.signers import AnnouncedClient
 
 
 class Stage(Protocol):
+    clients: dict[str, AnnouncedClient]
+    token_ids: dict[str, str]  # by tenant
+
+    def tunnel(self, node: str, tenant: str = ..., **more: Any) -> TunnelInfo: ...
+
     def say(self, *arguments: str, **environment: str) -> Result: ...
 
     def ask(self, *arguments: str) -> Any: ...
@@ -24,7 +30,8 @@ def test_tenants_are_listed(stage: Stage) -> None:
     revoked = stage.ask("token", "create", "--tenant", "alice")["id"]
     stage.ask("token", "revoke", revoked)
     stage.ask("tenant", "set-quota", "carol", "7")
-    stage.node("fra-1", tunnel_info(Chain(), tenant="bob"))
+    stage.node("fra-1", stage.tunnel("fra-1", "bob"))
+    stage.ask("token", "revoke", stage.token_ids["bob"])
     assert stage.ask("tenants", "list")["tenants"] == [
         {"name": "alice", "max_tunnels": 100, "is_default": True, "tunnels": 0, "tokens": 1},
         {"name": "bob", "max_tunnels": 100, "is_default": True, "tunnels": 1, "tokens": 0},
@@ -56,12 +63,12 @@ def test_a_quota_is_set_and_taken_back(stage: Stage) -> None:
 
 def test_a_lower_quota_ends_the_newest(stage: Stage) -> None:
     """At once, and their node is told the number."""
-    tunnels = [tunnel_info(Chain()) for _ in range(3)]
+    tunnels = [stage.tunnel("fra-1") for _ in range(3)]
     node = stage.node("fra-1", tunnels[0])
 
     async def announce() -> None:
         for tunnel in tunnels[1:]:
-            await node.announce(tunnel)
+            await node.announce(tunnel, of=list(stage.clients.values()))
 
     async def evicted() -> set[tuple[str, int]]:
         await node.until(lambda: len(node.evicted) == 2)

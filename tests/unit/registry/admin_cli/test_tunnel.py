@@ -5,13 +5,16 @@ from typing import Any, Protocol
 
 import pytest
 from click.testing import Result
-from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
-from portway_proto.wire.labels import Chain
+from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.admin_cli import tunnel as command
-from portway_testkit.clusters.registry import NodeStream, tunnel_info
+from portway_testkit.clusters.registry import NodeStream
 
 
 class Stage(Protocol):
+    token_ids: dict[str, str]
+
+    def tunnel(self, node: str, tenant: str = ..., **more: Any) -> TunnelInfo: ...
+
     def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
 
     def say(self, *arguments: str, **environment: str) -> Result: ...
@@ -21,18 +24,17 @@ class Stage(Protocol):
 
 def test_tunnels_are_listed_for_people(stage: Stage) -> None:
     """A line each, with what an operator is asked about: whose it is, where, and which options it has."""
-    tunnel = tunnel_info(
-        Chain(), 3, tenant="bob", token_id="tok", options=TunnelOptions(h2_enabled=True), unencrypted_port=20_007
-    )
+    tunnel = stage.tunnel("fra-1", "bob", epoch=3, h2_enabled=True, unencrypted_port=20_007)
     stage.node("fra-1", tunnel)
     lines = stage.say("tunnel", "list").stdout.splitlines()
     assert lines[1].split() == ["LABEL", "NODE", "TENANT", "TOKEN", "EPOCH", "OPTIONS", "HOST", "OPENED"]
-    assert lines[3].split()[:8] == [tunnel.label, "fra-1", "bob", "tok", "3", "h2", "tcp:20007", tunnel.host]
+    token = stage.token_ids["bob"]
+    assert lines[3].split()[:8] == [tunnel.label, "fra-1", "bob", token, "3", "h2", "tcp:20007", tunnel.host]
 
 
 def test_tunnels_are_listed_for_programs(stage: Stage) -> None:
-    """The protocol's names; not the proof, with which nobody here has anything to do."""
-    tunnel = tunnel_info(Chain())
+    """The protocol's names; not the claim, with which nobody here has anything to do."""
+    tunnel = stage.tunnel("fra-1")
     stage.node("fra-1", tunnel)
     assert stage.ask("tunnel", "list") == {
         "tunnels": [
@@ -43,7 +45,7 @@ def test_tunnels_are_listed_for_programs(stage: Stage) -> None:
                 "region": "fra",
                 "epoch": 1,
                 "tenant": "demo",
-                "token_id": "token1",
+                "token_id": stage.token_ids["demo"],
                 "h2_enabled": False,
                 "unencrypted_port": 0,
                 "opened_at_ms": 1,
@@ -54,8 +56,9 @@ def test_tunnels_are_listed_for_programs(stage: Stage) -> None:
 
 def test_a_node_and_a_tenant_are_kept_to(stage: Stage) -> None:
     """Both filters, alone and together."""
-    alice, bob, far = (tunnel_info(Chain(), tenant=tenant) for tenant in ("alice", "bob", "alice"))
+    alice, bob = (stage.tunnel("fra-1", tenant) for tenant in ("alice", "bob"))
     stage.node("fra-1", alice, bob)
+    far = stage.tunnel("lon-1", "alice")
     stage.node("lon-1", far)
 
     def labels(*filters: str) -> set[str]:
@@ -73,7 +76,7 @@ def test_a_node_and_a_tenant_are_kept_to(stage: Stage) -> None:
 def test_every_page_is_fetched(stage: Stage, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     """However many fit on one: each tunnel once, in the order of labels."""
     monkeypatch.setattr(command, "_PAGE", page)
-    tunnels = [tunnel_info(Chain()) for _ in range(6)]
+    tunnels = [stage.tunnel("fra-1") for _ in range(6)]
     stage.node("fra-1", *tunnels)
     found = [tunnel["label"] for tunnel in stage.ask("tunnel", "list")["tunnels"]]
     assert found == sorted(tunnel.label for tunnel in tunnels)
@@ -81,7 +84,7 @@ def test_every_page_is_fetched(stage: Stage, monkeypatch: pytest.MonkeyPatch, pa
 
 def test_one_tunnel_is_shown_with_its_home(stage: Stage) -> None:
     """The node that the client is connected to, too."""
-    tunnel = tunnel_info(Chain(), unencrypted_port=20_001)
+    tunnel = stage.tunnel("fra-1", unencrypted_port=20_001)
     stage.node("fra-1", tunnel)
     text = stage.say("tunnel", "show", tunnel.label).stdout
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines())

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, TunnelInfo
-from portway_proto.wire.labels import Chain
-from portway_testkit.clusters.registry import NodeStream, Pki, tunnel_info
+from portway_testkit.clusters.registry import NodeStream, Pki
+from portway_testkit.signers import AnnouncedClient
 
 ADMIN = "from portway_registry.admin_cli.cli import main; main()"
 T = TypeVar("T")
@@ -22,6 +22,9 @@ class Stage(Protocol):
     address: str
     pki: Pki
     token_file: Path
+    clients: dict[str, AnnouncedClient]
+
+    def tunnel(self, node: str, tenant: str = ..., **more: Any) -> TunnelInfo: ...
 
     def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
 
@@ -75,16 +78,17 @@ def watching(stage: Stage, *arguments: str) -> Iterator[Watch]:
 
 def test_changes_are_objects_for_programs(stage: Stage) -> None:
     """What is known, that this was all, then each change at once, a line each; Ctrl-C ends it with 130."""
-    known, new = tunnel_info(Chain()), tunnel_info(Chain())
+    known, new = stage.tunnel("fra-1"), stage.tunnel("fra-1", epoch=2)
     node = stage.node("fra-1", known)
     with watching(stage, "tunnel", "watch", "--json") as watch:
         kind, told = watch.change()
         assert (kind, told["tunnel"]["label"]) == ("known", known.label)
         assert watch.change() == ("synced", {})
-        stage.run(lambda: node.announce(new, tunnel_info_of(known, unencrypted_port=20_001)))
+        changed = tunnel_info_of(known, opened_at_ms=2)
+        stage.run(lambda: node.announce(new, changed, of=list(stage.clients.values())))
         changes = dict(watch.change() for _ in range(2))
         assert changes["added"]["tunnel"]["label"] == new.label
-        assert changes["changed"]["tunnel"]["unencrypted_port"] == 20_001
+        assert changes["changed"]["tunnel"]["opened_at_ms"] == 2
         stage.run(lambda: node.announce(withdrawn=(new,)))
         kind, told = watch.change()
         assert (kind, told["tunnel"]["label"]) == ("removed", new.label)

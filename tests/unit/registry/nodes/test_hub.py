@@ -8,19 +8,20 @@ from typing import Protocol
 import pytest
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_SUPERSEDED, NodeMessage, Register, RegistryMessage
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_registry.access.grants import Grants, make_first_key, new_key
 from portway_registry.errors import Replaced
 from portway_registry.nodes import hub as hub_module
 from portway_registry.nodes.hub import Hub, without_counts
 from portway_registry.state import keys
-from portway_registry.state.records import encode
+from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.contract import LeaseId
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
+from portway_testkit.signers import label_of
 
 PATIENCE = 10.0
 HOUR = 3_600_000
@@ -187,13 +188,15 @@ async def test_counts_are_no_news_to_peers(cluster: Cluster, hub: Hub) -> None:
 
 
 async def test_a_label_that_moved_is_evicted_where_it_was(cluster: Cluster, hub: Hub) -> None:
-    """The old holder hears which epoch of it is over; other nodes hear nothing."""
-    chain = Chain()
+    """The old holder hears which epoch of it is over, with the claim that owns it; other nodes hear nothing."""
+    key = SigningKey()
     async with node(hub, "fra-1") as holder, node(hub, "lon-1") as other:
-        await cluster.put_tunnel(tunnel_info(chain, 1, node="fra-1"))
-        await cluster.put_tunnel(tunnel_info(chain, 2, node="lon-1"))
+        await cluster.put_tunnel(tunnel_info(key, 1, node="fra-1"))
+        owner = tunnel_info(key, 2, node="lon-1")
+        await cluster.put_tunnel(owner)
         (gone,) = (await holder.until("evictions")).evictions.evictions
-        assert (gone.label, gone.epoch, gone.reason) == (chain.label, 1, EVICTION_REASON_SUPERSEDED)
+        assert (gone.label, gone.epoch, gone.reason) == (label_of(key), 1, EVICTION_REASON_SUPERSEDED)
+        assert gone.claim == owner.claim
         assert not any(message.HasField("evictions") for message in other.heard)
 
 
@@ -238,3 +241,26 @@ async def test_a_list_of_peers_fits_into_a_message(
         assert 5 < len(peers.nodes) < 20
         assert peers.ByteSize() <= 1_000
         assert "too many for one message" in caplog.text
+
+
+async def put_block(cluster: Cluster, region: str, first: int, node: str, asked_at_ms: int = NOW) -> None:
+    await cluster.store.put(keys.port_block(region, first), encode(PortBlockRecord(node, asked_at_ms)))
+    await cluster.settle()
+
+
+def owners(message: RegistryMessage) -> list[tuple[int, int, str]]:
+    return [(one.first, one.last, one.node) for one in message.port_owners.owners]
+
+
+async def test_nodes_know_whose_their_region_s_ports_are(cluster: Cluster, hub: Hub) -> None:
+    """At their registration, and when a block gets an owner or another one; a renewal is no news."""
+    await put_block(cluster, "fra", 20_032, "fra-1")
+    await put_block(cluster, "fra-2", 20_096, "else")
+    async with node(hub, "fra-1") as one:
+        assert owners(await one.until("port_owners")) == [(20_032, 20_095, "fra-1")]
+        await put_block(cluster, "fra", 20_032, "fra-1", NOW + 1)
+        await put_block(cluster, "lon", 20_032, "lon-1")
+        await put_block(cluster, "fra", 20_096, "fra-2")
+        assert owners(await one.until("port_owners", 2)) == [(20_032, 20_095, "fra-1"), (20_096, 20_159, "fra-2")]
+        await put_block(cluster, "fra", 20_032, "fra-3")
+        assert owners(await one.until("port_owners", 3))[0] == (20_032, 20_095, "fra-3")

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from portway_proto.v1.mesh_pb2 import ClusterSettings, Eviction, Peers, Registered, RegistryMessage
+from portway_proto.v1.mesh_pb2 import ClusterSettings, Eviction, Peers, PortOwners, Registered, RegistryMessage
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.wire.limits import MAX_CLAIM
 from portway_registry.nodes import outbox as outbox_module
 from portway_registry.nodes.outbox import Outbox
 
@@ -18,11 +19,12 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox = Outbox()
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
+    outbox.port_owners(PortOwners())
     outbox.peers(Peers())
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
-    order = ["registered", "settings", "revocations", "peers", "evictions", "announced"]
+    order = ["registered", "settings", "revocations", "peers", "port_owners", "evictions", "announced"]
     assert kinds(await outbox.take()) == order
 
 
@@ -77,10 +79,20 @@ async def test_a_node_that_does_not_read_is_waited_for(monkeypatch: pytest.Monke
 async def test_many_entries_are_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each fits into a gRPC message, and together they say everything."""
     monkeypatch.setattr(outbox_module, "_MAX_ENTRIES", 3)
+    monkeypatch.setattr(outbox_module, "_MAX_EVICTIONS", 2)
     outbox = Outbox()
     outbox.revoke([str(number) for number in range(7)])
     outbox.evict([Eviction(label=str(number)) for number in range(4)])
     messages = await outbox.take()
     assert [len(message.revocations.token_ids) for message in messages] == [3, 3, 1, 0, 0]
-    assert [len(message.evictions.evictions) for message in messages] == [0, 0, 0, 3, 1]
+    assert [len(message.evictions.evictions) for message in messages] == [0, 0, 0, 2, 2]
     assert [one for message in messages for one in message.revocations.token_ids] == list("0123456")
+
+
+async def test_evictions_with_the_longest_claims_fit_into_messages() -> None:
+    """A node accepts messages of 4 MiB."""
+    outbox = Outbox()
+    outbox.evict([Eviction(label="a" * 16, epoch=2**62, claim=bytes(MAX_CLAIM)) for _ in range(4_000)])
+    messages = await outbox.take()
+    assert sum(len(message.evictions.evictions) for message in messages) == 4_000
+    assert max(message.ByteSize() for message in messages) < 4 << 20

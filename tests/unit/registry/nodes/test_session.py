@@ -6,7 +6,9 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_INVALID,
     Announce,
+    AnnouncedSession,
     KeepAlive,
     NodeMessage,
     Register,
@@ -15,17 +17,15 @@ from portway_proto.v1.mesh_pb2 import (
     Withdrawal,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
-from portway_proto.wire.labels import Chain
 from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreUnavailable
 from portway_registry.nodes import session as session_module
 from portway_registry.nodes.session import NodeSession, is_notable
 from portway_registry.state import keys
-from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import NO_LEASE, Entry, LeaseId, Revision
 from portway_registry.store.embedded import EmbeddedStore
-from portway_registry.tunnels.announcements import Announcements
-from portway_registry.tunnels.quota import Limit, Quota
+from portway_registry.tunnels.quota import Limit
+from portway_testkit.clusters.announcing import Announcing
 from portway_testkit.clusters.registry import node_info, tunnel_info
 
 PATIENCE = 10.0
@@ -73,11 +73,10 @@ class Running:
     """A session that is served, with a test in the node's place."""
 
     def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
-        quota = Quota(TunnelLimits(views.tokens, views.tenants, default=100), views.tunnels)
-        announcements = Announcements(store, views.tunnels, quota, node=info.name, region=info.region)
+        self.announcing = Announcing(store, views)
         self.session = NodeSession(
             store,
-            announcements,
+            self.announcing.node(info.name, info.region),
             info,
             lease_seconds=lease_seconds,
             now_ms=lambda: NOW_MS,
@@ -99,6 +98,12 @@ class Running:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
+        self.announcing.close()
+
+    async def tunnel(self) -> tuple[TunnelInfo, AnnouncedSession]:
+        """A tunnel of a client at this node, and its session."""
+        client = await self.announcing.client()
+        return client.tunnel("fra-1"), client.session("fra-1")
 
     def say(self, **message: Any) -> None:
         self._requests.put_nowait(NodeMessage(**message))
@@ -196,9 +201,9 @@ async def test_a_registration_is_on_its_lease(store: Fickle, running: Running) -
 
 async def test_a_batch_that_the_store_cannot_take_is_kept(store: Fickle, running: Running) -> None:
     """While the store is away the batch is tried again; it is answered once, when the store has it."""
-    tunnel = tunnel_info(Chain())
+    tunnel, of = await running.tunnel()
     store.away = True
-    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
     await store.asked.wait()
     assert running.announced() == []
     store.away = False
@@ -209,9 +214,9 @@ async def test_a_batch_that_the_store_cannot_take_is_kept(store: Fickle, running
 
 async def test_batches_are_done_in_their_order(store: Fickle, running: Running) -> None:
     """What is bound and withdrawn again ends withdrawn, however long the store was away in between."""
-    tunnel = tunnel_info(Chain())
+    tunnel, of = await running.tunnel()
     store.away = True
-    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
     running.say(announce=Announce(batch=2, withdrawn=[Withdrawal(label=tunnel.label, epoch=1)]))
     await store.asked.wait()
     store.away = False
@@ -234,8 +239,8 @@ async def test_a_batch_on_a_lost_lease_goes_to_the_new_one(store: Fickle, runnin
     """An announcement that finds its lease gone registers first, once, and is written then."""
     await running.until(running.leases)
     await store.revoke_lease(LeaseId(running.leases()[0]))
-    tunnel = tunnel_info(Chain())
-    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    tunnel, of = await running.tunnel()
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
     running.say(keep_alive=KeepAlive())
     await running.until(running.announced)
     entry = await store.get(keys.tunnel(tunnel.label))
@@ -357,8 +362,8 @@ async def test_a_stream_names_a_bounded_number_of_tokens(running: Running) -> No
 
 async def test_a_tunnel_over_the_quota_is_taken_back(store: Fickle, running: Running) -> None:
     """It is out of the store before the node is told to drop it, once, however often it was found."""
-    tunnel = tunnel_info(Chain())
-    running.say(announce=Announce(batch=1, bound=[tunnel]))
+    tunnel, of = await running.tunnel()
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
     await running.until(running.announced)
     for _ in range(3):
         running.session.evict_for_quota(item(tunnel), Limit("demo", False, 1))
@@ -371,7 +376,7 @@ async def test_a_tunnel_over_the_quota_is_taken_back(store: Fickle, running: Run
 
 async def test_a_leftover_is_removed_and_nobody_is_told(store: Fickle, running: Running) -> None:
     """What an earlier session wrote late is not the node's any more, and the node need not hear of it."""
-    leftover = tunnel_info(Chain(), node="fra-1")
+    leftover = tunnel_info(node="fra-1")
     running.say(announce=Announce(batch=1, full=True))
     await running.until(running.announced)
     await store.put(keys.tunnel(leftover.label), leftover.SerializeToString())
@@ -420,13 +425,29 @@ async def test_batches_that_wait_are_bounded_in_bytes(
 ) -> None:
     """While the store is away the stream is read no further; afterwards everything is taken up."""
     monkeypatch.setattr(session_module, "_MAX_WAITING", 1_000)
-    store.away = True
+    client = await running.announcing.client()
     for number in range(1, 21):
-        running.say(announce=Announce(batch=number, bound=[tunnel_info(Chain())]))
+        tunnel = client.tunnel("fra-1")
+        running.say(announce=Announce(batch=number, bound=[tunnel], sessions=[client.session("fra-1")]))
+    store.away = True
     await store.asked.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert running.unread >= 10  # of some 110 bytes each
+    assert running.unread >= 10  # of over 1,000 bytes each
     store.away = False
     await running.until(lambda: running.announced() == list(range(1, 21)))
     assert running.unread == 0
+
+
+async def test_a_tunnel_that_nothing_places_is_taken_back(store: Fickle, running: Running) -> None:
+    """It is out of the store before the node is told to drop it; a node that has nothing in work is idle."""
+    tunnel, of = await running.tunnel()
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
+    await running.until(running.announced)
+    running.session.remove_unplaced(item(tunnel))
+    assert not running.session.is_idle
+    await running.until(running.evicted)
+    assert running.heard[-1].evictions.evictions[0].reason == EVICTION_REASON_INVALID
+    assert await store.get(keys.tunnel(tunnel.label)) is None
+    await asyncio.sleep(0)
+    assert running.session.is_idle

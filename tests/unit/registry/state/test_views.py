@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import Chain
-from portway_registry.state import keys, views
-from portway_registry.state.views import Item, LastHolder, TunnelView
+from portway_proto.wire.statements import SigningKey
+from portway_registry.state import keys
+from portway_registry.state.views import Item, PresenceView, TunnelView
 from portway_registry.store.contract import Delete, Put
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import tunnel_info
 from portway_testkit.clusters.views import settle
+from portway_testkit.signers import SessionSigner, label_of
 
 
 @pytest.fixture
@@ -28,39 +29,41 @@ def put(tunnel: TunnelInfo) -> Put:
 
 async def test_tunnels_are_found_by_node_and_by_token(memory: EmbeddedStore, view: TunnelView) -> None:
     """Both indices follow every change, and leave nothing behind."""
-    chain, other = Chain(), Chain()
+    key, other = SigningKey(), SigningKey()
     await memory.write(
-        [put(tunnel_info(chain, node="fra-1", token_id="a")), put(tunnel_info(other, node="fra-1", token_id="b"))]
+        [put(tunnel_info(key, node="fra-1", token_id="a")), put(tunnel_info(other, node="fra-1", token_id="b"))]
     )
     await settle(memory, view.mirror)
-    assert set(view.of_node("fra-1")) == {chain.label, other.label}
-    assert set(view.of_token("a")) == {chain.label}
-    await memory.write([put(tunnel_info(chain, 2, node="lon-1", token_id="a"))])
+    assert set(view.of_node("fra-1")) == {label_of(key), label_of(other)}
+    assert set(view.of_token("a")) == {label_of(key)}
+    await memory.write([put(tunnel_info(key, 2, node="lon-1", token_id="a"))])
     await settle(memory, view.mirror)
-    assert (set(view.of_node("fra-1")), set(view.of_node("lon-1"))) == ({other.label}, {chain.label})
-    await memory.write([Delete(keys.tunnel(label)) for label in (chain.label, other.label)])
+    assert (set(view.of_node("fra-1")), set(view.of_node("lon-1"))) == ({label_of(other)}, {label_of(key)})
+    await memory.write([Delete(keys.tunnel(label)) for label in (label_of(key), label_of(other))])
     await settle(memory, view.mirror)
     assert not any((view.of_node("fra-1"), view.of_node("lon-1"), view.of_token("a"), view.of_token("b")))
     assert not view.items
 
 
-async def test_who_held_a_label_last_is_remembered(memory: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the highest epoch, and for as many labels as there is room for."""
-    monkeypatch.setattr(views, "_REMEMBERED", 2)
-    view = TunnelView(memory, on_failure=print)
+async def test_the_size_of_a_node_s_presences_is_counted(memory: EmbeddedStore) -> None:
+    """It follows each change, a session that moves to another node too, and leaves nothing behind."""
+    view = PresenceView(memory, on_failure=print)
     await view.start()
-    chain = Chain()
-    assert view.last_holder(chain.label) is None
-    for node, epoch in (("fra-1", 2), ("lon-1", 3), ("fra-1", 1)):
-        await memory.write([put(tunnel_info(chain, epoch, node=node))])
-        await memory.write([Delete(keys.tunnel(chain.label))])
+    signer = SessionSigner()
+    key = keys.presence(signer.key.public)
+    here, there = (signer.present(node, signer.claim(node=node)) for node in ("fra-1", "lon-1"))
+    await memory.put(key, here.encoded)
     await settle(memory, view.mirror)
-    assert view.last_holder(chain.label) == LastHolder("lon-1", 3)
-    for other in (Chain(), Chain()):
-        await memory.write([put(tunnel_info(other))])
-        await memory.write([Delete(keys.tunnel(other.label))])
+    assert (view.bytes_of_node("fra-1"), view.bytes_of_node("lon-1")) == (len(here.encoded), 0)
+    stored = view.of_session(signer.key.public)
+    assert stored is not None
+    assert (stored.value.node, stored.value.time_ms, stored.value.encoded) == ("fra-1", here.time_ms, here.encoded)
+    await memory.put(key, there.encoded)
     await settle(memory, view.mirror)
-    assert view.last_holder(chain.label) is None
+    assert (view.bytes_of_node("fra-1"), view.bytes_of_node("lon-1")) == (0, len(there.encoded))
+    await memory.delete(key)
+    await settle(memory, view.mirror)
+    assert (view.bytes_of_node("lon-1"), view.of_session(signer.key.public)) == (0, None)
     await view.close()
 
 
@@ -70,7 +73,7 @@ async def test_a_record_that_cannot_be_read_is_passed_over(
     """One broken value is said in the log, is not shown, and stops nothing; readable again it is new."""
     told: list[tuple[bool, bool]] = []
     view.subscribe(lambda old, new: told.append((old is not None, new is not None)))
-    tunnel = tunnel_info(Chain())
+    tunnel = tunnel_info()
     with caplog.at_level(logging.ERROR):
         await memory.write([Put(keys.tunnel("broken"), b"\xff\xff"), put(tunnel)])
         await settle(memory, view.mirror)
@@ -90,13 +93,13 @@ async def test_subscribers_are_told_the_change_and_leave(memory: EmbeddedStore, 
         told.append((old.value.epoch if old else 0, new.value.epoch if new else 0, len(view.items)))
 
     leave = view.subscribe(change)
-    chain = Chain()
-    for write in (put(tunnel_info(chain, 1)), put(tunnel_info(chain, 2)), Delete(keys.tunnel(chain.label))):
+    key = SigningKey()
+    for write in (put(tunnel_info(key, 1)), put(tunnel_info(key, 2)), Delete(keys.tunnel(label_of(key)))):
         await memory.write([write])
     await settle(memory, view.mirror)
     assert told == [(0, 1, 1), (1, 2, 1), (2, 0, 0)]
     leave()
     leave()
-    await memory.write([put(tunnel_info(chain, 3))])
+    await memory.write([put(tunnel_info(key, 3))])
     await settle(memory, view.mirror)
     assert len(told) == 3

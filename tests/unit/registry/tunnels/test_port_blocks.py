@@ -6,19 +6,20 @@ from typing import Protocol
 import pytest
 from portway_proto.v1.mesh_pb2 import ReservePortsRequest, ReservePortsResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.port_blocks import BLOCK_SIZE, PortBlocks, release_blocks
 from portway_testkit.clusters.registry import tunnel_info
+from portway_testkit.signers import label_of
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
 # Four whole blocks begin in it: 19,968 is a multiple of 64.
 FIRST = 19_968
-CHAIN = Chain(b"\x01" * 32)
+KEY = SigningKey(b"\x01" * 32)
 
 
 class Cluster(Protocol):
@@ -130,7 +131,7 @@ async def test_a_block_with_a_tunnel_in_it_is_not_taken(replica: Replica, cluste
     """A tunnel that took its port along from a dead node has it still: a new owner would give it once more."""
     for number in range(4):
         await replica.owns("gone", FIRST + number * BLOCK_SIZE, hours_ago=100)
-    tunnel = tunnel_info(CHAIN, node="b", region="fra", unencrypted_port=FIRST + 70)
+    tunnel = tunnel_info(KEY, node="b", region="fra", unencrypted_port=FIRST + 70)
     await cluster.put_tunnel(tunnel)
     taken = await replica.reserve("c", 9)
     assert blocks(taken) == [(FIRST, FIRST + 63), (FIRST + 128, FIRST + 191), (FIRST + 192, FIRST + 255)]
@@ -139,12 +140,12 @@ async def test_a_block_with_a_tunnel_in_it_is_not_taken(replica: Replica, cluste
 async def test_a_node_hears_which_of_its_ports_are_held(replica: Replica, cluster: Cluster) -> None:
     """By tunnels of its region at any node; another region's ports are other ports."""
     await replica.owns("a", FIRST)
-    here = tunnel_info(CHAIN, node="b", region="fra", unencrypted_port=FIRST + 1)
-    there = tunnel_info(Chain(b"\x02" * 32), node="c", region="nyc", unencrypted_port=FIRST + 2)
+    here = tunnel_info(KEY, node="b", region="fra", unencrypted_port=FIRST + 1)
+    there = tunnel_info(SigningKey(b"\x02" * 32), node="c", region="nyc", unencrypted_port=FIRST + 2)
     await cluster.put_tunnel(here)
     await cluster.put_tunnel(there)
     answer = await replica.reserve("a")
-    assert [(held.port, held.label) for held in answer.held] == [(FIRST + 1, CHAIN.label)]
+    assert [(held.port, held.label) for held in answer.held] == [(FIRST + 1, label_of(KEY))]
 
 
 async def test_a_node_that_goes_on_asking_is_not_taken_for_gone(replica: Replica, cluster: Cluster) -> None:
@@ -185,7 +186,7 @@ async def test_blocks_of_a_removed_node_are_free_after_a_minute(replica: Replica
     """Ports that its tunnels kept at other nodes are not; blocks of other nodes stay."""
     for number, owner in enumerate(("gone", "gone", "gone", "quiet")):
         await replica.owns(owner, FIRST + number * BLOCK_SIZE)
-    await cluster.put_tunnel(tunnel_info(CHAIN, node="b", region="fra", unencrypted_port=FIRST + 70))
+    await cluster.put_tunnel(tunnel_info(KEY, node="b", region="fra", unencrypted_port=FIRST + 70))
     await release_blocks(cluster.store, cluster.views, "gone", replica.now_ms)
     await cluster.settle()
     assert not (await replica.reserve("b", 4)).blocks

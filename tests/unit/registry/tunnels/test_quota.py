@@ -6,7 +6,7 @@ from typing import Protocol
 import pytest
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, Eviction
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey
 from portway_registry.errors import QuotaFull, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import Role, TokenRecord
@@ -19,6 +19,7 @@ from portway_registry.tunnels.quota import Limit, Quota, Room
 from portway_testkit.clusters.registry import tunnel_info
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.links.carrier_link import until
+from portway_testkit.signers import label_of
 
 TOKEN = TokenRecord("own", "demo", Role.CLIENT, b"")
 
@@ -62,7 +63,7 @@ async def test_what_is_open_leaves_less_room(cluster: Cluster, quota: Quota) -> 
     await cluster.put_token("own", max_tunnels=2)
     rooms = [free(quota)]
     for number, token in enumerate(("own", "other", "own", "other")):
-        await cluster.put_tunnel(tunnel_info(Chain(), token_id=token, node=f"n{number}"))
+        await cluster.put_tunnel(tunnel_info(token_id=token, node=f"n{number}"))
         rooms.append(free(quota))
     assert rooms == [[3, 2], [2, 1], [1, 1], [0, 0], [0, 0]]
     assert free(quota, "another") == [3, 0]
@@ -71,21 +72,21 @@ async def test_what_is_open_leaves_less_room(cluster: Cluster, quota: Quota) -> 
 
 async def test_the_newest_are_too_many(cluster: Cluster, quota: Quota) -> None:
     """What was bound last in the cluster is over the quota; a label that moved keeps its age."""
-    chains = [Chain() for _ in range(5)]
-    for number, chain in enumerate(chains):
-        await cluster.put_tunnel(tunnel_info(chain, token_id=f"t{number}"))
-    await cluster.put_tunnel(tunnel_info(chains[0], 2, token_id="t0", node="lon-1"))
+    tunnel_keys = [SigningKey() for _ in range(5)]
+    for number, key in enumerate(tunnel_keys):
+        await cluster.put_tunnel(tunnel_info(key, token_id=f"t{number}"))
+    await cluster.put_tunnel(tunnel_info(tunnel_keys[0], 2, token_id="t0", node="lon-1"))
     over = {item.name: limit for item, limit in quota.excess("demo", "t4")}
-    assert over == dict.fromkeys((chain.label for chain in chains[3:]), Limit("demo", False, 3))
+    assert over == dict.fromkeys(map(label_of, tunnel_keys[3:]), Limit("demo", False, 3))
     assert list(quota.excess("another", "")) == []
 
 
 async def test_a_token_s_newest_are_too_many_for_it_alone(cluster: Cluster, quota: Quota) -> None:
     """Though its tenant has room; the eviction says which limit it was."""
     await cluster.put_token("own", max_tunnels=1)
-    first, second = Chain(), Chain()
-    for chain in (first, second):
-        await cluster.put_tunnel(tunnel_info(chain, token_id="own"))
+    first, second = (tunnel_info(token_id="own") for _ in range(2))
+    for tunnel in (first, second):
+        await cluster.put_tunnel(tunnel)
     ((item, limit),) = quota.excess("demo", "own")
     assert limit.eviction(item.value) == Eviction(
         label=second.label, epoch=1, reason=EVICTION_REASON_QUOTA, max_tunnels=1, of_token=True
@@ -97,7 +98,7 @@ async def test_two_replicas_find_the_same(cluster: Cluster, memory: EmbeddedStor
     views = Views(memory, on_failure=print)
     await views.start()
     other = Quota(TunnelLimits(views.tokens, views.tenants, default=3), views.tunnels)
-    tunnels = [tunnel_info(Chain(), token_id=f"t{number % 2}") for number in range(6)]
+    tunnels = [tunnel_info(token_id=f"t{number % 2}") for number in range(6)]
     for tunnel in tunnels:
         await memory.put(keys.tunnel(tunnel.label), tunnel.SerializeToString())
         await cluster.views.tunnels.caught_up(tunnel.label)
@@ -109,18 +110,19 @@ async def test_two_replicas_find_the_same(cluster: Cluster, memory: EmbeddedStor
 
 
 async def test_a_batch_takes_what_room_there_is(cluster: Cluster, quota: Quota) -> None:
-    """Its own tunnels count at once, a label once; one that it replaces leaves its place."""
+    """Its own tunnels count at once, a label once; one that it replaces leaves its place, of its own token too."""
     await cluster.put_token("own", max_tunnels=2)
-    old = tunnel_info(Chain(), token_id="other")
+    old = tunnel_info(token_id="other")
     await cluster.put_tunnel(old)
     room = Room(quota)
-    first, second, third = (tunnel_info(Chain(), token_id="own") for _ in range(3))
+    first, second, third = (tunnel_info(token_id="own") for _ in range(3))
     assert [room.take(one, None) for one in (first, second, first)] == [None] * 3
     assert room.take(third, None) == Limit("demo", False, 3)
-    moved = tunnel_info(Chain(), token_id="else")
+    moved = tunnel_info(token_id="else")
     assert room.take(moved, old) is None
-    taken_over = tunnel_info(Chain(), token_id="own")
+    taken_over = tunnel_info(token_id="own")
     assert room.take(taken_over, old) == Limit("own", True, 2)
+    assert room.take(taken_over, tunnel_info(token_id="own")) is None
 
 
 @pytest.fixture
@@ -145,13 +147,13 @@ async def test_a_full_quota_is_told_with_its_number(cluster: Cluster, quota: Quo
     with pytest.raises(QuotaFull, match=r"tenant demo may have 3 tunnels .*, and 4 more are asked for: close one"):
         await quota.demand_room(TOKEN, 4)
     for _ in range(3):
-        await cluster.put_tunnel(tunnel_info(Chain(), token_id="other"))
+        await cluster.put_tunnel(tunnel_info(token_id="other"))
     with pytest.raises(QuotaFull, match=r"3 tunnels open at once and has them: close one, .*set-quota demo"):
         await quota.demand_room(TOKEN, 1)
     await cluster.put_tenant("demo", 9)
     await cluster.put_token("own", max_tunnels=1)
     await quota.demand_room(TOKEN, 1)
-    await cluster.put_tunnel(tunnel_info(Chain(), token_id="own"))
+    await cluster.put_tunnel(tunnel_info(token_id="own"))
     with pytest.raises(QuotaFull, match="this token may have 1 tunnels"):
         await quota.demand_room(TOKEN, 1)
 
@@ -160,7 +162,7 @@ async def test_a_place_that_is_freed_is_waited_for(
     cluster: Cluster, quota: Quota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that is started again comes before the end of its first tunnel is known here."""
-    tunnels = [tunnel_info(Chain()) for _ in range(3)]
+    tunnels = [tunnel_info() for _ in range(3)]
     for tunnel in tunnels:
         await cluster.put_tunnel(tunnel)
     monkeypatch.setattr(quota_module, "_PATIENCE", 60.0)
@@ -174,7 +176,7 @@ async def test_few_clients_of_a_tenant_wait(cluster: Cluster, quota: Quota, monk
     """Of a hundred that ask at once some wait for a place, the others are told without; another tenant's wait too."""
     monkeypatch.setattr(quota_module, "_PATIENCE", 60.0)
     for tenant in ("demo", "other"):
-        tunnels = [tunnel_info(Chain(), tenant=tenant) for _ in range(3)]
+        tunnels = [tunnel_info(tenant=tenant) for _ in range(3)]
         for tunnel in tunnels:
             await cluster.put_tunnel(tunnel)
     asked = [asyncio.ensure_future(quota.demand_room(TOKEN, 1)) for _ in range(100)]
@@ -218,7 +220,7 @@ async def test_without_the_store_nobody_is_refused(
 ) -> None:
     """What was closed meanwhile is not known here. A token whose quota is full costs one read a second."""
     for _ in range(3):
-        await cluster.put_tunnel(tunnel_info(Chain()))
+        await cluster.put_tunnel(tunnel_info())
     away.read, away.away = 0, True
     await quota.demand_room(TOKEN, 1)
     away.away = False

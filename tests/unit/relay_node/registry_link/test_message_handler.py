@@ -221,6 +221,20 @@ async def test_evictions_reach_the_table_with_what_the_client_is_told(news: News
     assert failure.message
 
 
+async def test_whose_quota_is_full_is_told(news: News) -> None:
+    """With its number; a node that is full as a whole sends its client to another one."""
+    evictions = [
+        Eviction(label="a", epoch=1, reason=EVICTION_REASON_QUOTA, max_tunnels=7),
+        Eviction(label="b", epoch=1, reason=EVICTION_REASON_QUOTA, max_tunnels=3, of_token=True),
+        Eviction(label="c", epoch=1, reason=EVICTION_REASON_QUOTA),
+    ]
+    news.hear(evictions=Evictions(evictions=evictions))
+    tenant, token, node = (failure.message for _, _, failure in news.table.evicted)
+    assert "its tenant, at all nodes together, may have 7 tunnels" in tenant
+    assert "this token, at all nodes together, may have 3 tunnels" in token
+    assert "attach to another one" in node
+
+
 async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> None:
     """While none is, they are honoured for longer; ports that were in use are not given then."""
     news.handler.registry_away(False)

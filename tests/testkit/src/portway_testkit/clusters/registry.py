@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
+import jwt
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
+from portway_proto.v1.discovery_pb2 import RenewRequest
+from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.mesh_pb2 import (
     Announce,
+    AnnouncedSession,
     ClusterSettings,
     KeepAlive,
     NodeMessage,
@@ -26,7 +30,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
-from portway_proto.wire.labels import Chain
+from portway_proto.wire.statements import SigningKey, cluster_tag
 from portway_registry.config import Config
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
@@ -34,9 +38,14 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.identities import REGISTRY_NAME, node_name
 from portway_runtime.tasks import Tasks
 
+from portway_testkit import signers
+from portway_testkit.signers import AnnouncedClient, SessionSigner
+
 LOOPBACK = "127.0.0.1"
 # Seconds: more than anything that is waited for here takes on a busy machine.
 PATIENCE = 20.0
+# For callers of Locate and Renew that open no tunnel.
+SESSION_KEY = bytes(32)
 
 # What grpc.aio reports in place of the status when a server refuses a call while the client still sends: in one of some
 # 500 refusals, more often under load. The call is made again.
@@ -140,18 +149,27 @@ def node_info(name: str, region: str = "fra", **more: Any) -> NodeInfo:
     return NodeInfo(**given | more)
 
 
-def tunnel_info(chain: Chain, epoch: int = 1, **more: Any) -> TunnelInfo:
-    """A tunnel as its home node announces it, with a valid proof unless another is given."""
+def tunnel_info(key: SigningKey | None = None, epoch: int = 1, **more: Any) -> TunnelInfo:
+    """A tunnel as the store has it, claimed for its node by some session."""
+    node = more.pop("node", "fra-1")
+    claim = SessionSigner().claim(key, node=node, epoch=epoch)
     given: dict[str, Any] = {
-        "label": chain.label,
-        "epoch": epoch,
-        "proof": chain.proof(epoch),
         "tenant": "demo",
         "token_id": "token1",
-        "host": f"{chain.label}.fra.tunnels.example",
+        "host": f"{claim.label}.fra.tunnels.example",
         "opened_at_ms": 1,
     }
-    return TunnelInfo(**given | more)
+    info = signers.tunnel_info(claim)
+    info.MergeFrom(TunnelInfo(**given | more))
+    return info
+
+
+async def client_of(public: grpc.aio.Channel, token: str) -> AnnouncedClient:
+    """A client with a session key of its own, which has got its grant from the registry."""
+    key = SigningKey()
+    answer = await DiscoveryStub(public).Renew(RenewRequest(session_key=key.public), metadata=bearer(token))
+    says = jwt.decode(answer.grant.token, options={"verify_signature": False})
+    return AnnouncedClient(SessionSigner(cluster_tag(says["iss"]), key), answer.grant.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +293,11 @@ class NodeStream:
         return [(one.label, one.epoch, one.reason) for message in self.heard for one in message.evictions.evictions]
 
     @property
+    def evicted_by(self) -> list[bytes]:
+        """The claim that each eviction names as the owner's."""
+        return [one.claim for message in self.heard for one in message.evictions.evictions]
+
+    @property
     def peers(self) -> set[str]:
         """The names of the nodes in the last list."""
         return {node.name for node in self._peers()}
@@ -305,13 +328,37 @@ class NodeStream:
     async def keep_alive(self, **counts: Any) -> None:
         await self.send(NodeMessage(keep_alive=KeepAlive(**{"state": NODE_STATE_READY} | counts)))
 
-    async def announce(self, *bound: TunnelInfo, withdrawn: tuple[TunnelInfo, ...] = (), full: bool = False) -> None:
-        """Send one batch and wait for its answer: it is in the store then, and its evictions have been received."""
+    @property
+    def port_owners(self) -> dict[int, str]:
+        """The nodes of the blocks in the last list, by first port."""
+        lists = [message.port_owners for message in self.heard if message.HasField("port_owners")]
+        return {one.first: one.node for one in lists[-1].owners} if lists else {}
+
+    async def announce(
+        self,
+        *bound: TunnelInfo,
+        of: Sequence[AnnouncedClient] = (),
+        sessions: Sequence[AnnouncedSession] = (),
+        withdrawn: tuple[TunnelInfo, ...] = (),
+        full: bool = False,
+    ) -> None:
+        """Send one batch and wait for its answer: it is in the store then, and its evictions have been received.
+
+        of: clients whose sessions go along, with a presence of now; sessions: others.
+        """
         self._batch += 1
         number = self._batch
         gone = [Withdrawal(label=one.label, epoch=one.epoch) for one in withdrawn]
         await self.send(
-            NodeMessage(announce=Announce(batch=number, bound=bound, withdrawn=gone, full=full)),
+            NodeMessage(
+                announce=Announce(
+                    batch=number,
+                    bound=bound,
+                    withdrawn=gone,
+                    full=full,
+                    sessions=[*sessions, *(one.session(self.info.name) for one in of)],
+                )
+            )
         )
         await self.until(lambda: any(message.announced.batch == number for message in self.heard))
 
