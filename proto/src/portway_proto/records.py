@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from portway_proto.v1.mesh_pb2 import AnnouncedSession
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
-from portway_proto.wire.labels import PROOF_SIZE, is_label
+from portway_proto.wire.labels import is_label
 from portway_proto.wire.limits import CLAIM_ID_SIZE, MAX_CLAIM, MAX_CLAIMS
 
 # A NodeInfo that has its form takes at most 1,200 bytes: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
@@ -74,8 +74,6 @@ def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
     """A copy of `sent` with known fields only. Raises InvalidRecord. Nothing is verified."""
     if not is_label(sent.label):
         raise InvalidRecord(f"label {_shown(sent.label)} does not have its form ({len(sent.label)} characters)")
-    if len(sent.proof) > PROOF_SIZE:
-        raise InvalidRecord(f"proof has {len(sent.proof)} bytes; at most {PROOF_SIZE} are allowed")
     if len(sent.claim) > MAX_CLAIM:
         raise InvalidRecord(f"claim has {len(sent.claim)} bytes; at most {MAX_CLAIM} are allowed")
     if len(sent.ticket) > MAX_TICKET:
@@ -85,7 +83,6 @@ def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
         node=_checked("node", sent.node, _DNS_LABEL_OR_NONE),
         region=_checked("region", sent.region, _DNS_LABEL_OR_NONE),
         epoch=sent.epoch,
-        proof=sent.proof,
         tenant=_checked("tenant", sent.tenant, _TENANT),
         token_id=_checked("token_id", sent.token_id, _TOKEN_ID),
         options=_known_options(sent.options) if sent.HasField("options") else None,

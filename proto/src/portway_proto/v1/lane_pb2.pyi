@@ -217,37 +217,24 @@ class Bind(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_FIELD_NUMBER: _builtins.int
-    LABEL_FIELD_NUMBER: _builtins.int
-    EPOCH_FIELD_NUMBER: _builtins.int
-    PROOF_FIELD_NUMBER: _builtins.int
-    OPTIONS_FIELD_NUMBER: _builtins.int
-    TICKET_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Echoed in the answer; counts up on this lane."""
-    label: _builtins.str
-    epoch: _builtins.int
-    proof: _builtins.bytes
-    ticket: _builtins.bytes
-    """Ticket of the last Bound of this tunnel, if any: requests the same raw port."""
     claim: _builtins.bytes
     """WIRE.md, section 8.2. It names label, epoch and options."""
-    @_builtins.property
-    def options(self) -> _types_pb2.TunnelOptions: ...
+    ticket: _builtins.bytes
+    """Ticket of the last Bound of this tunnel, if any: requests the same raw port."""
     def __init__(
         self,
         *,
         request: _builtins.int = ...,
-        label: _builtins.str = ...,
-        epoch: _builtins.int = ...,
-        proof: _builtins.bytes = ...,
-        options: _types_pb2.TunnelOptions | None = ...,
-        ticket: _builtins.bytes = ...,
         claim: _builtins.bytes = ...,
+        ticket: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "label", b"label", "options", b"options", "proof", b"proof", "request", b"request", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "request", b"request", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,32 +327,22 @@ class Moved(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LABEL_FIELD_NUMBER: _builtins.int
-    NODE_FIELD_NUMBER: _builtins.int
-    EPOCH_FIELD_NUMBER: _builtins.int
-    PROOF_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
     PRESENCE_FIELD_NUMBER: _builtins.int
     label: _builtins.str
-    node: _builtins.str
-    """The other node, and the epoch of the binding there."""
-    epoch: _builtins.int
-    proof: _builtins.bytes
     claim: _builtins.bytes
-    """The claim and the presence that the client has signed for the other node."""
+    """What the client has signed for the other node."""
     presence: _builtins.bytes
     def __init__(
         self,
         *,
         label: _builtins.str = ...,
-        node: _builtins.str = ...,
-        epoch: _builtins.int = ...,
-        proof: _builtins.bytes = ...,
         claim: _builtins.bytes = ...,
         presence: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "label", b"label", "node", b"node", "presence", b"presence", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "label", b"label", "presence", b"presence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

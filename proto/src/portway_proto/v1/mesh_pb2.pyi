@@ -709,29 +709,23 @@ class ResolveResponse(_message.Message):
 
     TUNNEL_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
-    LAST_FIELD_NUMBER: _builtins.int
     PRESENCE_FIELD_NUMBER: _builtins.int
     presence: _builtins.bytes
     """The newest presence of the tunnel's session."""
     @_builtins.property
-    def tunnel(self) -> _types_pb2.TunnelInfo:
-        """Not set when no node holds the label now and only its last holder is known."""
-
+    def tunnel(self) -> _types_pb2.TunnelInfo: ...
     @_builtins.property
     def node(self) -> _types_pb2.NodeInfo: ...
-    @_builtins.property
-    def last(self) -> Global___LastHolder: ...
     def __init__(
         self,
         *,
         tunnel: _types_pb2.TunnelInfo | None = ...,
         node: _types_pb2.NodeInfo | None = ...,
-        last: Global___LastHolder | None = ...,
         presence: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "tunnel", b"tunnel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "node", b"node", "presence", b"presence", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "presence", b"presence", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -778,32 +772,6 @@ class ResolveManyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveManyResponse: _TypeAlias = ResolveManyResponse  # noqa: Y015
-
-@_typing.final
-class LastHolder(_message.Message):
-    """The node that held a label with its highest epoch. No other node may hold the label with that epoch, and no node
-    with a lower one.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NODE_FIELD_NUMBER: _builtins.int
-    EPOCH_FIELD_NUMBER: _builtins.int
-    node: _builtins.str
-    epoch: _builtins.int
-    def __init__(
-        self,
-        *,
-        node: _builtins.str = ...,
-        epoch: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "node", b"node"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LastHolder: _TypeAlias = LastHolder  # noqa: Y015
 
 @_typing.final
 class ReservePortsRequest(_message.Message):

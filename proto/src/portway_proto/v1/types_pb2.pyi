@@ -202,7 +202,6 @@ class TunnelInfo(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
-    PROOF_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
@@ -215,8 +214,6 @@ class TunnelInfo(_message.Message):
     node: _builtins.str
     region: _builtins.str
     epoch: _builtins.int
-    proof: _builtins.bytes
-    """A value of the label's hash chain: hashed `epoch` times it gives the anchor (WIRE.md, section 8)."""
     tenant: _builtins.str
     token_id: _builtins.str
     unencrypted_port: _builtins.int
@@ -236,7 +233,6 @@ class TunnelInfo(_message.Message):
         node: _builtins.str = ...,
         region: _builtins.str = ...,
         epoch: _builtins.int = ...,
-        proof: _builtins.bytes = ...,
         tenant: _builtins.str = ...,
         token_id: _builtins.str = ...,
         options: Global___TunnelOptions | None = ...,
@@ -248,7 +244,7 @@ class TunnelInfo(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "host", b"host", "label", b"label", "node", b"node", "opened_at_ms", b"opened_at_ms", "options", b"options", "proof", b"proof", "region", b"region", "tenant", b"tenant", "ticket", b"ticket", "token_id", b"token_id", "unencrypted_port", b"unencrypted_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "epoch", b"epoch", "host", b"host", "label", b"label", "node", b"node", "opened_at_ms", b"opened_at_ms", "options", b"options", "region", b"region", "tenant", b"tenant", "ticket", b"ticket", "token_id", b"token_id", "unencrypted_port", b"unencrypted_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
