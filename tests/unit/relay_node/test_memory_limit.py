@@ -5,10 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_relay.memory_limit import MIB, MemoryLimit, choose
 from portway_relay.routing.tunnel import Tunnel
+from portway_testkit.signers import SessionSigner
 
 KIB = 1024
+CLAIM = SessionSigner().claim(node="here")
 
 
 @dataclass(eq=False)
@@ -60,9 +63,7 @@ class Node:
 
 def tunnel_of(token_id: str) -> Tunnel:
     holder: Any = SimpleNamespace(token_id=token_id)
-    label: Any = "a" * 16
-    epoch: Any = 1
-    return Tunnel(label, epoch, b"", holder, h2_enabled=False, max_visits=1, opened_at_ms=0)
+    return Tunnel(CLAIM, holder, TunnelOptions(), max_visits=1, opened_at_ms=0)
 
 
 def route(label: str) -> Any:

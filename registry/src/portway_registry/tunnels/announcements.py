@@ -215,7 +215,6 @@ class Announcements:
         else:
             tunnel = TunnelInfo()
             tunnel.CopyFrom(announced)
-            tunnel.ClearField("proof")
             # A node announces only its own tunnels, whatever it says, and whose they are is in the grant.
             tunnel.node, tunnel.region = self._node, self._region
             tunnel.tenant, tunnel.token_id = session.grant.tenant, session.grant.token_id

@@ -15,7 +15,7 @@ from portway_testkit.links.carrier_link import until
 async def test_where_a_client_said_it_went_is_not_asked_for(around: Around, region: str) -> None:
     """Whatever region the name is of: who said so held the label. A node that does not answer is not waited for."""
     around.moved_to("a")
-    found: Any = await around.lookup.find(LABEL, region)
+    found: Any = await around.lookup.find(LABEL, region, "192.0.2.1")
     assert (found.node, found.epoch) == ("a", 2)
     assert around.lookup.known(LABEL, region) is found
     assert await around.elsewhere(Held(around), denied=True) == ("a", 2)
@@ -30,7 +30,7 @@ async def test_a_client_that_said_wrong_is_asked_for(around: Around) -> None:
     """The node that it named has not got it, and somebody else has."""
     around.moved_to("a")
     around.registered("b", 3)
-    assert await around.elsewhere(await around.lookup.find(LABEL, "fra")) == ("b", 3)
+    assert await around.elsewhere(await around.lookup.find(LABEL, "fra", "192.0.2.1")) == ("b", 3)
     assert around.asked == ["registry"]
 
 

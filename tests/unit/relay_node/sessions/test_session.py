@@ -46,8 +46,9 @@ BREACHES = [
         id="a presence of another session",
     ),
     pytest.param(FrameType.BIND, b"\xff\xff\xff", id="a malformed BIND"),
-    pytest.param(FrameType.BIND, b"\x12\x02\xff\xfe", id="a label that is no text"),
+    pytest.param(FrameType.BIND, b"\x12\x02\xff", id="a truncated BIND"),
     pytest.param(FrameType.UNBIND, b"\x0a\xff", id="a truncated UNBIND"),
+    pytest.param(FrameType.UNBIND, b"\x0a\x02\xff\xfe", id="a label that is no text"),
     pytest.param(FrameType.GOAWAY, b"\x0a\x05x", id="a truncated GOAWAY"),
     pytest.param(FrameType.MOVED, b"\x0a\xff", id="a truncated MOVED"),
 ]

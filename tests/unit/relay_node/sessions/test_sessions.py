@@ -74,12 +74,12 @@ async def test_a_node_that_has_its_fill_of_sessions_says_so(make_node: MakeNode)
 
 async def test_no_new_client_comes_while_memory_is_scarce(node: NodeSessions) -> None:
     """It is sent to another node; those that are here stay, and may come back."""
-    first = node.attach()
+    first = await node.attach()
     node.scarce = True
-    assert refusal(node, Hello(version=1, grant=node.grant())).code == FAILURE_CODE_OVERLOADED
-    assert node.attach(resume=first.welcome).welcome.resumed
+    assert (await refusal(node, node.hello(node.grant()))).code == FAILURE_CODE_OVERLOADED
+    assert (await node.attach(resume=first.welcome)).welcome.resumed
     node.scarce = False
-    node.attach()
+    await node.attach()
 
 
 async def test_one_token_does_not_have_all_sessions_of_a_node(make_node: MakeNode) -> None:
@@ -158,7 +158,7 @@ async def test_a_data_lane_with_a_wrong_secret_is_refused(node: NodeSessions, se
 async def test_one_token_does_not_have_all_lanes_of_a_node(make_node: MakeNode) -> None:
     """Those of all its sessions count; another token's client gets its own."""
     node = make_node(max_lanes_per_token=3)
-    first, second, other = node.attach(), node.attach(), node.attach(node.grant("t2"))
+    first, second, other = await node.attach(), await node.attach(), await node.attach(node.grant("t2"))
     node.park(first.welcome)
     node.park(first.welcome)
     node.park(second.welcome)
