@@ -38,8 +38,9 @@ class Verification:
             if checking is None:
                 passed_over.add(word)
                 continue
-            # The result reaches the routes by a callback that was added before this wait.
             await asyncio.shield(checking)
+            # A future that is done already is awaited without a turn of the loop, before its callbacks have run.
+            self._checked(word, checking)
         self._routes.decide(label)
 
     def soon(self, label: str) -> None:
@@ -64,8 +65,8 @@ class Verification:
         return checking
 
     def _checked(self, word: Word, checking: "asyncio.Future[bool]") -> None:
-        del self._checking[word]
-        if checking.cancelled():
+        """Take up a result, once."""
+        if self._checking.pop(word, None) is None or checking.cancelled():
             return
         if checking.result():
             self._routes.checked(word, read_presence(word.encoded) if isinstance(word, HeardPresence) else None)

@@ -91,9 +91,14 @@ class SessionPresence:
 
     async def genuine(self) -> bool:
         """Whether the last presence is; it is told to others by then. May be cancelled."""
-        if self._shown is None:
+        presence = self._shown
+        if presence is None:
             return False
-        return await asyncio.shield(self._checking or self._check(self._shown))
+        checking = self._checking or self._check(presence)
+        genuine = await asyncio.shield(checking)
+        # A future that is done already is awaited without a turn of the loop, before its callbacks have run.
+        self._has_checked(presence, checking)
+        return genuine
 
     def _check(self, presence: Presence) -> "asyncio.Future[bool]":
         checking = self._checking = self._checks.check(presence.signed(self._checks.cluster))
@@ -101,6 +106,7 @@ class SessionPresence:
         return checking
 
     def _has_checked(self, presence: Presence, checking: "asyncio.Future[bool]") -> None:
+        """Take up a result. May be called again."""
         if checking.cancelled():
             return
         if not checking.result():

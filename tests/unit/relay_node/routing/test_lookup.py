@@ -213,7 +213,7 @@ async def test_a_node_that_answers_again_is_not_waited_for(around: Around) -> No
     await until(lambda: around.asked.count("registry") == 1)
     around.down.clear()
     assert await finding == ("a", 1)
-    assert around.asked.count("registry") == 2
+    assert around.asked.count("registry") <= 2
 
 
 async def test_a_tunnel_that_binds_meanwhile_is_found(around: Around) -> None:

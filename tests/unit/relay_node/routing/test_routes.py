@@ -3,7 +3,7 @@
 import pytest
 from portway_proto.wire.limits import CLOCK_LEEWAY, MAX_EPOCH_AHEAD, PRESENCE_FRESH, YOUNG
 from portway_proto.wire.statements import SigningKey
-from portway_relay.routing.senders import TOKEN, Sender
+from portway_relay.routing.senders import REGISTRY, TOKEN, Sender
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.known_routes import KEY, LABEL, KnownRoutes, node
 from portway_testkit.signers import SessionSigner, label_of
@@ -164,6 +164,21 @@ def test_showing_an_old_presence_again_does_not_make_it_new(
         clock.now += PRESENCE_FRESH / 3 + 1
         known.hear(teller, claim, presence)
     assert known.at() is None
+
+
+def test_showing_it_again_does_not_help_where_clocks_differ(
+    known: KnownRoutes, signer: SessionSigner, clock: ManualClock
+) -> None:
+    """A presence that seems to be ten minutes ahead is overdue when it was, by this node's own clock."""
+    claim = signer.claim(KEY, node="a", epoch=1)
+    presence = signer.present("a", time_ms=known.now_ms + 600_000)
+    known.routes.hear_presence(REGISTRY, presence)
+    known.hear("a", claim, None)
+    assert known.at() == ("a", 1)
+    clock.now += PRESENCE_FRESH + 1
+    known.hear("a", claim, presence)
+    assert known.at() is None
+    assert known.placed() == ("a", 1)
 
 
 def test_a_presence_that_comes_late_is_asked_about_at_once(known: KnownRoutes, signer: SessionSigner) -> None:
