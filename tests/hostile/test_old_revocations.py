@@ -9,7 +9,7 @@ from queue import SimpleQueue
 import portway
 import pytest
 from portway.engine import engine_thread as thread
-from portway_registry import server
+from portway_registry.nodes import hub
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.visitors.origins import HttpOrigin
@@ -18,32 +18,11 @@ from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 
-HOUR_MS = 3_600_000
-# A revocation is told to every node that registers for 25 hours.
-FORGOTTEN_MS = 26 * HOUR_MS
-
-
-class Time:
-    """The clock of registries, which a test sets ahead."""
-
-    def __init__(self) -> None:
-        self.ahead_ms = 0
-
-    def __call__(self) -> int:
-        return self.real() + self.ahead_ms
-
-    real = staticmethod(server._now_ms)
-
 
 @pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    time = Time()
-    monkeypatch.setattr(server, "_now_ms", time)
-    return time
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, time: Time) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Its registry tells no node that registers of revocations from before; others do for 25 hours."""
+    monkeypatch.setattr(hub, "HONOURED_MS", 0)
     with ExitStack() as stack:
         yield stack.enter_context(Cluster(tmp_path, store=f"embedded:{tmp_path / 'registry.db'}"))
         thread.stop_engine()
@@ -63,9 +42,9 @@ def registry_elsewhere(cluster: Cluster) -> Iterator[None]:
 
 
 def test_a_node_that_comes_back_ends_what_was_revoked_meanwhile(
-    cluster: Cluster, time: Time, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long ago: it names the tokens of its sessions. The tunnels of other tokens stay."""
+    """However long ago: it names the tokens of its sessions, whose tunnels no registry takes. Those of others stay."""
     for name, value in cluster.environment().items():
         monkeypatch.setenv(name, value)
     doomed = cluster.token(tenant="doomed")
@@ -80,7 +59,6 @@ def test_a_node_that_comes_back_ends_what_was_revoked_meanwhile(
         with registry_elsewhere(cluster):
             cluster.admin.revoke_token(doomed)
             assert serves(tunnel, cluster.ca)
-        time.ahead_ms = FORGOTTEN_MS
         cluster.start_registry()
         assert isinstance(lost.get(timeout=30).reason, portway.AuthError)
         eventually(lambda: not serves(tunnel, cluster.ca))
