@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 from portway_proto.wire import statements
-from portway_proto.wire.limits import PRESENCE_FRESH, YOUNG
+from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH, YOUNG
 from portway_proto.wire.statements import Claim, Presence, SigningKey, read_claim, read_presence
 from portway_relay.routing import heard, routes, senders
 from portway_relay.routing.senders import NODE, REGISTRY, Sender
@@ -231,7 +231,7 @@ class World:
         told = self.told_presences.get(led.session_key)
         if told is not None and told.time_ms > listed:
             raise LedAstray("an honest party has shown that the tunnel is closed, or elsewhere")
-        if now - was_there > PRESENCE_FRESH + statements.CLOCK_LEEWAY:
+        if now - was_there > PRESENCE_FRESH + CLOCK_LEEWAY:
             raise LedAstray("no presence can be fresh for so long")
         if claim is None or now - self.registry_since < ASKED_AGAIN:
             return  # a registry that has no tunnel removes no route: it may be behind
@@ -336,7 +336,7 @@ def _without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def _never_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A route is used as long as its presence counts."""
     monkeypatch.setattr(routes, "CLOCK_LEEWAY", 0.0)
-    monkeypatch.setattr(routes, "PRESENCE_FRESH", PRESENCE_FRESH + statements.CLOCK_LEEWAY)
+    monkeypatch.setattr(routes, "PRESENCE_FRESH", PRESENCE_FRESH + CLOCK_LEEWAY)
 
 
 def _never_young(monkeypatch: pytest.MonkeyPatch) -> None:
