@@ -6,7 +6,7 @@ of single addresses (rates.py), which connection makes room for another.
 """
 
 import math
-from collections import deque
+from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from portway_runtime.bounded import BoundedMap
@@ -112,52 +112,64 @@ class _Held:
 
 
 class PrefixQueue(Generic[T]):
-    """A queue of items with addresses. The widest prefixes take turns, and within each the longer ones, down to the
-    addresses: an item waits for the first ones of other prefixes, however many they have."""
+    """Items by address. `pop` goes round the widest prefixes, within one round its longer ones, and so on; items of
+    one address come in the order of their arrival. Every call takes constant time.
+
+    Items are hashable, each at most once.
+    """
 
     def __init__(self) -> None:
-        self._turns = _Turns[T]()
-        self._size = 0
+        self._root: _Branch[T] = _Branch()
+        self._paths: dict[T, tuple[_Prefix, ...]] = {}
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._paths)
 
-    def push(self, address: str, item: T) -> None:
-        turns = self._turns
-        *prefixes, last = address_prefixes(address)
-        for prefix in prefixes:
-            turns = turns.within.setdefault(prefix, _Turns())
-        turns.items.setdefault(last, deque()).append(item)
-        self._size += 1
+    def __iter__(self) -> Iterator[T]:
+        """A snapshot, in the order of arrival."""
+        return iter(list(self._paths))
+
+    def push(self, item: T, address: str) -> None:
+        """Add an item, which must not be there yet."""
+        path = self._paths[item] = address_prefixes(address)
+        branch = self._root
+        for prefix in path:
+            branch = branch.longer.setdefault(prefix, _Branch())
+        branch.items[item] = None
 
     def pop(self) -> T:
-        """The next item. Raises IndexError when there is none."""
-        if not self._size:
-            raise IndexError("the queue is empty")
-        self._size -= 1
-        return self._turns.pop()
+        """Remove the item whose turn it is, and return it. Raises IndexError when there is none."""
+        if not self._paths:
+            raise IndexError("no item waits")
+        branch = self._root
+        while branch.longer:
+            prefix = next(iter(branch.longer))
+            following = branch.longer[prefix] = branch.longer.pop(prefix)  # the last in the next round
+            branch = following
+        item = next(iter(branch.items))
+        self.discard(item)
+        return item
+
+    def discard(self, item: T) -> None:
+        """Remove an item, if it is there."""
+        path = self._paths.pop(item, None)
+        if path is None:
+            return
+        branches = [self._root]
+        for prefix in path:
+            branches.append(branches[-1].longer[prefix])
+        del branches[-1].items[item]
+        for branch, prefix, following in zip(branches[-2::-1], path[::-1], branches[:0:-1], strict=True):
+            if following.items or following.longer:
+                break
+            del branch.longer[prefix]
 
 
-class _Turns(Generic[T]):
-    """Prefixes, or addresses, in the order of their turns. All addresses have prefixes, and no level has both."""
+class _Branch(Generic[T]):
+    """A prefix: the next longer ones in it that have items, or the items of an address."""
 
-    __slots__ = ("items", "within")
+    __slots__ = ("items", "longer")
 
     def __init__(self) -> None:
-        self.within: dict[_Prefix, _Turns[T]] = {}
-        self.items: dict[_Prefix, deque[T]] = {}
-
-    def pop(self) -> T:
-        if self.items:
-            address = next(iter(self.items))
-            queue = self.items.pop(address)
-            item = queue.popleft()
-            if queue:
-                self.items[address] = queue
-            return item
-        prefix = next(iter(self.within))
-        turns = self.within.pop(prefix)
-        item = turns.pop()
-        if turns.within or turns.items:
-            self.within[prefix] = turns
-        return item
+        self.longer: dict[_Prefix, _Branch[T]] = {}
+        self.items: dict[T, None] = {}

@@ -1,7 +1,7 @@
 """Shares of something scarce, by prefix of address, and a queue in which prefixes take turns."""
 
 import pytest
-from portway_runtime.shares import PrefixQueue, PrefixShares
+from portway_runtime.shares import PrefixShares
 from portway_testkit.fakes.clock import ManualClock
 
 CAPACITY = 1_000
@@ -87,18 +87,3 @@ def test_the_first_one_of_a_network_is_free(clock: ManualClock) -> None:
     assert taken(shares, crowd, 1) == dict.fromkeys(crowd, 1)
     assert not shares.has_room(crowd[0])
     assert not any(taken(PrefixShares(10, clock), crowd, 1)[address] for address in crowd[10:])
-
-
-def test_prefixes_take_turns_in_a_queue() -> None:
-    """One item waits for the first ones of other networks, however many those have; addresses of one network share
-    its turns."""
-    queue = PrefixQueue[str]()
-    for number in range(3):
-        queue.push("192.0.2.1", f"a{number}")
-    queue.push("192.0.2.2", "b0")
-    queue.push("2001:db8::1", "c0")
-    queue.push("198.51.100.1", "d0")
-    assert len(queue) == 6
-    assert [queue.pop() for _ in range(len(queue))] == ["a0", "c0", "d0", "b0", "a1", "a2"]
-    with pytest.raises(IndexError):
-        queue.pop()

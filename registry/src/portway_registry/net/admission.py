@@ -11,9 +11,9 @@ from typing import Final
 from portway_runtime.clocks import Monotonic
 from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
 from portway_runtime.rates import KeyedRate, TokenBucket, address_prefixes
+from portway_runtime.shares import PrefixQueue
 
 from portway_registry.net.connection import Connection, Stage
-from portway_registry.net.turns import FairQueue
 
 # Handshakes per second of one port. One takes 0.8 ms of processor time, so that strangers have a third of a core; a
 # fleet that starts a thousand clients at once is served within two seconds.
@@ -68,7 +68,7 @@ class Admission:
     def __init__(self, limits: Limits, clock: Monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._queue: FairQueue[Connection] = FairQueue()
+        self._queue: PrefixQueue[Connection] = PrefixQueue()
         self._handshakes = TokenBucket(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST, clock)
         self._next_turn: asyncio.TimerHandle | None = None
         self._strangers = HalfOpenConnections[Connection](

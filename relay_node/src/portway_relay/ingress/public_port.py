@@ -71,12 +71,22 @@ class Memory(Protocol):
     def scarce(self) -> bool: ...
 
 
+@dataclass(slots=True, eq=False)
+class _Decided:
+    """A connection that waits to be acted upon."""
+
+    sock: socket.socket
+    peer: Endpoint
+    decision: Decision
+    first_bytes: bytes
+
+
 @dataclass(slots=True)
 class _TurnQueue:
     """Decided connections. `budget` more of them are acted upon in this turn of the loop, the others in later turns."""
 
     budget: int
-    queue: PrefixQueue[tuple[socket.socket, Endpoint, Decision, bytes]] = field(default_factory=PrefixQueue)
+    queue: PrefixQueue[_Decided] = field(default_factory=PrefixQueue)
 
 
 class PublicPort:
@@ -170,7 +180,7 @@ class PublicPort:
             self._next_turn = None
         for turns in (self._visitors, self._lanes):
             while turns.queue:
-                turns.queue.pop()[0].close()
+                turns.queue.pop().sock.close()
         await self._tasks.close()
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
@@ -198,7 +208,7 @@ class PublicPort:
             turns.budget -= 1
             self._act(sock, peer, decision, first_bytes)
         elif self._queued.take(peer.host):
-            turns.queue.push(peer.host, (sock, peer, decision, first_bytes))
+            turns.queue.push(_Decided(sock, peer, decision, first_bytes), peer.host)
         else:
             self._close(sock, "queue")
 
@@ -210,9 +220,9 @@ class PublicPort:
                 self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
             while turns.queue and turns.budget:
                 turns.budget -= 1
-                sock, peer, decision, first_bytes = turns.queue.pop()
-                self._queued.give_back(peer.host)
-                self._act(sock, peer, decision, first_bytes)
+                one = turns.queue.pop()
+                self._queued.give_back(one.peer.host)
+                self._act(one.sock, one.peer, one.decision, one.first_bytes)
 
     def _act(self, sock: socket.socket, peer: Endpoint, decision: Decision, first_bytes: bytes) -> None:
         if isinstance(decision, Visitor):

@@ -1,12 +1,12 @@
 """A lane: a framed connection that carries one visit at a time, on either side.
 
 The states of a visit are `portway_proto.wire.lane`'s; what a turning point means is decided by the visit on the lane
-(LaneVisit); an idle lane is its pool's (LanePool). Both are protocols here, implemented by layers above.
+(LaneVisit); an idle lane is its pool's (LanePool). What is received outside visits is counted by ControlIntake.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import Bytes, FrameType, Opening, RefusalReason, data_header, encode_frame
@@ -22,13 +22,15 @@ from portway_proto.wire.lane import (
     VisitRefused,
     VisitReset,
 )
-from portway_proto.wire.limits import HEADER_SIZE, MAX_CONTROL, MAX_KEPT
+from portway_proto.wire.limits import MAX_KEPT
 from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.contract import FrameBudget, LaneEvents
 from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_carrier.python.core.core import Core
+from portway_carrier.python.lanes.control_intake import ControlIntake
 from portway_carrier.python.lanes.framed_connection import FramedConnection
+from portway_carrier.python.lanes.lane_parties import LanePool, LaneVisit
 from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.stream import PyStream
 
@@ -36,79 +38,16 @@ _PING: Final = int(FrameType.PING)
 _PONG: Final = int(FrameType.PONG)
 _RETIRE: Final = int(FrameType.RETIRE)
 _FAIL: Final = int(FrameType.FAIL)
-# Bytes before the first frame is complete: the largest one.
-_MAX_GREETING: Final = HEADER_SIZE + MAX_CONTROL
-
-
-class LaneVisit(Protocol):
-    """What a lane notifies of the visit on it."""
-
-    def lane_opened(self) -> None:
-        """Opener: OPENED was received."""
-        ...
-
-    def lane_refused(self, reason: RefusalReason, message: str) -> None:
-        """Opener: REFUSED was received; the lane has left the visit."""
-        ...
-
-    def lane_unanswered(self) -> None:
-        """Opener: OPEN was not answered within Limits.open_answer."""
-        ...
-
-    def lane_ended(self) -> None:
-        """The peer will send no more DATA."""
-        ...
-
-    def lane_reset(self, in_order: bool) -> None:
-        """The peer gave up, the answer was sent, and the lane has left the visit. `in_order`: after its END, so that
-        all of what it sent has been received."""
-        ...
-
-    def lane_lost(self, error: CarrierError) -> None: ...
-
-    def lane_paused(self) -> None:
-        """The lane takes no more bytes for now."""
-        ...
-
-    def lane_resumed(self) -> None: ...
-
-    def cut(self) -> None: ...
-
-
-class LanePool(Protocol):
-    """What a lane notifies when it belongs to a pool."""
-
-    @property
-    def serves(self) -> bool:
-        """Whether it takes openings."""
-        ...
-
-    def lane_opening(self, lane: "PyLane", opening: Opening) -> None:
-        """Acceptor, in a pool that serves: OPEN was received."""
-        ...
-
-    def lane_idle(self, lane: "PyLane") -> None:
-        """Its visit is over, on both sides."""
-        ...
-
-    def lane_retires(self, lane: "PyLane") -> None:
-        """Opener: the peer asks for the lane, which is idle, to be closed."""
-        ...
-
-    def lane_closed(self, lane: "PyLane", error: CarrierError) -> None: ...
 
 
 class PyLane(FramedConnection):
     """Both the contract's Lane and the asyncio protocol of its connection."""
 
     __slots__ = (
-        "_budget",
         "_early_size",
         "_events",
-        "_greeted",
-        "_greeting_size",
         "_held_back",
-        "_ping",
+        "_intake",
         "_stalled",
         "_unread",
         "early_data",
@@ -134,7 +73,7 @@ class PyLane(FramedConnection):
     ) -> None:
         super().__init__(core, transport, peer, tls=tls)
         self.state = LaneState(side)
-        self.pool: LanePool | None = None
+        self.pool: LanePool[PyLane] | None = None
         self.visit: LaneVisit | None = None
         self.opening: Opening | None = None  # acceptor: of a visit that is neither taken nor refused
         self.early_data: list[Bytes] = []  # acceptor: DATA received before the visit was taken
@@ -144,10 +83,7 @@ class PyLane(FramedConnection):
         self._events: LaneEvents | None = events
         self._early_size = 0
         self._stalled = False  # not read, because the peer does not read
-        self._budget: FrameBudget | None = None
-        self._greeted = greeted
-        self._greeting_size = 0
-        self._ping: bytes | None = None  # the payload of the last PING of this read
+        self._intake = ControlIntake(greeted=greeted)
         self._unread: asyncio.TimerHandle | None = None  # while it is not read, because its budget is used up
         self._held_back = False  # not read, because its visit takes no more, or because it is stalled
         core.lane_opened(self)
@@ -158,7 +94,7 @@ class PyLane(FramedConnection):
         self.write_frames(encode_frame(frame_type, payload))
 
     def charge_to(self, budget: FrameBudget) -> None:
-        self._budget = budget
+        self._intake.budget = budget
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
         if self.opening is None or self.closed:
@@ -189,7 +125,7 @@ class PyLane(FramedConnection):
             self.visit.cut()
         self.close()
 
-    def assign(self, pool: LanePool) -> None:
+    def assign(self, pool: "LanePool[PyLane]") -> None:
         """Notify `pool` from now on, in place of the events."""
         self.pool = pool
         self._events = None
@@ -354,25 +290,19 @@ class PyLane(FramedConnection):
     def control_received(self, size: int) -> None:
         """Answer the PINGs of one read, by one PONG, and charge all of it that belongs to no visit."""
         frames, self.control_frames = self.control_frames, 0
-        ping, self._ping = self._ping, None
+        ping = self._intake.take_ping()
         # Bytes that wait to be written show life as well, and PINGs must not fill the buffer.
         if ping is not None and not self.writes_paused:
             self.write_frames(encode_frame(FrameType.PONG, ping))
-        if not self._greeted:
-            self._greeting_size += size
-            if self._greeting_size > _MAX_GREETING:
-                raise RemoteProtocolError(f"more than {_MAX_GREETING} bytes before the first frame")
-        elif self._budget is not None and not self.closed:
-            seconds = self._budget.charge(frames, size)
-            if seconds > self.core.limits.ping_interval:
-                raise RemoteProtocolError("too many frames outside visits")
-            if seconds > 0:
-                self._leave_unread(seconds)
+        if self.closed:
+            return
+        seconds = self._intake.charge(frames, size, self.core.limits.ping_interval)
+        if seconds > 0:
+            self._leave_unread(seconds)
 
     def _control_frame(self, frame_type: int, payload: Bytes) -> None:
         if frame_type == _PING:
-            if self._greeted:
-                self._ping = bytes(payload)
+            self._intake.pinged(bytes(payload))
         elif frame_type == _PONG:
             pass  # that bytes were received is all that matters
         elif frame_type == _RETIRE and self.state.side is Side.OPENER:
@@ -383,7 +313,7 @@ class PyLane(FramedConnection):
             self.ended(PeerFailed(bytes(payload)))
             self.shut()
         elif self._events is not None and frame_type != _RETIRE:
-            self._greeted = True
+            self._intake.greeted = True
             self.core.notify(self.abort, self._events.frame_received, self, frame_type, bytes(payload))
         else:
             raise RemoteProtocolError(f"frame 0x{frame_type:02x} out of place")

@@ -1,16 +1,16 @@
-"""Whose turn it is."""
+"""Whose turn it is in a queue that prefixes of addresses share."""
 
 import pytest
-from portway_registry.net.turns import FairQueue
+from portway_runtime.shares import PrefixQueue
 
 
-def drained(queue: FairQueue[str]) -> list[str]:
+def drained(queue: PrefixQueue[str]) -> list[str]:
     return [queue.pop() for _ in range(len(queue))]
 
 
 def test_one_address_is_served_in_order() -> None:
     """First come, first served."""
-    queue: FairQueue[str] = FairQueue()
+    queue: PrefixQueue[str] = PrefixQueue()
     for number in range(3):
         queue.push(f"{number}", "192.0.2.1")
     assert drained(queue) == ["0", "1", "2"]
@@ -20,7 +20,7 @@ def test_one_address_is_served_in_order() -> None:
 
 def test_prefixes_take_turns_and_so_do_the_addresses_in_them() -> None:
     """A /24 with many addresses waits behind itself, and so does one of these."""
-    queue: FairQueue[str] = FairQueue()
+    queue: PrefixQueue[str] = PrefixQueue()
     for number in range(3):
         queue.push(f"a1-{number}", "192.0.2.1")
     queue.push("a2", "192.0.2.2")
@@ -30,7 +30,7 @@ def test_prefixes_take_turns_and_so_do_the_addresses_in_them() -> None:
 
 def test_ipv6_prefixes_nest() -> None:
     """Of a /48 with many /64 in one /56, another /56 has every second turn."""
-    queue: FairQueue[str] = FairQueue()
+    queue: PrefixQueue[str] = PrefixQueue()
     for number in range(4):
         queue.push(f"a{number}", f"2001:db8:0:{number:x}::1")
     queue.push("b", "2001:db8:0:ff00::1")
@@ -40,7 +40,7 @@ def test_ipv6_prefixes_nest() -> None:
 
 def test_what_is_gone_has_no_turn() -> None:
     """And leaves nothing behind."""
-    queue: FairQueue[str] = FairQueue()
+    queue: PrefixQueue[str] = PrefixQueue()
     queue.push("a", "192.0.2.1")
     queue.push("b", "192.0.2.1")
     queue.push("c", "2001:db8::1")
