@@ -110,15 +110,16 @@ class Serving:
 def build_base(
     config: NodeConfig, on_failure: Callable[[BaseException], None], clock: Monotonic, wall_clock: WallClock
 ) -> Base:
-    """Read the certificates, and make the carrier. Raises CertificateError."""
+    """Make the carrier, and read the certificates. Raises CertificateError."""
     limits = config.limits
+    carrier = make_carrier(Limits(handshake=limits.greeting_time))
     return Base(
         config,
         on_failure,
         clock,
         wall_clock,
-        Certificates(config),
-        make_carrier(Limits(handshake=limits.greeting_time)),
+        Certificates(config, carrier.prepare),
+        carrier,
         NodeAddress(config),
         AddressRate(limits.connections_per_second, limits.connection_burst, clock),
         PrefixShares(

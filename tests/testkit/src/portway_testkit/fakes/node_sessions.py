@@ -280,7 +280,7 @@ class NodeSessions:
         self.announced = Heard()
         # Label and epoch here; node, epoch and proof there, from MOVED of clients that leave.
         self.moved: list[tuple[str, int, str, int, bytes]] = []
-        certificates = Certificates(config)
+        certificates = Certificates(config, lambda settings: None)
         account = own_ports(config.raw_ports, clock)
         self.raw_ports = RawPorts("127.0.0.1", account, lambda label, sock, peer: sock.close())
         self.region = FakeRegion()
