@@ -44,6 +44,7 @@ from portway_registry.pki.cluster_authority import ClusterAuthority, configured_
 from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.roster import Roster
+from portway_registry.public_suffixes import SuffixCheck
 from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
@@ -225,7 +226,10 @@ class Registry:
         interceptor = CallInterceptor(identify, self._calls.count, failed=cluster.failed)
         server = _server(interceptor, _LARGEST_NODE_MESSAGE)
         port_blocks = PortBlocks(cluster.store, views, _now_ms)
-        mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, domain=config.domain)
+        suffix_check = SuffixCheck()
+        if config.domain is not None:
+            suffix_check.check(config.domain)
+        mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, suffix_check, domain=config.domain)
         add_MeshServicer_to_server(mesh, server)
         servicer = _add_health(server)
         ca = cluster.authority.certificate

@@ -1,8 +1,8 @@
 """TLS contexts made from the PEM settings of the contract.
 
-Making an ssl.SSLContext takes about a millisecond, so contexts are cached by settings. `ssl` loads certificates and keys
-only from files; on Linux these are in memory, so no key is on a disk and a full one changes nothing. A system without
-memfd_create gets a temporary file (TMPDIR, mode 0600) for as long as one load takes.
+Making an ssl.SSLContext takes about a millisecond, so contexts are cached by settings. `ssl` loads certificates and
+keys only from files; on Linux these are in memory, so no key is on a disk and a full one changes nothing. On a system
+without memfd_create there is a temporary file (TMPDIR, mode 0600) for as long as one load takes.
 """
 
 import os
