@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
-from portway_runtime.printable import printable, printable_json
+from portway_runtime.printable import printable_json, printable_line
 
 from portway.config import CA_VARIABLE, LATENCY, REGISTRY_VARIABLE, STRATEGIES, TOKEN_VARIABLE, resolve
 from portway.errors import (
@@ -94,7 +94,7 @@ def exit_code(error: Error) -> int:
 
 def one_line(error: Error) -> str:
     """The error's message on one line; the attempts that it lists are separated by semicolons."""
-    first, *others = (printable(line.strip()) for line in str(error).splitlines())
+    first, *others = (printable_line(line.strip()) for line in str(error).splitlines())
     return f"{first}: {'; '.join(others)}" if others else first
 
 

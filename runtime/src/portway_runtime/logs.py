@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TextIO
 
 from portway_runtime.clocks import Monotonic, monotonic
-from portway_runtime.printable import printable, printable_json, printable_lines
+from portway_runtime.printable import printable_json, printable_line, printable_lines
 
 if TYPE_CHECKING:
     from logging import _SysExcInfoType
@@ -64,7 +64,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
         record.message = _cut(record.message)
-        line = printable(super().formatMessage(record))
+        line = printable_line(super().formatMessage(record))
         return f"{line} {fields}" if fields else line
 
     def formatException(self, ei: "_SysExcInfoType") -> str:  # noqa: N802 - logging's name
