@@ -7,7 +7,6 @@ are (netcheck.py). The engine is imported only when a registry is about to be as
 
 import argparse
 import math
-import os
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import Final
 
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
+from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.printable import printable_json, printable_line
 
 from portway.config import CA_VARIABLE, LATENCY, REGISTRY_VARIABLE, STRATEGIES, TOKEN_VARIABLE, resolve
@@ -193,7 +193,7 @@ def _forward(options: argparse.Namespace) -> None:
     One that the quota does not allow beside the others ends no other: only the last one ends the command. Raises Error;
     after a signal _Ended, or the first error that there was until then.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC logs failed handshakes; our errors say more
+    silence_grpc()
     from portway.progress import Progress
 
     over_quota: list[Error] = []
@@ -245,7 +245,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
 
 def _netcheck(options: argparse.Namespace) -> None:
     """Measure and print. Raises Error, _Ended."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    silence_grpc()
     settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
     from portway.engine.engine_thread import running_engine
     from portway.engine.grpc_registries import GrpcRegistries
