@@ -133,7 +133,13 @@ def _registry(processes: Processes, no_tls: NoTls, pki: Path, environment: dict[
 
 
 _COMMANDS: dict[str, Command] = {
-    "portway": _asking("portway", lambda peer, pki: ["netcheck", "--registry", peer.address, "--ca", pki / "ca.crt"]),
+    "portway netcheck": _asking(
+        "portway", lambda peer, pki: ["netcheck", "--registry", peer.address, "--ca", pki / "ca.crt"]
+    ),
+    "portway forward": _asking(
+        "portway",
+        lambda peer, pki: ["forward", "1", "--timeout", "1", "--registry", peer.address, "--ca", pki / "ca.crt"],
+    ),
     "portway-admin": _asking(
         "portway-admin", lambda peer, pki: ["--registry", peer.address, "--ca", pki / "ca.crt", "node", "list"]
     ),

@@ -147,7 +147,9 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         try:
             size = len(self.format(record).encode(errors="replace")) + 1
         except Exception:
-            self.handleError(record)
+            place.left -= _LONGEST_TRACEBACK
+            total.left -= _LONGEST_TRACEBACK
+            self.handleError(record)  # writes a traceback to stderr
             return
         place.left -= size
         total.left -= size

@@ -242,13 +242,14 @@ def test_long_texts_are_cut() -> None:
 
 
 def test_a_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """`logging` reports it, as it does without a bound."""
+    """`logging` reports it, as it does without a bound, a few times."""
     bounded = Bounded()
-    made = record("%d", "no number")
-    made.pathname, made.lineno = "module.py", 1
-    bounded.handler.handle(made)
+    for _ in range(100):
+        made = record("%d", "no number")
+        made.pathname, made.lineno = "module.py", 1
+        bounded.handler.handle(made)
     assert bounded.lines == []
-    assert "Logging error" in capsys.readouterr().err
+    assert 1 <= capsys.readouterr().err.count("Logging error") < 10
 
 
 def test_lines_are_not_bounded_at_level_debug(root: logging.Logger) -> None:
