@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.tls_choices import LANE_GROUP, Group
+from portway_runtime.tls_choices import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,15 @@ class ServerTls:
     key: bytes = field(repr=False)
     alpn: str | None = None
     client_ca: bytes | None = None
-    group: Group = LANE_GROUP
+    group: Group = Group.X25519
     ticket_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """The TLS settings of a client, which dials lanes: TLS 1.3 with LANE_GROUP. The peer must show a certificate for
-    `server_name` signed by `ca`. With `certificate` and `key` the client shows one too. All are PEM."""
+    """The TLS settings of a client, which dials lanes: TLS 1.3, with the group that the client sends its key share for;
+    a peer that asks for another one is dropped. It must show a certificate for `server_name` signed by `ca`. With
+    `certificate` and `key` the client shows one too. All are PEM."""
 
     ca: bytes
     server_name: str

@@ -4,7 +4,9 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import NoReturn
@@ -73,7 +75,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
+def _raise_descriptors() -> None:
+    """Raise the limit of descriptors as far as this user may: each connection takes three."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _serve(config: Config) -> int:
+    _raise_descriptors()
     silence_grpc()
     from portway_registry.server import Registry
 
@@ -81,6 +92,7 @@ async def _serve(config: Config) -> int:
         return {
             "listen": registry.address,
             "mesh_listen": registry.mesh_address,
+            "admin_listen": registry.admin_address,
             "metrics_listen": registry.metrics_address,
         }
 

@@ -42,6 +42,12 @@ SETTINGS: Final = SettingTable(
     (
         Setting("listen", _listen_address, "address to serve clients and operators at (TLS)", _ADDRESS),
         Setting("mesh_listen", _listen_address, "address to serve nodes at (mutual TLS)", _ADDRESS),
+        Setting(
+            "admin_listen",
+            _listen_address,
+            "address to serve operators at (TLS), who are then not served at --listen; by default they are",
+            _ADDRESS,
+        ),
         Setting("tls_cert", Path, "certificate (PEM) of the port for clients and operators; required", _FILE),
         Setting("tls_key", Path, "its private key (PEM); required", _FILE),
         Setting(
@@ -105,6 +111,13 @@ SETTINGS: Final = SettingTable(
             "N",
         ),
         Setting(
+            "max_connections",
+            whole_number(4, 1_000_000),
+            "connections with known callers that each port holds, and a quarter of it of strangers'; fewer where "
+            "descriptors do not suffice (4.3 for each)",
+            "N",
+        ),
+        Setting(
             "check_addresses",
             one_of("yes", "no"),
             "yes: send clients to a node only after its advertised address was reached from another node or the "
@@ -133,6 +146,7 @@ class Config:
 
     listen: Endpoint = _LISTEN
     mesh_listen: Endpoint = _MESH_LISTEN
+    admin_listen: Endpoint | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     mesh_tls_cert: Path | None = None
@@ -153,6 +167,7 @@ class Config:
     ready_file: Path | None = None
     lease_seconds: int = 15
     max_tunnels: int = 100
+    max_connections: int = 4096
     check_addresses: str = "yes"
     check_private_addresses: str = "auto"
     log_format: str = "text"

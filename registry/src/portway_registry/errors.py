@@ -24,6 +24,7 @@ RegistryError
 │   ├── QuotaFull          the caller's tenant or token has as many tunnels as it may have
 │   ├── NodeRemoved        an operator removed the node that calls
 │   ├── Replaced           a newer session of the same node has taken over
+│   ├── MessageLate        a call's message does not come
 │   ├── FellSilent         a node sends nothing though its stream is open
 │   └── FellBehind         a watcher does not read
 └── PkiError               a certificate or key that cannot be made, read or trusted
@@ -188,6 +189,10 @@ class Busy(CallError):
 
 class Exhausted(CallError):
     """The caller itself makes too many expensive calls."""
+
+
+class MessageLate(CallError):
+    """A call's message did not come in time."""
 
 
 class QuotaFull(CallError):

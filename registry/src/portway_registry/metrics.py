@@ -4,7 +4,7 @@ Plain integers that are read at each scrape. No tunnel's label, token or address
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from portway_registry.net.front import Front
 from portway_registry.nodes.hub import Hub
 from portway_registry.placement.reports import Reports
 from portway_registry.state.views import Views
@@ -28,7 +29,10 @@ class CallCounts:
 
 
 class _Cluster(Collector):
-    def __init__(self, calls: CallCounts, views: Views, hub: Hub, reports: Reports) -> None:
+    def __init__(
+        self, calls: CallCounts, views: Views, hub: Hub, reports: Reports, fronts: Mapping[str, Front]
+    ) -> None:
+        self._fronts = fronts
         self._calls = calls
         self._views = views
         self._hub = hub
@@ -47,6 +51,7 @@ class _Cluster(Collector):
         yield by_region
         tunnels = len(self._views.tunnels.items)
         yield GaugeMetricFamily("portway_registry_tunnels", "tunnels known", value=tunnels)
+        yield from self._connections()
         reported = CounterMetricFamily(
             "portway_registry_round_trips_reported", "round trips that clients reported", labels=("outcome",)
         )
@@ -56,9 +61,24 @@ class _Cluster(Collector):
         prefixes = len(self._reports.round_trips)
         yield GaugeMetricFamily("portway_registry_learned_prefixes", "prefixes with known round trips", value=prefixes)
 
+    def _connections(self) -> Iterator[Metric]:
+        """Of each port, by the setting that names its address."""
+        accepted = CounterMetricFamily("portway_registry_connections_accepted", "connections", labels=("port",))
+        stages = GaugeMetricFamily("portway_registry_connections", "connections by stage", labels=("port", "stage"))
+        ended = CounterMetricFamily(
+            "portway_registry_connections_ended", "connections that the registry ended", labels=("port", "reason")
+        )
+        for port, front in self._fronts.items():
+            accepted.add_metric((port,), front.accepted)
+            for stage, number in front.connections().items():
+                stages.add_metric((port, stage), number)
+            for reason, number in front.ended().items():
+                ended.add_metric((port, reason), number)
+        yield from (accepted, stages, ended)
 
-def exposition(calls: CallCounts, views: Views, hub: Hub, reports: Reports) -> bytes:
-    """The page that Prometheus scrapes."""
+
+def exposition(calls: CallCounts, views: Views, hub: Hub, reports: Reports, fronts: Mapping[str, Front]) -> bytes:
+    """The page that Prometheus scrapes; `fronts` of the ports, by the settings that name their addresses."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Cluster(calls, views, hub, reports))
+    registry.register(_Cluster(calls, views, hub, reports, fronts))
     return generate_latest(registry)

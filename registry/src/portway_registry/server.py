@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-import grpc
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from portway_geo.database import open_locator
 from portway_geo.errors import GeoError
 from portway_geo.locator import Locator
@@ -22,9 +21,7 @@ from portway_runtime.backoff import jittered
 from portway_runtime.clocks import monotonic, utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
-from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE
 from portway_runtime.listening import open_sockets
-from portway_runtime.settings import flag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.bootstrap import bootstrap
@@ -44,6 +41,7 @@ from portway_registry.pki.cluster_authority import ClusterAuthority, configured_
 from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.roster import Roster
+from portway_registry.ports import GrpcPort, GrpcPorts
 from portway_registry.public_suffixes import SuffixCheck
 from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
@@ -64,19 +62,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_GRPC_OPTIONS: Final = (
-    *KEEPALIVE_WHEN_IDLE,
-    # Nodes and watchers ping too, on streams that may be silent for long; by default that is answered by GOAWAY.
-    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
-    # Two registries on one port would share its clients by chance.
-    ("grpc.so_reuseport", 0),
-)
 # Bytes. A node's whole state is 10,000 tunnels of some 300 bytes; this is five times that.
 _LARGEST_NODE_MESSAGE: Final = 16 << 20
 # Bytes. Requests of clients and operators are smaller; strangers' messages are read before their tokens are checked.
 _LARGEST_CALL: Final = 64 << 10
-# Seconds that running calls may go on after `stop`. Streams never end by themselves.
-_GRACE: Final = 1.0
+# Of the public port. Clients and operators make few calls at a time; a channel queues further ones.
+_CONCURRENT_CALLS: Final = 32
 # Seconds at most between tries to reach the store at start; each has the store's own time limit besides.
 _PAUSE: Final = 2.0
 
@@ -108,17 +99,26 @@ class Registry:
         self._serving = False
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
+        self._admin_address: Endpoint | None = None
         self._metrics_address: Endpoint | None = None
 
     @property
     def address(self) -> str:
-        """HOST:PORT of the public port, for clients and operators. Raises RuntimeError before the start."""
+        """HOST:PORT of the public port, for clients, and for operators without `admin_listen`.
+
+        Raises RuntimeError before the start.
+        """
         return str(_started(self._address))
 
     @property
     def mesh_address(self) -> str:
         """HOST:PORT of the mesh port. Raises RuntimeError before the start."""
         return str(_started(self._mesh_address))
+
+    @property
+    def admin_address(self) -> str | None:
+        """HOST:PORT of the port for operators alone; None when there is none, and before the start."""
+        return None if self._admin_address is None else str(self._admin_address)
 
     @property
     def metrics_address(self) -> str | None:
@@ -163,11 +163,13 @@ class Registry:
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
         cluster = await self._open_cluster(tasks, configured)
-        node_port = await self._serve_nodes(cluster, certificate)
-        reports, public_port = await self._serve_clients(cluster, certificate, locator)
+        ports = GrpcPorts(2 if config.admin_listen is None else 3, config.max_connections)
+        self._closing.append(ports.close)
+        await self._serve_nodes(ports, cluster, certificate)
+        reports = await self._serve_clients(ports, cluster, certificate, locator)
         if config.metrics_listen is not None:
-            await self._serve_metrics(config.metrics_listen, cluster, reports)
-        for servicer in (node_port, public_port):
+            await self._serve_metrics(config.metrics_listen, cluster, reports, ports)
+        for servicer in ports.health:
             await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
             self._closing.append(servicer.enter_graceful_shutdown)
         self._serving = True
@@ -220,58 +222,73 @@ class Registry:
         certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
         return _Cluster(store, views, authority, grants, quota, audit, failed, certificates, hub)
 
-    async def _serve_nodes(self, cluster: _Cluster, certificate: CertificateFiles) -> health.aio.HealthServicer:
+    async def _serve_nodes(self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles) -> None:
         config, views = self._config, cluster.views
-        identify = by_certificate(partial(require_current, views))
-        interceptor = CallInterceptor(identify, self._calls.count, failed=cluster.failed)
-        server = _server(interceptor, _LARGEST_NODE_MESSAGE)
         port_blocks = PortBlocks(cluster.store, views, _now_ms)
         suffix_check = SuffixCheck()
         if config.domain is not None:
             suffix_check.check(config.domain)
         mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, suffix_check, domain=config.domain)
-        add_MeshServicer_to_server(mesh, server)
-        servicer = _add_health(server)
         ca = cluster.authority.certificate
         mutual = server_credentials(
             node_port_certificate(config, certificate, cluster.authority, utc_now), client_ca=ca
         )
-        self._mesh_address = await self._listen(server, config.mesh_listen, mutual, "mesh_listen")
-        return servicer
+        port = ports.add("mesh_listen", mutual, largest_message=_LARGEST_NODE_MESSAGE)
+        identify = by_certificate(partial(require_current, views))
+        server = port.server(CallInterceptor(port.front, identify, self._calls.count, failed=cluster.failed))
+        add_MeshServicer_to_server(mesh, server)
+        self._mesh_address = await port.serve(config.mesh_listen)
 
     async def _serve_clients(
-        self, cluster: _Cluster, certificate: CertificateFiles, locator: Locator
-    ) -> tuple[Reports, health.aio.HealthServicer]:
-        store, views, audit = cluster.store, cluster.views, cluster.audit
+        self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles, locator: Locator
+    ) -> Reports:
+        config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
         tokens = Tokens(store, views.tokens, audit, _now_ms)
         tenants = Tenants(store, views, cluster.quota.limits, audit)
         invitations = Invitations(store, views.invitations, audit, _now_ms)
         orders = OperatorOrders(store, views, audit, _now_ms)
         streams = TokenStreams(views.tokens)
         self._closing.append(streams.close)
-        interceptor = CallInterceptor(by_token(tokens, invitations), self._calls.count, streams, cluster.failed)
-        server = _server(interceptor, _LARGEST_CALL)
         roster = Roster(views.nodes, views.orders, cluster.hub)
         self._closing.append(roster.close)
         reports = Reports(roster.node, monotonic)
         discovery = Discovery(
             roster, cluster.grants, cluster.quota, locator, reports, cluster_ca=cluster.authority.certificate
         )
+        admin = Admin(views, orders, tokens, tenants, invitations, audit)
+        identify = by_token(tokens, invitations)
+
+        def add(key: str) -> tuple[GrpcPort, aio.Server]:
+            port = ports.add(
+                key,
+                server_credentials(certificate),
+                largest_message=_LARGEST_CALL,
+                concurrent_calls=_CONCURRENT_CALLS,
+            )
+            return port, port.server(CallInterceptor(port.front, identify, self._calls.count, streams, cluster.failed))
+
+        public, server = add("listen")
         add_DiscoveryServicer_to_server(discovery, server)
         add_EnrolmentServicer_to_server(Enrolment(cluster.certificates), server)
-        add_AdminServicer_to_server(Admin(views, orders, tokens, tenants, invitations, audit), server)
-        servicer = _add_health(server)
-        self._address = await self._listen(server, self._config.listen, server_credentials(certificate), "listen")
-        return reports, servicer
+        if config.admin_listen is None:
+            add_AdminServicer_to_server(admin, server)
+        else:
+            operators, own = add("admin_listen")
+            add_AdminServicer_to_server(admin, own)
+            self._admin_address = await operators.serve(config.admin_listen)
+        self._address = await public.serve(config.listen)
+        return reports
 
-    async def _serve_metrics(self, address: Endpoint, cluster: _Cluster, reports: Reports) -> None:
+    async def _serve_metrics(self, address: Endpoint, cluster: _Cluster, reports: Reports, ports: GrpcPorts) -> None:
         from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
         def health() -> Page:
             return health_page("" if self._serving else "stopping")
 
         def metrics() -> Page:
-            return Page(exposition(self._calls, cluster.views, cluster.hub, reports), content_type=METRICS)
+            return Page(
+                exposition(self._calls, cluster.views, cluster.hub, reports, ports.fronts), content_type=METRICS
+            )
 
         pages = AdminHttp({"/healthz": health, "/metrics": metrics})
         self._closing.append(pages.close)
@@ -280,18 +297,6 @@ class Registry:
         except ListenError as error:
             raise ConfigError(f"--metrics-listen: {error}") from error
         self._metrics_address = Endpoint(address.host, port)
-
-    async def _listen(
-        self, server: aio.Server, address: Endpoint, credentials: grpc.ServerCredentials, key: str
-    ) -> Endpoint:
-        """Serve at the address, which the setting `key` names; returns it with the port that was opened."""
-        self._closing.append(partial(server.stop, _GRACE))
-        try:
-            port = server.add_secure_port(str(address), credentials)
-        except RuntimeError as error:
-            raise ConfigError(f"cannot listen at {flag(key)} {address}: is the port taken?") from error
-        await server.start()
-        return Endpoint(address.host, port)
 
 
 def _started(address: Endpoint | None) -> Endpoint:
@@ -313,17 +318,6 @@ def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
         locator.close()
 
     return close
-
-
-def _server(interceptor: CallInterceptor, largest_message: int) -> aio.Server:
-    options = (*_GRPC_OPTIONS, ("grpc.max_receive_message_length", largest_message))
-    return aio.server(interceptors=(interceptor,), options=options)
-
-
-def _add_health(server: aio.Server) -> health.aio.HealthServicer:
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    return servicer
 
 
 async def _once_reachable(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -26,7 +26,7 @@ from portway_runtime.certificates import (
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.errors import CertificateError
 from portway_runtime.identities import dns_names
-from portway_runtime.tls_choices import VISITOR_GROUPS, Group
+from portway_runtime.tls_choices import GROUPS, Group
 
 from portway_relay.config import NodeConfig
 
@@ -159,7 +159,7 @@ class Certificates:
                 (zone, alpn, group): ServerTls(identity.chain, identity.key, alpn=alpn, group=group)
                 for zone, identity in zones.items()
                 for alpn in (None, *VISITOR_PROTOCOLS)
-                for group in VISITOR_GROUPS
+                for group in GROUPS
             },
         )
 

@@ -1,4 +1,4 @@
-"""Whether the process can still open file descriptors.
+"""How many file descriptors the process can still open, and how many of them are reserved for its own work.
 
 gRPC and libuv end the process when they cannot open the descriptors they need, so code that starts one of them calls
 `demand_descriptors` first.
@@ -6,6 +6,8 @@ gRPC and libuv end the process when they cannot open the descriptors they need, 
 
 import errno
 import os
+import resource
+import sys
 from typing import Final
 
 from portway_runtime.errors import NoDescriptors
@@ -14,6 +16,9 @@ from portway_runtime.errors import NoDescriptors
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # gRPC opens fewer for one call with its resolver, and an event loop fewer for itself; some are for other threads.
 DESCRIPTORS: Final = 16
+# Descriptors that connections from outside do not use: the process dials, reads certificates and opens files. A quarter
+# of the limit where that is less.
+_RESERVED: Final = 64
 
 
 def demand_descriptors() -> None:
@@ -27,3 +32,25 @@ def demand_descriptors() -> None:
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def first_reserved() -> int:
+    """The number of the first reserved descriptor; descriptors are given out from the lowest number up."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_RESERVED, limit // 4)
+
+
+def lowest_free(any_open: int) -> int:
+    """The number of the descriptor that would be opened next. Raises OSError when there is none."""
+    lowest = os.dup(any_open)
+    os.close(lowest)
+    return lowest
+
+
+def unreserved() -> int:
+    """How many descriptors connections from outside may have now."""
+    any_open = os.open(os.devnull, os.O_RDONLY)
+    try:
+        return max(0, first_reserved() - lowest_free(any_open))
+    finally:
+        os.close(any_open)

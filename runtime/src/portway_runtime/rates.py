@@ -51,6 +51,12 @@ class TokenBucket:
         """Take `cost` tokens and return 0; or take none and return the seconds, above 0, until there are enough."""
         return 0.0 if self.take(cost) else (cost - self._left) / self._rate
 
+    @property
+    def left(self) -> float:
+        """The tokens that can be taken now; below 0 what was charged in advance."""
+        self.take(0)
+        return self._left
+
     def give_back(self) -> None:
         """Return one token that was taken."""
         self._left = min(self._burst, self._left + 1)

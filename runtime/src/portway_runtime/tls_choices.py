@@ -3,7 +3,7 @@
 OpenSSL's defaults let a peer choose finite-field groups: one handshake with ffdhe8192 takes as long as some three
 hundred with X25519, and costs the peer a canned ClientHello (docs/decisions/0053).
 
-Not here: which group a visitor's connection gets (the relay's ingress), and gRPC, whose library has groups of its own.
+Not here: which group a connection gets (the relay's ingress), and gRPC, whose library has groups of its own.
 """
 
 import ssl
@@ -18,15 +18,15 @@ class Group(IntEnum):
     X25519 = 29
 
 
-# Preferred first. Every visitor's library offers one of them.
-VISITOR_GROUPS: Final = (Group.X25519, Group.P256)
-# Of lanes, from clients and between nodes. RFC 8446 §9.1 demands it of every implementation of TLS 1.3, and every
-# OpenSSL that Python may be linked with can be set to it.
-LANE_GROUP: Final = Group.P256
+# Of nodes, towards visitors and on lanes; preferred first. Every library offers one of them. OpenSSL keeps 3 KB more
+# for a connection with P-256.
+GROUPS: Final = (Group.X25519, Group.P256)
 
 # Of TLS 1.2: ECDHE and AEAD. All suites of TLS 1.3 are both.
 _SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _OPENSSL_NAMES: Final = {Group.P256: "prime256v1", Group.X25519: "X25519"}
+# In a hello: the group and the length of a key share.
+_X25519_SHARE: Final = b"\x00\x1d\x00\x20"
 
 
 def restrict(context: ssl.SSLContext, group: Group) -> None:
@@ -41,3 +41,16 @@ def restrict(context: ssl.SSLContext, group: Group) -> None:
     except ssl.SSLError:  # Python 3.11 takes only curves on which OpenSSL signs too
         if group is not Group.X25519:
             raise
+
+
+def restrict_client(context: ssl.SSLContext) -> None:
+    """As `restrict`, for a client that drops a server which asks for another group than that of the client's key share:
+    X25519 where OpenSSL sends a share for it by itself, else P-256 alone, as under FIPS rules."""
+    context.set_ciphers(_SUITES)
+    sent = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="check").do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    if _X25519_SHARE not in sent.read():
+        context.set_ecdh_curve(_OPENSSL_NAMES[Group.P256])

@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 
 import pytest
+import trustme
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import HandshakeFailed
 from portway_carrier.values import ClientTls, Handshake, ServerTls
@@ -74,6 +76,68 @@ async def test_a_handshake_that_the_peer_gives_up_is_not_a_failed_one(
                 with pytest.raises(HandshakeFailed):
                     await accepted.ready()
     assert (carrier.counters.handshakes, carrier.counters.handshakes_failed) == (0, 1)
+
+
+@pytest.mark.parametrize("piece", [1, 42, 1 << 16])
+@pytest.mark.parametrize(
+    ("curve", "before", "said"),
+    [
+        ("X25519", b"", None),
+        ("secp384r1", b"", "asks for another key exchange"),
+        ("secp384r1", b"\x15\x03\x03\x00\x02\x01\x5a", "with a warning"),  # OpenSSL passes over it
+        ("secp384r1", b"\x14\x03\x03\x00\x01\x01", "asks for another key exchange"),
+        ("secp384r1", b"\x16\x03\x03\x00\x04" + bytes(4), "asks for another key exchange"),  # HelloRequest
+    ],
+    ids=["its own", "another", "after a warning", "after a change of ciphers", "after another message"],
+)
+async def test_a_server_cannot_choose_the_key_exchange(
+    make_carrier: Callable[..., Carrier],
+    client_tls: ClientTls,
+    authority: trustme.CA,
+    piece: int,
+    curve: str,
+    before: bytes,
+    said: str | None,
+) -> None:
+    """One that asks for another group than that of the client's key share gets no second hello: its answer could cost
+    the client hundreds of times its own effort. The answer may come in any pieces."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("node.test").configure_cert(context)
+    if client_tls.alpn is not None:
+        context.set_alpn_protocols([client_tls.alpn])
+    if curve != "X25519":
+        context.set_ecdh_curve(curve)
+    from_client, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(from_client, to_client, server_side=True)
+    loop = asyncio.get_running_loop()
+    with listener() as listening:
+        dialled = make_carrier().connect(Endpoint(*listening.getsockname()), client_tls)
+        sock, _ = await loop.sock_accept(listening)
+        with sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            from_client.write(await loop.sock_recv(sock, 1 << 16))
+            with pytest.raises(ssl.SSLWantReadError):
+                server.do_handshake()
+            answer = before + to_client.read()
+            reading = asyncio.ensure_future(loop.sock_recv(sock, 1 << 16))
+            try:
+                for start in range(0, 100, piece):
+                    await loop.sock_sendall(sock, answer[start : min(100, start + piece)])
+                    await asyncio.sleep(0)
+                await loop.sock_sendall(sock, answer[100:])
+            except ConnectionError:
+                pass
+            if said is not None:
+                with pytest.raises(HandshakeFailed, match=said):
+                    await dialled.ready()
+            else:
+                assert (await dialled.ready()).alpn == client_tls.alpn
+            dialled.abort()
+            try:
+                second = await reading
+            except ConnectionError:
+                second = b""
+            assert bool(second) is (curve == "X25519"), "a second hello was sent"
 
 
 def _never() -> None:

@@ -11,7 +11,7 @@ from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.access import failed_authentications
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import bearer
+from portway_testkit.clusters.registry import Pki, bearer, channel
 
 CALLS = 1_000
 UNKNOWN = "pw_nobody_" + "a" * 32
@@ -34,22 +34,27 @@ async def audited(operator: Operator) -> list[tuple[str, str, str]]:
 
 
 async def test_guessed_tokens_are_counted_and_not_listed_one_by_one(
-    registry: Registry, public: grpc.aio.Channel, operator: Operator
+    registry: Registry, pki: Pki, operator: Operator
 ) -> None:
     """An operator sees from where and how often; a thousand calls within a minute are one entry or two."""
+    async with channel(registry.address, pki.ca) as guessing:
+        await _guess(guessing, operator)
+
+
+async def _guess(guessing: grpc.aio.Channel, operator: Operator) -> None:
     await operator.stub.CreateToken(
         admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT), metadata=operator.shown
     )
 
     async def guess() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await DiscoveryStub(public).Locate(LocateRequest(), metadata=bearer(UNKNOWN))
+            await DiscoveryStub(guessing).Locate(LocateRequest(), metadata=bearer(UNKNOWN))
         assert refused.value.code() in (StatusCode.UNAUTHENTICATED, StatusCode.UNAVAILABLE)
 
     for _ in range(CALLS // 50):
         await asyncio.gather(*(guess() for _ in range(50)))
     with pytest.raises(grpc.aio.AioRpcError):
-        await DiscoveryStub(public).Locate(LocateRequest())
+        await DiscoveryStub(guessing).Locate(LocateRequest())
     entries: list[tuple[str, str, str]] = []
     for _ in range(100):
         entries = await audited(operator)

@@ -56,7 +56,7 @@ async def test_a_malformed_message_is_one_line_and_not_a_traceback(
     )
     (line,) = log.getvalue().splitlines()
     assert "request refused method=/portway.v1.Discovery/Locate" in line
-    assert "peer=ipv4:127.0.0.1:" in line
+    assert "peer=127.0.0.1 " in line
     for _ in range(1_000):
         await send(public, "/portway.v1.Discovery/Locate", shown)
     assert "Traceback" not in log.getvalue()

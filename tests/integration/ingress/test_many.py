@@ -51,7 +51,7 @@ def test_fifty_tunnels_of_one_process(make_cluster: Callable[..., Cluster], as_c
         with ThreadPoolExecutor(20) as visitors:
             answers = list(visitors.map(lambda tunnel: ask(tunnel, cluster.ca), tunnels * 4))
         assert [answer.splitlines()[-1].decode() for answer in answers] == [origin.name for origin in origins] * 4
-        assert len(cluster.admin.tunnels()) == TUNNELS
+        eventually(lambda: len(cluster.admin.tunnels()) == TUNNELS)  # they are announced without waiting for the store
         # The first ones are closed; the others do not notice.
         for tunnel in tunnels[: TUNNELS // 2]:
             assert ask(tunnel, cluster.ca)

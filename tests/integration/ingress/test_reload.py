@@ -88,8 +88,9 @@ def test_no_room_for_temporary_files_changes_nothing(
 ) -> None:
     """A node whose TMPDIR is full or gone serves visitors of every protocol, starts, and takes a renewed certificate:
     keys are read from their own files alone."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     cluster = make_cluster()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    cluster.node.restart()
     as_client(cluster.environment())
     with TcpOrigin(echo) as server, portway.forward(server.port) as tunnel:
         with visit(tunnel, cluster.ca) as visitor:

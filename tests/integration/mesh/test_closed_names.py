@@ -56,7 +56,9 @@ def test_a_closed_name_is_refused_everywhere_like_one_that_never_was(mesh: Clust
             for node in mesh.nodes:
                 if visited:
                     assert answered_by(mesh, node, tunnel.host) == tunnel.name
-        # What a registry has not heard yet would be true for one more answer.
+            # A registry hears of both later, and answers by what it has heard.
+            eventually(lambda: listed(mesh, chain.label))
+        eventually(lambda: not listed(mesh, chain.label))
         eventually(lambda: not any(leads(mesh, node, chain.label) for node in mesh.nodes))
         for node in mesh.nodes:
             took.setdefault(f"closed, at {node}", []).append(refused_in(mesh, node, tunnel.host))
@@ -75,6 +77,10 @@ def test_a_tunnel_that_comes_back_after_it_was_closed_is_served(mesh: Cluster) -
     with bound(mesh, chain, 2, "fra-2") as tunnel:
         for node in mesh.nodes:
             eventually(lambda: serves(mesh, node, tunnel.host, "tunnel-2"))
+
+
+def listed(mesh: Cluster, label: str) -> bool:
+    return label in {one.label for one in mesh.admin.tunnels()}
 
 
 def serves(mesh: Cluster, node: str, host: str, name: str) -> bool:

@@ -5,16 +5,29 @@ from pathlib import Path
 import aiohttp
 import grpc
 import pytest
+from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from portway_proto.v1 import admin_pb2
+from portway_proto.v1.admin_pb2_grpc import AdminStub
+from portway_proto.v1.discovery_pb2 import LocateRequest
+from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.wire.labels import Chain
-from portway_registry.config import Config
 from portway_registry.errors import ConfigError
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clusters.registry import LOOPBACK, NodeStream, Pki, channel, node_info, running, tunnel_info
+from portway_testkit.clusters.registry import (
+    LOOPBACK,
+    NodeStream,
+    Pki,
+    bearer,
+    channel,
+    node_info,
+    running,
+    tunnel_info,
+)
 
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
 
 pytestmark = pytest.mark.parametrize("store_text", ["embedded"], indirect=True)
 
@@ -27,14 +40,40 @@ async def test_both_ports_say_that_they_serve(registry: Registry, public: grpc.a
             assert answer.status == SERVING
 
 
-async def test_a_watch_of_health_tells_the_end(config: Config, pki: Pki) -> None:
-    """Whoever watches is told NOT_SERVING before the registry stops."""
-    async with running(config) as registry, channel(registry.address, pki.ca) as public:
-        watch = HealthStub(public).Watch(health_pb2.HealthCheckRequest())
-        assert (await watch.read()).status == SERVING
-        await registry.stop()
-        assert (await watch.read()).status == NOT_SERVING
-        watch.cancel()
+async def test_health_cannot_be_watched(registry: Registry, public: grpc.aio.Channel) -> None:
+    """A stream of which everybody may open any number is not served; a check is made again."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await HealthStub(public).Watch(health_pb2.HealthCheckRequest()).read()
+    assert refused.value.code() is StatusCode.UNIMPLEMENTED
+
+
+async def test_operators_may_have_a_port_of_their_own(pki: Pki, tmp_path: Path, store_text: str) -> None:
+    """With --admin-listen Admin is served there alone, and clients' methods at the public port alone."""
+    config = pki.config(tmp_path, store=store_text, admin_listen=Endpoint(LOOPBACK, 0))
+    async with running(config) as registry:
+        assert registry.admin_address is not None
+        assert config.admin_token_file is not None
+        shown = bearer(config.admin_token_file.read_text().strip())
+        async with channel(registry.address, pki.ca) as public, channel(registry.admin_address, pki.ca) as own:
+            listed = await AdminStub(own).ListNodes(admin_pb2.ListNodesRequest(), metadata=shown)
+            assert list(listed.nodes) == []
+            assert (await HealthStub(own).Check(health_pb2.HealthCheckRequest())).status == SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await AdminStub(public).ListNodes(admin_pb2.ListNodesRequest(), metadata=shown)
+            assert refused.value.code() is StatusCode.UNIMPLEMENTED
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await DiscoveryStub(own).Locate(LocateRequest(), metadata=shown)
+            assert refused.value.code() is StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "localhost"])
+async def test_ports_are_served_on_either_family(pki: Pki, tmp_path: Path, store_text: str, host: str) -> None:
+    """IPv6, both at once, and every address of a name; port 0 is one port of all of them."""
+    async with running(pki.config(tmp_path, store=store_text, listen=Endpoint(host, 0))) as registry:
+        port = registry.address.rpartition(":")[2]
+        assert registry.address == str(Endpoint(host, int(port)))
+        async with channel(f"localhost:{port}", pki.ca) as public:
+            assert (await HealthStub(public).Check(health_pb2.HealthCheckRequest())).status == SERVING
 
 
 async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, store_text: str) -> None:
@@ -53,11 +92,12 @@ async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, s
     assert 'portway_registry_nodes{region="fra"} 1.0' in page
     assert "portway_registry_tunnels 1.0" in page
     assert "portway_registry_sessions 1.0" in page
+    assert 'portway_registry_connections{port="mesh_listen",stage="known"} 1.0' in page
     for secret in (tunnel.label, tunnel.token_id, LOOPBACK):
         assert secret not in page
 
 
-@pytest.mark.parametrize("setting", ["listen", "mesh_listen", "metrics_listen"])
+@pytest.mark.parametrize("setting", ["listen", "mesh_listen", "admin_listen", "metrics_listen"])
 async def test_a_port_that_is_taken_is_a_config_error(
     registry: Registry, pki: Pki, tmp_path: Path, store_text: str, setting: str
 ) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 from portway_proto.v1 import admin_pb2, discovery_pb2, enrolment_pb2, mesh_pb2
+from portway_registry.net import admission
 from portway_registry.server import Registry
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.state.records import Role
@@ -103,7 +104,7 @@ def test_every_method_has_a_row_in_the_table() -> None:
     """Each method of the protocol demands a role, and the table names no other methods than those and health's."""
     assert {path: METHOD_ROLES.get(path) for path in METHODS if METHOD_ROLES.get(path) is None} == {}
     assert {path for path in METHOD_ROLES if path not in METHODS} == {
-        f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")
+        f"/grpc.health.v1.Health/{name}" for name in ("Check", "List")
     }
 
 
@@ -115,6 +116,13 @@ def test_roles_follow_the_services() -> None:
     }
 
 
+@pytest.fixture
+def many_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address may make as many calls without a good token as there are here."""
+    monkeypatch.setattr(admission, "ANONYMOUS_BURST", 1_000.0)
+
+
+@pytest.mark.usefixtures("many_strangers")
 @pytest.mark.parametrize("role", [Role.CLIENT, Role.ADMIN, Role.INVITED])
 async def test_without_a_good_token_nothing_is_done(role: Role, public: grpc.aio.Channel, tokens: Tokens) -> None:
     """No token, a malformed, unknown, revoked one and one with a wrong secret are each UNAUTHENTICATED everywhere."""

@@ -48,6 +48,7 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
     texts = {
         "lease_seconds": "30",
         "max_tunnels": "7",
+        "max_connections": "70",
         "node_certificate_seconds": "60",
         "check_addresses": "no",
         "check_private_addresses": "yes",

@@ -23,7 +23,7 @@ from portway_relay.config import NodeConfig
 from portway_runtime.certificates import issued_by
 from portway_runtime.errors import CertificateError
 from portway_runtime.identities import dns_names
-from portway_runtime.tls_choices import VISITOR_GROUPS, Group
+from portway_runtime.tls_choices import GROUPS, Group
 
 NODE = "relay-1.node.portway.internal"
 ZONE = "fra.example.com"
@@ -107,7 +107,7 @@ def test_files_that_fit_are_taken(files: Files) -> None:
     assert loaded.link_tls.certificate == config.cert.read_bytes()
     assert loaded.link_tls.key == config.key.read_bytes()
     cert, key = files.path("tls_cert").read_bytes(), files.path("tls_key").read_bytes()
-    for alpn, group in product((None, "http/1.1", "h2"), VISITOR_GROUPS):
+    for alpn, group in product((None, "http/1.1", "h2"), GROUPS):
         tls = loaded.visitor_tls(ZONE, alpn, group)
         assert (tls.alpn, tls.group, tls.certificate, tls.key) == (alpn, group, cert, key)
     assert dns_names(loaded.node.certificate) == [NODE]

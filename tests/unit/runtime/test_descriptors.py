@@ -1,9 +1,10 @@
 """Descriptors: a process finds out in time that it can open no more."""
 
 import os
+import resource
 
 import pytest
-from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.descriptors import demand_descriptors, unreserved
 from portway_runtime.errors import NoDescriptors
 from portway_testkit.processes.descriptors import no_more_descriptors
 
@@ -26,3 +27,17 @@ def test_a_process_without_descriptors_hears_what_to_raise() -> None:
     with no_more_descriptors(), pytest.raises(NoDescriptors, match=r"Too many open files.*ulimit -n"):
         demand_descriptors()
     demand_descriptors()
+
+
+def test_some_descriptors_are_reserved() -> None:
+    """64 below the limit, or a quarter of a low one; those that are open count too."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = unreserved()
+    assert before <= limit - min(64, limit // 4)
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    try:
+        assert unreserved() == before - 1
+    finally:
+        os.close(descriptor)
+    with no_more_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        unreserved()

@@ -14,6 +14,17 @@ def test_a_burst_is_let_through_and_no_more(clock: ManualClock) -> None:
     assert taken(TokenBucket(10, 5, clock), 20) == 5
 
 
+def test_what_is_left_can_be_asked(clock: ManualClock) -> None:
+    """It grows with time up to the burst, and is below 0 by what was charged in advance."""
+    bucket = TokenBucket(8, 5, clock)
+    bucket.charge(7)
+    assert bucket.left == -2
+    clock.now += 0.5
+    assert bucket.left == 2
+    clock.now += 1000
+    assert bucket.left == 5
+
+
 def test_a_bucket_fills_with_time(clock: ManualClock) -> None:
     """After the burst it gives its rate, counted in fractions, and never more than the burst at once."""
     bucket = TokenBucket(8, 5, clock)

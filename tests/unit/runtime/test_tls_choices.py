@@ -4,7 +4,8 @@ import ssl
 
 import pytest
 import trustme
-from portway_runtime.tls_choices import LANE_GROUP, Group, restrict
+from portway_runtime import tls_choices
+from portway_runtime.tls_choices import Group, restrict, restrict_client
 from portway_testkit.visitors.hellos import canned
 
 
@@ -75,13 +76,31 @@ def test_no_other_suite_is_accepted(authority: trustme.CA, suite: str) -> None:
         shake_hands(server(authority, Group.P256), visitor)
 
 
+def test_a_client_sends_a_share_that_it_is_held_to(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X25519 where OpenSSL sends it by itself. Where it does not, as under FIPS rules, P-256 is all that is offered."""
+    dialler = client(authority)
+    restrict_client(dialler)
+    assert b"\x00\x1d\x00\x20" in hello_of(dialler)
+    monkeypatch.setattr(tls_choices, "_X25519_SHARE", b"no such share in any hello")
+    restrict_client(dialler)
+    assert b"\x00\x1d\x00\x20" not in hello_of(dialler)
+    assert b"\x00\x0a\x00\x04\x00\x02\x00\x17" in hello_of(dialler), "the groups are not P-256 alone"
+
+
+def hello_of(context: ssl.SSLContext) -> bytes:
+    sent = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="node.test").do_handshake()
+    return sent.read()
+
+
 def test_finite_fields_are_refused(authority: trustme.CA) -> None:
     """A hello that OpenSSL's defaults answer with a key exchange of 8,192 bits gets an alert."""
     hello = canned("node.test", [0x0104], [(0x0104, bytes(1023) + b"\x04")])
     usual = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("node.test").configure_cert(usual)
     assert answered(usual, hello)[:1] == b"\x16"
-    assert answered(server(authority, LANE_GROUP), hello)[:1] == b"\x15"
+    assert answered(server(authority, Group.P256), hello)[:1] == b"\x15"
 
 
 def answered(context: ssl.SSLContext, hello: bytes) -> bytes:

@@ -33,7 +33,7 @@ class FailedAuthentications:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._any = asyncio.Event()
 
-    def note(self, address: Address | None, error: NotAuthenticated) -> None:
+    def note(self, address: Address, error: NotAuthenticated) -> None:
         """Count a failure. IPv6 addresses are counted by their /64, which is what one customer of a provider has."""
         pair = _shown(address), str(error).partition(":")[0][:_LONGEST_REASON]
         if pair not in self._counts and len(self._counts) >= _MAX_COUNTED:
@@ -65,10 +65,10 @@ class FailedAuthentications:
             self._any.clear()
 
 
-def _shown(address: Address | None) -> str:
+def _shown(address: Address) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return "unknown address" if address is None else str(address)
+    return str(address)
 
 
 def _what(number: int, reason: str) -> str:

@@ -58,7 +58,11 @@ class _NounGroup(click.Group):
 
 
 @click.group(cls=_NounGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--registry", envvar="PORTWAY_REGISTRY", help="HOST:PORT of the registry, or several with commas.")
+@click.option(
+    "--registry",
+    envvar="PORTWAY_REGISTRY",
+    help="HOST:PORT of the registry, or several with commas: its --admin-listen, if it has one.",
+)
 @click.option(
     "--token", envvar="PORTWAY_ADMIN_TOKEN", help="An admin's API token. Other users can see it in the process list."
 )

@@ -30,7 +30,7 @@ from portway_runtime.address_scopes import (
 )
 from portway_runtime.backoff import Backoff
 from portway_runtime.errors import AddressNotAllowed
-from portway_runtime.tls_choices import LANE_GROUP, restrict
+from portway_runtime.tls_choices import Group, restrict
 
 from portway_registry.nodes.session import NodeSession
 
@@ -59,7 +59,7 @@ def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
     """
     context = ssl.create_default_context(cadata=cluster_ca.decode("ascii"))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    restrict(context, LANE_GROUP)
+    restrict(context, Group.P256)
     context.set_alpn_protocols([LINK_ALPN])
 
     async def dial(node: NodeInfo) -> str:

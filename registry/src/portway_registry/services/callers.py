@@ -1,6 +1,7 @@
 """The caller of a gRPC method: identified by a token on the public port, by a certificate on the mesh port.
 
-Here: making a Caller of either, and reading its address. Not here: which methods it may call (method_roles.py).
+Here: making a Caller of either. Not here: which methods it may call (method_roles.py), where it calls from: a port's
+connections have addresses (portway_registry.net), and gRPC's peer is the machine itself.
 """
 
 import ipaddress
@@ -9,7 +10,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from portway_runtime.identities import NodeIdentity, read_identity_pem
 
@@ -39,15 +39,14 @@ class Caller:
 class Context(Protocol):
     """The parts of a gRPC call's context that identify its caller."""
 
-    def peer(self) -> str: ...
-
     def auth_context(self) -> dict[str, Sequence[bytes]]: ...
 
     def invocation_metadata(self) -> Any: ...
 
 
-# Set by the interceptor for each call, in the call's own context.
+# Both are set by the interceptor for each call, in the call's own context. The address is there for every caller.
 current_caller: ContextVar[Caller] = ContextVar("current_caller")
+current_address: ContextVar[Address] = ContextVar("current_address")
 
 
 class Identify(Protocol):
@@ -93,18 +92,3 @@ def by_certificate(require_current: Callable[[str, int], None]) -> Identify:
 def _identity(pem: bytes) -> NodeIdentity | None:
     """The identity in a node's certificate, None for another certificate. Cached, because reading one takes 0.1 ms."""
     return read_identity_pem(pem)
-
-
-def peer_address(context: Context) -> Address | None:
-    """The caller's address, an IPv4-mapped one as IPv4; None when it is not an IP address."""
-    kind, _, rest = context.peer().partition(":")
-    if kind not in ("ipv4", "ipv6"):
-        return None
-    host = unquote(rest).rpartition(":")[0].strip("[]").partition("%")[0]
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address

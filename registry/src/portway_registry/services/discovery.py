@@ -29,7 +29,7 @@ from portway_registry.placement.reports import RATED_TOKENS, Reports
 from portway_registry.placement.roster import Roster, some_of_each_region
 from portway_registry.placement.round_trips import NOTHING
 from portway_registry.placement.shortlist import Candidate
-from portway_registry.services.callers import current_caller, peer_address
+from portway_registry.services.callers import current_address, current_caller
 from portway_registry.state.records import TokenRecord
 from portway_registry.tunnels.quota import Quota
 
@@ -68,11 +68,9 @@ class Discovery(DiscoveryServicer):
     async def Locate(self, request: LocateRequest, context: Any) -> LocateResponse:  # noqa: N802
         if request.new_tunnels:
             await self._quota.demand_room(_token(), request.new_tunnels)
-        address = peer_address(context)
-        position = None if address is None else self._locator.locate(str(address))
-        learned = NOTHING
-        if address is not None and request.strategy != Strategy.STRATEGY_GEOIP:
-            learned = self._reports.learned(address)
+        address = current_address.get()
+        position = self._locator.locate(str(address))
+        learned = NOTHING if request.strategy == Strategy.STRATEGY_GEOIP else self._reports.learned(address)
         limit = min(request.limit or CANDIDATES, _MAX_CANDIDATES)
         found = self._roster.candidates(position, region=request.region, limit=limit, learned=learned)
         if not found:
@@ -87,22 +85,21 @@ class Discovery(DiscoveryServicer):
         return RenewResponse(grant=self._grant())
 
     async def Report(self, request: ReportRequest, context: Any) -> ReportResponse:  # noqa: N802
-        address = peer_address(context)
-        if address is not None:
-            position = self._locator.locate(str(address))
-            self._reports.report(address, _token().id, position, request.round_trips)
+        address = current_address.get()
+        position = self._locator.locate(str(address))
+        self._reports.report(address, _token().id, position, request.round_trips)
         return ReportResponse()
 
     async def Survey(self, request: SurveyRequest, context: Any) -> SurveyResponse:  # noqa: N802
         if not self._surveys.take(_token().id):
             raise Exhausted("this token has asked for a survey of all regions too often: try again in a few seconds")
-        address = peer_address(context)
-        position = None if address is None else self._locator.locate(str(address))
-        found = self._roster.all(position, NOTHING if address is None else self._reports.learned(address))
+        address = current_address.get()
+        position = self._locator.locate(str(address))
+        found = self._roster.all(position, self._reports.learned(address))
         answer = SurveyResponse(
             nodes=len(found),
             cluster_ca=self._cluster_ca,
-            client_address="" if address is None else str(address),
+            client_address=str(address),
             client_country="" if position is None else position.country,
             client_latitude=0.0 if position is None else position.latitude,
             client_longitude=0.0 if position is None else position.longitude,

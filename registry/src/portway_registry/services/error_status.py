@@ -24,6 +24,7 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.NoCandidate, StatusCode.UNAVAILABLE),
     (errors.Busy, StatusCode.UNAVAILABLE),
     (errors.Exhausted, StatusCode.RESOURCE_EXHAUSTED),
+    (errors.MessageLate, StatusCode.DEADLINE_EXCEEDED),
     (errors.QuotaFull, StatusCode.RESOURCE_EXHAUSTED),
     (errors.FellSilent, StatusCode.DEADLINE_EXCEEDED),
     (errors.NodeRemoved, StatusCode.PERMISSION_DENIED),

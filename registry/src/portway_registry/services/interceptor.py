@@ -5,17 +5,24 @@ Both ports use it. Not here: how a caller is identified (callers.py), the tables
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
 from portway_registry.access.failed_authentications import FailedAuthentications
-from portway_registry.errors import InvalidRequest, MalformedMessage, NotAllowed, NotAuthenticated, NotServed
-from portway_registry.services.callers import Caller, Identify, current_caller, peer_address
+from portway_registry.errors import Busy, InvalidRequest, NotAllowed, NotAuthenticated, NotServed
+from portway_registry.net.connection import Connection
+from portway_registry.services.callers import Caller, Identify, current_address, current_caller
 from portway_registry.services.error_status import status_of
+from portway_registry.services.messages import (
+    AWAITED_OF_ADDRESS,
+    AWAITED_OF_CALLER,
+    AwaitedMessages,
+    Messages,
+    marking,
+)
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.services.token_streams import TokenStreams
 from portway_registry.state.records import Role
@@ -25,22 +32,41 @@ logger = logging.getLogger(__name__)
 Count = Callable[[str, StatusCode], None]
 
 
+class Port(Protocol):
+    """The connections that calls come on."""
+
+    def find(self, peer: str) -> Connection | None:
+        """The connection that gRPC calls `peer`; None for one that has ended, or is none of the port's."""
+        ...
+
+    def call_began(self, connection: Connection) -> None: ...
+
+    def identified(self, connection: Connection) -> None:
+        """The caller of a call in progress is known."""
+        ...
+
+    def call_ended(self, connection: Connection, *, identified: bool) -> None: ...
+
+
 class CallInterceptor(aio.ServerInterceptor):
     """Runs a call's handler when METHOD_ROLES admits its caller; a method outside the table is never run."""
 
     def __init__(
         self,
+        port: Port,
         identify: Identify,
         count: Count,
         streams: TokenStreams | None = None,
         failed: FailedAuthentications | None = None,
     ) -> None:
-        """`count` is called with the method and the status of each call that has ended.
-
+        """port: the connections of the calls.
+        count: called with the method and the status of each call that has ended.
         streams: ends streams whose callers' tokens are revoked; None where callers have no tokens.
         failed: counts the callers that cannot be identified.
         """
+        self._port = port
         self._identify = identify
+        self._awaited = AwaitedMessages()
         self._count = count
         self._streams = streams
         self._failed = failed
@@ -55,7 +81,7 @@ class CallInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None or method not in METHOD_ROLES:
-            return grpc.unary_unary_rpc_method_handler(self._not_served(method, known=method in METHOD_ROLES))
+            return grpc.stream_unary_rpc_method_handler(self._not_served(method, known=method in METHOD_ROLES))
         wrapped = self._wrapped.get(method)
         if wrapped is None or wrapped[0] is not handler:
             wrapped = self._wrapped[method] = handler, self._wrap(method, handler)
@@ -63,23 +89,33 @@ class CallInterceptor(aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
         # Handlers of streams write to their context: an async generator that is cancelled between two answers would end
-        # only when it is garbage-collected.
-        run: Any
-        make: Any
-        if handler.request_streaming:
-            run, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
-        elif handler.response_streaming:
-            run, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
-        else:
-            run, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
+        # only when it is garbage-collected. Every method is given to gRPC as one whose requests stream, since for the
+        # others gRPC waits for a message before anything here can refuse the caller.
+        run: Any = (
+            (handler.stream_stream or handler.stream_unary)
+            if handler.request_streaming
+            else (handler.unary_stream or handler.unary_unary)
+        )
+        make: Any = grpc.stream_stream_rpc_method_handler
+        if not handler.response_streaming:
+            make = grpc.stream_unary_rpc_method_handler
 
-        async def call(request: Any, context: Any) -> Any:
-            if handler.request_streaming:
-                request = _Decoded(request)
+        async def call(requests: Any, context: Any) -> Any:
+            connection = self._port.find(context.peer())
+            if connection is None:
+                await self._fail(method, context, Busy("the connection has ended"))
+            self._port.call_began(connection)
+            current_address.set(connection.address)
+            caller: Caller | None = None
             try:
-                caller = await self._admit(method, context)
-                if request is _MALFORMED:
-                    raise MalformedMessage
+                if METHOD_ROLES[method] is not None:
+                    caller = await self._identify(context)
+                    self._port.identified(connection)
+                    _permit(caller, method)
+                if handler.request_streaming:
+                    request: Any = Messages(requests)
+                else:
+                    request = await self._message(context, caller)
                 if handler.response_streaming and caller is not None:
                     answer = await self._stream(caller, run, request, context)
                 else:
@@ -88,13 +124,16 @@ class CallInterceptor(aio.ServerInterceptor):
                 self._count(method, StatusCode.CANCELLED)
                 raise
             except Exception as error:
-                await self._fail(method, context, error)
+                await self._fail(method, context, error, caller)
             else:
                 self._count(method, context.code() or StatusCode.OK)
                 return answer
+            finally:
+                self._port.call_ended(connection, identified=caller is not None)
 
-        decode = _decoder(handler.request_deserializer)
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, decode, handler.response_serializer)
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+            call, marking(handler.request_deserializer), handler.response_serializer
+        )
         return wrapped
 
     async def _stream(self, caller: Caller, run: Any, request: Any, context: Any) -> Any:
@@ -104,21 +143,13 @@ class CallInterceptor(aio.ServerInterceptor):
         async with self._streams.until_revoked(caller.token):
             return await run(request, context)
 
-    async def _admit(self, method: str, context: Any) -> Caller | None:
-        """Identify the caller and check its role; None for a method that everybody may call.
+    async def _message(self, context: Any, caller: Caller | None) -> Any:
+        """The message of a call that has one."""
+        if caller is None:
+            return await self._awaited.only(context.read, str(current_address.get()), AWAITED_OF_ADDRESS)
+        return await self._awaited.only(context.read, caller.name, AWAITED_OF_CALLER)
 
-        Raises NotAuthenticated and NotAllowed.
-        """
-        role = METHOD_ROLES[method]
-        if role is None:
-            return None
-        caller = await self._identify(context)
-        if caller.role is not role:
-            raise NotAllowed(_wrong_role(caller, method))
-        current_caller.set(caller)
-        return caller
-
-    async def _fail(self, method: str, context: Any, error: Exception) -> None:
+    async def _fail(self, method: str, context: Any, error: Exception, caller: Caller | None = None) -> NoReturn:
         """End a call with the status of an exception."""
         if isinstance(error, aio.AbortError):
             self._count(method, context.code() or StatusCode.UNKNOWN)
@@ -126,64 +157,43 @@ class CallInterceptor(aio.ServerInterceptor):
         code, text = status_of(error)
         self._count(method, code)
         if isinstance(error, NotAuthenticated) and self._failed is not None:
-            self._failed.note(peer_address(context), error)
-        caller = current_caller.get(None)
+            self._failed.note(current_address.get(), error)
         if isinstance(error, InvalidRequest) and caller is not None and caller.role is not Role.ADMIN:
             # No client or node of this project sends one; whose it is, is for operators to know.
             logger.warning(
                 "request refused",
-                extra={"method": method, "caller": caller.name, "peer": context.peer(), "reason": text},
+                extra={"method": method, "caller": caller.name, "peer": str(current_address.get()), "reason": text},
             )
         await context.abort(code, text)
+        raise AssertionError("abort raises")
 
     def _not_served(self, method: str, *, known: bool) -> Any:
         error = NotServed(
-            f"{method} is not served on this port of the registry (nodes call Mesh on its mesh port)"
+            f"{method} is not served on this port of the registry (nodes call Mesh on its mesh port; operators call "
+            "Admin at its --admin-listen, where it has one)"
             if known
             else f"this registry does not know {method}: is one side of another release?"
         )
 
-        async def call(request: Any, context: Any) -> Any:
-            # Callers choose this name, so it must not become the label of a metric.
-            await self._fail("other", context, error)
+        async def call(requests: Any, context: Any) -> Any:
+            connection = self._port.find(context.peer())
+            try:
+                if connection is not None:
+                    self._port.call_began(connection)
+                # Callers choose this name, so it must not become the label of a metric.
+                await self._fail("other", context, error)
+            finally:
+                if connection is not None:
+                    self._port.call_ended(connection, identified=False)
 
         return call
 
 
-# Stands for a message that cannot be decoded. gRPC would log a traceback for what a decoder raises.
-_MALFORMED: Final = object()
-
-
-def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    if decode is None:
-        return None
-
-    def decode_or_mark(message: bytes) -> Any:
-        try:
-            return decode(message)
-        except DecodeError:
-            return _MALFORMED
-
-    return decode_or_mark
-
-
-class _Decoded:
-    """The messages of a stream. Raises MalformedMessage at one that cannot be decoded."""
-
-    def __init__(self, messages: AsyncIterable[Any]) -> None:
-        self._messages = messages
-        self._iterator: AsyncIterator[Any] | None = None  # of a call that is refused unread none is made
-
-    def __aiter__(self) -> "_Decoded":
-        return self
-
-    async def __anext__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = aiter(self._messages)
-        message = await anext(self._iterator)
-        if message is _MALFORMED:
-            raise MalformedMessage
-        return message
+def _permit(caller: Caller, method: str) -> None:
+    """Set the caller of this call. Raises NotAllowed for one whose role is another."""
+    if caller.role is not METHOD_ROLES[method]:
+        raise NotAllowed(_wrong_role(caller, method))
+    current_caller.set(caller)
 
 
 def _wrong_role(caller: Caller, method: str) -> str:

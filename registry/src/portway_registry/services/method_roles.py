@@ -4,7 +4,7 @@ from typing import Final
 
 from portway_registry.state.records import Role
 
-# None: every caller, without authentication.
+# None: every caller, without authentication. Health/Watch is not here: it would be a stream for everybody.
 METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Discovery/Locate": Role.CLIENT,
     "/portway.v1.Discovery/Renew": Role.CLIENT,
@@ -34,5 +34,4 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListAudit": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,
-    "/grpc.health.v1.Health/Watch": None,
 }

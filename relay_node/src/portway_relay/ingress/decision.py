@@ -53,10 +53,14 @@ class Visitor:
 class ClientLane:
     """A client's lane to this node."""
 
+    group: Group
+
 
 @dataclass(frozen=True, slots=True)
 class PeerLane:
     """Another node's lane to this one."""
+
+    group: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,9 @@ def decide(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str]
         return Refuse(Alert.NO_APPLICATION_PROTOCOL)
     name = (hello.sni or "").lower()
     if LINK_ALPN in hello.alpn:
-        return ClientLane() if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
+        return ClientLane(group) if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
     if MESH_ALPN in hello.alpn:
-        return PeerLane() if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
+        return PeerLane(group) if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
     label, _, zone = name.partition(".")
     if not is_label(label) or zone not in zones:
         return Refuse(Alert.UNRECOGNIZED_NAME)

@@ -2,7 +2,7 @@
 
 import ssl
 
-from portway_runtime.tls_choices import VISITOR_GROUPS, Group, restrict
+from portway_runtime.tls_choices import GROUPS, Group, restrict
 
 from portway_relay.ingress.client_hello import Parsed, parse
 from portway_relay.ingress.decision import choose_group
@@ -10,7 +10,7 @@ from portway_relay.ingress.decision import choose_group
 
 def fault() -> str:
     """Why this machine's OpenSSL cannot serve visitors; empty when it can."""
-    for group in VISITOR_GROUPS:
+    for group in GROUPS:
         hello = parse(_hello(group))
         if not isinstance(hello, Parsed) or choose_group(hello.groups, hello.shares) != group:
             return (

@@ -1,146 +1,43 @@
-"""Peeking at the first bytes of connections (MSG_PEEK), until each has sent a whole ClientHello.
+"""Peeking at connections until each has sent a whole ClientHello, or something else.
 
-Here: waiting, within a time limit and for a bounded number of connections. Not here: parsing (client_hello.py), which
-connection is evicted (net/half_open.py), what becomes of a connection (public_port.py).
+Here: when the first bytes are enough. Not here: waiting for them (portway_runtime.first_bytes), parsing
+(client_hello.py), what becomes of a connection (public_port.py).
 """
 
-import asyncio
 import socket
 from collections.abc import Callable
-from typing import Final
 
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.first_bytes import FirstBytes
 
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
-from portway_relay.net.half_open import HalfOpenConnections
 from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http
 
-# peeked(socket, peer, hello, first_bytes): takes the socket over. Nothing was read from it; its SO_RCVLOWAT is 1.
+# peeked(socket, peer, hello, first_bytes): takes the socket over.
 Peeked = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
 
-# Bytes looked at beyond those known to be needed. Most hellos are below 2 KiB; a longer one in many records would
-# otherwise take one look for each of its records.
-_LOOK_AHEAD: Final = 4 * 1024
 
-
-class Peek:
-    """The connections whose first bytes are awaited. It owns their sockets until it calls `peeked`."""
+class Peek(FirstBytes[Parsed | Invalid]):
+    """The connections whose hellos are awaited. Limits are those of FirstBytes."""
 
     def __init__(
         self, peeked: Peeked, *, time_limit: float, capacity: int, capacity_per_address: int, clock: Monotonic
     ) -> None:
-        """time_limit: seconds for a whole ClientHello. A connection that exceeds it, or ends before, is closed.
-        capacity: connections that may wait, in all and for each address; at a limit the oldest is closed.
-        """
-        self._loop = asyncio.get_running_loop()
-        self._peeked = peeked
-        self._time_limit = time_limit
-        self._waiting = HalfOpenConnections[_Connection](capacity, capacity_per_address, _Connection.drop, clock)
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def evicted(self) -> int:
-        """Connections that were closed to make room."""
-        return self._waiting.evicted
-
-    def add(self, sock: socket.socket, peer: Endpoint) -> None:
-        """Take over a non-blocking socket. `peeked` may be called before this returns."""
-        connection = _Connection(self, sock, peer)
-        if connection.look():
-            return
-        self._waiting.add(connection, peer.host)
-        self._empty.clear()
-        connection.wait(self._loop, self._time_limit)
-
-    async def over(self) -> None:
-        """Wait until no connection waits."""
-        await self._empty.wait()
-
-    def close(self) -> None:
-        """Close all connections that wait."""
-        for connection in self._waiting:
-            connection.drop()
-
-    def forget(self, connection: "_Connection") -> None:
-        self._waiting.discard(connection)
-        if not self._waiting:
-            self._empty.set()
-
-    def hand_over(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
-        self._peeked(sock, peer, hello, first_bytes)
+        super().__init__(
+            _hello,
+            peeked,
+            time_limit=time_limit,
+            capacity=capacity,
+            capacity_per_address=capacity_per_address,
+            clock=clock,
+        )
 
 
-class _Connection:
-    """One connection whose ClientHello is incomplete."""
-
-    __slots__ = ("_loop", "_needed", "_peek", "_peer", "_sock", "_timer")
-
-    def __init__(self, peek: Peek, sock: socket.socket, peer: Endpoint) -> None:
-        self._peek = peek
-        self._peer = peer
-        self._sock = sock
-        self._needed = 1  # bytes without which nothing can be decided
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def wait(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
-        self._loop = loop
-        self._timer = loop.call_later(time_limit, self.drop)
-        loop.add_reader(self._sock, self.look)
-
-    def look(self) -> bool:
-        """Peek once. True when the connection is handed over or closed."""
-        try:
-            data = self._sock.recv(self._needed + _LOOK_AHEAD, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            self.drop()
-            return True
-        if len(data) < self._needed:
-            # Readable with fewer bytes than SO_RCVLOWAT: the peer has closed its side.
-            self.drop()
-            return True
-        hello = parse(data)
-        if isinstance(hello, Invalid) and may_become_http(data):
-            hello = NeedMore(LONGEST_METHOD)
-        if isinstance(hello, NeedMore):
-            return self._need(hello.size)
-        self._stop_waiting()
-        if self._needed > 1:
-            self._set_low_water_mark(1)
-        self._peek.hand_over(self._sock, self._peer, hello, data)
-        return True
-
-    def _need(self, size: int) -> bool:
-        """Sleep until `size` bytes are there, however slowly they arrive. True when the connection was closed."""
-        self._needed = size
-        # libuv reports a reset once and stops watching the socket: this look may have been for one.
-        if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) and self._set_low_water_mark(size):
-            return False
-        self.drop()
-        return True
-
-    def _set_low_water_mark(self, size: int) -> bool:
-        try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-        except OSError:
-            return False
-        return True
-
-    def drop(self) -> None:
-        self._stop_waiting()
-        self._sock.close()
-
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._loop is not None:
-            self._loop.remove_reader(self._sock)
-            self._loop = None
-            self._peek.forget(self)
+def _hello(data: bytes) -> Parsed | Invalid | int:
+    hello = parse(data)
+    if isinstance(hello, NeedMore):
+        return hello.size
+    if isinstance(hello, Invalid) and may_become_http(data):
+        return LONGEST_METHOD
+    return hello

@@ -18,9 +18,11 @@ from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.listener import Listener
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
+from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
@@ -36,7 +38,6 @@ from portway_relay.ingress.decision import (
     decide,
 )
 from portway_relay.ingress.peek import Peek
-from portway_relay.net.listener import Listener
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.net.plain_http import use_https
 from portway_relay.routing.lookup import Destination, DestinationFinder
@@ -55,11 +56,12 @@ class ConnectionHandlers:
     calls its last argument when the handshake has been completed.
 
     visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
+    client_lane, peer_lane: called with socket, peer, and the group for the key exchange.
     """
 
     visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls, Callable[[], None]], None]
-    client_lane: Callable[[socket.socket, Endpoint, Callable[[], None]], None]
-    peer_lane: Callable[[socket.socket, Endpoint, Callable[[], None]], None]
+    client_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
+    peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
 
 
 class Memory(Protocol):
@@ -216,9 +218,9 @@ class PublicPort:
         if isinstance(decision, Visitor):
             self._visitor(sock, peer, decision)
         elif isinstance(decision, ClientLane):
-            self._hand_over(self._handlers.client_lane, sock, peer)
+            self._hand_over(self._handlers.client_lane, sock, peer, decision.group)
         elif isinstance(decision, PeerLane):
-            self._hand_over(self._handlers.peer_lane, sock, peer)
+            self._hand_over(self._handlers.peer_lane, sock, peer, decision.group)
         elif isinstance(decision, PlainHttp):
             self.rejected["plain_http"] += 1
             page = use_https(first_bytes, self.address.public_address().port)

@@ -9,6 +9,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, KeysView, Mapping
+from dataclasses import replace
 from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -32,10 +33,10 @@ from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import MAX_PORT, Endpoint
+from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
 from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
-
-from portway_relay.net.half_open import STALLED_AFTER, HalfOpenConnections
+from portway_runtime.tls_choices import Group
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +143,10 @@ class InboundLanes:
         """Handshakes that made no progress and were ended to make room."""
         return self._handshaking.evicted
 
-    def accept(self, sock: socket.socket, peer: Endpoint, established: Callable[[], None]) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         """Take a node's connection, and the ownership of its socket; `established` is called after the handshake.
         Raises TlsSettingsError."""
-        stream = self._carrier.accept(sock, self._mesh_tls(), established)
+        stream = self._carrier.accept(sock, replace(self._mesh_tls(), group=group), established)
         if not self._handshaking.add(stream, peer.host):
             self.rejected += 1
             stream.abort()

@@ -1,1 +1,1 @@
-"""What a listening port needs before it knows a peer: its address, accepting, limits, answers in plain HTTP."""
+"""What a listening port says before it knows a peer: its address, and answers in plain HTTP."""

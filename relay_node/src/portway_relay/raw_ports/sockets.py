@@ -11,10 +11,10 @@ from enum import Enum
 
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
+from portway_runtime.listener import Listener
 from portway_runtime.listening import open_sockets
 
 from portway_relay.errors import PortsUsedUp
-from portway_relay.net.listener import Listener
 from portway_relay.raw_ports.account import PortAccount
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """The caller, read from the context of a gRPC call."""
 
 import datetime
-import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import trustme
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tokens import Tokens, new_token
 from portway_registry.errors import NodeRemoved, NotANode, TokenMissing
-from portway_registry.services.callers import by_certificate, by_token, peer_address
+from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord, decoder, encode
@@ -22,15 +21,9 @@ from portway_runtime.identities import NodeIdentity
 class Call:
     """What is asked of a gRPC call's context."""
 
-    def __init__(
-        self, peer: str = "", certificate: bytes = b"", metadata: tuple[tuple[str, str], ...] | None = ()
-    ) -> None:
-        self._peer = peer
+    def __init__(self, certificate: bytes = b"", metadata: tuple[tuple[str, str], ...] | None = ()) -> None:
         self._certificate = certificate
         self._metadata = metadata
-
-    def peer(self) -> str:
-        return self._peer
 
     def auth_context(self) -> dict[str, Sequence[bytes]]:
         return {"x509_pem_cert": [self._certificate]} if self._certificate else {}
@@ -120,23 +113,3 @@ async def test_a_client_is_who_its_token_names(memory: EmbeddedStore) -> None:
         with pytest.raises(TokenMissing):
             await identify(Call(metadata=metadata))
     await view.close()
-
-
-@pytest.mark.parametrize(
-    ("peer", "address"),
-    [
-        ("ipv4:192.0.2.1:4711", "192.0.2.1"),
-        ("ipv6:[2001:db8::1]:4711", "2001:db8::1"),
-        ("ipv6:%5B2001:db8::1%5D:4711", "2001:db8::1"),
-        ("ipv6:[::ffff:192.0.2.1]:4711", "192.0.2.1"),
-        ("ipv6:[fe80::1%25eth0]:4711", "fe80::1"),
-        ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::1"),
-        ("unix:/tmp/socket", None),
-        ("", None),
-        ("ipv4:garbage", None),
-    ],
-)
-def test_an_address_is_read_however_grpc_writes_it(peer: str, address: str | None) -> None:
-    """Both families, escaped or not, with a zone, mapped; anything else has none."""
-    found = peer_address(Call(peer))
-    assert found == (None if address is None else ipaddress.ip_address(address))

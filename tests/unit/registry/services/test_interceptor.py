@@ -8,9 +8,12 @@ import grpc
 import pytest
 from grpc import StatusCode
 from portway_registry.errors import NotFound, TokenMissing
-from portway_registry.services.callers import Caller, Context, current_caller
+from portway_registry.net.connection import Connection
+from portway_registry.services import messages
+from portway_registry.services.callers import Caller, Context, current_address, current_caller
 from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.state.records import Role
+from portway_runtime.endpoints import Endpoint
 
 LOCATE, SESSION, LIST, HEALTH = (
     "/portway.v1.Discovery/Locate",
@@ -25,10 +28,20 @@ class Aborted(Exception):
 
 
 class Call:
-    """A call's context that notes how it was aborted."""
+    """A call's context with one message, which notes how it was aborted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, peer: str = "one", message: Any = "request") -> None:
         self.status: tuple[StatusCode, str] | None = None
+        self._peer = peer
+        self._message = message
+
+    def peer(self) -> str:
+        return self._peer
+
+    async def read(self) -> Any:
+        if self._message is None:
+            await asyncio.Event().wait()
+        return self._message
 
     async def abort(self, code: StatusCode, text: str) -> None:
         self.status = (code, text)
@@ -38,13 +51,43 @@ class Call:
         return None
 
 
+class NoSockets:
+    """What moves the bytes of a connection that has none."""
+
+    def open(self) -> None: ...
+    def let_go(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class OnePort:
+    """A port with one connection, named "one", and what became of its calls."""
+
+    def __init__(self) -> None:
+        self.connection = Connection(Endpoint("192.0.2.7", 4711), NoSockets())
+        self.events: list[str] = []
+
+    def find(self, peer: str) -> Connection | None:
+        return self.connection if peer == "one" else None
+
+    def call_began(self, connection: Connection) -> None:
+        self.events.append("began")
+
+    def identified(self, connection: Connection) -> None:
+        self.events.append("identified")
+
+    def call_ended(self, connection: Connection, *, identified: bool) -> None:
+        self.events.append("ended" if identified else "ended, anonymous")
+
+
 class Desk:
     """An interceptor, its caller, and what was counted."""
 
     def __init__(self) -> None:
         self.caller: Caller | Exception = Caller(Role.CLIENT, "token1")
         self.counted: list[tuple[str, StatusCode]] = []
-        self.interceptor = CallInterceptor(self._identify, lambda method, code: self.counted.append((method, code)))
+        self.port = OnePort()
+        count = lambda method, code: self.counted.append((method, code))  # noqa: E731
+        self.interceptor = CallInterceptor(self.port, self._identify, count)
 
     async def _identify(self, context: Context) -> Caller:
         if isinstance(self.caller, Exception):
@@ -62,12 +105,12 @@ class Desk:
 
         return await self.interceptor.intercept_service(continuation, Details())  # type: ignore[arg-type]
 
-    async def call(self, method: str, run: Any) -> Any:
+    async def call(self, method: str, run: Any, context: Call | None = None) -> Any:
         """The answer, or how the call was aborted."""
         wrapped = await self.handler(method, run and grpc.unary_unary_rpc_method_handler(run))
-        context = Call()
+        context = context or Call()
         try:
-            return await wrapped.unary_unary("request", context)
+            return await wrapped.stream_unary(_nothing(), context)
         except Aborted:
             return context.status
 
@@ -166,6 +209,64 @@ async def _nothing() -> AsyncIterator[Any]:
     yield
 
 
+async def test_a_call_has_its_connection_s_address(desk: Desk) -> None:
+    """Whatever gRPC calls the peer; the connection is told when its caller is known and when the call has ended."""
+
+    async def whence(request: Any, context: Any) -> str:
+        return str(current_address.get())
+
+    assert await desk.call(LOCATE, whence) == "192.0.2.7"
+    desk.caller = TokenMissing()
+    await desk.call(LOCATE, whence)
+    await desk.call(HEALTH, whence)
+    await desk.call("/portway.v1.Admin/Forgotten", None)
+    assert desk.port.events == ["began", "identified", "ended"] + ["began", "ended, anonymous"] * 3
+
+
+async def test_a_call_of_no_connection_is_refused(desk: Desk) -> None:
+    """Who reaches gRPC past the port, and calls of a connection that has ended, get no answer from a handler."""
+    for method in (LOCATE, HEALTH, "/portway.v1.Admin/Forgotten"):
+        code, _ = await desk.call(method, answer, Call(peer="another"))
+        assert code is (StatusCode.UNIMPLEMENTED if "Forgotten" in method else StatusCode.UNAVAILABLE)
+    assert desk.port.events == []
+
+
+async def test_a_caller_is_refused_before_its_message_comes(desk: Desk) -> None:
+    """Headers alone are enough to refuse a call, and nothing is awaited then."""
+    desk.caller = TokenMissing()
+    code, _ = await desk.call(LOCATE, answer, Call(message=None))
+    assert code is StatusCode.UNAUTHENTICATED
+
+
+async def test_a_message_is_awaited_for_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the call ends, and its place among those that wait is free again."""
+    monkeypatch.setattr(messages, "MESSAGE_TIME", 0.01)
+    for _ in range(3):
+        code, text = await desk.call(LOCATE, answer, Call(message=None))
+        assert (code, text.startswith("no message within")) == (StatusCode.DEADLINE_EXCEEDED, True)
+    assert await desk.call(LOCATE, answer) == "request for token1"
+
+
+@pytest.mark.parametrize(
+    ("method", "limit"), [(LOCATE, messages.AWAITED_OF_CALLER), (HEALTH, messages.AWAITED_OF_ADDRESS)]
+)
+async def test_few_calls_of_one_caller_wait_for_messages(desk: Desk, method: str, limit: int) -> None:
+    """Of one token, and of one address that shows none."""
+    waiting = [asyncio.ensure_future(desk.call(method, answer, Call(message=None))) for _ in range(limit)]
+    await asyncio.sleep(0.01)
+    code, _ = await desk.call(method, answer, Call(message=None))
+    assert code is StatusCode.RESOURCE_EXHAUSTED
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_call_without_a_message_is_refused(desk: Desk) -> None:
+    """It ends when its caller says that nothing will come."""
+    code, text = await desk.call(LOCATE, answer, Call(message=grpc.aio.EOF))
+    assert (code, text) == (StatusCode.INVALID_ARGUMENT, "the call has no message")
+
+
 async def test_streams_are_guarded_alike(desk: Desk) -> None:
     """A stream of the wrong role never begins; of the right one it runs to its end and is counted once."""
     begun: list[str] = []
@@ -190,7 +291,7 @@ async def test_a_method_is_guarded_once_and_anew_for_another_handler(desk: Desk)
     served: Any = grpc.unary_unary_rpc_method_handler(answer)
     assert await desk.handler(LOCATE, served) is await desk.handler(LOCATE, served)
     other = await desk.handler(LOCATE, grpc.unary_unary_rpc_method_handler(other_answer))
-    assert await other.unary_unary("request", Call()) == "another"
+    assert await other.stream_unary(_nothing(), Call()) == "another"
     assert await desk.handler(LIST, served) is not await desk.handler(LOCATE, served)
 
 

@@ -83,9 +83,17 @@ def test_only_labels_are_looked_up(sni: str) -> None:
 @pytest.mark.parametrize("sni", [SERVER_NAME, SERVER_NAME.upper()])
 def test_a_clients_lane_names_the_node(sni: str) -> None:
     """The ALPN of lanes with this node's own name is a client's lane; that of the mesh, another node's."""
-    assert routed(sni, (LINK_ALPN,)) == ClientLane()
-    assert routed(sni, (MESH_ALPN,)) == PeerLane()
-    assert routed(sni, ("http/1.1", LINK_ALPN)) == ClientLane()
+    assert routed(sni, (LINK_ALPN,)) == ClientLane(Group.X25519)
+    assert routed(sni, (MESH_ALPN,)) == PeerLane(Group.X25519)
+    assert routed(sni, ("http/1.1", LINK_ALPN)) == ClientLane(Group.X25519)
+
+
+def test_a_lane_has_the_group_of_its_hello() -> None:
+    """X25519, or P-256 where the dialler's library has no other; neither is no lane."""
+    for alpn, kind in ((LINK_ALPN, ClientLane), (MESH_ALPN, PeerLane)):
+        assert routed(SERVER_NAME, (alpn,), (29, 23), (29,)) == kind(Group.X25519)
+        assert routed(SERVER_NAME, (alpn,), (23,), (23,)) == kind(Group.P256)
+        assert routed(SERVER_NAME, (alpn,), (24,), (24,)) == Refuse(Alert.HANDSHAKE_FAILURE)
 
 
 @pytest.mark.parametrize("sni", [HOST, None, "relay-2.node.portway.internal", ZONE, f"x{SERVER_NAME}"])

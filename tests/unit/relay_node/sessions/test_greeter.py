@@ -22,9 +22,10 @@ from portway_proto.v1.lane_pb2 import (
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_relay.errors import GrantRefused, Refused
-from portway_relay.net.half_open import STALLED_AFTER
 from portway_relay.sessions.greeter import Greeter
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.half_open import STALLED_AFTER
+from portway_runtime.tls_choices import Group
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.node_sessions import FakeLane
 from portway_testkit.links.carrier_link import until
@@ -141,7 +142,7 @@ class Newcomers:
         return self.carrier.lanes[-1]
 
     def take(self, host: str = "192.0.2.1") -> None:
-        self.greeter.accept(self._connect()[0], Endpoint(host, 4711), lambda: None)
+        self.greeter.accept(self._connect()[0], Endpoint(host, 4711), Group.X25519, lambda: None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Final
 
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_runtime.bounded import BoundedMap
-from portway_runtime.tls_choices import LANE_GROUP, Group, restrict
+from portway_runtime.tls_choices import Group, restrict, restrict_client
 
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ClientTls, ServerTls
@@ -88,7 +88,7 @@ def _server_context(tls: ServerTls) -> ssl.SSLContext:
 def _client_context(tls: ClientTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3  # only lanes are dialled with TLS
-    _restrict(context, LANE_GROUP)
+    restrict_client(context)
     _load_ca(context, tls.ca)
     if tls.certificate is not None and tls.key is not None:
         _load_identity(context, tls.certificate, tls.key)

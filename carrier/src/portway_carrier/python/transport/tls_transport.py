@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from portway_proto.wire.frames import Bytes
 
 from portway_carrier.python.core.core import Core
+from portway_carrier.python.transport.server_answer import ALERT_SIZE, Verdict, look_at
 from portway_carrier.python.transport.tls_records import RecordCounter
 
 # A longer one is flushed at once: megabytes can be written in one turn of the loop, and back-pressure sees only what
@@ -46,6 +47,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         "_tcp",
         "_tls",
         "_to_peer",
+        "_unread_answer",
         "handshake",
     )
 
@@ -71,6 +73,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._held_back = 0  # bytes in _to_peer that leave with the first answer
         self._records = RecordCounter()
         self._bare_records = 0  # received so far without data; a record that has not arrived whole counts too
+        # A server's first bytes, as long as it is not certain that OpenSSL may read them; None afterwards.
+        self._unread_answer: bytes | None = None if server_name is None else b""
         self._error: Exception | None = None
         self.handshake: asyncio.Future[None] = core.loop.create_future()
 
@@ -85,7 +89,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._core.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
-        received = self._core.ciphertext[:nbytes]
+        received: Bytes = self._core.ciphertext[:nbytes]
+        if self._unread_answer is not None:
+            received = self._look_at_answer(self._unread_answer + received)
+            if not received:
+                return
+            nbytes = len(received)
         count = self._records.count(received, _RECORDS_AT_ONCE)
         if count is not None:
             self._bare_records += count
@@ -194,6 +203,24 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._read()
         except ssl.SSLError as error:
             self._fail(error)
+
+    def _look_at_answer(self, first: bytes) -> bytes:
+        """What OpenSSL may read of a server's first bytes. A server that asks for another key exchange is dropped."""
+        verdict = look_at(first)
+        if verdict is Verdict.MORE:
+            self._unread_answer = first
+            return b""
+        if verdict is Verdict.ALERT:
+            self._from_peer.write(first[:ALERT_SIZE])
+            self._advance()
+            if not self.handshake.done():
+                self._fail(ConnectionAbortedError("the peer answers with a warning"))
+            return b""
+        if verdict is Verdict.UNFIT:
+            self._fail(ConnectionAbortedError("the peer asks for another key exchange"))
+            return b""
+        self._unread_answer = None
+        return first
 
     def _continue_handshake(self) -> bool:
         """Whether it is done now and there may be bytes to read."""

@@ -97,11 +97,11 @@ class Around:
             raise TlsSettingsError("no such key")
         self.carrier.finish(self.carrier.accept(sock, self.tls, established), GREETING)
 
-    def client_lane(self, sock: socket.socket, peer: Endpoint, established: Callable[[], None]) -> None:
+    def client_lane(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         assert peer.host in ("127.0.0.1", "::1")
         self.lanes.append(sock)
 
-    def peer_lane(self, sock: socket.socket, peer: Endpoint, established: Callable[[], None]) -> None:
+    def peer_lane(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         assert peer.host in ("127.0.0.1", "::1")
         self.peer_lanes.append(sock)
 

@@ -24,6 +24,7 @@ from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.identities import NodeIdentity
 from portway_runtime.tasks import Tasks
+from portway_runtime.tls_choices import Group
 
 SUFFIX = ".node.portway.internal"
 OPENING = Opening("k5zq2w7b3xav6mdy", "192.0.2.7", 4711)
@@ -83,7 +84,7 @@ class Node:
     async def _accept(self) -> None:
         while True:
             sock, name = await asyncio.get_running_loop().sock_accept(self._listening)
-            self.inbound_lanes.accept(sock, Endpoint(*name), lambda: None)
+            self.inbound_lanes.accept(sock, Endpoint(*name), Group.X25519, lambda: None)
 
     @property
     def info(self) -> NodeInfo:

@@ -70,15 +70,20 @@ class HalfOpenConnections(Generic[T]):
         if len(self._by_address.get(path, ())) >= self._capacity_per_address:
             if not self._make_room(path, at_once=False):
                 return False
-        elif len(self._all) >= self._capacity:
-            fullest, at_once = self._fullest(path)
-            if not self._make_room(fullest, at_once=at_once):
-                return False
+        elif len(self._all) >= self._capacity and not self.evict_for(address):
+            return False
         self._all[connection] = (path, self._clock())
         self._by_address.setdefault(path, {})[connection] = None
         for depth, prefix in enumerate(path):
             self._counts.setdefault(path[:depth], _Counts()).add(prefix)
         return True
+
+    def evict_for(self, address: str) -> bool:
+        """Evict the connection that makes room for one of this address. False when there is none."""
+        if not self._all:
+            return False
+        fullest, at_once = self._fullest(address_prefixes(address))
+        return self._make_room(fullest, at_once=at_once)
 
     def discard(self, connection: T) -> None:
         """Remove a connection, if it is there: it is not half-open any more, or closed."""

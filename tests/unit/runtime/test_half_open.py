@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from portway_relay.net.half_open import HalfOpenConnections
+from portway_runtime.half_open import HalfOpenConnections
 from portway_testkit.fakes.clock import ManualClock
 
 
@@ -108,6 +108,17 @@ def test_a_prefix_that_holds_too_many_makes_room_at_once(clock: ManualClock, cro
     assert connections.add("a third", "2001:db8:1::1")
     clock.now += 2.0
     assert connections.add("of the crowd", crowd[0])
+
+
+def test_room_can_be_made_before_the_limit(clock: ManualClock) -> None:
+    """The connection that would be evicted at the limit goes, and none when there is none."""
+    connections, evicted = connections_of(clock, capacity=9, capacity_per_address=9)
+    assert not connections.evict_for("192.0.2.1")
+    for number in range(3):
+        connections.add(f"{number}", "192.0.2.1")
+    connections.add("other", "198.51.100.1")
+    assert connections.evict_for("198.51.100.2")
+    assert evicted == ["0"]
 
 
 def test_counts_are_right_whatever_comes_and_goes(clock: ManualClock) -> None:

@@ -1,7 +1,7 @@
 """Accepting connections in batches, and pausing when the process runs out of descriptors.
 
-Connections wait in the kernel's queue during a pause. The last descriptors are reserved for the node's own work
-(registry, other nodes, certificates): visitors must not use them up. Not here: opening the sockets
+Connections wait in the kernel's queue during a pause. The last descriptors are reserved for the process's own work
+(portway_runtime.descriptors): whoever connects must not use them up. Not here: opening the sockets
 (portway_runtime.listening).
 """
 
@@ -9,13 +9,11 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from portway_runtime.descriptors import EXHAUSTED
+from portway_runtime.descriptors import EXHAUSTED, first_reserved, lowest_free
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import endpoint_of
 
@@ -27,8 +25,6 @@ Accepted = Callable[[socket.socket, Endpoint], None]
 BATCH: Final = 16
 # Seconds until accepting is tried again: some connection has probably ended by then, and trying at once is a busy loop.
 _PAUSE: Final = 0.2
-# Descriptors that accepting does not use; a quarter of the limit where that is less.
-_RESERVED: Final = 64
 
 
 class Acceptable(Protocol):
@@ -57,7 +53,7 @@ class Listener:
         self._accepted = accepted
         self._pause = pause
         self._timers: dict[Acceptable, asyncio.TimerHandle] = {}
-        self._first_reserved = _first_reserved_descriptor()
+        self._first_reserved = first_reserved()
         self.pauses = 0
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -81,7 +77,7 @@ class Listener:
     def _accept(self, listening: Acceptable) -> None:
         for _ in range(self._batch):
             try:
-                if _lowest_free(listening.fileno()) >= self._first_reserved:
+                if lowest_free(listening.fileno()) >= self._first_reserved:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 sock, name = listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -106,19 +102,6 @@ class Listener:
 
     def _resume(self, listening: Acceptable) -> None:
         del self._timers[listening]
-        self._first_reserved = _first_reserved_descriptor()
+        self._first_reserved = first_reserved()
         self._loop.add_reader(listening.fileno(), self._accept, listening)
         self._accept(listening)
-
-
-def _first_reserved_descriptor() -> int:
-    """The number of the first reserved descriptor."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_RESERVED, limit // 4)
-
-
-def _lowest_free(any_open: int) -> int:
-    """The number of the descriptor that the next connection would get. Raises OSError when there is none."""
-    lowest = os.dup(any_open)
-    os.close(lowest)
-    return lowest

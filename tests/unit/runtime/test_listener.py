@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from portway_relay.net import listener as listener_module
-from portway_relay.net.listener import Listener
+from portway_runtime.descriptors import lowest_free
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.listener import Listener
 from portway_runtime.listening import open_sockets
 from portway_testkit.links.carrier_link import until
 
@@ -107,8 +107,8 @@ async def test_the_last_descriptors_are_not_for_connections(
         accepted.append(peer)
         taken.callback(os.close, os.dup(sock.fileno()))  # the descriptor that a real one would have got
 
-    lowest_free = listener_module._lowest_free(listening.fileno())
-    fits_two = next(limit for limit in itertools.count() if limit - min(64, limit // 4) == lowest_free + 2)
+    lowest = lowest_free(listening.fileno())
+    fits_two = next(limit for limit in itertools.count() if limit - min(64, limit // 4) == lowest + 2)
     resource.setrlimit(resource.RLIMIT_NOFILE, (fits_two, limits[1]))
     listener = Listener([listening], take, pause=NEVER)
     await until(lambda: listener.pauses == 1)

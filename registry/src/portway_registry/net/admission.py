@@ -1,0 +1,186 @@
+"""Which connections of a port get a handshake, which make room for others, and whose calls are too many.
+
+Here: decisions. Not here: sockets and bytes (front.py, splice.py), who a caller is (services).
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from portway_runtime.clocks import Monotonic
+from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
+from portway_runtime.rates import KeyedRate, TokenBucket, address_prefixes
+
+from portway_registry.net.connection import Connection, Stage
+from portway_registry.net.turns import FairQueue
+
+# Handshakes per second of one port. One takes 0.8 ms of processor time, so that strangers have a third of a core; a
+# fleet that starts a thousand clients at once is served within two seconds.
+HANDSHAKES_PER_SECOND: Final = 400.0
+HANDSHAKE_BURST: Final = 200.0
+# Calls whose callers were not identified: health checks, wrong tokens. One costs some 0.2 ms. Of one address (IPv6:
+# /64), and of all addresses of its widest prefix (IPv4 /24, IPv6 /48).
+ANONYMOUS_PER_SECOND: Final = 5.0
+ANONYMOUS_BURST: Final = 50.0
+# Seconds. Of two connections whose last calls ended within so long, either may make room first.
+_SAME_TIME: Final = 5.0
+_PREFIX_SHARE: Final = 4
+_PREFIXES: Final = 65_536  # prefixes whose calls are counted; 20 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Connections of one port, by how far they have come.
+
+    hellos: those that have not sent a whole ClientHello. strangers: those that have, and none of whose callers was
+    identified yet. known: all others.
+    """
+
+    hellos: int
+    strangers: int
+    known: int
+
+    @classmethod
+    def of(cls, known: int) -> "Limits":
+        """The limits that go with a number of known connections."""
+        return cls(hellos=max(4, known // 2), strangers=max(4, known // 4), known=max(4, known))
+
+    @classmethod
+    def within(cls, descriptors: int, known: int) -> "Limits":
+        """The limits for `known` connections, or for as many as so many descriptors allow."""
+        return cls.of(min(known, descriptors * known // cls.of(known).descriptors))
+
+    @property
+    def descriptors(self) -> int:
+        """Descriptors for this many: one of a connection without a hello; else its own and both ends of gRPC's."""
+        return self.hellos + 3 * (self.strangers + self.known)
+
+
+def share_of_address(limit: int) -> int:
+    """Connections that one address may have of `limit`."""
+    return max(3, limit // 4)
+
+
+class Admission:
+    """The connections of one port that have sent a ClientHello."""
+
+    def __init__(self, limits: Limits, clock: Monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._queue: FairQueue[Connection] = FairQueue()
+        self._handshakes = TokenBucket(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST, clock)
+        self._next_turn: asyncio.TimerHandle | None = None
+        self._strangers = HalfOpenConnections[Connection](
+            limits.strangers, share_of_address(limits.strangers), self._evict, clock, min_age=STALLED_AFTER
+        )
+        self._idle = HalfOpenConnections[Connection](
+            limits.known, share_of_address(limits.known), self._evict_idle, clock
+        )
+        self._busy: set[Connection] = set()  # known, with calls in progress when they were to make room
+        burst, rate = ANONYMOUS_BURST, ANONYMOUS_PER_SECOND
+        self._anonymous: KeyedRate[str | bytes] = KeyedRate(rate, burst, clock, _PREFIXES)
+        self._anonymous_in_prefix: KeyedRate[str | bytes] = KeyedRate(
+            rate * _PREFIX_SHARE, burst * _PREFIX_SHARE, clock, _PREFIXES
+        )
+        self.ended: Counter[str] = Counter()  # connections that were ended here, by reason
+
+    def __len__(self) -> int:
+        return len(self._strangers) + len(self._idle) + len(self._busy)
+
+    def counts(self) -> dict[str, int]:
+        """Connections by how far they have come."""
+        return {"strangers": len(self._strangers), "known": len(self._idle) + len(self._busy)}
+
+    def arrived(self, connection: Connection) -> None:
+        """A connection has sent its ClientHello. It is opened in its turn, or ended."""
+        if not self._strangers.add(connection, connection.peer.host):
+            self._end(connection, "no room")
+            return
+        self._queue.push(connection, connection.peer.host)
+        self._take_turns()
+
+    def identified(self, connection: Connection) -> None:
+        """The caller of a call in progress is known."""
+        if connection.stage is not Stage.STRANGER:
+            return
+        self._strangers.discard(connection)
+        connection.stage = Stage.KNOWN
+        self._busy.add(connection)
+        while len(self._idle) + len(self._busy) > self._limits.known:
+            if not self._idle.evict_for(connection.peer.host):
+                self._end(connection, "no room")
+
+    def call_began(self, connection: Connection) -> None:
+        # It stays where it is in `_idle`, as most calls take less time than two changes of that set.
+        connection.calls += 1
+
+    def call_ended(self, connection: Connection, *, identified: bool) -> None:
+        """A call has ended; its connection is the newest of those that are idle, if it was the last one."""
+        connection.calls -= 1
+        if not identified:
+            self._count_anonymous(connection)
+        if connection.calls or connection.stage is not Stage.KNOWN:
+            return
+        if connection in self._busy:
+            self._busy.discard(connection)
+        elif self._clock() - connection.used < _SAME_TIME:
+            return
+        else:
+            self._idle.discard(connection)
+        connection.used = self._clock()
+        if not self._idle.add(connection, connection.peer.host):
+            self._end(connection, "no room")
+
+    def gone(self, connection: Connection) -> None:
+        """A connection has ended, for whatever reason. May be called again."""
+        connection.stage = Stage.CLOSED
+        self._queue.discard(connection)
+        self._strangers.discard(connection)
+        self._idle.discard(connection)
+        self._busy.discard(connection)
+
+    def close(self) -> None:
+        """Open no further connection."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+
+    def _take_turns(self) -> None:
+        if self._next_turn is not None:
+            return
+        while self._queue and self._handshakes.take():
+            connection = self._queue.pop()
+            connection.stage = Stage.STRANGER
+            connection.sockets.open()
+        if self._queue:
+            self._next_turn = asyncio.get_running_loop().call_later(self._handshakes.wait, self._turn)
+
+    def _turn(self) -> None:
+        self._next_turn = None
+        self._take_turns()
+
+    def _count_anonymous(self, connection: Connection) -> None:
+        """Charge the address with a call. Above its budget the connection gets this answer and no other one."""
+        path = address_prefixes(connection.peer.host)
+        if self._anonymous.take(path[-1]) and self._anonymous_in_prefix.take(path[0]):
+            return
+        if connection.let_go:
+            self._end(connection, "anonymous calls")
+        else:
+            connection.let_go = True
+            connection.sockets.let_go()
+
+    def _evict_idle(self, connection: Connection) -> None:
+        if connection.calls:
+            self._busy.add(connection)
+        else:
+            self._end(connection, "made room")
+
+    def _evict(self, connection: Connection) -> None:
+        self._end(connection, "made room")
+
+    def _end(self, connection: Connection, reason: str) -> None:
+        if connection.stage is not Stage.CLOSED:
+            self.ended[reason] += 1
+            connection.sockets.close()

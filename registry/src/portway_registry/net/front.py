@@ -1,0 +1,159 @@
+"""A port of the registry: it accepts, and passes what has a turn on to a gRPC server on a socket of the machine.
+
+gRPC can neither bound connections by address nor end one, and an interceptor is not told whose connection a call came
+on. So the kernel gives each connection to gRPC a name of its own (an abstract Unix address, `unix(7)`, autobind), which
+gRPC tells as the call's peer, and which leads back to the connection here.
+
+Here: sockets, and the list of connections. Not here: which of them have a turn or make room (admission.py).
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+from portway_runtime.clocks import Monotonic
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.first_bytes import FirstBytes
+from portway_runtime.listener import Listener
+from portway_runtime.tasks import Tasks
+
+from portway_registry.net.admission import Admission, Limits, share_of_address
+from portway_registry.net.connection import Connection
+from portway_registry.net.splice import Splice
+
+# Seconds for a ClientHello; five round trips of a slow line.
+_HELLO_TIME: Final = 5.0
+# Bytes that are read at once. More makes a large announcement no faster.
+_READ_SIZE: Final = 64 << 10
+_RECORD_HEADER: Final = 5  # type, version, length (RFC 8446 §5.1)
+_HANDSHAKE: Final = 22
+_LONGEST_RECORD: Final = 16 << 10
+
+
+class Hello(Enum):
+    """What a connection begins with."""
+
+    TLS = auto()
+    OTHER = auto()
+
+
+def first_record(data: bytes) -> Hello | int:
+    """Whether the first TLS record, which holds a ClientHello or its beginning, is whole; else the bytes it needs."""
+    if data[0] != _HANDSHAKE:
+        return Hello.OTHER
+    if len(data) < _RECORD_HEADER:
+        return _RECORD_HEADER
+    length = int.from_bytes(data[3:_RECORD_HEADER], "big")
+    if not 0 < length <= _LONGEST_RECORD:
+        return Hello.OTHER
+    return Hello.TLS if len(data) >= _RECORD_HEADER + length else _RECORD_HEADER + length
+
+
+class Front:
+    """One port, from `serve` to `close`."""
+
+    def __init__(self, limits: Limits, clock: Monotonic) -> None:
+        self._clock = clock
+        self._hellos = FirstBytes(
+            first_record,
+            self._greeted,
+            time_limit=_HELLO_TIME,
+            capacity=limits.hellos,
+            capacity_per_address=share_of_address(limits.hellos),
+            clock=clock,
+        )
+        self.admission = Admission(limits, clock)
+        self._tasks = Tasks("front")
+        self._splices: set[Splice] = set()
+        self._by_name: dict[str, Connection] = {}
+        self._buffer = memoryview(bytearray(_READ_SIZE))
+        self._inner = ""
+        self._listener: Listener | None = None
+        self.accepted = 0
+
+    def connections(self) -> dict[str, int]:
+        """How many there are, by how far they have come."""
+        return {"hello awaited": len(self._hellos)} | self.admission.counts()
+
+    def ended(self) -> Counter[str]:
+        """How many were ended here, by reason."""
+        return self.admission.ended + Counter({"no hello": self._hellos.evicted})
+
+    def serve(self, sockets: Sequence[socket.socket], inner: Path) -> None:
+        """Accept on these listening sockets, which are owned from now on, for the gRPC server that listens at
+        `inner`."""
+        self._inner = str(inner)
+        self._listener = Listener(sockets, self._accept)
+
+    def find(self, peer: str) -> Connection | None:
+        """The connection that gRPC calls `peer`; None for one that has ended, or that did not come through here."""
+        return self._by_name.get(peer)
+
+    def call_began(self, connection: Connection) -> None:
+        self.admission.call_began(connection)
+
+    def identified(self, connection: Connection) -> None:
+        """The caller of a call in progress is known."""
+        self.admission.identified(connection)
+
+    def call_ended(self, connection: Connection, *, identified: bool) -> None:
+        self.admission.call_ended(connection, identified=identified)
+
+    async def stop_listening(self) -> None:
+        """Accept no more; connections go on."""
+        if self._listener is not None:
+            self._listener.close()
+        self._hellos.close()
+
+    async def close(self) -> None:
+        """Accept no more, and end all connections."""
+        await self.stop_listening()
+        self.admission.close()
+        splices = list(self._splices)
+        for splice in splices:
+            splice.close()
+        await self._tasks.close()
+        while not all(splice.over for splice in splices):  # noqa: ASYNC110 - a turn or two
+            await asyncio.sleep(0)
+
+    def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
+        self.accepted += 1
+        self._hellos.add(sock, peer)
+
+    def _greeted(self, sock: socket.socket, peer: Endpoint, hello: Hello, first_bytes: bytes) -> None:
+        if hello is Hello.OTHER:
+            sock.close()
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        splice = Splice(sock, peer, opening=self._open, ended=self._ended, buffer=self._buffer, clock=self._clock)
+        self._splices.add(splice)
+        self.admission.arrived(splice.connection)
+
+    def _open(self, splice: Splice) -> None:
+        try:
+            inner = socket.socket(socket.AF_UNIX)
+        except OSError:
+            splice.close()
+            return
+        try:
+            inner.setblocking(False)
+            inner.bind("")
+            inner.connect(self._inner)
+        except OSError:  # gRPC's queue is full, or its server has stopped
+            inner.close()
+            splice.close()
+            return
+        name = f"unix-abstract:{inner.getsockname()[1:].decode()}"
+        self._by_name[name] = splice.connection
+        splice.connect(inner, name)
+        self._tasks.spawn(splice.run(), name="open a connection")
+
+    def _ended(self, splice: Splice) -> None:
+        self._splices.discard(splice)
+        if splice.name is not None:
+            self._by_name.pop(splice.name, None)
+        self.admission.gone(splice.connection)

@@ -1,0 +1,158 @@
+"""Waiting for the first bytes of connections, which are looked at and not consumed (MSG_PEEK).
+
+Here: waiting, within a time limit and for a bounded number of connections. Not here: what the bytes mean, which
+connection is evicted (half_open.py), what becomes of a connection.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from portway_runtime.clocks import Monotonic
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.half_open import HalfOpenConnections
+
+T = TypeVar("T")
+
+# Bytes looked at beyond those known to be needed. Most ClientHellos are below 2 KiB; a longer one in many records would
+# otherwise take one look for each of its records.
+_LOOK_AHEAD: Final = 4 * 1024
+
+
+class FirstBytes(Generic[T]):
+    """The connections whose first bytes are awaited. It owns their sockets until it calls `seen`."""
+
+    def __init__(
+        self,
+        read: Callable[[bytes], T | int],
+        seen: Callable[[socket.socket, Endpoint, T, bytes], None],
+        *,
+        time_limit: float,
+        capacity: int,
+        capacity_per_address: int,
+        clock: Monotonic,
+    ) -> None:
+        """read: what the first bytes are; or an int, the number of bytes without which this cannot be said, above the
+            number that it was given.
+        seen: called with socket, peer, what `read` returned, and the bytes. It takes the socket over; nothing was read
+            from it, and its SO_RCVLOWAT is 1.
+        time_limit: seconds for these bytes. A connection that exceeds it, or ends before, is closed.
+        capacity: connections that may wait, in all and for each address; at a limit the oldest is closed.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._read = read
+        self._seen = seen
+        self._time_limit = time_limit
+        self._waiting = HalfOpenConnections[_Connection[T]](capacity, capacity_per_address, _Connection.drop, clock)
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def evicted(self) -> int:
+        """Connections that were closed to make room."""
+        return self._waiting.evicted
+
+    def add(self, sock: socket.socket, peer: Endpoint) -> None:
+        """Take over a non-blocking socket. `seen` may be called before this returns."""
+        connection = _Connection(self, sock, peer)
+        if connection.look():
+            return
+        self._waiting.add(connection, peer.host)
+        self._empty.clear()
+        connection.wait(self._loop, self._time_limit)
+
+    async def over(self) -> None:
+        """Wait until no connection waits."""
+        await self._empty.wait()
+
+    def close(self) -> None:
+        """Close all connections that wait."""
+        for connection in self._waiting:
+            connection.drop()
+
+    def read(self, data: bytes) -> T | int:
+        """For this module: what these first bytes are."""
+        return self._read(data)
+
+    def forget(self, connection: "_Connection[T]") -> None:
+        """For this module: a connection waits no more."""
+        self._waiting.discard(connection)
+        if not self._waiting:
+            self._empty.set()
+
+    def hand_over(self, sock: socket.socket, peer: Endpoint, found: T, first_bytes: bytes) -> None:
+        """For this module: a connection's first bytes are there."""
+        self._seen(sock, peer, found, first_bytes)
+
+
+class _Connection(Generic[T]):
+    """One connection whose first bytes are incomplete."""
+
+    __slots__ = ("_first_bytes", "_loop", "_needed", "_peer", "_sock", "_timer")
+
+    def __init__(self, first_bytes: FirstBytes[T], sock: socket.socket, peer: Endpoint) -> None:
+        self._first_bytes = first_bytes
+        self._peer = peer
+        self._sock = sock
+        self._needed = 1  # bytes without which nothing can be said
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
+        self._loop = loop
+        self._timer = loop.call_later(time_limit, self.drop)
+        loop.add_reader(self._sock, self.look)
+
+    def look(self) -> bool:
+        """Peek once. True when the connection is handed over or closed."""
+        try:
+            data = self._sock.recv(self._needed + _LOOK_AHEAD, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            self.drop()
+            return True
+        if len(data) < self._needed:
+            # Readable with fewer bytes than SO_RCVLOWAT: the peer has closed its side.
+            self.drop()
+            return True
+        found = self._first_bytes.read(data)
+        if isinstance(found, int):
+            return self._need(found)
+        self._stop_waiting()
+        if self._needed > 1:
+            self._set_low_water_mark(1)
+        self._first_bytes.hand_over(self._sock, self._peer, found, data)
+        return True
+
+    def _need(self, size: int) -> bool:
+        """Sleep until `size` bytes are there, however slowly they arrive. True when the connection was closed."""
+        self._needed = size
+        # libuv reports a reset once and stops watching the socket: this look may have been for one.
+        if not self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) and self._set_low_water_mark(size):
+            return False
+        self.drop()
+        return True
+
+    def _set_low_water_mark(self, size: int) -> bool:
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        except OSError:
+            return False
+        return True
+
+    def drop(self) -> None:
+        self._stop_waiting()
+        self._sock.close()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is not None:
+            self._loop.remove_reader(self._sock)
+            self._loop = None
+            self._first_bytes.forget(self)
