@@ -13,7 +13,7 @@ Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait. `Carrier.c
 """
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -260,6 +260,13 @@ class Carrier(Protocol):
 
     @property
     def counters(self) -> Counters: ...
+
+    def prepare(self, settings: Collection[ServerTls | ClientTls]) -> None:
+        """Make what connections with these settings need, and keep it until the next call: `accept` and `connect` then
+        do not fail for it, whatever has run out by then. A client's settings count for every `server_name`.
+
+        Raises TlsSettingsError when one of them cannot be used; what was kept before then stays."""
+        ...
 
     def accept(
         self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None

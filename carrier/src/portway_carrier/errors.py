@@ -59,4 +59,9 @@ class PeerFailed(CarrierError):
 
 
 class TlsSettingsError(CarrierError):
-    """A certificate, key or CA cannot be used."""
+    """A certificate, key or CA cannot be used. `exhausted`: only now, because a descriptor, memory or
+    a temporary file was not to be had."""
+
+    def __init__(self, message: str, *, exhausted: bool = False) -> None:
+        super().__init__(message)
+        self.exhausted = exhausted

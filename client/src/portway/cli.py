@@ -7,7 +7,6 @@ are (netcheck.py). The engine is imported only when a registry is about to be as
 
 import argparse
 import math
-import os
 import signal
 import sys
 import threading
@@ -18,7 +17,8 @@ from types import FrameType
 from typing import Final
 
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
-from portway_runtime.printable import printable, printable_json
+from portway_runtime.grpc_channels import silence_grpc
+from portway_runtime.printable import printable_json, printable_line
 
 from portway.config import (
     CA_VARIABLE,
@@ -103,7 +103,7 @@ def exit_code(error: Error) -> int:
 
 def one_line(error: Error) -> str:
     """The error's message on one line; the attempts that it lists are separated by semicolons."""
-    first, *others = (printable(line.strip()) for line in str(error).splitlines())
+    first, *others = (printable_line(line.strip()) for line in str(error).splitlines())
     return f"{first}: {'; '.join(others)}" if others else first
 
 
@@ -214,7 +214,7 @@ def _forward(options: argparse.Namespace) -> None:
             f"{named} names one tunnel's file: run portway forward once for each target, each with a file of its own, "
             "or use --key '' for random URLs"
         )
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC logs failed handshakes; our errors say more
+    silence_grpc()
     from portway.progress import Progress
 
     over_quota: list[Error] = []
@@ -267,7 +267,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
 
 def _netcheck(options: argparse.Namespace) -> None:
     """Measure and print. Raises Error, _Ended."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    silence_grpc()
     settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
     from portway.engine.engine_thread import running_engine
     from portway.engine.grpc_registries import GrpcRegistries

@@ -6,7 +6,7 @@ Here: the form of both. Not here: what is measured, and which node is picked (en
 from collections.abc import Sequence
 from typing import Final
 
-from portway_runtime.printable import printable, printable_json
+from portway_runtime.printable import printable_json, printable_line
 
 from portway.engine.survey import MeasuredNode, Pick, Survey
 
@@ -33,7 +33,7 @@ def as_table(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | No
     if unreached:
         lines.append(f"not reached: {unreached} of {len(measured)}")
     lines += ["", _verdict(picked)]
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(printable_line, lines))
 
 
 def as_json(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None) -> str:

@@ -9,7 +9,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
 
-from portway_runtime.printable import printable
+from portway_runtime.printable import printable_line
 
 from portway.errors import Error
 
@@ -101,12 +101,12 @@ class _LineHandler(logging.Handler):
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"
-        self._progress.line(printable(" ".join(text.split())))
+        self._progress.line(printable_line(" ".join(text.split())))
 
 
 def describe(status: "Status") -> str:
     """The status line: attached or why not, visits so far and now, bytes from visitors and to them."""
-    trouble = printable(" ".join(status.trouble.split()))
+    trouble = printable_line(" ".join(status.trouble.split()))
     state = "attached" if status.attached else f"reconnecting ({trouble or 'lost its node'})"
     counters = status.counters
     running = counters.visits_started - counters.visits_ended

@@ -66,7 +66,7 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         max_sessions=sent.max_sessions,
         started_at_ms=sent.started_at_ms,
         reach=sent.reach if sent.reach in Reach.values() else Reach.REACH_UNSPECIFIED,
-        reach_failure=printable(sent.reach_failure, _MAX_REACH_FAILURE),
+        reach_failure=cut_printable(sent.reach_failure, _MAX_REACH_FAILURE),
     )
 
 
@@ -111,7 +111,7 @@ def claimed_options(options: bytes) -> TunnelOptions:
         raise InvalidRecord("options of a claim cannot be read") from None
 
 
-def printable(text: str, size: int) -> str:
+def cut_printable(text: str, size: int) -> str:
     """A text for people, cut to at most `size` bytes of UTF-8; characters that are not printable become spaces."""
     cut = text[:size].encode(errors="replace")[:size].decode(errors="ignore")
     return cut if cut.isprintable() else "".join(one if one.isprintable() else " " for one in cut)

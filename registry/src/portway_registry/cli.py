@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import NoReturn
 
+from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
 from portway_runtime.settings import Setting, add_config_flag, add_flags
 
@@ -84,8 +85,7 @@ def _raise_descriptors() -> None:
 
 async def _serve(config: Config) -> int:
     _raise_descriptors()
-    # Otherwise gRPC's core writes lines of its own to stderr for each handshake that a peer breaks off.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    silence_grpc()
     from portway_registry.server import Registry
 
     def addresses(registry: Registry) -> dict[str, str | None]:

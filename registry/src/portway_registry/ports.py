@@ -44,9 +44,15 @@ class GrpcPorts:
     """The ports of one registry. They share the descriptors of the process evenly."""
 
     def __init__(self, number: int, max_connections: int) -> None:
-        """number: how many ports will be added. max_connections: of known callers, at each."""
-        # Only this user may connect to what gRPC listens on, past the fronts.
-        self._folder = tempfile.TemporaryDirectory(prefix="portway-registry-")
+        """number: how many ports will be added. max_connections: of known callers, at each. Raises ConfigError."""
+        try:
+            # Only this user may connect to what gRPC listens on, past the fronts.
+            self._folder = tempfile.TemporaryDirectory(prefix="portway-registry-")
+        except OSError as error:
+            raise ConfigError(
+                f"no folder can be made for this registry's own sockets ({error.strerror}): set TMPDIR to a folder "
+                "that it may write to"
+            ) from error
         self._limits = Limits.within(unreserved() // number, max_connections)
         self._ports: dict[str, GrpcPort] = {}
 

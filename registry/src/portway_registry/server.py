@@ -42,6 +42,7 @@ from portway_registry.pki.port_certificates import CertificateFiles, node_port_c
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.roster import Roster
 from portway_registry.ports import GrpcPort, GrpcPorts
+from portway_registry.public_suffixes import SuffixCheck
 from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
@@ -225,7 +226,10 @@ class Registry:
     async def _serve_nodes(self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles) -> None:
         config, views = self._config, cluster.views
         port_blocks = PortBlocks(cluster.store, views, _now_ms)
-        mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, domain=config.domain)
+        suffix_check = SuffixCheck()
+        if config.domain is not None:
+            suffix_check.check(config.domain)
+        mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, suffix_check, domain=config.domain)
         ca = cluster.authority.certificate
         mutual = server_credentials(
             node_port_certificate(config, certificate, cluster.authority, utc_now), client_ca=ca

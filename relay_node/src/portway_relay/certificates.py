@@ -6,14 +6,15 @@ is the carrier's; it gets PEM.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from portway_carrier.values import ServerTls
+from portway_carrier.errors import TlsSettingsError
+from portway_carrier.values import ClientTls, ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_runtime.certificates import (
     CertifiedKey,
@@ -55,6 +56,14 @@ class LoadedCertificates:
         """The node's own certificate."""
         return self.node.certificate.public_bytes(Encoding.DER)
 
+    def settings(self) -> tuple[ServerTls | ClientTls, ...]:
+        """The settings of every connection that this node accepts or dials with TLS, but for the names of servers."""
+        dialled = (
+            ClientTls(self.ca, "", MESH_ALPN, self.node.chain, self.node.key),
+            ClientTls(self.ca, "", LINK_ALPN),
+        )
+        return (self.link_tls, self.mesh_tls, *dialled, *self._visitor_tls.values())
+
     def visitor_tls(self, zone: str, alpn: str | None, group: Group) -> ServerTls:
         """The settings for a visitor of a name in `zone`, one of `zones`; `alpn` is the protocol chosen, if any, and
         `group` the key exchange group."""
@@ -64,9 +73,16 @@ class LoadedCertificates:
 class Certificates:
     """The certificates in use: always one whole, checked set."""
 
-    def __init__(self, config: NodeConfig, now: UtcNow = utc_now) -> None:
-        """Read the files. Raises CertificateError."""
+    def __init__(
+        self,
+        config: NodeConfig,
+        prepare: Callable[[Collection[ServerTls | ClientTls]], None],
+        now: UtcNow = utc_now,
+    ) -> None:
+        """Read the files. `prepare` is the carrier's: a set is used only after it has succeeded. Raises
+        CertificateError."""
         self._config = config
+        self._prepare = prepare
         self._now = now
         paths = (config.cluster_ca, config.cert, config.key, *config.tls_cert, *config.tls_key)
         self._files = LoadedFiles(paths, self._load)
@@ -126,6 +142,15 @@ class Certificates:
         return self._files.changed and self.reload()
 
     def _load(self) -> LoadedCertificates:
+        loaded = self._read()
+        try:
+            self._prepare(loaded.settings())
+        except TlsSettingsError as error:
+            files = ", ".join(map(str, (self._config.cert, *self._config.tls_cert)))
+            raise CertificateError(f"{files}: {error}", exhausted=error.exhausted) from error
+        return loaded
+
+    def _read(self) -> LoadedCertificates:
         config = self._config
         ca_file = NamedFile(config.cluster_ca)
         ca = ca_file.read()

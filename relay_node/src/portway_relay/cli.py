@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import uvloop
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
 
 from portway_relay import settings
@@ -58,6 +59,7 @@ def _raise_descriptors() -> None:
 
 
 async def _serve(config: NodeConfig) -> int:
+    silence_grpc()
     from portway_relay.ingress.group_check import fault
     from portway_relay.membership.joining import ensure_certificate
     from portway_relay.node import Node

@@ -126,8 +126,9 @@ def build_base(
     wall_clock: WallClock,
     elapsed: Monotonic,
 ) -> Base:
-    """Read the certificates, and make the carrier. Raises CertificateError."""
+    """Make the carrier, and read the certificates. Raises CertificateError."""
     limits = config.limits
+    carrier = make_carrier(Limits(handshake=limits.greeting_time))
     return Base(
         config,
         on_failure,
@@ -135,8 +136,8 @@ def build_base(
         wall_clock,
         elapsed,
         RegistryClock(wall_clock, elapsed),
-        Certificates(config),
-        make_carrier(Limits(handshake=limits.greeting_time)),
+        Certificates(config, carrier.prepare),
+        carrier,
         NodeAddress(config),
         AddressRate(limits.connections_per_second, limits.connection_burst, clock),
         PrefixShares(

@@ -15,8 +15,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from portway_runtime.descriptors import EXHAUSTED
 from portway_runtime.errors import CertificateError
-from portway_runtime.file_stamps import stamps_of
+from portway_runtime.file_stamps import Stamps, stamps_of
 from portway_runtime.identities import UNREADABLE
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ class NamedFile:
         try:
             return self.path.read_bytes()
         except OSError as error:
-            raise CertificateError(f"cannot read {self}: {error.strerror}") from error
+            exhausted = error.errno in EXHAUSTED
+            raise CertificateError(f"cannot read {self}: {error.strerror}", exhausted=exhausted) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +111,21 @@ class LoadedFiles(Generic[T]):
         """Load for the first time. `load` raises CertificateError for files that cannot be used, and so does this."""
         self._paths = tuple(paths)
         self._load = load
-        self._seen = stamps_of(self._paths)
+        self._seen: Stamps | None = stamps_of(self._paths)
         self.value = load()
 
     @property
     def changed(self) -> bool:
-        """Whether a file has changed since the last load, successful or not."""
+        """Whether a file has changed since the last load, successful or not; or that load failed because the process
+        was exhausted."""
         return stamps_of(self._paths) != self._seen
 
     def reload(self) -> None:
         """Load again. Raises CertificateError and keeps `value` if the files cannot be used."""
         self._seen = stamps_of(self._paths)
-        self.value = self._load()
+        try:
+            self.value = self._load()
+        except CertificateError as error:
+            if error.exhausted:
+                self._seen = None
+            raise

@@ -18,7 +18,12 @@ class SettingsError(RuntimeFault):
 
 
 class CertificateError(RuntimeFault):
-    """A certificate, key or CA that cannot be used."""
+    """A certificate, key or CA that cannot be used. `exhausted`: only now, because
+    something that loading takes, such as a descriptor, has run out; the same files may do later."""
+
+    def __init__(self, message: str, *, exhausted: bool = False) -> None:
+        super().__init__(message)
+        self.exhausted = exhausted
 
 
 class ListenError(RuntimeFault):

@@ -1,10 +1,11 @@
-"""gRPC: channel options, and what the failure of a call means.
+"""gRPC: channel options, what the failure of a call means, and silence on stderr.
 
 Here: the cause of a failed call, by one table of gRPC's own texts. Not here: the wording for people, which names each
 program's flags. This module does not import gRPC, so that the client can import it before; status codes are given by
 name.
 """
 
+import os
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Final
@@ -19,6 +20,17 @@ KEEPALIVE: Final = (
 KEEPALIVE_WHEN_IDLE: Final = (*KEEPALIVE, ("grpc.keepalive_permit_without_calls", 1))
 # A channel that shares connections with one that failed would wait out that one's back-off.
 OWN_CONNECTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
+
+_VERBOSITY: Final = "GRPC_VERBOSITY"
+
+
+def silence_grpc() -> None:
+    """Keep gRPC's core from writing to stderr, past any log: a line of 200 bytes for each handshake that a peer breaks
+    off. The errors of calls say more.
+
+    For commands, before gRPC is imported. A variable GRPC_VERBOSITY of the environment stays as it is.
+    """
+    os.environ.setdefault(_VERBOSITY, "NONE")
 
 
 class CallFault(Enum):

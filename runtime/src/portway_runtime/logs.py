@@ -1,9 +1,9 @@
 """Log lines: text for people, JSON for programs, and a bound on how much one event writes.
 
 A log call names the event and gives its fields as `extra`. Both formats show the event first and the fields after it.
-Peers decide how often many events happen, so each place in the code that logs may write a number of bytes per hour, and
-the line that is written next counts those that were not. What a peer sent may be in the event, in a field and in the
-text of an exception: in none of them can it control a terminal or look like another line.
+Peers decide how often many events happen, so each place in the code that logs, and all of them together, may write a
+number of bytes per hour, and the line that is written next counts those that were not. What a peer sent may be in the
+event, in a field and in the text of an exception: in none of them can it control a terminal or look like another line.
 """
 
 import logging
@@ -14,15 +14,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TextIO
 
 from portway_runtime.clocks import Monotonic, monotonic
-from portway_runtime.printable import printable, printable_json, printable_lines
+from portway_runtime.printable import printable_json, printable_line, printable_lines
 
 if TYPE_CHECKING:
     from logging import _SysExcInfoType
 
 # Bytes that each place that logs may write: _BURST at once, then _RATE per second. That is some hundred lines, then
-# one each twenty seconds: at most 55 KB in an hour from one place, and 1 MB if a peer makes twenty places log.
+# one each twenty seconds: at most 55 KB in an hour from one place.
 _BURST: Final = 16 << 10
 _RATE: Final = 10.0
+# Bytes that all places together may write: at most 0.95 MB in an hour, whatever peers make how many places log.
+_TOTAL_BURST: Final = 192 << 10
+_TOTAL_RATE: Final = 200.0
+# The last bytes of these are for quiet places, which have asked for little of late: who makes others log without end
+# cannot keep an error of theirs out of the log.
+_KEPT_FOR_QUIET: Final = 48 << 10
+_QUIET: Final = 2 << 10
+_USUAL_LINE: Final = 200
 # Characters of a field or of an event, and of a traceback, whose last part says most.
 _LONGEST_TEXT: Final = 1_000
 _LONGEST_TRACEBACK: Final = 4_000
@@ -64,7 +72,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
         record.message = _cut(record.message)
-        line = printable(super().formatMessage(record))
+        line = printable_line(super().formatMessage(record))
         return f"{line} {fields}" if fields else line
 
     def formatException(self, ei: "_SysExcInfoType") -> str:  # noqa: N802 - logging's name
@@ -92,45 +100,60 @@ class JsonFormatter(logging.Formatter):
 
 
 @dataclass(slots=True)
-class _Place:
-    """What one place that logs may still write, in bytes, as of `seen`; and its lines that were not written since."""
+class _Allowance:
+    """The bytes that may still be written, as of `seen`: `burst` at once, then `rate` per second. A line that does not
+    fit any more is written whole, and later ones wait for it."""
 
-    left: float
+    burst: float
+    rate: float
     seen: float
-    suppressed: int = 0
+    left: float
+    suppressed: int = 0  # lines that were not written since the last one that was
+
+    def refill(self, now: float) -> None:
+        self.left = min(self.burst, self.left + (now - self.seen) * self.rate)
+        self.seen = now
 
 
 class BoundedHandler(logging.StreamHandler[TextIO]):
-    """Writes each line unless its place in the code has written too much of late; the next one has `suppressed`, the
-    number of lines that were not written."""
+    """Writes each line unless its place in the code, or all places together, have written too much of late.
+
+    The next line has `suppressed`: the number of lines that were not written, of its own place because of that place's
+    bound, and of any place because of the one for all.
+    """
 
     def __init__(self, stream: TextIO, clock: Monotonic = monotonic) -> None:
         super().__init__(stream)
         self._clock = clock
-        self._places: dict[tuple[str, int], _Place] = {}
+        self._places: dict[tuple[str, int], _Allowance] = {}
+        self._total = _Allowance(_TOTAL_BURST, _TOTAL_RATE, clock(), _TOTAL_BURST)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held."""
-        place = self._place(record)
+        now, total = self._clock(), self._total
+        place = self._places.setdefault((record.pathname, record.lineno), _Allowance(_BURST, _RATE, now, _BURST))
+        place.refill(now)
+        total.refill(now)
         if place.left <= 0:
             place.suppressed += 1
             return
-        if place.suppressed:
-            record.suppressed = place.suppressed
-            place.suppressed = 0
-        try:
-            place.left -= len(self.format(record).encode(errors="replace")) + 1
-        except Exception:
-            self.handleError(record)
+        if total.left <= (0 if place.left > _BURST - _QUIET else _KEPT_FOR_QUIET):
+            total.suppressed += 1
+            place.left = max(0.0, place.left - _USUAL_LINE)  # so that it is not quiet while it goes on
             return
+        if suppressed := place.suppressed + total.suppressed:
+            record.suppressed = suppressed
+            place.suppressed = total.suppressed = 0
+        try:
+            size = len(self.format(record).encode(errors="replace")) + 1
+        except Exception:
+            place.left -= _LONGEST_TRACEBACK
+            total.left -= _LONGEST_TRACEBACK
+            self.handleError(record)  # writes a traceback to stderr
+            return
+        place.left -= size
+        total.left -= size
         super().emit(record)
-
-    def _place(self, record: logging.LogRecord) -> _Place:
-        now = self._clock()
-        place = self._places.setdefault((record.pathname, record.lineno), _Place(_BURST, now))
-        place.left = min(_BURST, place.left + (now - place.seen) * _RATE)
-        place.seen = now
-        return place
 
 
 def configure(*, form: str, level: str) -> None:

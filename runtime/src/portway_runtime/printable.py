@@ -11,7 +11,7 @@ from typing import Final
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
-def printable(text: str) -> str:
+def printable_line(text: str) -> str:
     """One line for people: each unprintable character is replaced by U+FFFD."""
     if text.isprintable():
         return text
@@ -19,8 +19,8 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, for text of several lines. A line ends with a line feed only."""
-    return "\n".join(map(printable, text.split("\n")))
+    """As `printable_line`, for text of several lines. A line ends with a line feed only."""
+    return "\n".join(map(printable_line, text.split("\n")))
 
 
 def printable_json(value: object, *, sort_keys: bool = False) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import trustme
@@ -183,19 +184,30 @@ async def test_lanes_are_accepted_by_tls_1_3_alone(
             stream.abort()
 
 
+@pytest.mark.parametrize("alpn", [LINK_ALPN, MESH_ALPN])
 async def test_lanes_are_dialled_by_tls_1_3_alone(
-    make_carrier: CarrierMaker, client_tls: ClientTls, authority: trustme.CA
+    make_carrier: CarrierMaker, client_tls: ClientTls, server_tls: ServerTls, authority: trustme.CA, alpn: str
 ) -> None:
-    """A server that speaks 1.2 at most is no relay node."""
-    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("node.test").configure_cert(serving)
-    serving.maximum_version = ssl.TLSVersion.TLSv1_2
+    """A server that speaks 1.2 at most is no relay node, neither to a client nor to another node."""
+    carrier, mesh = make_carrier(), alpn == MESH_ALPN
+    tls = replace(client_tls, alpn=alpn)
+    if mesh:
+        tls = replace(tls, certificate=server_tls.certificate, key=server_tls.key)
+    for version, refused in ((ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, False)):
+        serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("node.test").configure_cert(serving)
+        serving.maximum_version = version
+        serving.set_alpn_protocols([alpn])
 
-    async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
+        async def end(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.transport.abort()
 
-    server = await asyncio.start_server(never, "127.0.0.1", 0, ssl=serving)
-    async with server:
-        stream = make_carrier().connect(Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), client_tls)
-        with pytest.raises(HandshakeFailed):
-            await stream.ready()
+        server = await asyncio.start_server(end, "127.0.0.1", 0, ssl=serving)
+        async with server:
+            stream = carrier.connect(Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), tls)
+            if refused:
+                with pytest.raises(HandshakeFailed):
+                    await stream.ready()
+            else:
+                assert (await stream.ready()).alpn == alpn
+                stream.abort()

@@ -55,6 +55,18 @@ async def test_deleting_what_is_not_there_succeeds(store: Store, prefix: str) ->
     assert (await store.list(prefix)).revision == before
 
 
+async def test_the_last_entries_come_without_those_before_them(store: Store, prefix: str) -> None:
+    """By key, the last one first, as many as there are and no more than asked for; no neighbour of the prefix."""
+    names = [f"b/{number:05}" for number in range(2_500)]
+    await store.write([Put(prefix + name, name.encode()) for name in ("a/1", "b", "b0", "c/1", *names)])
+    for number in (0, 1, 999, 1_000, 2_001, 2_500, 3_000):
+        found = await store.last(prefix + "b/", number)
+        assert [entry.value.decode() for entry in found] == names[::-1][:number]
+    assert await store.last(prefix + "nothing/", 10) == ()
+    (entry,) = await store.last(prefix + "b/", 1)
+    assert entry == await store.get(prefix + "b/02499")
+
+
 async def test_a_listing_is_sorted_and_keeps_to_its_prefix(store: Store, prefix: str) -> None:
     """A listing has the keys below its prefix, in order, and no neighbour."""
     for key in ("b/2", "b/1", "a/1", "b", "c/1", "b0"):

@@ -89,7 +89,7 @@ def test_accepting_pauses_and_goes_on(limited: Cluster) -> None:
             for _ in range(20):
                 visitor.sendall(b"x" * 100_000)
                 assert receive_exactly(visitor, 100_000) == b"x" * 100_000
-            # Its protocol was not asked for before: what TLS needs for it is loaded from files now.
+            # Its protocol was not asked for before; what TLS needs for it was made at the start.
             early = stack.enter_context(
                 tls_context(limited.ca, "http/1.1").wrap_socket(early, server_hostname=tunnel.host)
             )

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import ssl
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +81,27 @@ def test_files_that_do_not_fit_change_nothing(
                 return certificate_of(visitor) != old
 
         eventually(renewed)
+
+
+def test_no_room_for_temporary_files_changes_nothing(
+    make_cluster: Callable[..., Cluster], as_client: AsClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A node whose TMPDIR is full or gone serves visitors of every protocol, starts, and takes a renewed certificate:
+    keys are read from their own files alone."""
+    cluster = make_cluster()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    cluster.node.restart()
+    as_client(cluster.environment())
+    with TcpOrigin(echo) as server, portway.forward(server.port) as tunnel:
+        with visit(tunnel, cluster.ca) as visitor:
+            old = certificate_of(visitor)
+        renew(cluster.pki)
+
+        def renewed() -> bool:
+            with visit(tunnel, cluster.ca, "http/1.1") as visitor:
+                return certificate_of(visitor) != old
+
+        eventually(renewed)
+        with visit(tunnel, cluster.ca, "h2") as visitor:
+            visitor.sendall(b"hello")
+            assert visitor.recv(100) == b"hello"

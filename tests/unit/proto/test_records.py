@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from portway_proto.records import InvalidRecord, node_record, printable, tunnel_record
+from portway_proto.records import InvalidRecord, cut_printable, node_record, tunnel_record
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 
 NODE = NodeInfo(
@@ -150,5 +150,5 @@ def test_the_largest_records_are_as_large_as_is_said() -> None:
 
 def test_a_text_for_people_is_cut_and_printable() -> None:
     """Control characters would act on a terminal."""
-    assert printable("no answer\n\x1b[31m", 11) == "no answer  "
-    assert printable("é" * 400, 301) == "é" * 150
+    assert cut_printable("no answer\n\x1b[31m", 11) == "no answer  "
+    assert cut_printable("é" * 400, 301) == "é" * 150

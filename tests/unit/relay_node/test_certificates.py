@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -15,7 +15,9 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from portway_proto.wire.limits import LINK_ALPN
+from portway_carrier.errors import TlsSettingsError
+from portway_carrier.values import ClientTls, ServerTls
+from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
 from portway_runtime.certificates import issued_by
@@ -43,6 +45,8 @@ class Files:
     config: NodeConfig
     authority: trustme.CA
     now: datetime
+    fault: TlsSettingsError | None = None
+    prepared: tuple[ServerTls | ClientTls, ...] = ()
 
     def write(self, cert: Path, key: Path, leaf: trustme.LeafCert) -> None:
         cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -70,7 +74,13 @@ class Files:
         self.config = replace(config, tls_cert=(*config.tls_cert, cert), tls_key=(*config.tls_key, key))
 
     def read(self) -> Certificates:
-        return Certificates(self.config, now=lambda: self.now)
+        return Certificates(self.config, self.prepare, now=lambda: self.now)
+
+    def prepare(self, settings: Collection[ServerTls | ClientTls]) -> None:
+        """The carrier's part, which fails with `fault`."""
+        if self.fault is not None:
+            raise self.fault
+        self.prepared = tuple(settings)
 
     def complaint(self) -> str:
         with pytest.raises(CertificateError) as caught:
@@ -308,6 +318,44 @@ def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: p
     files.path("tls_key").write_bytes(leaf.private_key_pem.bytes())
     assert certificates.reload_if_changed()
     assert certificates.current().zones[ZONE].key == leaf.private_key_pem.bytes()
+
+
+def test_a_set_is_prepared_before_it_is_used(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Every setting that connections will have; certificates that the carrier cannot use leave the old ones in use."""
+    certificates = files.read()
+    before = certificates.current()
+    lanes = {tls.alpn for tls in files.prepared if isinstance(tls, ClientTls)}
+    assert lanes == {LINK_ALPN, MESH_ALPN}
+    assert {before.link_tls, before.mesh_tls, before.visitor_tls(ZONE, "h2", Group.P256)} < set(files.prepared)
+    files.fault = TlsSettingsError("too small a key")
+    files.region()
+    assert not certificates.reload_if_changed()
+    assert certificates.current() is before
+    assert "the old ones stay in use" in caplog.text
+    assert "too small a key" in caplog.text
+    files.fault = None
+    assert not certificates.reload_if_changed()
+
+
+def test_certificates_that_cannot_be_loaded_now_are_tried_again(files: Files) -> None:
+    """A process without descriptors takes the new certificate when it has some, though no file changes."""
+    certificates = files.read()
+    before = certificates.current()
+    files.fault = TlsSettingsError("Too many open files", exhausted=True)
+    files.region()
+    assert not certificates.reload_if_changed()
+    assert not certificates.reload_if_changed()
+    assert certificates.current() is before
+    files.fault = None
+    assert certificates.reload_if_changed()
+    assert certificates.current().zones[ZONE].chain == files.path("tls_cert").read_bytes()
+    assert not certificates.reload_if_changed()
+
+
+def test_certificates_that_cannot_be_loaded_at_first_are_an_error(files: Files) -> None:
+    """The files are named, since the carrier sees only their contents."""
+    files.fault = TlsSettingsError("too small a key")
+    assert files.complaint() == f"{files.config.cert}, {files.path('tls_cert')}: too small a key"
 
 
 def test_a_file_that_goes_and_comes_back_is_read_again(files: Files) -> None:

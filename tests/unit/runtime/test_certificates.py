@@ -3,6 +3,7 @@
 What a program demands of the names in a certificate is in the programs' own tests.
 """
 
+import resource
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -177,6 +178,26 @@ def test_a_version_that_cannot_be_used_is_said_once_and_changes_nothing(
     assert loaded.changed
     loaded.reload()
     assert loaded.value == before
+
+
+def test_a_version_that_cannot_be_read_now_is_tried_again(
+    pair: tuple[NamedFile, NamedFile], load: Callable[[], CertifiedKey], tmp_path: Path, authority: trustme.CA
+) -> None:
+    """A process without a free descriptor does not miss a certificate that is replaced meanwhile."""
+    loaded = LoadedFiles([file.path for file in pair], load)
+    _write_pair(authority, tmp_path, NOW - DAY, NOW + 2 * DAY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(CertificateError) as caught:
+            loaded.reload()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.exhausted
+    assert loaded.changed
+    loaded.reload()
+    assert loaded.value.certificate.not_valid_after_utc == NOW + 2 * DAY
+    assert not loaded.changed
 
 
 def test_files_that_cannot_be_used_at_first_are_an_error(

@@ -186,6 +186,47 @@ def test_the_next_line_counts_what_was_not_written() -> None:
     assert "suppressed" not in bounded.lines[-1]
 
 
+@pytest.mark.parametrize("size", [10, 100, 900])
+def test_all_places_together_are_bounded(size: int) -> None:
+    """However many places peers make log, and as long as they can: an hour of it is less than 1 MB."""
+    bounded = Bounded()
+    for second in range(0, 3_600, 2):
+        bounded.now = float(second)
+        for place in range(60):
+            bounded.log(place=place, size=size, character="\N{MAHJONG TILE RED DRAGON}")
+    written = len(bounded.stream.getvalue().encode())
+    assert 500_000 < written < 1_000_000
+
+
+def test_a_quiet_place_is_heard_beside_loud_ones() -> None:
+    """An error that nobody repeats is in the log at any time, with the number of lines that there was no room for."""
+    bounded = Bounded()
+    for second in range(0, 3_600, 5):
+        bounded.now = float(second)
+        for place in range(60):
+            bounded.log(place=place, size=900)
+        if second % 600 == 0 and second:
+            before = len(bounded.lines)
+            bounded.log(place=100)
+            assert len(bounded.lines) == before + 1
+            assert int(bounded.lines[-1].rpartition("suppressed=")[2]) > 0
+            bounded.log(place=101)
+            assert "suppressed" not in bounded.lines[-1]
+
+
+def test_no_line_is_lost_from_the_count() -> None:
+    """What was written, what was told and what is still to be told is what was logged."""
+    bounded = Bounded()
+    for place in range(40):
+        for _ in range(20):
+            bounded.log(place=place, size=900)
+    bounded.now = 1_000_000.0
+    for place in range(40):
+        bounded.log(place=place)
+    told = sum(int(line.rpartition("suppressed=")[2]) for line in bounded.lines if "suppressed=" in line)
+    assert told + len(bounded.lines) == 40 * 21
+
+
 def test_long_texts_are_cut() -> None:
     """A peer's text of any length is a short field, and a traceback keeps its end."""
     assert len(TextFormatter().format(record("x" * 50_000, reason="y" * 50_000))) < 2_500
@@ -201,13 +242,14 @@ def test_long_texts_are_cut() -> None:
 
 
 def test_a_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """`logging` reports it, as it does without a bound."""
+    """`logging` reports it, as it does without a bound, a few times."""
     bounded = Bounded()
-    made = record("%d", "no number")
-    made.pathname, made.lineno = "module.py", 1
-    bounded.handler.handle(made)
+    for _ in range(100):
+        made = record("%d", "no number")
+        made.pathname, made.lineno = "module.py", 1
+        bounded.handler.handle(made)
     assert bounded.lines == []
-    assert "Logging error" in capsys.readouterr().err
+    assert 1 <= capsys.readouterr().err.count("Logging error") < 10
 
 
 def test_lines_are_not_bounded_at_level_debug(root: logging.Logger) -> None:

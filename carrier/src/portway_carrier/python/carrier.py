@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from portway_proto.wire.frames import Opening, encode_open
@@ -45,6 +45,9 @@ class PythonCarrier:
     @property
     def counters(self) -> Counters:
         return self._core.counters()
+
+    def prepare(self, settings: Collection[ServerTls | ClientTls]) -> None:
+        self._streams.contexts.prepare(settings)
 
     def accept(
         self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None

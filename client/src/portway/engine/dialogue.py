@@ -17,7 +17,7 @@ from portway_proto.wire.labels import Label
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import MAX_PORT, is_host
-from portway_runtime.printable import printable
+from portway_runtime.printable import printable_line
 
 from portway.engine.failures import Failure, read_failure
 from portway.version import VERSION
@@ -182,8 +182,8 @@ class Dialogue:
         return Welcomed(
             self._credentials,
             message.resumed,
-            printable(message.node),
-            printable(message.region),
+            printable_line(message.node),
+            printable_line(message.region),
             float(message.resume_seconds),
             message.max_lanes,
             message.node_time_ms / 1000,

@@ -12,7 +12,7 @@ from typing import Final
 from portway_proto.v1.lane_pb2 import Failure as FailureMessage
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime.backoff import Backoff, jittered
-from portway_runtime.printable import printable
+from portway_runtime.printable import printable_line
 
 from portway.errors import AuthError, Error, InvalidError, QuotaError, RemoteError
 
@@ -135,7 +135,7 @@ class Failure:
 
 def read_failure(message: FailureMessage) -> Failure:
     """The failure that a frame carries. The message is the peer's, and may be shown as it is returned."""
-    return Failure(message.code, printable(message.message), hint_seconds(message.retry_after_ms))
+    return Failure(message.code, printable_line(message.message), hint_seconds(message.retry_after_ms))
 
 
 def status_error(name: str, details: str) -> Error | None:

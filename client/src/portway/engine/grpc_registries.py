@@ -13,7 +13,7 @@ from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
-from portway_runtime.printable import printable
+from portway_runtime.printable import printable_line
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, Renewed, RoundTrip
@@ -188,7 +188,7 @@ def _status_of(error: Exception) -> tuple[str, str]:
     import grpc
 
     assert isinstance(error, grpc.Call)
-    return error.code().name, printable(error.details() or "")
+    return error.code().name, printable_line(error.details() or "")
 
 
 def _reason(name: str, details: str) -> str:

@@ -62,6 +62,12 @@ class CountingStore:
         self._called()
         return listing
 
+    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+        entries = await self._store.last(prefix, number)
+        self.work.reads += 1
+        self._called()
+        return entries
+
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
         done = await self._store.write(writes)
         for wave in transactions(writes):

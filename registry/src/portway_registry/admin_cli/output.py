@@ -17,7 +17,7 @@ from portway_proto.v1.admin_pb2 import (
     CHANGE_KIND_SYNCED,
     ChangeKind,
 )
-from portway_runtime.printable import printable, printable_json
+from portway_runtime.printable import printable_json, printable_line
 
 from portway_registry.admin_cli.connection import GlobalOptions
 
@@ -34,7 +34,7 @@ _KINDS: Final[Mapping["ChangeKind.ValueType", str]] = {
 
 def print_text(text: str, *, err: bool = False) -> None:
     """One line for people; what others chose in it cannot control the terminal."""
-    click.echo(printable(text), err=err)
+    click.echo(printable_line(text), err=err)
 
 
 def print_json(value: object) -> None:
@@ -104,6 +104,6 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: s
     for column in columns:
         table.add_column(column, no_wrap=not sys.stdout.isatty())
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable_line(cell)) for cell in row))
     # Into a pipe nothing is cut to a terminal's width.
     Console(width=None if sys.stdout.isatty() else 500).print(table)

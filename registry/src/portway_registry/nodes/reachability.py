@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
-from portway_proto.records import printable
+from portway_proto.records import cut_printable
 from portway_proto.v1.mesh_pb2 import Probe, Probed, Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, REACH_TRYING, NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
@@ -148,7 +148,7 @@ class Prober:
         """A node reports the outcome of a probe that it was asked for; any other report is dropped."""
         asked, answer = self._pending.get(probed.number, ("", None))
         if asked == node and answer is not None and not answer.done():
-            answer.set_result(printable(probed.failure, _LONGEST_FAILURE))
+            answer.set_result(cut_printable(probed.failure, _LONGEST_FAILURE))
 
     async def _probe(self, session: NodeSession) -> None:
         """Dial from some other nodes at once, and from here when none of them reached it."""
@@ -165,9 +165,9 @@ class Prober:
             return
         info.reach = REACH_FAILED
         outcomes = "; ".join(f"{who}: {outcome_of(why)}" for who, why in failures)
-        info.reach_failure = printable(outcomes, _LONGEST_FAILURE)
+        info.reach_failure = cut_printable(outcomes, _LONGEST_FAILURE)
         details = "; ".join(f"{who}: {why}" for who, why in failures)
-        self._details[info.name] = printable(details, _LONGEST_FAILURE)
+        self._details[info.name] = cut_printable(details, _LONGEST_FAILURE)
 
     def _report(self, session: NodeSession) -> None:
         info = session.info

@@ -5,7 +5,7 @@ import secrets
 from typing import Final
 
 from grpc import StatusCode
-from portway_proto.records import printable
+from portway_proto.records import cut_printable
 
 from portway_registry import errors
 
@@ -41,7 +41,7 @@ def status_of(error: Exception) -> tuple[StatusCode, str]:
     if isinstance(error, errors.CallError):
         for kind, code in _STATUS:
             if isinstance(error, kind):
-                return code, printable(str(error), _LONGEST_TEXT)
+                return code, cut_printable(str(error), _LONGEST_TEXT)
     if isinstance(error, errors.StoreUnavailable):
         logger.warning("call failed: the store cannot be reached", extra={"reason": str(error)})
         return StatusCode.UNAVAILABLE, "the registry cannot reach its store now: try again in a few seconds"

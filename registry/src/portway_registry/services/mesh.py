@@ -25,6 +25,7 @@ from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
 from portway_registry.names import check_domain, check_host, check_region
 from portway_registry.nodes.certificates import NodeCertificates
 from portway_registry.nodes.hub import Hub
+from portway_registry.public_suffixes import SuffixCheck
 from portway_registry.services.callers import current_caller
 from portway_registry.state.views import Views
 from portway_registry.tunnels.port_blocks import PortBlocks
@@ -43,10 +44,12 @@ class Mesh(MeshServicer):
         views: Views,
         port_blocks: PortBlocks,
         certificates: NodeCertificates,
+        suffix_check: SuffixCheck,
         *,
         domain: str | None = None,
     ) -> None:
         """`domain`: the only one that nodes may serve; None allows each its own."""
+        self._suffix_check = suffix_check
         self._domain = domain
         self._hub = hub
         self._views = views
@@ -60,6 +63,7 @@ class Mesh(MeshServicer):
         node = _checked_node(register.node, identity)
         if self._domain is not None and node.domain != self._domain:
             raise NotAllowed(f"this cluster's domain is {self._domain}, the registration names {node.domain!r}")
+        self._suffix_check.check(node.domain)
         checked = Register(node=node, lease_id=register.lease_id)
         await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms)
 

@@ -78,10 +78,9 @@ class Audit:
 
     async def latest(self, limit: int) -> list[AuditRecord]:
         """The `limit` newest entries, the newest first. Raises StoreUnavailable."""
-        listings = [await self._store.list(bound.prefix) for bound in (_CHANGES, _FAILURES)]
         newest = [
-            [_read(found.value) for found in reversed(listing.entries[-limit:])] if limit else []
-            for listing in listings
+            [_read(found.value) for found in await self._store.last(bound.prefix, limit)]
+            for bound in (_CHANGES, _FAILURES)
         ]
         return list(heapq.merge(*newest, key=lambda record: record.at_ms, reverse=True))[:limit]
 

@@ -89,6 +89,11 @@ class Store(Protocol):
         """All entries whose key begins with `prefix`, however many, at one revision."""
         ...
 
+    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+        """The `number` entries below `prefix` whose keys are last, the last one first, at one revision. Those before
+        them are not sent."""
+        ...
+
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
         """Do each write whose condition holds; returns for each, in order, whether it was done.
 

@@ -6,6 +6,7 @@ import pytest
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
+from portway_registry.store.contract import Entry
 from portway_registry.store.embedded import EmbeddedStore
 
 
@@ -19,6 +20,22 @@ async def test_the_newest_entries_come_first(memory: EmbeddedStore) -> None:
     assert [one.at_ms for one in found] == [20_000, 20_000, 1_000, 999, 3]
     assert [one.target for one in await audit.latest(2)] == ["20000", "20000"]
     assert found[-1].actor == "admin"
+
+
+async def test_the_newest_are_read_and_not_all(memory: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that asks for a few of 20,000 entries costs the store a few, of each kind."""
+    audit = Audit(memory, lambda: 1)
+    await audit.add("admin", "token.create", "one")
+    asked: list[tuple[str, int]] = []
+
+    async def last(prefix: str, number: int) -> tuple[Entry, ...]:
+        asked.append((prefix, number))
+        return await EmbeddedStore.last(memory, prefix, number)
+
+    monkeypatch.setattr(memory, "last", last)
+    monkeypatch.setattr(memory, "list", None)
+    assert [one.target for one in await audit.latest(3)] == ["one"]
+    assert asked == [(keys.AUDIT, 3), (keys.AUDIT_FAILURES, 3)]
 
 
 async def test_what_is_done_does_not_fail_for_the_audit(caplog: pytest.LogCaptureFixture) -> None:

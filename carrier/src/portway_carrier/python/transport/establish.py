@@ -26,7 +26,7 @@ class StreamFactory:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._contexts = TlsContexts()
+        self.contexts = TlsContexts()
 
     def accept(
         self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
@@ -34,7 +34,7 @@ class StreamFactory:
         """A server's stream on a connected socket, which it owns from now on; `established` is called when it is
         established. Raises TlsSettingsError, having closed the socket, when `tls` cannot be used."""
         try:
-            context = self._contexts.get(tls) if tls is not None else None
+            context = self.contexts.get(tls) if tls is not None else None
         except TlsSettingsError:
             sock.close()
             raise
@@ -46,7 +46,7 @@ class StreamFactory:
 
     def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
         """A client's stream to `address`. Raises TlsSettingsError when `tls` cannot be used."""
-        context = self._contexts.get(tls) if tls is not None else None
+        context = self.contexts.get(tls) if tls is not None else None
         stream = PyStream(self._core, address, tls=tls is not None)
         stream.establishing = self._core.tasks.spawn(
             connect(self._core, stream, tls, context), name=f"connect to {address}"

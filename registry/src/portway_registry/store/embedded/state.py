@@ -3,6 +3,7 @@
 Here: conditions, revisions, which keys are on which lease; without I/O. Not here: the file, deadlines, watches.
 """
 
+import heapq
 from collections import defaultdict
 
 from portway_registry.errors import LeaseLost
@@ -35,6 +36,11 @@ class State:
         """All entries below a prefix, sorted by key."""
         found = sorted((e for e in self.entries.values() if e.key.startswith(prefix)), key=lambda entry: entry.key)
         return Listing(tuple(found), self.revision)
+
+    def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+        """The `number` entries below a prefix whose keys are last, the last one first."""
+        below = (entry for entry in self.entries.values() if entry.key.startswith(prefix))
+        return tuple(heapq.nlargest(number, below, key=lambda entry: entry.key))
 
     def keys_of(self, lease: LeaseId) -> frozenset[str]:
         """The keys on a lease."""

@@ -92,6 +92,10 @@ class EmbeddedStore:
         self._check_open()
         return self._state.listing(prefix)
 
+    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+        self._check_open()
+        return self._state.last(prefix, number)
+
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
         wanted = tuple(writes)
         return await self._request(lambda draft: draft.write(wanted))

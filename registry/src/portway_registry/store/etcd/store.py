@@ -7,7 +7,8 @@ Here: which request each call sends. Not here: retries, the messages, watches. e
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from portway_registry.errors import LeaseLost, StoreUnavailable
 from portway_registry.store.contract import (
@@ -28,8 +29,10 @@ from portway_registry.store.etcd.watch import watch
 from portway_registry.store.etcd_api import rpc_pb2
 from portway_registry.store.spec import EtcdSpec
 
+T = TypeVar("T")
+
 _PAGE = 1_000  # entries in one answer of a listing: under 1 MiB with values of up to 1 KiB
-_LISTINGS = 3  # tries of a listing, which begins again when its revision is compacted meanwhile
+_READS = 3  # tries of a read of several pages
 _TRANSACTIONS_AT_ONCE = 4  # etcd commits concurrent ones with one fsync; more would only queue there
 
 
@@ -46,13 +49,10 @@ class EtcdStore:
         return entry_of(answer.response.kvs[0]) if answer.response.kvs else None
 
     async def list(self, prefix: str) -> Listing:
-        for _ in range(_LISTINGS):
-            try:
-                return await self._list(prefix)
-            except Refused as error:
-                if not error.compacted:
-                    raise
-        raise StoreUnavailable("etcd compacted faster than it could be listed: compact less often")
+        return await _read_again(lambda: self._list(prefix))
+
+    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+        return await _read_again(lambda: self._last(prefix, number))
 
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
         writes = tuple(writes)
@@ -129,19 +129,49 @@ class EtcdStore:
         entries: list[Entry] = []
         revision = 0
         while True:
-            request = rpc_pb2.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision)
-            answer = await ask(
-                self._members,
-                lambda member, metadata: member.kv.Range(request, metadata=metadata),  # noqa: B023 - awaited here
-            )
-            page = answer.response
+            page = await self._page(rpc_pb2.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision))
             revision = revision or page.header.revision
             entries.extend(map(entry_of, page.kvs))
             if not page.more:
                 return Listing(tuple(entries), Revision(revision))
             start = page.kvs[-1].key + b"\0"
 
+    async def _last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+        start, end = prefix_range(prefix)
+        entries: list[Entry] = []
+        revision, more = 0, True
+        while more and len(entries) < number:
+            page = await self._page(
+                rpc_pb2.RangeRequest(
+                    key=start,
+                    range_end=end,
+                    limit=min(_PAGE, number - len(entries)),
+                    revision=revision,
+                    sort_order=rpc_pb2.RangeRequest.DESCEND,
+                    sort_target=rpc_pb2.RangeRequest.KEY,
+                )
+            )
+            revision, more = revision or page.header.revision, page.more
+            entries.extend(map(entry_of, page.kvs))
+            end = page.kvs[-1].key if page.kvs else end
+        return tuple(entries)
+
+    async def _page(self, request: rpc_pb2.RangeRequest) -> rpc_pb2.RangeResponse:
+        answer = await ask(self._members, lambda member, metadata: member.kv.Range(request, metadata=metadata))
+        return answer.response
+
     async def _commit(self, writes: Sequence[Write]) -> Sequence[bool]:
         request = transaction(writes)
         answer = await ask(self._members, lambda member, metadata: member.kv.Txn(request, metadata=metadata))
         return outcomes(writes, answer.response, retried=answer.retried)
+
+
+async def _read_again(read: Callable[[], Awaitable[T]]) -> T:
+    """Do a read of several pages, again from its beginning when its revision is compacted meanwhile."""
+    for _ in range(_READS):
+        try:
+            return await read()
+        except Refused as error:
+            if not error.compacted:
+                raise
+    raise StoreUnavailable("etcd compacted faster than it could be read: compact less often")

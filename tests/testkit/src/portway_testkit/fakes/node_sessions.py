@@ -298,7 +298,7 @@ class NodeSessions:
         self.signers: dict[bytes, SessionSigner] = {}  # by session id
         self._signers: dict[str, SessionSigner] = {}  # by grant
         self._times = itertools.count(1)
-        self.certificates = Certificates(config)
+        self.certificates = Certificates(config, lambda settings: None)
         self.registry_clock = RegistryClock(clock, clock)
         self.failures: list[BaseException] = []
         self.checks = StatementChecks(

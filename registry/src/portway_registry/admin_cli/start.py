@@ -1,0 +1,11 @@
+"""The entry point of portway-admin: what has to be done before gRPC is imported, which reads its settings then."""
+
+from portway_runtime.grpc_channels import silence_grpc
+
+
+def main() -> None:
+    """Run the command."""
+    silence_grpc()
+    from portway_registry.admin_cli.cli import main as run
+
+    run()

@@ -1,0 +1,48 @@
+"""The check that the cluster's domain is on the Public Suffix List, without which the tunnels of all tenants are one
+site for browsers (docs/public-suffix-list.md).
+
+The list is the copy that the package publicsuffixlist brings: nothing is asked over the network. Entries younger than
+the copy are not known.
+"""
+
+import logging
+from typing import Final
+
+from publicsuffixlist import PublicSuffixList
+
+logger = logging.getLogger(__name__)
+
+# Names below these never reach the list: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, and ICANN's `internal`.
+_NEVER_PUBLIC: Final = frozenset({"alt", "example", "internal", "invalid", "local", "localhost", "onion", "test"})
+_HOME: Final = "home.arpa"
+# Stands for any region: the rule has a wildcard in its place.
+_ANY_REGION: Final = "region"
+
+
+class SuffixCheck:
+    """Warns of the first domain that it is told, once, unless browsers separate the tenants below it."""
+
+    def __init__(self) -> None:
+        """Reads the list, which takes some 30 ms; it is let go with the first domain."""
+        # Without accept_unknown a domain that no rule names is no suffix. Rules of the private section count.
+        self._list: PublicSuffixList | None = PublicSuffixList(accept_unknown=False, only_icann=False)
+
+    def check(self, domain: str) -> None:
+        """Tell the cluster's domain, in lower case. Calls after the first one do nothing."""
+        rules, self._list = self._list, None
+        if rules is None or not _can_be_public(domain) or rules.is_public(f"{_ANY_REGION}.{domain}"):
+            return
+        logger.warning(
+            "*.%s is not on the Public Suffix List: for browsers the tunnels of all tenants are one site and can set "
+            "each other's cookies. If your tenants do not trust each other, request the entry at "
+            "github.com/publicsuffix/list and put the request's address into the TXT record _psl.%s "
+            "(docs/public-suffix-list.md)",
+            domain,
+            domain,
+            extra={"domain": domain},
+        )
+
+
+def _can_be_public(domain: str) -> bool:
+    top = domain.rpartition(".")[2]
+    return top != domain and top not in _NEVER_PUBLIC and domain != _HOME and not domain.endswith(f".{_HOME}")
