@@ -128,6 +128,14 @@ def test_a_registry_that_refuses(registry: FakeRegistry, status: grpc.StatusCode
     assert registry.tokens == ["Bearer pw_0_unknown"]
 
 
+def test_a_registry_of_version_1(registry: FakeRegistry, node: FakeNode) -> None:
+    """It names no cluster to sign for: the program is told which of the two is to be upgraded, and no node is dialled."""
+    registry.cluster_id = ""
+    with pytest.raises(portway.RemoteError, match="older than this client, upgrade it"):
+        opening()()
+    assert node.count("hello") == 0
+
+
 def test_a_malformed_token(registry: FakeRegistry) -> None:
     """Nobody is asked about it."""
     with pytest.raises(portway.AuthError, match="pw_<id>_<secret>"):

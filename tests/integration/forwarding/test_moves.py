@@ -76,7 +76,7 @@ def test_a_lower_epoch_is_refused_elsewhere(mesh: Cluster, bind: Bind) -> None:
 
 
 def test_an_epoch_does_not_come_back_when_its_successor_leaves(mesh: Cluster, bind: Bind) -> None:
-    """Who saw an old proof cannot bind with it once the label is free."""
+    """A lower one is refused once the label is free, at the node that had it and at a sibling that knew of it."""
     key = SigningKey()
     holder = bind(mesh, "fra-1", "holder", key, 3)
     assert answered_by(mesh, "fra-2", holder.host) == "holder"

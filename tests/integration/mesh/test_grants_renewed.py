@@ -5,8 +5,11 @@ from typing import Any
 
 import portway
 import pytest
+from portway_carrier.contract import Lane
+from portway_proto.v1.lane_pb2 import Hello
 from portway_registry.access.grants import Grants
-from portway_relay.sessions.grants import GrantVerifier
+from portway_relay.sessions.session_presence import SessionPresence
+from portway_relay.sessions.sessions import Sessions
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.client_link import ClientLink
@@ -17,7 +20,7 @@ from portway_testkit.waiting import eventually
 
 @pytest.fixture
 def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every grant that a registry signs, in order; they live for a second, and clients show them a moment later."""
+    """Every grant that a registry signs, in order; they live for a second."""
     grants: list[str] = []
     sign = Grants.sign
 
@@ -30,6 +33,7 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("portway_registry.access.grants._LIFE_MS", 1_000)
     monkeypatch.setattr("portway_registry.access.grants.RENEW_AFTER_MS", 500)
     monkeypatch.setattr("portway.engine.grpc_registries.SHORTEST_LIFE", 0.0)
+    # A grant is shown with the next presence.
     monkeypatch.setattr("portway.engine.presences.PRESENCE_INTERVAL", 0.1)
     monkeypatch.setattr("portway.engine.presences.LOOK_EVERY", 0.1)
     return grants
@@ -37,15 +41,20 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every grant that a node reads, in order: one in HELLO before and after its signature is checked."""
+    """Every grant that a node is shown, in order: with HELLO, then with presences."""
     grants: list[str] = []
-    read = GrantVerifier.read
+    hello, take_grant = Sessions.hello, SessionPresence._take_grant
 
-    def read_and_tell(self: GrantVerifier, token: str) -> Any:
-        grants.append(token)
-        return read(self, token)
+    def hello_and_tell(self: Sessions, lane: Lane, message: Hello) -> Any:
+        grants.append(message.grant)
+        return hello(self, lane, message)
 
-    monkeypatch.setattr(GrantVerifier, "read", read_and_tell)
+    def take_and_tell(self: SessionPresence, encoded: str) -> None:
+        grants.append(encoded)
+        take_grant(self, encoded)
+
+    monkeypatch.setattr(Sessions, "hello", hello_and_tell)
+    monkeypatch.setattr(SessionPresence, "_take_grant", take_and_tell)
     return grants
 
 
@@ -57,13 +66,12 @@ def test_the_youngest_grant_is_shown_to_the_next_connection(
     with ClientLink(cluster) as link:
         as_client(cluster.environment())
         with portway.forward(origin.port) as tunnel:
-            eventually(lambda: len(set(shown)) >= 4)
+            eventually(lambda: len(shown) >= 4)
             cluster.stop_registry()
             eventually(lambda: serves(tunnel, cluster.ca))
-            before = list(shown)
-            assert list(dict.fromkeys(before)) == signed[: len(set(before))]
+            assert shown == signed[: len(shown)]
             link.cut()
             eventually(lambda: serves(tunnel, cluster.ca))
-            (again,) = set(shown[len(before) :])
-            assert again in signed[-2:]
+            assert shown[-1] in signed[-2:]
+            assert shown.count(shown[-1]) == 2
             cluster.start_registry()

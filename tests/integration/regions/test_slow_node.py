@@ -41,10 +41,12 @@ ASKS = """
 import json
 from portway.config import resolve
 from portway.engine.grpc_registries import GrpcRegistries
+from portway_proto.wire.statements import SigningKey
 from portway_testkit.waiting import eventually
 registries = GrpcRegistries(resolve())
-eventually(lambda: registries.locate().expected["fast-1"].learned)
-told = [registries.locate() for _ in range(5)]
+key = SigningKey().public
+eventually(lambda: registries.locate(key).expected["fast-1"].learned)
+told = [registries.locate(key) for _ in range(5)]
 print(json.dumps({"names": [[node.name for node in one.nodes] for one in told],
                   "expected": {name: one.ms for name, one in told[0].expected.items()}}))
 """

@@ -1,6 +1,7 @@
 """Restart the nodes of a mesh one by one, from the release of an older commit to this one, under load.
 
-The older release runs from a worktree of its git ref, with the packages of this environment. Visitors send 200 requests
+The older release is by default the last commit that changed what machines say to each other: nodes and clients of an
+earlier one are refused. It runs from a worktree of its git ref, with the packages of this environment. Visitors send 200 requests
 per second, on new and on kept connections, to the nodes that are ready by their own /readyz, as behind a load balancer.
 The exit code is 0 when no new connection failed and no request in progress was cut.
 """
@@ -24,6 +25,9 @@ from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes, ProcessFailed, Restartable
 from portway_lab.rolling_upgrade.load import Load
 
+# The last commit that changed the wire (proto/WIRE.md), here by version 2 of the lane protocol. Whatever changes it in
+# a way that this release cannot upgrade from moves this on.
+WIRE_CHANGED_AT = "4e41f3cf9ee3027aaaa3d2c4fa540ef1c0074c6a"
 # The whole load comes from one address.
 _NO_LIMITS = ("--connections-per-second", "10000", "--connection-burst", "10000")
 _ENDS_WITHIN = 45.0  # seconds: a node's grace (10 s), and time to spare
@@ -52,7 +56,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/rolling_upgrade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--from", dest="ref", required=True, metavar="REF", help="the older release, as a git ref")
+    parser.add_argument(
+        "--from",
+        dest="ref",
+        default=WIRE_CHANGED_AT,
+        metavar="REF",
+        help=f"the older release, as a git ref ({WIRE_CHANGED_AT[:12]}, the last that changed the wire)",
+    )
     parser.add_argument(
         "--settle",
         type=float,

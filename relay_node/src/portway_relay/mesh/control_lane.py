@@ -11,10 +11,10 @@ from typing import ClassVar, Final
 
 from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane
-from portway_carrier.errors import CarrierError, ConnectionLost
+from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed
 from portway_carrier.values import DialTarget
 from portway_proto.records import tunnel_record
-from portway_proto.v1.lane_pb2 import Answer, Ask, Routes, RoutesHeard
+from portway_proto.v1.lane_pb2 import Answer, Ask, Failure, Routes, RoutesHeard
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
@@ -184,7 +184,7 @@ class ControlLane:
                 future.set_result(None)
         self._lost.set()
         if not (isinstance(error, ConnectionLost) and error.clean):
-            logger.info("peer lost", extra={"peer": self._name, "reason": str(error)})
+            logger.info("peer lost", extra={"peer": self._name, "reason": _reason(error)})
 
     def _answer(self, payload: bytes) -> None:
         answer = Answer.FromString(payload)
@@ -205,3 +205,13 @@ class ControlLane:
         FrameType.ANSWER: _answer,
         FrameType.ROUTES_HEARD: _routes_heard,
     }
+
+
+def _reason(error: CarrierError) -> str:
+    """Why a lane ended: in the peer's own words, if it has sent FAIL."""
+    if not isinstance(error, PeerFailed):
+        return str(error)
+    try:
+        return f"it said: {Failure.FromString(error.payload).message}"
+    except DecodeError:
+        return str(error)

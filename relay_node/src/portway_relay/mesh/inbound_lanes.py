@@ -23,6 +23,7 @@ from portway_proto.v1.lane_pb2 import (
     Answer,
     Ask,
     Failure,
+    FailureCode,
     Peer,
     Routes,
     RoutesHeard,
@@ -234,7 +235,7 @@ class _InboundLane:
         self._lane: Lane | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._hello: Peer | None = None
-        self._aborted = False
+        self._over = False  # failed or aborted here: frames that came in the same read do not count
         # Labels with a raw port in the ROUTES so far; None once the node has reported all its tunnels.
         self._raw_labels: set[str] | None = set()
         # Numbered ROUTES that are not acknowledged yet, with the ports that they wait for.
@@ -259,7 +260,7 @@ class _InboundLane:
             self._lane.abort()
 
     def frame_received(self, lane: Lane, frame_type: int, payload: bytes) -> None:
-        if self._aborted:
+        if self._over:
             return
         try:
             handler = self._handlers().get(frame_type)
@@ -268,7 +269,7 @@ class _InboundLane:
             handler(self, lane, payload)
         except (DecodeError, ValueError) as error:
             logger.warning("a node broke the protocol", extra={"node": self.node, "reason": str(error)})
-            lane.fail(Failure(code=FAILURE_CODE_PROTOCOL, message=str(error)).SerializeToString())
+            self._fail(lane, FAILURE_CODE_PROTOCOL, str(error))
 
     def opening_received(self, lane: Lane, opening: Opening) -> None:
         if self._hello is None or self.is_control:
@@ -280,6 +281,10 @@ class _InboundLane:
         self._stop_timer()
         self._unheard.clear()
         self._lanes.lane_gone(self, lane)
+
+    def _fail(self, lane: Lane, code: FailureCode, message: str) -> None:
+        self._over = True
+        lane.fail(Failure(code=code, message=message).SerializeToString())
 
     def _handlers(self) -> "Mapping[int, _Handler]":
         """The frames that the node may send next."""
@@ -293,11 +298,12 @@ class _InboundLane:
         self._lanes.greeting.discard(lane)
         if hello.version != PROTOCOL_VERSION:
             message = f"this node speaks version {PROTOCOL_VERSION} of the lane protocol, not {hello.version}"
-            lane.fail(Failure(code=FAILURE_CODE_VERSION, message=message).SerializeToString())
+            logger.warning("a node is refused", extra={"node": self.node, "reason": message})
+            self._fail(lane, FAILURE_CODE_VERSION, message)
             return
         if hello.control and not self._events.is_known(self.node):
             # What it sends now would not be believed. It dials again, and a registry lists it meanwhile.
-            self._aborted = True
+            self._over = True
             lane.abort()
             return
         self._hello = hello

@@ -14,11 +14,15 @@ from portway_relay.routing.senders import BySender, Sender
 
 @dataclass(slots=True, eq=False)
 class HeardClaim:
-    """A claim that a sender has shown."""
+    """A claim that a sender has shown.
+
+    vouched_at: when the session that had the label here showed it as where its client went, by this node's clock.
+    """
 
     sender: Sender
     claim: Claim = field(repr=False)
     genuine: bool = False  # its signature was checked
+    vouched_at: float | None = None
 
     def signed(self, cluster: bytes) -> Signed:
         return self.claim.signed(cluster)
@@ -85,6 +89,17 @@ class Heard:
                 word.genuine = word.genuine or one.genuine
         self._presences.put(sender, key, word)
         return word
+
+    def vouch(self, sender: Sender, claim: Claim, now: float) -> None:
+        """The sender, whose client had the label, has shown the claim now. No effect if it is not kept."""
+        word = self._claims.get(sender, claim.label)
+        if word is not None and word.claim.encoded == claim.encoded:
+            word.vouched_at = now
+
+    def vouched_at(self, claim: Claim) -> float | None:
+        """When that was; None for a claim that only others have shown."""
+        words = [word for word in self._claims.all(claim.label) if word.claim.encoded == claim.encoded]
+        return max((word.vouched_at for word in words if word.vouched_at is not None), default=None)
 
     def claims(self, label: str) -> list[HeardClaim]:
         """All claims to a label, the one of highest rank first."""

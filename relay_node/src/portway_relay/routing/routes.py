@@ -206,6 +206,14 @@ class Routes:
         newest = self._newest(presence.session_key)
         return word.genuine is None and (newest is None or newest.time_ms < presence.time_ms)
 
+    def hear_moved(self, sender: Sender, claim: Claim, presence: Presence) -> None:
+        """Keep where a session that had the label says that its client went. Once the two are checked that counts as an
+        answer: nobody else is asked."""
+        self.hear_presence(sender, presence)
+        self.hear_claim(sender, claim)
+        self._heard.vouch(sender, claim, self._clock())
+        self.decide(claim.label)
+
     def is_latest(self, session_key: bytes, presence: bytes) -> bool:
         """Whether this is the latest genuine presence of its session that is known."""
         newest = self._newest(session_key)
@@ -296,6 +304,9 @@ class Routes:
             options = TunnelOptions.FromString(owner.claim.options)
             route = self._routes[label] = Route(owner, options.h2_enabled, pool, self._pool_of)
             self._labels.setdefault(owner.claim.session_key, set()).add(label)
+        vouched = self._heard.vouched_at(owner.claim)
+        if vouched is not None and (route.asked_at is None or route.asked_at < vouched):
+            route.asked_at = vouched
         self._renew(route)
         held = self._held(label)
         if route.placed and held is not None and held.rank < owner.claim.rank and self._superseded is not None:

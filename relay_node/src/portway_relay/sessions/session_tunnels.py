@@ -248,17 +248,8 @@ class SessionTunnels:
         claim, presence = read_claim(moved.claim), read_presence(moved.presence)
         if claim.label != tunnel.label:
             return
-        routes, sender = self._context.routes, self.shown.sender
-        routes.hear_presence(sender, presence)
-        routes.hear_claim(sender, claim)
-        self._context.tasks.spawn(self._follow(claim), name="follow a client")
-
-    async def _follow(self, claim: Claim) -> None:
-        """Check where the client says that it has gone. Nobody else is asked: the session that held the tunnel has said
-        so itself."""
-        await self._context.verification.settle(claim.label)
-        if self._context.routes.highest(claim.label) == claim:
-            self._context.routes.asked(claim.label)
+        self._context.routes.hear_moved(self.shown.sender, claim, presence)
+        self._context.tasks.spawn(self._context.verification.settle(claim.label), name="follow a client")
 
     # BIND, step by step.
 

@@ -120,6 +120,23 @@ async def test_a_node_that_is_not_known_yet_comes_again(make: Make) -> None:
     await until(lambda: two.heard == [("one", Routes(bound=[held], whole=True))])
 
 
+async def test_a_node_of_another_version_says_why_it_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log of each of the two names the version that is spoken; what the older one tells does not count."""
+    caplog.set_level("INFO", "portway_relay.mesh")
+    monkeypatch.setattr(peers_module, "PROTOCOL_VERSION", 1)
+    older, two = make("older"), make("two")
+    older.hold("a" * 16)
+    older.update_peers([two.info])
+    await until(lambda: {"a node is refused", "peer lost"} <= {record.message for record in caplog.records})
+    reasons = {record.message: getattr(record, "reason", "") for record in caplog.records}
+    says = "this node speaks version 2 of the lane protocol, not 1"
+    assert (reasons["a node is refused"], reasons["peer lost"]) == (says, f"it said: {says}")
+    assert two.heard == []
+    assert not two.inbound_lanes.connected
+
+
 async def test_nodes_of_other_regions_are_told_nothing(make: Make) -> None:
     """They ask."""
     one, far = make("one"), make("far", "iad")

@@ -2,7 +2,7 @@
 
 import pytest
 from portway_proto.wire.limits import CLOCK_LEEWAY, MAX_EPOCH_AHEAD, PRESENCE_FRESH, YOUNG
-from portway_proto.wire.statements import SigningKey
+from portway_proto.wire.statements import SigningKey, read_claim
 from portway_relay.routing.senders import REGISTRY, TOKEN, Sender
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.known_routes import KEY, LABEL, KnownRoutes, node
@@ -203,6 +203,33 @@ def test_a_young_node_asks_about_each_label(clock: ManualClock, signer: SessionS
     other = SigningKey(b"\x0a" * 32)
     known.place(SessionSigner(), "b", key=other)
     assert known.at(label_of(other)) == ("b", 1), "nothing that was signed before its start counts any more"
+
+
+@pytest.mark.parametrize("heard_before", [False, True], ids=["first", "later"])
+def test_where_the_session_that_had_it_says_its_client_went_is_not_asked_about(
+    clock: ManualClock, signer: SessionSigner, heard_before: bool
+) -> None:
+    """From the moment that its statements are checked, also at a young node and where another node has shown them."""
+    known = KnownRoutes(clock, young=True)
+    claim = signer.claim(KEY, node="a", epoch=2)
+    presence = signer.present("a", time_ms=known.now_ms)
+    if heard_before:
+        known.hear("a", claim, presence)
+        assert known.at() is None
+    known.routes.hear_moved(CLIENT, claim, presence)
+    assert known.at() == ("a", 2)
+    clock.now += PRESENCE_FRESH + 1
+    assert known.at() is None, "an answer of before does not hold for a renewal that is overdue"
+
+
+def test_a_forged_claim_is_no_answer_whoever_had_the_label(clock: ManualClock, signer: SessionSigner) -> None:
+    """The genuine one, which another node has shown, is asked about."""
+    known = KnownRoutes(clock, young=True)
+    claim, _ = known.place(signer, "a", 2)
+    forged = read_claim(KEY.public + SessionSigner().claim(node="a", epoch=3).encoded[len(KEY.public) :])
+    known.routes.hear_moved(CLIENT, forged, signer.present("a", claim, forged, time_ms=known.now_ms + 1))
+    assert known.at() is None
+    assert known.placed() == ("a", 2)
 
 
 def test_no_longer_young_is_older_than_any_presence_that_counts() -> None:

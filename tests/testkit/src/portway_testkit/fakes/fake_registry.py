@@ -25,6 +25,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
     def __init__(self, key: bytes, certificate: bytes, cluster_ca: bytes, nodes: list[FakeNode]) -> None:
         self.nodes = nodes
         self.cluster_ca = cluster_ca
+        self.cluster_id = CLUSTER_ID  # empty: a registry from before clients signed
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.clock_offset = 0.0
         self.grant_life = GRANT_LIFE
@@ -69,7 +70,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
             candidates=[one for one in self._candidates() if request.region in ("", one.node.region)],
             cluster_ca=self.cluster_ca,
             grant=self._grant(f"grant-{self.locates}", request.session_key),
-            cluster_id=CLUSTER_ID,
+            cluster_id=self.cluster_id,
             registry_time_ms=self._time_ms(),
         )
 

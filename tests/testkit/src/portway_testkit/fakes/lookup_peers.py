@@ -141,8 +141,7 @@ class Around:
         token = Sender(TOKEN, "t1")
         self.routes.bound_here(token, self.statements("here")[0])
         claim, presence = self.statements(node, 2)
-        self.routes.hear_presence(token, presence)
-        self.routes.hear_claim(token, claim)
+        self.routes.hear_moved(token, claim, presence)
 
     async def find(self, label: str = LABEL, address: str = "192.0.2.1") -> tuple[str, int] | str | None:
         found: Any = await self.lookup.find(label, "fra", address)

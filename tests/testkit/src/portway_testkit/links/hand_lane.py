@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from portway.tunnel import Tunnel
-from portway_proto.v1.lane_pb2 import Bind, Bound, Failure, Park, Presence, Welcome
+from portway_proto.v1.lane_pb2 import Bind, Bound, Failure, Hello, Park, Presence, Welcome
 from portway_proto.wire.frames import FrameReader, FrameType, encode_frame
 from portway_proto.wire.limits import (
     LINK_ALPN,
@@ -112,14 +112,18 @@ class HandLane:
         self, grant: Grants | HandGrant | str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION
     ) -> None:
         """Send HELLO with a grant for a session key of its own, that of the session to resume, or any text as grant."""
+        self.say(FrameType.HELLO, self.hello(grant, session, version=version).SerializeToString())
+
+    def hello(
+        self, grant: Grants | HandGrant | str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION
+    ) -> Hello:
+        """What `say_hello` sends, signed for the node that has shown its certificate on this lane."""
         certificate = self._sock.getpeercert(binary_form=True)
         assert certificate is not None
         if isinstance(grant, str):
-            hello = forged_hello(grant, self._node, certificate, version=version)
-        else:
-            self._grant = grant.of(session) if isinstance(grant, Grants) else grant
-            hello = self._grant.hello(self._node, certificate, session, version=version)
-        self.say(FrameType.HELLO, hello.SerializeToString())
+            return forged_hello(grant, self._node, certificate, version=version)
+        self._grant = grant.of(session) if isinstance(grant, Grants) else grant
+        return self._grant.hello(self._node, certificate, session, version=version)
 
     def begin(self, grant: Grants | HandGrant, session: Welcome | None = None) -> Welcome:
         """Make this a control lane: HELLO, WELCOME."""
