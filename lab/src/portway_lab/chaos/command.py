@@ -22,7 +22,7 @@ from types import FrameType
 from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.chaos import consistency
-from portway_lab.chaos.plan import GUESTS, Fault, counts, make_plan
+from portway_lab.chaos.plan import GUESTS, HOSTILE, Fault, Kind, counts, make_plan
 from portway_lab.chaos.stage import Stage
 from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster.delay_network import why_not
@@ -32,6 +32,8 @@ from portway_lab.cluster.visits import WrongBytes
 _SUPERVISE_EVERY = 0.2  # seconds
 _QUICK = 5.0  # seconds; a check that takes longer to succeed is reported with what it waited for
 _SHOWN = 600  # characters of that
+_LIES_ALONE = 10.0  # seconds for which the hostile node lies and nothing else is wrong
+_TURNS_WITHIN = 15.0  # it may have been started just now
 _CANNOT_RUN = 2
 
 
@@ -157,6 +159,7 @@ def _play(plan: tuple[Fault, ...], stage: Stage, say: _Log) -> None:
 def _check(stage: Stage, say: _Log) -> list[str]:
     """The checks in sequence; each may take time to succeed, while parts that ended are started again."""
     try:
+        severed = _lies_alone(stage, say)
         wrong = _settle(stage, lambda: consistency.not_served(stage), say)
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
         differ = _settle(stage, lambda: consistency.disagreements(stage), say)
@@ -170,7 +173,29 @@ def _check(stage: Stage, say: _Log) -> list[str]:
         say(f"no closed tunnel is answered for: {'no' if answered else 'yes'}")
     except WrongBytes as error:
         return [str(error)]
-    return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+    return [*severed, *wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+
+
+def _lies_alone(stage: Stage, say: _Log) -> list[str]:
+    """Check that the hostile node severs nothing that is homed elsewhere, while every other part works."""
+    if wrong := _settle(stage, lambda: consistency.not_served(stage), say):
+        return wrong
+    lies = Fault(say.seconds(), say.seconds() + _LIES_ALONE, Kind.LIE, HOSTILE)
+    say(str(lies))
+    stage.begin(lies)
+    visits, severed = 0, []
+    if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
+        severed.append(f"{HOSTILE} did not begin to lie")
+    while say.seconds() < lies.until:
+        stage.supervise()
+        made, wrong = consistency.severed(stage)
+        visits += made
+        severed += wrong
+    stage.end(lies)
+    if not stage.hostile.wait_for(False, _TURNS_WITHIN, stage.supervise):
+        severed.append(f"{HOSTILE} did not stop lying")
+    say(f"while only {HOSTILE} lied, {visits - len(severed)} of {visits} visits of tunnels homed elsewhere were served")
+    return severed
 
 
 def _newcomer(stage: Stage, say: _Log) -> list[str]:
