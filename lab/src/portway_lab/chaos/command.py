@@ -22,8 +22,8 @@ from types import FrameType
 from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.chaos import consistency
-from portway_lab.chaos.plan import GUESTS, HOSTILE, Fault, Kind, counts, make_plan
-from portway_lab.chaos.stage import Stage
+from portway_lab.chaos.plan import GUESTS, HOSTILE, NODES, Fault, Kind, counts, make_plan
+from portway_lab.chaos.stage import RAW_REGION, Stage
 from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.processes import Processes, ProcessFailed
@@ -134,7 +134,9 @@ def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -
         gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
         say(f"raw addresses that were lost by their clients' logs: {', '.join(stage.ledger.without_port()) or 'none'}")
         say(f"longest time between two successful visits: {gaps}")
-        return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
+        wrong = _check(stage, say)
+        say(f"told by the hostile node: {_listed(stage.hostile.told())}")
+        return [*visitors.violations, *wrong, *stage.unexpected, *stage.guests.unexpected]
     finally:
         stage.close()
 
@@ -177,15 +179,29 @@ def _check(stage: Stage, say: _Log) -> list[str]:
 
 
 def _lies_alone(stage: Stage, say: _Log) -> list[str]:
-    """Check that the hostile node severs nothing that is homed elsewhere, while every other part works."""
+    """Check that the hostile node severs nothing that is homed elsewhere while every other part works: first with
+    whatever is homed there, then with every tunnel of its region."""
     if wrong := _settle(stage, lambda: consistency.not_served(stage), say):
         return wrong
+    wrong = _lie(stage, say)
+    others = [node for node in NODES if node.partition("-")[0] == RAW_REGION and node != HOSTILE]
+    drains = [Fault(say.seconds(), say.seconds(), Kind.DRAIN, node) for node in others]
+    for drain in drains:
+        stage.begin(drain)
+    away = _settle(stage, lambda: consistency.not_at_hostile(stage), say)
+    for drain in drains:
+        stage.end(drain)
+    say(f"every tunnel of {RAW_REGION} is at {HOSTILE}: {'no' if away else 'yes'}")
+    return [*wrong, *away, *_lie(stage, say)]
+
+
+def _lie(stage: Stage, say: _Log) -> list[str]:
+    """Let the hostile node lie for a while. Returns the visits of tunnels homed elsewhere that were not served."""
     lies = Fault(say.seconds(), say.seconds() + _LIES_ALONE, Kind.LIE, HOSTILE)
-    say(str(lies))
     stage.begin(lies)
-    visits, severed = 0, []
     if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
-        severed.append(f"{HOSTILE} did not begin to lie")
+        return [f"{HOSTILE} did not begin to lie"]
+    visits, severed = 0, []
     while say.seconds() < lies.until:
         stage.supervise()
         made, wrong = consistency.severed(stage)
@@ -194,7 +210,8 @@ def _lies_alone(stage: Stage, say: _Log) -> list[str]:
     stage.end(lies)
     if not stage.hostile.wait_for(False, _TURNS_WITHIN, stage.supervise):
         severed.append(f"{HOSTILE} did not stop lying")
-    say(f"while only {HOSTILE} lied, {visits - len(severed)} of {visits} visits of tunnels homed elsewhere were served")
+    served = f"{visits - len(severed)} of {visits} visits of tunnels homed elsewhere were served"
+    say(f"while only {HOSTILE} lied, for {say.seconds() - lies.at:.0f} s, {served}")
     return severed
 
 

@@ -71,6 +71,21 @@ def severed(stage: Stage) -> tuple[int, list[str]]:
     return len(visits), wrong
 
 
+def not_at_hostile(stage: Stage) -> list[str]:
+    """Open tunnels of the hostile node's region that are homed at another node, as a registry shows them."""
+    try:
+        tunnels = stage.cluster.ask("tunnel", "list", prefix=stage.network.prefix(REGISTRIES[0]))["tunnels"]
+    except ProcessFailed as error:
+        return [str(error)[-200:]]
+    there = {tunnel["label"] for tunnel in tunnels if tunnel["node"] == stage.names[HOSTILE]}
+    region = HOSTILE.partition("-")[0]
+    return [
+        f"{tunnel.name} is not at {HOSTILE}"
+        for tunnel in stage.ledger.open_now()
+        if tunnel.region == region and tunnel.label not in there
+    ]
+
+
 def still_answered(stage: Stage) -> list[str]:
     """Closed tunnels whose address is answered at some node. A raw port that has rested may belong to another
     tunnel."""

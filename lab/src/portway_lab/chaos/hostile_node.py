@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +88,7 @@ class HostileNode(Node):
         self._record = record
         self._rng = random.Random()
         self.lying = False
+        self._told: Counter[str] = Counter()
         base, routing, raw, serving = self._base, self._routing, self._raw, self._serving
         self._lies = Lies(
             HomeNode(self.config.name, self.config.region, self.config.zone),
@@ -166,6 +168,9 @@ class HostileNode(Node):
         self._stream._whole_due = True
         self._routing.outbox.filled.set()
         self._record.honest()
+        for what, count in self._told.items():
+            self._record.told(what, count)
+        self._told.clear()
 
     # What it says.
 
@@ -173,6 +178,10 @@ class HostileNode(Node):
         """One round."""
         for peer in self._routing.peers._peers.values():
             for routes in self._lies.routes():
+                if peer.control.up:
+                    self._told["tunnels"] += len(routes.bound)
+                    self._told["presences"] += len(routes.presences)
+                    self._told["gone"] += len(routes.gone)
                 peer.control.tell(routes)
         if self._routing.calls.connected:
             self._routing.outbox.filled.set()
@@ -182,6 +191,7 @@ class HostileNode(Node):
 
     def _lie_to(self, session: Session) -> None:
         """GOAWAY, FAIL, or the loss of a tunnel."""
+        self._told["to-clients"] += 1
         draw = self._rng.random()
         if draw < 0.2:
             session._send(FrameType.GOAWAY, Goaway(failure=self._failure((FAILURE_CODE_SHUTDOWN,))))
@@ -204,10 +214,14 @@ class HostileNode(Node):
             batch = self._routing.outbox._numbered(Announce())
         del batch.withdrawn[:]
         self._lies.announce(batch)
+        self._told["to-registries"] += len(batch.bound) + len(batch.sessions) + len(batch.withdrawn)
         return batch
 
     def _answer(self, answer: Callable[[str], Answer], label: str) -> Answer:
-        return self._lies.answer(label) if self.lying else answer(label)
+        if not self.lying:
+            return answer(label)
+        self._told["answers"] += 1
+        return self._lies.answer(label)
 
     def _withhold(self, announce: Callable[..., None], *what: Any) -> None:
         """Say it to nobody, or too late."""
@@ -243,6 +257,7 @@ class HostileNode(Node):
     ) -> Session:
         self._lies.heard_grant(greeting.grant)
         if self.lying and self._rng.random() < _AT_THE_DOOR:
+            self._told["to-clients"] += 1
             raise Refused(self._rng.choice(_NO_ATTACH), _WORDS, retry_after=self._rng.choice((0.0, 60.0)))
         return await hello(lane, greeting)
 
@@ -270,6 +285,7 @@ class HostileNode(Node):
                         claim=self._rng.choice((b"", self._lies.claim_of(claim.label))),
                     )
                     session._send(FrameType.BIND_REFUSED, refusal)
+                    self._told["to-clients"] += 1
                     return
             original(payload)
 
@@ -298,10 +314,12 @@ class HostileNode(Node):
         if mine is None:
             arrived(node, lane, opening)
         else:
+            self._told["visits-forwarded-to-it"] += 1
             self._routing.visits.start_forwarded(lane, opening, mine)
 
     def _start_visit(self, start: Callable[..., None], stream: Any, peer: Any, destination: Any, *more: Any) -> None:
         mine = None if self._own is None else self._own.tunnel(self._lies.own_claim())
+        self._told["visits-at-itself"] += mine is not None
         start(stream, peer, destination if mine is None else mine, *more)
 
 

@@ -7,6 +7,7 @@ share. Here: the file, written by hostile_node.py and read by the run. Not here:
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 _LIES: Final = "lies"
 _HONEST: Final = "honest"
 _PLACED: Final = "placed"
+_TOLD: Final = "told"
 
 
 class RecordWriter:
@@ -38,8 +40,12 @@ class RecordWriter:
             self._placed.add(label)
             self._write(_PLACED, label)
 
-    def _write(self, what: str, label: str = "-") -> None:
-        self._file.write(f"{time.monotonic()} {what} {label}\n")
+    def told(self, what: str, count: int) -> None:
+        """So many statements of this kind were sent to others while it lied."""
+        self._write(_TOLD, f"{what}:{count}")
+
+    def _write(self, kind: str, what: str = "-") -> None:
+        self._file.write(f"{time.monotonic()} {kind} {what}\n")
 
 
 class HostileRecord:
@@ -53,6 +59,13 @@ class HostileRecord:
         self._read = 0  # bytes
         self._lied: list[tuple[float, float]] = []  # from, until
         self._placed: set[str] = set()
+        self._told: Counter[str] = Counter()
+
+    def told(self) -> Counter[str]:
+        """The lies by kind, each as often as it was sent."""
+        with self._lock:
+            self._update()
+            return self._told.copy()
 
     def was_placed(self, label: str) -> bool:
         """Whether its client has ever placed it at the hostile node."""
@@ -91,11 +104,15 @@ class HostileRecord:
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.decode().splitlines():
-            at, what, label = line.split()
-            if what == _PLACED:
-                self._placed.add(label)
+            at, kind, what = line.split()
+            if kind == _PLACED:
+                self._placed.add(what)
+                continue
+            if kind == _TOLD:
+                name, _, count = what.partition(":")
+                self._told[name] += int(count)
                 continue
             if self._lied and self._lied[-1][1] == math.inf:
                 self._lied[-1] = (self._lied[-1][0], float(at))
-            if what == _LIES:
+            if kind == _LIES:
                 self._lied.append((float(at), math.inf))
