@@ -22,8 +22,8 @@ from types import FrameType
 from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.chaos import consistency
-from portway_lab.chaos.plan import GUESTS, Fault, counts, make_plan
-from portway_lab.chaos.stage import Stage
+from portway_lab.chaos.plan import GUESTS, HOSTILE, NODES, Fault, Kind, counts, make_plan
+from portway_lab.chaos.stage import RAW_REGION, Stage
 from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.processes import Processes, ProcessFailed
@@ -32,6 +32,8 @@ from portway_lab.cluster.visits import WrongBytes
 _SUPERVISE_EVERY = 0.2  # seconds
 _QUICK = 5.0  # seconds; a check that takes longer to succeed is reported with what it waited for
 _SHOWN = 600  # characters of that
+_LIES_ALONE = 10.0  # seconds for which the hostile node lies and nothing else is wrong
+_TURNS_WITHIN = 15.0  # it may have been started just now
 _CANNOT_RUN = 2
 
 
@@ -132,7 +134,9 @@ def _run(plan: tuple[Fault, ...], seed: int, processes: Processes, etcd: Path) -
         gaps = ", ".join(f"{name} {gap:.1f} s" for name, gap in visitors.longest_gap.items())
         say(f"raw addresses that were lost by their clients' logs: {', '.join(stage.ledger.without_port()) or 'none'}")
         say(f"longest time between two successful visits: {gaps}")
-        return [*visitors.violations, *_check(stage, say), *stage.unexpected, *stage.guests.unexpected]
+        wrong = _check(stage, say)
+        say(f"told by the hostile node: {_listed(stage.hostile.told())}")
+        return [*visitors.violations, *wrong, *stage.unexpected, *stage.guests.unexpected]
     finally:
         stage.close()
 
@@ -157,6 +161,7 @@ def _play(plan: tuple[Fault, ...], stage: Stage, say: _Log) -> None:
 def _check(stage: Stage, say: _Log) -> list[str]:
     """The checks in sequence; each may take time to succeed, while parts that ended are started again."""
     try:
+        severed = _lies_alone(stage, say)
         wrong = _settle(stage, lambda: consistency.not_served(stage), say)
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
         differ = _settle(stage, lambda: consistency.disagreements(stage), say)
@@ -170,7 +175,44 @@ def _check(stage: Stage, say: _Log) -> list[str]:
         say(f"no closed tunnel is answered for: {'no' if answered else 'yes'}")
     except WrongBytes as error:
         return [str(error)]
-    return [*wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+    return [*severed, *wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+
+
+def _lies_alone(stage: Stage, say: _Log) -> list[str]:
+    """Check that the hostile node severs nothing that is homed elsewhere while every other part works: first with
+    whatever is homed there, then with every tunnel of its region."""
+    if wrong := _settle(stage, lambda: consistency.not_served(stage), say):
+        return wrong
+    wrong = _lie(stage, say)
+    others = [node for node in NODES if node.partition("-")[0] == RAW_REGION and node != HOSTILE]
+    drains = [Fault(say.seconds(), say.seconds(), Kind.DRAIN, node) for node in others]
+    for drain in drains:
+        stage.begin(drain)
+    away = _settle(stage, lambda: consistency.not_at_hostile(stage), say)
+    for drain in drains:
+        stage.end(drain)
+    say(f"every tunnel of {RAW_REGION} is at {HOSTILE}: {'no' if away else 'yes'}")
+    return [*wrong, *away, *_lie(stage, say)]
+
+
+def _lie(stage: Stage, say: _Log) -> list[str]:
+    """Let the hostile node lie for a while. Returns the visits of tunnels homed elsewhere that were not served."""
+    lies = Fault(say.seconds(), say.seconds() + _LIES_ALONE, Kind.LIE, HOSTILE)
+    stage.begin(lies)
+    if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
+        return [f"{HOSTILE} did not begin to lie"]
+    visits, severed = 0, []
+    while say.seconds() < lies.until:
+        stage.supervise()
+        made, wrong = consistency.severed(stage)
+        visits += made
+        severed += wrong
+    stage.end(lies)
+    if not stage.hostile.wait_for(False, _TURNS_WITHIN, stage.supervise):
+        severed.append(f"{HOSTILE} did not stop lying")
+    served = f"{visits - len(severed)} of {visits} visits of tunnels homed elsewhere were served"
+    say(f"while only {HOSTILE} lied, for {say.seconds() - lies.at:.0f} s, {served}")
+    return severed
 
 
 def _newcomer(stage: Stage, say: _Log) -> list[str]:

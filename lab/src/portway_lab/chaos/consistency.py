@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from portway_lab.chaos.ledger import Got, Visit
-from portway_lab.chaos.plan import NODES, REGISTRIES
+from portway_lab.chaos.plan import HOSTILE, NODES, REGISTRIES
 from portway_lab.chaos.stage import VISITOR, Stage
 from portway_lab.chaos.visitors import visit
 from portway_lab.cluster.clients import NamedTunnel
@@ -40,12 +40,49 @@ def not_served(stage: Stage) -> list[str]:
     entrances = [(tunnel, node, raw) for tunnel, raw in stage.addresses() for node in stage.entrances(tunnel, raw=raw)]
     visits = _visit_all(stage, entrances)
     for done in visits:
-        if done.got is Got.FOREIGN:
+        if done.got in (Got.FOREIGN, Got.HOSTILE):
             raise WrongBytes(f"at {done.node}: {done.reason}")
     return [
         f"{tunnel.name}{' (raw)' if raw else ''} is not served at {node}: {done.reason}"
         for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
         if done.got is not Got.OWN
+    ]
+
+
+def severed(stage: Stage) -> tuple[int, list[str]]:
+    """The visits that were made, and those not served, of tunnels that were never at the hostile node, at the other
+    nodes. While it alone does harm there must be none. Raises WrongBytes."""
+    entrances = [
+        (tunnel, node, raw)
+        for tunnel, raw in stage.addresses()
+        if not stage.hostile.was_placed(tunnel.label)
+        for node in stage.entrances(tunnel, raw=raw)
+        if node != HOSTILE
+    ]
+    visits = _visit_all(stage, entrances)
+    for done in visits:
+        if done.got in (Got.FOREIGN, Got.HOSTILE):
+            raise WrongBytes(f"at {done.node}: {done.reason}")
+    wrong = [
+        f"{tunnel.name}{' (raw)' if raw else ''} was not served at {node} while only {HOSTILE} lied: {done.reason}"
+        for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
+        if done.got is not Got.OWN
+    ]
+    return len(visits), wrong
+
+
+def not_at_hostile(stage: Stage) -> list[str]:
+    """Open tunnels of the hostile node's region that are homed at another node, as a registry shows them."""
+    try:
+        tunnels = stage.cluster.ask("tunnel", "list", prefix=stage.network.prefix(REGISTRIES[0]))["tunnels"]
+    except ProcessFailed as error:
+        return [str(error)[-200:]]
+    there = {tunnel["label"] for tunnel in tunnels if tunnel["node"] == stage.names[HOSTILE]}
+    region = HOSTILE.partition("-")[0]
+    return [
+        f"{tunnel.name} is not at {HOSTILE}"
+        for tunnel in stage.ledger.open_now()
+        if tunnel.region == region and tunnel.label not in there
     ]
 
 

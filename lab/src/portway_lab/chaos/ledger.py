@@ -25,12 +25,17 @@ class Got(Enum):
 
     OWN = "its tunnel's own bytes"
     FOREIGN = "bytes that are not its tunnel's"
+    HOSTILE = "the hostile node's own answer"
     NOTHING = "no answer, or not all of it"
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A visit that has ended; `began` is before it connected. `reason` says what went wrong."""
+    """A visit that has ended; `began` is before it connected. `reason` says what went wrong.
+
+    in_its_hands: the hostile node lied meanwhile, and may have answered itself: the visitor came to it, or the tunnel's
+    client had placed the tunnel there.
+    """
 
     raw: bool
     node: str
@@ -38,6 +43,7 @@ class Visit:
     ended: float
     got: Got
     reason: str = ""
+    in_its_hands: bool = False
 
 
 @dataclass(slots=True)
@@ -61,6 +67,8 @@ class Life:
     def violation(self, visit: Visit, rest: float) -> str:
         """What must never happen, or "". A released raw port is given to no other tunnel for `rest` seconds."""
         name = f"{self.tunnel.name}{' (raw)' if visit.raw else ''} at {visit.node}"
+        if visit.got is Got.HOSTILE and not visit.in_its_hands:
+            return f"{name} is answered by the hostile node: {visit.reason}"
         if visit.got is Got.FOREIGN and not (visit.raw and visit.ended > self.port_released + rest):
             since = visit.ended - self.released
             return f"{name}, {f'released {since:.1f} s ago' if since > 0 else 'open'}: {visit.reason}"

@@ -19,27 +19,31 @@ class Kind(StrEnum):
     PAUSE = "pause"  # SIGSTOP: sockets stay open, nothing answers; SIGCONT
     DRAIN = "drain"  # portway-admin node drain; serve
     PARTITION = "partition"  # no packet passes between two places
+    LIE = "lie"  # a node whose key was stolen says and does whatever the key allows; it is honest again
     DEAF = "deaf"  # packets pass from the second place to the first only
     OPEN = "open"  # a client opens tunnels; undone by SIGTERM: it closes them
     VANISH = "vanish"  # the same, undone by SIGKILL
 
 
-NODES: Final = ("fra", "fra-2", "iad", "nrt")
+HOSTILE: Final = "fra-3"  # a node like the others until it lies
+NODES: Final = ("fra", "fra-2", HOSTILE, "iad", "nrt")
 REGISTRIES: Final = ("registry", "registry-2")
 ETCD: Final = "etcd"
-CLIENTS: Final = ("client", "client-2")
+CLIENTS: Final = ("client", "client-2", "client-3")
 GUESTS: Final = ("guest", "guest-2", "guest-3")  # clients that come and go
 
 _NODE_KINDS: Final = (Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.DRAIN)
 _OTHER_KINDS: Final = (Kind.KILL, Kind.PAUSE)
 _CUTS: Final = (Kind.PARTITION, Kind.PARTITION, Kind.DEAF)
 _GUEST_KINDS: Final = (Kind.OPEN, Kind.VANISH)
+# What must harm nobody elsewhere.
+_HARMLESS: Final = (*_GUEST_KINDS, Kind.LIE)
 # Seconds between two faults on average, and how long each lasts: some shorter than any time-out, some longer than the
 # 10 s of silence and the 15 s of a lease.
 _EVERY: Final = 1.5
 _SHORTEST, _LONGEST = 0.5, 20.0
-_SHORTEST_STAY: Final = 2.0  # seconds of a guest: a program takes one to start
-# Faults at the same time: with more of them nothing would be left that works. Guests are not counted.
+_SHORTEST_STAY: Final = 2.0  # seconds of a guest, since a program takes one to start, and of lies
+# Faults at the same time: with more of them nothing would be left that works. Guests and lies are not counted.
 _AT_ONCE: Final = 4
 
 
@@ -68,12 +72,12 @@ def make_plan(seed: int, seconds: float) -> tuple[Fault, ...]:
         if at > seconds - _SHORTEST:
             return tuple(faults)
         kind, part, other = _target(rng)
-        shortest = _SHORTEST_STAY if kind in _GUEST_KINDS else _SHORTEST
+        shortest = _SHORTEST_STAY if kind in _HARMLESS else _SHORTEST
         until = min(seconds, at + shortest + (_LONGEST - shortest) * rng.random() ** 2)
         fault = Fault(round(at, 2), round(until, 2), kind, part, other)
         now = [running for running in faults if running.until >= fault.at]
-        harm = sum(running.kind not in _GUEST_KINDS for running in now)
-        if (kind in _GUEST_KINDS or harm < _AT_ONCE) and not any(_conflict(running, fault) for running in now):
+        harm = sum(running.kind not in _HARMLESS for running in now)
+        if (kind in _HARMLESS or harm < _AT_ONCE) and not any(_conflict(running, fault) for running in now):
             faults.append(fault)
 
 
@@ -94,9 +98,11 @@ def _part_kind(fault: Fault) -> str:
 def _target(rng: random.Random) -> tuple[Kind, str, str]:
     """A kind and its part or parts; more often a node than anything else."""
     draw = rng.random()
-    if draw < 0.4:
+    if draw < 0.08:
+        return Kind.LIE, HOSTILE, ""
+    if draw < 0.42:
         return rng.choice(_NODE_KINDS), rng.choice(NODES), ""
-    if draw < 0.52:
+    if draw < 0.53:
         return rng.choice(_OTHER_KINDS), rng.choice((*REGISTRIES, ETCD)), ""
     if draw < 0.72:
         return rng.choice(_GUEST_KINDS), rng.choice(GUESTS), ""

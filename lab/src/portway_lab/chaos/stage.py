@@ -6,15 +6,18 @@ Here: starting it, faults, parts that ended by themselves. Not here: which fault
 
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from portway_lab.chaos.guests import Guests
+from portway_lab.chaos.hostile_record import HostileRecord
 from portway_lab.chaos.ledger import Ledger
-from portway_lab.chaos.plan import CLIENTS, ETCD, GUESTS, NODES, REGISTRIES, Fault, Kind
+from portway_lab.chaos.plan import CLIENTS, ETCD, GUESTS, HOSTILE, NODES, REGISTRIES, Fault, Kind
 from portway_lab.cluster.clients import NamedTunnel, lost_ports, start_client, wait_tunnels
 from portway_lab.cluster.network import Place, start_network
 from portway_lab.cluster.portway import ETCD_PORT, RegistryPlan, start_cluster, start_etcd
@@ -29,20 +32,22 @@ PLACES = (
     Place("etcd", "fra"),
     Place("client", "fra", access=2.0),
     Place("client-2", "iad", access=2.0),
+    Place("client-3", "iad", access=2.0),
     *(Place(guest, "fra", access=2.0) for guest in GUESTS),
     Place(VISITOR, "nrt", access=2.0),
 )
 TUNNELS_EACH = 3
-# A raw port is one of a region. The client with raw ports, and guests, stay in the region that has two nodes.
+# A raw port is one of a region. The client with raw ports, and guests, stay in the region that has three nodes. One
+# client never attaches to the hostile node, which is in another region.
 RAW_REGION = "fra"
-_CLIENT_FLAGS = {"client": ("--raw", "--region", RAW_REGION), "client-2": ()}
+_CLIENT_FLAGS = {"client": ("--raw", "--region", RAW_REGION), "client-2": (), "client-3": ("--region", "iad")}
 # Shorter than the defaults, so that each of these times passes in a short run.
 _PORT_REST = 15.0
 _NODE_FLAGS = (
     *("--resume-time", "5", "--stop-grace", "3", "--drain-grace", "5", "--port-rest", f"{_PORT_REST:g}"),
-    # Eight blocks: a node that is started again lets its old blocks rest and takes another. Not more, so that ports are
-    # soon assigned again.
-    *("--raw-ports", "20024-20423"),
+    # Twelve blocks: a node that is started again lets its old blocks rest and takes another. Not more, so that ports
+    # are soon assigned again.
+    *("--raw-ports", "20024-20623"),
     # All visitors have the same address, and many ask for names of closed tunnels.
     *("--connections-per-second", "1000", "--connection-burst", "1000"),
     *("--unknown-names-per-second", "1000", "--unknown-name-burst", "1000"),
@@ -69,9 +74,14 @@ class Stage:
         registries = [
             RegistryPlan(host=network.address(name), prefix=network.prefix(name), store=store) for name in REGISTRIES
         ]
+        self._lies = self.folder / "lies"  # the hostile node lies while it exists
+        record = self.folder / "hostile.record"
+        self.hostile = HostileRecord(record, HOSTILE)
         nodes = tuple(
             node_plan(network, place.name, place.region, *_NODE_FLAGS) for place in PLACES if place.name in NODES
         )
+        hostile = (sys.executable, "-m", "portway_lab.chaos.hostile_node", str(self._lies), str(record))
+        nodes = tuple(replace(node, program=hostile) if node.name == HOSTILE else node for node in nodes)
         self.cluster = start_cluster(processes, nodes, registries[0], tuple(registries[1:]))
         self.names = {place: node.plan.name for place, node in zip(NODES, self.cluster.nodes, strict=True)}
         self.listens = {place: node.listen for place, node in zip(NODES, self.cluster.nodes, strict=True)}
@@ -122,6 +132,8 @@ class Stage:
                 self._orders[fault.part].submit(self._order, "drain", fault.part, insist=False)
             case Kind.PARTITION | Kind.DEAF:
                 self.network.cut(fault.part, fault.other, both_ways=fault.kind is Kind.PARTITION)
+            case Kind.LIE:
+                self._lies.touch()
             case Kind.OPEN | Kind.VANISH:
                 self.guests.come(fault.part)
 
@@ -141,6 +153,8 @@ class Stage:
                 self._orders[part].submit(self._order, "serve", part, insist=True)
             case Kind.PARTITION | Kind.DEAF:
                 self.network.mend(part, fault.other, both_ways=fault.kind is Kind.PARTITION)
+            case Kind.LIE:
+                self._lies.unlink()
             case Kind.OPEN | Kind.VANISH:
                 self.guests.leave(part, killed=fault.kind is Kind.VANISH)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from portway_lab.chaos.ledger import Got, Life, Visit
+from portway_lab.chaos.own_answer import NAME
 from portway_lab.chaos.stage import VISITOR, Stage
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.visits import Ask, WrongBytes, ask, connect, connect_raw, visitor_context
@@ -21,6 +22,7 @@ _TIMEOUT = 6.0
 _BETWEEN = 0.05  # seconds between two visits of a thread
 _SIZES = (0, 1, 1_000, 60_000, 300_000)
 _MAX_QUESTIONS = 3  # of one visit
+_OUTCOMES = {Got.FOREIGN: "foreign bytes", Got.HOSTILE: "answered by the hostile node"}
 
 
 def visit(
@@ -38,13 +40,15 @@ def visit(
             for question in questions:
                 ask(connection, tunnel, question)
     except WrongBytes as error:
-        got, reason = Got.FOREIGN, str(error)
+        got, reason = Got.HOSTILE if f"X-Tunnel: {NAME}" in str(error) else Got.FOREIGN, str(error)
     except ssl.SSLCertVerificationError as error:
         got, reason = Got.FOREIGN, f"a certificate that is not {tunnel.name}'s: {error}"
     except OSError as error:
         tls = isinstance(error, ssl.SSLError) and error.reason
         got, reason = Got.NOTHING, tls or f"{type(error).__name__}"
-    return Visit(raw, node, began, time.monotonic(), got, reason)
+    ended = time.monotonic()
+    in_its_hands = got is Got.HOSTILE and stage.hostile.may_answer(tunnel.label, node, began, ended)
+    return Visit(raw, node, began, ended, got, reason, in_its_hands)
 
 
 class Visitors:
@@ -90,7 +94,7 @@ class Visitors:
             self._say(f"VIOLATION {wrong}")
         address = _address((life.tunnel, done.raw))
         closed = "closed: " if life.released < done.began else ""
-        outcome = "foreign bytes" if done.got is Got.FOREIGN else done.reason
+        outcome = _OUTCOMES.get(done.got, done.reason)
         with self._lock:
             if wrong:
                 self.violations.append(wrong)

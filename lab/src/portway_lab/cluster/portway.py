@@ -31,8 +31,9 @@ _ETCD_SERVES_WITHIN = 30.0
 class NodePlan:
     """A node to start. Port 0 is any free port.
 
-    `prefix` goes before its command line (a network namespace), `flags` after it. Nodes of one region listen on the
-    same raw ports, so each node on a machine needs a `host` of its own, such as 127.0.0.2.
+    `prefix` goes before its command line (a network namespace), `flags` after it; `program` runs in place of
+    portway-relay, with its arguments. Nodes of one region listen on the same raw ports, so each node on a machine needs
+    a `host` of its own, such as 127.0.0.2.
     """
 
     name: str
@@ -43,6 +44,7 @@ class NodePlan:
     port: int = 0
     prefix: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = (str(_PROGRAMS / "portway-relay"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ def _start_node(
         f"relay-{plan.region if first else plan.name}",
         [
             *plan.prefix,
-            _PROGRAMS / "portway-relay",
+            *plan.program,
             "serve",
             *("--name", plan.name, "--region", plan.region, "--domain", DOMAIN),
             *("--listen", f"{plan.host}:{plan.port}"),
