@@ -14,8 +14,8 @@ _END_WITHIN = 150.0
 @pytest.mark.slow  # each node starts anew, and its visits get the time to finish
 @pytest.mark.timeout(_END_WITHIN + 30)
 def test_no_new_connection_fails_and_no_request_is_cut() -> None:
-    """From the last commit that changed the wire: the registry and three nodes are upgraded one by one, while 200 requests
-    a second come on new and kept connections."""
+    """From the last commit that changed the wire: the registry and three nodes are upgraded one by one, while 200
+    requests a second come on new and kept connections."""
     known = subprocess.run(
         ["git", "cat-file", "-e", f"{WIRE_CHANGED_AT}^{{commit}}"], cwd=_ROOT, capture_output=True, check=False
     )

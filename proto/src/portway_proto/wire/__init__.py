@@ -1,1 +1,1 @@
-"""The lane protocol without I/O: frames, the states of a lane, labels and the statements that clients sign. WIRE.md specifies it."""
+"""The lane protocol without I/O: frames, the states of a lane, labels and what clients sign. WIRE.md specifies it."""
