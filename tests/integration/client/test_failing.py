@@ -129,7 +129,7 @@ def test_a_registry_that_refuses(registry: FakeRegistry, status: grpc.StatusCode
 
 
 def test_a_registry_of_version_1(registry: FakeRegistry, node: FakeNode) -> None:
-    """It names no cluster to sign for: the program is told which is to be upgraded, and no node is dialled."""
+    """It names no cluster to sign for: the error says which of the two to upgrade, and no node is dialled."""
     registry.cluster_id = ""
     with pytest.raises(portway.RemoteError, match="older than this client, upgrade it"):
         opening()()

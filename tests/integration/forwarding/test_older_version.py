@@ -1,4 +1,4 @@
-"""Version 1 of the lane protocol, before clients signed claims: it is refused by its number, and none of it counts."""
+"""Version 1 of the lane protocol, before clients signed claims: refused by its number, and nothing of it counts."""
 
 import pytest
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_VERSION, Ask, Failure, Hello, Park, Peer, Routes

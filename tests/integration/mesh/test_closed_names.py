@@ -22,8 +22,9 @@ NODES = (NodePlan("fra-1", "fra"), NodePlan("fra-2", "fra"), NodePlan("iad-1", "
 HOME = "fra-1"
 TIMES = 5
 # Nobody waits for a tunnel that its client has closed: one that may come back is waited for for 1.5 s. The nodes share
-# this process with their registry; how close medians are on nodes of their own is in tests/hostile.
-ALIKE = 0.1
+# this process with their registry, and the machine with other tests; how close medians are on nodes of their own is in
+# tests/hostile.
+ALIKE = 0.5
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 The older release is by default the last commit that changed what machines say to each other: nodes and clients of an
 earlier one are refused. It runs from a worktree of its git ref, with the packages of this environment. Visitors send
 200 requests per second, on new and on kept connections, to the nodes that are ready by their own /readyz, as behind a
-load balancer.
-The exit code is 0 when no new connection failed and no request in progress was cut.
+load balancer. The exit code is 0 when no new connection failed and no request in progress was cut.
 """
 
 # Here: the releases, the order of restarts, the output. Not here: the load (load.py).

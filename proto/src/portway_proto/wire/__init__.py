@@ -1,1 +1,1 @@
-"""The lane protocol (WIRE.md) without I/O: frames, the states of a lane, labels, statements that clients sign."""
+"""The lane protocol without I/O: frames, the states of a lane, labels and what clients sign. WIRE.md specifies it."""

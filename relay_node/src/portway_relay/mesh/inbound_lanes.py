@@ -282,7 +282,7 @@ class _InboundLane:
         self._unheard.clear()
         self._lanes.lane_gone(self, lane)
 
-    def _fail(self, lane: Lane, code: FailureCode, message: str) -> None:
+    def _fail(self, lane: Lane, code: "FailureCode.ValueType", message: str) -> None:
         self._over = True
         lane.fail(Failure(code=code, message=message).SerializeToString())
 
