@@ -66,6 +66,8 @@ def test_a_name_is_served_where_its_region_is_not(mesh: Cluster, bind: Bind) -> 
     key = SigningKey()
     bind(mesh, "fra-1", "before", key).leave()
     bind(mesh, "iad-1", "after", key, 2)
+    # A registry hears of it later, and is all that a node of the name's region can ask.
+    eventually(lambda: [one.node for one in mesh.admin.tunnels()] == ["iad-1"])
     for at in NAMES:
         assert answered_by(mesh, at, name_of(key, "fra")) == "after"
 
