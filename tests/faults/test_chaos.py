@@ -60,7 +60,8 @@ def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: di
         assert int(told[lie]) > 0
     for outcome in ("'served': ", "'raw served': ", "'closed: ", "'opened': "):
         assert outcome in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    # A registry that is killed cannot remove the folder of its sockets.
+    assert [left for left in tmp_path.iterdir() if not left.name.startswith("portway-registry-")] == []
 
 
 @pytest.mark.timeout(120)
