@@ -107,7 +107,12 @@ class Directory:
         self._signer = signer
         self._clock = clock
         self._renew_at = 0.0
+        self._named: tuple[str, ...] = ()  # two names that a registry has given, if there are two
         self.located: Located | None = None
+
+    def has_named_another(self, node: str) -> bool:
+        """Whether a registry has ever named another node: one that takes no clients now may again."""
+        return any(name != node for name in self._named)
 
     async def locate(self, new_tunnels: int = 0) -> Located:
         """Ask now. Raises Error, QuotaError when there is no room for `new_tunnels`; the answer before then stays."""
@@ -116,6 +121,7 @@ class Directory:
         self._signer.learn(located.cluster_id, located.registry_time_ms)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
+        self._named = tuple(dict.fromkeys((*self._named, *(node.name for node in located.nodes))))[:2]
         return located
 
     async def renew(self) -> None:

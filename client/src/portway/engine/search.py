@@ -163,7 +163,11 @@ class Search:
         raise UnreachableError("no relay node could be reached", self.attempts)
 
     def _unanimous(self, located: Located) -> Failure | None:
-        """A disputable refusal, if every node that a registry names or that was tried has given one."""
+        """A disputable refusal, if every node that a registry names or that was tried has given one: two at least, or
+        the only one that a registry has ever named."""
+        names = {name for name, _ in self._disputable}
+        if len(names) == 1 and self._directory.has_named_another(*names):
+            return None
         if self._disputable.keys() >= {*map(name_of, located.nodes), *self._attempts}:
             return next(iter(self._disputable.values()), None)
         return None

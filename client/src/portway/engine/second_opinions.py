@@ -1,8 +1,9 @@
 """SecondOpinions: whether a node's refusal of a tunnel is final (WIRE.md §8.5).
 
 A refusal that proves nothing is one node's word, which may be hostile or wrong. It is final when a registry or a second
-node says the same, or when a registry knows no other node. Not here: refusals that pass by themselves, and claims that
-show another owner (tunnel_set.py); a session that is refused as a whole (search.py).
+node says the same, or when a registry has never named another node: one that takes no clients now may again. Not here:
+refusals that pass by themselves, and claims that show another owner (tunnel_set.py); a session that is refused as a
+whole (search.py).
 """
 
 import asyncio
@@ -34,8 +35,8 @@ class SecondOpinions:
         self._asking: dict[int, asyncio.Task[Error | None]] = {}  # by the number of tunnels that are to be opened
 
     async def another_may_differ(self, label: Label, node: Node, failure: Failure) -> bool:
-        """A node refuses this tunnel. Returns whether to go to another node; if not, none is known, and no registry
-        answers. Raises Error when the refusal is final."""
+        """A node refuses this tunnel. Returns whether to go to another node; if not, none is there now, or none is
+        known and no registry answers. Raises Error when the refusal is final."""
         first, at = self._refused.get((label, failure.code), (node.name, 0.0))
         if first != node.name and self._clock() - at <= COUNTS_FOR:
             raise failure.error()
@@ -46,7 +47,7 @@ class SecondOpinions:
             raise error
         located = self._directory.located
         others = located is not None and any(one.name != node.name for one in located.nodes)
-        if error is None and not others:
+        if error is None and not others and not self._directory.has_named_another(node.name):
             raise failure.error()
         return others
 

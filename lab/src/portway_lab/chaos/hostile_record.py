@@ -22,7 +22,7 @@ class RecordWriter:
     """The hostile node's side. A process that starts is honest."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1)
+        self._path = path
         self._placed: set[str] = set()
         self._write(_HONEST)
 
@@ -45,7 +45,8 @@ class RecordWriter:
         self._write(_TOLD, f"{what}:{count}")
 
     def _write(self, kind: str, what: str = "-") -> None:
-        self._file.write(f"{time.monotonic()} {kind} {what}\n")
+        with self._path.open("a") as file:
+            file.write(f"{time.monotonic()} {kind} {what}\n")
 
 
 class HostileRecord:

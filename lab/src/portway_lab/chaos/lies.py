@@ -68,7 +68,8 @@ class Lies:
         self._tunnels: OrderedDict[bytes, TunnelInfo] = OrderedDict()  # by claim
         self._presences: OrderedDict[bytes, Presence] = OrderedDict()  # by statement
         self._grants: OrderedDict[str, None] = OrderedDict()
-        self._own: list[Claim] = []
+        self._own: list[Claim] = []  # forged ones among them
+        self._latest: Claim | None = None  # the last that verifies
         self._invented = 0
 
     # What is heard.
@@ -141,8 +142,8 @@ class Lies:
         return self._rng.choice(known) if known else b""
 
     def own_claim(self) -> Claim:
-        """A claim of its own, which verifies."""
-        return self._own[-1] if self._own else self._invent()
+        """A claim to a label of its own, which verifies."""
+        return self._latest or self._invent()
 
     # How it is made.
 
@@ -222,6 +223,7 @@ class Lies:
             options=options,
         )
         self._list(claim)
+        self._latest = claim
         return claim
 
     def _list(self, claim: Claim) -> None:

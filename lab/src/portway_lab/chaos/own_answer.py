@@ -62,7 +62,7 @@ class _Nobody:
 
 
 class OwnAnswer:
-    """What visits are joined to while the node lies. `secret` is the session that its lanes show in PARK."""
+    """What visits are joined to while the node lies. `session_id` is what its lanes show in PARK."""
 
     def __init__(self, carrier: Carrier, address: Endpoint, cluster_ca: bytes, server_name: str) -> None:
         """`address` and `server_name` are the node's own, as its clients dial it."""

@@ -199,6 +199,21 @@ async def test_a_revocation_of_the_only_node_is_final(carrier: FakeCarrier, sear
         await searching.attach(EVENTS)
 
 
+async def test_a_refusal_of_the_only_node_for_now_is_not_final(
+    carrier: FakeCarrier, search: Callable[..., Search]
+) -> None:
+    """A registry has named another one before, which takes no clients at the moment."""
+    registries = FakeRegistries(*map(node, "ab"))
+    searching = search(registries)
+    await searching.attach(EVENTS)
+    registries.nodes = (node("a"),)
+    carrier.outcomes = {"a": REVOKED, "b": REVOKED}
+    with pytest.raises(UnreachableError):
+        await searching.attach(EVENTS, avoided=node("b"))
+    carrier.outcomes = {"b": REVOKED}
+    assert (await searching.attach(EVENTS)).node == node("a")
+
+
 async def test_a_session_that_ended_with_a_revocation_asks_a_registry_first(
     carrier: FakeCarrier, search: Callable[..., Search]
 ) -> None:

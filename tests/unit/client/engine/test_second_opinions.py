@@ -81,6 +81,13 @@ async def test_the_only_node_is_right_when_a_registry_knows_no_other(asked: Aske
         await asked.opinions.another_may_differ(LABEL, ONE, EPOCH)
 
 
+async def test_the_only_node_for_now_is_not_right_alone(asked: Asked) -> None:
+    """Others that a registry has named are drained or lost at the moment: nothing is final, there is nowhere to go."""
+    asked.directory.nodes, asked.directory.named_before = [ONE], [ONE.name, TWO.name]
+    for failure in (EPOCH, QUOTA, REVOKED):
+        assert not await asked.opinions.another_may_differ(LABEL, ONE, failure)
+
+
 async def test_many_refusals_at_once_ask_once(asked: Asked) -> None:
     """A node that lets go of a thousand tunnels costs a registry one call."""
     labels = [Label(f"{number:016}") for number in range(100)]

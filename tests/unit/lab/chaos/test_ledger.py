@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,16 @@ def test_an_open_tunnel_gives_its_own_bytes_or_nothing(raw: bool) -> None:
     assert not life.violation(visit(Got.NOTHING, 1.0, 2.0, raw=raw), REST)
     assert "open at fra, open: what came" in life.violation(visit(Got.FOREIGN, 1.0, 2.0), REST)
     assert "open (raw) at fra, open: what came" in life.violation(visit(Got.FOREIGN, 1.0, 2.0, raw=True), REST)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_hostile_nodes_answer_is_a_violation_where_it_may_not_answer(raw: bool) -> None:
+    """Of an open tunnel and of a closed one, at a port that has rested, too."""
+    got = visit(Got.HOSTILE, 1.0, 2.0, raw=raw)
+    assert "is answered by the hostile node: what came" in Life(OPEN).violation(got, REST)
+    assert not Life(OPEN).violation(replace(got, in_its_hands=True), REST)
+    late = visit(Got.HOSTILE, ENDED + REST + 1.0, ENDED + REST + 2.0, raw=raw)
+    assert "is answered by the hostile node" in violation(late)
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from portway_lab.chaos.plan import ETCD, GUESTS, NODES, REGISTRIES, Fault, Kind, counts, make_plan
+from portway_lab.chaos.plan import ETCD, GUESTS, HOSTILE, NODES, REGISTRIES, Fault, Kind, counts, make_plan
 
 SEEDS = range(200)
 SECONDS = 120.0
@@ -41,7 +41,8 @@ def test_everything_happens() -> None:
     assert {fault.kind for fault in faults} == set(Kind)
     cuts = {(fault.kind, fault.part) for fault in faults if fault.other}
     of_nodes = {(fault.kind, fault.part) for fault in faults if fault.part in NODES and not fault.other}
-    assert of_nodes == set(itertools.product((Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.DRAIN), NODES))
+    harm = set(itertools.product((Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.DRAIN), NODES))
+    assert of_nodes == {*harm, (Kind.LIE, HOSTILE)}
     assert all(bool(fault.other) == (fault.kind in (Kind.PARTITION, Kind.DEAF)) for fault in faults)
     assert all(fault.part != fault.other for fault in faults)
     of_others = {(fault.kind, fault.part) for fault in faults if fault.part in (*REGISTRIES, ETCD)} - cuts
@@ -51,9 +52,9 @@ def test_everything_happens() -> None:
 
 
 def test_no_more_is_broken_at_a_time_than_leaves_something_to_serve() -> None:
-    """Four faults at once; guests, who break nothing, come besides."""
+    """Four faults at once; guests, who break nothing, come besides, and lies, which must break nothing elsewhere."""
     for seed in SEEDS:
-        plan = [fault for fault in make_plan(seed, SECONDS) if fault.kind not in (Kind.OPEN, Kind.VANISH)]
+        plan = [fault for fault in make_plan(seed, SECONDS) if fault.kind not in (Kind.OPEN, Kind.VANISH, Kind.LIE)]
         for fault in plan:
             assert sum(other.at <= fault.at <= other.until for other in plan) <= 4
 
@@ -71,8 +72,10 @@ def test_what_is_done_is_counted_by_kind_and_target() -> None:
 
 
 def test_the_short_run_has_every_kind() -> None:
-    """The one of tests/faults: nodes, a registry and etcd are hit, and guests are there for long enough to open."""
-    plan = make_plan(19397, 12.0)
+    """The one of tests/faults: nodes, a registry and etcd are hit, a node lies for a while, and guests are there for
+    long enough to open."""
+    plan = make_plan(74893, 18.0)
     assert {fault.kind for fault in plan} == set(Kind)
-    assert {"kill node", "kill registry", "kill etcd"} <= counts(plan).keys()
-    assert all(fault.until - fault.at > 5 for fault in plan if fault.part in GUESTS and not fault.other)
+    assert {"kill node", "kill registry", "kill etcd", "lie node"} <= counts(plan).keys()
+    assert all(fault.until - fault.at > 3 for fault in plan if fault.kind is Kind.LIE)
+    assert all(fault.until - fault.at > 4 for fault in plan if fault.part in GUESTS and not fault.other)

@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from portway_lab.chaos import consistency
+from portway_lab.chaos.hostile_record import HostileRecord, RecordWriter
 from portway_lab.chaos.ledger import Ledger
+from portway_lab.chaos.own_answer import NAME
 from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster import visits
 from portway_lab.cluster.clients import NamedTunnel
@@ -59,13 +62,14 @@ class Place:
 class FakeStage:
     """One raw tunnel, at one node."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, record: Path) -> None:
         self.tunnel = NamedTunnel("mine", "https://mine", "mine.fra.localhost", 443, 0.0, port)
         self.ledger = Ledger(REST)
         self.ledger.opened([self.tunnel])
         self.network = Place()
         self.cluster: Any = type("Cluster", (), {"ca": None})
         self.listens = {"fra": "127.0.0.1:1"}  # nobody listens there
+        self.hostile = HostileRecord(record, "fra-3")
 
     def entrances(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
         return ("fra",)
@@ -85,10 +89,10 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture
-def stage(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Any:
+def stage(origin: Origin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr("portway_lab.chaos.visitors.visitor_context", lambda ca: None)
     monkeypatch.setattr("portway_lab.chaos.consistency.visitor_context", lambda ca: None)
-    return FakeStage(origin.server_address[1])
+    return FakeStage(origin.server_address[1], tmp_path / "record")
 
 
 def visit_until(stage: Any, outcome: str) -> Visitors:
@@ -112,6 +116,32 @@ def test_an_answer_in_anothers_name_is_a_violation(stage: Any, origin: Origin) -
     assert "mine (raw) at fra, open: mine was asked for" in visitors.violations[0]
     with pytest.raises(WrongBytes, match="mine was asked for"):
         consistency.not_served(stage)
+
+
+def test_the_hostile_nodes_answer_is_a_violation_unless_it_may_answer(
+    stage: Any, origin: Origin, tmp_path: Path
+) -> None:
+    """It lies, and the tunnel's client has placed the tunnel there: then the answer is counted. At the end it is wrong
+    in any case, for the lies are over."""
+    origin.name = NAME
+    assert "is answered by the hostile node" in visit_until(stage, "raw answered by the hostile node").violations[0]
+    writer = RecordWriter(tmp_path / "record")
+    writer.placed(stage.tunnel.label)
+    writer.lies()
+    assert visit_until(stage, "raw answered by the hostile node").violations == []
+    with pytest.raises(WrongBytes, match=NAME):
+        consistency.not_served(stage)
+    assert consistency.severed(stage) == (0, []), "it was placed there"
+
+
+def test_while_only_the_hostile_node_lies_every_visit_is_served(stage: Any, origin: Origin) -> None:
+    """Of tunnels that were never placed there: one that is not is named."""
+    assert consistency.severed(stage) == (1, [])
+    origin.server_close()
+    made, wrong = consistency.severed(stage)
+    assert made == 1
+    [line] = wrong
+    assert line.startswith("mine (raw) was not served at fra while only fra-3 lied: ")
 
 
 def test_an_answer_after_the_end_is_a_violation(stage: Any) -> None:

@@ -166,12 +166,16 @@ class FakeLanes:
 
 
 class FakeDirectory:
-    """A registry that knows `nodes`, answers Locate with the next of `errors`, and counts the calls."""
+    """A registry that knows `nodes`, answers Locate with the next of `errors`, and counts the calls.
+
+    named_before: names of other nodes that it has given.
+    """
 
     def __init__(self) -> None:
         self.nodes = [FAR_NODE]
         self.errors: list[Error] = []
         self.asked = 0
+        self.named_before: list[str] = []
         self.new_tunnels: list[int] = []  # of each Locate
         self.grant = "grant"
         self.on_locate: Callable[[], object] = lambda: None
@@ -187,6 +191,9 @@ class FakeDirectory:
             raise self.errors.pop(0)
         self.on_locate()
         return self.located
+
+    def has_named_another(self, node: str) -> bool:
+        return any(name != node for name in (*self.named_before, *(one.name for one in self.nodes)))
 
     async def keep_renewed(self) -> None:
         await asyncio.Event().wait()
