@@ -45,8 +45,9 @@ class GrpcPorts:
 
     def __init__(self, number: int, max_connections: int) -> None:
         """number: how many ports will be added. max_connections: of known callers, at each."""
-        # Only this user may connect to what gRPC listens on, past the fronts.
-        self._folder = tempfile.TemporaryDirectory(prefix="portway-registry-")
+        # Only this user may connect to what gRPC listens on, past the fronts. The path of a socket has 100 bytes or so,
+        # most of which TMPDIR may need.
+        self._folder = tempfile.TemporaryDirectory(prefix="pw-")
         self._limits = Limits.within(unreserved() // number, max_connections)
         self._ports: dict[str, GrpcPort] = {}
 

@@ -61,7 +61,7 @@ class Attacked:
             began = time.monotonic()
             try:
                 async with self.client() as stub:
-                    await stub.Locate(LocateRequest(), metadata=bearer(self.cluster.token), timeout=WITHIN)
+                    await stub.Locate(LocateRequest(session_key=SESSION_KEY), metadata=bearer(self.cluster.token), timeout=WITHIN)
             except grpc.aio.AioRpcError:
                 pass
             else:

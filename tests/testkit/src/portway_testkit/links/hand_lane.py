@@ -108,12 +108,18 @@ class HandLane:
                 return failure
             failure = Failure.FromString(payload) if frame_type == FrameType.FAIL else None
 
+    @property
+    def certificate(self) -> bytes:
+        """What the node has shown."""
+        certificate = self._sock.getpeercert(binary_form=True)
+        assert certificate is not None
+        return certificate
+
     def say_hello(
         self, grant: Grants | HandGrant | str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION
     ) -> None:
         """Send HELLO with a grant for a session key of its own, that of the session to resume, or any text as grant."""
-        certificate = self._sock.getpeercert(binary_form=True)
-        assert certificate is not None
+        certificate = self.certificate
         if isinstance(grant, str):
             hello = forged_hello(grant, self._node, certificate, version=version)
         else:
