@@ -11,11 +11,11 @@ from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.hand_grants import HandGrant, grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.clusters.thief import SEEN, Bind, Client, Thief
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered
+from portway_testkit.visitors.thief import SEEN, Bind, Client, Thief
 from portway_testkit.waiting import eventually
 
 HONEST = ("fra-1", "iad-1")
