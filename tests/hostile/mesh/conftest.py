@@ -13,7 +13,7 @@ from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.hand_grants import Grants, HandGrant, grants_of
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.thief import Bind, Thief
+from portway_testkit.links.thief import Bind, Thief
 from portway_testkit.waiting import eventually
 
 LIMITS = NodeLimits(first_bytes_time=0.3, leave_grace=1.0, stop_grace=1.0)

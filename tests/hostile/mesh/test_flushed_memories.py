@@ -3,9 +3,9 @@
 import pytest
 from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.links.thief import SEEN, Bind, Thief
 from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered
-from portway_testkit.visitors.thief import SEEN, Bind, Thief
 from portway_testkit.waiting import eventually
 
 # A hundred thousand labels are invented, in half a minute.

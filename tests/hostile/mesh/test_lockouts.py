@@ -11,10 +11,10 @@ from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import HandLane
+from portway_testkit.links.thief import Thief
 from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.onlookers import answered, home_of, named_at
 from portway_testkit.visitors.recovery import label_of
-from portway_testkit.visitors.thief import Thief
 from portway_testkit.waiting import eventually
 
 HONEST = ("fra-1", "iad-1")

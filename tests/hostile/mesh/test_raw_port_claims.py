@@ -10,9 +10,9 @@ from portway.tunnel import Tunnel
 from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
+from portway_testkit.links.thief import Bind, Client, SaidPort, Thief
 from portway_testkit.visitors.onlookers import answered_raw, named_at
 from portway_testkit.visitors.recovery import label_of
-from portway_testkit.visitors.thief import Bind, Client, SaidPort, Thief
 from portway_testkit.waiting import eventually
 
 REGION = ("fra-1", "fra-2", "fra-3")

@@ -10,9 +10,9 @@ from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import HandGrant
 from portway_testkit.links.hand_lane import HandLane
+from portway_testkit.links.thief import Bind, Client, Thief
 from portway_testkit.signers import SessionSigner, label_of
 from portway_testkit.visitors.onlookers import answered
-from portway_testkit.visitors.thief import Bind, Client, Thief
 
 HONEST = ("fra-1", "iad-1")
 

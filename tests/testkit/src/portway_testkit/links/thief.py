@@ -1,7 +1,7 @@
 """A node that was broken into: it serves its own tunnel to whoever comes to it, and says what it likes to all others.
 
 Here: a real node of a cluster with a client of its own, what it has seen of other clients, what it says over the mesh,
-to the registry and to whoever asks. Not here: what a lane with a stolen certificate may say (links/hand_lane.py), and
+to the registry and to whoever asks. Not here: what a lane with a stolen certificate may say (hand_lane.py), and
 what must not come of it (tests/hostile/mesh).
 """
 
