@@ -24,8 +24,12 @@ def test_a_sibling_that_floods_the_others_gets_no_visitor(mesh: Cluster, thief: 
     key = SigningKey()
     own, said = thief.lure(key, home)
     eventually(lambda: {answered(mesh, at, own.host) for at in HONEST} == {"own"})
+    # Nobody visits until the claim is shown again: a visit would have the others learn anew where the label is.
+    thief.floods(INVENTED)
+    thief.claims(said[0])
+    thief.was_heard()
+    assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
     with Onlookers(mesh, {own.host: "own"}, HONEST) as onlookers:
-        thief.floods(INVENTED)
         for _ in range(2):
             for client in said:
                 thief.claims(client)
