@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,22 @@ _END_WITHIN = 300.0
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Where it can run; its temporary folder is the test's own."""
+def folder() -> Iterator[Path]:
+    """The temporary folder of all of it, with a short name: there are sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="pw-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def environment(folder: Path) -> dict[str, str]:
+    """Where it can run."""
     if reason := why_not():
         pytest.skip(reason)
     try:
         find_etcd()
     except EtcdMissing as missing:
         pytest.skip(str(missing))
-    return {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
 
 
 def namespaces() -> set[str]:
@@ -36,7 +45,7 @@ def namespaces() -> set[str]:
 
 @pytest.mark.slow  # eighteen seconds of faults, half a minute of lies, and what it takes to come to rest after them
 @pytest.mark.timeout(_END_WITHIN + 30)
-def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: dict[str, str], tmp_path: Path) -> None:
+def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: dict[str, str], folder: Path) -> None:
     """No visitor gets a byte of another tunnel, also while a node lies; afterwards every tunnel serves everywhere and
     nothing remains."""
     done = subprocess.run(_COMMAND, capture_output=True, text=True, timeout=_END_WITHIN, check=False, env=environment)
@@ -61,19 +70,19 @@ def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: di
     for outcome in ("'served': ", "'raw served': ", "'closed: ", "'opened': "):
         assert outcome in done.stdout
     # A registry that is killed cannot remove the folder of its sockets.
-    assert [left for left in tmp_path.iterdir() if not left.name.startswith("portway-registry-")] == []
+    assert [left for left in folder.iterdir() if not left.name.startswith("pwr-")] == []
 
 
 @pytest.mark.timeout(120)
-def test_a_signal_ends_all_of_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_signal_ends_all_of_it(environment: dict[str, str], folder: Path) -> None:
     """In the middle of a fault: no process, no namespace and no file stays, and the exit code is no success."""
-    with RunningProgram(_COMMAND, environment, tmp_path / "errors") as chaos:
+    with RunningProgram(_COMMAND, environment, folder / "errors") as chaos:
         while not chaos.line().endswith("kill fra"):
             pass
-        pids = [int(path.read_text()) for path in tmp_path.glob("pw-chaos-*/network.pid")]
+        pids = [int(path.read_text()) for path in folder.glob("pw-chaos-*/network.pid")]
         assert len(pids) == 1
         assert chaos.stop() == 1
         while "nothing was checked" not in chaos.line():
             pass
     assert not [name for name in namespaces() if name.startswith(f"portway-{pids[0]}-")]
-    assert list(tmp_path.iterdir()) == [tmp_path / "errors"]
+    assert list(folder.iterdir()) == [folder / "errors"]

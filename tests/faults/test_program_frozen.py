@@ -10,7 +10,7 @@ import pytest
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.visitors.origins import HttpOrigin
-from portway_testkit.visitors.recovery import is_consistent, serves
+from portway_testkit.visitors.recovery import epoch_of, is_consistent, serves
 from portway_testkit.waiting import eventually
 
 Run = Callable[[str], RunningProgram]
@@ -47,9 +47,10 @@ def test_a_short_stop_costs_nothing(cluster: Cluster, run: Run, origin: HttpOrig
     """A visitor that comes meanwhile waits a moment and is served; nobody was thought dead."""
     program = run(_PROGRAM.format(port=origin.port))
     tunnel = portway.Tunnel(*json.loads(program.line()))
+    epoch = epoch_of(cluster.admin, tunnel)
     os.kill(program.pid, signal.SIGSTOP)
     os.kill(program.pid, signal.SIGCONT)
     assert serves(tunnel, cluster.ca)
-    eventually(lambda: [shown.epoch for shown in cluster.admin.tunnels()] == [1])
+    assert epoch_of(cluster.admin, tunnel) == epoch
     assert program.stop(signal.SIGTERM) == 0
     eventually(lambda: is_consistent(cluster))

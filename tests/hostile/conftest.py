@@ -86,6 +86,8 @@ def a_node(*flags: str) -> Iterator[Besieged]:
             range(int(first), int(last) + 1),
             cluster.exports | {"PORTWAY_TOKEN": many},
             cluster.ca,
+            cluster.pki,
+            processes.wait_ready(cluster.registry_process)["mesh_listen"],
         )
 
 

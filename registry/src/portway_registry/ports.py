@@ -46,8 +46,9 @@ class GrpcPorts:
     def __init__(self, number: int, max_connections: int) -> None:
         """number: how many ports will be added. max_connections: of known callers, at each. Raises ConfigError."""
         try:
-            # Only this user may connect to what gRPC listens on, past the fronts.
-            self._folder = tempfile.TemporaryDirectory(prefix="portway-registry-")
+            # Only this user may connect to what gRPC listens on, past the fronts. The path of a socket has 100 bytes or
+            # so, most of which TMPDIR may need.
+            self._folder = tempfile.TemporaryDirectory(prefix="pwr-")
         except OSError as error:
             raise ConfigError(
                 f"no folder can be made for this registry's own sockets ({error.strerror}): set TMPDIR to a folder "

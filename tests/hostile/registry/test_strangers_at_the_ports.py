@@ -19,7 +19,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_runtime.half_open import STALLED_AFTER
-from portway_testkit.clusters.registry import bearer, channel
+from portway_testkit.clusters.registry import SESSION_KEY, bearer, channel
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.http2_stranger import Call, Http2Stranger, Strangers
@@ -61,7 +61,8 @@ class Attacked:
             began = time.monotonic()
             try:
                 async with self.client() as stub:
-                    await stub.Locate(LocateRequest(), metadata=bearer(self.cluster.token), timeout=WITHIN)
+                    request = LocateRequest(session_key=SESSION_KEY)
+                    await stub.Locate(request, metadata=bearer(self.cluster.token), timeout=WITHIN)
             except grpc.aio.AioRpcError:
                 pass
             else:

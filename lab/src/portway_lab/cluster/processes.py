@@ -87,7 +87,13 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**clean_environment(), **(environment or {}), "PYTHONUNBUFFERED": "1"},
+                # What a killed process leaves in its temporary folder goes with this one.
+                env={
+                    **clean_environment(),
+                    "TMPDIR": str(self.folder),
+                    **(environment or {}),
+                    "PYTHONUNBUFFERED": "1",
+                },
                 # Ctrl-C in the terminal goes to this process only, which ends the others in order.
                 start_new_session=True,
             )

@@ -23,6 +23,7 @@ from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_relay.node import Node
+from portway_runtime import clocks
 from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.clusters.admin_calls import AdminCalls
@@ -61,6 +62,7 @@ class RunningNode:
         self._cluster = cluster
         self._node: Node | None = None
         self._clock_ahead = clock_ahead
+        self._slept = 0.0
         self.config = config
         # Wraps the function with which its carrier dials.
         self.dials: Callable[[Dial], Dial] = lambda dial: dial
@@ -88,7 +90,10 @@ class RunningNode:
     def start(self) -> None:
         async def start() -> None:
             node = Node(
-                self.config, on_failure=self._cluster.failed, wall_clock=lambda: time.time() + self._clock_ahead
+                self.config,
+                on_failure=self._cluster.failed,
+                wall_clock=lambda: time.time() + self._clock_ahead,
+                elapsed=lambda: clocks.counting_sleep() + self._slept,
             )
             carrier: Any = node._base.carrier
             carrier.connect = self.dials(carrier.connect)
@@ -133,6 +138,15 @@ class RunningNode:
             self.node._routing.peers._peers[peer].control._keeper.cancel()
 
         self._cluster.run(dial_no_more)
+
+    def pass_time(self, seconds: float) -> None:
+        """What it has heard is so much older at once, as after a sleep; a registry tells it the time again."""
+
+        async def pass_time() -> None:
+            self._slept += seconds
+            self.node._base.registry_clock.set(time.time_ns() // 1_000_000)
+
+        self._cluster.run(pass_time)
 
     def restart(self) -> None:
         self.stop()

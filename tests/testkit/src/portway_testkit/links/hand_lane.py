@@ -108,6 +108,13 @@ class HandLane:
                 return failure
             failure = Failure.FromString(payload) if frame_type == FrameType.FAIL else None
 
+    @property
+    def certificate(self) -> bytes:
+        """What the node has shown."""
+        certificate = self._sock.getpeercert(binary_form=True)
+        assert certificate is not None
+        return certificate
+
     def say_hello(
         self, grant: Grants | HandGrant | str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION
     ) -> None:
@@ -118,8 +125,7 @@ class HandLane:
         self, grant: Grants | HandGrant | str, session: Welcome | None = None, *, version: int = PROTOCOL_VERSION
     ) -> Hello:
         """What `say_hello` sends, signed for the node that has shown its certificate on this lane."""
-        certificate = self._sock.getpeercert(binary_form=True)
-        assert certificate is not None
+        certificate = self.certificate
         if isinstance(grant, str):
             return forged_hello(grant, self._node, certificate, version=version)
         self._grant = grant.of(session) if isinstance(grant, Grants) else grant

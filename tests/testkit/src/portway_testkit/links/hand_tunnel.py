@@ -30,7 +30,15 @@ class HandTunnel:
     """
 
     def __init__(
-        self, node: RunningNode, ca: Path, grants: Grants, key: SigningKey, epoch: int, name: str, *, expected: int = 0
+        self,
+        node: RunningNode,
+        ca: Path,
+        grants: Grants | HandGrant,
+        key: SigningKey,
+        epoch: int,
+        name: str,
+        *,
+        expected: int = 0,
     ) -> None:
         self.name = name
         self.expected = expected

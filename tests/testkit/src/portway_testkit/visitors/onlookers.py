@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import portway
 from portway.tunnel import Tunnel
@@ -38,14 +38,14 @@ def answered(cluster: Cluster, at: str, host: str, attention: float = ATTENTION)
 
 
 @contextmanager
-def named(name: str, *, unencrypted: bool = False) -> Iterator[Tunnel]:
-    """A tunnel of this process that answers with its name."""
-    with TcpOrigin(says(name)) as origin, portway.forward(origin.port, unencrypted=unencrypted) as tunnel:
+def named(name: str, **options: Any) -> Iterator[Tunnel]:
+    """A tunnel of this process that answers with its name; `options` are those of portway.forward."""
+    with TcpOrigin(says(name)) as origin, portway.forward(origin.port, **options) as tunnel:
         yield tunnel
 
 
 @contextmanager
-def named_at(cluster: Cluster, home: str, name: str) -> Iterator[Tunnel]:
+def named_at(cluster: Cluster, home: str, name: str, **options: Any) -> Iterator[Tunnel]:
     """The same with its home at a node of the test's choice: the other nodes are cordoned while it is opened."""
     others = [other for other in cluster.nodes if other != home]
 
@@ -56,7 +56,7 @@ def named_at(cluster: Cluster, home: str, name: str) -> Iterator[Tunnel]:
 
     with ExitStack() as stack:
         order(NODE_ORDER_CORDON, NODE_STATE_CORDONED)
-        tunnel = stack.enter_context(named(name))
+        tunnel = stack.enter_context(named(name, **options))
         order(NODE_ORDER_SERVE, NODE_STATE_READY)
         assert home_of(cluster, tunnel) == home
         yield tunnel

@@ -16,11 +16,23 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.visitors.visiting import LOOPBACK, ask, connect_tls, tls_context
-from portway_testkit.waiting import PATIENCE
+from portway_testkit.waiting import PATIENCE, eventually
 
 
 def label_of(tunnel: Tunnel) -> str:
     return tunnel.host.partition(".")[0]
+
+
+def epoch_of(admin: AdminCalls, tunnel: Tunnel) -> int:
+    """The epoch with which the registry lists it, once it does; a program's first one is the time."""
+    listed: list[int] = []
+
+    def is_listed() -> bool:
+        listed[:] = [one.epoch for one in admin.tunnels() if one.label == label_of(tunnel)]
+        return len(listed) == 1
+
+    eventually(is_listed)
+    return listed[0]
 
 
 def serves(tunnel: Tunnel, ca: Path) -> bool:

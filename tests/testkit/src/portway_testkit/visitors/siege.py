@@ -188,6 +188,8 @@ class Besieged:
     raw_ports: range
     environment: dict[str, str]  # of a client whose token allows thousands of tunnels
     ca: Path
+    pki: Path
+    mesh: str  # host:port of the registry for nodes
 
     def metrics(self) -> dict[str, float]:
         return metrics_at(self.admin)

@@ -1,0 +1,74 @@
+"""A mesh in this process, in which one node was broken into."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from portway_proto.wire.limits import YOUNG
+from portway_proto.wire.statements import SigningKey
+from portway_relay.config import NodeLimits
+from portway_testkit.clusters.cluster import Cluster, NodePlan
+from portway_testkit.clusters.hand_grants import Grants, HandGrant, grants_of
+from portway_testkit.clusters.mesh import connected
+from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.links.thief import Bind, Thief
+from portway_testkit.waiting import eventually
+
+LIMITS = NodeLimits(first_bytes_time=0.3, leave_grace=1.0, stop_grace=1.0)
+MESH = tuple(NodePlan(name, name.partition("-")[0], LIMITS) for name in ("fra-1", "fra-2", "iad-1"))
+
+
+@pytest.fixture
+def make_mesh(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Starts nodes that have heard from each other and are no longer young: they believe what they were told."""
+    with ExitStack() as stack:
+
+        def make(*plans: NodePlan) -> Cluster:
+            cluster = stack.enter_context(Cluster(tmp_path, plans or MESH, store=f"embedded:{tmp_path / 'store.db'}"))
+            eventually(lambda: connected(cluster))
+            for node in cluster.nodes.values():
+                node.pass_time(YOUNG + 1)
+            return cluster
+
+        yield make
+
+
+@pytest.fixture
+def mesh(make_mesh: Callable[..., Cluster]) -> Cluster:
+    return make_mesh()
+
+
+@pytest.fixture
+def as_client(as_client_of: Callable[[dict[str, str]], None]) -> Callable[[dict[str, str]], None]:
+    """Makes this process a client of the mesh."""
+    return as_client_of
+
+
+@pytest.fixture
+def bind() -> Iterator[Bind]:
+    """Makes tunnels at nodes of the test's choice; what is left of them is closed after the test."""
+    with ExitStack() as stack:
+        grants: dict[int, Grants] = {}
+
+        def make(
+            cluster: Cluster,
+            node: str,
+            name: str,
+            key: SigningKey | None = None,
+            epoch: int = 1,
+            grant: HandGrant | None = None,
+            **how: Any,
+        ) -> HandTunnel:
+            of = grant or grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
+            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, of, key or SigningKey(), epoch, name, **how)
+            return stack.enter_context(tunnel)
+
+        yield make
+
+
+@pytest.fixture
+def thief(mesh: Cluster, bind: Bind) -> Thief:
+    """A node of the region in which the others are told of its tunnels."""
+    return Thief(mesh, "fra-2", bind)
