@@ -59,7 +59,7 @@ from portway_lab.chaos.own_answer import OwnAnswer
 _LOOKED_EVERY: Final = 0.05  # seconds between looks for the file
 _ROUND: Final = 0.25  # seconds between two rounds of lies
 _LATEST: Final = 5.0  # seconds by which a renewal is delayed at most
-_TO_A_CLIENT: Final = 0.15  # the share of clients that are lied to in a round
+_TO_A_CLIENT: Final = 0.3  # the share of clients that are lied to in a round
 _AT_THE_DOOR: Final = 0.5  # the share of HELLOs and BINDs that are refused
 _NO_ATTACH: Final = (
     FAILURE_CODE_REVOKED,
