@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 from portway.engine import engine_thread as thread
@@ -12,12 +13,23 @@ from portway.tunnel import Tunnel
 from portway_lab.cluster.portway import NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.visitors.origins import TcpOrigin
-from portway_testkit.visitors.siege import Besieged, endless
+from portway_testkit.visitors.siege import LONGER, Besieged, endless
 
 # A quarter of the default: stalled handshakes are the only thing here that takes much memory, and tests have to make as
 # many as are allowed.
 MOST_GREETINGS = 256
 _FLAGS = ("--max-greetings", str(MOST_GREETINGS), "--max-greetings-per-address", "64")
+
+
+# Seconds for one attack of scripts/attack.
+_LONG: Final = 1_800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Attacks that last longer have more time than their own marks give."""
+    if LONGER > 1:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_LONG), append=False)
 
 
 @pytest.fixture

@@ -27,9 +27,11 @@ _BLOCK: Final = random.Random(1).randbytes(256 * 1024)
 _TWICE: Final = 2 * _BLOCK
 _ROUND: Final = 0.5
 _SETTLING: Final = 0.15
+# How many times as long attacks last, which scripts/attack sets.
+LONGER: Final = int(os.environ.get("PORTWAY_ATTACK_LONGER", "1"))
 # On a busy machine one pair of rounds says little: the median of this many is taken, and of more while it is too low.
-_PAIRS: Final = 5
-_MOST_PAIRS: Final = 20
+_PAIRS: Final = 5 * LONGER
+_MOST_PAIRS: Final = 4 * _PAIRS
 # A tunnel in use keeps at least this share of its speed, whatever visitors do.
 _ENOUGH: Final = 0.8
 _CHECKED_BYTES: Final = 64 * 1024  # of a new visitor's download
