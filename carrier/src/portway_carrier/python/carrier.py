@@ -15,7 +15,8 @@ from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.deferred_opened import DeferredOpened
 from portway_carrier.python.lanes.dialling_pool import DiallingPool
-from portway_carrier.python.lanes.lane import PyLane, frame_stream
+from portway_carrier.python.lanes.framing import frame_stream
+from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.lanes.pool import PyPool
 from portway_carrier.python.liveness import Liveness
 from portway_carrier.python.transport.establish import StreamFactory

@@ -16,7 +16,8 @@ from portway_runtime.endpoints import Endpoint
 from portway_carrier.contract import Lane, PoolCounts
 from portway_carrier.errors import CarrierError, HandshakeFailed
 from portway_carrier.python.core.core import Core
-from portway_carrier.python.lanes.lane import PyLane, frame_stream
+from portway_carrier.python.lanes.framing import frame_stream
+from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.lanes.pool import PyPool
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.values import ClientTls, DialTarget, PoolLimits, SpareSizes

@@ -28,6 +28,7 @@ class FramedConnection(Connection):
     """Frames on a transport that is established."""
 
     __slots__ = (
+        "_gathered",
         "_reader",
         "closed",
         "control_frames",
@@ -48,6 +49,7 @@ class FramedConnection(Connection):
         self.unanswered_pings = 0
         self.closed = False  # its end was reported; the transport may still be closing
         self.deferred = b""  # a frame that leaves with the next write
+        self._gathered: list[bytes] = []  # frames that leave in one write, in the next turn of the loop at the latest
         self.control_frames = 0  # received outside visits, and not passed to `control_received` yet
         self._reader = FrameReader()
         self.attach(transport)
@@ -70,8 +72,22 @@ class FramedConnection(Connection):
             self.write_frames(data_header(size))
             self.write_frames(data)
 
+    def gather(self, frame: bytes) -> None:
+        """Send a frame outside visits together with others: a client's BINDs are many, and so are their answers."""
+        if not self._gathered:
+            self.core.loop.call_soon(self.send_gathered)
+        self._gathered.append(frame)
+
+    def send_gathered(self) -> None:
+        """Send what was gathered now."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self.write_frames(b"".join(gathered))
+
     def write_frames(self, raw: Bytes) -> None:
-        """Write encoded frames, unless it is closed."""
+        """Write encoded frames, unless it is closed; behind those that were gathered."""
+        if self._gathered:
+            self.send_gathered()
         if not self.closed:
             self.write(self._with_deferred(raw) if self.deferred else raw)
 

@@ -32,7 +32,6 @@ from portway_carrier.python.lanes.control_intake import ControlIntake
 from portway_carrier.python.lanes.framed_connection import FramedConnection
 from portway_carrier.python.lanes.lane_parties import LanePool, LaneVisit
 from portway_carrier.python.transport import kernel
-from portway_carrier.python.transport.stream import PyStream
 
 _PING: Final = int(FrameType.PING)
 _PONG: Final = int(FrameType.PONG)
@@ -91,7 +90,11 @@ class PyLane(FramedConnection):
     # The contract.
 
     def send(self, frame_type: int, payload: bytes = b"") -> None:
-        self.write_frames(encode_frame(frame_type, payload))
+        frame = encode_frame(frame_type, payload)
+        if self._events is None or self.visit is not None:
+            self.write_frames(frame)
+        else:
+            self.gather(frame)
 
     def charge_to(self, budget: FrameBudget) -> None:
         self._intake.budget = budget
@@ -109,6 +112,7 @@ class PyLane(FramedConnection):
 
     def close(self) -> None:
         if not self.closed:
+            self.send_gathered()
             self.ended(ConnectionLost("closed here", clean=True))
             self.shut()
 
@@ -127,6 +131,7 @@ class PyLane(FramedConnection):
 
     def assign(self, pool: "LanePool[PyLane]") -> None:
         """Notify `pool` from now on, in place of the events."""
+        self.send_gathered()
         self.pool = pool
         self._events = None
 
@@ -384,17 +389,3 @@ class PyLane(FramedConnection):
             self.pool.lane_closed(self, error)
         if self._events is not None:
             self.core.notify(self.abort, self._events.lane_closed, self, error)
-
-
-def frame_stream(stream: PyStream, side: Side, events: LaneEvents, *, greeted: bool = True) -> PyLane:
-    """A lane on the stream's connection, which leaves the stream. Raises CarrierError, having closed the stream, when
-    the connection was lost."""
-    transport = stream.transport
-    if stream.lost is not None or transport is None or transport.is_closing():
-        stream.abort()
-        raise stream.lost or ConnectionLost("the connection was lost before it was framed")
-    lane = PyLane(stream.core, transport, stream.peer, side, events, tls=stream.tls, greeted=greeted)
-    transport.set_protocol(lane)
-    for data in stream.give_to(lane):
-        lane.data_received(memoryview(data))
-    return lane
