@@ -76,6 +76,8 @@ def resolve_key(key: str | os.PathLike[str] | None, environment: Mapping[str, st
     path = os.path.expanduser(environment.get(KEY_VARIABLE, "") if key is None else key)  # noqa: PTH111 - see below
     if path.startswith("~"):
         raise InvalidError(f"the key file {path} is in the home of no user: write its whole path")
+    if "\0" in path:
+        raise InvalidError(f"no file can be named {path!r}, as key says")
     return path  # not a Path: importing pathlib takes 4 ms, and most tunnels have no key file
 
 
@@ -120,6 +122,8 @@ def _checked_token(token: str) -> str:
 def _read_ca(path: str | os.PathLike[str]) -> bytes | None:
     if not os.fspath(path):
         return None
+    if "\0" in os.fspath(path):
+        raise InvalidError(f"no file can be named {os.fspath(path)!r}, as ca says")
     try:
         with open(path, "rb") as file:
             pem = file.read()

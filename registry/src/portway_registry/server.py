@@ -174,7 +174,8 @@ class Registry:
             await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
             self._closing.append(servicer.enter_graceful_shutdown)
         self._serving = True
-        logger.info("registry serves", extra={"listen": self.address, "mesh_listen": self.mesh_address})
+        served = {"listen": self.address, "mesh_listen": self.mesh_address, "admin_listen": self.admin_address}
+        logger.info("registry serves", extra={name: address for name, address in served.items() if address})
 
     def _open_locator(self, tasks: Tasks) -> Locator:
         try:

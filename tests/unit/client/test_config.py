@@ -93,6 +93,12 @@ def test_a_ca_file_that_is_not_there(tmp_path: Path) -> None:
         resolve(**GIVEN, ca=tmp_path / "nowhere.pem")
 
 
+def test_a_ca_file_that_is_no_path() -> None:
+    """No file has such a name; the system would say ValueError."""
+    with pytest.raises(InvalidError, match="as ca says"):
+        resolve(**GIVEN, ca="a\0b")
+
+
 def test_a_ca_file_without_a_certificate(tmp_path: Path) -> None:
     """A key, say."""
     path = tmp_path / "key.pem"
@@ -134,6 +140,8 @@ def test_a_key_file_that_is_no_path() -> None:
         resolve_key(1)  # type: ignore[arg-type]
     with pytest.raises(InvalidError, match="write its whole path"):
         resolve_key("~nobody.of.this.name/key")
+    with pytest.raises(InvalidError, match="as key says"):
+        resolve_key("a\0b")
 
 
 def test_secrets_are_not_in_the_repr() -> None:

@@ -38,7 +38,8 @@ class OperatorOrders:
         """Order the node to do `order` until it is taken back, which None does; `by` is the operator's token id.
 
         This replica acts on it when this returns. A node that joined and was removed stays removed until it is invited
-        anew: its key may be in other hands. Removing a node deletes its record and tunnels, and frees its raw ports.
+        anew: its key may be in other hands. Of another removed node only None takes the order back. Removing a node
+        deletes its record and tunnels, and frees its raw ports.
 
         Raises NotFound for an unknown node, InvalidRequest, StoreUnavailable.
         """
@@ -51,6 +52,8 @@ class OperatorOrders:
                 f"node {node} was removed: invite it anew (`portway-admin node invite --region {identity.region} "
                 f"--name {node}`)"
             )
+        if order in (Order.CORDON, Order.DRAIN) and is_removed(views.orders, node):
+            raise InvalidRequest(f"node {node} was removed: only `portway-admin node serve {node}` takes that back")
         if order is None:
             await self._store.delete(keys.order(check_node(node)))
         else:

@@ -78,6 +78,18 @@ async def test_a_node_that_joined_stays_removed(cluster: Cluster, orders: Operat
     assert is_removed(cluster.views.orders, "fra-1")
 
 
+async def test_no_other_order_lets_a_removed_node_in(cluster: Cluster, orders: OperatorOrders) -> None:
+    """Also one whose certificate operators made, which is not invited: cordoned or draining nodes may register."""
+    await register(cluster)
+    await orders.give("fra-1", Order.REMOVE, by="admin")
+    for order in (Order.CORDON, Order.DRAIN):
+        with pytest.raises(InvalidRequest, match="node serve fra-1"):
+            await orders.give("fra-1", order, by="admin")
+    assert is_removed(cluster.views.orders, "fra-1")
+    await orders.give("fra-1", None, by="admin")
+    assert not is_removed(cluster.views.orders, "fra-1")
+
+
 async def test_removing_a_node_frees_its_raw_ports(cluster: Cluster, orders: OperatorOrders) -> None:
     """After a minute's rest; another order leaves them."""
     await register(cluster, joined=True)
