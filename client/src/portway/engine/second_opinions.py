@@ -20,6 +20,9 @@ from portway.errors import AuthError, Error, QuotaError
 
 # Seconds. Refusals of two nodes count together within this time, which is enough to attach to the second one.
 COUNTS_FOR: Final = 600.0
+# Seconds after which a registry that has room is asked again: nodes announce their tunnels within milliseconds, and the
+# ones before may have been opened just now.
+QUOTA_HEARD_AFTER: Final = 0.5
 # Refusals that are remembered: one of each tunnel that a session can have.
 _REMEMBERED: Final = 1000
 
@@ -42,6 +45,9 @@ class SecondOpinions:
             raise failure.error()
         self._refused[label, failure.code] = (node.name, self._clock())
         error = await self.ask_registry(new_tunnels=int(failure.over_quota))
+        if failure.over_quota and error is None:
+            await asyncio.sleep(QUOTA_HEARD_AFTER)
+            error = await self.ask_registry(new_tunnels=1)
         # A registry also says RESOURCE_EXHAUSTED when it is asked too often.
         if isinstance(error, AuthError) or (isinstance(error, QuotaError) and failure.over_quota):
             raise error

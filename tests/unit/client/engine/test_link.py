@@ -199,7 +199,7 @@ async def test_a_refusal_of_one_node_is_tried_at_another(world: World, make_tunn
     await world.link.bind(new)
     await session.left.wait()
     assert {bind.label for bind in second.binds} == {kept.label, new.label}
-    assert world.directory.asked == 1
+    assert world.directory.asked == 2, "a registry may hear of the other tunnels a moment later"
     assert [claim.label for claim, _ in session.moves] == [kept.label]
     assert max(world.pauses) <= FIRST_PAUSE
     assert world.search.tried[0].avoided == session.node

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from portway.engine import second_opinions as module
 from portway.engine.failures import Failure
 from portway.engine.second_opinions import COUNTS_FOR, SecondOpinions
 from portway.errors import AuthError, QuotaError, RemoteError, UnreachableError
@@ -34,7 +35,8 @@ class Asked:
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def asked(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Asked]:
+    monkeypatch.setattr(module, "QUOTA_HEARD_AFTER", 0.0)
     asked = Asked()
     yield asked
     await asked.tasks.close()
@@ -70,6 +72,18 @@ async def test_a_registry_makes_it_final(asked: Asked) -> None:
         await asked.opinions.another_may_differ(LABEL, ONE, QUOTA)
     assert asked.directory.new_tunnels == [0, 1], "only a quota is asked for with the tunnel that it refuses"
     assert await asked.opinions.another_may_differ(LABEL, ONE, REVOKED)
+
+
+async def test_a_registry_may_hear_of_a_full_quota_a_moment_later(asked: Asked) -> None:
+    """The tunnels that fill it were opened just now: an honest node is not left for what it says."""
+
+    def hear_of_it() -> None:
+        asked.directory.errors.append(QuotaError("may have 2 tunnels"))
+
+    asked.directory.on_locate = hear_of_it
+    with pytest.raises(QuotaError, match="may have 2"):
+        await asked.opinions.another_may_differ(LABEL, ONE, QUOTA)
+    assert asked.directory.new_tunnels == [1, 1]
 
 
 async def test_the_only_node_is_right_when_a_registry_knows_no_other(asked: Asked) -> None:
