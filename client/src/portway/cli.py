@@ -238,9 +238,14 @@ def _forward(options: argparse.Namespace) -> None:
                     progress.line(f"{one} is not forwarded: {one_line(error)}")
                 else:
                     print(_as_json(one, tunnel) if options.json else _as_lines(tunnel), flush=True)
+            told = len(over_quota)
             while not lost and len(over_quota) < len(options.targets):
                 progress.show_until(changed)
                 changed.clear()
+                if not lost and len(over_quota) < len(options.targets):
+                    for loss in over_quota[told:]:
+                        progress.line(one_line(loss))
+                told = len(over_quota)
         except _Ended:
             if over_quota:
                 raise over_quota[0] from None

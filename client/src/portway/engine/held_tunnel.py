@@ -169,5 +169,6 @@ class HeldTunnel:
                 self.request.tunnel_lost(self.lost)
             except Exception:
                 logger.exception("the program's tunnel_lost callback failed")
-        # Last: who reads the line may count on the program knowing.
-        logger.error("tunnel %s… is lost for good: %s", self.label[:4], reason)
+        # Last: who reads the line may count on the program knowing. One with a callback knows by it.
+        level = logging.ERROR if self.request.tunnel_lost is None else logging.INFO
+        logger.log(level, "tunnel %s… is lost for good: %s", self.label[:4], reason)

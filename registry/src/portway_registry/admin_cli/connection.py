@@ -190,6 +190,16 @@ def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) ->
     return int(number) * _SECONDS_OF_UNIT[unit]
 
 
+def parse_address(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
+    """The callback of an option that is HOST:PORT, or is not given."""
+    try:
+        if text and not parse_endpoint(text).port:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: write HOST:PORT, such as registry.example.com:7400") from None
+    return text
+
+
 def _set_json(ctx: click.Context, _: click.Parameter, given: bool) -> None:
     options = ctx.find_object(GlobalOptions)
     if given and options is not None:

@@ -23,7 +23,13 @@ from portway_proto.v1.types_pb2 import (
 )
 from portway_runtime.endpoints import Endpoint
 
-from portway_registry.admin_cli.connection import GlobalOptions, json_option, parse_duration, pass_options
+from portway_registry.admin_cli.connection import (
+    GlobalOptions,
+    json_option,
+    parse_address,
+    parse_duration,
+    pass_options,
+)
 from portway_registry.admin_cli.invitation import invitation_json
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
 
@@ -99,9 +105,17 @@ def show(options: GlobalOptions, name: str) -> None:
     callback=parse_duration,
     help="How long the token is valid.",
 )
+@click.option(
+    "--join-at",
+    metavar="HOST:PORT",
+    default="",
+    callback=parse_address,
+    help="The registry's public address, where the node joins; by default the one that this command calls, which must "
+    "not be that of --admin-listen.",
+)
 @json_option
 @pass_options
-def invite(options: GlobalOptions, region: str, name: str, ttl: int) -> None:
+def invite(options: GlobalOptions, region: str, name: str, ttl: int, join_at: str) -> None:
     """Print a token with which one new node joins.
 
     It is used once: write it to a file for `portway-relay serve --join-file FILE ...`.
@@ -110,7 +124,7 @@ def invite(options: GlobalOptions, region: str, name: str, ttl: int) -> None:
     with options.calls() as calls:
         answer = calls.call(calls.stub.InviteNode, request)
         # The node calls the registry that created the invitation, so its address goes with the token.
-        token = f"{answer.token}@{calls.address}"
+        token = f"{answer.token}@{join_at or calls.address}"
     if options.json:
         print_json({"token": token, **invitation_json(answer.invitation)})
         return
