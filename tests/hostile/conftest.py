@@ -1,4 +1,4 @@
-"""One node as a process, with its default limits, and a tunnel of it in use."""
+"""One node as a process, with its default limits, and a tunnel of it in use; fake nodes, of which one is hostile."""
 
 import sys
 import tempfile
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from portway.engine import engine_thread as thread
+import trustme
 from portway.tunnel import Tunnel
 from portway_lab.cluster.portway import NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
+from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import LONGER, Besieged, endless
 
@@ -32,24 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_LONG), append=False)
 
 
-@pytest.fixture
-def as_client_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
-    """Makes this process a client with these settings; its engine is stopped after the test."""
-
-    def of(environment: dict[str, str]) -> None:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-
-    yield of
-    thread.stop_engine()
-
-
-@pytest.fixture
-def as_client(as_client_of: Callable[[dict[str, str]], None]) -> Callable[[Besieged], None]:
-    """Makes this process a client of a node."""
-    return lambda node: as_client_of(node.environment)
-
-
 @pytest.fixture(scope="session")
 def besieged() -> Iterator[Besieged]:
     """One node for all attacks."""
@@ -67,6 +50,24 @@ def node_with() -> Callable[..., AbstractContextManager[Besieged]]:
 def unasked() -> Iterator[Besieged]:
     """A node that has not been asked for any name: after many, further look-ups are batched."""
     with a_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """The CA of fake nodes and registries."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def hostile(authority: trustme.CA) -> Iterator[FakeNode]:
+    with FakeNode("hostile", authority) as node:
+        yield node
+
+
+@pytest.fixture
+def honest(authority: trustme.CA) -> Iterator[FakeNode]:
+    with FakeNode("honest", authority) as node:
         yield node
 
 

@@ -3,7 +3,7 @@
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import portway
 import pytest
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
+from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import message, records, server_name
 from portway_testkit.visitors.origins import TcpOrigin
@@ -38,10 +39,10 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("networks", [1, ADDRESSES])
 def test_guesses_keep_nobody_from_tunnels_of_another_region(
-    cluster: Cluster, as_client_of: Callable[[dict[str, str]], None], networks: int
+    cluster: Cluster, as_client: AsClient, networks: int
 ) -> None:
     """The node has never heard of the tunnel, and looks its name up as if nobody guessed."""
-    as_client_of(cluster.exports)
+    as_client(cluster.exports)
     entrance = cluster.nodes[1]
     host, _, port = entrance.listen.rpartition(":")
     assert entrance.process.ready_file is not None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import portway
 import pytest
 from portway_relay.ingress.decision import Alert
+from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import message, records, server_name
 from portway_testkit.visitors.siege import Besieged
@@ -56,11 +57,11 @@ def test_names_that_nobody_has_are_answered_alike_and_as_soon(unasked: Besieged)
 
 
 def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_were(
-    unasked: Besieged, as_client: Callable[[Besieged], None]
+    unasked: Besieged, as_client: AsClient
 ) -> None:
     """One that was closed a moment ago, and every moment since; one that is open, asked for in another region, where
     nobody has a certificate for it."""
-    as_client(unasked)
+    as_client(unasked.environment)
     closed: list[str] = []
 
     def closed_now(number: int) -> str:

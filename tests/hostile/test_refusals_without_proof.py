@@ -16,11 +16,11 @@ import pytest
 import trustme
 from portway.engine import engine_thread as thread
 from portway.engine.key_file import KeyFile
-from portway_carrier.values import ServerTls
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.statements import Claim
-from portway_testkit.fakes.fake_node import FakeNode, failure
+from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.fakes.node_answers import failure
 from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.recovery import label_of
@@ -31,36 +31,13 @@ YEAR_2100 = 4_102_444_800_000
 LIES = ("REVOKED", "QUOTA", "EPOCH", "CLAIM", "INVALID", "TIME")
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def tls_of(authority: trustme.CA, *names: str) -> ServerTls:
-    leaf = authority.issue_cert(*names)
-    return ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
-
-
-@pytest.fixture
-def hostile(authority: trustme.CA) -> Iterator[FakeNode]:
-    with FakeNode("hostile", tls_of(authority, "hostile.node.portway.internal")) as node:
-        yield node
-
-
-@pytest.fixture
-def honest(authority: trustme.CA) -> Iterator[FakeNode]:
-    with FakeNode("honest", tls_of(authority, "honest.node.portway.internal")) as node:
-        yield node
-
-
 @pytest.fixture
 def registry(
     authority: trustme.CA, hostile: FakeNode, honest: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeRegistry]:
     """It names the hostile node first. This process is its client; its engine is stopped after the test."""
-    tls = tls_of(authority, "127.0.0.1")
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FakeRegistry(tls.key, tls.certificate, authority.cert_pem.bytes(), [hostile, honest]) as registry:
+    with FakeRegistry(authority, [hostile, honest]) as registry:
         monkeypatch.setenv("PORTWAY_REGISTRY", registry.address)
         monkeypatch.setenv("PORTWAY_TOKEN", "pw_test_secret")
         monkeypatch.setenv("PORTWAY_CA", str(tmp_path / "ca.pem"))

@@ -3,12 +3,12 @@ handshake."""
 
 import statistics
 import time
-from collections.abc import Callable
 
 import portway
 import pytest
 from portway.tunnel import Tunnel
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.origins import TcpOrigin
@@ -30,7 +30,7 @@ LONGEST_VISIT = 0.25
 
 @pytest.mark.parametrize(("whose", "networks"), [("visitor", 1), ("visitor", 4), ("client", 4), ("node", 1)])
 def test_replayed_hellos_keep_no_visitor_waiting(
-    besieged: Besieged, as_client: Callable[[Besieged], None], whose: str, networks: int
+    besieged: Besieged, as_client: AsClient, whose: str, networks: int
 ) -> None:
     """A hello for a tunnel that is known, for a client's lane or another node's: after a few hundred its prefixes are
     not answered, the node has most of its time left, and visitors of another prefix are served at once."""
@@ -40,7 +40,7 @@ def test_replayed_hellos_keep_no_visitor_waiting(
         "node": real_hello(besieged.server_name, [MESH_ALPN]),
     }[whose]
     attack = Attack(besieged.host, [besieged.port], RATE, [hello.hex()], addresses=4, networks=networks)
-    as_client(besieged)
+    as_client(besieged.environment)
     quiet: list[float] = []
     attacked: list[float] = []
     shares: list[float] = []

@@ -13,9 +13,9 @@ import grpc
 import pytest
 import trustme
 from click.testing import CliRunner
-from portway_carrier.values import ServerTls
 from portway_proto.v1 import admin_pb2, admin_pb2_grpc, lane_pb2, types_pb2
 from portway_registry.admin_cli.cli import main
+from portway_testkit.authority import tls_of
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 
@@ -27,32 +27,9 @@ STEERING = "\x1b[2J\x9b2J\r\n2026-01-01 ERROR forged\u2028\x7f\u202e"
 TOKEN = "pw_test_secret"
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def tls_of(authority: trustme.CA, *names: str) -> ServerTls:
-    leaf = authority.issue_cert(*names)
-    return ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
-
-
-@pytest.fixture
-def hostile(authority: trustme.CA) -> Iterator[FakeNode]:
-    with FakeNode("hostile", tls_of(authority, "hostile.node.portway.internal")) as node:
-        yield node
-
-
-@pytest.fixture
-def honest(authority: trustme.CA) -> Iterator[FakeNode]:
-    with FakeNode("honest", tls_of(authority, "honest.node.portway.internal")) as node:
-        yield node
-
-
 @pytest.fixture
 def registry(authority: trustme.CA, hostile: FakeNode) -> Iterator[FakeRegistry]:
-    tls = tls_of(authority, "127.0.0.1")
-    with FakeRegistry(tls.key, tls.certificate, authority.cert_pem.bytes(), [hostile]) as registry:
+    with FakeRegistry(authority, [hostile]) as registry:
         yield registry
 
 

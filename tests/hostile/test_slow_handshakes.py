@@ -1,10 +1,9 @@
 """Clients' and nodes' lanes that stop in the middle of the handshake."""
 
-from collections.abc import Callable
-
 import portway
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.siege import Besieged
@@ -55,11 +54,9 @@ def test_handshakes_that_never_end_slow_nobody(besieged: Besieged, alpn: str) ->
     assert figures.grown < SLACK + MOST * A_HANDSHAKE, figures
 
 
-def test_handshakes_that_never_end_shut_no_client_out(
-    besieged: Besieged, as_client: Callable[[Besieged], None]
-) -> None:
+def test_handshakes_that_never_end_shut_no_client_out(besieged: Besieged, as_client: AsClient) -> None:
     """Once they have stood still for two seconds each makes room for who comes after it: a new client attaches."""
-    as_client(besieged)
+    as_client(besieged.environment)
     standstill = Standstill(besieged, LINK_ALPN)
 
     def evicted() -> float:

@@ -1,12 +1,12 @@
 """Clients' lanes that send a whole hello and then nothing, from a few addresses, faster than they are let go."""
 
 import time
-from collections.abc import Callable
 
 import portway
 import pytest
 from portway.errors import Error
 from portway_proto.wire.limits import LINK_ALPN
+from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.siege import Besieged
@@ -23,11 +23,11 @@ WITHIN = 2.0
 
 @pytest.mark.parametrize("networks", [1, 6])
 def test_stalled_hellos_of_few_prefixes_shut_no_client_out(
-    besieged: Besieged, as_client: Callable[[Besieged], None], networks: int
+    besieged: Besieged, as_client: AsClient, networks: int
 ) -> None:
     """From six addresses, of one /24 or of six, they fill every place again as soon as it is free: a client of another
     prefix gets one at once, and attaches."""
-    as_client(besieged)
+    as_client(besieged.environment)
     hello = real_hello(besieged.server_name, [LINK_ALPN]).hex()
     attack = Attack(
         besieged.host, [besieged.port], 1_500, [hello], at_once=2 * MOST, hold=4_000, addresses=6, networks=networks

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 import portway
 import pytest
+from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import Besieged, Download, endless
 from portway_testkit.visitors.visiting import visit
@@ -27,12 +28,10 @@ def small_node(node_with: Callable[..., AbstractContextManager[Besieged]]) -> It
         yield node
 
 
-def test_visitors_that_do_not_read_take_a_share_of_memory(
-    small_node: Besieged, as_client: Callable[[Besieged], None]
-) -> None:
+def test_visitors_that_do_not_read_take_a_share_of_memory(small_node: Besieged, as_client: AsClient) -> None:
     """Beyond it those that hold most are cut, and the node stays below its limit; the tunnel of another token, in use
     all the time, is not touched, nor are its visits."""
-    as_client(small_node)
+    as_client(small_node.environment)
     before = small_node.memory()
     most = 0.0
     with ExitStack() as stack:

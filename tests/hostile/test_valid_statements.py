@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN, PROTOCOL_VERSION
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.hand_grants import Grants
 from portway_testkit.clusters.registry import NodeStream, node_info
+from portway_testkit.fixtures import AsClient
 from portway_testkit.signers import SessionSigner, now_ms, tunnel_info
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import Besieged, Download, besiege, endless
@@ -34,8 +35,6 @@ IN_A_FRAME = 30
 CLAIMED = 60_000
 SIGNED = 150_000
 ENOUGH = 0.8
-
-AsClientOf = Callable[[Besieged], None]
 
 
 class Flood:
@@ -106,14 +105,14 @@ async def hostile(besieged: Besieged) -> AsyncIterator[tuple[Path, Path]]:
 
 
 async def test_a_nodes_genuine_claims_cost_its_own_budget(
-    besieged: Besieged, hostile: tuple[Path, Path], as_client: AsClientOf
+    besieged: Besieged, hostile: tuple[Path, Path], as_client: AsClient
 ) -> None:
     """A sibling's clients claim thousands of tunnels a second, each with a raw port, so that claim and presence are
     checked at once. Above the sibling's budget they count as not shown. The tunnel in use keeps its speed, new ones
     open and serve, and nobody else's statements are passed over."""
     cluster = Grants(besieged.environment).new().signer.cluster
     frames = [claims_of(SessionSigner(cluster), besieged.raw_ports[-1]) for _ in range(CLAIMED // IN_A_FRAME)]
-    as_client(besieged)
+    as_client(besieged.environment)
 
     def flooded() -> None:
         before = besieged.metrics()
@@ -154,7 +153,7 @@ def opened(besieged: Besieged) -> None:
         assert visitor.recv(1000)
 
 
-async def test_a_clients_genuine_presences_cost_its_own_budget(besieged: Besieged, as_client: AsClientOf) -> None:
+async def test_a_clients_genuine_presences_cost_its_own_budget(besieged: Besieged, as_client: AsClient) -> None:
     """The same on a session's own lane, one in each frame."""
     grant = Grants(besieged.environment).new()
     signer = SessionSigner(grant.signer.cluster, grant.signer.key)
@@ -169,7 +168,7 @@ async def test_a_clients_genuine_presences_cost_its_own_budget(besieged: Besiege
         for _ in range(SIGNED)
     )
     made = iter([b"".join(itertools.islice(frames, IN_A_FRAME)) for _ in range(SIGNED // IN_A_FRAME)])
-    as_client(besieged)
+    as_client(besieged.environment)
 
     def flooded() -> None:
         with lane_to(besieged, LINK_ALPN) as lane:

@@ -13,6 +13,7 @@ from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, Se
 from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
+from portway_testkit.authority import tls_of
 from portway_testkit.links.carrier_link import (
     LABEL,
     CarrierLink,
@@ -47,8 +48,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def server_tls(authority: trustme.CA) -> ServerTls:
-    leaf = authority.issue_cert("node.test")
-    return ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+    return tls_of(authority, "node.test")
 
 
 @pytest.fixture(scope="session")

@@ -41,12 +41,6 @@ def mesh(make_mesh: Callable[..., Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def as_client(as_client_of: Callable[[dict[str, str]], None]) -> Callable[[dict[str, str]], None]:
-    """Makes this process a client of the mesh."""
-    return as_client_of
-
-
-@pytest.fixture
 def bind() -> Iterator[Bind]:
     """Makes tunnels at nodes of the test's choice; what is left of them is closed after the test."""
     with ExitStack() as stack:

@@ -1,7 +1,6 @@
 """Strangers who try tokens without end."""
 
 import asyncio
-from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -11,15 +10,11 @@ from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.access import failed_authentications
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import Pki, bearer, channel
 
 CALLS = 1_000
 UNKNOWN = "pw_nobody_" + "a" * 32
-
-
-class Operator(Protocol):
-    stub: Any
-    shown: Any
 
 
 @pytest.fixture(autouse=True)
@@ -28,22 +23,22 @@ def gathered_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failed_authentications, "_GATHERED", 1.0)
 
 
-async def audited(operator: Operator) -> list[tuple[str, str, str]]:
-    answer = await operator.stub.ListAudit(admin_pb2.ListAuditRequest(limit=1_000), metadata=operator.shown)
+async def audited(admin: AdminCaller) -> list[tuple[str, str, str]]:
+    answer = await admin.stub.ListAudit(admin_pb2.ListAuditRequest(limit=1_000), metadata=admin.shown)
     return [(one.actor, one.action, one.target) for one in answer.entries]
 
 
 async def test_guessed_tokens_are_counted_and_not_listed_one_by_one(
-    registry: Registry, pki: Pki, operator: Operator
+    registry: Registry, pki: Pki, admin: AdminCaller
 ) -> None:
     """An operator sees from where and how often; a thousand calls within a minute are one entry or two."""
     async with channel(registry.address, pki.ca) as guessing:
-        await _guess(guessing, operator)
+        await _guess(guessing, admin)
 
 
-async def _guess(guessing: grpc.aio.Channel, operator: Operator) -> None:
-    await operator.stub.CreateToken(
-        admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT), metadata=operator.shown
+async def _guess(guessing: grpc.aio.Channel, admin: AdminCaller) -> None:
+    await admin.stub.CreateToken(
+        admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT), metadata=admin.shown
     )
 
     async def guess() -> None:
@@ -57,7 +52,7 @@ async def _guess(guessing: grpc.aio.Channel, operator: Operator) -> None:
         await DiscoveryStub(guessing).Locate(LocateRequest())
     entries: list[tuple[str, str, str]] = []
     for _ in range(100):
-        entries = await audited(operator)
+        entries = await audited(admin)
         if any("no API token" in what for _, _, what in entries):
             break
         await asyncio.sleep(0.2)

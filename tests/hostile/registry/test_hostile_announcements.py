@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
@@ -24,24 +24,12 @@ from portway_proto.wire.statements import SigningKey, read_claim, sign_presence
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit import signers
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, client_of, node_info, running
 from portway_testkit.signers import AnnouncedClient, SessionSigner, now_ms
 
 MINUTE = 60_000
-
-
-class Operator(Protocol):
-    stub: Any
-    shown: Any
-
-    async def new_token(self, *, role: Any = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def client(self) -> AnnouncedClient: ...
-
-    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
-
-    async def revoke(self, token_id: str) -> None: ...
 
 
 @pytest.fixture
@@ -56,9 +44,9 @@ async def good(registry: Registry, pki: Pki) -> Any:
         yield good
 
 
-async def held(operator: Operator) -> dict[str, str]:
+async def held(admin: AdminCaller) -> dict[str, str]:
     """The home node of each tunnel, as an operator is listed it."""
-    answer = await operator.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=operator.shown)
+    answer = await admin.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=admin.shown)
     return {one.label: one.node for one in answer.tunnels}
 
 
@@ -73,14 +61,14 @@ def invented(victim: AnnouncedClient, number: int) -> list[TunnelInfo]:
 
 
 async def test_tunnels_invented_in_a_tenants_name_take_none_of_its_places(
-    registry: Registry, operator: Operator, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
+    registry: Registry, admin: AdminCaller, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
     """Its client was attached to the node, which has its grant and a presence of now. Without the session's key it
     cannot present anything else: not with that presence, not with one that it signs itself for the victim's session key
     or for one of its own. All are refused, and the tenant opens as many tunnels as it may."""
-    token = await operator.stub.CreateToken(
+    token = await admin.stub.CreateToken(
         admin_pb2.CreateTokenRequest(tenant="victim", role=admin_pb2.ROLE_CLIENT, max_tunnels=3),
-        metadata=operator.shown,
+        metadata=admin.shown,
     )
     victim = await client_of(public, token.token)
     own = victim.tunnel("evil")
@@ -104,15 +92,15 @@ async def test_tunnels_invented_in_a_tenants_name_take_none_of_its_places(
     more = [elsewhere.tunnel("good") for _ in range(2)]
     await good.announce(*more, of=[elsewhere])
     assert good.evicted == []
-    assert await held(operator) == {own.label: "evil", **{one.label: "good" for one in more}}
+    assert await held(admin) == {own.label: "evil", **{one.label: "good" for one in more}}
 
 
 async def test_30_000_tunnels_of_a_token_that_nobody_has_leave_nothing(
-    registry: Registry, operator: Operator, evil: NodeStream, good: NodeStream
+    registry: Registry, admin: AdminCaller, evil: NodeStream, good: NodeStream
 ) -> None:
     """The grant is not signed by a registry: every one is refused, none is stored, and an honest node's tunnel is taken
     up meanwhile."""
-    honest, thief = await operator.client(), await operator.client()
+    honest, thief = await admin.client(), await admin.client()
     head = thief.grant.rpartition(".")[0]
     forged = AnnouncedSession(grant=f"{head}.{'A' * 86}", presence=thief.session("evil").presence)
     claim = thief.signer.claim(node="evil", epoch=1)
@@ -128,28 +116,28 @@ async def test_30_000_tunnels_of_a_token_that_nobody_has_leave_nothing(
     took = time.monotonic() - began
     await flooding
     assert len(evil.evicted) == 30_000
-    assert await held(operator) == {tunnel.label: "good"}
+    assert await held(admin) == {tunnel.label: "good"}
     assert took < 5
 
 
 async def test_a_node_has_its_number_of_tunnels_whatever_its_tenant_may(
     registry: Registry,
-    operator: Operator,
+    admin: AdminCaller,
     public: grpc.aio.Channel,
     evil: NodeStream,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tenant that is the node's accomplice, with a quota without end: 50 stand for the 20,000."""
     monkeypatch.setattr("portway_registry.tunnels.announcements.MAX_TUNNELS", 50)
-    await operator.set_quota("evil", 1_000_000)
-    token = await operator.stub.CreateToken(
+    await admin.set_quota("evil", 1_000_000)
+    token = await admin.stub.CreateToken(
         admin_pb2.CreateTokenRequest(tenant="evil", role=admin_pb2.ROLE_CLIENT),
-        metadata=operator.shown,
+        metadata=admin.shown,
     )
     clients = [await client_of(public, token.token) for _ in range(4)]
     for client in clients:
         await evil.announce(*(client.tunnel("evil") for _ in range(40)), of=[client])
-    assert len(await held(operator)) == 50
+    assert len(await held(admin)) == 50
     assert refusals(evil) == {EVICTION_REASON_QUOTA}
 
 
@@ -160,17 +148,17 @@ async def seen(registry: Registry, pki: Pki, label: str) -> ResolveResponse:
 
 
 async def test_statements_that_were_seen_are_of_no_use(
-    registry: Registry, pki: Pki, operator: Operator, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
+    registry: Registry, pki: Pki, admin: AdminCaller, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
     """The victim's claim and presence as the registry tells them, with a grant of an accomplice's for the victim's
     session key, or for a session key of its own; a higher claim that the label's key has not signed: the label stays at
     its home, and with its tenant."""
-    victim, accomplice = await operator.client(), await operator.client()
+    victim, accomplice = await admin.client(), await admin.client()
     tunnel = victim.tunnel("good")
     await good.announce(tunnel, of=[victim])
     found = await seen(registry, pki, tunnel.label)
     assert (found.tunnel.tenant, found.tunnel.token_id) == ("", "")
-    token = (await operator.new_token()).token
+    token = (await admin.new_token()).token
     request = RenewRequest(session_key=victim.signer.key.public)
     grant = (await DiscoveryStub(public).Renew(request, metadata=bearer(token))).grant.token
     copies = [
@@ -194,11 +182,11 @@ async def test_statements_that_were_seen_are_of_no_use(
 
 
 async def test_a_closed_label_leads_nowhere_after_a_flood_of_others(
-    registry: Registry, pki: Pki, operator: Operator, evil: NodeStream, good: NodeStream
+    registry: Registry, pki: Pki, admin: AdminCaller, evil: NodeStream, good: NodeStream
 ) -> None:
     """Nothing of it is remembered that could be flushed: its claim names its home, and there a later presence says
     no. 5,000 invented labels come in between."""
-    victim, thief = await operator.client(), await operator.client()
+    victim, thief = await admin.client(), await admin.client()
     tunnel, kept = victim.tunnel("good"), victim.tunnel("good")
     before = victim.session("good")
     await good.announce(tunnel, kept, sessions=[before])
@@ -215,27 +203,27 @@ async def test_a_closed_label_leads_nowhere_after_a_flood_of_others(
     # Its home itself, should it be the hostile one, cannot bring it back either.
     await good.announce(tunnel, sessions=[before])
     assert (tunnel.label, 1, EVICTION_REASON_INVALID) in good.evicted
-    assert await held(operator) == {kept.label: "good"}
+    assert await held(admin) == {kept.label: "good"}
 
 
 @pytest.mark.parametrize("minutes", [-60, -23, 16, 60 * 24 * 365 * 70])
 async def test_a_presence_of_another_time_places_nothing(
-    registry: Registry, operator: Operator, evil: NodeStream, minutes: int
+    registry: Registry, admin: AdminCaller, evil: NodeStream, minutes: int
 ) -> None:
     """An accomplice signs what it likes, also for the year 2100: it is refused, and keeps nobody from signing now."""
-    client = await operator.client()
+    client = await admin.client()
     tunnel = client.tunnel("evil")
     await evil.announce(tunnel, sessions=[client.session("evil", now_ms() + minutes * MINUTE)])
     assert evil.evicted == [(tunnel.label, 1, EVICTION_REASON_INVALID)]
     await evil.announce(tunnel, sessions=[client.session("evil", now_ms())])
-    assert await held(operator) == {tunnel.label: "evil"}
+    assert await held(admin) == {tunnel.label: "evil"}
 
 
 async def test_a_huge_epoch_takes_no_label(
-    registry: Registry, operator: Operator, evil: NodeStream, good: NodeStream
+    registry: Registry, admin: AdminCaller, evil: NodeStream, good: NodeStream
 ) -> None:
     """Neither one of the year 2100, with the label's own key, nor one of half an hour ahead by another key's claim."""
-    victim, accomplice, key = await operator.client(), await operator.client(), SigningKey()
+    victim, accomplice, key = await admin.client(), await admin.client(), SigningKey()
     tunnel = victim.tunnel("good", key, now_ms())
     await good.announce(tunnel, of=[victim])
     far = accomplice.tunnel("evil", key, 2**62)
@@ -244,11 +232,11 @@ async def test_a_huge_epoch_takes_no_label(
     await evil.announce(far, of=[accomplice])
     await evil.announce(other, of=[accomplice])
     assert len(evil.evicted) == 2
-    assert await held(operator) == {tunnel.label: "good"}
+    assert await held(admin) == {tunnel.label: "good"}
 
 
 async def test_a_grant_of_another_cluster_gives_nothing(
-    registry: Registry, pki: Pki, operator: Operator, evil: NodeStream, tmp_path: Any
+    registry: Registry, pki: Pki, admin: AdminCaller, evil: NodeStream, tmp_path: Any
 ) -> None:
     """Of a registry that the attacker runs itself, with a key id and a token that this one knows, too."""
     folder = tmp_path / "other"
@@ -260,7 +248,7 @@ async def test_a_grant_of_another_cluster_gives_nothing(
         foreign = await client_of(public, token.token)
     tunnel = foreign.tunnel("evil")
     await evil.announce(tunnel, of=[foreign])
-    honest = await operator.client()
+    honest = await admin.client()
     mixed = AnnouncedClient(SessionSigner(honest.signer.cluster), foreign.grant)
     second = mixed.tunnel("evil")
     await evil.announce(second, of=[mixed])
@@ -272,7 +260,7 @@ async def test_a_grant_of_another_cluster_gives_nothing(
 
 async def test_a_node_that_keeps_what_its_clients_gave_up_loses_it(
     registry: Registry,
-    operator: Operator,
+    admin: AdminCaller,
     public: grpc.aio.Channel,
     monkeypatch: pytest.MonkeyPatch,
     pki: Pki,
@@ -316,16 +304,16 @@ async def test_a_token_made_at_another_replica_is_good_at_once(etcd: EtcdServer,
 
 
 async def test_a_flood_of_valid_statements_costs_its_sender_alone(
-    registry: Registry, operator: Operator, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
+    registry: Registry, admin: AdminCaller, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
     """An accomplice signs 6,000 claims for a node, which waits for its own pace; an honest node's tunnels are taken up,
     each in a moment."""
-    await operator.set_quota("evil", 1_000_000)
-    token = await operator.stub.CreateToken(
+    await admin.set_quota("evil", 1_000_000)
+    token = await admin.stub.CreateToken(
         admin_pb2.CreateTokenRequest(tenant="evil", role=admin_pb2.ROLE_CLIENT),
-        metadata=operator.shown,
+        metadata=admin.shown,
     )
-    honest = await operator.client()
+    honest = await admin.client()
     flood: list[TunnelInfo] = []
     accomplices = [await client_of(public, token.token) for _ in range(6)]
     for client in accomplices:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
@@ -18,6 +18,7 @@ from portway_registry.state import keys
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord, encode
 from portway_registry.store.contract import Put
 from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, node_info, running
 
 # A list of 18 MB is written, decoded and sent.
@@ -103,13 +104,6 @@ async def registry(config: Config) -> AsyncIterator[Registry]:
         yield registry
 
 
-class Operator(Protocol):
-    stub: Any
-    shown: Any
-
-    async def new_token(self) -> admin_pb2.CreateTokenResponse: ...
-
-
 async def pages(method: Callable[..., Any], request: Any, shown: Any) -> AsyncIterator[Any]:
     """Every page of a list; each fits into a message, or the call would fail."""
     while True:
@@ -122,10 +116,10 @@ async def pages(method: Callable[..., Any], request: Any, shown: Any) -> AsyncIt
 
 
 async def test_no_list_exceeds_a_message(
-    registry: Registry, pki: Pki, public: grpc.aio.Channel, operator: Operator
+    registry: Registry, pki: Pki, public: grpc.aio.Channel, admin: AdminCaller
 ) -> None:
     """Operators read every list to its end; a node gets all its peers; clients are located as always."""
-    stub, shown = operator.stub, operator.shown
+    stub, shown = admin.stub, admin.shown
     nodes = [
         one.name async for page in pages(stub.ListNodes, admin_pb2.ListNodesRequest(), shown) for one in page.nodes
     ]
@@ -145,13 +139,13 @@ async def test_no_list_exceeds_a_message(
         await node.until(lambda: len(node.peers) == NODES + 1)
         assert max(message.ByteSize() for message in node.heard) < MESSAGE
 
-    token = bearer((await operator.new_token()).token)
+    token = bearer((await admin.new_token()).token)
     discovery = DiscoveryStub(public)
     assert len((await discovery.Locate(LocateRequest(session_key=SESSION_KEY), metadata=token)).candidates) == 8
     assert (await discovery.Survey(SurveyRequest(), metadata=token)).nodes >= NODES
 
 
-async def test_an_operator_of_the_release_before_gets_the_first_page(registry: Registry, operator: Operator) -> None:
+async def test_an_operator_of_the_release_before_gets_the_first_page(registry: Registry, admin: AdminCaller) -> None:
     """It asks once, and gets what fits in place of an error."""
-    answer = await operator.stub.ListTokens(admin_pb2.ListTokensRequest(), metadata=operator.shown)
+    answer = await admin.stub.ListTokens(admin_pb2.ListTokensRequest(), metadata=admin.shown)
     assert len(answer.tokens) > 3_000

@@ -4,25 +4,21 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
 from grpc import StatusCode
-from portway_proto.v1 import admin_pb2
 from portway_proto.v1.mesh_pb2 import NodeMessage, Register
 from portway_registry.server import Registry
 from portway_runtime.logs import BoundedHandler, TextFormatter
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import Pki, bearer, channel, node_info
 
 GARBAGE = b"\xff\xff\xff\xff"
 # Bytes that one place in the code may write within an hour: what it writes at once, and 10 a second.
 AN_HOUR = 16_384 + 36_000
 _IDENTITY: Any = bytes
-
-
-class Operator(Protocol):
-    async def new_token(self) -> admin_pb2.CreateTokenResponse: ...
 
 
 @pytest.fixture
@@ -46,10 +42,10 @@ async def send(opened: grpc.aio.Channel, method: str, shown: Any = ()) -> tuple[
 
 
 async def test_a_malformed_message_is_one_line_and_not_a_traceback(
-    registry: Registry, public: grpc.aio.Channel, operator: Operator, log: io.StringIO
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller, log: io.StringIO
 ) -> None:
     """The caller is told, and the line names it; a thousand of them write no more than the log has room for."""
-    shown = bearer((await operator.new_token()).token)
+    shown = bearer((await admin.new_token()).token)
     assert await send(public, "/portway.v1.Discovery/Locate", shown) == (
         StatusCode.INVALID_ARGUMENT,
         "the message cannot be decoded: is the caller of another release, or no Portway program?",

@@ -1,6 +1,6 @@
 """A node with a valid certificate that sends records of any size."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
@@ -11,34 +11,25 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, NodeMessage, Withdrawal
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, StreamEnded, bearer, node_info, tunnel_info
-from portway_testkit.signers import AnnouncedClient
 
 HUGE = "a" * (5 << 20)
 # The tag and length of 5 MiB of a field that no release knows, and its bytes.
 UNKNOWN_FIELD = b"\xc2\x3e\x80\x80\xc0\x02" + HUGE.encode()
 
 
-class Operator(Protocol):
-    stub: Any
-    shown: Any
-
-    async def new_token(self) -> admin_pb2.CreateTokenResponse: ...
-
-    async def client(self) -> AnnouncedClient: ...
-
-
-async def answers(operator: Operator, public: grpc.aio.Channel) -> list[NodeInfo]:
+async def answers(admin: AdminCaller, public: grpc.aio.Channel) -> list[NodeInfo]:
     """The nodes that an operator is listed and a client located; both must fit into a message."""
-    listed = await operator.stub.ListNodes(admin_pb2.ListNodesRequest(), metadata=operator.shown)
-    token = (await operator.new_token()).token
+    listed = await admin.stub.ListNodes(admin_pb2.ListNodesRequest(), metadata=admin.shown)
+    token = (await admin.new_token()).token
     located = await DiscoveryStub(public).Locate(LocateRequest(session_key=SESSION_KEY), metadata=bearer(token))
     return [*listed.nodes, *(one.node for one in located.candidates)]
 
 
 @pytest.mark.parametrize("field", ["name", "region", "host", "server_name", "version", "domain"])
 async def test_a_registration_with_a_huge_field_is_refused(
-    registry: Registry, pki: Pki, public: grpc.aio.Channel, operator: Operator, field: str
+    registry: Registry, pki: Pki, public: grpc.aio.Channel, admin: AdminCaller, field: str
 ) -> None:
     """The answer names the field; other nodes, operators and clients see only the node that is well-formed."""
     async with NodeStream(registry.mesh_address, pki, node_info("good")) as good:
@@ -52,11 +43,11 @@ async def test_a_registration_with_a_huge_field_is_refused(
         assert field in refused.value.details
         assert len(refused.value.details) < 300
         await good.until(lambda: good.peers == {"good"})
-        assert {node.name for node in await answers(operator, public)} == {"good"}
+        assert {node.name for node in await answers(admin, public)} == {"good"}
 
 
 async def test_unknown_fields_reach_nobody(
-    registry: Registry, pki: Pki, public: grpc.aio.Channel, operator: Operator
+    registry: Registry, pki: Pki, public: grpc.aio.Channel, admin: AdminCaller
 ) -> None:
     """A later release may send them, so the node is accepted; what is passed on has known fields only."""
     info = node_info("evil")
@@ -68,7 +59,7 @@ async def test_unknown_fields_reach_nobody(
     ):
         await good.until(lambda: good.peers == {"good", "evil"})
         assert max(message.ByteSize() for message in good.heard) < 2_000
-        found = await answers(operator, public)
+        found = await answers(admin, public)
         assert {node.name for node in found} == {"good", "evil"}
         assert max(node.ByteSize() for node in found) < 500
 
@@ -89,10 +80,10 @@ async def test_unknown_fields_reach_nobody(
     ids=lambda more: next(iter(more)),
 )
 async def test_an_announcement_with_a_huge_field_is_refused(
-    registry: Registry, pki: Pki, operator: Operator, more: dict[str, Any]
+    registry: Registry, pki: Pki, admin: AdminCaller, more: dict[str, Any]
 ) -> None:
     """The node's session ends, and the answer names the field; the tunnels of others are listed as before."""
-    client = await operator.client()
+    client = await admin.client()
     kept = client.tunnel("good")
     async with (
         NodeStream(registry.mesh_address, pki, node_info("good")) as good,
@@ -103,7 +94,7 @@ async def test_an_announcement_with_a_huge_field_is_refused(
             await evil.announce(tunnel_with(**more))
         assert refused.value.code is StatusCode.INVALID_ARGUMENT
         assert next(iter(more)) in refused.value.details
-        found = await operator.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=operator.shown)
+        found = await admin.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=admin.shown)
         assert [one.label for one in found.tunnels] == [kept.label]
 
 
@@ -131,13 +122,13 @@ async def test_a_withdrawal_of_a_huge_label_is_refused(registry: Registry, pki: 
         assert (await evil.ended()).code is StatusCode.INVALID_ARGUMENT
 
 
-async def test_unknown_fields_of_an_announcement_are_dropped(registry: Registry, pki: Pki, operator: Operator) -> None:
+async def test_unknown_fields_of_an_announcement_are_dropped(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """The tunnel is taken up; what is stored and listed has known fields only."""
-    client = await operator.client()
+    client = await admin.client()
     tunnel = client.tunnel("evil")
     tunnel.MergeFromString(UNKNOWN_FIELD)
     async with NodeStream(registry.mesh_address, pki, node_info("evil")) as evil:
         await evil.announce(tunnel, of=[client])
-        found = await operator.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=operator.shown)
+        found = await admin.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=admin.shown)
         assert [one.label for one in found.tunnels] == [tunnel.label]
         assert found.ByteSize() < 500

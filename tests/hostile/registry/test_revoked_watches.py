@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
@@ -12,22 +12,12 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, node_info, running
-from portway_testkit.signers import AnnouncedClient
 
 EPOCHS = 50
 WITHIN = 2.0  # seconds, as docs/architecture/threats.md promises
-
-
-class Operator(Protocol):
-    stub: Any
-
-    async def new_token(self, *, role: Any = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def revoke(self, token_id: str) -> None: ...
-
-    async def client(self) -> AnnouncedClient: ...
 
 
 async def synced(watch: Any) -> None:
@@ -50,17 +40,17 @@ async def rest_of(watch: Any) -> tuple[list[Any], StatusCode, str]:
 
 @pytest.mark.parametrize("kind", ["Nodes", "Tunnels"])
 async def test_a_watch_ends_with_its_token(
-    public: grpc.aio.Channel, registry: Registry, operator: Operator, kind: str
+    public: grpc.aio.Channel, registry: Registry, admin: AdminCaller, kind: str
 ) -> None:
     """The status says that the token was revoked; a watch of another token goes on."""
-    token = await operator.new_token(role=admin_pb2.ROLE_ADMIN)
-    kept = await operator.new_token(role=admin_pb2.ROLE_ADMIN)
-    method, request = getattr(operator.stub, f"Watch{kind}"), getattr(admin_pb2, f"Watch{kind}Request")
+    token = await admin.new_token(role=admin_pb2.ROLE_ADMIN)
+    kept = await admin.new_token(role=admin_pb2.ROLE_ADMIN)
+    method, request = getattr(admin.stub, f"Watch{kind}"), getattr(admin_pb2, f"Watch{kind}Request")
     watch, other = method(request(), metadata=bearer(token.token)), method(request(), metadata=bearer(kept.token))
     await synced(watch)
     await synced(other)
     began = time.monotonic()
-    await operator.revoke(token.info.id)
+    await admin.revoke(token.info.id)
     _, code, text = await rest_of(watch)
     assert time.monotonic() - began < WITHIN
     assert (code, "revoked" in text) == (StatusCode.UNAUTHENTICATED, True)
@@ -69,10 +59,10 @@ async def test_a_watch_ends_with_its_token(
 
 
 async def test_a_watch_that_is_not_read_ends_too(
-    public: grpc.aio.Channel, registry: Registry, pki: Pki, operator: Operator
+    public: grpc.aio.Channel, registry: Registry, pki: Pki, admin: AdminCaller
 ) -> None:
     """Its messages fill the connection, so the registry waits to write; nothing more comes after the revocation."""
-    token = await operator.new_token(role=admin_pb2.ROLE_ADMIN)
+    token = await admin.new_token(role=admin_pb2.ROLE_ADMIN)
     async with (
         channel(registry.address, pki.ca) as alone,
         NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node,
@@ -84,11 +74,11 @@ async def test_a_watch_that_is_not_read_ends_too(
         )(admin_pb2.WatchTunnelsRequest(), metadata=bearer(token.token))
         await synced(watch)
         # Changes of some 450 bytes, of which a stream's window holds 64 KiB at first.
-        client, keys = await operator.client(), [SigningKey() for _ in range(40)]
+        client, keys = await admin.client(), [SigningKey() for _ in range(40)]
         for epoch in range(1, EPOCHS + 1):
             client.signer.held.clear()
             await node.announce(*(client.tunnel("fra-1", key, epoch, host="h" * 250) for key in keys), of=[client])
-        await operator.revoke(token.info.id)
+        await admin.revoke(token.info.id)
         await asyncio.sleep(WITHIN)
         late = client.tunnel("fra-1")
         await node.announce(late, of=[client])

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -17,14 +16,10 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry import server
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import NodeStream, Pki, bearer, node_info, running
 
 HOUR_MS = 3_600_000
-
-
-class Operator(Protocol):
-    stub: Any
-    shown: tuple[tuple[str, str], ...]
 
 
 class Time:
@@ -80,37 +75,37 @@ async def refused(public: grpc.aio.Channel, token: str, key: Key) -> str:
     return raised.value.details() or ""
 
 
-async def invite(operator: Operator) -> str:
+async def invite(admin: AdminCaller) -> str:
     request = admin_pb2.InviteNodeRequest(region="fra")
-    answer: admin_pb2.InviteNodeResponse = await operator.stub.InviteNode(request, metadata=operator.shown)
+    answer: admin_pb2.InviteNodeResponse = await admin.stub.InviteNode(request, metadata=admin.shown)
     return answer.token
 
 
-async def audited(operator: Operator) -> list[str]:
-    answer = await operator.stub.ListAudit(admin_pb2.ListAuditRequest(), metadata=operator.shown)
+async def audited(admin: AdminCaller) -> list[str]:
+    answer = await admin.stub.ListAudit(admin_pb2.ListAuditRequest(), metadata=admin.shown)
     return [entry.action for entry in answer.entries if entry.action.startswith("node.join")]
 
 
 async def test_after_the_end_of_the_certificate_there_is_no_other(
-    public: grpc.aio.Channel, operator: Operator, time: Time
+    public: grpc.aio.Channel, admin: AdminCaller, time: Time
 ) -> None:
     """A node that never came back leaves nothing of use: ten minutes after its use the invitation is over."""
-    token, key = await invite(operator), Key()
+    token, key = await invite(admin), Key()
     await join(public, token, key)
     time.ahead_ms = 49 * HOUR_MS
     assert "was used by node fra-1" in await refused(public, token, key)
-    assert await audited(operator) == ["node.join"]
+    assert await audited(admin) == ["node.join"]
 
 
 async def test_a_node_that_has_registered_has_had_its_answer(
-    public: grpc.aio.Channel, operator: Operator, registry: Registry
+    public: grpc.aio.Channel, admin: AdminCaller, registry: Registry
 ) -> None:
     """From then on the invitation gives nothing, within the minutes too; a repeat before that is in the audit."""
-    token, key = await invite(operator), Key()
+    token, key = await invite(admin), Key()
     await join(public, token, key)
     got = await join(public, token, key)
-    assert await audited(operator) == ["node.join-again", "node.join"]
+    assert await audited(admin) == ["node.join-again", "node.join"]
     async with NodeStream(registry.mesh_address, None, node_info("fra-1"), certificate=(got, key.pem)):
         assert "has registered since" in await refused(public, token, key)
     assert "has registered since" in await refused(public, token, key)
-    assert await audited(operator) == ["node.join-again", "node.join"]
+    assert await audited(admin) == ["node.join-again", "node.join"]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import trustme
 from portway.engine import engine_thread as thread
-from portway_carrier.values import ServerTls
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 
@@ -21,27 +20,21 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def tls_of(authority: trustme.CA, *names: str) -> ServerTls:
-    leaf = authority.issue_cert(*names)
-    return ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
-
-
 @pytest.fixture
 def node(authority: trustme.CA) -> Iterator[FakeNode]:
-    with FakeNode("one", tls_of(authority, "one.node.portway.internal")) as node:
+    with FakeNode("one", authority) as node:
         yield node
 
 
 @pytest.fixture
 def second_node(authority: trustme.CA) -> Iterator[FakeNode]:
-    with FakeNode("two", tls_of(authority, "two.node.portway.internal")) as node:
+    with FakeNode("two", authority) as node:
         yield node
 
 
 @pytest.fixture
 def registry(authority: trustme.CA, node: FakeNode) -> Iterator[FakeRegistry]:
-    tls = tls_of(authority, "127.0.0.1", "localhost")
-    with FakeRegistry(tls.key, tls.certificate, authority.cert_pem.bytes(), [node]) as registry:
+    with FakeRegistry(authority, [node]) as registry:
         yield registry
 
 

@@ -14,8 +14,9 @@ import pytest
 from portway.engine import link as link_module
 from portway.engine.key_file import KeyFile
 from portway_proto.v1 import lane_pb2
-from portway_testkit.fakes.fake_node import FakeNode, failure
+from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.fakes.node_answers import failure
 from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.recovery import label_of
 

@@ -7,8 +7,9 @@ from typing import Any
 import portway
 import pytest
 from portway_proto.v1 import lane_pb2
-from portway_testkit.fakes.fake_node import FakeNode, failure
+from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.fakes.node_answers import failure
 from portway_testkit.visitors.recovery import label_of
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]

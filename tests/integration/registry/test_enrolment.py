@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import grpc
 import pytest
@@ -21,15 +20,9 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, bearer, channel, node_info, running
-
-
-class Admin(Protocol):
-    stub: admin_pb2.DESCRIPTOR  # type: ignore[valid-type]
-    shown: tuple[tuple[str, str], ...]
-
-    async def invite(self, region: str = ..., node: str = ...) -> admin_pb2.InviteNodeResponse: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ async def register(registry: Registry, got: NodeCertificate, key: Key, name: str
         await node.until(lambda: node.settings)
 
 
-async def test_the_names_are_the_registry_s(public: grpc.aio.Channel, admin: Admin) -> None:
+async def test_the_names_are_the_registry_s(public: grpc.aio.Channel, admin: AdminCaller) -> None:
     """Whatever a request asks for: name and region are those that the invitation allows."""
     key = new_key()
     wish = key.request(names=("registry.portway.internal", "fra-2.node.portway.internal"))
@@ -108,7 +101,7 @@ async def test_the_names_are_the_registry_s(public: grpc.aio.Channel, admin: Adm
 
 
 @pytest.mark.parametrize("csr", [b"", b"noise", forged()], ids=["none", "noise", "forged"])
-async def test_a_request_must_be_signed_by_its_key(public: grpc.aio.Channel, admin: Admin, csr: bytes) -> None:
+async def test_a_request_must_be_signed_by_its_key(public: grpc.aio.Channel, admin: AdminCaller, csr: bytes) -> None:
     """Who has not the key gets no certificate for it; the token stays good."""
     token = (await admin.invite()).token
     code, _ = await refused(join(public, token, new_key(), csr=csr))
@@ -117,7 +110,7 @@ async def test_a_request_must_be_signed_by_its_key(public: grpc.aio.Channel, adm
 
 
 async def test_nobody_registers_under_another_name_or_region(
-    registry: Registry, public: grpc.aio.Channel, admin: Admin
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
 ) -> None:
     """The certificate says who it is and where; a session that says otherwise is refused."""
     key = new_key()
@@ -130,7 +123,7 @@ async def test_nobody_registers_under_another_name_or_region(
 
 
 async def test_a_certificate_is_renewed_for_the_same_node(
-    registry: Registry, public: grpc.aio.Channel, admin: Admin
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
 ) -> None:
     """By the one before; for the same names, whatever the request says."""
     key = new_key()
@@ -142,7 +135,9 @@ async def test_a_certificate_is_renewed_for_the_same_node(
     await register(registry, renewed, key, "fra-1", "fra")
 
 
-async def test_a_removed_node_is_refused_everything(registry: Registry, public: grpc.aio.Channel, admin: Admin) -> None:
+async def test_a_removed_node_is_refused_everything(
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
+) -> None:
     """Its session ends, and a new one, its questions and the renewal of its certificate are refused; `serve` does not
     help; once it was invited anew its old certificate stays worthless."""
     key, other = new_key(), new_key()
@@ -170,7 +165,9 @@ async def test_a_removed_node_is_refused_everything(registry: Registry, public: 
         await register(registry, anew, other, "fra-1", "fra")
 
 
-async def test_who_replaced_a_node_ends_its_session(registry: Registry, public: grpc.aio.Channel, admin: Admin) -> None:
+async def test_who_replaced_a_node_ends_its_session(
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
+) -> None:
     """An invitation by name is for a machine that takes the place of another."""
     key = new_key()
     got = await join(public, (await admin.invite()).token, key)
@@ -180,9 +177,9 @@ async def test_who_replaced_a_node_ends_its_session(registry: Registry, public: 
         assert (await node.ended()).code is StatusCode.UNAUTHENTICATED
 
 
-async def order(admin: Admin, what: "admin_pb2.NodeOrder.ValueType") -> None:
+async def order(admin: AdminCaller, what: "admin_pb2.NodeOrder.ValueType") -> None:
     request = admin_pb2.OrderNodeRequest(name="fra-1", order=what)
-    await admin.stub.OrderNode(request, metadata=admin.shown)  # type: ignore[attr-defined]
+    await admin.stub.OrderNode(request, metadata=admin.shown)
 
 
 @pytest.fixture
@@ -198,7 +195,7 @@ async def replicas(config: Config, registry: Registry, pki: Pki) -> AsyncIterato
 
 @pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
 async def test_at_two_replicas_at_once_a_token_is_good_once(
-    etcd: EtcdServer, replicas: list[grpc.aio.Channel], admin: Admin
+    etcd: EtcdServer, replicas: list[grpc.aio.Channel], admin: AdminCaller
 ) -> None:
     """Both replicas sign by the same CA, and of two nodes that come in the same moment one is refused."""
     authorities = set()

@@ -1,19 +1,19 @@
 """What clients are told: which nodes, in which order, and a grant that nodes can check by themselves."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from grpc import StatusCode
-from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest, LocateResponse, RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info
-from portway_testkit.signers import AnnouncedClient, now_ms
+from portway_testkit.signers import now_ms
 
 # The kit's GeoIP file has loopback in Frankfurt.
 PLACES = {
@@ -22,16 +22,6 @@ PLACES = {
     "fra-1": ("fra", 50.1, 8.7),
     "nyc-1": ("nyc", 40.7, -74.0),
 }
-
-
-class Admin(Protocol):
-    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
-
-    async def client(self, token: admin_pb2.CreateTokenResponse | None = ...) -> AnnouncedClient: ...
-
-    async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
 
 class Client:
@@ -57,7 +47,7 @@ class Client:
 
 
 @pytest.fixture
-async def client(public: grpc.aio.Channel, admin: Admin) -> Client:
+async def client(public: grpc.aio.Channel, admin: AdminCaller) -> Client:
     return Client(public, (await admin.new_token(max_tunnels=7)).token)
 
 
@@ -172,7 +162,7 @@ async def test_a_grant_says_whose_it_is_and_is_checked_with_published_keys(
         assert answer.grant.expires_at_ms - answer.grant.renew_at_ms == 1_800_000
 
 
-async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client, admin: Admin) -> None:
+async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client, admin: AdminCaller) -> None:
     """To who wants to open a tunnel, with the number; one that comes back with its tunnels is located as ever."""
     await admin.set_quota("demo", 1)
     holder = await admin.client()
@@ -186,7 +176,7 @@ async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client
         await client.locate()
 
 
-async def test_a_token_just_made_is_good_at_once(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_token_just_made_is_good_at_once(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """CreateToken answers when the token works: a client that starts right after it is let in."""
     async with at(registry, pki, "fra-1"), channel(registry.address, pki.ca) as public:
         for _ in range(5):

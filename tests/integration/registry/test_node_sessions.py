@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -23,6 +23,7 @@ from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_runtime.tasks import Tasks
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import (
     PATIENCE,
     NodeStream,
@@ -37,31 +38,14 @@ from portway_testkit.clusters.registry import (
 from portway_testkit.signers import AnnouncedClient, label_of
 
 if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
-    from portway_proto.v1.admin_pb2_grpc import AdminAsyncStub
-
-
-class Admin(Protocol):
-    stub: "AdminAsyncStub"
-    shown: Any
-
-    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
-
-    async def client(self, token: admin_pb2.CreateTokenResponse | None = ...) -> AnnouncedClient: ...
-
-    async def revoke(self, token_id: str) -> None: ...
-
-    async def tunnels(self) -> dict[str, tuple[str, int]]: ...
-
-    async def nodes(self) -> list[str]: ...
+    pass
 
 
 def stream(registry: Registry, pki: Pki, name: str = "fra-1", **more: Any) -> NodeStream:
     return NodeStream(registry.mesh_address, pki, node_info(name), **more)
 
 
-async def shown(admin: Admin, fits: Callable[[NodeInfo], bool]) -> None:
+async def shown(admin: AdminCaller, fits: Callable[[NodeInfo], bool]) -> None:
     """Wait until an admin who watches is shown a node that fits."""
     watch = admin.stub.WatchNodes(admin_pb2.WatchNodesRequest(), metadata=admin.shown)
     try:
@@ -74,7 +58,7 @@ async def shown(admin: Admin, fits: Callable[[NodeInfo], bool]) -> None:
     raise AssertionError("the watch ended")
 
 
-async def test_a_node_that_registers_is_known(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_node_that_registers_is_known(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """After Registered the node is listed as it described itself, and has been told the cluster's keys."""
     async with stream(registry, pki) as node:
         await node.until(lambda: node.peers == {"fra-1"})
@@ -87,7 +71,7 @@ async def test_a_node_that_registers_is_known(registry: Registry, pki: Pki, admi
         assert [(key.kid, len(key.public_key)) for key in settings.grant_keys] == [("1", 32)]
 
 
-async def test_what_a_keep_alive_says_is_shown(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_what_a_keep_alive_says_is_shown(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """Counts and state of a KeepAlive become the node's."""
     async with stream(registry, pki) as node:
         await node.keep_alive(sessions=3, tunnels=4, visits=5, state=NODE_STATE_CORDONED)
@@ -95,7 +79,7 @@ async def test_what_a_keep_alive_says_is_shown(registry: Registry, pki: Pki, adm
         await shown(admin, lambda told: (told.sessions, told.tunnels, told.visits, told.state) == wanted)
 
 
-async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """After Announced a tunnel is listed and another node resolves it, without whose it is; after its withdrawal
     neither."""
     client = await admin.client()
@@ -119,7 +103,7 @@ async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, p
             assert raised.value.code() is StatusCode.NOT_FOUND
 
 
-async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """Who has each, or nothing; too many at once are refused."""
     client = await admin.client()
     held, let_go = client.tunnel("fra-1"), client.tunnel("fra-1", epoch=7)
@@ -140,7 +124,7 @@ async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: 
             await MeshStub(mesh).ResolveMany(ResolveManyRequest(labels=["a" * 16] * 257))
 
 
-async def test_a_full_announcement_removes_what_it_lacks(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_full_announcement_removes_what_it_lacks(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """What a node does not hold any more is gone after a full batch, and only what was its own."""
     client, other = await admin.client(), await admin.client()
     stale, kept, others = client.tunnel("fra-1"), client.tunnel("fra-1"), other.tunnel("lon-1")
@@ -151,7 +135,7 @@ async def test_a_full_announcement_removes_what_it_lacks(registry: Registry, pki
         assert await admin.tunnels() == {kept.label: ("fra-1", 1), others.label: ("lon-1", 1)}
 
 
-async def test_a_lower_epoch_elsewhere_is_refused(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_lower_epoch_elsewhere_is_refused(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """A second node with the same label and no higher epoch is told to drop it, by which claim; the first one keeps
     it."""
     one, two, key = await admin.client(), await admin.client(), SigningKey()
@@ -165,7 +149,7 @@ async def test_a_lower_epoch_elsewhere_is_refused(registry: Registry, pki: Pki, 
         assert await admin.tunnels() == {label_of(key): ("fra-1", 5)}
 
 
-async def test_a_higher_epoch_takes_the_label_at_once(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_higher_epoch_takes_the_label_at_once(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """The new holder has it with the next epoch, the old one is evicted, and its late withdrawal removes nothing."""
     client, key = await admin.client(), SigningKey()
     old = client.tunnel("fra-1", key, 1)
@@ -181,7 +165,7 @@ async def test_a_higher_epoch_takes_the_label_at_once(registry: Registry, pki: P
         assert await admin.tunnels() == {label_of(key): ("lon-1", 2)}
 
 
-async def test_a_node_speaks_for_itself_alone(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_node_speaks_for_itself_alone(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """Whatever region an announcement names, it is the announcing node's; it withdraws no one else's."""
     one, two = await admin.client(), await admin.client()
     theirs, mine = one.tunnel("lon-1"), two.tunnel("fra-1", region="lon")
@@ -191,7 +175,7 @@ async def test_a_node_speaks_for_itself_alone(registry: Registry, pki: Pki, admi
         assert await admin.tunnels() == {theirs.label: ("lon-1", 1), mine.label: ("fra-1", 1)}
 
 
-async def test_a_token_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_token_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """Announcements beyond the quota are evicted, on whichever node; room that is made is used."""
     token = await admin.new_token(max_tunnels=2)
     one, two = await admin.client(token), await admin.client(token)
@@ -206,7 +190,7 @@ async def test_a_token_has_no_more_tunnels_than_its_quota(registry: Registry, pk
         assert set(await admin.tunnels()) == {second.label, third.label}
 
 
-async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """Whichever tokens they are of: the newest is evicted with the number; a lower quota evicts the newest at once."""
     await admin.set_quota("demo", 2)
     one, two, three = [await admin.client() for _ in range(3)]
@@ -225,7 +209,7 @@ async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, p
 
 
 async def test_what_is_over_the_quota_of_a_node_that_was_away_is_evicted_when_it_is_back(
-    registry: Registry, pki: Pki, admin: Admin
+    registry: Registry, pki: Pki, admin: AdminCaller
 ) -> None:
     """Nobody could tell it when the quota was lowered."""
     client = await admin.client()
@@ -258,7 +242,7 @@ async def test_nodes_of_a_region_know_whose_its_ports_are(registry: Registry, pk
         assert far.port_owners == {}
 
 
-async def test_a_lease_outlives_its_stream(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_lease_outlives_its_stream(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """A node that comes back with its lease keeps it, and every tunnel on it."""
     client = await admin.client()
     tunnel = client.tunnel("fra-1")
@@ -277,7 +261,7 @@ async def test_a_lease_that_is_another_node_s_is_not_resumed(registry: Registry,
         assert other.lease != node.lease
 
 
-async def test_a_newer_session_replaces_the_older(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_newer_session_replaces_the_older(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """A node that registers again ends its own older stream at once; it is known once."""
     async with stream(registry, pki) as older, stream(registry, pki):
         ended = await older.ended()
@@ -320,7 +304,7 @@ async def test_a_registration_that_cannot_be_used_is_refused(
     assert any(part in raised.value.details for part in says.split("|"))
 
 
-async def test_a_node_may_not_take_another_s_name(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_node_may_not_take_another_s_name(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """A registration under a name that is not the certificate's is denied, and the name's owner stays."""
     async with stream(registry, pki) as owner:
         await owner.until(lambda: owner.peers == {"fra-1"})

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any, Protocol
 
 import pytest
 from grpc import StatusCode
@@ -15,20 +14,11 @@ from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, EVICTION_REASON_SUP
 from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
-from portway_testkit.signers import AnnouncedClient, label_of
+from portway_testkit.signers import label_of
 
 pytestmark = pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
-
-
-class Admin(Protocol):
-    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def set_quota(self, tenant: str, max_tunnels: int) -> None: ...
-
-    async def client(self, token: admin_pb2.CreateTokenResponse | None = ...) -> AnnouncedClient: ...
-
-    async def tunnels(self) -> dict[str, tuple[str, int]]: ...
 
 
 @pytest.fixture
@@ -56,7 +46,7 @@ async def test_replicas_that_start_together_make_one_cluster(pki: Pki, config: C
 
 
 async def test_a_node_of_one_replica_is_located_at_the_other(
-    registry: Registry, replica: Registry, pki: Pki, admin: Admin
+    registry: Registry, replica: Registry, pki: Pki, admin: AdminCaller
 ) -> None:
     """Locate knows the nodes of all replicas; a token made at one is good at the other at once."""
     async with (
@@ -70,7 +60,9 @@ async def test_a_node_of_one_replica_is_located_at_the_other(
         assert {candidate.node.name for candidate in found.candidates} == {"fra-1", "lon-1"}
 
 
-async def test_a_label_moves_between_replicas(registry: Registry, replica: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_label_moves_between_replicas(
+    registry: Registry, replica: Registry, pki: Pki, admin: AdminCaller
+) -> None:
     """A higher epoch at one replica evicts the holder at the other; a lower one is refused there."""
     one, two, key = await admin.client(), await admin.client(), SigningKey()
     label = label_of(key)
@@ -86,7 +78,9 @@ async def test_a_label_moves_between_replicas(registry: Registry, replica: Regis
         assert first.evicted == [(label, 3, EVICTION_REASON_SUPERSEDED)]
 
 
-async def test_the_last_free_place_is_given_once(registry: Registry, replica: Registry, pki: Pki, admin: Admin) -> None:
+async def test_the_last_free_place_is_given_once(
+    registry: Registry, replica: Registry, pki: Pki, admin: AdminCaller
+) -> None:
     """When two replicas admit more tunnels than a quota allows at the same moment, the youngest are taken back."""
     token = await admin.new_token(max_tunnels=4)
     async with (
@@ -118,7 +112,7 @@ async def test_the_last_free_place_is_given_once(registry: Registry, replica: Re
 
 
 async def test_the_last_free_place_of_a_tenant_is_given_once(
-    registry: Registry, replica: Registry, pki: Pki, admin: Admin
+    registry: Registry, replica: Registry, pki: Pki, admin: AdminCaller
 ) -> None:
     """With a token of its own at each node; the oldest by the store's order stay, and the others hear the number."""
     await admin.set_quota("demo", 3)

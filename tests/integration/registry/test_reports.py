@@ -1,7 +1,7 @@
 """Round trips that clients report, and what other clients of the same network are told then."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
@@ -20,16 +20,13 @@ from portway_registry.placement.reports import MAX_IN_A_REPORT, REPORT_BURST
 from portway_registry.placement.round_trips import QUORUM
 from portway_registry.server import Registry
 from portway_registry.services.discovery import SURVEY_BURST
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
 FRANKFURT = {"region": "fra", "latitude": 50.1, "longitude": 8.7}
 LONDON = {"region": "lon", "latitude": 51.5, "longitude": -0.1}
 SYDNEY = {"region": "syd", "latitude": -33.9, "longitude": 151.2}
-
-
-class Admin(Protocol):
-    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> Any: ...
 
 
 class Client:
@@ -53,7 +50,7 @@ class Client:
 
 
 @pytest.fixture
-async def clients(public: grpc.aio.Channel, admin: Admin) -> list[Client]:
+async def clients(public: grpc.aio.Channel, admin: AdminCaller) -> list[Client]:
     return [Client(public, (await admin.new_token()).token) for _ in range(QUORUM)]
 
 

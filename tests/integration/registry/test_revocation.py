@@ -1,7 +1,6 @@
 """A token that is revoked is worth nothing within two seconds, on every replica and every node."""
 
 import time
-from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -11,19 +10,14 @@ from portway_proto.v1.discovery_pb2 import RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
 
 WITHIN = 2.0  # seconds, as docs/architecture/trust.md promises
 
 
-class Admin(Protocol):
-    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def revoke(self, token_id: str) -> None: ...
-
-
-async def test_a_revocation_reaches_every_node(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_revocation_reaches_every_node(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """Nodes are told of a revoked token on their open streams, in less than two seconds."""
     token = await admin.new_token()
     async with (
@@ -37,7 +31,7 @@ async def test_a_revocation_reaches_every_node(registry: Registry, pki: Pki, adm
         assert time.monotonic() - began < WITHIN
 
 
-async def test_a_node_that_registers_later_is_told_too(registry: Registry, pki: Pki, admin: Admin) -> None:
+async def test_a_node_that_registers_later_is_told_too(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """What was revoked while a node was away is the first thing it hears after its registration."""
     token = await admin.new_token()
     await admin.revoke(token.info.id)
@@ -46,7 +40,7 @@ async def test_a_node_that_registers_later_is_told_too(registry: Registry, pki: 
 
 
 async def test_a_revoked_token_is_refused_from_the_answer_on(
-    registry: Registry, public: grpc.aio.Channel, admin: Admin
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
 ) -> None:
     """Once RevokeToken has answered, the token's holder gets no further grant, and is told why."""
     token = await admin.new_token()
@@ -61,7 +55,7 @@ async def test_a_revoked_token_is_refused_from_the_answer_on(
 
 @pytest.mark.parametrize("store_text", ["etcd"], indirect=True)
 async def test_a_revocation_reaches_the_nodes_of_other_replicas(
-    registry: Registry, config: Config, etcd: EtcdServer, pki: Pki, admin: Admin
+    registry: Registry, config: Config, etcd: EtcdServer, pki: Pki, admin: AdminCaller
 ) -> None:
     """A node at another replica hears of it as fast, and that replica refuses the token as well."""
     token = await admin.new_token()
@@ -82,7 +76,7 @@ async def test_a_revocation_reaches_the_nodes_of_other_replicas(
 
 
 async def test_the_last_admin_token_cannot_be_revoked(
-    registry: Registry, public: grpc.aio.Channel, admin: Admin
+    registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
 ) -> None:
     """A cluster is never left without an admin; with a second token the first can go."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:

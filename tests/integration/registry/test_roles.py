@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +15,7 @@ from portway_registry.net import admission
 from portway_registry.server import Registry
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.state.records import Role
+from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import Pki, bearer, channel
 
 SERVICES: list[ServiceDescriptor] = [
@@ -31,14 +32,6 @@ UNKNOWN_INVITATION = "pwj_zzzzzzzz_" + "a" * 32
 REFUSALS = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED, StatusCode.UNAVAILABLE}
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-class Admin(Protocol):
-    async def new_token(self, *, role: Any = ..., max_tunnels: int = ...) -> admin_pb2.CreateTokenResponse: ...
-
-    async def revoke(self, token_id: str) -> None: ...
-
-    async def invite(self, region: str = ..., node: str = ...) -> admin_pb2.InviteNodeResponse: ...
 
 
 def of_role(role: Role) -> list[str]:
@@ -85,7 +78,7 @@ class Tokens:
 
 
 @pytest.fixture
-async def tokens(admin: Admin, admin_token: str) -> Tokens:
+async def tokens(admin: AdminCaller, admin_token: str) -> Tokens:
     client = await admin.new_token()
     revoked = [await admin.new_token(role=role) for role in (admin_pb2.ROLE_CLIENT, admin_pb2.ROLE_ADMIN)]
     for one in revoked:

@@ -1,7 +1,6 @@
 """Grants, and the keys that sign them."""
 
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 import jwt
 import msgspec
@@ -14,9 +13,9 @@ from portway_registry.errors import StoreUnavailable
 from portway_registry.state import grant_reader, keys
 from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
-from portway_registry.state.views import View, Views
+from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.clusters.views import settle
+from portway_testkit.clusters.views import ViewedStore, settle
 
 TOKEN = TokenRecord(id="abc", tenant="demo", role=Role.CLIENT, secret_sha256=b"", max_tunnels=5)
 SESSION_KEY = b"\x01" * 32
@@ -46,14 +45,8 @@ async def known(memory: EmbeddedStore) -> AsyncIterator[View[GrantKeyRecord]]:
     await view.close()
 
 
-class Cluster(Protocol):
-    views: Views
-
-    async def put_tenant(self, name: str, max_tunnels: int) -> None: ...
-
-
 @pytest.fixture
-def signer(known: View[GrantKeyRecord], cluster: Cluster, clock: Clock) -> Grants:
+def signer(known: View[GrantKeyRecord], cluster: ViewedStore, clock: Clock) -> Grants:
     limits = TunnelLimits(cluster.views.tokens, cluster.views.tenants, default=100)
     return Grants("cluster", known, limits, clock)
 
@@ -91,7 +84,7 @@ async def test_a_grant_says_who_may_what_until_when(
 
 
 async def test_a_token_without_a_quota_has_its_tenant_s(
-    memory: EmbeddedStore, known: View[GrantKeyRecord], cluster: Cluster, signer: Grants
+    memory: EmbeddedStore, known: View[GrantKeyRecord], cluster: ViewedStore, signer: Grants
 ) -> None:
     """Which is the registry's default, or its own; a token cannot have more. A quota that was set counts at once."""
     key = await add(memory, known, "1", 0)

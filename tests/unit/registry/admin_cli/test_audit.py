@@ -1,14 +1,6 @@
 """`portway-admin audit`."""
 
-from typing import Any, Protocol
-
-from click.testing import Result
-
-
-class Stage(Protocol):
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
+from portway_testkit.clusters.admin_stage import Stage
 
 
 def test_nothing_is_said_in_words(stage: Stage) -> None:

@@ -3,25 +3,14 @@
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 import trustme
 from click.testing import Result
-from portway_testkit.clusters.registry import Pki
+from portway_testkit.clusters.admin_stage import Stage
 
 Call = Callable[..., Result]
 LIST = ("token", "list")
-
-
-class Stage(Protocol):
-    address: str
-    pki: Pki
-    token_file: Path
-
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
 
 
 @pytest.fixture

@@ -1,14 +1,6 @@
 """portway-admin invitation: who is invited, and who is not any more."""
 
-from typing import Any, Protocol
-
-from click.testing import Result
-
-
-class Stage(Protocol):
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
+from portway_testkit.clusters.admin_stage import Stage
 
 
 def test_nobody_is_invited_at_first(stage: Stage) -> None:

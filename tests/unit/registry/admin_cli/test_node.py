@@ -1,23 +1,11 @@
 """`portway-admin node`."""
 
 import re
-from typing import Any, Protocol
 
 import pytest
-from click.testing import Result
-from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, TunnelInfo
-from portway_testkit.clusters.registry import NodeStream, StreamEnded
-
-
-class Stage(Protocol):
-    @property
-    def address(self) -> str: ...
-
-    def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
-
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
+from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED
+from portway_testkit.clusters.admin_stage import Stage
+from portway_testkit.clusters.registry import StreamEnded
 
 
 def test_nodes_are_listed_for_people(stage: Stage) -> None:

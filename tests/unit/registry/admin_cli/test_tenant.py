@@ -1,27 +1,7 @@
 """`portway-admin tenant`."""
 
-from typing import Any, Protocol
-
 import pytest
-from click.testing import Result
-from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_testkit.clusters.registry import NodeStream
-from portway_testkit.signers import AnnouncedClient
-
-
-class Stage(Protocol):
-    clients: dict[str, AnnouncedClient]
-    token_ids: dict[str, str]  # by tenant
-
-    def tunnel(self, node: str, tenant: str = ..., **more: Any) -> TunnelInfo: ...
-
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
-
-    def run(self, function: Any) -> Any: ...
-
-    def node(self, name: str, *tunnels: Any) -> NodeStream: ...
+from portway_testkit.clusters.admin_stage import Stage
 
 
 def test_tenants_are_listed(stage: Stage) -> None:

@@ -1,22 +1,9 @@
 """`portway-admin token`."""
 
-from pathlib import Path
-from typing import Any, Protocol
-
 import pytest
-from click.testing import Result
 from portway_registry.access.tokens import parse_token
 from portway_registry.services import pages
-
-
-class Stage(Protocol):
-    token_file: Path
-
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
-
-    def node(self, name: str) -> Any: ...
+from portway_testkit.clusters.admin_stage import Stage
 
 
 def test_a_token_is_printed_alone(stage: Stage) -> None:

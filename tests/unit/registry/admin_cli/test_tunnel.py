@@ -1,25 +1,10 @@
 """`portway-admin tunnel`."""
 
 import re
-from typing import Any, Protocol
 
 import pytest
-from click.testing import Result
-from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.admin_cli import tunnel as command
-from portway_testkit.clusters.registry import NodeStream
-
-
-class Stage(Protocol):
-    token_ids: dict[str, str]
-
-    def tunnel(self, node: str, tenant: str = ..., **more: Any) -> TunnelInfo: ...
-
-    def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
-
-    def say(self, *arguments: str, **environment: str) -> Result: ...
-
-    def ask(self, *arguments: str) -> Any: ...
+from portway_testkit.clusters.admin_stage import Stage
 
 
 def test_tunnels_are_listed_for_people(stage: Stage) -> None:

@@ -5,32 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, TunnelInfo
-from portway_testkit.clusters.registry import NodeStream, Pki
-from portway_testkit.signers import AnnouncedClient
+from portway_testkit.clusters.admin_stage import Stage
 
 ADMIN = "from portway_registry.admin_cli.cli import main; main()"
 T = TypeVar("T")
-
-
-class Stage(Protocol):
-    address: str
-    pki: Pki
-    token_file: Path
-    clients: dict[str, AnnouncedClient]
-
-    def tunnel(self, node: str, tenant: str = ..., **more: Any) -> TunnelInfo: ...
-
-    def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream: ...
-
-    def run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
-
-    def stop_registry(self) -> None: ...
 
 
 class Watch:

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 import pytest
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_SUPERSEDED, NodeMessage, Register, RegistryMessage
-from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_proto.wire.statements import SigningKey
 from portway_registry.access.grants import Grants, make_first_key, new_key
 from portway_registry.errors import Replaced
@@ -16,27 +15,15 @@ from portway_registry.nodes.hub import Hub, without_counts
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
-from portway_registry.state.views import Views
 from portway_registry.store.contract import LeaseId
-from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
+from portway_testkit.clusters.views import ViewedStore
 from portway_testkit.signers import label_of
 
 PATIENCE = 10.0
 HOUR = 3_600_000
 NOW = 1_800_000_000_000
-
-
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-    async def settle(self) -> None: ...
-
-    async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
-
-    async def put_tunnel(self, tunnel: TunnelInfo) -> None: ...
 
 
 class Node:
@@ -71,7 +58,7 @@ class Node:
 
 
 @pytest.fixture
-async def hub(cluster: Cluster) -> AsyncIterator[Hub]:
+async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
     failures: list[BaseException] = []
     await make_first_key(cluster.store, now_ms=1)
     await cluster.settle()
@@ -139,7 +126,7 @@ async def test_a_replaced_session_s_end_is_nobody_s(hub: Hub) -> None:
         assert ended == ["fra-1"]
 
 
-async def test_a_revocation_is_told_to_all_and_once(cluster: Cluster, hub: Hub) -> None:
+async def test_a_revocation_is_told_to_all_and_once(cluster: ViewedStore, hub: Hub) -> None:
     """Each session hears it; what is written again afterwards is no news."""
     async with node(hub, "fra-1") as one, node(hub, "lon-1") as other:
         await cluster.put_token("good")
@@ -156,7 +143,7 @@ async def test_a_revocation_is_told_to_all_and_once(cluster: Cluster, hub: Hub) 
             assert told == ["bad", "worse"]
 
 
-async def test_old_revocations_are_of_no_interest(cluster: Cluster, hub: Hub) -> None:
+async def test_old_revocations_are_of_no_interest(cluster: ViewedStore, hub: Hub) -> None:
     """Who registers hears of tokens whose last grant may still be honoured, not of all there ever were."""
     await cluster.put_token("old", revoked_at_ms=NOW - 25 * HOUR)
     await cluster.put_token("young", revoked_at_ms=NOW - 25 * HOUR + 1)
@@ -164,7 +151,7 @@ async def test_old_revocations_are_of_no_interest(cluster: Cluster, hub: Hub) ->
         assert list((await one.until("revocations")).revocations.token_ids) == ["young"]
 
 
-async def test_a_new_key_is_told_to_all(cluster: Cluster, hub: Hub) -> None:
+async def test_a_new_key_is_told_to_all(cluster: ViewedStore, hub: Hub) -> None:
     """Settings come again, whole, when the keys change."""
     async with node(hub, "fra-1") as one:
         await one.until("settings")
@@ -173,7 +160,7 @@ async def test_a_new_key_is_told_to_all(cluster: Cluster, hub: Hub) -> None:
         assert [key.kid for key in settings.grant_keys] == ["1", "2"]
 
 
-async def test_counts_are_no_news_to_peers(cluster: Cluster, hub: Hub) -> None:
+async def test_counts_are_no_news_to_peers(cluster: ViewedStore, hub: Hub) -> None:
     """A node's counts change all the time; only what others act on makes a new list."""
     async with node(hub, "fra-1") as one:
         await one.until("peers", 2)
@@ -187,7 +174,7 @@ async def test_counts_are_no_news_to_peers(cluster: Cluster, hub: Hub) -> None:
         assert {peer.name for peer in peers.nodes} == {"fra-1", "lon-1"}
 
 
-async def test_a_label_that_moved_is_evicted_where_it_was(cluster: Cluster, hub: Hub) -> None:
+async def test_a_label_that_moved_is_evicted_where_it_was(cluster: ViewedStore, hub: Hub) -> None:
     """The old holder hears which epoch of it is over, with the claim that owns it; other nodes hear nothing."""
     key = SigningKey()
     async with node(hub, "fra-1") as holder, node(hub, "lon-1") as other:
@@ -200,7 +187,7 @@ async def test_a_label_that_moved_is_evicted_where_it_was(cluster: Cluster, hub:
         assert not any(message.HasField("evictions") for message in other.heard)
 
 
-async def test_a_newer_session_at_another_replica_ends_this_one(cluster: Cluster, hub: Hub) -> None:
+async def test_a_newer_session_at_another_replica_ends_this_one(cluster: ViewedStore, hub: Hub) -> None:
     """When the store shows the node with a later start, its stream here is over."""
     async with node(hub, "fra-1") as one:
         later = node_info("fra-1", started_at_ms=NOW + 1)
@@ -209,7 +196,7 @@ async def test_a_newer_session_at_another_replica_ends_this_one(cluster: Cluster
             await one.task
 
 
-async def test_a_record_that_was_lost_is_written_anew_at_once(cluster: Cluster, hub: Hub) -> None:
+async def test_a_record_that_was_lost_is_written_anew_at_once(cluster: ViewedStore, hub: Hub) -> None:
     """A store that forgot a lease while the node was heard of has the node back without waiting for it."""
     async with node(hub, "fra-1") as one:
         first = (await one.until("registered")).registered
@@ -228,7 +215,7 @@ def test_counts_are_all_that_is_left_out() -> None:
 
 
 async def test_a_list_of_peers_fits_into_a_message(
-    cluster: Cluster, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cluster: ViewedStore, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nodes beyond that are left out, and operators are told."""
     monkeypatch.setattr(hub_module, "_LARGEST_PEERS", 1_000)
@@ -243,7 +230,7 @@ async def test_a_list_of_peers_fits_into_a_message(
         assert "too many for one message" in caplog.text
 
 
-async def put_block(cluster: Cluster, region: str, first: int, node: str, asked_at_ms: int = NOW) -> None:
+async def put_block(cluster: ViewedStore, region: str, first: int, node: str, asked_at_ms: int = NOW) -> None:
     await cluster.store.put(keys.port_block(region, first), encode(PortBlockRecord(node, asked_at_ms)))
     await cluster.settle()
 
@@ -252,7 +239,7 @@ def owners(message: RegistryMessage) -> list[tuple[int, int, str]]:
     return [(one.first, one.last, one.node) for one in message.port_owners.owners]
 
 
-async def test_nodes_know_whose_their_region_s_ports_are(cluster: Cluster, hub: Hub) -> None:
+async def test_nodes_know_whose_their_region_s_ports_are(cluster: ViewedStore, hub: Hub) -> None:
     """At their registration, and when a block gets an owner or another one; a renewal is no news."""
     await put_block(cluster, "fra", 20_032, "fra-1")
     await put_block(cluster, "fra-2", 20_096, "else")

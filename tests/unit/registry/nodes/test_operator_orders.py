@@ -1,32 +1,23 @@
 """What operators order nodes to do: what is stored, and which orders are refused."""
 
-from typing import Protocol
-
 import pytest
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.nodes.operator_orders import OperatorOrders, is_removed
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import IdentityRecord, Order, PortBlockRecord, encode
-from portway_registry.state.views import Views
-from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import node_info
-from portway_testkit.clusters.views import settle
+from portway_testkit.clusters.views import ViewedStore, settle
 
 NOW_MS = 1_800_000_000_000
 
 
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-
 @pytest.fixture
-def orders(cluster: Cluster) -> OperatorOrders:
+def orders(cluster: ViewedStore) -> OperatorOrders:
     return OperatorOrders(cluster.store, cluster.views, Audit(cluster.store, lambda: NOW_MS), lambda: NOW_MS)
 
 
-async def register(cluster: Cluster, *, joined: bool = False) -> None:
+async def register(cluster: ViewedStore, *, joined: bool = False) -> None:
     """Node fra-1, with its record on a lease."""
     lease = await cluster.store.grant_lease(60)
     await cluster.store.put(keys.node("fra-1"), node_info("fra-1").SerializeToString(), lease=lease)
@@ -36,7 +27,7 @@ async def register(cluster: Cluster, *, joined: bool = False) -> None:
     await settle(cluster.store, cluster.views.nodes.mirror, cluster.views.identities.mirror)
 
 
-async def test_an_order_is_in_force_until_it_is_taken_back(cluster: Cluster, orders: OperatorOrders) -> None:
+async def test_an_order_is_in_force_until_it_is_taken_back(cluster: ViewedStore, orders: OperatorOrders) -> None:
     """The replica's view shows it when `give` returns; each change is in the audit with the operator's token."""
     await register(cluster)
     for order in (Order.CORDON, Order.DRAIN):
@@ -52,14 +43,14 @@ async def test_an_order_is_in_force_until_it_is_taken_back(cluster: Cluster, ord
     }
 
 
-async def test_an_unknown_node_gets_no_order(cluster: Cluster, orders: OperatorOrders) -> None:
+async def test_an_unknown_node_gets_no_order(cluster: ViewedStore, orders: OperatorOrders) -> None:
     """A name that neither registered nor joined is more likely misspelt; nothing is stored for it."""
     with pytest.raises(NotFound, match="node list"):
         await orders.give("fra-2", Order.CORDON, by="admin")
     assert await cluster.store.get(keys.order("fra-2")) is None
 
 
-async def test_a_removed_node_is_gone_with_what_it_holds(cluster: Cluster, orders: OperatorOrders) -> None:
+async def test_a_removed_node_is_gone_with_what_it_holds(cluster: ViewedStore, orders: OperatorOrders) -> None:
     """Its record is deleted with its lease, and every replica knows it as removed."""
     await register(cluster)
     await orders.give("fra-1", Order.REMOVE, by="admin")
@@ -68,7 +59,7 @@ async def test_a_removed_node_is_gone_with_what_it_holds(cluster: Cluster, order
     assert not is_removed(cluster.views.orders, "fra-2")
 
 
-async def test_a_node_that_joined_stays_removed(cluster: Cluster, orders: OperatorOrders) -> None:
+async def test_a_node_that_joined_stays_removed(cluster: ViewedStore, orders: OperatorOrders) -> None:
     """Its key may be in other hands: only an invitation lets it in again."""
     await register(cluster, joined=True)
     await orders.give("fra-1", Order.REMOVE, by="admin")
@@ -78,7 +69,7 @@ async def test_a_node_that_joined_stays_removed(cluster: Cluster, orders: Operat
     assert is_removed(cluster.views.orders, "fra-1")
 
 
-async def test_no_other_order_lets_a_removed_node_in(cluster: Cluster, orders: OperatorOrders) -> None:
+async def test_no_other_order_lets_a_removed_node_in(cluster: ViewedStore, orders: OperatorOrders) -> None:
     """Also one whose certificate operators made, which is not invited: cordoned or draining nodes may register."""
     await register(cluster)
     await orders.give("fra-1", Order.REMOVE, by="admin")
@@ -90,7 +81,7 @@ async def test_no_other_order_lets_a_removed_node_in(cluster: Cluster, orders: O
     assert not is_removed(cluster.views.orders, "fra-1")
 
 
-async def test_removing_a_node_frees_its_raw_ports(cluster: Cluster, orders: OperatorOrders) -> None:
+async def test_removing_a_node_frees_its_raw_ports(cluster: ViewedStore, orders: OperatorOrders) -> None:
     """After a minute's rest; another order leaves them."""
     await register(cluster, joined=True)
     key = keys.port_block("fra", 20_032)

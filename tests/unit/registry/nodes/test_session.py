@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from portway_proto.v1.mesh_pb2 import (
@@ -31,10 +31,6 @@ from portway_testkit.clusters.registry import node_info, tunnel_info
 PATIENCE = 10.0
 NOW_MS = 1_700_000_000_000
 T = TypeVar("T")
-
-
-class Cluster(Protocol):
-    views: Views
 
 
 class Fickle(EmbeddedStore):

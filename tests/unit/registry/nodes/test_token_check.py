@@ -1,22 +1,12 @@
 """Which tokens of a node's sessions are not valid."""
 
-from typing import Protocol
-
 from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.state import keys
 from portway_registry.state.records import Role, TokenRecord, encode
-from portway_registry.state.views import Views
-from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.views import ViewedStore
 
 
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-    async def put_token(self, token_id: str, *, revoked_at_ms: int = ...) -> None: ...
-
-
-async def test_those_that_are_revoked_or_unknown_are_not_valid(cluster: Cluster) -> None:
+async def test_those_that_are_revoked_or_unknown_are_not_valid(cluster: ViewedStore) -> None:
     """Whenever they were revoked; a token is looked for in the store before it is called unknown."""
     await cluster.put_token("good")
     await cluster.put_token("old", revoked_at_ms=1)

@@ -1,28 +1,17 @@
 """What is found unplaced, and when it is removed."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.nodes.unplaced import UnplacedTunnels
 from portway_registry.state import keys
-from portway_registry.state.views import Item, Views
-from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.state.views import Item
+from portway_testkit.clusters.views import ViewedStore
 from portway_testkit.signers import NOW_MS, SessionSigner, tunnel_info
 
 MINUTE = 60_000
-
-
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-    async def settle(self) -> None: ...
-
-    async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
-
-    async def put_tunnel(self, tunnel: TunnelInfo) -> None: ...
 
 
 @dataclass(eq=False)
@@ -39,7 +28,7 @@ class Session:
 class Held:
     """A tunnel at fra-1, placed by a presence of NOW_MS, with a good token."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ViewedStore) -> None:
         self.cluster = cluster
         self.session = Session()
         self.now_ms = NOW_MS
@@ -63,7 +52,7 @@ class Held:
 
 
 @pytest.fixture
-async def held(cluster: Cluster) -> Held:
+async def held(cluster: ViewedStore) -> Held:
     held = Held(cluster)
     await cluster.put_token("token1")
     await cluster.put_tunnel(held.tunnel)

@@ -1,20 +1,12 @@
 """Streams that end with the token that opened them."""
 
 import asyncio
-from typing import Protocol
 
 import pytest
 from portway_registry.errors import TokenRevoked
 from portway_registry.services.token_streams import TokenStreams
 from portway_registry.state.records import Role, TokenRecord
-from portway_registry.state.views import Views
-
-
-class Cluster(Protocol):
-    views: Views
-
-    async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
-
+from portway_testkit.clusters.views import ViewedStore
 
 TOKEN = TokenRecord("one", "demo", Role.ADMIN, b"")
 
@@ -24,7 +16,7 @@ async def endless(streams: TokenStreams, token: TokenRecord = TOKEN) -> None:
         await asyncio.Event().wait()
 
 
-async def test_a_revocation_ends_the_streams_of_its_token(cluster: Cluster) -> None:
+async def test_a_revocation_ends_the_streams_of_its_token(cluster: ViewedStore) -> None:
     """All of them and no others; what they raise says why."""
     await cluster.put_token("one")
     streams = TokenStreams(cluster.views.tokens)
@@ -47,7 +39,7 @@ async def test_a_revocation_ends_the_streams_of_its_token(cluster: Cluster) -> N
     await streams.close()
 
 
-async def test_a_stream_that_is_being_ended_is_left_alone(cluster: Cluster) -> None:
+async def test_a_stream_that_is_being_ended_is_left_alone(cluster: ViewedStore) -> None:
     """A revoked token's record may change again while a stream of it takes time to end."""
     await cluster.put_token("one")
     streams = TokenStreams(cluster.views.tokens)
@@ -72,7 +64,7 @@ async def test_a_stream_that_is_being_ended_is_left_alone(cluster: Cluster) -> N
     await streams.close()
 
 
-async def test_a_token_that_is_revoked_opens_no_stream(cluster: Cluster) -> None:
+async def test_a_token_that_is_revoked_opens_no_stream(cluster: ViewedStore) -> None:
     """It may have been revoked since the call was authenticated."""
     await cluster.put_token("one", revoked_at_ms=1)
     streams = TokenStreams(cluster.views.tokens)
@@ -82,7 +74,7 @@ async def test_a_token_that_is_revoked_opens_no_stream(cluster: Cluster) -> None
     await streams.close()
 
 
-async def test_errors_of_a_stream_are_its_own(cluster: Cluster) -> None:
+async def test_errors_of_a_stream_are_its_own(cluster: ViewedStore) -> None:
     """A TimeoutError inside is not taken for a revocation."""
     streams = TokenStreams(cluster.views.tokens)
     with pytest.raises(TimeoutError, match="inside"):

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from portway_registry.access.grants import Grants, new_key
@@ -11,18 +11,15 @@ from portway_registry.state import keys
 from portway_registry.state.grant_reader import GrantReader, GrantRefused
 from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
-from portway_registry.state.views import View, Views
+from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.views import ViewedStore
 
 TOKEN = TokenRecord("abc", "demo", Role.CLIENT, b"")
 SESSION_KEY = bytes(range(32))
 NOW = 1_800_000_000_000
 HOUR = 3_600_000
 LEEWAY = 15 * 60_000
-
-
-class Cluster(Protocol):
-    views: Views
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ async def known(memory: EmbeddedStore) -> AsyncIterator[View[GrantKeyRecord]]:
 
 
 @pytest.fixture
-def grant(known: View[GrantKeyRecord], cluster: Cluster) -> str:
+def grant(known: View[GrantKeyRecord], cluster: ViewedStore) -> str:
     limits = TunnelLimits(cluster.views.tokens, cluster.views.tenants, default=100)
     return Grants("cluster", known, limits, lambda: NOW).sign(TOKEN, SESSION_KEY).token
 

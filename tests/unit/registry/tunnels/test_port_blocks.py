@@ -1,7 +1,6 @@
 """Which node gives which raw ports: reserving, keeping, taking over."""
 
 import random
-from typing import Protocol
 
 import pytest
 from portway_proto.v1.mesh_pb2 import ReservePortsRequest, ReservePortsResponse
@@ -9,10 +8,9 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_proto.wire.statements import SigningKey
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
-from portway_registry.state.views import Views
-from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.port_blocks import BLOCK_SIZE, PortBlocks, release_blocks
 from portway_testkit.clusters.registry import tunnel_info
+from portway_testkit.clusters.views import ViewedStore
 from portway_testkit.signers import label_of
 
 NOW_MS = 1_700_000_000_000
@@ -22,19 +20,10 @@ FIRST = 19_968
 KEY = SigningKey(b"\x01" * 32)
 
 
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-    async def settle(self) -> None: ...
-
-    async def put_tunnel(self, tunnel: TunnelInfo) -> None: ...
-
-
 class Replica:
     """PortBlocks with a clock, and a range of four blocks unless another is given."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ViewedStore) -> None:
         self.now_ms = NOW_MS
         self._cluster = cluster
         self._blocks = PortBlocks(cluster.store, cluster.views, lambda: self.now_ms, random.Random(1))
@@ -58,7 +47,7 @@ class Replica:
 
 
 @pytest.fixture
-def replica(cluster: Cluster) -> Replica:
+def replica(cluster: ViewedStore) -> Replica:
     return Replica(cluster)
 
 
@@ -127,7 +116,7 @@ async def test_a_block_of_a_node_that_lives_is_never_taken(replica: Replica) -> 
     assert not (await replica.reserve("b")).blocks
 
 
-async def test_a_block_with_a_tunnel_in_it_is_not_taken(replica: Replica, cluster: Cluster) -> None:
+async def test_a_block_with_a_tunnel_in_it_is_not_taken(replica: Replica, cluster: ViewedStore) -> None:
     """A tunnel that took its port along from a dead node has it still: a new owner would give it once more."""
     for number in range(4):
         await replica.owns("gone", FIRST + number * BLOCK_SIZE, hours_ago=100)
@@ -137,7 +126,7 @@ async def test_a_block_with_a_tunnel_in_it_is_not_taken(replica: Replica, cluste
     assert blocks(taken) == [(FIRST, FIRST + 63), (FIRST + 128, FIRST + 191), (FIRST + 192, FIRST + 255)]
 
 
-async def test_a_node_hears_which_of_its_ports_are_held(replica: Replica, cluster: Cluster) -> None:
+async def test_a_node_hears_which_of_its_ports_are_held(replica: Replica, cluster: ViewedStore) -> None:
     """By tunnels of its region at any node; another region's ports are other ports."""
     await replica.owns("a", FIRST)
     here = tunnel_info(KEY, node="b", region="fra", unencrypted_port=FIRST + 1)
@@ -148,7 +137,7 @@ async def test_a_node_hears_which_of_its_ports_are_held(replica: Replica, cluste
     assert [(held.port, held.label) for held in answer.held] == [(FIRST + 1, label_of(KEY))]
 
 
-async def test_a_node_that_goes_on_asking_is_not_taken_for_gone(replica: Replica, cluster: Cluster) -> None:
+async def test_a_node_that_goes_on_asking_is_not_taken_for_gone(replica: Replica, cluster: ViewedStore) -> None:
     """Asking again after an hour is written down, before that nothing is."""
     await replica.owns("a", FIRST)
     before = await cluster.store.get(keys.port_block("fra", FIRST))
@@ -169,7 +158,7 @@ async def test_a_node_without_raw_tunnels_gets_four_blocks(replica: Replica) -> 
     assert len((await replica.reserve("a", 0, first=1, last=65_535)).blocks) == 4
 
 
-async def test_blocks_grow_with_the_ports_that_tunnels_hold(replica: Replica, cluster: Cluster) -> None:
+async def test_blocks_grow_with_the_ports_that_tunnels_hold(replica: Replica, cluster: ViewedStore) -> None:
     """Two for each block's worth, since as many ports may rest. Tunnels that moved to a sibling count: the ports are
     not free."""
     answer = await replica.reserve("a", 1_000, first=1, last=65_535)
@@ -182,7 +171,7 @@ async def test_blocks_grow_with_the_ports_that_tunnels_hold(replica: Replica, cl
     assert len((await replica.reserve("b", 1_000, first=1, last=65_535)).blocks) == 4
 
 
-async def test_blocks_of_a_removed_node_are_free_after_a_minute(replica: Replica, cluster: Cluster) -> None:
+async def test_blocks_of_a_removed_node_are_free_after_a_minute(replica: Replica, cluster: ViewedStore) -> None:
     """Ports that its tunnels kept at other nodes are not; blocks of other nodes stay."""
     for number, owner in enumerate(("gone", "gone", "gone", "quiet")):
         await replica.owns(owner, FIRST + number * BLOCK_SIZE)

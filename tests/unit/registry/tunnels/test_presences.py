@@ -1,29 +1,19 @@
 """The newest presence of each session in the store."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import pytest
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
-from portway_registry.state.views import Views
 from portway_registry.store.contract import Put, Write
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.presences import Presences
 from portway_testkit.clusters.announcing import Announcing
+from portway_testkit.clusters.views import ViewedStore
 from portway_testkit.signers import NOW_MS, SessionSigner
 
 
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-    async def settle(self) -> None: ...
-
-    async def presences(self) -> dict[str, int]: ...
-
-
-async def test_a_later_presence_replaces_an_earlier_one(cluster: Cluster, announcing: Announcing) -> None:
+async def test_a_later_presence_replaces_an_earlier_one(cluster: ViewedStore, announcing: Announcing) -> None:
     """Whichever comes first, at whichever node, and whether or not the view has seen it; the answer is what counts."""
     signer = SessionSigner()
     early = signer.present("fra-1", time_ms=NOW_MS)
@@ -36,7 +26,7 @@ async def test_a_later_presence_replaces_an_earlier_one(cluster: Cluster, announ
     assert await cluster.presences() == {signer.key.public.hex(): NOW_MS + 1}
 
 
-async def test_sessions_do_not_disturb_each_other(cluster: Cluster, announcing: Announcing) -> None:
+async def test_sessions_do_not_disturb_each_other(cluster: ViewedStore, announcing: Announcing) -> None:
     """Of many at once each is stored or is not by itself."""
     signers = [SessionSigner() for _ in range(40)]
     await announcing.presences.put([one.present("fra-1", time_ms=NOW_MS + 5) for one in signers[:20]])
@@ -44,7 +34,7 @@ async def test_sessions_do_not_disturb_each_other(cluster: Cluster, announcing: 
     assert [stored[one.key.public].time_ms - NOW_MS for one in signers] == [5] * 20 + [0] * 20
 
 
-async def test_what_nobody_can_believe_is_deleted(cluster: Cluster, announcing: Announcing) -> None:
+async def test_what_nobody_can_believe_is_deleted(cluster: ViewedStore, announcing: Announcing) -> None:
     """37 minutes after its time: seven, and the leeway of two clocks. What came in its place meanwhile stays."""
     old, young, renewed = SessionSigner(), SessionSigner(), SessionSigner()
     await announcing.presences.put(
@@ -77,7 +67,7 @@ class Contested(EmbeddedStore):
         return await super().write(writes)
 
 
-async def test_a_presence_that_is_fought_over_is_left_for_later(cluster: Cluster) -> None:
+async def test_a_presence_that_is_fought_over_is_left_for_later(cluster: ViewedStore) -> None:
     """It is not tried for ever."""
     signer = SessionSigner()
     store = Contested(signer)

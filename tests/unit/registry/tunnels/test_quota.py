@@ -1,11 +1,9 @@
 """How many tunnels a tenant and its tokens have, and which of them are too many."""
 
 import asyncio
-from typing import Protocol
 
 import pytest
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_QUOTA, Eviction
-from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import SigningKey
 from portway_registry.errors import QuotaFull, StoreUnavailable
 from portway_registry.state import keys
@@ -17,22 +15,12 @@ from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels import quota as quota_module
 from portway_registry.tunnels.quota import Limit, Quota, Room
 from portway_testkit.clusters.registry import tunnel_info
+from portway_testkit.clusters.views import ViewedStore
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.links.carrier_link import until
 from portway_testkit.signers import label_of
 
 TOKEN = TokenRecord("own", "demo", Role.CLIENT, b"")
-
-
-class Cluster(Protocol):
-    store: EmbeddedStore
-    views: Views
-
-    async def put_token(self, token_id: str, *, max_tunnels: int = ..., revoked_at_ms: int = ...) -> None: ...
-
-    async def put_tenant(self, name: str, max_tunnels: int) -> None: ...
-
-    async def put_tunnel(self, tunnel: TunnelInfo) -> None: ...
 
 
 @pytest.fixture
@@ -41,7 +29,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def quota(cluster: Cluster, clock: ManualClock) -> Quota:
+def quota(cluster: ViewedStore, clock: ManualClock) -> Quota:
     views = cluster.views
     return Quota(TunnelLimits(views.tokens, views.tenants, default=3), views.tunnels, clock)
 
@@ -50,7 +38,7 @@ def free(quota: Quota, tenant: str = "demo", token_id: str = "own") -> list[int]
     return [quota.free(limit) for limit in quota.limits_on(tenant, token_id)]
 
 
-async def test_a_tenant_s_own_limit_counts_else_the_default(cluster: Cluster, quota: Quota) -> None:
+async def test_a_tenant_s_own_limit_counts_else_the_default(cluster: ViewedStore, quota: Quota) -> None:
     """A token may narrow it for itself, and not widen it."""
     await cluster.put_tenant("large", 7)
     assert [quota.limits.of_tenant(name) for name in ("large", "demo")] == [7, 3]
@@ -58,7 +46,7 @@ async def test_a_tenant_s_own_limit_counts_else_the_default(cluster: Cluster, qu
     assert [quota.limits.of_token(token) for token in tokens] == [7, 2, 7]
 
 
-async def test_what_is_open_leaves_less_room(cluster: Cluster, quota: Quota) -> None:
+async def test_what_is_open_leaves_less_room(cluster: ViewedStore, quota: Quota) -> None:
     """Of the tenant with every token, of a token with a limit of its own, at whichever nodes; never below none."""
     await cluster.put_token("own", max_tunnels=2)
     rooms = [free(quota)]
@@ -70,7 +58,7 @@ async def test_what_is_open_leaves_less_room(cluster: Cluster, quota: Quota) -> 
     assert free(quota, "demo", "unknown") == [0]
 
 
-async def test_the_newest_are_too_many(cluster: Cluster, quota: Quota) -> None:
+async def test_the_newest_are_too_many(cluster: ViewedStore, quota: Quota) -> None:
     """What was bound last in the cluster is over the quota; a label that moved keeps its age."""
     tunnel_keys = [SigningKey() for _ in range(5)]
     for number, key in enumerate(tunnel_keys):
@@ -81,7 +69,7 @@ async def test_the_newest_are_too_many(cluster: Cluster, quota: Quota) -> None:
     assert list(quota.excess("another", "")) == []
 
 
-async def test_a_token_s_newest_are_too_many_for_it_alone(cluster: Cluster, quota: Quota) -> None:
+async def test_a_token_s_newest_are_too_many_for_it_alone(cluster: ViewedStore, quota: Quota) -> None:
     """Though its tenant has room; the eviction says which limit it was."""
     await cluster.put_token("own", max_tunnels=1)
     first, second = (tunnel_info(token_id="own") for _ in range(2))
@@ -93,7 +81,7 @@ async def test_a_token_s_newest_are_too_many_for_it_alone(cluster: Cluster, quot
     )
 
 
-async def test_two_replicas_find_the_same(cluster: Cluster, memory: EmbeddedStore, quota: Quota) -> None:
+async def test_two_replicas_find_the_same(cluster: ViewedStore, memory: EmbeddedStore, quota: Quota) -> None:
     """Also of tunnels that were written together: the order is the store's, then that of labels."""
     views = Views(memory, on_failure=print)
     await views.start()
@@ -109,7 +97,7 @@ async def test_two_replicas_find_the_same(cluster: Cluster, memory: EmbeddedStor
     await views.close()
 
 
-async def test_a_batch_takes_what_room_there_is(cluster: Cluster, quota: Quota) -> None:
+async def test_a_batch_takes_what_room_there_is(cluster: ViewedStore, quota: Quota) -> None:
     """Its own tunnels count at once, a label once; one that it replaces leaves its place, of its own token too."""
     await cluster.put_token("own", max_tunnels=2)
     old = tunnel_info(token_id="other")
@@ -131,7 +119,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota_module, "_PATIENCE", 0.05)
 
 
-async def test_room_that_there_is_is_not_asked_for(cluster: Cluster, quota: Quota) -> None:
+async def test_room_that_there_is_is_not_asked_for(cluster: ViewedStore, quota: Quota) -> None:
     """The store is not read for it."""
     cluster.store.get = unexpected  # type: ignore[method-assign]
     await quota.demand_room(TOKEN, 3)
@@ -142,7 +130,7 @@ async def unexpected(key: str) -> Entry | None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_full_quota_is_told_with_its_number(cluster: Cluster, quota: Quota) -> None:
+async def test_a_full_quota_is_told_with_its_number(cluster: ViewedStore, quota: Quota) -> None:
     """Whose it is, how many there may be, what to do next; so is one that has less room than is asked for."""
     with pytest.raises(QuotaFull, match=r"tenant demo may have 3 tunnels .*, and 4 more are asked for: close one"):
         await quota.demand_room(TOKEN, 4)
@@ -159,7 +147,7 @@ async def test_a_full_quota_is_told_with_its_number(cluster: Cluster, quota: Quo
 
 
 async def test_a_place_that_is_freed_is_waited_for(
-    cluster: Cluster, quota: Quota, monkeypatch: pytest.MonkeyPatch
+    cluster: ViewedStore, quota: Quota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that is started again comes before the end of its first tunnel is known here."""
     tunnels = [tunnel_info() for _ in range(3)]
@@ -172,7 +160,9 @@ async def test_a_place_that_is_freed_is_waited_for(
     await asked
 
 
-async def test_few_clients_of_a_tenant_wait(cluster: Cluster, quota: Quota, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_clients_of_a_tenant_wait(
+    cluster: ViewedStore, quota: Quota, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a hundred that ask at once some wait for a place, the others are told without; another tenant's wait too."""
     monkeypatch.setattr(quota_module, "_PATIENCE", 60.0)
     for tenant in ("demo", "other"):
@@ -210,13 +200,13 @@ class Away:
 
 
 @pytest.fixture
-def away(cluster: Cluster) -> Away:
+def away(cluster: ViewedStore) -> Away:
     return Away(cluster.store)
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_without_the_store_nobody_is_refused(
-    cluster: Cluster, quota: Quota, away: Away, clock: ManualClock
+    cluster: ViewedStore, quota: Quota, away: Away, clock: ManualClock
 ) -> None:
     """What was closed meanwhile is not known here. A token whose quota is full costs one read a second."""
     for _ in range(3):

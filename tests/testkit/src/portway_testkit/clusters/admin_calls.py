@@ -20,12 +20,12 @@ class AdminCalls:
     token: str = field(repr=False)
 
     def create_token(self, request: admin_pb2.CreateTokenRequest) -> str:
+        """Create a token; returns it in full."""
         with self._channel() as channel:
             answer = AdminStub(channel).CreateToken(request, timeout=TIMEOUT, metadata=self._metadata)
             return answer.token
 
     def revoke_token(self, token: str) -> None:
-        """Create a token; returns it in full."""
         request = admin_pb2.RevokeTokenRequest(id=token.split("_")[1])
         with self._channel() as channel:
             AdminStub(channel).RevokeToken(request, timeout=TIMEOUT, metadata=self._metadata)

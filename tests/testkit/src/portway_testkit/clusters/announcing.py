@@ -3,7 +3,9 @@
 The time is NOW_MS unless a test moves `now_ms`.
 """
 
-from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession
+from collections.abc import Sequence
+
+from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, Eviction, Withdrawal
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_registry.access.grants import Grants, new_key
 from portway_registry.state import keys
@@ -11,14 +13,14 @@ from portway_registry.state.grant_reader import GrantReader
 from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
-from portway_registry.store.contract import Store
-from portway_registry.tunnels.announcements import Announcements
+from portway_registry.store.contract import LeaseId, Store
+from portway_registry.tunnels.announcements import Announcements, checked
 from portway_registry.tunnels.presences import Presences
 from portway_registry.tunnels.quota import Quota
 from portway_registry.tunnels.sessions import NodeSessions, SessionRules
 from portway_registry.tunnels.statement_checks import StatementChecks
 
-from portway_testkit.clusters.views import settle
+from portway_testkit.clusters.views import ViewedStore, settle
 from portway_testkit.signers import CLUSTER_ID, NOW_MS, AnnouncedClient, SessionSigner
 
 
@@ -72,6 +74,47 @@ class Announcing:
 
     def _now(self) -> int:
         return self.now_ms
+
+
+class AnnouncingNode:
+    """What one node announces, with the sessions of the clients that are named."""
+
+    def __init__(self, cluster: ViewedStore, announcing: Announcing, name: str, store: Store | None = None) -> None:
+        self._cluster = cluster
+        self.name = name
+        self.announcements = announcing.node(name, store=store)
+        self.lease = LeaseId(0)
+
+    async def announce(
+        self,
+        *bound: TunnelInfo,
+        of: AnnouncedClient | Sequence[AnnouncedClient] = (),
+        sessions: Sequence[AnnouncedSession] = (),
+        withdrawn: Sequence[TunnelInfo] = (),
+        full: bool = False,
+    ) -> list[tuple[str, int, int]]:
+        """What it is told to drop: label, epoch, reason."""
+        return [(one.label, one.epoch, one.reason) for one in await self.evicted(bound, of, sessions, withdrawn, full)]
+
+    async def evicted(
+        self,
+        bound: Sequence[TunnelInfo],
+        of: AnnouncedClient | Sequence[AnnouncedClient] = (),
+        sessions: Sequence[AnnouncedSession] = (),
+        withdrawn: Sequence[TunnelInfo] = (),
+        full: bool = False,
+    ) -> list[Eviction]:
+        if not self.lease:
+            self.lease = await self._cluster.store.grant_lease(60)
+        clients = [of] if isinstance(of, AnnouncedClient) else of
+        batch = Announce(
+            batch=1,
+            bound=bound,
+            withdrawn=[Withdrawal(label=one.label, epoch=one.epoch) for one in withdrawn],
+            full=full,
+            sessions=[*sessions, *(client.session(self.name) for client in clients)],
+        )
+        return await self.announcements.apply(await checked(batch), self.lease)
 
 
 def announce(

@@ -7,24 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import grpc
+import trustme
 from portway_proto.v1 import discovery_pb2, discovery_pb2_grpc, types_pb2
 from portway_proto.wire.limits import KEY_SIZE
 
-from portway_testkit.fakes.fake_node import PATIENCE, FakeNode, grant_text
+from portway_testkit.authority import tls_of
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.node_answers import PATIENCE, grant_text
 from portway_testkit.signers import CLUSTER_ID
 
 GRANT_LIFE = 3600.0
 
 
 class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
-    """`with FakeRegistry(key, certificate, ca, [node]) as registry:` listens on `registry.address`.
+    """`with FakeRegistry(authority, [node]) as registry:` listens on `registry.address`.
 
     `clock_offset` is how many seconds its clock is ahead of everybody else's.
     """
 
-    def __init__(self, key: bytes, certificate: bytes, cluster_ca: bytes, nodes: list[FakeNode]) -> None:
+    def __init__(self, authority: trustme.CA, nodes: list[FakeNode]) -> None:
         self.nodes = nodes
-        self.cluster_ca = cluster_ca
+        self.cluster_ca = authority.cert_pem.bytes()
         self.cluster_id = CLUSTER_ID  # empty: a registry from before clients signed
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.clock_offset = 0.0
@@ -36,7 +39,8 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         self.answers_reports = threading.Event()
         self.answers_reports.set()
         self.strategies: list[int] = []
-        self._credentials = grpc.ssl_server_credentials([(key, certificate)])
+        tls = tls_of(authority, "127.0.0.1", "localhost")
+        self._credentials = grpc.ssl_server_credentials([(tls.key, tls.certificate)])
         self._server: grpc.Server | None = None
         self._changed = threading.Condition()
         self.port = 0

@@ -28,6 +28,7 @@ from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixShares
 from portway_runtime.tls_choices import Group
 
+from portway_testkit.authority import tls_of
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.signers import SessionSigner, label_of
 
@@ -118,8 +119,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 async def around(authority: trustme.CA) -> AsyncIterator[Around]:
-    leaf = authority.issue_cert("*.fra.example.com")
-    tls = ServerTls(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+    tls = tls_of(authority, "*.fra.example.com")
     carrier = PythonCarrier(Limits())
     holder = FakeHolder(carrier.pool(None, PoolLimits()))
     claim = SessionSigner().claim(KEY, node=NODE, epoch=1)

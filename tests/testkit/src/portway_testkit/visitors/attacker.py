@@ -1,22 +1,21 @@
 """A hostile visitor as a process of its own: connections at a bounded rate, each with some bytes, held open or closed.
 
-Here: the program (`python -m portway_testkit.visitors.attacker`) and what controls it. Not here: which bytes are sent,
-and what must not suffer from them (siege.py). The rate is bounded so that the node is measured and not the attacker's
-own use of the processor.
+Here: the program. Not here: which bytes are sent, and what must not suffer from them (siege.py). The rate is bounded so
+that the node is measured and not the attacker's own use of the processor.
 """
 
 import json
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from typing import Final, Self
+from typing import Final
+
+from portway_testkit.visitors.controlled_program import ControlledProgram
 
 _TICK: Final = 0.01
-_PATIENCE: Final = 30.0
 _READ: Final = 65_536
 
 
@@ -53,45 +52,14 @@ class AttackReport:
     answers: list[str]  # without duplicates, in hexadecimal
 
 
-class Attacker:
-    """`with Attacker(attack) as attacker:` waits; `go()` attacks until `rest()`."""
+class Attacker(ControlledProgram[AttackReport]):
+    """`with Attacker(attack) as attacker:` waits; `go()` attacks until `rest()`.
+
+    `go()` returns once the first `at_once` connections have been opened; `rest()` closes all.
+    """
 
     def __init__(self, attack: Attack) -> None:
-        self._attack = attack
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "portway_testkit.visitors.attacker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        self._order(json.dumps(asdict(self._attack)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(_PATIENCE)
-        self._process.stdout.close()
-
-    def go(self) -> AttackReport:
-        """Start attacking. Returns once the first `at_once` connections have been opened."""
-        return self._order("go")
-
-    def rest(self) -> AttackReport:
-        """Close all connections and stop."""
-        return self._order("rest")
-
-    def _order(self, word: str) -> AttackReport:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(word + "\n")
-        line = self._process.stdout.readline()
-        assert line, "the attacker has ended"
-        return AttackReport(**json.loads(line))
+        super().__init__("portway_testkit.visitors.attacker", attack, AttackReport)
 
 
 class _Program:

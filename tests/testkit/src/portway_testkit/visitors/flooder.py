@@ -1,27 +1,25 @@
 """A hostile client as a process of its own: one lane, and the same frames on it at a bounded rate of bytes.
 
-Here: the program (`python -m portway_testkit.visitors.flooder`) and what controls it. Not here: connections without
-TLS (attacker.py), what must not suffer (siege.py). A lane that the node closes is opened again, and what the node sends
-is read and counted.
+Here: the program. Not here: connections without TLS (attacker.py), what must not suffer (siege.py). A lane that the
+node closes is opened again, and what the node sends is read and counted.
 """
 
 import json
 import select
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from portway_proto.wire.limits import LINK_ALPN
 
+from portway_testkit.visitors.controlled_program import ControlledProgram
 from portway_testkit.visitors.visiting import connect_tls, tls_context
 
 _TICK: Final = 0.001
-_PATIENCE: Final = 30.0
 _READ: Final = 65_536
 _RECORD: Final = 22  # bytes that TLS 1.3 adds to each record
 # Seconds until a lane that was refused is dialled again.
@@ -53,44 +51,14 @@ class FloodReport:
     lanes: int
 
 
-class Flooder:
-    """`with Flooder(flood) as flooder:` waits; `go()` floods until `rest()`."""
+class Flooder(ControlledProgram[FloodReport]):
+    """`with Flooder(flood) as flooder:` waits; `go()` floods until `rest()`.
+
+    A rest leaves the lane open: the next round goes on where this one ended, with no budget of a new lane.
+    """
 
     def __init__(self, flood: Flood) -> None:
-        self._flood = flood
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "portway_testkit.visitors.flooder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        self._order(json.dumps(asdict(self._flood)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(_PATIENCE)
-        self._process.stdout.close()
-
-    def go(self) -> FloodReport:
-        return self._order("go")
-
-    def rest(self) -> FloodReport:
-        """Stop, and leave the lane open: the next round goes on where this one ended, with no budget of a new lane."""
-        return self._order("rest")
-
-    def _order(self, word: str) -> FloodReport:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(word + "\n")
-        line = self._process.stdout.readline()
-        assert line, "the flooder has ended"
-        return FloodReport(**json.loads(line))
+        super().__init__("portway_testkit.visitors.flooder", flood, FloodReport)
 
 
 class _Program:
