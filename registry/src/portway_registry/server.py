@@ -237,7 +237,7 @@ class Registry:
         )
         port = ports.add("mesh_listen", mutual, largest_message=_LARGEST_NODE_MESSAGE)
         identify = by_certificate(partial(require_current, views))
-        server = port.server(CallInterceptor(port.front, identify, self._calls.count, failed=cluster.failed))
+        server = port.server(CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note))
         add_MeshServicer_to_server(mesh, server)
         self._mesh_address = await port.serve(config.mesh_listen)
 
@@ -274,7 +274,9 @@ class Registry:
                 largest_message=_LARGEST_CALL,
                 concurrent_calls=_CONCURRENT_CALLS,
             )
-            return port, port.server(CallInterceptor(port.front, identify, self._calls.count, streams, cluster.failed))
+            return port, port.server(
+                CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note, streams)
+            )
 
         public, server = add("listen")
         add_DiscoveryServicer_to_server(discovery, server)

@@ -11,18 +11,11 @@ from typing import Any, NoReturn, Protocol
 import grpc
 from grpc import StatusCode, aio
 
-from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.errors import Busy, InvalidRequest, NotAllowed, NotAuthenticated, NotServed
 from portway_registry.net.connection import Connection
-from portway_registry.services.callers import Caller, Identify, current_address, current_caller
+from portway_registry.services.callers import Address, Caller, Identify, current_address, current_caller
 from portway_registry.services.error_status import status_of
-from portway_registry.services.messages import (
-    AWAITED_OF_ADDRESS,
-    AWAITED_OF_CALLER,
-    AwaitedMessages,
-    Messages,
-    marking,
-)
+from portway_registry.services.messages import AwaitedMessages, Messages, marking
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.services.token_streams import TokenStreams
 from portway_registry.state.records import Role
@@ -30,6 +23,7 @@ from portway_registry.state.records import Role
 logger = logging.getLogger(__name__)
 
 Count = Callable[[str, StatusCode], None]
+CountFailure = Callable[[Address, NotAuthenticated], None]
 
 
 class Port(Protocol):
@@ -56,13 +50,13 @@ class CallInterceptor(aio.ServerInterceptor):
         port: Port,
         identify: Identify,
         count: Count,
+        failed: CountFailure,
         streams: TokenStreams | None = None,
-        failed: FailedAuthentications | None = None,
     ) -> None:
         """port: the connections of the calls.
         count: called with the method and the status of each call that has ended.
+        failed: called for each caller that cannot be identified, with its address.
         streams: ends streams whose callers' tokens are revoked; None where callers have no tokens.
-        failed: counts the callers that cannot be identified.
         """
         self._port = port
         self._identify = identify
@@ -146,8 +140,8 @@ class CallInterceptor(aio.ServerInterceptor):
     async def _message(self, context: Any, caller: Caller | None) -> Any:
         """The message of a call that has one."""
         if caller is None:
-            return await self._awaited.only(context.read, str(current_address.get()), AWAITED_OF_ADDRESS)
-        return await self._awaited.only(context.read, caller.name, AWAITED_OF_CALLER)
+            return await self._awaited.of_stranger(context.read, str(current_address.get()))
+        return await self._awaited.of_caller(context.read, caller.name)
 
     async def _fail(self, method: str, context: Any, error: Exception, caller: Caller | None = None) -> NoReturn:
         """End a call with the status of an exception."""
@@ -156,8 +150,8 @@ class CallInterceptor(aio.ServerInterceptor):
             raise error
         code, text = status_of(error)
         self._count(method, code)
-        if isinstance(error, NotAuthenticated) and self._failed is not None:
-            self._failed.note(current_address.get(), error)
+        if isinstance(error, NotAuthenticated) and caller is None:
+            self._failed(current_address.get(), error)
         if isinstance(error, InvalidRequest) and caller is not None and caller.role is not Role.ADMIN:
             # No client or node of this project sends one; whose it is, is for operators to know.
             logger.warning(

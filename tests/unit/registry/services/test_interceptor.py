@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import StatusCode
-from portway_registry.errors import NotFound, TokenMissing
+from portway_registry.errors import NotFound, TokenMissing, TokenRevoked
 from portway_registry.net.connection import Connection
 from portway_registry.services import messages
 from portway_registry.services.callers import Caller, Context, current_address, current_caller
@@ -63,8 +63,12 @@ class OnePort:
     """A port with one connection, named "one", and what became of its calls."""
 
     def __init__(self) -> None:
-        self.connection = Connection(Endpoint("192.0.2.7", 4711), NoSockets())
         self.events: list[str] = []
+        self.from_("192.0.2.7")
+
+    def from_(self, host: str) -> None:
+        """Its one connection is from this address, from now on."""
+        self.connection = Connection(Endpoint(host, 4711), NoSockets())
 
     def find(self, peer: str) -> Connection | None:
         return self.connection if peer == "one" else None
@@ -86,8 +90,10 @@ class Desk:
         self.caller: Caller | Exception = Caller(Role.CLIENT, "token1")
         self.counted: list[tuple[str, StatusCode]] = []
         self.port = OnePort()
+        self.failed: list[str] = []
         count = lambda method, code: self.counted.append((method, code))  # noqa: E731
-        self.interceptor = CallInterceptor(self.port, self._identify, count)
+        failed = lambda address, error: self.failed.append(str(address))  # noqa: E731
+        self.interceptor = CallInterceptor(self.port, self._identify, count, failed)
 
     async def _identify(self, context: Context) -> Caller:
         if isinstance(self.caller, Exception):
@@ -223,6 +229,19 @@ async def test_a_call_has_its_connection_s_address(desk: Desk) -> None:
     assert desk.port.events == ["began", "identified", "ended"] + ["began", "ended, anonymous"] * 3
 
 
+async def test_who_cannot_be_identified_is_counted(desk: Desk) -> None:
+    """A caller whose token is revoked later, in mid-stream, was identified."""
+
+    async def revoked(request: Any, context: Any) -> Any:
+        raise TokenRevoked
+
+    assert (await desk.call(LOCATE, revoked))[0] is StatusCode.UNAUTHENTICATED
+    assert desk.failed == []
+    desk.caller = TokenRevoked()
+    assert (await desk.call(LOCATE, answer))[0] is StatusCode.UNAUTHENTICATED
+    assert desk.failed == ["192.0.2.7"]
+
+
 async def test_a_call_of_no_connection_is_refused(desk: Desk) -> None:
     """Who reaches gRPC past the port, and calls of a connection that has ended, get no answer from a handler."""
     for method in (LOCATE, HEALTH, "/portway.v1.Admin/Forgotten"):
@@ -252,13 +271,51 @@ async def test_a_message_is_awaited_for_a_time(desk: Desk, monkeypatch: pytest.M
 )
 async def test_few_calls_of_one_caller_wait_for_messages(desk: Desk, method: str, limit: int) -> None:
     """Of one token, and of one address that shows none."""
-    waiting = [asyncio.ensure_future(desk.call(method, answer, Call(message=None))) for _ in range(limit)]
-    await asyncio.sleep(0.01)
+    tasks = await waiting(desk, method, limit)
     code, _ = await desk.call(method, answer, Call(message=None))
     assert code is StatusCode.RESOURCE_EXHAUSTED
-    for task in waiting:
+    await cancelled(tasks)
+
+
+async def waiting(desk: Desk, method: str, number: int) -> list["asyncio.Task[Any]"]:
+    """So many calls whose message does not come."""
+    tasks = [asyncio.ensure_future(desk.call(method, answer, Call(message=None))) for _ in range(number)]
+    await asyncio.sleep(0.01)
+    return tasks
+
+
+async def test_addresses_of_one_customer_wait_as_one(desk: Desk) -> None:
+    """Its IPv6 addresses are counted by their /64."""
+    tasks = []
+    for number in range(messages.AWAITED_OF_ADDRESS):
+        desk.port.from_(f"2001:db8::{number + 1:x}")
+        tasks += await waiting(desk, HEALTH, 1)
+    desk.port.from_("2001:db8::ffff")
+    code, _ = await desk.call(HEALTH, answer, Call(message=None))
+    assert code is StatusCode.RESOURCE_EXHAUSTED
+    desk.port.from_("2001:db8:0:1::1")
+    assert await desk.call(HEALTH, other_answer) == "another"
+    await cancelled(tasks)
+
+
+async def test_strangers_leave_room_for_others(desk: Desk) -> None:
+    """However many of them wait: for identified callers all, and for strangers of another prefix some."""
+    tasks = []
+    for number in range(200):
+        desk.port.from_(f"10.9.{number // 100}.{number % 100}")
+        tasks += await waiting(desk, HEALTH, messages.AWAITED_OF_ADDRESS)
+    code, _ = await desk.call(HEALTH, answer, Call(message=None))
+    assert code is StatusCode.UNAVAILABLE  # not the quota of the caller, which would be final
+    desk.port.from_("192.0.2.7")
+    assert await desk.call(HEALTH, other_answer) == "another"
+    assert await desk.call(LOCATE, answer) == "request for token1"
+    await cancelled(tasks)
+
+
+async def cancelled(tasks: list["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_call_without_a_message_is_refused(desk: Desk) -> None:
