@@ -27,6 +27,7 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
     TunnelInfo,
 )
+from portway_proto.wire.statements import cluster_tag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
@@ -52,7 +53,7 @@ from portway_registry.store.contract import Store
 from portway_registry.tunnels.announcements import Announcements
 from portway_registry.tunnels.presences import Presences
 from portway_registry.tunnels.quota import Quota
-from portway_registry.tunnels.sessions import NodeSessions, SessionRules
+from portway_registry.tunnels.sessions import SessionRules
 from portway_registry.tunnels.statement_checks import StatementChecks
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Hub:
         self._unplaced = UnplacedTunnels(views, self._sessions, now_ms)
         self._checks = StatementChecks()
         self._rules = SessionRules(
-            cluster_id,
+            cluster_tag(cluster_id),
             GrantReader(cluster_id, views.grant_keys, now_ms),
             views.tokens,
             Presences(store, views.presences, now_ms),
@@ -169,7 +170,7 @@ class Hub:
             now_ms=self._now_ms,
             issued_ms=issued_ms,
             on_probed=partial(self._prober.answered, info.name),
-            invalid_tokens=partial(invalid_tokens, self._store, self._views.tokens),
+            invalid_tokens=partial(invalid_tokens, self._views.tokens),
         )
         before = self._sessions.get(info.name)
         probing: asyncio.Task[None] | None = None
@@ -206,13 +207,12 @@ class Hub:
         return self._views.tunnels.of_node(node).values()
 
     def _announcements(self, info: NodeInfo) -> Announcements:
-        checks = self._checks.of_node()
         return Announcements(
             self._store,
             self._views.tunnels,
             self._quota,
-            NodeSessions(self._rules, checks, info.name),
-            checks,
+            self._rules,
+            self._checks.of_node(),
             self._now_ms,
             node=info.name,
             region=info.region,

@@ -8,7 +8,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from grpc import aio
 from portway_proto.v1.mesh_pb2 import (
@@ -38,6 +39,7 @@ from portway_registry.tunnels.quota import Limit
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Write = Callable[[RegistryMessage], Awaitable[None]]
 
 # Batches that wait for the store, with the one that is being applied, and their bytes, unless there is only one. The
@@ -52,17 +54,10 @@ _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the sto
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """A binding that the registry ends by itself. `over`: the node still holds it, and must drop it for this limit."""
+    """A binding that the registry ends by itself. `eviction`: what the node is told, if it still holds it."""
 
     tunnel: Item[TunnelInfo]
-    over: Limit | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Unplaced:
-    """A tunnel that nothing places any more."""
-
-    tunnel: Item[TunnelInfo]
+    eviction: Eviction | None = None
 
 
 class NodeSession:
@@ -103,7 +98,7 @@ class NodeSession:
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
-        self._work: asyncio.Queue[Announce | _Removal | _Unplaced | list[str]] = asyncio.Queue()
+        self._work: asyncio.Queue[Announce | _Removal | list[str]] = asyncio.Queue()
         self._is_applying = False
         self._room = asyncio.Semaphore(_MAX_BATCHES)
         self._tokens_held = 0  # that the node has named
@@ -158,7 +153,7 @@ class NodeSession:
         """Withdraw a tunnel and evict it from the node; nothing when that is being done."""
         if tunnel.name not in self._evicting:
             self._evicting.add(tunnel.name)
-            self._work.put_nowait(_Removal(tunnel, over))
+            self._work.put_nowait(_Removal(tunnel, over.eviction(tunnel.value)))
 
     @property
     def is_idle(self) -> bool:
@@ -167,7 +162,8 @@ class NodeSession:
 
     def remove_unplaced(self, tunnel: Item[TunnelInfo]) -> None:
         """Withdraw a tunnel that nothing places any more, and evict it from the node."""
-        self._work.put_nowait(_Unplaced(tunnel))
+        eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_INVALID)
+        self._work.put_nowait(_Removal(tunnel, eviction))
 
     def tunnel_seen(self, tunnel: Item[TunnelInfo]) -> None:
         """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
@@ -280,51 +276,49 @@ class NodeSession:
                 except InvalidRequest as error:
                     self.end(error)
                     return
-                await self._until_done(batch)
+                await self._apply(batch)
                 self._waiting -= work.ByteSize()
                 self._batch_done.set()
                 self._room.release()
-                continue
-            if isinstance(work, list):
-                await self._until_told(work)
-                continue
-            tunnel = work.tunnel
-            gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
-            await self._until_done(Announce(withdrawn=[gone]), internal=True)
-            if isinstance(work, _Unplaced):
-                eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_INVALID)
-                self.outbox.evict([eviction])
-            elif work.over is not None:
-                self._evicting.discard(tunnel.name)
-                self.outbox.evict([work.over.eviction(tunnel.value)])
+            elif isinstance(work, list):
+                invalid = await self._until_answered("tokens not looked up", partial(self._invalid_tokens, work))
+                self.outbox.revoke(invalid)
+            else:
+                await self._remove(work)
 
-    async def _until_done(self, batch: Announce, *, internal: bool = False) -> None:
-        """Apply a batch, trying until the store answers; then acknowledge it, unless it is `internal`."""
+    async def _apply(self, batch: Announce) -> None:
+        """Apply a batch, trying until the store answers; then acknowledge it."""
         await self.outbox.room()
         while True:
             lease = self._lease
             try:
-                evictions = await self._announcements.apply(batch, lease)
-            except StoreUnavailable as error:
-                await self._pause("batch not written", error)
+                evictions = await self._until_answered(
+                    "batch not written", partial(self._announcements.apply, batch, lease)
+                )
             except LeaseLost:
                 await self._register_after(lease)
             else:
                 self.outbox.evict(evictions)
-                if not internal:
-                    self.outbox.announced(batch.batch)
+                self.outbox.announced(batch.batch)
                 return
 
-    async def _until_told(self, token_ids: list[str]) -> None:
-        """Tell the node which of these tokens are not valid, trying until the store answers."""
+    async def _remove(self, removal: _Removal) -> None:
+        """Remove a binding, trying until the store answers, and tell the node if it holds it."""
+        await self.outbox.room()
+        tunnel = removal.tunnel
+        gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
+        await self._until_answered("tunnel not removed", partial(self._announcements.withdraw, [gone]))
+        self._evicting.discard(tunnel.name)
+        if removal.eviction is not None:
+            self.outbox.evict([removal.eviction])
+
+    async def _until_answered(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of `attempt`, which is tried until the store answers. `what` is logged of each try that failed."""
         while True:
             try:
-                invalid = await self._invalid_tokens(token_ids)
+                return await attempt()
             except StoreUnavailable as error:
-                await self._pause("tokens not looked up", error)
-            else:
-                self.outbox.revoke(invalid)
-                return
+                await self._pause(what, error)
 
     async def _register_after(self, lost: LeaseId) -> None:
         """Replace the lease `lost` by a new one, once; the node then announces everything again."""

@@ -4,21 +4,16 @@ A node that was cut off hears of what was revoked in the last day; for anything 
 sessions. Here: looking them up. Not here: how the node is told (session.py).
 """
 
-import asyncio
 import re
 from collections.abc import Sequence
 from typing import Final
 
 from portway_registry.errors import InvalidRequest
-from portway_registry.state import keys
 from portway_registry.state.records import TokenRecord
 from portway_registry.state.views import View
-from portway_registry.store.contract import Store
 
 _MOST_IDS: Final = 1_000  # in a message, as mesh.proto says
 _ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
-# Reads at once for tokens that the view does not show: made a moment ago, deleted, or invented.
-_READS: Final = 32
 
 
 def checked_ids(token_ids: Sequence[str]) -> list[str]:
@@ -30,13 +25,10 @@ def checked_ids(token_ids: Sequence[str]) -> list[str]:
     return list(token_ids)
 
 
-async def invalid_tokens(store: Store, known: View[TokenRecord], token_ids: Sequence[str]) -> list[str]:
+async def invalid_tokens(known: View[TokenRecord], token_ids: Sequence[str]) -> list[str]:
     """Those that are revoked, or that the store does not have. Raises StoreUnavailable."""
     records = {one: known.get(one) for one in token_ids}
-    unknown = [one for one, record in records.items() if record is None]
-    for start in range(0, len(unknown), _READS):
-        some = unknown[start : start + _READS]
-        entries = await asyncio.gather(*(store.get(keys.token(one)) for one in some))
-        for one, entry in zip(some, entries, strict=True):
-            records[one] = None if entry is None else known.decode(entry)
+    # Those that the view does not show were made a moment ago, deleted, or invented.
+    read = await known.read([one for one, record in records.items() if record is None])
+    records |= {one: None if item is None else item.value for one, item in read.items()}
     return [one for one, record in records.items() if record is None or record.revoked_at_ms]

@@ -3,12 +3,13 @@
 Here: views and the order in which they are filled. Not here: decisions based on them.
 """
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+_READS: Final = 32  # concurrent reads of the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class View(Generic[T]):
         *,
         on_failure: Callable[[BaseException], None],
     ) -> None:
+        self._store = store
         self._decode = decode
         self._items: dict[str, Item[T]] = {}
         self._subscribers: list[Change[T]] = []
@@ -114,6 +118,17 @@ class View(Generic[T]):
             return None
         name = entry.key.removeprefix(self.mirror.prefix)
         return Item(name, value, entry.created, entry.modified, entry.lease)
+
+    async def read(self, names: Iterable[str]) -> dict[str, Item[T] | None]:
+        """These records as the store has them now, a few of them at a time. Raises StoreUnavailable."""
+        found: dict[str, Item[T] | None] = {}
+        wanted = list(names)
+        for start in range(0, len(wanted), _READS):
+            some = wanted[start : start + _READS]
+            entries = await asyncio.gather(*(self._store.get(self.mirror.prefix + name) for name in some))
+            for name, entry in zip(some, entries, strict=True):
+                found[name] = None if entry is None else self.item(entry)
+        return found
 
     def subscribe(self, change: Change[T]) -> Callable[[], None]:
         """Call `change(old, new)` after each change from now on, with the view changed already.

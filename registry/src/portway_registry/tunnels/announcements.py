@@ -32,7 +32,7 @@ from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
 from portway_registry.store.update import TRIES, revision_of
 from portway_registry.tunnels.admission import MAX_TUNNELS, Verdict, decide, may_withdraw, objection
 from portway_registry.tunnels.quota import Quota, Room
-from portway_registry.tunnels.sessions import AnnouncedSessions, NodeSessions, Session
+from portway_registry.tunnels.sessions import AnnouncedSessions, Session, SessionRules
 from portway_registry.tunnels.statement_checks import NodeChecks
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 _PIECE: Final = 64
 # Records copied before other tasks get their turn; each takes some 10 µs.
 _RECORDS_PER_TURN: Final = 64
-# Concurrent reads of keys that changed under a batch.
-_READS: Final = 32
 
 _Held = dict[str, Item[TunnelInfo] | None]
 
@@ -89,7 +87,7 @@ class Announcements:
         store: Store,
         tunnels: TunnelView,
         quota: Quota,
-        sessions: NodeSessions,
+        rules: SessionRules,
         checks: NodeChecks,
         now_ms: Callable[[], int],
         *,
@@ -99,7 +97,7 @@ class Announcements:
         self._store = store
         self._tunnels = tunnels
         self._quota = quota
-        self._sessions = sessions
+        self._rules = rules
         self._checks = checks
         self._now_ms = now_ms
         self._node = node
@@ -127,7 +125,7 @@ class Announcements:
                 if self.is_stale(item)
             ]
         await self.withdraw(withdrawn)
-        sessions = self._sessions.of_batch(batch.sessions)
+        sessions = AnnouncedSessions(self._rules, self._checks, self._node, batch.sessions)
         evictions: list[Eviction] = []
         room = Room(self._quota)
         for start in range(0, len(batch.bound), _PIECE):
@@ -141,7 +139,7 @@ class Announcements:
         undone = {item.label: item.epoch for item in withdrawn}
         held = {label: self._tunnels.items.get(label) for label in undone}
         # A binding that the view does not show may merely not have arrived there yet.
-        held.update(await self._read(label for label in undone if not self._mine(label, undone, held)))
+        held.update(await self._tunnels.read(label for label in undone if not self._mine(label, undone, held)))
         for _ in range(TRIES):
             going = [(label, held[label]) for label in undone if self._mine(label, undone, held)]
             writes = [Delete(keys.tunnel(label), item.modified) for label, item in going if item is not None]
@@ -152,7 +150,7 @@ class Announcements:
                 if ok and item is not None:
                     self._quota.deleted(item)
             undone = {label: undone[label] for (label, _), ok in zip(going, done, strict=True) if not ok}
-            held = await self._read(undone)
+            held = await self._tunnels.read(undone)
 
     def _note(self, batch: Announce) -> None:
         if batch.full:
@@ -228,7 +226,7 @@ class Announcements:
         unknown = [offer for offer in offers if not _is_known(offer, held[offer.tunnel.label])]
         await sessions.check([offer.session for offer in offers], {offer.session.key for offer in unknown})
         open_ = [offer for offer in unknown if not offer.session.is_forged]
-        answers = await self._checks.genuine([offer.claim.signed(self._sessions.cluster) for offer in open_])
+        answers = await self._checks.genuine([offer.claim.signed(self._rules.cluster) for offer in open_])
         forged = {id(offer) for offer, is_genuine in zip(open_, answers, strict=True) if not is_genuine}
         genuine: list[_Offer] = []
         for offer in offers:
@@ -262,22 +260,11 @@ class Announcements:
                 return
             done = await self._store.write(writes)
             offered = {label: offered[label] for label, ok in zip(writing, done, strict=True) if not ok}
-            held = await self._read(offered)
+            held = await self._tunnels.read(offered)
         raise StoreUnavailable("labels changed each time they were to be written")
 
     def _mine(self, label: str, undone: dict[str, int], held: _Held) -> bool:
         return may_withdraw(self._node, undone[label], held.get(label))
-
-    async def _read(self, labels: Iterable[str]) -> _Held:
-        """Read these tunnels from the store, a few at a time."""
-        found: _Held = {}
-        wanted = list(labels)
-        for start in range(0, len(wanted), _READS):
-            chunk = wanted[start : start + _READS]
-            entries = await asyncio.gather(*(self._store.get(keys.tunnel(label)) for label in chunk))
-            for label, entry in zip(chunk, entries, strict=True):
-                found[label] = None if entry is None else self._tunnels.item(entry)
-        return found
 
 
 def _is_known(offer: _Offer, held: Item[TunnelInfo] | None) -> bool:

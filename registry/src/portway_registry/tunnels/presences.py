@@ -30,7 +30,6 @@ _BELIEVED_MS: Final = (PRESENCE_FRESH + 2 * CLOCK_LEEWAY) * 1000
 _SWEPT_EVERY: Final = 120.0  # seconds at most; each replica sweeps
 # Presences looked at before other tasks get their turn.
 _PER_TURN: Final = 1_000
-_READS: Final = 32  # concurrent
 
 
 class Presences:
@@ -52,14 +51,8 @@ class Presences:
 
     async def read(self, session_keys: Iterable[bytes]) -> dict[bytes, Item[PresenceRecord] | None]:
         """The presences of these sessions from the store itself. Raises StoreUnavailable."""
-        found: dict[bytes, Item[PresenceRecord] | None] = {}
-        wanted = list(session_keys)
-        for start in range(0, len(wanted), _READS):
-            chunk = wanted[start : start + _READS]
-            entries = await asyncio.gather(*(self._store.get(keys.presence(key)) for key in chunk))
-            for key, entry in zip(chunk, entries, strict=True):
-                found[key] = None if entry is None else self._view.item(entry)
-        return found
+        found = await self._view.read(key.hex() for key in session_keys)
+        return {bytes.fromhex(name): item for name, item in found.items()}
 
     async def put(self, presences: Iterable[Presence]) -> dict[bytes, PresenceRecord]:
         """Store each, unless the store has a later one of its session; returns what the store has then, by session key.

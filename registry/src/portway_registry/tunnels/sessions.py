@@ -13,7 +13,7 @@ from typing import Final
 
 from portway_proto.v1.mesh_pb2 import AnnouncedSession
 from portway_proto.wire.limits import KEY_SIZE
-from portway_proto.wire.statements import Claim, Presence, StatementInvalid, cluster_tag, read_presence
+from portway_proto.wire.statements import Claim, Presence, StatementInvalid, read_presence
 
 from portway_registry.state.grant_reader import GrantReader, GrantRefused, ReadGrant
 from portway_registry.state.records import TokenRecord
@@ -55,43 +55,21 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SessionRules:
-    """What the sessions of all nodes are checked against."""
+    """What the sessions of all nodes are checked against. cluster: the tag of what clients sign."""
 
-    cluster_id: str
+    cluster: bytes
     grants: GrantReader
     tokens: View[TokenRecord]
     presences: Presences
     now_ms: Callable[[], int]
 
 
-class NodeSessions:
-    """Makes the sessions of each batch of one node."""
-
-    def __init__(self, rules: SessionRules, checks: NodeChecks, node: str) -> None:
-        self.cluster = cluster_tag(rules.cluster_id)
-        self._rules = rules
-        self._checks = checks
-        self._node = node
-
-    def of_batch(self, sent: Iterable[AnnouncedSession]) -> "AnnouncedSessions":
-        """The sessions of one batch, none of which has been read yet."""
-        return AnnouncedSessions(self._rules, self._checks, self.cluster, self._node, sent)
-
-
 class AnnouncedSessions:
     """The sessions of one batch, by session key. Each is read when a tunnel needs it, or at the end."""
 
-    def __init__(
-        self,
-        rules: SessionRules,
-        checks: NodeChecks,
-        cluster: bytes,
-        node: str,
-        sent: Iterable[AnnouncedSession],
-    ) -> None:
+    def __init__(self, rules: SessionRules, checks: NodeChecks, node: str, sent: Iterable[AnnouncedSession]) -> None:
         self._rules = rules
         self._checks = checks
-        self._cluster = cluster
         self._node = node
         # The key is the first of a presence; one that lies about it is not genuine.
         self._unread = {one.presence[:KEY_SIZE]: one for one in sent}
@@ -122,7 +100,7 @@ class AnnouncedSessions:
         to_check = [one for one in unknown.values() if not one.is_checked]
         grants = await self._checks.genuine([one.grant.signed for one in to_check])
         new = [one for one in to_check if not one.is_stored]
-        presences = await self._checks.genuine([one.presence.signed(self._cluster) for one in new])
+        presences = await self._checks.genuine([one.presence.signed(self._rules.cluster) for one in new])
         for one, is_genuine in (*zip(to_check, grants, strict=True), *zip(new, presences, strict=True)):
             one.is_checked = True
             one.is_forged |= not is_genuine
@@ -132,7 +110,8 @@ class AnnouncedSessions:
         new = {session.key: session for session in sessions if not session.is_stored}
         held = await self._rules.presences.put(session.presence for session in new.values())
         for key, session in new.items():
-            session.presence = read_presence(held[key].encoded)
+            if held[key].encoded != session.presence.encoded:
+                session.presence = read_presence(held[key].encoded)
             session.is_stored = True
 
     async def renew_the_others(self) -> None:

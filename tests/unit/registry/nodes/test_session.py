@@ -17,6 +17,7 @@ from portway_proto.v1.mesh_pb2 import (
     Withdrawal,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
+from portway_proto.wire.statements import SigningKey
 from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreUnavailable
 from portway_registry.nodes import session as session_module
 from portway_registry.nodes.session import NodeSession, is_notable
@@ -380,6 +381,30 @@ async def test_a_leftover_is_removed_and_nobody_is_told(store: Fickle, running: 
     running.say(announce=Announce(batch=2))
     await running.until(lambda: running.announced() == [1, 2])
     assert await store.get(keys.tunnel(leftover.label)) is None
+    assert running.evicted() == []
+
+
+async def test_a_leftover_takes_no_later_tunnel_of_its_label_along(store: Fickle, running: Running) -> None:
+    """The node has bound the label again by the time the leftover is removed."""
+    client, key = await running.announcing.client(), SigningKey()
+    running.say(announce=Announce(batch=1, full=True))
+    await running.until(running.announced)
+    store.away = True
+    running.say(announce=Announce(batch=2, bound=[client.tunnel("fra-1")], sessions=[client.session("fra-1")]))
+    await store.asked.wait()
+    again = client.tunnel("fra-1", key, 2)
+    running.say(announce=Announce(batch=3, bound=[again], sessions=[client.session("fra-1")]))
+    for _ in range(20):  # until it waits behind the one before
+        await asyncio.sleep(0)
+    running.session.tunnel_seen(item(tunnel_info(key, 1, node="fra-1")))
+    store.away = False
+    await running.until(lambda: running.announced() == [1, 2, 3])
+    running.say(announce=Announce(batch=4))
+    await running.until(lambda: running.announced() == [1, 2, 3, 4])
+    running.session.tunnel_seen(item(again))
+    running.say(announce=Announce(batch=5))
+    await running.until(lambda: running.announced() == [1, 2, 3, 4, 5])
+    assert await store.get(keys.tunnel(again.label)) is not None
     assert running.evicted() == []
 
 

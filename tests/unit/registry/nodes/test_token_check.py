@@ -14,5 +14,5 @@ async def test_those_that_are_revoked_or_unknown_are_not_valid(cluster: ViewedSt
         record = TokenRecord(name, "demo", Role.CLIENT, b"", revoked_at_ms=revoked)
         await cluster.store.put(keys.token(name), encode(record))  # the view does not show it yet
     named = ["good", "old", "new", "gone", *(f"invented{number}" for number in range(40))]
-    found = await invalid_tokens(cluster.store, cluster.views.tokens, named)
+    found = await invalid_tokens(cluster.views.tokens, named)
     assert found == [name for name in named if name not in ("good", "new")]

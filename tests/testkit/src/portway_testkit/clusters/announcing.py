@@ -17,11 +17,11 @@ from portway_registry.store.contract import LeaseId, Store
 from portway_registry.tunnels.announcements import Announcements, checked
 from portway_registry.tunnels.presences import Presences
 from portway_registry.tunnels.quota import Quota
-from portway_registry.tunnels.sessions import NodeSessions, SessionRules
+from portway_registry.tunnels.sessions import SessionRules
 from portway_registry.tunnels.statement_checks import StatementChecks
 
 from portway_testkit.clusters.views import ViewedStore, settle
-from portway_testkit.signers import CLUSTER_ID, NOW_MS, AnnouncedClient, SessionSigner
+from portway_testkit.signers import CLUSTER, CLUSTER_ID, NOW_MS, AnnouncedClient, SessionSigner
 
 
 class Announcing:
@@ -38,20 +38,19 @@ class Announcing:
         self._quota = Quota(limits, views.tunnels)
         self._grants = Grants(CLUSTER_ID, views.grant_keys, limits, self._now)
         reader = GrantReader(CLUSTER_ID, views.grant_keys, self._now)
-        self._rules = SessionRules(CLUSTER_ID, reader, views.tokens, self.presences, self._now)
+        self._rules = SessionRules(CLUSTER, reader, views.tokens, self.presences, self._now)
 
     def close(self) -> None:
         self.checks.close()
 
     def node(self, name: str, region: str = "fra", store: Store | None = None) -> Announcements:
         """What a node announces is applied by this; to another store than the replica's own if one is given."""
-        checks = self.checks.of_node()
         return Announcements(
             store or self._store,
             self._views.tunnels,
             self._quota,
-            NodeSessions(self._rules, checks, name),
-            checks,
+            self._rules,
+            self.checks.of_node(),
             self._now,
             node=name,
             region=region,
