@@ -26,7 +26,8 @@ _DOMAIN: Final = re.compile(r"[0-9A-Za-z._-]{0,200}")  # the longest that leaves
 _SERVER_NAME: Final = re.compile(r"[0-9A-Za-z._-]{0,100}")
 _VERSION: Final = re.compile(r"[ -~]{0,64}")
 _TENANT: Final = re.compile(r"[0-9A-Za-z._@-]{0,64}")
-_TOKEN_ID: Final = re.compile(r"[0-9A-Za-z._-]{0,64}")
+TOKEN_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_TOKEN_ID_OR_NONE: Final = re.compile(rf"(?:{TOKEN_ID.pattern})?")
 _MAX_PORT: Final = 65535
 # Bytes. A ticket carries a certificate, which has 600 with the longest names.
 MAX_TICKET: Final = 4096
@@ -34,7 +35,7 @@ MAX_TICKET: Final = 4096
 MAX_GRANT: Final = 8192
 # Bytes of a presence: its list of claims, and 170 of the rest with the longest name.
 MAX_PRESENCE: Final = 170 + CLAIM_ID_SIZE * MAX_CLAIMS
-_MAX_REACH_FAILURE: Final = 300  # bytes
+MAX_REACH_FAILURE: Final = 300  # bytes
 _SHOWN: Final = 40  # characters of a value in an error
 
 
@@ -66,7 +67,7 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         max_sessions=sent.max_sessions,
         started_at_ms=sent.started_at_ms,
         reach=sent.reach if sent.reach in Reach.values() else Reach.REACH_UNSPECIFIED,
-        reach_failure=cut_printable(sent.reach_failure, _MAX_REACH_FAILURE),
+        reach_failure=cut_printable(sent.reach_failure, MAX_REACH_FAILURE),
     )
 
 
@@ -84,7 +85,7 @@ def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
         region=_checked("region", sent.region, _DNS_LABEL_OR_NONE),
         epoch=sent.epoch,
         tenant=_checked("tenant", sent.tenant, _TENANT),
-        token_id=_checked("token_id", sent.token_id, _TOKEN_ID),
+        token_id=_checked("token_id", sent.token_id, _TOKEN_ID_OR_NONE),
         options=_known_options(sent.options) if sent.HasField("options") else None,
         unencrypted_port=_port("unencrypted_port", sent.unencrypted_port),
         opened_at_ms=sent.opened_at_ms,

@@ -4,13 +4,12 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import NoReturn
 
+from portway_runtime.descriptors import raise_limit
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
 from portway_runtime.settings import Setting, add_config_flag, add_flags
@@ -75,16 +74,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _raise_descriptors() -> None:
-    """Raise the limit of descriptors as far as this user may: each connection takes three."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(OSError, ValueError):  # a sandbox may forbid it
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 async def _serve(config: Config) -> int:
-    _raise_descriptors()
+    raise_limit()
     silence_grpc()
     from portway_registry.server import Registry
 

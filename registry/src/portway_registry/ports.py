@@ -144,7 +144,7 @@ class _Services:
     """Takes services for a server as generated code adds them, but registers no single methods.
 
     gRPC waits for calls of each registered method with a task of its own, and looks at all of these tasks for every
-    call: with the 22 methods of the public port that takes 20 µs or more, as much as the front does.
+    call: with the 24 methods of the public port that takes 20 µs or more, as much as the front does.
     """
 
     def __init__(self, server: aio.Server) -> None:

@@ -8,8 +8,6 @@ the copy are not known.
 import logging
 from typing import Final
 
-from publicsuffixlist import PublicSuffixList
-
 logger = logging.getLogger(__name__)
 
 # Names below these never reach the list: RFC 6761, RFC 6762, RFC 7686, RFC 8375, RFC 9476, and ICANN's `internal`.
@@ -23,14 +21,15 @@ class SuffixCheck:
     """Warns of the first domain that it is told, once, unless browsers separate the tenants below it."""
 
     def __init__(self) -> None:
-        """Reads the list, which takes some 30 ms; it is let go with the first domain."""
-        # Without accept_unknown a domain that no rule names is no suffix. Rules of the private section count.
-        self._list: PublicSuffixList | None = PublicSuffixList(accept_unknown=False, only_icann=False)
+        self._was_told = False
 
     def check(self, domain: str) -> None:
-        """Tell the cluster's domain, in lower case. Calls after the first one do nothing."""
-        rules, self._list = self._list, None
-        if rules is None or not _can_be_public(domain) or rules.is_public(f"{_ANY_REGION}.{domain}"):
+        """Tell the cluster's domain, in lower case. Calls after the first one do nothing; for a domain that can be
+        public that one takes some 80 ms, as it reads the list."""
+        if self._was_told:
+            return
+        self._was_told = True
+        if not _can_be_public(domain) or _is_listed(domain):
             return
         logger.warning(
             "*.%s is not on the Public Suffix List: for browsers the tunnels of all tenants are one site and can set "
@@ -41,6 +40,14 @@ class SuffixCheck:
             domain,
             extra={"domain": domain},
         )
+
+
+def _is_listed(domain: str) -> bool:
+    from publicsuffixlist import PublicSuffixList
+
+    # Without accept_unknown a domain that no rule names is no suffix. Rules of the private section count.
+    rules = PublicSuffixList(accept_unknown=False, only_icann=False)
+    return rules.is_public(f"{_ANY_REGION}.{domain}")
 
 
 def _can_be_public(domain: str) -> bool:

@@ -62,8 +62,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Bytes. A node's whole state is 20,000 tunnels at most, of some 500 bytes, and their sessions.
-_LARGEST_NODE_MESSAGE: Final = 16 << 20
+# Bytes. A node's whole state is one message: 20,000 tunnels at most, of 300 bytes, or 1,200 with a raw port and its
+# ticket, and as many sessions of 620.
+_LARGEST_NODE_MESSAGE: Final = 40 << 20
 # Bytes. Requests of clients and operators are smaller; strangers' messages are read before their tokens are checked.
 _LARGEST_CALL: Final = 64 << 10
 # Of the public port. Clients and operators make few calls at a time; a channel queues further ones.

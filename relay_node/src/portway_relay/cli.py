@@ -3,11 +3,11 @@
 import argparse
 import logging
 import os
-import resource
 from collections.abc import Sequence
 from typing import NoReturn
 
 import uvloop
+from portway_runtime.descriptors import raise_limit
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
@@ -28,7 +28,7 @@ reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     parsed = vars(_parser().parse_args(arguments))
-    _raise_descriptors()
+    raise_limit()
     run_program(
         "portway-relay",
         lambda: settings.load(parsed, os.environ),
@@ -50,12 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     settings.add_flags(serve)
     return parser
-
-
-def _raise_descriptors() -> None:
-    """Raise the limit of descriptors as far as this user may: each visit takes two."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(config: NodeConfig) -> int:

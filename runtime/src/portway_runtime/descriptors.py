@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import sys
+from contextlib import suppress
 from typing import Final
 
 from portway_runtime.errors import NoDescriptors
@@ -19,6 +20,13 @@ DESCRIPTORS: Final = 16
 # Descriptors that connections from outside do not use: the process dials, reads certificates and opens files. A quarter
 # of the limit where that is less.
 _RESERVED: Final = 64
+
+
+def raise_limit() -> None:
+    """Raise this process's limit of descriptors as far as its user may, unless a sandbox forbids it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def demand_descriptors() -> None:

@@ -1,7 +1,6 @@
 """The command: what it prints, with which code it ends, what a signal does to it."""
 
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -60,7 +59,7 @@ def test_a_file_that_is_not_there_ends_it_with_two(
     capsys: pytest.CaptureFixture[str], flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A certificate is a setting too: it is named."""
-    monkeypatch.setattr(cli, "_raise_descriptors", lambda: None)
+    monkeypatch.setattr(cli, "raise_limit", lambda: None)
     flags[flags.index("--cert") + 1] = "absent.pem"
     assert code_of(lambda: cli.main(["serve", *flags])) == 2
     assert "absent.pem" in capsys.readouterr().err
@@ -88,15 +87,6 @@ def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     told = " ".join(capsys.readouterr().out.split())
     assert "Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used" in told
     assert "PORTWAY_RELAY_LISTEN" in told
-
-
-def test_it_takes_as_many_descriptors_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The soft limit, which is small for the sake of old programs, is raised to the hard one."""
-    limits = [(1_024, 65_536)]
-    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
-    cli._raise_descriptors()
-    assert limits[-1] == (65_536, 65_536)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

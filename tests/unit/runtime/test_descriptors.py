@@ -4,7 +4,7 @@ import os
 import resource
 
 import pytest
-from portway_runtime.descriptors import demand_descriptors, unreserved
+from portway_runtime.descriptors import demand_descriptors, raise_limit, unreserved
 from portway_runtime.errors import NoDescriptors
 from portway_testkit.processes.descriptors import no_more_descriptors
 
@@ -42,3 +42,12 @@ def test_some_descriptors_are_reserved() -> None:
         os.close(descriptor)
     with no_more_descriptors(), pytest.raises(OSError, match="Too many open files"):
         unreserved()
+
+
+def test_a_process_takes_as_many_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soft limit, which is small for the sake of old programs, is raised to the hard one."""
+    limits = [(1_024, 65_536)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
+    raise_limit()
+    assert limits[-1] == (65_536, 65_536)

@@ -768,7 +768,7 @@ class TenantInfo(_message.Message):
     tunnels: _builtins.int
     """Open now."""
     tokens: _builtins.int
-    """Those that are not revoked."""
+    """Client tokens that are not revoked."""
     def __init__(
         self,
         *,

@@ -283,7 +283,7 @@ class BindRefused(_message.Message):
     CLAIM_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     claim: _builtins.bytes
-    """With EPOCH: the claim that owns the label. Without it the client believes no other node's."""
+    """With EPOCH: the claim that owns the label. Without one that it can verify, the client asks other nodes."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     def __init__(

@@ -625,7 +625,7 @@ Global___CertifiedSince: _TypeAlias = CertifiedSince  # noqa: Y015
 
 @_typing.final
 class Evictions(_message.Message):
-    """Tunnels that this node no longer holds: a higher epoch is bound elsewhere, or the quota is used up."""
+    """Tunnels that this node no longer holds, each for its reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -89,10 +89,9 @@ class Invitations:
         return made, token
 
     def find(self, *, over: bool) -> list[InvitationRecord]:
-        """The oldest first; with `over` also those that no node can join with any more."""
+        """Those that a node can join with; with `over` all."""
         now = self._now_ms()
-        found = (one for one in self._known.values() if over or not why_over(one, now))
-        return sorted(found, key=lambda one: (one.created_at_ms, one.id))
+        return [one for one in self._known.values() if over or not why_over(one, now)]
 
     async def revoke(self, invitation_id: str, *, by: str) -> InvitationRecord:
         """From now on no node joins with it; one that has joined stays. Nothing changes when it is revoked already.

@@ -1,7 +1,7 @@
 """Tenants: whom tokens and tunnels belong to, and how many tunnels each may have open at once.
 
-A tenant is there as soon as a token, a quota or a tunnel names it. Here: listing them and setting their quotas. Not
-here: what the quota does (tunnels/quota.py).
+A tenant is there as soon as a client token, a quota or a tunnel names it. Here: listing them and setting their quotas.
+Not here: what the quota does (tunnels/quota.py).
 """
 
 import logging

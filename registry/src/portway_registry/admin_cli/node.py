@@ -123,7 +123,7 @@ def invite(options: GlobalOptions, region: str, name: str, ttl: int, join_at: st
     request = InviteNodeRequest(region=region, node=name, ttl_seconds=ttl)
     with options.calls() as calls:
         answer = calls.call(calls.stub.InviteNode, request)
-        # The node calls the registry that created the invitation, so its address goes with the token.
+        # The node joins at the registry that created the invitation unless another is named: its address goes along.
         token = f"{answer.token}@{join_at or calls.address}"
     if options.json:
         print_json({"token": token, **invitation_json(answer.invitation)})

@@ -10,7 +10,7 @@ from typing import Final
 
 from portway_runtime.clocks import Monotonic
 from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
-from portway_runtime.rates import KeyedRate, TokenBucket, address_prefixes
+from portway_runtime.rates import ADDRESSES, AddressRate, KeyedRate, TokenBucket, address_prefixes
 from portway_runtime.shares import PrefixQueue
 
 from portway_registry.net.connection import Connection, Stage
@@ -26,7 +26,6 @@ ANONYMOUS_BURST: Final = 50.0
 # Seconds. Of two connections whose last calls ended within so long, either may make room first.
 _SAME_TIME: Final = 5.0
 _PREFIX_SHARE: Final = 4
-_PREFIXES: Final = 65_536  # prefixes whose calls are counted; 20 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +78,9 @@ class Admission:
         )
         self._busy: set[Connection] = set()  # known, with calls in progress when they were to make room
         burst, rate = ANONYMOUS_BURST, ANONYMOUS_PER_SECOND
-        self._anonymous: KeyedRate[str | bytes] = KeyedRate(rate, burst, clock, _PREFIXES)
+        self._anonymous = AddressRate(rate, burst, clock)
         self._anonymous_in_prefix: KeyedRate[str | bytes] = KeyedRate(
-            rate * _PREFIX_SHARE, burst * _PREFIX_SHARE, clock, _PREFIXES
+            rate * _PREFIX_SHARE, burst * _PREFIX_SHARE, clock, ADDRESSES
         )
         self.ended: Counter[str] = Counter()  # connections that were ended here, by reason
 
@@ -162,8 +161,8 @@ class Admission:
 
     def _count_anonymous(self, connection: Connection) -> None:
         """Charge the address with a call. Above its budget the connection gets this answer and no other one."""
-        path = address_prefixes(connection.peer.host)
-        if self._anonymous.take(path[-1]) and self._anonymous_in_prefix.take(path[0]):
+        host = connection.peer.host
+        if self._anonymous.take(host) and self._anonymous_in_prefix.take(address_prefixes(host)[0]):
             return
         if connection.let_go:
             self._end(connection, "anonymous calls")

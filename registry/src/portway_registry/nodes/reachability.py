@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
-from portway_proto.records import cut_printable
+from portway_proto.records import MAX_REACH_FAILURE, cut_printable
 from portway_proto.v1.mesh_pb2 import Probe, Probed, Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED, REACH_REACHED, REACH_TRYING, NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
@@ -49,7 +49,6 @@ _PROBERS: Final = 2  # nodes asked at once: one may be cut off itself
 _ANSWER_TIMEOUT: Final = DIAL_TIMEOUT + 1.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
-_LONGEST_FAILURE: Final = 300  # bytes
 
 
 def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
@@ -103,7 +102,6 @@ class Prober:
         self._dial = dial
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[str, asyncio.Future[str]]] = {}  # by probe number: the node asked, its answer
-        self._details: dict[str, str] = {}  # of the last failure, by the name of the node that was not reached
 
     async def probe_first(self, session: NodeSession, known: NodeInfo | None) -> None:
         """Set the node's reach before it is registered. `known` is its record so far: a node that was reached at the
@@ -127,12 +125,6 @@ class Prober:
         """Probe until the node is reached. It is sent its reach now and at each change; changes go to the store too."""
         if self._dial is None:
             return
-        try:
-            await self._probe_again(session)
-        finally:
-            self._details.pop(session.info.name, None)
-
-    async def _probe_again(self, session: NodeSession) -> None:
         self._report(session)
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while session.info.reach in (REACH_TRYING, REACH_FAILED):
@@ -148,7 +140,7 @@ class Prober:
         """A node reports the outcome of a probe that it was asked for; any other report is dropped."""
         asked, answer = self._pending.get(probed.number, ("", None))
         if asked == node and answer is not None and not answer.done():
-            answer.set_result(cut_printable(probed.failure, _LONGEST_FAILURE))
+            answer.set_result(cut_printable(probed.failure, MAX_REACH_FAILURE))
 
     async def _probe(self, session: NodeSession) -> None:
         """Dial from some other nodes at once, and from here when none of them reached it."""
@@ -165,18 +157,16 @@ class Prober:
             return
         info.reach = REACH_FAILED
         outcomes = "; ".join(f"{who}: {outcome_of(why)}" for who, why in failures)
-        info.reach_failure = cut_printable(outcomes, _LONGEST_FAILURE)
+        info.reach_failure = cut_printable(outcomes, MAX_REACH_FAILURE)
         details = "; ".join(f"{who}: {why}" for who, why in failures)
-        self._details[info.name] = cut_printable(details, _LONGEST_FAILURE)
+        session.reach_details = cut_printable(details, MAX_REACH_FAILURE)
 
     def _report(self, session: NodeSession) -> None:
         info = session.info
         session.outbox.reachability(Reachability(reach=info.reach, failure=info.reach_failure))
         if info.reach == REACH_FAILED:
-            details = self._details.get(info.name, info.reach_failure)
-            logger.warning(
-                "node not reached", extra={"node": info.name, "host": info.host, "port": info.port, "reason": details}
-            )
+            extra = {"node": info.name, "host": info.host, "port": info.port, "reason": session.reach_details}
+            logger.warning("node not reached", extra=extra)
         elif info.reach == REACH_REACHED:
             logger.info("node reached", extra={"node": info.name})
 

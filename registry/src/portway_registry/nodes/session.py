@@ -44,7 +44,7 @@ Write = Callable[[RegistryMessage], Awaitable[None]]
 
 # Batches that wait for the store, with the one that is being applied, and their bytes, unless there is only one. The
 # next batch waits, and the node's stream is not read. In memory they take some four times that. The whole state of
-# 10,000 tunnels has 6 MB.
+# 10,000 tunnels has 3 MB with few sessions, and 18 MB with as many sessions and raw ports.
 _MAX_BATCHES: Final = 64
 _MAX_WAITING: Final = 8 << 20
 # Tokens that a node may name in a stream: several times its sessions.
@@ -88,6 +88,7 @@ class NodeSession:
         self.outbox = Outbox()
         self.over = asyncio.Event()  # set when nothing more is done for this session
         self.serving = False  # messages in the outbox are sent
+        self.reach_details = ""  # of the last dial that did not reach the node, for this registry's log
         self._on_probed = on_probed
         self._invalid_tokens = invalid_tokens
         self._store = store

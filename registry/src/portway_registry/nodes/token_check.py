@@ -4,23 +4,23 @@ A node that was cut off hears of what was revoked in the last day; for anything 
 sessions. Here: looking them up. Not here: how the node is told (session.py).
 """
 
-import re
 from collections.abc import Sequence
 from typing import Final
+
+from portway_proto.records import TOKEN_ID
 
 from portway_registry.errors import InvalidRequest
 from portway_registry.state.records import TokenRecord
 from portway_registry.state.views import View
 
 _MOST_IDS: Final = 1_000  # in a message, as mesh.proto says
-_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 
 
 def checked_ids(token_ids: Sequence[str]) -> list[str]:
     """The ids of one message. Raises InvalidRequest for too many, and for one without its form."""
     if len(token_ids) > _MOST_IDS:
         raise InvalidRequest(f"{len(token_ids)} tokens in one message: send at most {_MOST_IDS}")
-    if not all(map(_ID.fullmatch, token_ids)):
+    if not all(map(TOKEN_ID.fullmatch, token_ids)):
         raise InvalidRequest("the list of tokens is refused: an id does not have its form")
     return list(token_ids)
 

@@ -1,4 +1,4 @@
-"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, audit."""
+"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, audit."""
 
 from typing import Any, Final
 
@@ -97,9 +97,9 @@ class Admin(AdminServicer):
     async def ListTunnels(self, request: pb.ListTunnelsRequest, context: Any) -> pb.ListTunnelsResponse:  # noqa: N802
         size = min(request.page_size or _PAGE_SIZE, _MAX_PAGE_SIZE)
         view = self._views.tunnels
-        found = view.of_node(request.node) if request.node else view.items
-        if request.tenant:
-            found = {label: item for label, item in found.items() if item.value.tenant == request.tenant}
+        found = view.of_tenant(request.tenant) if request.tenant else view.items
+        if request.node:
+            found = {label: item for label, item in view.of_node(request.node).items() if label in found}
         tunnels, next_page = page(found, _listed, after=request.page_token, size=size)
         return pb.ListTunnelsResponse(tunnels=tunnels, next_page_token=next_page)
 

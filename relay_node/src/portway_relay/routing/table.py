@@ -180,16 +180,17 @@ class TunnelTable:
         """Raise Refused when the holder's token, or its tenant, has as many tunnels at this node as it may have."""
         live = self._tunnels.live(label)
         replaced = None if live is None else live.holder
-        held = self._tunnels.live_of_token(holder.token_id)
-        if replaced is not None and replaced.token_id == holder.token_id:
-            held -= 1
-        if holder.max_tunnels and held >= holder.max_tunnels:
-            raise quota_full("this token", holder.max_tunnels)
+        # The tenant's limit first: it is that of a token without one of its own, too.
         held = self._tunnels.live_of_tenant(holder.tenant)
         if replaced is not None and replaced.tenant == holder.tenant:
             held -= 1
         if holder.tenant_max_tunnels and held >= holder.tenant_max_tunnels:
             raise quota_full(f"tenant {holder.tenant}", holder.tenant_max_tunnels)
+        held = self._tunnels.live_of_token(holder.token_id)
+        if replaced is not None and replaced.token_id == holder.token_id:
+            held -= 1
+        if holder.max_tunnels and held >= holder.max_tunnels:
+            raise quota_full("this token", holder.max_tunnels)
 
     def _give_port(self, tunnel: Tunnel, current: Tunnel | None, ticket: Ticket | None) -> None:
         """Give it the port that its label has here, or another free one. Raises Refused."""

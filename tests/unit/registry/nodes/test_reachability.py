@@ -39,6 +39,7 @@ class Session:
         self.outbox = Outbox()
         self.serving = True
         self.published = 0
+        self.reach_details = ""
 
     def publish(self) -> None:
         self.published += 1
@@ -279,7 +280,7 @@ async def test_nothing_that_another_node_reports_is_passed_on(stage: Stage) -> N
     session = stage.session("fra-1")
     await stage.prober.probe_first(session, None)  # type: ignore[arg-type]
     assert session.info.reach_failure == "from node iad-1: unreachable; from the registry: unreachable"
-    details = stage.prober._details["fra-1"]
+    details = session.reach_details
     assert details.startswith("from node iad-1: no way é")
     assert details.isprintable()
     assert len(details.encode()) <= 300
