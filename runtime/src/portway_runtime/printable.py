@@ -5,7 +5,6 @@ errors. Unprintable are, by Unicode, the control characters C0 and C1, line and 
 change the direction of text, unassigned ones and lone surrogates (`str.isprintable`).
 """
 
-import json
 from typing import Final
 
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
@@ -28,6 +27,8 @@ def printable_json(value: object, *, sort_keys: bool = False) -> str:
 
     A value that JSON cannot express is given as its `str`.
     """
+    import json  # here, because it takes 1 ms and most programs that import this module write no JSON
+
     text = json.dumps(value, default=str, ensure_ascii=False, sort_keys=sort_keys)
     if text.isprintable():
         return text

@@ -164,3 +164,15 @@ def test_importing_it_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_first_tunnel_loads_only_what_it_needs() -> None:
+    """No JSON, no messages between registries and nodes, no key files: each would delay it by a millisecond or more."""
+    code = (
+        "import sys\n"
+        "import portway.engine.engine_thread, portway.engine.tunnel_handle, portway_proto.records\n"
+        "unneeded = ('json', 'portway_proto.v1.mesh_pb2', 'pathlib', 'portway.engine.key_file')\n"
+        "print(*[name for name in unneeded if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
