@@ -17,7 +17,6 @@ from portway_proto.wire.labels import Label
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import MAX_PORT, is_host
-from portway_runtime.printable import printable_line
 
 from portway.engine.failures import Failure, read_failure
 from portway.version import VERSION
@@ -54,8 +53,6 @@ class Welcomed:
 
     credentials: SessionCredentials
     resumed: bool
-    node: str
-    region: str
     resume_seconds: float
     max_lanes: int
     node_time: float
@@ -182,8 +179,6 @@ class Dialogue:
         return Welcomed(
             self._credentials,
             message.resumed,
-            printable_line(message.node),
-            printable_line(message.region),
             float(message.resume_seconds),
             message.max_lanes,
             message.node_time_ms / 1000,

@@ -20,7 +20,7 @@ from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
 from portway.engine.data_lanes import DataLanes
-from portway.engine.dialogue import SessionCredentials, Welcomed
+from portway.engine.dialogue import SessionCredentials
 from portway.engine.directory import Directory
 from portway.engine.failures import Failure, pauses, spread_hint
 from portway.engine.held_tunnel import HeldTunnel
@@ -255,7 +255,7 @@ class Link:
                 self._lanes.retire()
                 return
             if end.failure is not None:
-                self._search.ended(attachment.node, end.failure)
+                self._search.ended(attachment.session.node, end.failure)
             if sound:
                 tries = pauses()
             attachment = await self._attach_again(attachment, end, tries)
@@ -264,7 +264,7 @@ class Link:
         """The session is up: bind the open tunnels on it, let those being opened go on, dial its lanes."""
         session = attachment.session
         self._session, self._resumption, self.trouble = session, None, ""
-        self._compare_clocks(attachment.welcomed)
+        self._compare_clocks(attachment)
         self._presences.begin(session, resumed=attachment.welcomed.resumed)
         self._tunnels.withdraw_again(session, resumed=attachment.welcomed.resumed)
         missing = self._tunnels.announce_missing(session)
@@ -277,7 +277,7 @@ class Link:
             # After the BINDs are sent: one TLS handshake for each lane must not delay them.
             located = self._directory.located
             if located is not None:
-                self._lanes.follow(attachment.node, located.cluster_ca, attachment.welcomed, self._session_unknown)
+                self._lanes.follow(session.node, located.cluster_ca, attachment.welcomed, self._session_unknown)
         if session.up:
             self._leave_draining()
         if not self._tunnels:
@@ -300,27 +300,26 @@ class Link:
             self._leave_draining()
             self._draining = attachment.session
         elif not (end.failure is not None and end.failure.session_unknown):
-            until = self._clock() + attachment.welcomed.resume_seconds
-            self._resumption = (Resumption(attachment.node.name, attachment.welcomed.credentials, end.silent), until)
+            welcomed, name = attachment.welcomed, attachment.session.node.name
+            until = self._clock() + welcomed.resume_seconds
+            self._resumption = (Resumption(name, welcomed.credentials, end.silent), until)
 
     async def _attach_again(self, previous: Attachment, end: End, tries: Iterator[float]) -> Attachment:
         """Search until there is a session. Raises Refused and AuthError: no further try can help."""
-        began = self._clock()
+        began, node = self._clock(), previous.session.node
         what = "is lost"
         if end.leaving:
             what = "is left" if end.failure is None else "asks to be left"
-        logger.warning(
-            "node %s %s (%s): attaching again, %d tunnels", previous.node.name, what, end.reason, len(self._tunnels)
-        )
+        logger.warning("node %s %s (%s): attaching again, %d tunnels", node.name, what, end.reason, len(self._tunnels))
         refused = end.failure is not None and end.failure.revoked
-        avoided = previous.node if end.leaving or end.broken or refused else None
+        avoided = node if end.leaving or end.broken or refused else None
         logged = ""
         if end.leaving and end.failure is not None:
             await self._stay(previous.session, min(end.failure.retry_after, LONGEST_STAY))
         for pause in tries:
             await self._sleep(max(pause, self._search.wait_before_dialling))
             try:
-                home = previous.node if self._tunnels.any_open else None
+                home = node if self._tunnels.any_open else None
                 attachment = await self._search.attach(self, self._resumable(), avoided, home)
             except AuthError:
                 raise
@@ -330,7 +329,7 @@ class Link:
                 logged = self.trouble
                 avoided = None  # better this node than none
             else:
-                logger.info("attached to node %s after %.1f s", attachment.node.name, self._clock() - began)
+                logger.info("attached to node %s after %.1f s", attachment.session.node.name, self._clock() - began)
                 return attachment
         raise AssertionError("pauses have no end")
 
@@ -352,12 +351,14 @@ class Link:
             return None
         return self._resumption[0]
 
-    def _compare_clocks(self, welcomed: Welcomed) -> None:
-        ahead = time.time() - welcomed.node_time
-        if welcomed.node_time and abs(ahead) > CLOCK_DIFFERENCE and not self._clock_warned:
+    def _compare_clocks(self, attachment: Attachment) -> None:
+        node_time = attachment.welcomed.node_time
+        ahead = time.time() - node_time
+        if node_time and abs(ahead) > CLOCK_DIFFERENCE and not self._clock_warned:
             self._clock_warned = True
             way = "ahead of" if ahead > 0 else "behind"
-            logger.warning("this clock is %.0f s %s that of node %s: set it right", abs(ahead), way, welcomed.node)
+            name = attachment.session.node.name
+            logger.warning("this clock is %.0f s %s that of node %s: set it right", abs(ahead), way, name)
 
     def _expire(self) -> None:
         self._expiry = None

@@ -59,7 +59,6 @@ class Resumption:
 class Attachment:
     """A session that is up."""
 
-    node: Node
     session: Session
     welcomed: Welcomed
 
@@ -212,7 +211,7 @@ class Search:
                 try:
                     welcomed = await session.hello(located.grant.token, signature, credentials)
                     self._revoking.clear()
-                    return Attachment(node, session, welcomed)
+                    return Attachment(session, welcomed)
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
                     if over.failure is None:

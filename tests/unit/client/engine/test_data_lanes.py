@@ -27,7 +27,7 @@ OVERLOADED = (RefusalReason.OVERLOADED, "127.0.0.1:8000: Too many open files")
 
 
 def welcomed(name: bytes, max_lanes: int = 0) -> Welcomed:
-    return Welcomed(SessionCredentials(name, b"secret"), False, "one", "fra", 60.0, max_lanes, 0.0)
+    return Welcomed(SessionCredentials(name, b"secret"), False, 60.0, max_lanes, 0.0)
 
 
 class FakePool:

@@ -80,11 +80,11 @@ class FakeSession:
 
     def __init__(self, carrier: FakeCarrier, stream: FakeStream, events: object, node: Node) -> None:
         self._stream = stream
-        self._node = node
+        self.node = node
 
     async def hello(self, grant: str, signature: bytes, resume: SessionCredentials | None) -> Welcomed:
         certificate = self._stream.name.encode()
-        greeting = signed_greeting(SIGNER.session_key, CLUSTER, self._node.name, certificate, signature)
+        greeting = signed_greeting(SIGNER.session_key, CLUSTER, self.node.name, certificate, signature)
         assert greeting.is_genuine()
         FakeSession.hellos.append((self._stream.name, grant, resume))
         outcome = self._stream.outcome
@@ -92,7 +92,7 @@ class FakeSession:
             raise SessionOver(outcome.message, outcome)
         if outcome == "mute":
             await asyncio.Event().wait()
-        return Welcomed(KEY, False, self._stream.name, "fra", 60.0, 0, 0.0)
+        return Welcomed(KEY, False, 60.0, 0, 0.0)
 
     def drop(self) -> None:
         FakeSession.dropped += 1
@@ -134,7 +134,7 @@ async def test_the_registry_s_order_is_followed(carrier: FakeCarrier, search: Ca
     carrier.outcomes = {"a": ConnectFailed("refused"), "b": FULL}
     searching = search(FakeRegistries(node("a"), node("b"), node("c"), node("d")))
     attached = await searching.attach(EVENTS)
-    assert attached.node == node("c")
+    assert attached.session.node == node("c")
     assert carrier.names == ["a", "b", "c"]
     assert FakeSession.hellos == [("b", "grant 1", None), ("c", "grant 1", None)]
     assert carrier.tls[0] == ClientTls(b"ca", "a.node.portway.internal", LINK_ALPN)
@@ -163,7 +163,7 @@ async def test_a_revocation_is_one_node_s_word(carrier: FakeCarrier, search: Cal
     """What a second one says, too, is so: no third one is asked."""
     carrier.outcomes = {"a": REVOKED}
     searching = search(FakeRegistries(*map(node, "abc")))
-    assert (await searching.attach(EVENTS)).node == node("b")
+    assert (await searching.attach(EVENTS)).session.node == node("b")
     carrier.outcomes = {"a": REVOKED, "b": REVOKED}
     carrier.dialled.clear()
     with pytest.raises(Refused, match="revoked"):
@@ -211,7 +211,7 @@ async def test_a_refusal_of_the_only_node_for_now_is_not_final(
     with pytest.raises(UnreachableError):
         await searching.attach(EVENTS, avoided=node("b"))
     carrier.outcomes = {"b": REVOKED}
-    assert (await searching.attach(EVENTS)).node == node("a")
+    assert (await searching.attach(EVENTS)).session.node == node("a")
 
 
 async def test_a_session_that_ended_with_a_revocation_asks_a_registry_first(
@@ -224,7 +224,7 @@ async def test_a_session_that_ended_with_a_revocation_asks_a_registry_first(
     searching.ended(node("a"), REVOKED)
     registries.error = UnreachableError("down")
     carrier.dialled.clear()
-    assert (await searching.attach(EVENTS, avoided=node("a"))).node == node("b")
+    assert (await searching.attach(EVENTS, avoided=node("a"))).session.node == node("b")
     assert registries.asked == 2
     assert carrier.names == ["b"]
     searching.ended(node("b"), REVOKED)
@@ -243,7 +243,7 @@ async def test_known_nodes_come_before_the_registry(carrier: FakeCarrier, search
     carrier.outcomes = {"a": FULL, "b": FULL}
     registries.nodes = (node("b"), node("c"))
     carrier.dialled.clear()
-    assert (await searching.attach(EVENTS)).node == node("c")
+    assert (await searching.attach(EVENTS)).session.node == node("c")
     assert carrier.names == ["a", "b", "c"]
 
 
@@ -265,7 +265,7 @@ async def test_what_one_node_holds_against_a_client_another_may_not(
     """A node whose clock is wrong, or whose release is too old, stands in nobody's way."""
     carrier.outcomes = {"a": failure}
     searching = search(FakeRegistries(*map(node, "abc")))
-    assert (await searching.attach(EVENTS)).node == node("b")
+    assert (await searching.attach(EVENTS)).session.node == node("b")
     assert searching.attempts[0].reason == failure.message
 
 
@@ -307,7 +307,7 @@ async def test_without_a_registry_the_grant_is_shown_to_the_others_too(
     await searching.attach(EVENTS)
     carrier.outcomes = {"a": GRANT}
     registries.error = UnreachableError("nobody there")
-    assert (await searching.attach(EVENTS)).node == node("b")
+    assert (await searching.attach(EVENTS)).session.node == node("b")
 
 
 async def test_the_node_of_the_session_comes_first(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
@@ -321,7 +321,7 @@ async def test_the_node_of_the_session_comes_first(carrier: FakeCarrier, search:
 async def test_a_node_that_leaves_is_avoided(carrier: FakeCarrier, search: Callable[..., Search]) -> None:
     """Even when it is the only one."""
     searching = search(FakeRegistries(node("a"), node("b")))
-    assert (await searching.attach(EVENTS, avoided=node("a"))).node == node("b")
+    assert (await searching.attach(EVENTS, avoided=node("a"))).session.node == node("b")
     carrier.outcomes = {"b": FULL}
     with pytest.raises(UnreachableError):
         await searching.attach(EVENTS, avoided=node("a"))
@@ -332,7 +332,7 @@ async def test_the_region_of_open_tunnels_comes_first(carrier: FakeCarrier, sear
     """Visitors of their names arrive there; home itself is tried though it is not listed, then other regions."""
     searching = search(FakeRegistries(node("a", "iad"), node("b")))
     carrier.outcomes = {"b": FULL, "home": FULL}
-    assert (await searching.attach(EVENTS, home=node("home"))).node == node("a", "iad")
+    assert (await searching.attach(EVENTS, home=node("home"))).session.node == node("a", "iad")
     assert carrier.names == ["b", "home", "a"]
 
 
@@ -385,7 +385,7 @@ async def test_one_silent_node_is_not_waited_for_before_a_registry_is_asked(
     carrier.outcomes = {"a": "silent"}
     registries.nodes = (node("a"), node("b"))
     carrier.dialled.clear()
-    assert (await searching.attach(EVENTS, Resumption("a", KEY, silent=True))).node == node("b")
+    assert (await searching.attach(EVENTS, Resumption("a", KEY, silent=True))).session.node == node("b")
     assert carrier.names == ["a", "a", "b"]
     assert [stream.aborted for stream in carrier.dialled] == [True, True, False]
 
@@ -414,5 +414,5 @@ async def test_one_silent_node_is_waited_for_when_no_registry_answers(
 
     monkeypatch.setattr(carrier, "connect", silent_at_first)
     carrier.dialled.clear()
-    assert (await searching.attach(EVENTS, Resumption("a", KEY, silent=True))).node == node("a")
+    assert (await searching.attach(EVENTS, Resumption("a", KEY, silent=True))).session.node == node("a")
     assert carrier.names == ["a", "a"]

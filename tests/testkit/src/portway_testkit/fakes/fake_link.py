@@ -60,8 +60,8 @@ class FakeSession:
     @property
     def attachment(self) -> Attachment:
         resumed = self._resumes is not None
-        welcomed = Welcomed(self.credentials, resumed, self.node.name, "fra", RESUME_SECONDS, 0, 0.0)
-        return Attachment(self.node, self, welcomed)  # type: ignore[arg-type]
+        welcomed = Welcomed(self.credentials, resumed, RESUME_SECONDS, 0, 0.0)
+        return Attachment(self, welcomed)  # type: ignore[arg-type]
 
     async def bind(self, bind: BindRequest) -> TunnelBound:
         if not self.up:
