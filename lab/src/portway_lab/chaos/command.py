@@ -26,7 +26,7 @@ from types import FrameType
 from portway_testkit.clusters.etcd import EtcdMissing, find_etcd
 
 from portway_lab.chaos import consistency
-from portway_lab.chaos.plan import GUESTS, HOSTILE, NODES, Fault, Kind, counts, make_plan
+from portway_lab.chaos.plan import GUESTS, HOSTILE, NODES, REGIONS, Fault, Kind, counts, make_plan
 from portway_lab.chaos.stage import RAW_REGION, Stage
 from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster.delay_network import why_not
@@ -188,7 +188,7 @@ def _lies_alone(stage: Stage, say: _Log) -> list[str]:
     if wrong := _settle(stage, lambda: consistency.not_served(stage), say):
         return wrong
     wrong = _lie(stage, say)
-    others = [node for node in NODES if node.partition("-")[0] == RAW_REGION and node != HOSTILE]
+    others = [node for node in NODES if REGIONS[node] == RAW_REGION and node != HOSTILE]
     drains = [Fault(say.seconds(), say.seconds(), Kind.DRAIN, node) for node in others]
     for drain in drains:
         stage.begin(drain)
@@ -202,16 +202,18 @@ def _lies_alone(stage: Stage, say: _Log) -> list[str]:
 def _lie(stage: Stage, say: _Log) -> list[str]:
     """Let the hostile node lie for a while. Returns the visits of tunnels homed elsewhere that were not served."""
     lies = Fault(say.seconds(), say.seconds() + _LIES_ALONE, Kind.LIE, HOSTILE)
-    stage.begin(lies)
-    if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
-        return [f"{HOSTILE} did not begin to lie"]
     visits, severed = 0, []
-    while say.seconds() < lies.until:
-        stage.supervise()
-        made, wrong = consistency.severed(stage)
-        visits += made
-        severed += wrong
-    stage.end(lies)
+    stage.begin(lies)
+    try:
+        if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
+            return [f"{HOSTILE} did not begin to lie"]
+        while say.seconds() < lies.until:
+            stage.supervise()
+            made, wrong = consistency.severed(stage)
+            visits += made
+            severed += wrong
+    finally:
+        stage.end(lies)
     if not stage.hostile.wait_for(False, _TURNS_WITHIN, stage.supervise):
         severed.append(f"{HOSTILE} did not stop lying")
     served = f"{visits - len(severed)} of {visits} visits of tunnels homed elsewhere were served"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from portway_lab.chaos.ledger import Got, Visit
-from portway_lab.chaos.plan import HOSTILE, NODES, REGISTRIES
+from portway_lab.chaos.plan import HOSTILE, NODES, REGIONS, REGISTRIES
 from portway_lab.chaos.stage import VISITOR, Stage
 from portway_lab.chaos.visitors import visit
 from portway_lab.cluster.clients import NamedTunnel
@@ -24,6 +24,7 @@ _POLL = 0.5
 _TIMEOUT = 6.0
 _AT_ONCE = 16
 _PREFIX = "portway_relay_"
+_Entrance = tuple[NamedTunnel, str, bool]  # a tunnel, a node, whether at its raw port
 _AT_REST = ("visits", "sessions_away", "half_open_connections", "greeting_lanes")
 
 
@@ -36,17 +37,9 @@ def settle(question: Callable[[], list[str]], within: float = _SETTLES_WITHIN) -
 
 
 def not_served(stage: Stage) -> list[str]:
-    """Open tunnels that are not served at some node. Raises WrongBytes, which no later check can make good."""
+    """Open tunnels that are not served at some node. Raises WrongBytes."""
     entrances = [(tunnel, node, raw) for tunnel, raw in stage.addresses() for node in stage.entrances(tunnel, raw=raw)]
-    visits = _visit_all(stage, entrances)
-    for done in visits:
-        if done.got in (Got.FOREIGN, Got.HOSTILE):
-            raise WrongBytes(f"at {done.node}: {done.reason}")
-    return [
-        f"{tunnel.name}{' (raw)' if raw else ''} is not served at {node}: {done.reason}"
-        for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
-        if done.got is not Got.OWN
-    ]
+    return [f"not served: {where}" for where in _unserved(stage, entrances)]
 
 
 def severed(stage: Stage) -> tuple[int, list[str]]:
@@ -59,16 +52,8 @@ def severed(stage: Stage) -> tuple[int, list[str]]:
         for node in stage.entrances(tunnel, raw=raw)
         if node != HOSTILE
     ]
-    visits = _visit_all(stage, entrances)
-    for done in visits:
-        if done.got in (Got.FOREIGN, Got.HOSTILE):
-            raise WrongBytes(f"at {done.node}: {done.reason}")
-    wrong = [
-        f"{tunnel.name}{' (raw)' if raw else ''} was not served at {node} while only {HOSTILE} lied: {done.reason}"
-        for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
-        if done.got is not Got.OWN
-    ]
-    return len(visits), wrong
+    wrong = [f"not served while only {HOSTILE} lied: {where}" for where in _unserved(stage, entrances)]
+    return len(entrances), wrong
 
 
 def not_at_hostile(stage: Stage) -> list[str]:
@@ -78,11 +63,10 @@ def not_at_hostile(stage: Stage) -> list[str]:
     except ProcessFailed as error:
         return [str(error)[-200:]]
     there = {tunnel["label"] for tunnel in tunnels if tunnel["node"] == stage.names[HOSTILE]}
-    region = HOSTILE.partition("-")[0]
     return [
         f"{tunnel.name} is not at {HOSTILE}"
         for tunnel in stage.ledger.open_now()
-        if tunnel.region == region and tunnel.label not in there
+        if tunnel.region == REGIONS[HOSTILE] and tunnel.label not in there
     ]
 
 
@@ -104,11 +88,25 @@ def still_answered(stage: Stage) -> list[str]:
     return list(filter(None, wrong))
 
 
-def _visit_all(stage: Stage, entrances: Sequence[tuple[NamedTunnel, str, bool]]) -> list[Visit]:
+def _unserved(stage: Stage, entrances: Sequence[_Entrance]) -> list[str]:
+    """Where a visitor does not get its tunnel's bytes, and why. Raises WrongBytes, which no later check can make good,
+    when one gets others."""
+    visits = _visit_all(stage, entrances)
+    for done in visits:
+        if done.got in (Got.FOREIGN, Got.HOSTILE):
+            raise WrongBytes(f"at {done.node}: {done.reason}")
+    return [
+        f"{tunnel.name}{' (raw)' if raw else ''} at {node}: {done.reason}"
+        for (tunnel, node, raw), done in zip(entrances, visits, strict=True)
+        if done.got is not Got.OWN
+    ]
+
+
+def _visit_all(stage: Stage, entrances: Sequence[_Entrance]) -> list[Visit]:
     context = visitor_context(stage.cluster.ca)
     questions = (Ask(1_000), Ask(1_000, upload=True))
 
-    def one(entrance: tuple[NamedTunnel, str, bool]) -> Visit:
+    def one(entrance: _Entrance) -> Visit:
         tunnel, node, raw = entrance
         with stage.network.inside(VISITOR):
             return visit(stage, context, tunnel, node, questions, raw=raw)

@@ -149,7 +149,7 @@ class HostileNode(Node):
             self._base.carrier,
             Endpoint(self.config.listen.host, self.address.port),
             loaded.ca,
-            f"{self.config.name}.node.portway.internal",
+            self.config.server_name,
         )
         await self._own.open()
 

@@ -7,13 +7,13 @@ Here: the memory of what was heard, and messages made from it. Not here: when th
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, TypeVar
 
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, Withdrawal
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
-from portway_proto.wire.limits import MAX_CONTROL, SIGNATURE_SIZE
+from portway_proto.wire.limits import SIGNATURE_SIZE
 from portway_proto.wire.statements import (
     Claim,
     Presence,
@@ -24,6 +24,7 @@ from portway_proto.wire.statements import (
     sign_claim,
     sign_presence,
 )
+from portway_relay.mesh.control_lane import in_frames
 from portway_relay.raw_ports.tickets import Ticket
 from portway_relay.routing.tunnel import HomeNode
 
@@ -32,7 +33,6 @@ _Value = TypeVar("_Value")
 
 # Of each kind of statement; a run has a few dozen tunnels.
 _REMEMBERED: Final = 2_000
-_FRAME_SIZE: Final = MAX_CONTROL - 64
 _MOST_INVENTED: Final = 30_000  # labels of one process
 _INVENTED_AT_ONCE: Final = 300
 _GENUINE_AT_ONCE: Final = 20  # of those: signed with keys of its own, so that they verify
@@ -101,15 +101,14 @@ class Lies:
 
     def routes(self) -> Iterator[Routes]:
         """One round for another node: frames that fit."""
-        presences = [*self._some(self._presences, 50), self._own_presence().encoded]
-        yield from _frames([], presences)
-        yield from _frames([*self._replayed(50), *self._forged(50), *self._raw_ports(), *self._inventions()], [])
+        yield from in_frames([*self._some(self._presences.values(), 50), self._own_presence()])
+        yield from in_frames([*self._replayed(50), *self._forged(50), *self._raw_ports(), *self._inventions()])
         gone = [
             Gone(label=tunnel.label, epoch=tunnel.epoch, closed=self._rng.random() < 0.5) for tunnel in self._sample(50)
         ]
         yield Routes(gone=gone)
         if self._rng.random() < 0.05:  # against the protocol: the other node closes the lane
-            yield from _frames([self._in_own_name(tunnel) for tunnel in self._sample(5)], [])
+            yield from in_frames(map(self._in_own_name, self._sample(5)))
 
     def announce(self, batch: Announce) -> None:
         """Add a round to what a registry is told."""
@@ -248,9 +247,9 @@ class Lies:
         )
 
     def _sample(self, count: int) -> list[TunnelInfo]:
-        return self._rng.sample(list(self._tunnels.values()), min(len(self._tunnels), count))
+        return self._some(self._tunnels.values(), count)
 
-    def _some(self, known: OrderedDict[_Key, _Value], count: int) -> list[_Key]:
+    def _some(self, known: Collection[_Value], count: int) -> list[_Value]:
         return self._rng.sample(list(known), min(len(known), count))
 
 
@@ -258,23 +257,3 @@ def _remember(memory: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> No
     memory[key] = value
     if len(memory) > _REMEMBERED:
         memory.popitem(last=False)
-
-
-def _frames(tunnels: Iterable[TunnelInfo], presences: Iterable[bytes]) -> Iterator[Routes]:
-    """ROUTES of at most the size of a frame."""
-    frame, size = Routes(), 0
-    for tunnel in tunnels:
-        length = tunnel.ByteSize() + 4
-        if size + length > _FRAME_SIZE:
-            yield frame
-            frame, size = Routes(), 0
-        frame.bound.append(tunnel)
-        size += length
-    for presence in presences:
-        length = len(presence) + 4
-        if size + length > _FRAME_SIZE:
-            yield frame
-            frame, size = Routes(), 0
-        frame.presences.append(presence)
-        size += length
-    yield frame

@@ -26,7 +26,8 @@ class Kind(StrEnum):
 
 
 HOSTILE: Final = "fra-3"  # a node like the others until it lies
-NODES: Final = ("fra", "fra-2", HOSTILE, "iad", "nrt")
+REGIONS: Final = {"fra": "fra", "fra-2": "fra", HOSTILE: "fra", "iad": "iad", "nrt": "nrt"}  # of each node
+NODES: Final = tuple(REGIONS)
 REGISTRIES: Final = ("registry", "registry-2")
 ETCD: Final = "etcd"
 CLIENTS: Final = ("client", "client-2", "client-3")

@@ -17,7 +17,7 @@ from pathlib import Path
 from portway_lab.chaos.guests import Guests
 from portway_lab.chaos.hostile_record import HostileRecord
 from portway_lab.chaos.ledger import Ledger
-from portway_lab.chaos.plan import CLIENTS, ETCD, GUESTS, HOSTILE, NODES, REGISTRIES, Fault, Kind
+from portway_lab.chaos.plan import CLIENTS, ETCD, GUESTS, HOSTILE, NODES, REGIONS, REGISTRIES, Fault, Kind
 from portway_lab.cluster.clients import NamedTunnel, lost_ports, start_client, wait_tunnels
 from portway_lab.cluster.network import Place, start_network
 from portway_lab.cluster.portway import ETCD_PORT, RegistryPlan, start_cluster, start_etcd
@@ -26,7 +26,7 @@ from portway_lab.cluster.regions import DISTANCES, node_plan
 
 VISITOR = "visitor"
 PLACES = (
-    *(Place(node, node.partition("-")[0]) for node in NODES),
+    *(Place(node, region) for node, region in REGIONS.items()),
     Place("registry", "fra"),
     Place("registry-2", "iad"),
     Place("etcd", "fra"),
@@ -109,7 +109,7 @@ class Stage:
 
     def entrances(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
         """The nodes at which the tunnel may be visited."""
-        return tuple(node for node in NODES if not raw or node.partition("-")[0] == tunnel.region)
+        return tuple(node for node in NODES if not raw or REGIONS[node] == tunnel.region)
 
     def addresses(self) -> list[tuple[NamedTunnel, bool]]:
         """Every open tunnel with whether it is visited at its raw port; without raw ports that are lost."""
@@ -180,7 +180,7 @@ class Stage:
                 self.unexpected.append(f"{name} ended by itself ({client.failure('ended')})")
 
     def end_clients(self) -> None:
-        """SIGTERM to both clients: they close their tunnels."""
+        """SIGTERM to all three clients: they close their tunnels."""
         self.ledger.released(self.tunnels, time.monotonic())
         for name, client in self._clients.items():
             self._down.add(name)

@@ -6,7 +6,7 @@ something is reported (announcer.py), lanes that carry visits (peers.py).
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar, Final
 
 from google.protobuf.message import DecodeError
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-# Bytes of a ROUTES frame with the full state; the longest tunnel has 8 KiB, the longest presence too.
+# Bytes of a ROUTES frame with many tunnels; the longest tunnel has 8 KiB, the longest presence too.
 _FRAME_SIZE: Final = MAX_CONTROL - 64
 
 
@@ -145,19 +145,10 @@ class ControlLane:
         lane.send(*self._target.greeting)
         if self._held is None:
             return
-        frame, size = Routes(), 0
-        for one in self._held():
-            length = 4 + (len(one.encoded) if isinstance(one, Presence) else one.ByteSize())  # with its tag and length
-            if size + length > _FRAME_SIZE:
-                self.tell(frame)
-                frame, size = Routes(), 0
-            size += length
-            if isinstance(one, Presence):
-                frame.presences.append(one.encoded)
-            else:
-                frame.bound.append(one)
-        frame.whole = True
-        self.tell(frame)
+        *before, last = in_frames(self._held())
+        last.whole = True
+        for routes in (*before, last):
+            self.tell(routes)
 
     # The LaneEvents.
 
@@ -205,6 +196,22 @@ class ControlLane:
         FrameType.ANSWER: _answer,
         FrameType.ROUTES_HEARD: _routes_heard,
     }
+
+
+def in_frames(told: Iterable[TunnelInfo | Presence]) -> Iterator[Routes]:
+    """ROUTES with these in their order, each of which fits in a frame. One at least, which may be empty."""
+    routes, size = Routes(), 0
+    for one in told:
+        length = 4 + (len(one.encoded) if isinstance(one, Presence) else one.ByteSize())  # with its tag and length
+        if size + length > _FRAME_SIZE:
+            yield routes
+            routes, size = Routes(), 0
+        size += length
+        if isinstance(one, Presence):
+            routes.presences.append(one.encoded)
+        else:
+            routes.bound.append(one)
+    yield routes
 
 
 def _reason(error: CarrierError) -> str:

@@ -141,7 +141,7 @@ def test_while_only_the_hostile_node_lies_every_visit_is_served(stage: Any, orig
     made, wrong = consistency.severed(stage)
     assert made == 1
     [line] = wrong
-    assert line.startswith("mine (raw) was not served at fra while only fra-3 lied: ")
+    assert line.startswith("not served while only fra-3 lied: mine (raw) at fra: ")
 
 
 def test_an_answer_after_the_end_is_a_violation(stage: Any) -> None:
@@ -171,4 +171,4 @@ def test_nobody_there_is_no_violation(stage: Any, origin: Origin) -> None:
     origin.server_close()
     visitors = visit_until(stage, "raw ConnectionRefusedError")
     assert visitors.violations == []
-    assert consistency.not_served(stage) == ["mine (raw) is not served at fra: ConnectionRefusedError"]
+    assert consistency.not_served(stage) == ["not served: mine (raw) at fra: ConnectionRefusedError"]
