@@ -172,8 +172,9 @@ class Link:
         await self._opinions.ask_registry()
         if self._signer.spent:
             self._signer.change_key()
-            await self._opinions.ask_registry()
+            # In the same step: what the new key signs would be a forgery on this session.
             session.drop(End("its session key was used with a wrong time", _NEW_SESSION))
+            await self._opinions.ask_registry()  # for a grant of the new key
 
     def emptied(self) -> None:
         """TunnelOwner: no tunnel needs the session. Linger while attached, otherwise stop trying."""

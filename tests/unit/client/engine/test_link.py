@@ -254,6 +254,29 @@ async def test_a_session_key_with_a_wrong_time_is_replaced(world: World, make_tu
     assert [tried.resume for tried in world.search.tried] == [None, None]
 
 
+async def test_the_session_of_a_replaced_key_is_sent_nothing_more(world: World, make_tunnel: MakeTunnel) -> None:
+    """Another tunnel that waits for the same answer goes to the next session, too: the node would take what another key
+    has signed for a forgery."""
+    world.signer.learn(CLUSTER_ID, 4_000_000_000_000)
+    session, second = FakeSession(), FakeSession("n2")
+    session.refusals = [BindRefused(TIME), BindRefused(TIME)]
+    world.then(session, second)
+    before = world.signer.session_key
+    asked = []
+
+    def on_locate() -> None:
+        asked.append((world.signer.session_key == before, session.up))
+        world.signer.learn(CLUSTER_ID, NOW_MS)
+
+    world.directory.on_locate = on_locate
+    one, other = make_tunnel(), make_tunnel(8001)
+    await asyncio.gather(world.link.bind(one), world.link.bind(other))
+    assert asked == [(True, True), (False, False)]
+    assert [bind.claim.session_key for bind in session.binds] == [before, before]
+    assert {bind.label for bind in second.binds} == {one.label, other.label}
+    assert {bind.claim.session_key for bind in second.binds} == {world.signer.session_key}
+
+
 async def test_a_resumed_session_is_told_what_it_holds(world: World, make_tunnel: MakeTunnel) -> None:
     """The presence that was sent last may have been lost, or have grown old; no claim is signed."""
     session = await world.opened(make_tunnel())
