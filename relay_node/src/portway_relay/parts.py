@@ -208,7 +208,7 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
         account, routing.calls.reserve_ports, rest=limits.port_rest, clock=base.clock, on_failure=base.on_failure
     )
     host = config.listen.host if config.raw_listen is None else config.raw_listen
-    sockets = RawPorts(host, account, tickets.sign, visitors.connected)
+    sockets = RawPorts(host, account, lambda label, port: owners.signed(tickets.sign(label, port)), visitors.connected)
     siblings = SiblingTunnels(
         routing.routes,
         routing.verification,

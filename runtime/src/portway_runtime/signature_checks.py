@@ -6,9 +6,11 @@ allowed.
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
 
 # Signatures for one turn of the thread: some 10 ms, after which what has come in meanwhile is taken up.
 _PER_TURN: Final = 128
@@ -34,10 +36,6 @@ class SignatureChecks:
     def __len__(self) -> int:
         """Signatures that wait for the thread."""
         return len(self._waiting)
-
-    async def all_genuine(self, signed: Sequence[Checkable]) -> bool:
-        """Whether every one of these is genuine. May be cancelled."""
-        return all(await asyncio.gather(*map(self.check, signed)))
 
     def check(self, signed: Checkable) -> "asyncio.Future[bool]":
         """A future of whether it is genuine."""
@@ -67,7 +65,7 @@ class SignatureChecks:
 
     def _check(self, batch: list[tuple[Checkable, "asyncio.Future[bool]"]]) -> None:
         """On the thread."""
-        results = [signed.is_genuine() for signed, _ in batch]
+        results = [_is_genuine(signed) for signed, _ in batch]
         try:
             self._loop.call_soon_threadsafe(self._settle, batch, results)
         except RuntimeError:
@@ -78,3 +76,12 @@ class SignatureChecks:
             if not answer.done():
                 answer.set_result(genuine)
         self._start()
+
+
+def _is_genuine(signed: Checkable) -> bool:
+    """What cannot be checked for an error of ours is not genuine, and keeps nothing else from being checked."""
+    try:
+        return signed.is_genuine()
+    except Exception:
+        logger.exception("a signature could not be checked")
+        return False

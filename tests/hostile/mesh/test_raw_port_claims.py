@@ -3,11 +3,14 @@ nobody."""
 
 import dataclasses
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from portway.tunnel import Tunnel
 from portway_proto.wire.statements import SigningKey
+from portway_relay.raw_ports.tickets import Tickets
+from portway_runtime.clocks import RegistryClock
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.thief import Bind, Client, SaidPort, Thief
@@ -17,7 +20,7 @@ from portway_testkit.waiting import eventually
 
 REGION = ("fra-1", "fra-2", "fra-3")
 HONEST = ("fra-1", "fra-3")
-TICKETS = ("none", "its own", "the victim's")
+TICKETS = ("none", "its own", "the victim's", "an earlier one")
 
 
 @pytest.fixture
@@ -55,13 +58,15 @@ def claimed(thief: Thief, port: int) -> Client:
 
 
 def ticket_of(cluster: Cluster, thief: Thief, kind: str, victim: Tunnel, label: str) -> bytes:
-    """What the thief shows for the victim's port."""
+    """What the thief shows for the victim's port; an earlier one: the port was its client's before, and rested."""
     if kind == "none":
         return b""
     if kind == "its own":
         return thief.ticket(label, victim.unencrypted_port)
 
     async def of_victim() -> bytes:
+        if kind == "an earlier one":
+            return earlier_ticket(cluster, label, victim.unencrypted_port)
         tunnel = cluster.nodes["fra-1"].node._routing.tunnels.live(label_of(victim))
         assert tunnel is not None
         assert tunnel.raw is not None
@@ -70,11 +75,18 @@ def ticket_of(cluster: Cluster, thief: Thief, kind: str, victim: Tunnel, label: 
     return cluster.run(of_victim)
 
 
+def earlier_ticket(cluster: Cluster, label: str, port: int) -> bytes:
+    """One that the port's owner has signed for another label a minute ago."""
+    owner = cluster.nodes["fra-1"].node
+    late = RegistryClock(lambda: time.time() - 60, time.monotonic)
+    return Tickets("fra-1", "fra", owner._raw.tickets._loaded, time.time, late).sign(label, port).encoded
+
+
 @pytest.mark.parametrize("kind", TICKETS)
 def test_it_takes_no_port_from_a_siblings_tunnel(region: Cluster, victim: Tunnel, bind: Bind, kind: str) -> None:
-    """With no ticket, one that it signed itself for a port of another node's block, or the victim's own, of which it
-    was told: visitors of the port stay with the victim, at its home and at the third node. A later tunnel's port is
-    served there, so all of it was heard."""
+    """With no ticket, one that it signed itself for a port of another node's block, the victim's own, of which it was
+    told, or one that the port's owner has signed for the label that had it before: visitors of the port stay with
+    the victim, at its home and at the third node. A later tunnel's port is served there, so all of it was heard."""
     thief = Thief(region, "fra-2", bind)
     client = claimed(thief, victim.unencrypted_port)
     ticket = ticket_of(region, thief, kind, victim, client.claim.label)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import pytest
 from portway_runtime.signature_checks import SignatureChecks
 
 
@@ -26,9 +27,21 @@ async def test_each_gets_its_own_answer_off_the_loop() -> None:
     assert answers == [one.genuine for one in asked]
     assert {one.checked_on for one in asked} == {"portway signatures_0"}
     assert not len(checks)
-    assert await checks.all_genuine([Fake(), Fake()])
-    assert not await checks.all_genuine([Fake(), Fake(False)])
-    assert await checks.all_genuine([])
+    checks.close()
+
+
+async def test_one_that_cannot_be_checked_keeps_no_other_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    """It counts as forged; those of the same turn and of later ones are checked."""
+
+    class Broken(Fake):
+        def is_genuine(self) -> bool:
+            raise OverflowError("a number that nobody thought of")
+
+    checks = SignatureChecks()
+    answers = await asyncio.gather(*map(checks.check, [Fake(), Broken(), Fake()]))
+    assert answers == [True, False, True]
+    assert "a number that nobody thought of" in caplog.text
+    assert await checks.check(Fake())
     checks.close()
 
 

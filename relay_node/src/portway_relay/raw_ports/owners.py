@@ -32,6 +32,11 @@ class PortOwners:
             return self._node
         return next((node for ports, node in self._blocks if port in ports and node != self._node), None)
 
+    def signed(self, ticket: Ticket) -> Ticket:
+        """Remember a ticket that this node has signed for a port of its own: an earlier one does not count."""
+        self._newest[ticket.port] = ticket
+        return ticket
+
     def newest(self, ticket: Ticket) -> Ticket | None:
         """The newest ticket for this one's port, when that is for the same label: the port is the label's then.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from portway_carrier.contract import Pool, Visit
-from portway_proto.v1.types_pb2 import TunnelOptions
+from portway_proto.records import InvalidRecord, claimed_options
 from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH, YOUNG
 from portway_proto.wire.statements import Claim, Presence, is_believable_epoch
 from portway_runtime.bounded import BoundedMap
@@ -179,8 +179,11 @@ class Routes:
     # What is heard.
 
     def hear_claim(self, sender: Sender, claim: Claim) -> bool:
-        """Keep a claim that a sender has shown. Whether it should be checked now: it contests what is in use here."""
-        if not is_believable_epoch(claim.epoch, self._registry_clock.now_ms()):
+        """Keep a claim that a sender has shown, unless its epoch is too far ahead or its options cannot be read.
+
+        Returns whether it should be checked now: it contests what is in use here.
+        """
+        if not is_believable_epoch(claim.epoch, self._registry_clock.now_ms()) or not _is_readable(claim.options):
             return False
         label = claim.label
         if sender == (NODE, claim.node):
@@ -295,13 +298,14 @@ class Routes:
         pool = None if owner is None or owner.claim.node == self._node else self._pool_of(owner.claim.node)
         route = self._routes.get(label)
         if owner is None or pool is None:
-            if route is not None and (owner is None or owner.claim.node == self._node):
+            # A route of lower rank than the owner's leads nowhere, whether or not the owner's node is known.
+            if route is not None and (owner is None or route.claim.encoded != owner.claim.encoded):
                 self._drop(route)
             return
         if route is None or route.claim.encoded != owner.claim.encoded:
             if route is not None:
                 self._drop(route)
-            options = TunnelOptions.FromString(owner.claim.options)
+            options = claimed_options(owner.claim.options)
             route = self._routes[label] = Route(owner, options.h2_enabled, pool, self._pool_of)
             self._labels.setdefault(owner.claim.session_key, set()).add(label)
         vouched = self._heard.vouched_at(owner.claim)
@@ -353,6 +357,14 @@ class Routes:
         route = self._routes.get(word.claim.label)
         if route is not None and route.word is word:
             self._drop(route)
+
+
+def _is_readable(options: bytes) -> bool:
+    try:
+        claimed_options(options)
+    except InvalidRecord:
+        return False
+    return True
 
 
 def _age(presence: HeardPresence, now_ms: int) -> float:

@@ -6,7 +6,6 @@ A signature takes 60 to 160 µs to check and costs its sender nothing to make up
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from typing import Final
 
 from portway_proto.wire.statements import cluster_tag
@@ -45,10 +44,6 @@ class StatementChecks:
     def check(self, signed: Checkable) -> "asyncio.Future[bool]":
         """A future of whether it is genuine; nobody is charged."""
         return self._checks.check(signed)
-
-    async def all_genuine(self, signed: Sequence[Checkable]) -> bool:
-        """Whether every one of these is genuine; nobody is charged. May be cancelled."""
-        return await self._checks.all_genuine(signed)
 
     def close(self) -> None:
         """Stop; checks that have not begun are cancelled."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from google.protobuf.message import DecodeError
 from portway_carrier.contract import Pool, Visit
+from portway_proto.records import InvalidRecord, claimed_options
 from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.v1.types_pb2 import TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import Label
@@ -126,9 +126,9 @@ def claim_of(tunnel: TunnelInfo) -> Claim:
     if (claim.label, claim.node, claim.epoch) != (tunnel.label, tunnel.node, tunnel.epoch):
         raise StatementInvalid("a tunnel that is not the one of its claim")
     try:
-        options = TunnelOptions.FromString(claim.options)
-    except DecodeError:
-        raise StatementInvalid("a claim whose options cannot be read") from None
+        options = claimed_options(claim.options)
+    except InvalidRecord as error:
+        raise StatementInvalid(str(error)) from None
     if (options.h2_enabled, options.unencrypted) != (tunnel.options.h2_enabled, tunnel.options.unencrypted):
         raise StatementInvalid("a tunnel with other options than its claim")
     return claim

@@ -28,6 +28,9 @@ LEEWAY: Final = 15 * 60
 OUTAGE_LEEWAY: Final = 24 * 3600
 
 _ALGORITHM: Final = "EdDSA"
+# Seconds since the Unix epoch that a float holds exactly; times in a grant are the sender's choice until its signature
+# is checked.
+_LAST_TIME: Final = 2**53
 _CLAIMS: Final = ("iss", "aud", "sub", "tid", "key", "iat", "exp")
 # The signature is checked off the event loop, times against the injected clock, the rest below.
 _OPTIONS: Final[Any] = {"verify_signature": False}
@@ -123,13 +126,18 @@ class GrantVerifier:
 
     def _check_time(self, claims: Mapping[str, Any]) -> None:
         issued, expires = claims["iat"], claims["exp"]
-        if not isinstance(issued, int | float) or not isinstance(expires, int | float):
-            raise refused("its times are not numbers")
+        if not _is_time(issued) or not _is_time(expires):
+            raise refused("its times are no times")
         now = self._clock()
         if issued > now + LEEWAY:
             raise refused("it was issued in the future, for the clocks of registry and node are far apart")
         if now > expires + (OUTAGE_LEEWAY if self.registry_away else LEEWAY):
             raise refused("it has expired, or the clocks of registry and node are far apart")
+
+
+def _is_time(claim: object) -> bool:
+    """NaN is none: it compares false with everything."""
+    return isinstance(claim, int | float) and 0 <= claim <= _LAST_TIME
 
 
 def _is_limit(claim: object) -> bool:

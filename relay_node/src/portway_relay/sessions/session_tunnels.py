@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from portway_carrier.contract import Pool
+from portway_proto.records import InvalidRecord, claimed_options
 from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_CLAIM,
     FAILURE_CODE_EPOCH,
@@ -257,8 +258,8 @@ class SessionTunnels:
         """The claim and the options in it. Raises Refused unless it is for this node and this session."""
         try:
             claim = read_claim(bind.claim)
-            options = TunnelOptions.FromString(claim.options)
-        except (StatementInvalid, DecodeError):
+            options = claimed_options(claim.options)
+        except (StatementInvalid, InvalidRecord):
             raise Refused(FAILURE_CODE_CLAIM, "the claim is malformed") from None
         if (claim.node, claim.session_key) != (self._context.node, self.shown.grant.session_key):
             raise Refused(FAILURE_CODE_CLAIM, "the claim is for another node or another session")

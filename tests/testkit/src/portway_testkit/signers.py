@@ -17,6 +17,8 @@ CLUSTER_ID = "test-cluster"
 CLUSTER = cluster_tag(CLUSTER_ID)
 # The time of tests that inject a clock, in milliseconds since the Unix epoch.
 NOW_MS = 1_800_000_000_000
+# Bytes that are no protobuf message: a field that is cut off.
+UNREADABLE = b"\x0a\xff"
 
 
 @dataclass
@@ -35,9 +37,13 @@ class SessionSigner:
         epoch: int = NOW_MS,
         h2_enabled: bool = False,
         unencrypted: bool = False,
+        unreadable: bool = False,
     ) -> Claim:
-        """A claim for this session key, added to `held`; with a tunnel key of its own by default."""
+        """A claim for this session key, added to `held`; with a tunnel key of its own by default. unreadable: signed as
+        it should be, with options that are no message."""
         options = TunnelOptions(h2_enabled=h2_enabled, unencrypted=unencrypted).SerializeToString()
+        if unreadable:
+            options = UNREADABLE
         claim = sign_claim(
             tunnel or SigningKey(), self.cluster, epoch=epoch, session_key=self.key.public, node=node, options=options
         )

@@ -51,3 +51,14 @@ def test_a_block_that_another_node_has_by_now(owners: PortOwners) -> None:
     owners.learn([(PortRange(20_064, 20_127), "b")])
     assert owners.newest(ticket("a", "one", 2**60)) is None
     assert owners.newest(ticket("b", "two")) is not None
+
+
+def test_what_this_node_has_signed_is_its_newest(owners: PortOwners) -> None:
+    """The label that had the port before shows its ticket, which is genuine, and gets nothing; a ticket of this node's
+    that a later start of it has signed counts again."""
+    before, mine = ticket("here", "one", 1, OWN), ticket("here", "two", 2, OWN)
+    assert owners.signed(mine) is mine
+    assert owners.newest(before) is None
+    assert owners.newest(mine) is mine
+    later = ticket("here", "one", 3, OWN)
+    assert owners.newest(later) is later

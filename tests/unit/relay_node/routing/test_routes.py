@@ -403,3 +403,19 @@ def test_a_node_that_is_not_known_gets_no_visitors(known: KnownRoutes, signer: S
     assert known.at() is None
     known.pools["a"] = pool
     assert known.at() == ("a", 1)
+
+
+def test_a_later_claim_for_a_node_that_is_not_known_ends_the_route(known: KnownRoutes, signer: SessionSigner) -> None:
+    """The client has left, wherever it is: its former home gets no more visitors."""
+    known.place(signer, "a", 1, late=1)
+    assert known.at() == ("a", 1)
+    known.place(signer, "elsewhere", 2)
+    assert (known.at(), known.placed()) == (None, None)
+
+
+def test_a_claim_whose_options_cannot_be_read_is_not_kept(known: KnownRoutes, signer: SessionSigner) -> None:
+    """Its key's holder has signed it, and no node fails over it."""
+    known.place(signer, "a", 1, late=1)
+    claim = signer.claim(KEY, node="b", epoch=2, unreadable=True)
+    known.hear("b", claim, None)
+    assert known.at() == ("a", 1)

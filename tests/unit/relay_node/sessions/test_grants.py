@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import jwt
 import pytest
@@ -37,6 +37,17 @@ def check(clock: ManualClock) -> GrantVerifier:
     check.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
     check.registry_away = False
     return check
+
+
+# A stranger writes what he likes into a grant: nobody has checked its signature when its times are read.
+_NO_TIMES: Final[dict[str, Any]] = {
+    "beyond any float": 10**400,
+    "beyond any clock": 1e18,
+    "negative": -1,
+    "NaN": float("nan"),
+    "infinite": float("inf"),
+    "a text": "soon",
+}
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -192,6 +203,11 @@ def test_a_grant_for_another_cluster_is_refused(check: GrantVerifier) -> None:
         pytest.param(sign(max_tunnels=-1), id="a negative quota"),
         pytest.param(sign(tenant_max_tunnels=-1), id="a negative quota of the tenant"),
         pytest.param(sign(max_tunnels="many"), id="a quota that is no number"),
+        *(
+            pytest.param(sign(**{name: time}), id=f"{name} {shown}")
+            for name in ("iat", "exp")
+            for shown, time in _NO_TIMES.items()
+        ),
     ],
 )
 def test_what_no_registry_of_this_cluster_signed_for_nodes_is_refused(check: GrantVerifier, token: str) -> None:

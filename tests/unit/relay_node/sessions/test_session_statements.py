@@ -195,6 +195,18 @@ async def test_moved_is_believed_of_what_is_signed_alone(node: NodeSessions, key
     assert client.lane.failed.code == FAILURE_CODE_PROTOCOL
 
 
+async def test_moved_with_options_that_cannot_be_read_moves_nothing(node: NodeSessions, key: SigningKey) -> None:
+    """Signed by the tunnel's key, and so genuine: the node neither follows it nor fails over it."""
+    client = await node.attach()
+    await client.bind(key)
+    claim = client.claim(key, 2, node="fra-2", unreadable=True)
+    moved = Moved(label=claim.label, claim=claim.encoded, presence=client.present("fra-2", claim).encoded)
+    client.send(FrameType.MOVED, moved)
+    await client.bind(new_key())
+    assert node.tunnels.live(claim.label) is not None
+    assert node.routes.placed(claim.label) is None
+
+
 async def test_a_client_says_where_a_tunnel_is_that_was_taken_from_it(node: NodeSessions, key: SigningKey) -> None:
     """A registry may know of the next epoch, and tell nobody where it is."""
     client = await node.attach()
