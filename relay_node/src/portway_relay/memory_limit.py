@@ -3,7 +3,7 @@
 Visits whose peers do not read hold up to a MiB each; everything else that a node holds is bounded by numbers. Nothing
 is counted while bytes move: once a second this looks at the process, and, when at least half of the limit is used, at
 what each visit holds. Here: that look, and the choice. Not here: what a visit holds (the carrier), what else is refused
-while memory is scarce (ingress/, sessions/).
+while memory is scarce (ingress/, sessions/, visits.py).
 """
 
 import asyncio
@@ -60,7 +60,6 @@ class MemoryLimit:
         self._return_freed = return_freed
         self._freed = False  # since the last look
         self.scarce = False
-        self.cut = 0  # visits
 
     async def watch(self) -> None:
         """Look once a second, without end."""
@@ -86,7 +85,6 @@ class MemoryLimit:
             visit.cut()
         if chosen:
             self._freed = True
-            self.cut += len(chosen)
             logger.warning(
                 "visits were cut to free memory",
                 extra={"visits": len(chosen), "resident_mib": used // MIB, "limit_mib": self._limit // MIB},

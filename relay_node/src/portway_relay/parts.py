@@ -178,7 +178,13 @@ def build_routing(base: Base) -> Routing:
         clock=base.clock,
         on_failure=base.on_failure,
     )
-    visits = Visits(base.carrier, lookup, first_bytes_time=limits.first_bytes_time, on_failure=base.on_failure)
+    visits = Visits(
+        base.carrier,
+        lookup,
+        first_bytes_time=limits.first_bytes_time,
+        is_memory_scarce=lambda: memory.scarce,
+        on_failure=base.on_failure,
+    )
     memory = MemoryLimit(
         limits.max_memory_mib * MIB, limits.max_buffered_mib_per_token * MIB, visits.all, base.carrier.drop_closing
     )
@@ -302,7 +308,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept),
         rate=base.rate,
         handshakes=base.handshakes,
-        memory=routing.memory,
+        is_memory_scarce=lambda: routing.memory.scarce,
         clock=base.clock,
         on_failure=base.on_failure,
     )

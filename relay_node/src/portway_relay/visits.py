@@ -47,12 +47,18 @@ class Visits:
         finder: DestinationFinder,
         *,
         first_bytes_time: float,
+        is_memory_scarce: Callable[[], bool],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """first_bytes_time: seconds to wait for the first bytes of a visitor that was refused, to see if it is HTTP."""
+        """
+        first_bytes_time: seconds to wait for the first bytes of a visitor that was refused, to see if it is HTTP.
+        is_memory_scarce: while it is no visit of a raw port begins, and none that another node forwards; visitors of
+            names are refused before their handshake (ingress/).
+        """
         self._carrier = carrier
         self._finder = finder
         self._first_bytes_time = first_bytes_time
+        self._is_memory_scarce = is_memory_scarce
         self._tasks = Tasks("visits", on_failure)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -75,20 +81,22 @@ class Visits:
         self._start(stream, peer, destination, region, VisitKind.TLS)
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
-        """Start the visit of a raw port; without a destination, or with a full one, end it. Owns the socket."""
-        if destination is None or destination.full:
+        """Start the visit of a raw port; without a destination or room for it, end it. Owns the socket."""
+        if destination is None or destination.full or self._is_memory_scarce():
             sock.close()
             return
         self._start(self._carrier.accept(sock, None), peer, destination, region, VisitKind.RAW)
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """Start a visit that another node forwarded, or refuse it; it is never forwarded again."""
-        self.forwards["taken" if tunnel is not None and not tunnel.full else "not_taken"] += 1
         if tunnel is None:
-            lane.refuse(RefusalReason.NOT_HERE)
+            self._refuse_forwarded(lane, RefusalReason.NOT_HERE)
         elif tunnel.full:
-            lane.refuse(RefusalReason.OVERLOADED, "the tunnel has as many visits as it may have")
+            self._refuse_forwarded(lane, RefusalReason.OVERLOADED, "the tunnel has as many visits as it may have")
+        elif self._is_memory_scarce():
+            self._refuse_forwarded(lane, RefusalReason.OVERLOADED, "this node is short of memory")
         else:
+            self.forwards["taken"] += 1
             visit = self._carrier.join(lane, tunnel.pool, opening, partial(self._forwarded_ended, tunnel))
             self._begins(tunnel, visit)
 
@@ -139,6 +147,10 @@ class Visits:
         if end.visitor is not None:
             cast(Lane, end.visitor).refuse(_refusal(tunnel, end), end.message)
         self._over(tunnel, visit, end)
+
+    def _refuse_forwarded(self, lane: Lane, reason: RefusalReason, message: str = "") -> None:
+        self.forwards["not_taken"] += 1
+        lane.refuse(reason, message)
 
     async def _try_elsewhere(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
         """Join it to a second destination: no byte of it has reached a local server. Until one is found the visit

@@ -55,10 +55,10 @@ class Node:
 
     def look(self) -> int:
         """Look, and return how many visits were cut."""
-        before = self.memory.cut
+        before = len(self.visits)
         self.memory.look()
         self.visits = [(visit, to) for visit, to in self.visits if not visit.was_cut]
-        return self.memory.cut - before
+        return before - len(self.visits)
 
 
 def tunnel_of(token_id: str) -> Tunnel:

@@ -58,6 +58,19 @@ async def test_a_raw_visitor_without_a_tunnel_is_closed(node: Node, connect: Cal
     assert node.over()
 
 
+async def test_a_raw_visitor_is_closed_while_memory_is_scarce(node: Node, connect: Callable[[], Pair]) -> None:
+    """There is no alert to send, as there is to a visitor of a name."""
+    node.scarce = True
+    ours, theirs = connect()
+    node.visits.start_raw(ours, PEER, node.tunnel, "fra")
+    theirs.setblocking(True)
+    assert theirs.recv(1) == b""
+    assert node.over()
+    node.scarce = False
+    node.raw_visit().end(Outcome.DONE)
+    assert node.visits.outcomes == {"done": 1}
+
+
 async def test_a_certificate_that_cannot_be_used_leaves_no_visit(node: Node) -> None:
     """The error is the caller's to log; nothing is counted."""
     node.carrier.unusable = True

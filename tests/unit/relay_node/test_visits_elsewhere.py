@@ -136,6 +136,15 @@ async def test_a_forwarded_visitor_of_a_full_tunnel_is_refused(node: Node) -> No
         visit.end(Outcome.DONE)
 
 
+async def test_a_forwarded_visitor_is_refused_while_memory_is_scarce(node: Node) -> None:
+    """At the tunnel's home; the node that the visitor came to answers it."""
+    node.scarce = True
+    lane, _ = forwarded(node, node.tunnel)
+    assert lane.refused == [(RefusalReason.OVERLOADED, "this node is short of memory")]
+    assert node.visits.forwards == {"not_taken": 1}
+    assert node.over()
+
+
 @pytest.mark.parametrize("reason", list(RefusalReason))
 async def test_what_a_client_refuses_its_node_refuses(node: Node, reason: RefusalReason) -> None:
     """The reason goes back to the node where the visitor is, which decides; nothing is tried from here."""

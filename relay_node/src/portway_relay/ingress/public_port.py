@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeVarTuple
+from typing import Final, TypeVarTuple
 
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
@@ -64,13 +64,6 @@ class ConnectionHandlers:
     peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
 
 
-class Memory(Protocol):
-    """The memory of the node."""
-
-    @property
-    def scarce(self) -> bool: ...
-
-
 @dataclass(slots=True, eq=False)
 class _Decided:
     """A connection that waits to be acted upon."""
@@ -103,12 +96,12 @@ class PublicPort:
         *,
         rate: AddressRate,
         handshakes: PrefixShares,
-        memory: Memory,
+        is_memory_scarce: Callable[[], bool],
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete.
-        While `memory` is scarce no visitor is taken."""
+        While memory is scarce no visitor is taken."""
         self._config = config
         self.address = address
         self._carrier = carrier
@@ -118,7 +111,7 @@ class PublicPort:
         limits = config.limits
         self._rate = rate
         self._handshakes = handshakes
-        self._memory = memory
+        self._is_memory_scarce = is_memory_scarce
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
@@ -239,7 +232,7 @@ class PublicPort:
             self._refuse(sock, decision.alert)
 
     def _visitor(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
-        if self._memory.scarce:
+        if self._is_memory_scarce():
             self._refuse(sock, Alert.INTERNAL_ERROR, "memory")
             return
         destination = self._finder.known(visitor.label, self._region(visitor))

@@ -138,6 +138,7 @@ class Node:
     connect: Callable[[], Pair]
     asked: list[tuple[str, str, object, bool]]  # questions where else a label is
     places: list[Any]  # the answers to them, in order; none after the last
+    scarce: bool = False  # memory
 
     def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
         tls = ServerTls(b"chain", b"key", alpn=alpn)
@@ -167,9 +168,11 @@ async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
         carrier,
         finder,
         first_bytes_time=2.0,
+        is_memory_scarce=lambda: node.scarce,
         on_failure=failures.append,
     )
-    yield Node(carrier, visits, tunnel, failures, connect, asked, places)
+    node = Node(carrier, visits, tunnel, failures, connect, asked, places)
+    yield node
     await visits.close()
     assert failures == []
 

@@ -151,7 +151,7 @@ async def open_front(
             ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             handshakes=PrefixShares(config.limits.unfinished_handshakes_per_second, clock, window=1.0),
-            memory=around,
+            is_memory_scarce=lambda: around.scarce,
             clock=clock,
             on_failure=around.failures.append,
         )
