@@ -53,7 +53,7 @@ def test_a_claim_of_the_far_future_locks_nobody_out(
 def test_a_claim_of_half_an_hour_ahead_is_outbid(
     mesh: Cluster, as_client: AsClient, thief: Thief, tmp_path: Path
 ) -> None:
-    """As far ahead as is believed, bound at the thief: a program that starts in its region signs one higher."""
+    """As far ahead as is believed, bound at the thief: a program that starts in its region outbids it."""
     key = KeyFile(tmp_path / "key").key
     ahead = int((time.time() + 29 * 60) * 1000)
     thief.bind(mesh, thief.name, "ahead", key, ahead)

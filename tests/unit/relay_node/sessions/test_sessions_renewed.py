@@ -96,6 +96,19 @@ async def test_a_renewed_grant_that_is_not_accepted_changes_nothing(
     assert len(node.sessions) == 0
 
 
+async def test_a_renewed_grant_above_its_tokens_budget_is_passed_over(make_node: MakeNode) -> None:
+    """A grant and a presence cost a signature each. The session keeps the grant before, and may show one again."""
+    node = make_node(signature_check_burst=2, signature_checks_per_second=2)
+    client = await node.attach()
+    renewed, above, later = (node.grant(signer=client.signer, jti=str(number)) for number in range(3))
+    await renew(client, renewed)
+    client.show(grant=above)
+    assert node.checks.unchecked == {"token": 2}
+    node.clock.now += 1
+    await renew(client, later)
+    assert node.checks.unchecked == {"token": 2}
+
+
 async def test_the_tokens_of_all_sessions_are_known(node: NodeSessions) -> None:
     """Each once, those of clients that are away too; not those of sessions that have ended."""
     clients = [await node.attach(node.grant(token)) for token in ("t1", "t1", "t2", "t3")]
