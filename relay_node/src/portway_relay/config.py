@@ -56,7 +56,7 @@ class NodeLimits:
         5_000, "client sessions; with 8 lanes each they use the descriptors of a well-configured machine"
     )
     max_sessions_per_token: int = _limit(
-        2_500, "client sessions of one token, half of them; a token with a quota of tunnels has a few more than that"
+        2_500, "client sessions of one token, half of all; at most 16 more than its quota of tunnels, if it has one"
     )
     sessions_per_second: int = _limit(
         200,

@@ -7,7 +7,7 @@ RelayError
 ├── Refused              a client's request is refused: a code of the lane protocol, and why
 │   └── GrantRefused     its grant is not accepted
 ├── PortsUsedUp          no raw TCP port is free
-└── TicketInvalid        a ticket that the node with its port did not sign, or for another label or region
+└── TicketInvalid        not a ticket that a node of this cluster has signed for this region
 
 Carriers have a tree of their own in portway_carrier.errors; SettingsError, ListenError and CertificateError are in
 portway_runtime.errors.
@@ -65,7 +65,7 @@ class PortsUsedUp(RelayError):
 
 
 class TicketInvalid(RelayError):
-    """A ticket that is not accepted here."""
+    """What was shown is not a ticket that a node of this cluster has signed for this region; says why."""
 
 
 def quota_full(whose: str, max_tunnels: int) -> Refused:

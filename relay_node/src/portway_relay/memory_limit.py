@@ -14,7 +14,7 @@ from typing import Final
 
 from portway_carrier.contract import Visit
 
-from portway_relay.net import process_memory
+from portway_relay import process_memory
 from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
 

@@ -126,7 +126,7 @@ def test_many_visits_are_chosen_in_little_time() -> None:
 
 def test_without_settings_the_limits_follow_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of it, and an eighth of that for a token."""
-    monkeypatch.setattr("portway_relay.net.process_memory.available", lambda: 1024 * MIB)
+    monkeypatch.setattr("portway_relay.process_memory.available", lambda: 1024 * MIB)
     used = 300 * MIB
     visits: list[Any] = [(HeldVisit(33 * MIB), tunnel_of("t1")) for _ in range(2)]
     memory = MemoryLimit(0, 0, lambda: visits, lambda: None, resident=lambda: used, return_freed=lambda: None)

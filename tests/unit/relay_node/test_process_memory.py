@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from portway_relay.net.process_memory import available, resident, return_freed
+from portway_relay.process_memory import available, resident, return_freed
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
