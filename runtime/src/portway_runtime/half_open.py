@@ -1,7 +1,8 @@
-"""Half-open connections: those whose peer has not said yet what it wants, bounded in all and for each address.
+"""Connections that may make room for others, bounded in all and for each address.
 
-Here: which connection is evicted when a limit is reached. Not here: what is waited for; the first bytes, a handshake or
-a first frame.
+Most are half-open: their peers have not said yet what they want. The registry also keeps connections of known callers
+so. Here: which connection is evicted when a limit is reached. Not here: what is waited for; the first bytes, a
+handshake or a first frame.
 """
 
 from collections.abc import Callable, Iterator
