@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.grpc_channels import silence_grpc
@@ -52,7 +52,7 @@ EXIT_CODES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (InvalidError, USAGE, "wrong usage: an argument that cannot be used"),
     (ConfigError, 3, "no registry or no token is set, or a file cannot be used"),
     (AuthError, 4, "the token is malformed, unknown or revoked"),
-    (QuotaError, 5, "the tenant or the token has as many tunnels as its quota allows"),
+    (QuotaError, 5, "the tenant or the token has as many tunnels as its quota allows, or the token asks too often"),
     (UnreachableError, 6, "no registry or no relay node could be reached"),
     (TunnelLostError, 7, "an open tunnel was lost for good"),
 )
@@ -70,7 +70,14 @@ class Target:
 
 
 class _Ended(BaseException):
-    """A signal ended the command. Not an Exception, so that nothing in between takes it for a failure."""
+    """The command ends, and there is nothing more to say: by a signal, or because tunnels were refused or lost.
+
+    Not an Exception, so that nothing in between takes it for a failure.
+    """
+
+    def __init__(self, code: int = 0) -> None:
+        """`code` is the exit code of `forward`."""
+        self.code = code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _netcheck(options)
         else:
             _forward(options)
-    except _Ended:
-        return INTERRUPTED if options.command == NETCHECK else 0
+    except _Ended as ended:
+        return INTERRUPTED if options.command == NETCHECK else ended.code
     except Error as error:
         print(f"portway: {one_line(error)}", file=sys.stderr)
         return exit_code(error)
@@ -196,17 +203,17 @@ def _seconds(text: str) -> float:
 
 def _documented_codes() -> list[tuple[int, str]]:
     return [
-        (0, "the tunnels were closed by a signal"),
+        (0, "a signal ended the command, and no tunnel had been refused or lost"),
         (OTHER_ERROR, "anything else failed"),
         *((code, text) for _, code, text in EXIT_CODES),
     ]
 
 
-def _forward(options: argparse.Namespace) -> None:
+def _forward(options: argparse.Namespace) -> NoReturn:
     """Open the tunnels, print their addresses, and wait until one is lost.
 
-    One that the quota does not allow beside the others ends no other: only the last one ends the command. Raises Error;
-    after a signal _Ended, or the first error that there was until then.
+    One that the quota does not allow beside the others ends no other: only the last one ends the command. Raises Error,
+    and _Ended once tunnels were open or refused: each refusal and each loss is printed when it happens.
     """
     if len(options.targets) > 1 and resolve_key(options.key):
         named = KEY_VARIABLE if options.key is None else "--key"
@@ -217,40 +224,37 @@ def _forward(options: argparse.Namespace) -> None:
     silence_grpc()
     from portway.progress import Progress
 
-    over_quota: list[Error] = []
+    opened = 0
+    refused: list[QuotaError] = []
     lost: list[TunnelLostError] = []
     changed = threading.Event()
 
-    def tunnel_lost(error: TunnelLostError) -> None:
-        (over_quota if isinstance(error.reason, QuotaError) else lost).append(error)
-        changed.set()
-
     with ExitStack() as tunnels:
         progress = tunnels.enter_context(Progress(sys.stderr))
+
+        def tunnel_lost(error: TunnelLostError) -> None:
+            lost.append(error)
+            progress.line(one_line(error))
+            changed.set()
+
         try:
-            for number, one in enumerate(options.targets):
+            for one in options.targets:
                 try:
                     tunnel = tunnels.enter_context(_forwarding(options, one, tunnel_lost))
                 except QuotaError as error:
-                    over_quota.append(error)
-                    if len(over_quota) > number:
-                        raise
+                    refused.append(error)
                     progress.line(f"{one} is not forwarded: {one_line(error)}")
+                    if len(lost) == opened:
+                        break
                 else:
+                    opened += 1
                     print(_as_json(one, tunnel) if options.json else _as_lines(tunnel), flush=True)
-            told = len(over_quota)
-            while not lost and len(over_quota) < len(options.targets):
+            while len(lost) < opened and all(isinstance(loss.reason, QuotaError) for loss in lost):
                 progress.show_until(changed)
                 changed.clear()
-                if not lost and len(over_quota) < len(options.targets):
-                    for loss in over_quota[told:]:
-                        progress.line(one_line(loss))
-                told = len(over_quota)
         except _Ended:
-            if over_quota:
-                raise over_quota[0] from None
-            raise
-        raise (lost or over_quota[-1:])[0]
+            pass  # a signal
+        raise _Ended(next(map(exit_code, (*lost, *refused)), 0))
 
 
 def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[TunnelLostError], None]) -> Forwarding:

@@ -218,38 +218,47 @@ def test_a_signal_while_it_opens_ends_it(command: Command, node: FakeNode) -> No
 def test_a_tunnel_lost_for_good_ends_it(command: Command, node: FakeNode) -> None:
     """Exit code 7, whatever becomes of the others: whoever runs it is to start it again."""
     process = command("forward", "8000", "8001")
-    label = line(process).removeprefix("https://").partition(".")[0]
+    label = label_in(line(process))
     line(process)
     node.unbound(label, lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="somebody took it"))
-    errors = ended(process, 7).splitlines()
-    assert errors[-1].startswith(f"portway: the tunnel to https://{label}.")
-    assert errors[-1].endswith("is gone for good: somebody took it")
+    [error] = ended(process, 7).splitlines()
+    assert error.startswith(f"portway: the tunnel to https://{label}.")
+    assert error.endswith("is gone for good: somebody took it")
     node.wait(lambda: not node.tunnels)
 
 
 QUOTA = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_QUOTA, message="there may be 2 tunnels")
 
 
+def label_in(url: str) -> str:
+    return url.removeprefix("https://").partition(".")[0]
+
+
+def lost(url: str) -> str:
+    """What the command says when the quota has taken a tunnel."""
+    return f"portway: the tunnel to {url} is gone for good: there may be 2 tunnels\n"
+
+
 def test_a_tunnel_over_the_quota_ends_no_other(command: Command, node: FakeNode) -> None:
     """What the quota does not allow is told on standard error, and in the exit code after the signal."""
     process = command("forward", "8000", "8001")
-    labels = [line(process).removeprefix("https://").partition(".")[0] for _ in range(2)]
-    node.unbound(labels[0], QUOTA)
+    urls = [line(process) for _ in range(2)]
+    node.unbound(label_in(urls[0]), QUOTA)
     assert process.stderr is not None
-    assert process.stderr.readline().endswith("there may be 2 tunnels\n")
+    assert process.stderr.readline() == lost(urls[0])
     assert process.poll() is None
     process.terminate()
-    assert labels[0] in ended(process, 7)
+    assert ended(process, 7) == ""
     assert node.count("goaway") == 1
 
 
 def test_the_last_tunnel_over_the_quota_ends_it(command: Command, node: FakeNode) -> None:
-    """With nothing left to forward."""
+    """With nothing left to forward, and each loss told once."""
     process = command("forward", "8000", "8001")
-    labels = [line(process).removeprefix("https://").partition(".")[0] for _ in range(2)]
-    for label in labels:
-        node.unbound(label, QUOTA)
-    assert "there may be 2 tunnels" in ended(process, 7).splitlines()[-1]
+    urls = [line(process) for _ in range(2)]
+    for url in urls:
+        node.unbound(label_in(url), QUOTA)
+    assert sorted(ended(process, 7).splitlines(keepends=True)) == sorted(map(lost, urls))
 
 
 def test_a_target_that_the_quota_does_not_allow_ends_no_other(command: Command, node: FakeNode) -> None:
@@ -261,11 +270,11 @@ def test_a_target_that_the_quota_does_not_allow_ends_no_other(command: Command, 
     told = [process.stderr.readline() for _ in range(2)]
     assert told == [f"portway: {port} is not forwarded: there may be 2 tunnels\n" for port in (8001, 8002)]
     process.terminate()
-    assert ended(process, 5) == "portway: there may be 2 tunnels\n"
+    assert ended(process, 5) == ""
     node.wait(lambda: not node.tunnels)
     node.accepted_binds = 0
     refused = command("forward", "8000", "8001")
-    assert ended(refused, 5) == "portway: there may be 2 tunnels\n"
+    assert ended(refused, 5) == "portway: 8000 is not forwarded: there may be 2 tunnels\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import argparse
 import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from portway.errors import (
     TunnelLostError,
     UnreachableError,
 )
+from portway.tunnel import Tunnel
 
 README = Path(__file__).resolve().parents[3] / "client" / "README.md"
 
@@ -61,19 +64,20 @@ def test_what_is_no_target_is_refused(text: str) -> None:
     ],
 )
 def test_each_kind_of_error_has_a_code_of_its_own(error: Error, code: int) -> None:
-    """The README's table has it, too."""
+    """Programs tell them apart by it."""
     assert exit_code(error) == code
-    assert f"\n| {code} |" in README.read_text()
 
 
-def test_every_code_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    """`portway forward --help` ends with them."""
+def test_help_and_readme_say_the_same_of_every_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """`portway forward --help` ends with the README's table."""
     with pytest.raises(SystemExit) as ended:
         main(["forward", "--help"])
     assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    for code in range(8):
-        assert f"\n  {code}  " in shown
+    _, _, shown = capsys.readouterr().out.partition("exit codes:\n")
+    listed = [text.strip().split("  ", 1) for text in shown.splitlines()]
+    assert [int(code) for code, _ in listed] == list(range(8))
+    table = "".join(f"| {code} | {meaning} |\n" for code, meaning in listed)
+    assert f"| exit code | meaning |\n|---|---|\n{table}\n" in README.read_text()
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
@@ -125,3 +129,61 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
             "key": "k",
             "timeout": 3.5,
         }
+
+
+class Script:
+    """In place of `forward`: what happens while the tunnel of each port is being opened. An int is the port of a tunnel
+    that the quota takes; an exception is raised."""
+
+    def __init__(self, steps: Mapping[int, Sequence[int | BaseException]]) -> None:
+        self._steps = steps
+        self._told: dict[int, Callable[[TunnelLostError], None]] = {}
+
+    @contextmanager
+    def __call__(self, port: int, *, tunnel_lost: Callable[[TunnelLostError], None], **_: object) -> Iterator[Tunnel]:
+        self._told[port] = tunnel_lost
+        for step in self._steps.get(port, ()):
+            if isinstance(step, BaseException):
+                raise step
+            self._told[step](TunnelLostError(f"https://a{step}.test", QuotaError("no more")))
+        yield Tunnel(f"a{port}.test", 443)
+
+
+REFUSED = QuotaError("no more")
+SIGNAL = cli._Ended()
+
+
+def gone(port: int) -> str:
+    return f"portway: the tunnel to https://a{port}.test is gone for good: no more"
+
+
+def not_forwarded(port: int) -> str:
+    return f"portway: {port} is not forwarded: no more"
+
+
+@pytest.mark.parametrize(
+    ("steps", "said", "code"),
+    [
+        pytest.param({8002: [8001], 8003: [SIGNAL]}, [gone(8001)], 7, id="lost while others are opened"),
+        pytest.param({8003: [8001, 8002, 8003]}, [gone(8001), gone(8002), gone(8003)], 7, id="all lost together"),
+        pytest.param({8002: [8001, REFUSED]}, [gone(8001), not_forwarded(8002)], 7, id="none left, and refused"),
+        pytest.param({8002: [REFUSED], 8003: [SIGNAL]}, [not_forwarded(8002)], 5, id="refused before a signal"),
+        pytest.param(
+            {8002: [REFUSED], 8003: [8001, 8003]}, [not_forwarded(8002), gone(8001), gone(8003)], 7, id="both"
+        ),
+        pytest.param({8001: [REFUSED]}, [not_forwarded(8001)], 5, id="the first is refused"),
+        pytest.param({8003: [SIGNAL]}, [], 0, id="a signal alone"),
+    ],
+)
+def test_what_the_quota_takes_is_said_once(
+    steps: dict[int, list[int | BaseException]],
+    said: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whenever it is lost or refused, and however the command ends."""
+    monkeypatch.setattr(cli, "forward", Script(steps))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main(["forward", "8001", "8002", "8003", "--key", ""]) == code
+    assert capsys.readouterr().err.splitlines() == said

@@ -164,11 +164,13 @@ class HeldTunnel:
             return
         self.lost = TunnelLostError(self.tunnel.url, reason)
         self._on_lost(self)
+        told = False
         if self.request.tunnel_lost is not None:
             try:
                 self.request.tunnel_lost(self.lost)
+                told = True
             except Exception:
                 logger.exception("the program's tunnel_lost callback failed")
-        # Last: who reads the line may count on the program knowing. One with a callback knows by it.
-        level = logging.ERROR if self.request.tunnel_lost is None else logging.INFO
+        # A program that was told says it in its own words.
+        level = logging.DEBUG if told else logging.ERROR
         logger.log(level, "tunnel %s… is lost for good: %s", self.label[:4], reason)

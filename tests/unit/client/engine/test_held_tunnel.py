@@ -1,5 +1,6 @@
 """portway.engine.held_tunnel: one tunnel's label, epochs, holder and loss."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,3 +227,18 @@ def test_a_callback_that_fails_is_logged(
     held.bound(ONE, ANSWER)
     held.lose(RemoteError("why"))
     assert "callback failed" in caplog.text
+    assert caplog.records[-1].levelno == logging.ERROR
+    assert caplog.records[-1].getMessage().endswith("is lost for good: why")
+
+
+@pytest.mark.parametrize(("told", "level"), [(True, logging.DEBUG), (False, logging.ERROR)])
+def test_a_loss_is_an_error_in_the_log_unless_the_program_is_told(
+    make_tunnel: Callable[..., HeldTunnel], caplog: pytest.LogCaptureFixture, told: bool, level: int
+) -> None:
+    """It says so itself, or handles it: the log would be the second to say it."""
+    caplog.set_level(logging.DEBUG, "portway")
+    held = make_tunnel(tunnel_lost=(lambda _: None) if told else None)
+    held.bound(ONE, ANSWER)
+    held.lose(RemoteError("why"))
+    [record] = caplog.records
+    assert (record.levelno, record.getMessage()) == (level, f"tunnel {held.label[:4]}… is lost for good: why")
