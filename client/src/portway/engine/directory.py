@@ -185,5 +185,5 @@ async def on_thread(function: Callable[[], T]) -> T:
         except RuntimeError:
             pass  # the engine has ended meanwhile
 
-    threading.Thread(target=run, name="portway registry", daemon=True).start()
+    threading.Thread(target=run, name="portway call", daemon=True).start()
     return await answer

@@ -12,13 +12,14 @@ from portway_carrier.contract import Carrier, Counters
 from portway_runtime.tasks import Tasks
 
 from portway.config import GEOIP, Settings
-from portway.engine.directory import Directory, Registries
+from portway.engine.directory import Directory, Registries, on_thread
 from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.held_tunnel import HeldTunnel, LocalAddress
 from portway.engine.link import Link
 from portway.engine.race_rule import RACERS
 from portway.engine.signer import Signer
-from portway.errors import InvalidError, RemoteError, UnreachableError
+from portway.errors import ConfigError, InvalidError, RemoteError, UnreachableError
+from portway.fork_guard import fork_guard
 from portway.tunnel import TunnelRequest
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class Engine:
         self._links: dict[Settings, Link] = {}
         self._tunnels: dict[LocalAddress, HeldTunnel] = {}
 
-    async def open(self, request: TunnelRequest, key_file: "KeyFile | None" = None) -> HeldTunnel:
-        """Open a tunnel, with the key of `key_file` or one of its own. Raises Error. Cancelled, it leaves nothing
-        behind."""
+    async def open(self, request: TunnelRequest) -> HeldTunnel:
+        """Open a tunnel, with the key of its key file or one of its own. Raises Error. Cancelled, it leaves nothing
+        behind but a key file."""
+        until = asyncio.get_running_loop().time() + request.timeout
+        key_file = await _read_key_file(request, until) if request.key else None
         address = (request.port, request.host)
         if address in self._tunnels:
             where = f"port {request.port}" if request.host is None else f"{request.host}:{request.port}"
@@ -64,7 +67,7 @@ class Engine:
         self._tunnels[address] = held
         link = self._link(request.settings)
         try:
-            async with asyncio.timeout(request.timeout):
+            async with asyncio.timeout_at(until):
                 await link.bind(held)
         except TimeoutError:
             self._forget(held)
@@ -131,3 +134,24 @@ class Engine:
         """Its local address may be forwarded again."""
         if self._tunnels.get(held.local_address) is held:
             del self._tunnels[held.local_address]
+
+
+async def _read_key_file(request: TunnelRequest, until: float) -> "KeyFile":
+    """On a thread of its own: a slow disk must stop neither the tunnels in use nor the program's event loop. Raises
+    ConfigError."""
+
+    def read() -> "KeyFile":
+        with fork_guard:
+            from pathlib import Path
+
+            from portway.engine.key_file import KeyFile
+
+        return KeyFile(Path(request.key))
+
+    try:
+        async with asyncio.timeout_at(until):
+            return await on_thread(read)
+    except TimeoutError:
+        raise ConfigError(
+            f"the key file {request.key} could not be read within {request.timeout:g} s: name one on another disk"
+        ) from None

@@ -3,6 +3,9 @@
 The file is PEM (PKCS#8, Ed25519), as `openssl genpkey -algorithm ed25519` makes it, and only its owner may read it:
 whoever has it has the URL. `FILE.tickets` beside it keeps the tickets of the tunnel's raw TCP ports, by host. Not here:
 two programs with one file (tunnel_set.py), which file a tunnel uses (forwarding.py).
+
+Key files are read on a thread that a fork does not stop, so what takes locks of the cryptographic library is guarded;
+what waits for a disk is not, for a fork would wait as long.
 """
 
 import base64
@@ -16,8 +19,11 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from portway_proto.wire.statements import SigningKey
+from portway_runtime.bounded import BoundedMap
 from portway_runtime.secret_files import create_file, replace_file
 
 from portway.errors import ConfigError
@@ -39,46 +45,39 @@ _GROUP_AND_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class KeyFile:
-    """The key of one tunnel, from its file, and its tickets."""
+    """The key of one tunnel, from its file, and its tickets. Only making one waits for a disk."""
 
     def __init__(self, path: Path) -> None:
-        """Read the key, or make it if there is no such file. Raises ConfigError, which says what to do."""
+        """Read the key and the tickets; make the key if there is no such file. Blocks. Raises ConfigError, which says
+        what to do."""
         self.path = path
         try:
             self.key = _read(path) or _make(path)
         except OSError as error:
             raise ConfigError(f"the key file {path} cannot be {_what_failed(path, error)}") from None
         self._ticket_path = path.with_name(f"{path.name}.tickets")
-        self._tickets: dict[str, bytes] | None = None  # by host; None until they are read
+        self._tickets: BoundedMap[str, bytes] = BoundedMap(MAX_TICKETS)  # by host
+        self._tickets.update(_read_tickets(self._ticket_path))
         self._writing = threading.Lock()
 
     def ticket(self, host: str) -> bytes:
         """The ticket of the raw port that the tunnel had under this host name; b"" if it had none."""
-        return self._known().get(host, b"")
+        return self._tickets.get(host, b"")
 
     def keep_ticket(self, host: str, ticket: bytes) -> None:
         """Write a ticket beside the key, on a thread of its own, for which the program's end waits: a disk may be slow.
         Failures are logged."""
-        tickets = self._known()
-        if tickets.get(host) == ticket:
+        if self._tickets.get(host) == ticket:
             return
-        tickets.pop(host, None)
-        tickets[host] = ticket
-        while len(tickets) > MAX_TICKETS:
-            del tickets[next(iter(tickets))]
+        self._tickets[host] = ticket
         try:
             threading.Thread(target=self._write, name=WRITER).start()
         except RuntimeError:
             pass  # the program is ending, and its tunnels with it
 
-    def _known(self) -> dict[str, bytes]:
-        if self._tickets is None:
-            self._tickets = _read_tickets(self._ticket_path)
-        return self._tickets
-
     def _write(self) -> None:
         with self._writing:  # whoever writes last writes what is the latest
-            texts = {host: base64.b64encode(ticket).decode() for host, ticket in list(self._known().items())}
+            texts = {host: base64.b64encode(ticket).decode() for host, ticket in list(self._tickets.items())}
             try:
                 replace_file(self._ticket_path, json.dumps(texts, indent=1).encode() + b"\n", durable=False)
             except OSError as error:
@@ -100,7 +99,8 @@ def _read(path: Path) -> SigningKey | None:
         pem = os.read(descriptor, MAX_KEY_FILE)
     finally:
         os.close(descriptor)
-    return SigningKey(_private_bytes(path, pem))
+    with fork_guard:
+        return SigningKey(_private_bytes(path, pem))
 
 
 def _check(path: Path, status: os.stat_result) -> None:
@@ -121,9 +121,6 @@ def _private_bytes(path: Path, pem: bytes) -> bytes:
     """The 32 bytes of the key. Raises ConfigError."""
     if not pem.strip():
         raise ConfigError(f"the key file {path} is empty: remove it, and the next start makes a key")
-    with fork_guard:
-        from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
     try:
         key = load_pem_private_key(pem, None)
     except TypeError:
@@ -144,11 +141,9 @@ def _private_bytes(path: Path, pem: bytes) -> bytes:
 def _make(path: Path) -> SigningKey:
     """Make the key and its folders. Raises OSError, ConfigError."""
     with fork_guard:
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = SigningKey()
-    private = Ed25519PrivateKey.from_private_bytes(key.private)
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        key = SigningKey()
+        private = Ed25519PrivateKey.from_private_bytes(key.private)
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _make_folder(path.parent)
     if create_file(path, pem):
         logger.info("made the key file %s: keep it secret, whoever has it has the tunnel's URL", path)

@@ -6,16 +6,12 @@ import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
 from portway.errors import Error, RemoteError, TunnelLostError
-from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel, TunnelRequest
-
-if TYPE_CHECKING:
-    from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +23,11 @@ class TunnelHandle:
     """A tunnel that is being opened, or is open. In a forked child, which has no such tunnel, closing does nothing."""
 
     def __init__(self, thread: EngineThread, request: TunnelRequest) -> None:
-        """Begin to open; wait with `result` or `wait`. Raises RemoteError when the engine does not run, and ConfigError
-        when the key file cannot be used."""
+        """Begin to open; wait with `result` or `wait`. Raises RemoteError when the engine does not run."""
         self._thread = thread
         self._request = request
         self._process = os.getpid()
-        # Here and not on the engine's loop: a slow disk must not stop the tunnels in use.
-        key_file = _key_file(request.key) if request.key else None
-        self._opening = thread.submit(lambda engine: engine.open(request, key_file))
+        self._opening = thread.submit(lambda engine: engine.open(request))
 
     @property
     def ours(self) -> bool:
@@ -103,16 +96,6 @@ class TunnelHandle:
             return self._thread.submit(make)
         except Error:
             return None  # the engine has ended, and its tunnels with it
-
-
-def _key_file(path: str) -> "KeyFile":
-    """Raises ConfigError."""
-    with fork_guard:
-        from pathlib import Path
-
-        from portway.engine.key_file import KeyFile
-
-    return KeyFile(Path(path))
 
 
 def _stopped() -> RemoteError:

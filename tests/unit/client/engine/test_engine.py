@@ -1,6 +1,7 @@
 """portway.engine.engine: one tunnel a place, one link for equal settings, and what is said when time runs out."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from portway.engine.engine import Engine
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.key_file import KeyFile
 from portway.engine.signer import Signer
-from portway.errors import Attempt, AuthError, Error, InvalidError, UnreachableError
+from portway.errors import Attempt, AuthError, ConfigError, Error, InvalidError, UnreachableError
 from portway.tunnel import TunnelRequest
 from portway_carrier.contract import Counters
 
@@ -109,14 +110,58 @@ async def test_a_place_is_taken_while_its_tunnel_is_being_opened(engine: Engine,
 
 async def test_a_key_is_one_tunnel_s(engine: Engine, wanted: TunnelRequest, tmp_path: Path) -> None:
     """Of this program, at a time, under whichever name its file has; the error says what to do."""
-    first = await engine.open(wanted, KeyFile(tmp_path / "key"))
-    shutil.copy2(tmp_path / "key", tmp_path / "copy")
+    key, copy, other = (str(tmp_path / name) for name in ("key", "copy", "other"))
+    first = await engine.open(replace(wanted, key=key))
+    shutil.copy2(key, copy)
     with pytest.raises(InvalidError, match=r"port 8000 has the URL of the key file .*copy already: .*key=\"\""):
-        await engine.open(replace(wanted, port=8001), KeyFile(tmp_path / "copy"))
-    await engine.open(replace(wanted, port=8001), KeyFile(tmp_path / "other"))
+        await engine.open(replace(wanted, port=8001, key=copy))
+    await engine.open(replace(wanted, port=8001, key=other))
     engine.release(first)
-    again = await engine.open(replace(wanted, port=8002), KeyFile(tmp_path / "copy"))
+    again = await engine.open(replace(wanted, port=8002, key=copy))
     assert again.label == first.label
+
+
+async def test_a_key_file_that_cannot_be_used_opens_nothing(
+    engine: Engine, wanted: TunnelRequest, tmp_path: Path
+) -> None:
+    """The opener is told what is wrong with it."""
+    with pytest.raises(ConfigError, match="is a folder"):
+        await engine.open(replace(wanted, key=str(tmp_path)))
+    assert (engine.status().tunnels, engine._links) == (0, {})
+
+
+@pytest.fixture
+def slow_key(tmp_path: Path) -> Path:
+    """A key file with tickets on a disk that does not answer before the test calls `answer`: they are a pipe."""
+    KeyFile(tmp_path / "key")
+    os.mkfifo(tmp_path / "key.tickets", 0o600)
+    return tmp_path / "key"
+
+
+def answer(slow_key: Path) -> None:
+    """Returns once the tickets are being read."""
+    slow_key.with_name("key.tickets").write_bytes(b"{}")
+
+
+async def test_a_slow_disk_stops_no_other_tunnel(engine: Engine, wanted: TunnelRequest, slow_key: Path) -> None:
+    """Nor the event loop: a key file is read on a thread of its own."""
+    opening = asyncio.ensure_future(engine.open(replace(wanted, port=1, key=str(slow_key))))
+    await asyncio.sleep(0)
+    await engine.open(wanted)
+    assert not opening.done()
+    await asyncio.to_thread(answer, slow_key)
+    await opening
+    assert engine.status().tunnels == 2
+
+
+async def test_a_disk_that_does_not_answer_is_not_waited_for_longer(
+    engine: Engine, wanted: TunnelRequest, slow_key: Path
+) -> None:
+    """Than the opening may take; the error names the file."""
+    with pytest.raises(ConfigError, match=rf"{slow_key} could not be read within 0\.01 s"):
+        await engine.open(replace(wanted, timeout=0.01, key=str(slow_key)))
+    assert engine.status().tunnels == 0
+    await asyncio.to_thread(answer, slow_key)
 
 
 async def test_links_do_not_share_a_session_key(engine: Engine, wanted: TunnelRequest, settings: Settings) -> None:

@@ -191,6 +191,23 @@ def test_tickets_are_kept_beside_it(tmp_path: Path, tickets_written: Callable[[]
     assert no_drafts(tmp_path)
 
 
+def test_tickets_are_read_with_the_key(tmp_path: Path, tickets_written: Callable[[], None]) -> None:
+    """Later on whoever asks for one, on an event loop, waits for no disk."""
+    KeyFile(tmp_path / "key").keep_ticket("a.fra.test", b"1")
+    tickets_written()
+    file = KeyFile(tmp_path / "key")
+    (tmp_path / "key.tickets").unlink()
+    assert file.ticket("a.fra.test") == b"1"
+
+
+def test_more_tickets_than_are_kept_are_not_read(tmp_path: Path) -> None:
+    """The last ones of the file are."""
+    texts = {f"a.r{number}.test": "MQ==" for number in range(MAX_TICKETS + 5)}
+    written(tmp_path / "key.tickets", json.dumps(texts).encode())
+    file = KeyFile(tmp_path / "key")
+    assert [file.ticket(host) for host in texts] == [b""] * 5 + [b"1"] * MAX_TICKETS
+
+
 def test_only_the_latest_tickets_are_kept(tmp_path: Path, tickets_written: Callable[[], None]) -> None:
     """A bounded number; one that is not new is not written again."""
     file = KeyFile(tmp_path / "key")

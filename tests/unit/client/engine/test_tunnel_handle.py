@@ -4,15 +4,13 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from portway.config import Settings
 from portway.engine import tunnel_handle as module
 from portway.engine.tunnel_handle import TunnelHandle
-from portway.errors import ConfigError, QuotaError, RemoteError, TunnelLostError
+from portway.errors import QuotaError, RemoteError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
 
 TUNNEL = Tunnel("a.test", 443)
@@ -33,7 +31,7 @@ class FakeEngine:
         self.released: list[object] = []
         self.withdrawn: list[object] = []
 
-    async def open(self, request: TunnelRequest, key_file: object) -> FakeHeld:
+    async def open(self, request: TunnelRequest) -> FakeHeld:
         raise AssertionError("a test ends the opening itself")
 
     def release(self, held: object) -> None:
@@ -84,15 +82,6 @@ def request_of_8000(settings: Settings) -> TunnelRequest:
 @pytest.fixture
 def handle(thread: FakeThread, request_of_8000: TunnelRequest) -> TunnelHandle:
     return TunnelHandle(thread, request_of_8000)  # type: ignore[arg-type]
-
-
-def test_a_key_file_that_cannot_be_used_begins_nothing(
-    thread: FakeThread, request_of_8000: TunnelRequest, tmp_path: Path
-) -> None:
-    """The caller is told at once."""
-    with pytest.raises(ConfigError, match="is a folder"):
-        TunnelHandle(thread, replace(request_of_8000, key=str(tmp_path)))  # type: ignore[arg-type]
-    assert thread._calls == 0
 
 
 async def test_both_ways_of_waiting_give_the_public_tunnel(thread: FakeThread, handle: TunnelHandle) -> None:
