@@ -1,7 +1,7 @@
-"""Settings of a tunnel: the registries to ask, the token to present, the CA to trust. Arguments before environment.
+"""Settings of a tunnel: the registries to ask, the token to present, the CA to trust; and the path of its key file.
 
-They are resolved when a tunnel is opened, never at import. A missing one is a ConfigError that names the argument and
-the variable.
+They are resolved when a tunnel is opened, never at import; arguments take precedence over the environment. A missing
+registry or token is a ConfigError that names the argument and the variable.
 """
 
 import os

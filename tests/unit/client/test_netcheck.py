@@ -1,6 +1,7 @@
 """portway.netcheck: a table for people, an object for programs."""
 
 import json
+from dataclasses import replace
 
 from portway.engine.directory import Expected, Node
 from portway.engine.survey import MeasuredNode, Survey, SurveyedNode, pick
@@ -84,3 +85,15 @@ def test_json_has_the_same() -> None:
     assert (reached["reached"], reached["not_reached"], reached["problem"]) == (True, None, "")
     nothing = json.loads(as_json(UNKNOWN, MEASURED, None))
     assert (nothing["picked"], nothing["ready_ms"], nothing["client"]["latitude"]) == (None, None, None)
+
+
+def test_what_a_registry_says_controls_no_terminal() -> None:
+    """The table shows it without control characters; programs read it as it was."""
+    survey = replace(KNOWN, address="192.0.2.7\n\x1b[2J", country="D\rE")
+    assert as_table(survey, MEASURED, None).splitlines()[1] == "client    192.0.2.7��[2J, for GeoIP in D�E, at 50, 8.5"
+    text = as_json(survey, MEASURED, None)
+    assert text.isprintable()
+    assert (json.loads(text)["client"]["address"], json.loads(text)["client"]["country"]) == (
+        survey.address,
+        survey.country,
+    )

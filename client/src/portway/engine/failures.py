@@ -101,7 +101,7 @@ class Failure:
 
     @property
     def over_quota(self) -> bool:
-        """Whether the token has as many tunnels as it may have, as this node says."""
+        """Whether the tenant or the token has as many tunnels as its quota allows, as this node says."""
         return self.code == FailureCode.FAILURE_CODE_QUOTA
 
     @property

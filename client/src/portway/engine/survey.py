@@ -13,7 +13,6 @@ from portway_carrier.contract import Carrier
 from portway_proto.v1.discovery_pb2 import Candidate, SurveyRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
-from portway_runtime.printable import printable_line
 from portway_runtime.tasks import Tasks
 
 from portway.engine.dialling import DialFailed, dial, timed_out
@@ -119,8 +118,8 @@ def ask_survey(registries: GrpcRegistries) -> Survey:
         nodes,
         answer.nodes,
         answer.cluster_ca,
-        printable_line(answer.client_address),
-        printable_line(answer.client_country),
+        answer.client_address,
+        answer.client_country,
         position if position != (0, 0) else None,
     )
 

@@ -9,7 +9,8 @@ from portway.engine import survey as module
 from portway.engine.dialling import DialFailed, Dialled
 from portway.engine.directory import Expected, Node, RoundTrip
 from portway.engine.race_rule import RACERS
-from portway.engine.survey import PARALLEL_DIALS, MeasuredNode, Survey, SurveyedNode, measure, pick
+from portway.engine.survey import PARALLEL_DIALS, MeasuredNode, Survey, SurveyedNode, ask_survey, measure, pick
+from portway_proto.v1.discovery_pb2 import SurveyResponse
 from portway_runtime.endpoints import Endpoint
 
 
@@ -132,3 +133,22 @@ async def test_time_is_bounded(dials: Dials) -> None:
 async def test_no_nodes_are_no_error(dials: Dials) -> None:
     """There is nothing to dial."""
     assert await measure(None, survey(), 1.0) == ()  # type: ignore[arg-type]
+
+
+class Answering:
+    """In the place of GrpcRegistries: a registry gives this answer."""
+
+    last_answered = "registry.test:7400"
+
+    def __init__(self, answer: SurveyResponse) -> None:
+        self._answer = answer
+
+    def ask(self, *_: object) -> SurveyResponse:
+        return self._answer
+
+
+def test_a_survey_keeps_what_a_registry_says() -> None:
+    """Whoever prints it makes it printable, each form in its own way."""
+    answer = SurveyResponse(client_address="192.0.2.7\x1b", client_country="D\n", client_latitude=50, nodes=3)
+    registries: Any = Answering(answer)
+    assert ask_survey(registries) == Survey("registry.test:7400", (), 3, b"", "192.0.2.7\x1b", "D\n", (50.0, 0.0))
