@@ -16,7 +16,6 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from portway_carrier.values import ServerTls
 from portway_registry.errors import NotANode, PkiError
 from portway_registry.pki.signing import requested_key
 from portway_registry.services.callers import by_certificate
@@ -74,8 +73,7 @@ def tickets() -> Tickets:
     chain, key = LEAF.cert_chain_pems[0].bytes(), LEAF.private_key_pem.bytes()
     ca = AUTHORITY.cert_pem.bytes()
     authorities = (x509.load_pem_x509_certificate(ca),)
-    tls = ServerTls(chain, key)
-    loaded = LoadedCertificates(ca, authorities, CertifiedKey(chain, key, SOUND), {}, tls, tls, {})
+    loaded = LoadedCertificates(ca, authorities, CertifiedKey(chain, key, SOUND), {}, {}, {})
     clock = ManualClock(time.time())
     return Tickets("fra-1", "fra", lambda: loaded, clock, RegistryClock(clock, clock))
 

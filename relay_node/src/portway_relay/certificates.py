@@ -47,8 +47,7 @@ class LoadedCertificates:
     authorities: tuple[x509.Certificate, ...]
     node: CertifiedKey
     zones: Mapping[str, CertifiedKey]  # by `<region>.<domain>`, this node's own among them
-    link_tls: ServerTls
-    mesh_tls: ServerTls
+    _lane_tls: Mapping[tuple[str, Group], ServerTls]
     _visitor_tls: Mapping[tuple[str, str | None, Group], ServerTls]
 
     @property
@@ -62,7 +61,11 @@ class LoadedCertificates:
             ClientTls(self.ca, "", MESH_ALPN, self.node.chain, self.node.key),
             ClientTls(self.ca, "", LINK_ALPN),
         )
-        return (self.link_tls, self.mesh_tls, *dialled, *self._visitor_tls.values())
+        return (*dialled, *self._lane_tls.values(), *self._visitor_tls.values())
+
+    def lane_tls(self, alpn: str, group: Group) -> ServerTls:
+        """The settings for lanes: `alpn` is LINK_ALPN for those of clients, MESH_ALPN for those of other nodes."""
+        return self._lane_tls[alpn, group]
 
     def visitor_tls(self, zone: str, alpn: str | None, group: Group) -> ServerTls:
         """The settings for a visitor of a name in `zone`, one of `zones`; `alpn` is the protocol chosen, if any, and
@@ -98,13 +101,13 @@ class Certificates:
         """The set in use."""
         return self._files.value
 
-    def link_tls(self) -> ServerTls:
+    def link_tls(self, group: Group) -> ServerTls:
         """The settings for clients' lanes."""
-        return self._files.value.link_tls
+        return self._files.value.lane_tls(LINK_ALPN, group)
 
-    def mesh_tls(self) -> ServerTls:
+    def mesh_tls(self, group: Group) -> ServerTls:
         """The settings for other nodes' lanes."""
-        return self._files.value.mesh_tls
+        return self._files.value.lane_tls(MESH_ALPN, group)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` each time another set is in use."""
@@ -168,8 +171,11 @@ class Certificates:
             authorities,
             node,
             zones,
-            ServerTls(node.chain, node.key, alpn=LINK_ALPN),
-            ServerTls(node.chain, node.key, alpn=MESH_ALPN, client_ca=ca),
+            {
+                (alpn, group): ServerTls(node.chain, node.key, alpn=alpn, client_ca=client_ca, group=group)
+                for alpn, client_ca in ((LINK_ALPN, None), (MESH_ALPN, ca))
+                for group in GROUPS
+            },
             {
                 (zone, alpn, group): ServerTls(identity.chain, identity.key, alpn=alpn, group=group)
                 for zone, identity in zones.items()

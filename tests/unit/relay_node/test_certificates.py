@@ -103,9 +103,11 @@ def test_files_that_fit_are_taken(files: Files) -> None:
     loaded = files.read().current()
     config = files.config
     assert loaded.ca == config.cluster_ca.read_bytes()
-    assert loaded.link_tls.alpn == LINK_ALPN
-    assert loaded.link_tls.certificate == config.cert.read_bytes()
-    assert loaded.link_tls.key == config.key.read_bytes()
+    asked = {LINK_ALPN: None, MESH_ALPN: loaded.ca}
+    for protocol, group in product(asked, GROUPS):
+        tls = loaded.lane_tls(protocol, group)
+        assert (tls.alpn, tls.client_ca, tls.group) == (protocol, asked[protocol], group)
+        assert (tls.certificate, tls.key) == (config.cert.read_bytes(), config.key.read_bytes())
     cert, key = files.path("tls_cert").read_bytes(), files.path("tls_key").read_bytes()
     for alpn, group in product((None, "http/1.1", "h2"), GROUPS):
         tls = loaded.visitor_tls(ZONE, alpn, group)
@@ -326,7 +328,9 @@ def test_a_set_is_prepared_before_it_is_used(files: Files, caplog: pytest.LogCap
     before = certificates.current()
     lanes = {tls.alpn for tls in files.prepared if isinstance(tls, ClientTls)}
     assert lanes == {LINK_ALPN, MESH_ALPN}
-    assert {before.link_tls, before.mesh_tls, before.visitor_tls(ZONE, "h2", Group.P256)} < set(files.prepared)
+    lanes_here = {before.lane_tls(alpn, group) for alpn, group in product((LINK_ALPN, MESH_ALPN), GROUPS)}
+    assert len(lanes_here) == 4
+    assert lanes_here | {before.visitor_tls(ZONE, "h2", Group.P256)} < set(files.prepared)
     files.fault = TlsSettingsError("too small a key")
     files.region()
     assert not certificates.reload_if_changed()
@@ -403,7 +407,7 @@ def test_who_uses_certificates_hears_of_another_set(files: Files) -> None:
     """Once for each set that can be used; never for files that cannot."""
     certificates = files.read()
     heard: list[bytes] = []
-    certificates.subscribe(lambda: heard.append(certificates.link_tls().certificate))
+    certificates.subscribe(lambda: heard.append(certificates.link_tls(Group.X25519).certificate))
     certificates.reload_if_changed()
     assert heard == []
     files.node()
@@ -412,7 +416,7 @@ def test_who_uses_certificates_hears_of_another_set(files: Files) -> None:
     files.config.cert.write_bytes(b"not PEM")
     certificates.reload_if_changed()
     assert len(heard) == 1
-    assert certificates.link_tls().certificate == certificates.mesh_tls().certificate == heard[0]
+    assert certificates.link_tls(Group.P256).certificate == certificates.mesh_tls(Group.P256).certificate == heard[0]
 
 
 async def test_files_are_watched(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -84,7 +83,7 @@ class InboundLanes:
     def __init__(
         self,
         carrier: Carrier,
-        mesh_tls: Callable[[], ServerTls],
+        mesh_tls: Callable[[Group], ServerTls],
         events: MeshEvents,
         *,
         capacity: int,
@@ -142,10 +141,11 @@ class InboundLanes:
     def accept(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         """Take a node's connection, and the ownership of its socket; `established` is called after the handshake.
         Raises TlsSettingsError."""
-        stream = self._carrier.accept(sock, replace(self._mesh_tls(), group=group), established)
+        stream = self._carrier.accept(sock, self._mesh_tls(group), established)
         if not self._handshaking.add(stream, peer.host):
             self.rejected += 1
             stream.abort()
+            established()  # the peer has left no handshake unfinished
             return
         self._tasks.spawn(self._shake_hands(stream), name="handshake")
 

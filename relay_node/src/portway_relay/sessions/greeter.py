@@ -8,7 +8,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -52,7 +51,7 @@ class Greeter:
     def __init__(
         self,
         carrier: Carrier,
-        link_tls: Callable[[], ServerTls],
+        link_tls: Callable[[Group], ServerTls],
         admission: Admission,
         *,
         time_limit: float,
@@ -98,9 +97,10 @@ class Greeter:
         if not self._waiting.add(lane, peer.host):
             self.rejected += 1
             sock.close()
+            established()  # the peer has left no handshake unfinished
             return
         try:
-            lane.stream = self._carrier.accept(sock, replace(self._link_tls(), group=group), established)
+            lane.stream = self._carrier.accept(sock, self._link_tls(group), established)
         except BaseException:
             self._waiting.discard(lane)
             raise

@@ -138,6 +138,7 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
     await until(lambda: two.inbound_lanes.handshakes == 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", two.info.port)
     assert await reader.read() == b""
+    assert two.settled == 1, "who is turned away has left no handshake unfinished"
     writer.close()
     await writer.wait_closed()
     first.close()

@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from portway_carrier.values import ServerTls
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.raw_ports.tickets import TYPE, Ticket, Tickets
 from portway_runtime.certificates import CertifiedKey
@@ -57,8 +56,7 @@ def signer(ca: trustme.CA, leaf: trustme.LeafCert, trusted: trustme.CA | None = 
     identity = CertifiedKey(chain, leaf.private_key_pem.bytes(), x509.load_pem_x509_certificate(chain))
     ca_pem = (trusted or ca).cert_pem.bytes()
     authorities = (x509.load_pem_x509_certificate(ca_pem),)
-    tls = ServerTls(chain, identity.key)
-    return Signer(LoadedCertificates(ca_pem, authorities, identity, {}, tls, tls, {}))
+    return Signer(LoadedCertificates(ca_pem, authorities, identity, {}, {}, {}))
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +180,7 @@ def test_a_longer_curve_makes_no_ticket(authority: trustme.CA, clock: ManualCloc
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     usual = signer(authority, authority.issue_cert(NODE))
     node = CertifiedKey(usual.loaded.node.chain, pem, usual.loaded.node.certificate)
-    loaded = LoadedCertificates(
-        usual.loaded.ca, usual.loaded.authorities, node, {}, usual.loaded.link_tls, usual.loaded.mesh_tls, {}
-    )
+    loaded = LoadedCertificates(usual.loaded.ca, usual.loaded.authorities, node, {}, {}, {})
     assert Signer(loaded).tickets(clock).sign(LABEL, PORT).encoded == b""
 
 

@@ -32,7 +32,7 @@ class Prober:
         self.failures: list[BaseException] = []
         self.carrier = PythonCarrier(Limits(handshake=1.0))
         ca = authority.cert_pem.bytes()
-        loaded = LoadedCertificates(ca, (), None, {}, None, None, {})  # type: ignore[arg-type]
+        loaded = LoadedCertificates(ca, (), None, {}, {}, {})  # type: ignore[arg-type]
         self.probing = AddressProber(
             self.carrier,
             lambda: loaded,

@@ -123,10 +123,11 @@ class Newcomers:
         self.carrier = FakeCarrier()
         self.admission = FakeAdmission()
         self.failures: list[BaseException] = []
+        self.settled = 0
         self._connect = connect
         self.greeter = Greeter(
             self.carrier,  # type: ignore[arg-type]
-            lambda: ServerTls(b"", b""),
+            lambda group: ServerTls(b"", b"", group=group),
             self.admission,
             time_limit=time_limit,
             capacity=capacity,
@@ -145,7 +146,10 @@ class Newcomers:
         return self.carrier.lanes[-1]
 
     def take(self, host: str = "192.0.2.1") -> None:
-        self.greeter.accept(self._connect()[0], Endpoint(host, 4711), Group.X25519, lambda: None)
+        self.greeter.accept(self._connect()[0], Endpoint(host, 4711), Group.X25519, self._settled)
+
+    def _settled(self) -> None:
+        self.settled += 1
 
 
 @pytest.fixture
@@ -364,6 +368,7 @@ async def test_above_the_limit_connections_are_closed(make: Callable[..., Newcom
     newcomers.take()
     newcomers.take()
     assert newcomers.greeter.rejected == 1
+    assert newcomers.settled == 1, "who is turned away has left no handshake unfinished"
     assert len(newcomers.carrier.streams) == 2
     events.frame_received(lane, FrameType.HELLO, HELLO)
     newcomers.take()

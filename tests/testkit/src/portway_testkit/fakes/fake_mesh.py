@@ -169,7 +169,7 @@ class Certified:
 
     def loaded(self) -> LoadedCertificates:
         node = CertifiedKey(self.read("node-relay-1.crt"), self.read("node-relay-1.key"), None)  # type: ignore[arg-type]
-        return LoadedCertificates(self.read("ca.crt"), (), node, {}, None, None, {})  # type: ignore[arg-type]
+        return LoadedCertificates(self.read("ca.crt"), (), node, {}, {}, {})
 
 
 @pytest.fixture(scope="session")

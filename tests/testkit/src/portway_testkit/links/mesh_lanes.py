@@ -42,7 +42,7 @@ def certificates(authority: trustme.CA, *names: str) -> LoadedCertificates:
     ca = authority.cert_pem.bytes()
     identity: Any = CertifiedKey(chain, key, None)  # type: ignore[arg-type]
     mesh = ServerTls(chain, key, alpn=MESH_ALPN, client_ca=ca)
-    return LoadedCertificates(ca, (), identity, {}, mesh, mesh, {})
+    return LoadedCertificates(ca, (), identity, {}, {(MESH_ALPN, mesh.group): mesh}, {})
 
 
 class Node:
@@ -62,6 +62,7 @@ class Node:
         self.listening: list[asyncio.Future[None]] = []  # what every announced raw port waits for
         self.visits: list[Opening] = []
         self.failures: list[BaseException] = []
+        self.settled = 0  # handshakes that are over, or never began
         self.carrier = PythonCarrier(Limits(ping_interval=0.2))
         self.peers = Peers(
             name,
@@ -73,7 +74,7 @@ class Node:
         )
         self.inbound_lanes = InboundLanes(
             self.carrier,
-            lambda: self.loaded.mesh_tls,
+            lambda group: self.loaded.lane_tls(MESH_ALPN, group),
             self,
             **{"capacity": 100, "capacity_per_address": 100, "time_limit": 5.0} | limits,
             clock=time.monotonic,
@@ -87,7 +88,10 @@ class Node:
     async def _accept(self) -> None:
         while True:
             sock, name = await asyncio.get_running_loop().sock_accept(self._listening)
-            self.inbound_lanes.accept(sock, Endpoint(*name), Group.X25519, lambda: None)
+            self.inbound_lanes.accept(sock, Endpoint(*name), Group.X25519, self._settled)
+
+    def _settled(self) -> None:
+        self.settled += 1
 
     @property
     def info(self) -> NodeInfo:
