@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from portway_runtime.bounded import BoundedMap, Shares
+from portway_runtime.bounded import BoundedMap
 
 
 def test_the_oldest_makes_room() -> None:
@@ -59,29 +59,3 @@ def test_the_bound_holds_for_every_way_in(fill: Callable[[BoundedMap[int, int]],
     held = BoundedMap[int, int](2)
     fill(held)
     assert list(held) == [2, 3]
-
-
-def test_a_sender_evicts_only_what_it_said_itself() -> None:
-    """A flood of one sender leaves the word of every other one."""
-    shares: Shares[str, str, int] = Shares(share=2, senders=10)
-    shares.put("home", "label", 1)
-    for number in range(100):
-        shares.put("flooder", f"invented {number}", number)
-    assert shares.get("home", "label") == 1
-    assert dict(shares.of("flooder")) == {"invented 98": 98, "invented 99": 99}
-    assert len(shares) == 3
-    shares.put("flooder", "label", 7)
-    assert dict(shares.all("label")) == {"home": 1, "flooder": 7}
-    shares.discard("flooder", "label")
-    shares.discard("nobody", "label")
-    assert dict(shares.all("label")) == {"home": 1}
-    shares.forget("home")
-    assert shares.get("home", "label") is None
-
-
-def test_the_sender_that_was_silent_for_longest_is_forgotten_first() -> None:
-    """Above the number of senders."""
-    shares: Shares[str, str, int] = Shares(share=2, senders=2)
-    for sender in ("a", "b", "a", "c"):
-        shares.put(sender, "label", 1)
-    assert [sender for sender, _ in shares.all("label")] == ["a", "c"]

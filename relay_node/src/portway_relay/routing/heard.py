@@ -57,10 +57,6 @@ class Heard:
         self._claims: BySender[str, HeardClaim] = BySender(lambda sender, label, word: claim_evicted(word))
         self._presences: BySender[bytes, HeardPresence] = BySender()
 
-    def __len__(self) -> int:
-        """The claims of all senders."""
-        return len(self._claims)
-
     def claim(self, sender: Sender, claim: Claim) -> HeardClaim | None:
         """Keep a claim; None when this sender has shown it before, or one of higher rank that is genuine."""
         before = self._claims.get(sender, claim.label)

@@ -105,9 +105,10 @@ async def test_what_contests_what_is_in_use_is_settled_in_the_background(
 
 async def test_many_visitors_of_a_fresh_name_are_settled(around: Around) -> None:
     """With the real checks, whose thread answers at any moment of the loop."""
+    sender, (_, presence) = Sender(NODE, "a"), around.statements("a")
     for _ in range(20):
-        around.routes._heard._claims._kinds[NODE].forget(Sender(NODE, "a"))
-        around.routes._heard._presences._kinds[NODE].forget(Sender(NODE, "a"))
+        around.routes._heard._claims.discard(sender, LABEL)
+        around.routes._heard._presences.discard(sender, presence.session_key)
         around.told("a")
         found = await asyncio.gather(*(around.find() for _ in range(20)))
         assert set(found) == {("a", 1)}
