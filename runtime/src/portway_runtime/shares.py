@@ -6,7 +6,6 @@ of single addresses (rates.py), which connection makes room for another.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from portway_runtime.bounded import BoundedMap
@@ -43,10 +42,6 @@ class PrefixShares:
         self._first_is_free = first_is_free
         self._all = _Held(clock())
         self._by_prefix: BoundedMap[_Prefix, _Held] = BoundedMap(ADDRESSES)
-
-    def __len__(self) -> int:
-        """The number of prefixes that hold something."""
-        return len(self._by_prefix)
 
     @property
     def held(self) -> float:
@@ -124,10 +119,6 @@ class PrefixQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._paths)
-
-    def __iter__(self) -> Iterator[T]:
-        """A snapshot, in the order of arrival."""
-        return iter(list(self._paths))
 
     def push(self, item: T, address: str) -> None:
         """Add an item, which must not be there yet."""

@@ -46,6 +46,6 @@ def test_what_is_gone_has_no_turn() -> None:
     queue.push("c", "2001:db8::1")
     for gone in ("a", "c", "never there"):
         queue.discard(gone)
-    assert list(queue) == ["b"]
+    assert len(queue) == 1
     assert drained(queue) == ["b"]
     assert not queue._root.longer
