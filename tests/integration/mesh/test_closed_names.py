@@ -98,6 +98,6 @@ def leads(mesh: Cluster, node: str, label: str) -> bool:
     async def known() -> bool:
         running = mesh.nodes[node].node
         told = await running._routing.questions.ask(label)
-        return running._routing.lookup.known(label, "fra") is not None or (told is not None and told.HasField("tunnel"))
+        return running._routing.lookup.known(label) is not None or (told is not None and told.HasField("tunnel"))
 
     return mesh.run(known)

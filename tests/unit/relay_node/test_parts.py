@@ -81,7 +81,7 @@ async def test_a_tunnel_that_its_client_has_bound_elsewhere_is_evicted(parts: Pa
     holder, who is shown the claim."""
     holder = FakeHolder()
     tunnel = parts.bind(holder)
-    assert parts.routing.lookup.known(LABEL, "fra") is tunnel
+    assert parts.routing.lookup.known(LABEL) is tunnel
     parts.routing.peers.learn(NodeInfo(name="relay-2", region="fra", host="127.0.0.1", port=1))
     message, claim = from_sibling(parts)
     requests: Any = parts.serving.inbound_lanes._events

@@ -235,7 +235,7 @@ class PublicPort:
         if self._is_memory_scarce():
             self._refuse(sock, Alert.INTERNAL_ERROR, "memory")
             return
-        destination = self._finder.known(visitor.label, self._region(visitor))
+        destination = self._finder.known(visitor.label)
         if destination is not None:
             self._visit(sock, peer, visitor, destination)
         elif not self._unknown_names.take(peer.host) or not self._finding.take(peer.host):

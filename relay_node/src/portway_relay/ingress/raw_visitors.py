@@ -53,7 +53,7 @@ class RawVisitors:
             self.rejected += 1
             sock.close()
             return
-        destination = self._finder.known(label, self._region)
+        destination = self._finder.known(label)
         if destination is not None:
             self._visits.start_raw(sock, peer, destination, self._region)
         elif not self._waiting.take(peer.host):

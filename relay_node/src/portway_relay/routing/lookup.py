@@ -71,7 +71,7 @@ class Destination(Protocol):
 class DestinationFinder(Protocol):
     """Finds the Destination of a label's visitors. `region` is the one in the name that the visitor asked for."""
 
-    def known(self, label: str, region: str) -> Destination | None:
+    def known(self, label: str) -> Destination | None:
         """The destination as far as it is known without asking."""
         ...
 
@@ -144,7 +144,7 @@ class Lookup:
         """Labels that are being asked for."""
         return len(self._asking)
 
-    def known(self, label: str, region: str) -> Tunnel | Route | None:
+    def known(self, label: str) -> Tunnel | Route | None:
         """The destination as far as it is known without asking; None also when the node of a route does not answer."""
         tunnel = self._tunnels.live(label)
         if tunnel is not None:
@@ -163,10 +163,10 @@ class Lookup:
         What was heard of the label is checked first. A route whose node does not answer is asked about, and is used as
         it is when nothing newer is found. Cancelled, it leaves a question that others may wait for running.
         """
-        found = self.known(label, region)
+        found = self.known(label)
         if found is None:
             await self._verification.settle(label)
-            found = self.known(label, region)
+            found = self.known(label)
         if found is not None:
             return found
         last, moving = self._routes.placed(label), self._routes.is_moving(label)

@@ -128,10 +128,10 @@ async def test_names_that_were_found_were_no_guesses(around: Around) -> None:
 async def test_what_was_heard_is_verified_before_the_first_visitor_goes_there(around: Around) -> None:
     """Once: the next visitor goes without. Nobody is asked, whatever region the name is of: the client has signed."""
     around.told("a")
-    assert around.lookup.known(LABEL, "iad") is None
+    assert around.lookup.known(LABEL) is None
     found: Any = await around.lookup.find(LABEL, "iad", "192.0.2.1")
     assert found.node == "a"
-    assert around.lookup.known(LABEL, "iad") is found
+    assert around.lookup.known(LABEL) is found
     assert around.asked == []
 
 
@@ -188,7 +188,7 @@ async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> 
     """Others are asked before a visitor is sent there; when they know nothing newer it is tried."""
     around.told("a")
     around.down.add("a")
-    assert around.lookup.known(LABEL, "fra") is None
+    assert around.lookup.known(LABEL) is None
     assert await around.find() == ("a", 1)
     around.registered("b", 2)
     assert await around.find() == ("b", 2)

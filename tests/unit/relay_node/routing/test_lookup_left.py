@@ -17,12 +17,12 @@ async def test_where_a_client_said_it_went_is_not_asked_for(around: Around, regi
     around.moved_to("a")
     found: Any = await around.lookup.find(LABEL, region, "192.0.2.1")
     assert (found.node, found.epoch) == ("a", 2)
-    assert around.lookup.known(LABEL, region) is found
+    assert around.lookup.known(LABEL) is found
     assert await around.elsewhere(Held(around), denied=True) == ("a", 2)
     assert around.asked == []
     around.down.add("a")
     around.registered("b", 3)
-    assert around.lookup.known(LABEL, region) is None
+    assert around.lookup.known(LABEL) is None
     assert await around.find() == ("b", 3)
 
 

@@ -78,7 +78,7 @@ class Around:
         assert zone in self.zones
         return replace(self.tls, alpn=alpn, group=group)
 
-    def known(self, label: str, region: str) -> Tunnel | None:
+    def known(self, label: str) -> Tunnel | None:
         return self.tunnel if label == self.tunnel.label else None
 
     async def find(self, label: str, region: str, address: str) -> Tunnel | None:
