@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.printable import printable_json, printable_line, printable_lines
+from portway_runtime.rates import TokenBucket
 
 if TYPE_CHECKING:
     from logging import _SysExcInfoType
@@ -101,18 +102,11 @@ class JsonFormatter(logging.Formatter):
 
 @dataclass(slots=True)
 class _Allowance:
-    """The bytes that may still be written, as of `seen`: `burst` at once, then `rate` per second. A line that does not
-    fit any more is written whole, and later ones wait for it."""
+    """The bytes that may still be written. A line that does not fit any more is written whole, and later ones wait for
+    it."""
 
-    burst: float
-    rate: float
-    seen: float
-    left: float
+    bucket: TokenBucket
     suppressed: int = 0  # lines that were not written since the last one that was
-
-    def refill(self, now: float) -> None:
-        self.left = min(self.burst, self.left + (now - self.seen) * self.rate)
-        self.seen = now
 
 
 class BoundedHandler(logging.StreamHandler[TextIO]):
@@ -126,34 +120,39 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._clock = clock
         self._places: dict[tuple[str, int], _Allowance] = {}
-        self._total = _Allowance(_TOTAL_BURST, _TOTAL_RATE, clock(), _TOTAL_BURST)
+        self._total = _Allowance(TokenBucket(_TOTAL_RATE, _TOTAL_BURST, clock))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held."""
-        now, total = self._clock(), self._total
-        place = self._places.setdefault((record.pathname, record.lineno), _Allowance(_BURST, _RATE, now, _BURST))
-        place.refill(now)
-        total.refill(now)
-        if place.left <= 0:
+        place, total = self._place(record), self._total
+        left = place.bucket.left
+        if left <= 0:
             place.suppressed += 1
             return
-        if total.left <= (0 if place.left > _BURST - _QUIET else _KEPT_FOR_QUIET):
+        if total.bucket.left <= (0 if left > _BURST - _QUIET else _KEPT_FOR_QUIET):
             total.suppressed += 1
-            place.left = max(0.0, place.left - _USUAL_LINE)  # so that it is not quiet while it goes on
+            place.bucket.charge(min(left, _USUAL_LINE))  # so that it is not quiet while it goes on
             return
         if suppressed := place.suppressed + total.suppressed:
             record.suppressed = suppressed
             place.suppressed = total.suppressed = 0
+        size = _LONGEST_TRACEBACK
         try:
-            size = len(self.format(record).encode(errors="replace")) + 1
+            line = self.format(record) + self.terminator
+            size = len(line.encode(errors="replace"))
+            self.stream.write(line)
+            self.flush()
         except Exception:
-            place.left -= _LONGEST_TRACEBACK
-            total.left -= _LONGEST_TRACEBACK
             self.handleError(record)  # writes a traceback to stderr
-            return
-        place.left -= size
-        total.left -= size
-        super().emit(record)
+        place.bucket.charge(size)
+        total.bucket.charge(size)
+
+    def _place(self, record: logging.LogRecord) -> _Allowance:
+        key = record.pathname, record.lineno
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = _Allowance(TokenBucket(_RATE, _BURST, self._clock))
+        return place
 
 
 def configure(*, form: str, level: str) -> None:

@@ -252,6 +252,20 @@ def test_a_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixt
     assert 1 <= capsys.readouterr().err.count("Logging error") < 10
 
 
+def test_a_line_is_formatted_once() -> None:
+    """Its size is that of the line that is written."""
+    bounded, formatted = Bounded(), list[logging.LogRecord]()
+
+    class Counting(TextFormatter):
+        def format(self, record: logging.LogRecord) -> str:
+            formatted.append(record)
+            return super().format(record)
+
+    bounded.handler.setFormatter(Counting())
+    bounded.log()
+    assert len(formatted) == len(bounded.lines) == 1
+
+
 def test_lines_are_not_bounded_at_level_debug(root: logging.Logger) -> None:
     """Who asks for everything gets it."""
     logs.configure(form="text", level="DEBUG")
