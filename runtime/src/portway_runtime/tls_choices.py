@@ -47,10 +47,15 @@ def restrict_client(context: ssl.SSLContext) -> None:
     """As `restrict`, for a client that drops a server which asks for another group than that of the client's key share:
     X25519 where OpenSSL sends a share for it by itself, else P-256 alone, as under FIPS rules."""
     context.set_ciphers(_SUITES)
+    if _X25519_SHARE not in hello_of(context):
+        context.set_ecdh_curve(_OPENSSL_NAMES[Group.P256])
+
+
+def hello_of(context: ssl.SSLContext) -> bytes:
+    """The ClientHello, in its records, that a client's context begins a handshake with."""
     sent = ssl.MemoryBIO()
     try:
         context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="check").do_handshake()
     except ssl.SSLWantReadError:
         pass
-    if _X25519_SHARE not in sent.read():
-        context.set_ecdh_curve(_OPENSSL_NAMES[Group.P256])
+    return sent.read()

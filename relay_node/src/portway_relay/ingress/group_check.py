@@ -2,7 +2,7 @@
 
 import ssl
 
-from portway_runtime.tls_choices import GROUPS, Group, restrict
+from portway_runtime.tls_choices import GROUPS, Group, hello_of, restrict
 
 from portway_relay.ingress.client_hello import Parsed, parse
 from portway_relay.ingress.decision import choose_group
@@ -24,9 +24,4 @@ def _hello(group: Group) -> bytes:
     """What a context with this group would send as a client. Its list of groups is the same as a server's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     restrict(context, group)
-    sent = ssl.MemoryBIO()
-    try:
-        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="check").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return sent.read()
+    return hello_of(context)
