@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final, Protocol
 
 from portway_carrier.contract import Pool, Visit
-from portway_proto.records import InvalidRecord, tunnel_record
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
@@ -296,10 +295,11 @@ class Lookup:
         await self._verification.settle(label)
 
     def _hear(self, sender: Sender, tunnel: TunnelInfo, presence: bytes) -> Claim | None:
-        """The claim of an answer, kept with its presence; None for an answer without its form."""
+        """The claim of an answer, kept with its presence; None when they do not have their form, or the answer says
+        something else than its claim. Nothing else of the answer is used."""
         try:
-            claim, present = claim_of(tunnel_record(tunnel)), read_presence(presence)
-        except (InvalidRecord, StatementInvalid) as error:
+            claim, present = claim_of(tunnel), read_presence(presence)
+        except StatementInvalid as error:
             logger.warning("an answer does not have its form", extra={"sender": sender.name, "reason": str(error)})
             return None
         self._routes.hear_presence(sender, present)
