@@ -1,40 +1,18 @@
-"""Peeking at connections until each has sent a whole ClientHello, or something else.
+"""When the first bytes of a connection are enough: a whole ClientHello, or something else.
 
-Here: when the first bytes are enough. Not here: waiting for them (portway_runtime.first_bytes), parsing
-(client_hello.py), what becomes of a connection (public_port.py).
+Not here: waiting for them (portway_runtime.first_bytes), parsing (client_hello.py), what becomes of a connection
+(public_port.py).
 """
-
-import socket
-from collections.abc import Callable
-
-from portway_runtime.clocks import Monotonic
-from portway_runtime.endpoints import Endpoint
-from portway_runtime.first_bytes import FirstBytes
 
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
 from portway_relay.net.plain_http import LONGEST_METHOD, may_become_http
 
-# peeked(socket, peer, hello, first_bytes): takes the socket over.
-Peeked = Callable[[socket.socket, Endpoint, Parsed | Invalid, bytes], None]
 
+def read_hello(data: bytes) -> Parsed | Invalid | int:
+    """What a connection begins with, or the number of bytes without which this cannot be said.
 
-class Peek(FirstBytes[Parsed | Invalid]):
-    """The connections whose hellos are awaited. Limits are those of FirstBytes."""
-
-    def __init__(
-        self, peeked: Peeked, *, time_limit: float, capacity: int, capacity_per_address: int, clock: Monotonic
-    ) -> None:
-        super().__init__(
-            _hello,
-            peeked,
-            time_limit=time_limit,
-            capacity=capacity,
-            capacity_per_address=capacity_per_address,
-            clock=clock,
-        )
-
-
-def _hello(data: bytes) -> Parsed | Invalid | int:
+    What may become the method of an HTTP request is waited for, so that its sender can be answered.
+    """
     hello = parse(data)
     if isinstance(hello, NeedMore):
         return hello.size

@@ -18,6 +18,7 @@ from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
@@ -37,7 +38,7 @@ from portway_relay.ingress.decision import (
     choose_alpn,
     decide,
 )
-from portway_relay.ingress.peek import Peek
+from portway_relay.ingress.peek import read_hello
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.net.plain_http import use_https
 from portway_relay.routing.lookup import Destination, DestinationFinder
@@ -116,7 +117,8 @@ class PublicPort:
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
         self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
-        self._peek = Peek(
+        self._peek = FirstBytes(
+            read_hello,
             self._peeked,
             time_limit=limits.hello_time,
             capacity=limits.max_half_open,

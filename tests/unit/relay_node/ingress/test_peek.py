@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 from portway_relay.ingress import peek as peek_module
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, Parsed, parse
-from portway_relay.ingress.peek import Peek
+from portway_relay.ingress.peek import read_hello
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.first_bytes import FirstBytes
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import message_of, real_hello, records, server_name
 
@@ -46,9 +47,16 @@ class Seen:
         return told
 
 
-def open_peek(seen: Seen, *, time_limit: float, capacity: int, capacity_per_address: int = 100) -> Peek:
-    return Peek(
-        seen, time_limit=time_limit, capacity=capacity, capacity_per_address=capacity_per_address, clock=time.monotonic
+def open_peek(
+    seen: Seen, *, time_limit: float, capacity: int, capacity_per_address: int = 100
+) -> FirstBytes[Parsed | Invalid]:
+    return FirstBytes(
+        read_hello,
+        seen,
+        time_limit=time_limit,
+        capacity=capacity,
+        capacity_per_address=capacity_per_address,
+        clock=time.monotonic,
     )
 
 
