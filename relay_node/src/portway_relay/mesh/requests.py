@@ -64,8 +64,8 @@ class PeerRequests:
         sender, listening = Sender(NODE, node), []
         is_sibling = self._peers.is_sibling(node)
         for presence in map(read_presence, routes.presences):
-            label = self._routes.in_use(presence.session_key)
-            if self._routes.hear_presence(sender, presence) and label is not None:
+            label = self._routes.hear_presence(sender, presence)
+            if label is not None:
                 self._verification.soon(label)
         for tunnel in routes.bound:
             if not is_sibling or tunnel.node != node:

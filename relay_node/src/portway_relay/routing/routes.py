@@ -199,15 +199,19 @@ class Routes:
             return claim.node != self._node
         return route is not None and claim.rank > route.claim.rank
 
-    def hear_presence(self, sender: Sender, presence: Presence) -> bool:
-        """Keep a presence that a sender has shown. Whether it should be checked now: routes in use depend on it."""
+    def hear_presence(self, sender: Sender, presence: Presence) -> str | None:
+        """Keep a presence that a sender has shown.
+
+        Returns a label by which it should be checked now, if routes in use depend on it.
+        """
         if not presence.is_fresh(self._registry_clock.now_ms()):
-            return False
+            return None
         word = self._heard.presence(sender, presence, self._clock())
-        if word is None or presence.session_key not in self._labels:
-            return False
+        labels = self._labels.get(presence.session_key)
+        if word is None or word.genuine is not None or not labels:
+            return None
         newest = self._newest(presence.session_key)
-        return word.genuine is None and (newest is None or newest.time_ms < presence.time_ms)
+        return next(iter(labels)) if newest is None or newest.time_ms < presence.time_ms else None
 
     def hear_moved(self, sender: Sender, claim: Claim, presence: Presence) -> None:
         """Keep where a session that had the label says that its client went. Once the two are checked that counts as an
@@ -221,10 +225,6 @@ class Routes:
         """Whether this is the latest genuine presence of its session that is known."""
         newest = self._newest(session_key)
         return newest is not None and newest.encoded == presence
-
-    def in_use(self, session_key: bytes) -> str | None:
-        """A label whose route depends on this session's presence."""
-        return next(iter(self._labels.get(session_key, ())), None)
 
     def bound_here(self, sender: Sender, claim: Claim) -> None:
         """This node has bound a label, by a claim that it has checked. It is remembered beyond the binding's end."""

@@ -45,12 +45,9 @@ class Parts:
         self.received.append(("claim", sender, claim))
         return claim in self.contested
 
-    def hear_presence(self, sender: Sender, presence: Presence) -> bool:
+    def hear_presence(self, sender: Sender, presence: Presence) -> str | None:
         self.received.append(("presence", sender, presence))
-        return presence in self.contested
-
-    def in_use(self, session_key: bytes) -> str:
-        return "a label of its session"
+        return "a label of its session" if presence in self.contested else None
 
     def soon(self, label: str) -> None:
         self.received.append(("settle", label))

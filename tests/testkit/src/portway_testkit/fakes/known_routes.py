@@ -64,9 +64,7 @@ class KnownRoutes:
     def hear(self, teller: str, claim: Claim | None, presence: Presence | None) -> None:
         """A node shows statements; those that contest what is in use are checked at once."""
         routes, sender = self.routes, node(teller)
-        if presence is not None and routes.hear_presence(sender, presence):
-            label = routes.in_use(presence.session_key)
-            assert label is not None
+        if presence is not None and (label := routes.hear_presence(sender, presence)) is not None:
             self.settle(label)
         if claim is not None and routes.hear_claim(sender, claim):
             self.settle(claim.label)
