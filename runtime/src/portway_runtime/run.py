@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from portway_runtime import logs
 from portway_runtime.errors import RuntimeFault
+from portway_runtime.garbage import collected_rarely
 from portway_runtime.printable import printable_lines
 from portway_runtime.secret_files import replace_file
 
@@ -129,7 +130,8 @@ async def _run(
     try:
         if ready_file is not None:
             _write(ready_file, addresses(server))
-        return await ended
+        with collected_rarely():
+            return await ended
     except OSError as error:
         logger.error("cannot write the ready file %s: %s", ready_file, error.strerror)
         return FAILED

@@ -1,6 +1,7 @@
 """A server's life as a process: started, ready, stopped by a signal or by a part that failed."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -94,6 +95,19 @@ async def test_a_signal_stops_it_in_order(run: Run, number: int) -> None:
     assert await served.code == STOPPED
     assert server.calls == ["start", "started", "stop"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+async def test_while_it_serves_the_collector_runs_rarely(run: Run) -> None:
+    """What it is made of is not looked at; afterwards the process has its own thresholds again."""
+    before, set_apart = gc.get_threshold(), gc.get_freeze_count()
+    served = run()
+    server = await served.started()
+    await until(lambda: gc.get_threshold() != before)
+    assert gc.get_threshold()[0] >= 10_000
+    assert gc.get_freeze_count() >= set_apart
+    server.fail(RuntimeError("a part"))
+    await served.code
+    assert gc.get_threshold() == before
 
 
 async def test_a_part_that_fails_stops_it(run: Run) -> None:

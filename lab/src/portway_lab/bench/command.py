@@ -2,7 +2,7 @@
 
 All contestants run at the same time and take turns, round by round, so that a machine that becomes slower does so for
 all of them. Here: which measures run, in which order, how often. Not here: what each measures (measures.py,
-idle_tunnels.py, mesh.py), the opponents (contestants.py).
+idle_tunnels.py, rehomed.py, mesh.py), the opponents (contestants.py).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from portway_lab.bench import contestants, idle_tunnels, measures, mesh, mesh_far, report
+from portway_lab.bench import contestants, idle_tunnels, measures, mesh, mesh_far, rehomed, report
 from portway_lab.bench.contestants import Contestant, find_program
 from portway_lab.bench.endpoint import Endpoint
 from portway_lab.checkout import ROOT
@@ -26,9 +26,9 @@ from portway_lab.cluster import delay_network
 from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
 
-MEASURES = ("idle", "tunnels", "bulk", "requests", "latency", "connections", "forward", "mesh")
+MEASURES = ("idle", "tunnels", "rehomed", "bulk", "requests", "latency", "connections", "forward", "mesh")
 # Measures that start clusters of their own.
-_APART = {"idle", "tunnels", "mesh"}
+_APART = {"idle", "tunnels", "rehomed", "mesh"}
 # The whole load comes from one address, and one session opens tunnels without pause.
 _NO_LIMITS = (
     *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
@@ -73,7 +73,9 @@ def main() -> int:
             rounds["idle"] = _run_idle(Path(name), descriptors, skipped)
         of_tunnels: list[report.Goal] = []
         if "tunnels" in chosen:
-            of_tunnels = _run_tunnels(Path(name), effort)
+            of_tunnels += _run_tunnels(Path(name), effort)
+        if "rehomed" in chosen:
+            of_tunnels += _run_rehomed(Path(name), effort)
         if set(chosen) - _APART:
             cluster = _start_cluster(processes)
             if set(chosen) - _APART - {"forward"}:
@@ -104,7 +106,7 @@ def main() -> int:
     target = arguments.json or ROOT / f"bench-results-{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.write_text(json.dumps(written, indent=2) + "\n")
     print(report.table(result, forward))
-    for title, measured in (("idle tunnels", of_tunnels), ("the mesh", of_mesh)):
+    for title, measured in (("many tunnels", of_tunnels), ("the mesh", of_mesh)):
         if measured:
             print(report.goal_table(title, measured))
     facts = written["machine"]
@@ -198,6 +200,16 @@ def _run_tunnels(folder: Path, effort: Effort) -> list[report.Goal]:
     own.mkdir()
     with Processes(own) as processes:
         return idle_tunnels.measure(_start_cluster(processes, limits=()), effort.sessions, TUNNELS_OF_A_SESSION)
+
+
+def _run_rehomed(folder: Path, effort: Effort) -> list[report.Goal]:
+    """With the default limits, too."""
+    _progress(f"{effort.sessions * TUNNELS_OF_A_SESSION} tunnels come to a node")
+    own = folder / "rehomed"
+    own.mkdir()
+    with Processes(own) as processes:
+        cluster = _start_cluster(processes, limits=())
+        return rehomed.measure(cluster, effort.sessions, TUNNELS_OF_A_SESSION, effort.rounds)
 
 
 def _run_rounds(
