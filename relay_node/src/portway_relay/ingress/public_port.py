@@ -117,7 +117,7 @@ class PublicPort:
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
         self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
-        self._peek = FirstBytes(
+        self._peek = FirstBytes[Parsed | Invalid](
             read_hello,
             self._peeked,
             time_limit=limits.hello_time,
