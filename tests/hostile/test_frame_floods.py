@@ -87,14 +87,16 @@ def test_a_session_that_floods_its_control_lane_takes_no_time(
     besieged: Besieged, flood: Callable[..., Flood], kind: str
 ) -> None:
     """PINGs, requests that change nothing and requests that are refused: once its budget is used up the lane is not
-    read, and what it sends takes next to no time of the node."""
+    read, and what it sends takes next to no time of the node. What piles up in one read may be too much even to wait
+    for: then the lane is closed, and the attacker pays a handshake for each new one, as the node does."""
     with Flooder(flood(frames_of(kind), RATE, grant=Grants(besieged.environment).new())) as flooder:
         flooder.go()
         time.sleep(BURST)
         shares = [besieged.busy(1.0) for _ in range(ROUNDS)]
         report = flooder.rest()
     print(f"busy {', '.join(f'{share:.2f}' for share in shares)}; {report}")
-    assert statistics.median(shares) < MOST_OF_A_CORE
+    most = MOST_OF_A_CORE if report.lanes < ROUNDS else MOST_OF_A_CORE_FOR_HANDSHAKES
+    assert statistics.median(shares) < most
 
 
 def test_visitors_are_served_while_a_session_floods_its_control_lane(
