@@ -101,6 +101,18 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
 
 
+@pytest.fixture(scope="session")
+def trusting_only(authority: trustme.CA) -> Callable[[ssl.TLSVersion], ssl.SSLContext]:
+    """The same for one version of TLS."""
+
+    def make(version: ssl.TLSVersion) -> ssl.SSLContext:
+        context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        context.minimum_version = context.maximum_version = version
+        return context
+
+    return make
+
+
 @pytest.fixture
 async def raw_acceptor(trusting: ssl.SSLContext) -> AsyncIterator[RawAcceptorMaker]:
     """Makes a data lane of a link's node whose far end, the acceptor, is driven by hand."""

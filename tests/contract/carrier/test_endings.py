@@ -168,6 +168,7 @@ async def test_a_tls_visitor_that_sends_and_leaves_is_delivered_whole(
             writer.close()
             server = await accepted()
             assert await receive(server) == b"l" * size
+            server.close()
             await link.end(number)
             await writer.wait_closed()
     await link.settled()
@@ -196,6 +197,7 @@ async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
             await asyncio.sleep(0)
         writer.close()
         assert len(await receive(server)) == sent
+        server.close()
         await link.end()
         await writer.wait_closed()
     await link.settled()

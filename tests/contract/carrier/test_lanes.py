@@ -22,6 +22,7 @@ from portway_testkit.links.carrier_link import (
     broken_off,
     lane_of,
     listener,
+    relayed,
     reset,
     stream_of,
     until,
@@ -196,19 +197,6 @@ async def test_abandon_closes_descriptors_and_says_nothing(link: CarrierLink) ->
 async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write((await reader.read())[::-1])
     writer.close()
-
-
-async def relayed(near: CarrierLink, far: CarrierLink) -> Recorder:
-    """A lane of `near`, whose openings the carrier in the middle joins to the pool of `far`."""
-    between = far.node
-    stream = between.connect(near.link_address, near.client_tls)
-    await stream.ready()
-    events = Recorder()
-    events.on_opening = lambda lane, opening: between.join(lane, far.pool, opening, far.ended)
-    count = near.pool.counts.idle
-    between.lane(stream, Side.ACCEPTOR, events).send(FrameType.PARK, b"park")
-    await until(lambda: near.pool.counts.idle == count + 1)
-    return events
 
 
 async def test_a_visit_is_joined_from_lane_to_lane(make_link: LinkMaker) -> None:

@@ -67,7 +67,7 @@ class Connection(asyncio.BufferedProtocol):
     def pause_source(self) -> None:
         """Stop reading from the peer."""
         transport = self.transport
-        if not self.reads_paused and transport is not None:
+        if not self.reads_paused and transport is not None and not transport.is_closing():
             self.reads_paused = True
             transport.pause_reading()
 

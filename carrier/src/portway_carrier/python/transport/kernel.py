@@ -4,17 +4,25 @@ TCP_INFO is read on Linux; on other platforms the functions that need it answer 
 whose socket is closed already answers as if nothing were known, and never raises.
 """
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from asyncio import BaseTransport
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
+_TCP_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 # ESTABLISHED, FIN_WAIT1 and FIN_WAIT2 (this side has sent FIN), CLOSE_WAIT (the peer has sent FIN).
 _ALIVE: Final = (1, 4, 5, 8)
 _LITTLE: Final = 8 * 1024  # bytes; Linux doubles it, for what it needs itself
+# Bytes that are still read from a connection that was lost. A peer that sent more than this is cut off in the middle.
+_MOST_REST: Final = 1024 * 1024
+_INT: Final = struct.Struct("=i")
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 # struct tcp_info of linux/tcp.h: eight u8 fields, then u32 fields. Below, the indexes of three of them.
 _FIELDS: Final = struct.Struct("=8B13I")
@@ -48,6 +56,7 @@ class TcpState:
     gone: bool  # the peer has reset the connection, or the kernel has given it up
     unacknowledged: bool  # some of what was sent has not been acknowledged
     silent: float  # seconds since the peer last sent or acknowledged anything
+    quiet: float  # seconds since it last sent bytes
 
 
 def _socket_of(transport: BaseTransport) -> socket.socket | None:
@@ -73,7 +82,7 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
     except OSError:
         return None
     silent = min(fields[_LAST_DATA_RECV], fields[_LAST_ACK_RECV]) / 1000
-    return TcpState(gone, fields[_UNACKED] > 0, silent)
+    return TcpState(gone, fields[_UNACKED] > 0, silent, fields[_LAST_DATA_RECV] / 1000)
 
 
 def round_trip(transport: BaseTransport) -> float | None:
@@ -120,6 +129,46 @@ def at_end(transport: BaseTransport) -> bool:
         return False
     finally:
         sock.detach()
+
+
+def receive_rest(transport: BaseTransport, room: memoryview) -> Iterator[int]:
+    """Read what the peer of a lost connection sent before: the sizes of the pieces, each of which is in `room` until
+    the next one. Whether the peer had ended its direction is not known: the kernel says that of every connection that
+    was reset, too.
+
+    A write that fails ends a transport before it has read what has arrived; the kernel keeps that until the close."""
+    sock, left = _borrow(transport), _MOST_REST
+    if sock is None:
+        return
+    try:
+        while left > 0 and (size := sock.recv_into(room)):
+            yield size
+            left -= size
+    except OSError:  # BlockingIOError: that was all; or the reset itself
+        pass
+    finally:
+        sock.detach()
+
+
+def undelivered(transport: BaseTransport) -> int:
+    """Bytes that were given to the kernel and that the peer's has not acknowledged. 0 where it does not say."""
+    sock = _socket_of(transport)
+    if sock is None or sys.platform != "linux":
+        return 0
+    try:
+        (size,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
+    except OSError:
+        return 0
+    return int(size)
+
+
+def acknowledge(transport: BaseTransport) -> None:
+    """Acknowledge now what was received: a peer that waits for that before it sends its next bytes (Nagle's algorithm)
+    would wait for 40 ms otherwise."""
+    sock = _socket_of(transport)
+    if sock is not None and _TCP_QUICKACK is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
 
 def _borrow(transport: BaseTransport) -> socket.socket | None:

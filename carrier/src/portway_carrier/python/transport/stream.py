@@ -14,10 +14,13 @@ from portway_carrier.errors import CarrierError, ConnectionLost
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.connection import Connection
+from portway_carrier.python.transport.tls_transport import TlsTransport
 from portway_carrier.values import Handshake
 
 # Seconds for the peer to close after it was sent the last bytes and the end, which takes it a round trip or two.
 FINISH_WAIT = 2.0
+# Seconds between two looks at whether the last bytes have arrived.
+_DELIVERY_LOOK = 0.02
 
 
 class Partner(Protocol):
@@ -142,16 +145,35 @@ class PyStream(Connection):
     @property
     def half_closes(self) -> bool:
         """Whether one direction can end while the other goes on."""
-        return not self.tls
+        transport = self.transport
+        return transport.half_closes if isinstance(transport, TlsTransport) else True
 
     def send_end(self) -> None:
         """End this side's direction; where the stream cannot half-close, end both."""
         if self.transport is None:
             return
-        if self.half_closes and not self.ended:
-            self.transport.write_eof()
-        else:
+        if not self.half_closes or self.ended:
             self.shut()
+            return
+        self.transport.write_eof()
+        if self.tls:
+            self._await_end(self.core.limits.linger)
+
+    def break_off(self) -> None:
+        """Deliver what was written, then break the connection, so that what was delivered does not look complete.
+
+        A peer that reads nothing is dropped after Limits.linger. Over TLS a peer that still writes has a moment to read
+        what came before: libraries read no more once a write has failed."""
+        self._discards = True
+        self._drop_held()
+        if self.transport is None or self.lost is not None:
+            self.abort()
+            return
+        self.resume_source()
+        if isinstance(self.transport, TlsTransport):
+            self.transport.cut_off()
+        self.linger()
+        self._drop_when_delivered()
 
     def close(self) -> None:
         """Both directions are over: flush, then close."""
@@ -174,7 +196,7 @@ class PyStream(Connection):
             return
         self.resume_source()
         self.write(data)
-        if self.half_closes and not self.ended:
+        if not self.tls and not self.ended:
             self.transport.write_eof()
             self._timers += (call_later(min(FINISH_WAIT, linger), self.shut),)
         else:
@@ -247,7 +269,8 @@ class PyStream(Connection):
             self._wake()
 
     def eof_received(self) -> bool:
-        """Plain TCP stays open for the other direction. A TLS transport closes both directions now."""
+        """Where the other direction can go on, it does."""
+        half_open = not isinstance(self.transport, TlsTransport) or self.transport.half_open
         if not self.ended:
             self.ended = True
             self._wake()
@@ -255,12 +278,14 @@ class PyStream(Connection):
                 self.shut()
             elif self.owner is not None:
                 self.owner.stream_ended()
-            if self.tls:
+            if not half_open:
                 self.linger()
                 self.failed(ConnectionLost("the peer ended TLS", clean=True))
-        return not self.tls
+        return half_open
 
     def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and not self.tls and self.transport is not None:
+            self._read_rest(self.transport)
         self.detach()
         if self.successor is not None:
             self.successor.connection_lost(error)
@@ -281,6 +306,39 @@ class PyStream(Connection):
         for timer in self._timers:
             timer.cancel()
         self._timers = ()
+
+    def _read_rest(self, transport: asyncio.Transport) -> None:
+        """Pass on what had arrived when the connection was lost."""
+        if self.ended or self._discards or self.lost is not None:
+            return
+        for size in kernel.receive_rest(transport, self.core.read_buffer.room):
+            self.buffer_updated(size)
+
+    def _drop_when_delivered(self) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        if self.unsent() or kernel.undelivered(transport):
+            self._timers = (self.core.loop.call_later(_DELIVERY_LOOK, self._drop_when_delivered),)
+        elif self.tls:
+            self._timers = (self.core.loop.call_later(FINISH_WAIT, self.drop),)
+        else:
+            self.drop()
+
+    def _await_end(self, within: float) -> None:
+        """End both directions when a peer that was told of the end of one sends nothing more for so long: many do not
+        look at their connection until they use it again."""
+        self._timers = (self.core.loop.call_later(within, self._end_if_quiet),)
+
+    def _end_if_quiet(self) -> None:
+        if self.transport is None or self.ended:
+            return
+        state, linger = kernel.tcp_state(self.transport), self.core.limits.linger
+        if state is not None and state.quiet < linger and not state.gone:
+            self._await_end(linger - state.quiet)
+            return
+        self.ended = True
+        self.drop()
 
     def _drop_held(self) -> None:
         self.held, self.held_size = [], 0

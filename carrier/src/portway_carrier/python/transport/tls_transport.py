@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from portway_proto.wire.frames import Bytes
 
 from portway_carrier.python.core.core import Core
+from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.server_answer import ALERT_SIZE, Verdict, look_at
 from portway_carrier.python.transport.tls_records import RecordCounter
 
@@ -32,9 +33,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     Like every other, the protocol above finds what was read in the core's read buffer. It gets the same calls as from
     asyncio's own TLS transport: an end of TCP counts as an end of TLS.
+
+    In TLS 1.3 a close_notify ends one direction (RFC 8446 §6.1), as `write_eof` does; before it ended both. An end of
+    TCP without one ends both.
     """
 
     __slots__ = (
+        "_aborted",
         "_above",
         "_bare_records",
         "_closing",
@@ -43,11 +48,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         "_error",
         "_from_peer",
         "_held_back",
+        "_notified",
         "_records",
         "_tcp",
         "_tls",
         "_to_peer",
         "_unread_answer",
+        "half_closes",
         "handshake",
     )
 
@@ -68,8 +75,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._from_peer, self._to_peer, server_side=server_name is None, server_hostname=server_name
         )
         self._tcp: asyncio.Transport | None = None
-        self._ended = False  # the peer has sent its close_notify
+        self._ended = False  # the peer has sent its close_notify, or its end of TCP without one
+        self._notified = False  # a close_notify was sent
         self._closing = False
+        self._aborted = False
+        self.half_closes = False  # one direction can end while the other goes on
         self._held_back = 0  # bytes in _to_peer that leave with the first answer
         self._records = RecordCounter()
         self._bare_records = 0  # received so far without data; a record that has not arrived whole counts too
@@ -89,6 +99,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._core.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._ended:
+            return  # what follows a close_notify is no part of the connection
         received: Bytes = self._core.ciphertext[:nbytes]
         if self._unread_answer is not None:
             received = self._look_at_answer(self._unread_answer + received)
@@ -106,21 +118,27 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._bare_records += self._records.count(piece, _PIECE) or 0
             self._from_peer.write(piece)
             self._advance()
-            if self._connected.is_closing():
+            if self._aborted:
                 return
 
     def eof_received(self) -> bool:
         if not self.handshake.done():
             self.handshake.set_exception(ConnectionResetError("the peer left"))
         elif not self._closing:
+            if self.half_open:
+                return True
+            self.half_closes = False
             self._end()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._closing = True
+        established = self.handshake.done() and not self.handshake.cancelled() and self.handshake.exception() is None
+        if established and error is not None and not self._closing and self._tcp is not None:
+            self._read_rest(self._tcp)
+        self._closing = self._aborted = True
         if not self.handshake.done():
             self.handshake.set_exception(ConnectionResetError("the peer left"))
-        elif not self.handshake.cancelled() and self.handshake.exception() is None:
+        elif established:
             self._above.connection_lost(self._error or error)
 
     def pause_writing(self) -> None:
@@ -141,6 +159,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._above
+
+    @property
+    def half_open(self) -> bool:
+        """Whether the peer has ended its direction alone, and may still read."""
+        return self._ended and self.half_closes
 
     def is_closing(self) -> bool:
         return self._closing or self._tcp is None or self._tcp.is_closing()
@@ -168,26 +191,40 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._flush()
 
     def get_write_buffer_size(self) -> int:
-        return self._tcp.get_write_buffer_size() if self._tcp is not None else 0
+        waiting = self._to_peer.pending - self._held_back
+        return waiting + self._tcp.get_write_buffer_size() if self._tcp is not None else 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._connected.set_write_buffer_limits(high, low)
 
+    def can_write_eof(self) -> bool:
+        return self.half_closes
+
+    def write_eof(self) -> None:
+        """End this direction. Nothing may be written after it."""
+        if not self.is_closing():
+            self._notify()
+
     def close(self) -> None:
-        """Send close_notify. The connection closes when the peer answers it; that wait has no limit here."""
+        """End this direction. The connection closes when the peer has ended its own; that wait has no limit here."""
         if self.is_closing():
             return
         self._closing = True
-        try:
-            self._tls.unwrap()
-        except ssl.SSLError:  # usually SSLWantReadError: the peer has not sent its close_notify
-            pass
-        self._flush()
+        self._notify()
         if self._ended:
             self._connected.close()
 
+    def cut_off(self) -> None:
+        """End TCP behind what was written, without close_notify: the peer takes that for a connection that was cut off.
+        What it still sends is dropped, and the connection closes when it has ended, too."""
+        if self.is_closing():
+            return
+        self._flush()
+        self._closing = self._ended = True
+        self._connected.write_eof()
+
     def abort(self) -> None:
-        self._closing = True
+        self._closing = self._aborted = True
         self.handshake.cancel()
         if self._tcp is not None:
             self._tcp.abort()
@@ -229,8 +266,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         except ssl.SSLWantReadError:
             self._flush()
             return False
-        if not self._tls.server_side or self._tls.version() != "TLSv1.3":
+        self.half_closes = self._tls.version() == "TLSv1.3"
+        if not self._tls.server_side or not self.half_closes:
             self._flush()
+        elif not self._from_peer.pending:
+            kernel.acknowledge(self._connected)
         # All that a TLS 1.3 server still has to send is a session ticket: it leaves with the first bytes.
         self._held_back = self._to_peer.pending
         self._bare_records = 0
@@ -255,6 +295,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 filled += 1
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # the end, when this side has ended its direction before
+            self._ended = True
         self._bare_records -= filled
         if self._bare_records > _MOST_BARE_RECORDS:
             self._fail(ConnectionAbortedError("the peer sends TLS records without data"))
@@ -270,11 +312,29 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._ended:
             self._end()
 
+    def _read_rest(self, tcp: asyncio.Transport) -> None:
+        """Read what had arrived when the connection was lost."""
+        for size in kernel.receive_rest(tcp, self._core.ciphertext):
+            self.buffer_updated(size)
+            if self._aborted:
+                return
+
     def _end(self) -> None:
-        """The peer has ended its direction; that ends both."""
+        """The peer has ended its direction. Unless the protocol above goes on, that ends both."""
         self._ended = True
         if not self._closing and not self._above.eof_received():
             self.close()
+
+    def _notify(self) -> None:
+        """Send close_notify, once."""
+        if self._notified:
+            return
+        self._notified = True
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:  # usually SSLWantReadError: the peer has not sent its close_notify
+            pass
+        self._flush()
 
     def _flush(self) -> None:
         if self._to_peer.pending and not self._connected.is_closing():

@@ -71,10 +71,15 @@ class LaneStream:
         self.lane.send_end()
 
     def close(self) -> None:
-        """Both directions have ended, so that the lane is idle already."""
+        """What was written is delivered, with its end. An opener that has not ended is told that nobody reads it."""
         self.lane.leave()
+        self.lane.send_reset()
+
+    def break_off(self) -> None:
+        self.abort()
 
     def abort(self) -> None:
+        """RESET follows what was written."""
         self.lane.leave()
         self.lane.send_reset()
 

@@ -127,11 +127,11 @@ class RunningVisit:
         if in_order:  # the peer reads no more, but what it sent is delivered
             self._close_stream()
         else:
-            self._abort_stream()
+            self._break_stream()
         self._finish(Outcome.RESET)
 
     def lane_lost(self, error: CarrierError) -> None:
-        self._abort_stream()
+        self._break_stream()
         self._finish(Outcome.LANE_LOST, error)
 
     def lane_paused(self) -> None:
@@ -163,6 +163,12 @@ class RunningVisit:
         stream = self._leave_stream()
         if stream is not None:
             stream.abort()
+
+    def _break_stream(self) -> None:
+        """What the peer sent before it gave up is delivered."""
+        stream = self._leave_stream()
+        if stream is not None:
+            stream.break_off()
 
     def _close_stream(self) -> None:
         stream = self._leave_stream()

@@ -266,6 +266,19 @@ class CarrierLink:
             sock.close()
 
 
+async def relayed(near: CarrierLink, far: CarrierLink) -> Recorder:
+    """A lane of `near`, whose openings the carrier in the middle joins to the pool of `far`."""
+    between = far.node
+    stream = between.connect(near.link_address, near.client_tls)
+    await stream.ready()
+    events = Recorder()
+    events.on_opening = lambda lane, opening: between.join(lane, far.pool, opening, far.ended)
+    count = near.pool.counts.idle
+    between.lane(stream, Side.ACCEPTOR, events).send(FrameType.PARK, b"park")
+    await until(lambda: near.pool.counts.idle == count + 1)
+    return events
+
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
