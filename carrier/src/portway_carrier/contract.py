@@ -42,9 +42,9 @@ class Stream(Protocol):
         the stream is closed."""
         ...
 
-    async def first_bytes(self, within: float) -> bytes:
-        """Wait until the peer has sent something or ended, or for `within` seconds; what it has sent so far, at most
-        MAX_KEPT bytes. The bytes are not consumed: a join sends them."""
+    async def first_bytes(self, within: float, least: int = 1) -> bytes:
+        """Wait until the peer has sent `least` bytes, MAX_KEPT at most, or ended, or for `within` seconds; what it has
+        sent so far, at most MAX_KEPT bytes. The bytes are not consumed: a join sends them."""
         ...
 
     def abort(self) -> None:

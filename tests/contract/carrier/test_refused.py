@@ -1,5 +1,6 @@
 """Visitors that a serving client does not connect: what the node gets back, and what the client is notified of."""
 
+import asyncio
 import socket
 
 from portway_carrier.contract import Outcome
@@ -31,6 +32,28 @@ async def test_nobody_listening_hands_the_visitor_back(link: CarrierLink) -> Non
         assert await reader.readexactly(18) == b"GET / HTTP/1.1\r\n\r\n"
         await closed(writer)
         await link.end(2)
+    await link.settled()
+
+
+async def test_first_bytes_are_waited_for(link: CarrierLink) -> None:
+    """As many as are asked for, or all that come before the end or within the time; nothing is consumed."""
+    _, writer = await visit(link.visitors())
+    visitor = stream_of(await link.end())
+    assert await visitor.first_bytes(0.01, 1) == b""
+    writer.write(b"GE")
+    assert await visitor.first_bytes(5.0, 1) == b"GE"
+    assert await visitor.first_bytes(0.01, 3) == b"GE"
+    waiting = asyncio.ensure_future(visitor.first_bytes(5.0, 5))
+    for sent in (b"T", b" ", b"/"):
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        writer.write(sent)
+    assert await waiting == b"GET /"
+    assert await visitor.first_bytes(5.0, 5) == b"GET /"
+    writer.close()
+    assert await visitor.first_bytes(5.0, 6) == b"GET /"
+    link.node.finish(visitor, b"")
+    await closed(writer)
     await link.settled()
 
 

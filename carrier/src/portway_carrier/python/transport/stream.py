@@ -109,10 +109,10 @@ class PyStream(Connection):
             return Handshake(None, None, self._took, round_trip)
         return Handshake(ssl_object.selected_alpn_protocol(), ssl_object.getpeercert(True), self._took, round_trip)
 
-    async def first_bytes(self, within: float) -> bytes:
+    async def first_bytes(self, within: float, least: int = 1) -> bytes:
         try:
             async with asyncio.timeout(within):
-                while not self.held and not self.ended and self.lost is None:
+                while self.held_size < least and not self.ended and self.lost is None:
                     await self._change()
         except TimeoutError:
             pass

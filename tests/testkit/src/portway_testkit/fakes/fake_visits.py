@@ -38,6 +38,7 @@ class FakeStream:
         self.peer = Endpoint(*sock.getpeername())
         self.tls = tls
         self.asked: list[float] = []
+        self.least: list[int] = []
         self.finished: list[bytes] = []
         self.aborted = False
         self.speaks: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -45,9 +46,15 @@ class FakeStream:
     def abort(self) -> None:
         self.aborted = True
 
-    async def first_bytes(self, within: float) -> bytes:
+    async def first_bytes(self, within: float, least: int = 1) -> bytes:
         self.asked.append(within)
+        self.least.append(least)
         return await self.speaks
+
+    def says(self, first_bytes: bytes) -> None:
+        """What it has sent so far; another answer is awaited next time."""
+        spoken, self.speaks = self.speaks, asyncio.get_running_loop().create_future()
+        spoken.set_result(first_bytes)
 
 
 class FakeVisit:
