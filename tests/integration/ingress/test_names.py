@@ -47,6 +47,16 @@ def test_names_that_are_nobodys_look_alike(cluster: Cluster, name: str) -> None:
     assert answer_to(cluster, hello) == Alert.UNRECOGNIZED_NAME.record
 
 
+def test_a_name_may_be_fully_qualified(cluster: Cluster, tunnel: portway.Tunnel) -> None:
+    """RFC 6066 says without the last dot; whoever sends it is served, in any case, and two dots are no name."""
+    for name in (f"{tunnel.host}.", tunnel.host.upper(), f"{tunnel.host.upper()}."):
+        with socket.create_connection((LOOPBACK, cluster.node.port), TIMEOUT) as visitor:
+            visitor.sendall(hellos.real_hello(name))
+            assert visitor.recv(1) == b"\x16", "a ServerHello"
+    two_dots = hellos.records(hellos.message([hellos.server_name(f"{tunnel.host}..".encode())]))
+    assert answer_to(cluster, two_dots) == Alert.UNRECOGNIZED_NAME.record
+
+
 def test_no_name_looks_the_same(cluster: Cluster) -> None:
     """Neither a real client that names nobody nor a hello without a single extension learns more."""
     for hello in (hellos.real_hello(None), hellos.records(hellos.message(None))):

@@ -91,7 +91,8 @@ def decide(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str]
         return Refuse(Alert.HANDSHAKE_FAILURE)
     if hello.alpn and _PROTOCOLS.isdisjoint(hello.alpn):
         return Refuse(Alert.NO_APPLICATION_PROTOCOL)
-    name = (hello.sni or "").lower()
+    # RFC 6066 §3 says without the last dot of a fully qualified name; some clients send it.
+    name = (hello.sni or "").lower().removesuffix(".")
     if LINK_ALPN in hello.alpn:
         return ClientLane(group) if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
     if MESH_ALPN in hello.alpn:

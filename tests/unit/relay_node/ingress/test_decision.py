@@ -34,9 +34,9 @@ def routed(
     return decide(hello, b"\x16\x03\x01", zones={ZONE, OTHER_ZONE}, server_name=SERVER_NAME)
 
 
-@pytest.mark.parametrize("sni", [HOST, HOST.upper(), f"{LABEL.upper()}.{ZONE}"])
+@pytest.mark.parametrize("sni", [HOST, HOST.upper(), f"{LABEL.upper()}.{ZONE}", f"{HOST}.", f"{HOST.upper()}."])
 def test_a_label_is_looked_up(sni: str) -> None:
-    """Host names are the same in any case."""
+    """Host names are the same in any case, and with the last dot of a fully qualified name."""
     assert routed(sni, ("h2",)) == Visitor(LABEL, ZONE, ("h2",), Group.X25519)
 
 
@@ -55,7 +55,9 @@ def test_a_label_of_another_region_is_looked_up() -> None:
         ZONE,
         f".{ZONE}",
         f"{LABEL}.iad.example.com",  # a region that there is no certificate for
-        f"{LABEL}.{ZONE}.",
+        f"{LABEL}.{ZONE}..",
+        f"{LABEL}..{ZONE}",
+        f"{LABEL}.",
         f"www.{HOST}",
         f"{LABEL}x.{ZONE}",
         f"{LABEL[:-1]}1.{ZONE}",  # 1 is no base32
@@ -80,7 +82,7 @@ def test_only_labels_are_looked_up(sni: str) -> None:
     assert routed(sni) == UNKNOWN
 
 
-@pytest.mark.parametrize("sni", [SERVER_NAME, SERVER_NAME.upper()])
+@pytest.mark.parametrize("sni", [SERVER_NAME, SERVER_NAME.upper(), f"{SERVER_NAME}."])
 def test_a_clients_lane_names_the_node(sni: str) -> None:
     """The ALPN of lanes with this node's own name is a client's lane; that of the mesh, another node's."""
     assert routed(sni, (LINK_ALPN,)) == ClientLane(Group.X25519)
