@@ -1,6 +1,7 @@
 """That fuzzing would notice: a target of which one rule is broken fails within a bounded number of inputs."""
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ from portway_proto.wire.frames import FrameReader, FrameType, encode_number
 from portway_proto.wire.lane import Ending, LaneState, Phase, Take
 from portway_relay.ingress import client_hello
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed
-from portway_testkit.fuzzing import hello_target, lane_target
+from portway_relay.net import http_pages, plain_http
+from portway_relay.net.plain_http import Request
+from portway_testkit.fuzzing import hello_target, lane_target, request_target
 from portway_testkit.fuzzing.edits import random_input
 from portway_testkit.fuzzing.targets import TARGETS
 
@@ -50,6 +53,25 @@ def _impatient(patch: pytest.MonkeyPatch) -> None:
         return Invalid("too little") if isinstance(answer, NeedMore) and len(data) > 50 else answer
 
     patch.setattr(hello_target, "parse", parse)
+
+
+def _any_host(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(http_pages, "_host_name", lambda authority: authority.decode("latin-1"))
+
+
+def _any_target(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(plain_http, "_REQUEST", re.compile(rb"([^ ]*) ([^ ]*) HTTP/1\."))
+
+
+def _the_last_host(patch: pytest.MonkeyPatch) -> None:
+    really = plain_http.read_request
+
+    def read_request(data: bytes) -> Request | int | None:
+        answer = really(data)
+        last = re.findall(rb"\nhost:(.*)\n", data.lower())
+        return Request(answer.target, last[-1]) if isinstance(answer, Request) and last else answer
+
+    patch.setattr(request_target, "read_request", read_request)
 
 
 def _pieces_taken_for_frames(patch: pytest.MonkeyPatch) -> None:
@@ -120,6 +142,9 @@ BROKEN: list[tuple[str, Break]] = [
     ("hello", _unbounded_reading),
     ("hello", _any_number_of_records),
     ("hello", _impatient),
+    ("request", _any_host),
+    ("request", _any_target),
+    ("request", _the_last_host),
     ("frames", _pieces_taken_for_frames),
     ("frames", _forgotten_body),
     ("frames", _no_limits),

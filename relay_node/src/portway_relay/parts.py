@@ -21,6 +21,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
+from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.memory_limit import MIB, MemoryLimit
@@ -117,6 +118,7 @@ class Serving:
     greeter: Greeter
     inbound_lanes: InboundLanes
     public_port: PublicPort
+    plain_visitors: PlainVisitors
 
 
 def build_base(
@@ -299,17 +301,24 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         time_limit=limits.greeting_time,
         on_failure=base.on_failure,
     )
+    plain_visitors = PlainVisitors(
+        carrier,
+        lambda: certificates.current().zones.keys(),
+        lambda: base.address.public_address().port,
+        max_answers=limits.max_half_open,
+        clock=base.clock,
+    )
     public_port = PublicPort(
         config,
         base.address,
         carrier,
         certificates.current,
         routing.lookup,
-        ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept),
+        ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept, plain_visitors.answer),
         rate=base.rate,
         handshakes=base.handshakes,
         is_memory_scarce=lambda: routing.memory.scarce,
         clock=base.clock,
         on_failure=base.on_failure,
     )
-    return Serving(grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port)
+    return Serving(grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port, plain_visitors)

@@ -74,7 +74,7 @@ class Report:
     def _rejected(self) -> dict[str, int]:
         serving = self._serving
         return {
-            **serving.public_port.rejected,
+            **(serving.public_port.rejected + serving.plain_visitors.turned_away),
             "half_open": serving.public_port.evicted,
             "raw_rate": self._raw.visitors.rejected,
             "greetings": serving.greeter.rejected,

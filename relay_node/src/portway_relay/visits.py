@@ -19,7 +19,8 @@ from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-from portway_relay.net.plain_http import bad_gateway, gateway_timeout, looks_like_http, unavailable
+from portway_relay.net.http_pages import bad_gateway, gateway_timeout, unavailable
+from portway_relay.net.plain_http import looks_like_http, may_become_http
 from portway_relay.routing.lookup import Destination, DestinationFinder
 from portway_relay.routing.tunnel import Tunnel
 
@@ -175,11 +176,7 @@ class Visits:
             self._over(arrival.destination, visit, end)
 
     def _turn_away(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
-        """End a visitor that no client took, with an answer if it speaks HTTP."""
-        if visit.opening.kind is VisitKind.RAW:
-            self._carrier.finish(stream, b"")
-            self._over(arrival.destination, visit, end)
-            return
+        """End a visitor that no client took, with an answer if it speaks HTTP, also on a raw port."""
         if end.outcome is Outcome.UNANSWERED:
             page = gateway_timeout()
         elif end.outcome is Outcome.REFUSED and end.reason is RefusalReason.UNREACHABLE:
@@ -190,8 +187,15 @@ class Visits:
         answering.add_done_callback(lambda _: self._over(arrival.destination, visit, end))
 
     async def _answer(self, stream: Stream, page: bytes) -> None:
-        """Send the page to a visitor that speaks HTTP; close the stream of any other."""
-        first_bytes = await stream.first_bytes(self._first_bytes_time)
+        """Send the page to a visitor that speaks HTTP. The stream of any other is closed: at once when its first bytes
+        cannot become a request, after `first_bytes_time` when it says too little."""
+        loop = asyncio.get_running_loop()
+        left, least = self._first_bytes_time, 1
+        deadline = loop.time() + left
+        first_bytes = await stream.first_bytes(left, least)
+        while len(first_bytes) >= least and may_become_http(first_bytes):
+            left, least = deadline - loop.time(), len(first_bytes) + 1
+            first_bytes = await stream.first_bytes(left, least)
         self._carrier.finish(stream, page if looks_like_http(first_bytes) else b"")
 
     def _begins(self, destination: Destination, visit: Visit) -> None:

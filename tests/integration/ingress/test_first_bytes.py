@@ -113,35 +113,51 @@ def test_a_handshake_that_is_never_finished(hasty: Cluster, as_client: AsClient,
         assert end_of(visitor)[:1] == b"\x16", "a ServerHello, and then the end"
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE"])
-def test_plain_http(cluster: Cluster, method: str) -> None:
-    """Who forgot the s of https is told so, with the address to use, and the connection ends in order."""
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE", "PROPFIND"])
+@pytest.mark.parametrize("target", ["/x?y=%20", "http://abc.fra.localhost/x?y=%20"])
+def test_plain_http(cluster: Cluster, method: str, target: str) -> None:
+    """Who forgot the s of https is sent to the same path with it, and the connection ends in order."""
     with connect(cluster) as visitor:
-        visitor.sendall(f"{method} /x HTTP/1.1\r\nHost: abc.fra.localhost\r\n\r\n".encode())
+        visitor.sendall(f"{method} {target} HTTP/1.1\r\nHost: abc.fra.localhost\r\n\r\n".encode())
         head, _, body = receive(visitor).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert f"https://abc.fra.localhost:{cluster.node.port}/".encode() in body
-    assert len(head + body) < 1_000
+    assert head.startswith(b"HTTP/1.1 308 ")
+    assert f"\r\nLocation: https://abc.fra.localhost:{cluster.node.port}/x?y=%20\r\n".encode() in head
+    assert body == b""
+
+
+@pytest.mark.parametrize(
+    "host", ["abc.example.org", "abc.nyc.localhost", "localhost", "x@abc.fra.localhost", "127.0.0.1"]
+)
+def test_plain_http_for_another_host(cluster: Cluster, host: str) -> None:
+    """There is no redirect to what this node does not serve: a short page says what to do."""
+    with connect(cluster) as visitor:
+        visitor.sendall(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = receive(visitor)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"use https://" in answer
+    assert b"Location" not in answer
+    assert len(answer) < 1_000
 
 
 def test_plain_http_byte_by_byte(cluster: Cluster) -> None:
-    """A request whose method comes in single bytes is known for what it is."""
+    """A request that comes in single bytes is known for what it is, and waited for until its Host is there."""
     with connect(cluster) as visitor:
-        for byte in b"OPTIONS ":
+        for byte in b"PROPFIND /x HTTP/1.1\r\nHost: abc.fra.localhost\r\n":
             visitor.sendall(bytes([byte]))
-        assert receive(visitor).startswith(b"HTTP/1.1 400 ")
+        assert b"\r\nLocation: https://abc.fra.localhost" in receive(visitor)
 
 
 def test_a_large_request_in_clear_text(cluster: Cluster) -> None:
     """Somebody who posts a megabyte in clear text reads the answer all the same."""
+    request = b"POST / HTTP/1.1\r\nHost: abc.fra.localhost\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
     with connect(cluster) as visitor:
-        visitor.sendall(b"POST / HTTP/1.1\r\nHost: abc\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
-        assert receive(visitor).startswith(b"HTTP/1.1 400 ")
+        visitor.sendall(request)
+        assert receive(visitor).startswith(b"HTTP/1.1 308 ")
 
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"\x00" * 100, b"\xff" * 5, b"SSH-2.0-OpenSSH_9.2\r\n", b"\x16\x03\x01\x00\x00", b"\x16\x02\x00", b"get / "],
+    [b"\x00" * 100, b"\xff" * 5, b"SSH-2.0-OpenSSH_9.2\r\n", b"\x16\x03\x01\x00\x00", b"\x16\x02\x00", b"GET / FTP"],
 )
 def test_no_tls(cluster: Cluster, garbage: bytes) -> None:
     """What can become neither a hello nor a request is answered with an alert at once, and ended."""

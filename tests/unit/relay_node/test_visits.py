@@ -137,25 +137,47 @@ async def test_a_client_that_does_not_answer_is_told_to_http(node: Node) -> None
     assert node.over()
 
 
+@pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize(
     "first_bytes", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n", b"\x00\x01", b"GE"]
 )
-async def test_who_speaks_something_else_gets_a_clean_close(node: Node, first_bytes: bytes) -> None:
+async def test_who_speaks_something_else_gets_a_clean_close(node: Node, first_bytes: bytes, raw: bool) -> None:
     """A page would be garbage to anything but HTTP/1, and to who said nothing in time."""
-    visit = node.tls_visit()
+    visit = node.raw_visit() if raw else node.tls_visit()
     visit.end(Outcome.REFUSED, RefusalReason.UNREACHABLE)
     assert await turned_away(visit, first_bytes) == [b""]
     assert node.over()
 
 
-@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED])
-async def test_a_raw_visitor_that_nobody_takes_is_closed(node: Node, outcome: Outcome) -> None:
-    """No page and no waiting: what is spoken on a raw port is not known."""
+@pytest.mark.parametrize("method", [b"GET", b"PROPFIND", b"REPORT", b"QUERY", b"PURGE"])
+@pytest.mark.parametrize(
+    ("outcome", "status"), [(Outcome.REFUSED, b"502 "), (Outcome.NO_LANE, b"503 "), (Outcome.UNANSWERED, b"504 ")]
+)
+async def test_a_raw_visitor_that_nobody_takes_is_told_if_it_speaks_http(
+    node: Node, outcome: Outcome, status: bytes, method: bytes
+) -> None:
+    """With the page of a visitor of a name, whatever its method."""
     visit = node.raw_visit()
     visit.end(outcome, RefusalReason.UNREACHABLE)
+    (page,) = await turned_away(visit, method + b" /x HTTP/1.1\r\n\r\n")
+    assert page.startswith(b"HTTP/1.1 " + status)
+    assert node.over()
+
+
+async def test_a_request_that_comes_in_pieces_is_waited_for(node: Node) -> None:
+    """Each time for one byte more, and for no longer than first bytes are waited for in all."""
+    visit = node.tls_visit()
+    visit.end(Outcome.NO_LANE)
     await settled()
-    assert visit.stream.finished == [b""]
-    assert visit.stream.asked == []
+    request = b"PROPFIND / HTTP/1.1\r\n"
+    for size in (1, 8, 9, 12, len(request)):
+        assert visit.stream.finished == []
+        visit.stream.says(request[:size])
+        await settled()
+    (page,) = visit.stream.finished
+    assert page.startswith(b"HTTP/1.1 503 ")
+    assert visit.stream.least == [1, 2, 9, 10, 13]
+    assert visit.stream.asked == sorted(visit.stream.asked, reverse=True)
     assert node.over()
 
 

@@ -16,7 +16,7 @@ from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import VISITOR_PROTOCOLS
 from portway_relay.ingress.client_hello import Invalid, Parsed
-from portway_relay.net.plain_http import looks_like_http
+from portway_relay.net.plain_http import Request
 
 # Hybrids with X25519: ML-KEM-768, which OpenSSL has from 3.5 on, and its draft. Browsers put them first.
 _POST_QUANTUM: Final = (0x11EC, 0x6399)
@@ -67,6 +67,8 @@ class PeerLane:
 class PlainHttp:
     """An HTTP request without TLS."""
 
+    request: Request
+
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
@@ -78,14 +80,16 @@ class Refuse:
 Decision = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
 
 
-def decide(hello: Parsed | Invalid, first_bytes: bytes, *, zones: Container[str], server_name: str) -> Decision:
-    """What a connection is for.
+def decide(hello: Parsed | Request | Invalid, *, zones: Container[str], server_name: str) -> Decision:
+    """What a connection is for, from what it begins with.
 
     zones: the `<region>.<domain>` that this node has certificates for.
     server_name: this node's name as the SNI of lanes.
     """
+    if isinstance(hello, Request):
+        return PlainHttp(hello)
     if isinstance(hello, Invalid):
-        return PlainHttp() if looks_like_http(first_bytes) else Refuse(Alert.DECODE_ERROR)
+        return Refuse(Alert.DECODE_ERROR)
     group = choose_group(hello.groups, hello.shares)
     if group is None:
         return Refuse(Alert.HANDSHAKE_FAILURE)

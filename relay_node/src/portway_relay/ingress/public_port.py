@@ -27,7 +27,6 @@ from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.client_hello import Invalid, Parsed
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
@@ -38,9 +37,9 @@ from portway_relay.ingress.decision import (
     choose_alpn,
     decide,
 )
-from portway_relay.ingress.peek import read_hello
+from portway_relay.ingress.peek import FirstMessage, read_hello
 from portway_relay.net.node_address import NodeAddress
-from portway_relay.net.plain_http import use_https
+from portway_relay.net.plain_http import Request
 from portway_relay.routing.lookup import Destination, DestinationFinder
 
 logger = logging.getLogger(__name__)
@@ -58,11 +57,13 @@ class ConnectionHandlers:
 
     visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
     client_lane, peer_lane: called with socket, peer, and the group for the key exchange.
+    plain_visitor: called with socket, peer, and a request without TLS. There is no handshake.
     """
 
     visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls, Callable[[], None]], None]
     client_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
+    plain_visitor: Callable[[socket.socket, Endpoint, Request], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +73,6 @@ class _Decided:
     sock: socket.socket
     peer: Endpoint
     decision: Decision
-    first_bytes: bytes
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class PublicPort:
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
         self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
-        self._peek = FirstBytes[Parsed | Invalid](
+        self._peek = FirstBytes[FirstMessage](
             read_hello,
             self._peeked,
             time_limit=limits.hello_time,
@@ -187,7 +187,7 @@ class PublicPort:
         else:
             self._peek.add(sock, peer)
 
-    def _peeked(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+    def _peeked(self, sock: socket.socket, peer: Endpoint, hello: FirstMessage, first_bytes: bytes) -> None:
         """Decide, and act in this turn of the loop or a later one.
 
         At most `hellos_per_turn` connections of each queue are acted upon in one turn: each may begin a handshake, and
@@ -195,15 +195,15 @@ class PublicPort:
         and in each queue prefixes of addresses take turns.
         """
         config = self._config
-        decision = decide(hello, first_bytes, zones=self._certificates().zones.keys(), server_name=config.server_name)
+        decision = decide(hello, zones=self._certificates().zones.keys(), server_name=config.server_name)
         turns = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors
         if self._next_turn is None:
             self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
         if turns.budget and not turns.queue:
             turns.budget -= 1
-            self._act(sock, peer, decision, first_bytes)
+            self._act(sock, peer, decision)
         elif self._queued.take(peer.host):
-            turns.queue.push(_Decided(sock, peer, decision, first_bytes), peer.host)
+            turns.queue.push(_Decided(sock, peer, decision), peer.host)
         else:
             self._close(sock, "queue")
 
@@ -217,9 +217,9 @@ class PublicPort:
                 turns.budget -= 1
                 one = turns.queue.pop()
                 self._queued.give_back(one.peer.host)
-                self._act(one.sock, one.peer, one.decision, one.first_bytes)
+                self._act(one.sock, one.peer, one.decision)
 
-    def _act(self, sock: socket.socket, peer: Endpoint, decision: Decision, first_bytes: bytes) -> None:
+    def _act(self, sock: socket.socket, peer: Endpoint, decision: Decision) -> None:
         if isinstance(decision, Visitor):
             self._visitor(sock, peer, decision)
         elif isinstance(decision, ClientLane):
@@ -227,9 +227,7 @@ class PublicPort:
         elif isinstance(decision, PeerLane):
             self._hand_over(self._handlers.peer_lane, sock, peer, decision.group)
         elif isinstance(decision, PlainHttp):
-            self.rejected["plain_http"] += 1
-            page = use_https(first_bytes, self.address.public_address().port)
-            self._carrier.finish(self._carrier.accept(sock, None), page)
+            self._handlers.plain_visitor(sock, peer, decision.request)
         else:
             self._refuse(sock, decision.alert)
 

@@ -1,83 +1,76 @@
-"""Plain HTTP/1: recognising a request by its first bytes, and the short pages that a node answers with.
+"""Plain HTTP/1: recognising a request by its first bytes, and reading as much of it as a redirect needs.
 
-The pages repeat nothing that the peer sent, except a host name of valid form.
+A method is any token (RFC 9110 §9), so a method alone is no sign of HTTP: SSH, SMTP and RTSP begin with tokens, too.
+What counts is `token SP request-target SP HTTP/1.`. Not here: the answers (http_pages.py).
 """
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
-_METHOD: Final = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
-# Bytes after which it is certain whether a request line begins.
-LONGEST_METHOD: Final = len("OPTIONS ")
-_HOST_NAME: Final = re.compile(
-    rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::[0-9]{1,5})?"
-)
-_LONGEST_NAME: Final = 253
+# Bytes. The longest method that IANA names has 17 (UPDATEREDIRECTREF).
+MAX_METHOD: Final = 32
+# Bytes. RFC 9112 §3 wants request lines of 8,000 at least to be understood.
+MAX_TARGET: Final = 8 * 1024
+# Bytes of a request in which its Host is looked for. User agents send it first (RFC 9110 §7.2).
+MAX_HEAD: Final = 16 * 1024
+
+_METHOD: Final = rb"[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,%d}" % MAX_METHOD
+# A target has visible ASCII alone (RFC 3986); browsers and curl also send UTF-8 as it is.
+_TARGET: Final = rb"[\x21-\x7e\x80-\xff]{1,%d}" % MAX_TARGET
+_VERSION: Final = b"HTTP/1."
+_ONE_METHOD: Final = re.compile(_METHOD)
+_ONE_TARGET: Final = re.compile(_TARGET)
+_REQUEST: Final = re.compile(_METHOD + b" (" + _TARGET + b") " + re.escape(_VERSION))
+_HOST: Final = b"\nhost:"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a request asks for: its target, and the value of its first Host field; empty without one. Both as they were
+    sent, but for blanks around the value and its upper case."""
+
+    target: bytes
+    host: bytes
 
 
 def looks_like_http(data: bytes) -> bool:
     """Whether these first bytes begin an HTTP/1 request."""
-    return _METHOD.match(data) is not None
+    return _REQUEST.match(data) is not None
 
 
 def may_become_http(data: bytes) -> bool:
-    """Whether further bytes could make these the beginning of a request."""
-    return len(data) < LONGEST_METHOD and data.isalpha() and data.isupper()
+    """Whether these bytes, which do not begin a request, are the beginning of one that does."""
+    method, blank, rest = data.partition(b" ")
+    if not data:
+        return True
+    if _ONE_METHOD.fullmatch(method) is None:
+        return False
+    if not blank or not rest:
+        return True
+    target, blank, version = rest.partition(b" ")
+    if _ONE_TARGET.fullmatch(target) is None:
+        return False
+    return not blank or (len(version) < len(_VERSION) and _VERSION.startswith(version))
 
 
-def use_https(request: bytes, port: int) -> bytes:
-    """The answer to a plain HTTP request on the TLS port. `port` is the public one, for the address in the page."""
-    advice = "This port speaks HTTPS only: use https:// in place of http://."
-    host = _HOST_NAME.fullmatch(_host_header(request))
-    if host is not None and len(host[1]) <= _LONGEST_NAME:
-        address = host[1].decode("ascii") + ("" if port == 443 else f":{port}")
-        advice += f"\nTry https://{address}/"
-    return _response("400 Bad Request", advice)
+def read_request(data: bytes) -> Request | int | None:
+    """The request that a connection begins with; None when it begins with something else; an int, the number of bytes
+    without which this cannot be said.
 
-
-NOT_LISTENING: Final = (
-    "The program behind this address is not listening yet.\nIf it is yours: start it on the port that you forward."
-)
-NOT_CONNECTED: Final = "The program behind this address cannot take this request now. Try again in a moment."
-NOT_ANSWERED: Final = "The program behind this address has not taken this connection in time."
-
-
-def bad_gateway() -> bytes:
-    """The answer when the local server does not accept connections."""
-    return _response("502 Bad Gateway", NOT_LISTENING, retry_after=1)
-
-
-def gateway_timeout() -> bytes:
-    """The answer when the client has neither accepted nor refused the visit in time."""
-    return _response("504 Gateway Timeout", NOT_ANSWERED)
-
-
-def unavailable() -> bytes:
-    """The answer when the client has no lane for the visit."""
-    return _response("503 Service Unavailable", NOT_CONNECTED, retry_after=1)
-
-
-def _host_header(request: bytes) -> bytes:
-    """The value of the first complete Host header, in lower case; empty without one.
-
-    Read line by line: a regular expression that allows blanks on both sides of the value can backtrack for seconds.
+    The Host is waited for, within MAX_HEAD. Reading takes a few plain searches: it is repeated for each packet, and a
+    regular expression can be made to backtrack for seconds.
     """
-    for line in request.split(b"\r\n")[1:-1]:
-        name, _, value = line.partition(b":")
-        if name.lower() == b"host":
-            return value.strip(b" \t").lower()
-    return b""
-
-
-def _response(status: str, text: str, *, retry_after: int | None = None) -> bytes:
-    body = text.encode() + b"\n"
-    lines = [
-        f"HTTP/1.1 {status}",
-        "Content-Type: text/plain; charset=utf-8",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    ]
-    if retry_after is not None:
-        lines.append(f"Retry-After: {retry_after}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    begun = _REQUEST.match(data)
+    if begun is None:
+        return len(data) + 1 if may_become_http(data) else None
+    fields = data[begun.end() : MAX_HEAD].lower()
+    at = fields.find(_HOST)
+    over = [end for end in (fields.find(b"\n\r\n"), fields.find(b"\n\n")) if end >= 0]
+    if at >= 0 and all(at < end for end in over):
+        end = fields.find(b"\n", at + 1)
+        if end >= 0:
+            return Request(begun[1], fields[at + len(_HOST) : end].strip(b" \t\r"))
+    elif over:
+        return Request(begun[1], b"")
+    return len(data) + 1 if len(data) < MAX_HEAD else Request(begun[1], b"")

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 from portway_relay.ingress import peek as peek_module
 from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, Parsed, parse
-from portway_relay.ingress.peek import read_hello
+from portway_relay.ingress.peek import FirstMessage, read_hello
+from portway_relay.net.plain_http import Request
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_testkit.links.carrier_link import until
@@ -33,15 +34,15 @@ class Seen:
     """What a peek told."""
 
     def __init__(self) -> None:
-        self.all: list[tuple[socket.socket, Parsed | Invalid, bytes]] = []
+        self.all: list[tuple[socket.socket, FirstMessage, bytes]] = []
         self._told = asyncio.Event()
 
-    def __call__(self, sock: socket.socket, peer: Endpoint, hello: Parsed | Invalid, first_bytes: bytes) -> None:
+    def __call__(self, sock: socket.socket, peer: Endpoint, hello: FirstMessage, first_bytes: bytes) -> None:
         assert peer == PEER
         self.all.append((sock, hello, first_bytes))
         self._told.set()
 
-    async def one(self) -> tuple[socket.socket, Parsed | Invalid, bytes]:
+    async def one(self) -> tuple[socket.socket, FirstMessage, bytes]:
         await self._told.wait()
         (told,) = self.all
         return told
@@ -49,7 +50,7 @@ class Seen:
 
 def open_peek(
     seen: Seen, *, time_limit: float, capacity: int, capacity_per_address: int = 100
-) -> FirstBytes[Parsed | Invalid]:
+) -> FirstBytes[FirstMessage]:
     return FirstBytes(
         read_hello,
         seen,
@@ -246,7 +247,7 @@ async def test_a_visitor_that_ends_after_its_hello_is_seen(connect: Connect) -> 
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x80\x2e\x01\x00\x02", b"\x00", b"\x16\x02", b"get /"]
+    "garbage", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x80\x2e\x01\x00\x02", b"\x00", b"\x16\x02", b"GET\t/"]
 )
 async def test_garbage_is_told_as_such(connect: Connect, garbage: bytes) -> None:
     """What is no hello is seen as soon as that is certain, with the bytes that say so."""
@@ -261,20 +262,19 @@ async def test_garbage_is_told_as_such(connect: Connect, garbage: bytes) -> None
     handed_on_whole(ours, garbage)
 
 
-@pytest.mark.parametrize("cut", range(1, 8))
-async def test_a_request_in_clear_text_is_seen_with_its_method(connect: Connect, cut: int) -> None:
-    """A method that came in two packets is told whole, so that its sender can be answered."""
+@pytest.mark.parametrize("cut", [1, 7, 8, 10, 18, 20, 27])
+async def test_a_request_in_clear_text_is_seen_with_its_host(connect: Connect, cut: int) -> None:
+    """A request that came in two packets is told with target and Host, so that its sender can be redirected."""
+    request = b"PROPFIND /x HTTP/1.1\r\nHost: a\r\n"
     ours, theirs = connect()
     seen = Seen()
     open_peek(seen, time_limit=LONG, capacity=1).add(ours, PEER)
-    theirs.send(b"OPTIONS * HTTP/1.1\r\n"[:cut])
+    theirs.send(request[:cut])
     await turns()
     assert seen.all == []
-    theirs.send(b"OPTIONS * HTTP/1.1\r\n"[cut:])
-    _, answer, first_bytes = await seen.one()
-    assert isinstance(answer, Invalid)
-    assert first_bytes.startswith(b"OPTIONS ")
-    handed_on_whole(ours, b"OPTIONS * HTTP/1.1\r\n")
+    theirs.send(request[cut:])
+    assert await seen.one() == (ours, Request(b"/x", b"a"), request)
+    handed_on_whole(ours, request)
 
 
 async def test_so_many_wait_and_the_oldest_makes_room(connect: Connect) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trustme
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.ingress.decision import Alert
+from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import GREETING, HOST, LABEL, NODE, Around, FrontMaker, answer, visit
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import message, real_hello, records, server_name
@@ -82,21 +83,47 @@ async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Aroun
 
 
 @pytest.mark.parametrize("public_port", [0, 443, 8443])
-async def test_http_in_clear_text_is_told_to_use_https(open_front: FrontMaker, public_port: int) -> None:
-    """A request on the TLS port is answered with a page that names the right address, then the end."""
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PROPFIND", "QUERY"])
+async def test_http_in_clear_text_is_redirected(
+    open_front: FrontMaker, around: Around, public_port: int, method: str
+) -> None:
+    """A request on the TLS port is sent to the same path under https, at the public port; then the end."""
     front = open_front(public_port=public_port)
-    page = (await answer(front, f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())).decode()
+    head = (await answer(front, f"{method} /a?b=c HTTP/1.1\r\nHost: {HOST}:80\r\n\r\n".encode())).decode()
     port = {0: f":{front.address.listening.port}", 443: "", 8443: ":8443"}[public_port]
+    assert head.startswith("HTTP/1.1 308 Permanent Redirect\r\n")
+    assert f"\r\nLocation: https://{HOST}{port}/a?b=c\r\n" in head
+    assert around.plain == {"redirected": 1}
+    assert not front.rejected
+
+
+async def test_http_for_another_host_is_told_to_use_https(open_front: FrontMaker, around: Around) -> None:
+    """There is no redirect to a host that is not served here: a page names the scheme."""
+    front = open_front(public_port=8443)
+    page = (await answer(front, b"GET /a HTTP/1.1\r\nHost: www.example.org\r\n\r\n")).decode()
     assert page.startswith("HTTP/1.1 400 Bad Request\r\n")
-    assert page.endswith(f"Try https://{HOST}{port}/\n")
-    assert front.rejected == {"plain_http": 1}
+    assert page.endswith("Try https://www.example.org:8443/\n")
+    assert around.plain == {"plain_http": 1}
 
 
 async def test_an_upload_in_clear_text_reads_its_answer(open_front: FrontMaker) -> None:
     """What the visitor still sends does not turn the answer into a reset."""
     front = open_front()
-    request = b"POST /upload HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
-    assert (await answer(front, request)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    request = f"POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n".encode() + bytes(1_000_000)
+    assert (await answer(front, request)).startswith(b"HTTP/1.1 308 ")
+
+
+async def test_redirects_in_progress_are_bounded(open_front: FrontMaker, around: Around, clock: ManualClock) -> None:
+    """A network that asks for more than its share is closed on, until time has passed."""
+    front = open_front(limits={"max_half_open": 4})
+    request = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    answers = [await answer(front, request) for _ in range(4)]
+    assert all(head.startswith(b"HTTP/1.1 308 ") for head in answers)
+    with pytest.raises(ConnectionResetError):
+        await answer(front, request)
+    assert around.plain == {"redirected": 4, "answers": 1}
+    clock.now += 10
+    assert (await answer(front, request)).startswith(b"HTTP/1.1 308 ")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Here: one tunnel, the fakes that take visitors and lanes, visitors. Not here: wh
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,7 @@ from portway_proto.v1.lane_pb2 import Failure
 from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.statements import Presence, SigningKey
 from portway_relay.config import NodeConfig
+from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.routing.lookup import Destination
@@ -67,6 +69,7 @@ class Around:
     asked: list[tuple[str, str]] = field(default_factory=list)
     found: "dict[str, asyncio.Future[Tunnel | None]]" = field(default_factory=dict)  # the answers of look-ups, by label
     failures: list[BaseException] = field(default_factory=list)
+    plain: Counter[str] = field(default_factory=Counter)  # how visitors without TLS were turned away
     fails: bool = False
     scarce: bool = False
 
@@ -142,13 +145,22 @@ async def open_front(
 
     def make(**changes: object) -> PublicPort:
         config = node_config(**changes)
+        address = NodeAddress(config)
+        plain = PlainVisitors(
+            around.carrier,
+            lambda: around.zones,
+            lambda: address.public_address().port,
+            max_answers=config.limits.max_half_open,
+            clock=clock,
+        )
+        around.plain = plain.turned_away
         front = PublicPort(
             config,
-            NodeAddress(config),
+            address,
             around.carrier,
             lambda: around,  # type: ignore[return-value, arg-type]
             around,
-            ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane),
+            ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane, plain.answer),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             handshakes=PrefixShares(config.limits.unfinished_handshakes_per_second, clock, window=1.0),
             is_memory_scarce=lambda: around.scarce,
