@@ -64,7 +64,11 @@ async def _serve(config: NodeConfig) -> int:
     code = await serve(
         lambda on_failure: Node(config, on_failure=on_failure),
         ready_file=config.ready_file,
-        addresses=lambda node: {"listen": str(node.address), "admin_listen": _text(node.admin_address)},
+        addresses=lambda node: {
+            "listen": str(node.address),
+            "http_listen": _text(node.http_address),
+            "admin_listen": _text(node.admin_address),
+        },
         on_hangup=Node.reload_certificates,
     )
     logger.info("node stopped")

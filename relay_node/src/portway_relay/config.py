@@ -4,6 +4,7 @@ Here: the fields, their defaults, and the rules between them. Not here: flags, e
 """
 
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,6 +23,15 @@ LEAST: Final = "least"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
+_HTTP_PORT: Final = 80
+_HTTPS_PORT: Final = 443
+
+
+class HttpListen(Enum):
+    """Where plain HTTP is redirected, when no address is given."""
+
+    DEFAULT = "default"  # at port 80 beside a public port 443, if that can be listened on
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,7 @@ class NodeConfig:
     tls_key: tuple[Path, ...]
     advertise: Endpoint | None = None
     public_port: int = 0
+    http_listen: Endpoint | HttpListen = HttpListen.DEFAULT
     raw_listen: str | None = None
     raw_ports: PortRange = PortRange(20_000, 29_999)
     raw_host: str | None = None
@@ -201,6 +212,15 @@ class NodeConfig:
     def zone(self) -> str:
         """`<region>.<domain>`: what follows the label and a dot in this node's host names."""
         return f"{self.region}.{self.domain}"
+
+    @property
+    def http_address(self) -> Endpoint | None:
+        """Where requests in clear text are redirected to https; None for nowhere."""
+        if isinstance(self.http_listen, Endpoint):
+            return self.http_listen
+        if self.http_listen is HttpListen.OFF or self.listen.port != _HTTPS_PORT:
+            return None
+        return Endpoint(self.listen.host, _HTTP_PORT)
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work, before anything is started."""

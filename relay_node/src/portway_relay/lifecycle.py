@@ -9,6 +9,7 @@ from typing import Final
 
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeState
 
+from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.public_port import PublicPort
 from portway_relay.mesh.peers import Peers
 from portway_relay.registry_link.outbox import Outbox
@@ -18,7 +19,7 @@ from portway_relay.visits import Visits
 
 logger = logging.getLogger(__name__)
 
-# Seconds that connections accepted just before the node stops listening get to send their ClientHello.
+# Seconds that connections accepted just before the node stops listening get to send their ClientHello or request.
 _HAND_ON_TIME: Final = 1.0
 
 
@@ -32,6 +33,7 @@ class Lifecycle:
         tunnels: HeldTunnels,
         visits: Visits,
         public_port: PublicPort,
+        http_port: HttpPort,
         outbox: Outbox,
         *,
         grace: float,
@@ -42,6 +44,7 @@ class Lifecycle:
         self._tunnels = tunnels
         self._visits = visits
         self._public_port = public_port
+        self._http_port = http_port
         self._outbox = outbox
         self._order: NodeState.ValueType = NODE_STATE_READY
         self.grace = grace
@@ -81,6 +84,7 @@ class Lifecycle:
                     await self._sessions.over()
                 await self._visits.over()
                 await self._public_port.stop_listening(within=_HAND_ON_TIME)
+                await self._http_port.stop_listening(within=_HAND_ON_TIME)
                 for tunnel in self._tunnels.all_live():
                     if tunnel.raw is not None:
                         tunnel.raw.pause()

@@ -67,6 +67,7 @@ class Node:
             routing.tunnels,
             routing.visits,
             serving.public_port,
+            serving.http_port,
             routing.outbox,
             grace=config.limits.stop_grace,
         )
@@ -125,6 +126,11 @@ class Node:
         return self._base.address.listening
 
     @property
+    def http_address(self) -> Endpoint | None:
+        """Where plain HTTP is redirected; None before the start, and when it is nowhere."""
+        return self._serving.http_port.listening
+
+    @property
     def admin_address(self) -> Endpoint | None:
         """Where health and metrics are served; None before the start and without --admin-listen."""
         return self._admin_address
@@ -133,8 +139,8 @@ class Node:
         """Start everything, or nothing: when one part cannot start, those that have are stopped again.
 
         Health first, so that an operator sees a node that waits. Then the public port, because registration names its
-        number. Then the stream with a registry. The node is ready once a registry has sent the keys of grants; while
-        none can be reached this waits.
+        number, and the port for plain HTTP. Then the stream with a registry. The node is ready once a registry has sent
+        the keys of grants; while none can be reached this waits.
 
         Raises ListenError. Cancelled, it leaves nothing open.
         """
@@ -142,6 +148,7 @@ class Node:
             if self._admin is not None and self.config.admin_listen is not None:
                 self._admin_address = await self._admin.start(_open_admin_sockets(self.config.admin_listen))
             self._serving.public_port.listen()
+            self._serving.http_port.listen()
             self._stream.start()
             self._raw.reservation.start()
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
@@ -207,6 +214,7 @@ class Node:
         close(serving.greeter.close)
         close(raw.visitors.close)
         self._closing.callback(raw.sockets.close)
+        close(serving.http_port.close)
         close(serving.public_port.close)
 
 

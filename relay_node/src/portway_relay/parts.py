@@ -21,6 +21,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
+from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
@@ -72,7 +73,7 @@ class Base:
     certificates: Certificates
     carrier: Carrier
     address: NodeAddress
-    rate: AddressRate  # of connections, at the public port and at raw ports together
+    rate: AddressRate  # of connections, at the public port, the plain HTTP port and raw ports together
     handshakes: PrefixShares  # that peers begin and do not complete
 
 
@@ -109,7 +110,7 @@ class RawPortParts:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What connections come to: clients' sessions, other nodes' lanes, the public port."""
+    """What connections come to: clients' sessions, other nodes' lanes, the public port, the plain HTTP port."""
 
     grants: GrantVerifier
     table: TunnelTable
@@ -119,6 +120,7 @@ class Serving:
     inbound_lanes: InboundLanes
     public_port: PublicPort
     plain_visitors: PlainVisitors
+    http_port: HttpPort
 
 
 def build_base(
@@ -321,4 +323,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         clock=base.clock,
         on_failure=base.on_failure,
     )
-    return Serving(grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port, plain_visitors)
+    http_port = HttpPort(config, plain_visitors, rate=base.rate, clock=base.clock)
+    return Serving(
+        grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port, plain_visitors, http_port
+    )

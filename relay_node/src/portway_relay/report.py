@@ -2,6 +2,8 @@
 part.
 """
 
+from collections import Counter
+
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_relay.lifecycle import Lifecycle
@@ -43,19 +45,19 @@ class Report:
     def counts(self) -> NodeCounts:
         """What the metrics show."""
         routing, serving = self._routing, self._serving
-        public_port, account = serving.public_port, self._raw.sockets.account
+        public_port, http_port, account = serving.public_port, serving.http_port, self._raw.sockets.account
         return NodeCounts(
             sessions=len(serving.sessions),
             sessions_away=serving.sessions.away,
             tunnels=len(routing.tunnels),
             visits=routing.visits.running,
-            half_open=public_port.half_open,
+            half_open=public_port.half_open + http_port.half_open,
             greeting=len(serving.greeter),
             raw_ports_held=account.held,
             raw_ports_resting=account.resting,
             registry_connected=routing.calls.connected,
-            connections=public_port.accepted,
-            accept_pauses=public_port.pauses,
+            connections=public_port.accepted + http_port.accepted,
+            accept_pauses=public_port.pauses + http_port.pauses,
             rejected=self._rejected(),
             outcomes=routing.visits.outcomes,
             handshakes=serving.greeter.handshakes,
@@ -74,8 +76,8 @@ class Report:
     def _rejected(self) -> dict[str, int]:
         serving = self._serving
         return {
-            **(serving.public_port.rejected + serving.plain_visitors.turned_away),
-            "half_open": serving.public_port.evicted,
+            **(Counter(serving.public_port.rejected) + serving.http_port.rejected + serving.plain_visitors.turned_away),
+            "half_open": serving.public_port.evicted + serving.http_port.evicted,
             "raw_rate": self._raw.visitors.rejected,
             "greetings": serving.greeter.rejected,
             "greetings_stalled": serving.greeter.evicted,

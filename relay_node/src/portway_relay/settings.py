@@ -14,7 +14,7 @@ from portway_runtime import settings as runtime_settings
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.settings import Setting, SettingTable, UnknownVariables, flag, one_of, whole_number
 
-from portway_relay.config import HELP, LEAST, NodeConfig, NodeLimits, PortRange
+from portway_relay.config import HELP, LEAST, HttpListen, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
 from portway_relay.membership.state_folder import CA, CERTIFICATE, CURRENT, KEY
 
@@ -37,6 +37,11 @@ def _listen_address(text: str) -> Endpoint:
 def _advertised_address(text: str) -> Endpoint:
     """As parse_endpoint; without a port it is 0, which stands for the port that is listened on."""
     return parse_endpoint(text, default_port=0, wildcard=True)
+
+
+def _http_address(text: str) -> Endpoint | HttpListen:
+    """As _listen_address; `off` and `none` are none."""
+    return HttpListen.OFF if text.lower() in ("off", "none") else _listen_address(text)
 
 
 def _degrees(text: str) -> float:
@@ -63,6 +68,12 @@ SETTINGS: Final = (
     Setting("listen", _listen_address, "the public TLS port; *:443 is every address", "HOST:PORT", required=True),
     Setting("advertise", _advertised_address, "where clients reach it", "HOST[:PORT]"),
     Setting("public_port", parse_port, "the port in tunnels' URLs, when a balancer changes it", "PORT"),
+    Setting(
+        "http_listen",
+        _http_address,
+        "a port that only redirects plain HTTP to https; port 80 by default where --listen has port 443; off: none",
+        "HOST:PORT|off",
+    ),
     Setting("raw_listen", str, "where raw TCP tunnels listen", "HOST"),
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),
     Setting("raw_host", str, "the host name of raw TCP tunnels", "HOST"),

@@ -21,7 +21,8 @@ class Parts:
         self.raw: Any = self
         parts: Any = self
         sessions: Any = Sessions(self)
-        self.lifecycle = Lifecycle(sessions, parts.peers, parts, parts, parts, parts, grace=grace)
+        http_port: Any = HttpPort(self)
+        self.lifecycle = Lifecycle(sessions, parts.peers, parts, parts, parts, http_port, parts, grace=grace)
 
     # The visits, the public port, the tunnels, the outbox.
 
@@ -40,6 +41,16 @@ class Parts:
 
     def state_changed(self) -> None:
         self.calls.append("tell the registry")
+
+
+class HttpPort:
+    """The plain HTTP port of Parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def stop_listening(self, *, within: float) -> None:
+        self._parts.calls.append("stop redirecting")
 
 
 class Sessions:
@@ -88,7 +99,8 @@ async def test_the_way_out_has_an_order() -> None:
     parts.clients_gone.set()
     parts.visits_over.set()
     await leaving
-    assert parts.calls == [*told, "wait for clients", "wait for visits", "stop listening", "wait for visits"]
+    waited = ("wait for clients", "wait for visits", "stop listening", "stop redirecting", "wait for visits")
+    assert parts.calls == [*told, *waited]
     assert parts.paused == 1
 
 

@@ -106,7 +106,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(make_node: MakeNode) -> N
     assert not listens(node.admin_address)
 
 
-@pytest.mark.parametrize("which", ["listen", "admin_listen"])
+@pytest.mark.parametrize("which", ["listen", "http_listen", "admin_listen"])
 async def test_a_port_that_is_taken_is_told_and_the_others_are_let_go(make_node: MakeNode, which: str) -> None:
     """The error names the address; a node that cannot have all its ports has none."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -115,6 +115,7 @@ async def test_a_port_that_is_taken_is_told_and_the_others_are_let_go(make_node:
         with pytest.raises(ListenError, match=str(endpoint)) as caught:
             await node.start()
     assert ("--admin-listen" in str(caught.value)) == (which == "admin_listen")
+    assert ("--http-listen" in str(caught.value)) == (which == "http_listen")
     assert node.admin_address is None or not listens(node.admin_address)
     assert not node.address.port or not listens(node.address)
 

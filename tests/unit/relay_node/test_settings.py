@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from portway_relay import config as config_module
-from portway_relay.config import NodeConfig, NodeLimits, PortRange
+from portway_relay.config import HttpListen, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
 from portway_relay.settings import LIMITS, SETTINGS, add_flags, load, parse_ports
 from portway_runtime.endpoints import Endpoint
@@ -118,6 +118,21 @@ def test_defaults_give_way_to_file_environment_and_flags(write: Write) -> None:
     assert from_environment.limits.stop_grace == 7
     from_flags = loaded(variables, config=file, region="flag")
     assert (from_flags.region, from_flags.log_level) == ("flag", "debug")
+
+
+def test_plain_http_is_redirected_beside_port_443() -> None:
+    """At port 80 of the same host, elsewhere where an address says so, and nowhere when it is turned off."""
+    assert loaded().http_address == Endpoint("127.0.0.1", 80)
+    assert loaded(listen="*:443", advertise="a.example:443").http_address == Endpoint("", 80)
+    assert loaded(listen="[::1]:443").http_address == Endpoint("::1", 80)
+    assert loaded(listen="127.0.0.1:8443").http_address is None
+    assert loaded(listen="127.0.0.1:8443", http_listen="*:8080").http_address == Endpoint("", 8080)
+    assert loaded({"PORTWAY_RELAY_HTTP_LISTEN": "[::1]:80"}).http_address == Endpoint("::1", 80)
+    for off in ("off", "none", "OFF"):
+        assert loaded(http_listen=off).http_listen is HttpListen.OFF
+        assert loaded(http_listen=off).http_address is None
+    for wrong in ("80", "no", ""):
+        assert "--http-listen" in complaint(http_listen=wrong)
 
 
 def test_a_stronger_source_replaces_a_list_whole(write: Write) -> None:
