@@ -71,7 +71,7 @@ class _Node(Collector):
         for name, (description, value) in gauges.items():
             yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
         totals = {
-            "connections": ("connections accepted at the public port", counts.connections),
+            "connections": ("connections accepted at the public port and the plain HTTP port", counts.connections),
             "accept_pauses": ("pauses of accepting, for want of descriptors", counts.accept_pauses),
             "handshakes": ("TLS handshakes", carrier.handshakes),
             "handshakes_failed": ("TLS handshakes that failed", carrier.handshakes_failed),

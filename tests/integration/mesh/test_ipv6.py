@@ -10,6 +10,7 @@ from portway_relay.visits import Visits
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
+from portway_testkit.processes.ports import free_port
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import is_consistent
 from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, receive, tls_context
@@ -51,6 +52,18 @@ def test_a_tunnel_works_over_ipv6_alone(cluster: Cluster, as_client: AsClient) -
             assert receive(visitor).endswith(b"origin\n")
         eventually(lambda: is_consistent(cluster, tunnel))
         assert cluster.admin.nodes()[0].host == "::1"
+
+
+def test_what_a_node_answers_itself_works_over_ipv6(cluster: Cluster, as_client: AsClient) -> None:
+    """The redirect to https at the TLS port, and the page of a raw port whose local server does not listen."""
+    as_client(cluster.environment())
+    with portway.forward(free_port(), unencrypted=True) as tunnel:
+        with socket.create_connection(("::1", tunnel.port), TIMEOUT) as visitor:
+            visitor.sendall(f"PROPFIND /x HTTP/1.1\r\nHost: {tunnel.host}.\r\n\r\n".encode())
+            assert f"\r\nLocation: {tunnel.url}/x\r\n".encode() in receive(visitor)
+        with socket.create_connection(tunnel.tcp_socket, TIMEOUT) as visitor:
+            visitor.sendall(b"PROPFIND /x HTTP/1.1\r\n\r\n")
+            assert receive(visitor).startswith(b"HTTP/1.1 502 ")
 
 
 def test_a_node_on_every_address_serves_both_families(start_cluster: Callable[..., Cluster]) -> None:
