@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.printable import printable_json, printable_line
+from portway_runtime.standard_streams import open_standard_streams
 
 from portway.config import (
     CA_VARIABLE,
@@ -82,6 +83,7 @@ class _Ended(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Usage errors leave by SystemExit, as argparse has it."""
+    open_standard_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:

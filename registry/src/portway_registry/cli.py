@@ -13,6 +13,7 @@ from portway_runtime.descriptors import raise_limit
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
 from portway_runtime.settings import Setting, add_config_flag, add_flags
+from portway_runtime.standard_streams import open_standard_streams
 
 from portway_registry.config import SETTINGS, Config, load
 from portway_registry.errors import RegistryError
@@ -32,6 +33,7 @@ underscores for dashes). Flags override variables, variables override the file. 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
+    open_standard_streams()
     parsed = _parser().parse_args(arguments)
     given = {key: value for key in SETTINGS.by_key if (value := getattr(parsed, key)) is not None}
     run_program(

@@ -11,6 +11,7 @@ from portway_runtime.descriptors import raise_limit
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
+from portway_runtime.standard_streams import open_standard_streams
 
 from portway_relay import settings
 from portway_relay.config import NodeConfig
@@ -27,6 +28,7 @@ reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
+    open_standard_streams()
     parsed = vars(_parser().parse_args(arguments))
     raise_limit()
     run_program(

@@ -71,6 +71,25 @@ def test_it_forwards_until_it_is_told_to_end(
     node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_descriptors_may_be_closed(
+    environment: dict[str, str], node: FakeNode, echo: Any, exchange: Any, closed: str
+) -> None:
+    """No connection of the command's gets their numbers, and it ends as ever."""
+    shell = f'exec "$0" -m portway forward "$1" {closed}'
+    command = ["sh", "-c", shell, sys.executable, str(echo.port)]
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        node.wait(lambda: bool(node.tunnels))
+        assert exchange(node, next(iter(node.tunnels)), b"hello") == b"hello"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, b"")
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_several_targets_are_printed_in_order(command: Command, node: FakeNode) -> None:
     """One address each, followed by its TCP address; all over one session."""
     process = command("forward", "--unencrypted", "8000", "localhost:8000", "[::1]:8001")

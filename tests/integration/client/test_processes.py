@@ -107,6 +107,41 @@ def test_a_program_that_ends_with_a_tunnel_open_withdraws_it(start: Start, node:
     assert not node.tunnels
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_program_without_standard_descriptors(
+    start: Start, node: FakeNode, echo: Any, exchange: Any, loop: str
+) -> None:
+    """The engine's sockets get higher numbers, also when the descriptors are closed between two tunnels."""
+    program = start(
+        f"""
+if {loop!r} == "asyncio":
+    sys.modules["uvloop"] = None
+told, output = os.dup(0), os.dup(1)
+
+def close_all():
+    for number in range(3):
+        os.close(number)
+
+def check():
+    assert [os.readlink(f"/proc/self/fd/{{number}}") for number in range(3)] == ["/dev/null"] * 3
+
+close_all()
+sys.stdin = sys.stdout = sys.stderr = None
+with portway.forward({echo.port}) as tunnel:
+    check()
+    close_all()
+    with portway.forward(8000):
+        check()
+    os.write(output, f"{{tunnel.url}}\\n".encode())
+    os.read(told, 1)
+"""
+    )
+    assert exchange(node, label_of(line(program)), b"hello") == b"hello"
+    go_on(program)
+    assert ended(program) == ""
+    node.wait(lambda: ("goaway",) in node.events)
+
+
 def test_a_program_that_fails_leaves_no_tunnel(start: Start, node: FakeNode) -> None:
     """Its own traceback is all it prints, its exit code is its own."""
     program = start("with portway.forward(8000) as tunnel:\n    raise SystemExit(7)\n")

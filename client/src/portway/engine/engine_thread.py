@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.standard_streams import occupy_standard_descriptors
 
 from portway.engine.engine import Engine, Status
 from portway.errors import RemoteError
@@ -156,6 +157,7 @@ _inherited: list[EngineThread] = []
 def running_engine() -> EngineThread:
     """The engine of this process; starts one if none runs."""
     global _running
+    occupy_standard_descriptors()  # each time: the program may have closed them meanwhile
     with fork_guard, _starting:
         if _running is None or not _running.alive:
             _running = EngineThread()

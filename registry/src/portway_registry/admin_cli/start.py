@@ -1,10 +1,12 @@
 """The entry point of portway-admin: what has to be done before gRPC is imported, which reads its settings then."""
 
 from portway_runtime.grpc_channels import silence_grpc
+from portway_runtime.standard_streams import open_standard_streams
 
 
 def main() -> None:
     """Run the command."""
+    open_standard_streams()
     silence_grpc()
     from portway_registry.admin_cli.cli import main as run
 
