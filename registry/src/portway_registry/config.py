@@ -14,7 +14,7 @@ from portway_runtime.address_scopes import Scope, expected_scopes
 from portway_runtime.certificates import NamedFile
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import SettingsError
-from portway_runtime.settings import CONFIG, Setting, SettingTable, UnknownVariables, flag, one_of, whole_number
+from portway_runtime.settings import CONFIG, Setting, SettingTable, flag, one_of, whole_number
 
 from portway_registry.errors import ConfigError
 from portway_registry.names import check_domain
@@ -134,8 +134,6 @@ SETTINGS: Final = SettingTable(
         Setting("log_format", one_of("text", "json"), "text or json", "FORM"),
         Setting("log_level", one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "LEVEL"),
     ),
-    # Kubernetes sets PORTWAY_REGISTRY_SERVICE_HOST and the like by itself.
-    UnknownVariables.REFUSE_MISSPELT,
     empty_unsets=True,
 )
 

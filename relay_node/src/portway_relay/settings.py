@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from portway_runtime import settings as runtime_settings
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
-from portway_runtime.settings import Setting, SettingTable, UnknownVariables, flag, one_of, whole_number
+from portway_runtime.settings import Setting, SettingTable, flag, one_of, whole_number
 
 from portway_relay.config import HELP, LEAST, HttpListen, NodeConfig, NodeLimits, PortRange
 from portway_relay.errors import ConfigError
@@ -118,9 +118,7 @@ LIMITS: Final = tuple(
     )
     for limit in fields(NodeLimits)
 )
-_TABLE: Final = SettingTable(
-    "portway-relay serve", PREFIX, (*SETTINGS, *LIMITS), UnknownVariables.REFUSE, empty_unsets=False
-)
+_TABLE: Final = SettingTable("portway-relay serve", PREFIX, (*SETTINGS, *LIMITS), empty_unsets=False)
 # The settings of a node that was given its certificate, and the files of a state folder that take their place.
 _IDENTITY: Final = {"cluster_ca": CA, "cert": CERTIFICATE, "key": KEY}
 

@@ -1,16 +1,16 @@
 """Settings from four sources: defaults < TOML file < environment < flags.
 
 A program describes each setting once, in a table; flags, environment variables, the file's keys and the help all come
-from it. Here: reading the sources, and errors that name the setting and where its value came from. Not here: which
-settings exist, and rules between them.
+from it. Here: reading the sources, errors that name the setting and where its value came from, and which variables are
+somebody else's. Not here: which settings exist, and rules between them.
 """
 
 import argparse
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,16 +18,14 @@ from portway_runtime.errors import SettingsError
 
 # The key of the setting that names the file; it is a flag and a variable, never a key of the file.
 CONFIG: Final = "config"
-# An unknown variable that is at least this similar to a known one counts as a misspelling (difflib ratio).
-_ALIKE: Final = 0.75
-
-
-class UnknownVariables(Enum):
-    """How to treat an environment variable that has the program's prefix and is not a setting."""
-
-    REFUSE = auto()
-    # Kubernetes sets variables such as PORTWAY_REGISTRY_SERVICE_HOST; only probable misspellings are refused.
-    REFUSE_MISSPELT = auto()
+# What Kubernetes sets in every container for each service of the namespace, after the service's name in capitals: of a
+# service named portway-relay, PORTWAY_RELAY_SERVICE_HOST, _SERVICE_PORT, _SERVICE_PORT_HTTPS, _PORT, _PORT_443_TCP,
+# _PORT_443_TCP_PROTO, _PORT and _ADDR. Docker's links set the same. The value of _PORT is a URL.
+_OF_SERVICE: Final = re.compile(
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_PORT_OF_SERVICE: Final = re.compile(r"(?:\w+_)?PORT")
+_SERVICE_URL: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,7 @@ def flag(key: str) -> str:
 class SettingTable:
     """The settings of one program."""
 
-    def __init__(
-        self, program: str, prefix: str, settings: Sequence[Setting], unknown: UnknownVariables, *, empty_unsets: bool
-    ) -> None:
+    def __init__(self, program: str, prefix: str, settings: Sequence[Setting], *, empty_unsets: bool) -> None:
         """
         program: the command, for the advice to call its `--help`.
         prefix: the beginning of its variables, such as "PORTWAY_RELAY_".
@@ -70,7 +66,6 @@ class SettingTable:
         """
         self._program = program
         self._prefix = prefix
-        self._unknown = unknown
         self._empty_unsets = empty_unsets
         self.by_key: Mapping[str, Setting] = {setting.key: setting for setting in settings}
 
@@ -82,6 +77,9 @@ class SettingTable:
         """The values of all settings that a source gives, by key. Defaults are the caller's.
 
         flags: values of the command line by key; None for a flag that was not given.
+
+        A variable with the program's prefix that is no setting is refused, unless it is one that Kubernetes sets for a
+        service. One of these that has a setting's name is refused, unless a flag overrides it.
 
         Raises SettingsError for a setting that is unknown, required and missing, or refused by its `parse`, and for a
         file that cannot be read.
@@ -97,6 +95,8 @@ class SettingTable:
         missing = [one.flag for one in self.by_key.values() if one.required and one.key not in found]
         if missing:
             raise SettingsError(f"{', '.join(missing)} missing: give each as a flag, in the environment or in the file")
+        for value, source in found.values():
+            self._refuse_service_url(source, value)
         return {key: _parse(self.by_key[key], value, source) for key, (value, source) in found.items()}
 
     def _read_file(self, path: Path) -> dict[str, tuple[Any, str]]:
@@ -120,19 +120,37 @@ class SettingTable:
                 continue
             setting = by_variable.get(variable)
             if setting is None:
-                if self._unknown is UnknownVariables.REFUSE or difflib.get_close_matches(
-                    variable.removeprefix(self._prefix).lower(), self.by_key, n=1, cutoff=_ALIKE
-                ):
+                if not _is_of_service(variable.removeprefix(self._prefix), value):
                     raise self._unknown_setting("the environment has", variable, by_variable)
             elif value or not self._empty_unsets:
                 found[setting.key] = (value.split(",") if setting.repeatable else value, variable)
         return found
+
+    def _refuse_service_url(self, variable: str, value: Any) -> None:
+        """Such as PORTWAY_RELAY_PUBLIC_PORT=tcp://10.0.0.1:443, of a service named portway-relay-public."""
+        name = variable.removeprefix(self._prefix)
+        if name != variable and isinstance(value, str) and _PORT_OF_SERVICE.fullmatch(name) and _is_url(value):
+            service = variable.removesuffix("_PORT").replace("_", "-").lower()
+            key = name.lower()
+            raise SettingsError(
+                f"{variable} is {value!r}, which Kubernetes sets for a service named {service!r}: rename the service, "
+                f"or set enableServiceLinks: false for the pod, or give {flag(key)}"
+            )
 
     def _unknown_setting(self, what: str, name: str, known: Mapping[str, Setting]) -> SettingsError:
         by_form = {one.lower().replace("-", "_"): one for one in known}
         near = [by_form[one] for one in difflib.get_close_matches(name.lower().replace("-", "_"), by_form, n=1)]
         advice = f"did you mean {near[0]!r}?" if near else f"`{self._program} --help` lists all settings"
         return SettingsError(f"{what} {name!r}, which is not a setting: {advice}")
+
+
+def _is_of_service(name: str, value: str) -> bool:
+    """Whether a variable, named without the program's prefix, is one that Kubernetes sets for a service."""
+    return _OF_SERVICE.fullmatch(name) is not None or (_PORT_OF_SERVICE.fullmatch(name) is not None and _is_url(value))
+
+
+def _is_url(value: str) -> bool:
+    return _SERVICE_URL.fullmatch(value) is not None
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting], title: str = "") -> None:

@@ -28,6 +28,18 @@ def test_an_argument_goes_before_its_variable(tmp_path: Path) -> None:
     assert settings == Settings(("b:2",), "pw_other_secret", PEM.encode(), "fra")
 
 
+def test_variables_of_kubernetes_services_are_no_settings() -> None:
+    """Of services named portway, portway-registry and portway-token: none has the name of a setting."""
+    service: dict[str, str] = {}
+    for name in ("PORTWAY", "PORTWAY_REGISTRY", "PORTWAY_TOKEN"):
+        service |= {f"{name}_SERVICE_HOST": "10.0.0.1", f"{name}_PORT": "tcp://10.0.0.1:7400"}
+        service |= {f"{name}_PORT_7400_TCP": "tcp://10.0.0.1:7400", f"{name}_PORT_7400_TCP_ADDR": "10.0.0.1"}
+    with pytest.raises(ConfigError, match="no registry is named"):
+        resolve(environment=service)
+    own = {REGISTRY_VARIABLE: "a:1", TOKEN_VARIABLE: "pw_id_secret"}
+    assert resolve(environment=service | own) == resolve(environment=own)
+
+
 def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program may set it after the import."""
     monkeypatch.setenv(REGISTRY_VARIABLE, "late:1")

@@ -118,12 +118,14 @@ def test_an_unknown_key_is_refused(file: Path, key: str, hint: str) -> None:
 
 
 def test_a_misspelt_variable_is_refused() -> None:
-    """A variable of ours that looks like a known one is an error; what Kubernetes sets by itself is not."""
+    """A variable of ours that is no setting is an error; what Kubernetes sets by itself is not."""
     with pytest.raises(ConfigError, match="did you mean 'PORTWAY_REGISTRY_LISTEN'"):
         load({}, {"PORTWAY_REGISTRY_LISTTEN": "x"})
     others = {
         "PORTWAY_REGISTRY_SERVICE_HOST": "10.0.0.1",
-        "PORTWAY_REGISTRY_PORT_7400_TCP": "x",
+        "PORTWAY_REGISTRY_PORT": "tcp://10.0.0.1:7400",
+        "PORTWAY_REGISTRY_PORT_7400_TCP": "tcp://10.0.0.1:7400",
+        "PORTWAY_REGISTRY_ADMIN_LISTEN_SERVICE_PORT": "7402",  # of a service named portway-registry-admin-listen
         "PORTWAY_REGISTRY": "a",
     }
     assert load({}, others) == Config()

@@ -222,6 +222,19 @@ def test_an_unknown_variable_is_refused() -> None:
     assert loaded({"PORTWAY_TOKEN": "x", "PORTWAY_RELAYS": "y", "PATH": "/bin"}).region == "fra"
 
 
+def test_variables_of_kubernetes_services_are_no_settings() -> None:
+    """Those of a service named portway-relay are left alone; those of portway-relay-public are the port's in URLs."""
+    service = {
+        "PORTWAY_RELAY_SERVICE_HOST": "10.0.0.1",
+        "PORTWAY_RELAY_SERVICE_PORT": "443",
+        "PORTWAY_RELAY_PORT": "tcp://10.0.0.1:443",
+        "PORTWAY_RELAY_PORT_443_TCP_ADDR": "10.0.0.1",
+    }
+    assert loaded(service).region == "fra"
+    message = complaint({"PORTWAY_RELAY_PUBLIC_PORT": "tcp://10.0.0.1:443"})
+    assert message.startswith("PORTWAY_RELAY_PUBLIC_PORT is 'tcp://10.0.0.1:443', which Kubernetes sets for a service ")
+
+
 BAD_TEXTS = [
     ("listen", "443", "use HOST:PORT"),
     ("listen", "::1:443", "in brackets"),

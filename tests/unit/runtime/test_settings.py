@@ -8,7 +8,6 @@ from portway_runtime.errors import SettingsError
 from portway_runtime.settings import (
     Setting,
     SettingTable,
-    UnknownVariables,
     add_config_flag,
     add_flags,
     flag,
@@ -24,10 +23,8 @@ SETTINGS = (
 )
 
 
-def _table(
-    *settings: Setting, unknown: UnknownVariables = UnknownVariables.REFUSE, empty_unsets: bool = True
-) -> SettingTable:
-    return SettingTable("portway-test", "PORTWAY_TEST_", settings or SETTINGS, unknown, empty_unsets=empty_unsets)
+def _table(*settings: Setting, empty_unsets: bool = True) -> SettingTable:
+    return SettingTable("portway-test", "PORTWAY_TEST_", settings or SETTINGS, empty_unsets=empty_unsets)
 
 
 @pytest.fixture
@@ -89,19 +86,57 @@ def test_a_file_that_cannot_be_read_is_an_error(file: Path) -> None:
         _table().load({"config": file}, {})
 
 
-@pytest.mark.parametrize("policy", UnknownVariables)
-def test_a_misspelt_variable_is_refused_under_both_policies(policy: UnknownVariables) -> None:
+def test_a_misspelt_variable_is_refused() -> None:
     """With the name that was probably meant."""
     with pytest.raises(SettingsError, match=r"has 'PORTWAY_TEST_LANE'.*did you mean 'PORTWAY_TEST_LANES'"):
-        _table(unknown=policy).load({}, {"PORTWAY_TEST_LANE": "1"})
+        _table().load({}, {"PORTWAY_TEST_LANE": "1"})
 
 
-def test_a_variable_that_is_like_no_setting_is_refused_or_left_alone() -> None:
-    """An orchestrator sets variables with a program's prefix of its own accord; only one policy allows for it."""
-    environment = {"PORTWAY_TEST_SERVICE_PORT_HTTP": "1", "PORTWAY_OTHER": "2"}
-    assert _table(unknown=UnknownVariables.REFUSE_MISSPELT).load({}, environment) == {}
-    with pytest.raises(SettingsError, match="'PORTWAY_TEST_SERVICE_PORT_HTTP', which is not a setting"):
-        _table(unknown=UnknownVariables.REFUSE).load({}, environment)
+def test_a_variable_that_is_like_no_setting_is_refused() -> None:
+    """One without the prefix is somebody else's."""
+    assert _table().load({}, {"PORTWAY_OTHER": "2", "PORTWAY_TESTS": "3"}) == {}
+    with pytest.raises(SettingsError, match="'PORTWAY_TEST_VOLUME', which is not a setting"):
+        _table().load({}, {"PORTWAY_TEST_VOLUME": "1"})
+
+
+@pytest.mark.parametrize("service", ["", "LISTEN_", "LEVEL_2_"])
+def test_what_kubernetes_sets_for_services_is_left_alone(service: str) -> None:
+    """Every variable that it sets for portway-test and portway-test-listen, however similar to a setting's."""
+    host = f"PORTWAY_TEST_{service}"
+    environment = {
+        f"{host}SERVICE_HOST": "10.96.0.7",
+        f"{host}SERVICE_PORT": "443",
+        f"{host}SERVICE_PORT_HTTPS": "443",
+        f"{host}PORT": "tcp://10.96.0.7:443",
+        f"{host}PORT_443_TCP": "tcp://10.96.0.7:443",
+        f"{host}PORT_443_TCP_PROTO": "tcp",
+        f"{host}PORT_443_TCP_PORT": "443",
+        f"{host}PORT_443_TCP_ADDR": "10.96.0.7",
+        f"{host}PORT_53_UDP": "udp://10.96.0.7:53",
+        f"{host}PORT_53_UDP_ADDR": "fd00::7",
+    }
+    assert _table().load({}, environment) == {}
+    assert _table().load({}, {f"{host}PORT": "tcp://[fd00::7]:443"}) == {}
+
+
+@pytest.mark.parametrize("variable", ["PORT", "LISTEN_PORT", "PORT_443", "PORT_443_TCP_HOST", "SERVICE", "SERVICE_URL"])
+def test_what_a_person_meant_as_a_setting_is_refused(variable: str) -> None:
+    """A port by its number is not what Kubernetes sets."""
+    with pytest.raises(SettingsError, match=f"'PORTWAY_TEST_{variable}', which is not a setting"):
+        _table().load({}, {f"PORTWAY_TEST_{variable}": "443"})
+
+
+def test_a_service_whose_name_makes_a_setting_s_variable_is_told(file: Path) -> None:
+    """It would override the file. A flag is not affected, nor is a value that a person gave."""
+    table = _table(Setting("public_port", whole_number(0), "the port"), Setting("port", str, "another"))
+    file.write_text("public_port = 1")
+    environment = {"PORTWAY_TEST_PUBLIC_PORT": "tcp://10.96.0.7:443"}
+    with pytest.raises(SettingsError, match=r"service named 'portway-test-public'.*enableServiceLinks.*--public-port"):
+        table.load({"config": file}, environment)
+    assert table.load({"config": file, "public_port": "2"}, environment) == {"public_port": 2}
+    assert table.load({"config": file}, {"PORTWAY_TEST_PUBLIC_PORT": "3"}) == {"public_port": 3}
+    with pytest.raises(SettingsError, match="service named 'portway-test':"):
+        table.load({}, {"PORTWAY_TEST_PORT": "tcp://[fd00::7]:443"})
 
 
 def test_an_empty_variable_unsets_or_counts() -> None:
