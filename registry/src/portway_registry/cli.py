@@ -1,10 +1,9 @@
 """The command portway-registry."""
 
 import argparse
-import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import NoReturn
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         lambda: load(given, os.environ, parsed.config),
         _serve,
         faults=RegistryError,
-        loop_factory=_loop_factory(),
     )
 
 
@@ -64,16 +62,6 @@ def _parser() -> argparse.ArgumentParser:
 def _with_default(setting: Setting) -> Setting:
     default = getattr(Config(), setting.key)
     return setting if default is None else replace(setting, help=f"{setting.help} (default {default})")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed; the standard loop serves as well, with some more CPU."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _serve(config: Config) -> int:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-import uvloop
 from portway_runtime.descriptors import raise_limit
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import silence_grpc
@@ -36,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         lambda: settings.load(parsed, os.environ),
         _serve,
         faults=RelayError,
-        loop_factory=uvloop.new_event_loop,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from portway_runtime import logs
 from portway_runtime.errors import RuntimeFault
+from portway_runtime.event_loops import new_event_loop
 from portway_runtime.garbage import collected_rarely
 from portway_runtime.printable import printable_lines
 from portway_runtime.secret_files import replace_file
@@ -56,7 +57,6 @@ def run_program(
     run: Callable[[C], Coroutine[Any, Any, int]],
     *,
     faults: type[Exception],
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
 ) -> NoReturn:
     """Load the settings, set up logging, run `run(settings)` on a new event loop, and exit with the code it returns.
 
@@ -65,7 +65,7 @@ def run_program(
     try:
         config = load()
         logs.configure(form=config.log_format, level=config.log_level)
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             sys.exit(runner.run(run(config)))
     except (faults, RuntimeFault) as error:
         # A registry's own words may be part of it.

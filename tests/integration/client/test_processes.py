@@ -384,3 +384,28 @@ def test_a_lost_tunnel_ends_a_program_with_an_error(start: Start, node: FakeNode
     errors = ended(program, 1)
     assert "TunnelLostError" in errors
     assert "somebody has it" in errors
+
+
+@pytest.mark.parametrize("opened", ["in atexit", "by a thread"])
+def test_a_tunnel_opened_while_the_program_ends(start: Start, node: FakeNode, opened: str) -> None:
+    """It is open, and closed again, where the interpreter still starts threads; else the error says what to do."""
+    program = start(
+        f"""
+import atexit
+def work():
+    try:
+        with portway.forward(8000) as tunnel:
+            tell("opened")
+    except portway.Error as error:
+        tell(error)
+if {opened!r} == "in atexit":
+    atexit.register(work)
+else:
+    main = threading.main_thread()
+    threading.Thread(target=lambda: (main.join(), work())).start()
+"""
+    )
+    said = line(program)
+    assert said == "opened" or "is ending" in said
+    assert ended(program) == ""
+    node.wait(lambda: not node.tunnels)

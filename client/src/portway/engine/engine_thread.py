@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.event_loops import new_event_loop
 from portway_runtime.standard_streams import occupy_standard_descriptors
 
 from portway.engine.engine import Engine, Status
@@ -108,7 +109,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             demand_descriptors()
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._main())
         except BaseException as error:
             logger.exception("Portway's engine ended early")
@@ -136,16 +137,6 @@ class EngineThread:
         self._failure = error
         if self._stopping is not None:
             self._stopping.set()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, if it is installed (the extra `uvloop`)."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 _running: EngineThread | None = None

@@ -1,6 +1,5 @@
 """TunnelHandle: one tunnel on the engine, from the thread or the event loop that opens it. Open, abandon, close."""
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
@@ -8,6 +7,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
+from portway.engine.callers_loop import done_within, result_of
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
 from portway.errors import Error, RemoteError, TunnelLostError
@@ -42,13 +42,10 @@ class TunnelHandle:
             raise _stopped() from None
 
     async def wait(self) -> Tunnel:
-        """`result` for a caller on an event loop of its own."""
+        """`result` for a caller on an event loop of its own. Raises InvalidError on one that is not known."""
         try:
-            return (await asyncio.wrap_future(self._opening)).public
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the caller was cancelled, not the opening
+            return (await result_of(self._opening)).public
+        except CancelledError:
             raise _stopped() from None
 
     def withdraw(self) -> None:
@@ -80,7 +77,7 @@ class TunnelHandle:
             return None
         closing = self._release()
         if closing is not None:
-            await asyncio.wait([asyncio.wrap_future(closing)], timeout=CLOSE_TIMEOUT)
+            await done_within(closing, CLOSE_TIMEOUT)
         return self._opening.result().lost
 
     def _release(self) -> Future[None] | None:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from portway.engine import engine_thread as thread
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread, running_engine, stop_engine
 from portway.engine.tunnel_handle import TunnelHandle
@@ -112,7 +111,29 @@ def test_an_internal_failure_ends_it(engine: EngineThread) -> None:
         engine.submit(nothing)
 
 
-def test_without_uvloop_the_standard_loop_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is one."""
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert thread._loop_factory() is None
+class RefusingPolicy(asyncio.DefaultEventLoopPolicy):
+    """A graphical toolkit's: it gives no loop to a thread, in any way."""
+
+    def get_event_loop(self) -> asyncio.AbstractEventLoop:
+        raise RuntimeError("the loop is the main thread's alone")
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        raise RuntimeError("the loop is the main thread's alone")
+
+    def set_event_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        raise RuntimeError("the loop is the main thread's alone")
+
+
+@pytest.mark.parametrize("uvloop_installed", [True, False])
+def test_it_owes_nothing_to_the_program_s_policy(monkeypatch: pytest.MonkeyPatch, uvloop_installed: bool) -> None:
+    """On either loop: it is made directly."""
+    if not uvloop_installed:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(RefusingPolicy())
+    try:
+        engine = EngineThread()
+        assert engine.submit(nothing).result(10) == 0
+        engine.stop()
+    finally:
+        asyncio.set_event_loop_policy(before)
