@@ -6,7 +6,7 @@ Error
 ├── AuthError           the token is malformed, unknown or revoked
 ├── QuotaError          the tenant or the token has as many tunnels as its quota allows
 ├── UnreachableError    no registry or no relay node could be reached; `attempts` gives the reason of each
-├── RemoteError         a registry or relay node failed, or broke the protocol
+├── RemoteError         a registry or relay node failed, or broke the protocol; or Portway's own thread cannot run
 ├── TakenOverError      another program that uses the same key file has the tunnel's URL
 └── TunnelLostError     an open tunnel is lost for good; `reason` is the error that ended it
 
@@ -37,7 +37,7 @@ class QuotaError(Error):
 
 
 class RemoteError(Error):
-    """A registry or relay node failed, or broke the protocol."""
+    """A registry or relay node failed, or broke the protocol; or Portway's own thread cannot run in this process."""
 
 
 class TakenOverError(Error):

@@ -23,6 +23,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
+from portway_runtime.threads import demand_threads
 
 from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
@@ -71,6 +72,8 @@ _LARGEST_CALL: Final = 64 << 10
 _CONCURRENT_CALLS: Final = 32
 # Seconds at most between tries to reach the store at start; each has the store's own time limit besides.
 _PAUSE: Final = 2.0
+# Seconds between tries to load GeoIP while there is no thread for it.
+_LOAD_AGAIN: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ class Registry:
         a cluster creates what is missing; while the store is unreachable this waits. Then the views: no call is
         answered from an empty one. Then the mesh port, the public port, and metrics; health reports SERVING last.
 
-        Raises ConfigError. Cancelled, it stops what it started.
+        Raises ConfigError and NoThread. Cancelled, it stops what it started.
         """
         try:
             await self._start()
@@ -157,6 +160,7 @@ class Registry:
 
     async def _start(self) -> None:
         config = self._config
+        demand_threads()
         certificate = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
         configured = configured_authority(config, utc_now())
         if configured is not None:
@@ -185,7 +189,7 @@ class Registry:
             raise ConfigError(str(error)) from error
         self._closing += [_closing(locator), tasks.close]
         # Until it is loaded clients are not located, which costs them a round trip and the start nothing.
-        tasks.spawn(locator.load(), name="load GeoIP")
+        tasks.spawn(_load(locator), name="load GeoIP")
         return locator
 
     async def _open_cluster(self, tasks: Tasks, configured: ClusterAuthority | None) -> _Cluster:
@@ -323,6 +327,16 @@ def _ignore(error: BaseException) -> None:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+async def _load(locator: Locator) -> None:
+    """Without a thread to read it on, it is loaded later."""
+    while True:
+        try:
+            return await locator.load()
+        except RuntimeError as error:
+            logger.warning("clients are not located yet", extra={"reason": str(error)})
+            await asyncio.sleep(_LOAD_AGAIN)
 
 
 def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:

@@ -5,6 +5,7 @@ RuntimeFault
 ├── CertificateError   a certificate, key or CA that cannot be read or does not fit; says which file
 ├── ListenError        an address that cannot be listened on
 ├── NoDescriptors      this process can open no more descriptors now
+├── NoThread           this process can start no more threads now
 └── AddressNotAllowed  another party's address that may not be dialled from here
 """
 
@@ -36,6 +37,10 @@ class ListenError(RuntimeFault):
 
 class NoDescriptors(RuntimeFault):
     """This process can open no more descriptors now; the message says what to raise."""
+
+
+class NoThread(RuntimeFault):
+    """This process can start no more threads now; the message says what to raise."""
 
 
 class AddressNotAllowed(RuntimeFault):

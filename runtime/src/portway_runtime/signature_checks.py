@@ -7,8 +7,9 @@ allowed.
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
+
+from portway_runtime.threads import single_thread
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class SignatureChecks:
     """Checks in the order in which they were asked for. Needs a running loop."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="portway signatures")
+        """Start the thread. Raises NoThread."""
+        self._thread = single_thread("portway signatures")
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Checkable, asyncio.Future[bool]]] = []
         self._running = False

@@ -4,7 +4,9 @@ import asyncio
 import threading
 
 import pytest
+from portway_runtime.errors import NoThread
 from portway_runtime.signature_checks import SignatureChecks
+from portway_testkit.processes.threads import no_more_threads
 
 
 class Fake:
@@ -61,3 +63,13 @@ async def test_close_cancels_what_waits() -> None:
     waiting = checks.check(Fake())
     checks.close()
     assert waiting.cancelled()
+
+
+async def test_its_thread_is_there_from_the_start() -> None:
+    """So that checks go on when the process can start no other; without it there are none."""
+    checks = SignatureChecks()
+    with no_more_threads():
+        assert await checks.check(Fake())
+        with pytest.raises(NoThread):
+            SignatureChecks()
+    checks.close()

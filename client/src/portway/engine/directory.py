@@ -6,16 +6,17 @@ here: the calls themselves (grpc_registries.py).
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn, Protocol, TypeVar
 
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import NoThread
+from portway_runtime.threads import start_thread
 
 from portway.engine.signer import Signer
-from portway.errors import AuthError, Error
+from portway.errors import AuthError, Error, UnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Directory:
     async def locate(self, new_tunnels: int = 0) -> Located:
         """Ask now. Raises Error, QuotaError when there is no room for `new_tunnels`; the answer before then stays."""
         session_key = self._signer.session_key
-        located = await on_thread(lambda: self._registries.locate(session_key, new_tunnels))
+        located = await ask_on_thread(lambda: self._registries.locate(session_key, new_tunnels))
         self._signer.learn(located.cluster_id, located.registry_time_ms)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
@@ -127,7 +128,7 @@ class Directory:
     async def renew(self) -> None:
         """Get a fresh grant. Raises Error; the grant before then stays in use."""
         session_key = self._signer.session_key
-        renewed = await on_thread(lambda: self._registries.renew(session_key))
+        renewed = await ask_on_thread(lambda: self._registries.renew(session_key))
         self._signer.learn_time(renewed.registry_time_ms)
         if self.located is not None and session_key == self._signer.session_key:
             self.located = replace(self.located, grant=renewed.grant)
@@ -135,7 +136,7 @@ class Directory:
 
     async def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell a registry what was measured. Raises Error."""
-        await on_thread(lambda: self._registries.report(round_trips))
+        await ask_on_thread(lambda: self._registries.report(round_trips))
 
     def renewal_due_in(self) -> float:
         """Seconds until the grant is to be renewed; 0 if it is overdue."""
@@ -158,10 +159,18 @@ class Directory:
                 await asyncio.sleep(RENEW_RETRY)
 
 
+async def ask_on_thread(ask: Callable[[], T]) -> T:
+    """`on_thread` for a question to registries: without a thread none of them can be reached."""
+    try:
+        return await on_thread(ask)
+    except NoThread as error:
+        raise UnreachableError(f"no registry could be asked: {error}") from None
+
+
 async def on_thread(function: Callable[[], T]) -> T:
     """Run a blocking call on a daemon thread, so that one that hangs does not keep its program from ending.
 
-    Cancelled, the call goes on, and its result is dropped.
+    Cancelled, the call goes on, and its result is dropped. Raises NoThread.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -185,5 +194,5 @@ async def on_thread(function: Callable[[], T]) -> T:
         except RuntimeError:
             pass  # the engine has ended meanwhile
 
-    threading.Thread(target=run, name="portway call", daemon=True).start()
+    start_thread(run, "portway call")
     return await answer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portway_carrier.contract import Carrier, Counters
+from portway_runtime.errors import NoThread
 from portway_runtime.tasks import Tasks
 
 from portway.config import GEOIP, Settings
@@ -155,3 +156,5 @@ async def _read_key_file(request: TunnelRequest, until: float) -> "KeyFile":
         raise ConfigError(
             f"the key file {request.key} could not be read within {request.timeout:g} s: name one on another disk"
         ) from None
+    except NoThread as error:
+        raise ConfigError(f"the key file {request.key} could not be read: {error}") from None

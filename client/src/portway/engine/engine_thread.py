@@ -14,8 +14,10 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
+from portway_runtime.errors import NoThread, RuntimeFault
 from portway_runtime.event_loops import new_event_loop
 from portway_runtime.standard_streams import occupy_standard_descriptors
+from portway_runtime.threads import start_thread
 
 from portway.engine.engine import Engine, Status
 from portway.errors import RemoteError
@@ -37,7 +39,8 @@ class EngineThread:
     """A daemon thread with one event loop, and the engine on it."""
 
     def __init__(self) -> None:
-        """Start; returns when the engine takes calls, or has failed to start."""
+        """Start; returns when the engine takes calls, or has failed to start. Raises RemoteError when there is no
+        thread for it."""
         self._started = threading.Event()
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,8 +49,10 @@ class EngineThread:
         self._submitting = threading.Lock()
         self._resumed = threading.Event()
         self._ending = False
-        self._thread = threading.Thread(target=self._run, name="portway", daemon=True)
-        self._thread.start()
+        try:
+            self._thread = start_thread(self._run, "portway")
+        except NoThread as error:
+            raise RemoteError(f"Portway's engine could not start: {error}") from None
         self._started.wait()
 
     @property
@@ -57,7 +62,7 @@ class EngineThread:
     def submit(self, make: Callable[[Engine], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run `make(engine)` on the engine's loop. Raises RemoteError when the engine does not run."""
         if self._engine is None or self._loop is None:
-            raise RemoteError(f"Portway's engine could not start: {self._failure!r}")
+            raise RemoteError(f"Portway's engine could not start: {_reason(self._failure)}")
         # A call that is submitted under this lock before the end begins is cancelled by the end: none waits for ever.
         with self._submitting:
             if self._ending:
@@ -139,6 +144,11 @@ class EngineThread:
             self._stopping.set()
 
 
+def _reason(failure: BaseException | None) -> str:
+    """Faults of the runtime say what to do; of others the kind is needed too."""
+    return str(failure) if isinstance(failure, RuntimeFault) else repr(failure)
+
+
 _running: EngineThread | None = None
 _starting = threading.Lock()
 # Engines of parent processes. Never freed: freeing them would close descriptors a second time.
@@ -146,7 +156,7 @@ _inherited: list[EngineThread] = []
 
 
 def running_engine() -> EngineThread:
-    """The engine of this process; starts one if none runs."""
+    """The engine of this process; starts one if none runs. Raises RemoteError when there is no thread for it."""
     global _running
     occupy_standard_descriptors()  # each time: the program may have closed them meanwhile
     with fork_guard, _starting:

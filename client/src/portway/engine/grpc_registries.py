@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.errors import NoDescriptors
+from portway_runtime.errors import NoDescriptors, NoThread
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
 from portway_runtime.printable import printable_line
+from portway_runtime.threads import demand_threads
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, Renewed, RoundTrip
@@ -132,9 +133,10 @@ class GrpcRegistries:
             try:
                 with fork_guard:
                     demand_descriptors()
+                    demand_threads()
                     with self._channel(address) as channel:
                         answer = call(channel, metadata)
-            except NoDescriptors as error:
+            except (NoDescriptors, NoThread) as error:
                 attempts.append(Attempt("", address, f"not asked: {error}"))
             except grpc.RpcError as error:
                 name, details = _status_of(error)

@@ -24,7 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from portway_proto.wire.statements import SigningKey
 from portway_runtime.bounded import BoundedMap
+from portway_runtime.errors import NoThread
 from portway_runtime.secret_files import create_file, replace_file
+from portway_runtime.threads import start_thread
 
 from portway.errors import ConfigError
 from portway.fork_guard import fork_guard
@@ -59,6 +61,7 @@ class KeyFile:
         self._tickets: BoundedMap[str, bytes] = BoundedMap(MAX_TICKETS)  # by host
         self._tickets.update(_read_tickets(self._ticket_path))
         self._writing = threading.Lock()
+        self._unwritten = False  # for want of a thread
 
     def ticket(self, host: str) -> bytes:
         """The ticket of the raw port that the tunnel had under this host name; b"" if it had none."""
@@ -66,14 +69,17 @@ class KeyFile:
 
     def keep_ticket(self, host: str, ticket: bytes) -> None:
         """Write a ticket beside the key, on a thread of its own, for which the program's end waits: a disk may be slow.
-        Failures are logged."""
-        if self._tickets.get(host) == ticket:
+        Failures are logged. Without a thread it is written with the next one."""
+        if self._tickets.get(host) == ticket and not self._unwritten:
             return
         self._tickets[host] = ticket
         try:
-            threading.Thread(target=self._write, name=WRITER).start()
-        except RuntimeError:
-            pass  # the program is ending, and its tunnels with it
+            start_thread(self._write, WRITER, daemon=False)
+        except NoThread as error:
+            self._unwritten = True
+            logger.warning("%s is not written now: %s", self._ticket_path, error)
+        else:
+            self._unwritten = False
 
     def _write(self) -> None:
         with self._writing:  # whoever writes last writes what is the latest

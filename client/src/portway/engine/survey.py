@@ -16,7 +16,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
 from portway_runtime.tasks import Tasks
 
 from portway.engine.dialling import DialFailed, dial, timed_out
-from portway.engine.directory import Expected, Node, on_thread
+from portway.engine.directory import Expected, Node, ask_on_thread
 from portway.engine.foreseen_race import DialEnd, foreseen_race
 from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, node_of, well_formed
 from portway.errors import UnreachableError
@@ -95,7 +95,7 @@ async def take_survey(
     until = clock() + within
     try:
         async with asyncio.timeout_at(until):
-            survey = await on_thread(lambda: ask_survey(registries))
+            survey = await ask_on_thread(lambda: ask_survey(registries))
     except TimeoutError:
         raise UnreachableError(f"no registry answered within {within:g} s: raise --timeout") from None
     return survey, await measure(carrier, survey, max(0.0, until - clock()))

@@ -15,7 +15,9 @@ import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
+from portway_runtime.errors import NoThread
 from portway_runtime.grpc_channels import KEEPALIVE, CallFault, reason_of
+from portway_runtime.threads import demand_threads
 
 # Seconds. A person waits at the prompt.
 _CALL_TIMEOUT: Final = 10.0
@@ -106,6 +108,10 @@ class GlobalOptions:
     @contextmanager
     def calls(self) -> Iterator[AdminCalls]:
         """Connect. An error that the registry answers, or that it cannot be reached, becomes a Failure."""
+        try:
+            demand_threads()
+        except NoThread as error:
+            raise Failure(f"no registry can be asked: {error}", ExitCode.REFUSED) from None
         address, channel = self._channel()
         with channel:
             try:

@@ -22,6 +22,7 @@ from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
 from portway_runtime.identities import dns_names
+from portway_runtime.threads import demand_threads
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
@@ -69,8 +70,8 @@ async def ensure_certificate(config: NodeConfig, now: UtcNow = utc_now) -> None:
     """Make sure that a node with a state folder has a valid certificate in it: join if there is none, or if the
     settings give another invitation. Does nothing for a node that was given its certificate (--cert).
 
-    Waits while the registry cannot be reached. Raises ConfigError and JoinError. Cancelled, it leaves at most a key,
-    which the next call uses.
+    Waits while the registry cannot be reached. Raises ConfigError, JoinError and NoThread. Cancelled, it leaves at most
+    a key, which the next call uses.
     """
     if config.state_dir is None:
         return
@@ -133,6 +134,7 @@ def _demand_valid(folder: StateFolder, config: NodeConfig, now: datetime) -> Non
 async def _join(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> NodeCertificate:
     """The registry's answer, as soon as it can be reached. Raises JoinError when it refuses."""
     roots = None if registry_ca is None else _read(registry_ca)
+    demand_threads()
     pauses, logged = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), ""
     while True:
         try:

@@ -18,10 +18,11 @@ from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.errors import NoDescriptors
+from portway_runtime.errors import NoDescriptors, NoThread
 from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, OWN_CONNECTIONS, CallFault
 from portway_runtime.identities import REGISTRY_NAME
 from portway_runtime.tasks import Tasks
+from portway_runtime.threads import demand_threads
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.calls import RegistryCalls, fault_of, reason_of
@@ -152,7 +153,7 @@ class RegistryStream:
             return reason_of(error)
         except TimeoutError:
             return f"no answer within {_REGISTER_TIME:g} s"
-        except NoDescriptors as error:
+        except (NoDescriptors, NoThread) as error:
             return str(error)
         return "it ended the stream"
 
@@ -163,8 +164,9 @@ class RegistryStream:
         logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
-        """One stream from Register to its end. Raises AioRpcError, TimeoutError, NoDescriptors."""
+        """One stream from Register to its end. Raises AioRpcError, TimeoutError, NoDescriptors, NoThread."""
         demand_descriptors()
+        demand_threads()
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
         options = _OPTIONS if registry in self._by_host else (*_OPTIONS, _COMMON_NAME)

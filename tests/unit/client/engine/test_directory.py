@@ -12,6 +12,8 @@ from portway.engine.signer import Signer
 from portway.errors import AuthError, Error, UnreachableError
 from portway_runtime.clocks import RegistryClock
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import NoThread
+from portway_testkit.processes.threads import no_more_threads
 
 LOCATED_MS, RENEWED_MS = 1_800_000_000_000, 1_900_000_000_000
 NODE = Node("one", "fra", Endpoint("192.0.2.1", 443), "one.node.portway.internal", "tunnels.test")
@@ -178,6 +180,20 @@ async def test_a_blocking_call_runs_elsewhere() -> None:
 
     with pytest.raises(AuthError, match="no"):
         await on_thread(fail)
+
+
+async def test_no_thread_is_the_error_of_that_call() -> None:
+    """A registry that is not asked cannot be reached; the answer before then stays."""
+    directory = Directory(FakeRegistries(), Signer())
+    located = await directory.locate()
+    with no_more_threads():
+        with pytest.raises(NoThread):
+            await on_thread(int)
+        for call in (directory.locate, directory.renew, lambda: directory.report([])):
+            with pytest.raises(UnreachableError, match="no registry could be asked: can't start new thread: raise "):
+                await call()
+    assert directory.located is located
+    await directory.renew()
 
 
 async def test_a_caller_who_left_is_not_told() -> None:

@@ -12,6 +12,7 @@ from portway.errors import RemoteError
 from portway.forwarding import Arguments
 from portway.tunnel import TunnelRequest
 from portway_testkit.processes.descriptors import no_more_descriptors
+from portway_testkit.processes.threads import no_more_threads
 
 pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
 
@@ -82,6 +83,24 @@ def test_no_engine_is_started_without_descriptors(
         engine = EngineThread()
     with pytest.raises(RemoteError, match=r"could not start: .*Too many open files"):
         TunnelHandle(engine, request_of_8000)
+
+
+def test_no_engine_without_a_thread() -> None:
+    """The error says what to raise; one that runs is not affected, and a later call starts one."""
+    with no_more_threads(), pytest.raises(RemoteError, match=r"could not start: can't start new thread: raise the"):
+        running_engine()
+    engine = running_engine()
+    with no_more_threads():
+        assert running_engine() is engine
+        assert engine.submit(nothing).result(10) == 0
+    stop_engine()
+
+
+def test_no_engine_while_the_program_ends() -> None:
+    """The interpreter starts no thread any more then."""
+    with no_more_threads("can't create new thread at interpreter shutdown"):
+        with pytest.raises(RemoteError, match="could not start: this program is ending"):
+            running_engine()
 
 
 def test_a_process_has_one_and_another_after_its_end() -> None:

@@ -8,6 +8,7 @@ from portway.engine.grpc_registries import SHORTEST_LIFE, GrpcRegistries, _grant
 from portway.errors import RemoteError, UnreachableError
 from portway_proto.v1.discovery_pb2 import Grant
 from portway_testkit.processes.descriptors import no_more_descriptors
+from portway_testkit.processes.threads import no_more_threads
 
 CONNECT = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 
@@ -59,4 +60,11 @@ def test_no_call_is_begun_without_descriptors(settings: Settings) -> None:
     with pytest.raises(UnreachableError, match="connection refused"):
         registries.locate(bytes(32))
     with no_more_descriptors(), pytest.raises(UnreachableError, match=r"Too many open files: raise .*ulimit -n"):
+        registries.locate(bytes(32))
+
+
+def test_no_call_is_begun_without_threads(settings: Settings) -> None:
+    """gRPC would end the process here too."""
+    registries = GrpcRegistries(replace(settings, registries=("127.0.0.1:1",)))
+    with no_more_threads(), pytest.raises(UnreachableError, match=r"not asked: can't start new thread: raise "):
         registries.locate(bytes(32))

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from portway.engine import key_file as module
 from portway.engine.key_file import MAX_TICKETS, KeyFile
 from portway.errors import ConfigError
+from portway_testkit.processes.threads import no_more_threads
 
 
 def written(path: Path, content: bytes, mode: int = 0o600) -> Path:
@@ -189,6 +190,21 @@ def test_tickets_are_kept_beside_it(tmp_path: Path, tickets_written: Callable[[]
     assert [again.ticket(host) for host in ("a.fra.test", "a.iad.test", "a.ord.test")] == [b"\xff3", b"2", b""]
     assert mode_of(tmp_path / "key.tickets") == 0o600
     assert no_drafts(tmp_path)
+
+
+def test_a_ticket_that_no_thread_wrote_is_written_with_the_next(
+    tmp_path: Path, tickets_written: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in use at once; the log says what to raise. The next may be the same one."""
+    file = KeyFile(tmp_path / "key")
+    with no_more_threads():
+        file.keep_ticket("a.fra.test", b"1")
+    assert "is not written now: can't start new thread: raise " in caplog.text
+    assert file.ticket("a.fra.test") == b"1"
+    assert not (tmp_path / "key.tickets").exists()
+    file.keep_ticket("a.fra.test", b"1")
+    tickets_written()
+    assert KeyFile(tmp_path / "key").ticket("a.fra.test") == b"1"
 
 
 def test_tickets_are_read_with_the_key(tmp_path: Path, tickets_written: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trustme
 from click.testing import Result
 from portway_testkit.clusters.admin_stage import Stage
+from portway_testkit.processes.threads import no_more_threads
 
 Call = Callable[..., Result]
 LIST = ("token", "list")
@@ -36,6 +37,14 @@ def test_everything_can_come_from_the_environment(stage: Stage, admin: Call) -> 
 def test_a_flag_beats_the_environment(stage: Stage, dead: str) -> None:
     """What was typed counts."""
     assert stage.say(*LIST, PORTWAY_REGISTRY=dead, PORTWAY_ADMIN_TOKEN="pw_x", PORTWAY_CA="/none").exit_code == 0
+
+
+def test_without_threads_no_registry_is_asked(stage: Stage) -> None:
+    """gRPC would end the process; the reason says what to raise."""
+    with no_more_threads():
+        result = stage.say(*LIST)
+    assert result.exit_code == 1
+    assert "no registry can be asked: can't start new thread: raise the limit" in result.stderr
 
 
 def test_json_is_asked_for_in_front_or_behind(stage: Stage) -> None:

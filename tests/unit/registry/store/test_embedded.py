@@ -11,6 +11,8 @@ from portway_registry.errors import Compacted, ConfigError, LeaseLost, StoreUnav
 from portway_registry.store.contract import Put, Revision
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.embedded.database import Changes, Database
+from portway_runtime.errors import NoThread
+from portway_testkit.processes.threads import no_more_threads
 
 
 class Clock:
@@ -37,6 +39,19 @@ async def opened(path: Path | None, clock: Callable[[], float] | None = None) ->
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+async def test_its_thread_is_there_from_the_start(path: Path) -> None:
+    """So that it writes when the process can start no other; without it the file is not opened."""
+    async with opened(path) as store:
+        with no_more_threads():
+            await store.put("a", b"1")
+    with no_more_threads(), pytest.raises(NoThread, match="ulimit -u"):
+        EmbeddedStore(path, on_failure=print)
+    async with opened(path) as store:
+        entry = await store.get("a")
+        assert entry is not None
+        assert entry.value == b"1"
 
 
 async def test_a_reopened_file_has_everything(path: Path) -> None:

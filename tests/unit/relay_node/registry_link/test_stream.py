@@ -13,6 +13,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_runtime import clocks as clock
 from portway_testkit.fakes.fake_mesh import MakeNode, Serve
 from portway_testkit.links.carrier_link import until
+from portway_testkit.processes.threads import no_more_threads
 
 
 async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNode) -> None:
@@ -28,6 +29,18 @@ async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNod
     assert (alive.sessions, alive.tunnels, alive.visits, alive.state) == (3, 2, 1, NODE_STATE_READY)
     assert end.calls.connected
     assert end.events.away == [False]
+
+
+async def test_a_node_without_threads_tries_again(
+    serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """gRPC would end it; the log says what to raise."""
+    registry = await serve()
+    with no_more_threads():
+        end = node(registry)
+        await until(lambda: "no registry" in caplog.text)
+    assert "can't start new thread: raise the limit" in caplog.records[-1].__dict__["reason"]
+    await until(lambda: end.calls.connected)
 
 
 async def test_the_tokens_of_its_sessions_are_named_once_in_a_stream(serve: Serve, node: MakeNode) -> None:

@@ -17,12 +17,13 @@ import secrets
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from portway_runtime.errors import NoThread
 from portway_runtime.tasks import Tasks
+from portway_runtime.threads import single_thread
 
 from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
 from portway_registry.store.contract import (
@@ -65,14 +66,19 @@ class EmbeddedStore:
         clock: Callable[[], float] = time.monotonic,
         history: int = CAPACITY,
     ) -> None:
-        """Open the file `path` and load it; with None all is in memory. Raises ConfigError when it cannot be used.
+        """Open the file `path` and load it; with None all is in memory. Raises ConfigError when it cannot be used, and
+        NoThread.
 
         on_failure: called when a task of the store failed; it is unusable then. history: events held for watches.
         """
         self._clock = clock
         self._database = Database(path)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         contents = self._database.load()
+        try:
+            self._thread = single_thread("store")
+        except NoThread:
+            self._database.close()
+            raise
         self._state = State(contents)
         self._history = History(contents.revision, history)
         self._deadlines = {lease: clock() + ttl for lease, ttl in contents.leases.items()}
