@@ -49,11 +49,41 @@ def test_the_registry_s_settings_are_taken() -> None:
     assert config.store == "embedded:/var/lib/portway-registry/registry.db"
 
 
+@pytest.mark.parametrize("store", ["embedded:memory", "etcd:https://etcd-1:2379"])
+def test_the_first_admin_token_has_a_file_with_every_store(store: str, tmp_path: Path) -> None:
+    """In the folder that only the registry's user can enter."""
+    config = registry_config.load({"store": store}, {}, _SYSTEMD / "registry.toml")
+    assert config.first_admin_token_file() == Path("/var/lib/portway-registry/admin-token")
+    assert "/var/lib/portway-registry/admin-token" in _README
+
+
 def test_a_node_s_settings_are_taken() -> None:
     """Every key is known, every value understood; it keeps what it keeps where systemd lets it write."""
     config = relay_settings.load({"config": _SYSTEMD / "relay.toml"}, {})
     assert config.name == "fra-1"
     assert config.state_dir == Path("/var/lib/portway-relay")
+
+
+@pytest.mark.parametrize("name", _UNITS)
+def test_a_service_is_started_once_it_serves(name: str) -> None:
+    """However long it waits for a registry or a store; its reload is SIGHUP."""
+    service = unit(name)
+    assert (service["Type"], service["TimeoutStartSec"]) == ("notify", "infinity")
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert "AF_UNIX" in service["RestrictAddressFamilies"].split()  # for what it tells the service manager
+
+
+@pytest.mark.parametrize("name", _UNITS)
+def test_systemd_takes_a_service(name: str, tmp_path: Path) -> None:
+    """Every directive, as its own tool reads it, without a running systemd."""
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        pytest.skip("needs systemd-analyze")
+    text = (_SYSTEMD / f"{name}.service").read_text()
+    file = tmp_path / f"{name}.service"
+    file.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
+    verified = subprocess.run([tool, "verify", str(file)], capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stderr) == (0, "")
 
 
 def test_a_node_is_not_killed_while_it_stops_in_order() -> None:

@@ -4,14 +4,13 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import NoReturn
 
 from portway_runtime.descriptors import raise_limit
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import run_program, serve
-from portway_runtime.settings import Setting, add_config_flag, add_flags
+from portway_runtime.settings import add_config_flag, add_flags, with_defaults
 from portway_runtime.standard_streams import open_standard_streams
 
 from portway_registry.config import SETTINGS, Config, load
@@ -26,8 +25,9 @@ Serve clients, operators and nodes until SIGTERM or SIGINT. Certificates are req
     portway-registry serve --tls-cert pki/registry.crt --tls-key pki/registry.key"""
 _EPILOG = f"""\
 Every flag is also an environment variable ({SETTINGS.variable("listen")} for --listen) and a key of the TOML file (with
-underscores for dashes). Flags override variables, variables override the file. Exit codes: 0 stopped by a signal,
-1 a part failed, 2 settings that cannot be used."""
+underscores for dashes). Flags override variables, variables override the file. SIGTERM and SIGINT stop the registry in
+order, SIGHUP reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot
+be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -55,13 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_flag(serve)
-    add_flags(serve, [_with_default(setting) for setting in SETTINGS.by_key.values()])
+    add_flags(serve, with_defaults(SETTINGS.by_key.values(), Config))
     return parser
-
-
-def _with_default(setting: Setting) -> Setting:
-    default = getattr(Config(), setting.key)
-    return setting if default is None else replace(setting, help=f"{setting.help} (default {default})")
 
 
 async def _serve(config: Config) -> int:
@@ -78,7 +73,10 @@ async def _serve(config: Config) -> int:
         }
 
     code = await serve(
-        lambda on_failure: Registry(config, on_failure=on_failure), ready_file=config.ready_file, addresses=addresses
+        lambda on_failure: Registry(config, on_failure=on_failure),
+        ready_file=config.ready_file,
+        addresses=addresses,
+        on_hangup=Registry.reload_certificates,
     )
     logger.info("registry stopped")
     return code

@@ -39,7 +39,12 @@ from portway_registry.nodes.hub import Hub
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.nodes.reachability import dialler
 from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, stored_authority
-from portway_registry.pki.port_certificates import CertificateFiles, node_port_certificate, server_credentials
+from portway_registry.pki.port_certificates import (
+    CertificateFiles,
+    PortCertificate,
+    node_port_certificate,
+    server_credentials,
+)
 from portway_registry.placement.reports import Reports
 from portway_registry.placement.roster import Roster
 from portway_registry.ports import GrpcPort, GrpcPorts
@@ -102,6 +107,7 @@ class Registry:
         self._calls = CallCounts()
         self._closing: list[Callable[[], Awaitable[object]]] = []  # what `stop` calls, the last first
         self._serving = False
+        self._certificates: list[PortCertificate] = []
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
         self._admin_address: Endpoint | None = None
@@ -158,10 +164,16 @@ class Registry:
             except Exception:
                 logger.exception("a part did not stop cleanly")
 
+    def reload_certificates(self) -> None:
+        """Read the certificate files of all ports again, changed or not. New connections are shown what is in them."""
+        for certificate in self._certificates:
+            certificate.reload()
+
     async def _start(self) -> None:
         config = self._config
         demand_threads()
         certificate = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
+        self._certificates = [certificate]
         configured = configured_authority(config, utc_now())
         if configured is not None:
             # Its errors come before the store is waited for.
@@ -237,9 +249,10 @@ class Registry:
             suffix_check.check(config.domain)
         mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, suffix_check, domain=config.domain)
         ca = cluster.authority.certificate
-        mutual = server_credentials(
-            node_port_certificate(config, certificate, cluster.authority, utc_now), client_ca=ca
-        )
+        for_nodes = node_port_certificate(config, certificate, cluster.authority, utc_now)
+        if for_nodes is not certificate:
+            self._certificates.append(for_nodes)
+        mutual = server_credentials(for_nodes, client_ca=ca)
         port = ports.add("mesh_listen", mutual, largest_message=_LARGEST_NODE_MESSAGE)
         identify = by_certificate(partial(require_current, views))
         server = port.server(CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note))

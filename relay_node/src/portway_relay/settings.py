@@ -66,17 +66,22 @@ SETTINGS: Final = (
     Setting("region", str, "its region, the second part of its host names", "REGION", required=True),
     Setting("domain", str.lower, "what follows the region in host names", "DOMAIN", required=True),
     Setting("listen", _listen_address, "the public TLS port; *:443 is every address", "HOST:PORT", required=True),
-    Setting("advertise", _advertised_address, "where clients reach it", "HOST[:PORT]"),
-    Setting("public_port", parse_port, "the port in tunnels' URLs, when a balancer changes it", "PORT"),
+    Setting("advertise", _advertised_address, "where clients reach it; by default at --listen", "HOST[:PORT]"),
+    Setting(
+        "public_port",
+        parse_port,
+        "the port in tunnels' URLs, when a balancer changes it; by default that of --listen",
+        "PORT",
+    ),
     Setting(
         "http_listen",
         _http_address,
         "a port that only redirects plain HTTP to https; port 80 by default where --listen has port 443; off: none",
         "HOST:PORT|off",
     ),
-    Setting("raw_listen", str, "where raw TCP tunnels listen", "HOST"),
+    Setting("raw_listen", str, "where raw TCP tunnels listen; by default the host of --listen", "HOST"),
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),
-    Setting("raw_host", str, "the host name of raw TCP tunnels", "HOST"),
+    Setting("raw_host", str, "the host name of raw TCP tunnels; by default REGION.DOMAIN", "HOST"),
     Setting("registry", _listen_address, "a registry's mesh port", "HOST:PORT", required=True, repeatable=True),
     Setting(
         "join", str, "an invitation (`portway-admin node invite`), used once: joins the cluster", "TOKEN@HOST:PORT"
@@ -88,7 +93,9 @@ SETTINGS: Final = (
         "deleted once the node has joined",
         "FILE",
     ),
-    Setting("state_dir", Path, "where a node that joined stores its key and certificate (portway-relay-NAME)", "DIR"),
+    Setting(
+        "state_dir", Path, "where a node that joined stores its key and certificate (default portway-relay-NAME)", "DIR"
+    ),
     Setting("registry_ca", Path, "the CA of the registry to join at (PEM); the system's CAs by default", "FILE"),
     Setting("cluster_ca", Path, "the cluster's CA (PEM), for a node that does not join by itself", "FILE"),
     Setting("cert", Path, "the cluster certificate of such a node (PEM)", "FILE"),
@@ -103,7 +110,7 @@ SETTINGS: Final = (
     ),
     Setting("tls_key", Path, "the key of each --tls-cert, in the same order", "FILE", required=True, repeatable=True),
     Setting("admin_listen", _listen_address, "health and metrics over HTTP; off unless given", "HOST:PORT"),
-    Setting("latitude", _degrees, "the node's latitude", "DEGREES"),
+    Setting("latitude", _degrees, "the node's latitude; without it and --longitude its place is unknown", "DEGREES"),
     Setting("longitude", _degrees, "the node's longitude", "DEGREES"),
     Setting("ready_file", Path, "a JSON file that exists while visitors can be served", "FILE"),
     Setting("log_format", one_of("text", "json"), "text or json", "FORMAT"),
@@ -126,7 +133,7 @@ _IDENTITY: Final = {"cluster_ca": CA, "cert": CERTIFICATE, "key": KEY}
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add every setting as a flag, and --config. Values stay text until `load`."""
     runtime_settings.add_config_flag(parser)
-    runtime_settings.add_flags(parser, SETTINGS)
+    runtime_settings.add_flags(parser, runtime_settings.with_defaults(SETTINGS, NodeConfig))
     runtime_settings.add_flags(parser, LIMITS, "limits")
 
 

@@ -1,6 +1,7 @@
 """The life of a server process: start, ready, stop on a signal or on the failure of a part.
 
-Here: signals, the ready file, exit codes. Not here: what is started and in which order, which is the server's own.
+Here: signals, the ready file, the service manager, exit codes. Not here: what is started and in which order, which is
+the server's own.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from portway_runtime.event_loops import new_event_loop
 from portway_runtime.garbage import collected_rarely
 from portway_runtime.printable import printable_lines
 from portway_runtime.secret_files import replace_file
+from portway_runtime.service_manager import ServiceManager
 
 logger = logging.getLogger(__name__)
 
@@ -78,17 +80,17 @@ async def serve(
     *,
     ready_file: Path | None,
     addresses: Callable[[S], Mapping[str, str | None]],
-    on_hangup: Callable[[S], None] | None = None,
+    on_hangup: Callable[[S], None],
 ) -> int:
     """Run a server until SIGTERM or SIGINT, and return STOPPED; or until a part of it fails, and return FAILED.
 
     make: makes the server; it gets the function to call when a part fails.
     ready_file: exists while the server serves; holds `addresses(server)` as one JSON object, without those that
         are None.
-    on_hangup: called with the server on SIGHUP; without it SIGHUP keeps its default, which ends the process.
+    on_hangup: called with the server on SIGHUP, also while it starts; reads files again.
 
-    A signal during `start` cancels it and stops the server. Raises what `make` and `start` raise. Signal handlers are
-    removed when it returns.
+    The service manager is told when the server serves, reads files again, and begins to stop. A signal during `start`
+    cancels it and stops the server. Raises what `make` and `start` raise. Signal handlers are removed when it returns.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -97,17 +99,22 @@ async def serve(
         if not ended.done():
             ended.set_result(code)
 
+    manager = ServiceManager()
+    server = make(lambda error: end(FAILED))
+
+    def reload() -> None:
+        with manager.reloading():
+            on_hangup(server)
+
     handled: dict[signal.Signals, Callable[[], None]] = {
         signal.SIGTERM: partial(end, STOPPED),
         signal.SIGINT: partial(end, STOPPED),
+        signal.SIGHUP: reload,
     }
-    server = make(lambda error: end(FAILED))
-    if on_hangup is not None:
-        handled[signal.SIGHUP] = partial(on_hangup, server)
     for number, handler in handled.items():
         loop.add_signal_handler(number, handler)
     try:
-        return await _run(server, ended, ready_file, addresses)
+        return await _run(server, ended, manager, ready_file, addresses)
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
@@ -116,12 +123,14 @@ async def serve(
 async def _run(
     server: S,
     ended: asyncio.Future[int],
+    manager: ServiceManager,
     ready_file: Path | None,
     addresses: Callable[[S], Mapping[str, str | None]],
 ) -> int:
     starting = asyncio.ensure_future(server.start())
     await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
+        manager.stopping()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await server.stop()
@@ -130,12 +139,14 @@ async def _run(
     try:
         if ready_file is not None:
             _write(ready_file, addresses(server))
+        manager.ready()
         with collected_rarely():
             return await ended
     except OSError as error:
         logger.error("cannot write the ready file %s: %s", ready_file, error.strerror)
         return FAILED
     finally:
+        manager.stopping()
         if ready_file is not None:
             _remove(ready_file)
         await server.stop()

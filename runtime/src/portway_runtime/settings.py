@@ -9,8 +9,8 @@ import argparse
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -151,6 +151,20 @@ def _is_of_service(name: str, value: str) -> bool:
 
 def _is_url(value: str) -> bool:
     return _SERVICE_URL.fullmatch(value) is not None
+
+
+def with_defaults(settings: Iterable[Setting], config: Any) -> list[Setting]:
+    """The settings, with the default of each at the end of its help, or that it is required. `config`: the program's
+    dataclass of settings. Defaults that mean that nothing is set (None, 0) are left out."""
+    defaults = {one.name: one.default for one in fields(config) if one.default is not MISSING}
+
+    def told(setting: Setting) -> str:
+        if setting.required:
+            return f"{setting.help} (required)"
+        default = defaults.get(setting.key)
+        return f"{setting.help} (default {default})" if default else setting.help
+
+    return [replace(setting, help=told(setting)) for setting in settings]
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting], title: str = "") -> None:

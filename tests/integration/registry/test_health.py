@@ -66,6 +66,16 @@ async def test_ports_are_served_on_either_family(pki: Pki, tmp_path: Path, store
             assert (await HealthStub(public).Check(health_pb2.HealthCheckRequest())).status == SERVING
 
 
+async def test_pages_are_served_on_both_families(pki: Pki, tmp_path: Path, store_text: str) -> None:
+    """`--metrics-listen [::]:PORT` is every address, as at every other port."""
+    config = pki.config(tmp_path, store=store_text, metrics_listen=Endpoint("::", 0))
+    async with running(config) as registry, aiohttp.ClientSession() as session:
+        port = registry.metrics_address.rpartition(":")[2] if registry.metrics_address else ""
+        for host in (LOOPBACK, "[::1]"):
+            async with session.get(f"http://{host}:{port}/healthz") as answer:
+                assert answer.status == 200
+
+
 async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, store_text: str) -> None:
     """/metrics has what the registry holds, and no label, token or address of anybody."""
     config = pki.config(tmp_path, store=store_text, metrics_listen=Endpoint(LOOPBACK, 0))

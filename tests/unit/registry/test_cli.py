@@ -1,6 +1,10 @@
 """The command portway-registry: what it prints, and how it ends."""
 
+import json
 import os
+import shutil
+import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +13,9 @@ import pytest
 from portway_registry.cli import main
 from portway_registry.config import SETTINGS
 from portway_testkit.clusters.registry import Pki
+from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.processes.service_manager import FakeServiceManager
+from portway_testkit.waiting import eventually
 
 SERVE = "from portway_registry.cli import main; main()"
 
@@ -68,6 +75,55 @@ def test_a_store_file_of_another_program_ends_it_with_two(pki: Pki, tmp_path: Pa
     assert done.returncode == 2
     assert "is not usable" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _certificate_at(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+def test_hangup_reads_the_certificates_again(pki: Pki, tmp_path: Path) -> None:
+    """It ends nothing. Each port that has files of its own reads them, and new connections are shown what is in them.
+    The service manager is told that the registry is ready when it serves, and of the reload and the stop."""
+    for name in ("tls", "mesh"):
+        for kind in ("crt", "key"):
+            shutil.copy(pki.folder / f"registry.{kind}", tmp_path / f"{name}.{kind}")
+    ready = tmp_path / "ready.json"
+    command = [
+        *(
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            SERVE,
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--mesh-listen",
+            "127.0.0.1:0",
+        ),
+        *("--tls-cert", tmp_path / "tls.crt", "--tls-key", tmp_path / "tls.key", "--cluster-ca", pki.ca),
+        *("--mesh-tls-cert", tmp_path / "mesh.crt", "--mesh-tls-key", tmp_path / "mesh.key"),
+        *("--store", "embedded:memory", "--ready-file", ready),
+    ]
+    with FakeServiceManager(str(tmp_path / "notify")) as manager:
+        environment = {**os.environ, "NOTIFY_SOCKET": manager.address}
+        with RunningProgram(list(map(str, command)), environment, tmp_path / "log") as program:
+            eventually(lambda: manager.states() == ["READY=1"])
+            address = json.loads(ready.read_text())["listen"]
+            before = _certificate_at(address)
+            certificate, key = pki.node("another-registry")
+            os.kill(program.pid, signal.SIGHUP)
+            eventually(lambda: program.errors().count("certificate reloaded") == 2)
+            assert manager.states() == ["READY=1", "RELOADING=1", "READY=1"]
+            assert _certificate_at(address) == before
+            (tmp_path / "tls.key").write_bytes(key)
+            (tmp_path / "tls.crt").write_bytes(certificate)
+            os.kill(program.pid, signal.SIGHUP)
+            eventually(lambda: program.errors().count("certificate reloaded") >= 4)
+            assert _certificate_at(address) != before
+            assert program.stop() == 0
+        assert manager.states()[-1] == "STOPPING=1"
 
 
 def test_help_and_version_do_without_grpc() -> None:

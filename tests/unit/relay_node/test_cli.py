@@ -10,6 +10,7 @@ import pytest
 from portway_registry.pki.ca_folder import CaFolder
 from portway_relay import cli
 from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.processes.service_manager import FakeServiceManager
 from portway_testkit.waiting import eventually
 
 _COMMAND = (sys.executable, "-W", "error", "-c", "from portway_relay.cli import main; main()", "serve")
@@ -89,6 +90,20 @@ def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PORTWAY_RELAY_LISTEN" in told
 
 
+def test_help_names_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """And what is required."""
+    code_of(lambda: cli.main(["serve", "--help"]))
+    told = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "--name NAME the node's name, unique in the cluster (required)",
+        "--raw-ports FIRST-LAST ports for raw TCP tunnels (default 20000-29999)",
+        "--log-format FORMAT text or json (default text)",
+        "--log-level LEVEL debug, info, warning or error (default info)",
+        "--raw-host HOST the host name of raw TCP tunnels; by default REGION.DOMAIN",
+    ):
+        assert text in told
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_zero_even_while_it_starts(flags: list[str], tmp_path: Path, number: int) -> None:
     """It waits for a registry: nothing is ready, and it stops when it is asked to."""
@@ -100,9 +115,13 @@ def test_a_signal_ends_it_with_zero_even_while_it_starts(flags: list[str], tmp_p
 
 
 def test_hangup_reads_the_certificates_again(flags: list[str], tmp_path: Path) -> None:
-    """It does not end the node, as SIGHUP would by default."""
-    with RunningProgram([*_COMMAND, *flags], dict(os.environ), tmp_path / "log") as program:
-        eventually(lambda: "no registry" in program.errors())
-        os.kill(program.pid, signal.SIGHUP)
-        eventually(lambda: "certificates reloaded" in program.errors())
-        assert program.stop() == 0
+    """It does not end the node, as SIGHUP would by default. The service manager hears of no readiness while the node
+    waits for a registry."""
+    with FakeServiceManager(str(tmp_path / "notify")) as manager:
+        environment = {**os.environ, "NOTIFY_SOCKET": manager.address}
+        with RunningProgram([*_COMMAND, *flags], environment, tmp_path / "log") as program:
+            eventually(lambda: "no registry" in program.errors())
+            os.kill(program.pid, signal.SIGHUP)
+            eventually(lambda: "certificates reloaded" in program.errors())
+            assert program.stop() == 0
+        assert manager.states() == ["STOPPING=1"]

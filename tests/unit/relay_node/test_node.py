@@ -95,6 +95,16 @@ async def test_it_waits_for_a_registry_and_says_so(make_node: MakeNode) -> None:
     await cancelled(task)
 
 
+async def test_health_is_served_on_both_families(make_node: MakeNode) -> None:
+    """`--admin-listen [::]:PORT` is every address."""
+    node = make_node(admin_listen=Endpoint("::", 0))
+    task = await starting(node)
+    assert node.admin_address is not None
+    for host in ("127.0.0.1", "::1"):
+        assert listens(Endpoint(host, node.admin_address.port))
+    await cancelled(task)
+
+
 async def test_a_start_that_is_given_up_leaves_nothing(make_node: MakeNode) -> None:
     """Cancelled while it waits, as by SIGTERM: every port is free again."""
     node = make_node(admin_listen=Endpoint("127.0.0.1", 0))

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from portway_runtime.run import FAILED, STOPPED, OnFailure, serve
 from portway_testkit.links.carrier_link import until
+from portway_testkit.processes.service_manager import FakeServiceManager
 
 
 class FakeServer:
@@ -44,14 +45,14 @@ class FakeServer:
 class Served:
     """A server that is being run."""
 
-    def __init__(self, ready_file: Path | None, on_hangup: Callable[[], None] | None) -> None:
+    def __init__(self, ready_file: Path | None, on_hangup: Callable[[], None]) -> None:
         self.made: list[FakeServer] = []
         self.code = asyncio.ensure_future(
             serve(
                 self._make,
                 ready_file=ready_file,
                 addresses=lambda server: {"listen": "127.0.0.1:1", "admin_listen": None},
-                on_hangup=None if on_hangup is None else lambda server: on_hangup(),
+                on_hangup=lambda server: on_hangup(),
             )
         )
 
@@ -72,7 +73,7 @@ class Served:
 
 @pytest.fixture
 async def run() -> Callable[..., Served]:
-    def run(ready_file: Path | None = None, on_hangup: Callable[[], None] | None = None) -> Served:
+    def run(ready_file: Path | None = None, on_hangup: Callable[[], None] = lambda: None) -> Served:
         return Served(ready_file, on_hangup)
 
     return run
@@ -221,3 +222,60 @@ async def test_hangup_is_its_own_call(run: Run) -> None:
     assert not served.code.done()
     os.kill(os.getpid(), signal.SIGTERM)
     assert await served.code == STOPPED
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServiceManager]:
+    with FakeServiceManager(str(tmp_path / "notify")) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+        yield manager
+
+
+async def test_the_service_manager_follows_its_life(run: Run, manager: FakeServiceManager, tmp_path: Path) -> None:
+    """It is told of readiness with the ready file and no sooner, of a reload from its beginning to its end, and of the
+    stop before that begins."""
+    told_at_reload: list[list[str]] = []
+    told_at_stop: list[str] = []
+    served = run(tmp_path / "ready", on_hangup=lambda: told_at_reload.append(manager.states()))
+    server = await served.server()
+    await asyncio.sleep(0)
+    assert manager.states() == []
+    server.may_start.set()
+    await until((tmp_path / "ready").exists)
+    await until(lambda: manager.states() == ["READY=1"])
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: manager.states() == ["READY=1", "RELOADING=1", "READY=1"])
+    assert told_at_reload == [["READY=1", "RELOADING=1"]]
+    stop = server.stop
+
+    async def watched_stop() -> None:
+        told_at_stop.extend(manager.states())
+        await stop()
+
+    server.stop = watched_stop  # type: ignore[method-assign]
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await served.code == STOPPED
+    assert told_at_stop == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"] == manager.states()
+
+
+async def test_a_reload_while_it_starts_is_no_readiness(run: Run, manager: FakeServiceManager) -> None:
+    """Files are read, and the manager still waits; a stop before it was ready is told."""
+    hangups: list[None] = []
+    served = run(on_hangup=lambda: hangups.append(None))
+    await served.server()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: bool(hangups))
+    assert manager.states() == []
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await served.code == STOPPED
+    assert manager.states() == ["STOPPING=1"]
+
+
+async def test_a_part_that_fails_is_told_as_a_stop(run: Run, manager: FakeServiceManager) -> None:
+    """Its exit code says the rest."""
+    served = run()
+    server = await served.started()
+    await until(lambda: manager.states() == ["READY=1"])
+    server.fail(RuntimeError("a part"))
+    assert await served.code == FAILED
+    assert manager.states() == ["READY=1", "STOPPING=1"]

@@ -1,6 +1,7 @@
 """Settings: which source wins, what is refused, and that each error names the setting and where its value is from."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from portway_runtime.settings import (
     flag,
     one_of,
     whole_number,
+    with_defaults,
 )
 
 SETTINGS = (
@@ -218,3 +220,23 @@ def test_numbers_include_both_bounds_and_words_any_case() -> None:
     """What is returned is what the program compares with."""
     assert [whole_number(1, 100)(text) for text in ("1", "100", "007")] == [1, 100, 7]
     assert one_of("info", "debug")("DEBUG") == "debug"
+
+
+def test_defaults_are_part_of_the_help() -> None:
+    """Those that set something; what has none and must be given is said too."""
+
+    @dataclasses.dataclass
+    class Config:
+        lanes: int = 8
+        level: str = "info"
+        listen_on: str | None = None
+        peers: tuple[int, ...] = dataclasses.field(default_factory=tuple)
+
+    told = with_defaults((*SETTINGS, Setting("name", str, "its name", required=True)), Config)
+    assert [one.help for one in told] == [
+        "where to listen",
+        "how many lanes, 100% at the most (default 8)",
+        "how much is logged (default info)",
+        "peers by number",
+        "its name (required)",
+    ]

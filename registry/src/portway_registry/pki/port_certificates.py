@@ -36,6 +36,10 @@ class PortCertificate(Protocol):
         """The same object until it is replaced by another."""
         ...
 
+    def reload(self) -> None:
+        """Read the files that it is from, changed or not."""
+        ...
+
 
 class CertificateFiles:
     """A certificate and its key in two files, reloaded when they change. Files that cannot be used are logged, and the
@@ -58,7 +62,7 @@ class CertificateFiles:
         if time.monotonic() >= self._checked + CHECK_EVERY:
             self._checked = time.monotonic()
             if self._files.changed:
-                self._reload()
+                self.reload()
         return self._files.value
 
     def require_issued_by(self, authority: ClusterAuthority, name: str) -> None:
@@ -73,13 +77,15 @@ class CertificateFiles:
                 "(`portway-admin pki init` makes one)"
             )
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
+        """As PortCertificate.reload. Files that cannot be used are logged."""
         try:
             self._files.reload()
         except CertificateError as error:
             logger.error("certificate not reloaded, the old one stays in use: %s", error)
         else:
-            logger.info("certificate reloaded", extra={"file": str(self._certificate.path)})
+            until = f"{self._files.value.certificate.not_valid_after_utc:%Y-%m-%d}"
+            logger.info("certificate reloaded", extra={"file": str(self._certificate.path), "until": until})
 
 
 class SelfIssued:
@@ -95,6 +101,9 @@ class SelfIssued:
         if self._now() >= self._issued.certificate.not_valid_after_utc - _SELF_ISSUED_LIFE / 2:
             self._issued = self._issue()
         return self._issued
+
+    def reload(self) -> None:
+        """It is from no file."""
 
     def _issue(self) -> CertifiedKey:
         key = new_key()

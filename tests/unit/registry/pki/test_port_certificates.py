@@ -139,6 +139,29 @@ def test_changed_files_are_shown_from_then_on(
     assert pair.current().chain == config.tls_cert.read_bytes() != first.chain
 
 
+def test_files_are_read_at_once_when_that_is_asked_for(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Changed or not; files that cannot be used are logged, and those before stay. One issued in memory has none."""
+    config = files.config()
+    assert config.tls_cert is not None
+    assert config.tls_key is not None
+    public, _, _ = read(config)
+    first = public.current()
+    with caplog.at_level(logging.INFO):
+        public.reload()
+    assert caplog.records[-1].getMessage() == "certificate reloaded"
+    assert caplog.records[-1].__dict__["file"] == str(public._certificate.path)
+    assert public.current().chain == first.chain
+    certificate, key = files.issue(files.cluster)
+    certificate.replace(config.tls_cert)
+    key.replace(config.tls_key)
+    public.reload()
+    assert public.current().chain == config.tls_cert.read_bytes() != first.chain
+    config.tls_key.write_bytes(b"noise")
+    public.reload()
+    assert "the old one stays in use" in caplog.text
+    assert public.current().chain == config.tls_cert.read_bytes()
+
+
 def test_an_intermediate_ca_leads_to_the_cluster_s(files: Files) -> None:
     """A chain with an intermediate certificate is the cluster's when that was signed by it."""
     certificate, key = files.issue(files.cluster.create_child_ca())

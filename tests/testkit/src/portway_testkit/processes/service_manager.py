@@ -1,0 +1,31 @@
+"""A service manager's side of sd_notify(3): the socket that NOTIFY_SOCKET names, and what it was told."""
+
+import socket
+from typing import Final, Self
+
+_LARGEST: Final = 4096
+
+
+class FakeServiceManager:
+    """`with FakeServiceManager(address) as manager:` listens at a path, or at an abstract name that begins with @."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.told: list[list[str]] = []
+
+    def __enter__(self) -> Self:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{self.address[1:]}" if self.address.startswith("@") else self.address)
+        self._socket.setblocking(False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def states(self) -> list[str]:
+        """The first line of each datagram so far; all lines are in `told`."""
+        while True:
+            try:
+                self.told.append(self._socket.recv(_LARGEST).decode().splitlines())
+            except BlockingIOError:
+                return [lines[0] for lines in self.told]
