@@ -23,7 +23,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
-from portway_runtime.threads import demand_threads
+from portway_runtime.threads import GRPC_THREADS, demand_threads
 
 from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
@@ -77,6 +77,8 @@ _LARGEST_CALL: Final = 64 << 10
 _CONCURRENT_CALLS: Final = 32
 # Seconds at most between tries to reach the store at start; each has the store's own time limit besides.
 _PAUSE: Final = 2.0
+# For the store, signatures, GeoIP, and what grpc.aio waits on. They are started before gRPC's.
+_OWN_THREADS: Final = 4
 # Seconds between tries to load GeoIP while there is no thread for it.
 _LOAD_AGAIN: Final = 30.0
 
@@ -171,7 +173,7 @@ class Registry:
 
     async def _start(self) -> None:
         config = self._config
-        demand_threads()
+        demand_threads(GRPC_THREADS + _OWN_THREADS)
         certificate = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
         self._certificates = [certificate]
         configured = configured_authority(config, utc_now())
