@@ -16,6 +16,8 @@ from portway_runtime.errors import NoThread
 # gRPC starts one worker for each core, from 4 to 16, and two to watch them and its timers; some are for other threads.
 _GRPC_WORKERS: Final = min(max(os.cpu_count() or 1, 4), 16)
 GRPC_THREADS: Final = _GRPC_WORKERS + 4
+# What they put in the place of threads takes none of the system's.
+_REPLACERS: Final = ("gevent", "eventlet")
 
 
 def start_thread(function: Callable[[], object], name: str, *, daemon: bool = True) -> threading.Thread:
@@ -40,7 +42,9 @@ def single_thread(name: str) -> ThreadPoolExecutor:
 
 def demand_threads(count: int = GRPC_THREADS) -> None:
     """Raise NoThread unless so many threads can be started now. They are started, and have ended when it returns: some
-    20 µs for each."""
+    20 µs for each. In a program whose threads gevent or eventlet has replaced, nothing is tried."""
+    if getattr(_thread.start_new_thread, "__module__", "").partition(".")[0] in _REPLACERS:
+        return
     gate = _thread.allocate_lock()
     ended = threading.Semaphore(0)
 

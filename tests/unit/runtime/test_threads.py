@@ -1,5 +1,6 @@
 """A thread that cannot be had is an error that says what to raise."""
 
+import _thread
 import subprocess
 import sys
 import threading
@@ -50,6 +51,17 @@ def test_threads_that_are_demanded_and_refused() -> None:
     """Those that were started before the first refusal have ended too."""
     with no_more_threads(), pytest.raises(NoThread, match="ulimit -u"):
         demand_threads(2)
+
+
+def test_nothing_is_tried_where_threads_are_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gevent's `start_new_thread` takes none of the system's, and says nothing about them."""
+
+    def start_new_thread(*_: object) -> None:
+        raise AssertionError("a greenlet was started")
+
+    start_new_thread.__module__ = "gevent.thread"
+    monkeypatch.setattr(_thread, "start_new_thread", start_new_thread)
+    demand_threads()
 
 
 def test_an_executor_s_thread_runs_before_it_is_needed() -> None:
