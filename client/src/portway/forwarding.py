@@ -194,8 +194,8 @@ class _Forward:
             with portway.forward(8000) as tunnel:
                 print(tunnel.url)
 
-        The same object works in `async with`, and as a decorator of plain and async functions. Nothing is checked
-        or done before it is entered.
+        The same object works in `async with` (asyncio, trio, anyio), and as a decorator of plain and async functions.
+        Nothing is checked or done before it is entered.
 
         unencrypted: a random TCP port without TLS, in addition to the https:// address.
         h2_enabled: offer HTTP/2 to visitors that offer only HTTP/2, such as gRPC clients.
