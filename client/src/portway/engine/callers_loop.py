@@ -18,7 +18,7 @@ ASYNCIO: Final = "asyncio"
 TRIO: Final = "trio"
 
 
-async def result_of(future: Future[T]) -> T:
+async def wait_for_result(future: Future[T]) -> T:
     """The future's result, or what it raises. When the future was cancelled, CancelledError of concurrent.futures; when
     the caller is, what its library raises.
 
@@ -36,7 +36,7 @@ async def result_of(future: Future[T]) -> T:
         raise CancelledError from None
 
 
-async def done_within(future: Future[T], seconds: float) -> None:
+async def wait_until_done(future: Future[T], seconds: float) -> None:
     """Wait until it is done, or for so many seconds. Inside a cancelled scope of trio's it waits all the same, as in
     asyncio a task does that was cancelled before."""
     if _library() == TRIO:

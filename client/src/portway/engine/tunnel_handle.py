@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
-from portway.engine.callers_loop import done_within, result_of
+from portway.engine.callers_loop import wait_for_result, wait_until_done
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread
 from portway.errors import Error, RemoteError, TunnelLostError
@@ -44,7 +44,7 @@ class TunnelHandle:
     async def wait(self) -> Tunnel:
         """`result` for a caller on an event loop of its own. Raises InvalidError on one that is not known."""
         try:
-            return (await result_of(self._opening)).public
+            return (await wait_for_result(self._opening)).public
         except CancelledError:
             raise _stopped() from None
 
@@ -77,7 +77,7 @@ class TunnelHandle:
             return None
         closing = self._release()
         if closing is not None:
-            await done_within(closing, CLOSE_TIMEOUT)
+            await wait_until_done(closing, CLOSE_TIMEOUT)
         return self._opening.result().lost
 
     def _release(self) -> Future[None] | None:

@@ -13,7 +13,7 @@ import pytest
 import sniffio
 import trio
 import uvloop
-from portway.engine.callers_loop import done_within, result_of
+from portway.engine.callers_loop import wait_for_result, wait_until_done
 from portway.errors import InvalidError, QuotaError
 
 Main = Callable[[], Awaitable[Any]]
@@ -69,7 +69,7 @@ def test_it_returns_what_another_thread_sets(run: Callable[[Main], Any], future:
 
     async def main() -> tuple[str, str]:
         threading.Timer(0.01, future.set_result, ["done"]).start()
-        return await result_of(future), await result_of(future)
+        return await wait_for_result(future), await wait_for_result(future)
 
     assert run(main) == ("done", "done")
 
@@ -80,7 +80,7 @@ def test_it_raises_what_another_thread_sets(run: Callable[[Main], Any], future: 
 
     async def main() -> None:
         threading.Timer(0.01, future.set_exception, [error]).start()
-        await result_of(future)
+        await wait_for_result(future)
 
     with pytest.raises(QuotaError) as raised:
         run(main)
@@ -94,7 +94,7 @@ def test_a_future_that_is_cancelled_cancels_no_caller(run: Callable[[Main], Any]
         future: Future[str] = Future()
         threading.Timer(0.01, future.cancel).start()
         try:
-            await result_of(future)
+            await wait_for_result(future)
         except CancelledError:
             return True
         return False
@@ -109,7 +109,7 @@ def test_a_caller_that_is_cancelled_waits_no_longer(backend: str) -> None:
 
     async def main() -> bool:
         with anyio.move_on_after(0.01) as scope:
-            await result_of(future)
+            await wait_for_result(future)
         return scope.cancelled_caught
 
     assert anyio.run(main, backend=backend)
@@ -121,7 +121,7 @@ def test_a_run_that_is_over_is_told_nothing(future: "Future[str]", caplog: pytes
 
     async def main() -> None:
         with trio.move_on_after(0):
-            await result_of(future)
+            await wait_for_result(future)
 
     trio.run(main)
     with caplog.at_level(logging.DEBUG):
@@ -133,9 +133,9 @@ def test_closing_is_waited_for_a_limited_time(run: Callable[[Main], Any], future
     """Done or not, nothing is raised."""
 
     async def main() -> None:
-        await done_within(future, 0.01)
+        await wait_until_done(future, 0.01)
         threading.Timer(0.01, future.set_result, ["done"]).start()
-        await done_within(future, 30)
+        await wait_until_done(future, 30)
         assert future.done()
 
     run(main)
@@ -149,7 +149,7 @@ def test_closing_is_waited_for_in_a_cancelled_scope(future: "Future[str]") -> No
         with trio.CancelScope() as scope:
             scope.cancel()
             threading.Timer(0.01, future.set_result, ["done"]).start()
-            await done_within(future, 30)
+            await wait_until_done(future, 30)
         assert future.done()
 
     trio.run(main)
@@ -159,7 +159,7 @@ def test_closing_is_waited_for_in_a_cancelled_scope(future: "Future[str]") -> No
 def test_another_library_is_told_what_to_use(future: "Future[str]", name: str | None, where: str) -> None:
     """In one sentence."""
     before = sniffio.current_async_library_cvar.set(name)
-    waiting = result_of(future)
+    waiting = wait_for_result(future)
     try:
         with pytest.raises(InvalidError, match=rf"cannot be awaited {where}: use asyncio, trio or anyio, or `with"):
             waiting.send(None)
