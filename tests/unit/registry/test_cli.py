@@ -64,6 +64,21 @@ def test_settings_that_cannot_be_used_end_it_with_two(capsys: pytest.CaptureFixt
         assert printed.out == ""
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "code"),
+    [
+        (SERVE, ["serve", "--lease-seconds", "x"], 2),
+        ("from portway_registry.admin_cli.start import main; main()", ["--registry", "127.0.0.1:1", "node", "list"], 3),
+    ],
+)
+def test_both_commands_start_with_standard_descriptors_closed(program: str, arguments: list[str], code: int) -> None:
+    """An error that nobody can read is not printed elsewhere."""
+    command = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-W", "error", "-c", program, *arguments]
+    environment = {**os.environ, "PORTWAY_ADMIN_TOKEN": "pw_a_b"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
 def test_a_store_file_of_another_program_ends_it_with_two(pki: Pki, tmp_path: Path) -> None:
     """What is found out only while it starts ends the process just so, with no traceback."""
     (tmp_path / "registry.db").write_text("this is no database, and is longer than a header of one" * 20)

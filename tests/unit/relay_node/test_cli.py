@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_what_only_tells_ends_it_with_zero(capsys: pytest.CaptureFixture[str], a
     """On standard output."""
     assert code_of(lambda: cli.main(arguments)) == 0
     assert "portway-relay" in capsys.readouterr().out
+
+
+def test_it_starts_with_standard_descriptors_closed(flags: list[str]) -> None:
+    """An error that nobody can read is not printed elsewhere."""
+    flags[flags.index("--region") + 1] = "Frankfurt!"
+    command = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *_COMMAND, *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
