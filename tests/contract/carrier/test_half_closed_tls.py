@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -118,6 +119,26 @@ async def test_a_visitor_that_never_ends_is_dropped(
         assert visitor.end == "close_notify"
         assert (await link.end()).outcome is Outcome.DONE
         assert await asyncio.to_thread(visitor.sock.recv, 1) == b""
+    await link.settled()
+
+
+async def test_a_visitor_that_reads_slowly_gets_all_of_it(
+    make_link: LinkMaker, server_tls: ServerTls, trusting_only: Trusting
+) -> None:
+    """However much longer than Limits.linger that takes: he takes some all the time."""
+    size, pieces = 16 << 20, 16
+    link = await make_link(Limits(linger=0.2, high_water=2 * size))
+    loop = asyncio.get_running_loop()
+    async with visited(link, server_tls, trusting_only(TLS13)) as (visitor, server):
+        await loop.sock_sendall(server, bytes(size))
+        server.close()
+        taken = 0
+        for _ in range(pieces):
+            taken += len(await asyncio.to_thread(visitor.receive, size // pieces))
+            await asyncio.to_thread(time.sleep, 0.1)
+        taken += len(await asyncio.to_thread(visitor.receive))
+        assert (taken, visitor.end) == (size, "close_notify")
+        assert (await link.end()).outcome is Outcome.DONE
     await link.settled()
 
 

@@ -4,6 +4,8 @@ Until a visit joins it, the stream holds what its peer sends. From then on each 
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol, cast
 
 from portway_proto.wire.frames import Bytes
@@ -157,7 +159,7 @@ class PyStream(Connection):
             return
         self.transport.write_eof()
         if self.tls:
-            self._await_end(self.core.limits.linger)
+            self._await_end()
 
     def break_off(self) -> None:
         """Deliver what was written, then break the connection, so that what was delivered does not look complete.
@@ -315,30 +317,42 @@ class PyStream(Connection):
             self.buffer_updated(size)
 
     def _drop_when_delivered(self) -> None:
-        transport = self.transport
-        if transport is None:
+        if self.transport is None:
             return
-        if self.unsent() or kernel.undelivered(transport):
-            self._timers = (self.core.loop.call_later(_DELIVERY_LOOK, self._drop_when_delivered),)
+        if self._undelivered():
+            self._after(_DELIVERY_LOOK, self._drop_when_delivered)
         elif self.tls:
-            self._timers = (self.core.loop.call_later(FINISH_WAIT, self.drop),)
+            self._after(FINISH_WAIT, self.drop)
         else:
             self.drop()
 
-    def _await_end(self, within: float) -> None:
-        """End both directions when a peer that was told of the end of one sends nothing more for so long: many do not
+    def _await_end(self) -> None:
+        """End both directions when a peer that was told of the end of one does nothing for Limits.linger: many do not
         look at their connection until they use it again."""
-        self._timers = (self.core.loop.call_later(within, self._end_if_quiet),)
+        self._after(self.core.limits.linger, partial(self._end_if_idle, self._undelivered()))
 
-    def _end_if_quiet(self) -> None:
-        if self.transport is None or self.ended:
+    def _end_if_idle(self, undelivered_before: int) -> None:
+        transport = self.transport
+        if transport is None or self.ended:
             return
-        state, linger = kernel.tcp_state(self.transport), self.core.limits.linger
-        if state is not None and state.quiet < linger and not state.gone:
-            self._await_end(linger - state.quiet)
-            return
-        self.ended = True
-        self.drop()
+        state = kernel.tcp_state(transport)
+        sends = state is not None and not state.gone and state.quiet < self.core.limits.linger
+        takes = 0 < self._undelivered() < undelivered_before
+        if sends or takes or self.reads_paused:
+            self._await_end()
+        else:
+            self.ended = True
+            self.drop()
+
+    def _undelivered(self) -> int:
+        """Bytes that were written and that the peer's kernel does not have."""
+        return self.unsent() + (kernel.undelivered(self.transport) if self.transport is not None else 0)
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call it after so many seconds, in place of what was to be called before, unless the transport ends first."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = (self.core.loop.call_later(seconds, call),)
 
     def _drop_held(self) -> None:
         self.held, self.held_size = [], 0
