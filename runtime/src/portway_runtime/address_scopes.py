@@ -6,14 +6,13 @@ where they are expected, and the outcome that is told is one of three; details a
 dialling side. Here: scopes, and the outcomes. Not here: dialling.
 """
 
-import asyncio
 import ipaddress
-import socket
 from collections.abc import Collection
 from enum import Enum, auto
 from typing import Final
 
 from portway_runtime.errors import AddressNotAllowed
+from portway_runtime.names import Names, literal_address
 
 # What a dialled party may be told, and all that it may be told.
 UNREACHABLE: Final = "unreachable"
@@ -66,28 +65,19 @@ def expected_scopes(hosts: Collection[str]) -> frozenset[Scope]:
     return frozenset(own)
 
 
-async def allowed_addresses(host: str, port: int, allowed: Collection[Scope]) -> list[str]:
+async def allowed_addresses(names: Names, host: str, allowed: Collection[Scope]) -> list[str]:
     """The IP addresses of a host that may be dialled, in the order to try them, at least one.
 
     Dial these and not the host, whose name may lead elsewhere the next time. Raises AddressNotAllowed, and OSError and
     UnicodeError for a name that does not resolve.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    addresses = [address.host for address in await names.addresses(host)]
     permitted = [address for address in addresses if scope_of(address) in allowed]
     if not permitted:
-        named = not _is_address(host)
+        named = literal_address(host) is None
         leads = f"{host} leads to {', '.join(addresses)}" if named else host
         raise AddressNotAllowed(f"{leads}: addresses that are not global are dialled only if allowed", named=named)
     return permitted
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def outcome_of(failure: str) -> str:

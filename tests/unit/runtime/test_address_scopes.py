@@ -13,6 +13,7 @@ from portway_runtime.address_scopes import (
     scope_of,
 )
 from portway_runtime.errors import AddressNotAllowed
+from portway_runtime.names import Names
 
 
 @pytest.mark.parametrize(
@@ -49,17 +50,17 @@ def test_a_process_expects_others_where_it_is_itself(hosts: list[str], scopes: s
 
 async def test_only_what_is_allowed_is_dialled() -> None:
     """Addresses as they are, a name by what it leads to."""
-    assert await allowed_addresses("8.8.8.8", 443, {Scope.GLOBAL}) == ["8.8.8.8"]
-    assert "127.0.0.1" in await allowed_addresses("localhost", 443, {Scope.LOOPBACK})
+    assert await allowed_addresses(Names(), "8.8.8.8", {Scope.GLOBAL}) == ["8.8.8.8"]
+    assert "127.0.0.1" in await allowed_addresses(Names(), "localhost", {Scope.LOOPBACK})
     with pytest.raises(AddressNotAllowed, match=r"10\.0\.0\.1: addresses that are not global") as raised:
-        await allowed_addresses("10.0.0.1", 443, {Scope.GLOBAL, Scope.LOOPBACK})
+        await allowed_addresses(Names(), "10.0.0.1", {Scope.GLOBAL, Scope.LOOPBACK})
     assert outcome_of(failure_of(raised.value)) == NOT_DIALLED
 
 
 async def test_what_a_name_leads_to_is_not_told() -> None:
     """Otherwise a node could have the names of a private network looked up."""
     with pytest.raises(AddressNotAllowed, match=r"localhost leads to .*127\.0\.0\.1") as raised:
-        await allowed_addresses("localhost", 443, {Scope.GLOBAL})
+        await allowed_addresses(Names(), "localhost", {Scope.GLOBAL})
     assert outcome_of(failure_of(raised.value)) == UNREACHABLE
 
 

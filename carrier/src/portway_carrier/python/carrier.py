@@ -8,7 +8,9 @@ from typing import Final
 
 from portway_proto.wire.frames import Opening, encode_open
 from portway_proto.wire.lane import Side
+from portway_runtime.dialling import Dialler
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.names import Names
 
 from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, Pool, ServeEvents, Stream, VisitEnded
 from portway_carrier.errors import CarrierError
@@ -40,6 +42,8 @@ class PythonCarrier:
     def __init__(self, limits: Limits) -> None:
         self._core = Core(limits)
         self._streams = StreamFactory(self._core)
+        # The names of local servers are whatever a program says: their look-ups must not hold up those of nodes.
+        self._local_servers = Dialler(Names())
         self._deferred = DeferredOpened(self._core.loop)
         self._liveness = Liveness(self._core)
 
@@ -85,7 +89,7 @@ class PythonCarrier:
 
     def serve(self, pool: Pool, table: Mapping[str, LocalService], events: ServeEvents | None = None) -> None:
         assert isinstance(pool, PyPool)
-        pool.serve(LocalServices(self._core, table, events, self._deferred.add).start_visit)
+        pool.serve(LocalServices(self._core, self._local_servers, table, events, self._deferred.add).start_visit)
 
     def finish(self, stream: Stream, data: bytes) -> None:
         assert isinstance(stream, PyStream)

@@ -29,7 +29,9 @@ from portway_runtime.address_scopes import (
     outcome_of,
 )
 from portway_runtime.backoff import Backoff
+from portway_runtime.dialling import race
 from portway_runtime.errors import AddressNotAllowed
+from portway_runtime.names import Names
 from portway_runtime.tls_choices import Group, restrict
 
 from portway_registry.nodes.session import NodeSession
@@ -54,8 +56,9 @@ _LONGEST_PAUSE: Final = 30.0
 def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
     """Dials as a client does: TCP, TLS with the clients' ALPN, and a certificate from this CA (PEM) for the node.
 
-    Only addresses of the `allowed` scopes are dialled.
+    Only addresses of the `allowed` scopes are dialled. Call it on the event loop.
     """
+    names = Names()
     context = ssl.create_default_context(cadata=cluster_ca.decode("ascii"))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     restrict(context, Group.P256)
@@ -64,7 +67,12 @@ def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
     async def dial(node: NodeInfo) -> str:
         try:
             async with asyncio.timeout(DIAL_TIMEOUT):
-                writer = await _connect(node, await allowed_addresses(node.host, node.port, allowed), context)
+                addresses = await allowed_addresses(names, node.host, allowed)
+                writer = await race(
+                    addresses,
+                    lambda address: _connect(address, node, context),
+                    lambda writer: writer.transport.abort(),
+                )
         except AddressNotAllowed as error:
             return failure_of(error)
         except (OSError, TimeoutError, UnicodeError) as error:
@@ -78,18 +86,10 @@ def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
     return dial
 
 
-async def _connect(node: NodeInfo, addresses: Iterable[str], context: ssl.SSLContext) -> asyncio.StreamWriter:
-    """A connection to the first of these addresses that is the node's. Raises the last one's OSError."""
-    failed: OSError | None = None
-    for address in addresses:
-        try:
-            _, writer = await asyncio.open_connection(address, node.port, ssl=context, server_hostname=node.server_name)
-        except OSError as error:
-            failed = error
-        else:
-            return writer
-    assert failed is not None, "there is at least one address"
-    raise failed
+async def _connect(address: str, node: NodeInfo, context: ssl.SSLContext) -> asyncio.StreamWriter:
+    """A connection to this address of the node. Raises OSError."""
+    _, writer = await asyncio.open_connection(address, node.port, ssl=context, server_hostname=node.server_name)
+    return writer
 
 
 class Prober:

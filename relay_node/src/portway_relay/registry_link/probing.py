@@ -9,11 +9,17 @@ from portway_proto.v1.mesh_pb2 import Probe, Probed
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.address_scopes import NOT_THIS_NODE, UNREACHABLE, Scope, allowed_addresses, failure_of
+from portway_runtime.dialling import race
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import AddressNotAllowed
+from portway_runtime.names import Names
 from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
+
+
+class _NotReached(OSError):
+    """Why one address does not lead to the node, an outcome and details."""
 
 
 class AddressProber:
@@ -35,6 +41,8 @@ class AddressProber:
         self._certificates = certificates
         self._report = report
         self._allowed = allowed
+        # Others say what these names are: their look-ups must not hold up those of this node's peers.
+        self._names = Names()
         self._tasks = Tasks("probing", on_failure)
 
     def probe(self, order: Probe) -> None:
@@ -51,28 +59,31 @@ class AddressProber:
     async def _failure(self, node: NodeInfo) -> str:
         """Why the node is not reached, an outcome and details for the registry's log; "" if it is."""
         try:
-            addresses = await allowed_addresses(node.host, node.port, self._allowed)
+            addresses = await allowed_addresses(self._names, node.host, self._allowed)
         except AddressNotAllowed as error:
             return failure_of(error)
         except (OSError, UnicodeError) as error:
             return f"{UNREACHABLE}: the name {node.host} cannot be resolved: {error}"
-        failure = ""
-        for address in addresses:
-            failure = await self._dial_failure(Endpoint(address, node.port), node.server_name)
-            if not failure:
-                break
-        return failure
+        try:
+            await race(
+                addresses,
+                lambda address: self._dial(Endpoint(address, node.port), node.server_name),
+                lambda reached: None,
+            )
+        except _NotReached as error:
+            return str(error)
+        return ""
 
-    async def _dial_failure(self, address: Endpoint, server_name: str) -> str:
+    async def _dial(self, address: Endpoint, server_name: str) -> None:
+        """Raises _NotReached."""
         stream = self._carrier.connect(address, ClientTls(self._certificates().ca, server_name, LINK_ALPN))
         try:
             handshake = await stream.ready()
         except CarrierError as error:
             # The alert is that of a node with another name.
             other = isinstance(error, HandshakeFailed) and (error.untrusted or "UNRECOGNIZED_NAME" in str(error))
-            return f"{NOT_THIS_NODE if other else UNREACHABLE}: {error}"
+            raise _NotReached(f"{NOT_THIS_NODE if other else UNREACHABLE}: {error}") from None
         finally:
             stream.abort()
         if handshake.alpn != LINK_ALPN:
-            return f"{NOT_THIS_NODE}: the server at this address takes no clients' lanes"
-        return ""
+            raise _NotReached(f"{NOT_THIS_NODE}: the server at this address takes no clients' lanes")

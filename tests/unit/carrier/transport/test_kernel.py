@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
+import pytest
 import uvloop
 from portway_carrier.python.transport import kernel
 from portway_testkit.links.carrier_link import until
@@ -17,10 +19,36 @@ def test_a_socket_that_is_closed_already_is_no_error() -> None:
             transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
             transport.abort()
             await until(lambda: transport.get_extra_info("socket").fileno() < 0)
-            kernel.keep_transport_alive(transport)
+            kernel.receive_little(transport)
             assert not kernel.at_end(transport)
             kernel.reset_on_close(transport)
             assert kernel.tcp_state(transport) is None
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(closed())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_nothing_waits_for_the_processs_default_timeout(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Asking whether a peer has ended that has sent nothing returns at once, and leaves the transport as it was."""
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+            socket.setdefaulttimeout(100)
+            assert not kernel.at_end(transport)
+            state = kernel.tcp_state(transport)
+            assert state is not None
+            assert not state.gone
+            kernel.receive_little(transport)
+            transport.abort()
+            await until(lambda: transport.get_extra_info("socket").fileno() < 0)
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(asyncio.wait_for(ask(), 10))
+    finally:
+        socket.setdefaulttimeout(None)

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from portway_runtime.descriptors import EXHAUSTED
+from portway_runtime.dialling import Dialler
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.names import Names
 
 from portway_carrier.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed, TlsSettingsError
 from portway_carrier.python.core.core import Core
@@ -26,6 +28,7 @@ class StreamFactory:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._dialler = Dialler(Names())
         self.contexts = TlsContexts()
 
     def accept(
@@ -49,7 +52,7 @@ class StreamFactory:
         context = self.contexts.get(tls) if tls is not None else None
         stream = PyStream(self._core, address, tls=tls is not None)
         stream.establishing = self._core.tasks.spawn(
-            connect(self._core, stream, tls, context), name=f"connect to {address}"
+            connect(self._core, stream, self._dialler, tls, context), name=f"connect to {address}"
         )
         return stream
 
@@ -87,19 +90,25 @@ async def _accept(
 
 
 async def connect(
-    core: Core, stream: PyStream, tls: ClientTls | None = None, context: ssl.SSLContext | None = None
+    core: Core,
+    stream: PyStream,
+    dialler: Dialler,
+    tls: ClientTls | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> None:
     """Establish `stream` by dialling its peer. On failure the stream is notified, and nothing raised. Cancellation
     ends the stream."""
     address, limit = stream.peer, core.limits.handshake
-    dial = partial(core.loop.create_connection, host=address.host, port=address.port)
+    dial = partial(dialler.open, address.host, address.port, kernel.keep_alive)
     try:
         async with asyncio.timeout(limit):
             await _establish(core, stream, dial, context, tls.server_name if tls is not None else None)
     except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
         stream.failed(_handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
     except TimeoutError:
-        stream.failed(ConnectFailed(f"{address} did not answer within {limit:g} s"))
+        unresolved = dialler.names.is_looking_up(address.host)
+        what = f"no resolver has answered for {address.host}" if unresolved else f"{address} did not answer"
+        stream.failed(ConnectFailed(f"{what} within {limit:g} s"))
     except OSError as error:
         refused, exhausted = isinstance(error, ConnectionRefusedError), error.errno in EXHAUSTED
         stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused, exhausted=exhausted))
@@ -110,8 +119,6 @@ async def connect(
         stream.drop()
         raise
     else:
-        if stream.transport is not None:
-            kernel.keep_transport_alive(stream.transport)
         _fail_unless_established(stream)
 
 

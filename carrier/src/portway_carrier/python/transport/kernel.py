@@ -4,6 +4,7 @@ TCP_INFO is read on Linux; on other platforms the functions that need it answer 
 whose socket is closed already answers as if nothing were known, and never raises.
 """
 
+import _socket
 import fcntl
 import socket
 import struct
@@ -59,41 +60,38 @@ class TcpState:
     quiet: float  # seconds since it last sent bytes
 
 
-def _socket_of(transport: BaseTransport) -> socket.socket | None:
-    """None when it is closed already: a transport keeps its socket until connection_lost was called, and methods of
-    uvloop's socket object raise ValueError from the close on."""
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    return sock if sock is not None and sock.fileno() >= 0 else None
-
-
 def tcp_state(transport: BaseTransport) -> TcpState | None:
     """None when the platform has no TCP_INFO."""
-    sock = _socket_of(transport)
-    if sock is None or _TCP_INFO is None:
+    if _TCP_INFO is None:
         return None
-    try:
-        raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _FIELDS.size)
-        if len(raw) < _FIELDS.size:
+    with _borrowed(transport) as sock:
+        if sock is None:
             return None
-        fields = _FIELDS.unpack(raw)
-        # A connection that both sides ended in order is in the same state CLOSE as a reset one, and may still hold
-        # unread bytes: only SO_ERROR tells them apart.
-        gone = fields[0] not in _ALIVE and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-    except OSError:
-        return None
+        try:
+            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _FIELDS.size)
+            if len(raw) < _FIELDS.size:
+                return None
+            fields = _FIELDS.unpack(raw)
+            # A connection that both sides ended in order is in the same state CLOSE as a reset one, and may still hold
+            # unread bytes: only SO_ERROR tells them apart.
+            gone = fields[0] not in _ALIVE and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        except OSError:
+            return None
     silent = min(fields[_LAST_DATA_RECV], fields[_LAST_ACK_RECV]) / 1000
     return TcpState(gone, fields[_UNACKED] > 0, silent, fields[_LAST_DATA_RECV] / 1000)
 
 
 def round_trip(transport: BaseTransport) -> float | None:
     """The shortest round trip since the connection began, in seconds; None when the platform does not report it."""
-    sock = _socket_of(transport)
-    if sock is None or _TCP_INFO is None:
+    if _TCP_INFO is None:
         return None
-    try:
-        raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _MIN_RTT_AT + _MIN_RTT.size)
-    except OSError:
-        return None
+    with _borrowed(transport) as sock:
+        if sock is None:
+            return None
+        try:
+            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _MIN_RTT_AT + _MIN_RTT.size)
+        except OSError:
+            return None
     if len(raw) < _MIN_RTT_AT + _MIN_RTT.size:
         return None
     (microseconds,) = _MIN_RTT.unpack_from(raw, _MIN_RTT_AT)
@@ -110,25 +108,15 @@ def keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(level, option, value)
 
 
-def keep_transport_alive(transport: BaseTransport) -> None:
-    """keep_alive for the socket of a transport."""
-    sock = _borrow(transport)
-    if sock is not None:
-        keep_alive(sock)
-        sock.detach()
-
-
 def at_end(transport: BaseTransport) -> bool:
-    """Whether the peer has ended its direction and everything it sent has been read."""
-    sock = _borrow(transport)
-    if sock is None:
-        return False
-    try:
-        return not sock.recv(1, socket.MSG_PEEK)
-    except OSError:  # BlockingIOError: nothing has arrived; or the connection is gone
-        return False
-    finally:
-        sock.detach()
+    """Whether the peer has ended its direction and everything it sent has been read. Never waits."""
+    with _borrowed(transport) as sock:
+        if sock is None:
+            return False
+        try:
+            return not sock.recv(1, socket.MSG_PEEK)
+        except OSError:  # BlockingIOError: nothing has arrived; or the connection is gone
+            return False
 
 
 def receive_rest(transport: BaseTransport, room: memoryview) -> Iterator[int]:
@@ -137,60 +125,75 @@ def receive_rest(transport: BaseTransport, room: memoryview) -> Iterator[int]:
     was reset, too.
 
     A write that fails ends a transport before it has read what has arrived; the kernel keeps that until the close."""
-    sock, left = _borrow(transport), _MOST_REST
-    if sock is None:
-        return
-    try:
-        while left > 0 and (size := sock.recv_into(room)):
-            yield size
-            left -= size
-    except OSError:  # BlockingIOError: that was all; or the reset itself
-        pass
-    finally:
-        sock.detach()
+    left = _MOST_REST
+    with _borrowed(transport) as sock:
+        try:
+            while sock is not None and left > 0 and (size := sock.recv_into(room)):
+                yield size
+                left -= size
+        except OSError:  # BlockingIOError: that was all; or the reset itself
+            pass
 
 
 def undelivered(transport: BaseTransport) -> int:
     """Bytes that were given to the kernel and that the peer's has not acknowledged. 0 where it does not say."""
-    sock = _socket_of(transport)
-    if sock is None or sys.platform != "linux":
+    if sys.platform != "linux":
         return 0
-    try:
-        (size,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
-    except OSError:
-        return 0
+    with _borrowed(transport) as sock:
+        if sock is None:
+            return 0
+        try:
+            (size,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
+        except OSError:
+            return 0
     return int(size)
 
 
 def acknowledge(transport: BaseTransport) -> None:
     """Acknowledge now what was received: a peer that waits for that before it sends its next bytes (Nagle's algorithm)
     would wait for 40 ms otherwise."""
-    sock = _socket_of(transport)
-    if sock is not None and _TCP_QUICKACK is not None:
-        with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
-
-
-def _borrow(transport: BaseTransport) -> socket.socket | None:
-    """A socket object on the transport's descriptor, which the caller must detach(). uvloop's own object cannot
-    recv(), and makes a new socket object for each call."""
-    sock = _socket_of(transport)
-    return socket.socket(sock.family, sock.type, sock.proto, sock.fileno()) if sock is not None else None
+    with _borrowed(transport) as sock:
+        if sock is not None and _TCP_QUICKACK is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
 
 def receive_little(transport: BaseTransport) -> None:
     """Let the kernel hold few bytes that were received and not read, so that the peer has to wait with its next."""
-    sock = _socket_of(transport)
-    if sock is not None:
-        with suppress(OSError):
+    with _borrowed(transport) as sock, suppress(OSError):
+        if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE)
 
 
 def reset_on_close(transport: BaseTransport) -> None:
     """Make the close send RST instead of FIN, so that the peer sees an abort and not an end."""
-    sock = _socket_of(transport)
-    if sock is not None:
-        try:
+    with _borrowed(transport) as sock, suppress(OSError):  # the connection is gone already
+        if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        except OSError:
-            pass  # the connection is gone already
+
+
+class _borrowed:  # noqa: N801 - a context manager on the path of each visit: a generator's costs 1 us more
+    """A socket object on a transport's descriptor, for as long as the block runs; None when it is closed already: a
+    transport keeps its socket until connection_lost was called.
+
+    uvloop's own object cannot recv(), and makes a new socket object for each call. `_socket` and not socket.socket,
+    which a program may have replaced by one that waits in its own threads. A new object has the timeout that is the
+    process's default (socket.setdefaulttimeout), and would wait for as long.
+    """
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, transport: BaseTransport) -> None:
+        own = transport.get_extra_info("socket")
+        self._sock: _socket.socket | None = None
+        if own is not None and own.fileno() >= 0:
+            self._sock = _socket.socket(own.family, own.type, own.proto, own.fileno())
+
+    def __enter__(self) -> "_socket.socket | None":
+        if self._sock is not None:
+            self._sock.setblocking(False)
+        return self._sock
+
+    def __exit__(self, *_: object) -> None:
+        if self._sock is not None:
+            self._sock.detach()

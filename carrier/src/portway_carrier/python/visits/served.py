@@ -7,6 +7,7 @@ from typing import Final
 
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.lane import Ending
+from portway_runtime.dialling import Dialler
 from portway_runtime.endpoints import Endpoint
 
 from portway_carrier.contract import LocalService, Outcome, ServeEvents
@@ -23,17 +24,20 @@ _LOOPBACK: Final = ("127.0.0.1", "::1")
 class LocalServices:
     """The local services that a pool serves, by label. `start_visit` is what the pool calls for each OPEN."""
 
-    __slots__ = ("_events", "_table", "core", "defer")
+    __slots__ = ("_events", "_table", "core", "defer", "dialler")
 
     def __init__(
         self,
         core: Core,
+        dialler: Dialler,
         table: Mapping[str, LocalService],
         events: ServeEvents | None,
         defer: Callable[[PyLane, bytes], None],
     ) -> None:
-        """`defer` bounds the wait of an OPENED that leaves with the local server's first bytes."""
+        """`dialler` is that of local servers; `defer` bounds the wait of an OPENED that leaves with the local server's
+        first bytes."""
         self.core = core
+        self.dialler = dialler
         self.defer = defer
         self._table = table
         self._events = events
@@ -85,7 +89,7 @@ class ServedVisit(RunningVisit):
         reason = RefusalReason.UNREACHABLE
         for host in hosts:
             stream = PyStream(self.core, Endpoint(host, self._target.port), tls=False)
-            await establish.connect(self.core, stream)
+            await establish.connect(self.core, stream, self._services.dialler)
             if stream.lost is None:
                 self._dial = None
                 self._connected(stream)
