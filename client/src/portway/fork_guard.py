@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
+from portway_runtime.os_threads import make_lock
+
 # Guarded work takes less than this. After it the fork happens anyway, and its child may be unable to open tunnels.
 MAX_WAIT: Final = 5.0
 # After a call has returned, gRPC's own threads clean up under locks of gRPC's for a few milliseconds.
@@ -33,7 +35,7 @@ class ForkGuard:
         self._after_in_child: list[Hook] = []
         self._inside = 0
         self._left_at = time.monotonic()
-        self._left = threading.Condition(threading.Lock())
+        self._left = threading.Condition(make_lock())
 
     def register(self, *, before: Hook, after_in_parent: Hook, after_in_child: Hook) -> None:
         """Call these around each fork: `before` when no thread is inside any more, the others after the fork."""
@@ -69,7 +71,7 @@ class ForkGuard:
     def after_fork_in_child(self) -> None:
         """In the child: begin anew. Threads that were inside belong to the parent."""
         self._inside = 0
-        self._left = threading.Condition(threading.Lock())
+        self._left = threading.Condition(make_lock())
         for hook in self._after_in_child:
             hook()
 

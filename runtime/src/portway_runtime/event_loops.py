@@ -6,12 +6,14 @@ graphical toolkits), or make loops of another kind.
 
 import asyncio
 
+from portway_runtime.os_threads import make_selector
+
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop's where it is installed, else asyncio's own. The standard one serves as well, with some more CPU."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.SelectorEventLoop()
+        return asyncio.SelectorEventLoop(make_selector())
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop

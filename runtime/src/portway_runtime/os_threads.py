@@ -12,13 +12,13 @@ import _thread
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import selectors  # asyncio's: a program that only imports the client does not pay for it
 
+_REPLACERS: Final = ("gevent", "eventlet")
 # Seconds between two looks of a wait in a patched program, where only `time.sleep` lets others run.
 _LOOK_AGAIN: Final = 0.002
 
@@ -37,7 +37,7 @@ def _fresh(name: str) -> Any:
 
 def patched() -> bool:
     """Whether this program's threads are not the operating system's."""
-    return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
+    return getattr(_thread.start_new_thread, "__module__", "").partition(".")[0] in _REPLACERS
 
 
 def start_thread(function: Callable[[], object], name: str) -> None:

@@ -11,23 +11,24 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from portway_runtime import os_threads
 from portway_runtime.errors import NoThread
 
 # gRPC starts one worker for each core, from 4 to 16, and two to watch them and its timers; some are for other threads.
 _GRPC_WORKERS: Final = min(max(os.cpu_count() or 1, 4), 16)
 GRPC_THREADS: Final = _GRPC_WORKERS + 4
-# What they put in the place of threads takes none of the system's.
-_REPLACERS: Final = ("gevent", "eventlet")
 
 
-def start_thread(function: Callable[[], object], name: str, *, daemon: bool = True) -> threading.Thread:
-    """Run `function` on a new thread. Raises NoThread when none can be had."""
-    thread = threading.Thread(target=function, name=name, daemon=daemon)
+def start_thread(function: Callable[[], object], name: str, *, daemon: bool = True) -> None:
+    """Run `function` on a new thread: one of the system's, whatever the program uses, unless the interpreter is to wait
+    for its end. Raises NoThread when none can be had."""
     try:
-        thread.start()
+        if daemon:
+            os_threads.start_thread(function, name)
+        else:
+            threading.Thread(target=function, name=name, daemon=False).start()
     except RuntimeError as error:
         raise _no_thread(error) from None
-    return thread
 
 
 def single_thread(name: str) -> ThreadPoolExecutor:
@@ -43,7 +44,7 @@ def single_thread(name: str) -> ThreadPoolExecutor:
 def demand_threads(count: int = GRPC_THREADS) -> None:
     """Raise NoThread unless so many threads can be started now. They are started, and have ended when it returns: some
     20 µs for each. In a program whose threads gevent or eventlet has replaced, nothing is tried."""
-    if getattr(_thread.start_new_thread, "__module__", "").partition(".")[0] in _REPLACERS:
+    if os_threads.patched():
         return
     gate = _thread.allocate_lock()
     ended = threading.Semaphore(0)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.errors import NoThread, RuntimeFault
 from portway_runtime.event_loops import new_event_loop
+from portway_runtime.os_threads import Event, make_lock
 from portway_runtime.standard_streams import occupy_standard_descriptors
 from portway_runtime.threads import start_thread
 
@@ -41,23 +42,25 @@ class EngineThread:
     def __init__(self) -> None:
         """Start; returns when the engine takes calls, or has failed to start. Raises RemoteError when there is no
         thread for it."""
-        self._started = threading.Event()
+        self._started = Event()
+        self._ended = Event()
+        self._ident = 0
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
-        self._submitting = threading.Lock()
-        self._resumed = threading.Event()
+        self._submitting = make_lock()
+        self._resumed = Event()
         self._ending = False
         try:
-            self._thread = start_thread(self._run, "portway")
+            start_thread(self._run, "portway")
         except NoThread as error:
             raise RemoteError(f"Portway's engine could not start: {error}") from None
         self._started.wait()
 
     @property
     def alive(self) -> bool:
-        return not self._ending and self._failure is None and self._thread.is_alive()
+        return not self._ending and self._failure is None and not self._ended.is_set()
 
     def submit(self, make: Callable[[Engine], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run `make(engine)` on the engine's loop. Raises RemoteError when the engine does not run."""
@@ -75,7 +78,7 @@ class EngineThread:
         async def ask(engine: Engine) -> Status:
             return engine.status()
 
-        return self.submit(ask).result(STATUS_TIMEOUT)
+        return result_of(self.submit(ask), STATUS_TIMEOUT)
 
     def stop(self) -> None:
         """Close every tunnel and end the thread; waits EXIT_TIMEOUT at most. Can be called again."""
@@ -84,15 +87,15 @@ class EngineThread:
                 self._loop.call_soon_threadsafe(self._stopping.set)
             except RuntimeError:
                 pass  # it has ended
-        self._thread.join(EXIT_TIMEOUT)
+        self._ended.wait_among_others(EXIT_TIMEOUT)
 
     def pause(self) -> None:
         """Before a fork: stop between two callbacks, where no library that the loop uses holds a lock."""
-        if self._loop is None or threading.current_thread() is self._thread:
+        if self._loop is None or threading.get_ident() == self._ident:
             return  # the fork happens inside one of its callbacks
-        paused, self._resumed = threading.Event(), threading.Event()
+        paused, self._resumed = Event(), Event()
 
-        def wait(resumed: threading.Event = self._resumed) -> None:
+        def wait(resumed: Event = self._resumed) -> None:
             paused.set()
             resumed.wait(PAUSE_TIMEOUT)
 
@@ -112,6 +115,7 @@ class EngineThread:
             self._engine.carrier.abandon()
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         try:
             demand_descriptors()
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -121,6 +125,7 @@ class EngineThread:
             self._failure = error
         finally:
             self._started.set()
+            self._ended.set()
 
     async def _main(self) -> None:
         from portway_carrier.select import make_carrier
@@ -142,6 +147,15 @@ class EngineThread:
         self._failure = error
         if self._stopping is not None:
             self._stopping.set()
+
+
+def result_of(future: Future[T], timeout: float | None = None) -> T:
+    """Wait for what `submit` returned, `timeout` seconds at most. Raises what it raises, and TimeoutError."""
+    done = Event()
+    future.add_done_callback(lambda _: done.set())
+    if not done.wait_among_others(timeout):
+        raise TimeoutError
+    return future.result(0)
 
 
 def _reason(failure: BaseException | None) -> str:

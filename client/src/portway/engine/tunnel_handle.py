@@ -4,12 +4,11 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Final
 
 from portway.engine.callers_loop import wait_for_result, wait_until_done
 from portway.engine.engine import Engine
-from portway.engine.engine_thread import EngineThread
+from portway.engine.engine_thread import EngineThread, result_of
 from portway.errors import Error, RemoteError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
 
@@ -37,7 +36,7 @@ class TunnelHandle:
     def result(self) -> Tunnel:
         """Block until it is open; the request's time limit applies. Raises as `forward` says."""
         try:
-            return self._opening.result().public
+            return result_of(self._opening).public
         except CancelledError:
             raise _stopped() from None
 
@@ -66,8 +65,8 @@ class TunnelHandle:
         closing = self._release()
         if closing is not None:
             try:
-                closing.result(CLOSE_TIMEOUT)
-            except (CancelledError, FutureTimeout):
+                result_of(closing, CLOSE_TIMEOUT)
+            except (CancelledError, TimeoutError):
                 logger.warning("closing a tunnel took too long: its node notices when this process ends")
         return self._opening.result().lost
 

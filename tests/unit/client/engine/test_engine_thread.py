@@ -124,7 +124,7 @@ def test_an_internal_failure_ends_it(engine: EngineThread) -> None:
         tunnels._tasks.spawn(fail(), name="fails")
 
     engine.submit(begin).result(10)
-    engine._thread.join(10)
+    assert engine._ended.wait(10)
     assert not engine.alive
     with pytest.raises(RemoteError):
         engine.submit(nothing)
