@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from portway_runtime.bounded import BoundedMap
 from portway_runtime.clocks import Monotonic, monotonic
-from portway_runtime.os_threads import start_thread
+from portway_runtime.os_threads import Event, make_lock, start_thread
 
 # Seconds for which an answer is used. Short beside the TTL of a name that is meant to move (60 s and more), long beside
 # the pause between the visits of a busy tunnel. A name whose addresses do not answer is looked up again at once.
@@ -136,6 +136,53 @@ class Names:
         if not answer.known.done():
             answer.known.set_result(None)
         self._start_next()
+
+
+class BlockingNames:
+    """Look-ups for threads that may wait, such as those of blocking calls. One at a time for a name, whoever waits for
+    it; answers are not kept."""
+
+    def __init__(self, *, resolve: Resolve | None = None) -> None:
+        self._resolve = resolve or _addresses
+        self._lock = make_lock()
+        self._running: dict[str, tuple[Event, list[list[Address] | Exception]]] = {}
+
+    def addresses(self, host: str, within: float) -> list[Address]:
+        """As `Names.addresses`, within so many seconds. Raises TimeoutError after them: the look-up goes on."""
+        literal = literal_address(host)
+        if literal is not None:
+            return [literal]
+        with self._lock:
+            running = self._running.get(host)
+            if running is None:
+                running = self._running[host] = Event(), []
+                self._start(host, *running)
+        known, outcomes = running
+        if not known.wait(within):
+            raise TimeoutError(errno.ETIMEDOUT, f"no resolver has answered for {host} within {within:g} s")
+        (outcome,) = outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _start(self, host: str, known: Event, outcomes: list[list[Address] | Exception]) -> None:
+        def look_up() -> None:
+            try:
+                outcomes.append(alternating(self._resolve(host)))
+            except Exception as error:
+                outcomes.append(error)
+            self._ended(host, known)
+
+        try:
+            start_thread(look_up, f"look up {host}"[:100])
+        except RuntimeError as error:  # the process can have no further thread
+            del self._running[host]
+            raise OSError(errno.ENOMEM, f"the name cannot be looked up: {error}") from None
+
+    def _ended(self, host: str, known: Event) -> None:
+        with self._lock:
+            del self._running[host]
+        known.set()
 
 
 def literal_address(host: str) -> Address | None:

@@ -6,10 +6,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from portway_runtime import names as names_module
-from portway_runtime.names import ANSWER_LIFE, FAILURE_LIFE, Address, Names, alternating, literal_address
+from portway_runtime.names import (
+    ANSWER_LIFE,
+    FAILURE_LIFE,
+    Address,
+    BlockingNames,
+    Names,
+    alternating,
+    literal_address,
+)
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.links.carrier_link import until
 
@@ -151,6 +160,38 @@ async def test_the_system_is_asked() -> None:
 def test_families_alternate(found: list[Address], order: list[Address]) -> None:
     """RFC 8305 §4."""
     assert alternating(found) == order
+
+
+def test_threads_that_wait_share_a_lookup(resolver: Resolver) -> None:
+    """One that has waited for long enough leaves it to the others."""
+    names = BlockingNames(resolve=resolver)
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(names.addresses, "a.test", 20) for _ in range(3)]
+        with pytest.raises(TimeoutError, match="no resolver has answered for a"):
+            names.addresses("a.test", 0.01)
+        resolver.may_answer.set()
+        assert [each.result(20) for each in asking] == [[V4]] * 3
+    assert resolver.asked == ["a.test"]
+    assert names.addresses("a.test", 20) == [V4]
+    assert resolver.asked == ["a.test"] * 2
+    assert names.addresses("::1", 0) == [literal_address("::1")]
+
+
+def test_a_thread_that_waits_is_told_what_is_wrong(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = BlockingNames(resolve=resolver)
+    resolver.may_answer.set()
+    resolver.answers["a.test"] = socket.gaierror(socket.EAI_NONAME, "no such name")
+    for _ in range(2):
+        with pytest.raises(socket.gaierror, match="no such name"):
+            names.addresses("a.test", 20)
+
+    def none(function: Callable[[], object], name: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(names_module, "start_thread", none)
+    for _ in range(2):
+        with pytest.raises(OSError, match="can't start new thread"):
+            names.addresses("b.test", 20)
 
 
 _ENDING = """

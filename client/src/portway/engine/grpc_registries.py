@@ -10,9 +10,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
-from portway_runtime.endpoints import Endpoint
+from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import NoDescriptors, NoThread
-from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
+from portway_runtime.grpc_channels import (
+    LOOKUP_TIMEOUT,
+    OWN_CONNECTIONS,
+    CallFault,
+    Options,
+    looks_up_itself,
+    reason_of,
+    target_of,
+)
+from portway_runtime.names import BlockingNames
 from portway_runtime.printable import printable_line
 from portway_runtime.threads import demand_threads
 
@@ -42,6 +51,7 @@ class GrpcRegistries:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._order = list(settings.registries)
+        self._names = BlockingNames()
 
     @property
     def last_answered(self) -> str:
@@ -131,10 +141,16 @@ class GrpcRegistries:
         attempts: list[Attempt] = []
         for address in tuple(self._order if registries is None else registries):
             try:
+                target, options = self._target(address)
+            except (OSError, UnicodeError) as error:
+                why = f" within {LOOKUP_TIMEOUT:g} s" if isinstance(error, TimeoutError) else ""
+                attempts.append(Attempt("", address, f"its name cannot be resolved{why}"))
+                continue
+            try:
                 with fork_guard:
                     demand_descriptors()
                     demand_threads()
-                    with self._channel(address) as channel:
+                    with self._channel(target, options) as channel:
                         answer = call(channel, metadata)
             except (NoDescriptors, NoThread) as error:
                 attempts.append(Attempt("", address, f"not asked: {error}"))
@@ -151,11 +167,18 @@ class GrpcRegistries:
                 return answer
         raise UnreachableError(otherwise, tuple(attempts))
 
-    def _channel(self, address: str) -> "grpc.Channel":
+    def _target(self, address: str) -> tuple[str, Options]:
+        """What a channel is made with. Raises OSError and UnicodeError when its name cannot be resolved."""
+        registry = parse_endpoint(address)
+        if looks_up_itself(registry):
+            return address, ()
+        return target_of(registry, self._names.addresses(registry.host, LOOKUP_TIMEOUT))
+
+    def _channel(self, target: str, options: Options) -> "grpc.Channel":
         import grpc
 
         credentials = grpc.ssl_channel_credentials(self._settings.ca)
-        return grpc.secure_channel(address, credentials, options=OWN_CONNECTIONS)
+        return grpc.secure_channel(target, credentials, options=(*options, *OWN_CONNECTIONS))
 
 
 def well_formed(candidates: "Iterable[Candidate]") -> "list[Candidate]":

@@ -16,7 +16,16 @@ import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.errors import NoThread
-from portway_runtime.grpc_channels import KEEPALIVE, CallFault, reason_of
+from portway_runtime.grpc_channels import (
+    KEEPALIVE,
+    LOOKUP_TIMEOUT,
+    CallFault,
+    Options,
+    looks_up_itself,
+    reason_of,
+    target_of,
+)
+from portway_runtime.names import BlockingNames
 from portway_runtime.threads import demand_threads
 
 # Seconds. A person waits at the prompt.
@@ -143,14 +152,14 @@ class GlobalOptions:
         addresses = _parse_registries(self.registry)
         credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file") if self.ca else None)
         for address in addresses[:-1]:
-            channel = grpc.secure_channel(address, credentials, KEEPALIVE)
+            channel = _channel_to(address, credentials)
             try:
                 grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT)
             except grpc.FutureTimeoutError:
                 channel.close()
             else:
                 return address, channel
-        return addresses[-1], grpc.secure_channel(addresses[-1], credentials, KEEPALIVE)
+        return addresses[-1], _channel_to(addresses[-1], credentials)
 
     def _read_token(self) -> str:
         token = _read(self.token_file, "token file").decode("utf-8", "replace") if self.token_file else self.token
@@ -163,6 +172,18 @@ class GlobalOptions:
         if not token.isascii() or not token.isprintable():
             raise click.UsageError("this is not an API token: one has the form pw_<id>_<secret>")
         return token
+
+
+def _channel_to(address: str, credentials: grpc.ChannelCredentials) -> grpc.Channel:
+    """A channel to HOST:PORT; one whose calls fail when the name cannot be resolved."""
+    registry = parse_endpoint(address)
+    target, options = address, cast(Options, ())
+    try:
+        if not looks_up_itself(registry):
+            target, options = target_of(registry, BlockingNames().addresses(registry.host, LOOKUP_TIMEOUT))
+    except (OSError, UnicodeError):
+        pass
+    return grpc.secure_channel(target, credentials, (*options, *KEEPALIVE))
 
 
 def _parse_registries(text: str | None) -> list[str]:

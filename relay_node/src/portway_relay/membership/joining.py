@@ -20,8 +20,18 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.endpoints import Endpoint, parse_endpoint
-from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
+from portway_runtime.grpc_channels import (
+    LOOKUP_TIMEOUT,
+    OWN_CONNECTIONS,
+    CallFault,
+    Options,
+    fault_of,
+    looks_up_itself,
+    reason_of,
+    target_of,
+)
 from portway_runtime.identities import dns_names
+from portway_runtime.names import Names
 from portway_runtime.threads import demand_threads
 
 from portway_relay.config import NodeConfig
@@ -135,10 +145,10 @@ async def _join(invitation: Invitation, request: JoinRequest, registry_ca: Path 
     """The registry's answer, as soon as it can be reached. Raises JoinError when it refuses."""
     roots = None if registry_ca is None else _read(registry_ca)
     demand_threads()
-    pauses, logged = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), ""
+    pauses, logged, names = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), "", Names()
     while True:
         try:
-            return await _ask(invitation, request, roots)
+            return await _ask(invitation, request, roots, names)
         except aio.AioRpcError as error:
             code, details = error.code(), error.details() or error.code().name
             if fault_of(code.name, details) in _UNTRUSTED:
@@ -167,10 +177,22 @@ def _read(registry_ca: Path) -> bytes:
         raise JoinError(f"cannot read --registry-ca {registry_ca}: {error.strerror}") from error
 
 
-async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None) -> NodeCertificate:
+async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None, names: Names) -> NodeCertificate:
     """One Join call. Raises AioRpcError."""
     credentials = grpc.ssl_channel_credentials(roots)
-    async with aio.secure_channel(str(invitation.registry), credentials, options=OWN_CONNECTIONS) as channel:
+    target, options = await _target(invitation.registry, names)
+    async with aio.secure_channel(target, credentials, options=(*options, *OWN_CONNECTIONS)) as channel:
         metadata = (("authorization", f"Bearer {invitation.token}"),)
         answer = await EnrolmentStub(channel).Join(request, metadata=metadata, timeout=_ANSWERED_WITHIN)
     return answer.certificate
+
+
+async def _target(registry: Endpoint, names: Names) -> tuple[str, Options]:
+    """What a channel is made with. With a name that cannot be resolved the call fails, and says so."""
+    try:
+        if looks_up_itself(registry):
+            return str(registry), ()
+        async with asyncio.timeout(LOOKUP_TIMEOUT):
+            return target_of(registry, await names.addresses(registry.host))
+    except (OSError, UnicodeError):  # TimeoutError is an OSError
+        return str(registry), ()

@@ -19,8 +19,17 @@ from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors, NoThread
-from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, OWN_CONNECTIONS, CallFault
+from portway_runtime.grpc_channels import (
+    KEEPALIVE_WHEN_IDLE,
+    LOOKUP_TIMEOUT,
+    OWN_CONNECTIONS,
+    CallFault,
+    Options,
+    looks_up_itself,
+    target_of,
+)
 from portway_runtime.identities import REGISTRY_NAME
+from portway_runtime.names import Names
 from portway_runtime.tasks import Tasks
 from portway_runtime.threads import demand_threads
 
@@ -48,8 +57,6 @@ _SHORTEST_INTERVAL: Final = 0.2
 _CLOCKS_APART: Final = 60.0
 _TOKENS_A_MESSAGE: Final = 1_000  # as mesh.proto says
 _OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS)
-# Registry certificates of an earlier release hold the names of their hosts only, so both names are tried.
-_COMMON_NAME: Final = ("grpc.ssl_target_name_override", REGISTRY_NAME)
 
 
 class RegistryEvents(Protocol):
@@ -62,6 +69,10 @@ class RegistryEvents(Protocol):
     def registry_away(self, away: bool) -> None:
         """No registry has this node registered any more, or one has again; called at each change."""
         ...
+
+
+class _Unresolved(Exception):
+    """A registry's name leads to no address now; says why."""
 
 
 class RegistryStream:
@@ -112,6 +123,7 @@ class RegistryStream:
 
     def start(self) -> None:
         """Connect, and stay connected."""
+        self._names = Names()
         self._keeper = self._tasks.spawn(self._keep_connected(), name="keep connected")
 
     async def close(self, *, within: float = 1.0) -> None:
@@ -153,6 +165,8 @@ class RegistryStream:
             return reason_of(error)
         except TimeoutError:
             return f"no answer within {_REGISTER_TIME:g} s"
+        except _Unresolved as error:
+            return str(error)
         except (NoDescriptors, NoThread) as error:
             return str(error)
         return "it ended the stream"
@@ -164,13 +178,13 @@ class RegistryStream:
         logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
-        """One stream from Register to its end. Raises AioRpcError, TimeoutError, NoDescriptors, NoThread."""
+        """One stream from Register to its end. Raises AioRpcError, TimeoutError, NoDescriptors, NoThread, _Unresolved."""
+        target, name = await self._target(registry)
         demand_descriptors()
         demand_threads()
         loaded = self._certificates()
         credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
-        options = _OPTIONS if registry in self._by_host else (*_OPTIONS, _COMMON_NAME)
-        async with aio.secure_channel(str(registry), credentials, options=options) as channel:
+        async with aio.secure_channel(target, credentials, options=(*name, *_OPTIONS)) as channel:
             stream: Stream = MeshStub(channel).Session()
             sending: asyncio.Task[None] | None = None
             try:
@@ -185,6 +199,20 @@ class RegistryStream:
                     sending.cancel()
                 stream.cancel()
                 self._calls.channel = None
+
+    async def _target(self, registry: Endpoint) -> tuple[str, Options]:
+        """What a channel is made with. Raises _Unresolved."""
+        # Registry certificates of an earlier release hold the names of their hosts only, so both names are tried.
+        name = None if registry in self._by_host else REGISTRY_NAME
+        try:
+            if looks_up_itself(registry):
+                return str(registry), () if name is None else (("grpc.ssl_target_name_override", name),)
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
+                return target_of(registry, await self._names.addresses(registry.host), name)
+        except TimeoutError:
+            raise _Unresolved(f"its name cannot be resolved: no answer within {LOOKUP_TIMEOUT:g} s") from None
+        except (OSError, UnicodeError) as error:
+            raise _Unresolved(f"its name cannot be resolved: {error}") from None
 
     async def _receive(self, stream: Stream, channel: aio.Channel) -> bool:
         """Handle one message; False at the end of the stream. Raises AioRpcError."""

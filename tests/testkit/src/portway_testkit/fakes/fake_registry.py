@@ -27,6 +27,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
 
     def __init__(self, authority: trustme.CA, nodes: list[FakeNode]) -> None:
         self.nodes = nodes
+        self.node_host = "127.0.0.1"  # where clients are told that all of them are
         self.cluster_ca = authority.cert_pem.bytes()
         self.cluster_id = CLUSTER_ID  # empty: a registry from before clients signed
         self.refuse: tuple[grpc.StatusCode, str] | None = None
@@ -116,7 +117,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
                 name=node.name,
                 region=node.region,
                 domain=node.domain,
-                host="127.0.0.1",
+                host=self.node_host,
                 port=node.via or node.port,
                 server_name=node.server_name,
                 state=types_pb2.NODE_STATE_READY,
