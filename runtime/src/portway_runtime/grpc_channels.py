@@ -1,18 +1,14 @@
-"""gRPC: channel options and targets, what the failure of a call means, and silence on stderr.
+"""gRPC: channel options, what the failure of a call means, and silence on stderr.
 
-Here: the cause of a failed call, by one table of gRPC's own texts; a target whose addresses are known already. Not
-here: the wording for people, which names each program's flags; looking names up (names.py). This module does not import
-gRPC, so that the client can import it before; status codes are given by name.
+Here: the cause of a failed call, by one table of gRPC's own texts. Not here: the wording for people, which names each
+program's flags; targets (grpc_targets.py). This module does not import gRPC, so that the client can import it before;
+status codes are given by name.
 """
 
 import os
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Final
-
-from portway_runtime.endpoints import Endpoint
-from portway_runtime.names import Address, literal_address
 
 # A frozen peer is noticed by unanswered pings within 12 s; keepalive alone needs 40 s and more.
 KEEPALIVE: Final = (
@@ -25,11 +21,6 @@ KEEPALIVE_WHEN_IDLE: Final = (*KEEPALIVE, ("grpc.keepalive_permit_without_calls"
 # A channel that shares connections with one that failed would wait out that one's back-off.
 OWN_CONNECTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
 
-# Seconds for a registry's name, which is part of the time that a call to it may take.
-LOOKUP_TIMEOUT: Final = 3.0
-# Where gRPC finds a proxy, which it then asks to connect to a name.
-_PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
-
 _VERBOSITY: Final = "GRPC_VERBOSITY"
 
 
@@ -40,29 +31,6 @@ def silence_grpc() -> None:
     For commands, before gRPC is imported. A variable GRPC_VERBOSITY of the environment stays as it is.
     """
     os.environ.setdefault(_VERBOSITY, "NONE")
-
-
-Options = tuple[tuple[str, str], ...]
-
-
-def looks_up_itself(endpoint: Endpoint) -> bool:
-    """Whether gRPC is to be given the endpoint as it is: an address, or a name that a proxy looks up."""
-    return literal_address(endpoint.host) is not None or any(os.environ.get(name) for name in _PROXIES)
-
-
-def target_of(endpoint: Endpoint, addresses: Sequence[Address], server_name: str | None = None) -> tuple[str, Options]:
-    """What a channel to a named endpoint is made with, whose addresses are known. gRPC's own resolver knows no more
-    than one family of a name that /etc/hosts gives two, and waits for resolvers that do not answer. From these
-    addresses on it races them by itself (RFC 8305, 250 ms apart).
-
-    The certificate is to be for the endpoint's name, or for `server_name`.
-    """
-    if all(address.family == socket.AF_INET for address in addresses):
-        target = "ipv4:" + ",".join(f"{address.host}:{endpoint.port}" for address in addresses)
-    else:  # one target holds addresses of one family: IPv4 ones in their IPv6 form, which gRPC dials as IPv4
-        hosts = [("::ffff:" if address.family == socket.AF_INET else "") + address.host for address in addresses]
-        target = "ipv6:" + ",".join(f"[{host}]:{endpoint.port}" for host in hosts)
-    return target, (("grpc.ssl_target_name_override", server_name or endpoint.host),)
 
 
 class CallFault(Enum):

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import NoDescriptors, NoThread
-from portway_runtime.grpc_channels import (
-    LOOKUP_TIMEOUT,
-    OWN_CONNECTIONS,
-    CallFault,
-    Options,
-    looks_up_itself,
-    reason_of,
-    target_of,
-)
+from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.printable import printable_line
 from portway_runtime.threads import demand_threads

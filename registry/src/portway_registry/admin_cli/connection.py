@@ -16,15 +16,8 @@ import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.errors import NoThread
-from portway_runtime.grpc_channels import (
-    KEEPALIVE,
-    LOOKUP_TIMEOUT,
-    CallFault,
-    Options,
-    looks_up_itself,
-    reason_of,
-    target_of,
-)
+from portway_runtime.grpc_channels import KEEPALIVE, CallFault, reason_of
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.threads import demand_threads
 

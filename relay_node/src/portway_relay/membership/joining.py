@@ -20,16 +20,8 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.endpoints import Endpoint, parse_endpoint
-from portway_runtime.grpc_channels import (
-    LOOKUP_TIMEOUT,
-    OWN_CONNECTIONS,
-    CallFault,
-    Options,
-    fault_of,
-    looks_up_itself,
-    reason_of,
-    target_of,
-)
+from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.identities import dns_names
 from portway_runtime.names import Names
 from portway_runtime.threads import demand_threads

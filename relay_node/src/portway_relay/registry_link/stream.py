@@ -19,15 +19,8 @@ from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors, NoThread
-from portway_runtime.grpc_channels import (
-    KEEPALIVE_WHEN_IDLE,
-    LOOKUP_TIMEOUT,
-    OWN_CONNECTIONS,
-    CallFault,
-    Options,
-    looks_up_itself,
-    target_of,
-)
+from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, OWN_CONNECTIONS, CallFault
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.identities import REGISTRY_NAME
 from portway_runtime.names import Names
 from portway_runtime.tasks import Tasks
