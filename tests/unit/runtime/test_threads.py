@@ -1,6 +1,7 @@
 """A thread that cannot be had is an error that says what to raise."""
 
 import _thread
+import queue
 import subprocess
 import sys
 import threading
@@ -13,14 +14,15 @@ from portway_testkit.processes.threads import no_more_threads
 
 def test_a_thread_is_started() -> None:
     """Its program's end does not wait for it, unless that is asked for."""
-    ran = threading.Event()
-    thread = start_thread(ran.set, "one")
-    thread.join()
-    assert ran.is_set()
-    assert (thread.name, thread.daemon) == ("one", True)
-    other = start_thread(ran.set, "two", daemon=False)
-    other.join()
-    assert not other.daemon
+    ran: queue.Queue[threading.Thread] = queue.Queue()
+    start_thread(lambda: ran.put(threading.current_thread()), "one")
+    start = ran.get(timeout=10)
+    assert (start.name, start.daemon) == ("one", True)
+    start_thread(lambda: ran.put(threading.current_thread()), "two", daemon=False)
+    waited_for = ran.get(timeout=10)
+    assert (waited_for.name, waited_for.daemon) == ("two", False)
+    start.join()
+    waited_for.join()
 
 
 def test_a_thread_that_is_refused_leaves_nothing_behind() -> None:

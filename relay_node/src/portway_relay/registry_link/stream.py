@@ -171,7 +171,10 @@ class RegistryStream:
         logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
-        """One stream from Register to its end. Raises AioRpcError, TimeoutError, NoDescriptors, NoThread, _Unresolved."""
+        """One stream from Register to its end.
+
+        Raises AioRpcError, TimeoutError, NoDescriptors, NoThread and _Unresolved.
+        """
         target, name = await self._target(registry)
         demand_descriptors()
         demand_threads()
