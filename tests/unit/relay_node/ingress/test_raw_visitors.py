@@ -132,7 +132,7 @@ async def test_so_many_wait_and_no_more(door: Door) -> None:
     door.visit(LABEL, other)
     assert len(door.starts.begun) == 1
     found.set_result(door.around.tunnel)
-    await until(lambda: len(door.starts.begun) == 3)
+    await until(lambda: len(door.starts.begun) == 3 and not door.front._waiting.held)
     door.visit(OTHER, other)
     await until(lambda: len(door.starts.begun) == 4)
 
