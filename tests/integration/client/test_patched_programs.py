@@ -29,7 +29,7 @@ CHANGES = {
 LOOPS = {"uvloop": "", "asyncio": "import sys\nsys.modules['uvloop'] = None"}
 
 _PROGRAM = """
-import pathlib, socket, sys, threading, time
+import os, pathlib, socket, sys, threading, time
 import portway
 
 def answer(sock):
@@ -46,7 +46,7 @@ def hold(key=""):
     listener.settimeout(None)
     threading.Thread(target=serve, args=(listener,), daemon=True).start()
     with portway.forward(listener.getsockname()[1], unencrypted=bool(key), key=key) as tunnel:
-        print(tunnel.host, flush=True)
+        os.write(1, f"{tunnel.host}\n".encode())  # two threads print
         while not done.exists():
             time.sleep(0.01)
 
