@@ -89,8 +89,6 @@ class Dialler:
         self._loop = asyncio.get_running_loop()
         self.names = names
         self._delay = delay
-        # Not socket.socket, which a program may have replaced by one that waits in its own threads.
-        self._make = _socket.socket if isinstance(self._loop, asyncio.BaseEventLoop) else _LentSocket
         self._answered: BoundedMap[str, Address] = BoundedMap(_KEPT)
 
     async def open(
@@ -105,10 +103,9 @@ class Dialler:
         sock = await self._connect_to(host, port)
         try:
             prepare(sock)
-            protocol = make_protocol()
-            if isinstance(sock, _LentSocket):
-                sock.lent = True
-            await self._loop.create_connection(lambda: protocol, sock=sock)
+            if not isinstance(self._loop, asyncio.BaseEventLoop):
+                sock = cast(socket.socket, _LentDescriptor(sock))
+            await self._loop.create_connection(make_protocol, sock=sock)
         except BaseException:
             sock.close()
             raise
@@ -142,7 +139,8 @@ class Dialler:
         return address, await self._connect(address, port)
 
     async def _connect(self, address: Address, port: int) -> socket.socket:
-        sock = cast(socket.socket, self._make(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+        # Not socket.socket, which a program may have replaced by one that waits in its own threads.
+        sock = cast(socket.socket, _socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         try:
             sock.setblocking(False)
             await self._established(sock, address.with_port(port))
@@ -169,17 +167,26 @@ class Dialler:
             raise OSError(failure, os.strerror(failure))
 
 
-class _LentSocket(_socket.socket):
-    """A socket for uvloop, which closes the descriptors of its transports itself, and then calls `close` of each object
-    that is no socket.socket: of a number that somebody else may have by then."""
+class _LentDescriptor:
+    """A descriptor for uvloop, which takes it with `fileno` and closes it itself. Nobody else may, not even when this
+    is freed: the number may be somebody else's by then."""
 
-    lent = False
+    def __init__(self, sock: socket.socket) -> None:
+        self.family, self.type, self.proto = sock.family, sock.type, sock.proto
+        self.taken = False
+        self._descriptor = sock.detach()
+
+    def fileno(self) -> int:
+        self.taken = True
+        return self._descriptor
+
+    def setblocking(self, flag: bool) -> None:
+        """It does not block already."""
 
     def close(self) -> None:
-        if self.lent:
-            self.detach()
-        else:
-            super().close()
+        if not self.taken:
+            self.taken = True
+            os.close(self._descriptor)
 
 
 def _settle(writable: "asyncio.Future[None]") -> None:

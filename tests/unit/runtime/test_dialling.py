@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import gc
 import socket
 from collections.abc import Awaitable, Iterator
+from functools import partial
 
 import pytest
 from portway_runtime.dialling import Dialler, race
@@ -218,6 +220,30 @@ async def test_a_protocol_that_fails_leaves_no_socket(port: int) -> None:
 
     with pytest.raises(ZeroDivisionError):
         await dialler_to("127.0.0.1").open("node.test", port, lambda sock: None, fail)
+
+
+async def test_a_connection_that_is_dropped_at_once_closes_its_own_descriptor_alone(port: int) -> None:
+    """On either loop, whoever frees what was handed over: here the transport ends before the loop has all of it."""
+
+    class Leaving(Client):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            assert self.transport is not None
+            self.transport.abort()
+
+        def itself(self) -> "Leaving":
+            return self
+
+    kept: list[socket.socket] = []
+    for _ in range(10):
+        client = Leaving()
+        await dialler_to("127.0.0.1").open("node.test", port, lambda sock: None, partial(Leaving.itself, client))
+        await until(lambda: client.lost)
+        kept += socket.socketpair()  # they get the number that has just become free
+    gc.collect()
+    for sock in kept:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+        sock.close()
 
 
 async def test_the_processs_default_timeout_is_not_taken_over(port: int) -> None:
