@@ -46,7 +46,7 @@ def hold(key=""):
     listener.settimeout(None)
     threading.Thread(target=serve, args=(listener,), daemon=True).start()
     with portway.forward(listener.getsockname()[1], unencrypted=bool(key), key=key) as tunnel:
-        os.write(1, f"{tunnel.host}\n".encode())  # two threads print
+        print(f"{tunnel.host}\\n", end="", flush=True)  # at once: two threads print
         while not done.exists():
             time.sleep(0.01)
 

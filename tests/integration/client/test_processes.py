@@ -24,7 +24,7 @@ import os, signal, sys, threading, time
 import portway
 
 def tell(text):
-    os.write(1, f"{text}\n".encode())  # at once: parent and child may tell at the same time
+    os.write(1, f"{text}\\n".encode())  # at once: parent and child may tell at the same time
 
 def wait_to_be_told():
     sys.stdin.readline()
