@@ -155,6 +155,16 @@ def test_without_trust_in_the_registry_no_token_is_shown(joiner: Joiner) -> None
     assert [found.used_at_ms for found in joiner.cluster.admin.invitations()] == [0]
 
 
+def test_a_registry_whose_ca_the_system_has_is_trusted(joiner: Joiner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flag names it then."""
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)  # it would come first
+    monkeypatch.setenv("SSL_CERT_FILE", "/none")
+    token = joiner.invite()
+    assert "SSL_CERT_FILE" in refusal(joiner, joiner.config("fra-1", token=token, registry_ca=None))
+    monkeypatch.setenv("SSL_CERT_FILE", str(joiner.cluster.ca))
+    joiner.enter(joiner.config("fra-1", token=token, registry_ca=None))
+
+
 def test_a_node_that_never_joined_is_told_how(joiner: Joiner) -> None:
     """Neither token nor certificate."""
     said = refusal(joiner, joiner.config("fra-1"))

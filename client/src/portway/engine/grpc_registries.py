@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint, parse_endpoint
-from portway_runtime.errors import NoDescriptors, NoThread
+from portway_runtime.errors import CertificateError, NoDescriptors, NoThread
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.printable import printable_line
 from portway_runtime.threads import demand_threads
+from portway_runtime.trusted_roots import system_roots
 
 from portway.config import CA_VARIABLE, GEOIP, Settings
 from portway.engine.directory import Expected, Grant, Located, Node, Renewed, RoundTrip
-from portway.errors import Attempt, RemoteError, UnreachableError
+from portway.errors import Attempt, ConfigError, RemoteError, UnreachableError
 from portway.fork_guard import fork_guard
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class GrpcRegistries:
 
         metadata = (("authorization", f"Bearer {self._settings.token}"),)
         attempts: list[Attempt] = []
+        roots = self._roots()
         for address in tuple(self._order if registries is None else registries):
             try:
                 target, options = self._target(address)
@@ -143,7 +145,7 @@ class GrpcRegistries:
                 with fork_guard:
                     demand_descriptors()
                     demand_threads()
-                    with self._channel(target, options) as channel:
+                    with _channel(target, options, roots) as channel:
                         answer = call(channel, metadata)
             except (NoDescriptors, NoThread) as error:
                 attempts.append(Attempt("", address, f"not asked: {error}"))
@@ -167,11 +169,20 @@ class GrpcRegistries:
             return address, ()
         return target_of(registry, self._names.addresses(registry.host, LOOKUP_TIMEOUT))
 
-    def _channel(self, target: str, options: Options) -> "grpc.Channel":
-        import grpc
+    def _roots(self) -> bytes | None:
+        """The CAs that registries' certificates are verified with; None for gRPC's own. Raises ConfigError."""
+        if self._settings.ca is not None:
+            return self._settings.ca
+        try:
+            return system_roots()
+        except CertificateError as error:
+            raise ConfigError(f"the system's CAs cannot be used: {error}; or name one with {CA_VARIABLE}") from None
 
-        credentials = grpc.ssl_channel_credentials(self._settings.ca)
-        return grpc.secure_channel(target, credentials, options=(*options, *OWN_CONNECTIONS))
+
+def _channel(target: str, options: Options, roots: bytes | None) -> "grpc.Channel":
+    import grpc
+
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), options=(*options, *OWN_CONNECTIONS))
 
 
 def well_formed(candidates: "Iterable[Candidate]") -> "list[Candidate]":

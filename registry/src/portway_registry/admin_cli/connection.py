@@ -15,11 +15,12 @@ import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
-from portway_runtime.errors import NoThread
+from portway_runtime.errors import CertificateError, NoThread
 from portway_runtime.grpc_channels import KEEPALIVE, CallFault, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.threads import demand_threads
+from portway_runtime.trusted_roots import system_roots
 
 # Seconds. A person waits at the prompt.
 _CALL_TIMEOUT: Final = 10.0
@@ -143,7 +144,7 @@ class GlobalOptions:
     def _channel(self) -> tuple[str, grpc.Channel]:
         """The first registry of the list that accepts a connection, as for clients; the last one without a try."""
         addresses = _parse_registries(self.registry)
-        credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file") if self.ca else None)
+        credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file") if self.ca else _system_roots())
         for address in addresses[:-1]:
             channel = _channel_to(address, credentials)
             try:
@@ -165,6 +166,13 @@ class GlobalOptions:
         if not token.isascii() or not token.isprintable():
             raise click.UsageError("this is not an API token: one has the form pw_<id>_<secret>")
         return token
+
+
+def _system_roots() -> bytes | None:
+    try:
+        return system_roots()
+    except CertificateError as error:
+        raise click.UsageError(f"the system's CAs cannot be used: {error}; or give --ca FILE") from None
 
 
 def _channel_to(address: str, credentials: grpc.ChannelCredentials) -> grpc.Channel:

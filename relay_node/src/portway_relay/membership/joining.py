@@ -20,11 +20,13 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.endpoints import Endpoint, parse_endpoint
+from portway_runtime.errors import CertificateError
 from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.identities import dns_names
 from portway_runtime.names import Names
 from portway_runtime.threads import demand_threads
+from portway_runtime.trusted_roots import system_roots
 
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
@@ -135,7 +137,7 @@ def _demand_valid(folder: StateFolder, config: NodeConfig, now: datetime) -> Non
 
 async def _join(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> NodeCertificate:
     """The registry's answer, as soon as it can be reached. Raises JoinError when it refuses."""
-    roots = None if registry_ca is None else _read(registry_ca)
+    roots = _system_roots() if registry_ca is None else _read(registry_ca)
     demand_threads()
     pauses, logged, names = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), "", Names()
     while True:
@@ -167,6 +169,13 @@ def _read(registry_ca: Path) -> bytes:
         return registry_ca.read_bytes()
     except OSError as error:
         raise JoinError(f"cannot read --registry-ca {registry_ca}: {error.strerror}") from error
+
+
+def _system_roots() -> bytes | None:
+    try:
+        return system_roots()
+    except CertificateError as error:
+        raise JoinError(f"the system's CAs cannot be used: {error}; or give --registry-ca FILE") from None
 
 
 async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None, names: Names) -> NodeCertificate:

@@ -68,6 +68,19 @@ def test_the_next_registry_is_asked_when_the_first_is_away(stage: Stage, admin: 
     assert result.exit_code == 0
 
 
+def test_without_a_ca_the_systems_are_trusted(stage: Stage, admin: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A company's CA is among them for every program; where its list cannot be read, that is told."""
+    asked = ("--registry", stage.address, "--token-file", str(stage.token_file), *LIST)
+    for name in ("PORTWAY_CA", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(stage.pki.ca))
+    assert admin(*asked).exit_code == 0
+    monkeypatch.setenv("SSL_CERT_FILE", "/none")
+    result = admin(*asked)
+    assert result.exit_code == 2
+    assert "/none, which SSL_CERT_FILE names" in result.stderr
+
+
 @pytest.mark.parametrize("flag", ["--registry", "--token-file"])
 def test_what_is_missing_is_a_usage_error(stage: Stage, admin: Call, flag: str) -> None:
     """No registry or no token: exit code 2, and where to get one."""
