@@ -29,10 +29,10 @@ class Endpoint:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         return context
 
-    def connect(self, context: ssl.SSLContext | None) -> socket.socket:
+    def connect(self, context: ssl.SSLContext | None, *, nodelay: bool = True) -> socket.socket:
         """A connected blocking socket, its handshake done."""
         plain = socket.create_connection((self.host, self.port), timeout=30)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay)
         if context is None:
             return plain
         return context.wrap_socket(plain, server_hostname=self.server_name)

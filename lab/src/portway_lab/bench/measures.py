@@ -20,6 +20,7 @@ Figures = dict[str, float]
 # Enough to keep two cores busy; about what six browsers open.
 CONNECTIONS = 32
 NEW_AT_ONCE = 16
+FIRST_ANSWERS = 25  # of connections with TCP_NODELAY, and as many without
 _FORWARD_ONCE = Path(__file__).with_name("forward_once.py")
 _LOAD_TIMEOUT = 300.0
 _SETTLE = 1.0  # seconds for allocators and timers to come to rest
@@ -83,6 +84,9 @@ def connections(contestant: Contestant, seconds: float) -> Figures:
                 "visitors", "connections", contestant.endpoint.to_json(), str(NEW_AT_ONCE), str(seconds), prefix=others
             )
         figures["per_s_of_a_core"] = load["connections"] / load["seconds"]
+    load = _load("visitors", "answers", contestant.endpoint.to_json(), str(FIRST_ANSWERS))
+    figures["answer_ms"] = statistics.median(load["nodelay_ms"])
+    figures["answer_without_nodelay_ms"] = statistics.median(load["without_ms"])
     return figures
 
 

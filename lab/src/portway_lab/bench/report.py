@@ -40,6 +40,8 @@ ROWS = (
     Row("connections", "per_s", "new connections/s"),
     Row("connections", "per_s_of_a_core", "new connections/s, load on another core"),
     Row("connections", "cpu_us", "CPU µs per new connection", 0, False),
+    Row("connections", "answer_ms", "a new connection's answer, ms", 1, False),
+    Row("connections", "answer_without_nodelay_ms", "the same without TCP_NODELAY, ms", 1, False),
     Row("idle", "node_kb", "idle visitor, KB in node", 1, False),
     Row("idle", "client_kb", "idle visitor, KB in client", 1, False),
 )

@@ -8,6 +8,8 @@ usage: python -m portway_lab.bench.visitors KIND ENDPOINT ARGUMENTS; ENDPOINT is
     requests SECONDS              one connection, one request after the other; prints {"latencies_us", "seconds"}
     connections AT_ONCE SECONDS   connect, verify, ask, read to the end, leave; prints {"connections", "failures",
                                   "seconds"}
+    answers COUNT                 new connections, one after the other, each until its first answer; prints
+                                  {"nodelay_ms", "without_ms"}, with and without TCP_NODELAY
     idle COUNT                    ask once each, then stay connected; prints {"held"}, ends at end of file on stdin
 """
 
@@ -63,6 +65,19 @@ def requests(endpoint: Endpoint, duration: float) -> dict[str, Any]:
             latencies.append((clock() - before) / 1000)
         seconds = (clock() - started) / 1e9
     return {"latencies_us": latencies, "seconds": seconds}
+
+
+def first_answers(endpoint: Endpoint, count: int) -> dict[str, Any]:
+    """New connections, by turns with and without TCP_NODELAY: programs that leave it out wait for acknowledgements."""
+    context, request = endpoint.context(), endpoint.request("/", close=True)
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(count):
+        for nodelay, times in taken.items():
+            started = time.perf_counter()
+            with endpoint.connect(context, nodelay=nodelay) as connection:
+                _ask(connection, request)
+                times.append((time.perf_counter() - started) * 1000)
+    return {"nodelay_ms": taken[True], "without_ms": taken[False]}
 
 
 def _ask(connection: socket.socket, request: bytes) -> None:
@@ -188,6 +203,7 @@ _KINDS: Final[dict[str, Callable[[Endpoint, list[str]], dict[str, Any]]]] = {
     "download": lambda endpoint, given: download(endpoint, int(given[0])),
     "requests": lambda endpoint, given: requests(endpoint, float(given[0])),
     "connections": lambda endpoint, given: connections(endpoint, int(given[0]), float(given[1])),
+    "answers": lambda endpoint, given: first_answers(endpoint, int(given[0])),
     "idle": lambda endpoint, given: idle(endpoint, int(given[0])),
 }
 
