@@ -5,6 +5,7 @@ first.
 """
 
 import _thread
+import atexit
 import os
 import threading
 from collections.abc import Callable
@@ -20,15 +21,31 @@ GRPC_THREADS: Final = _GRPC_WORKERS + 4
 
 
 def start_thread(function: Callable[[], object], name: str, *, daemon: bool = True) -> None:
-    """Run `function` on a new thread: one of the system's, whatever the program uses, unless the interpreter is to wait
-    for its end. Raises NoThread when none can be had."""
+    """Run `function` on a new thread: one of the system's, whatever the program has in their place. For one that is not
+    a daemon the interpreter's end waits. Raises NoThread when none can be had."""
     try:
         if daemon:
             os_threads.start_thread(function, name)
+        elif os_threads.patched():
+            _start_awaited(function, name)
         else:
             threading.Thread(target=function, name=name, daemon=False).start()
     except RuntimeError as error:
         raise _no_thread(error) from None
+
+
+def _start_awaited(function: Callable[[], object], name: str) -> None:
+    """What `threading` does for a thread that is no daemon, where its threads are others. Raises RuntimeError."""
+    ended = os_threads.Event()
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            ended.set()
+
+    os_threads.start_thread(run, name)
+    atexit.register(ended.wait_among_others)
 
 
 def single_thread(name: str) -> ThreadPoolExecutor:

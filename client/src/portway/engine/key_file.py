@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import stat
-import threading
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from portway_proto.wire.statements import SigningKey
 from portway_runtime.bounded import BoundedMap
 from portway_runtime.errors import NoThread
+from portway_runtime.os_threads import make_lock
 from portway_runtime.secret_files import create_file, replace_file
 from portway_runtime.threads import start_thread
 
@@ -60,7 +60,7 @@ class KeyFile:
         self._ticket_path = path.with_name(f"{path.name}.tickets")
         self._tickets: BoundedMap[str, bytes] = BoundedMap(MAX_TICKETS)  # by host
         self._tickets.update(_read_tickets(self._ticket_path))
-        self._writing = threading.Lock()
+        self._writing = make_lock()
         self._unwritten = False  # for want of a thread
 
     def ticket(self, host: str) -> bytes:
