@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from portway_runtime.descriptors import raise_limit
 from portway_runtime.endpoints import Endpoint
@@ -14,15 +14,18 @@ from portway_runtime.standard_streams import open_standard_streams
 
 from portway_relay import settings
 from portway_relay.config import NodeConfig
-from portway_relay.errors import ConfigError, RelayError
+from portway_relay.errors import ConfigError, NodeRemoved, RelayError
 from portway_relay.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+REMOVED: Final = 3  # exit code: the cluster admits this node no more
+
 _EPILOG = f"""\
 Every flag is also a variable ({settings.PREFIX}LISTEN for --listen) and a key of the TOML file (underscores for
 dashes). Flags override variables, variables override the file. SIGTERM and SIGINT stop the node in order, SIGHUP
-reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used."""
+reads the certificates again. Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used, 3 an
+operator removed the node from the cluster: do not start it again before it was invited anew."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -70,6 +73,7 @@ async def _serve(config: NodeConfig) -> int:
             "admin_listen": _text(node.admin_address),
         },
         on_hangup=Node.reload_certificates,
+        exit_codes={NodeRemoved: REMOVED},
     )
     logger.info("node stopped")
     return code

@@ -3,6 +3,7 @@
 RelayError
 ├── ConfigError          settings that cannot work, alone or together; says which, and what would do
 ├── JoinError            the cluster does not admit this node, or no longer; says what to do
+├── NodeRemoved          the cluster admits this node no more
 ├── RenewalFailed        no registry gave a new certificate now
 ├── Refused              a client's request is refused: a code of the lane protocol, and why
 │   └── GrantRefused     its grant is not accepted
@@ -28,6 +29,10 @@ class ConfigError(RelayError):
 
 class JoinError(RelayError):
     """The node has no valid certificate, and gets none."""
+
+
+class NodeRemoved(RelayError):
+    """A registry said that an operator removed this node, or that its name was given to another one."""
 
 
 class RenewalFailed(RelayError):

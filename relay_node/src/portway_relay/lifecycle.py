@@ -49,15 +49,16 @@ class Lifecycle:
         self._order: NodeState.ValueType = NODE_STATE_READY
         self.grace = grace
         self.stopping = False
+        self.removed = False  # the cluster admits this node no more
 
     @property
     def state(self) -> "NodeState.ValueType":
         """The state that is reported to registries."""
-        return NODE_STATE_DRAINING if self.stopping else self._order
+        return NODE_STATE_DRAINING if self.stopping or self.removed else self._order
 
     def obey(self, order: "NodeState.ValueType") -> None:
-        """Take the state that an operator orders; ignored once the node stops."""
-        if order == self._order or self.stopping:
+        """Take the state that an operator orders; ignored once the node stops or was removed."""
+        if order == self._order or self.stopping or self.removed:
             return
         logger.info("ordered", extra={"state": NodeState.Name(order)})
         self._order = order
@@ -69,20 +70,30 @@ class Lifecycle:
             self._sessions.accept_new()
         self._outbox.state_changed()
 
+    def remove(self) -> None:
+        """The cluster admits this node no more: ask clients to leave at once. The node is to be stopped then."""
+        self.removed = True
+        self._sessions.ask_to_leave("this node was removed from the cluster")
+
     async def leave(self) -> None:
         """Notify the registry and the clients that the node stops, and wait until clients and visits are gone.
 
         Visitors that arrive meanwhile are served, or forwarded to where their tunnel is now. After `grace` seconds it
         returns in any case. May be called again.
+
+        A node that was removed can forward nothing, as other nodes refuse its lanes: it listens no more as soon as its
+        clients are gone.
         """
         self.stopping = True
         self._outbox.state_changed()
-        self._sessions.ask_to_leave("this node is stopping")
+        if not self.removed:
+            self._sessions.ask_to_leave("this node is stopping")
         try:
             async with asyncio.timeout(self.grace):
                 if len(self._peers):  # without another node clients cannot attach elsewhere, and stay to the end
                     await self._sessions.over()
-                await self._visits.over()
+                if not self.removed:
+                    await self._visits.over()
                 await self._public_port.stop_listening(within=_HAND_ON_TIME)
                 await self._http_port.stop_listening(within=_HAND_ON_TIME)
                 for tunnel in self._tunnels.all_live():

@@ -18,6 +18,7 @@ from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
 
 from portway_relay.config import NodeConfig
+from portway_relay.errors import NodeRemoved
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.membership.renewal import renewal_for
 from portway_relay.metrics import exposition
@@ -52,7 +53,8 @@ class Node:
 
         elapsed: also counts time asleep; what clients have signed ends by it.
 
-        on_failure: called when a background task ends that must not; the node should be stopped then.
+        on_failure: called when a background task ends that must not, and with NodeRemoved when the cluster admits this
+            node no more; the node should be stopped then.
         """
         failed = on_failure or _ignore
         base = build_base(config, failed, monotonic, wall_clock, elapsed)
@@ -60,6 +62,7 @@ class Node:
         raw = build_raw_ports(base, routing)
         serving = build_serving(base, routing, raw)
         self.config = config
+        self._failed = failed
         self._base, self._routing, self._raw, self._serving = base, routing, raw, serving
         self._lifecycle = Lifecycle(
             serving.sessions,
@@ -91,6 +94,7 @@ class Node:
             routing.checks,
             self._lifecycle.obey,
             self._prober.probe,
+            self._removed,
         )
         self._stream = RegistryStream(
             config.registry,
@@ -179,6 +183,8 @@ class Node:
 
     def not_ready(self) -> str:
         """Why no client should come now; empty when it is ready."""
+        if self._lifecycle.removed:
+            return "removed from the cluster"
         if self._lifecycle.stopping:
             return "stopping"
         return "" if self._messages.ready.is_set() else "no registry was reached yet"
@@ -186,6 +192,11 @@ class Node:
     def metrics(self) -> bytes:
         """The page that Prometheus scrapes."""
         return exposition(self._report.counts())
+
+    def _removed(self, reason: str) -> None:
+        """A registry admits this node no more. Whoever runs it stops it, as for a part that failed."""
+        self._lifecycle.remove()
+        self._failed(NodeRemoved(reason))
 
     def _fill_closing_stack(self) -> None:
         """What `stop` closes, the last entry first. It is not the reverse of the order of making: the stream knows all

@@ -81,6 +81,7 @@ async def serve(
     ready_file: Path | None,
     addresses: Callable[[S], Mapping[str, str | None]],
     on_hangup: Callable[[S], None],
+    exit_codes: Mapping[type[BaseException], int] | None = None,
 ) -> int:
     """Run a server until SIGTERM or SIGINT, and return STOPPED; or until a part of it fails, and return FAILED.
 
@@ -88,6 +89,7 @@ async def serve(
     ready_file: exists while the server serves; holds `addresses(server)` as one JSON object, without those that
         are None.
     on_hangup: called with the server on SIGHUP, also while it starts; reads files again.
+    exit_codes: returned in place of FAILED for failures of these types.
 
     The service manager is told when the server serves, reads files again, and begins to stop. A signal during `start`
     cancels it and stops the server. Raises what `make` and `start` raise. Signal handlers are removed when it returns.
@@ -99,8 +101,12 @@ async def serve(
         if not ended.done():
             ended.set_result(code)
 
+    def fail(error: BaseException) -> None:
+        codes = (exit_codes or {}).items()
+        end(next((code for kind, code in codes if isinstance(error, kind)), FAILED))
+
     manager = ServiceManager()
-    server = make(lambda error: end(FAILED))
+    server = make(fail)
 
     def reload() -> None:
         with manager.reloading():

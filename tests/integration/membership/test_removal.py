@@ -1,6 +1,9 @@
 """A node that joined and was removed is refused everywhere within seconds, until it is invited anew."""
 
+import os
+import sys
 import time
+from pathlib import Path
 
 import portway
 import pytest
@@ -8,6 +11,8 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
+from portway_testkit.processes.running_program import RunningProgram
+from portway_testkit.visitors.mesh_visitors import get
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
@@ -22,6 +27,10 @@ def lanes_from(joiner: Joiner, at: str, node: str) -> int:
         return joiner.cluster.nodes[at].node._serving.inbound_lanes.count(node)
 
     return joiner.cluster.run(count)
+
+
+def await_text(program: RunningProgram, text: str) -> None:
+    eventually(lambda: text in program.errors())
 
 
 @pytest.fixture
@@ -47,6 +56,49 @@ def test_it_is_refused_by_all(removed: Joiner, origin: HttpOrigin) -> None:
     assert refused["registry_connected"] == 0
     assert lanes_from(removed, "fra-1", "fra-2") == 0
     assert [node.name for node in removed.cluster.admin.nodes()] == ["fra-1"]
+
+
+def test_its_clients_are_elsewhere_before_it_stops(joiner: Joiner, as_client: AsClient, origin: HttpOrigin) -> None:
+    """They are asked to leave as in a drain, and stay attached meanwhile: each URL stays."""
+    joiner.join("fra-1")
+    as_client(joiner.cluster.environment())
+    with portway.forward(origin.port) as tunnel:
+        joiner.join("fra-2")
+        eventually(lambda: connected(joiner.cluster))
+        first = joiner.cluster.nodes["fra-1"]
+        joiner.cluster.admin.order("fra-1", NODE_ORDER_REMOVE)
+        eventually(lambda: [tunnel.node for tunnel in joiner.cluster.admin.tunnels()] == ["fra-2"])
+        eventually(lambda: first.was_removed)
+        assert get(joiner.cluster.nodes["fra-2"], tunnel, joiner.cluster.ca) == f"{origin.name}\n".encode()
+        assert first.node.not_ready() == "removed from the cluster"
+
+
+def test_its_program_ends_with_a_code_of_its_own(joiner: Joiner, tmp_path: Path) -> None:
+    """While it runs, and when it is started again; each with one line that says why."""
+    config = joiner.config("fra-1", token=joiner.invite())
+    joiner.enter(config)
+    given = {
+        "name": config.name,
+        "region": config.region,
+        "domain": config.domain,
+        "listen": "127.0.0.1:0",
+        "registry": config.registry[0],
+        "cluster-ca": config.cluster_ca,
+        "cert": config.cert,
+        "key": config.key,
+        "tls-cert": config.tls_cert[0],
+        "tls-key": config.tls_key[0],
+        "raw-ports": f"{config.raw_ports.first}-{config.raw_ports.last}",
+    }
+    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-c", "from portway_relay.cli import main; main()", "serve", *flags]
+    for number, begins in enumerate(("node serves", "no registry")):
+        with RunningProgram(command, dict(os.environ), tmp_path / f"log-{number}") as program:
+            await_text(program, begins)
+            if begins == "node serves":
+                joiner.cluster.admin.order("fra-1", NODE_ORDER_REMOVE)
+            assert program.ended() == 3
+            assert program.errors().count("the cluster admits this node no more") == 1
 
 
 def test_its_old_certificate_is_worth_nothing_once_it_was_invited_anew(removed: Joiner) -> None:

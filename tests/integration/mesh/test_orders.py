@@ -134,7 +134,7 @@ def test_a_cordoned_node_keeps_its_clients_and_gets_no_new_one(cluster: Cluster,
 
 
 def test_a_removed_node_is_refused_everywhere(cluster: Cluster, origin: HttpOrigin) -> None:
-    """By registries and by other nodes; its clients go elsewhere, and `serve` takes it back."""
+    """By registries and by other nodes; its clients go elsewhere, it stops, and after `serve` it may start again."""
     with portway.forward(origin.port) as tunnel:
         eventually(lambda: home_of(cluster) != "")
         first = home_of(cluster)
@@ -145,7 +145,9 @@ def test_a_removed_node_is_refused_everywhere(cluster: Cluster, origin: HttpOrig
         eventually(lambda: all(not node.node._routing.peers.answers(first) for node in others))
         eventually(lambda: cluster.nodes[first].metrics()["registry_connected"] == 0)
         assert all(get(node, tunnel, cluster.ca) == answer_of(origin) for node in others)
+        assert cluster.nodes[first].was_removed
         cluster.admin.order(first, NODE_ORDER_SERVE)
+        cluster.nodes[first].restart()
         eventually(lambda: state_of(cluster, first) == NODE_STATE_READY)
         eventually(lambda: connected(cluster))
 

@@ -95,7 +95,7 @@ def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """And the three ways to give a setting."""
     code_of(lambda: cli.main(["serve", "--help"]))
     told = " ".join(capsys.readouterr().out.split())
-    assert "Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used" in told
+    assert "Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used, 3 an operator" in told
     assert "PORTWAY_RELAY_LISTEN" in told
 
 

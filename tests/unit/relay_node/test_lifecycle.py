@@ -120,6 +120,27 @@ async def test_the_way_out_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
     assert "visits are cut" in caplog.text
 
 
+async def test_a_removed_node_sends_its_clients_away_and_then_listens_no_more() -> None:
+    """Visitors that still arrive could not be forwarded; those that are here finish."""
+    parts = Parts()
+    parts.lifecycle.remove()
+    parts.lifecycle.obey(NODE_STATE_READY)
+    assert parts.lifecycle.state == NODE_STATE_DRAINING
+    asked = "ask to leave: this node was removed from the cluster"
+    assert parts.calls == [asked]
+    leaving = asyncio.ensure_future(parts.lifecycle.leave())
+    await asyncio.sleep(0)
+    parts.clients_gone.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert parts.calls == [
+        *(asked, "tell the registry", "wait for clients"),
+        *("stop listening", "stop redirecting", "wait for visits"),
+    ]
+    parts.visits_over.set()
+    await leaving
+
+
 async def test_a_node_that_stops_takes_no_orders() -> None:
     """An order that crosses the stop does not welcome clients again."""
     parts = Parts(peers=0)

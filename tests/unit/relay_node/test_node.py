@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_relay.config import NodeConfig
+from portway_relay.errors import NodeRemoved
 from portway_relay.ingress.public_port import PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.mesh.inbound_lanes import InboundLanes
@@ -147,6 +148,20 @@ async def test_a_node_that_stops_is_not_ready(make_node: MakeNode) -> None:
     await node.stop()
     assert node.not_ready() == "stopping"
     assert node._report.info().state == NODE_STATE_DRAINING
+
+
+async def test_a_removed_node_is_not_ready_and_asks_to_be_stopped(
+    node_config: Callable[..., NodeConfig], certificate_files: dict[str, Any]
+) -> None:
+    """At once, and once: what happens then is the order of every stop."""
+    failures: list[BaseException] = []
+    node = Node(node_config(**certificate_files), on_failure=failures.append)
+    node._messages.removed("an operator removed it")
+    assert node.not_ready() == "removed from the cluster"
+    assert [str(failure) for failure in failures] == ["an operator removed it"]
+    assert isinstance(failures[0], NodeRemoved)
+    await node.stop()
+    assert node.not_ready() == "removed from the cluster"
 
 
 async def test_parts_are_closed_in_order(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:

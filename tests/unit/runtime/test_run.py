@@ -53,6 +53,7 @@ class Served:
                 ready_file=ready_file,
                 addresses=lambda server: {"listen": "127.0.0.1:1", "admin_listen": None},
                 on_hangup=lambda server: on_hangup(),
+                exit_codes={KeyError: 7},
             )
         )
 
@@ -117,6 +118,17 @@ async def test_a_part_that_fails_stops_it(run: Run) -> None:
     server = await served.started()
     server.fail(RuntimeError("a part"))
     assert await served.code == FAILED
+    assert server.calls[-1] == "stop"
+
+
+@pytest.mark.parametrize("starts", [False, True])
+async def test_a_failure_of_a_named_type_has_a_code_of_its_own(run: Run, starts: bool) -> None:
+    """For those that are not to be started again, also while it starts."""
+    served = run()
+    server = await (served.started() if starts else served.server())
+    server.fail(KeyError("removed"))
+    server.fail(RuntimeError("a later one"))
+    assert await served.code == 7
     assert server.calls[-1] == "stop"
 
 

@@ -66,7 +66,8 @@ class MeshServicer(object):
 
     def Session(self, request_iterator, context):
         """One stream per node: the first message is Register, the first answer is Registered. The node is known while the
-        stream lives and until its lease ends after it.
+        stream lives and until its lease ends after it. A stream or a call that is refused because the node was removed, or
+        its name given to another one, has `portway-node: out` in its trailing metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,7 +33,8 @@ class MeshStub:
     def __new__(cls, channel: _aio.Channel) -> MeshAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_mesh_pb2.NodeMessage, _mesh_pb2.RegistryMessage]
     """One stream per node: the first message is Register, the first answer is Registered. The node is known while the
-    stream lives and until its lease ends after it.
+    stream lives and until its lease ends after it. A stream or a call that is refused because the node was removed, or
+    its name given to another one, has `portway-node: out` in its trailing metadata.
     """
     Resolve: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.ResolveRequest, _mesh_pb2.ResolveResponse]
     """Returns the holder of a label. NOT_FOUND when the label is not known."""
@@ -51,7 +52,8 @@ class MeshAsyncStub(MeshStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_mesh_pb2.NodeMessage, _mesh_pb2.RegistryMessage]  # type: ignore[assignment]
     """One stream per node: the first message is Register, the first answer is Registered. The node is known while the
-    stream lives and until its lease ends after it.
+    stream lives and until its lease ends after it. A stream or a call that is refused because the node was removed, or
+    its name given to another one, has `portway-node: out` in its trailing metadata.
     """
     Resolve: _aio.UnaryUnaryMultiCallable[_mesh_pb2.ResolveRequest, _mesh_pb2.ResolveResponse]  # type: ignore[assignment]
     """Returns the holder of a label. NOT_FOUND when the label is not known."""
@@ -72,7 +74,8 @@ class MeshServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_mesh_pb2.RegistryMessage], _abc.AsyncIterator[_mesh_pb2.RegistryMessage]]:
         """One stream per node: the first message is Register, the first answer is Registered. The node is known while the
-        stream lives and until its lease ends after it.
+        stream lives and until its lease ends after it. A stream or a call that is refused because the node was removed, or
+        its name given to another one, has `portway-node: out` in its trailing metadata.
         """
 
     @_abc_1.abstractmethod

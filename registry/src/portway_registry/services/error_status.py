@@ -6,6 +6,7 @@ from typing import Final
 
 from grpc import StatusCode
 from portway_proto.records import cut_printable
+from portway_runtime.grpc_channels import NODE_IS_OUT
 
 from portway_registry import errors
 
@@ -31,6 +32,13 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.Replaced, StatusCode.ABORTED),
     (errors.FellBehind, StatusCode.RESOURCE_EXHAUSTED),
 )
+
+_NODE_IS_OUT: Final = (errors.NodeRemoved, errors.CertificateSuperseded)
+
+
+def trailers_of(error: Exception) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of an answer with the status of this exception: what programs act on."""
+    return (NODE_IS_OUT,) if isinstance(error, _NODE_IS_OUT) else ()
 
 
 def status_of(error: Exception) -> tuple[StatusCode, str]:

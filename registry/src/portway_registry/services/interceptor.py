@@ -14,7 +14,7 @@ from grpc import StatusCode, aio
 from portway_registry.errors import Busy, InvalidRequest, NotAllowed, NotAuthenticated, NotServed
 from portway_registry.net.connection import Connection
 from portway_registry.services.callers import Address, Caller, Identify, current_address, current_caller
-from portway_registry.services.error_status import status_of
+from portway_registry.services.error_status import status_of, trailers_of
 from portway_registry.services.messages import AwaitedMessages, Messages, marking
 from portway_registry.services.method_roles import METHOD_ROLES
 from portway_registry.services.token_streams import TokenStreams
@@ -158,7 +158,7 @@ class CallInterceptor(aio.ServerInterceptor):
                 "request refused",
                 extra={"method": method, "caller": caller.name, "peer": str(current_address.get()), "reason": text},
             )
-        await context.abort(code, text)
+        await context.abort(code, text, trailers_of(error))
         raise AssertionError("abort raises")
 
     def _not_served(self, method: str, *, known: bool) -> Any:

@@ -14,7 +14,7 @@ from portway_proto.v1.mesh_pb2 import RenewCertificateRequest, ReservePortsReque
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime import grpc_channels
-from portway_runtime.grpc_channels import CallFault
+from portway_runtime.grpc_channels import NODE_IS_OUT, CallFault
 from portway_runtime.identities import REGISTRY_NAME
 
 from portway_relay.errors import RenewalFailed
@@ -88,6 +88,11 @@ class RegistryCalls:
         if answer is None:
             raise RenewalFailed("no registry can be reached, or it was lost just now")
         return answer.certificate
+
+
+def is_out(error: aio.AioRpcError) -> bool:
+    """Whether the registry says that the cluster admits this node no more."""
+    return NODE_IS_OUT in tuple(error.trailing_metadata() or ())
 
 
 def fault_of(error: aio.AioRpcError) -> CallFault:

@@ -55,10 +55,12 @@ class MessageHandler:
         checks: StatementChecks,
         obey: Callable[["NodeState.ValueType"], None],
         probe: Callable[[Probe], None],
+        removed: Callable[[str], None],
     ) -> None:
         """
         obey: called with the state that an operator orders for this node.
         probe: called with another node whose address is to be tried.
+        removed: called with the reason when the cluster admits this node no more.
         """
         self._grants = grants
         self._sessions = sessions
@@ -70,6 +72,7 @@ class MessageHandler:
         self._checks = checks
         self._obey = obey
         self._probe = probe
+        self._removed = removed
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
 
@@ -77,6 +80,14 @@ class MessageHandler:
         """No registry has this node registered any more, or one has again."""
         self._grants.registry_away = away
         self._ports.registry_away(away)
+
+    def removed(self, reason: str) -> None:
+        """The cluster admits this node no more. Nothing comes from a registry after this."""
+        logger.error(
+            "the cluster admits this node no more: it sends its clients to other nodes and stops",
+            extra={"reason": reason},
+        )
+        self._removed(reason)
 
     def received(self, message: RegistryMessage) -> None:
         """Act on a message. Unknown kinds, of a later release, are ignored."""

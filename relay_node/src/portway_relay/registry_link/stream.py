@@ -27,7 +27,7 @@ from portway_runtime.tasks import Tasks
 from portway_runtime.threads import demand_threads
 
 from portway_relay.certificates import LoadedCertificates
-from portway_relay.registry_link.calls import RegistryCalls, fault_of, reason_of
+from portway_relay.registry_link.calls import RegistryCalls, fault_of, is_out, reason_of
 from portway_relay.registry_link.outbox import Outbox
 from portway_relay.routing.tunnel import Tunnel
 
@@ -48,6 +48,9 @@ KEEP_ALIVES_A_LEASE: Final = 3
 _SHORTEST_INTERVAL: Final = 0.2
 # A difference between clocks that is logged, in seconds; grants and certificates allow for more.
 _CLOCKS_APART: Final = 60.0
+# Seconds for which registries must say that the node is out before one that has not registered since its start believes
+# it: after an invitation anew a replica may still have the order that removed the node before.
+_OUT_FOR: Final = 5.0
 _TOKENS_A_MESSAGE: Final = 1_000  # as mesh.proto says
 _OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS)
 
@@ -61,6 +64,10 @@ class RegistryEvents(Protocol):
 
     def registry_away(self, away: bool) -> None:
         """No registry has this node registered any more, or one has again; called at each change."""
+        ...
+
+    def removed(self, reason: str) -> None:
+        """The cluster admits this node no more; the stream is not opened again."""
         ...
 
 
@@ -111,6 +118,8 @@ class RegistryStream:
         self._whole_due = False
         self._tokens_due = False
         self._closing = False
+        self._told_out = False  # the last registry said that the node is out
+        self._out_since: float | None = None
         self._by_host: set[Endpoint] = set()  # registries whose certificate does not hold the common name
         self._logged: dict[Endpoint, str] = {}  # the last reason that was logged for each
 
@@ -142,12 +151,24 @@ class RegistryStream:
                     pauses.reset()
             if self._closing:
                 return
+            if self._is_out():
+                self._events.removed(reason)
+                return
             self._log(registry, reason)
             self._registries.append(self._registries.pop(0))
             await asyncio.sleep(pauses.next())
 
+    def _is_out(self) -> bool:
+        """Whether the cluster admits this node no more, after a stream that has ended."""
+        if not self._told_out:
+            return False
+        if self._out_since is None:
+            self._out_since = self._clock()
+        return bool(self._lease.lease_id) or self._clock() - self._out_since >= _OUT_FOR
+
     async def _serve_once(self, registry: Endpoint) -> str:
         """Serve one stream to its end; returns why it ended."""
+        self._told_out = False
         try:
             await self._serve(registry)
         except aio.AioRpcError as error:
@@ -155,6 +176,7 @@ class RegistryStream:
                 self._by_host.add(registry)
                 return await self._serve_once(registry)
             self._by_host.discard(registry)
+            self._told_out = is_out(error)
             return reason_of(error)
         except TimeoutError:
             return f"no answer within {_REGISTER_TIME:g} s"
@@ -229,6 +251,7 @@ class RegistryStream:
     def _handle_registered(self, lease: Registered, channel: aio.Channel) -> None:
         """Also in mid-stream, when the registry had to replace the lease, and what hung on it is gone."""
         self._lease = lease
+        self._out_since = None
         self._registry_clock.set(lease.registry_time_ms)
         self._calls.channel = channel
         self._whole_due = True

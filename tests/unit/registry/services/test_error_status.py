@@ -5,7 +5,8 @@ import inspect
 import pytest
 from grpc import StatusCode
 from portway_registry import errors
-from portway_registry.services.error_status import status_of
+from portway_registry.services.error_status import status_of, trailers_of
+from portway_runtime.grpc_channels import NODE_IS_OUT
 
 CALL_ERRORS = [
     kind
@@ -21,6 +22,13 @@ def test_every_call_error_has_a_status_of_its_own(kind: type[errors.CallError]) 
     code, text = status_of(error)
     assert code not in (StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.OK)
     assert text == str(error)
+
+
+@pytest.mark.parametrize("kind", CALL_ERRORS)
+def test_a_node_that_is_out_is_told_so_in_a_form_that_programs_read(kind: type[errors.CallError]) -> None:
+    """And by no other refusal: it stops the node for good."""
+    out = kind in (errors.NodeRemoved, errors.CertificateSuperseded)
+    assert trailers_of(kind.__new__(kind, "what to do next")) == ((NODE_IS_OUT,) if out else ())
 
 
 def test_a_store_that_is_away_is_not_described() -> None:

@@ -43,7 +43,7 @@ class Call:
             await asyncio.Event().wait()
         return self._message
 
-    async def abort(self, code: StatusCode, text: str) -> None:
+    async def abort(self, code: StatusCode, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
         self.status = (code, text)
         raise Aborted
 

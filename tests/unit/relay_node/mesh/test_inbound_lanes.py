@@ -144,7 +144,7 @@ async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
     first.close()
 
 
-async def test_a_certificate_of_before_is_refused(make: Make) -> None:
+async def test_a_certificate_of_before_is_refused(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """Once its name was given anew: lanes that are up are closed, new ones not taken."""
     one, two = make("one"), make("two")
     one.update_peers([two.info])
@@ -153,8 +153,10 @@ async def test_a_certificate_of_before_is_refused(make: Make) -> None:
     two.update_peers([one.info], certified_since={"one": 1 << 50})
     await until(lambda: not len(two.inbound_lanes))
     refused = one.carrier.counters.lanes_closed
-    await until(lambda: one.carrier.counters.lanes_closed > refused)
+    await until(lambda: one.carrier.counters.lanes_closed > refused + 1)
     assert not len(two.inbound_lanes)
+    told = [record.__dict__ for record in caplog.records if "mesh lanes are refused" in record.message]
+    assert [(one["node"], one["times"]) for one in told] == [("one", 1)], "it dials again and again"
     two.update_peers([one.info], certified_since={"one": 1})
     await until(lambda: len(two.inbound_lanes) == 2)
 

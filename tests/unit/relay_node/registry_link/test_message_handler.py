@@ -143,6 +143,7 @@ class News:
         self.checks: Any = FakeChecks()
         self.orders: list[int] = []
         self.probes: list[Probe] = []
+        self.removals: list[str] = []
         fakes: Any = self
         self.handler = MessageHandler(
             fakes.grants,
@@ -155,6 +156,7 @@ class News:
             fakes.checks,
             self.orders.append,
             self.probes.append,
+            self.removals.append,
         )
 
     def hear(self, **message: Any) -> None:
@@ -168,6 +170,14 @@ async def news() -> News:
 
 def settings(*keys: tuple[str, bytes]) -> ClusterSettings:
     return ClusterSettings(cluster_id="c1", grant_keys=[GrantKey(kid=kid, public_key=key) for kid, key in keys])
+
+
+async def test_a_removal_is_logged_once_with_its_reason(news: News, caplog: pytest.LogCaptureFixture) -> None:
+    """And passed on: the node stops."""
+    news.handler.removed("an operator removed it")
+    assert news.removals == ["an operator removed it"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.records[0].__dict__["reason"] == "an operator removed it"
 
 
 async def test_settings_make_the_node_useful(news: News) -> None:

@@ -111,6 +111,47 @@ async def test_a_change_of_state_is_told_at_once(serve: Serve, node: MakeNode) -
     assert registry.mesh.keep_alives[1].state == NODE_STATE_DRAINING
 
 
+async def test_a_node_that_was_registered_and_is_out_asks_no_more(serve: Serve, node: MakeNode) -> None:
+    """Every registry would say the same: the reason is the registry's own."""
+    first, second = await serve(), await serve()
+    end = node(first, second)
+    await until(lambda: end.calls.connected)
+    first.mesh.out = "an operator removed it"
+    first.mesh.say(settings=ClusterSettings(cluster_id="c1"))
+    await until(lambda: bool(end.events.removals))
+    assert ["an operator removed it" in reason for reason in end.events.removals] == [True]
+    assert end.events.away == [False, True]
+    assert not end.calls.connected
+    assert end.stream._keeper is not None
+    await until(end.stream._keeper.done)
+    assert (first.mesh.streams, second.mesh.streams) == (1, 0)
+
+
+async def test_a_node_that_has_just_started_believes_it_only_when_it_lasts(serve: Serve, node: MakeNode) -> None:
+    """A replica that does not know yet that the node was invited anew stops none; nor does it count with an earlier
+    one."""
+    registry = await serve()
+    registry.mesh.out = "an operator removed it"
+    end = node(registry)
+    await until(lambda: registry.mesh.streams >= 2)
+    assert not end.events.removals
+    registry.mesh.out = ""
+    await until(lambda: end.calls.connected)
+    assert end.stream._out_since is None
+
+
+async def test_a_node_that_is_out_from_the_start_is_told_after_a_while(
+    serve: Serve, node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all registries that it asks meanwhile."""
+    monkeypatch.setattr("portway_relay.registry_link.stream._OUT_FOR", 0.3)
+    registry = await serve()
+    registry.mesh.out = "an operator removed it"
+    end = node(registry)
+    await until(lambda: bool(end.events.removals))
+    assert registry.mesh.streams >= 2
+
+
 @pytest.mark.parametrize("ahead", [None, -30.0, 30.0, -600.0, 144_000.0])
 async def test_a_clock_that_is_not_the_registry_s_is_told_of(
     serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture, ahead: float | None

@@ -22,6 +22,7 @@ from portway_registry import config as registry_config
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
+from portway_relay.errors import NodeRemoved
 from portway_relay.node import Node
 from portway_runtime import clocks
 from portway_runtime.endpoints import Endpoint
@@ -63,7 +64,9 @@ class RunningNode:
         self._node: Node | None = None
         self._clock_ahead = clock_ahead
         self._slept = 0.0
+        self._leaving: asyncio.Future[None] | None = None
         self.config = config
+        self.was_removed = False  # it has stopped, or is about to, because the cluster admits it no more
         # Wraps the function with which its carrier dials.
         self.dials: Callable[[Dial], Dial] = lambda dial: dial
 
@@ -88,10 +91,18 @@ class RunningNode:
         return self._node
 
     def start(self) -> None:
+        def failed(error: BaseException) -> None:
+            if not isinstance(error, NodeRemoved):
+                self._cluster.failed(error)
+            elif self._node is not None:
+                self.was_removed = True
+                self._leaving = asyncio.ensure_future(self._node.stop())
+
         async def start() -> None:
+            self.was_removed = False
             node = Node(
                 self.config,
-                on_failure=self._cluster.failed,
+                on_failure=failed,
                 wall_clock=lambda: time.time() + self._clock_ahead,
                 elapsed=lambda: clocks.counting_sleep() + self._slept,
             )

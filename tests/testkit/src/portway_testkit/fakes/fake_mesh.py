@@ -35,6 +35,7 @@ from portway_relay.routing.tunnel import HomeNode
 from portway_runtime import clocks as clock
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.grpc_channels import NODE_IS_OUT
 
 LEASE = 77
 
@@ -47,6 +48,7 @@ class FakeMesh(MeshServicer):
         self.streams = 0
         self.lease_seconds = 30
         self.time_ms = 0  # 0: it does not send its time
+        self.out = ""  # says so to each node that registers, and refuses it as one that is out
         self.silent = False  # accepts a stream and does not answer
         self.hang_ups = 0  # number of streams that end as soon as they have registered
         self.ended: asyncio.Event = asyncio.Event()
@@ -88,10 +90,14 @@ class FakeMesh(MeshServicer):
         hangs_up = self.streams <= self.hang_ups
         reading = asyncio.ensure_future(self._read(requests, outbox))
         try:
+            if self.out:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, self.out, (NODE_IS_OUT,))
             while self.silent:
                 await asyncio.Event().wait()
             while (message := await outbox.get()) is not None:
                 yield message
+                if self.out:
+                    await context.abort(grpc.StatusCode.PERMISSION_DENIED, self.out, (NODE_IS_OUT,))
                 if hangs_up:
                     return
         finally:
@@ -147,6 +153,10 @@ class FakeEvents:
     def __init__(self) -> None:
         self.messages: list[RegistryMessage] = []
         self.away: list[bool] = []
+        self.removals: list[str] = []
+
+    def removed(self, reason: str) -> None:
+        self.removals.append(reason)
 
     def received(self, message: RegistryMessage) -> None:
         self.messages.append(message)
