@@ -4,7 +4,7 @@ No tunnel's label, token, tenant or visitor's address is ever a metric's label. 
 every metric.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from portway_carrier.contract import Counters
@@ -41,6 +41,8 @@ class NodeCounts:
     raw_ports_held: int
     raw_ports_resting: int
     registry_connected: bool
+    certificate_ends: Mapping[str, float]  # Unix times, by zone and `node`
+    lacking_regions: Collection[str]  # that there is no certificate for
     connections: int  # accepted at the public port since the start
     accept_pauses: int
     rejected: Mapping[str, int]  # connections, by reason
@@ -70,6 +72,14 @@ class _Node(Collector):
         }
         for name, (description, value) in gauges.items():
             yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
+        ends = _gauge("certificate_end_timestamp_seconds", "Unix time at which a certificate ends", "certificate")
+        for name, end in counts.certificate_ends.items():
+            ends.add_metric((name,), end)
+        yield ends
+        lacking = _gauge("region_certificate_missing", "1 for each region without a certificate here", "region")
+        for region in counts.lacking_regions:
+            lacking.add_metric((region,), 1)
+        yield lacking
         totals = {
             "connections": ("connections accepted at the public port and the plain HTTP port", counts.connections),
             "accept_pauses": ("pauses of accepting, for want of descriptors", counts.accept_pauses),

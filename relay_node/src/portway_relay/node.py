@@ -157,6 +157,7 @@ class Node:
             self._raw.reservation.start()
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
             self._tasks.spawn(self._base.certificates.watch(), name="watch certificates")
+            self._tasks.spawn(self._base.expiry.watch(), name="watch the ends of certificates")
             self._tasks.spawn(self._serving.sessions.keep_ending_unrenewed(), name="end unrenewed sessions")
             if self._renewal is not None:
                 self._renewal.start()
@@ -187,7 +188,9 @@ class Node:
             return "removed from the cluster"
         if self._lifecycle.stopping:
             return "stopping"
-        return "" if self._messages.ready.is_set() else "no registry was reached yet"
+        if not self._messages.ready.is_set():
+            return "no registry was reached yet"
+        return self._base.expiry.ended()
 
     def metrics(self) -> bytes:
         """The page that Prometheus scrapes."""

@@ -6,6 +6,7 @@ a node starts and stops (node.py).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
 
@@ -21,10 +22,12 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
+from portway_relay.expiry import Expiry
 from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
+from portway_relay.lacking_regions import LackingRegions
 from portway_relay.memory_limit import MIB, MemoryLimit
 from portway_relay.mesh.announcer import TunnelAnnouncer
 from portway_relay.mesh.inbound_lanes import InboundLanes
@@ -71,6 +74,7 @@ class Base:
     elapsed: Monotonic  # counts time asleep, too
     registry_clock: RegistryClock
     certificates: Certificates
+    expiry: Expiry
     carrier: Carrier
     address: NodeAddress
     rate: AddressRate  # of connections, at the public port, the plain HTTP port and raw ports together
@@ -86,6 +90,7 @@ class Routing:
     questions: LabelQuestions
     tunnels: HeldTunnels
     peers: Peers
+    lacking: LackingRegions
     checks: StatementChecks
     routes: Routes
     verification: Verification
@@ -133,14 +138,22 @@ def build_base(
     """Make the carrier, and read the certificates. Raises CertificateError."""
     limits = config.limits
     carrier = make_carrier(Limits(handshake=limits.greeting_time))
+    certificates, registry_clock = Certificates(config, carrier.prepare), RegistryClock(wall_clock, elapsed)
+    expiry = Expiry(
+        certificates.current,
+        config.zone,
+        renewed=config.state_dir is not None,
+        now=lambda: datetime.fromtimestamp(registry_clock.now_ms() / 1000, UTC),
+    )
     return Base(
         config,
         on_failure,
         clock,
         wall_clock,
         elapsed,
-        RegistryClock(wall_clock, elapsed),
-        Certificates(config, carrier.prepare),
+        registry_clock,
+        certificates,
+        expiry,
         carrier,
         NodeAddress(config),
         AddressRate(limits.connections_per_second, limits.connection_burst, clock),
@@ -167,7 +180,10 @@ def build_routing(base: Base) -> Routing:
 
     certificates = base.certificates
     peers = Peers(config.name, config.region, base.carrier, certificates.current, held, on_failure=base.on_failure)
+    lacking = LackingRegions(config.domain, certificates.current, lambda: peers.regions)
+    peers.subscribe(lacking.look)
     certificates.subscribe(peers.certificates_changed)
+    certificates.subscribe(lacking.look)
     checks = StatementChecks(limits.signature_checks_per_second, limits.signature_check_burst, base.clock)
     routes = Routes(config.name, peers.pool_of, tunnels.claim, base.elapsed, base.registry_clock)
     verification = Verification(routes, checks, on_failure=base.on_failure)
@@ -193,7 +209,19 @@ def build_routing(base: Base) -> Routing:
         limits.max_memory_mib * MIB, limits.max_buffered_mib_per_token * MIB, visits.all, base.carrier.drop_closing
     )
     return Routing(
-        outbox, calls, questions, tunnels, peers, checks, routes, verification, lookup, visits, memory, home.describe
+        outbox,
+        calls,
+        questions,
+        tunnels,
+        peers,
+        lacking,
+        checks,
+        routes,
+        verification,
+        lookup,
+        visits,
+        memory,
+        home.describe,
     )
 
 
@@ -320,6 +348,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         rate=base.rate,
         handshakes=base.handshakes,
         is_memory_scarce=lambda: routing.memory.scarce,
+        lacking=lambda: routing.lacking.zones,
         clock=base.clock,
         on_failure=base.on_failure,
     )

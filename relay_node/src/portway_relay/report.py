@@ -56,6 +56,8 @@ class Report:
             raw_ports_held=account.held,
             raw_ports_resting=account.resting,
             registry_connected=routing.calls.connected,
+            certificate_ends={name: end.timestamp() for name, end in self._base.expiry.ends().items()},
+            lacking_regions=routing.lacking.regions,
             connections=public_port.accepted + http_port.accepted,
             accept_pauses=public_port.pauses + http_port.pauses,
             rejected=self._rejected(),

@@ -1,12 +1,14 @@
 """Two nodes in two regions: which one a client comes to, and what the names say."""
 
 import dataclasses
+import ssl
 from collections.abc import Callable
 
 import portway
 import pytest
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
+from portway_testkit.visitors.mesh_visitors import get
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import is_consistent, serves
 from portway_testkit.waiting import eventually
@@ -80,3 +82,29 @@ def test_without_a_tunnel_a_client_goes_where_there_is_a_node(
             assert serves(tunnel, cluster.ca)
     finally:
         home.start()
+
+
+def test_a_node_says_which_region_it_has_no_certificate_for(
+    start_cluster: Callable[..., Cluster], as_client: AsClient, origin: HttpOrigin, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As soon as it knows the regions; visitors of its names are refused there and served elsewhere."""
+    cluster = start_cluster(NodePlan("fra-1", "fra"), NodePlan("par-1", "par"))
+    fra = cluster.nodes["fra-1"]
+    fra.stop()
+    fra.config = dataclasses.replace(fra.config, tls_cert=fra.config.tls_cert[:1], tls_key=fra.config.tls_key[:1])
+    fra.start()
+    eventually(lambda: fra.metrics().get('region_certificate_missing{region="par"}') == 1)
+    lines = [record.__dict__["region"] for record in caplog.records if "no certificate" in record.message]
+    assert lines == ["par"]
+    as_client(cluster.environment())
+    with portway.forward(origin.port, region="par") as tunnel:
+        assert serves(tunnel, cluster.ca)
+        with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized"):
+            get(fra, tunnel, cluster.ca)
+    assert fra.metrics()['turned_away_total{reason="no_certificate"}'] == 1
+    others = cluster.nodes["par-1"].metrics()
+    names = ("node", "fra.localhost", "par.localhost")
+    assert not [name for name in others if name.startswith("region_certificate_missing")]
+    assert {name for name in others if name.startswith("certificate_end_")} == {
+        f'certificate_end_timestamp_seconds{{certificate="{one}"}}' for one in names
+    }

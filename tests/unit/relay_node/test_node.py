@@ -164,6 +164,18 @@ async def test_a_removed_node_is_not_ready_and_asks_to_be_stopped(
     assert node.not_ready() == "removed from the cluster"
 
 
+async def test_a_node_whose_certificate_has_ended_is_not_ready(make_node: MakeNode) -> None:
+    """By the registry's clock, since others judge by theirs; its own region's counts as much as its own."""
+    node = make_node()
+    node._messages.ready.set()
+    assert node.not_ready() == ""
+    ends = node._base.expiry.ends()
+    assert set(ends) == {"node", "fra.example.com"}
+    node._base.registry_clock.set(int(max(ends.values()).timestamp() * 1000) + 1000)
+    assert node.not_ready() == "this node's certificate has ended"
+    assert 'certificate_end_timestamp_seconds{certificate="fra.example.com"}' in node.metrics().decode()
+
+
 async def test_parts_are_closed_in_order(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection is taken, sessions end, the registry forgets the node, the other nodes leave; health is last."""
     closed: list[str] = []

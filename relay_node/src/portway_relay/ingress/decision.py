@@ -72,19 +72,24 @@ class PlainHttp:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """End the connection with this alert."""
+    """End the connection with this alert. `lacking`: the zone of the name, when this node should have a certificate for
+    it and has none."""
 
     alert: Alert
+    lacking: str = ""
 
 
 Decision = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
 
 
-def decide(hello: Parsed | Request | Invalid, *, zones: Container[str], server_name: str) -> Decision:
+def decide(
+    hello: Parsed | Request | Invalid, *, zones: Container[str], server_name: str, lacking: Container[str] = ()
+) -> Decision:
     """What a connection is for, from what it begins with.
 
     zones: the `<region>.<domain>` that this node has certificates for.
     server_name: this node's name as the SNI of lanes.
+    lacking: the `<region>.<domain>` of the cluster that it has no certificate for.
     """
     if isinstance(hello, Request):
         return PlainHttp(hello)
@@ -103,7 +108,7 @@ def decide(hello: Parsed | Request | Invalid, *, zones: Container[str], server_n
         return PeerLane(group) if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
     label, _, zone = name.partition(".")
     if not is_label(label) or zone not in zones:
-        return Refuse(Alert.UNRECOGNIZED_NAME)
+        return Refuse(Alert.UNRECOGNIZED_NAME, zone if zone in lacking else "")
     return Visitor(label, zone, hello.alpn, group)
 
 

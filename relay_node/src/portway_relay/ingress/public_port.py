@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVarTuple
@@ -21,6 +21,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener
 from portway_runtime.rates import AddressRate
+from portway_runtime.repeated import Repeated
 from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
 from portway_runtime.tls_choices import Group
@@ -98,11 +99,12 @@ class PublicPort:
         rate: AddressRate,
         handshakes: PrefixShares,
         is_memory_scarce: Callable[[], bool],
+        lacking: Callable[[], Container[str]],
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete.
-        While memory is scarce no visitor is taken."""
+        While memory is scarce no visitor is taken. `lacking` gives the zones of the cluster without a certificate."""
         self._config = config
         self.address = address
         self._carrier = carrier
@@ -113,6 +115,8 @@ class PublicPort:
         self._rate = rate
         self._handshakes = handshakes
         self._is_memory_scarce = is_memory_scarce
+        self._lacking = lacking
+        self._uncertified = Repeated(clock)
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
@@ -194,8 +198,8 @@ class PublicPort:
         visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once,
         and in each queue prefixes of addresses take turns.
         """
-        config = self._config
-        decision = decide(hello, zones=self._certificates().zones.keys(), server_name=config.server_name)
+        zones, server_name = self._certificates().zones.keys(), self._config.server_name
+        decision = decide(hello, zones=zones, server_name=server_name, lacking=self._lacking())
         turns = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors
         if self._next_turn is None:
             self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
@@ -228,6 +232,11 @@ class PublicPort:
             self._hand_over(self._handlers.peer_lane, sock, peer, decision.group)
         elif isinstance(decision, PlainHttp):
             self._handlers.plain_visitor(sock, peer, decision.request)
+        elif decision.lacking:
+            if times := self._uncertified.seen(decision.lacking):
+                about = {"names": f"*.{decision.lacking}", "times": times}
+                logger.warning("visitors of a region are refused: there is no certificate for its names", extra=about)
+            self._refuse(sock, decision.alert, "no_certificate")
         else:
             self._refuse(sock, decision.alert)
 

@@ -125,12 +125,22 @@ class Peers:
         self._certificates = certificates
         self._held = held
         self._tasks = Tasks("mesh", on_failure)
+        self._updated: list[Callable[[], None]] = []
         self._peers: dict[str, Peer] = {}
         self._removed: frozenset[str] = frozenset()
         self._issued_since: dict[str, int] = {}  # by node: certificates that were issued before this time are refused
 
     def __len__(self) -> int:
         return len(self._peers)
+
+    @property
+    def regions(self) -> set[str]:
+        """The regions of all nodes, this one's among them."""
+        return {self._region, *(peer.info.region for peer in self._peers.values())}
+
+    def subscribe(self, updated: Callable[[], None]) -> None:
+        """Call `updated` after each list of a registry."""
+        self._updated.append(updated)
 
     # One node.
 
@@ -187,6 +197,8 @@ class Peers:
                 peer.retire()
         for node in listed.values():
             self.learn(node)
+        for updated in self._updated:
+            updated()
         return refused_before != (self._removed, self._issued_since)
 
     def learn(self, node: NodeInfo) -> Peer | None:

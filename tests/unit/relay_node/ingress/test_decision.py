@@ -200,3 +200,14 @@ def test_garbage_gets_an_alert() -> None:
 def test_alerts_are_fatal_records(alert: Alert) -> None:
     """An alert is a record on its own: type 21, TLS 1.2's number, two bytes, fatal, its number (RFC 8446 §6)."""
     assert alert.record == bytes([21, 3, 3, 0, 2, 2, alert.value])
+
+
+@pytest.mark.parametrize(("label", "lacking"), [(LABEL, "iad.example.com"), ("no-label", "iad.example.com")])
+def test_a_region_without_a_certificate_is_told_apart_for_operators_alone(label: str, lacking: str) -> None:
+    """The visitor gets the alert of every unknown name, whether the label has the form of one or not."""
+    hello = Parsed(f"{label}.{lacking}", (), (29,), ())
+    answer: Route = decide(hello, zones={ZONE}, server_name=SERVER_NAME, lacking={lacking})
+    assert answer == Refuse(Alert.UNRECOGNIZED_NAME, lacking)
+    assert answer.alert.record == UNKNOWN.alert.record
+    other: Route = decide(hello, zones={ZONE}, server_name=SERVER_NAME, lacking={"lhr.example.com"})
+    assert other == UNKNOWN

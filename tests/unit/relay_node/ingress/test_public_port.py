@@ -134,3 +134,19 @@ async def test_garbage_is_refused(open_front: FrontMaker, garbage: bytes) -> Non
     front = open_front()
     assert await answer(front, garbage) == Alert.DECODE_ERROR.record
     assert front.rejected == {"decode_error": 1}
+
+
+async def test_a_region_without_a_certificate_is_refused_loudly(
+    open_front: FrontMaker, around: Around, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counted under a reason of its own, and logged once a minute with the number of visitors; these learn nothing."""
+    front = open_front()
+    around.lacking = frozenset({"lhr.example.com"})
+    hello = real_hello(f"{LABEL}.lhr.example.com")
+    for _ in range(3):
+        assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    clock.now += 60
+    assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    assert front.rejected == {"no_certificate": 4}
+    told = [record.__dict__ for record in caplog.records if "no certificate" in record.message]
+    assert [(one["names"], one["times"]) for one in told] == [("*.lhr.example.com", 1), ("*.lhr.example.com", 3)]

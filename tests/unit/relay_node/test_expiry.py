@@ -1,0 +1,149 @@
+"""When certificates end: which warnings are due, and which end makes a node useless."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from portway_relay.expiry import NODE, Expiry, mark_of
+from portway_runtime.identities import BACKDATE
+from portway_testkit.links.carrier_link import until
+
+ZONE, OTHER = "fra.example.com", "ams.example.com"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
+
+
+def lasting(life: timedelta, begin: datetime = START) -> Any:
+    """A certificate, as far as its dates."""
+    return SimpleNamespace(not_valid_before_utc=begin, not_valid_after_utc=begin + life)
+
+
+class Node:
+    """Certificates and a clock that can be set."""
+
+    def __init__(self, *, renewed: bool = False) -> None:
+        self.now = START
+        self.node = SimpleNamespace(certificate=lasting(365 * DAY))
+        self.zones = {zone: SimpleNamespace(certificate=lasting(365 * DAY)) for zone in (ZONE, OTHER)}
+        certificates: Any = self
+        self.expiry = Expiry(lambda: certificates, ZONE, renewed=renewed, now=lambda: self.now)
+
+    def pass_until(self, end: datetime, step: timedelta) -> None:
+        """Look each `step`."""
+        while self.now < end:
+            self.now += step
+            self.expiry.look()
+
+
+def told(caplog: pytest.LogCaptureFixture, name: str) -> list[int]:
+    """The hours left in each line about a certificate."""
+    records = [record.__dict__ for record in caplog.records]
+    return [one["hours_left"] for one in records if one.get("certificate") == name]
+
+
+def test_warnings_come_at_30_7_and_1_days_and_each_hour_of_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    """One line each, however often it is looked; an error each hour after the end."""
+    node = Node()
+    node.zones[ZONE].certificate = lasting(90 * DAY)
+    node.pass_until(START + 90 * DAY + 2 * HOUR, 10 * MINUTE)
+    assert told(caplog, ZONE) == [30 * 24, 7 * 24, *range(24, -3, -1)]
+    levels = [record.levelno for record in caplog.records if record.__dict__["certificate"] == ZONE]
+    assert levels == [logging.WARNING] * 26 + [logging.ERROR] * 3
+    assert told(caplog, OTHER) == told(caplog, NODE) == []
+
+
+def test_what_is_past_a_mark_at_the_start_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, until the next mark; a new certificate ends it."""
+    node = Node()
+    node.now = START + 360 * DAY
+    node.expiry.look()
+    node.expiry.look()
+    assert told(caplog, ZONE) == [5 * 24]
+    assert "put a new one in its place" in caplog.text
+    node.zones[ZONE].certificate = lasting(90 * DAY, node.now)
+    caplog.clear()
+    node.pass_until(START + 364 * DAY, HOUR)
+    assert told(caplog, ZONE) == []
+    assert told(caplog, OTHER) == [24]
+
+
+@pytest.mark.parametrize(
+    ("life", "left", "mark"),
+    [
+        pytest.param(90 * DAY, 31 * DAY, None, id="tools replace it now"),
+        pytest.param(90 * DAY, 29 * DAY, 30 * DAY, id="90 days"),
+        pytest.param(47 * DAY, 20 * DAY, None, id="30 days are most of 47"),
+        pytest.param(47 * DAY, 6 * DAY, 7 * DAY, id="47 days"),
+        pytest.param(6 * DAY, 5 * DAY, None, id="all its life is within a week"),
+        pytest.param(6 * DAY, 23 * HOUR, 23 * HOUR, id="6 days"),
+        pytest.param(2 * HOUR, 90 * MINUTE, None, id="2 hours, new"),
+        pytest.param(2 * HOUR, 59 * MINUTE, HOUR, id="2 hours, old"),
+        pytest.param(2 * HOUR, 0 * HOUR, 0 * HOUR, id="it has ended"),
+        pytest.param(2 * HOUR, -90 * MINUTE, -2 * HOUR, id="long ago"),
+    ],
+)
+def test_a_mark_is_not_most_of_its_life(life: timedelta, left: timedelta, mark: timedelta | None) -> None:
+    """Otherwise a certificate would be warned of from its first day."""
+    assert mark_of(lasting(life), START + life - left, renewed=False) == mark
+
+
+@pytest.mark.parametrize(
+    ("left", "mark"),
+    [
+        pytest.param(24 * HOUR, None, id="renewal is due"),
+        pytest.param(13 * HOUR, None, id="it is tried"),
+        pytest.param(12 * HOUR, 12 * HOUR, id="overdue"),
+        pytest.param(5 * HOUR + MINUTE, 6 * HOUR, id="each hour"),
+        pytest.param(-MINUTE, -HOUR, id="ended"),
+    ],
+)
+def test_a_certificate_that_is_renewed_by_itself_is_overdue_at_a_quarter(left: timedelta, mark: timedelta) -> None:
+    """It is renewed at half of its 48 hours, which is no reason for a warning."""
+    certificate = lasting(48 * HOUR + BACKDATE)
+    assert mark_of(certificate, certificate.not_valid_after_utc - left, renewed=True) == mark
+
+
+def test_while_renewal_works_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Through many certificates, each replaced an hour after the half; then renewal fails."""
+    node = Node(renewed=True)
+    for _ in range(5):
+        node.node.certificate = lasting(48 * HOUR + BACKDATE, node.now - BACKDATE)
+        node.pass_until(node.now + 25 * HOUR, 10 * MINUTE)
+    assert told(caplog, NODE) == []
+    node.pass_until(node.now + 20 * HOUR, 10 * MINUTE)
+    assert told(caplog, NODE) == list(range(12, 2, -1))
+    assert "should have been renewed" in caplog.text
+
+
+def test_which_end_makes_the_node_useless() -> None:
+    """Its own certificate's and its own region's; another region is served by its own nodes."""
+    node = Node()
+    node.zones[OTHER].certificate = lasting(DAY)
+    node.now = START + DAY
+    assert node.expiry.ended() == ""
+    node.zones[ZONE].certificate = lasting(DAY)
+    assert node.expiry.ended() == f"the certificate of *.{ZONE} has ended"
+    node.node.certificate = lasting(DAY)
+    assert node.expiry.ended() == "this node's certificate has ended"
+    node.now -= timedelta(seconds=1)
+    assert node.expiry.ended() == ""
+
+
+def test_the_ends_are_named_by_zone() -> None:
+    """And by `node`, which is no zone."""
+    ends = Node().expiry.ends()
+    assert ends == dict.fromkeys((NODE, ZONE, OTHER), START + 365 * DAY)
+
+
+async def test_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """At once, and again and again."""
+    monkeypatch.setattr("portway_relay.expiry._LOOK_INTERVAL", 0.0)
+    node = Node()
+    watching = asyncio.ensure_future(node.expiry.watch())
+    await asyncio.sleep(0)
+    node.now = START + 364 * DAY
+    await until(lambda: bool(told(caplog, ZONE)))
+    watching.cancel()
