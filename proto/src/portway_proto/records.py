@@ -38,6 +38,7 @@ MAX_GRANT: Final = 8192
 # Bytes of a presence: its list of claims, and 170 of the rest with the longest name.
 MAX_PRESENCE: Final = 170 + CLAIM_ID_SIZE * MAX_CLAIMS
 MAX_REACH_FAILURE: Final = 300  # bytes
+_LAST_END: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC (RFC 5280 §4.1.2.5)
 _SHOWN: Final = 40  # characters of a value in an error
 
 
@@ -70,7 +71,14 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         started_at_ms=sent.started_at_ms,
         reach=sent.reach if sent.reach in Reach.values() else Reach.REACH_UNSPECIFIED,
         reach_failure=cut_printable(sent.reach_failure, MAX_REACH_FAILURE),
+        certificate_end_s=certificate_end(sent.certificate_end_s),
+        lacking_regions=sent.lacking_regions,
     )
+
+
+def certificate_end(sent: int) -> int:
+    """The time in seconds at which a certificate ends, 0 for a time that no certificate can have."""
+    return sent if 0 <= sent <= _LAST_END else 0
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:

@@ -44,6 +44,16 @@ class Expiry:
         """When each certificate ends, by zone, and by NODE for the node's own."""
         return {name: certificate.not_valid_after_utc for name, certificate in self._all()}
 
+    def first_end(self) -> datetime:
+        """When the first certificate ends that somebody has to replace: one that the node renews by itself counts when
+        that is overdue."""
+        now = self._now()
+        return min(
+            certificate.not_valid_after_utc
+            for name, certificate in self._all()
+            if not (self._renewed and name == NODE and mark_of(certificate, now, renewed=True) is None)
+        )
+
     def ended(self) -> str:
         """Why nobody can use this node, whose certificates have ended; empty when they have not. The names of another
         region are served by its own nodes, so that its certificate does not count."""

@@ -40,6 +40,8 @@ class Report:
             tunnels=len(self._routing.tunnels),
             visits=self._routing.visits.running,
             max_sessions=config.limits.max_sessions,
+            certificate_end_s=int(self._base.expiry.first_end().timestamp()),
+            lacking_regions=len(self._routing.lacking.zones),
         )
 
     def counts(self) -> NodeCounts:

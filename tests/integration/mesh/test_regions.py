@@ -2,6 +2,7 @@
 
 import dataclasses
 import ssl
+import time
 from collections.abc import Callable
 
 import portway
@@ -102,6 +103,8 @@ def test_a_node_says_which_region_it_has_no_certificate_for(
         with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized"):
             get(fra, tunnel, cluster.ca)
     assert fra.metrics()['turned_away_total{reason="no_certificate"}'] == 1
+    eventually(lambda: [node.lacking_regions for node in cluster.admin.nodes()] == [1, 0])
+    assert min(node.certificate_end_s for node in cluster.admin.nodes()) > time.time()
     others = cluster.nodes["par-1"].metrics()
     names = ("node", "fra.localhost", "par.localhost")
     assert not [name for name in others if name.startswith("region_certificate_missing")]

@@ -24,6 +24,8 @@ NODE = NodeInfo(
     started_at_ms=5,
     reach=Reach.REACH_FAILED,
     reach_failure="from node lon-1: no answer",
+    certificate_end_s=1_800_000_000,
+    lacking_regions=6,
 )
 TUNNEL = TunnelInfo(
     label="a" * 16,
@@ -53,6 +55,14 @@ def test_every_field_of_a_node_is_copied() -> None:
     """A field that is added to the message has to be added here, with its form."""
     assert {field.name for field, _ in NODE.ListFields()} == {field.name for field in NodeInfo.DESCRIPTOR.fields}
     assert node_record(NODE) == NODE
+
+
+@pytest.mark.parametrize("end", [-1, 253_402_300_800, 2**63 - 1])
+def test_an_end_that_no_certificate_has_is_none(end: int) -> None:
+    """It is shown as a date, of which there are so many."""
+    assert node_record(changed(NODE, certificate_end_s=end)).certificate_end_s == 0  # type: ignore[arg-type]
+    last = node_record(changed(NODE, certificate_end_s=253_402_300_799))  # type: ignore[arg-type]
+    assert last.certificate_end_s == 253_402_300_799
 
 
 def test_every_field_of_a_tunnel_is_copied() -> None:
@@ -140,6 +150,8 @@ def test_the_largest_records_are_as_large_as_is_said() -> None:
             visits=2**32 - 1,
             max_sessions=2**32 - 1,
             started_at_ms=-1,
+            certificate_end_s=253_402_300_799,
+            lacking_regions=2**32 - 1,
             reach_failure="é" * 1_000,
         )
     )

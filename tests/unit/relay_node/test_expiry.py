@@ -138,6 +138,17 @@ def test_the_ends_are_named_by_zone() -> None:
     assert ends == dict.fromkeys((NODE, ZONE, OTHER), START + 365 * DAY)
 
 
+def test_the_first_end_is_one_that_somebody_has_to_replace() -> None:
+    """What the node renews by itself counts when that is overdue."""
+    node = Node(renewed=True)
+    node.node.certificate = lasting(48 * HOUR + BACKDATE)
+    node.zones[OTHER].certificate = lasting(90 * DAY)
+    assert node.expiry.first_end() == START + 90 * DAY
+    node.now = node.node.certificate.not_valid_after_utc - 12 * HOUR
+    assert node.expiry.first_end() == node.node.certificate.not_valid_after_utc
+    assert Node().expiry.first_end() == START + 365 * DAY
+
+
 async def test_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """At once, and again and again."""
     monkeypatch.setattr("portway_relay.expiry._LOOK_INTERVAL", 0.0)

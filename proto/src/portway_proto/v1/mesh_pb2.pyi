@@ -135,10 +135,15 @@ class KeepAlive(_message.Message):
     TUNNELS_FIELD_NUMBER: _builtins.int
     VISITS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_END_S_FIELD_NUMBER: _builtins.int
+    LACKING_REGIONS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     tunnels: _builtins.int
     visits: _builtins.int
     state: _types_pb2.NodeState.ValueType
+    certificate_end_s: _builtins.int
+    """As in NodeInfo."""
+    lacking_regions: _builtins.int
     def __init__(
         self,
         *,
@@ -146,10 +151,12 @@ class KeepAlive(_message.Message):
         tunnels: _builtins.int = ...,
         visits: _builtins.int = ...,
         state: _types_pb2.NodeState.ValueType = ...,
+        certificate_end_s: _builtins.int = ...,
+        lacking_regions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions", "state", b"state", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

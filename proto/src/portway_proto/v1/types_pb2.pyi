@@ -107,6 +107,8 @@ class NodeInfo(_message.Message):
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     REACH_FIELD_NUMBER: _builtins.int
     REACH_FAILURE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_END_S_FIELD_NUMBER: _builtins.int
+    LACKING_REGIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster: lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -135,6 +137,12 @@ class NodeInfo(_message.Message):
     """Set by the registry, whatever the node sends. Unspecified counts as reached: addresses are not checked."""
     reach_failure: _builtins.str
     """For people: why its address was not reached."""
+    certificate_end_s: _builtins.int
+    """When the first of its certificates ends that somebody has to replace, in seconds since the Unix epoch; 0 when that
+    is not known. One that the node renews by itself counts when that is overdue.
+    """
+    lacking_regions: _builtins.int
+    """How many regions of the cluster it has no certificate for, so that it refuses visitors of their names."""
     def __init__(
         self,
         *,
@@ -155,10 +163,12 @@ class NodeInfo(_message.Message):
         started_at_ms: _builtins.int = ...,
         reach: Global___Reach.ValueType = ...,
         reach_failure: _builtins.str = ...,
+        certificate_end_s: _builtins.int = ...,
+        lacking_regions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "host", b"host", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "domain", b"domain", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

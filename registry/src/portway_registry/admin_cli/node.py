@@ -33,7 +33,11 @@ from portway_registry.admin_cli.connection import (
 from portway_registry.admin_cli.invitation import invitation_json
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
 
-_COLUMNS = ("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS", "VERSION", "SINCE", "REACHED")
+_COLUMNS = (
+    *("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS"),
+    *("VERSION", "SINCE", "ENDS", "REACHED"),
+)
+_DAY = len("2026-01-01")  # what the table shows of the end of a certificate
 _REACH = {
     REACH_UNSPECIFIED: "unchecked",
     REACH_TRYING: "trying",
@@ -52,7 +56,10 @@ def node() -> None:
 @json_option
 @pass_options
 def list_(options: GlobalOptions, region: str) -> None:
-    """List the nodes that are registered now."""
+    """List the nodes that are registered now.
+
+    ENDS is the day on which the first of a node's certificates ends that somebody has to replace.
+    """
     with options.calls() as calls:
         pages = calls.pages(calls.stub.ListNodes, ListNodesRequest(region=region))
         found = [one for page in pages for one in page.nodes]
@@ -72,6 +79,7 @@ def show(options: GlobalOptions, name: str) -> None:
         print_json(node_json(found))
         return
     located = f"{found.latitude:.2f}, {found.longitude:.2f}" if found.latitude or found.longitude else "unknown"
+    lacking = {"lacks": f"the certificates of {found.lacking_regions} regions: its log names them"}
     print_fields(
         {
             "name": found.name,
@@ -87,6 +95,8 @@ def show(options: GlobalOptions, name: str) -> None:
             "position": located,
             "version": found.version,
             "since": utc_time(found.started_at_ms),
+            "certificate ends": _end(found),
+            **(lacking if found.lacking_regions else {}),
         }
     )
 
@@ -229,6 +239,8 @@ def node_json(found: NodeInfo) -> dict[str, object]:
         "longitude": found.longitude,
         "version": found.version,
         "started_at_ms": found.started_at_ms,
+        "certificate_end_s": found.certificate_end_s or None,
+        "lacking_regions": found.lacking_regions,
     }
 
 
@@ -247,6 +259,11 @@ def reached(found: NodeInfo) -> str:
     return "not yet" if found.reach == REACH_TRYING else "yes"
 
 
+def _end(found: NodeInfo) -> str:
+    """When the first of its certificates ends that somebody has to replace."""
+    return utc_time(found.certificate_end_s * 1000)
+
+
 def _row(found: NodeInfo) -> list[str]:
     limit = f"/{found.max_sessions}" if found.max_sessions else ""
     return [
@@ -259,6 +276,7 @@ def _row(found: NodeInfo) -> list[str]:
         str(found.visits),
         found.version,
         utc_time(found.started_at_ms),
+        _end(found)[:_DAY],
         reached(found),
     ]
 

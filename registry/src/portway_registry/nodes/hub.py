@@ -332,10 +332,12 @@ def _order_message(record: OrderRecord | None) -> OrderMessage:
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:
-    """The record without what changes often and does not concern other nodes: counts and reach."""
+    """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates."""
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
     bare.ClearField("reach")
     bare.ClearField("reach_failure")
+    bare.ClearField("certificate_end_s")
+    bare.ClearField("lacking_regions")
     return bare

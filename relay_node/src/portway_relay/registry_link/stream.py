@@ -319,4 +319,11 @@ class RegistryStream:
 
     def _keep_alive(self) -> KeepAlive:
         node = self._node()
-        return KeepAlive(sessions=node.sessions, tunnels=node.tunnels, visits=node.visits, state=node.state)
+        return KeepAlive(
+            sessions=node.sessions,
+            tunnels=node.tunnels,
+            visits=node.visits,
+            state=node.state,
+            certificate_end_s=node.certificate_end_s,
+            lacking_regions=node.lacking_regions,
+        )

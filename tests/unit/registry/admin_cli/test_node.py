@@ -11,14 +11,15 @@ from portway_testkit.clusters.registry import StreamEnded
 def test_nodes_are_listed_for_people(stage: Stage) -> None:
     """A table with a line for each node, by name."""
     stage.node("lon-1", region="lon")
-    stage.node("fra-1", sessions=3, max_sessions=10)
+    stage.node("fra-1", sessions=3, max_sessions=10, certificate_end_s=1_800_000_000)
     lines = stage.say("node", "list").stdout.splitlines()
-    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE REACHED"
+    columns = "NAME REGION ADDRESS STATE SESSIONS TUNNELS VISITS VERSION SINCE ENDS REACHED"
     assert " ".join(lines[1].split()) == columns
     fra, lon = (line.split() for line in lines[3:5])
     assert fra[:8] == ["fra-1", "fra", "127.0.0.1:443", "ready", "3/10", "0", "0", "1.2.3"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", " ".join(fra[8:10]))
-    assert fra[10:] == ["yes"]
+    assert fra[10:] == ["2027-01-15", "yes"]
+    assert lon[10:] == ["-", "yes"]
     assert lon[:5] == ["lon-1", "lon", "127.0.0.1:443", "ready", "0"]
 
 
@@ -44,6 +45,8 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "latitude": 50.5,
         "longitude": 8.5,
         "version": "1.2.3",
+        "certificate_end_s": None,
+        "lacking_regions": 0,
     }
 
 
@@ -58,13 +61,17 @@ def test_a_region_is_kept_to(stage: Stage) -> None:
 
 def test_one_node_is_shown(stage: Stage) -> None:
     """Field by field for people, as one object for programs."""
-    stage.node("fra-1", host="2001:db8::1", max_sessions=7, latitude=50.1, longitude=8.68)
+    place = {"latitude": 50.1, "longitude": 8.68}
+    stage.node("fra-1", host="2001:db8::1", max_sessions=7, certificate_end_s=1_800_000_000, lacking_regions=2, **place)
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in stage.say("node", "show", "fra-1").stdout.splitlines())
     assert lines["address"] == "[2001:db8::1]:443"
     assert lines["serves"] == "*.fra.tunnels.example"
     assert lines["sessions"] == "0 of 7"
     assert lines["position"] == "50.10, 8.68"
-    assert stage.ask("node", "show", "fra-1")["max_sessions"] == 7
+    assert lines["certificate ends"] == "2027-01-15 08:00:00Z"
+    assert lines["lacks"] == "the certificates of 2 regions: its log names them"
+    shown = stage.ask("node", "show", "fra-1")
+    assert (shown["max_sessions"], shown["certificate_end_s"], shown["lacking_regions"]) == (7, 1_800_000_000, 2)
 
 
 def test_a_node_that_is_not_there_is_one(stage: Stage) -> None:

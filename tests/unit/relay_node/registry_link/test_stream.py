@@ -27,6 +27,7 @@ async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNod
     assert [batch.full for batch in mesh.batches] == [True]
     alive = mesh.keep_alives[0]
     assert (alive.sessions, alive.tunnels, alive.visits, alive.state) == (3, 2, 1, NODE_STATE_READY)
+    assert (alive.certificate_end_s, alive.lacking_regions) == (4, 5)
     assert end.calls.connected
     assert end.events.away == [False]
 

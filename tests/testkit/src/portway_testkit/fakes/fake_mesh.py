@@ -244,6 +244,7 @@ class NodeEnd:
         self.outbox = Outbox(HomeNode("relay-1", "fra", "fra.example.com").describe)
         self.calls = RegistryCalls()
         self.info = NodeInfo(name="relay-1", region="fra", state=NODE_STATE_READY, sessions=3, tunnels=2, visits=1)
+        self.info.certificate_end_s, self.info.lacking_regions = 4, 5
         self.live: list[Any] = []
         self.tokens: list[str] = []
         self.registry_clock = clock.RegistryClock()
