@@ -188,7 +188,7 @@ def drain(options: GlobalOptions, name: str) -> None:
 def remove(options: GlobalOptions, name: str) -> None:
     """Refuse a node until it is invited again.
 
-    Registries and all other nodes refuse it.
+    It sends its clients to other nodes and stops. Registries and all other nodes refuse it.
     """
     _order(options, name, NODE_ORDER_REMOVE, "is removed: registries and nodes refuse it")
 
