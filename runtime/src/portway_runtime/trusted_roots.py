@@ -6,7 +6,6 @@ that of OpenSSL: the file that SSL_CERT_FILE names, otherwise the system's bundl
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from portway_runtime.errors import CertificateError
@@ -34,25 +33,25 @@ def system_roots(bundles: Iterable[str] = _BUNDLES) -> bytes | None:
     environment = os.environ
     if environment.get(_OF_GRPC):
         return None
-    found = [_folder(Path(name)) for name in environment.get(_FOLDERS, "").split(os.pathsep) if name]
+    found = [_folder(name) for name in environment.get(_FOLDERS, "").split(os.pathsep) if name]
     if named := environment.get(_FILE):
-        found.append(_read(Path(named)))
+        found.append(_read(named))
     elif bundle := next(filter(None, map(_bundle, bundles)), b""):
         found.append(bundle)
     return b"\n".join(found) or None
 
 
-def _bundle(name: str) -> bytes:
+def _bundle(path: str) -> bytes:
     try:
-        content = Path(name).read_bytes()
+        content = _content(path)
     except OSError:
         return b""
     return content if _PEM in content else b""
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise CertificateError(f"cannot read {path}, which {_FILE} names: {error.strerror}") from error
     if _PEM not in content:
@@ -60,15 +59,21 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _folder(path: Path) -> bytes:
+def _folder(path: str) -> bytes:
     """The certificates of a folder, each in a file of its own or several in one; links are there twice, as openssl's
     `rehash` makes them."""
     try:
-        files = sorted({one.resolve() for one in path.iterdir() if one.is_file()})
-        contents = [one.read_bytes() for one in files]
+        with os.scandir(path) as entries:
+            files = sorted({os.path.realpath(one.path) for one in entries if one.is_file()})
+        contents = [_content(one) for one in files]
     except OSError as error:
         raise CertificateError(f"cannot read {path}, which {_FOLDERS} names: {error.strerror}") from error
     found = b"\n".join(content for content in contents if _PEM in content)
     if not found:
         raise CertificateError(f"{path}, which {_FOLDERS} names, holds no certificate (PEM)")
     return found
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:  # not a Path: clients have no other use for pathlib
+        return file.read()
