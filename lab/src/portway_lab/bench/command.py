@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from portway_runtime.descriptors import raise_limit
+
 from portway_lab.bench import contestants, idle_tunnels, measures, mesh, mesh_far, rehomed, report
 from portway_lab.bench.contestants import Contestant, find_program
 from portway_lab.bench.endpoint import Endpoint
@@ -146,9 +148,8 @@ def _parse() -> argparse.Namespace:
 
 def _raise_descriptors() -> int:
     """Raise the limit of descriptors as far as this user may; returns it. Children inherit it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    raise_limit()
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _start_cluster(processes: Processes, limits: tuple[str, ...] = _NO_LIMITS) -> Cluster:

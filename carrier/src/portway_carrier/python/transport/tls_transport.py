@@ -197,9 +197,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._connected.set_write_buffer_limits(high, low)
 
-    def can_write_eof(self) -> bool:
-        return self.half_closes
-
     def write_eof(self) -> None:
         """End this direction. Nothing may be written after it."""
         if not self.is_closing():
