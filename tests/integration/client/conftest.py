@@ -1,7 +1,10 @@
 """A fake node and a fake registry of one CA, the environment that leads to them, and an engine that is stopped."""
 
 import logging
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +53,34 @@ def environment(
         monkeypatch.setenv(name, value)
     yield values
     thread.stop_engine()
+
+
+StartProgram = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[StartProgram]:
+    """Starts a Python program of this text, with arguments, flags of the interpreter and further variables. It is
+    killed after the test."""
+    programs: list[subprocess.Popen[str]] = []
+
+    def start(text: str, *arguments: str, flags: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":
+        script = tmp_path / "program.py"
+        script.write_text(text)
+        program = subprocess.Popen(
+            [sys.executable, *flags, str(script), *arguments],
+            env=os.environ | environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        programs.append(program)
+        return program
+
+    yield start
+    for program in programs:
+        program.kill()
+        program.communicate()
 
 
 class Log(logging.Handler):

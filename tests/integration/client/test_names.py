@@ -4,7 +4,6 @@ that lose everything cost a moment. A full accept queue stands for a network tha
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -61,27 +60,14 @@ def server() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path, server: socket.socket) -> Iterator[Start]:
+def start(start_program: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, server: socket.socket) -> Start:
     """Starts a program with a tunnel to the server by each of these names; it ends once there is a file `done`."""
-    programs: list[subprocess.Popen[str]] = []
 
     def run(loop: str, *hosts: str, **variables: str) -> "subprocess.Popen[str]":
-        script = tmp_path / "program.py"
-        script.write_text(LOOPS[loop] + _PROGRAM)
-        program = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / "done"), str(server.getsockname()[1]), *hosts],
-            env=os.environ | environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        programs.append(program)
-        return program
+        port = str(server.getsockname()[1])
+        return start_program(LOOPS[loop] + _PROGRAM, str(tmp_path / "done"), port, *hosts, **variables)
 
-    yield run
-    for program in programs:
-        program.kill()
-        program.communicate()
+    return run
 
 
 def read_host(program: "subprocess.Popen[str]") -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,27 +74,13 @@ Start = Callable[[str], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+def start(start_program: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> Start:
     """Starts a Python program, which ends once there is a file `done`."""
-    programs: list[subprocess.Popen[str]] = []
 
     def run(text: str) -> "subprocess.Popen[str]":
-        script = tmp_path / "program.py"
-        script.write_text(text)
-        program = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(script), str(tmp_path / "done")],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        programs.append(program)
-        return program
+        return start_program(text, str(tmp_path / "done"), flags=("-W", "ignore"))
 
-    yield run
-    for program in programs:
-        program.kill()
-        program.communicate()
+    return run
 
 
 def asked(node: FakeNode, host: str, request: bytes, last: bytes) -> list[bytes]:
