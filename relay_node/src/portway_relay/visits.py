@@ -19,8 +19,8 @@ from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
-from portway_relay.net.http_pages import bad_gateway, gateway_timeout, unavailable
-from portway_relay.net.plain_http import looks_like_http, may_become_http
+from portway_relay.net.http_pages import bad_gateway, gateway_timeout, unavailable, without_body
+from portway_relay.net.plain_http import looks_like_http, may_become_http, wants_head_only
 from portway_relay.routing.lookup import Destination, DestinationFinder
 from portway_relay.routing.tunnel import Tunnel
 
@@ -196,7 +196,11 @@ class Visits:
         while len(first_bytes) >= least and may_become_http(first_bytes):
             left, least = deadline - loop.time(), len(first_bytes) + 1
             first_bytes = await stream.first_bytes(left, least)
-        self._carrier.finish(stream, page if looks_like_http(first_bytes) else b"")
+        if not looks_like_http(first_bytes):
+            page = b""
+        elif wants_head_only(first_bytes):
+            page = without_body(page)
+        self._carrier.finish(stream, page)
 
     def _begins(self, destination: Destination, visit: Visit) -> None:
         destination.visits.add(visit)

@@ -20,7 +20,7 @@ from portway_testkit.waiting import eventually
 FIRST_BYTES_TIME = 1.0
 LIMITS = NodeLimits(first_bytes_time=FIRST_BYTES_TIME, stop_grace=0.5)
 NODES = ("fra-1", "fra-2")
-METHODS = [b"GET", b"PROPFIND", b"REPORT", b"QUERY", b"PURGE"]
+METHODS = [b"GET", b"HEAD", b"PROPFIND", b"REPORT", b"QUERY", b"PURGE"]
 
 Dial = Callable[[str], socket.socket]  # to a node
 
@@ -73,6 +73,7 @@ def test_http_gets_a_page_and_nobody_else_a_byte(cluster: Cluster) -> None:
                         visitor.sendall(method + b" /x HTTP/1.1\r\nHost: a\r\n\r\n")
                         answer = receive(visitor)
                     assert answer.startswith(b"HTTP/1.1 502 Bad Gateway\r\n"), (name, node, method)
+                    assert answer.endswith(b"\r\n\r\n") is (method == b"HEAD"), (name, node, method)
                 with dial(node) as visitor:
                     visitor.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     for piece in (b"PRO", b"PFIND ", b"/", b" HTTP", b"/1.1\r\n"):

@@ -16,6 +16,7 @@ _NAME: Final = rb"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{
 _HOST: Final = re.compile(_NAME + rb"\.?(?::[0-9]{0,5})?")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _LONGEST_NAME: Final = 253
+_END_OF_FIELDS: Final = b"\r\n\r\n"
 
 NOT_LISTENING: Final = (
     "The program behind this address is not listening yet.\nIf it is yours: start it on the port that you forward."
@@ -54,7 +55,8 @@ def use_https(request: Request, port: int) -> bytes:
     name = _host_name(_split(request)[0])
     if name is not None:
         advice += f"\nTry {_origin(name, port)}/"
-    return _page("400 Bad Request", advice)
+    page = _page("400 Bad Request", advice)
+    return without_body(page) if request.head_only else page
 
 
 def bad_gateway() -> bytes:
@@ -70,6 +72,12 @@ def gateway_timeout() -> bytes:
 def unavailable() -> bytes:
     """The answer when the client has no lane for the visit."""
     return _page("503 Service Unavailable", NOT_CONNECTED, retry_after=1)
+
+
+def without_body(page: bytes) -> bytes:
+    """The page as it answers HEAD: its fields, Content-Length among them, are those for GET."""
+    head, blank, _ = page.partition(_END_OF_FIELDS)
+    return head + blank
 
 
 def _split(request: Request) -> tuple[bytes, bytes]:

@@ -23,20 +23,27 @@ _VERSION: Final = b"HTTP/1."
 _ONE_METHOD: Final = re.compile(_METHOD)
 _REQUEST: Final = re.compile(_METHOD + b" (" + _TARGET + b") " + re.escape(_VERSION))
 _HOST: Final = b"\nhost:"
+_HEAD: Final = b"HEAD "
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a request asks for: its target, and the value of its first Host field; empty without one. Both as they were
-    sent, but for blanks around the value and its upper case."""
+    sent, but for blanks around the value and its upper case. `head_only`: the answer has no body."""
 
     target: bytes
     host: bytes
+    head_only: bool = False
 
 
 def looks_like_http(data: bytes) -> bool:
     """Whether these first bytes begin an HTTP/1 request."""
     return _REQUEST.match(data) is not None
+
+
+def wants_head_only(data: bytes) -> bool:
+    """Whether these first bytes of a request ask for an answer without a body (RFC 9110 §9.3.2)."""
+    return data.startswith(_HEAD)
 
 
 def may_become_http(data: bytes) -> bool:
@@ -64,13 +71,14 @@ def read_request(data: bytes) -> Request | int | None:
     begun = _REQUEST.match(data) if _VERSION in data else None
     if begun is None:
         return len(data) + 1 if may_become_http(data) else None
+    target, head_only = begun[1], wants_head_only(data)
     fields = data[begun.end() : MAX_HEAD].lower()
     at = fields.find(_HOST)
     over = [end for end in (fields.find(b"\n\r\n"), fields.find(b"\n\n")) if end >= 0]
     if at >= 0 and all(at < end for end in over):
         end = fields.find(b"\n", at + 1)
         if end >= 0:
-            return Request(begun[1], fields[at + len(_HOST) : end].strip(b" \t\r"))
+            return Request(target, fields[at + len(_HOST) : end].strip(b" \t\r"), head_only)
     elif over:
-        return Request(begun[1], b"")
-    return len(data) + 1 if len(data) < MAX_HEAD else Request(begun[1], b"")
+        return Request(target, b"", head_only)
+    return len(data) + 1 if len(data) < MAX_HEAD else Request(target, b"", head_only)

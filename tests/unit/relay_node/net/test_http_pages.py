@@ -8,6 +8,7 @@ from portway_relay.net.http_pages import (
     secure_location,
     unavailable,
     use_https,
+    without_body,
 )
 from portway_relay.net.plain_http import MAX_TARGET, Request, read_request
 
@@ -184,3 +185,18 @@ def test_the_page_for_a_client_that_does_not_answer() -> None:
     status, headers, _ = fields(gateway_timeout())
     assert status == "HTTP/1.1 504 Gateway Timeout"
     assert "Retry-After" not in headers
+
+
+@pytest.mark.parametrize("page", [bad_gateway(), unavailable(), gateway_timeout()])
+def test_head_is_answered_with_the_fields_of_get(page: bytes) -> None:
+    """The same to the last byte, and no body."""
+    head, _, body = page.partition(b"\r\n\r\n")
+    assert body
+    assert without_body(page) == head + b"\r\n\r\n"
+
+
+def test_head_gets_no_body_from_the_tls_port() -> None:
+    """A client that asks for the head alone would take a body for the next answer."""
+    read = read_request(b"HEAD * HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert isinstance(read, Request)
+    assert use_https(read, 443) == without_body(use_https(request("a", "*"), 443))
