@@ -7,11 +7,12 @@ are (netcheck.py). The engine is imported only when a registry is about to be as
 
 import argparse
 import math
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final, NoReturn
@@ -48,6 +49,7 @@ from portway.version import VERSION
 NETCHECK: Final = "netcheck"
 USAGE: Final = 2  # argparse's own
 OTHER_ERROR: Final = 1
+READER_GONE: Final = 141  # 128 + SIGPIPE, as shells have it for a program that the signal ends
 INTERRUPTED: Final = 130  # as shells have it; for `forward` a signal is the normal end, and the code is 0
 EXIT_CODES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (InvalidError, USAGE, "wrong usage: an argument that cannot be used"),
@@ -81,6 +83,10 @@ class _Ended(BaseException):
         self.code = code
 
 
+class _ReaderGone(BaseException):
+    """Whoever read standard output has closed it (`portway forward 8000 9000 | head -1`)."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Usage errors leave by SystemExit, as argparse has it."""
     open_standard_streams()
@@ -99,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _forward(options)
     except _Ended as ended:
         return INTERRUPTED if options.command == NETCHECK else ended.code
+    except _ReaderGone:
+        return READER_GONE
     except Error as error:
         print(f"portway: {one_line(error)}", file=sys.stderr)
         return exit_code(error)
@@ -208,14 +216,34 @@ def _documented_codes() -> list[tuple[int, str]]:
         (0, "a signal ended the command, and no tunnel had been refused or lost"),
         (OTHER_ERROR, "anything else failed"),
         *((code, text) for _, code, text in EXIT_CODES),
+        (READER_GONE, "standard output was closed by its reader before everything was printed"),
     ]
+
+
+def _print(text: str) -> None:
+    """Print to standard output at once. Raises _ReaderGone when nobody reads it, Error when it cannot be written."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _drop_output()
+        if isinstance(error, BrokenPipeError):
+            raise _ReaderGone from None
+        raise Error(f"standard output cannot be written: {error.strerror}") from None
+
+
+def _drop_output() -> None:
+    """What is left in the buffer must not be written when Python ends, which would fail again and print that."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _forward(options: argparse.Namespace) -> NoReturn:
     """Open the tunnels, print their addresses, and wait until one is lost.
 
     One that the quota does not allow beside the others ends no other: only the last one ends the command. Raises Error,
-    and _Ended once tunnels were open or refused: each refusal and each loss is printed when it happens.
+    _ReaderGone, and _Ended once tunnels were open or refused: each refusal and each loss is printed when it happens.
     """
     if len(options.targets) > 1 and resolve_key(options.key):
         named = KEY_VARIABLE if options.key is None else "--key"
@@ -250,7 +278,7 @@ def _forward(options: argparse.Namespace) -> NoReturn:
                         break
                 else:
                     opened += 1
-                    print(_as_json(one, tunnel) if options.json else _as_lines(tunnel), flush=True)
+                    _print(_as_json(one, tunnel) if options.json else _as_lines(tunnel))
             while len(lost) < opened and all(isinstance(loss.reason, QuotaError) for loss in lost):
                 progress.show_until(changed)
                 changed.clear()
@@ -277,7 +305,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
 
 
 def _netcheck(options: argparse.Namespace) -> None:
-    """Measure and print. Raises Error, _Ended."""
+    """Measure and print. Raises Error, _Ended, _ReaderGone."""
     silence_grpc()
     settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
     from portway.engine.engine_thread import running_engine
@@ -289,7 +317,7 @@ def _netcheck(options: argparse.Namespace) -> None:
     taking = running_engine().submit(lambda engine: take_survey(engine.carrier, registries, options.timeout))
     survey, measured = taking.result()
     picked = pick(measured)
-    print(as_json(survey, measured, picked) if options.json else as_table(survey, measured, picked), flush=True)
+    _print(as_json(survey, measured, picked) if options.json else as_table(survey, measured, picked))
     if picked is None:
         tried = [
             Attempt(one.node.node.name, str(one.node.node.address), one.problem) for one in measured if one.problem

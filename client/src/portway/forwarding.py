@@ -42,6 +42,7 @@ class Arguments:
     strategy: Any
     tunnel_lost: TunnelLost | None
     key: str | os.PathLike[str] | None
+    client: Any
 
     def checked(self) -> TunnelRequest:
         """The request that they and the environment make now. Raises InvalidError, ConfigError, AuthError."""
@@ -56,6 +57,10 @@ class Arguments:
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise InvalidError(f"the timeout is a number of seconds above 0, not {timeout!r}")
+        if self.client is not None:
+            raise InvalidError(
+                f"client is Modal's and is None here, not {self.client!r}: registry= and token= say whom to ask"
+            )
         settings = resolve(
             registry=self.registry, token=self.token, ca=self.ca, region=self.region, strategy=self.strategy
         )
@@ -188,6 +193,7 @@ class _Forward:
         strategy: str = LATENCY,
         tunnel_lost: TunnelLost | None = None,
         key: str | os.PathLike[str] | None = None,
+        client: None = None,
     ) -> Forwarding:
         """Put a local port on the Internet for as long as a with-block runs.
 
@@ -209,13 +215,26 @@ class _Forward:
         key: a file with the tunnel's key, made at the first use: the same URL from then on, wherever the file is. Keep
             it secret: whoever has the file has the URL. One program at a time uses it; the one that is started later
             takes the URL over. Used instead of PORTWAY_KEY; "" is a random URL.
+        client: None; a program written for Modal may pass it.
 
         Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError, RemoteError or
         TakenOverError.
         """
         return Forwarding(
             Arguments(
-                port, unencrypted, h2_enabled, host, timeout, registry, token, ca, region, strategy, tunnel_lost, key
+                port,
+                unencrypted,
+                h2_enabled,
+                host,
+                timeout,
+                registry,
+                token,
+                ca,
+                region,
+                strategy,
+                tunnel_lost,
+                key,
+                client,
             )
         )
 

@@ -90,6 +90,19 @@ def test_standard_descriptors_may_be_closed(
         process.communicate()
 
 
+def test_it_ends_quietly_when_nobody_reads_its_output(environment: dict[str, str], node: FakeNode, echo: Any) -> None:
+    """The code that shells have for SIGPIPE; its tunnels are closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as output:
+        command = [sys.executable, "-m", "portway", "forward", str(echo.port)]
+        done = subprocess.run(
+            command, env=os.environ | environment, stdout=output, stderr=subprocess.PIPE, timeout=20, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+    node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
+
+
 def test_several_targets_are_printed_in_order(command: Command, node: FakeNode) -> None:
     """One address each, followed by its TCP address; all over one session."""
     process = command("forward", "--unencrypted", "8000", "localhost:8000", "[::1]:8001")

@@ -1,7 +1,9 @@
 """portway.cli: targets, options, exit codes. What it does as a process is in tests/integration/client."""
 
 import argparse
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +77,7 @@ def test_help_and_readme_say_the_same_of_every_code(capsys: pytest.CaptureFixtur
     assert ended.value.code == 0
     _, _, shown = capsys.readouterr().out.partition("exit codes:\n")
     listed = [text.strip().split("  ", 1) for text in shown.splitlines()]
-    assert [int(code) for code, _ in listed] == list(range(8))
+    assert [int(code) for code, _ in listed] == [*range(8), 141]
     table = "".join(f"| {code} | {meaning} |\n" for code, meaning in listed)
     assert f"| exit code | meaning |\n|---|---|\n{table}\n" in README.read_text()
 
@@ -187,3 +189,39 @@ def test_what_the_quota_takes_is_said_once(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert main(["forward", "8001", "8002", "8003", "--key", ""]) == code
     assert capsys.readouterr().err.splitlines() == said
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`portway forward 8001 8002 | head -1`: the code of SIGPIPE, nothing on standard error, and nothing left in the
+    buffer that could fail when Python ends. The tunnels are closed."""
+    opened: list[int] = []
+
+    @contextmanager
+    def forward(port: int, **_: object) -> Iterator[Tunnel]:
+        opened.append(port)
+        yield Tunnel(f"a{port}.test", 443)
+        raise AssertionError("left without an error")
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(cli, "forward", forward)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with open(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["forward", "8001", "8002", "--key", ""]) == 141
+    assert opened == [8001]
+    assert capsys.readouterr().err == ""
+
+
+def test_output_that_cannot_be_written_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one line, with the reason; nothing is left in the buffer here either."""
+    monkeypatch.setattr(cli, "forward", Script({}))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with open("/dev/full", "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["forward", "8001", "--key", ""]) == 1
+    assert capsys.readouterr().err == "portway: standard output cannot be written: No space left on device\n"

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "strategy": "latency",
     "tunnel_lost": None,
     "key": "",
+    "client": None,
 }
 
 
@@ -91,6 +92,15 @@ def test_another_strategy_is_refused(strategy: Any) -> None:
     """With those that there are."""
     with pytest.raises(InvalidError, match=r"the strategy is one of 'latency', 'geoip', not "):
         checked(strategy=strategy)
+
+
+def test_modal_s_client_is_none() -> None:
+    """Programs written for Modal pass it; no other client could be used here."""
+    assert checked(client=None) == checked()
+    with pytest.raises(InvalidError, match=r"client is Modal's and is None here, not 'mine': registry= and token="):
+        checked(client="mine")
+    with pytest.raises(InvalidError, match="client is Modal's"):
+        forward(8000, client=object()).__enter__()  # type: ignore[arg-type]
 
 
 def test_nothing_is_checked_before_it_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
