@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from portway_runtime.endpoints import parse_endpoint
+from portway_runtime.pem_files import read_pem
 
 from portway.errors import AuthError, ConfigError, InvalidError
 
@@ -125,8 +126,7 @@ def _read_ca(path: str | os.PathLike[str]) -> bytes | None:
     if "\0" in os.fspath(path):
         raise InvalidError(f"no file can be named {os.fspath(path)!r}, as ca says")
     try:
-        with open(path, "rb") as file:
-            pem = file.read()
+        pem = read_pem(path)
     except OSError as error:
         raise ConfigError(
             f"the CA file {os.fspath(path)} cannot be read ({error.strerror}): check {CA_VARIABLE}"

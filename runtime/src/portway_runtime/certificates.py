@@ -19,6 +19,7 @@ from portway_runtime.descriptors import EXHAUSTED
 from portway_runtime.errors import CertificateError
 from portway_runtime.file_stamps import Stamps, stamps_of
 from portway_runtime.identities import UNREADABLE
+from portway_runtime.pem_files import read_pem
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class NamedFile:
     def read(self) -> bytes:
         """The content. Raises CertificateError when it cannot be read."""
         try:
-            return self.path.read_bytes()
+            return read_pem(self.path)
         except OSError as error:
             exhausted = error.errno in EXHAUSTED
             raise CertificateError(f"cannot read {self}: {error.strerror}", exhausted=exhausted) from error

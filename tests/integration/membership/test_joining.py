@@ -2,6 +2,7 @@
 
 import stat
 import threading
+from pathlib import Path
 
 import portway
 import pytest
@@ -163,6 +164,13 @@ def test_a_registry_whose_ca_the_system_has_is_trusted(joiner: Joiner, monkeypat
     assert "SSL_CERT_FILE" in refusal(joiner, joiner.config("fra-1", token=token, registry_ca=None))
     monkeypatch.setenv("SSL_CERT_FILE", str(joiner.cluster.ca))
     joiner.enter(joiner.config("fra-1", token=token, registry_ca=None))
+
+
+def test_the_registry_s_ca_may_have_a_byte_order_mark(joiner: Joiner, tmp_path: Path) -> None:
+    """As editors write it."""
+    path = tmp_path / "bom.crt"
+    path.write_text(joiner.cluster.ca.read_text(), encoding="utf-8-sig")
+    joiner.enter(joiner.config("fra-1", token=joiner.invite(), registry_ca=path))
 
 
 def test_a_node_that_never_joined_is_told_how(joiner: Joiner) -> None:

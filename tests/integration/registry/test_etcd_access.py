@@ -61,6 +61,16 @@ async def test_tls_and_user_open_the_door(server: EtcdServer) -> None:
         await store.revoke_lease(lease)
 
 
+async def test_the_ca_may_have_a_byte_order_mark(server: EtcdServer, tmp_path: Path) -> None:
+    """As editors write it."""
+    spec = server.spec()
+    assert spec.ca is not None
+    ca = tmp_path / "bom.crt"
+    ca.write_text(spec.ca.read_text(), encoding="utf-8-sig")
+    async with opened(dataclasses.replace(spec, ca=ca)) as store:
+        assert await store.get("/none") is None
+
+
 async def test_tokens_that_are_void_are_replaced(server: EtcdServer) -> None:
     """A restarted etcd knows no token any more: calls, leases and watches get a new one by themselves."""
     async with opened(server.spec()) as store:

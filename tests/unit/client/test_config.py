@@ -99,6 +99,13 @@ def test_a_token_may_have_space_around_it() -> None:
     assert resolve(**(GIVEN | {"token": "pw_id_secret\n"})).token == "pw_id_secret"
 
 
+def test_a_ca_file_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    """As editors write it; gRPC would refuse the file."""
+    path = tmp_path / "ca.pem"
+    path.write_text(PEM, encoding="utf-8-sig")
+    assert resolve(**GIVEN, ca=path).ca == PEM.encode()
+
+
 def test_a_ca_file_that_is_not_there(tmp_path: Path) -> None:
     """The error names the file and the reason."""
     with pytest.raises(ConfigError, match=r"nowhere\.pem cannot be read \(No such file or directory\)"):

@@ -98,6 +98,15 @@ def files(node_config: Callable[..., NodeConfig], authority: trustme.CA) -> File
     return files
 
 
+def test_a_ca_file_may_have_a_byte_order_mark(files: Files) -> None:
+    """It goes on without: TLS would refuse it."""
+    pem = files.config.cluster_ca.read_text()
+    files.config.cluster_ca.write_text(pem, encoding="utf-8-sig")
+    loaded = files.read().current()
+    assert loaded.ca == pem.encode()
+    assert {tls.client_ca for tls in files.prepared if isinstance(tls, ServerTls)} == {None, pem.encode()}
+
+
 def test_files_that_fit_are_taken(files: Files) -> None:
     """Clients' lanes get the node's certificate, visitors the region's, with each protocol that can be chosen."""
     loaded = files.read().current()

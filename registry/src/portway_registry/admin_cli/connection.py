@@ -4,7 +4,7 @@ Here: the options in front of the command, the channel, the exit codes and the o
 here: printing (output.py), the commands.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -19,6 +19,7 @@ from portway_runtime.errors import CertificateError, NoThread
 from portway_runtime.grpc_channels import KEEPALIVE, CallFault, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
+from portway_runtime.pem_files import read_pem
 from portway_runtime.threads import demand_threads
 from portway_runtime.trusted_roots import system_roots
 
@@ -144,7 +145,7 @@ class GlobalOptions:
     def _channel(self) -> tuple[str, grpc.Channel]:
         """The first registry of the list that accepts a connection, as for clients; the last one without a try."""
         addresses = _parse_registries(self.registry)
-        credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file") if self.ca else _system_roots())
+        credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file", read_pem) if self.ca else _system_roots())
         for address in addresses[:-1]:
             channel = _channel_to(address, credentials)
             try:
@@ -156,7 +157,9 @@ class GlobalOptions:
         return addresses[-1], _channel_to(addresses[-1], credentials)
 
     def _read_token(self) -> str:
-        token = _read(self.token_file, "token file").decode("utf-8", "replace") if self.token_file else self.token
+        token = self.token
+        if self.token_file:
+            token = _read(self.token_file, "token file", Path.read_bytes).decode("utf-8-sig", "replace")
         token = (token or "").strip()
         if not token:
             raise click.UsageError(
@@ -200,9 +203,9 @@ def _parse_registries(text: str | None) -> list[str]:
     return addresses
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: Path, what: str, read: Callable[[Path], bytes]) -> bytes:
     try:
-        return path.read_bytes()
+        return read(path)
     except OSError as error:
         raise click.UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
 

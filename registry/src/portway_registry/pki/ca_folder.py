@@ -10,6 +10,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from portway_runtime.pem_files import read_pem
 from portway_runtime.secret_files import OWNER_ONLY, create_file
 
 from portway_registry.errors import PkiError
@@ -53,7 +54,7 @@ class CaFolder:
         """The CA that `create` wrote to `folder`. Raises PkiError when it cannot be read or used."""
         paths = folder / "ca.crt", folder / "ca.key"
         try:
-            certificate, key = (path.read_bytes() for path in paths)
+            certificate, key = map(read_pem, paths)
         except FileNotFoundError as error:
             raise PkiError(f"{error.filename} does not exist: make a CA with `portway-admin pki init`") from error
         except OSError as error:

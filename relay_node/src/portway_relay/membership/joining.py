@@ -25,6 +25,7 @@ from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, 
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.identities import dns_names
 from portway_runtime.names import Names
+from portway_runtime.pem_files import read_pem
 from portway_runtime.threads import demand_threads
 from portway_runtime.trusted_roots import system_roots
 
@@ -166,7 +167,7 @@ async def _join(invitation: Invitation, request: JoinRequest, registry_ca: Path 
 
 def _read(registry_ca: Path) -> bytes:
     try:
-        return registry_ca.read_bytes()
+        return read_pem(registry_ca)
     except OSError as error:
         raise JoinError(f"cannot read --registry-ca {registry_ca}: {error.strerror}") from error
 

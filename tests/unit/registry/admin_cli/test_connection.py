@@ -122,6 +122,15 @@ def test_a_registry_that_is_away_is_three(stage: Stage, admin: Call, dead: str) 
     assert result.stderr.startswith(f"portway-admin: cannot reach the registry at {dead}")
 
 
+def test_files_may_have_a_byte_order_mark(stage: Stage, admin: Call, tmp_path: Path) -> None:
+    """The CA and the token, as editors write them."""
+    ca, token = tmp_path / "bom.crt", tmp_path / "bom.token"
+    ca.write_text(stage.pki.ca.read_text(), encoding="utf-8-sig")
+    token.write_text(stage.token_file.read_text(), encoding="utf-8-sig")
+    result = admin("--registry", stage.address, "--ca", str(ca), "--token-file", str(token), *LIST)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_a_wrong_ca_is_named(stage: Stage, admin: Call, tmp_path: Path) -> None:
     """A certificate that does not verify is unreachable too, and what it was verified with is said."""
     other = tmp_path / "other.crt"

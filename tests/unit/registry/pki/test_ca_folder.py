@@ -18,6 +18,13 @@ def authority(tmp_path: Path) -> CaFolder:
     return CaFolder.create(tmp_path / "pki")
 
 
+def test_a_ca_in_a_folder_may_have_a_byte_order_mark(authority: CaFolder) -> None:
+    """As editors write it."""
+    path = authority.folder / "ca.crt"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert CaFolder.open(authority.folder).certificate == authority.certificate
+
+
 def load(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 

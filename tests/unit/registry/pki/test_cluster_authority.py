@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -57,6 +58,16 @@ def test_the_files_of_an_authority_are_read(pki: Pki) -> None:
     assert without is not None
     assert with_key.certificate == without.certificate == pki.ca.read_bytes()
     assert (with_key.signer is None, without.signer is None) == (False, True)
+
+
+def test_an_authority_s_file_may_have_a_byte_order_mark(pki: Pki, tmp_path: Path) -> None:
+    """Clients and nodes are sent the certificate without it: their TLS would refuse it."""
+    path = tmp_path / "ca.crt"
+    path.write_text(pki.ca.read_text(), encoding="utf-8-sig")
+    for key in (None, pki.folder / "ca.key"):
+        found = configured_authority(Config(cluster_ca=path, cluster_ca_key=key), NOW)
+        assert found is not None
+        assert found.certificate == pki.ca.read_bytes()
 
 
 def test_a_key_without_its_authority_is_refused(pki: Pki) -> None:

@@ -5,11 +5,13 @@ Here: channels and their options, credentials, which member is next, the user's 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from portway_runtime.grpc_channels import OWN_CONNECTIONS
+from portway_runtime.pem_files import read_pem
 
 from portway_registry.errors import ConfigError
 from portway_registry.store.etcd_api import rpc_pb2, rpc_pb2_grpc
@@ -54,7 +56,9 @@ class Members:
         self._endpoints = spec.endpoints
         self._credentials = _credentials(spec) if spec.secure else None
         self._user = spec.user
-        self._password = _read(spec.password_file).decode().rstrip("\r\n") if spec.password_file else ""
+        self._password = (
+            _read(spec.password_file, Path.read_bytes).decode().rstrip("\r\n") if spec.password_file else ""
+        )
         self._members: dict[str, Member] = {}
         self._used = 0
         self._token: str | None = None
@@ -127,14 +131,14 @@ class Members:
 
 def _credentials(spec: EtcdSpec) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
-        root_certificates=_read(spec.ca) if spec.ca else None,
-        private_key=_read(spec.key) if spec.key else None,
-        certificate_chain=_read(spec.certificate) if spec.certificate else None,
+        root_certificates=_read(spec.ca, read_pem) if spec.ca else None,
+        private_key=_read(spec.key, read_pem) if spec.key else None,
+        certificate_chain=_read(spec.certificate, read_pem) if spec.certificate else None,
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, read: Callable[[Path], bytes]) -> bytes:
     try:
-        return path.read_bytes()
+        return read(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check the --etcd-... settings") from error
