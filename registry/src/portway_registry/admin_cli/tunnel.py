@@ -3,6 +3,9 @@
 A label is part of the tunnel's address, which is secret, and so is what these commands print (SECURITY.md).
 """
 
+import re
+from typing import Final
+
 import click
 from portway_proto.v1.admin_pb2 import GetTunnelRequest, ListTunnelsRequest, WatchTunnelsRequest
 from portway_proto.v1.types_pb2 import TunnelInfo
@@ -14,6 +17,9 @@ from portway_registry.admin_cli.output import print_changes, print_fields, print
 
 # The registry's largest page, because it goes through all tunnels for each page.
 _PAGE = 5000
+# In SCHEME://USER@HOST:PORT/PATH, of which all but the host may be missing.
+_BEFORE_HOST: Final = re.compile(r"\A(?:[a-z]+://)?(?:[^/?#@]*@)?", re.IGNORECASE)
+_AFTER_LABEL: Final = re.compile(r"[./:?#]")
 _COLUMNS = ("LABEL", "NODE", "TENANT", "TOKEN", "EPOCH", "OPTIONS", "HOST", "OPENED")
 
 
@@ -36,13 +42,17 @@ def list_(options: GlobalOptions, node: str, tenant: str) -> None:
 
 
 @tunnel.command()
-@click.argument("label")
+@click.argument("tunnel")
 @json_option
 @pass_options
-def show(options: GlobalOptions, label: str) -> None:
-    """Show one tunnel, and the node that its client is connected to."""
+def show(options: GlobalOptions, tunnel: str) -> None:
+    """Show one tunnel, and the node that its client is connected to.
+
+    TUNNEL is its label, its host or a URL of it.
+    """
+    request = GetTunnelRequest(label=_label_in(tunnel))
     with options.calls() as calls:
-        answer = calls.call(calls.stub.GetTunnel, GetTunnelRequest(label=label))
+        answer = calls.call(calls.stub.GetTunnel, request)
     found, home = answer.tunnel, answer.node if answer.HasField("node") else None
     if options.json:
         print_json({"tunnel": _json(found), "node": None if home is None else node_json(home)})
@@ -74,6 +84,13 @@ def watch(options: GlobalOptions) -> None:
     with options.calls() as calls:
         stream = calls.stream(calls.stub.WatchTunnels, WatchTunnelsRequest())
         print_changes(options, ((change.kind, change.tunnel) for change in stream), "tunnel", _json, _line)
+
+
+def _label_in(text: str) -> str:
+    """The label in a host or a URL, which is the first part of the host; or the text itself. Raises UsageError."""
+    if text.strip().lower().startswith("tcp://"):
+        raise click.UsageError("a tcp:// address has no label: look for its port in `portway-admin tunnel list`")
+    return _AFTER_LABEL.split(_BEFORE_HOST.sub("", text.strip()), maxsplit=1)[0].lower()
 
 
 def _json(found: TunnelInfo) -> dict[str, object]:

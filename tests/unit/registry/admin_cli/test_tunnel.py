@@ -78,6 +78,44 @@ def test_one_tunnel_is_shown_with_its_home(stage: Stage) -> None:
     assert (told["tunnel"]["label"], told["node"]["name"]) == (tunnel.label, "fra-1")
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        "{host}",
+        "{host}.",
+        "{host}:8443",
+        "https://{host}",
+        "https://{host}:8443/items/?page=1#top",
+        "HTTP://user:word@{host}/a@b",
+        "wss://{host}?x",
+        " {host}\n",
+        "{label}.lon.tunnels.example",
+        "{upper}",
+    ],
+)
+def test_a_tunnel_is_shown_by_its_host_or_a_url(stage: Stage, named: str) -> None:
+    """Whatever a person was sent, port, path and region included."""
+    tunnel = stage.tunnel("fra-1")
+    stage.node("fra-1", tunnel)
+    text = named.format(host=tunnel.host, label=tunnel.label, upper=tunnel.host.upper())
+    assert stage.ask("tunnel", "show", text)["tunnel"]["label"] == tunnel.label
+
+
+def test_a_tcp_address_names_no_tunnel(stage: Stage) -> None:
+    """Its host is the region's; the error says where the port is listed."""
+    result = stage.say("tunnel", "show", "tcp://fra.tunnels.example:20001")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "look for its port in `portway-admin tunnel list`" in result.stderr
+
+
+@pytest.mark.parametrize("named", ["", ".", "https://", "https://nothing.fra.tunnels.example/"])
+def test_what_names_no_tunnel_is_not_found(stage: Stage, named: str) -> None:
+    """As a label that is not open."""
+    result = stage.say("tunnel", "show", named)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no tunnel with this label is open" in result.stderr
+
+
 def test_a_tunnel_that_is_not_there_is_one(stage: Stage) -> None:
     """Not found, without repeating what was asked for: it may be somebody's secret."""
     result = stage.say("tunnel", "show", "a" * 16)
