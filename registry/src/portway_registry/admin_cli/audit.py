@@ -5,8 +5,14 @@ from portway_proto.v1.admin_pb2 import AuditEntry, ListAuditRequest
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
 from portway_registry.admin_cli.output import print_list, utc_time
+from portway_registry.admin_cli.table import Column
 
-_COLUMNS = ("WHEN", "ACTOR", "ACTION", "TARGET")
+_COLUMNS = (
+    Column("WHEN"),
+    Column("ACTOR"),
+    Column("ACTION"),
+    Column("TARGET", wraps=True),
+)
 
 
 @click.group()

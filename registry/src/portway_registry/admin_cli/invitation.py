@@ -5,8 +5,18 @@ from portway_proto.v1.admin_pb2 import Invitation, ListInvitationsRequest, Revok
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
 from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.table import Column
 
-_COLUMNS = ("ID", "REGION", "NODE", "CREATED", "EXPIRES", "USED BY", "USED", "REVOKED")
+_COLUMNS = (
+    Column("ID"),
+    Column("REGION"),
+    Column("NODE"),
+    Column("CREATED", rank=4),
+    Column("EXPIRES"),
+    Column("USED BY", rank=1),
+    Column("USED", rank=2),
+    Column("REVOKED", rank=3),
+)
 
 
 @click.group()
@@ -45,17 +55,17 @@ def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on
 
 
 def invitation_json(found: Invitation) -> dict[str, object]:
-    """An invitation for programs, with the names of the protocol's Invitation."""
+    """An invitation for programs, with the names of the protocol's Invitation; None for what did not happen."""
     return {
         "id": found.id,
         "region": found.region,
-        "node": found.node,
+        "node": found.node or None,
         "created_by": found.created_by,
         "created_at_ms": found.created_at_ms,
         "expires_at_ms": found.expires_at_ms,
-        "used_at_ms": found.used_at_ms,
-        "used_by": found.used_by,
-        "revoked_at_ms": found.revoked_at_ms,
+        "used_at_ms": found.used_at_ms or None,
+        "used_by": found.used_by or None,
+        "revoked_at_ms": found.revoked_at_ms or None,
     }
 
 

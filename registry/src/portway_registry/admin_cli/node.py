@@ -32,10 +32,20 @@ from portway_registry.admin_cli.connection import (
 )
 from portway_registry.admin_cli.invitation import invitation_json
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.table import Column
 
 _COLUMNS = (
-    *("NAME", "REGION", "ADDRESS", "STATE", "SESSIONS", "TUNNELS", "VISITS"),
-    *("VERSION", "SINCE", "ENDS", "REACHED"),
+    Column("NAME"),
+    Column("REGION"),
+    Column("ADDRESS", rank=1),
+    Column("STATE"),
+    Column("SESSIONS", rank=2),
+    Column("TUNNELS", rank=3),
+    Column("VISITS", rank=5),
+    Column("VERSION", rank=7),
+    Column("SINCE", rank=6),
+    Column("ENDS", rank=4),
+    Column("REACHED", wraps=True),
 )
 _DAY = len("2026-01-01")  # what the table shows of the end of a certificate
 _REACH = {
@@ -78,7 +88,8 @@ def show(options: GlobalOptions, name: str) -> None:
     if options.json:
         print_json(node_json(found))
         return
-    located = f"{found.latitude:.2f}, {found.longitude:.2f}" if found.latitude or found.longitude else "unknown"
+    position = _position(found)
+    located = f"{position[0]:.2f}, {position[1]:.2f}" if position else "unknown"
     lacking = {"lacks": f"the certificates of {found.lacking_regions} regions: its log names them"}
     print_fields(
         {
@@ -220,7 +231,8 @@ def _order(options: GlobalOptions, name: str, order: "NodeOrder.ValueType", effe
 
 
 def node_json(found: NodeInfo) -> dict[str, object]:
-    """A node for programs, with the names of the protocol's NodeInfo."""
+    """A node for programs, with the names of the protocol's NodeInfo; None for what is not known or is no limit."""
+    latitude, longitude = _position(found) or (None, None)
     return {
         "name": found.name,
         "region": found.region,
@@ -230,18 +242,23 @@ def node_json(found: NodeInfo) -> dict[str, object]:
         "server_name": found.server_name,
         "state": state(found),
         "reach": _REACH.get(found.reach, f"unknown ({found.reach})"),
-        "reach_failure": found.reach_failure,
+        "reach_failure": found.reach_failure or None,
         "sessions": found.sessions,
-        "max_sessions": found.max_sessions,
+        "max_sessions": found.max_sessions or None,
         "tunnels": found.tunnels,
         "visits": found.visits,
-        "latitude": found.latitude,
-        "longitude": found.longitude,
+        "latitude": latitude,
+        "longitude": longitude,
         "version": found.version,
-        "started_at_ms": found.started_at_ms,
+        "started_at_ms": found.started_at_ms or None,
         "certificate_end_s": found.certificate_end_s or None,
         "lacking_regions": found.lacking_regions,
     }
+
+
+def _position(found: NodeInfo) -> tuple[float, float] | None:
+    """Latitude and longitude in degrees, of which one may be 0; None when unknown: the protocol has 0 for both."""
+    return (found.latitude, found.longitude) if found.latitude or found.longitude else None
 
 
 def state(found: NodeInfo) -> str:

@@ -1,8 +1,10 @@
 """How portway-admin prints: tables, fields and changes for people, one line of JSON for programs.
 
-Here: what all nouns share. Not here: which fields a node or a tunnel has (the module of its name).
+Here: what all nouns share. Not here: how a table is laid out (table.py); which fields a node or a tunnel has (the
+module of its name).
 """
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +22,7 @@ from portway_proto.v1.admin_pb2 import (
 from portway_runtime.printable import printable_json, printable_line
 
 from portway_registry.admin_cli.connection import GlobalOptions
+from portway_registry.admin_cli.table import Column, table_lines
 
 T = TypeVar("T")
 
@@ -47,7 +50,7 @@ def print_list(
     noun: str,
     found: Iterable[T],
     as_json: Callable[[T], dict[str, object]],
-    columns: Sequence[str],
+    columns: Sequence[Column],
     as_row: Callable[[T], Sequence[str]],
     empty: str,
 ) -> None:
@@ -55,7 +58,11 @@ def print_list(
     if options.json:
         print_json({noun: [as_json(one) for one in found]})
     else:
-        _print_table(columns, [as_row(one) for one in found], empty)
+        rows = [as_row(one) for one in found]
+        if not rows:
+            print_text(empty)
+            return
+        click.echo("\n".join(table_lines(columns, rows, _room())))
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
@@ -91,19 +98,6 @@ def utc_time(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ms else "-"
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-    if not rows:
-        print_text(empty)
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=not sys.stdout.isatty())
-    for row in rows:
-        table.add_row(*(Text(printable_line(cell)) for cell in row))
-    # Into a pipe nothing is cut to a terminal's width.
-    Console(width=None if sys.stdout.isatty() else 500).print(table)
+def _room() -> int | None:
+    """The width of the terminal that standard output is; None when it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

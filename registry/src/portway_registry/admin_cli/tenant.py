@@ -7,8 +7,9 @@ from portway_proto.v1.admin_pb2 import ListTenantsRequest, SetTenantQuotaRequest
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
 from portway_registry.admin_cli.output import print_json, print_list, print_text
+from portway_registry.admin_cli.table import Column
 
-_COLUMNS = ("TENANT", "MAX TUNNELS", "TUNNELS", "TOKENS")
+_COLUMNS = tuple(map(Column, ("TENANT", "MAX TUNNELS", "TUNNELS", "TOKENS")))
 _DEFAULT = "default"
 
 

@@ -12,10 +12,19 @@ from portway_proto.v1.admin_pb2 import (
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
 from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.table import Column
 
 _ROLES = {"client": ROLE_CLIENT, "admin": ROLE_ADMIN}
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
-_COLUMNS = ("ID", "TENANT", "ROLE", "MAX TUNNELS", "CREATED", "REVOKED", "DESCRIPTION")
+_COLUMNS = (
+    Column("ID"),
+    Column("TENANT"),
+    Column("ROLE"),
+    Column("MAX TUNNELS", rank=3),
+    Column("CREATED", rank=4),
+    Column("REVOKED", rank=1),
+    Column("DESCRIPTION", rank=2, wraps=True),
+)
 
 
 @click.group()
@@ -89,15 +98,15 @@ def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on
 
 
 def _json(info: TokenInfo) -> dict[str, object]:
-    """A token for programs, with the names of the protocol's TokenInfo."""
+    """A token for programs, with the names of the protocol's TokenInfo; None for what did not happen or is not set."""
     return {
         "id": info.id,
         "tenant": info.tenant,
         "description": info.description,
         "role": _ROLE_NAMES.get(info.role, f"unknown ({info.role})"),
-        "max_tunnels": info.max_tunnels,
+        "max_tunnels": info.max_tunnels or None,
         "created_at_ms": info.created_at_ms,
-        "revoked_at_ms": info.revoked_at_ms,
+        "revoked_at_ms": info.revoked_at_ms or None,
     }
 
 

@@ -14,13 +14,23 @@ from portway_registry.admin_cli.connection import GlobalOptions, json_option, pa
 from portway_registry.admin_cli.node import node_json
 from portway_registry.admin_cli.node import state as node_state
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, utc_time
+from portway_registry.admin_cli.table import Column
 
 # The registry's largest page, because it goes through all tunnels for each page.
 _PAGE = 5000
 # In SCHEME://USER@HOST:PORT/PATH, of which all but the host may be missing.
 _BEFORE_HOST: Final = re.compile(r"\A(?:[a-z]+://)?(?:[^/?#@]*@)?", re.IGNORECASE)
 _AFTER_LABEL: Final = re.compile(r"[./:?#]")
-_COLUMNS = ("LABEL", "NODE", "TENANT", "TOKEN", "EPOCH", "OPTIONS", "HOST", "OPENED")
+_COLUMNS = (
+    Column("LABEL"),
+    Column("NODE"),
+    Column("TENANT"),
+    Column("TOKEN", rank=4),
+    Column("EPOCH", rank=5),
+    Column("OPTIONS", rank=1),
+    Column("HOST", rank=2),
+    Column("OPENED", rank=3),
+)
 
 
 @click.group()
@@ -104,8 +114,8 @@ def _json(found: TunnelInfo) -> dict[str, object]:
         "tenant": found.tenant,
         "token_id": found.token_id,
         "h2_enabled": found.options.h2_enabled,
-        "unencrypted_port": found.unencrypted_port,
-        "opened_at_ms": found.opened_at_ms,
+        "unencrypted_port": found.unencrypted_port or None,
+        "opened_at_ms": found.opened_at_ms or None,
     }
 
 

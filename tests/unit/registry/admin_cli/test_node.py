@@ -4,6 +4,7 @@ import re
 
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED
+from portway_registry.admin_cli import output
 from portway_testkit.clusters.admin_stage import Stage
 from portway_testkit.clusters.registry import StreamEnded
 
@@ -37,9 +38,9 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "server_name": "fra-1.node.portway.internal",
         "state": "cordoned",
         "reach": "unchecked",
-        "reach_failure": "",
+        "reach_failure": None,
         "sessions": 0,
-        "max_sessions": 0,
+        "max_sessions": None,
         "tunnels": 0,
         "visits": 0,
         "latitude": 50.5,
@@ -48,6 +49,30 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "certificate_end_s": None,
         "lacking_regions": 0,
     }
+
+
+def test_what_is_not_known_is_null(stage: Stage) -> None:
+    """A position on the equator or on the meridian of Greenwich is one."""
+    for name, latitude, longitude in (("a", 0.0, 0.0), ("b", 0.0, 32.5), ("c", 51.5, 0.0)):
+        stage.node(name, latitude=latitude, longitude=longitude)
+    nodes = stage.ask("node", "list")["nodes"]
+    assert [(one["latitude"], one["longitude"]) for one in nodes] == [(None, None), (0.0, 32.5), (51.5, 0.0)]
+    shown = [stage.say("node", "show", name).stdout for name in "abc"]
+    assert ["unknown" in text for text in shown] == [True, False, False]
+    assert "0.00, 32.50" in shown[1]
+
+
+def test_at_80_columns_names_are_whole(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whether a node takes clients; what has no room is named."""
+    names = [f"{region}-relay-with-a-long-name-1" for region in ("fra", "lon")]
+    for name in names:
+        stage.node(name, host=f"{name}.example.com")
+    monkeypatch.setattr(output, "_room", lambda: 80)
+    lines = stage.say("node", "list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[:3] for line in lines[3:5]] == [[name, "fra", "ready"] for name in names]
+    assert "REACHED" in lines[1]
+    assert "No room for ADDRESS, VERSION, SINCE: " in "\n".join(lines)
 
 
 def test_a_region_is_kept_to(stage: Stage) -> None:
@@ -117,7 +142,7 @@ def test_a_node_is_invited(stage: Stage) -> None:
     assert "node fra-7 of region fra may join" in result.stderr
     told = stage.ask("node", "invite", "--region", "fra")
     assert told["token"].startswith(f"pwj_{told['id']}_")
-    assert told["node"] == ""
+    assert told["node"] is None
     assert told["expires_at_ms"] - told["created_at_ms"] == 3_600_000
     elsewhere = stage.ask("node", "invite", "--region", "fra", "--join-at", "registry.example.com:7400")
     assert elsewhere["token"].endswith("@registry.example.com:7400")

@@ -28,7 +28,7 @@ def test_a_token_is_made_for_programs(stage: Stage) -> None:
         "description": "for CI",
         "role": "client",
         "max_tunnels": 5,
-        "revoked_at_ms": 0,
+        "revoked_at_ms": None,
     }
 
 

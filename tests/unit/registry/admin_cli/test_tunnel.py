@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from portway_registry.admin_cli import output
 from portway_registry.admin_cli import tunnel as command
 from portway_testkit.clusters.admin_stage import Stage
 
@@ -32,11 +33,23 @@ def test_tunnels_are_listed_for_programs(stage: Stage) -> None:
                 "tenant": "demo",
                 "token_id": stage.token_ids["demo"],
                 "h2_enabled": False,
-                "unencrypted_port": 0,
+                "unencrypted_port": None,
                 "opened_at_ms": 1,
             }
         ]
     }
+
+
+def test_at_80_columns_labels_are_whole(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label that is cut cannot be shown or searched for; what has no room is named."""
+    tunnel = stage.tunnel("fra-1", "a-tenant-with-a-long-name", epoch=3, h2_enabled=True, unencrypted_port=20_007)
+    stage.node("fra-1", tunnel)
+    monkeypatch.setattr(output, "_room", lambda: 80)
+    lines, token = stage.say("tunnel", "list").stdout.splitlines(), stage.token_ids["a-tenant-with-a-long-name"]
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["LABEL", "NODE", "TENANT", "TOKEN", "OPTIONS"]
+    assert lines[3].split() == [tunnel.label, "fra-1", "a-tenant-with-a-long-name", token, "h2", "tcp:20007"]
+    assert "No room for EPOCH, HOST, OPENED: " in "\n".join(lines)
 
 
 def test_a_node_and_a_tenant_are_kept_to(stage: Stage) -> None:
