@@ -67,6 +67,16 @@ async def test_the_last_entries_come_without_those_before_them(store: Store, pre
     assert entry == await store.get(prefix + "b/02499")
 
 
+async def test_the_last_entries_before_a_key(store: Store, prefix: str) -> None:
+    """Of those whose keys are less, whether or not there is an entry of that key."""
+    names = [f"b/{number:05}" for number in range(0, 2_500, 2)]
+    await store.write([Put(prefix + name, name.encode()) for name in ("a/1", "b", "b0", "c/1", *names)])
+    for key, less in (("b/02498", 1_249), ("b/02497", 1_249), ("b/00001", 1), ("b/00000", 0), ("b/x", 1_250)):
+        for number in (1, 2, 1_100, 3_000):
+            found = await store.last(prefix + "b/", number, before=prefix + key)
+            assert [entry.value.decode() for entry in found] == names[:less][::-1][:number]
+
+
 async def test_a_listing_is_sorted_and_keeps_to_its_prefix(store: Store, prefix: str) -> None:
     """A listing has the keys below its prefix, in order, and no neighbour."""
     for key in ("b/2", "b/1", "a/1", "b", "c/1", "b0"):

@@ -24,7 +24,7 @@ def gathered_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def audited(admin: AdminCaller) -> list[tuple[str, str, str]]:
-    answer = await admin.stub.ListAudit(admin_pb2.ListAuditRequest(limit=1_000), metadata=admin.shown)
+    answer = await admin.stub.ListAudit(admin_pb2.ListAuditRequest(page_size=1_000), metadata=admin.shown)
     return [(one.actor, one.action, one.target) for one in answer.entries]
 
 

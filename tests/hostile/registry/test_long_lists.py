@@ -1,4 +1,4 @@
-"""The longest lists, with the largest fields: 2,000 nodes, 20,000 tokens, 20,000 tunnels."""
+"""The longest lists, with the largest fields: 2,000 nodes; 20,000 tokens, tunnels and entries of the audit."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from portway_proto.wire.limits import MAX_CLAIM
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_registry.state import keys
-from portway_registry.state.records import InvitationRecord, Role, TokenRecord, encode
+from portway_registry.state.records import AuditRecord, InvitationRecord, Role, TokenRecord, encode
 from portway_registry.store.contract import Put
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.admin_caller import AdminCaller
@@ -81,6 +81,10 @@ def largest_invitation(number: int) -> InvitationRecord:
     return InvitationRecord(f"i{number:05d}", "r" * 63, b"s" * 32, "n" * 63, "a" * 32, NOW, 2 * NOW)
 
 
+def largest_entry(number: int) -> AuditRecord:
+    return AuditRecord(NOW, "a" * 64, "invitation.revoke", f"{number:05d}".ljust(63, "x"))
+
+
 @pytest.fixture
 async def config(pki: Pki, tmp_path: Path) -> Config:
     """A store that holds the lists already."""
@@ -91,6 +95,7 @@ async def config(pki: Pki, tmp_path: Path) -> Config:
         [Put(keys.tunnel(one.label), one.SerializeToString()) for one in map(largest_tunnel, range(TOKENS))],
         [Put(keys.token(one.id), encode(one)) for one in map(largest_token, range(TOKENS))],
         [Put(keys.invitation(one.id), encode(one)) for one in map(largest_invitation, range(TOKENS))],
+        [Put(keys.audit(NOW, f"{number:05d}"), encode(largest_entry(number))) for number in range(TOKENS)],
     ]
     for writes in lists:
         await store.write(writes)
@@ -134,6 +139,9 @@ async def test_no_list_exceeds_a_message(
     invitations = admin_pb2.ListInvitationsRequest(include_over=True)
     found = [one.id async for page in pages(stub.ListInvitations, invitations, shown) for one in page.invitations]
     assert found == [largest_invitation(number).id for number in range(TOKENS)]
+    audit = admin_pb2.ListAuditRequest(page_size=2**32 - 1)
+    entries = [one.target async for page in pages(stub.ListAudit, audit, shown) for one in page.entries]
+    assert entries[:TOKENS] == [largest_entry(number).target for number in reversed(range(TOKENS))]
 
     async with NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node:
         await node.until(lambda: len(node.peers) == NODES + 1)

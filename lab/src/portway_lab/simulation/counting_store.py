@@ -62,8 +62,8 @@ class CountingStore:
         self._called()
         return listing
 
-    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
-        entries = await self._store.last(prefix, number)
+    async def last(self, prefix: str, number: int, *, before: str | None = None) -> tuple[Entry, ...]:
+        entries = await self._store.last(prefix, number, before=before)
         self.work.reads += 1
         self._called()
         return entries

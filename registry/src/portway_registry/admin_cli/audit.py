@@ -1,5 +1,7 @@
 """`portway-admin audit`: the changes that admins and joining nodes have made, and failed authentications."""
 
+from itertools import islice
+
 import click
 from portway_proto.v1.admin_pb2 import AuditEntry, ListAuditRequest
 
@@ -7,6 +9,7 @@ from portway_registry.admin_cli.connection import GlobalOptions, json_option, pa
 from portway_registry.admin_cli.output import print_list, utc_time
 from portway_registry.admin_cli.table import Column
 
+_PAGE = 1000  # the registry's largest
 _COLUMNS = (
     Column("WHEN"),
     Column("ACTOR"),
@@ -23,7 +26,7 @@ def audit() -> None:
 @audit.command("list")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1, max=1000),
+    type=click.IntRange(min=1),
     default=100,
     show_default=True,
     help="The largest number of entries to print.",
@@ -37,7 +40,8 @@ def list_(options: GlobalOptions, limit: int) -> None:
     minute at most.
     """
     with options.calls() as calls:
-        found = calls.call(calls.stub.ListAudit, ListAuditRequest(limit=limit)).entries
+        pages = calls.pages(calls.stub.ListAudit, ListAuditRequest(page_size=min(limit, _PAGE)))
+        found = list(islice((one for page in pages for one in page.entries), limit))
     print_list(options, "entries", found, _json, _COLUMNS, _row, "Nothing has been changed yet.")
 
 

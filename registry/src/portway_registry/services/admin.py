@@ -149,12 +149,13 @@ class Admin(AdminServicer):
         return pb.SetTenantQuotaResponse(tenant=_tenant(tenant))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:  # noqa: N802
-        limit = min(request.limit or _AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
-        found = await self._audit.latest(limit)
+        size = min(request.page_size or _AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
+        found, next_page = await self._audit.page(size, after=request.page_token)
         return pb.ListAuditResponse(
             entries=[
                 pb.AuditEntry(at_ms=one.at_ms, actor=one.actor, action=one.action, target=one.target) for one in found
-            ]
+            ],
+            next_page_token=next_page,
         )
 
 

@@ -17,7 +17,7 @@ from portway_runtime.backoff import jittered
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import AuditRecord, decoder, encode
-from portway_registry.store.contract import Delete, Put, Store
+from portway_registry.store.contract import Delete, Entry, Put, Store
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +76,20 @@ class Audit:
             [Put(keys.audit_failure(now, secrets.token_hex(4)), encode(record)) for record in records]
         )
 
-    async def latest(self, limit: int) -> list[AuditRecord]:
-        """The `limit` newest entries, the newest first. Raises StoreUnavailable."""
-        newest = [
-            [_read(found.value) for found in await self._store.last(bound.prefix, limit)]
-            for bound in (_CHANGES, _FAILURES)
-        ]
-        return list(heapq.merge(*newest, key=lambda record: record.at_ms, reverse=True))[:limit]
+    async def page(self, size: int, *, after: str = "") -> tuple[list[AuditRecord], str]:
+        """Entries, the newest first: `size` at most, from the token `after` on; and the next page's token, "" on the
+        last page. Raises StoreUnavailable.
+
+        A token is what the key of its page's last entry has below its prefix, which sorts by time.
+        """
+        newest = [await self._newest(bound.prefix, size + 1, after) for bound in (_CHANGES, _FAILURES)]
+        found = list(heapq.merge(*newest, key=lambda one: one[0], reverse=True))
+        records = [_read(entry.value) for _, entry in found[:size]]
+        return records, found[size - 1][0] if len(found) > size else ""
+
+    async def _newest(self, prefix: str, number: int, after: str) -> list[tuple[str, Entry]]:
+        found = await self._store.last(prefix, number, before=prefix + after if after else None)
+        return [(entry.key.removeprefix(prefix), entry) for entry in found]
 
     async def trim(self) -> None:
         """Delete the entries that are too old, and the oldest of those that are too many. Raises StoreUnavailable."""

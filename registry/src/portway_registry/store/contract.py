@@ -89,9 +89,9 @@ class Store(Protocol):
         """All entries whose key begins with `prefix`, however many, at one revision."""
         ...
 
-    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
-        """The `number` entries below `prefix` whose keys are last, the last one first, at one revision. Those before
-        them are not sent."""
+    async def last(self, prefix: str, number: int, *, before: str | None = None) -> tuple[Entry, ...]:
+        """The `number` entries below `prefix` whose keys are last, the last one first, at one revision; with `before`,
+        which begins with `prefix`, of those whose keys are less. No other entry is sent."""
         ...
 
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:

@@ -157,7 +157,7 @@ async def test_a_created_token_is_known_at_once_and_in_the_audit(memory: Embedde
     assert await check.authenticate(f"Bearer {token.text}") == token.record
     assert check.find(tenant="demo", revoked=False) == check.find(tenant="", revoked=False) == [token.record]
     assert check.find(tenant="other", revoked=True) == []
-    (entry,) = await Audit(memory, lambda: 0).latest(10)
+    (entry,) = (await Audit(memory, lambda: 0).page(10))[0]
     assert (entry.actor, entry.action, entry.target) == ("admin", "token.create", token.record.id)
 
 
@@ -184,7 +184,7 @@ async def test_a_token_is_revoked_once(memory: EmbeddedStore, check: Tokens) -> 
     assert await check.revoke(token.record.id, by="other") == first
     assert check.find(tenant="", revoked=False) == []
     assert check.find(tenant="", revoked=True) == [first]
-    assert [one.action for one in await Audit(memory, lambda: 0).latest(10)].count("token.revoke") == 1
+    assert [one.action for one in (await Audit(memory, lambda: 0).page(10))[0]].count("token.revoke") == 1
     with pytest.raises(NotFound, match="token list"):
         await check.revoke("zzzz", by="admin")
 

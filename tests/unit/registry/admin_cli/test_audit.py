@@ -1,5 +1,7 @@
 """`portway-admin audit`."""
 
+import pytest
+from portway_registry.admin_cli import audit as command
 from portway_testkit.clusters.admin_stage import Stage
 
 
@@ -25,7 +27,17 @@ def test_what_was_changed_is_listed_the_youngest_first(stage: Stage) -> None:
     assert lines[3].split()[2:] == ["admin", "token.revoke", token]
 
 
-def test_a_limit_is_from_one_to_a_thousand(stage: Stage) -> None:
+@pytest.mark.parametrize("page", [1, 2, 5, 6])
+def test_pages_are_followed_up_to_the_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    """However many entries come in one answer; no page is asked for that is not needed."""
+    monkeypatch.setattr(command, "_PAGE", page)
+    ids = [stage.ask("token", "create", "--tenant", "demo")["id"] for _ in range(5)]
+    assert [one["target"] for one in stage.ask("audit", "list")["entries"]] == ids[::-1]
+    assert [one["target"] for one in stage.ask("audit", "list", "--limit", "3")["entries"]] == ids[:1:-1]
+    assert [one["target"] for one in stage.ask("audit", "list", "--limit", "9999")["entries"]] == ids[::-1]
+
+
+def test_a_limit_is_a_number_from_one_on(stage: Stage) -> None:
     """Others are usage errors."""
-    for limit in ("0", "1001", "x"):
+    for limit in ("0", "-1", "x"):
         assert stage.say("audit", "list", "--limit", limit).exit_code == 2

@@ -67,7 +67,7 @@ class Stage:
 
     async def audited(self) -> list[tuple[str, str]]:
         """Action and target of each entry, the newest first."""
-        return [(entry.action, entry.target) for entry in await Audit(self.store, lambda: self.now_ms).latest(10)]
+        return [(entry.action, entry.target) for entry in (await Audit(self.store, lambda: self.now_ms).page(10))[0]]
 
     async def remove(self, node: str = "fra-1") -> None:
         await self.store.put(keys.order(node), encode(OrderRecord(node, Order.REMOVE, self.now_ms)))

@@ -37,7 +37,7 @@ async def test_an_order_is_in_force_until_it_is_taken_back(cluster: ViewedStore,
         assert (record.order, record.at_ms) == (order, NOW_MS)
     await orders.give("fra-1", None, by="admin")
     assert cluster.views.orders.get("fra-1") is None
-    audited = await Audit(cluster.store, lambda: 0).latest(10)
+    audited = (await Audit(cluster.store, lambda: 0).page(10))[0]
     assert {(one.actor, one.action, one.target) for one in audited} == {
         ("admin", f"node.{word}", "fra-1") for word in ("cordon", "drain", "serve")
     }

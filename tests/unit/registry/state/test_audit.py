@@ -16,9 +16,9 @@ async def test_the_newest_entries_come_first(memory: EmbeddedStore) -> None:
     audit = Audit(memory, lambda: next(times))
     for target in ("999", "1000", "20000", "20000", "3"):
         await audit.add("admin", "token.create", target)
-    found = await audit.latest(10)
+    found = (await audit.page(10))[0]
     assert [one.at_ms for one in found] == [20_000, 20_000, 1_000, 999, 3]
-    assert [one.target for one in await audit.latest(2)] == ["20000", "20000"]
+    assert [one.target for one in (await audit.page(2))[0]] == ["20000", "20000"]
     assert found[-1].actor == "admin"
 
 
@@ -28,14 +28,34 @@ async def test_the_newest_are_read_and_not_all(memory: EmbeddedStore, monkeypatc
     await audit.add("admin", "token.create", "one")
     asked: list[tuple[str, int]] = []
 
-    async def last(prefix: str, number: int) -> tuple[Entry, ...]:
+    async def last(prefix: str, number: int, *, before: str | None = None) -> tuple[Entry, ...]:
         asked.append((prefix, number))
-        return await EmbeddedStore.last(memory, prefix, number)
+        return await EmbeddedStore.last(memory, prefix, number, before=before)
 
     monkeypatch.setattr(memory, "last", last)
     monkeypatch.setattr(memory, "list", None)
-    assert [one.target for one in await audit.latest(3)] == ["one"]
-    assert asked == [(keys.AUDIT, 3), (keys.AUDIT_FAILURES, 3)]
+    assert [one.target for one in (await audit.page(3))[0]] == ["one"]
+    assert asked == [(keys.AUDIT, 4), (keys.AUDIT_FAILURES, 4)]  # one more, to know whether there is another page
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 21])
+async def test_pages_are_the_whole(memory: EmbeddedStore, size: int) -> None:
+    """Each entry once, of both kinds and in the order of time, while new ones are added; entries of one moment too. The
+    last page says that it is."""
+    times = iter((1, 1, 1, 2, 3, 3, 4, 5, 6, 6, *range(7, 100)))
+    audit = Audit(memory, lambda: next(times))
+    for number in range(10):
+        await audit.add("admin", "token.create", str(number))
+        await audit.add_failures([("192.0.2.1", str(number))])
+    whole, end = await audit.page(100)
+    assert (len(whole), end) == (20, "")
+    found, token = await audit.page(size)
+    while token:
+        await audit.add("admin", "token.revoke", "meanwhile")
+        more, token = await audit.page(size, after=token)
+        assert 0 < len(more) <= size
+        found += more
+    assert found == whole
 
 
 async def test_what_is_done_does_not_fail_for_the_audit(caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +89,7 @@ async def test_old_entries_are_deleted(memory: EmbeddedStore) -> None:
         await then.add_failures([("192.0.2.1", str(age))])
     audit = Audit(memory, lambda: now)
     await audit.trim()
-    found = [(one.action, one.target) for one in await audit.latest(100)]
+    found = [(one.action, one.target) for one in (await audit.page(100))[0]]
     assert sorted(target for action, target in found if action == "token.create") == ["0", "29", "31", "364"]
     assert sorted(target for action, target in found if action == "authentication.failed") == ["0", "29"]
 
@@ -84,6 +104,6 @@ async def test_strangers_push_out_no_change(memory: EmbeddedStore) -> None:
         await audit.add_failures([("192.0.2.1", str(number))])
     await audit.add("admin", "token.create", "last")
     await audit.trim()
-    found = [one.target for one in await audit.latest(10_000)]
+    found = [one.target for one in (await audit.page(10_000))[0]]
     assert found == ["last", *(str(number) for number in range(2_099, 99, -1)), "first"]
-    assert [one.target for one in await audit.latest(2)] == ["last", "2099"]
+    assert [one.target for one in (await audit.page(2))[0]] == ["last", "2099"]

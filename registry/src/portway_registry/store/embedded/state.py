@@ -37,9 +37,13 @@ class State:
         found = sorted((e for e in self.entries.values() if e.key.startswith(prefix)), key=lambda entry: entry.key)
         return Listing(tuple(found), self.revision)
 
-    def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
-        """The `number` entries below a prefix whose keys are last, the last one first."""
-        below = (entry for entry in self.entries.values() if entry.key.startswith(prefix))
+    def last(self, prefix: str, number: int, before: str | None) -> tuple[Entry, ...]:
+        """The `number` entries below a prefix whose keys are last, and less than `before`; the last one first."""
+        below = (
+            entry
+            for entry in self.entries.values()
+            if entry.key.startswith(prefix) and (before is None or entry.key < before)
+        )
         return tuple(heapq.nlargest(number, below, key=lambda entry: entry.key))
 
     def keys_of(self, lease: LeaseId) -> frozenset[str]:

@@ -98,9 +98,9 @@ class EmbeddedStore:
         self._check_open()
         return self._state.listing(prefix)
 
-    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+    async def last(self, prefix: str, number: int, *, before: str | None = None) -> tuple[Entry, ...]:
         self._check_open()
-        return self._state.last(prefix, number)
+        return self._state.last(prefix, number, before)
 
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
         wanted = tuple(writes)

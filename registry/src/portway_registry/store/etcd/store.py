@@ -51,8 +51,8 @@ class EtcdStore:
     async def list(self, prefix: str) -> Listing:
         return await _read_again(lambda: self._list(prefix))
 
-    async def last(self, prefix: str, number: int) -> tuple[Entry, ...]:
-        return await _read_again(lambda: self._last(prefix, number))
+    async def last(self, prefix: str, number: int, *, before: str | None = None) -> tuple[Entry, ...]:
+        return await _read_again(lambda: self._last(prefix, number, before))
 
     async def write(self, writes: Sequence[Write]) -> tuple[bool, ...]:
         writes = tuple(writes)
@@ -136,8 +136,10 @@ class EtcdStore:
                 return Listing(tuple(entries), Revision(revision))
             start = page.kvs[-1].key + b"\0"
 
-    async def _last(self, prefix: str, number: int) -> tuple[Entry, ...]:
+    async def _last(self, prefix: str, number: int, before: str | None) -> tuple[Entry, ...]:
         start, end = prefix_range(prefix)
+        if before is not None:
+            end = before.encode()
         entries: list[Entry] = []
         revision, more = 0, True
         while more and len(entries) < number:
