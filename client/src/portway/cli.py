@@ -7,12 +7,11 @@ are (netcheck.py). The engine is imported only when a registry is about to be as
 
 import argparse
 import math
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final, NoReturn
@@ -20,7 +19,7 @@ from typing import Final, NoReturn
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.printable import printable_json, printable_line
-from portway_runtime.standard_streams import open_standard_streams
+from portway_runtime.standard_streams import drop_standard_output, open_standard_streams
 
 from portway.config import (
     CA_VARIABLE,
@@ -225,18 +224,10 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        _drop_output()
+        drop_standard_output()
         if isinstance(error, BrokenPipeError):
             raise _ReaderGone from None
         raise Error(f"standard output cannot be written: {error.strerror}") from None
-
-
-def _drop_output() -> None:
-    """What is left in the buffer must not be written when Python ends, which would fail again and print that."""
-    with suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
 
 
 def _forward(options: argparse.Namespace) -> NoReturn:

@@ -33,3 +33,12 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             with suppress(OSError):
                 setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - for good
+
+
+def drop_standard_output() -> None:
+    """For a command whose output cannot be written any more (`| head -1`): what is left in the buffer goes to
+    /dev/null. Python would try to write it at its end, and say that it could not."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -96,9 +96,8 @@ def test_it_ends_quietly_when_nobody_reads_its_output(environment: dict[str, str
     os.close(reading)
     with open(writing, "wb") as output:
         command = [sys.executable, "-m", "portway", "forward", str(echo.port)]
-        done = subprocess.run(
-            command, env=os.environ | environment, stdout=output, stderr=subprocess.PIPE, timeout=20, check=False
-        )
+        variables = os.environ | environment | {"PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, env=variables, stdout=output, stderr=subprocess.PIPE, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
     node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
 

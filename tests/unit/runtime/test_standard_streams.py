@@ -3,6 +3,7 @@
 Each test is a program of its own: this process needs its descriptors.
 """
 
+import os
 import subprocess
 import sys
 
@@ -20,7 +21,9 @@ def names():
 def run(program: str, closed: str) -> tuple[int, str]:
     """The exit code of a program, started with descriptors closed as a shell has it, and what it reported."""
     shell = f'exec 3>&1; exec "$0" -c "$1" 3 {closed}'
-    done = subprocess.run(["sh", "-c", shell, sys.executable, _REPORT + program], stdout=subprocess.PIPE, timeout=30)
+    command = ["sh", "-c", shell, sys.executable, _REPORT + program]
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, env=buffered, stdout=subprocess.PIPE, timeout=30)
     return done.returncode, done.stdout.decode()
 
 
@@ -65,3 +68,22 @@ assert names() == ["/dev/null"] * 3
 report("done")
 """
     assert run(program, "<&- >&- 2>&-") == (0, "done")
+
+
+def test_output_that_nobody_reads_is_dropped() -> None:
+    """What is in the buffer already, what comes later, and what Python writes at its end: none of it fails, and nothing
+    is said."""
+    program = """
+from portway_runtime.standard_streams import drop_standard_output
+reading, writing = os.pipe()
+os.dup2(writing, 1)
+os.close(reading)
+print("lost")
+before = len(os.listdir("/proc/self/fd"))
+drop_standard_output()
+assert len(os.listdir("/proc/self/fd")) == before
+print("lost", flush=True)
+print("lost")
+report(os.readlink("/proc/self/fd/1"))
+"""
+    assert run(program, "2>&1") == (0, "/dev/null")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from portway_runtime.standard_streams import drop_standard_output
 
 from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
@@ -28,6 +29,7 @@ Exit codes:
   3    the registry cannot be reached
   4    the token is missing, unknown, revoked, or not an admin's
   130  interrupted, as a watch usually ends
+  141  standard output was closed by its reader
 """
 _PLURALS: Final = {
     "nodes": "node",
@@ -49,6 +51,9 @@ class _NounGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(ExitCode.INTERRUPTED)
+        except BrokenPipeError:
+            drop_standard_output()
+            ctx.exit(ExitCode.READER_GONE)
         except Failure as failure:
             print_text(f"portway-admin: {failure}", err=True)
             ctx.exit(failure.code)

@@ -51,6 +51,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     NOT_AUTHORISED = 4
     INTERRUPTED = 130  # 128 + SIGINT, as shells count
+    READER_GONE = 141  # 128 + SIGPIPE
 
 
 _EXIT_CODES: Final = {

@@ -1,6 +1,9 @@
 """How portway-admin finds and trusts its registry, and how it says what went wrong."""
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -156,9 +159,28 @@ def test_a_client_s_token_is_four(stage: Stage, admin: Call) -> None:
     assert "role admin" in result.stderr
 
 
+@pytest.mark.parametrize("command", [("token", "list"), ("token", "list", "--json"), ("node", "watch")])
+def test_a_reader_that_has_gone_ends_the_command_quietly(stage: Stage, command: tuple[str, ...]) -> None:
+    """`portway-admin ... | head -1`: the code of SIGPIPE, which is no refusal of the registry's."""
+    stage.node("fra-1")
+    reading, writing = os.pipe()
+    os.close(reading)
+    given = ("--registry", stage.address, "--ca", str(stage.pki.ca), "--token-file", str(stage.token_file))
+    with open(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", "from portway_registry.admin_cli.start import main; main()", *given, *command],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            timeout=20,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_help_says_what_the_exit_codes_mean(admin: Call) -> None:
     """All of them, and what commands there are."""
     result = admin("--help")
     assert result.exit_code == 0
-    for part in ("node", "tunnel", "token", "audit", "pki", "130", "cannot be reached"):
+    for part in ("node", "tunnel", "token", "audit", "pki", "130", "141", "cannot be reached"):
         assert part in result.stdout
