@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from portway_runtime.errors import CertificateError
+from portway_runtime.pem_files import read_pem
 
 _FILE: Final = "SSL_CERT_FILE"
 _FOLDERS: Final = "SSL_CERT_DIR"
@@ -43,7 +44,7 @@ def system_roots(bundles: Iterable[str] = _BUNDLES) -> bytes | None:
 
 def _bundle(path: str) -> bytes:
     try:
-        content = _content(path)
+        content = read_pem(path)
     except OSError:
         return b""
     return content if _PEM in content else b""
@@ -51,7 +52,7 @@ def _bundle(path: str) -> bytes:
 
 def _read(path: str) -> bytes:
     try:
-        content = _content(path)
+        content = read_pem(path)
     except OSError as error:
         raise CertificateError(f"cannot read {path}, which {_FILE} names: {error.strerror}") from error
     if _PEM not in content:
@@ -65,15 +66,10 @@ def _folder(path: str) -> bytes:
     try:
         with os.scandir(path) as entries:
             files = sorted({os.path.realpath(one.path) for one in entries if one.is_file()})
-        contents = [_content(one) for one in files]
+        contents = [read_pem(one) for one in files]
     except OSError as error:
         raise CertificateError(f"cannot read {path}, which {_FOLDERS} names: {error.strerror}") from error
     found = b"\n".join(content for content in contents if _PEM in content)
     if not found:
         raise CertificateError(f"{path}, which {_FOLDERS} names, holds no certificate (PEM)")
     return found
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:  # not a Path: clients have no other use for pathlib
-        return file.read()

@@ -41,10 +41,10 @@ _COLUMNS = (
     Column("STATE"),
     Column("SESSIONS", rank=2),
     Column("TUNNELS", rank=3),
-    Column("VISITS", rank=5),
+    Column("VISITS", rank=4),
     Column("VERSION", rank=7),
     Column("SINCE", rank=6),
-    Column("ENDS", rank=4),
+    Column("ENDS", rank=5),
     Column("REACHED", wraps=True),
 )
 _DAY = len("2026-01-01")  # what the table shows of the end of a certificate

@@ -72,7 +72,7 @@ def test_at_80_columns_names_are_whole(stage: Stage, monkeypatch: pytest.MonkeyP
     assert max(map(len, lines)) <= 80
     assert [line.split()[:3] for line in lines[3:5]] == [[name, "fra", "ready"] for name in names]
     assert "REACHED" in lines[1]
-    assert "No room for ADDRESS, VERSION, SINCE: " in "\n".join(lines)
+    assert "No room for ADDRESS, VERSION, SINCE, ENDS: " in "\n".join(lines)
 
 
 def test_a_region_is_kept_to(stage: Stage) -> None:
