@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from portway_lab.rolling_upgrade.command import WIRE_CHANGED_AT
+from portway_lab.rolling_upgrade.command import OLDER_RELEASE
 
 _ROOT = Path(__file__).resolve().parents[2]
 _END_WITHIN = 150.0
@@ -14,10 +14,10 @@ _END_WITHIN = 150.0
 @pytest.mark.slow  # each node starts anew, and its visits get the time to finish
 @pytest.mark.timeout(_END_WITHIN + 30)
 def test_no_new_connection_fails_and_no_request_is_cut() -> None:
-    """From the last commit that changed the wire: the registry and three nodes are upgraded one by one, while 200
+    """From the first sound commit of this wire: the registry and three nodes are upgraded one by one, while 200
     requests a second come on new and kept connections."""
     known = subprocess.run(
-        ["git", "cat-file", "-e", f"{WIRE_CHANGED_AT}^{{commit}}"], cwd=_ROOT, capture_output=True, check=False
+        ["git", "cat-file", "-e", f"{OLDER_RELEASE}^{{commit}}"], cwd=_ROOT, capture_output=True, check=False
     )
     if known.returncode != 0:
         pytest.skip("the older release is not in this clone: git fetch --unshallow brings it")
