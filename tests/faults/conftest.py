@@ -20,6 +20,7 @@ from portway_testkit.clusters.cluster import FRANKFURT, Cluster, NodePlan
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.hand_grants import Grants, grants_of
 from portway_testkit.clusters.mesh import connected
+from portway_testkit.clusters.replicated import Replicated, replicated_mesh
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually
@@ -59,6 +60,12 @@ def make_mesh(make_cluster: Callable[..., Cluster]) -> Callable[..., Cluster]:
 @pytest.fixture
 def mesh(make_mesh: Callable[..., Cluster]) -> Cluster:
     return make_mesh()
+
+
+@pytest.fixture
+def replicated(make_mesh: Callable[..., Cluster], etcd: EtcdServer) -> Iterator[Replicated]:
+    with replicated_mesh(make_mesh(store=f"etcd:{etcd.url}")) as replicated:
+        yield replicated
 
 
 @pytest.fixture

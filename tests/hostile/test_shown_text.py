@@ -189,6 +189,15 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def InviteNode(self, request: Any, context: Any) -> admin_pb2.InviteNodeResponse:
         return admin_pb2.InviteNodeResponse(token=STEERING, invitation=admin_pb2.Invitation(id=STEERING, node=STEERING))
 
+    def ListGrantKeys(self, request: Any, context: Any) -> admin_pb2.ListGrantKeysResponse:
+        return admin_pb2.ListGrantKeysResponse(keys=[self._grant_key()])
+
+    def RotateGrantKey(self, request: Any, context: Any) -> admin_pb2.RotateGrantKeyResponse:
+        return admin_pb2.RotateGrantKeyResponse(key=self._grant_key())
+
+    def RetireGrantKey(self, request: Any, context: Any) -> admin_pb2.RetireGrantKeyResponse:
+        return admin_pb2.RetireGrantKeyResponse(key=self._grant_key(), signing_id=STEERING)
+
     def WatchNodes(self, request: Any, context: Any) -> Iterator[admin_pb2.WatchNodesResponse]:
         yield admin_pb2.WatchNodesResponse(kind=admin_pb2.CHANGE_KIND_ADDED, node=self._node())
 
@@ -201,6 +210,10 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def OrderNode(self, request: Any, context: Any) -> admin_pb2.OrderNodeResponse:
         context.abort(grpc.StatusCode.NOT_FOUND, f"no such node{STEERING}")
         raise AssertionError("abort raises")
+
+    @staticmethod
+    def _grant_key() -> admin_pb2.GrantKeyInfo:
+        return admin_pb2.GrantKeyInfo(id=STEERING, unaware_nodes=[STEERING], unaware_replicas=[STEERING])
 
     @staticmethod
     def _tunnel() -> types_pb2.TunnelInfo:
@@ -254,6 +267,9 @@ def admin(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         "tenant set-quota x 1",
         "invitation list",
         "invitation revoke x",
+        "grant-key list",
+        "grant-key rotate",
+        "grant-key retire x",
     ],
 )
 def test_no_command_of_portway_admin_passes_control_characters_on(

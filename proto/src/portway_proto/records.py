@@ -6,6 +6,8 @@ record says is true.
 """
 
 import re
+from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
@@ -38,6 +40,10 @@ MAX_GRANT: Final = 8192
 # Bytes of a presence: its list of claims, and 170 of the rest with the longest name.
 MAX_PRESENCE: Final = 170 + CLAIM_ID_SIZE * MAX_CLAIMS
 MAX_REACH_FAILURE: Final = 300  # bytes
+# Ids of grant keys that a node names. A key lives for a month and a day; operators rotate them at most as often as the
+# registry allows, which keeps fewer.
+MAX_GRANT_KEYS: Final = 32
+_KID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _LAST_END: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC (RFC 5280 §4.1.2.5)
 _SHOWN: Final = 40  # characters of a value in an error
 
@@ -73,12 +79,18 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         reach_failure=cut_printable(sent.reach_failure, MAX_REACH_FAILURE),
         certificate_end_s=certificate_end(sent.certificate_end_s),
         lacking_regions=sent.lacking_regions,
+        grant_keys=key_ids(sent.grant_keys),
     )
 
 
 def certificate_end(sent: int) -> int:
     """The time in seconds at which a certificate ends, 0 for a time that no certificate can have."""
     return sent if 0 <= sent <= _LAST_END else 0
+
+
+def key_ids(sent: Iterable[str]) -> list[str]:
+    """Those that have the form of an id of a grant key, sorted, MAX_GRANT_KEYS at most."""
+    return sorted({kid for kid in islice(sent, MAX_GRANT_KEYS) if _KID.fullmatch(kid)})
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:

@@ -18,6 +18,8 @@ RegistryError
 │   ├── InvalidRequest     the request cannot be understood or contradicts itself
 │   │   └── MalformedMessage  it cannot be decoded
 │   ├── NotFound           no such node, tunnel or token
+│   ├── NotYet             a change that something still stands against; says what, and when it is possible
+│   ├── NoGrantKey         there is no key to sign a grant with
 │   ├── NoCandidate        no node can accept the client now
 │   ├── Busy               too many expensive calls of all callers together
 │   ├── Exhausted          too many expensive calls of this caller
@@ -177,6 +179,20 @@ class MalformedMessage(InvalidRequest):
 
 class NotFound(CallError):
     """No such node, tunnel or token."""
+
+
+class NotYet(CallError):
+    """A change that something still stands against; the text says what, and when the change is possible."""
+
+
+class NoGrantKey(CallError):
+    """There is no key to sign a grant with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this registry has lost the keys that sign grants, and makes a new one as soon as its store lets it: try "
+            "again in a few seconds (its log says more)"
+        )
 
 
 class NoCandidate(CallError):

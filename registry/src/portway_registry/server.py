@@ -27,7 +27,8 @@ from portway_runtime.threads import GRPC_THREADS, demand_threads
 
 from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
-from portway_registry.access.grants import Grants, KeyRotation
+from portway_registry.access.grant_keys import GrantKeys
+from portway_registry.access.grants import Grants
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
@@ -57,6 +58,8 @@ from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.services.token_streams import TokenStreams
 from portway_registry.state.audit import Audit
+from portway_registry.state.records import ReplicaRecord
+from portway_registry.state.replica import Replica, new_replica_id
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
@@ -92,6 +95,7 @@ class _Cluster:
     views: Views
     authority: ClusterAuthority
     grants: Grants
+    grant_keys: GrantKeys
     quota: Quota
     audit: Audit
     failed: FailedAuthentications
@@ -201,7 +205,7 @@ class Registry:
             locator = open_locator(self._config.geoip)
         except GeoError as error:
             raise ConfigError(str(error)) from error
-        self._closing += [_closing(locator), tasks.close]
+        self._closing += [_calling(locator.close), tasks.close]
         # Until it is loaded clients are not located, which costs them a round trip and the start nothing.
         tasks.spawn(_load(locator), name="load GeoIP")
         return locator
@@ -222,7 +226,6 @@ class Registry:
         limits = TunnelLimits(views.tokens, views.tenants, default=config.max_tunnels)
         grants = Grants(settings.cluster_id, views.grant_keys, limits, _now_ms)
         quota = Quota(limits, views.tunnels)
-        tasks.spawn(KeyRotation(store, views.grant_keys, _now_ms).run(), name="rotate grant keys")
         hub = Hub(
             store,
             views,
@@ -237,11 +240,29 @@ class Registry:
         hub.start()
         self._closing.append(hub.close)
         audit = Audit(store, _now_ms)
+        grant_keys = GrantKeys(store, views, audit, _now_ms)
+        await self._join_replicas(tasks, store, views)
+        tasks.spawn(grant_keys.run(), name="rotate grant keys")
         tasks.spawn(audit.keep_trimmed(), name="trim the audit")
         failed = FailedAuthentications(audit)
         tasks.spawn(failed.run(), name="write failed authentications")
         certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        return _Cluster(settings.cluster_id, store, views, authority, grants, quota, audit, failed, certificates, hub)
+        return _Cluster(
+            settings.cluster_id, store, views, authority, grants, grant_keys, quota, audit, failed, certificates, hub
+        )
+
+    async def _join_replicas(self, tasks: Tasks, store: Store, views: Views) -> None:
+        """Tell the other replicas that this one lives, and what it knows."""
+        replica_id, started = new_replica_id(), _now_ms()
+
+        def describe() -> ReplicaRecord:
+            return ReplicaRecord(replica_id, started, tuple(sorted(views.grant_keys.items)))
+
+        replica = Replica(store, describe, lease_seconds=self._config.lease_seconds)
+        self._closing.append(replica.close)
+        await _once_reachable(replica.publish)
+        self._closing.append(_calling(views.grant_keys.subscribe(replica.changed)))
+        tasks.spawn(replica.run(), name="keep this registry's record")
 
     async def _serve_nodes(self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles) -> None:
         config, views = self._config, cluster.views
@@ -284,7 +305,7 @@ class Registry:
             cluster_ca=cluster.authority.certificate,
             now_ms=_now_ms,
         )
-        admin = Admin(views, orders, tokens, tenants, invitations, audit)
+        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, audit)
         identify = by_token(tokens, invitations)
 
         def add(key: str) -> tuple[GrpcPort, aio.Server]:
@@ -354,9 +375,9 @@ async def _load(locator: Locator) -> None:
             await asyncio.sleep(_LOAD_AGAIN)
 
 
-def _closing(locator: Locator) -> Callable[[], Awaitable[None]]:
+def _calling(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
     async def close() -> None:
-        locator.close()
+        function()
 
     return close
 

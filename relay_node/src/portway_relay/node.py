@@ -95,6 +95,7 @@ class Node:
             self._lifecycle.obey,
             self._prober.probe,
             self._removed,
+            routing.outbox.state_changed,
         )
         self._stream = RegistryStream(
             config.registry,

@@ -42,6 +42,7 @@ class Report:
             max_sessions=config.limits.max_sessions,
             certificate_end_s=int(self._base.expiry.first_end().timestamp()),
             lacking_regions=len(self._routing.lacking.zones),
+            grant_keys=self._serving.grants.key_ids,
         )
 
     def counts(self) -> NodeCounts:

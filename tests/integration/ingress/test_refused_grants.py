@@ -12,7 +12,7 @@ from portway_proto.v1.lane_pb2 import (
     FAILURE_CODE_GRANT,
     FailureCode,
 )
-from portway_registry.access.grants import new_key
+from portway_registry.access.grant_keys import new_key
 from portway_registry.state import keys
 from portway_registry.state.records import GrantKeyRecord, encode
 from portway_registry.store.open import open_store

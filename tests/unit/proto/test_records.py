@@ -26,6 +26,7 @@ NODE = NodeInfo(
     reach_failure="from node lon-1: no answer",
     certificate_end_s=1_800_000_000,
     lacking_regions=6,
+    grant_keys=["1", "2"],
 )
 TUNNEL = TunnelInfo(
     label="a" * 16,

@@ -23,7 +23,8 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_proto.wire.statements import Claim, SigningKey, cluster_tag, sign_claim, sign_presence
-from portway_registry.access.grants import Grants, make_first_key
+from portway_registry.access.grant_keys import make_first_key
+from portway_registry.access.grants import Grants
 from portway_registry.config import Config
 from portway_registry.nodes.hub import Hub
 from portway_registry.state import keys

@@ -95,6 +95,35 @@ ROLE_ADMIN: Role.ValueType  # 2
 """May call Admin."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _GrantKeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrantKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantKeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRANT_KEY_STATE_UNSPECIFIED: _GrantKeyState.ValueType  # 0
+    GRANT_KEY_STATE_ANNOUNCED: _GrantKeyState.ValueType  # 1
+    """Known to nodes, or being told to them; signs nothing yet."""
+    GRANT_KEY_STATE_SIGNING: _GrantKeyState.ValueType  # 2
+    """New grants are signed with it."""
+    GRANT_KEY_STATE_VERIFYING: _GrantKeyState.ValueType  # 3
+    """Signs nothing any more; grants that it signed are verified."""
+    GRANT_KEY_STATE_UNREADABLE: _GrantKeyState.ValueType  # 4
+    """The record in the store cannot be read; nobody uses it."""
+
+class GrantKeyState(_GrantKeyState, metaclass=_GrantKeyStateEnumTypeWrapper): ...
+
+GRANT_KEY_STATE_UNSPECIFIED: GrantKeyState.ValueType  # 0
+GRANT_KEY_STATE_ANNOUNCED: GrantKeyState.ValueType  # 1
+"""Known to nodes, or being told to them; signs nothing yet."""
+GRANT_KEY_STATE_SIGNING: GrantKeyState.ValueType  # 2
+"""New grants are signed with it."""
+GRANT_KEY_STATE_VERIFYING: GrantKeyState.ValueType  # 3
+"""Signs nothing any more; grants that it signed are verified."""
+GRANT_KEY_STATE_UNREADABLE: GrantKeyState.ValueType  # 4
+"""The record in the store cannot be read; nobody uses it."""
+Global___GrantKeyState: _TypeAlias = GrantKeyState  # noqa: Y015
+
 @_typing.final
 class ListNodesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -947,3 +976,180 @@ class ListAuditResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
+
+@_typing.final
+class GrantKeyInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MADE_AT_MS_FIELD_NUMBER: _builtins.int
+    SIGNS_FROM_MS_FIELD_NUMBER: _builtins.int
+    USED_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
+    UNAWARE_NODES_FIELD_NUMBER: _builtins.int
+    UNAWARE_REPLICAS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    state: Global___GrantKeyState.ValueType
+    made_at_ms: _builtins.int
+    """0 when it is not known: keys of earlier releases."""
+    signs_from_ms: _builtins.int
+    """When it begins or began to sign; of an announced key at the latest."""
+    used_until_ms: _builtins.int
+    """Until when grants that it signed may be honoured; 0 while it signs, and for one that has signed nothing."""
+    early: _builtins.bool
+    """An announced key signs before signs_from_ms, once all nodes and registry replicas know it."""
+    @_builtins.property
+    def unaware_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes and registry replicas that live and do not know the key, at most 100 of each."""
+
+    @_builtins.property
+    def unaware_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        state: Global___GrantKeyState.ValueType = ...,
+        made_at_ms: _builtins.int = ...,
+        signs_from_ms: _builtins.int = ...,
+        used_until_ms: _builtins.int = ...,
+        early: _builtins.bool = ...,
+        unaware_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        unaware_replicas: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["early", b"early", "id", b"id", "made_at_ms", b"made_at_ms", "signs_from_ms", b"signs_from_ms", "state", b"state", "unaware_nodes", b"unaware_nodes", "unaware_replicas", b"unaware_replicas", "used_until_ms", b"used_until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantKeyInfo: _TypeAlias = GrantKeyInfo  # noqa: Y015
+
+@_typing.final
+class ListGrantKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """As in ListNodes. The oldest come first."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantKeysRequest: _TypeAlias = ListGrantKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListGrantKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantKeyInfo]: ...
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___GrantKeyInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantKeysResponse: _TypeAlias = ListGrantKeysResponse  # noqa: Y015
+
+@_typing.final
+class RotateGrantKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateGrantKeyRequest: _TypeAlias = RotateGrantKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateGrantKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___GrantKeyInfo:
+        """The key that was made, or that was announced already."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___GrantKeyInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateGrantKeyResponse: _TypeAlias = RotateGrantKeyResponse  # noqa: Y015
+
+@_typing.final
+class RetireGrantKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    force: _builtins.bool
+    """Delete it although it signs, or grants that it signed may be honoured."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireGrantKeyRequest: _TypeAlias = RetireGrantKeyRequest  # noqa: Y015
+
+@_typing.final
+class RetireGrantKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SIGNING_ID_FIELD_NUMBER: _builtins.int
+    signing_id: _builtins.str
+    """The key that signs now."""
+    @_builtins.property
+    def key(self) -> Global___GrantKeyInfo:
+        """The key as it was."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___GrantKeyInfo | None = ...,
+        signing_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "signing_id", b"signing_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireGrantKeyResponse: _TypeAlias = RetireGrantKeyResponse  # noqa: Y015

@@ -114,6 +114,21 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.ListGrantKeys = channel.unary_unary(
+                '/portway.v1.Admin/ListGrantKeys',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListGrantKeysRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListGrantKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateGrantKey = channel.unary_unary(
+                '/portway.v1.Admin/RotateGrantKey',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RotateGrantKeyRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RotateGrantKeyResponse.FromString,
+                _registered_method=True)
+        self.RetireGrantKey = channel.unary_unary(
+                '/portway.v1.Admin/RetireGrantKey',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -219,6 +234,28 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListGrantKeys(self, request, context):
+        """The keys that sign grants, without their private halves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateGrantKey(self, request, context):
+        """Makes the next key, which signs as soon as every node and registry replica knows it. While a key is announced
+        already no other is made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireGrantKey(self, request, context):
+        """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -301,6 +338,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListAudit,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.ListAuditRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'ListGrantKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrantKeys,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListGrantKeysRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListGrantKeysResponse.SerializeToString,
+            ),
+            'RotateGrantKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateGrantKey,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RotateGrantKeyRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RotateGrantKeyResponse.SerializeToString,
+            ),
+            'RetireGrantKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireGrantKey,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -735,6 +787,87 @@ class Admin(object):
             '/portway.v1.Admin/ListAudit',
             portway_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrantKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListGrantKeys',
+            portway_dot_v1_dot_admin__pb2.ListGrantKeysRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListGrantKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateGrantKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RotateGrantKey',
+            portway_dot_v1_dot_admin__pb2.RotateGrantKeyRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RotateGrantKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireGrantKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RetireGrantKey',
+            portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

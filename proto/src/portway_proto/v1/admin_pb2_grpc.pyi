@@ -51,6 +51,14 @@ class AdminStub:
     SetTenantQuota: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTenantQuotaRequest, _admin_pb2.SetTenantQuotaResponse]
     """Sets how many tunnels a tenant may have open at once. Those over it end at once, the newest first."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]
+    ListGrantKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListGrantKeysRequest, _admin_pb2.ListGrantKeysResponse]
+    """The keys that sign grants, without their private halves."""
+    RotateGrantKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateGrantKeyRequest, _admin_pb2.RotateGrantKeyResponse]
+    """Makes the next key, which signs as soon as every node and registry replica knows it. While a key is announced
+    already no other is made.
+    """
+    RetireGrantKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireGrantKeyRequest, _admin_pb2.RetireGrantKeyResponse]
+    """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -75,6 +83,14 @@ class AdminAsyncStub(AdminStub):
     SetTenantQuota: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTenantQuotaRequest, _admin_pb2.SetTenantQuotaResponse]  # type: ignore[assignment]
     """Sets how many tunnels a tenant may have open at once. Those over it end at once, the newest first."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]  # type: ignore[assignment]
+    ListGrantKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListGrantKeysRequest, _admin_pb2.ListGrantKeysResponse]  # type: ignore[assignment]
+    """The keys that sign grants, without their private halves."""
+    RotateGrantKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateGrantKeyRequest, _admin_pb2.RotateGrantKeyResponse]  # type: ignore[assignment]
+    """Makes the next key, which signs as soon as every node and registry replica knows it. While a key is announced
+    already no other is made.
+    """
+    RetireGrantKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireGrantKeyRequest, _admin_pb2.RetireGrantKeyResponse]  # type: ignore[assignment]
+    """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -192,5 +208,31 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditResponse, _abc.Awaitable[_admin_pb2.ListAuditResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListGrantKeys(
+        self,
+        request: _admin_pb2.ListGrantKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListGrantKeysResponse, _abc.Awaitable[_admin_pb2.ListGrantKeysResponse]]:
+        """The keys that sign grants, without their private halves."""
+
+    @_abc_1.abstractmethod
+    def RotateGrantKey(
+        self,
+        request: _admin_pb2.RotateGrantKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RotateGrantKeyResponse, _abc.Awaitable[_admin_pb2.RotateGrantKeyResponse]]:
+        """Makes the next key, which signs as soon as every node and registry replica knows it. While a key is announced
+        already no other is made.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireGrantKey(
+        self,
+        request: _admin_pb2.RetireGrantKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RetireGrantKeyResponse, _abc.Awaitable[_admin_pb2.RetireGrantKeyResponse]]:
+        """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

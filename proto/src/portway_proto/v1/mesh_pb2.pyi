@@ -137,6 +137,7 @@ class KeepAlive(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_END_S_FIELD_NUMBER: _builtins.int
     LACKING_REGIONS_FIELD_NUMBER: _builtins.int
+    GRANT_KEYS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     tunnels: _builtins.int
     visits: _builtins.int
@@ -144,6 +145,8 @@ class KeepAlive(_message.Message):
     certificate_end_s: _builtins.int
     """As in NodeInfo."""
     lacking_regions: _builtins.int
+    @_builtins.property
+    def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -153,10 +156,11 @@ class KeepAlive(_message.Message):
         state: _types_pb2.NodeState.ValueType = ...,
         certificate_end_s: _builtins.int = ...,
         lacking_regions: _builtins.int = ...,
+        grant_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,7 @@ import msgspec
 from portway_runtime.secret_files import create_file
 
 from portway_registry.access.credentials import Credential
-from portway_registry.access.grants import make_first_key
+from portway_registry.access.grant_keys import make_first_key
 from portway_registry.access.tokens import FIRST_ADMIN, new_token, parse_token
 from portway_registry.errors import ConfigError, StoreError, TokenMalformed
 from portway_registry.state import keys

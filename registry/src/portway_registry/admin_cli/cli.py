@@ -8,6 +8,7 @@ from portway_runtime.standard_streams import drop_standard_output
 
 from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
+from portway_registry.admin_cli.grant_key import grant_key
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
 from portway_registry.admin_cli.output import print_text
@@ -37,6 +38,7 @@ _PLURALS: Final = {
     "tunnels": "tunnel",
     "tenants": "tenant",
     "tokens": "token",
+    "grant-keys": "grant-key",
 }
 
 
@@ -89,12 +91,12 @@ def main(
     ca: Path | None,
     as_json: bool,
 ) -> None:
-    """Look after a Portway cluster: its nodes, tunnels, tenants and tokens.
+    """Look after a Portway cluster: its nodes, tunnels, tenants, tokens and keys.
 
     The registry, the token and the CA are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN and PORTWAY_CA.
     """
     ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json)
 
 
-for _command in (node, invitation, tunnel, tenant, token, audit, pki):
+for _command in (node, invitation, tunnel, tenant, token, grant_key, audit, pki):
     main.add_command(_command)

@@ -332,7 +332,8 @@ def _order_message(record: OrderRecord | None) -> OrderMessage:
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:
-    """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates."""
+    """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates,
+    grant keys."""
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
@@ -340,4 +341,5 @@ def without_counts(node: NodeInfo) -> NodeInfo:
     bare.ClearField("reach_failure")
     bare.ClearField("certificate_end_s")
     bare.ClearField("lacking_regions")
+    bare.ClearField("grant_keys")
     return bare

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from grpc import aio
-from portway_proto.records import certificate_end
+from portway_proto.records import certificate_end, key_ids
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     Announce,
@@ -231,6 +231,7 @@ class NodeSession:
         self.info.sessions, self.info.tunnels, self.info.visits = message.sessions, message.tunnels, message.visits
         self.info.certificate_end_s = certificate_end(message.certificate_end_s)
         self.info.lacking_regions = message.lacking_regions
+        self.info.grant_keys[:] = key_ids(message.grant_keys)
         if message.state in NodeState.values():
             self.info.state = message.state or self.info.state
 
@@ -368,14 +369,16 @@ class NodeSession:
 
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether the change is worth a write: of state, reach, its certificates, whether it accepts clients, or of a count
-    by over a tenth.
+    """Whether the change is worth a write: of state, reach, its certificates, the grant keys it knows, whether it
+    accepts clients, or of a count by over a tenth.
 
-    Without the fourth, a node that filled up from nine tenths on would be offered to clients that it refuses.
+    Without the fifth, a node that filled up from nine tenths on would be offered to clients that it refuses.
     """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
         return True
     if (stored.certificate_end_s, stored.lacking_regions) != (now.certificate_end_s, now.lacking_regions):
+        return True
+    if stored.grant_keys != now.grant_keys:
         return True
     if _is_full(stored) != _is_full(now) and is_ready(now):
         return True

@@ -105,7 +105,7 @@ class Roster:
                 self._put(node)
 
     def _put(self, node: NodeInfo) -> None:
-        self._records[node.name] = node
+        self._records[node.name] = _for_clients(node)
         placed = placed_node(node)
         if node.name in self._orders.items:
             placed = dataclasses.replace(placed, ready=False)
@@ -123,6 +123,16 @@ class Roster:
     def _remove(self, name: str) -> None:
         self._records.pop(name, None)
         self._places.remove(name)
+
+
+def _for_clients(node: NodeInfo) -> NodeInfo:
+    """The record without what only registries use, since each answer has several."""
+    if not node.grant_keys:
+        return node
+    shown = NodeInfo()
+    shown.CopyFrom(node)
+    shown.ClearField("grant_keys")
+    return shown
 
 
 def some_of_each_region(nodes: Sequence[Listed], limit: int) -> Sequence[Listed]:

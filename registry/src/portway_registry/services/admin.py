@@ -1,4 +1,4 @@
-"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, audit."""
+"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, grant keys, audit."""
 
 from typing import Any, Final
 
@@ -6,6 +6,7 @@ from portway_proto.v1 import admin_pb2 as pb
 from portway_proto.v1.admin_pb2_grpc import AdminServicer
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
+from portway_registry.access.grant_keys import GrantKeys, KeyState, KeyStatus
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenant, Tenants
 from portway_registry.access.tokens import Tokens
@@ -32,6 +33,13 @@ _ORDERS: Final[dict[int, Order | None]] = {
 }
 _ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
 
+_KEY_STATES: Final = {
+    KeyState.ANNOUNCED: pb.GRANT_KEY_STATE_ANNOUNCED,
+    KeyState.SIGNING: pb.GRANT_KEY_STATE_SIGNING,
+    KeyState.VERIFYING: pb.GRANT_KEY_STATE_VERIFYING,
+    KeyState.UNREADABLE: pb.GRANT_KEY_STATE_UNREADABLE,
+}
+
 
 class Admin(AdminServicer):
     """Lists are answered from memory; a change is in the store before it is answered."""
@@ -43,6 +51,7 @@ class Admin(AdminServicer):
         tokens: Tokens,
         tenants: Tenants,
         invitations: Invitations,
+        grant_keys: GrantKeys,
         audit: Audit,
     ) -> None:
         self._views = views
@@ -50,6 +59,7 @@ class Admin(AdminServicer):
         self._tokens = tokens
         self._tenants = tenants
         self._invitations = invitations
+        self._grant_keys = grant_keys
         self._audit = audit
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
@@ -158,6 +168,24 @@ class Admin(AdminServicer):
             next_page_token=next_page,
         )
 
+    async def ListGrantKeys(  # noqa: N802
+        self, request: pb.ListGrantKeysRequest, context: Any
+    ) -> pb.ListGrantKeysResponse:
+        found, next_page = page(self._grant_keys.all(), _grant_key, after=request.page_token)
+        return pb.ListGrantKeysResponse(keys=found, next_page_token=next_page)
+
+    async def RotateGrantKey(  # noqa: N802
+        self, request: pb.RotateGrantKeyRequest, context: Any
+    ) -> pb.RotateGrantKeyResponse:
+        key = await self._grant_keys.rotate(by=current_caller.get().name)
+        return pb.RotateGrantKeyResponse(key=_grant_key(key))
+
+    async def RetireGrantKey(  # noqa: N802
+        self, request: pb.RetireGrantKeyRequest, context: Any
+    ) -> pb.RetireGrantKeyResponse:
+        key = await self._grant_keys.retire(request.id, force=request.force, by=current_caller.get().name)
+        return pb.RetireGrantKeyResponse(key=_grant_key(key), signing_id=self._grant_keys.signing_id())
+
 
 def _unchanged(node: NodeInfo) -> NodeInfo:
     return node
@@ -192,6 +220,19 @@ def _invitation(record: InvitationRecord) -> pb.Invitation:
         used_at_ms=record.used_at_ms,
         revoked_at_ms=record.revoked_at_ms,
         used_by=record.used_by,
+    )
+
+
+def _grant_key(key: KeyStatus) -> pb.GrantKeyInfo:
+    return pb.GrantKeyInfo(
+        id=key.id,
+        state=_KEY_STATES[key.state],
+        made_at_ms=key.made_at_ms,
+        signs_from_ms=key.signs_from_ms,
+        used_until_ms=key.used_until_ms,
+        early=key.early,
+        unaware_nodes=key.unaware_nodes,
+        unaware_replicas=key.unaware_replicas,
     )
 
 

@@ -22,6 +22,8 @@ _STATUS: Final[tuple[tuple[type[Exception], StatusCode], ...]] = (
     (errors.NotServed, StatusCode.UNIMPLEMENTED),
     (errors.InvalidRequest, StatusCode.INVALID_ARGUMENT),
     (errors.NotFound, StatusCode.NOT_FOUND),
+    (errors.NotYet, StatusCode.FAILED_PRECONDITION),
+    (errors.NoGrantKey, StatusCode.UNAVAILABLE),
     (errors.NoCandidate, StatusCode.UNAVAILABLE),
     (errors.Busy, StatusCode.UNAVAILABLE),
     (errors.Exhausted, StatusCode.RESOURCE_EXHAUSTED),

@@ -32,6 +32,9 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListTenants": Role.ADMIN,
     "/portway.v1.Admin/SetTenantQuota": Role.ADMIN,
     "/portway.v1.Admin/ListAudit": Role.ADMIN,
+    "/portway.v1.Admin/ListGrantKeys": Role.ADMIN,
+    "/portway.v1.Admin/RotateGrantKey": Role.ADMIN,
+    "/portway.v1.Admin/RetireGrantKey": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,
 }

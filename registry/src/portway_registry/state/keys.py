@@ -8,6 +8,7 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     tokens/<id>        TokenRecord
     tenants/<name>     TenantRecord; absent for a tenant with the default quota
     grant-keys/<kid>   GrantKeyRecord
+    replicas/<id>      ReplicaRecord: a registry replica that lives, on a lease of its own
     orders/<node>      OrderRecord; absent for a node without an order
     ports/<region>/<first>  PortBlockRecord: the owner of the block of raw ports from `first` on; on no lease
     authority          AuthorityRecord: the cluster's own CA, its key included
@@ -27,6 +28,7 @@ PRESENCES: Final = ROOT + "presences/"
 TOKENS: Final = ROOT + "tokens/"
 TENANTS: Final = ROOT + "tenants/"
 GRANT_KEYS: Final = ROOT + "grant-keys/"
+REPLICAS: Final = ROOT + "replicas/"
 ORDERS: Final = ROOT + "orders/"
 PORTS: Final = ROOT + "ports/"
 AUTHORITY: Final = ROOT + "authority"
@@ -59,6 +61,10 @@ def tenant(name: str) -> str:
 
 def grant_key(kid: str) -> str:
     return GRANT_KEYS + kid
+
+
+def replica(replica_id: str) -> str:
+    return REPLICAS + replica_id
 
 
 def order(node_name: str) -> str:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
 from portway_proto.v1.types_pb2 import (
     NODE_STATE_CORDONED,
@@ -56,12 +57,25 @@ class TenantRecord(msgspec.Struct, frozen=True):
 
 
 class GrantKeyRecord(msgspec.Struct, frozen=True):
-    """An Ed25519 key pair, both keys raw. It signs from `active_from_ms` on, until a younger one does."""
+    """An Ed25519 key pair, both keys raw. It signs from `active_from_ms` on, until a younger one does.
+
+    early: it signs before that time, which is then changed, once all nodes and replicas know it.
+    """
 
     kid: str
     private_key: bytes
     public_key: bytes
     active_from_ms: int = 0
+    made_at_ms: int = 0
+    early: bool = False
+
+
+class ReplicaRecord(msgspec.Struct, frozen=True):
+    """A registry replica that lives, and the ids of the grant keys that it knows."""
+
+    id: str
+    started_at_ms: int = 0
+    grant_keys: tuple[str, ...] = ()
 
 
 class Order(StrEnum):
@@ -186,6 +200,14 @@ def is_ready(node: NodeInfo) -> bool:
     return node.state == NODE_STATE_READY and node.reach in _REACHED
 
 
+def decode_grant_key(value: bytes) -> GrantKeyRecord:
+    """A grant key whose halves belong together. Raises ValueError."""
+    record = _read_grant_key(value)
+    if Ed25519PrivateKey.from_private_bytes(record.private_key).public_key().public_bytes_raw() != record.public_key:
+        raise ValueError("its public key is not that of its private key")
+    return record
+
+
 def decode_tunnel(value: bytes) -> TunnelInfo:
     """A tunnel's record. Raises ValueError."""
     return _parse(TunnelInfo(), value)
@@ -195,6 +217,9 @@ def decode_presence(value: bytes) -> PresenceRecord:
     """A session's presence. Raises ValueError."""
     presence = read_presence(value)
     return PresenceRecord(presence.node, presence.time_ms, value)
+
+
+_read_grant_key: Final = decoder(GrantKeyRecord)
 
 
 def _parse(message: M, value: bytes) -> M:

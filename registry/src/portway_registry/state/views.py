@@ -22,8 +22,10 @@ from portway_registry.state.records import (
     OrderRecord,
     PortBlockRecord,
     PresenceRecord,
+    ReplicaRecord,
     TenantRecord,
     TokenRecord,
+    decode_grant_key,
     decode_node,
     decode_presence,
     decode_tunnel,
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 K = TypeVar("K")
 
+# The names of these records are secrets of clients, or made of them.
+_SECRET: Final = frozenset({keys.TUNNELS, keys.PRESENCES})
 _READS: Final = 32  # concurrent reads of the store
 
 
@@ -69,6 +73,7 @@ class View(Generic[T]):
         self._store = store
         self._decode = decode
         self._items: dict[str, Item[T]] = {}
+        self._unreadable: dict[str, Revision] = {}  # by name: which state of the record was logged
         self._subscribers: list[Change[T]] = []
         self.mirror = Mirror(store, prefix, on_failure=on_failure)
         self.mirror.subscribe(self._changed)
@@ -107,9 +112,21 @@ class View(Generic[T]):
         """Decode an entry that was read from the store; None, with an error logged, when it cannot be decoded."""
         try:
             return self._decode(entry.value)
-        except ValueError:
-            logger.exception("record ignored: it cannot be read", extra={"key_prefix": self.mirror.prefix})
+        except ValueError as error:
+            self._log_unreadable(entry, error)
             return None
+
+    def _log_unreadable(self, entry: Entry, error: ValueError) -> None:
+        """Once for each state of a record: it is read again and again."""
+        name = entry.key.removeprefix(self.mirror.prefix)
+        if self._unreadable.get(name) == entry.modified:
+            return
+        self._unreadable[name] = entry.modified
+        secret = self.mirror.prefix in _SECRET
+        logger.error(
+            "a record in the store cannot be read and is ignored: put back a copy of it, or delete it",
+            extra={"key": f"{self.mirror.prefix}..." if secret else entry.key, "reason": str(error)},
+        )
 
     def item(self, entry: Entry) -> Item[T] | None:
         """As `decode`, with revisions and lease."""
@@ -143,6 +160,8 @@ class View(Generic[T]):
         if entry is None:
             return
         name = entry.key.removeprefix(self.mirror.prefix)
+        if new_entry is None:
+            self._unreadable.pop(name, None)
         old = self._items.pop(name, None)
         new = None if new_entry is None else self.item(new_entry)
         if new is not None:
@@ -245,9 +264,8 @@ class Views:
         self.port_blocks: View[PortBlockRecord] = View(
             store, keys.PORTS, decoder(PortBlockRecord), on_failure=on_failure
         )
-        self.grant_keys: View[GrantKeyRecord] = View(
-            store, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=on_failure
-        )
+        self.grant_keys: View[GrantKeyRecord] = View(store, keys.GRANT_KEYS, decode_grant_key, on_failure=on_failure)
+        self.replicas: View[ReplicaRecord] = View(store, keys.REPLICAS, decoder(ReplicaRecord), on_failure=on_failure)
         self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
         self.invitations: View[InvitationRecord] = View(
             store, keys.INVITATIONS, decoder(InvitationRecord), on_failure=on_failure
@@ -270,6 +288,7 @@ class Views:
         """What nodes are checked against first, then nodes, then what nodes hold."""
         return (
             self.grant_keys,
+            self.replicas,
             self.tokens,
             self.tenants,
             self.invitations,

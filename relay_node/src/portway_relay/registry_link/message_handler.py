@@ -56,11 +56,13 @@ class MessageHandler:
         obey: Callable[["NodeState.ValueType"], None],
         probe: Callable[[Probe], None],
         removed: Callable[[str], None],
+        keys_learned: Callable[[], None],
     ) -> None:
         """
         obey: called with the state that an operator orders for this node.
         probe: called with another node whose address is to be tried.
         removed: called with the reason when the cluster admits this node no more.
+        keys_learned: called when grants are verified with other keys than before.
         """
         self._grants = grants
         self._sessions = sessions
@@ -73,6 +75,7 @@ class MessageHandler:
         self._obey = obey
         self._probe = probe
         self._removed = removed
+        self._keys_learned = keys_learned
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
 
@@ -112,6 +115,7 @@ class MessageHandler:
                     self._evict(eviction)
 
     def _learn_keys(self, settings: ClusterSettings) -> None:
+        before = self._grants.key_ids
         keys = {key.kid: key.public_key for key in settings.grant_keys}
         if not keys:
             logger.error("the registry names no grant keys, the known ones stay in use")
@@ -123,6 +127,8 @@ class MessageHandler:
             return
         self._checks.learn_cluster(settings.cluster_id)
         self.ready.set()
+        if self._grants.key_ids != before:
+            self._keys_learned()
 
     def _learn_owners(self, message: PortOwnersMessage) -> None:
         self._owners.learn((PortRange(one.first, one.last), one.node) for one in message.owners)

@@ -326,4 +326,5 @@ class RegistryStream:
             state=node.state,
             certificate_end_s=node.certificate_end_s,
             lacking_regions=node.lacking_regions,
+            grant_keys=node.grant_keys,
         )

@@ -74,6 +74,11 @@ class GrantVerifier:
         """Whether any key is known."""
         return bool(self._keys)
 
+    @property
+    def key_ids(self) -> list[str]:
+        """The ids of the keys that are known, sorted."""
+        return sorted(self._keys)
+
     def learn_keys(self, cluster_id: str, public_keys: Mapping[str, bytes]) -> None:
         """Replace the keys (raw Ed25519, by `kid`). Raises ValueError for bytes that are not a key."""
         for key in public_keys.values():

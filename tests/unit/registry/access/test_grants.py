@@ -1,4 +1,4 @@
-"""Grants, and the keys that sign them."""
+"""Grants: what they say, and which key signs them."""
 
 from collections.abc import AsyncIterator
 
@@ -8,10 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from jwt.types import Options
 from portway_proto.v1.discovery_pb2 import Grant
-from portway_registry.access.grants import Grants, KeyRotation, make_first_key, new_key
-from portway_registry.errors import StoreUnavailable
+from portway_registry.access.grant_keys import new_key
+from portway_registry.access.grants import Grants
+from portway_registry.errors import NoGrantKey
 from portway_registry.state import grant_reader, keys
-from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
+from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decode_grant_key, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
@@ -20,7 +21,6 @@ from portway_testkit.clusters.views import ViewedStore, settle
 TOKEN = TokenRecord(id="abc", tenant="demo", role=Role.CLIENT, secret_sha256=b"", max_tunnels=5)
 SESSION_KEY = b"\x01" * 32
 HOUR = 3_600_000
-DAY = 24 * HOUR
 NOW = 1_800_000_000_000
 
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def known(memory: EmbeddedStore) -> AsyncIterator[View[GrantKeyRecord]]:
-    view: View[GrantKeyRecord] = View(memory, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=print)
+    view: View[GrantKeyRecord] = View(memory, keys.GRANT_KEYS, decode_grant_key, on_failure=print)
     await view.start()
     yield view
     await view.close()
@@ -131,71 +131,6 @@ async def test_a_clock_that_is_behind_signs_with_the_oldest_key(
 
 
 async def test_without_a_key_nothing_is_signed(signer: Grants) -> None:
-    """A registry that knows no key yet is away, for who asks it."""
-    with pytest.raises(StoreUnavailable, match="no key"):
+    """A registry that knows no key says so, and not that its store is away."""
+    with pytest.raises(NoGrantKey, match="lost the keys"):
         signer.sign(TOKEN, SESSION_KEY)
-
-
-async def test_the_first_key_is_made_once(memory: EmbeddedStore) -> None:
-    """Whoever comes second leaves the first key as it is."""
-    await make_first_key(memory, now_ms=1)
-    before = await memory.get(keys.grant_key("1"))
-    await make_first_key(memory, now_ms=2)
-    assert await memory.get(keys.grant_key("1")) == before
-
-
-class RotatedKeys:
-    """Keys in a store, and replicas that rotate them, at a time that the test sets."""
-
-    def __init__(self, store: EmbeddedStore, known: View[GrantKeyRecord]) -> None:
-        self.now = 0
-        self._store = store
-        self._known = known
-        self._replicas = [KeyRotation(store, known, lambda: self.now) for _ in range(2)]
-
-    async def rotate(self, at: int) -> dict[str, int]:
-        """All replicas rotate them; the keys by their kids, with when they become active."""
-        self.now = at
-        for replica in self._replicas:
-            await replica.rotate()
-        await settle(self._store, self._known.mirror)
-        return {key.kid: key.active_from_ms for key in self._known.values()}
-
-
-@pytest.fixture
-async def rotated(memory: EmbeddedStore) -> AsyncIterator[RotatedKeys]:
-    await make_first_key(memory, now_ms=0)
-    known: View[GrantKeyRecord] = View(memory, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=print)
-    await known.start()
-    yield RotatedKeys(memory, known)
-    await known.close()
-
-
-async def test_a_key_signs_for_thirty_days(rotated: RotatedKeys) -> None:
-    """The next one is published a day before it signs, and there is one, however many replicas rotate them."""
-    assert await rotated.rotate(at=29 * DAY - 1) == {"1": 0}
-    assert await rotated.rotate(at=29 * DAY) == {"1": 0, "2": 30 * DAY}
-    assert await rotated.rotate(at=30 * DAY) == {"1": 0, "2": 30 * DAY}
-
-
-async def test_a_key_is_kept_while_its_grants_may_be_honoured(rotated: RotatedKeys) -> None:
-    """An old key goes when 26 hours have passed since the next one began to sign."""
-    await rotated.rotate(at=29 * DAY)
-    assert set(await rotated.rotate(at=30 * DAY + 26 * HOUR)) == {"1", "2"}
-    assert set(await rotated.rotate(at=30 * DAY + 26 * HOUR + 1)) == {"2"}
-
-
-async def test_a_year_leaves_few_keys(rotated: RotatedKeys) -> None:
-    """Rotated four times a day for a year, keys follow each other and do not pile up."""
-    most = 0
-    for hour in range(0, 365 * 24, 6):
-        found = await rotated.rotate(at=hour * HOUR)
-        most = max(most, len(found))
-    assert most == 2
-    assert max(map(int, found)) == 13
-
-
-async def test_a_long_pause_makes_one_key(rotated: RotatedKeys) -> None:
-    """After a year without any registry there is one new key, not twelve."""
-    assert set(await rotated.rotate(at=365 * DAY)) == {"1", "2"}
-    assert set(await rotated.rotate(at=365 * DAY + HOUR)) == {"1", "2"}

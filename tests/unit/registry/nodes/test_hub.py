@@ -8,7 +8,8 @@ import pytest
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_SUPERSEDED, NodeMessage, Register, RegistryMessage
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_proto.wire.statements import SigningKey
-from portway_registry.access.grants import Grants, make_first_key, new_key
+from portway_registry.access.grant_keys import make_first_key, new_key
+from portway_registry.access.grants import Grants
 from portway_registry.errors import Replaced
 from portway_registry.nodes import hub as hub_module
 from portway_registry.nodes.hub import Hub, without_counts

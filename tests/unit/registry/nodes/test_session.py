@@ -433,13 +433,14 @@ async def test_a_session_that_was_ended_early_ends_at_once(store: Fickle, views:
         ({"tunnels": 9}, {"tunnels": 10}, True),
         ({"certificate_end_s": 1}, {"certificate_end_s": 2}, True),
         ({}, {"lacking_regions": 1}, True),
+        ({"grant_keys": ["1"]}, {"grant_keys": ["1", "2"]}, True),
         ({"state": NODE_STATE_READY}, {"state": NODE_STATE_DRAINING}, True),
         ({"sessions": 99, "max_sessions": 100}, {"sessions": 100, "max_sessions": 100}, True),
         ({"sessions": 100, "max_sessions": 100}, {"sessions": 99, "max_sessions": 100}, True),
     ],
 )
 def test_small_changes_are_not_worth_a_write(before: dict[str, Any], after: dict[str, Any], notable: bool) -> None:
-    """The state, its certificates and whether it is full always, a count when it changes by more than a tenth."""
+    """State, certificates, known keys and whether it is full always, a count when it changes by more than a tenth."""
     assert is_notable(node_info("a", **before), node_info("a", **after)) is notable
 
 

@@ -98,6 +98,13 @@ async def test_it_follows_the_records(stage: Stage) -> None:
     assert stage.names() == {"lon-1"}
 
 
+async def test_clients_are_not_told_what_only_registries_use(stage: Stage) -> None:
+    """Each answer has several records."""
+    await stage.put("fra-1", grant_keys=["1", "2"], port=444)
+    told = {node.name: node for node, _ in stage.roster.candidates(FRANKFURT, region="", limit=10)}
+    assert (list(told["fra-1"].grant_keys), told["fra-1"].port) == ([], 444)
+
+
 async def test_regions_count_every_node(stage: Stage) -> None:
     """A region is there while it has a node, whether that takes clients or not."""
     await stage.put("lon-1", "lon", state=NODE_STATE_DRAINING)

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from portway_registry.access.grants import Grants, new_key
+from portway_registry.access.grant_keys import new_key
+from portway_registry.access.grants import Grants
 from portway_registry.state import keys
 from portway_registry.state.grant_reader import GrantReader, GrantRefused
-from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decoder, encode
+from portway_registry.state.records import GrantKeyRecord, Role, TokenRecord, decode_grant_key, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import View
 from portway_registry.store.embedded import EmbeddedStore
@@ -25,7 +26,7 @@ LEEWAY = 15 * 60_000
 @pytest.fixture
 async def known(memory: EmbeddedStore) -> AsyncIterator[View[GrantKeyRecord]]:
     await memory.put(keys.grant_key("1"), encode(new_key("1", active_from_ms=1)))
-    view: View[GrantKeyRecord] = View(memory, keys.GRANT_KEYS, decoder(GrantKeyRecord), on_failure=print)
+    view: View[GrantKeyRecord] = View(memory, keys.GRANT_KEYS, decode_grant_key, on_failure=print)
     await view.start()
     yield view
     await view.close()

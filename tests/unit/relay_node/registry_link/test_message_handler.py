@@ -53,6 +53,10 @@ class FakeGrants:
             raise ValueError("no key")
         self.learned.append((cluster_id, keys))
 
+    @property
+    def key_ids(self) -> list[str]:
+        return sorted(self.learned[-1][1]) if self.learned else []
+
     def revoke(self, token_ids: Iterable[str]) -> None:
         self.revoked += token_ids
 
@@ -144,6 +148,7 @@ class News:
         self.orders: list[int] = []
         self.probes: list[Probe] = []
         self.removals: list[str] = []
+        self.keys_told = 0
         fakes: Any = self
         self.handler = MessageHandler(
             fakes.grants,
@@ -157,7 +162,11 @@ class News:
             self.orders.append,
             self.probes.append,
             self.removals.append,
+            self._keys_learned,
         )
+
+    def _keys_learned(self) -> None:
+        self.keys_told += 1
 
     def hear(self, **message: Any) -> None:
         self.handler.received(RegistryMessage(**message))
@@ -199,6 +208,15 @@ async def test_settings_without_a_usable_key_change_nothing(
     assert not news.grants.learned
     assert not news.handler.ready.is_set()
     assert len(caplog.records) == 1
+
+
+async def test_other_keys_are_reported_at_once(news: News) -> None:
+    """A registry waits for that before it signs with a new key; the same again is no news."""
+    news.hear(settings=settings(("k1", KEY)))
+    news.hear(settings=settings(("k1", KEY)))
+    assert news.keys_told == 1
+    news.hear(settings=settings(("k1", KEY), ("k2", KEY)))
+    assert news.keys_told == 2
 
 
 async def test_revocations_reach_grants_and_sessions(news: News) -> None:

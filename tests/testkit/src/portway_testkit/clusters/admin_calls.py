@@ -66,6 +66,23 @@ class AdminCalls:
             request = admin_pb2.RevokeInvitationRequest(id=invitation_id)
             AdminStub(channel).RevokeInvitation(request, timeout=TIMEOUT, metadata=self._metadata)
 
+    def grant_keys(self) -> dict[str, admin_pb2.GrantKeyInfo]:
+        """The keys that sign grants, by their ids."""
+        with self._channel() as channel:
+            request = admin_pb2.ListGrantKeysRequest()
+            answer = AdminStub(channel).ListGrantKeys(request, timeout=TIMEOUT, metadata=self._metadata)
+            return {one.id: one for one in answer.keys}
+
+    def rotate_grant_key(self) -> admin_pb2.GrantKeyInfo:
+        with self._channel() as channel:
+            request = admin_pb2.RotateGrantKeyRequest()
+            return AdminStub(channel).RotateGrantKey(request, timeout=TIMEOUT, metadata=self._metadata).key
+
+    def retire_grant_key(self, kid: str, *, force: bool = False) -> None:
+        with self._channel() as channel:
+            request = admin_pb2.RetireGrantKeyRequest(id=kid, force=force)
+            AdminStub(channel).RetireGrantKey(request, timeout=TIMEOUT, metadata=self._metadata)
+
     def audited(self) -> list[tuple[str, str]]:
         """Action and target of each audit entry, newest first."""
         with self._channel() as channel:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, Eviction, Withdrawal
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_registry.access.grants import Grants, new_key
+from portway_registry.access.grant_keys import new_key
+from portway_registry.access.grants import Grants
 from portway_registry.state import keys
 from portway_registry.state.grant_reader import GrantReader
 from portway_registry.state.records import Role, TokenRecord, encode

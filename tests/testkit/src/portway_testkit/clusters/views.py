@@ -25,6 +25,7 @@ class ViewedStore:
             views.tokens,
             views.tenants,
             views.grant_keys,
+            views.replicas,
             views.port_blocks,
             views.presences,
         ):
