@@ -134,6 +134,7 @@ class SessionTunnels:
         # UNBOUND notices, sent again when the session resumes: a lane that broke may not have delivered them.
         self._notices: BoundedMap[str, tuple[Tunnel, Unbound]] = BoundedMap(limits.max_tunnels_per_session)
         self._pending: dict[str, asyncio.Task[None]] = {}  # BINDs that are not answered yet, by label
+        self._moved: set[str] = set()  # of `by_label`: the client says that it has bound them at another node
 
     def __len__(self) -> int:
         return len(self.by_label)
@@ -171,6 +172,7 @@ class SessionTunnels:
     def tunnel_taken(self, tunnel: Tunnel, failure: Failure, claim: bytes = b"") -> None:
         if self.by_label.get(tunnel.label) is tunnel:
             del self.by_label[tunnel.label]
+            self._moved.discard(tunnel.label)
         notice = Unbound(label=tunnel.label, failure=failure, claim=claim)
         self._notices[tunnel.label] = (tunnel, notice)
         self._send(FrameType.UNBOUND, notice)
@@ -194,12 +196,19 @@ class SessionTunnels:
                 self.tunnel_taken(tunnel, refused.failure, refused.claim)
 
     def release(self, *, closed: bool) -> None:
-        """Release every tunnel. `closed`: the client does not bind them at another node."""
+        """Release every tunnel. `closed`: the client does not bind them at another node.
+
+        Those that it said have moved are not closed, though the check of what it showed for that may not have ended:
+        visitors wait for it, and visits in progress may finish.
+        """
         self.cancel_pending()
         for tunnel in self.by_label.values():
-            self._context.table.release(tunnel, closed=closed)
-            self._released(tunnel)
+            left = closed and tunnel.label in self._moved
+            self._context.table.release(tunnel, closed=closed and not left)
+            if not left:
+                self._released(tunnel)
         self.by_label.clear()
+        self._moved.clear()
 
     def cancel_pending(self) -> None:
         """Drop the BINDs that are not answered yet; a client sends them again on its next control lane."""
@@ -230,6 +239,7 @@ class SessionTunnels:
         label = Unbind.FromString(payload).label
         self._notices.pop(label, None)
         self._cancel(label)
+        self._moved.discard(label)
         tunnel = self.by_label.pop(label, None)
         if tunnel is not None:
             self._context.table.release(tunnel, closed=True)
@@ -249,6 +259,8 @@ class SessionTunnels:
         claim, presence = read_claim(moved.claim), read_presence(moved.presence)
         if claim.label != tunnel.label:
             return
+        if claim.label in self.by_label:
+            self._moved.add(claim.label)
         self._context.routes.hear_moved(self.shown.sender, claim, presence)
         self._context.tasks.spawn(self._context.verification.settle(claim.label), name="follow a client")
 
@@ -302,6 +314,7 @@ class SessionTunnels:
             self._refuse(bind, refused)
             return
         self.by_label[label] = tunnel
+        self._moved.discard(label)
         self._notices.pop(label, None)
         logger.info("tunnel bound", extra={"label": short_label(label), "epoch": tunnel.epoch, "tenant": self.tenant})
         siblings = context.addresses.taken() if options.unencrypted else []

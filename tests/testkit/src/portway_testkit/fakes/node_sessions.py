@@ -23,6 +23,7 @@ from portway_proto.v1.lane_pb2 import (
     Failure,
     Goaway,
     Hello,
+    Moved,
     Park,
     Presence,
     Unbind,
@@ -277,6 +278,12 @@ class Client:
 
     def unbind(self, key: SigningKey) -> None:
         self.send(FrameType.UNBIND, Unbind(label=label_of(key)))
+
+    def move(self, key: SigningKey, node: str, epoch: int = 2) -> None:
+        """MOVED: the tunnel is bound at `node` now."""
+        claim = self.claim(key, epoch, node=node)
+        presence = self.present(node, claim)
+        self.send(FrameType.MOVED, Moved(label=claim.label, claim=claim.encoded, presence=presence.encoded))
 
     def leave(self) -> None:
         self.send(FrameType.GOAWAY, Goaway())
