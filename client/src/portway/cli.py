@@ -25,7 +25,9 @@ from portway.config import (
     CA_VARIABLE,
     KEY_VARIABLE,
     LATENCY,
+    NEVER,
     REGISTRY_VARIABLE,
+    RETURNS_VARIABLE,
     STRATEGIES,
     TOKEN_VARIABLE,
     resolve,
@@ -171,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         default=LATENCY,
         help="latency: the first of the nearest to answer; geoip: the nearest by location; default: latency",
     )
+    add(
+        "--returns",
+        metavar="TIMES",
+        help=f"when to go to a node that is clearly nearer: {NEVER}, or seconds such as ready=60,spread=240,pause=600 "
+        f"(also look, rest); default: {RETURNS_VARIABLE}, then these",
+    )
     add("--timeout", metavar="SECONDS", type=float, default=10.0, help="seconds to open each tunnel in; default: 10")
     add("--json", action="store_true", help="print each tunnel as one line of JSON instead")
     checking = commands.add_parser(
@@ -292,6 +300,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
         strategy=options.strategy,
         tunnel_lost=tunnel_lost,
         key=options.key,
+        returns=options.returns,
     )
 
 

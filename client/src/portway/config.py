@@ -1,13 +1,15 @@
-"""Settings of a tunnel: the registries to ask, the token to present, the CA to trust; and the path of its key file.
+"""Settings of a tunnel: the registries to ask, the token to present, the CA to trust, when to go to a nearer node; and
+the path of its key file.
 
 They are resolved when a tunnel is opened, never at import; arguments take precedence over the environment. A missing
 registry or token is a ConfigError that names the argument and the variable.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from portway_runtime.endpoints import parse_endpoint
@@ -19,14 +21,38 @@ REGISTRY_VARIABLE: Final = "PORTWAY_REGISTRY"
 TOKEN_VARIABLE: Final = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
 CA_VARIABLE: Final = "PORTWAY_CA"
 KEY_VARIABLE: Final = "PORTWAY_KEY"
+RETURNS_VARIABLE: Final = "PORTWAY_RETURNS"
 
 # How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
 LATENCY: Final = "latency"
 GEOIP: Final = "geoip"
 STRATEGIES: Final = (LATENCY, GEOIP)
 
+# In place of times: a session stays at its node until it loses it.
+NEVER: Final = "never"
+
 _TOKEN: Final = re.compile(r"pw_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnTimes:
+    """When a session looks for a nearer node and goes there. In seconds.
+
+    look: until the first look after attaching, half to one and a half times; each further time is twice the one before.
+    rest: the longest such time. With it a look's grant comes before the one before is to be renewed.
+    ready: for which a nearer node must have been ready. spread: within which, after that, clients go there.
+    pause: between two returns, at least.
+    """
+
+    look: float = 75.0
+    rest: float = 1200.0
+    ready: float = 60.0
+    spread: float = 240.0
+    pause: float = 600.0
+
+
+RETURN_TIMES: Final = ReturnTimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +60,7 @@ class Settings:
     """The registries, the credentials, and the choice of node. Tunnels with equal settings share a session.
 
     registries: each `host:port`, tried in turn. ca: PEM; None trusts the system's roots. region: "" is any region.
+    returns: None stays at a node until it is lost.
     """
 
     registries: tuple[str, ...]
@@ -41,6 +68,7 @@ class Settings:
     ca: bytes | None = field(default=None, repr=False)
     region: str = ""
     strategy: str = LATENCY
+    returns: ReturnTimes | None = RETURN_TIMES
 
 
 def resolve(
@@ -50,6 +78,7 @@ def resolve(
     ca: str | os.PathLike[str] | None = None,
     region: str | None = None,
     strategy: str = LATENCY,
+    returns: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings that these arguments and the environment (the process's, if None) make now.
@@ -61,12 +90,20 @@ def resolve(
     _check_kind("token", token, str)
     _check_kind("region", region, str)
     _check_kind("ca", ca, (str, os.PathLike))
+    _check_kind("returns", returns, str)
     if strategy not in STRATEGIES:
         raise InvalidError(f"the strategy is one of {', '.join(map(repr, STRATEGIES))}, not {strategy!r}")
     registries = environment.get(REGISTRY_VARIABLE, "") if registry is None else registry
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
-    return Settings(_checked_registries(registries), _checked_token(token), _read_ca(path), region or "", strategy)
+    return Settings(
+        _checked_registries(registries),
+        _checked_token(token),
+        _read_ca(path),
+        region or "",
+        strategy,
+        _return_times(environment.get(RETURNS_VARIABLE, "") if returns is None else returns),
+    )
 
 
 def resolve_key(key: str | os.PathLike[str] | None, environment: Mapping[str, str] | None = None) -> str:
@@ -118,6 +155,27 @@ def _checked_token(token: str) -> str:
     if not _TOKEN.fullmatch(token):
         raise AuthError("the token is malformed: it looks like pw_<id>_<secret>; copy it whole from portway-admin")
     return token
+
+
+def _return_times(text: str) -> ReturnTimes | None:
+    """Reads `never`, or `ready=60,spread=240`; what is not named has its default."""
+    if text.strip() == NEVER:
+        return None
+    known = {one.name for one in fields(ReturnTimes)}
+    named: dict[str, float] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, value = (word.strip() for word in part.partition("="))
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if name not in known or not 0 < seconds < math.inf:
+            raise ConfigError(
+                f"{RETURNS_VARIABLE} (returns=, --returns) is {NEVER!r}, or seconds such as 'ready=60,spread=240' for "
+                f"some of {', '.join(sorted(known))}, not {part!r}"
+            )
+        named[name] = seconds
+    return replace(RETURN_TIMES, **named)
 
 
 def _read_ca(path: str | os.PathLike[str]) -> bytes | None:

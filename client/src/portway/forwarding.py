@@ -42,6 +42,7 @@ class Arguments:
     strategy: Any
     tunnel_lost: TunnelLost | None
     key: str | os.PathLike[str] | None
+    returns: str | None
     client: Any
 
     def checked(self) -> TunnelRequest:
@@ -62,7 +63,12 @@ class Arguments:
                 f"client is Modal's and is None here, not {self.client!r}: registry= and token= say whom to ask"
             )
         settings = resolve(
-            registry=self.registry, token=self.token, ca=self.ca, region=self.region, strategy=self.strategy
+            registry=self.registry,
+            token=self.token,
+            ca=self.ca,
+            region=self.region,
+            strategy=self.strategy,
+            returns=self.returns,
         )
         return TunnelRequest(
             self.port,
@@ -193,6 +199,7 @@ class _Forward:
         strategy: str = LATENCY,
         tunnel_lost: TunnelLost | None = None,
         key: str | os.PathLike[str] | None = None,
+        returns: str | None = None,
         client: None = None,
     ) -> Forwarding:
         """Put a local port on the Internet for as long as a with-block runs.
@@ -215,6 +222,8 @@ class _Forward:
         key: a file with the tunnel's key, made at the first use: the same URL from then on, wherever the file is. Keep
             it secret: whoever has the file has the URL. One program at a time uses it; the one that is started later
             takes the URL over. Used instead of PORTWAY_KEY; "" is a random URL.
+        returns: when the tunnel goes to a node that is clearly nearer than its own: "never", or times in seconds, such
+            as "ready=60,spread=240,pause=600". Used instead of PORTWAY_RETURNS; "" is the default.
         client: None; a program written for Modal may pass it.
 
         Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError, RemoteError or
@@ -234,6 +243,7 @@ class _Forward:
                 strategy,
                 tunnel_lost,
                 key,
+                returns,
                 client,
             )
         )

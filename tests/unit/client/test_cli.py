@@ -112,7 +112,7 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "forward", forward)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     named = {"--host": "db", "--registry": "a:1", "--token": "t", "--ca": "c", "--region": "r", "--timeout": "3.5"}
-    named |= {"--strategy": "geoip", "--key": "k"}
+    named |= {"--strategy": "geoip", "--key": "k", "--returns": "never"}
     arguments = ["--h2", "--unencrypted", *(word for option in named.items() for word in option)]
     assert main(["forward", "5432", *arguments]) == 1
     assert main(["forward", "other:5432", *arguments]) == 1
@@ -129,6 +129,7 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
             "region": "r",
             "strategy": "geoip",
             "key": "k",
+            "returns": "never",
             "timeout": 3.5,
         }
 

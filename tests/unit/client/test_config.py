@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portway.config import CA_VARIABLE, REGISTRY_VARIABLE, TOKEN_VARIABLE, Settings, resolve, resolve_key
+from portway.config import (
+    CA_VARIABLE,
+    REGISTRY_VARIABLE,
+    RETURNS_VARIABLE,
+    TOKEN_VARIABLE,
+    ReturnTimes,
+    Settings,
+    resolve,
+    resolve_key,
+)
 from portway.errors import AuthError, ConfigError, InvalidError
 
 PEM = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n"
@@ -26,6 +35,38 @@ def test_an_argument_goes_before_its_variable(tmp_path: Path) -> None:
     environment = {REGISTRY_VARIABLE: "a:1", TOKEN_VARIABLE: "pw_id_secret", CA_VARIABLE: "/nowhere"}
     settings = resolve(registry="b:2", token="pw_other_secret", ca=ca, region="fra", environment=environment)
     assert settings == Settings(("b:2",), "pw_other_secret", PEM.encode(), "fra")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, ReturnTimes()),
+        ("", ReturnTimes()),
+        ("never", None),
+        (" never ", None),
+        ("ready=1", ReturnTimes(ready=1.0)),
+        (" spread = 0.5 , pause=3,", ReturnTimes(spread=0.5, pause=3.0)),
+        ("look=1,rest=2,ready=3,spread=4,pause=5", ReturnTimes(1.0, 2.0, 3.0, 4.0, 5.0)),
+    ],
+)
+def test_when_to_go_to_a_nearer_node(text: str | None, expected: ReturnTimes | None) -> None:
+    """What is not named has its default; the argument goes before the variable, and an empty one is the default."""
+    assert resolve(**GIVEN, returns=text).returns == expected
+    environment = {RETURNS_VARIABLE: text or ""}
+    assert resolve(**(GIVEN | {"environment": environment})).returns == expected
+    environment = {RETURNS_VARIABLE: "ready=77"}
+    argued = resolve(**(GIVEN | {"environment": environment}), returns=text)
+    assert argued.returns == (ReturnTimes(ready=77.0) if text is None else expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sometimes", "ready", "ready=", "ready=soon", "ready=0", "ready=-1", "ready=inf", "ready=nan", "never,ready=1"],
+)
+def test_times_of_no_use_are_refused(text: str) -> None:
+    """The error names the setting and the times that there are."""
+    with pytest.raises(ConfigError, match=r"PORTWAY_RETURNS .* some of look, pause, ready, rest, spread, not "):
+        resolve(**GIVEN, returns=text)
 
 
 def test_variables_of_kubernetes_services_are_no_settings() -> None:

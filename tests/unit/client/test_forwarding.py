@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "strategy": "latency",
     "tunnel_lost": None,
     "key": "",
+    "returns": None,
     "client": None,
 }
 

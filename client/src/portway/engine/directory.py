@@ -61,10 +61,14 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The round trip that a registry expects, in milliseconds. `learned`: clients near this one have measured it."""
+    """The round trip that a registry expects, in milliseconds; 0 if it cannot say.
+
+    learned: clients near this one have measured it. load_ms: what the node's load adds to it in the order of nodes.
+    """
 
     ms: float
     learned: bool
+    load_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.held_tunnel import HeldTunnel, LocalAddress
 from portway.engine.link import Link
 from portway.engine.race_rule import RACERS
+from portway.engine.return_rule import ReturnRule
 from portway.engine.signer import Signer
 from portway.errors import ConfigError, InvalidError, RemoteError, UnreachableError
 from portway.fork_guard import fork_guard
@@ -118,8 +119,16 @@ class Engine:
         if link is None:
             signer = Signer()
             directory = Directory(self._registries(settings), signer)
-            racers = 1 if settings.strategy == GEOIP else RACERS
-            link = self._links[settings] = Link(self.carrier, directory, signer, self._tasks, racers=racers)
+            by_location = settings.strategy == GEOIP
+            times = settings.returns
+            link = self._links[settings] = Link(
+                self.carrier,
+                directory,
+                signer,
+                self._tasks,
+                racers=1 if by_location else RACERS,
+                returning=None if times is None else ReturnRule(times, by_location=by_location),
+            )
         return link
 
     def _demand_unused(self, label: str, key_file: "KeyFile") -> None:

@@ -210,7 +210,7 @@ def node_of(candidate: "Candidate") -> Node:
 
 def expected_of(candidate: "Candidate") -> Expected:
     """What the registry expects of a candidate's round trip."""
-    return Expected(candidate.expected_rtt_ms, candidate.learned)
+    return Expected(candidate.expected_rtt_ms, candidate.learned, candidate.load_ms)
 
 
 def _status_of(error: Exception) -> tuple[str, str]:

@@ -133,6 +133,12 @@ class HeldTunnel:
                 self.public.unencrypted_port,
             )
 
+    def keeps_port_at(self, node: Node) -> bool:
+        """Whether its raw port works there, or does not work now either: ports are those of a region."""
+        if not self.public.unencrypted_port or self._raw_port_missing:
+            return True
+        return self.public.host == f"{self.label}.{node.zone}"
+
     def refused(self) -> None:
         """A node refused its BIND."""
         self._unanswered = None

@@ -4,13 +4,13 @@ It attaches when the first tunnel is opened, attaches again whenever the connect
 under the same labels. After the last tunnel is closed it lingers, so that the next one opens in one round trip. A loss
 that attaching again cannot restore ends its tunnels.
 
-Not here: finding a node (search.py), the control lane (session.py), sending BIND (tunnel_set.py) and PRESENCE
-(presences.py), whether a refusal is final (second_opinions.py), data lanes (data_lanes.py).
+Not here: finding a node (search.py) and a nearer one (returns.py), the control lane (session.py), sending BIND
+(tunnel_set.py) and PRESENCE (presences.py), whether a refusal is final (second_opinions.py), data lanes
+(data_lanes.py).
 """
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -19,14 +19,18 @@ from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
+from portway.engine.clock_warning import ClockWarning
 from portway.engine.data_lanes import DataLanes
+from portway.engine.departures import Departures
 from portway.engine.dialogue import SessionCredentials
-from portway.engine.directory import Directory
+from portway.engine.directory import Directory, Node
 from portway.engine.failures import Failure, pauses, spread_hint
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.presences import Presences
 from portway.engine.race_rule import RACERS
 from portway.engine.reporter import Reporter
+from portway.engine.return_rule import ReturnRule
+from portway.engine.returns import Returns
 from portway.engine.search import Attachment, Refused, Resumption, Search
 from portway.engine.second_opinions import SecondOpinions
 from portway.engine.session import BindRefused, End, Session, SessionOver
@@ -45,12 +49,11 @@ LINGER: Final = 60.0
 LONGEST_STAY: Final = 5.0
 # Ends a session that must not be resumed.
 _NEW_SESSION: Final = Failure(FailureCode.FAILURE_CODE_SESSION, "begin a new session")
-# Seconds. No decision compares clocks, and certificates and grants tolerate more; the log warns nevertheless.
-CLOCK_DIFFERENCE: Final = 300.0
 
 
 class Link:
-    """Used on the engine's loop. Receives its sessions' events (SessionEvents), and owns its tunnels (TunnelOwner)."""
+    """Used on the engine's loop. Receives its sessions' events (SessionEvents), owns its tunnels (TunnelOwner) and goes
+    to nearer nodes (ReturnOwner)."""
 
     def __init__(
         self,
@@ -62,8 +65,10 @@ class Link:
         linger: float = LINGER,
         racers: int = RACERS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        returning: ReturnRule | None = None,
     ) -> None:
-        """`signer` is the directory's; `clock` and `sleep` time the pauses between tries; `linger` is in seconds."""
+        """`signer` is the directory's; `clock` and `sleep` time the pauses between tries; `linger` is in seconds;
+        without `returning` it stays where it is."""
         self._directory = directory
         self._signer = signer
         self._tasks = tasks
@@ -71,15 +76,17 @@ class Link:
         self._linger = linger
         self._sleep = sleep
         self._session: Session | None = None
-        self._draining: Session | None = None  # with a node that asked to leave, until the next one has the tunnels
+        self._departures = Departures()
         self._resumption: tuple[Resumption, float] | None = None  # and the time until which it holds
         self._keeper: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Future[None]] = set()  # tunnels being opened wait in these for a session
         self._session_wanted = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
-        self._clock_warned = False
+        self._clock_warning = ClockWarning()
         self.trouble = ""  # why it is not attached, for people
-        self._search = Search(carrier, directory, signer, clock, racers, Reporter(directory, tasks).tell)
+        reporter = Reporter(directory, tasks)
+        self._search = Search(carrier, directory, signer, clock, racers, reporter.tell)
+        self._returns = Returns(carrier, directory, self._search, reporter, self, returning)
         self._presences = Presences(directory, signer)
         self._opinions = SecondOpinions(directory, tasks, clock)
         self._tunnels = TunnelSet(tasks, self, signer, self._presences, clock)
@@ -125,9 +132,9 @@ class Link:
     def release(self, held: HeldTunnel) -> None:
         """Close a tunnel; does nothing if it is not open here."""
         if self._tunnels.withdraw(held):
-            for session in (self._session, self._draining):
-                if session is not None:
-                    session.unbind(held.label)
+            self._departures.unbind(held.label)
+            if self._session is not None:
+                self._session.unbind(held.label)
         if self.attached:
             self._tunnels.forget_withdrawn()
 
@@ -155,8 +162,8 @@ class Link:
         self._tasks.spawn(self._tunnels.unbound(session, label, failure, claim), name="bind again")
 
     def lanes_wanted(self, session: Session, lanes: int) -> None:
-        """SessionEvents: the lanes follow the current session, or the draining one until there is a next."""
-        if session is self._session or (self._session is None and session is self._draining):
+        """SessionEvents: the lanes follow the current session, or the one being left until there is a next."""
+        if session is self._session or (self._session is None and session is self._departures.latest):
             self._lanes.want(lanes)
 
     async def refused(self, session: Session, held: HeldTunnel, failure: Failure) -> bool:
@@ -166,6 +173,10 @@ class Link:
         if session is self._session:
             session.leave_for_another(f"it refuses a tunnel: {failure.text}")
         return True
+
+    def may_go_to(self, node: Node) -> bool:
+        """ReturnOwner: with open tunnels, all of which keep the raw ports that they have now."""
+        return self._tunnels.any_open and self._tunnels.keep_ports_at(node)
 
     async def out_of_time(self, session: Session) -> None:
         """TunnelOwner: Locate. If the session's presences were signed far ahead, begin anew with another key."""
@@ -238,7 +249,7 @@ class Link:
 
     def _give_up(self, error: Error) -> None:
         self.lose_all(error)
-        self._leave_draining()
+        self._departures.leave()
         self._lanes.retire()
 
     async def _stay_attached(self, attachment: Attachment) -> None:
@@ -248,24 +259,33 @@ class Link:
         while True:
             since = self._clock()
             await self._use(attachment)
-            end = await attachment.session.over()
+            end = await self._over(attachment)
             sound = self._clock() - since >= SOUND_AFTER and not self._tunnels.missing_on(attachment.session)
             self._session_over(attachment, end)
             if not self._tunnels:
-                self._leave_draining()  # no next node is needed
+                self._departures.leave()  # no next node is needed
+                self._returns.drop()
                 self._lanes.retire()
                 return
             if end.failure is not None:
                 self._search.ended(attachment.session.node, end.failure)
             if sound:
                 tries = pauses()
-            attachment = await self._attach_again(attachment, end, tries)
+            attachment = self._returns.take() or await self._attach_again(attachment, end, tries)
+
+    async def _over(self, attachment: Attachment) -> End:
+        """The session's end. Until then a nearer node is looked for."""
+        looking = self._tasks.spawn(self._returns.keep_looking(attachment), name="look for a nearer node")
+        try:
+            return await attachment.session.over()
+        finally:
+            looking.cancel()
 
     async def _use(self, attachment: Attachment) -> None:
         """The session is up: bind the open tunnels on it, let those being opened go on, dial its lanes."""
         session = attachment.session
         self._session, self._resumption, self.trouble = session, None, ""
-        self._compare_clocks(attachment)
+        self._clock_warning.compare(session.node.name, attachment.welcomed.node_time)
         self._presences.begin(session, resumed=attachment.welcomed.resumed)
         self._tunnels.withdraw_again(session, resumed=attachment.welcomed.resumed)
         missing = self._tunnels.announce_missing(session)
@@ -279,27 +299,28 @@ class Link:
             located = self._directory.located
             if located is not None:
                 self._lanes.follow(session.node, located.cluster_ca, attachment.welcomed, self._session_unknown)
-        if session.up:
-            self._leave_draining()
+        if session.up and attachment.nearer and self._tunnels.missing_on(session):
+            session.leave_for_another("it does not take every tunnel")  # the node before does
+        elif session.up:
+            self._departures.leave()
         if not self._tunnels:
             self.emptied()
 
     async def _bind_at_next(self, attachment: Attachment, held: HeldTunnel) -> None:
-        """Bind a tunnel at its next node, and tell the draining one, where visitors still arrive."""
+        """Bind a tunnel at its next node, and tell those being left, where visitors still arrive."""
         session = attachment.session
         await self._tunnels.bind_again(session, held)
-        if self._draining is not None and held.held_by(session.credentials):
+        if held.held_by(session.credentials):
             presence = self._presences.that_lists(held.latest)
             if presence is not None:
-                self._draining.moved(held.latest, presence)
+                self._departures.moved(held.latest, presence)
 
     def _session_over(self, attachment: Attachment, end: End) -> None:
         self._session, self.trouble = None, end.reason
         self._tunnels.forget_withdrawn()
         self._resumption = None
         if end.leaving:
-            self._leave_draining()
-            self._draining = attachment.session
+            self._departures.add(attachment.session)
         elif not (end.failure is not None and end.failure.session_unknown):
             welcomed, name = attachment.welcomed, attachment.session.node.name
             until = self._clock() + welcomed.resume_seconds
@@ -352,15 +373,6 @@ class Link:
             return None
         return self._resumption[0]
 
-    def _compare_clocks(self, attachment: Attachment) -> None:
-        node_time = attachment.welcomed.node_time
-        ahead = time.time() - node_time
-        if node_time and abs(ahead) > CLOCK_DIFFERENCE and not self._clock_warned:
-            self._clock_warned = True
-            way = "ahead of" if ahead > 0 else "behind"
-            name = attachment.session.node.name
-            logger.warning("this clock is %.0f s %s that of node %s: set it right", abs(ahead), way, name)
-
     def _expire(self) -> None:
         self._expiry = None
         session = self._session
@@ -373,11 +385,7 @@ class Link:
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
-        self._leave_draining()
+        self._departures.leave()
+        self._returns.drop()
         self._presences.end()
         self._session = None
-
-    def _leave_draining(self) -> None:
-        if self._draining is not None:
-            self._draining.leave()
-            self._draining = None

@@ -10,11 +10,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from portway_carrier.contract import Carrier
+from portway_carrier.contract import Carrier, Stream
 from portway_carrier.errors import CarrierError
 from portway_runtime.clocks import Monotonic, monotonic
 
-from portway.engine.dialling import NO_ANSWER_YET, Attempted, RaceRecord, name_of, race
+from portway.engine.dialling import NO_ANSWER_YET, Attempted, Dialled, RaceRecord, name_of, race
 from portway.engine.dialogue import SessionCredentials, Welcomed
 from portway.engine.directory import Directory, Located, Node, RoundTrip
 from portway.engine.failures import Failure, spread_hint
@@ -57,10 +57,15 @@ class Resumption:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A session that is up."""
+    """A session that is up, and the round trips that the race for it measured.
+
+    nearer: it was begun because its node is nearer than that of the session before, which is up, too.
+    """
 
     session: Session
     welcomed: Welcomed
+    round_trips: tuple[RoundTrip, ...] = ()
+    nearer: bool = False
 
 
 class Search:
@@ -128,7 +133,7 @@ class Search:
         abandoned: tuple[Node, ...] = ()
         located = self._directory.located
         if located is not None:
-            tried = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
+            tried = self.may_be_dialled(in_order(located.nodes, resume, avoided, home))
             try:
                 if self._revoking:
                     raise _StaleGrant
@@ -150,7 +155,7 @@ class Search:
             if attachment is None:
                 raise
             return attachment
-        ordered = self._may_be_dialled(in_order(located.nodes, resume, avoided, home))
+        ordered = self.may_be_dialled(in_order(located.nodes, resume, avoided, home))
         fresh = [node for node in ordered if node not in tried]
         record = RaceRecord(self._attempts)
         if attachment := await self._first_to_accept(events, fresh, located, resume, record):
@@ -200,34 +205,58 @@ class Search:
         racing = race(self._carrier, nodes, located.cluster_ca, record, stagger, self._racers)
         async with aclosing(racing) as connections:
             async for node, stream in connections:
-                try:
-                    certificate = (await stream.ready()).peer_certificate
-                    session = Session(self._carrier, stream, events, node)
-                except CarrierError as error:
-                    self._attempts[name_of(node)] = str(error)
-                    continue
-                signature = self._signer.greeting(node.name, certificate or b"")
                 credentials = resume.credentials if resume is not None and resume.node == node.name else None
                 try:
-                    welcomed = await session.hello(located.grant.token, signature, credentials)
+                    session, welcomed = await self._hello(events, node, stream, located, credentials)
                     self._revoking.clear()
-                    return Attachment(session, welcomed)
+                    return Attachment(session, welcomed, tuple(record.round_trips))
+                except CarrierError as error:
+                    self._attempts[name_of(node)] = str(error)
                 except SessionOver as over:
                     self._attempts[name_of(node)] = str(over)
                     if over.failure is None:
                         continue
-                    if over.failure.retry_after:
-                        self._not_before[node.name] = self._clock() + spread_hint(over.failure.retry_after)
+                    self._heed_hint(node, over)
                     if over.failure.revoked:
                         self._count_revoking(node, over.failure)
                     if over.failure.stale_grant and may_be_stale:
                         raise _StaleGrant from None
                     if over.failure.disputable:
                         self._disputable[name_of(node)] = over.failure
-                except BaseException:
-                    session.drop()
-                    raise
         return None
+
+    async def _hello(
+        self,
+        events: SessionEvents,
+        node: Node,
+        stream: Stream,
+        located: Located,
+        credentials: SessionCredentials | None,
+    ) -> tuple[Session, Welcomed]:
+        certificate = (await stream.ready()).peer_certificate
+        session = Session(self._carrier, stream, events, node)
+        signature = self._signer.greeting(node.name, certificate or b"")
+        try:
+            return session, await session.hello(located.grant.token, signature, credentials)
+        except SessionOver:
+            raise
+        except BaseException:
+            session.drop()
+            raise
+
+    async def greet(self, events: SessionEvents, node: Node, dialled: Dialled, located: Located) -> Attachment:
+        """A session with this node, on a connection to it, beside the current one. Raises CarrierError and SessionOver
+        when there is none. Cancelled, it leaves no connection behind."""
+        try:
+            session, welcomed = await self._hello(events, node, dialled.stream, located, None)
+        except SessionOver as over:
+            self._heed_hint(node, over)
+            raise
+        return Attachment(session, welcomed, (dialled.round_trip,), nearer=True)
+
+    def _heed_hint(self, node: Node, over: SessionOver) -> None:
+        if over.failure is not None and over.failure.retry_after:
+            self._not_before[node.name] = self._clock() + spread_hint(over.failure.retry_after)
 
     def _count_revoking(self, node: Node, failure: Failure) -> None:
         """What two nodes say is so. Raises Refused."""
@@ -235,7 +264,8 @@ class Search:
         if len(self._revoking) > 1:
             raise Refused(failure) from None
 
-    def _may_be_dialled(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    def may_be_dialled(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+        """Without those that have asked to wait."""
         now = self._clock()
         self._not_before = {name: until for name, until in self._not_before.items() if until > now}
         return tuple(node for node in nodes if node.name not in self._not_before)

@@ -15,6 +15,7 @@ from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.tasks import Tasks
 
 from portway.engine.dialogue import BindRequest
+from portway.engine.directory import Node
 from portway.engine.failures import Failure, pauses, spread_hint
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.presences import Presences
@@ -66,6 +67,10 @@ class TunnelSet:
     def any_open(self) -> bool:
         """Whether a tunnel is open, so that visitors may know its name."""
         return any(held.tunnel is not None for held in self._tunnels.values())
+
+    def keep_ports_at(self, node: Node) -> bool:
+        """Whether no open tunnel would lose its raw port there, which it has in another region."""
+        return all(held.keeps_port_at(node) for held in self._tunnels.values() if held.tunnel is not None)
 
     def add(self, held: HeldTunnel) -> None:
         """Serve it from now on, and keep it bound once it was bound for the first time. Raises InvalidError when there

@@ -100,7 +100,7 @@ class Candidate(_message.Message):
     learned: _builtins.bool
     """The round trip was learned from reports of clients of several tokens near this one."""
     load_ms: _builtins.int
-    """Milliseconds that the node's load adds to the round trip in the order of candidates; set by Survey only."""
+    """Milliseconds that the node's load adds to the round trip in the order of candidates."""
     @_builtins.property
     def node(self) -> _types_pb2.NodeInfo: ...
     def __init__(

@@ -119,7 +119,7 @@ class Discovery(DiscoveryServicer):
             client_longitude=0.0 if position is None else position.longitude,
         )
         for node, candidate in some_of_each_region(found, _MAX_SURVEYED):
-            _add(answer, node, candidate, load_ms=candidate.node.penalty_ms)
+            _add(answer, node, candidate)
         return answer
 
     def _no_candidate(self, region: str) -> NotFound | NoCandidate:
@@ -153,7 +153,7 @@ def _token() -> TokenRecord:
     return token
 
 
-def _add(answer: LocateResponse | SurveyResponse, node: NodeInfo, candidate: Candidate, load_ms: int = 0) -> None:
+def _add(answer: LocateResponse | SurveyResponse, node: NodeInfo, candidate: Candidate) -> None:
     """Add a candidate, made in its place in the answer.
 
     A message that is given to another one is copied, and copies are what making an answer costs.
@@ -162,6 +162,6 @@ def _add(answer: LocateResponse | SurveyResponse, node: NodeInfo, candidate: Can
         expected_rtt_ms=candidate.expected_rtt_ms,
         distance_km=candidate.distance_km,
         learned=candidate.learned,
-        load_ms=load_ms,
+        load_ms=candidate.node.penalty_ms,
     )
     added.node.CopyFrom(node)

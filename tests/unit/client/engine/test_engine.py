@@ -14,6 +14,7 @@ from portway.engine.dialogue import SessionCredentials, TunnelBound
 from portway.engine.engine import Engine
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.key_file import KeyFile
+from portway.engine.return_rule import ReturnRule
 from portway.engine.signer import Signer
 from portway.errors import Attempt, AuthError, ConfigError, Error, InvalidError, UnreachableError
 from portway.tunnel import TunnelRequest
@@ -23,9 +24,18 @@ from portway_carrier.contract import Counters
 class FakeLink:
     """Binds at once, or raises `error`, or never answers."""
 
-    def __init__(self, carrier: object, directory: object, signer: Signer, *_: object, racers: int) -> None:
+    def __init__(
+        self,
+        carrier: object,
+        directory: object,
+        signer: Signer,
+        *_: object,
+        racers: int,
+        returning: ReturnRule | None,
+    ) -> None:
         self.signer = signer
         self.racers = racers
+        self.returning = returning
         self.attached = True
         self.trouble = ""
         self.attempts: tuple[Attempt, ...] = ()
@@ -186,6 +196,17 @@ async def test_only_latency_is_raced(engine: Engine, wanted: TunnelRequest, sett
     await engine.open(wanted)
     await engine.open(replace(wanted, port=1, settings=replace(settings, strategy="geoip")))
     assert [link.racers for link in engine._links.values()] == [3, 1]  # type: ignore[attr-defined]
+
+
+async def test_a_link_may_be_told_to_stay(engine: Engine, wanted: TunnelRequest, settings: Settings) -> None:
+    """By default it goes to nearer nodes; each link by a rule of its own."""
+    await engine.open(wanted)
+    await engine.open(replace(wanted, port=1, settings=replace(settings, strategy="geoip")))
+    await engine.open(replace(wanted, port=2, settings=replace(settings, returns=None)))
+    one, other, staying = (link.returning for link in engine._links.values())  # type: ignore[attr-defined]
+    assert one is not None
+    assert other not in (None, one)
+    assert staying is None
 
 
 async def test_an_opening_that_nobody_waits_for_is_closed(engine: Engine, wanted: TunnelRequest) -> None:

@@ -31,7 +31,7 @@ def engine() -> Iterator[EngineThread]:
 @pytest.fixture
 def request_of_8000() -> TunnelRequest:
     return Arguments(
-        8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None, "", None
+        8000, False, False, None, 10, "127.0.0.1:1", "pw_id_secret", "", None, "latency", None, "", None, None
     ).checked()
 
 

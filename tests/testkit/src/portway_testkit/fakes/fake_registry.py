@@ -40,6 +40,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         self.answers_reports = threading.Event()
         self.answers_reports.set()
         self.strategies: list[int] = []
+        self.expected: dict[str, float] = {}  # the round trip in milliseconds that it expects, by node
         tls = tls_of(authority, "127.0.0.1", "localhost")
         self._credentials = grpc.ssl_server_credentials([(tls.key, tls.certificate)])
         self._server: grpc.Server | None = None
@@ -112,7 +113,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
             assert self._changed.wait_for(condition, PATIENCE), "it never came to be"
 
     def _candidates(self) -> list[discovery_pb2.Candidate]:
-        infos = [
+        infos = (
             types_pb2.NodeInfo(
                 name=node.name,
                 region=node.region,
@@ -123,8 +124,8 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
                 state=types_pb2.NODE_STATE_READY,
             )
             for node in self.nodes
-        ]
-        return [discovery_pb2.Candidate(node=info) for info in infos]
+        )
+        return [discovery_pb2.Candidate(node=info, expected_rtt_ms=self.expected.get(info.name, 0.0)) for info in infos]
 
     def _admit(self, context: grpc.ServicerContext) -> None:
         self.tokens.extend(str(value) for key, value in context.invocation_metadata() if key == "authorization")
