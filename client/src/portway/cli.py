@@ -179,7 +179,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"when to go to a node that is clearly nearer: {NEVER}, or seconds such as ready=60,spread=240,pause=600 "
         f"(also look, rest); default: {RETURNS_VARIABLE}, then these",
     )
-    add("--timeout", metavar="SECONDS", type=float, default=10.0, help="seconds to open each tunnel in; default: 10")
+    add(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        help="seconds to open each tunnel in, trying again while nothing can be reached; default: 10",
+    )
     add("--json", action="store_true", help="print each tunnel as one line of JSON instead")
     checking = commands.add_parser(
         NETCHECK,

@@ -57,10 +57,13 @@ class Attempt:
 
 
 class UnreachableError(Error):
-    """No registry or relay node that could open the tunnel was reached in time. `attempts`: in the order tried."""
+    """No registry or relay node that could open the tunnel was reached in time. `attempts`: in the order tried.
+    `lasting`: trying again does not help, a setting has to be changed first. `what`: the message without them."""
 
-    def __init__(self, message: str, attempts: tuple[Attempt, ...] = ()) -> None:
+    def __init__(self, message: str, attempts: tuple[Attempt, ...] = (), *, lasting: bool = False) -> None:
+        self.what = message
         self.attempts = attempts
+        self.lasting = lasting
         super().__init__("\n  ".join((message, *map(str, attempts))))
 
 

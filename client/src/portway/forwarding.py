@@ -213,7 +213,7 @@ class _Forward:
         unencrypted: a random TCP port without TLS, in addition to the https:// address.
         h2_enabled: offer HTTP/2 to visitors that offer only HTTP/2, such as gRPC clients.
         host: the machine that the port is on; without it this machine (127.0.0.1, then ::1).
-        timeout: seconds that opening may take.
+        timeout: seconds that opening may take; what cannot be reached is tried again until they are over.
         registry, token, ca: used instead of PORTWAY_REGISTRY, PORTWAY_TOKEN and PORTWAY_CA.
         region: only relay nodes of this region.
         strategy: "latency" takes the first of the nearest nodes to answer; "geoip" the nearest by location, unless it

@@ -1,5 +1,6 @@
 """A new node joins with an invitation's token: once, as whom it is for, and goes on with what it got."""
 
+import socket
 import stat
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
+from portway_runtime import names
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
@@ -171,6 +173,28 @@ def test_the_registry_s_ca_may_have_a_byte_order_mark(joiner: Joiner, tmp_path: 
     path = tmp_path / "bom.crt"
     path.write_text(joiner.cluster.ca.read_text(), encoding="utf-8-sig")
     joiner.enter(joiner.config("fra-1", token=joiner.invite(), registry_ca=path))
+
+
+def test_a_registry_that_is_late_is_waited_for(joiner: Joiner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that starts: first its name cannot be resolved, then nobody listens at its address."""
+    token, _, address = joiner.invite().partition("@")
+    answers: list[str | None] = [None, "127.0.0.99", "127.0.0.1"]
+    registry = "registry.late.test"  # in no certificate: where it leads is what is asked
+    asked: list[str | None] = []
+    known = names._addresses
+
+    def resolve(host: str, flags: int = 0) -> list[names.Address]:
+        if host != registry or flags:
+            return known(host, flags)
+        asked.append(answers[min(len(asked), 2)])
+        if asked[-1] is None:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [names.Address(socket.AF_INET, asked[-1])]
+
+    monkeypatch.setattr(names, "_addresses", resolve)
+    said = refusal(joiner, joiner.config("fra-1", token=f"{token}@{registry}:{address.rpartition(':')[2]}"))
+    assert "is not trusted" in said
+    assert asked == answers
 
 
 def test_a_node_that_never_joined_is_told_how(joiner: Joiner) -> None:

@@ -168,7 +168,7 @@ async def ask_on_thread(ask: Callable[[], T]) -> T:
     try:
         return await on_thread(ask)
     except NoThread as error:
-        raise UnreachableError(f"no registry could be asked: {error}") from None
+        raise UnreachableError(f"no registry could be asked: {error}", lasting=True) from None
 
 
 async def on_thread(function: Callable[[], T]) -> T:

@@ -76,6 +76,8 @@ class Engine:
             if held.postponed is not None:
                 raise held.postponed from None
             why = "" if link.attempts else ": is the network slow? raise timeout="
+            if link.failure is not None:
+                why = f": {link.failure.what}"
             raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}", link.attempts) from None
         except BaseException:
             self._forget(held)

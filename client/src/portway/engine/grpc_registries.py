@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import CertificateError, NoDescriptors, NoThread
-from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, reason_of
+from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.printable import printable_line
@@ -37,6 +37,17 @@ CALL_TIMEOUT: Final = 3.0
 REPORT_TIMEOUT: Final = 1.0
 # Seconds. A grant is not renewed sooner than this after it was received, so that no registry is flooded.
 SHORTEST_LIFE: Final = 5.0
+# What a setting of this side is wrong for. All else may be another in a moment: a machine or a cluster that starts.
+_LASTING: Final = frozenset(
+    {
+        CallFault.UNTRUSTED,
+        CallFault.WRONG_NAME,
+        CallFault.OWN_CERTIFICATE,
+        CallFault.CA_UNUSABLE,
+        CallFault.NOT_TLS,
+        CallFault.NOT_SERVED,
+    }
+)
 
 
 class GrpcRegistries:
@@ -125,7 +136,7 @@ class GrpcRegistries:
         registries: Sequence[str] | None = None,
     ) -> T:
         """The first answer of `registries` (all if None). Raises the error that a status means, and UnreachableError
-        with the message `otherwise` if none answered."""
+        with the message `otherwise` if none answered; it is lasting if it is of every registry."""
         with fork_guard:
             import grpc
 
@@ -133,6 +144,7 @@ class GrpcRegistries:
 
         metadata = (("authorization", f"Bearer {self._settings.token}"),)
         attempts: list[Attempt] = []
+        lasting = True
         roots = self._roots()
         for address in tuple(self._order if registries is None else registries):
             try:
@@ -140,6 +152,7 @@ class GrpcRegistries:
             except (OSError, UnicodeError) as error:
                 why = f" within {LOOKUP_TIMEOUT:g} s" if isinstance(error, TimeoutError) else ""
                 attempts.append(Attempt("", address, f"its name cannot be resolved{why}"))
+                lasting = False  # names appear late on a machine that starts
                 continue
             try:
                 with fork_guard:
@@ -155,12 +168,13 @@ class GrpcRegistries:
                 if known is not None:
                     raise known from None
                 attempts.append(Attempt("", address, _reason(name, details)))
+                lasting = lasting and fault_of(name, details) in _LASTING
             else:
                 if self._order[0] != address:
                     self._order.remove(address)
                     self._order.insert(0, address)
                 return answer
-        raise UnreachableError(otherwise, tuple(attempts))
+        raise UnreachableError(otherwise, tuple(attempts), lasting=lasting)
 
     def _target(self, address: str) -> tuple[str, Options]:
         """What a channel is made with. Raises OSError and UnicodeError when its name cannot be resolved."""

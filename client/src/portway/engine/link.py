@@ -4,9 +4,9 @@ It attaches when the first tunnel is opened, attaches again whenever the connect
 under the same labels. After the last tunnel is closed it lingers, so that the next one opens in one round trip. A loss
 that attaching again cannot restore ends its tunnels.
 
-Not here: finding a node (search.py) and a nearer one (returns.py), the control lane (session.py), sending BIND
-(tunnel_set.py) and PRESENCE (presences.py), whether a refusal is final (second_opinions.py), data lanes
-(data_lanes.py).
+Not here: finding a node (search.py), for the first time (first_attachment.py) and a nearer one (returns.py), the
+control lane (session.py), sending BIND (tunnel_set.py) and PRESENCE (presences.py), whether a refusal is final
+(second_opinions.py), data lanes (data_lanes.py).
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from portway.engine.departures import Departures
 from portway.engine.dialogue import SessionCredentials
 from portway.engine.directory import Directory, Node
 from portway.engine.failures import Failure, pauses, spread_hint
+from portway.engine.first_attachment import FirstAttachment
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.presences import Presences
 from portway.engine.race_rule import RACERS
@@ -86,6 +87,7 @@ class Link:
         self.trouble = ""  # why it is not attached, for people
         reporter = Reporter(directory, tasks)
         self._search = Search(carrier, directory, signer, clock, racers, reporter.tell)
+        self._first = FirstAttachment(self._search, sleep)
         self._returns = Returns(carrier, directory, self._search, reporter, self, returning)
         self._presences = Presences(directory, signer)
         self._opinions = SecondOpinions(directory, tasks, clock)
@@ -98,8 +100,13 @@ class Link:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """The nodes and registries that the last search tried, and why each was not used."""
-        return self._search.attempts
+        """The nodes and registries that were tried last, and why each was not used."""
+        return self._first.attempts
+
+    @property
+    def failure(self) -> UnreachableError | None:
+        """Why there is no session yet: the last search that failed, while the first session is searched for."""
+        return self._first.failure
 
     async def bind(self, held: HeldTunnel) -> None:
         """Open a tunnel; one round trip if the session is up. Raises Error. Cancelled, it leaves nothing behind."""
@@ -218,7 +225,7 @@ class Link:
     async def _keep(self) -> None:
         """Keep a session, from the first attachment until no tunnel needs it, or none can be kept."""
         try:
-            attachment = await self._attach_first()
+            attachment = await self._first.attach(self, self._resumable)
             renewing = (
                 self._tasks.spawn(self._directory.keep_renewed(), name="renew grants"),
                 self._tasks.spawn(self._presences.keep_renewed(), name="renew presences"),
@@ -235,17 +242,6 @@ class Link:
         finally:
             if self._keeper is asyncio.current_task():
                 self._keeper = None
-
-    async def _attach_first(self) -> Attachment:
-        """If every known node asked to wait, wait for it: the callers have time limits of their own."""
-        while True:
-            try:
-                return await self._search.attach(self, self._resumable(), new_tunnels=1)
-            except UnreachableError:
-                wait = self._search.wait_before_dialling
-                if not wait:
-                    raise
-                await self._sleep(wait)
 
     def _give_up(self, error: Error) -> None:
         self.lose_all(error)

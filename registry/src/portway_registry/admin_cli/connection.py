@@ -4,7 +4,8 @@ Here: the options in front of the command, the channel, the exit codes and the o
 here: printing (output.py), the commands.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -16,7 +17,7 @@ import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.errors import CertificateError, NoThread
-from portway_runtime.grpc_channels import KEEPALIVE, CallFault, reason_of
+from portway_runtime.grpc_channels import KEEPALIVE, CallFault, fault_of, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.pem_files import read_pem
@@ -26,6 +27,12 @@ from portway_runtime.trusted_roots import system_roots
 # Seconds. A person waits at the prompt.
 _CALL_TIMEOUT: Final = 10.0
 _CONNECT_TIMEOUT: Final = 3.0
+# Seconds for which a registry is waited for that refuses the connection, or whose name cannot be resolved: in a script
+# that starts a machine both come a little late. A person who has mistyped an address waits as long.
+_PATIENCE: Final = 5.0
+_PAUSE: Final = 0.2
+# gRPC's own pauses between two connections begin with a second otherwise.
+_RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 500))
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -71,16 +78,23 @@ class Failure(Exception):
 
 
 class AdminCalls:
-    """Calls of the Admin service of the registry at `address`, with the caller's token."""
+    """Calls of the Admin service of the registry at `address`, with the caller's token. A connection that is refused is
+    tried again while there is patience."""
 
-    def __init__(self, address: str, channel: grpc.Channel, token: str) -> None:
+    def __init__(self, address: str, channel: grpc.Channel, token: str, patience: "_Patience") -> None:
         self.address = address
         self.stub = AdminStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
+        self._patience = patience
 
     def call(self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request) -> Response:
-        """The answer of a method of `stub`. Raises grpc.RpcError, after _CALL_TIMEOUT at the latest."""
-        return method(request, metadata=self._metadata, timeout=_CALL_TIMEOUT)
+        """The answer of a method of `stub`. Raises grpc.RpcError, after _CALL_TIMEOUT at the latest once connected."""
+        while True:
+            try:
+                return method(request, metadata=self._metadata, timeout=_CALL_TIMEOUT)
+            except grpc.RpcError as error:
+                if not (_is_refused(error) and self._patience.waited()):
+                    raise
 
     def pages(
         self, method: "grpc.UnaryUnaryMultiCallable[PagedRequest, Page]", request: PagedRequest
@@ -95,9 +109,29 @@ class AdminCalls:
 
     def stream(
         self, method: "grpc.UnaryStreamMultiCallable[Request, Response]", request: Request
-    ) -> Iterable[Response]:
+    ) -> Iterator[Response]:
         """The answers of a streaming method of `stub`, without a time limit. Iterating raises grpc.RpcError."""
-        return method(request, metadata=self._metadata)
+        while True:
+            try:
+                yield from method(request, metadata=self._metadata)
+                return
+            except grpc.RpcError as error:
+                if not (_is_refused(error) and self._patience.waited()):
+                    raise
+
+
+class _Patience:
+    """The time for which what cannot be reached is tried again."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + _PATIENCE
+
+    def waited(self) -> bool:
+        """Wait for a moment; False when the time is over."""
+        if time.monotonic() >= self._until:
+            return False
+        time.sleep(_PAUSE)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +151,11 @@ class GlobalOptions:
             demand_threads()
         except NoThread as error:
             raise Failure(f"no registry can be asked: {error}", ExitCode.REFUSED) from None
-        address, channel = self._channel()
+        token, patience = self._read_token(), _Patience()
+        address, channel = self._channel(patience)
         with channel:
             try:
-                yield AdminCalls(address, channel, self._read_token())
+                yield AdminCalls(address, channel, token, patience)
             except grpc.RpcError as error:
                 # Every error that a stub raises is a Call too, which its type does not say.
                 raise self._failure(address, cast("grpc.Call", error)) from error
@@ -143,7 +178,7 @@ class GlobalOptions:
         reason = reason_of(code.name, details or code.name, words)
         return Failure(f"cannot reach the registry at {address}: {reason}", exit_code)
 
-    def _channel(self) -> tuple[str, grpc.Channel]:
+    def _channel(self, patience: _Patience) -> tuple[str, grpc.Channel]:
         """The first registry of the list that accepts a connection, as for clients; the last one without a try."""
         addresses = _parse_registries(self.registry)
         credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file", read_pem) if self.ca else _system_roots())
@@ -155,7 +190,7 @@ class GlobalOptions:
                 channel.close()
             else:
                 return address, channel
-        return addresses[-1], _channel_to(addresses[-1], credentials)
+        return addresses[-1], _channel_to(addresses[-1], credentials, patience)
 
     def _read_token(self) -> str:
         token = self.token
@@ -179,16 +214,23 @@ def _system_roots() -> bytes | None:
         raise click.UsageError(f"the system's CAs cannot be used: {error}; or give --ca FILE") from None
 
 
-def _channel_to(address: str, credentials: grpc.ChannelCredentials) -> grpc.Channel:
-    """A channel to HOST:PORT; one whose calls fail when the name cannot be resolved."""
+def _channel_to(address: str, credentials: grpc.ChannelCredentials, patience: _Patience | None = None) -> grpc.Channel:
+    """A channel to HOST:PORT; one whose calls fail when the name cannot be resolved, not within `patience` either."""
     registry = parse_endpoint(address)
     target, options = address, cast(Options, ())
-    try:
-        if not looks_up_itself(registry):
+    while not looks_up_itself(registry):
+        try:
             target, options = target_of(registry, BlockingNames().addresses(registry.host, LOOKUP_TIMEOUT))
-    except (OSError, UnicodeError):
-        pass
-    return grpc.secure_channel(target, credentials, (*options, *KEEPALIVE))
+            break
+        except (OSError, UnicodeError):
+            if patience is None or not patience.waited():
+                break
+    return grpc.secure_channel(target, credentials, (*options, *KEEPALIVE, *_RECONNECT))
+
+
+def _is_refused(error: grpc.RpcError) -> bool:
+    call = cast("grpc.Call", error)
+    return fault_of(call.code().name, call.details() or "") is CallFault.CONNECTION_REFUSED
 
 
 def _parse_registries(text: str | None) -> list[str]:

@@ -162,6 +162,7 @@ async def _join(invitation: Invitation, request: JoinRequest, registry_ca: Path 
                 logger.warning(
                     "waiting for the registry", extra={"registry": str(invitation.registry), "reason": reason}
                 )
+        names.forget(invitation.registry.host)
         await asyncio.sleep(pauses.next())
 
 

@@ -156,6 +156,7 @@ class RegistryStream:
                 return
             self._log(registry, reason)
             self._registries.append(self._registries.pop(0))
+            self._names.forget(registry.host)
             await asyncio.sleep(pauses.next())
 
     def _is_out(self) -> bool:

@@ -39,6 +39,7 @@ class FakeLink:
         self.attached = True
         self.trouble = ""
         self.attempts: tuple[Attempt, ...] = ()
+        self.failure: UnreachableError | None = None
         self.error: Error | None = None
         self.answers = True
         self.bound: list[HeldTunnel] = []
@@ -245,6 +246,9 @@ async def test_time_that_runs_out_says_on_whom(
     with pytest.raises(UnreachableError, match=text) as raised:
         await engine.open(replace(wanted, timeout=0.01))
     assert raised.value.attempts == attempts
+    link(engine).failure = UnreachableError("no registry answers", attempts)
+    with pytest.raises(UnreachableError, match=r"no tunnel within 0\.01 s: no registry answers"):
+        await engine.open(replace(wanted, timeout=0.01))
 
 
 async def test_status_says_how_things_stand(engine: Engine, wanted: TunnelRequest) -> None:

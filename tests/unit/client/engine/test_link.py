@@ -140,21 +140,24 @@ async def test_a_node_that_names_a_moment_is_waited_for(world: World, make_tunne
     assert world.pauses == [12.0] * 3
 
 
-async def test_the_first_attachment_fails_at_once_unless_it_is_told_to_wait(
-    world: World, make_tunnel: MakeTunnel
-) -> None:
-    """Somebody waits for it: a hint is followed, else the reason is raised, and nothing is open."""
-    world.search.wait_before_dialling = 2.5
-    session = FakeSession()
-    world.then(NOWHERE, session)
-    await world.link.bind(make_tunnel())
-    assert world.pauses == [2.5]
+async def test_the_first_attachment_is_tried_until_its_caller_gives_up(world: World, make_tunnel: MakeTunnel) -> None:
+    """Somebody waits for it and has a time limit; then nothing goes on. What no attempt can mend is raised at once."""
+    world.then(NOWHERE, FakeSession())
+    held = make_tunnel()
+    await world.link.bind(held)
+    assert len(world.search.tried) == 2
+    world.link.release(held)
     world.link._stop_keeping()
-    world.search.wait_before_dialling = 0.0
     world.then(NOWHERE)
-    with pytest.raises(UnreachableError, match="no relay node"):
-        await world.link.bind(make_tunnel(8001))
-    assert world.pauses == [2.5]
+    opening = world.tasks.spawn(world.link.bind(make_tunnel(8001)), name="open")
+    await world.through()
+    assert world.link.failure is NOWHERE
+    opening.cancel()
+    await asyncio.wait({opening})
+    assert world.link._keeper is None
+    world.then(UnreachableError("not trusted", lasting=True))
+    with pytest.raises(UnreachableError, match="not trusted"):
+        await world.link.bind(make_tunnel(8002))
 
 
 @pytest.mark.parametrize("error", [Refused(REVOKED), AuthError("revoked")])

@@ -4,13 +4,19 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 from click.testing import Result
-from portway_testkit.clusters.admin_stage import Stage
+from portway_registry.admin_cli import connection
+from portway_runtime import names
+from portway_runtime.endpoints import Endpoint
+from portway_testkit.clusters.admin_stage import Stage, call
+from portway_testkit.clusters.registry import Pki
+from portway_testkit.processes.ports import free_port
 from portway_testkit.processes.threads import no_more_threads
 
 Call = Callable[..., Result]
@@ -118,11 +124,66 @@ def test_what_no_token_can_be_is_a_usage_error(stage: Stage, admin: Call, token:
     assert "not an API token" in result.stderr
 
 
-def test_a_registry_that_is_away_is_three(stage: Stage, admin: Call, dead: str) -> None:
-    """Unreachable is told apart from refused, with the address."""
+class Pauses:
+    """The time as portway-admin sees it: its pauses take none, and the first one calls `then`."""
+
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self.then = [then]
+        self.slept = 0.0
+
+    def monotonic(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        if self.then:
+            self.then.pop()()
+        time.sleep(0.02)  # for gRPC, which counts by the real time
+
+
+def test_a_registry_that_is_late_is_waited_for(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that starts a machine: nobody listens yet, for a call and for a watch."""
+    for command in (LIST, ("node", "watch")):
+        folder = tmp_path / command[1]
+        folder.mkdir()
+        port = free_port()
+        late = Stage(pki, folder, listen=Endpoint("127.0.0.1", port))
+        pauses = Pauses(late.start)
+        monkeypatch.setattr(connection, "time", pauses)
+        try:
+            result = call("--registry", f"127.0.0.1:{port}", "--ca", str(pki.ca), "--token", "pw_x", *command)
+        finally:
+            late.stop()
+        assert result.exit_code == 4, result.stderr  # it was reached: the token is none of its own
+        assert 0 < pauses.slept < 5
+
+
+def test_a_name_that_is_late_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that starts: the registry's name cannot be resolved yet."""
+    known: list[names.Address] = []
+
+    def resolve(host: str, flags: int = 0) -> list[names.Address]:
+        if not known:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return known
+
+    monkeypatch.setattr(names, "_addresses", resolve)
+    pauses = Pauses(lambda: known.append(names.Address(socket.AF_INET, "127.0.0.1")))
+    monkeypatch.setattr(connection, "time", pauses)
+    named = stage.say("--registry", f"localhost:{stage.address.rpartition(':')[2]}", *LIST)
+    assert (named.exit_code, pauses.slept > 0) == (0, True)
+
+
+def test_a_registry_that_is_away_is_three(
+    stage: Stage, admin: Call, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unreachable is told apart from refused, with the address; after five seconds of trying."""
+    pauses = Pauses()
+    monkeypatch.setattr(connection, "time", pauses)
     result = admin("--registry", dead, "--ca", str(stage.pki.ca), "--token", "pw_x", *LIST)
     assert result.exit_code == 3
     assert result.stderr.startswith(f"portway-admin: cannot reach the registry at {dead}")
+    assert pauses.slept == pytest.approx(5, abs=0.3)
 
 
 def test_files_may_have_a_byte_order_mark(stage: Stage, admin: Call, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from portway.engine.link import Link
 from portway.engine.search import Attachment, Resumption
 from portway.engine.session import End, SessionEvents, SessionOver
 from portway.engine.signer import Signer
-from portway.errors import Error
+from portway.errors import Attempt, Error
 from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
@@ -123,7 +123,7 @@ class FakeSearch:
     tried: list[Tried] = field(default_factory=list)
     new_tunnels: list[int] = field(default_factory=list)  # of each attempt
     wait_before_dialling: float = 0.0
-    attempts: tuple[()] = ()
+    attempts: tuple[Attempt, ...] = ()
     exhausted: asyncio.Event = field(default_factory=asyncio.Event)
     ended_with: list[Failure] = field(default_factory=list)
 
