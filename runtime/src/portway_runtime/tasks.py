@@ -1,4 +1,5 @@
-"""Groups of background tasks: each task has a name, an owner that closes it, and a failure that is noticed."""
+"""Groups of background tasks: each task has a name, an owner that closes it, and a failure that is noticed. And the
+failure of a future that perhaps nobody waits for any more."""
 
 import asyncio
 import logging
@@ -8,6 +9,16 @@ from typing import Any, TypeVar
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Let `future` raise `error` for who waits for it; nothing when it is done.
+
+    Who waited may have been cancelled: asyncio does not log then that the exception was never retrieved.
+    """
+    if not future.done():
+        future.set_exception(error)
+        future.exception()
 
 
 class Tasks:

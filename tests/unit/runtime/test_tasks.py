@@ -1,9 +1,11 @@
 """Tasks that own something: what becomes of it when they are cut short."""
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
-from portway_runtime.tasks import Tasks
+from portway_runtime.tasks import Tasks, fail
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -99,3 +101,28 @@ async def test_waiting_for_the_end_may_be_given_up() -> None:
     gate.set()
     await tasks.over()
     assert task.done()
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_logged_by_asyncio() -> None:
+    """Who waits gets it; of one who was cancelled meanwhile nothing is left."""
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+
+    async def wait(future: asyncio.Future[None]) -> None:
+        await future
+
+    future: asyncio.Future[None] = loop.create_future()
+    waiting = asyncio.ensure_future(wait(future))
+    await asyncio.sleep(0)
+    fail(future, OSError("first"))
+    fail(future, OSError("second"))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(OSError, match="first"):
+        await future
+    del future, waiting
+    fail(loop.create_future(), OSError("nobody's"))
+    gc.collect()
+    assert told == []

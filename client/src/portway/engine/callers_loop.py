@@ -45,7 +45,10 @@ async def wait_until_done(future: Future[T], seconds: float) -> None:
         with trio.CancelScope(deadline=trio.current_time() + seconds, shield=True):
             await _done_on_trio(future)
     else:
-        await asyncio.wait([asyncio.wrap_future(future)], timeout=seconds)
+        done, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=seconds)
+        for one in done:
+            if not one.cancelled():
+                one.exception()  # the caller asks `future`; of this one asyncio would log that nobody did
 
 
 async def _done_on_trio(future: Future[T]) -> None:

@@ -13,6 +13,7 @@ from typing import Final, NoReturn, Protocol, TypeVar
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoThread
+from portway_runtime.tasks import fail
 from portway_runtime.threads import start_thread
 
 from portway.engine.signer import Signer
@@ -180,11 +181,9 @@ async def on_thread(function: Callable[[], T]) -> T:
     answer: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
-            return
         if error is not None:
-            answer.set_exception(error)
-        else:
+            fail(answer, error)
+        elif not answer.done():
             answer.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:

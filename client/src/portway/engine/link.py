@@ -17,7 +17,7 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime.clocks import Monotonic, monotonic
-from portway_runtime.tasks import Tasks
+from portway_runtime.tasks import Tasks, fail
 
 from portway.engine.clock_warning import ClockWarning
 from portway.engine.data_lanes import DataLanes
@@ -161,8 +161,7 @@ class Link:
         """Every open tunnel is lost for good; opening one raises `error`."""
         self._tunnels.lose_all(error)
         for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_exception(error)
+            fail(waiting, error)
 
     def tunnel_unbound(self, session: Session, label: str, failure: Failure, claim: bytes) -> None:
         """SessionEvents: it is bound again, or lost."""

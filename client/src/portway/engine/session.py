@@ -15,6 +15,7 @@ from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.statements import Claim, Presence
+from portway_runtime.tasks import fail
 
 from portway.engine.dialogue import (
     BindRequest,
@@ -191,7 +192,7 @@ class Session:
                     answer.set_result(event)
             case TunnelRefused():
                 if (answer := self._pending(event.request)) is not None:
-                    answer.set_exception(BindRefused(event.failure, event.claim))
+                    fail(answer, BindRefused(event.failure, event.claim))
             case TunnelUnbound():
                 # One loop iteration later: the task that waits for this label's BOUND was woken but has not run yet.
                 loop = asyncio.get_running_loop()
@@ -222,9 +223,7 @@ class Session:
         self._over.set_result(end)
         waiters: list[asyncio.Future[Any]] = [self._welcome, *self._answers.values()]
         for waiting in waiters:
-            if not waiting.done():
-                waiting.set_exception(SessionOver(end.reason, end.failure))
-                waiting.exception()  # mark it as retrieved: the waiting task may have been cancelled
+            fail(waiting, SessionOver(end.reason, end.failure))
 
 
 def failure_of(error: CarrierError) -> Failure | None:

@@ -163,7 +163,7 @@ class _Inner(_Side, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         outer = self.splice.outer.transport
-        if outer is not None:
+        if outer is not None and not outer.is_closing():
             outer.write(data)
 
 
@@ -183,7 +183,7 @@ class _Outer(_Side, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         inner = self.splice.inner.transport
-        if inner is None:
+        if inner is None or inner.is_closing():
             return
         inner.write(bytes(self._buffer[:nbytes]))
         if self.splice.connection.stage is not Stage.KNOWN:

@@ -26,7 +26,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo, NodeState, TunnelInfo
 from portway_runtime.backoff import jittered
-from portway_runtime.tasks import Tasks
+from portway_runtime.tasks import Tasks, fail
 
 from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
 from portway_registry.nodes.outbox import Outbox
@@ -147,9 +147,7 @@ class NodeSession:
             if error is None:
                 self._ended.set_result(None)
             else:
-                self._ended.set_exception(error)
-                # Retrieved, in case the session is never served: asyncio would log it.
-                self._ended.exception()
+                fail(self._ended, error)
 
     def evict_for_quota(self, tunnel: Item[TunnelInfo], over: Limit) -> None:
         """Withdraw a tunnel and evict it from the node; nothing when that is being done."""

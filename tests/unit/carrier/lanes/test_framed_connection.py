@@ -22,6 +22,9 @@ class Transport:
     def write(self, data: Bytes) -> None:
         self.writes.append(bytes(data))
 
+    def is_closing(self) -> bool:
+        return False
+
 
 class Framed(FramedConnection):
     """Remembers what it received beside DATA for the sink."""

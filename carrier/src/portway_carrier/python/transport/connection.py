@@ -56,7 +56,9 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None:
             return
         if not self.tls:
-            transport.write(bytes(data))
+            # What is written in the turn of the loop in which a connection broke, asyncio would complain of.
+            if not transport.is_closing():
+                transport.write(bytes(data))
         elif len(data) <= _TLS_WRITE:
             transport.write(data)
         else:

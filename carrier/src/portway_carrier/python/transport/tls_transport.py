@@ -9,6 +9,7 @@ import ssl
 from typing import Any, Final, cast
 
 from portway_proto.wire.frames import Bytes
+from portway_runtime.tasks import fail
 
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
@@ -123,7 +124,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         if not self.handshake.done():
-            self.handshake.set_exception(ConnectionResetError("the peer left"))
+            fail(self.handshake, ConnectionResetError("the peer left"))
         elif not self._closing:
             if self.half_open:
                 return True
@@ -137,7 +138,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._read_rest(self._tcp)
         self._closing = self._aborted = True
         if not self.handshake.done():
-            self.handshake.set_exception(ConnectionResetError("the peer left"))
+            fail(self.handshake, ConnectionResetError("the peer left"))
         elif established:
             self._above.connection_lost(self._error or error)
 
@@ -341,7 +342,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _fail(self, error: OSError) -> None:
         """Send the alert that OpenSSL has written for `error`, if any, and drop the connection."""
         self._error = error
-        if not self.handshake.done():
-            self.handshake.set_exception(error)
+        fail(self.handshake, error)
         self._flush()
         self.abort()

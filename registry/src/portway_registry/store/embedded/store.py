@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from portway_runtime.errors import NoThread
-from portway_runtime.tasks import Tasks
+from portway_runtime.tasks import Tasks, fail
 from portway_runtime.threads import single_thread
 
 from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
@@ -182,8 +182,7 @@ class EmbeddedStore:
             try:
                 answers.append((request, request.decide(draft)))
             except LeaseLost as error:
-                if not request.done.done():
-                    request.done.set_exception(error)
+                fail(request.done, error)
         changes = draft.changes()
         if changes.entries or changes.leases:
             try:
@@ -228,8 +227,7 @@ class EmbeddedStore:
 
     def _fail(self, group: Sequence[_Request[object]], reason: str) -> None:
         for request in group:
-            if not request.done.done():
-                request.done.set_exception(StoreUnavailable(reason))
+            fail(request.done, StoreUnavailable(reason))
 
     def _check_open(self) -> None:
         if self._closed:
