@@ -20,8 +20,8 @@ _BROKEN = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 # A whole TLS record with a handshake message that no release knows: what is shorter, or is none, never reaches gRPC.
 _BROKEN_HELLO = b"\x16\x03\x01\x00\x08\xfe\x00\x00\x04hell"
 _TIMES = 5
-# As absl begins its lines: level, month and day, time.
-_CORES_LINE = re.compile(r"^[IWEF]\d{4} \d\d:", re.MULTILINE)
+# As absl begins its lines: level, month and day, time. A server logs them.
+_CORES_LINE = re.compile(r"^(?:\S+ \S+ \w+ +stderr: )?[IWEF]\d{4} \d\d:", re.MULTILINE)
 
 
 class NoTls:

@@ -313,6 +313,9 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
 def _netcheck(options: argparse.Namespace) -> None:
     """Measure and print. Raises Error, _Ended, _ReaderGone."""
     silence_grpc()
+    from portway_runtime.logs import configure_command
+
+    configure_command("portway")
     settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
     from portway.engine.engine_thread import running_engine
     from portway.engine.grpc_registries import GrpcRegistries

@@ -9,6 +9,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
 
+from portway_runtime.logs import BoundedHandler, CommandFormatter
 from portway_runtime.printable import printable_line
 
 from portway.errors import Error
@@ -21,28 +22,37 @@ REFRESH: Final = 0.5
 _CLEAR_LINE: Final = "\r\x1b[K"
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _DEFAULT_WIDTH: Final = 80
-_LOGGERS: Final = ("portway", "portway_carrier", "portway_runtime")
+_COMMAND: Final = "portway"
 
 
 class Progress:
-    """A context manager: inside it the engine's log goes to `stream`, and the status line too if that is a terminal."""
+    """A context manager: inside it the log of the process goes to `stream`, and the status line too if that is a
+    terminal. Of the engine's events also those that are no warnings."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._interactive = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._status_line = ""
         self._drawing = threading.Lock()
-        self._handler = _LineHandler(self)
+        self._replaced: list[logging.Handler] = []
+        self._handler = BoundedHandler(_Lines(self))
+        self._handler.setFormatter(CommandFormatter(_COMMAND))
 
     def __enter__(self) -> Self:
         logging.getLogger("portway").setLevel(logging.INFO)
-        for name in _LOGGERS:
-            logging.getLogger(name).addHandler(self._handler)
+        root = logging.getLogger()
+        self._replaced = root.handlers[:]
+        for handler in self._replaced:
+            root.removeHandler(handler)
+        root.addHandler(self._handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for name in _LOGGERS:
-            logging.getLogger(name).removeHandler(self._handler)
+        root = logging.getLogger()
+        root.removeHandler(self._handler)
+        for handler in self._replaced:
+            root.addHandler(handler)
+        self._handler.close()
         logging.getLogger("portway").setLevel(logging.NOTSET)
         self.update("")
 
@@ -63,8 +73,12 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Write a line that stays, above the status line."""
+        self.whole_line(f"{_COMMAND}: {text}\n")
+
+    def whole_line(self, text: str) -> None:
+        """As `line`, with all that belongs to it."""
         with self._drawing:
-            self._write(f"{_CLEAR_LINE if self._status_line else ''}portway: {text}\n{self._status_line}")
+            self._write(f"{_CLEAR_LINE if self._status_line else ''}{text}{self._status_line}")
 
     def update(self, text: str) -> None:
         """Replace the status line; does nothing unless `stream` is a terminal. Empty text removes it."""
@@ -90,18 +104,17 @@ class Progress:
             return _DEFAULT_WIDTH
 
 
-class _LineHandler(logging.Handler):
-    """Writes log records as lines of a Progress."""
+class _Lines:
+    """Takes the lines of a log handler."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__()
         self._progress = progress
 
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if record.exc_info and record.exc_info[1] is not None:
-            text += f": {record.exc_info[1]!r}"
-        self._progress.line(printable_line(" ".join(text.split())))
+    def write(self, text: str) -> None:
+        self._progress.whole_line(text)
+
+    def flush(self) -> None:
+        """It is flushed already."""
 
 
 def describe(status: "Status") -> str:

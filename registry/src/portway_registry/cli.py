@@ -3,13 +3,14 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
 from portway_runtime.descriptors import raise_limit
 from portway_runtime.grpc_channels import silence_grpc
-from portway_runtime.run import run_program, serve
+from portway_runtime.run import ServerParser, run_program, serve
 from portway_runtime.settings import add_config_flag, add_flags, with_defaults
 from portway_runtime.standard_streams import open_standard_streams
 
@@ -33,18 +34,24 @@ be used."""
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     open_standard_streams()
-    parsed = _parser().parse_args(arguments)
-    given = {key: value for key in SETTINGS.by_key if (value := getattr(parsed, key)) is not None}
+    words = sys.argv[1:] if arguments is None else arguments
     run_program(
         "portway-registry",
-        lambda: load(given, os.environ, parsed.config),
+        lambda: _load(words),
         _serve,
         faults=RegistryError,
+        form=SETTINGS.log_format(words, os.environ),
     )
 
 
+def _load(words: Sequence[str]) -> Config:
+    parsed = _parser().parse_args(words)
+    given = {key: value for key in SETTINGS.by_key if (value := getattr(parsed, key)) is not None}
+    return load(given, os.environ, parsed.config)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="portway-registry", description="The registry of a Portway cluster.")
+    parser = ServerParser(prog="portway-registry", description="The registry of a Portway cluster.")
     parser.add_argument("--version", action="version", version=f"portway-registry {version('portway-registry')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser(

@@ -3,13 +3,14 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from portway_runtime.descriptors import raise_limit
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import silence_grpc
-from portway_runtime.run import run_program, serve
+from portway_runtime.run import ServerParser, run_program, serve
 from portway_runtime.standard_streams import open_standard_streams
 
 from portway_relay import settings
@@ -31,18 +32,18 @@ operator removed the node from the cluster: do not start it again before it was 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit."""
     open_standard_streams()
-    parsed = vars(_parser().parse_args(arguments))
-    raise_limit()
+    words = sys.argv[1:] if arguments is None else arguments
     run_program(
         "portway-relay",
-        lambda: settings.load(parsed, os.environ),
+        lambda: settings.load(vars(_parser().parse_args(words)), os.environ),
         _serve,
         faults=RelayError,
+        form=settings.log_format(words, os.environ),
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="portway-relay", description="A relay node of a Portway mesh.")
+    parser = ServerParser(prog="portway-relay", description="A relay node of a Portway mesh.")
     parser.add_argument("--version", action="version", version=f"portway-relay {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser(
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _serve(config: NodeConfig) -> int:
+    raise_limit()
     silence_grpc()
     from portway_relay.ingress.group_check import fault
     from portway_relay.membership.joining import ensure_certificate

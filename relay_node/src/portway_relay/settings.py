@@ -5,7 +5,7 @@ about values (config.py).
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -135,6 +135,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     runtime_settings.add_config_flag(parser)
     runtime_settings.add_flags(parser, runtime_settings.with_defaults(SETTINGS, NodeConfig))
     runtime_settings.add_flags(parser, LIMITS, "limits")
+
+
+def log_format(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The form of log lines, for an error in the settings; `words` are the command line's."""
+    return _TABLE.log_format(words, environment)
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str]) -> NodeConfig:

@@ -1,6 +1,7 @@
 """Every error of this distribution.
 
 RuntimeFault
+├── UsageFault         a command line that cannot be read
 ├── SettingsError      a flag, variable, file or value that cannot be used; says which and what would do
 ├── CertificateError   a certificate, key or CA that cannot be read or does not fit; says which file
 ├── ListenError        an address that cannot be listened on
@@ -12,6 +13,14 @@ RuntimeFault
 
 class RuntimeFault(Exception):
     """Base of every error this distribution raises."""
+
+
+class UsageFault(RuntimeFault):
+    """A command line that cannot be read. `with_usage`: the message after the lines that show what can."""
+
+    def __init__(self, with_usage: str, message: str) -> None:
+        super().__init__(message)
+        self.with_usage = with_usage
 
 
 class SettingsError(RuntimeFault):

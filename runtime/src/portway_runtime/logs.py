@@ -1,21 +1,27 @@
 """Log lines: text for people, JSON for programs, and a bound on how much one event writes.
 
-A log call names the event and gives its fields as `extra`. Both formats show the event first and the fields after it.
-Peers decide how often many events happen, so each place in the code that logs, and all of them together, may write a
-number of bytes per hour, and the line that is written next counts those that were not. What a peer sent may be in the
-event, in a field and in the text of an exception: in none of them can it control a terminal or look like another line.
+A log call names the event and gives its fields as `extra`. Both formats show the event first and the fields after it. A
+warning or an error that repeats, word for word, is written at once and then after a minute, two, four and so on, with
+the field `times`. Peers decide how often many events happen, so each place in the code that logs, and all of them
+together, may write a number of bytes per hour, and the line that is written next counts those that were not. What a
+peer sent may be in the event, in a field and in the text of an exception: in none of them can it control a terminal or
+look like another line.
 """
 
+import copy
 import logging
+import os
 import sys
 import textwrap
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, Protocol
 
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.printable import printable_json, printable_line, printable_lines
 from portway_runtime.rates import TokenBucket
+from portway_runtime.repeated import Repeated
 
 if TYPE_CHECKING:
     from logging import _SysExcInfoType
@@ -67,8 +73,8 @@ def _cut_traceback(text: str) -> str:
 class TextFormatter(logging.Formatter):
     """`time level logger: event field=value ...`, and the lines of a traceback, indented."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    def __init__(self, layout: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s") -> None:
+        super().__init__(layout)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         fields = " ".join(f"{key}={_text(value)}" for key, value in _fields(record).items())
@@ -81,11 +87,24 @@ class TextFormatter(logging.Formatter):
         return textwrap.indent(printable_lines(text), _INDENT)
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
-        return textwrap.indent(printable_lines(stack_info), _INDENT)
+        return textwrap.indent(printable_lines(_cut_traceback(stack_info)), _INDENT)
+
+
+class CommandFormatter(TextFormatter):
+    """`program: event field=value ...`, and of an exception what it says: for a command that a person runs."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"{program}: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = " ".join(record.getMessage().split())
+        line = self.formatMessage(record)
+        return f"{line}: {printable_line(repr(record.exc_info[1]))}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line, with the keys time, level, logger, event, the fields, and exception if there is one."""
+    """One JSON object per line, with the keys time, level, logger, event, the fields, and exception and stack if there
+    are any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -97,6 +116,8 @@ class JsonFormatter(logging.Formatter):
         line.update((key, _cut(value) if isinstance(value, str) else value) for key, value in _fields(record).items())
         if record.exc_info:
             line["exception"] = _cut_traceback(self.formatException(record.exc_info))
+        if record.stack_info:
+            line["stack"] = _cut_traceback(record.stack_info)
         return printable_json(line)
 
 
@@ -109,41 +130,130 @@ class _Allowance:
     suppressed: int = 0  # lines that were not written since the last one that was
 
 
-class BoundedHandler(logging.StreamHandler[TextIO]):
+class LogStream(Protocol):
+    """What a handler writes to."""
+
+    def write(self, text: str, /) -> object:
+        """Write a line with its end. Raises OSError when nothing of it was written."""
+        ...
+
+    def flush(self) -> None: ...
+
+
+class WholeLines:
+    """What a handler writes to, on a descriptor, which it does not own: a line is written whole or not at all. Of one
+    that the disk has only in part room for, or a descriptor that does not block, the rest is written before the next.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._rest = b""
+
+    def write(self, text: str) -> None:
+        """Raises OSError when nothing of `text` was written."""
+        line = text.encode(errors="backslashreplace")
+        if self._rest:
+            self._rest = self._put(self._rest)
+            if self._rest:
+                raise BlockingIOError
+        rest = self._put(line)
+        if len(rest) == len(line):
+            raise BlockingIOError
+        self._rest = rest
+
+    def flush(self) -> None:
+        """Nothing is kept back that could be written."""
+
+    def _put(self, line: bytes) -> bytes:
+        """Write; returns what there is no room for."""
+        while line:
+            try:
+                line = line[os.write(self._descriptor, line) :]
+            except OSError:
+                break
+        return line
+
+
+class BoundedHandler(logging.StreamHandler[LogStream]):
     """Writes each line unless its place in the code, or all places together, have written too much of late.
 
     The next line has `suppressed`: the number of lines that were not written, of its own place because of that place's
-    bound, and of any place because of the one for all.
+    bound, and of any place because of the one for all. Lines that cannot be written, on a full disk, count as well.
+    Critical ones are always written.
+
+    A warning or an error with the same event and fields as one that was written lately is counted; the number is in
+    `times` of the next such line, of the first line that is written when that is overdue, or of the last ones.
     """
 
-    def __init__(self, stream: TextIO, clock: Monotonic = monotonic) -> None:
+    def __init__(self, stream: LogStream, clock: Monotonic = monotonic) -> None:
         super().__init__(stream)
         self._clock = clock
         self._places: dict[tuple[str, int], _Allowance] = {}
         self._total = _Allowance(TokenBucket(_TOTAL_RATE, _TOTAL_BURST, clock))
+        self._repeated = Repeated[logging.LogRecord](clock)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held."""
+        self._tell(self._repeated.overdue())
+        times = 1
+        if record.levelno >= logging.WARNING:
+            try:
+                times = self._repeated.seen(_fact(record), record)
+            except Exception:
+                self.handleError(record)
+                return
+        if times:
+            self._tell([(record, times)])
+
+    def close(self) -> None:
+        """Write the counts that were not told yet."""
+        with self.lock or nullcontext():
+            self._tell(self._repeated.untold())
+        super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """A line that cannot be made is told of as a line. Called while the exception is handled."""
+        where = {"file": record.pathname, "line": record.lineno}
+        told = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "a log line could not be made", None, None)
+        told.__dict__.update(where)
+        told.exc_info = sys.exc_info()
+        self._write(told)
+
+    def _tell(self, records: list[tuple[logging.LogRecord, int]]) -> None:
+        for record, times in records:
+            told = record
+            if times > 1:
+                told = copy.copy(record)
+                told.times = times
+            self._write(told)
+
+    def _write(self, record: logging.LogRecord) -> None:
         place, total = self._place(record), self._total
         left = place.bucket.left
-        if left <= 0:
-            place.suppressed += 1
-            return
-        if total.bucket.left <= (0 if left > _BURST - _QUIET else _KEPT_FOR_QUIET):
-            total.suppressed += 1
-            place.bucket.charge(min(left, _USUAL_LINE))  # so that it is not quiet while it goes on
-            return
+        if record.levelno < logging.CRITICAL:
+            if left <= 0:
+                place.suppressed += 1
+                return
+            if total.bucket.left <= (0 if left > _BURST - _QUIET else _KEPT_FOR_QUIET):
+                total.suppressed += 1
+                place.bucket.charge(min(left, _USUAL_LINE))  # so that it is not quiet while it goes on
+                return
         if suppressed := place.suppressed + total.suppressed:
             record.suppressed = suppressed
-            place.suppressed = total.suppressed = 0
         size = _LONGEST_TRACEBACK
         try:
             line = self.format(record) + self.terminator
             size = len(line.encode(errors="replace"))
             self.stream.write(line)
             self.flush()
+        except OSError:
+            place.suppressed += 1
+            return
         except Exception:
-            self.handleError(record)  # writes a traceback to stderr
+            if record.pathname != __file__:
+                self.handleError(record)
+        else:
+            place.suppressed = total.suppressed = 0
         place.bucket.charge(size)
         total.bucket.charge(size)
 
@@ -155,11 +265,31 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         return place
 
 
-def configure(*, form: str, level: str) -> None:
-    """Log to stderr from now on. `form` is `text` or `json`; `level` is a name of a level of `logging`, in any case.
+def _fact(record: logging.LogRecord) -> tuple[object, ...]:
+    """What a line says, apart from when."""
+    error = repr(record.exc_info[1]) if record.exc_info else ""
+    return record.pathname, record.lineno, record.getMessage(), str(_fields(record)), error, record.stack_info
 
-    At level `debug` lines are not bounded.
+
+def formatter(form: str) -> logging.Formatter:
+    """That of a form, `text` or `json`."""
+    return JsonFormatter() if form == "json" else TextFormatter()
+
+
+def configure_command(program: str) -> None:
+    """Write warnings and errors to stderr from now on, as lines of a command that a person runs."""
+    handler = BoundedHandler(sys.stderr)
+    handler.setFormatter(CommandFormatter(program))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def configure(*, form: str, level: str, stream: LogStream | None = None) -> None:
+    """Log to `stream`, or to stderr, from now on. `form` is `text` or `json`; `level` is a name of a level of
+    `logging`, in any case.
+
+    At level `debug` lines are neither bounded nor counted.
     """
-    handler = logging.StreamHandler(sys.stderr) if level.lower() == "debug" else BoundedHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    to = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(to) if level.lower() == "debug" else BoundedHandler(to)
+    handler.setFormatter(formatter(form))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,9 +1,10 @@
-"""The life of a server process: start, ready, stop on a signal or on the failure of a part.
+"""The life of a server process: its command line, start, ready, stop on a signal or on the failure of a part.
 
-Here: signals, the ready file, the service manager, exit codes. Not here: what is started and in which order, which is
-the server's own.
+Here: signals, the ready file, the service manager, exit codes, and that everything on stderr is the log's. Not here:
+what is started and in which order, which is the server's own.
 """
 
+import argparse
 import asyncio
 import json
 import logging
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from portway_runtime import logs
-from portway_runtime.errors import RuntimeFault
+from portway_runtime.errors import RuntimeFault, UsageFault
 from portway_runtime.event_loops import new_event_loop
 from portway_runtime.garbage import collected_rarely
+from portway_runtime.native_output import log_native_output
 from portway_runtime.printable import printable_lines
 from portway_runtime.secret_files import replace_file
 from portway_runtime.service_manager import ServiceManager
+from portway_runtime.uncaught import log_loop_errors, log_uncaught
 
 logger = logging.getLogger(__name__)
 
@@ -53,26 +56,69 @@ S = TypeVar("S", bound=Server)
 C = TypeVar("C", bound=Config)
 
 
+class ServerParser(argparse.ArgumentParser):
+    """A server's command line. A wrong one raises UsageFault, for `run_program`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageFault(f"{self.format_usage()}{self.prog}: error: {message}", f"{self.prog}: {message}")
+
+
 def run_program(
     program: str,
     load: Callable[[], C],
     run: Callable[[C], Coroutine[Any, Any, int]],
     *,
     faults: type[Exception],
+    form: str,
 ) -> NoReturn:
-    """Load the settings, set up logging, run `run(settings)` on a new event loop, and exit with the code it returns.
+    """Load the settings, log everything that is written to stderr from then on, run `run(settings)` on a new event
+    loop, and exit with the code that it returns.
 
-    A RuntimeFault or one of the program's own `faults` is printed as one line, and the exit code is UNUSABLE_SETTINGS.
+    A RuntimeFault or one of the program's own `faults` is one line, and the exit code is UNUSABLE_SETTINGS. Another
+    exception is logged, and the exit code is FAILED.
+
+    form: `text` or `json`, for what goes wrong before the settings are known.
     """
     try:
         config = load()
-        logs.configure(form=config.log_format, level=config.log_level)
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    except (faults, RuntimeFault) as error:
+        _tell_fault(program, error, form)
+        sys.exit(UNUSABLE_SETTINGS)
+    log_native_output(form=config.log_format, level=config.log_level)
+    log_uncaught()
+    try:
+        with asyncio.Runner(loop_factory=_make_loop) as runner:
             sys.exit(runner.run(run(config)))
     except (faults, RuntimeFault) as error:
-        # A registry's own words may be part of it.
-        print(printable_lines(f"{program}: {error}"), file=sys.stderr)
+        logger.critical("%s", _on_one_line(program, error))
         sys.exit(UNUSABLE_SETTINGS)
+    except Exception:
+        logger.critical("%s failed", program, exc_info=True)
+        sys.exit(FAILED)
+
+
+def _tell_fault(program: str, error: Exception, form: str) -> None:
+    """Print why there are no settings. A registry's own words may be part of it."""
+    if form == "json":
+        record = logger.makeRecord(
+            logger.name, logging.CRITICAL, __file__, 0, "%s", (_on_one_line(program, error),), None
+        )
+        print(logs.formatter(form).format(record), file=sys.stderr)
+    elif isinstance(error, UsageFault):
+        print(printable_lines(error.with_usage), file=sys.stderr)
+    else:
+        print(printable_lines(f"{program}: {error}"), file=sys.stderr)
+
+
+def _on_one_line(program: str, error: Exception) -> str:
+    told = str(error) if isinstance(error, UsageFault) else f"{program}: {error}"
+    return "; ".join(line.strip() for line in told.splitlines())
+
+
+def _make_loop() -> asyncio.AbstractEventLoop:
+    loop = new_event_loop()
+    log_loop_errors(loop)
+    return loop
 
 
 async def serve(

@@ -10,6 +10,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ from portway_runtime.errors import SettingsError
 
 # The key of the setting that names the file; it is a flag and a variable, never a key of the file.
 CONFIG: Final = "config"
+# That of the form of log lines.
+LOG_FORMAT: Final = "log_format"
 # What Kubernetes sets in every container for each service of the namespace, after the service's name in capitals: of a
 # service named portway-relay, PORTWAY_RELAY_SERVICE_HOST, _SERVICE_PORT, _SERVICE_PORT_HTTPS, _PORT, _PORT_443_TCP,
 # _PORT_443_TCP_PROTO, _PORT and _ADDR. Docker's links set the same. The value of _PORT is a URL.
@@ -98,6 +101,22 @@ class SettingTable:
         for value, source in found.values():
             self._refuse_service_url(source, value)
         return {key: _parse(self.by_key[key], value, source) for key, (value, source) in found.items()}
+
+    def log_format(self, words: Sequence[str], environment: Mapping[str, str]) -> str:
+        """The setting LOG_FORMAT, for an error in one of the sources: what a command line, the environment or the file
+        says as far as they can be read. `text` where none does."""
+        flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        flags.add_argument(flag(LOG_FORMAT))
+        flags.add_argument(flag(CONFIG))
+        given = argparse.Namespace(log_format=None, config=None)
+        with suppress(argparse.ArgumentError):  # a flag without its value
+            flags.parse_known_args(list(words), given)
+        found = given.log_format or environment.get(self.variable(LOG_FORMAT))
+        path = given.config or environment.get(self.variable(CONFIG))
+        if not found and path:
+            with suppress(SettingsError):
+                found = self._read_file(Path(path)).get(LOG_FORMAT, ("", ""))[0]
+        return "json" if str(found).lower() == "json" else "text"
 
     def _read_file(self, path: Path) -> dict[str, tuple[Any, str]]:
         try:

@@ -57,14 +57,15 @@ def test_settings_that_cannot_be_used_end_it_with_two(capsys: pytest.CaptureFixt
     assert told.count("\n") == 1
 
 
-def test_a_file_that_is_not_there_ends_it_with_two(
-    capsys: pytest.CaptureFixture[str], flags: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A certificate is a setting too: it is named."""
-    monkeypatch.setattr(cli, "raise_limit", lambda: None)
+@pytest.mark.parametrize(("form", "begins"), [("json", '{"time": "'), ("text", "20")])
+def test_a_file_that_is_not_there_ends_it_with_two(flags: list[str], form: str, begins: str) -> None:
+    """A certificate is a setting too: it is named, in one line."""
     flags[flags.index("--cert") + 1] = "absent.pem"
-    assert code_of(lambda: cli.main(["serve", *flags])) == 2
-    assert "absent.pem" in capsys.readouterr().err
+    ended = subprocess.run([*_COMMAND, *flags, "--log-format", form], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "absent.pem" in ended.stderr
+    assert ended.stderr.startswith(begins)
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["serve", "--no-such-flag"], ["drive"]])

@@ -3,12 +3,14 @@
 import io
 import json
 import logging
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from portway_runtime import logs
-from portway_runtime.logs import BoundedHandler, JsonFormatter, TextFormatter
+from portway_runtime.logs import BoundedHandler, JsonFormatter, TextFormatter, WholeLines
 
 
 def record(message: str = "client attached", *arguments: object, **fields: Any) -> logging.LogRecord:
@@ -241,15 +243,90 @@ def test_long_texts_are_cut() -> None:
         made.exc_text = None
 
 
-def test_a_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """`logging` reports it, as it does without a bound, a few times."""
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_a_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str], level: int) -> None:
+    """A line says so, a few times, and where it was logged; nothing goes past the log."""
     bounded = Bounded()
     for _ in range(100):
         made = record("%d", "no number")
-        made.pathname, made.lineno = "module.py", 1
+        made.pathname, made.lineno, made.levelno = "module.py", 1, level
         bounded.handler.handle(made)
-    assert bounded.lines == []
-    assert 1 <= capsys.readouterr().err.count("Logging error") < 10
+    events = [line for line in bounded.lines if not line.startswith("  ")]
+    assert 1 <= len(events) < 40
+    assert "a log line could not be made file=module.py line=1" in events[0]
+    assert capsys.readouterr() == ("", "")
+
+
+def warning(reason: str, line: int = 1) -> logging.LogRecord:
+    made = record("no registry", reason=reason)
+    made.levelno, made.levelname, made.pathname, made.lineno = logging.WARNING, "WARNING", "module.py", line
+    return made
+
+
+def test_a_warning_that_repeats_is_one_line_and_its_number() -> None:
+    """The number is told with the next line that is written after a minute, whichever it is; other reasons and other
+    places are facts of their own, and what is no warning is never counted."""
+    bounded = Bounded()
+    for _ in range(20):
+        bounded.handler.handle(warning("refused"))
+        bounded.handler.handle(warning("timed out"))
+    bounded.handler.handle(warning("refused", line=2))
+    assert [line.partition("no registry ")[2] for line in bounded.lines] == [
+        "reason=refused",
+        'reason="timed out"',
+        "reason=refused",
+    ]
+    bounded.now = 60.0
+    bounded.log()
+    assert [line.partition("no registry ")[2] for line in bounded.lines[3:]] == [
+        "reason=refused times=19",
+        'reason="timed out" times=19',
+        "",
+    ]
+    bounded.log()
+    assert len(bounded.lines) == 7
+
+
+def test_what_was_counted_is_told_at_the_end() -> None:
+    """A program that ends within the minute has told everything."""
+    bounded = Bounded()
+    for _ in range(3):
+        bounded.handler.handle(warning("refused"))
+    bounded.handler.close()
+    assert [line.partition("reason=")[2] for line in bounded.lines] == ["refused", "refused times=2"]
+
+
+def test_a_critical_line_is_always_written() -> None:
+    """Last words are not left out because there were many before."""
+    bounded = Bounded()
+    for _ in range(400):
+        bounded.log(size=900)
+    made = record("Fatal Python error: Aborted")
+    made.levelno, made.pathname, made.lineno = logging.CRITICAL, "module.py", 1
+    before = len(bounded.lines)
+    bounded.handler.handle(made)
+    assert len(bounded.lines) == before + 1
+
+
+def test_a_full_disk_tears_no_line(tmp_path: Path) -> None:
+    """Of a line with room for a part the rest is written before the next line; those without any room are counted."""
+    written = tmp_path / "log"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with written.open("wb") as file:
+        handler = BoundedHandler(WholeLines(file.fileno()), lambda: 0.0)
+        handler.setFormatter(JsonFormatter())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limit[1]))
+        try:
+            for number in range(40):
+                handler.handle(record("y" * 150, number=number))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert written.stat().st_size == 1_000
+        handler.handle(record("again"))
+    told = [json.loads(line) for line in written.read_text().splitlines()]
+    assert [line.get("number") for line in told] == [*range(len(told) - 1), None]
+    assert told[-1]["event"] == "again"
+    assert told[-1]["suppressed"] == 40 - (len(told) - 1) > 0
 
 
 def test_a_line_is_formatted_once() -> None:

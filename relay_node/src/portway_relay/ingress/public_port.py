@@ -21,7 +21,6 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener
 from portway_runtime.rates import AddressRate
-from portway_runtime.repeated import Repeated
 from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
 from portway_runtime.tls_choices import Group
@@ -116,7 +115,6 @@ class PublicPort:
         self._handshakes = handshakes
         self._is_memory_scarce = is_memory_scarce
         self._lacking = lacking
-        self._uncertified = Repeated(clock)
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
@@ -233,9 +231,8 @@ class PublicPort:
         elif isinstance(decision, PlainHttp):
             self._handlers.plain_visitor(sock, peer, decision.request)
         elif decision.lacking:
-            if times := self._uncertified.seen(decision.lacking):
-                about = {"names": f"*.{decision.lacking}", "times": times}
-                logger.warning("visitors of a region are refused: there is no certificate for its names", extra=about)
+            about = {"names": f"*.{decision.lacking}"}
+            logger.warning("visitors of a region are refused: there is no certificate for its names", extra=about)
             self._refuse(sock, decision.alert, "no_certificate")
         else:
             self._refuse(sock, decision.alert)

@@ -34,7 +34,6 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import MAX_PORT, Endpoint
 from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
 from portway_runtime.identities import NodeIdentity, read_identity_der
-from portway_runtime.repeated import Repeated
 from portway_runtime.tasks import Tasks
 from portway_runtime.tls_choices import Group
 
@@ -103,7 +102,6 @@ class InboundLanes:
             capacity, capacity_per_address, lambda stream: stream.abort(), clock, min_age=STALLED_AFTER
         )
         self._time_limit = time_limit
-        self._refusals = Repeated(clock)
         self._tasks = Tasks("inbound mesh lanes", on_failure)
         self._lanes: dict[Lane, _InboundLane] = {}
         self._count_by_node: Counter[str] = Counter()
@@ -189,9 +187,8 @@ class InboundLanes:
             if identity is None or refusal:
                 stream.abort()
                 node = "" if identity is None else identity.node
-                if times := self._refusals.seen((node, refusal)):  # it dials again and again
-                    about = {"node": node, "peer": stream.peer.host, "times": times}
-                    logger.warning("mesh lanes are refused: %s", refusal, extra=about)
+                about = {"node": node, "peer": stream.peer.host}
+                logger.warning("mesh lanes are refused: %s", refusal, extra=about)
                 return
             if self.count(identity.node) >= _MAX_LANES_PER_NODE:
                 stream.abort()

@@ -121,7 +121,6 @@ class RegistryStream:
         self._told_out = False  # the last registry said that the node is out
         self._out_since: float | None = None
         self._by_host: set[Endpoint] = set()  # registries whose certificate does not hold the common name
-        self._logged: dict[Endpoint, str] = {}  # the last reason that was logged for each
 
     def start(self) -> None:
         """Connect, and stay connected."""
@@ -154,7 +153,7 @@ class RegistryStream:
             if self._is_out():
                 self._events.removed(reason)
                 return
-            self._log(registry, reason)
+            logger.warning("no registry", extra={"registry": str(registry), "reason": reason})
             self._registries.append(self._registries.pop(0))
             self._names.forget(registry.host)
             await asyncio.sleep(pauses.next())
@@ -186,12 +185,6 @@ class RegistryStream:
         except (NoDescriptors, NoThread) as error:
             return str(error)
         return "it ended the stream"
-
-    def _log(self, registry: Endpoint, reason: str) -> None:
-        """Warn once for each reason: an outage of hours must not fill the log."""
-        level = logging.DEBUG if reason == self._logged.get(registry) else logging.WARNING
-        self._logged[registry] = reason
-        logger.log(level, "no registry", extra={"registry": str(registry), "reason": reason})
 
     async def _serve(self, registry: Endpoint) -> None:
         """One stream from Register to its end.
@@ -260,7 +253,6 @@ class RegistryStream:
         if not self._registered:
             self._registered = True
             self._tokens_due = True
-            self._logged.clear()
             logger.info("registered", extra={"lease_seconds": lease.lease_seconds})
             self._compare_clocks(lease)
             self._events.registry_away(False)

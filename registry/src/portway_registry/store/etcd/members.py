@@ -61,6 +61,7 @@ class Members:
         )
         self._members: dict[str, Member] = {}
         self._used = 0
+        self._lost = False  # a call failed, and no watch runs again since
         self._token: str | None = None
         self._authenticating = asyncio.Lock()
         self.closing = asyncio.Event()
@@ -75,9 +76,16 @@ class Members:
 
     def failed(self, member: Member) -> None:
         """A call to `member` failed: use the next one, unless another is in use already."""
+        self._lost = True
         if member.endpoint == self._endpoints[self._used] and len(self._endpoints) > 1:
             self._used = (self._used + 1) % len(self._endpoints)
             logger.warning("etcd endpoint changed", extra={"from": member.endpoint, "to": self._endpoints[self._used]})
+
+    def answered(self, member: Member) -> None:
+        """A watch runs at `member`: what had failed works again."""
+        if self._lost:
+            self._lost = False
+            logger.info("etcd answers again", extra={"endpoint": member.endpoint})
 
     async def metadata(self, member: Member) -> tuple[tuple[str, str], ...]:
         """The metadata that authenticates a call; gets a token from `member` when there is none. Raises AioRpcError."""

@@ -35,7 +35,7 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
     """As Store.watch."""
     position = after
     backoff = Backoff(*PAUSES)
-    failures = 0
+    interrupted = False
     while not members.closing.is_set():
         member = members.current()
         metadata: Metadata = ()
@@ -46,9 +46,10 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
                 stream = member.watch.Watch(metadata=_HAS_LEADER + metadata)
                 await _begin(stream, prefix, position)
                 await _check_history(member, metadata, prefix, position)
-            if failures:
-                logger.info("watch resumed", extra={"endpoint": member.endpoint, "after": position})
-                failures = 0
+            if interrupted:
+                logger.debug("watch resumed", extra={"endpoint": member.endpoint, "after": position})
+                interrupted = False
+            members.answered(member)
             fragments: list[kv_pb2.Event] = []
             while True:
                 response = await _next(stream)
@@ -76,8 +77,8 @@ async def watch(members: Members, prefix: str, after: Revision) -> AsyncGenerato
         finally:
             if stream is not None:
                 stream.cancel()
-        failures += 1
-        if failures == 1:
+        if not interrupted:
+            interrupted = True
             logger.warning("watch interrupted", extra={"endpoint": member.endpoint, "reason": reason})
         await members.closed_within(backoff.next())
 
