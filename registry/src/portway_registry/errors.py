@@ -4,6 +4,7 @@ RegistryError
 ├── ConfigError            a file, flag or variable that cannot be used; says which and what would do
 ├── StoreError             the store did not do what was asked
 │   ├── StoreUnavailable   it cannot be reached now; a write may or may not have happened
+│   │   └── StoreFull      it has no room for a write, which has not happened
 │   ├── LeaseLost          the lease is unknown or has run out
 │   └── Compacted          a watch asked for revisions that are gone: list again, watch from there
 ├── CallError              a refused call; its text is sent to the caller and says what to do
@@ -49,6 +50,10 @@ class StoreError(RegistryError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached; a write that ended this way may or may not have happened."""
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no room for a write, which has not happened. Reads are answered."""
 
 
 class LeaseLost(StoreError):

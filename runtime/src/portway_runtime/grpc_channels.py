@@ -23,6 +23,9 @@ OWN_CONNECTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
 # In the trailing metadata of a refusal that holds at every registry: an operator removed the node, or its name was
 # given to another one after its certificate was issued.
 NODE_IS_OUT: Final = ("portway-node", "out")
+# In that of a registry which was reached, and whose store was not, or has no room for what was to be written.
+STORE_IS_AWAY: Final = ("portway-store", "away")
+STORE_IS_FULL: Final = ("portway-store", "full")
 
 _VERBOSITY: Final = "GRPC_VERBOSITY"
 

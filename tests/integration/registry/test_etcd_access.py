@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from portway_registry.errors import ConfigError, StoreError, StoreUnavailable
+from portway_registry.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from portway_registry.store.contract import Revision
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
@@ -162,3 +162,20 @@ async def test_all_endpoints_dead_is_an_outage(dead_endpoint: str) -> None:
         async with asyncio.timeout(4):
             with pytest.raises(StoreUnavailable, match=dead_endpoint):
                 await store.get("/a")
+
+
+async def fill(store: EtcdStore) -> None:
+    """Write more than the store has room for."""
+    for number in range(40):
+        await store.put(f"/full/{number}", bytes(100_000))
+
+
+async def test_an_etcd_without_room_is_told_as_such() -> None:
+    """At once: every member refuses, until an operator makes room. Reads go on."""
+    with EtcdServer(quota_bytes=1 << 20) as small:
+        async with opened(small.spec()) as store:
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(StoreFull, match="alarm disarm"):
+                await fill(store)
+            assert asyncio.get_running_loop().time() - began < 5  # it is not asked again
+            assert (await store.list("/full/")).entries

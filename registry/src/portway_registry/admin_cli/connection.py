@@ -17,7 +17,7 @@ import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.errors import CertificateError, NoThread
-from portway_runtime.grpc_channels import KEEPALIVE, CallFault, fault_of, reason_of
+from portway_runtime.grpc_channels import KEEPALIVE, STORE_IS_AWAY, STORE_IS_FULL, CallFault, fault_of, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.pem_files import read_pem
@@ -163,6 +163,9 @@ class GlobalOptions:
     def _failure(self, address: str, call: grpc.Call) -> Failure:
         code, details = call.code(), call.details() or ""
         exit_code = _EXIT_CODES.get(code, ExitCode.REFUSED)
+        told = tuple(call.trailing_metadata() or ())
+        if STORE_IS_FULL in told or STORE_IS_AWAY in told:  # the registry itself was reached
+            return Failure(details, ExitCode.REFUSED if STORE_IS_FULL in told else exit_code)
         if exit_code is not ExitCode.UNREACHABLE:
             return Failure(details or code.name, exit_code)
         trusted = str(self.ca) if self.ca else "the system's CAs (name the cluster's with --ca or PORTWAY_CA)"

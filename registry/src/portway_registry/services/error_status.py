@@ -6,7 +6,7 @@ from typing import Final
 
 from grpc import StatusCode
 from portway_proto.records import cut_printable
-from portway_runtime.grpc_channels import NODE_IS_OUT
+from portway_runtime.grpc_channels import NODE_IS_OUT, STORE_IS_AWAY, STORE_IS_FULL
 
 from portway_registry import errors
 
@@ -40,6 +40,8 @@ _NODE_IS_OUT: Final = (errors.NodeRemoved, errors.CertificateSuperseded)
 
 def trailers_of(error: Exception) -> tuple[tuple[str, str], ...]:
     """The trailing metadata of an answer with the status of this exception: what programs act on."""
+    if isinstance(error, errors.StoreUnavailable):
+        return (STORE_IS_FULL if isinstance(error, errors.StoreFull) else STORE_IS_AWAY,)
     return (NODE_IS_OUT,) if isinstance(error, _NODE_IS_OUT) else ()
 
 
@@ -52,6 +54,9 @@ def status_of(error: Exception) -> tuple[StatusCode, str]:
         for kind, code in _STATUS:
             if isinstance(error, kind):
                 return code, cut_printable(str(error), _LONGEST_TEXT)
+    if isinstance(error, errors.StoreFull):
+        logger.warning("call failed: the store is full", extra={"reason": str(error)})
+        return StatusCode.UNAVAILABLE, "the registry's store is full: an operator has to make room (its log says where)"
     if isinstance(error, errors.StoreUnavailable):
         logger.warning("call failed: the store cannot be reached", extra={"reason": str(error)})
         return StatusCode.UNAVAILABLE, "the registry cannot reach its store now: try again in a few seconds"

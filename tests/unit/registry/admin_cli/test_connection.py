@@ -12,6 +12,8 @@ import pytest
 import trustme
 from click.testing import Result
 from portway_registry.admin_cli import connection
+from portway_registry.errors import StoreFull, StoreUnavailable
+from portway_registry.store.embedded import EmbeddedStore
 from portway_runtime import names
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.admin_stage import Stage, call
@@ -184,6 +186,27 @@ def test_a_registry_that_is_away_is_three(
     assert result.exit_code == 3
     assert result.stderr.startswith(f"portway-admin: cannot reach the registry at {dead}")
     assert pauses.slept == pytest.approx(5, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "words"),
+    [
+        (StoreFull, 1, "the registry's store is full: an operator has to make room"),
+        (StoreUnavailable, 3, "the registry cannot reach its store now: try again"),
+    ],
+)
+def test_a_store_that_does_not_write_is_told_as_such(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: type[StoreUnavailable], code: int, words: str
+) -> None:
+    """The registry itself was reached."""
+
+    async def refuse(*_: object, **__: object) -> bool:
+        raise kind("/srv/db")
+
+    monkeypatch.setattr(EmbeddedStore, "put", refuse)
+    result = stage.say("token", "create", "--tenant", "demo")
+    assert result.exit_code == code
+    assert result.stderr.startswith(f"portway-admin: {words}")
 
 
 def test_files_may_have_a_byte_order_mark(stage: Stage, admin: Call, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from grpc import StatusCode
 from portway_registry import errors
 from portway_registry.services.error_status import status_of, trailers_of
-from portway_runtime.grpc_channels import NODE_IS_OUT
+from portway_runtime.grpc_channels import NODE_IS_OUT, STORE_IS_AWAY, STORE_IS_FULL
 
 CALL_ERRORS = [
     kind
@@ -37,6 +37,17 @@ def test_a_store_that_is_away_is_not_described() -> None:
     assert code is StatusCode.UNAVAILABLE
     assert "10.0.0.1" not in text
     assert "try again" in text
+    assert trailers_of(errors.StoreUnavailable("away")) == (STORE_IS_AWAY,)
+
+
+def test_a_store_that_is_full_is_no_store_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    """Trying again does not help. Where it is stands in the log alone."""
+    code, text = status_of(errors.StoreFull("/srv/registry.db cannot grow"))
+    assert (code, "/srv" in text) == (StatusCode.UNAVAILABLE, False)
+    assert "store is full: an operator has to make room" in text
+    assert trailers_of(errors.StoreFull("full")) == (STORE_IS_FULL,)
+    assert caplog.messages == ["call failed: the store is full"]
+    assert caplog.records[0].__dict__["reason"] == "/srv/registry.db cannot grow"
 
 
 @pytest.mark.parametrize("error", [ValueError("inside"), errors.StoreError("inside"), errors.LeaseLost("inside")])

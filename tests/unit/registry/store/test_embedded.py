@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from portway_registry.errors import Compacted, ConfigError, LeaseLost, StoreUnavailable
+from portway_registry.errors import Compacted, ConfigError, LeaseLost, StoreFull, StoreUnavailable
 from portway_registry.store.contract import Put, Revision
-from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.store.embedded import EmbeddedStore, database
 from portway_registry.store.embedded.database import Changes, Database
 from portway_runtime.errors import NoThread
 from portway_testkit.processes.threads import no_more_threads
@@ -159,7 +159,7 @@ async def test_a_disk_that_fails_changes_nothing(path: Path, monkeypatch: pytest
     """A write that cannot be kept raises StoreUnavailable, is seen by nobody, and the next one may do better."""
 
     def refuse(_: Database, __: Changes) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise sqlite3.OperationalError("disk I/O error")
 
     async with opened(path) as store:
         lease = await store.grant_lease(10)
@@ -173,6 +173,30 @@ async def test_a_disk_that_fails_changes_nothing(path: Path, monkeypatch: pytest
         assert await store.list("") == before
         await store.keep_lease(lease)
         assert await store.put("a", b"1", lease=lease)
+
+
+async def test_a_full_disk_is_told_as_such(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With the file whose disk it is, also in the log. What needs no room goes on."""
+    async with opened(path) as store:
+        await store.put("a", b"1")
+        fill_up(store)
+        with pytest.raises(StoreFull, match=r"store\.db cannot grow \(database or disk is full\): make room"):
+            await store.put("b", b"2" * 100_000)
+        assert await store.delete("a")
+    told = [(one.__dict__["file"], one.__dict__["reason"]) for one in caplog.records if one.levelname == "ERROR"]
+    assert told == [(str(path), "database or disk is full")]
+
+
+def fill_up(store: EmbeddedStore) -> None:
+    """Its file can grow no more, as on a disk that is full."""
+    store._database._connection.execute("PRAGMA max_page_count=1")
+
+
+def test_a_store_that_begins_on_a_full_disk_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither another file nor a copy would help."""
+    monkeypatch.setattr(database, "_TABLES", f"PRAGMA max_page_count=1;{database._TABLES}")
+    with pytest.raises(ConfigError, match=r"cannot grow .* make room on its disk"):
+        Database(path)
 
 
 async def test_writes_that_wait_share_a_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,8 @@ class Database:
             self._connection.close()
             if "locked" in str(error):
                 raise ConfigError(f"store file {path} is in use by another registry: stop that one first") from error
+            if is_full(error):
+                raise ConfigError(f"store file {path} cannot grow ({error}): make room on its disk") from error
             raise ConfigError(f"store file {path} is not usable ({error}): name another, or restore a copy") from error
         except ConfigError:
             self._connection.close()
@@ -134,6 +136,11 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _rows(entries: Iterable[Entry | None]) -> list[tuple[str, bytes, int, int, int]]:

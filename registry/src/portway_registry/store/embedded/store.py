@@ -25,7 +25,7 @@ from portway_runtime.errors import NoThread
 from portway_runtime.tasks import Tasks, fail
 from portway_runtime.threads import single_thread
 
-from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
+from portway_registry.errors import LeaseLost, StoreError, StoreFull, StoreUnavailable
 from portway_registry.store.contract import (
     NO_LEASE,
     Delete,
@@ -37,7 +37,7 @@ from portway_registry.store.contract import (
     Revision,
     Write,
 )
-from portway_registry.store.embedded.database import Changes, Database
+from portway_registry.store.embedded.database import Changes, Database, is_full
 from portway_registry.store.embedded.history import CAPACITY, History
 from portway_registry.store.embedded.state import Draft, State
 
@@ -72,6 +72,7 @@ class EmbeddedStore:
         on_failure: called when a task of the store failed; it is unusable then. history: events held for watches.
         """
         self._clock = clock
+        self._path = path
         self._database = Database(path)
         contents = self._database.load()
         try:
@@ -188,8 +189,7 @@ class EmbeddedStore:
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._database.commit, changes)
             except sqlite3.Error as error:
-                logger.error("store file not written", extra={"error": str(error)})
-                self._fail(group, f"the store's file could not be written ({error}): look at the disk")
+                self._not_written(group, error)
                 return
             self._show(changes, draft.events)
         for request, answer in answers:
@@ -225,9 +225,18 @@ class EmbeddedStore:
         except StoreUnavailable:
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
 
-    def _fail(self, group: Sequence[_Request[object]], reason: str) -> None:
+    def _not_written(self, group: Sequence[_Request[object]], error: sqlite3.Error) -> None:
+        logger.error("store file not written", extra={"file": str(self._path), "reason": str(error)})
+        if is_full(error):
+            self._fail(group, f"{self._path} cannot grow ({error}): make room on its disk", StoreFull)
+        else:
+            self._fail(group, f"the store's file could not be written ({error}): look at the disk")
+
+    def _fail(
+        self, group: Sequence[_Request[object]], reason: str, kind: type[StoreUnavailable] = StoreUnavailable
+    ) -> None:
         for request in group:
-            fail(request.done, StoreUnavailable(reason))
+            fail(request.done, kind(reason))
 
     def _check_open(self) -> None:
         if self._closed:

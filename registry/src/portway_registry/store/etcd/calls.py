@@ -13,7 +13,7 @@ from typing import Generic, NoReturn, TypeVar
 import grpc
 from portway_runtime.backoff import Backoff
 
-from portway_registry.errors import LeaseLost, StoreError, StoreUnavailable
+from portway_registry.errors import LeaseLost, StoreError, StoreFull, StoreUnavailable
 from portway_registry.store.etcd.members import TRY_SECONDS, Member, Members
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Remedy(Enum):
     NONE = "etcd has decided: asking again changes nothing"
 
 
+# etcd's text at every member once one of them has reached its quota or has a full disk.
+_NO_SPACE = "database space exceeded"
 # etcd's texts for a token that it does not accept; it uses the status codes loosely.
 _TOKEN_REFUSED = ("invalid auth token", "revision of auth store is old")
 # Codes with which etcd refuses a request for a reason of its own.
@@ -51,9 +53,10 @@ _REFUSED = {
 
 def remedy(error: grpc.aio.AioRpcError) -> Remedy:
     """What to do after a call that failed with `error`."""
-    if token_refused(error.details() or ""):
+    details = error.details() or ""
+    if token_refused(details):
         return Remedy.TOKEN
-    return Remedy.NONE if error.code() in _REFUSED else Remedy.AGAIN
+    return Remedy.NONE if error.code() in _REFUSED or _NO_SPACE in details else Remedy.AGAIN
 
 
 def token_refused(details: str) -> bool:
@@ -90,7 +93,7 @@ class Answer(Generic[R]):
 async def ask(members: Members, call: Call[R]) -> Answer[R]:
     """Make `call` at the member in use, then at others, until one answers.
 
-    Raises LeaseLost, Refused or another StoreError when etcd refuses, StoreUnavailable when there is no answer within
+    Raises LeaseLost, StoreFull, Refused or another StoreError when etcd refuses, StoreUnavailable without an answer in
     TOTAL_SECONDS. A try that is cancelled or times out may have been carried out.
     """
     clock = asyncio.get_running_loop().time
@@ -135,6 +138,11 @@ async def ask(members: Members, call: Call[R]) -> Answer[R]:
 def refuse(error: grpc.aio.AioRpcError) -> NoReturn:
     """Raise the StoreError for etcd's refusal."""
     details = error.details() or error.code().name
+    if _NO_SPACE in details:
+        raise StoreFull(
+            "etcd has used up its space: compact and defragment it, raise --quota-backend-bytes, then `etcdctl alarm "
+            "disarm`"
+        ) from error
     if "requested lease not found" in details:
         raise LeaseLost("the lease is unknown to etcd or has run out: grant a new one") from error
     if "user name is empty" in details:

@@ -71,8 +71,9 @@ class EtcdServer:
     `tls` True: made-up certificates, and clients must show one. `start` returns when it serves.
     """
 
-    def __init__(self, *, name: str = "test", tls: bool = False) -> None:
+    def __init__(self, *, name: str = "test", tls: bool = False, quota_bytes: int | None = None) -> None:
         self.name = name
+        self._quota_bytes = quota_bytes
         self.members: tuple[EtcdServer, ...] = (self,)  # all members of its cluster
         self._folder = Path(tempfile.mkdtemp(prefix="portway-etcd-"))
         self.tls = _make_tls(self._folder) if tls else None
@@ -138,6 +139,8 @@ class EtcdServer:
             f"--election-timeout={election}",
             "--logger=zap",
         ]
+        if self._quota_bytes is not None:
+            command += [f"--quota-backend-bytes={self._quota_bytes}"]
         if self.tls:
             command += [
                 f"--cert-file={self.tls.certificate}",
