@@ -207,6 +207,11 @@ class Visit(Protocol):
         Reading it costs a microsecond or two."""
         ...
 
+    def close(self) -> None:
+        """End both directions in order, as if both sides had: what was sent is delivered, with its end, and the end is
+        reported with Outcome.DONE. For a visit that moves nothing. One that is not opened yet is cut."""
+        ...
+
     def cut(self) -> None:
         """End it now: both sides are reset, and the end is reported with Outcome.CUT."""
         ...

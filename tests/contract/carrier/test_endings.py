@@ -19,6 +19,7 @@ from portway_testkit.links.carrier_link import (
     RawOpenerMaker,
     broken_off,
     listener,
+    relayed,
     reset,
     stream_of,
     transport_of,
@@ -312,3 +313,48 @@ async def test_who_never_reads_the_last_bytes_is_dropped(
             pass
         assert received < size
         writer.transport.abort()
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_visit_that_is_closed_ends_in_order_on_both_sides(
+    make_link: LinkMaker, server_tls: ServerTls, trusting: ssl.SSLContext, encrypted: bool, hops: int
+) -> None:
+    """As if visitor and local server had ended it: neither sees a reset, nor an end of TLS without close_notify. What
+    was sent has arrived, and the lanes serve the next visit."""
+    entrance = link = await make_link()
+    if hops == 2:
+        entrance = await make_link(sizes=SpareSizes(quiet=0, busy=0))
+        await relayed(entrance, link)
+    context, name = (trusting, "node.test") if encrypted else (None, None)
+    async with origin() as (port, take):
+        link.serve_with(port)
+        at = entrance.visitors(server_tls if encrypted else None)
+        for number in (1, 2):
+            reader, writer = await asyncio.open_connection(at.host, at.port, ssl=context, server_hostname=name)
+            writer.write(b"request")
+            server = await take()
+            assert await receive(server, 7) == b"request"
+            await send(server, b"answer")
+            assert await reader.readexactly(6) == b"answer"
+            entrance.joined[-1].close()
+            assert await reader.read() == b""
+            assert await receive(server) == b""
+            assert (await entrance.end(number)).outcome is Outcome.DONE
+            writer.close()
+            await writer.wait_closed()
+            await link.settled()
+
+
+async def test_a_visit_that_is_closed_before_it_is_opened_is_cut(link: CarrierLink) -> None:
+    """Nobody has answered yet, so that there is no order to end it in; closing it again does nothing."""
+    async with origin() as (port, _):
+        link.serve_with(port)
+        visitor = await dial(link.visitors())
+        await until(lambda: bool(link.joined))
+        visit = link.joined[0]
+        visit.close()
+        assert (await link.end()).outcome is Outcome.CUT
+        visit.close()
+        visitor.close()
+        await link.settled()

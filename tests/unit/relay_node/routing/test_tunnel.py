@@ -25,6 +25,8 @@ class FakeVisit:
         self._tunnel = tunnel
         self.cuts = 0
 
+    def close(self) -> None: ...
+
     def cut(self) -> None:
         self.cuts += 1
         self._tunnel.visits.discard(self)

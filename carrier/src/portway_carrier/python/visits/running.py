@@ -142,6 +142,22 @@ class RunningVisit:
         if self.stream is not None:
             self.stream.resume_source()
 
+    def close(self) -> None:
+        """End both directions now: the stream is closed in order, the lane gets END and nothing more."""
+        lane, stream = self.lane, self.stream
+        if self.over:
+            return
+        if lane is None or stream is None or stream.partner is not lane:
+            self.cut()
+            return
+        lane.send_end()
+        stream.send_end()
+        self._close_stream()
+        if not lane.state.idle:
+            self._leave_lane(lane)
+            lane.send_reset()
+        self._finish(Outcome.DONE)
+
     def cut(self) -> None:
         """End it now: abort the stream, reset the lane."""
         if self.over:

@@ -65,7 +65,10 @@ class FakeVisit:
         self.pool = pool
         self.opening = opening
         self._ended = ended
-        self.buffered = 0
+        self.bytes_in = self.bytes_out = self.buffered = 0
+
+    def close(self) -> None:
+        self.end(Outcome.DONE)
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
         handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone

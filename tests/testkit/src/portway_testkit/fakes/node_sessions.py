@@ -164,6 +164,8 @@ class FakeVisit:
     buffered: int = 0
     is_cut: bool = False
 
+    def close(self) -> None: ...
+
     def cut(self) -> None:
         self.is_cut = True
 
