@@ -38,6 +38,8 @@ _OPTIONS: Final = (
 )
 # Seconds that running calls may go on after `close`. Streams never end by themselves.
 _GRACE: Final = 1.0
+# Seconds that connections which began just before `close` get to complete their handshakes and make their call.
+_HAND_ON_TIME: Final = 1.0
 
 
 class GrpcPorts:
@@ -131,7 +133,7 @@ class GrpcPort:
             sockets = open_sockets(address)
         except ListenError as error:
             raise ConfigError(f"{flag(self._key)}: {error}") from error
-        self._closing.append(self.front.stop_listening)
+        self._closing.append(partial(self.front.stop_listening, within=_HAND_ON_TIME))
         self.front.serve(sockets, self._inner)
         return Endpoint(address.host, endpoint_of(sockets[0].getsockname()).port)
 

@@ -167,7 +167,14 @@ class NodeLimits:
     lookup_time: float = _limit(3.0, "seconds to look up one name")
     lane_wait: float = _limit(10.0, "seconds that a visitor waits for a lane of the tunnel's client")
     stop_grace: float = _limit(
-        10.0, "seconds for clients to attach elsewhere and for visits to finish when the node stops"
+        10.0,
+        "seconds for clients to attach elsewhere and for visits to finish when the node stops, after --lame-duck",
+    )
+    lame_duck: float = _limit(
+        2.0,
+        "seconds that a node that stops goes on taking visitors, so that balancers, and DNS servers that look at "
+        "/readyz, send them elsewhere; 0 where visitors try a name's next address by themselves",
+        least=0,
     )
 
 

@@ -5,22 +5,30 @@ Here: asking clients to leave, and what is waited for. Not here: the order in wh
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Final
 
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeState
 
 from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.public_port import PublicPort
+from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.mesh.peers import Peers
+from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.registry_link.outbox import Outbox
-from portway_relay.routing.tunnel import HeldTunnels
 from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Visits
 
 logger = logging.getLogger(__name__)
 
-# Seconds that connections accepted just before the node stops listening get to send their ClientHello or request.
+# Seconds that connections which began just before the node stops listening get to complete their handshake, and to
+# send their ClientHello or request.
 _HAND_ON_TIME: Final = 1.0
+# Seconds without a byte, at least, after which a visit is idle: a pause in an answer is shorter as a rule, and half of
+# one must not look complete.
+_IDLE_TIME: Final = 1.0
+# Share of the grace in which clients attach elsewhere while visitors are taken; the rest is for visits to finish.
+_OPEN_SHARE: Final = 0.5
 
 
 class Lifecycle:
@@ -30,26 +38,34 @@ class Lifecycle:
         self,
         sessions: Sessions,
         peers: Peers,
-        tunnels: HeldTunnels,
         visits: Visits,
         public_port: PublicPort,
         http_port: HttpPort,
+        raw_ports: RawPorts,
+        raw_visitors: RawVisitors,
         outbox: Outbox,
         *,
         grace: float,
+        lame_duck: float,
     ) -> None:
-        """grace: seconds that clients and visits have to leave when the node stops."""
+        """
+        grace: seconds that clients and visits have to leave when the node stops.
+        lame_duck: seconds before, for which it goes on taking visitors.
+        """
         self._sessions = sessions
         self._peers = peers
-        self._tunnels = tunnels
         self._visits = visits
         self._public_port = public_port
         self._http_port = http_port
+        self._raw_ports = raw_ports
+        self._raw_visitors = raw_visitors
         self._outbox = outbox
         self._order: NodeState.ValueType = NODE_STATE_READY
         self.grace = grace
+        self.lame_duck = lame_duck
         self.stopping = False
         self.removed = False  # the cluster admits this node no more
+        self._shut = False  # visitors are refused
 
     @property
     def state(self) -> "NodeState.ValueType":
@@ -76,29 +92,52 @@ class Lifecycle:
         self._sessions.ask_to_leave("this node was removed from the cluster")
 
     async def leave(self) -> None:
-        """Notify the registry and the clients that the node stops, and wait until clients and visits are gone.
+        """Notify the registry and the clients that the node stops, and wait until clients and visits are gone. May be
+        called again.
 
-        Visitors that arrive meanwhile are served, or forwarded to where their tunnel is now. After `grace` seconds it
-        returns in any case. May be called again.
+        While clients attach elsewhere, and for `lame_duck` seconds at least, visitors that arrive are served, or
+        forwarded to where their tunnel is now. Then all ports refuse them, so that they try another address of the
+        name, and the visits that have begun finish: new ones do not make it last longer. It takes `lame_duck` and
+        `grace` seconds at most; visits that are idle then are ended in order.
 
         A node that was removed can forward nothing, as other nodes refuse its lanes: it listens no more as soon as its
-        clients are gone.
+        clients are gone. One without other nodes has nowhere to send anybody: it takes visitors until the visits are
+        over that were in progress.
         """
         self.stopping = True
         self._outbox.state_changed()
         if not self.removed:
             self._sessions.ask_to_leave("this node is stopping")
-        try:
-            async with asyncio.timeout(self.grace):
-                if len(self._peers):  # without another node clients cannot attach elsewhere, and stay to the end
-                    await self._sessions.over()
-                if not self.removed:
-                    await self._visits.over()
-                await self._public_port.stop_listening(within=_HAND_ON_TIME)
-                await self._http_port.stop_listening(within=_HAND_ON_TIME)
-                for tunnel in self._tunnels.all_live():
-                    if tunnel.raw is not None:
-                        tunnel.raw.pause()
-                await self._visits.over()
-        except TimeoutError:
-            logger.info("visits are cut: the grace period is over", extra={"visits": self._visits.running})
+        stays = self.lame_duck if len(self._peers) and not self.removed and not self._shut else 0.0
+        loop = asyncio.get_running_loop()
+        end = loop.time() + stays + self.grace
+        await _at_most(stays + self.grace * _OPEN_SHARE, self._until_ports_may_close(stays))
+        self._shut = True
+        await self._stop_listening(min(_HAND_ON_TIME, self.grace))
+        before, since = self._visits.moved(), loop.time()
+        if not await _at_most(end - loop.time(), self._visits.over()):
+            idle = self._visits.close_idle(before) if loop.time() - since >= _IDLE_TIME else 0
+            about = {"visits": self._visits.running, "idle": idle}
+            logger.info("visits are cut: the grace period is over", extra=about)
+
+    async def _until_ports_may_close(self, stays: float) -> None:
+        if len(self._peers):
+            await asyncio.gather(self._sessions.over(), asyncio.sleep(stays))
+        else:  # clients cannot attach elsewhere, and stay to the end
+            await self._visits.over_of_now()
+
+    async def _stop_listening(self, within: float) -> None:
+        """At all ports at once; those who came before are handed on."""
+        ports = (self._public_port, self._http_port, self._raw_ports)
+        await asyncio.gather(*(port.stop_listening(within=within) for port in ports))
+        await _at_most(within, self._raw_visitors.over())
+
+
+async def _at_most(seconds: float, waiting: Coroutine[None, None, object]) -> bool:
+    """Wait for it, `seconds` at most. Whether it ended."""
+    try:
+        async with asyncio.timeout(seconds):
+            await waiting
+    except TimeoutError:
+        return False
+    return True

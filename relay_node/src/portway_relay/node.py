@@ -67,12 +67,14 @@ class Node:
         self._lifecycle = Lifecycle(
             serving.sessions,
             routing.peers,
-            routing.tunnels,
             routing.visits,
             serving.public_port,
             serving.http_port,
+            raw.sockets,
+            raw.visitors,
             routing.outbox,
             grace=config.limits.stop_grace,
+            lame_duck=config.limits.lame_duck,
         )
         self._report = Report(base, routing, raw, serving, self._lifecycle)
         own = [config.listen.host] if config.advertise is None else [config.listen.host, config.advertise.host]
@@ -172,9 +174,9 @@ class Node:
         """Stop in order. May be called again.
 
         Not ready any more; the registry is notified, so that no new client comes; clients are asked to attach
-        elsewhere. Meanwhile, and while visits in progress finish, visitors that still arrive are served or forwarded to
-        where their tunnel is now, within the grace period. Then no connection is taken any more; sessions end, then the
-        stream with the registry, which forgets this node; then the remaining connections; health last.
+        elsewhere. Meanwhile visitors that still arrive are served or forwarded to where their tunnel is now. Then all
+        ports refuse new ones, and visits in progress finish, within the grace period (lifecycle.py). Sessions end, then
+        the stream with the registry, which forgets this node; then the remaining connections; health last.
         """
         await self._lifecycle.leave()
         await self._closing.aclose()

@@ -5,7 +5,7 @@ about values (config.py).
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -51,14 +51,19 @@ def _degrees(text: str) -> float:
         raise ValueError("use degrees as a decimal number, such as -33.9") from None
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1e6:
-        raise ValueError("use a number of seconds above 0")
-    return number
+def _seconds(least: int) -> Callable[[str], float]:
+    """Reads a number of seconds: above 0, or from 0 on where `least` is 0."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not (0 < number < 1e6 or (number == 0 and least == 0)):
+            raise ValueError("use a number of seconds above 0" if least else "use a number of seconds, 0 or above")
+        return number
+
+    return read
 
 
 SETTINGS: Final = (
@@ -119,7 +124,7 @@ SETTINGS: Final = (
 LIMITS: Final = tuple(
     Setting(
         limit.name,
-        whole_number(limit.metadata[LEAST]) if limit.type is int else _seconds,
+        (whole_number if limit.type is int else _seconds)(limit.metadata[LEAST]),
         f"{limit.metadata[HELP]} (default {limit.default:,})",
         "N" if limit.type is int else "SECONDS",
     )

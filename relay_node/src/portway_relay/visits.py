@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -63,6 +63,7 @@ class Visits:
         self._tasks = Tasks("visits", on_failure)
         self._idle = asyncio.Event()
         self._idle.set()
+        self._ended_one = asyncio.Event()
         self._running: dict[Visit, Destination] = {}
         self.outcomes: Counter[str] = Counter()
         self.forwards: Counter[str] = Counter()  # visits sent to other nodes or taken from them, by outcome
@@ -113,6 +114,29 @@ class Visits:
     async def over(self) -> None:
         """Wait until no visit is in progress."""
         await self._idle.wait()
+
+    async def over_of_now(self) -> None:
+        """Wait until none of the visits that are in progress now is."""
+        for visit in tuple(self._running):
+            while visit in self._running:
+                self._ended_one.clear()
+                await self._ended_one.wait()
+
+    def moved(self) -> dict[Visit, int]:
+        """The bytes that each visit in progress has moved so far, both ways."""
+        return {visit: visit.bytes_in + visit.bytes_out for visit in self._running}
+
+    def close_idle(self, before: Mapping[Visit, int]) -> int:
+        """Close in order the visits that have moved nothing since `before` (`moved`); returns how many. To their peers
+        that is what a server does that closes a connection which nobody uses."""
+        idle = [
+            visit
+            for visit, size in before.items()
+            if visit in self._running and visit.bytes_in + visit.bytes_out == size and not visit.buffered
+        ]
+        for visit in idle:
+            visit.close()
+        return len(idle)
 
     async def close(self) -> None:
         """Stop answering visitors that were refused. Visits in progress are not touched."""
@@ -211,6 +235,7 @@ class Visits:
         self.outcomes[end.outcome.value] += 1
         destination.visits.discard(visit)
         del self._running[visit]
+        self._ended_one.set()
         if not self._running:
             self._idle.set()
 

@@ -1,7 +1,7 @@
-"""Accepting connections in batches, and pausing when the process runs out of descriptors.
+"""Accepting connections in batches, pausing when the process runs out of descriptors, and stopping.
 
 Connections wait in the kernel's queue during a pause. The last descriptors are reserved for the process's own work
-(portway_runtime.descriptors): whoever connects must not use them up. Not here: opening the sockets
+(portway_runtime.descriptors): whoever connects must not use them up. Not here: opening the sockets, and how one refuses
 (portway_runtime.listening).
 """
 
@@ -10,12 +10,12 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from portway_runtime.descriptors import EXHAUSTED, first_reserved, lowest_free
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.listening import endpoint_of
+from portway_runtime.listening import endpoint_of, handshakes_in_progress, refuse_connections
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ Accepted = Callable[[socket.socket, Endpoint], None]
 BATCH: Final = 16
 # Seconds until accepting is tried again: some connection has probably ended by then, and trying at once is a busy loop.
 _PAUSE: Final = 0.2
+# Seconds until `finish` first looks for handshakes in progress, and between two looks at most. A look takes a
+# microsecond for each connection of the machine.
+_FIRST_LOOK: Final = 0.005
+_LONGEST_LOOK: Final = 0.1
 
 
 class Acceptable(Protocol):
@@ -32,6 +36,8 @@ class Acceptable(Protocol):
 
     def accept(self) -> tuple[socket.socket, tuple[object, ...]]: ...
     def fileno(self) -> int: ...
+    def getsockname(self) -> tuple[object, ...]: ...
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
     def close(self) -> None: ...
 
 
@@ -58,10 +64,28 @@ class Listener:
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
-    def finish(self) -> None:
-        """Accept the connections that wait in the kernel's queue, up to a batch of each socket, and stop listening."""
+    @property
+    def ports(self) -> set[int]:
+        """Those that it listens on."""
+        return {endpoint_of(sock.getsockname()).port for sock in self._sockets}
+
+    @property
+    def rests(self) -> bool:
+        """Whether accepting pauses for want of descriptors."""
+        return bool(self._timers)
+
+    def refuse(self) -> bool:
+        """Refuse new connections; those whose handshake has begun are still accepted. False where the system cannot."""
+        refusing = [refuse_connections(sock) for sock in self._sockets]
+        return all(refusing)
+
+    def retire(self) -> None:
+        """Refuse new connections, accept those that wait in the kernel's queue, and stop listening. Those whose
+        handshake is in progress are reset (`finish` waits for them)."""
+        self.refuse()
         for sock in list(self._sockets):
-            self._accept(sock)
+            while sock not in self._timers and self._accept(sock):
+                pass
         self.close()
 
     def close(self) -> None:
@@ -74,24 +98,26 @@ class Listener:
             self._loop.remove_reader(sock.fileno())
             sock.close()
 
-    def _accept(self, listening: Acceptable) -> None:
+    def _accept(self, listening: Acceptable) -> bool:
+        """Accept a batch. Whether there may be more in the queue."""
         for _ in range(self._batch):
             try:
                 if lowest_free(listening.fileno()) >= self._first_reserved:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 sock, name = listening.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     self._pause_accepting(listening, error)
-                    return
+                    return False
                 # The connection was gone before it was accepted (ECONNABORTED and its like).
                 continue
             sock.setblocking(False)
             self._accepted(sock, endpoint_of(name))
             if not self._sockets:
-                return
+                return False
+        return True
 
     def _pause_accepting(self, listening: Acceptable, error: OSError) -> None:
         if not self._timers:
@@ -105,3 +131,24 @@ class Listener:
         self._first_reserved = first_reserved()
         self._loop.add_reader(listening.fileno(), self._accept, listening)
         self._accept(listening)
+
+
+async def finish(listeners: Collection[Listener], *, within: float) -> None:
+    """Stop listening, so that none of those who connect is reset: new ones are refused at once, so that they try the
+    next address of the name; all others are accepted, also when their handshake is still in progress.
+
+    within: seconds at most for handshakes, and for descriptors to be free. What has not come by then is reset, as is
+    what is in progress where the system cannot refuse (Linux before 5.7). Cancelled, it leaves listeners that refuse.
+    """
+    loop = asyncio.get_running_loop()
+    deadline, pause = loop.time() + within, _FIRST_LOOK
+    refusing = [listener.refuse() for listener in listeners]
+    if all(refusing):
+        ports = {port for listener in listeners for port in listener.ports}
+        while ports and (left := deadline - loop.time()) > 0:
+            await asyncio.sleep(min(pause, left))
+            if not any(listener.rests for listener in listeners) and not handshakes_in_progress(ports):
+                break
+            pause = min(2 * pause, _LONGEST_LOOK)
+    for listener in listeners:
+        listener.retire()

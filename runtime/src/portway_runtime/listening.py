@@ -1,10 +1,16 @@
-"""Listening sockets on every address of a host, dual-stack, all on one port."""
+"""Listening sockets on every address of a host, dual-stack, all on one port; and how one stops to listen.
+
+Linux resets the connections that wait in the queue of a listening socket that is closed, and those whose handshake is
+in progress. So a socket is first made to refuse new ones, then emptied, then closed (docs/decisions/0073). Not here:
+accepting (listener.py).
+"""
 
 import errno
 import ipaddress
 import socket
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final, Protocol
 
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
@@ -12,6 +18,21 @@ from portway_runtime.errors import ListenError
 _BACKLOG: Final = 4_096
 # Port 0 becomes one port on every address of a name; another process may hold it on one of them.
 _SAME_PORT_TRIES: Final = 16
+# Binds a socket to a network interface by its number (Linux; `socket` does not name it), for which a process needs no
+# rights since Linux 5.7.
+_SO_BINDTOIFINDEX: Final = 62
+# The highest number of an interface. They are given from 1 on, and no packet arrives at this one.
+_NO_INTERFACE: Final = 2**31 - 1
+# The kernel's tables of the TCP connections in this network namespace: a line each, in hexadecimal figures.
+_TABLES: Final = (Path("/proc/thread-self/net/tcp"), Path("/proc/thread-self/net/tcp6"))
+_LOCAL_ADDRESS, _STATE = 1, 3  # fields of a line
+_SYN_RECEIVED: Final = "03"
+
+
+class Refusing(Protocol):
+    """What refuse_connections needs of a listening socket."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
 
 
 def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
@@ -38,6 +59,33 @@ def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
             raise failure from error
         return sockets
     raise AssertionError("the last try returns or raises")
+
+
+def refuse_connections(sock: Refusing) -> bool:
+    """Make a listening socket refuse new connections, as if nobody listened; those whose handshake has begun still
+    arrive, and are accepted as before. False where the system cannot: then nothing has changed."""
+    try:
+        # No SYN is for a socket that is bound to another interface than the one where it arrived. What follows a SYN
+        # finds the connection that it began.
+        sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
+    except OSError:
+        return False
+    return True
+
+
+def handshakes_in_progress(ports: Collection[int]) -> bool:
+    """Whether the kernel waits for the last packet of a TCP handshake at one of these ports of this machine; true also
+    where it does not say."""
+    ends = tuple(f":{port:04X}" for port in ports)
+    try:
+        for table in _TABLES:
+            with table.open() as lines:
+                for fields in map(str.split, lines):
+                    if fields[_STATE] == _SYN_RECEIVED and fields[_LOCAL_ADDRESS].endswith(ends):
+                        return True
+    except (OSError, IndexError):
+        return True
+    return False
 
 
 def endpoint_of(name: Sequence[object]) -> Endpoint:

@@ -16,8 +16,9 @@ def start_cluster(tmp_path: Path) -> Iterator[MakeCluster]:
     """Starts a cluster with nodes of one's choice, on a store of one's choice; `settings` are the registry's."""
     with ExitStack() as stack:
 
-        def start(*plans: NodePlan, store: str = "embedded:memory", **settings: Any) -> Cluster:
-            return stack.enter_context(Cluster(tmp_path, plans or (FRANKFURT,), store=store, settings=settings))
+        def start(*plans: NodePlan, store: str = "embedded:memory", loop: Any = None, **settings: Any) -> Cluster:
+            how = {} if loop is None else {"loop": loop}
+            return stack.enter_context(Cluster(tmp_path, plans or (FRANKFURT,), store=store, settings=settings, **how))
 
         yield start
 

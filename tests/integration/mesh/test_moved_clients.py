@@ -1,5 +1,6 @@
 """A client that leaves its node says where it went: who still comes to that node is sent there, and nobody is asked."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any, cast
@@ -68,7 +69,7 @@ def test_a_visitor_of_a_stopping_node_is_sent_after_the_client(
     start_cluster: StartCluster, as_client: AsClient
 ) -> None:
     """Right after the move, and for as long as the node is open; neither a registry nor another node is asked."""
-    cluster = start_cluster(*FAR_APART)
+    cluster = start_cluster(*(dataclasses.replace(plan, lame_duck=3.0) for plan in FAR_APART))
     as_client(cluster.environment())
     eventually(lambda: connected(cluster))
     with TcpOrigin(echo) as origin, portway.forward(origin.port) as tunnel:

@@ -63,6 +63,28 @@ def test_what_has_not_finished_in_time_is_cut(
         eventually(lambda: serves(tunnel, cluster.ca))
 
 
+def test_connections_that_nobody_uses_end_in_order(
+    start_cluster: StartCluster, as_client: AsClient, origin: HttpOrigin
+) -> None:
+    """Kept connections, which may stay for hours, end as when their server closes them: a visitor who uses one next
+    opens another, and none sees a connection that broke."""
+    cluster = start_cluster(NodePlan("fra-1", "fra", NodeLimits(stop_grace=2.5)))
+    as_client(cluster.environment())
+    with (
+        portway.forward(origin.port, unencrypted=True) as tunnel,
+        visit_attentively(tunnel, cluster.ca) as visitor,
+        visit_raw(tunnel) as raw,
+    ):
+        for kept in (visitor, raw):
+            kept.settimeout(TIMEOUT)
+            kept.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            while not kept.recv(1000).endswith(b"origin\n"):
+                pass
+        cluster.node.stop()
+        assert not breaks_off(visitor)
+        assert raw.recv(1) == b""
+
+
 def test_the_registry_forgets_it_at_once(start_cluster: StartCluster, store: str) -> None:
     """It has said goodbye: nobody waits for its lease to run out, and no client is sent to it."""
     cluster = start_cluster(NodePlan("fra-1", "fra"), NodePlan("fra-2", "fra"), store=store, lease_seconds=600)

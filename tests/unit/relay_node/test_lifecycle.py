@@ -11,46 +11,70 @@ from portway_relay.lifecycle import Lifecycle
 class Parts:
     """All parts that a Lifecycle acts on; `calls` is what it asked of them, in order."""
 
-    def __init__(self, *, peers: int = 1, grace: float = 30.0) -> None:
+    def __init__(self, *, peers: int = 1, grace: float = 30.0, lame_duck: float = 0.0) -> None:
         self.calls: list[str] = []
         self.clients_gone = asyncio.Event()
         self.visits_over = asyncio.Event()
+        self.visits_of_now_over = asyncio.Event()
         self.peers = range(peers)
         self.running = 3
-        self.paused = 0
-        self.raw: Any = self
         parts: Any = self
         sessions: Any = Sessions(self)
-        http_port: Any = HttpPort(self)
-        self.lifecycle = Lifecycle(sessions, parts.peers, parts, parts, parts, http_port, parts, grace=grace)
+        ports: dict[str, Any] = {name: Port(self, name) for name in ("public", "http", "raw")}
+        visitors: Any = RawVisitors(self)
+        self.lifecycle = Lifecycle(
+            sessions,
+            parts.peers,
+            parts,
+            ports["public"],
+            ports["http"],
+            ports["raw"],
+            visitors,
+            parts,
+            grace=grace,
+            lame_duck=lame_duck,
+        )
 
-    # The visits, the public port, the tunnels, the outbox.
+    # The visits, the outbox.
 
     async def over(self) -> None:
         self.calls.append("wait for visits")
         await self.visits_over.wait()
 
-    async def stop_listening(self, *, within: float) -> None:
-        self.calls.append("stop listening")
+    async def over_of_now(self) -> None:
+        self.calls.append("wait for visits of now")
+        await self.visits_of_now_over.wait()
 
-    def all_live(self) -> list[Any]:
-        return [self]
+    def moved(self) -> dict[str, int]:
+        return {"a visit": 1}
 
-    def pause(self) -> None:
-        self.paused += 1
+    def close_idle(self, before: dict[str, int]) -> int:
+        self.calls.append(f"close {', '.join(before)}, if idle")
+        return 1
 
     def state_changed(self) -> None:
         self.calls.append("tell the registry")
 
 
-class HttpPort:
-    """The plain HTTP port of Parts."""
+class Port:
+    """A port of Parts, or several."""
+
+    def __init__(self, parts: Parts, name: str) -> None:
+        self._parts = parts
+        self._name = name
+
+    async def stop_listening(self, *, within: float) -> None:
+        self._parts.calls.append(f"shut {self._name}")
+
+
+class RawVisitors:
+    """The visitors of Parts whose tunnel is looked up."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def stop_listening(self, *, within: float) -> None:
-        self._parts.calls.append("stop redirecting")
+    async def over(self) -> None:
+        self._parts.calls.append("wait for raw visitors")
 
 
 class Sessions:
@@ -73,6 +97,14 @@ class Sessions:
         await self._parts.clients_gone.wait()
 
 
+SHUT = ("shut public", "shut http", "shut raw", "wait for raw visitors")
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def test_orders_are_obeyed_and_reported() -> None:
     """Each once; the registry is told of each change."""
     parts = Parts()
@@ -89,54 +121,86 @@ async def test_orders_are_obeyed_and_reported() -> None:
 
 
 async def test_the_way_out_has_an_order() -> None:
-    """The registry and the clients are told; clients leave, then visits; the ports close while nobody is left."""
+    """The registry and the clients are told; clients leave; all ports refuse; visits finish, though others may come
+    until the ports refuse."""
     parts = Parts()
     leaving = asyncio.ensure_future(parts.lifecycle.leave())
-    await asyncio.sleep(0)
+    await turns()
     assert parts.lifecycle.state == NODE_STATE_DRAINING
-    told = ["tell the registry", "ask to leave: this node is stopping"]
-    assert parts.calls == [*told, "wait for clients"]
+    told = ["tell the registry", "ask to leave: this node is stopping", "wait for clients"]
+    assert parts.calls == told
     parts.clients_gone.set()
+    await turns()
+    assert parts.calls == [*told, *SHUT, "wait for visits"]
     parts.visits_over.set()
     await leaving
-    waited = ("wait for clients", "wait for visits", "stop listening", "stop redirecting", "wait for visits")
-    assert parts.calls == [*told, *waited]
-    assert parts.paused == 1
+    assert parts.calls == [*told, *SHUT, "wait for visits"]
+
+
+async def test_visitors_are_taken_for_a_while_after_the_clients_have_left() -> None:
+    """A balancer, or a DNS server, that looks at /readyz sends them elsewhere meanwhile. Asked again, it does not wait
+    again."""
+    parts = Parts(lame_duck=0.05)
+    parts.clients_gone.set()
+    parts.visits_over.set()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await parts.lifecycle.leave()
+    assert loop.time() - began >= 0.05
+    parts.lifecycle.lame_duck = 3600.0
+    await parts.lifecycle.leave()
+    assert "close a visit, if idle" not in parts.calls
+
+
+async def test_clients_that_stay_do_not_keep_the_ports_open() -> None:
+    """Half of the grace is for the visits that came last."""
+    parts = Parts(grace=0.04)
+    parts.visits_over.set()
+    await parts.lifecycle.leave()
+    assert "shut public" in parts.calls
 
 
 async def test_clients_without_another_node_stay() -> None:
-    """They could attach nowhere; only visits are waited for."""
-    parts = Parts(peers=0)
+    """They could attach nowhere, nor could visitors: the ports close after the visits that were in progress, and at
+    once when there are none."""
+    parts = Parts(peers=0, lame_duck=3600.0)
+    leaving = asyncio.ensure_future(parts.lifecycle.leave())
+    await turns()
+    assert parts.calls[-1] == "wait for visits of now"
+    parts.visits_of_now_over.set()
     parts.visits_over.set()
-    await parts.lifecycle.leave()
+    await leaving
     assert "wait for clients" not in parts.calls
+    assert parts.calls[-5:] == [*SHUT, "wait for visits"]
 
 
-async def test_the_way_out_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
-    """After the grace period visits are cut, which is logged."""
+@pytest.mark.parametrize("idle_time", [0.0, 3600.0])
+async def test_the_way_out_has_an_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, idle_time: float
+) -> None:
+    """After the grace period idle visits are closed, and the others cut, which is logged. A visit cannot be idle that
+    was not looked at for long enough."""
+    monkeypatch.setattr("portway_relay.lifecycle._IDLE_TIME", idle_time)
     parts = Parts(grace=0.01)
     with caplog.at_level("INFO"):
         await parts.lifecycle.leave()
+    assert parts.calls[-1] == ("wait for visits" if idle_time else "close a visit, if idle")
     assert "visits are cut" in caplog.text
 
 
 async def test_a_removed_node_sends_its_clients_away_and_then_listens_no_more() -> None:
     """Visitors that still arrive could not be forwarded; those that are here finish."""
-    parts = Parts()
+    parts = Parts(lame_duck=3600.0)
     parts.lifecycle.remove()
     parts.lifecycle.obey(NODE_STATE_READY)
     assert parts.lifecycle.state == NODE_STATE_DRAINING
     asked = "ask to leave: this node was removed from the cluster"
     assert parts.calls == [asked]
     leaving = asyncio.ensure_future(parts.lifecycle.leave())
-    await asyncio.sleep(0)
+    await turns()
     parts.clients_gone.set()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert parts.calls == [
-        *(asked, "tell the registry", "wait for clients"),
-        *("stop listening", "stop redirecting", "wait for visits"),
-    ]
+    await turns()
+    assert parts.calls == [asked, "tell the registry", "wait for clients", *SHUT, "wait for visits"]
     parts.visits_over.set()
     await leaving
 
@@ -145,6 +209,7 @@ async def test_a_node_that_stops_takes_no_orders() -> None:
     """An order that crosses the stop does not welcome clients again."""
     parts = Parts(peers=0)
     parts.visits_over.set()
+    parts.visits_of_now_over.set()
     await parts.lifecycle.leave()
     before = list(parts.calls)
     parts.lifecycle.obey(NODE_STATE_CORDONED)

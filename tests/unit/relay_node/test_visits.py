@@ -1,5 +1,6 @@
 """Visits from beginning to end, on a carrier that decides nothing: what is counted, and what visitors are told."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -211,3 +212,31 @@ async def test_closing_waits_for_nobody(node: Node) -> None:
     await node.visits.close()
     assert [visit.stream.finished for visit in visits] == [[], []]
     assert node.over()
+
+
+async def test_the_visits_of_now_are_waited_for_and_no_others(node: Node) -> None:
+    """New ones, which may come for ever, do not make a node that stops wait longer."""
+    first, second = node.raw_visit(), node.raw_visit()
+    waiting = asyncio.ensure_future(node.visits.over_of_now())
+    await asyncio.sleep(0)
+    first.end(Outcome.DONE)
+    third = node.raw_visit()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    second.end(Outcome.DONE)
+    await waiting
+    third.end(Outcome.DONE)
+
+
+async def test_a_visit_that_moves_nothing_is_closed_in_order(node: Node) -> None:
+    """Not one that has moved bytes since, has some waiting, began later, or is over."""
+    idle, moving, full, over = (node.tls_visit(None) for _ in range(4))
+    idle.bytes_in, moving.bytes_out = 1_000, 5
+    before = node.visits.moved()
+    moving.bytes_in, moving.bytes_out, full.buffered = 2, 6, 1
+    over.end(Outcome.DONE)
+    later = node.tls_visit(None)
+    assert node.visits.close_idle(before) == 1
+    assert set(dict(node.visits.all())) == {moving, full, later}
+    for visit in (moving, full, later):
+        visit.end(Outcome.DONE)

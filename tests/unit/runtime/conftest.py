@@ -9,7 +9,7 @@ import uvloop
 from portway_testkit.fakes.clock import ManualClock
 
 # What has to do with sockets and threads that a loop has its own way with.
-_ON_BOTH_LOOPS: Final = ("test_names.py", "test_dialling.py")
+_ON_BOTH_LOOPS: Final = ("test_names.py", "test_dialling.py", "test_listener.py")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -87,9 +87,14 @@ class Admission:
     def __len__(self) -> int:
         return len(self._strangers) + len(self._idle) + len(self._busy)
 
+    @property
+    def strangers(self) -> int:
+        """Connections of which no caller is identified yet."""
+        return len(self._strangers)
+
     def counts(self) -> dict[str, int]:
         """Connections by how far they have come."""
-        return {"strangers": len(self._strangers), "known": len(self._idle) + len(self._busy)}
+        return {"strangers": self.strangers, "known": len(self._idle) + len(self._busy)}
 
     def arrived(self, connection: Connection) -> None:
         """A connection has sent its ClientHello. It is opened in its turn, or ended."""

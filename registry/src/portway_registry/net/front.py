@@ -18,7 +18,7 @@ from typing import Final
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener
+from portway_runtime.listener import Listener, finish
 from portway_runtime.tasks import Tasks
 
 from portway_registry.net.admission import Admission, Limits, share_of_address
@@ -27,6 +27,8 @@ from portway_registry.net.splice import Splice
 
 # Seconds for a ClientHello; five round trips of a slow line.
 _HELLO_TIME: Final = 5.0
+# Seconds between two looks at the connections that came just before the port stopped listening.
+_LOOK_AGAIN: Final = 0.005
 # Bytes that are read at once. More makes a large announcement no faster.
 _READ_SIZE: Final = 64 << 10
 _RECORD_HEADER: Final = 5  # type, version, length (RFC 8446 §5.1)
@@ -103,15 +105,25 @@ class Front:
     def call_ended(self, connection: Connection, *, identified: bool) -> None:
         self.admission.call_ended(connection, identified=identified)
 
-    async def stop_listening(self) -> None:
-        """Accept no more; connections go on."""
-        if self._listener is not None:
-            self._listener.close()
-        self._hellos.close()
+    async def stop_listening(self, *, within: float) -> None:
+        """Refuse new connections; all others go on. Waits at most `within` seconds until those that came last have made
+        their first call, which gRPC would refuse once it stops."""
+        if self._listener is None:
+            return
+        try:
+            async with asyncio.timeout(within):
+                await finish([self._listener], within=within / 2)
+                await self._hellos.over()
+                while self.admission.strangers:  # noqa: ASYNC110 - a round trip or two
+                    await asyncio.sleep(_LOOK_AGAIN)
+        except TimeoutError:
+            pass
 
     async def close(self) -> None:
         """Accept no more, and end all connections."""
-        await self.stop_listening()
+        if self._listener is not None:
+            self._listener.close()
+        self._hellos.close()
         self.admission.close()
         splices = list(self._splices)
         for splice in splices:

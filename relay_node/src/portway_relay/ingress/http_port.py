@@ -12,7 +12,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener
+from portway_runtime.listener import Listener, finish
 from portway_runtime.listening import open_sockets
 from portway_runtime.rates import AddressRate
 
@@ -78,11 +78,11 @@ class HttpPort:
         self._listener = Listener(sockets, self._accept, batch=self._config.limits.accepts_per_turn)
 
     async def stop_listening(self, *, within: float) -> None:
-        """Accept no more, and wait at most `within` seconds until all accepted connections are answered."""
-        if self._listener is not None:
-            self._listener.finish()
+        """Refuse new connections, and wait at most `within` seconds until all others are accepted and answered."""
         try:
             async with asyncio.timeout(within):
+                if self._listener is not None:
+                    await finish([self._listener], within=within / 2)
                 await self._peek.over()
         except TimeoutError:
             pass

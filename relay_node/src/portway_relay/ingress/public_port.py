@@ -19,7 +19,7 @@ from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener
+from portway_runtime.listener import Listener, finish
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
@@ -155,11 +155,11 @@ class PublicPort:
         self._listener = Listener(self.address.open(), self._accept, batch=self._config.limits.accepts_per_turn)
 
     async def stop_listening(self, *, within: float) -> None:
-        """Accept no more, and wait at most `within` seconds until all accepted connections are handed over."""
-        if self._listener is not None:
-            self._listener.finish()
+        """Refuse new connections, and wait at most `within` seconds until all others are accepted and handed over."""
         try:
             async with asyncio.timeout(within):
+                if self._listener is not None:
+                    await finish([self._listener], within=within / 2)
                 await self._peek.over()
                 while self._next_turn is not None:  # noqa: ASYNC110 - a turn or two
                     await asyncio.sleep(0)

@@ -64,6 +64,10 @@ class RawVisitors:
             )
             finding.add_done_callback(lambda _: self._waiting.give_back(peer.host))
 
+    async def over(self) -> None:
+        """Wait until no connection waits for a lookup."""
+        await self._tasks.over()
+
     async def close(self) -> None:
         """Close the connections that wait for a lookup."""
         await self._tasks.close()

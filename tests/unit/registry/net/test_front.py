@@ -20,6 +20,7 @@ from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 
 HELLO = real_hello("localhost", ["h2"])
+NEVER = 3600.0
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -234,3 +235,39 @@ async def test_a_server_that_is_gone_costs_the_connection() -> None:
 def test_the_first_record_is_awaited_whole(data: bytes, found: Hello | int) -> None:
     """Of the handshake, and no longer than TLS allows."""
     assert first_record(data) == found
+
+
+async def test_who_came_before_it_stopped_listening_is_served() -> None:
+    """However many wait in the kernel's queue; who comes later is refused. It waits until their callers are known, or
+    the time is over."""
+    async with opened(limits=Limits.of(400)) as front:
+        loop = asyncio.get_running_loop()
+        before = [socket.create_connection(("127.0.0.1", front.port)) for _ in range(20)]
+        for sock in before:
+            sock.setblocking(False)
+            sock.send(HELLO)
+        stopping = asyncio.ensure_future(front.front.stop_listening(within=NEVER))
+        for sock in before:
+            assert await loop.sock_recv(sock, 65_536) == HELLO
+        with pytest.raises(ConnectionRefusedError):
+            await front.connect()
+        assert not stopping.done(), "their callers are not known"
+        for name in front.names:
+            connection = front.front.find(name)
+            assert connection is not None
+            front.front.call_began(connection)
+            front.front.identified(connection)
+        await stopping
+        for sock in before:
+            sock.close()
+
+
+async def test_a_stranger_that_makes_no_call_is_not_waited_for_longer() -> None:
+    """Neither with its hello nor without."""
+    async with opened() as front:
+        silent, stranger = await front.connect(), await front.connect()
+        stranger[1].write(HELLO)
+        assert await stranger[0].read(65_536) == HELLO
+        await front.front.stop_listening(within=0.02)
+        for wire in (silent, stranger):
+            wire[1].close()

@@ -44,13 +44,15 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A node to start; `settings` are fields of NodeConfig. Its clock is `clock_ahead` seconds ahead."""
+    """A node to start; `settings` are fields of NodeConfig. Its clock is `clock_ahead` seconds ahead. It does not go on
+    taking visitors when it stops, unless `lame_duck` says so."""
 
     name: str
     region: str
     limits: NodeLimits = field(default_factory=NodeLimits)
     settings: Mapping[str, Any] = field(default_factory=dict)
     clock_ahead: float = 0.0
+    lame_duck: float = 0.0
 
 
 FRANKFURT = NodePlan("fra-1", "fra")
@@ -189,9 +191,11 @@ class Cluster:
         *,
         store: str = "embedded:memory",
         settings: Mapping[str, Any] | None = None,
+        loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self._folder = folder
         self._plans = plans
+        self._new_loop = loop
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
         self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
         self._thread = threading.Thread(target=self._run, name="cluster")
@@ -315,7 +319,7 @@ class Cluster:
             raw_listen=self._raw_listen(plan),
             raw_host=LOOPBACK,
             raw_ports=self._raw_ports.setdefault(plan.region, PortRange(*raw_port_range(_REGION_PORTS))),
-            limits=plan.limits,
+            limits=dataclasses.replace(plan.limits, lame_duck=plan.lame_duck),
         )
         return dataclasses.replace(config, **plan.settings)
 
@@ -329,7 +333,7 @@ class Cluster:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
                 runner.run(self._main())
         except BaseException as error:
             self.failed(error)
