@@ -52,6 +52,7 @@ def test_every_visitor_gets_its_own_tunnel_and_all_comes_to_rest(environment: di
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     for line in (
         "every tunnel serves at every node: yes",
+        "every client is at its nearest node: yes",
         "registries and nodes agree, nothing remains: yes",
         "a new tunnel serves at every node: yes",
         "nothing of the tunnels remains once their clients have ended: yes",

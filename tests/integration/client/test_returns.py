@@ -24,8 +24,9 @@ TIMES = "look=0.1,rest=0.2,ready=0.2,spread=0.2,pause=0.6"
 
 
 @pytest.fixture
-def distances(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """The round trip to each node in milliseconds."""
+def distances(second_node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The round trip to each node in milliseconds. The second one is in a region of its own."""
+    second_node.region = "far"
     found = {"one": 72.0, "two": 223.0, "three": 72.0}
     dial = dialling.dial
 
@@ -127,7 +128,6 @@ def test_a_raw_port_is_not_given_up(
     registry: FakeRegistry, node: FakeNode, second_node: FakeNode, authority: trustme.CA
 ) -> None:
     """A nearer node of another region is left alone while a tunnel has a raw port here; one of this region is not."""
-    second_node.region = "far"
     registry.nodes = [second_node]
     with FakeNode("three", authority) as third:
         with portway.forward(8000):
@@ -137,6 +137,7 @@ def test_a_raw_port_is_not_given_up(
                 eventually(lambda: registry.locates >= before + 5)
                 assert node.events == []
                 third.region = "far"
+                registry.expected["three"] = 70.0
                 registry.nodes = [second_node, node, third]
                 third.wait(lambda: len(third.tunnels) == 2)
                 assert third.tickets_shown(label_of(raw)) == [f"20001 {label_of(raw)}".encode()]

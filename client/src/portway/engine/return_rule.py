@@ -2,8 +2,9 @@
 
 A session **looks** for a nearer node now and then: a registry names nodes, and those that may be clearly nearer are
 dialled beside its own. One that is found nearer is looked at once more, at least `ready` seconds and up to `spread`
-later. If it is still there and still clearly nearer, the session goes there. So a node is left alone while it starts,
-and clients that lost a node together do not come back together.
+later. If its region is still clearly nearer, the session goes there. So a node is left alone while it starts, and
+clients that lost a node together do not come back together. Regions are remembered, not nodes: of a region with many
+nodes a registry names others each time.
 
 No circles: what is nearer by less than MARGIN_MS or a third is no reason to go; two measurements, a while apart, must
 say so; and after each return there is a pause, twice as long as the one before if that was not long ago. A node that
@@ -26,12 +27,12 @@ from portway.config import ReturnTimes
 # Milliseconds, and the share of the longer round trip: two nodes of one city, or of two on the same coast, are equals.
 MARGIN_MS: Final = 10.0
 MARGIN_SHARE: Final = 1 / 3
-# Nodes that one look dials beside the session's own: as many rivals as a race has.
+# Nodes that one look dials beside the session's own, each of another region: as many rivals as a race has.
 RIVALS: Final = 2
 # The pause after a return is doubled up to this many times `pause`; without one for QUIET pauses it is `pause` again.
 LONGEST_PAUSE: Final = 32.0
 QUIET: Final = 4.0
-# Seconds for which a measured round trip counts more than what a registry expects.
+# Seconds for which the round trip that was measured to a region counts more than what a registry expects.
 REMEMBERED_FOR: Final = 3600.0
 _REMEMBERED: Final = 64
 
@@ -41,6 +42,7 @@ class NamedNode:
     """A node that a registry names: the round trip that it expects, 0 if it knows none, and what load adds, in ms."""
 
     name: str
+    region: str
     expected_ms: float = 0.0
     load_ms: float = 0.0
 
@@ -76,24 +78,23 @@ class ReturnRule:
         self._times = times
         self._by_location = by_location
         self._chance = chance
-        self._home = ""
+        self._home = self._home_region = ""
         self._home_ms: float | None = None
         self._interval = times.look
         self._named: dict[str, NamedNode] = {}
-        self._measured: BoundedMap[str, tuple[float, float]] = BoundedMap(_REMEMBERED)  # milliseconds, and when
-        self._nearer_since: dict[str, float] = {}
+        self._measured: BoundedMap[str, tuple[float, float]] = BoundedMap(_REMEMBERED)  # by region
+        self._nearer_since: dict[str, float] = {}  # by region
         self._returned_at = -math.inf
         self._pause = times.pause
 
-    def measured(self, now: float, node: str, ms: float) -> None:
-        """A round trip was measured in passing, by a race."""
-        self._measured[node] = (ms, now)
+    def measured(self, now: float, region: str, ms: float) -> None:
+        """A round trip to a node of this region was measured in passing, by a race."""
+        self._measured[region] = (ms, now)
 
-    def attached(self, now: float, home: str, expected_ms: float) -> None:
+    def attached(self, now: float, home: str, region: str, expected_ms: float) -> None:
         """The session is at the node `home`, so many milliseconds away as a registry has it; 0 if it has not said."""
-        ms, at = self._measured.get(home, (0.0, -math.inf))
-        measured_ms = ms if now - at < REMEMBERED_FOR else None
-        self._home, self._home_ms = home, (expected_ms or None) if self._by_location else measured_ms
+        self._home, self._home_region = home, region
+        self._home_ms = (expected_ms or None) if self._by_location else self._remembered(region, now)
         self._nearer_since.clear()
         self._interval = self._times.look
         self.looked(now)
@@ -105,41 +106,48 @@ class ReturnRule:
     def to_dial(self, now: float, named: Iterable[NamedNode]) -> tuple[str, ...]:
         """The nodes to dial beside the session's own, of those that a registry names now. None: the look is over."""
         self._named = {node.name: node for node in named}
-        self._nearer_since = {name: at for name, at in self._nearer_since.items() if name in self._named}
+        regions = {node.region for node in self._named.values()}
+        self._nearer_since = {region: at for region, at in self._nearer_since.items() if region in regions}
         home = self._named.get(self._home)
         if self._by_location and home is not None and home.expected_ms:
             self._home_ms = home.expected_ms
-        chosen = sorted(
+        ordered = sorted(
             (node for node in self._named.values() if node is not home and self._may_be_nearer(node, now)),
-            key=lambda node: (node.name not in self._nearer_since, self._estimate(node, now) or math.inf),
+            key=lambda node: (node.region not in self._nearer_since, self._estimate(node, now) or math.inf),
         )
+        chosen: dict[str, str] = {}
+        for node in ordered:
+            chosen.setdefault(node.region, node.name)
         if not chosen:
             self.looked(now)
-        return tuple(node.name for node in chosen[:RIVALS])
+        return tuple(chosen.values())[:RIVALS]
 
     def dialled(self, now: float, home: Measured | None, rivals: Mapping[str, Measured]) -> str | None:
         """What the dials of a look measured, without the nodes that were not reached; `home` None if that was not.
         Returns the node to go to now; None: the look is over."""
         for name, one in rivals.items():
-            self.measured(now, name, one.ms)
+            self.measured(now, self._named[name].region, one.ms)
         if home is None and not self._by_location:
             self.looked(now)
             return None
         if home is not None and not self._by_location:
             self._home_ms = home.ms
+            self.measured(now, self._home_region, home.ms)
         nearer = {name: self._cost(name, one) for name, one in rivals.items() if self._is_nearer(name, one, home)}
-        self._nearer_since = {name: self._nearer_since.get(name, now) for name in nearer}
+        regions = {name: self._named[name].region for name in nearer}
+        self._nearer_since = {region: self._nearer_since.get(region, now) for region in regions.values()}
         if not nearer:
             self.looked(now)
             return None
         best = min(nearer, key=nearer.__getitem__)
-        steady = [name for name, since in self._nearer_since.items() if now >= since + self._times.ready]
+        steady = [name for name in nearer if now >= self._nearer_since[regions[name]] + self._times.ready]
         target = min(steady, key=nearer.__getitem__, default=None)
         waits = target is None or clearly_nearer(nearer[best], nearer[target]) or now < self._may_return_at
         if not waits:
             return target
         spread = self._times.spread if target is None else self._times.ready
-        self.look_at = max(self._nearer_since[best] + self._times.ready, self._may_return_at) + self._chance() * spread
+        ready_at = self._nearer_since[regions[best]] + self._times.ready
+        self.look_at = max(ready_at, self._may_return_at) + self._chance() * spread
         return None
 
     def returning(self, now: float) -> None:
@@ -162,21 +170,24 @@ class ReturnRule:
 
     def _estimate(self, node: NamedNode, now: float) -> float | None:
         """Milliseconds to it; None if nothing is known."""
-        if not self._by_location:
-            ms, at = self._measured.get(node.name, (0.0, -math.inf))
-            if now - at < REMEMBERED_FOR:
-                return ms
-        return node.expected_ms or None
+        own = self._by_location or node.region == self._home_region
+        measured_ms = None if own else self._remembered(node.region, now)
+        return measured_ms if measured_ms is not None else node.expected_ms or None
+
+    def _remembered(self, region: str, now: float) -> float | None:
+        ms, at = self._measured.get(region, (0.0, -math.inf))
+        return ms if now - at < REMEMBERED_FOR else None
 
     def _may_be_nearer(self, node: NamedNode, now: float) -> bool:
+        """Of nodes in the session's own region, one of which nothing is known is as near as its own."""
         estimate = self._estimate(node, now)
         if estimate is None or self._home_ms is None:
-            return not self._by_location
+            return not self._by_location and node.region != self._home_region
         return self._pays(estimate, self._home_ms, node.load_ms)
 
     def _is_nearer(self, name: str, one: Measured, home: Measured | None) -> bool:
-        node = self._named.get(name)
-        if node is None or self._home_ms is None:
+        node = self._named[name]
+        if self._home_ms is None:
             return False
         if self._by_location or home is None:
             return self._pays(node.expected_ms, self._home_ms, node.load_ms)

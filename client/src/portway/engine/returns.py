@@ -74,13 +74,13 @@ class Returns:
         if (rule := self._rule) is None:
             await asyncio.Event().wait()
             raise AssertionError("nobody sets it")
-        now, home = self._clock(), attachment.session.node.name
+        now, home, located = self._clock(), attachment.session.node, self._directory.located
+        regions = {node.name: node.region for node in (home, *(() if located is None else located.nodes))}
         for one in attachment.round_trips:
-            if not one.at_least:
-                rule.measured(now, one.node, one.ms)
-        located = self._directory.located
-        expected = None if located is None else located.expected.get(home)
-        rule.attached(now, home, 0.0 if expected is None else expected.ms)
+            if not one.at_least and one.node in regions:
+                rule.measured(now, regions[one.node], one.ms)
+        expected = None if located is None else located.expected.get(home.name)
+        rule.attached(now, home.name, home.region, 0.0 if expected is None else expected.ms)
         try:
             while True:
                 wait = rule.look_at - self._clock()
@@ -103,7 +103,7 @@ class Returns:
             for node in self._search.may_be_dialled(located.nodes)
             if node.name != session.node.name and self._owner.may_go_to(node)
         }
-        named = [_named(name, located) for name in (session.node.name, *nodes) if name in located.expected]
+        named = [_named(node, located) for node in (session.node, *nodes.values()) if node.name in located.expected]
         rivals = rule.to_dial(self._clock(), named)
         if not rivals:
             return
@@ -163,9 +163,9 @@ class Returns:
         return reached
 
 
-def _named(name: str, located: Located) -> NamedNode:
-    expected = located.expected[name]
-    return NamedNode(name, expected.ms, expected.load_ms)
+def _named(node: Node, located: Located) -> NamedNode:
+    expected = located.expected[node.name]
+    return NamedNode(node.name, node.region, expected.ms, expected.load_ms)
 
 
 def _measured(one: Dialled) -> Measured:

@@ -5,8 +5,8 @@ may sever what is homed at itself, and nothing else.
 
 Which fault happens when depends on --seed and --minutes only; how the parts react does not. At the end every fault is
 undone. While the hostile node alone does harm every visit of a tunnel homed elsewhere must be served. Then it is
-checked that every tunnel is served at every node, that registries and nodes agree, and that nothing remains of closed
-tunnels. Needs root (network namespaces) and etcd.
+checked that every tunnel is served at every node, that clients have come back to their nearest ones, that registries
+and nodes agree, and that nothing remains of closed tunnels. Needs root (network namespaces) and etcd.
 """
 
 # Here: the run from beginning to end, and its output.
@@ -168,6 +168,8 @@ def _check(stage: Stage, say: _Log) -> list[str]:
         severed = _lies_alone(stage, say)
         wrong = _settle(stage, lambda: consistency.not_served(stage), say)
         say(f"every tunnel serves at every node: {'no' if wrong else 'yes'}")
+        away = _settle(stage, lambda: consistency.not_at_nearest(stage), say)
+        say(f"every client is at its nearest node: {'no' if away else 'yes'}")
         differ = _settle(stage, lambda: consistency.disagreements(stage), say)
         say(f"registries and nodes agree, nothing remains: {'no' if differ else 'yes'}")
         new = _newcomer(stage, say)
@@ -179,7 +181,7 @@ def _check(stage: Stage, say: _Log) -> list[str]:
         say(f"no closed tunnel is answered for: {'no' if answered else 'yes'}")
     except WrongBytes as error:
         return [str(error)]
-    return [*severed, *wrong, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
+    return [*severed, *wrong, *away, *differ, *new, *left, *answered, *consistency.tracebacks(stage)]
 
 
 def _lies_alone(stage: Stage, say: _Log) -> list[str]:

@@ -58,16 +58,33 @@ def severed(stage: Stage) -> tuple[int, list[str]]:
 
 def not_at_hostile(stage: Stage) -> list[str]:
     """Open tunnels of the hostile node's region that are homed at another node, as a registry shows them."""
-    try:
-        tunnels = stage.cluster.ask("tunnel", "list", prefix=stage.network.prefix(REGISTRIES[0]))["tunnels"]
-    except ProcessFailed as error:
-        return [str(error)[-200:]]
-    there = {tunnel["label"] for tunnel in tunnels if tunnel["node"] == stage.names[HOSTILE]}
+    homes = _homes(stage)
     return [
         f"{tunnel.name} is not at {HOSTILE}"
         for tunnel in stage.ledger.open_now()
-        if tunnel.region == REGIONS[HOSTILE] and tunnel.label not in there
+        if tunnel.region == REGIONS[HOSTILE] and homes.get(tunnel.label) != HOSTILE
     ]
+
+
+def not_at_nearest(stage: Stage) -> list[str]:
+    """Tunnels that were opened in the region that is nearest to their client, while nothing was wrong, and are homed in
+    another, as a registry shows them."""
+    homes = _homes(stage)
+    return [
+        f"{tunnel.name} is at {homes.get(tunnel.label)}, not in {tunnel.region}"
+        for tunnel in stage.tunnels.values()
+        if REGIONS.get(homes.get(tunnel.label, "")) != tunnel.region
+    ]
+
+
+def _homes(stage: Stage) -> dict[str, str]:
+    """The place of each tunnel's home node, by label; without any when no registry answers."""
+    try:
+        tunnels = stage.cluster.ask("tunnel", "list", prefix=stage.network.prefix(REGISTRIES[0]))["tunnels"]
+    except ProcessFailed:
+        return {}
+    places = {name: place for place, name in stage.names.items()}
+    return {tunnel["label"]: places[tunnel["node"]] for tunnel in tunnels}
 
 
 def still_answered(stage: Stage) -> list[str]:

@@ -43,6 +43,9 @@ RAW_REGION = "fra"
 _CLIENT_FLAGS = {"client": ("--raw", "--region", RAW_REGION), "client-2": (), "client-3": ("--region", "iad")}
 # Shorter than the defaults, so that each of these times passes in a short run.
 _PORT_REST = 15.0
+# The nearest node is gone back to within seconds. A client that was driven away many times in a run waits for half a
+# minute at most.
+_RETURNS = {"PORTWAY_RETURNS": "look=1,rest=4,ready=1,spread=2,pause=1"}
 _NODE_FLAGS = (
     *("--resume-time", "5", "--stop-grace", "3", "--drain-grace", "5", "--port-rest", f"{_PORT_REST:g}"),
     # Twelve blocks: a node that is started again lets its old blocks rest and takes another. Not more, so that ports
@@ -100,7 +103,7 @@ class Stage:
         for client in CLIENTS:
             names = [f"{client}-tunnel-{number}" for number in range(TUNNELS_EACH)]
             self._clients[client] = start_client(
-                processes, client, names, self.cluster.exports, network.prefix(client), _CLIENT_FLAGS[client]
+                processes, client, names, self.cluster.exports | _RETURNS, network.prefix(client), _CLIENT_FLAGS[client]
             )
             self.tunnels |= wait_tunnels(processes, self._clients[client])
         self.ledger = Ledger(_PORT_REST)

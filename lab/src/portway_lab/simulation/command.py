@@ -1,8 +1,8 @@
 """Simulate a large mesh on the map of the GeoIP table: thousands of nodes, a million tunnels, the death of a region.
 
 Prints how near to the best node clients attach, how evenly nodes are loaded, how soon the tunnels of the region with
-most sessions (or of --kill) are served again after its death, and the load of the registry. docs/simulation.md explains
-the model and the results.
+most sessions (or of --kill) are served again after its death, how its clients come back to it, and the load of the
+registry. docs/simulation.md explains the model and the results.
 """
 
 # Here: the order of a run.
@@ -28,9 +28,10 @@ from portway_lab.simulation import figures, report
 from portway_lab.simulation.arrivals import Arrivals
 from portway_lab.simulation.assumptions import FILL_SECONDS, TUNNEL_LIFE_SECONDS
 from portway_lab.simulation.clients import draw_prefixes
-from portway_lab.simulation.figures import Load, Moved, Newcomer, Placed
+from portway_lab.simulation.figures import Load, Moved, Newcomer, Placed, Returned
 from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.geography import choose_regions, places_of
+from portway_lab.simulation.homecoming import come_back
 from portway_lab.simulation.learning import Learning, NoLearning
 from portway_lab.simulation.paths import Paths
 from portway_lab.simulation.region_death import kill_region
@@ -83,6 +84,7 @@ class Result:
     load: Load
     newcomer: Newcomer
     moved: Moved
+    returned: Returned
     costs: Costs
     steady: RegistryLoad
     worst_second: RegistryLoad
@@ -118,6 +120,17 @@ def simulate(plan: Plan) -> Result:
     infos = [node.live for node in fleet.nodes]
     by_demand = sorted(range(len(regions)), key=lambda region: -regions[region].demand)
     death = kill_region(busiest, fleet, arrivals.sessions, prefixes, paths, rng, replicas=by_demand[: plan.replicas])
+    returned = come_back(
+        busiest,
+        fleet,
+        arrivals.sessions,
+        death.homes,
+        prefixes,
+        paths,
+        learning,
+        rng,
+        by_location=plan.strategy != "latency",
+    )
     costs = measure_costs((infos[0], infos[1]))
     steady = steady_rates(plan.tunnels, plan.nodes, notable)
     return Result(
@@ -126,6 +139,7 @@ def simulate(plan: Plan) -> Result:
         load,
         newcomer,
         figures.moved(death, fleet),
+        figures.returned(returned),
         costs,
         registry_load(steady, costs, infos[0]),
         registry_load(worst_second(death, steady), costs, infos[0]),
@@ -150,6 +164,7 @@ def main() -> int:
         report.placement_table(result.placed),
         report.load_table(result.load, result.newcomer),
         report.death_table(result.moved),
+        report.return_table(result.returned, result.moved.region),
         report.registry_table(result.steady, result.worst_second, result.peer_lists, plan.replicas),
     )
     print("\n\n".join(parts))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from portway_lab.simulation.arrivals import Sessions
 from portway_lab.simulation.clients import Located, Prefix
 from portway_lab.simulation.fleet import Fleet
+from portway_lab.simulation.homecoming import LASTS, READY_AFTER, Homecoming
 from portway_lab.simulation.storm import Death
 
 _RACED_REGIONS_SAMPLE = 100_000  # sessions whose candidates' regions are looked at
@@ -95,6 +96,32 @@ class Moved:
     most_to_one_node: int
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The way back of a sample of its clients, once it is ready again. Seconds are counted from then on.
+
+    away: those to which it is clearly nearer than where they fled to; round trips and times are theirs. most_a_minute:
+    the largest share of them that went back within one minute. looks, dials: of all, per second, the most and the mean
+    of the last quarter of an hour.
+    """
+
+    clients: int
+    away: int
+    still_away: int
+    back_seconds: Spread
+    most_a_minute: float
+    moved: float  # share of all clients, by whatever was nearer
+    more_than_once: float  # the same
+    before_ms: Spread
+    away_ms: Spread
+    after_ms: Spread
+    most_looks: int
+    resting_looks: float
+    most_dials: int
+    resting_dials: float
+    postponed: int
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Of at least one value."""
     ordered = sorted(values)
@@ -174,3 +201,39 @@ def moved(death: Death, fleet: Fleet) -> Moved:
         longest_queue_seconds=death.longest_queue,
         most_to_one_node=max(death.busiest.values()),
     )
+
+
+_REST = 900  # seconds
+
+
+def returned(home: Homecoming) -> Returned:
+    """Raises ValueError when no client went back."""
+    if not home.back:
+        raise ValueError("no client went back: name more nodes or regions")
+    back = sorted(home.back)
+    most, start = 0, 0
+    for end, at in enumerate(back):
+        while at - back[start] >= 60:
+            start += 1
+        most = max(most, end - start + 1)
+    return Returned(
+        clients=home.clients,
+        away=home.away,
+        still_away=home.away - len(back),
+        back_seconds=spread([at - READY_AFTER for at in back]),
+        most_a_minute=most / home.away,
+        moved=home.moved / home.clients,
+        more_than_once=home.more_than_once / home.clients,
+        before_ms=spread(home.before_ms),
+        away_ms=spread(home.away_ms),
+        after_ms=spread(home.after_ms),
+        most_looks=max(home.looks.values()),
+        resting_looks=_resting(home.looks),
+        most_dials=max(home.dials.values()),
+        resting_dials=_resting(home.dials),
+        postponed=home.postponed,
+    )
+
+
+def _resting(counts: Counter[int]) -> float:
+    return sum(count for second, count in counts.items() if second >= LASTS - _REST) / _REST

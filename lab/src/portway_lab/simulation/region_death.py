@@ -49,6 +49,7 @@ def kill_region(
             away[home] -= 1
         death.binds[int(storm.now)] += 1
         death.back.append(storm.now)
+        death.homes[session] = node
         death.landed[fleet.nodes[node].region] += 1
         death.before_ms.append(row[region])
         death.after_ms.append(row[fleet.nodes[node].region])

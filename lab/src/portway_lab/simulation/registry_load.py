@@ -12,12 +12,12 @@ from typing import Final
 from portway_proto.v1.discovery_pb2 import Candidate, LocateResponse
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import PRESENCE_INTERVAL
-from portway_registry.access.grants import RENEW_AFTER_MS
 from portway_registry.nodes.hub import PEERS_GATHERED
 from portway_registry.services.discovery import CANDIDATES
 
 from portway_lab.simulation.assumptions import TUNNEL_LIFE_SECONDS
 from portway_lab.simulation.fleet import KEEP_ALIVE_SECONDS
+from portway_lab.simulation.homecoming import looks_of_a_session
 from portway_lab.simulation.registry_costs import Cost, Costs, peers_bytes
 from portway_lab.simulation.storm import Death
 
@@ -67,12 +67,14 @@ class Rates:
 
 
 def steady_rates(tunnels: int, nodes: int, notable_share: float) -> Rates:
-    """With one tunnel for each session, which is the highest rate for a number of tunnels."""
+    """With one tunnel for each session, which is the highest rate for a number of tunnels.
+
+    A session looks for a nearer node with Locate, whose grant comes before the one before is to be renewed.
+    """
     opened = tunnels / TUNNEL_LIFE_SECONDS
     keep_alives = nodes / KEEP_ALIVE_SECONDS
     return Rates(
-        locates=opened,
-        renewals=tunnels / (RENEW_AFTER_MS / 1000),
+        locates=opened * (1 + looks_of_a_session(TUNNEL_LIFE_SECONDS)),
         keep_alives=keep_alives,
         notable=keep_alives * notable_share,
         binds=opened,

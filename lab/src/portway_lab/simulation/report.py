@@ -1,6 +1,6 @@
 """The tables of a run, as text. Not here: the figures (figures.py, registry_load.py)."""
 
-from portway_lab.simulation.figures import Load, Moved, Nearness, Newcomer, Placed, Spread
+from portway_lab.simulation.figures import Load, Moved, Nearness, Newcomer, Placed, Returned, Spread
 from portway_lab.simulation.registry_load import PeerLists, RegistryLoad
 
 _LANDED_SHOWN = 4
@@ -63,6 +63,23 @@ def death_table(moved: Moved) -> str:
         f"  {moved.postponed:,} sessions were asked to come later or elsewhere",
         f"  at most {moved.most_to_one_node:,} sessions went to one node",
         f"  handshakes waited at most {moved.longest_queue_seconds:.1f} s",
+    )
+    return "\n".join(lines)
+
+
+def return_table(returned: Returned, region: str) -> str:
+    back = returned.back_seconds
+    before, away, after = _ms(returned.before_ms), _ms(returned.away_ms), _ms(returned.after_ms)
+    lines = (
+        f"When {region} is ready again: {returned.clients:,} of its clients, for an hour",
+        f"  it is clearly nearer to {returned.away:,} of them; {returned.still_away:,} of these are not back",
+        f"  back after {back.p50:.0f}, {back.p90:.0f}, {back.p99:.0f}, {back.worst:.0f} s (50, 90, 99, 100 %)",
+        f"  in one minute at most {returned.most_a_minute:.1%} of them",
+        f"  their round trip before {before} ms, away {away} ms, back {after} ms (50, 90, 99 %)",
+        f"  of all, {returned.moved:.1%} moved, {returned.more_than_once:.1%} more than once",
+        f"  {returned.postponed:,} were asked to come later",
+        f"  Locate a second: most {returned.most_looks:,}, at rest {returned.resting_looks:.1f}",
+        f"  dials a second: most {returned.most_dials:,}, at rest {returned.resting_dials:.1f}",
     )
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ class Death:
     moved: int = 0
     back: list[float] = field(default_factory=list)
     landed: Counter[int] = field(default_factory=Counter)  # by region
+    homes: dict[int, int] = field(default_factory=dict)  # the next node of each session
     before_ms: list[float] = field(default_factory=list)
     after_ms: list[float] = field(default_factory=list)
     locates: Counter[int] = field(default_factory=Counter)

@@ -25,7 +25,8 @@ Trips = Mapping[str, float]
 
 @dataclass
 class Session:
-    """A session by the rule, in a world of nodes: `trips` are their round trips at a time, without those not ready."""
+    """A session by the rule, in a world of nodes, each in a region of its own: `trips` are their round trips at a time,
+    without those not ready."""
 
     trips: Callable[[float], Trips]
     rule: ReturnRule
@@ -41,7 +42,7 @@ class Session:
         self.home = home
         if ms is not None:
             self.rule.measured(self.now, home, ms)
-        self.rule.attached(self.now, home, self.expected.get(home, 0.0))
+        self.rule.attached(self.now, home, home, self.expected.get(home, 0.0))
 
     def run(self, seconds: float) -> None:
         until = self.now + seconds
@@ -53,7 +54,7 @@ class Session:
     def _look(self) -> None:
         self.looks.append(self.now)
         trips = self.trips(self.now)
-        named = [NamedNode(name, self.expected.get(name, 0.0), self.loads.get(name, 0.0)) for name in trips]
+        named = [NamedNode(name, name, self.expected.get(name, 0.0), self.loads.get(name, 0.0)) for name in trips]
         rivals = self.rule.to_dial(self.now, named)
         self.dials += rivals
         if not rivals:
@@ -171,9 +172,9 @@ def test_a_node_is_not_nearer_because_it_acknowledges_early() -> None:
     """The kernel's round trip can be made short from far away; a TLS handshake cannot."""
     rule = ReturnRule(TIMES, chance=lambda: 0.5)
     rule.measured(0.0, "home", 60.0)
-    rule.attached(0.0, "home", 0.0)
+    rule.attached(0.0, "home", "home", 0.0)
     for now in (100.0, 1_000.0, 2_000.0):
-        assert rule.to_dial(now, [NamedNode("home"), NamedNode("liar")]) == ("liar",)
+        assert rule.to_dial(now, [NamedNode("home", "home"), NamedNode("liar", "liar")]) == ("liar",)
         assert rule.dialled(now, Measured(60.0, 123.0), {"liar": Measured(0.1, 303.0)}) is None
 
 
@@ -247,8 +248,8 @@ def test_after_quiet_days_a_return_is_as_soon_as_the_first() -> None:
 def test_by_location_what_a_registry_expects_decides() -> None:
     """The nearer node must be reached, a while apart; how long that takes does not count."""
     rule = ReturnRule(TIMES, by_location=True, chance=lambda: 0.5)
-    rule.attached(0.0, "far", 90.0)
-    near, far = NamedNode("near", 12.0), NamedNode("far", 90.0)
+    rule.attached(0.0, "far", "r1", 90.0)
+    near, far = NamedNode("near", "r2", 12.0), NamedNode("far", "r1", 90.0)
     slow = Measured(400.0, 900.0)
     assert rule.to_dial(100.0, [near, far]) == ("near",)
     assert rule.dialled(100.0, Measured(1.0, 5.0), {}) is None
@@ -257,12 +258,35 @@ def test_by_location_what_a_registry_expects_decides() -> None:
     assert rule.to_dial(rule.look_at, [near]) == ("near",)
     assert rule.dialled(rule.look_at, None, {"near": slow}) == "near"
     rule.returning(500.0)
-    rule.attached(500.0, "near", 12.0)
-    assert rule.to_dial(2_000.0, [near, far, NamedNode("unknown")]) == ()
+    rule.attached(500.0, "near", "r2", 12.0)
+    assert rule.to_dial(2_000.0, [near, far, NamedNode("unknown", "r3")]) == ()
+
+
+def test_a_region_s_minute_does_not_begin_anew_with_each_of_its_nodes() -> None:
+    """A registry names two nodes of a region, others each time. Only one of a region is dialled."""
+    rule = ReturnRule(TIMES, chance=lambda: 0.5)
+    rule.measured(0.0, "far", 223.0)
+    rule.attached(0.0, "far-1", "far", 0.0)
+    far, quick, slow = NamedNode("far-1", "far"), Measured(72.0, 147.0), Measured(223.0, 449.0)
+    sibling = NamedNode("far-2", "far")
+    assert rule.to_dial(100.0, [sibling, *(NamedNode(f"near-{n}", "near") for n in (1, 2)), far]) == ("near-1",)
+    assert rule.dialled(100.0, slow, {"near-1": quick}) is None
+    assert rule.look_at == 100.0 + TIMES.ready + 0.5 * TIMES.spread
+    assert rule.to_dial(rule.look_at, [*(NamedNode(f"near-{n}", "near") for n in (3, 4)), far]) == ("near-3",)
+    assert rule.dialled(rule.look_at, slow, {"near-3": quick}) == "near-3"
+
+
+def test_a_node_of_its_own_region_is_dialled_if_a_registry_expects_it_to_be_nearer() -> None:
+    """Where a region has several places; without an expectation all of its nodes are equals."""
+    rule = ReturnRule(TIMES, chance=lambda: 0.5)
+    rule.measured(0.0, "far", 223.0)
+    rule.attached(0.0, "far-1", "far", 0.0)
+    assert rule.to_dial(100.0, [NamedNode("far-2", "far")]) == ()
+    assert rule.to_dial(200.0, [NamedNode("far-3", "far", 72.0)]) == ("far-3",)
 
 
 def test_a_node_that_is_not_named_any_more_begins_anew() -> None:
-    """It was full, drained or gone meanwhile: its minute begins when it is named again."""
+    """No other of its region is: it was full, drained or gone, and its minute begins when it is named again."""
     here = session(lambda now: {"far": 223.0} | ({} if 1_100.0 < now < 1_400.0 else {"near": 72.0}))
     here.attach("far", 223.0)
     here.run(HOUR)
