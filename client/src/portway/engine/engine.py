@@ -158,7 +158,7 @@ async def _read_key_file(request: TunnelRequest, until: float) -> "KeyFile":
 
             from portway.engine.key_file import KeyFile
 
-        return KeyFile(Path(request.key))
+        return KeyFile(Path(request.key), None if request.before is None else request.before.private_key)
 
     try:
         async with asyncio.timeout_at(until):

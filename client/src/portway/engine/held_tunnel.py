@@ -17,7 +17,7 @@ from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound
 from portway.engine.directory import Node
 from portway.engine.signer import OUTBID, Signer
 from portway.errors import Error, TakenOverError, TunnelLostError
-from portway.tunnel import Tunnel, TunnelRequest
+from portway.tunnel import Before, Tunnel, TunnelRequest, tell_program
 
 if TYPE_CHECKING:
     from portway.engine.key_file import KeyFile  # imported late: most tunnels have none
@@ -43,7 +43,12 @@ class HeldTunnel:
         self.lost: TunnelLostError | None = None
         self.postponed: Error | None = None  # a node's refusal that asks to try later, while the client waits
         self._key_file = key_file
-        self._key = SigningKey() if key_file is None else key_file.key
+        before = request.before
+        self._known = None if before is None else before.tunnel  # the address that the program has, once it has one
+        if key_file is not None:
+            self._key = key_file.key
+        else:
+            self._key = SigningKey(None if before is None else before.private_key)
         self.label: Label = label_of_key(self._key.public)
         self._on_lost = on_lost
         self._options = TunnelOptions(h2_enabled=request.h2_enabled, unencrypted=request.unencrypted).SerializeToString(
@@ -52,7 +57,7 @@ class HeldTunnel:
         self._epoch = 0  # of the last claim, or higher
         self._outbids = 0
         self._claim: Claim | None = None  # the last
-        self._ticket = b""  # for the raw port in `tunnel`
+        self._ticket = b"" if before is None else before.ticket  # for the raw port in `_known`
         self._raw_port_missing = False
         self._unanswered: tuple[SessionCredentials, BindRequest] | None = None  # the last BIND, until its answer comes
         self._holder: SessionCredentials | None = None
@@ -79,6 +84,11 @@ class HeldTunnel:
         return self.tunnel
 
     @property
+    def kept(self) -> Before:
+        """With this another engine opens it again; it must have been bound."""
+        return Before(self._key.private, self.public, self._ticket)
+
+    @property
     def bind_sent(self) -> bool:
         """Whether a BIND was ever sent, so that a node may know it."""
         return self._claim is not None
@@ -102,10 +112,11 @@ class HeldTunnel:
     def bound(self, session: SessionCredentials, answer: TunnelBound) -> None:
         """The node of this session has it. The addresses stay those of the first time, which the program has by now."""
         self._unanswered, self._holder = None, session
-        if self.tunnel is None:
-            self.tunnel = Tunnel(answer.host, answer.port, answer.unencrypted_host, answer.unencrypted_port)
+        if self._known is None:
+            self._known = Tunnel(answer.host, answer.port, answer.unencrypted_host, answer.unencrypted_port)
+        self.tunnel = self._known
         # The host includes the region, and each region has raw ports of its own.
-        elif (answer.host, answer.unencrypted_port) != (self.tunnel.host, self.tunnel.unencrypted_port):
+        if (answer.host, answer.unencrypted_port) != (self.tunnel.host, self.tunnel.unencrypted_port):
             self._lose_raw_port()
             return
         if answer.ticket:
@@ -119,7 +130,7 @@ class HeldTunnel:
     def _ticket_at(self, node: Node) -> bytes:
         """That of the raw port that it is known by; before it has one, of the port that the key file had in the node's
         region."""
-        if self.tunnel is not None or self._key_file is None or not self.request.unencrypted:
+        if self._known is not None or self._key_file is None or not self.request.unencrypted:
             return self._ticket
         return self._key_file.ticket(f"{self.label}.{node.zone}")
 
@@ -170,13 +181,7 @@ class HeldTunnel:
             return
         self.lost = TunnelLostError(self.tunnel.url, reason)
         self._on_lost(self)
-        told = False
-        if self.request.tunnel_lost is not None:
-            try:
-                self.request.tunnel_lost(self.lost)
-                told = True
-            except Exception:
-                logger.exception("the program's tunnel_lost callback failed")
+        told = tell_program(self.lost, self.request.tunnel_lost)
         # A program that was told says it in its own words.
         level = logging.DEBUG if told else logging.ERROR
         logger.log(level, "tunnel %s… is lost for good: %s", self.label[:4], reason)

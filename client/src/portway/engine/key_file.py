@@ -49,12 +49,12 @@ _GROUP_AND_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 class KeyFile:
     """The key of one tunnel, from its file, and its tickets. Only making one waits for a disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, private_key: bytes | None = None) -> None:
         """Read the key and the tickets; make the key if there is no such file. Blocks. Raises ConfigError, which says
-        what to do."""
+        what to do. `private_key` is what was read there before: the file may be another one, or gone, by now."""
         self.path = path
         try:
-            self.key = _read(path) or _make(path)
+            self.key = SigningKey(private_key) if private_key is not None else _read(path) or _make(path)
         except OSError as error:
             raise ConfigError(f"the key file {path} cannot be {_what_failed(path, error)}") from None
         self._ticket_path = path.with_name(f"{path.name}.tickets")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,36 @@ def test_a_key_file_keeps_the_ticket_of_each_region(
         assert again.bind_on(ONE, node, SIGNER).ticket == ticket
     without = make_tunnel(key_file=KeyFile(path))
     assert without.bind_on(ONE, NODE, SIGNER).ticket == b""
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in a file"])
+def test_another_engine_goes_on_with_it(
+    make_tunnel: Callable[..., HeldTunnel],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    tickets_written: Callable[[], None],
+    kept: str,
+) -> None:
+    """Label, address and ticket are those of before, though the new engine comes to another region first."""
+    file = KeyFile(tmp_path / "key") if kept == "in a file" else None
+    first = make_tunnel(unencrypted=True, key_file=file)
+    first.bound(ONE, TunnelBound(1, f"{first.label}.fra.test", 443, "fra.test", 20001, b"of fra"))
+    before = first.kept
+    if file is not None:
+        file.path.unlink()
+        file = KeyFile(file.path, before.private_key)
+        assert not file.path.exists()
+    again = HeldTunnel(replace(first.request, before=before), lambda _: None, file)
+    assert again.label == first.label
+    assert again.tunnel is None  # it is not bound yet
+    assert again.bind_on(ONE, FAR, SIGNER).ticket == b"of fra"
+    again.bound(ONE, TunnelBound(1, f"{first.label}.iad.test", 443, "iad.test", 20007, b"of iad"))
+    assert "could not keep its TCP port 20001" in caplog.text
+    assert again.public == first.public
+    assert again.bind_on(TWO, NODE, SIGNER).ticket == b"of fra"
+    again.bound(TWO, TunnelBound(1, f"{first.label}.fra.test", 443, "fra.test", 20001, b"newer"))
+    assert again.kept == replace(before, ticket=b"newer")
+    tickets_written()
 
 
 def test_a_tunnel_without_a_raw_port_loses_none(
