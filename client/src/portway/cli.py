@@ -307,6 +307,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
         tunnel_lost=tunnel_lost,
         key=options.key,
         returns=options.returns,
+        process=False,  # this is one
     )
 
 

@@ -1,5 +1,5 @@
 """Settings of a tunnel: the registries to ask, the token to present, the CA to trust, when to go to a nearer node; and
-the path of its key file.
+the path of its key file, and whether its engine has a process of its own.
 
 They are resolved when a tunnel is opened, never at import; arguments take precedence over the environment. A missing
 registry or token is a ConfigError that names the argument and the variable.
@@ -22,6 +22,7 @@ TOKEN_VARIABLE: Final = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
 CA_VARIABLE: Final = "PORTWAY_CA"
 KEY_VARIABLE: Final = "PORTWAY_KEY"
 RETURNS_VARIABLE: Final = "PORTWAY_RETURNS"
+PROCESS_VARIABLE: Final = "PORTWAY_PROCESS"
 
 # How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
 LATENCY: Final = "latency"
@@ -117,6 +118,19 @@ def resolve_key(key: str | os.PathLike[str] | None, environment: Mapping[str, st
     if "\0" in path:
         raise InvalidError(f"no file can be named {path!r}, as key says")
     return path  # not a Path: importing pathlib takes 4 ms, and most tunnels have no key file
+
+
+def resolve_process(process: bool | None, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether this argument or the environment wants an engine in a process of its own. Raises InvalidError,
+    ConfigError."""
+    if process is not None:
+        if not isinstance(process, bool):
+            raise InvalidError(f"process is True or False, not {process!r}")
+        return process
+    value = (os.environ if environment is None else environment).get(PROCESS_VARIABLE, "").strip()
+    if value not in ("", "0", "1"):
+        raise ConfigError(f"{PROCESS_VARIABLE} is 1 for an engine in a process of its own, or 0, not {value!r}")
+    return value == "1"
 
 
 def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:

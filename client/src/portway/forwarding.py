@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from portway.config import LATENCY, resolve, resolve_key
+from portway.config import LATENCY, resolve, resolve_key, resolve_process
 from portway.errors import InvalidError, TunnelLostError
 from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel, TunnelLost, TunnelRequest
 
 if TYPE_CHECKING:
-    from portway.engine.tunnel_handle import TunnelHandle  # imported late: it takes 0.1 s
+    from portway.engine.tunnel_handle import TunnelEngine, TunnelHandle  # imported late: they take 0.1 s
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,8 +42,9 @@ class Arguments:
     strategy: Any
     tunnel_lost: TunnelLost | None
     key: str | os.PathLike[str] | None
-    returns: str | None
-    client: Any
+    returns: str | None = None
+    process: bool | None = None
+    client: Any = None
 
     def checked(self) -> TunnelRequest:
         """The request that they and the environment make now. Raises InvalidError, ConfigError, AuthError."""
@@ -98,7 +99,7 @@ class Forwarding:
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
-        self._handle: TunnelHandle | None = None
+        self._handle: TunnelHandle[Any] | None = None
 
     def __enter__(self) -> Tunnel:
         """Open the tunnel and wait until it is open. Raises as `forward` says; interrupted, it leaves no tunnel."""
@@ -164,15 +165,22 @@ class Forwarding:
         wrapper.__signature__ = signature.replace(parameters=parameters)
         return cast(Function, wrapper)
 
-    def _begin(self) -> "TunnelHandle":
+    def _begin(self) -> "TunnelHandle[Any]":
         if self._handle is not None and self._handle.ours:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
+        engine: TunnelEngine[Any]
+        if resolve_process(self._arguments.process):
+            with fork_guard:
+                from portway.engine_process.engine_process import running_engine_process
+            engine = running_engine_process()  # it starts while this thread imports the rest
+        else:
+            with fork_guard:
+                from portway.engine.engine_thread import running_engine
+            engine = running_engine()
         with fork_guard:
-            from portway.engine.engine_thread import running_engine
             from portway.engine.tunnel_handle import TunnelHandle
-
-        return TunnelHandle(running_engine(), request)
+        return TunnelHandle(engine, request)
 
     @staticmethod
     def _raise_loss(lost: TunnelLostError | None, error: BaseException | None) -> None:
@@ -200,6 +208,7 @@ class _Forward:
         tunnel_lost: TunnelLost | None = None,
         key: str | os.PathLike[str] | None = None,
         returns: str | None = None,
+        process: bool | None = None,
         client: None = None,
     ) -> Forwarding:
         """Put a local port on the Internet for as long as a with-block runs.
@@ -224,6 +233,8 @@ class _Forward:
             takes the URL over. Used instead of PORTWAY_KEY; "" is a random URL.
         returns: when the tunnel goes to a node that is clearly nearer than its own: "never", or times in seconds, such
             as "ready=60,spread=240,pause=600". Used instead of PORTWAY_RETURNS; "" is the default.
+        process: True runs the engine in a child process, so that a program that computes does not slow its visitors
+            down; it takes 0.2 s at the first tunnel, and memory. Used instead of PORTWAY_PROCESS.
         client: None; a program written for Modal may pass it.
 
         Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError, RemoteError or
@@ -231,20 +242,21 @@ class _Forward:
         """
         return Forwarding(
             Arguments(
-                port,
-                unencrypted,
-                h2_enabled,
-                host,
-                timeout,
-                registry,
-                token,
-                ca,
-                region,
-                strategy,
-                tunnel_lost,
-                key,
-                returns,
-                client,
+                port=port,
+                unencrypted=unencrypted,
+                h2_enabled=h2_enabled,
+                host=host,
+                timeout=timeout,
+                registry=registry,
+                token=token,
+                ca=ca,
+                region=region,
+                strategy=strategy,
+                tunnel_lost=tunnel_lost,
+                key=key,
+                returns=returns,
+                process=process,
+                client=client,
             )
         )
 

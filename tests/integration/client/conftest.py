@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 from portway.engine import engine_thread as thread
+from portway.engine_process import engine_process as process
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 
@@ -45,7 +46,7 @@ def registry(authority: trustme.CA, node: FakeNode) -> Iterator[FakeRegistry]:
 def environment(
     registry: FakeRegistry, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, str]]:
-    """Set for this process, too; the engine is stopped before the fakes are."""
+    """Set for this process, too; the engines are stopped before the fakes are."""
     ca = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca))
     values = {"PORTWAY_REGISTRY": registry.address, "PORTWAY_TOKEN": TOKEN, "PORTWAY_CA": str(ca)}
@@ -53,6 +54,14 @@ def environment(
         monkeypatch.setenv(name, value)
     yield values
     thread.stop_engine()
+    process.stop_engine_process()
+
+
+@pytest.fixture(params=["engine in the program", "engine in a process"])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """For tests of what holds wherever the engine is: PORTWAY_PROCESS, for this process and those that it starts."""
+    monkeypatch.setenv("PORTWAY_PROCESS", "1" if request.param == "engine in a process" else "0")
+    return str(request.param)
 
 
 StartProgram = Callable[..., "subprocess.Popen[str]"]
@@ -60,8 +69,8 @@ StartProgram = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[StartProgram]:
-    """Starts a Python program of this text, with arguments, flags of the interpreter and further variables. It is
-    killed after the test."""
+    """Starts a Python program of this text, in a session of its own, with arguments, flags of the interpreter and
+    further variables. It is killed after the test."""
     programs: list[subprocess.Popen[str]] = []
 
     def start(text: str, *arguments: str, flags: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":
@@ -70,9 +79,11 @@ def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[Start
         program = subprocess.Popen(
             [sys.executable, *flags, str(script), *arguments],
             env=os.environ | environment | variables,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         programs.append(program)
         return program

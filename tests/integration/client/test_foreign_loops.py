@@ -12,7 +12,7 @@ import pytest
 import trio
 from portway_testkit.fakes.fake_node import FakeNode
 
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment", "each_engine")]
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 

@@ -12,7 +12,7 @@ from portway_proto.wire.labels import is_label
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment", "each_engine")]
 
 
 def test_a_visitor_reaches_the_port(node: FakeNode, echo: Any, exchange: Any) -> None:

@@ -20,7 +20,7 @@ from portway_proto.wire.labels import label_of_key
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.visitors.recovery import label_of
 
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment", "each_engine")]
 
 Program = Callable[..., "subprocess.Popen[str]"]
 

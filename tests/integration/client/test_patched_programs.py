@@ -15,7 +15,7 @@ import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.processes.ports import free_port
 
-pytestmark = pytest.mark.shares_sockets
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("each_engine")]
 
 # Seconds. The default timeout below is longer: an engine that waits for as long is told from a slow machine.
 PROMPT = 10.0

@@ -14,7 +14,7 @@ from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 
-pytestmark = pytest.mark.shares_sockets
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("each_engine")]
 
 Start = Callable[[str], "subprocess.Popen[str]"]
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from portway.config import (
     CA_VARIABLE,
+    PROCESS_VARIABLE,
     REGISTRY_VARIABLE,
     RETURNS_VARIABLE,
     TOKEN_VARIABLE,
@@ -13,6 +14,7 @@ from portway.config import (
     Settings,
     resolve,
     resolve_key,
+    resolve_process,
 )
 from portway.errors import AuthError, ConfigError, InvalidError
 
@@ -207,3 +209,20 @@ def test_a_key_file_that_is_no_path() -> None:
 def test_secrets_are_not_in_the_repr() -> None:
     """Settings end up in logs and tracebacks."""
     assert "secret" not in repr(Settings(("a:1",), "pw_id_secret", b"ca"))
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("", False), ("0", False), ("1", True), (" 1 ", True)])
+def test_the_environment_may_ask_for_a_process(value: str, wanted: bool) -> None:
+    """An argument takes precedence over it."""
+    environment = {PROCESS_VARIABLE: value}
+    assert resolve_process(None, environment) is wanted
+    assert resolve_process(True, environment) is True
+    assert resolve_process(False, environment) is False
+
+
+def test_a_process_variable_that_says_neither() -> None:
+    """It is refused, and says what would do."""
+    with pytest.raises(ConfigError, match=r"PORTWAY_PROCESS is 1 .* not 'yes'"):
+        resolve_process(None, {PROCESS_VARIABLE: "yes"})
+    with pytest.raises(InvalidError, match="process is True or False, not 'yes'"):
+        resolve_process("yes", {})  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "tunnel_lost": None,
     "key": "",
     "returns": None,
+    "process": None,
     "client": None,
 }
 
@@ -183,6 +184,18 @@ def test_a_first_tunnel_loads_only_what_it_needs() -> None:
         "import sys\n"
         "import portway.engine.engine_thread, portway.engine.tunnel_handle, portway_proto.records\n"
         "unneeded = ('json', 'portway_proto.v1.mesh_pb2', 'pathlib', 'portway.engine.key_file')\n"
+        "print(*[name for name in unneeded if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_an_engine_process_loads_no_engine_into_the_program() -> None:
+    """Nothing of gRPC, TLS and protobuf, whose work its child does; asyncio only for whoever waits on a loop."""
+    code = (
+        "import sys\n"
+        "import portway.engine_process.engine_process, portway.engine.tunnel_handle\n"
+        "unneeded = ('grpc', 'google.protobuf', 'cryptography', 'uvloop', 'multiprocessing', 'pickle')\n"
         "print(*[name for name in unneeded if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

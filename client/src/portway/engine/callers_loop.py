@@ -1,6 +1,7 @@
-"""Waiting for the engine on the event loop of whoever opens a tunnel: asyncio's, or trio's. anyio runs on one of them.
+"""Waiting for the engine: on the thread of whoever opens a tunnel, or on its event loop: asyncio's, or trio's. anyio
+runs on one of them.
 
-Neither wait takes a thread. Trio is imported by its user alone, never by this package. Not here: what is waited for
+No wait takes a thread more. Trio is imported by its user alone, never by this package. Not here: what is waited for
 (tunnel_handle.py), the engine's own loop (engine_thread.py).
 """
 
@@ -10,12 +11,23 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from portway_runtime.os_threads import Event
+
 from portway.errors import InvalidError
 
 T = TypeVar("T")
 
 ASYNCIO: Final = "asyncio"
 TRIO: Final = "trio"
+
+
+def result_of(future: Future[T], timeout: float | None = None) -> T:
+    """Block until it is done, `timeout` seconds at most. Raises what it raises, and TimeoutError."""
+    done = Event()
+    future.add_done_callback(lambda _: done.set())
+    if not done.wait_among_others(timeout):
+        raise TimeoutError
+    return future.result(0)
 
 
 async def wait_for_result(future: Future[T]) -> T:

@@ -20,9 +20,12 @@ from portway_runtime.os_threads import Event, make_lock
 from portway_runtime.standard_streams import occupy_standard_descriptors
 from portway_runtime.threads import start_thread
 
+from portway.engine.callers_loop import result_of
 from portway.engine.engine import Engine, Status
-from portway.errors import RemoteError
+from portway.engine.held_tunnel import HeldTunnel
+from portway.errors import Error, RemoteError
 from portway.fork_guard import fork_guard
+from portway.tunnel import TunnelRequest
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,32 @@ class EngineThread:
             if self._ending:
                 raise RemoteError("Portway's engine has stopped: open the tunnel again")
             return asyncio.run_coroutine_threadsafe(make(self._engine), self._loop)
+
+    def open(self, request: TunnelRequest) -> Future[HeldTunnel]:
+        """Begin to open a tunnel. Raises RemoteError when the engine does not run."""
+        return self.submit(lambda engine: engine.open(request))
+
+    def withdraw(self, request: TunnelRequest) -> None:
+        """Close the tunnel that `open` made of this very request, if it was made. Does not wait."""
+
+        async def withdraw(engine: Engine) -> None:
+            engine.withdraw(request)
+
+        self._submit_if_running(withdraw)
+
+    def release(self, held: HeldTunnel) -> Future[None] | None:
+        """Begin to close an open tunnel. None when the engine has ended, and its tunnels with it."""
+
+        async def release(engine: Engine) -> None:
+            engine.release(held)
+
+        return self._submit_if_running(release)
+
+    def _submit_if_running(self, make: Callable[[Engine], Coroutine[Any, Any, None]]) -> Future[None] | None:
+        try:
+            return self.submit(make)
+        except Error:
+            return None
 
     def status(self) -> Status:
         """The state of all tunnels. Raises RemoteError, TimeoutError."""
@@ -147,15 +176,6 @@ class EngineThread:
         self._failure = error
         if self._stopping is not None:
             self._stopping.set()
-
-
-def result_of(future: Future[T], timeout: float | None = None) -> T:
-    """Wait for what `submit` returned, `timeout` seconds at most. Raises what it raises, and TimeoutError."""
-    done = Event()
-    future.add_done_callback(lambda _: done.set())
-    if not done.wait_among_others(timeout):
-        raise TimeoutError
-    return future.result(0)
 
 
 def _reason(failure: BaseException | None) -> str:

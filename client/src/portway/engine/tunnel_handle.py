@@ -1,15 +1,15 @@
-"""TunnelHandle: one tunnel on the engine, from the thread or the event loop that opens it. Open, abandon, close."""
+"""TunnelHandle: one tunnel on an engine, from the thread or the event loop that opens it. Open, abandon, close.
+
+The engine may be this process's own (engine_thread.py) or one in a child process (../engine_process/).
+"""
 
 import logging
 import os
-from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final
+from typing import Final, Generic, Protocol, TypeVar
 
-from portway.engine.callers_loop import wait_for_result, wait_until_done
-from portway.engine.engine import Engine
-from portway.engine.engine_thread import EngineThread, result_of
-from portway.errors import Error, RemoteError, TunnelLostError
+from portway.engine.callers_loop import result_of, wait_for_result, wait_until_done
+from portway.errors import RemoteError, TunnelLostError
 from portway.tunnel import Tunnel, TunnelRequest
 
 logger = logging.getLogger(__name__)
@@ -18,15 +18,41 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT: Final = 5.0
 
 
-class TunnelHandle:
+class OpenTunnel(Protocol):
+    """A tunnel as an engine holds it."""
+
+    lost: TunnelLostError | None
+
+    @property
+    def public(self) -> Tunnel:
+        """Its public address."""
+
+
+Held = TypeVar("Held", bound=OpenTunnel)
+
+
+class TunnelEngine(Protocol[Held]):
+    """What opens and closes tunnels. Any thread may call it."""
+
+    def open(self, request: TunnelRequest) -> Future[Held]:
+        """Begin to open a tunnel. Raises RemoteError when the engine does not run."""
+
+    def withdraw(self, request: TunnelRequest) -> None:
+        """Close the tunnel that `open` made of this very request, if it was made. Does not wait."""
+
+    def release(self, held: Held) -> Future[None] | None:
+        """Begin to close an open tunnel. None when the engine has ended, and its tunnels with it."""
+
+
+class TunnelHandle(Generic[Held]):
     """A tunnel that is being opened, or is open. In a forked child, which has no such tunnel, closing does nothing."""
 
-    def __init__(self, thread: EngineThread, request: TunnelRequest) -> None:
+    def __init__(self, engine: TunnelEngine[Held], request: TunnelRequest) -> None:
         """Begin to open; wait with `result` or `wait`. Raises RemoteError when the engine does not run."""
-        self._thread = thread
+        self._engine = engine
         self._request = request
         self._process = os.getpid()
-        self._opening = thread.submit(lambda engine: engine.open(request))
+        self._opening = engine.open(request)
 
     @property
     def ours(self) -> bool:
@@ -52,46 +78,30 @@ class TunnelHandle:
         if not self.ours:
             return
         self._opening.cancel()  # has no effect if the engine has just finished it; then this closes it:
-
-        async def withdraw(engine: Engine) -> None:
-            engine.withdraw(self._request)
-
-        self._submit(withdraw)
+        self._engine.withdraw(self._request)
 
     def close(self) -> TunnelLostError | None:
         """Close the open tunnel, CLOSE_TIMEOUT at most. Returns its loss, if it had been lost before."""
         if not self.ours:
             return None
-        closing = self._release()
+        held = self._opening.result()
+        closing = self._engine.release(held)
         if closing is not None:
             try:
                 result_of(closing, CLOSE_TIMEOUT)
             except (CancelledError, TimeoutError):
                 logger.warning("closing a tunnel took too long: its node notices when this process ends")
-        return self._opening.result().lost
+        return held.lost
 
     async def wait_closed(self) -> TunnelLostError | None:
         """`close` for a caller on an event loop of its own."""
         if not self.ours:
             return None
-        closing = self._release()
+        held = self._opening.result()
+        closing = self._engine.release(held)
         if closing is not None:
             await wait_until_done(closing, CLOSE_TIMEOUT)
-        return self._opening.result().lost
-
-    def _release(self) -> Future[None] | None:
-        held = self._opening.result()
-
-        async def release(engine: Engine) -> None:
-            engine.release(held)
-
-        return self._submit(release)
-
-    def _submit(self, make: Callable[[Engine], Coroutine[Any, Any, None]]) -> Future[None] | None:
-        try:
-            return self._thread.submit(make)
-        except Error:
-            return None  # the engine has ended, and its tunnels with it
+        return held.lost
 
 
 def _stopped() -> RemoteError:

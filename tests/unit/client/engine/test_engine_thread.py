@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread, running_engine, stop_engine
+from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.tunnel_handle import TunnelHandle
 from portway.errors import RemoteError
 from portway.forwarding import Arguments
@@ -50,6 +51,13 @@ def test_after_its_end_it_takes_no_calls(engine: EngineThread) -> None:
     assert not engine.alive
     with pytest.raises(RemoteError, match="open the tunnel again"):
         engine.submit(nothing)
+
+
+def test_an_engine_that_has_ended_has_no_tunnel_to_close(engine: EngineThread, request_of_8000: TunnelRequest) -> None:
+    """Closing one, and giving one up, do nothing."""
+    engine.stop()
+    assert engine.release(HeldTunnel(request_of_8000, lambda _: None)) is None
+    engine.withdraw(request_of_8000)
 
 
 def test_what_was_submitted_before_the_end_never_waits_for_ever(engine: EngineThread) -> None:

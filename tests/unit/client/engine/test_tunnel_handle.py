@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,53 +24,34 @@ class FakeHeld:
 
 
 class FakeEngine:
-    """Notes the calls of a handle."""
+    """Notes the calls of a handle. `opening` is the future of what it opens; closing is done at once, or never."""
 
     def __init__(self) -> None:
+        self.opening: Future[Any] = Future()
         self.released: list[object] = []
         self.withdrawn: list[object] = []
+        self.ended = False
+        self.stuck = False
 
-    async def open(self, request: TunnelRequest) -> FakeHeld:
-        raise AssertionError("a test ends the opening itself")
+    def open(self, request: TunnelRequest) -> Future[Any]:
+        return self.opening
 
-    def release(self, held: object) -> None:
+    def release(self, held: object) -> Future[None] | None:
+        if self.ended:
+            return None
         self.released.append(held)
+        done: Future[None] = Future()
+        if not self.stuck:
+            done.set_result(None)
+        return done
 
     def withdraw(self, request: object) -> None:
         self.withdrawn.append(request)
 
 
-class FakeThread:
-    """An engine's thread: `opening` is the future of the first call; further ones are run at once, or hang."""
-
-    def __init__(self) -> None:
-        self.engine = FakeEngine()
-        self.opening: Future[Any] = Future()
-        self.ended = False
-        self.stuck = False
-        self._calls = 0
-
-    def submit(self, make: Callable[[Any], Coroutine[Any, Any, Any]]) -> Future[Any]:
-        if self.ended:
-            raise RemoteError("the engine has stopped")
-        call = make(self.engine)
-        self._calls += 1
-        if self._calls == 1:
-            call.close()
-            return self.opening
-        done: Future[Any] = Future()
-        if self.stuck:
-            call.close()
-            return done
-        with pytest.raises(StopIteration):
-            call.send(None)
-        done.set_result(None)
-        return done
-
-
 @pytest.fixture
-def thread() -> FakeThread:
-    return FakeThread()
+def engine() -> FakeEngine:
+    return FakeEngine()
 
 
 @pytest.fixture
@@ -80,21 +60,21 @@ def request_of_8000(settings: Settings) -> TunnelRequest:
 
 
 @pytest.fixture
-def handle(thread: FakeThread, request_of_8000: TunnelRequest) -> TunnelHandle:
-    return TunnelHandle(thread, request_of_8000)  # type: ignore[arg-type]
+def handle(engine: FakeEngine, request_of_8000: TunnelRequest) -> TunnelHandle[Any]:
+    return TunnelHandle(engine, request_of_8000)
 
 
-async def test_both_ways_of_waiting_give_the_public_tunnel(thread: FakeThread, handle: TunnelHandle) -> None:
+async def test_both_ways_of_waiting_give_the_public_tunnel(engine: FakeEngine, handle: TunnelHandle[Any]) -> None:
     """On a thread, and on an event loop."""
-    thread.opening.set_result(FakeHeld())
+    engine.opening.set_result(FakeHeld())
     assert handle.result() is TUNNEL
     assert await handle.wait() is TUNNEL
 
 
-async def test_an_error_of_the_engine_is_the_caller_s(thread: FakeThread, handle: TunnelHandle) -> None:
+async def test_an_error_of_the_engine_is_the_caller_s(engine: FakeEngine, handle: TunnelHandle[Any]) -> None:
     """Unchanged."""
     error = QuotaError("no more")
-    thread.opening.set_exception(error)
+    engine.opening.set_exception(error)
     with pytest.raises(QuotaError) as raised:
         handle.result()
     assert raised.value is error
@@ -103,17 +83,19 @@ async def test_an_error_of_the_engine_is_the_caller_s(thread: FakeThread, handle
     assert raised.value is error
 
 
-async def test_an_engine_that_stops_is_an_error_that_says_what_to_do(thread: FakeThread, handle: TunnelHandle) -> None:
+async def test_an_engine_that_stops_is_an_error_that_says_what_to_do(
+    engine: FakeEngine, handle: TunnelHandle[Any]
+) -> None:
     """It cancels the opening; the caller was not cancelled."""
-    thread.opening.cancel()
-    thread.opening.set_running_or_notify_cancel()
+    engine.opening.cancel()
+    engine.opening.set_running_or_notify_cancel()
     with pytest.raises(RemoteError, match="open it again"):
         handle.result()
     with pytest.raises(RemoteError, match="open it again"):
         await handle.wait()
 
 
-async def test_a_caller_that_is_cancelled_stays_cancelled(handle: TunnelHandle) -> None:
+async def test_a_caller_that_is_cancelled_stays_cancelled(handle: TunnelHandle[Any]) -> None:
     """That is not an error of the engine's."""
     waiting = asyncio.ensure_future(handle.wait())
     await asyncio.sleep(0)
@@ -123,56 +105,55 @@ async def test_a_caller_that_is_cancelled_stays_cancelled(handle: TunnelHandle) 
 
 
 def test_withdrawing_cancels_the_opening_and_closes_what_it_made(
-    thread: FakeThread, handle: TunnelHandle, request_of_8000: TunnelRequest
+    engine: FakeEngine, handle: TunnelHandle[Any], request_of_8000: TunnelRequest
 ) -> None:
     """The opening may have ended just before."""
     handle.withdraw()
-    assert thread.opening.cancelled()
-    assert thread.engine.withdrawn == [request_of_8000]
+    assert engine.opening.cancelled()
+    assert engine.withdrawn == [request_of_8000]
 
 
-async def test_closing_releases_the_tunnel_and_tells_its_loss(thread: FakeThread, handle: TunnelHandle) -> None:
+async def test_closing_releases_the_tunnel_and_tells_its_loss(engine: FakeEngine, handle: TunnelHandle[Any]) -> None:
     """In both ways of waiting."""
     held = FakeHeld()
-    thread.opening.set_result(held)
+    engine.opening.set_result(held)
     assert handle.close() is None
     held.lost = TunnelLostError(TUNNEL.url, RemoteError("why"))
     assert await handle.wait_closed() is held.lost
-    assert thread.engine.released == [held, held]
+    assert engine.released == [held, held]
 
 
-async def test_an_engine_that_has_ended_has_no_tunnel_to_close(thread: FakeThread, handle: TunnelHandle) -> None:
+async def test_an_engine_that_has_ended_has_no_tunnel_to_close(engine: FakeEngine, handle: TunnelHandle[Any]) -> None:
     """Its loss is told nevertheless."""
     held = FakeHeld()
     held.lost = TunnelLostError(TUNNEL.url, RemoteError("why"))
-    thread.opening.set_result(held)
-    thread.ended = True
+    engine.opening.set_result(held)
+    engine.ended = True
     assert handle.close() is held.lost
     assert await handle.wait_closed() is held.lost
-    handle.withdraw()
 
 
 async def test_a_stuck_engine_does_not_hang_the_program(
-    thread: FakeThread, handle: TunnelHandle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    engine: FakeEngine, handle: TunnelHandle[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Closing waits for a limited time."""
     monkeypatch.setattr(module, "CLOSE_TIMEOUT", 0.01)
-    thread.opening.set_result(FakeHeld())
-    thread.stuck = True
+    engine.opening.set_result(FakeHeld())
+    engine.stuck = True
     assert handle.close() is None
     assert "took too long" in caplog.text
     assert await handle.wait_closed() is None
 
 
 async def test_in_a_forked_child_closing_does_nothing(
-    thread: FakeThread, handle: TunnelHandle, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, handle: TunnelHandle[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tunnel is the parent's."""
-    thread.opening.set_result(FakeHeld())
+    engine.opening.set_result(FakeHeld())
     parent = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: parent + 1)
     assert not handle.ours
     handle.withdraw()
     assert handle.close() is None
     assert await handle.wait_closed() is None
-    assert thread.engine.released == thread.engine.withdrawn == []
+    assert engine.released == engine.withdrawn == []

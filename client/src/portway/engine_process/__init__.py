@@ -1,0 +1,1 @@
+"""The engine in a child process, for programs that compute (`forward(process=True)`)."""

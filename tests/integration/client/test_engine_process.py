@@ -1,0 +1,318 @@
+"""forward(process=True) in this process: one child for all tunnels, errors, logs, its death and its next one.
+
+What holds for each engine is tested with both (`each_engine`). Programs of their own: test_engine_process_programs.py.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import portway
+import pytest
+from portway.engine_process import engine_process as module
+from portway.engine_process.child_process import ChildProcess
+from portway_proto.v1 import lane_pb2
+from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.processes.children import children_of, has_ended, only_child
+from portway_testkit.visitors.recovery import label_of
+from portway_testkit.waiting import eventually
+
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
+
+LOST = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="somebody has it")
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    """Nor a zombie."""
+    before = set(children_of(os.getpid()))
+    yield
+    module.stop_engine_process()
+    assert set(children_of(os.getpid())) <= before
+
+
+def kill_engine() -> int:
+    """SIGKILL, as the system does for want of memory."""
+    child = only_child()
+    os.kill(child, signal.SIGKILL)
+    return child
+
+
+def test_one_child_has_all_tunnels(node: FakeNode, echo: Any, exchange: Any) -> None:
+    """One session with the node, too; the child stays for the next tunnel."""
+    with portway.forward(echo.port, process=True) as one, portway.forward(1, process=True):
+        child = only_child()
+        assert exchange(node, one.host, b"x" * 3_000_000) == b"x" * 3_000_000
+    with portway.forward(echo.port, process=True):
+        assert only_child() == child
+    assert node.count("hello") == 1
+    node.wait(lambda: not node.tunnels)
+
+
+def test_a_program_may_use_both_engines(node: FakeNode, echo: Any, exchange: Any) -> None:
+    """Each has a session of its own."""
+    with portway.forward(echo.port, process=True) as one, portway.forward(echo.port, process=False) as other:
+        assert exchange(node, one.host, b"hello") == exchange(node, other.host, b"hello") == b"hello"
+    assert node.count("hello") == 2
+
+
+def closed_registry(_: FakeRegistry, tmp_path: Path) -> dict[str, Any]:
+    return {"registry": ["127.0.0.1:1", "localhost:1"]}  # a port that nobody listens on
+
+
+def refusing(status: grpc.StatusCode) -> Callable[[FakeRegistry, Path], dict[str, Any]]:
+    def refuse(registry: FakeRegistry, _: Path) -> dict[str, Any]:
+        registry.refuse = status, f"no: ‹{status.name}›"
+        return {}
+
+    return refuse
+
+
+def empty_key(_: FakeRegistry, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "empty").touch(0o600)
+    return {"key": tmp_path / "empty"}
+
+
+def own_key_twice(_: FakeRegistry, tmp_path: Path) -> dict[str, Any]:
+    return {"port": 8001}
+
+
+FAULTS: dict[str, tuple[type[portway.Error], Callable[[FakeRegistry, Path], dict[str, Any]]]] = {
+    "unreachable": (portway.UnreachableError, closed_registry),
+    "token": (portway.AuthError, refusing(grpc.StatusCode.UNAUTHENTICATED)),
+    "quota": (portway.QuotaError, refusing(grpc.StatusCode.RESOURCE_EXHAUSTED)),
+    "region": (portway.InvalidError, refusing(grpc.StatusCode.NOT_FOUND)),
+    "remote": (portway.RemoteError, refusing(grpc.StatusCode.FAILED_PRECONDITION)),
+    "key file": (portway.ConfigError, empty_key),
+    "forwarded already": (portway.InvalidError, own_key_twice),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_errors_are_those_of_an_engine_in_the_program(registry: FakeRegistry, tmp_path: Path, fault: str) -> None:
+    """Class, text, and attempts."""
+    kind, prepare = FAULTS[fault]
+    raised: list[portway.Error] = []
+    for process in (False, True):
+        with portway.forward(8001, process=process):
+            options = {"port": 8000} | prepare(registry, tmp_path)
+            # Settings of its own: the link of the open tunnel asks no registry.
+            options.setdefault("registry", [registry.address, "127.0.0.1:1"] if registry.refuse else None)
+            with pytest.raises(portway.Error) as info, portway.forward(**options, process=process):
+                pass
+        registry.refuse = None
+        raised.append(info.value)
+    inside, apart = raised
+    assert type(inside) is type(apart) is kind
+    assert str(apart) == str(inside)
+    assert getattr(apart, "attempts", ()) == getattr(inside, "attempts", ())
+
+
+def test_log_lines_are_those_of_an_engine_in_the_program(
+    node: FakeNode, echo: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logger, level and text; this program's levels decide which it gets."""
+    lines: dict[bool, list[tuple[str, int, str]]] = {}
+    for process in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "portway"), portway.forward(echo.port, process=process):
+            node.drop_connections()
+            eventually(lambda: any("attached to node one" in line for line in caplog.messages))
+        lines[process] = [(one.name, one.levelno, one.getMessage().split(" after ")[0]) for one in caplog.records]
+        node.wait(lambda: not node.tunnels)
+    assert lines[True] == lines[False]
+    assert [line[:2] for line in lines[True]] == [
+        ("portway.engine.link", logging.WARNING),
+        ("portway.engine.link", logging.INFO),
+    ]
+    assert {record.processName for record in caplog.records} == {"portway"}
+    caplog.clear()
+    with portway.forward(echo.port, process=True):
+        node.drop_connections()
+        eventually(lambda: any("attaching again" in line for line in caplog.messages))
+        node.wait(lambda: node.count("hello") == 5)
+        with portway.forward(1, process=True):
+            pass  # what was logged before is here by now
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_a_lost_tunnel_is_told(node: FakeNode, echo: Any, log: Any) -> None:
+    """To the callback, and to who leaves the block; without a callback it is an error in the log."""
+    told: list[portway.TunnelLostError] = []
+    forwarding = portway.forward(echo.port, process=True, tunnel_lost=told.append)
+    tunnel = forwarding.__enter__()
+    node.unbound(label_of(tunnel), LOST)
+    eventually(lambda: told)
+    with pytest.raises(portway.TunnelLostError) as raised:
+        forwarding.__exit__(None, None, None)
+    assert raised.value is told[0]
+    assert (told[0].url, str(told[0].reason)) == (tunnel.url, "somebody has it")
+    without = portway.forward(echo.port, process=True)
+    node.unbound(label_of(without.__enter__()), LOST)
+    log.wait(logging.ERROR, "is lost for good: somebody has it")
+    with pytest.raises(portway.TunnelLostError):
+        without.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in a file"])
+def test_a_killed_engine_is_followed_by_another_with_the_same_urls(
+    node: FakeNode, echo: Any, exchange: Any, log: Any, tmp_path: Path, kept: str
+) -> None:
+    """Also when the key file is gone by now; raw ports are asked for by their tickets. Closing closes them."""
+    key = tmp_path / "key" if kept == "in a file" else ""
+    with (
+        portway.forward(echo.port, process=True, key=key, unencrypted=True) as tunnel,
+        portway.forward(1, process=True) as other,
+    ):
+        if isinstance(key, Path):
+            key.unlink()
+        label = label_of(tunnel)
+        for times in (2, 3):
+            killed = kill_engine()
+            log.wait(logging.WARNING, "was killed (SIGKILL, perhaps for want of memory): starting another one for 2")
+            node.wait(lambda times=times: len(node.epochs(label)) == times and len(node.tunnels) == 2)  # type: ignore[misc]
+            assert exchange(node, tunnel.host, b"hello") == b"hello"
+            assert has_ended(killed)
+        assert node.tickets_shown(label)[1:] == [f"20001 {label}".encode()] * 2
+        assert label_of(other) in node.tunnels
+        log.wait(logging.INFO, f"tunnel {label[:4]}… is open again")
+        assert tunnel.tcp_socket == ("127.0.0.1", 20001)
+    node.wait(lambda: not node.tunnels)
+
+
+def test_a_next_engine_waits_for_what_passes(
+    node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any, log: Any
+) -> None:
+    """No node is there when the engine is killed; when one is, the URL works."""
+    with portway.forward(echo.port, process=True, timeout=1) as tunnel:
+        node.stop()
+        kill_engine()
+        log.wait(logging.WARNING, "not attached yet")
+        node.__enter__()
+        node.wait(lambda: label_of(tunnel) in node.tunnels)
+        assert exchange(node, tunnel.host, b"hello") == b"hello"
+
+
+async def test_an_opening_fails_with_its_engine(node: FakeNode) -> None:
+    """With an error that says what happened; the next one has another engine."""
+    node.silent = True
+    opened = portway.forward(8000, process=True)
+    entering = asyncio.ensure_future(opened.__aenter__())
+    await asyncio.to_thread(node.wait, lambda: node.count("silent") >= 1)
+    kill_engine()
+    with pytest.raises(portway.RemoteError, match=r"was killed \(SIGKILL.*open the tunnel again"):
+        await entering
+    node.silent = False
+    with opened:
+        pass
+
+
+def test_tunnels_are_lost_when_no_engine_can_be_started(
+    node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    """After some tries. The program is told why, and another try of its own may work."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.0)
+    told: list[portway.TunnelLostError] = []
+
+    class NoMore(ChildProcess):
+        def __init__(self) -> None:
+            raise portway.RemoteError("no memory")
+
+    forwarding = portway.forward(echo.port, process=True, tunnel_lost=told.append)
+    forwarding.__enter__()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "ChildProcess", NoMore)
+        kill_engine()
+        eventually(lambda: told)
+    with pytest.raises(portway.TunnelLostError):
+        forwarding.__exit__(None, None, None)
+    assert "was killed (SIGKILL" in str(told[0].reason)
+    assert "another one could not be started (no memory)" in str(told[0].reason)
+    log.wait(logging.WARNING, "its tunnels are lost")
+    with portway.forward(echo.port, process=True):
+        pass
+
+
+def test_an_engine_that_is_stopped_hangs_nobody(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP: closing takes a limited time, and at the program's end it is killed."""
+    monkeypatch.setattr("portway.engine.tunnel_handle.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "EXIT_TIMEOUT", 0.5)
+    with portway.forward(8000, process=True):
+        child = only_child()
+        os.kill(child, signal.SIGSTOP)
+    began = time.monotonic()
+    module.stop_engine_process()
+    assert time.monotonic() - began < 10
+    assert has_ended(child)
+
+
+def test_it_sees_the_environment_and_the_folder_of_now(
+    node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: Any
+) -> None:
+    """As an engine in the program does: not those of its start."""
+    with portway.forward(8000, process=True):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("OF_NOW", "here")
+        with portway.forward(echo.port, process=True, key="own.key"):
+            assert (tmp_path / "own.key").exists()
+            child = only_child()
+            assert Path(f"/proc/{child}/cwd").readlink() == tmp_path
+
+
+def test_its_descriptors_and_its_session_are_its_own() -> None:
+    """It inherits nothing but the channel: no pipe, no listener, no terminal."""
+    ours, theirs = os.pipe()
+    os.set_inheritable(theirs, True)
+    with portway.forward(8000, process=True):
+        child = only_child()
+        assert os.getsid(child) == child
+        os.close(theirs)
+        assert os.read(ours, 1) == b""  # nobody else has it
+        os.close(ours)
+        named = [Path(f"/proc/{child}/fd/{number}").readlink() for number in range(3)]
+        assert named == [Path("/dev/null")] * 3
+
+
+def test_a_value_that_is_no_choice() -> None:
+    """It is refused before anything starts."""
+    with pytest.raises(portway.InvalidError, match="process is True or False"):
+        portway.forward(8000, process=1).__enter__()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("executable", ["", None, "/usr/bin/uwsgi"])
+def test_a_program_without_an_interpreter(monkeypatch: pytest.MonkeyPatch, executable: str | None) -> None:
+    """uwsgi, programs that embed Python: what sys.executable names must not be started."""
+    monkeypatch.setattr("sys.executable", executable)
+    with pytest.raises(portway.InvalidError, match="portway forward"):
+        portway.forward(8000, process=True).__enter__()
+    assert not children_of(os.getpid())
+
+
+def test_a_frozen_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyInstaller's: its executable is the program itself, which would start without end."""
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    with pytest.raises(portway.InvalidError, match="starts a Python interpreter"):
+        portway.forward(8000, process=True).__enter__()
+
+
+def test_an_interpreter_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> None:
+    """It is not there, or cannot import what it needs."""
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
+    with pytest.raises(portway.RemoteError, match="could not start: No such file"):
+        portway.forward(8000, process=True).__enter__()
+    monkeypatch.undo()
+
+
+def test_an_interpreter_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The error has the reason, though nothing is printed."""
+    monkeypatch.setattr("portway.engine_process.child_process._BOOTSTRAP", "import sys; sys.exit(3)")
+    with pytest.raises(portway.RemoteError, match="ended with exit code 3"):
+        portway.forward(8000, process=True).__enter__()
