@@ -17,6 +17,7 @@ from portway.engine.directory import Directory, Registries, on_thread
 from portway.engine.grpc_registries import GrpcRegistries
 from portway.engine.held_tunnel import HeldTunnel, LocalAddress
 from portway.engine.link import Link
+from portway.engine.punctuality import Punctuality
 from portway.engine.race_rule import RACERS
 from portway.engine.return_rule import ReturnRule
 from portway.engine.signer import Signer
@@ -53,6 +54,7 @@ class Engine:
         self._tasks = Tasks("portway", on_failure)
         self._links: dict[Settings, Link] = {}
         self._tunnels: dict[LocalAddress, HeldTunnel] = {}
+        self._punctuality = Punctuality(wanted=lambda: self._tunnels)
 
     async def open(self, request: TunnelRequest) -> HeldTunnel:
         """Open a tunnel, with the key of its key file or one of its own. Raises Error. Cancelled, it leaves nothing
@@ -82,6 +84,7 @@ class Engine:
         except BaseException:
             self._forget(held)
             raise
+        self._punctuality.begin()
         return held
 
     def release(self, held: HeldTunnel) -> None:
@@ -107,6 +110,7 @@ class Engine:
 
     async def close(self, failure: BaseException | None = None) -> None:
         """Close every tunnel. After an internal failure they count as lost."""
+        self._punctuality.end()
         if failure is not None:
             for link in self._links.values():
                 link.lose_all(RemoteError(f"Portway failed inside this process ({failure!r}): please report it"))

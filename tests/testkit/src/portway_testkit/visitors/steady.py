@@ -37,7 +37,7 @@ class SteadyVisitors:
     """
 
     def __init__(self, tunnel: Tunnel, ca: Path, addresses: Sequence[str], http_port: int = 0) -> None:
-        """http_port: where plain HTTP is redirected; 0 if it is not. A tunnel without a raw port has no raw visitors."""
+        """http_port: where plain HTTP is redirected; 0 if nowhere. A tunnel without a raw port has no raw visitors."""
         self._tunnel = tunnel
         self._addresses = addresses
         self._context = tls_context(ca, "http/1.1")
