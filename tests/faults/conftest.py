@@ -18,9 +18,9 @@ from portway_relay.config import NodeLimits
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.cluster import FRANKFURT, Cluster, NodePlan
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.hand_grants import Grants, grants_of
+from portway_testkit.clusters.hand_grants import Grants, HandGrant, grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.clusters.replicated import Replicated, replicated_mesh
+from portway_testkit.clusters.replicas import Replicas, with_a_replica
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually
@@ -63,9 +63,10 @@ def mesh(make_mesh: Callable[..., Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def replicated(make_mesh: Callable[..., Cluster], etcd: EtcdServer) -> Iterator[Replicated]:
-    with replicated_mesh(make_mesh(store=f"etcd:{etcd.url}")) as replicated:
-        yield replicated
+def replicated(make_mesh: Callable[..., Cluster], etcd: EtcdServer) -> Iterator[Replicas]:
+    with with_a_replica(make_mesh(store=f"etcd:{etcd.url}")) as replicas:
+        replicas.link(*replicas.mesh.nodes, to=replicas.mesh_addresses)
+        yield replicas
 
 
 @pytest.fixture
@@ -74,9 +75,16 @@ def bind() -> Iterator[Callable[..., HandTunnel]]:
     with ExitStack() as stack:
         grants: dict[int, Grants] = {}
 
-        def make(cluster: Cluster, node: str, name: str, key: SigningKey | None = None, epoch: int = 1) -> HandTunnel:
-            grant = grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
-            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, grant, key or SigningKey(), epoch, name)
+        def make(
+            cluster: Cluster,
+            node: str,
+            name: str,
+            key: SigningKey | None = None,
+            epoch: int = 1,
+            grant: HandGrant | None = None,
+        ) -> HandTunnel:
+            of = grant or grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
+            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, of, key or SigningKey(), epoch, name)
             return stack.enter_context(tunnel)
 
         yield make

@@ -12,7 +12,7 @@ from portway.engine import engine_thread
 from portway_proto.v1.admin_pb2 import GRANT_KEY_STATE_SIGNING
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.clusters.replicated import Replicated
+from portway_testkit.clusters.replicas import Replicas
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.cable import Cable
 from portway_testkit.links.hand_tunnel import HandTunnel
@@ -71,11 +71,11 @@ def signs(mesh: Cluster, kid: str) -> bool:
     return kid in keys and keys[kid].state == GRANT_KEY_STATE_SIGNING
 
 
-def test_no_tunnel_notices(replicated: Replicated, as_client: AsClient, bind: Bind, origin: HttpOrigin) -> None:
+def test_no_tunnel_notices(replicated: Replicas, as_client: AsClient, bind: Bind, origin: HttpOrigin) -> None:
     """Two rotations at two replicas, a replica that starts anew meanwhile, a node that does: tunnels open without
     pause, and those that were open are visited."""
     mesh = replicated.mesh
-    as_client(replicated.environment)
+    as_client(replicated.environment())
     own, other = bind(mesh, "fra-1", "own"), bind(mesh, "iad-1", "other")
     with Onlookers(mesh, {own.host: "own", other.host: "other"}) as onlookers, opening(origin) as opened:
         assert opened.goes_on()

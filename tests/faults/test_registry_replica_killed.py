@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from portway_testkit.clusters.replicated import Replicated
+from portway_testkit.clusters.replicas import Replicas
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.visitors.onlookers import Onlookers, answered, named
@@ -11,11 +11,11 @@ from portway_testkit.waiting import eventually
 
 
 def test_nodes_and_clients_go_to_the_other(
-    replicated: Replicated, as_client: AsClient, bind: Callable[..., HandTunnel]
+    replicated: Replicas, as_client: AsClient, bind: Callable[..., HandTunnel]
 ) -> None:
     """Nobody is turned away; tunnels open, move, and are announced through the replica that is left."""
     mesh = replicated.mesh
-    as_client(replicated.environment)
+    as_client(replicated.environment())
     other = bind(mesh, "iad-1", "other")
     with named("own") as tunnel:
         eventually(lambda: len(mesh.admin.tunnels()) == 2)

@@ -58,6 +58,18 @@ def require_current(views: Views, node: str, issued_ms: int) -> None:
         raise CertificateSuperseded(node)
 
 
+async def demand_current(store: Store, node: str, issued_ms: int) -> None:
+    """The same by the store, of which views may be behind: for what gives a node a place among the others.
+
+    Raises StoreUnavailable besides.
+    """
+    order, identity = await store.get(keys.order(node)), await store.get(keys.identity(node))
+    if order is not None and _read_order(order.value).order is Order.REMOVE:
+        raise NodeRemoved(node)
+    if identity is not None and issued_ms < _read_identity(identity.value).joined_at_ms:
+        raise CertificateSuperseded(node)
+
+
 async def note_registration(store: Store, views: Views, node: str, now_ms: int) -> None:
     """Remember that the node has shown its certificate: its invitation is of no use from then on, whatever its age.
 

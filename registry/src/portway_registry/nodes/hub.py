@@ -32,7 +32,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
-from portway_registry.nodes.certificates import note_registration, require_current
+from portway_registry.nodes.certificates import demand_current, note_registration, require_current
 from portway_registry.nodes.port_owners import RegionPorts
 from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
@@ -162,6 +162,7 @@ class Hub:
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
+        still_current = partial(demand_current, self._store, info.name, issued_ms)
         session = NodeSession(
             self._store,
             self._announcements(info),
@@ -169,6 +170,7 @@ class Hub:
             lease_seconds=self._lease_seconds,
             now_ms=self._now_ms,
             issued_ms=issued_ms,
+            still_current=still_current,
             on_probed=partial(self._prober.answered, info.name),
             invalid_tokens=partial(invalid_tokens, self._views.tokens),
         )
@@ -180,7 +182,7 @@ class Hub:
                 before.end(Replaced("a newer session of this node has registered"))
                 await before.over.wait()
             await self._prober.probe_first(session, self._views.nodes.get(info.name))
-            require_current(self._views, info.name, issued_ms)  # it may have been removed meanwhile
+            await still_current()
             await note_registration(self._store, self._views, info.name, self._now_ms())
             await session.register(register.lease_id)
             probing = self._tasks.spawn(self._prober.probe_until_reached(session), name=f"reach {info.name}")

@@ -28,7 +28,15 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NodeInfo, NodeState,
 from portway_runtime.backoff import jittered
 from portway_runtime.tasks import Tasks, fail
 
-from portway_registry.errors import FellSilent, InvalidRequest, LeaseLost, Replaced, StoreUnavailable
+from portway_registry.errors import (
+    CertificateSuperseded,
+    FellSilent,
+    InvalidRequest,
+    LeaseLost,
+    NodeRemoved,
+    Replaced,
+    StoreUnavailable,
+)
 from portway_registry.nodes.outbox import Outbox
 from portway_registry.nodes.token_check import checked_ids
 from portway_registry.state import keys
@@ -76,11 +84,14 @@ class NodeSession:
         lease_seconds: int,
         now_ms: Callable[[], int],
         issued_ms: int,
+        still_current: Callable[[], Awaitable[None]],
         on_probed: Callable[[Probed], None],
         invalid_tokens: Callable[[Sequence[str]], Awaitable[list[str]]],
     ) -> None:
         """
         issued_ms: when the node's certificate was issued.
+        still_current: raises NodeRemoved or CertificateSuperseded when the store says that the node is out, and
+        StoreUnavailable. Called before the node gets a new lease in mid-stream.
         on_probed: called with each answer to a probe.
         invalid_tokens: returns those of the given tokens that are not valid. Raises StoreUnavailable.
         """
@@ -90,6 +101,7 @@ class NodeSession:
         self.over = asyncio.Event()  # set when nothing more is done for this session
         self.serving = False  # messages in the outbox are sent
         self.reach_details = ""  # of the last dial that did not reach the node, for this registry's log
+        self._still_current = still_current
         self._on_probed = on_probed
         self._invalid_tokens = invalid_tokens
         self._store = store
@@ -324,11 +336,18 @@ class NodeSession:
                 await self._pause(what, error)
 
     async def _register_after(self, lost: LeaseId) -> None:
-        """Replace the lease `lost` by a new one, once; the node then announces everything again."""
+        """Replace the lease `lost` by a new one, once; the node then announces everything again.
+
+        A node whose lease ended because it was removed gets none; this replica may hear of its removal only later.
+        """
         async with self._registering:
             while self._lease == lost:
                 try:
+                    await self._still_current()
                     await self._register_on_new_lease()
+                except (NodeRemoved, CertificateSuperseded) as error:
+                    self.end(error)
+                    return
                 except StoreUnavailable as error:
                     await self._pause("node not registered again", error)
                 except LeaseLost:

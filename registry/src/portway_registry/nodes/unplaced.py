@@ -7,6 +7,7 @@ An honest node withdraws such tunnels itself. One that does not must not keep a 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,8 +15,12 @@ from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import Claim, Presence, StatementInvalid, read_claim, read_presence
 from portway_runtime.backoff import jittered
 
+from portway_registry.errors import StoreUnavailable
 from portway_registry.nodes.session import NodeSession
+from portway_registry.state.records import PresenceRecord, TokenRecord
 from portway_registry.state.views import Item, Views
+
+logger = logging.getLogger(__name__)
 
 # Seconds at most between two looks. What both find unplaced is removed, and only if the node waited for nothing at
 # either: after an outage of the store its renewed presences come first.
@@ -48,10 +53,11 @@ class UnplacedTunnels:
             before = self._found.get(session, set())
             unplaced = await self._unplaced(node)
             found[session] = {(item.name, item.value.epoch) for item in unplaced}
+            twice = [item for item in unplaced if (item.name, item.value.epoch) in before]
+            confirmed = await self._confirmed(twice)
             if session.is_idle:
-                for item in unplaced:
-                    if (item.name, item.value.epoch) in before:
-                        session.remove_unplaced(item)
+                for item in confirmed:
+                    session.remove_unplaced(item)
         self._found = found
 
     async def _unplaced(self, node: str) -> list[Item[TunnelInfo]]:
@@ -65,20 +71,49 @@ class UnplacedTunnels:
         return unplaced
 
     def _is_placed(self, tunnel: TunnelInfo, presences: dict[bytes, Presence | None]) -> bool:
-        token = self._views.tokens.get(tunnel.token_id)
-        if token is None or token.revoked_at_ms:
+        if not _is_good(self._views.tokens.get(tunnel.token_id)):
             return False
-        try:
-            claim = read_claim(tunnel.claim)
-        except StatementInvalid:
+        claim = _claim_of(tunnel)
+        if claim is None:
             return False
         if claim.session_key not in presences:
-            presences[claim.session_key] = self._presence_of(claim)
+            presences[claim.session_key] = self._fresh(self._views.presences.of_session(claim.session_key))
         presence = presences[claim.session_key]
         return presence is not None and presence.places(claim)
 
-    def _presence_of(self, claim: Claim) -> Presence | None:
-        """The session's presence, if it is fresh."""
-        stored = self._views.presences.of_session(claim.session_key)
+    async def _confirmed(self, unplaced: list[Item[TunnelInfo]]) -> list[Item[TunnelInfo]]:
+        """Those that the store itself does not place: a view that is behind lacks the newest presences and tokens. None
+        during an outage of it."""
+        claims = {item.name: _claim_of(item.value) for item in unplaced}
+        try:
+            tokens = await self._views.tokens.read({item.value.token_id for item in unplaced})
+            presences = await self._views.presences.read({one.session_key.hex() for one in claims.values() if one})
+        except StoreUnavailable as error:
+            logger.warning("unplaced tunnels not removed", extra={"reason": str(error)})
+            return []
+        confirmed: list[Item[TunnelInfo]] = []
+        for number, item in enumerate(unplaced):
+            if number % _PER_TURN == 0:
+                await asyncio.sleep(0)
+            claim, token = claims[item.name], tokens[item.value.token_id]
+            presence = None if claim is None else self._fresh(presences[claim.session_key.hex()])
+            is_placed = claim is not None and presence is not None and presence.places(claim)
+            if not is_placed or not _is_good(None if token is None else token.value):
+                confirmed.append(item)
+        return confirmed
+
+    def _fresh(self, stored: Item[PresenceRecord] | None) -> Presence | None:
+        """The presence, if it is fresh."""
         presence = None if stored is None else read_presence(stored.value.encoded)
         return presence if presence is not None and presence.is_fresh(self._now_ms()) else None
+
+
+def _is_good(token: TokenRecord | None) -> bool:
+    return token is not None and not token.revoked_at_ms
+
+
+def _claim_of(tunnel: TunnelInfo) -> Claim | None:
+    try:
+        return read_claim(tunnel.claim)
+    except StatementInvalid:
+        return None

@@ -1,6 +1,7 @@
 """The Mesh service, which nodes call: sessions, the holders of labels, blocks of raw ports, certificates."""
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from portway_proto.records import InvalidRecord, node_record
@@ -17,22 +18,33 @@ from portway_proto.v1.mesh_pb2 import (
     ResolveResponse,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshServicer
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.wire.labels import is_label
 from portway_proto.wire.statements import StatementInvalid, read_claim
+from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.identities import NodeIdentity, node_name
+from portway_runtime.rates import KeyedRate
 
-from portway_registry.errors import InvalidRequest, NotAllowed, NotFound
+from portway_registry.errors import InvalidRequest, NotAllowed, NotFound, StoreUnavailable
 from portway_registry.names import check_domain, check_host, check_region
 from portway_registry.nodes.certificates import NodeCertificates
 from portway_registry.nodes.hub import Hub
 from portway_registry.public_suffixes import SuffixCheck
 from portway_registry.services.callers import current_caller
+from portway_registry.state.records import PresenceRecord
 from portway_registry.state.views import Views
 from portway_registry.tunnels.port_blocks import PortBlocks
+
+logger = logging.getLogger(__name__)
 
 # Seconds from the start of a session's stream to its Register.
 _REGISTER_TIMEOUT: Final = 10.0
 _MAX_LABELS: Final = 256  # as mesh.proto says
+# Labels of one node that are looked up in the store. Each costs three reads, and nodes ask for those in use whose home
+# was lost: two nodes' worth of them is what one replica spends a tenth of a core on.
+_LOOKS_PER_SECOND: Final = 20.0
+_LOOKS_BURST: Final = 100.0
+_RATED_NODES: Final = 1_000
 
 
 class Mesh(MeshServicer):
@@ -47,8 +59,10 @@ class Mesh(MeshServicer):
         suffix_check: SuffixCheck,
         *,
         domain: str | None = None,
+        clock: Monotonic = monotonic,
     ) -> None:
         """`domain`: the only one that nodes may serve; None allows each its own."""
+        self._looks: KeyedRate[str] = KeyedRate(_LOOKS_PER_SECOND, _LOOKS_BURST, clock, _RATED_NODES)
         self._suffix_check = suffix_check
         self._domain = domain
         self._hub = hub
@@ -68,7 +82,10 @@ class Mesh(MeshServicer):
         await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
-        answer = self._holder(request.label)
+        if request.current and self._looks.take(current_caller.get().name):
+            answer = await self._stored_holder(request.label)
+        else:
+            answer = self._holder(request.label)
         if answer is None:
             raise NotFound("no tunnel has this label")
         return answer
@@ -99,19 +116,46 @@ class Mesh(MeshServicer):
 
         Nodes need not know whose a tunnel is.
         """
-        tunnel = self._views.tunnels.get(label)
+        views = self._views
+        tunnel = views.tunnels.get(label)
         if tunnel is None:
             return None
-        answer = ResolveResponse(tunnel=tunnel, node=self._views.nodes.get(tunnel.node))
-        answer.tunnel.ClearField("tenant")
-        answer.tunnel.ClearField("token_id")
+        session = _session_of(tunnel)
+        presence = None if session is None else views.presences.get(session)
+        return _described(tunnel, views.nodes.get(tunnel.node), presence)
+
+    async def _stored_holder(self, label: str) -> ResolveResponse | None:
+        """The same by the store, of which the views may be behind; by the views during an outage of it."""
+        views = self._views
         try:
-            presence = self._views.presences.of_session(read_claim(tunnel.claim).session_key)
-        except StatementInvalid:
-            return answer
-        if presence is not None:
-            answer.presence = presence.value.encoded
-        return answer
+            item = (await views.tunnels.read([label]))[label] if is_label(label) else None
+            if item is None:
+                return None
+            tunnel, session = item.value, _session_of(item.value)
+            nodes = await views.nodes.read([tunnel.node])
+            presences = {} if session is None else await views.presences.read([session])
+        except StoreUnavailable as error:
+            logger.warning("a label is not looked up in the store", extra={"reason": str(error)})
+            return self._holder(label)
+        node, presence = nodes[tunnel.node], next(iter(presences.values()), None)
+        return _described(tunnel, node.value if node else None, presence.value if presence else None)
+
+
+def _session_of(tunnel: TunnelInfo) -> str | None:
+    """The session's key in hex, by which its presence is stored; None when the tunnel's claim cannot be read."""
+    try:
+        return read_claim(tunnel.claim).session_key.hex()
+    except StatementInvalid:
+        return None
+
+
+def _described(tunnel: TunnelInfo, node: NodeInfo | None, presence: PresenceRecord | None) -> ResolveResponse:
+    answer = ResolveResponse(tunnel=tunnel, node=node)
+    answer.tunnel.ClearField("tenant")
+    answer.tunnel.ClearField("token_id")
+    if presence is not None:
+        answer.presence = presence.encoded
+    return answer
 
 
 def _caller_identity() -> NodeIdentity:

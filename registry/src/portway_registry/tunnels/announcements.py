@@ -28,7 +28,7 @@ from portway_proto.wire.statements import Claim, StatementInvalid, read_claim
 from portway_registry.errors import InvalidRequest, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.views import Item, TunnelView
-from portway_registry.store.contract import Delete, LeaseId, Put, Store, Write
+from portway_registry.store.contract import Delete, LeaseId, Put, Revision, Store, Write
 from portway_registry.store.update import TRIES, revision_of
 from portway_registry.tunnels.admission import MAX_TUNNELS, Verdict, decide, may_withdraw, objection
 from portway_registry.tunnels.quota import Quota, Room
@@ -103,6 +103,8 @@ class Announcements:
         self._node = node
         self._region = region
         self._holds: set[str] = set()  # the labels that the node announced, and may have; at most MAX_TUNNELS
+        # Deleted for this node, while the view still shows it: by label the revision that was deleted.
+        self._deleted: dict[str, Revision] = {}
         self._is_whole = False  # these are all: the node has announced all of them in one batch
 
     def is_stale(self, tunnel: Item[TunnelInfo]) -> bool:
@@ -116,6 +118,7 @@ class Announcements:
         Raises StoreUnavailable and LeaseLost; a part may have been done then: apply the batch again.
         """
         self._note(batch)
+        self._forget_deleted()
         # Withdrawals first: a token whose quota is used up may close one tunnel and open another.
         withdrawn = list(batch.withdrawn)
         if batch.full:
@@ -137,7 +140,7 @@ class Announcements:
     async def withdraw(self, withdrawn: Iterable[Withdrawal]) -> None:
         """Delete each of these bindings that the store still has. Raises StoreUnavailable."""
         undone = {item.label: item.epoch for item in withdrawn}
-        held = {label: self._tunnels.items.get(label) for label in undone}
+        held = {label: self._in_view(label) for label in undone}
         # A binding that the view does not show may merely not have arrived there yet.
         held.update(await self._tunnels.read(label for label in undone if not self._mine(label, undone, held)))
         for _ in range(TRIES):
@@ -149,8 +152,20 @@ class Announcements:
             for (_, item), ok in zip(going, done, strict=True):
                 if ok and item is not None:
                     self._quota.deleted(item)
+                    self._deleted[item.name] = item.modified
             undone = {label: undone[label] for (label, _), ok in zip(going, done, strict=True) if not ok}
             held = await self._tunnels.read(undone)
+
+    def _in_view(self, label: str) -> Item[TunnelInfo] | None:
+        """The tunnel as the view shows it, unless it was deleted here since: one that is announced again with the same
+        claim, after its client was away, is to be written again."""
+        item = self._tunnels.items.get(label)
+        return None if item is None or self._deleted.get(label) == item.modified else item
+
+    def _forget_deleted(self) -> None:
+        shown = self._tunnels.items
+        kept = ((label, shown.get(label), deleted) for label, deleted in self._deleted.items())
+        self._deleted = {label: deleted for label, item, deleted in kept if item and item.modified == deleted}
 
     def _note(self, batch: Announce) -> None:
         if batch.full:
@@ -167,7 +182,7 @@ class Announcements:
     ) -> list[Eviction]:
         await asyncio.sleep(0)
         evictions = _Evictions(self._node)
-        held = {one.label: self._tunnels.items.get(one.label) for one in announced}
+        held = {one.label: self._in_view(one.label) for one in announced}
         offers = [
             offer
             for one in announced
@@ -175,6 +190,8 @@ class Announcements:
         ]
         genuine = await self._genuine(offers, held, sessions, evictions)
         await sessions.store([offer.session for offer in genuine])
+        writing = [one for one in genuine if decide(one.tunnel, held[one.tunnel.label], lease) is not Verdict.KNOWN]
+        await sessions.confirm(offer.session for offer in writing)
         offered: dict[str, TunnelInfo] = {}
         for offer in genuine:
             # A later presence may have come to the store meanwhile.

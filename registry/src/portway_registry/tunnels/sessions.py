@@ -37,14 +37,16 @@ class _Refused(ValueError):
 class Session:
     """A session of a batch.
 
-    presence: the newest one; it is fresh. is_stored: the store has it, so it was checked before. is_checked: grant and
-    presence are genuine. is_forged: one of them is not.
+    presence: the newest one; it is fresh. is_stored: the store has it, so it was checked before. is_newest: the store
+    itself has said so, and not only the view, which may be behind. is_checked: grant and presence are genuine.
+    is_forged: one of them is not.
     """
 
     key: bytes
     grant: ReadGrant
     presence: Presence
     is_stored: bool
+    is_newest: bool = False
     is_checked: bool = False
     is_forged: bool = False
 
@@ -112,7 +114,17 @@ class AnnouncedSessions:
         for key, session in new.items():
             if held[key].encoded != session.presence.encoded:
                 session.presence = read_presence(held[key].encoded)
-            session.is_stored = True
+            session.is_stored = session.is_newest = True
+
+    async def confirm(self, sessions: Iterable[Session]) -> None:
+        """Take up a later presence of one of these sessions that the store has and the view does not show yet: what its
+        client has closed, or taken elsewhere, must not come back by what was signed before. Raises StoreUnavailable."""
+        unsure = {session.key: session for session in sessions if not session.is_newest}
+        for key, item in (await self._rules.presences.read(unsure)).items():
+            session = unsure[key]
+            session.is_newest = True
+            if item is not None and item.value.time_ms > session.presence.time_ms:
+                session.presence = read_presence(item.value.encoded)
 
     async def renew_the_others(self) -> None:
         """Store the presences that no tunnel of the batch needed, of sessions that the store knows.
@@ -163,10 +175,11 @@ class AnnouncedSessions:
         """Whether the grant's token exists and is not revoked."""
         tokens = self._rules.tokens
         token = tokens.get(grant.token_id)
-        # Made at another replica a moment ago, or made up, which must not cost the store anything.
+        # Made at another replica a moment ago, or made up, which must not cost the store anything. The view is not
+        # waited for: while it is behind, the node's other tunnels would wait too.
         if token is None and await self._checks.genuine([grant.signed]) == [True]:
-            await tokens.caught_up(grant.token_id)
-            token = tokens.get(grant.token_id)
+            item = (await tokens.read([grant.token_id]))[grant.token_id]
+            token = None if item is None else item.value
         return token is not None and not token.revoked_at_ms
 
     def _has_room(self, presence: Presence) -> bool:

@@ -43,10 +43,15 @@ class LabelQuestions:
         self._rate = TokenBucket(_RATE, _BURST, clock)
         self._waiting: list[_Waiting] = []
 
-    async def ask(self, label: str) -> Answer:
-        """What a registry knows of the label's holder; None when it knows none, or cannot be asked."""
+    async def ask(self, label: str, *, current: bool = False) -> Answer:
+        """What a registry knows of the label's holder; None when it knows none, or cannot be asked.
+
+        current: what its store has now, of which the registry may be behind. Above the rate it is not asked for that.
+        """
         if not self._calls.connected:
             return None
+        if current:
+            return await self._one(label, current=True) if not self._waiting and self._rate.take() else None
         if not self._waiting and self._rate.take():
             return await self._one(label)
         if not self._waiting:
@@ -92,8 +97,8 @@ class LabelQuestions:
             return nothing
         return [answer if answer.HasField("tunnel") else None for answer in response.answers]
 
-    async def _one(self, label: str) -> Answer:
-        request = ResolveRequest(label=label)
+    async def _one(self, label: str, *, current: bool = False) -> Answer:
+        request = ResolveRequest(label=label, current=current)
         try:
             return await self._calls.answer(lambda mesh: mesh.Resolve(request, timeout=_RESOLVE_TIME))
         except aio.AioRpcError as error:

@@ -7,7 +7,7 @@ remembered and believed (routes.py), the checking of signatures (verification.py
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
@@ -103,7 +103,11 @@ class Mesh(Protocol):
         ...
 
 
-Resolve = Callable[[str], Awaitable[ResolveResponse | None]]
+class Resolve(Protocol):
+    """Asks a registry for a label; None when it knows no holder, or cannot be asked. `current`: by its store, and not
+    from its memory."""
+
+    async def __call__(self, label: str, *, current: bool = False) -> ResolveResponse | None: ...
 
 
 class Lookup:
@@ -123,7 +127,6 @@ class Lookup:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
-        resolve: asks a registry for a label; None when it knows no holder, or cannot be asked.
         rate: unknown labels that are asked for per second; the prefixes of visitors share them.
         time_limit: seconds for one label.
         """
@@ -260,18 +263,29 @@ class Lookup:
 
     async def _ask_everybody(self, label: str, region: str) -> None:
         """Ask a registry, then the nodes of the label's region and the last one, unless the registry has confirmed what
-        is known or has something newer."""
+        is known or has something newer.
+
+        The registry is asked once more for a label that was bound until a moment ago and leads nowhere: what a replica
+        has in memory may be behind its store, and name the home of before.
+        """
         try:
             async with asyncio.timeout(self._time_limit):
                 if not await self._ask_registry(label):
                     await self._ask_nodes(label, region)
+                if self._routes.is_moving(label) and not self._leads_on(label):
+                    await self._ask_registry(label, current=True)
         except TimeoutError:
             logger.info("label lookup timed out")
         self._routes.asked(label)
 
-    async def _ask_registry(self, label: str) -> bool:
+    def _leads_on(self, label: str) -> bool:
+        """Whether the label leads to a tunnel of this node, or to a node that answers."""
+        found = self._believed(label)
+        return found is not None and not (isinstance(found, Route) and self._is_silent(found))
+
+    async def _ask_registry(self, label: str, *, current: bool = False) -> bool:
         """Whether the label leads to where a registry says that it is now."""
-        answer = await self._resolve(label)
+        answer = await self._resolve(label, current=current)
         if answer is None or answer.tunnel.label != label:
             return False
         if answer.HasField("node"):

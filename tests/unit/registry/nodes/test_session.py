@@ -18,7 +18,7 @@ from portway_proto.v1.mesh_pb2 import (
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_proto.wire.statements import SigningKey
-from portway_registry.errors import FellSilent, InvalidRequest, Replaced, StoreUnavailable
+from portway_registry.errors import FellSilent, InvalidRequest, NodeRemoved, Replaced, StoreUnavailable
 from portway_registry.nodes import session as session_module
 from portway_registry.nodes.session import NodeSession, is_notable
 from portway_registry.state import keys
@@ -78,10 +78,12 @@ class Running:
             lease_seconds=lease_seconds,
             now_ms=lambda: NOW_MS,
             issued_ms=0,
+            still_current=self._still_current,
             on_probed=lambda probed: None,
             invalid_tokens=self._invalid_tokens,
         )
         self.heard: list[RegistryMessage] = []
+        self.is_out = False  # the store says that the node was removed
         self.outages = 0  # look-ups of tokens that fail
         self._requests: asyncio.Queue[NodeMessage | None] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -132,6 +134,10 @@ class Running:
 
     def revoked(self) -> list[str]:
         return [one for message in self.heard for one in message.revocations.token_ids]
+
+    async def _still_current(self) -> None:
+        if self.is_out:
+            raise NodeRemoved("fra-1")
 
     async def _invalid_tokens(self, token_ids: Sequence[str]) -> list[str]:
         if self.outages:

@@ -1,5 +1,7 @@
 """What a token, a tenant and a node may announce, and how much of it."""
 
+from collections.abc import Iterable
+
 import pytest
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
@@ -8,6 +10,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.wire.statements import Signed, SigningKey
 from portway_registry.state import keys
 from portway_registry.state.records import TokenRecord
+from portway_registry.state.views import Item
 from portway_registry.tunnels import announcements as announcements_module
 from portway_testkit.clusters.announcing import Announcing, AnnouncingNode
 from portway_testkit.clusters.registry import tunnel_info
@@ -31,37 +34,34 @@ async def test_a_token_must_exist_and_be_good(
 
 
 class Late:
-    """A view of tokens that shows nothing until it was waited for."""
+    """A view of tokens that shows nothing; the store has them."""
 
     def __init__(self, cluster: ViewedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.waited = 0
-        self._tokens = cluster.views.tokens
-        self._get, self._caught_up = self._tokens.get, self._tokens.caught_up
-        monkeypatch.setattr(self._tokens, "get", self.get)
-        monkeypatch.setattr(self._tokens, "caught_up", self.caught_up)
+        self.reads = 0
+        self._read = cluster.views.tokens.read
+        monkeypatch.setattr(cluster.views.tokens, "get", lambda name: None)
+        monkeypatch.setattr(cluster.views.tokens, "read", self.read)
 
-    def get(self, name: str) -> TokenRecord | None:
-        return self._get(name) if self.waited else None
-
-    async def caught_up(self, name: str) -> None:
-        self.waited += 1
-        await self._caught_up(name)
+    async def read(self, names: Iterable[str]) -> dict[str, Item[TokenRecord] | None]:
+        self.reads += 1
+        return await self._read(names)
 
 
 async def test_a_token_that_was_just_made_is_looked_for(
     cluster: ViewedStore, announcing: Announcing, node: AnnouncingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At another replica a moment ago; once, and only for a grant that is genuine."""
+    """At another replica a moment ago; once for each session, and only for a grant that is genuine. The view is not
+    waited for."""
     client = await announcing.client()
     late = Late(cluster, monkeypatch)
     tunnel = client.tunnel("fra-1")
     good = client.grant
     client.grant = f"{good.rpartition('.')[0]}.{'A' * 86}"
     assert await node.announce(tunnel, of=client) == [(tunnel.label, 1, EVICTION_REASON_INVALID)]
-    assert late.waited == 0
+    assert late.reads == 0
     client.grant = good
     assert await node.announce(tunnel, of=client) == []
-    assert late.waited == 1
+    assert late.reads == 1
 
 
 async def test_what_the_store_has_is_not_checked_again(

@@ -9,9 +9,12 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.wire.statements import SigningKey, read_claim
 from portway_registry.errors import InvalidRequest
 from portway_registry.state import keys
+from portway_registry.state.views import Views
+from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.announcements import checked
 from portway_testkit.clusters.announcing import Announcing, AnnouncingNode
-from portway_testkit.clusters.views import ViewedStore
+from portway_testkit.clusters.replicas import LateStore
+from portway_testkit.clusters.views import ViewedStore, settle
 from portway_testkit.signers import AnnouncedClient
 
 
@@ -127,6 +130,36 @@ async def test_a_closed_label_stays_closed(cluster: ViewedStore, announcing: Ann
         assert await node.announce(closed, sessions=[before]) == [(closed.label, 1, EVICTION_REASON_INVALID)]
         assert await node.announce(kept, sessions=[before]) == []
     assert set(await cluster.tunnels()) == {kept.label}
+
+
+@pytest.mark.parametrize("behind", [(keys.PRESENCES,), (keys.PRESENCES, keys.TUNNELS)])
+async def test_a_closed_label_stays_closed_where_the_views_are_behind(
+    memory: EmbeddedStore, behind: tuple[str, ...]
+) -> None:
+    """The views show the presence from before as the newest one, and the tunnel or none. What the client still holds
+    is taken up again."""
+    failures: list[BaseException] = []
+    store = LateStore(memory, owned=False)
+    views = Views(store, on_failure=failures.append)
+    await views.start()
+    announcing, cluster = Announcing(memory, views), ViewedStore(memory, views)
+    node = AnnouncingNode(cluster, announcing, "fra-1")
+    client = await announcing.client()
+    closed, kept = client.tunnel("fra-1"), client.tunnel("fra-1")
+    before = client.session("fra-1")
+    await node.announce(closed, kept, sessions=[before])
+    await cluster.settle()
+    store.hold(*behind)
+    client.close(closed)
+    await node.announce(withdrawn=[closed, kept], of=client)
+    if keys.TUNNELS not in behind:
+        await settle(memory, views.tunnels.mirror)
+    assert await node.announce(closed, kept, sessions=[before]) == [(closed.label, 1, EVICTION_REASON_INVALID)]
+    assert set(await cluster.tunnels()) == {kept.label}
+    store.release()
+    await views.close()
+    announcing.close()
+    assert not failures
 
 
 async def test_the_presence_of_a_session_without_tunnels_is_not_stored(

@@ -95,6 +95,22 @@ async def test_a_tunnel_that_has_been_gone_for_long_is_not_waited_for(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
+@pytest.mark.parametrize("how", ["refused", "silent"])
+async def test_a_registry_whose_memory_is_behind_is_asked_by_its_store(around: Around, how: str) -> None:
+    """What it names is refuted by the node itself, or does not answer. The store knows the next home, in whatever
+    region."""
+    around.registered("a")
+    around.store[LABEL] = around.made("b", 2)
+    if how == "silent":
+        around.down.add("a")
+        assert await around.find() == ("b", 2)
+    else:
+        assert await around.find() == ("a", 1)
+        around.asked.clear()
+        assert await around.elsewhere(around.routes.placed(LABEL)) == ("b", 2)
+    assert (around.asked[0], around.asked[-1]) == ("registry", "registry's store")
+
+
 @pytest.fixture
 def few_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup_module, "_MAX_GUESSES", 2)

@@ -33,7 +33,8 @@ class Around:
         self.tunnels: dict[str, Any] = {}
         self.down: set[str] = set()
         self.asked: list[str] = []
-        self.registry: dict[str, ResolveResponse] = {}
+        self.registry: dict[str, ResolveResponse] = {}  # what a replica has in memory
+        self.store: dict[str, ResolveResponse] = {}
         self.nodes: list[tuple[str, Answer]] = []
         self.closed: dict[str, int] = {}  # by label, the epoch with which a node says it was closed
         self.asked_also: list[str | None] = []
@@ -95,10 +96,10 @@ class Around:
         closed = [(node, Answer(closed_epoch=epoch)) for node, epoch in self.closed.items()]
         return self.nodes + closed
 
-    async def resolve(self, label: str) -> ResolveResponse | None:
-        self.asked.append("registry")
+    async def resolve(self, label: str, *, current: bool = False) -> ResolveResponse | None:
+        self.asked.append("registry's store" if current else "registry")
         await self.answer.wait()
-        return self.registry.get(label)
+        return (self.store if current else self.registry).get(label)
 
     # What a test says.
 
@@ -131,10 +132,12 @@ class Around:
 
     def registered(self, node: str, epoch: int = 1, key: SigningKey = KEY) -> None:
         """A registry has the label there."""
+        self.registry[LABEL] = self.made(node, epoch, key)
+
+    def made(self, node: str, epoch: int = 1, key: SigningKey = KEY) -> ResolveResponse:
+        """What a registry answers that has the label there."""
         claim, presence = self.statements(node, epoch, key)
-        self.registry[LABEL] = ResolveResponse(
-            tunnel=tunnel_info(claim), node=NodeInfo(name=node), presence=presence.encoded
-        )
+        return ResolveResponse(tunnel=tunnel_info(claim), node=NodeInfo(name=node), presence=presence.encoded)
 
     def moved_to(self, node: str) -> None:
         """The client that held the label here has announced that it is at this node now, with epoch 2."""
