@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import portway
 import pytest
 from portway_registry import server
 from portway_testkit.clusters.cluster import Cluster, NodePlan
@@ -38,9 +39,12 @@ def test_tunnels_open_move_and_serve(make_mesh: Callable[..., Cluster], as_clien
 def test_a_node_whose_clock_is_days_off_stands_in_nobodys_way(
     make_mesh: Callable[..., Cluster], as_client: AsClient, ahead: float
 ) -> None:
-    """It takes no grant, however near it is; new tunnels and those whose home is lost are at the others."""
+    """It takes no grant, however near it is, and registries send nobody there; new tunnels and those whose home is lost
+    are at the others."""
     mesh = make_mesh(NodePlan("fra-1", "fra", clock_ahead=ahead), *PLANS[1:])
     as_client(mesh.environment())
+    clocks = {node.name: node.clock_ahead_s for node in mesh.admin.nodes()}
+    assert clocks == pytest.approx({"fra-1": ahead, "fra-2": -APART, "iad-1": 0.0}, abs=30)
     with named_at(mesh, "fra-2", "own") as tunnel:
         mesh.nodes["fra-2"].kill()
         eventually(lambda: home_of(mesh, tunnel) == "iad-1")
@@ -80,3 +84,13 @@ def test_a_raw_port_is_kept_across_clocks(make_mesh: Callable[..., Cluster], as_
         mesh.nodes[home].kill()
         eventually(lambda: answered_raw(mesh.nodes[left].raw_host, port) == "own")
         mesh.nodes[home].start()
+
+
+def test_a_node_that_is_alone_with_a_wrong_clock_is_told_of(
+    make_mesh: Callable[..., Cluster], as_client: AsClient
+) -> None:
+    """Whoever opens a tunnel learns why there is no node, in place of an error about the token."""
+    mesh = make_mesh(NodePlan("fra-1", "fra", clock_ahead=7_200.0))
+    as_client(mesh.environment())
+    with pytest.raises(portway.UnreachableError, match="or with a wrong clock"), portway.forward(8000, timeout=1):
+        pass

@@ -2,6 +2,7 @@
 
 from portway.errors import (
     AuthError,
+    ClockError,
     ConfigError,
     Error,
     InvalidError,
@@ -16,6 +17,7 @@ from portway.tunnel import Tunnel
 
 __all__ = [
     "AuthError",
+    "ClockError",
     "ConfigError",
     "Error",
     "Forwarding",

@@ -36,6 +36,7 @@ from portway.config import (
 from portway.errors import (
     Attempt,
     AuthError,
+    ClockError,
     ConfigError,
     Error,
     InvalidError,
@@ -59,6 +60,7 @@ EXIT_CODES: Final[tuple[tuple[type[Error], int, str], ...]] = (
     (QuotaError, 5, "the tenant or the token has as many tunnels as its quota allows, or the token asks too often"),
     (UnreachableError, 6, "no registry or no relay node could be reached"),
     (TunnelLostError, 7, "an open tunnel was lost for good"),
+    (ClockError, 8, "the clocks of registries and relay nodes are too far apart: their operator has to set them right"),
 )
 
 

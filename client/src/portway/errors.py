@@ -7,6 +7,7 @@ Error
 ├── QuotaError          the tenant or the token has as many tunnels as its quota allows
 ├── UnreachableError    no registry or no relay node could be reached; `attempts` gives the reason of each
 ├── RemoteError         a registry or relay node failed, or broke the protocol; or Portway's own thread cannot run
+│   └── ClockError      the clocks of registries and relay nodes are too far apart
 ├── TakenOverError      another program that uses the same key file has the tunnel's URL
 └── TunnelLostError     an open tunnel is lost for good; `reason` is the error that ended it
 
@@ -38,6 +39,10 @@ class QuotaError(Error):
 
 class RemoteError(Error):
     """A registry or relay node failed, or broke the protocol; or Portway's own thread cannot run in this process."""
+
+
+class ClockError(RemoteError):
+    """The clocks of registries and relay nodes are so far apart that neither can judge what the other has signed."""
 
 
 class TakenOverError(Error):

@@ -80,6 +80,7 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         certificate_end_s=certificate_end(sent.certificate_end_s),
         lacking_regions=sent.lacking_regions,
         grant_keys=key_ids(sent.grant_keys),
+        clock_ahead_s=sent.clock_ahead_s,
     )
 
 

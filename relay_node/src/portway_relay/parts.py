@@ -264,7 +264,7 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
 def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
     """The rules of claiming labels, then the sessions that claim them, then the ports that clients come to."""
     config, limits, carrier, certificates = base.config, base.config.limits, base.carrier, base.certificates
-    grants = GrantVerifier(base.wall_clock)
+    grants = GrantVerifier(base.wall_clock, lambda: base.registry_clock.now_ms() / 1000)
     announcer = TunnelAnnouncer(routing.outbox, routing.peers, routing.routes, routing.describe)
     table = TunnelTable(
         routing.tunnels,

@@ -357,6 +357,15 @@ def test_a_registry_that_refuses_decides_the_exit_code(
     assert errors.count("\n") == (2 if code == 6 else 1)  # what may pass is tried again, and that is told
 
 
+def test_a_node_with_a_wrong_clock_is_not_the_token_s_fault(command: Command, node: FakeNode) -> None:
+    """An exit code of its own, and the node's words."""
+    node.refuse_hello = lane_pb2.Failure(
+        code=lane_pb2.FAILURE_CODE_TIME, message="this node's clock is 7200 s ahead of the registry's"
+    )
+    errors = ended(command("forward", "8000"), 8)
+    assert errors == "portway: this node's clock is 7200 s ahead of the registry's\n"
+
+
 def test_grpc_adds_no_lines_of_its_own(command: Command, tmp_path: Any) -> None:
     """A wrong CA is one line, though gRPC would say more."""
     import trustme

@@ -77,7 +77,7 @@ def test_help_and_readme_say_the_same_of_every_code(capsys: pytest.CaptureFixtur
     assert ended.value.code == 0
     _, _, shown = capsys.readouterr().out.partition("exit codes:\n")
     listed = [text.strip().split("  ", 1) for text in shown.splitlines()]
-    assert [int(code) for code, _ in listed] == [*range(8), 141]
+    assert [int(code) for code, _ in listed] == [*range(9), 141]
     table = "".join(f"| {code} | {meaning} |\n" for code, meaning in listed)
     assert f"| exit code | meaning |\n|---|---|\n{table}\n" in README.read_text()
 

@@ -27,6 +27,7 @@ NODE = NodeInfo(
     certificate_end_s=1_800_000_000,
     lacking_regions=6,
     grant_keys=["1", "2"],
+    clock_ahead_s=-7_200,
 )
 TUNNEL = TunnelInfo(
     label="a" * 16,

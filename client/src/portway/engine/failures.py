@@ -14,7 +14,7 @@ from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime.backoff import Backoff, jittered
 from portway_runtime.printable import printable_line
 
-from portway.errors import AuthError, Error, InvalidError, QuotaError, RemoteError
+from portway.errors import AuthError, ClockError, Error, InvalidError, QuotaError, RemoteError
 
 # Seconds. All clients of a node lose it at the same moment: a tenth of a second spreads thousands of them and is not
 # noticed. Afterwards they must not all return at once to a node that is gone, and must soon notice one that is back.
@@ -50,7 +50,7 @@ _FAILURE: Final[Mapping[int, tuple[type[Error], str]]] = {
     FailureCode.FAILURE_CODE_SHUTDOWN: (RemoteError, "the node is stopping: try again"),
     FailureCode.FAILURE_CODE_INVALID: (InvalidError, "the node did not accept the tunnel's options"),
     FailureCode.FAILURE_CODE_TIME: (
-        RemoteError,
+        ClockError,
         "the node's time is not the registry's: the clocks of node and registry must be right",
     ),
 }
@@ -67,7 +67,12 @@ _PASSING: Final = frozenset(
 )
 # One node's refusal of a session may be its own fault: its clock may be wrong, its release too old, it may be hostile.
 _DISPUTABLE: Final = frozenset(
-    {FailureCode.FAILURE_CODE_VERSION, FailureCode.FAILURE_CODE_GRANT, FailureCode.FAILURE_CODE_REVOKED}
+    {
+        FailureCode.FAILURE_CODE_VERSION,
+        FailureCode.FAILURE_CODE_GRANT,
+        FailureCode.FAILURE_CODE_REVOKED,
+        FailureCode.FAILURE_CODE_TIME,
+    }
 )
 
 

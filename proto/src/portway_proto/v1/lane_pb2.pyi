@@ -46,7 +46,9 @@ class _FailureCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureCo
     FAILURE_CODE_SHUTDOWN: _FailureCode.ValueType  # 11
     FAILURE_CODE_INVALID: _FailureCode.ValueType  # 12
     FAILURE_CODE_TIME: _FailureCode.ValueType  # 13
-    """The presence is not of now, or the epoch is too far ahead: get the time from a registry, and sign again."""
+    """Of a tunnel: the presence is not of now, or the epoch is too far ahead: get the time from a registry, and sign again.
+    Of a session: the node's clock is wrong, so that it cannot judge the grant: attach to another node.
+    """
 
 class FailureCode(_FailureCode, metaclass=_FailureCodeEnumTypeWrapper): ...
 
@@ -68,7 +70,9 @@ FAILURE_CODE_OVERLOADED: FailureCode.ValueType  # 10
 FAILURE_CODE_SHUTDOWN: FailureCode.ValueType  # 11
 FAILURE_CODE_INVALID: FailureCode.ValueType  # 12
 FAILURE_CODE_TIME: FailureCode.ValueType  # 13
-"""The presence is not of now, or the epoch is too far ahead: get the time from a registry, and sign again."""
+"""Of a tunnel: the presence is not of now, or the epoch is too far ahead: get the time from a registry, and sign again.
+Of a session: the node's clock is wrong, so that it cannot judge the grant: attach to another node.
+"""
 Global___FailureCode: _TypeAlias = FailureCode  # noqa: Y015
 
 @_typing.final

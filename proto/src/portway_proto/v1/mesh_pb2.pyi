@@ -109,8 +109,11 @@ class Register(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.int
     """The lease of the previous registration, resumed if it still exists; 0 for a new one."""
+    time_ms: _builtins.int
+    """This node's clock, in milliseconds since the Unix epoch; 0 when not given."""
     @_builtins.property
     def node(self) -> _types_pb2.NodeInfo: ...
     def __init__(
@@ -118,10 +121,11 @@ class Register(_message.Message):
         *,
         node: _types_pb2.NodeInfo | None = ...,
         lease_id: _builtins.int = ...,
+        time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "node", b"node", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,6 +142,7 @@ class KeepAlive(_message.Message):
     CERTIFICATE_END_S_FIELD_NUMBER: _builtins.int
     LACKING_REGIONS_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     tunnels: _builtins.int
     visits: _builtins.int
@@ -145,6 +150,8 @@ class KeepAlive(_message.Message):
     certificate_end_s: _builtins.int
     """As in NodeInfo."""
     lacking_regions: _builtins.int
+    time_ms: _builtins.int
+    """As in Register."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -157,10 +164,11 @@ class KeepAlive(_message.Message):
         certificate_end_s: _builtins.int = ...,
         lacking_regions: _builtins.int = ...,
         grant_keys: _abc.Iterable[_builtins.str] | None = ...,
+        time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

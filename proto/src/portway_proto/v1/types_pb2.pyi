@@ -112,6 +112,7 @@ class NodeInfo(_message.Message):
     CERTIFICATE_END_S_FIELD_NUMBER: _builtins.int
     LACKING_REGIONS_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster: lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -146,6 +147,10 @@ class NodeInfo(_message.Message):
     """
     lacking_regions: _builtins.int
     """How many regions of the cluster it has no certificate for, so that it refuses visitors of their names."""
+    clock_ahead_s: _builtins.int
+    """By how many seconds its clock is ahead of the registry's, negative when it is behind; 0 for less than a minute, and
+    when that is not known. Set by the registry, whatever the node sends.
+    """
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the grant keys that it verifies grants with, sorted; at most 32."""
@@ -173,10 +178,11 @@ class NodeInfo(_message.Message):
         certificate_end_s: _builtins.int = ...,
         lacking_regions: _builtins.int = ...,
         grant_keys: _abc.Iterable[_builtins.str] | None = ...,
+        clock_ahead_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from portway_proto.v1.admin_pb2 import (
     WatchNodesRequest,
 )
 from portway_proto.v1.types_pb2 import (
+    NODE_STATE_READY,
     REACH_FAILED,
     REACH_REACHED,
     REACH_TRYING,
@@ -33,6 +34,7 @@ from portway_registry.admin_cli.connection import (
 from portway_registry.admin_cli.invitation import invitation_json
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
 from portway_registry.admin_cli.table import Column
+from portway_registry.state.records import has_right_clock
 
 _COLUMNS = (
     Column("NAME"),
@@ -91,6 +93,8 @@ def show(options: GlobalOptions, name: str) -> None:
     position = _position(found)
     located = f"{position[0]:.2f}, {position[1]:.2f}" if position else "unknown"
     lacking = {"lacks": f"the certificates of {found.lacking_regions} regions: its log names them"}
+    way = "ahead of" if found.clock_ahead_s > 0 else "behind"
+    clock = {"clock": f"{abs(found.clock_ahead_s)} s {way} the registry's: set it right"}
     print_fields(
         {
             "name": found.name,
@@ -108,6 +112,7 @@ def show(options: GlobalOptions, name: str) -> None:
             "since": utc_time(found.started_at_ms),
             "certificate ends": _end(found),
             **(lacking if found.lacking_regions else {}),
+            **(clock if found.clock_ahead_s else {}),
         }
     )
 
@@ -253,6 +258,7 @@ def node_json(found: NodeInfo) -> dict[str, object]:
         "started_at_ms": found.started_at_ms or None,
         "certificate_end_s": found.certificate_end_s or None,
         "lacking_regions": found.lacking_regions,
+        "clock_ahead_s": found.clock_ahead_s,
     }
 
 
@@ -262,7 +268,9 @@ def _position(found: NodeInfo) -> tuple[float, float] | None:
 
 
 def state(found: NodeInfo) -> str:
-    """`ready`, `cordoned` or `draining`."""
+    """`ready`, `cordoned` or `draining`; `wrong clock` for one that is ready otherwise, and gets no clients for it."""
+    if found.state == NODE_STATE_READY and not has_right_clock(found):
+        return "wrong clock"
     try:
         return NodeState.Name(found.state).removeprefix("NODE_STATE_").lower()
     except ValueError:

@@ -35,7 +35,7 @@ from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
 from portway_registry.nodes.port_owners import RegionPorts
 from portway_registry.nodes.reachability import Dial, Prober
-from portway_registry.nodes.session import NodeSession, Write
+from portway_registry.nodes.session import NodeSession, Write, clock_ahead
 from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.nodes.unplaced import UnplacedTunnels
 from portway_registry.state.grant_reader import GrantReader
@@ -162,6 +162,7 @@ class Hub:
         info.CopyFrom(register.node)
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
+        info.clock_ahead_s = clock_ahead(register.time_ms, info.started_at_ms)
         still_current = partial(demand_current, self._store, info.name, issued_ms)
         session = NodeSession(
             self._store,
@@ -335,7 +336,7 @@ def _order_message(record: OrderRecord | None) -> OrderMessage:
 
 def without_counts(node: NodeInfo) -> NodeInfo:
     """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates,
-    grant keys."""
+    grant keys, the clock."""
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
@@ -344,4 +345,5 @@ def without_counts(node: NodeInfo) -> NodeInfo:
     bare.ClearField("certificate_end_s")
     bare.ClearField("lacking_regions")
     bare.ClearField("grant_keys")
+    bare.ClearField("clock_ahead_s")
     return bare

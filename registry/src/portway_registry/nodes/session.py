@@ -58,6 +58,8 @@ _MAX_BATCHES: Final = 64
 _MAX_WAITING: Final = 8 << 20
 # Tokens that a node may name in a stream: several times its sessions.
 _MOST_TOKENS: Final = 100_000
+_CLOCKS_APART: Final = 60  # seconds by which clocks differ, messages on their way apart
+_FARTHEST: Final = 2**31 - 1  # seconds that the record's field holds
 _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the store, which has a time limit of its own
 
 
@@ -242,6 +244,7 @@ class NodeSession:
         self.info.certificate_end_s = certificate_end(message.certificate_end_s)
         self.info.lacking_regions = message.lacking_regions
         self.info.grant_keys[:] = key_ids(message.grant_keys)
+        self.info.clock_ahead_s = clock_ahead(message.time_ms, self._now_ms())
         if message.state in NodeState.values():
             self.info.state = message.state or self.info.state
 
@@ -385,13 +388,26 @@ class NodeSession:
         await asyncio.sleep(jittered(_PAUSE))
 
 
-def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether the change is worth a write: of state, reach, its certificates, the grant keys it knows, whether it
-    accepts clients, or of a count by over a tenth.
+def clock_ahead(time_ms: int, now_ms: int) -> int:
+    """By how many seconds a clock that shows `time_ms` is ahead; 0 for less than a minute, which messages may take, and
+    for a clock that is not told."""
+    seconds = round((time_ms - now_ms) / 1000)
+    if not time_ms or abs(seconds) < _CLOCKS_APART:
+        return 0
+    return max(-_FARTHEST, min(_FARTHEST, seconds))
 
-    Without the fifth, a node that filled up from nine tenths on would be offered to clients that it refuses.
+
+def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
+    """Whether the change is worth a write: of state, reach, clock, certificates, the grant keys it knows, whether
+    it accepts clients, or of a count by over a tenth.
+
+    Without the sixth, a node that filled up from nine tenths on would be offered to clients that it refuses.
     """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
+        return True
+    if bool(stored.clock_ahead_s) != bool(now.clock_ahead_s):
+        return True
+    if abs(stored.clock_ahead_s - now.clock_ahead_s) >= _CLOCKS_APART:
         return True
     if (stored.certificate_end_s, stored.lacking_regions) != (now.certificate_end_s, now.lacking_regions):
         return True

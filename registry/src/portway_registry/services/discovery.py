@@ -132,8 +132,8 @@ class Discovery(DiscoveryServicer):
             return NoCandidate("no node has registered with this cluster yet: start one with `portway-relay serve`")
         where = f"in region {region!r}" if region else f"in any region ({known})"
         return NoCandidate(
-            f"no node {where} takes new clients now: all are full, cordoned, draining or not reached at "
-            "their addresses; try again"
+            f"no node {where} takes new clients now: all are full, cordoned, draining, not reached at "
+            "their addresses or with a wrong clock; try again"
         )
 
 

@@ -78,7 +78,7 @@ class Mesh(MeshServicer):
         if self._domain is not None and node.domain != self._domain:
             raise NotAllowed(f"this cluster's domain is {self._domain}, the registration names {node.domain!r}")
         self._suffix_check.check(node.domain)
-        checked = Register(node=node, lease_id=register.lease_id)
+        checked = Register(node=node, lease_id=register.lease_id, time_ms=register.time_ms)
         await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802

@@ -21,6 +21,7 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
     TunnelInfo,
 )
+from portway_proto.wire.limits import CLOCK_LEEWAY
 from portway_proto.wire.statements import read_presence
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -196,8 +197,14 @@ def decode_node(value: bytes) -> NodeInfo:
 
 
 def is_ready(node: NodeInfo) -> bool:
-    """Whether a node serves as usual, and was reached at its advertised address or never checked."""
-    return node.state == NODE_STATE_READY and node.reach in _REACHED
+    """Whether a node serves as usual, was reached at its advertised address or never checked, and has a clock by which
+    it can judge grants."""
+    return node.state == NODE_STATE_READY and node.reach in _REACHED and has_right_clock(node)
+
+
+def has_right_clock(node: NodeInfo) -> bool:
+    """Whether its clock is as near to the registry's as nodes allow when they judge a grant."""
+    return abs(node.clock_ahead_s) <= CLOCK_LEEWAY
 
 
 def decode_grant_key(value: bytes) -> GrantKeyRecord:

@@ -201,7 +201,11 @@ class RegistryStream:
             sending: asyncio.Task[None] | None = None
             try:
                 async with asyncio.timeout(_REGISTER_TIME):
-                    await stream.write(NodeMessage(register=Register(node=self._node(), lease_id=self._lease.lease_id)))
+                    await stream.write(
+                        NodeMessage(
+                            register=Register(node=self._node(), lease_id=self._lease.lease_id, time_ms=self._time_ms())
+                        )
+                    )
                     await self._receive(stream, channel)
                 sending = self._tasks.spawn(self._send(stream), name="send")
                 while await self._receive(stream, channel):
@@ -294,6 +298,9 @@ class RegistryStream:
         except (aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the stream is over; its reader learns why
 
+    def _time_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
+
     def _batch(self) -> NodeMessage | None:
         if self._whole_due:
             self._whole_due = False
@@ -320,4 +327,5 @@ class RegistryStream:
             certificate_end_s=node.certificate_end_s,
             lacking_regions=node.lacking_regions,
             grant_keys=node.grant_keys,
+            time_ms=self._time_ms(),
         )

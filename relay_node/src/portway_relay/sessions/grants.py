@@ -12,7 +12,12 @@ from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_OVERLOADED, FAILURE_CODE_REVOKED
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_GRANT,
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_REVOKED,
+    FAILURE_CODE_TIME,
+)
 from portway_proto.wire.limits import KEY_SIZE
 from portway_proto.wire.statements import Signed
 from portway_runtime.clocks import WallClock
@@ -62,8 +67,11 @@ class GrantVerifier:
     `registry_away`: whether no registry can be reached, so that expired grants are honoured for longer.
     """
 
-    def __init__(self, clock: WallClock) -> None:
+    def __init__(self, clock: WallClock, registry_clock: WallClock | None = None) -> None:
+        """registry_clock: the registry's time in seconds, by which a wrong clock of this node is told from a grant that
+        is over; None where it is not known."""
         self._clock = clock
+        self._registry_clock = registry_clock or clock
         self._cluster_id = ""
         self._keys: Mapping[str, bytes] = {}
         self._revoked: set[str] = set()
@@ -133,11 +141,25 @@ class GrantVerifier:
         issued, expires = claims["iat"], claims["exp"]
         if not _is_time(issued) or not _is_time(expires):
             raise refused("its times are no times")
-        now = self._clock()
+        now, registry_now = self._clock(), self._registry_clock()
+        untimely = self._untimely(issued, expires, now)
+        if untimely and abs(now - registry_now) > LEEWAY and not self._untimely(issued, expires, registry_now):
+            way = "ahead of" if now > registry_now else "behind"
+            raise GrantRefused(
+                FAILURE_CODE_TIME,
+                f"this node's clock is {abs(now - registry_now):.0f} s {way} the registry's: its operator has to set "
+                "it right",
+            )
+        if untimely:
+            raise refused(untimely)
+
+    def _untimely(self, issued: float, expires: float, now: float) -> str:
+        """Why a grant is not valid at `now`; empty when it is."""
         if issued > now + LEEWAY:
-            raise refused("it was issued in the future, for the clocks of registry and node are far apart")
+            return "it was issued in the future, for the clocks of registry and node are far apart"
         if now > expires + (OUTAGE_LEEWAY if self.registry_away else LEEWAY):
-            raise refused("it has expired, or the clocks of registry and node are far apart")
+            return "it has expired, or the clocks of registry and node are far apart"
+        return ""
 
 
 def _is_time(claim: object) -> bool:

@@ -16,7 +16,7 @@ from portway.engine.failures import (
     spread_hint,
     status_error,
 )
-from portway.errors import AuthError, Error, InvalidError, QuotaError, RemoteError
+from portway.errors import AuthError, ClockError, Error, InvalidError, QuotaError, RemoteError
 from portway_proto.v1.lane_pb2 import Failure as Message
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_testkit.wire_spec import table
@@ -51,7 +51,7 @@ def test_the_table_is_followed(row: dict[str, str]) -> None:
         ("INVALID", InvalidError),
         ("EPOCH", RemoteError),
         ("VERSION", RemoteError),
-        ("TIME", RemoteError),
+        ("TIME", ClockError),
         ("UNSPECIFIED", RemoteError),
     ],
 )

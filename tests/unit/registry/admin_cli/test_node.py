@@ -1,6 +1,7 @@
 """`portway-admin node`."""
 
 import re
+from typing import Any
 
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED
@@ -48,7 +49,21 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "version": "1.2.3",
         "certificate_end_s": None,
         "lacking_regions": 0,
+        "clock_ahead_s": 0,
     }
+
+
+@pytest.mark.parametrize(("ahead", "way"), [(7_200, "ahead of"), (-7_200, "behind")])
+def test_a_wrong_clock_is_no_ready_node(stage: Stage, ahead: int, way: str) -> None:
+    """It gets no clients: lists say why. One that is a little off is ready, and told of."""
+    stage.node("far", clock=ahead)
+    stage.node("near", clock=ahead // 100)
+    far, near = stage.ask("node", "list")["nodes"]
+    assert (far["state"], near["state"]) == ("wrong clock", "ready")
+    assert far["clock_ahead_s"] == pytest.approx(ahead, abs=5)
+    assert stage.say("node", "list").stdout.count("wrong clock") == 1
+    shown = [stage.say("node", "show", name).stdout for name in ("far", "near")]
+    assert all(re.search(rf"clock +\d+ s {way} the registry's: set it right", text) for text in shown)
 
 
 def test_what_is_not_known_is_null(stage: Stage) -> None:
@@ -86,7 +101,7 @@ def test_a_region_is_kept_to(stage: Stage) -> None:
 
 def test_one_node_is_shown(stage: Stage) -> None:
     """Field by field for people, as one object for programs."""
-    place = {"latitude": 50.1, "longitude": 8.68}
+    place: dict[str, Any] = {"latitude": 50.1, "longitude": 8.68}
     stage.node("fra-1", host="2001:db8::1", max_sessions=7, certificate_end_s=1_800_000_000, lacking_regions=2, **place)
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in stage.say("node", "show", "fra-1").stdout.splitlines())
     assert lines["address"] == "[2001:db8::1]:443"

@@ -84,5 +84,10 @@ def test_messages_are_read_or_refused() -> None:
 def test_a_node_is_ready_when_it_serves_and_is_reached(
     state: "NodeState.ValueType", reach: "Reach.ValueType", ready: bool
 ) -> None:
-    """A cluster that checks no addresses leaves the reach unspecified."""
+    """A cluster that checks no addresses leaves the reach unspecified. Its clock may be off as far as it allows of a
+    grant's times."""
     assert is_ready(NodeInfo(state=state, reach=reach)) is ready
+    for ahead in (900, -900):
+        assert is_ready(NodeInfo(state=state, reach=reach, clock_ahead_s=ahead)) is ready
+    for ahead in (901, -901):
+        assert not is_ready(NodeInfo(state=state, reach=reach, clock_ahead_s=ahead))

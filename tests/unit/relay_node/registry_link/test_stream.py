@@ -28,6 +28,8 @@ async def test_a_node_registers_and_tells_everything(serve: Serve, node: MakeNod
     alive = mesh.keep_alives[0]
     assert (alive.sessions, alive.tunnels, alive.visits, alive.state) == (3, 2, 1, NODE_STATE_READY)
     assert (alive.certificate_end_s, alive.lacking_regions) == (4, 5)
+    times = [one.time_ms for one in (*mesh.registers, alive)]
+    assert times == pytest.approx([clock.wall_clock() * 1000] * 2, abs=30_000)
     assert end.calls.connected
     assert end.events.away == [False]
 

@@ -10,7 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from portway_proto.v1.lane_pb2 import FAILURE_CODE_GRANT, FAILURE_CODE_OVERLOADED, FAILURE_CODE_REVOKED
+from portway_proto.v1.lane_pb2 import (
+    FAILURE_CODE_GRANT,
+    FAILURE_CODE_OVERLOADED,
+    FAILURE_CODE_REVOKED,
+    FAILURE_CODE_TIME,
+)
 from portway_relay.errors import GrantRefused, Refused
 from portway_relay.sessions.grants import LEEWAY, OUTAGE_LEEWAY, Grant, GrantVerifier, refused
 from portway_testkit.fakes.clock import ManualClock
@@ -167,6 +172,24 @@ def test_clocks_ten_minutes_apart_do_not_matter(check: GrantVerifier, clock: Man
     """A grant that was just signed is good at a node whose clock is ten minutes ahead or behind."""
     clock.now = NOW + apart
     assert verify(check, sign()).token_id == "t1"
+
+
+@pytest.mark.parametrize("ahead", [2 * HOUR, -2 * HOUR])
+def test_a_wrong_clock_is_not_the_grant_s_fault(check: GrantVerifier, clock: ManualClock, ahead: int) -> None:
+    """As the registry's time shows; its client is told so, and what is over by either clock is over."""
+    encoded = sign(iat=NOW, exp=NOW + HOUR)
+    check = GrantVerifier(clock, lambda: clock.now - ahead)
+    check.learn_keys(CLUSTER, {"k1": KEY.public_key().public_bytes_raw()})
+    check.registry_away = False
+    clock.now += ahead
+    way = "ahead of" if ahead > 0 else "behind"
+    refused = refusal(check, encoded)
+    assert (refused.code, refused.message) == (
+        FAILURE_CODE_TIME,
+        f"this node's clock is 7200 s {way} the registry's: its operator has to set it right",
+    )
+    clock.now += 5 * HOUR
+    assert refusal(check, encoded).code == FAILURE_CODE_GRANT
 
 
 def test_a_grant_from_the_future_is_refused(check: GrantVerifier, clock: ManualClock) -> None:

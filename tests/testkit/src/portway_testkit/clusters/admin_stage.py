@@ -73,11 +73,12 @@ class Stage:
             self.clients[tenant] = self.run(client)
         return self.clients[tenant].tunnel(node, **more)
 
-    def node(self, name: str, *tunnels: TunnelInfo, **info: Any) -> NodeStream:
-        """Register a node that holds these tunnels; it stays until the end of the test."""
+    def node(self, name: str, *tunnels: TunnelInfo, clock: int = 0, **info: Any) -> NodeStream:
+        """Register a node that holds these tunnels; it stays until the end of the test. `clock`: how many seconds its
+        clock is ahead."""
 
         async def register() -> NodeStream:
-            node = NodeStream(self._registry.mesh_address, self.pki, node_info(name, **info))
+            node = NodeStream(self._registry.mesh_address, self.pki, node_info(name, **info), clock=clock)
             self._nodes.append(node)
             await node.open()
             if tunnels:

@@ -5,6 +5,7 @@ here: relay nodes (cluster.py), calls of an admin (admin_calls.py).
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -207,9 +208,11 @@ class NodeStream:
         certificate: tuple[NodeCertificate, bytes] | None = None,
         lease: int = 0,
         batches: int = 0,
+        clock: int = 0,
     ) -> None:
         """`certified`: the name in the certificate, where it differs; `certificate`: one of a registry's own making,
-        and its key, in place of one of `pki`; `batches`: how many it announced before."""
+        and its key, in place of one of `pki`; `batches`: how many it announced before; `clock`: how many seconds it is
+        ahead."""
         self.info = info
         self.heard: list[RegistryMessage] = []
         if certificate is not None:
@@ -219,6 +222,7 @@ class NodeStream:
             assert pki is not None
             self._channel = channel(address, pki.ca, pki.node(certified or info.name), mesh=True)
         self._lease_wanted = lease
+        self._clock = clock
         self._batch = batches
         self._tasks = Tasks(f"node {info.name}")
         self._changed = asyncio.Event()
@@ -255,7 +259,8 @@ class NodeStream:
 
     async def register(self) -> None:
         """Send a Register."""
-        await self.send(NodeMessage(register=Register(node=self.info, lease_id=self._lease_wanted)))
+        time_ms = int((time.time() + self._clock) * 1000)
+        await self.send(NodeMessage(register=Register(node=self.info, lease_id=self._lease_wanted, time_ms=time_ms)))
 
     async def close(self) -> None:
         """Cancel the stream, as the death of a node does."""
