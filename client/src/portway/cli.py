@@ -193,7 +193,8 @@ def _parser() -> argparse.ArgumentParser:
         NETCHECK,
         help="show how far the relay nodes of every region are from here",
         description="Dial the relay nodes of every region once, at most 200, and print how far away each one is, what\n"
-        "the registry expected, where GeoIP locates this machine, and which node a tunnel would use and why.\n\n"
+        "the registry expected, where GeoIP locates this machine, which node a tunnel would use and why, and which it\n"
+        "would go to some minutes later, if one is clearly nearer.\n\n"
         "ROUND TRIP is the shortest that the kernel measured. READY AFTER includes the TCP and TLS handshakes, and\n"
         "decides. A node that was not reached is listed with the reason: refused, timed out, wrong certificate, ...",
         epilog="exit codes: 0 when a node was picked, also when others were not reached; 6 when no node that takes\n"
@@ -322,14 +323,16 @@ def _netcheck(options: argparse.Namespace) -> None:
     settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
     from portway.engine.engine_thread import running_engine
     from portway.engine.grpc_registries import GrpcRegistries
-    from portway.engine.survey import pick, take_survey
+    from portway.engine.survey import pick, pick_later, take_survey
     from portway.netcheck import as_json, as_table
 
     registries = GrpcRegistries(settings)
     taking = running_engine().submit(lambda engine: take_survey(engine.carrier, registries, options.timeout))
     survey, measured = taking.result()
     picked = pick(measured)
-    _print(as_json(survey, measured, picked) if options.json else as_table(survey, measured, picked))
+    later = None if picked is None else pick_later(measured, picked)
+    shown = as_json if options.json else as_table
+    _print(shown(survey, measured, picked, later))
     if picked is None:
         tried = [
             Attempt(one.node.node.name, str(one.node.node.address), one.problem) for one in measured if one.problem

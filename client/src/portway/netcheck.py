@@ -15,7 +15,9 @@ _RIGHT_ALIGNED: Final = frozenset({2, 3, 5, 6})
 _UNKNOWN: Final = "-"
 
 
-def as_table(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None) -> str:
+def as_table(
+    survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None, later: MeasuredNode | None = None
+) -> str:
     """Text for people. Regions are in the order of their best nodes."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     rows += [_row(one, picked) for nodes in _by_region(measured).values() for one in nodes]
@@ -33,10 +35,15 @@ def as_table(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | No
     if unreached:
         lines.append(f"not reached: {unreached} of {len(measured)}")
     lines += ["", _verdict(picked)]
+    if later is not None:
+        where = f"{later.node.node.name} in {later.node.node.region}"
+        lines.append(f"later: {where}, which is clearly nearer: a tunnel goes there after some minutes")
     return "\n".join(map(printable_line, lines))
 
 
-def as_json(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None) -> str:
+def as_json(
+    survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | None, later: MeasuredNode | None = None
+) -> str:
     """One line of JSON for programs. Times are in milliseconds; an unknown value is null."""
     latitude, longitude = survey.position or (None, None)
     return printable_json(
@@ -56,6 +63,7 @@ def as_json(survey: Survey, measured: Sequence[MeasuredNode], picked: Pick | Non
             "picked": None if picked is None else picked.measured.node.node.name,
             "ready_ms": None if picked is None else _rounded(picked.after * 1000),
             "why": "" if picked is None else picked.why,
+            "later": None if later is None else later.node.node.name,
         }
     )
 

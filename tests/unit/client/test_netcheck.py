@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from portway.engine.directory import Expected, Node
-from portway.engine.survey import MeasuredNode, Survey, SurveyedNode, pick
+from portway.engine.survey import MeasuredNode, Survey, SurveyedNode, pick, pick_later
 from portway.netcheck import as_json, as_table
 from portway_runtime.endpoints import Endpoint
 
@@ -54,6 +54,31 @@ def test_what_is_not_known_is_said() -> None:
     assert lines[1].startswith("client    10.0.0.1, unknown to GeoIP: nodes of regions far apart are tried")
     assert lines[-4] == "and 37 more nodes of these regions"
     assert lines[-1] == "picked: none, for no node that takes clients can be reached"
+
+
+def test_a_nearer_node_than_the_winner_is_named() -> None:
+    """It was ready too late for the race, and is gone to minutes later; one that is full or hardly nearer is not."""
+    race = (
+        MeasuredNode(surveyed("fra-1", "fra", Expected(80, False)), 90.0, 0.2),
+        MeasuredNode(surveyed("ams-1", "ams", Expected(90, False)), 85.0, 0.205),
+        MeasuredNode(surveyed("nrt-1", "nrt", Expected(250, False)), 240.0, 0.49),
+        MeasuredNode(surveyed("lon-1", "lon", Expected(110, False)), 12.0, 0.03),
+        MeasuredNode(surveyed("par-1", "par", Expected(10, False), state="full"), 9.0, 0.02),
+    )
+    measured = (*race[:3], replace(race[3], took=0.18), race[4])
+    picked = pick(race[:3])
+    assert picked is not None
+    assert picked.measured is race[0]
+    assert pick_later(race[:3], picked) is None
+    assert pick_later(measured, picked) is None, "its handshake took too long"
+    assert pick_later(race, picked) is None, "a registry expects it to be farther"
+    near = replace(race[3], node=replace(race[3].node, expected=Expected(20, False)))
+    assert pick_later((*race[:3], near, race[4]), picked) is near
+    assert as_table(KNOWN, race, picked, near).splitlines()[-1] == (
+        "later: lon-1 in lon, which is clearly nearer: a tunnel goes there after some minutes"
+    )
+    assert json.loads(as_json(KNOWN, race, picked, near))["later"] == "lon-1"
+    assert json.loads(as_json(KNOWN, race, picked))["later"] is None
 
 
 def test_json_has_the_same() -> None:

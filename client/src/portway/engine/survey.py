@@ -1,6 +1,7 @@
 """How far away the nodes of every region are, and which one a tunnel opened now would use.
 
-Here: asking a registry for all nodes, dialling each once, and foreseeing the race from what the dials took. Not here:
+Here: asking a registry for all nodes, dialling each once, and foreseeing the race, and what is nearer than its winner,
+from what the dials took. Not here:
 calls to registries as such (grpc_registries.py), the output (netcheck.py). Imported by `portway netcheck` alone.
 """
 
@@ -15,10 +16,12 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
 from portway_runtime.tasks import Tasks
 
+from portway.config import RETURN_TIMES
 from portway.engine.dialling import DialFailed, dial, timed_out
 from portway.engine.directory import Expected, Node, ask_on_thread
 from portway.engine.foreseen_race import DialEnd, foreseen_race
 from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, node_of, well_formed
+from portway.engine.return_rule import Measured, NamedNode, ReturnRule
 from portway.errors import UnreachableError
 
 # Dials at the same time. More would wait for one another's cryptography, which is not to be measured.
@@ -188,6 +191,31 @@ def pick(measured: Sequence[MeasuredNode]) -> Pick | None:
     except StopIteration:
         return None
     return Pick(candidates[step.ready], step.at, _why(candidates, step.ready, dialled))
+
+
+def pick_later(measured: Sequence[MeasuredNode], picked: Pick) -> MeasuredNode | None:
+    """The node that a tunnel would go to some minutes after the race, as ReturnRule has it, if distances stay as they
+    were measured; None if it would stay."""
+    candidates = {one.node.node.name: one for one in measured if one.candidate}
+    found = {name: Measured(one.rtt_ms, one.took * 1000) for name, one in candidates.items() if one.rtt_ms is not None}
+    named = [
+        NamedNode(name, one.node.node.region, one.node.expected.ms, one.node.load_ms)
+        for name, one in candidates.items()
+    ]
+    home = picked.measured.node
+    rule = ReturnRule(RETURN_TIMES, chance=lambda: 0.5)
+    rule.measured(0.0, home.node.region, found[home.node.name].ms)
+    rule.attached(0.0, home.node.name, home.node.region, home.expected.ms)
+    for _ in candidates:  # each look but the last measures another region, or finds one that is nearer
+        for _ in range(2):
+            now = rule.look_at
+            rivals = rule.to_dial(now, named)
+            if not rivals:
+                return None
+            target = rule.dialled(now, found[home.node.name], {name: found[name] for name in rivals if name in found})
+            if target is not None:
+                return candidates[target]
+    return None
 
 
 def _why(candidates: Sequence[MeasuredNode], number: int, dialled: int) -> str:

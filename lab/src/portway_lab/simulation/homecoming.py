@@ -16,7 +16,7 @@ from portway.engine.return_rule import Measured, NamedNode, ReturnRule, clearly_
 from portway_registry.placement.placed_nodes import placed_node
 
 from portway_lab.simulation.arrivals import Sessions
-from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS, HANDSHAKE_SECONDS
+from portway_lab.simulation.assumptions import HANDSHAKE_ROUND_TRIPS, HANDSHAKE_SECONDS, NOISE_MEAN_MS
 from portway_lab.simulation.clients import Prefix
 from portway_lab.simulation.fleet import Fleet
 from portway_lab.simulation.learning import Learning
@@ -26,14 +26,15 @@ LASTS: Final = 3600  # seconds that are simulated
 READY_AFTER: Final = 60.0  # seconds after the flight
 SAMPLE: Final = 10_000  # clients, at most: each look of each of them is a Locate of its own
 _MS: Final = 1000.0
+_NOISE_MS: Final = 3 * NOISE_MEAN_MS  # one dial of twenty has more
 
 
 @dataclass(slots=True)
 class Homecoming:
     """The result. Times in seconds after the flight; counters by whole seconds.
 
-    away: the clients to which the region is clearly nearer than the node that they fled to. back: when each of them
-    went to a node there, or to another one that the region is not clearly nearer than.
+    away: the clients to which the region is clearly nearer than the node that they fled to, by more than the noise of a
+    dial. back: when each of them went to a node there, or to another one that the region is not clearly nearer than.
     """
 
     region: int
@@ -86,7 +87,7 @@ def come_back(
         expected = {one.node.name: one.expected_rtt_ms for one in fleet.candidates(prefixes[prefix].guess)}
         name = fled_to.dialled.name
         rule.attached(0.0, name, fled_to.dialled.region, expected.get(name, 0.0))
-        away = clearly_nearer(row[region], row[fled_to.region])
+        away = clearly_nearer(row[region] + _NOISE_MS, row[fled_to.region])
         clients.append(_Client(rule, prefix, node, learning.replica(), away))
         if away:
             result.before_ms.append(row[region])

@@ -17,12 +17,21 @@ from portway.engine.failures import FIRST_PAUSE, LONGEST_PAUSE, Failure
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.link import SOUND_AFTER
 from portway.engine.search import Refused, Resumption
-from portway.engine.session import BindRefused, End
+from portway.engine.session import BindRefused, End, SessionOver
 from portway.errors import AuthError, Error, QuotaError, UnreachableError
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_runtime import backoff
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.fake_link import RESET, RESUME_SECONDS, FakeLanes, FakeSearch, FakeSession, World
+from portway_testkit.fakes.fake_link import (
+    RESET,
+    RESUME_SECONDS,
+    FakeLanes,
+    FakeReturns,
+    FakeSearch,
+    FakeSession,
+    World,
+)
+from portway_testkit.links.carrier_link import until
 from portway_testkit.signers import CLUSTER_ID, NOW_MS
 
 MakeTunnel = Callable[..., HeldTunnel]
@@ -45,9 +54,11 @@ def reason_of(held: HeldTunnel) -> Error:
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     search = FakeSearch(ManualClock())
     monkeypatch.setattr(link_module, "Search", lambda *_: search)
+    returns = FakeReturns()
+    monkeypatch.setattr(link_module, "Returns", lambda *_: returns)
     monkeypatch.setattr(link_module, "DataLanes", FakeLanes)
     monkeypatch.setattr(backoff, "random", random.Random(7))
-    world = World(search)
+    world = World(search, returns)
     yield world
     await world.link.close()
     await world.tasks.close()
@@ -401,3 +412,76 @@ async def test_the_same_reason_is_told_once(
     await world.through()
     told = [record.getMessage() for record in caplog.records if "not attached yet" in record.getMessage()]
     assert told == [f"not attached yet: {NOWHERE}", "not attached yet: another reason"]
+
+
+async def test_a_nearer_node_gets_the_tunnels_before_the_old_one_is_left(world: World, make_tunnel: MakeTunnel) -> None:
+    """At once and without a search; the old node is told where they are. From there it is looked for nearer ones."""
+    held = make_tunnel()
+    session = await world.opened(held)
+    near, left_before = FakeSession("near"), list[bool]()
+    near.before_bound = lambda: left_before.append(session.left.is_set())
+    world.returns.find(near)
+    await session.left.wait()
+    assert left_before == [False]
+    assert session.moves == [(bind.claim, near.presences[-1]) for bind in near.binds]
+    assert [bind.claim.epoch for bind in near.binds] == [session.binds[0].claim.epoch + 1]
+    assert world.pauses == []
+    assert world.search.tried == []
+    await until(lambda: world.returns.looking == ["near"])
+    assert world.link.attached
+
+
+async def test_a_nearer_node_that_refuses_a_tunnel_gets_none(world: World, make_tunnel: MakeTunnel) -> None:
+    """They are all bound again elsewhere, most likely at the node before, and both serve until then."""
+    kept, refused = make_tunnel(), make_tunnel(1)
+    session = await world.opened(kept)
+    await world.link.bind(refused)
+    near, again = FakeSession("near"), FakeSession("n1")
+    near.refusals.append(BindRefused(Failure(FailureCode.FAILURE_CODE_PORTS, "no port")))
+    serve = list[bool]()
+    again.before_bound = lambda: serve.append(session.left.is_set() or near.left.is_set())
+    world.then(again)
+    world.returns.find(near)
+    await near.left.wait()
+    assert {bind.label for bind in again.binds} == {kept.label, refused.label}
+    assert serve == [False, False]
+    assert session.left.is_set()
+    avoided = world.search.tried[0].avoided
+    assert avoided is not None
+    assert avoided.name == "near"
+    assert refused.lost is None
+
+
+async def test_a_nearer_node_that_dies_at_once_costs_one_search(world: World, make_tunnel: MakeTunnel) -> None:
+    """The session before serves until another has the tunnels."""
+    session = await world.opened(make_tunnel())
+    near, again = FakeSession("near"), FakeSession("n2")
+    near.refusals.append(SessionOver("gone"))
+    near.before_bound = near.end
+    left_before = list[bool]()
+    again.before_bound = lambda: left_before.append(session.left.is_set())
+    world.then(again)
+    world.returns.find(near)
+    await session.left.wait()
+    assert left_before == [False]
+    assert session.moves[-1][0] == again.binds[0].claim
+
+
+async def test_a_nearer_node_is_of_no_use_when_the_tunnels_are_closed(
+    world: World, make_tunnel: MakeTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same moment: both sessions are left."""
+    held = make_tunnel()
+    session = await world.opened(held)
+    near = FakeSession("near")
+
+    def leave_for_another(reason: str) -> None:
+        world.link.release(held)
+        session.end(End(reason, leaving=True))
+
+    monkeypatch.setattr(session, "leave_for_another", leave_for_another)
+    world.returns.find(near)
+    await near.left.wait()
+    await session.left.wait()
+    assert near.binds == []
+    await until(lambda: world.returns.looking == [])

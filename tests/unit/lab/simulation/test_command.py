@@ -11,6 +11,7 @@ from portway_lab.simulation.clients import Located, draw_prefixes, misplaced_sha
 from portway_lab.simulation.command import Plan, Result, main, simulate
 from portway_lab.simulation.figures import Nearness
 from portway_lab.simulation.geography import choose_regions, places_of
+from portway_lab.simulation.homecoming import looks_of_a_session
 
 PLAN = Plan(nodes=60, regions=12, tunnels=3_000, replicas=3, seed=7, fill=None, kill=None, strategy="latency")
 
@@ -23,7 +24,7 @@ def result() -> Result:
 def test_the_same_seed_gives_the_same_figures(result: Result) -> None:
     """What is simulated can be repeated, to the last digit; what is measured holds random ids of random lengths."""
     again = simulate(PLAN)
-    for part in ("placed", "load", "newcomer", "moved", "peer_lists"):
+    for part in ("placed", "load", "newcomer", "moved", "returned", "peer_lists"):
         assert getattr(again, part) == getattr(result, part)
     assert again.worst_second.events == result.worst_second.events
 
@@ -59,10 +60,31 @@ def test_a_dead_region_s_clients_come_back_elsewhere(result: Result) -> None:
     assert 5.0 < moved.back_seconds.p50 <= moved.back_seconds.worst
 
 
+def test_clients_of_a_region_that_is_ready_again_come_back(result: Result) -> None:
+    """Nearly all to which it is clearly nearer, within ten minutes mostly, not together, and none in circles."""
+    returned = result.returned
+    assert returned.away > 20
+    assert returned.still_away <= 0.05 * returned.away
+    assert 60 < returned.back_seconds.p50 < returned.back_seconds.p90 < 600
+    assert returned.most_a_minute < 0.4
+    assert returned.more_than_once < 0.02
+    assert returned.after_ms.p50 < returned.away_ms.p50
+    assert returned.resting_looks <= returned.clients / 1000
+    assert returned.resting_dials <= returned.clients / 1000
+
+
+def test_without_learning_clients_come_back_by_location() -> None:
+    """As the registry's distances have it."""
+    returned = simulate(dataclasses.replace(PLAN, strategy="geoip")).returned
+    assert returned.moved > 0
+    assert returned.more_than_once == 0
+
+
 def test_the_registry_carries_more_while_a_region_dies(result: Result) -> None:
-    """Renewals go on as before; what moves comes on top of it."""
+    """Looks for nearer nodes go on as before, and make renewals unnecessary; what moves comes on top of it."""
     steady, worst = result.steady, result.worst_second
-    assert worst.renewals == steady.renewals == pytest.approx(PLAN.tunnels / 1800)
+    assert worst.renewals == steady.renewals == 0
+    assert worst.locates >= steady.locates == pytest.approx(PLAN.tunnels / 3600 * (1 + looks_of_a_session(3600.0)))
     assert worst.store_transactions > steady.store_transactions
     assert worst.events > steady.events
     assert result.peer_lists.total_bytes == result.peer_lists.rounds * result.peer_lists.one_list_bytes * (

@@ -4,7 +4,7 @@ where the link waits.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from portway.engine.dialogue import BindRequest, SessionCredentials, TunnelBound, Welcomed
@@ -149,6 +149,36 @@ class FakeSearch:
         return outcome.attachment
 
 
+class FakeReturns:
+    """In place of Returns: finds a nearer node when the test says so. `looking` names the nodes that it looks from."""
+
+    def __init__(self) -> None:
+        self.looking: list[str] = []
+        self._found: asyncio.Queue[FakeSession] = asyncio.Queue()
+        self._next: FakeSession | None = None
+
+    def find(self, session: FakeSession) -> None:
+        """A nearer node has accepted this session."""
+        self._found.put_nowait(session)
+
+    async def keep_looking(self, attachment: Attachment) -> None:
+        self.looking.append(attachment.session.node.name)
+        try:
+            self._next = await self._found.get()
+            attachment.session.leave_for_another("a nearer node is ready")
+            await asyncio.Event().wait()
+        finally:
+            self.looking.remove(attachment.session.node.name)
+
+    def take(self) -> Attachment | None:
+        session, self._next = self._next, None
+        return None if session is None or not session.up else replace(session.attachment, nearer=True)
+
+    def drop(self) -> None:
+        if (attachment := self.take()) is not None:
+            attachment.session.leave()
+
+
 class FakeLanes:
     """Records data lanes."""
 
@@ -202,8 +232,9 @@ class FakeDirectory:
 class World:
     """A link with its surroundings; `pauses` are the seconds that it waited between attempts."""
 
-    def __init__(self, search: FakeSearch) -> None:
+    def __init__(self, search: FakeSearch, returns: FakeReturns) -> None:
         self.search = search
+        self.returns = returns
         self.clock = search.clock
         self.pauses: list[float] = []
         self.tasks = Tasks("test")
