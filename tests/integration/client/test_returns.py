@@ -145,6 +145,21 @@ def test_a_raw_port_is_not_given_up(
 
 
 @pytest.mark.usefixtures("distances")
+def test_a_raw_port_that_the_flight_has_cost_comes_back(
+    registry: FakeRegistry, node: FakeNode, second_node: FakeNode, log: Any
+) -> None:
+    """It is one of the region that was fled from, and the ticket for it is kept."""
+    registry.nodes = [node, second_node]
+    with portway.forward(8000, unencrypted=True) as tunnel:
+        node.stop()
+        log.wait(logging.ERROR, "could not keep its TCP port 20001")
+        node.__enter__()
+        log.wait(logging.WARNING, "has its TCP port 20001 again")
+        assert node.tickets_shown(label_of(tunnel))[-1] == f"20001 {label_of(tunnel)}".encode()
+        second_node.wait(lambda: second_node.count("goaway") == 1)
+
+
+@pytest.mark.usefixtures("distances")
 def test_never_is_never(registry: FakeRegistry, node: FakeNode, second_node: FakeNode) -> None:
     """Not even a registry is asked."""
     registry.nodes = [second_node]
