@@ -4,6 +4,7 @@ What holds for each engine is tested with both (`each_engine`). Programs of thei
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -16,16 +17,19 @@ import grpc
 import portway
 import pytest
 from portway.engine_process import engine_process as module
-from portway.engine_process.child_process import ChildProcess
+from portway.engine_process.child_process import _BOOTSTRAP, ChildProcess
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.processes.children import children_of, has_ended, only_child
+from portway_testkit.processes.descriptors import no_more_descriptors
+from portway_testkit.processes.threads import no_more_threads
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import eventually
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 
+ENGINE = "portway.engine.engine_thread"
 LOST = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="somebody has it")
 
 
@@ -303,16 +307,65 @@ def test_a_frozen_program(monkeypatch: pytest.MonkeyPatch) -> None:
         portway.forward(8000, process=True).__enter__()
 
 
-def test_an_interpreter_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> None:
-    """It is not there, or cannot import what it needs."""
+def test_an_interpreter_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Python was removed while the program ran."""
     monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
     with pytest.raises(portway.RemoteError, match="could not start: No such file"):
         portway.forward(8000, process=True).__enter__()
-    monkeypatch.undo()
 
 
-def test_an_interpreter_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The error has the reason, though nothing is printed."""
-    monkeypatch.setattr("portway.engine_process.child_process._BOOTSTRAP", "import sys; sys.exit(3)")
-    with pytest.raises(portway.RemoteError, match="ended with exit code 3"):
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import sys; sys.exit(3)", "ended with exit code 3"),
+        (_BOOTSTRAP.replace("; from", f"; sys.modules[{ENGINE!r}] = None; from"), f"import of {ENGINE} halted"),
+    ],
+)
+def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, program: str, reason: str) -> None:
+    """Though nothing of it is printed."""
+    monkeypatch.setattr("portway.engine_process.child_process._BOOTSTRAP", program)
+    with pytest.raises(portway.RemoteError, match=reason):
         portway.forward(8000, process=True).__enter__()
+
+
+def test_a_package_that_was_replaced_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade beside the running program: the two must be of one version."""
+    monkeypatch.setattr(module, "VERSION", "0.0")
+    with pytest.raises(portway.RemoteError, match=r"of version .*, the program of 0\.0: start the program again"):
+        portway.forward(8000, process=True).__enter__()
+
+
+def test_neither_thread_nor_descriptor_nor_process_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to raise, and the next try may work."""
+    with no_more_threads(), pytest.raises(portway.RemoteError, match=r"could not start: .*ulimit -u"):
+        portway.forward(8000, process=True).__enter__()
+    with no_more_descriptors(), pytest.raises(portway.RemoteError, match=r"could not start: .*ulimit -n"):
+        portway.forward(8000, ca="", process=True).__enter__()
+
+    def refuse(*_: object, **__: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_spawn", refuse)
+        with pytest.raises(portway.RemoteError, match=r"could not start: .*ulimit -u"):
+            portway.forward(8000, process=True).__enter__()
+    with portway.forward(8000, process=True):
+        pass
+
+
+def test_a_filter_that_fails_ends_nothing(node: FakeNode, echo: Any, exchange: Any) -> None:
+    """One of the program's own, for log lines."""
+
+    def fail(_: logging.LogRecord) -> bool:
+        raise ValueError("the program's own")
+
+    logger = logging.getLogger("portway.engine.link")
+    logger.addFilter(fail)
+    try:
+        with portway.forward(echo.port, process=True) as tunnel:
+            node.drop_connections()
+            node.wait(lambda: node.count("hello") == 2)
+            assert exchange(node, tunnel.host, b"hello") == b"hello"
+    finally:
+        logger.removeFilter(fail)
+    assert node.count("hello") == 2

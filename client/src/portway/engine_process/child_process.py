@@ -8,6 +8,7 @@ PR_SET_PDEATHSIG is not used: it counts the end of the thread that started the c
 """
 
 import _socket
+import errno
 import os
 import posix  # gevent replaces os.waitpid by one that waits on its own loop
 import signal
@@ -22,6 +23,10 @@ _BOOTSTRAP: Final = (
     "import sys; sys.path[:] = sys.argv[1:]; from portway.engine_process.child import main; sys.exit(main())"
 )
 _INTERPRETERS: Final = ("python", "pypy")
+_ADVICE: Final = {
+    errno.EAGAIN: " (raise the limit of processes: ulimit -u, TasksMax=, the container's limit of pids)",
+    errno.EMFILE: " (raise this process's limit: ulimit -n)",
+}
 # Seconds. The imports take a tenth of one; a slow disk needs some more.
 START_WITHIN: Final = 60
 
@@ -135,4 +140,5 @@ def _environment() -> dict[str, str]:
 
 
 def _not_started(error: OSError) -> RemoteError:
-    return RemoteError(f"Portway's process could not start: {error.strerror or error}")
+    advice = _ADVICE.get(error.errno or 0, "")
+    return RemoteError(f"Portway's process could not start: {error.strerror or error}{advice}")

@@ -12,6 +12,7 @@ import builtins
 import logging
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -118,10 +119,12 @@ def record_to_message(record: logging.LogRecord) -> Message:
 
 
 def log_record(message: Message) -> None:
-    """Log a line of the other process under the name that it has there, if this program wants it."""
+    """Log a line of the other process under the name that it has there, if this program wants it. What filters and
+    handlers of the program raise ends nothing."""
     logger = logging.getLogger(message["name"])
     if logger.isEnabledFor(message["levelno"]):
-        logger.handle(logging.makeLogRecord(message | {"args": None, "processName": "portway"}))
+        with suppress(Exception):
+            logger.handle(logging.makeLogRecord(message | {"args": None, "processName": "portway"}))
 
 
 def warning_to_message(text: Warning | str, kind: type[Warning], file: str, line: int) -> Message:
