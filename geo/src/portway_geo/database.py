@@ -1,11 +1,10 @@
 """The data that GeoIP answers from: the operator's own .mmdb file, or the embedded table.
 
-Two layouts of .mmdb are read: MaxMind's (GeoIP2 and GeoLite2 City, Enterprise, and others in that layout) through
-geoip2; and the flat one of DB-IP's City Lite packages, whose type geoip2 refuses, through maxminddb. A file is mapped
-into memory and never reopened: a newer file is used after a restart. Replace one by renaming a new one over it, never
-by writing into it.
+Two layouts of .mmdb are read: MaxMind's (GeoIP2 and GeoLite2 City, Enterprise, and others in that layout), and the flat
+one of DB-IP's City Lite packages. A file is mapped into memory and never reopened: a newer file is used after a
+restart. Replace one by renaming a new one over it, never by writing into it.
 
-geoip2 and maxminddb are imported when a file is opened: geoip2 imports an HTTP client.
+maxminddb is imported when a file is opened.
 """
 
 import ipaddress
@@ -21,8 +20,8 @@ from portway_geo.position import Position
 from portway_geo.table import EmbeddedTable
 
 if TYPE_CHECKING:
-    import geoip2.database
     import maxminddb
+    import maxminddb.types
 
 logger = logging.getLogger(__name__)
 
@@ -108,29 +107,27 @@ def _database(path: Path, reader: "maxminddb.Reader") -> Database:
     if any("latitude" in record for record in sample):
         return Database(path, _flat_lookup(reader), reader.close)
     if any("location" in record for record in sample) and ("City" in database_type or "Enterprise" in database_type):
-        import geoip2.database
-
-        city_reader = geoip2.database.Reader(path)
-        reader.close()
-        return Database(path, _city_lookup(city_reader, database_type), city_reader.close)
+        return Database(path, _city_lookup(reader), reader.close)
     raise GeoError(f"the GeoIP file {path} is of type {database_type!r} and has no positions in it: {_ADVICE}")
 
 
-def _city_lookup(reader: "geoip2.database.Reader", database_type: str) -> _Lookup:
-    """MaxMind's layout."""
-    import geoip2.errors
-
-    query = reader.enterprise if "Enterprise" in database_type else reader.city
+def _city_lookup(reader: "maxminddb.Reader") -> _Lookup:
+    """MaxMind's layout. Each `Locate` asks: the record is read as it is, without a library's objects around it."""
 
     def lookup(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Position | None:
-        try:
-            found = query(address)
-        except geoip2.errors.AddressNotFoundError:
+        record = reader.get(address)
+        if not isinstance(record, dict):
             return None
-        country = found.country.iso_code or found.registered_country.iso_code
-        return _position(found.location.latitude, found.location.longitude, country)
+        location = _part(record, "location")
+        country = _part(record, "country").get("iso_code") or _part(record, "registered_country").get("iso_code")
+        return _position(location.get("latitude"), location.get("longitude"), country)
 
     return _within_family(lookup, reader.metadata().ip_version)
+
+
+def _part(record: "dict[str, maxminddb.types.Record]", name: str) -> "dict[str, maxminddb.types.Record]":
+    part = record.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _flat_lookup(reader: "maxminddb.Reader") -> _Lookup:

@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
     ],
 )
 async def test_both_layouts_are_read_in_both_families(path: Path, database_type: str, record: dict[str, Any]) -> None:
-    """MaxMind's layout through geoip2 and the flat one of DB-IP, IPv4, IPv6 and mapped addresses."""
+    """MaxMind's layout and the flat one of DB-IP, IPv4, IPv6 and mapped addresses."""
     database = open_database(write(path, database_type, {"1.2.3.0/24": record, "2a00:1450::/32": record}))
     await database.load()
     for address in ("1.2.3.4", "2a00:1450::1", "::ffff:1.2.3.4"):
@@ -74,6 +74,8 @@ def test_a_file_for_ipv4_alone_knows_no_ipv6(path: Path) -> None:
             Position(1, 2, "FR"),
         ),
         ({"location": {"latitude": 95.0, "longitude": 8.7}}, None),
+        ({"location": "50.1 8.7", "country": {"iso_code": "DE"}}, None),
+        ({"location": {"latitude": 1.0, "longitude": 2.0}, "country": "DE"}, Position(1, 2, "")),
     ],
 )
 def test_a_record_without_a_sound_position_has_none(

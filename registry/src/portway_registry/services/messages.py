@@ -4,9 +4,9 @@ Here: how long, and for how many calls, a message is awaited. A call's headers c
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from grpc import aio
@@ -15,8 +15,6 @@ from portway_runtime.rates import address_key
 from portway_runtime.shares import PrefixShares
 
 from portway_registry.errors import Busy, Exhausted, InvalidRequest, MalformedMessage, MessageLate
-
-K = TypeVar("K", bound=Hashable)
 
 # Seconds. A client sends headers and message together; this is many round trips of a slow line.
 MESSAGE_TIME: Final = 5.0
@@ -74,6 +72,7 @@ class AwaitedMessages:
         self._of_callers = 0
         self._by_address: dict[str | bytes, int] = {}
         self._of_strangers = PrefixShares(AWAITED_OF_STRANGERS, monotonic)
+        self._deadlines = _Deadlines()
 
     async def of_caller(self, read: Callable[[], Awaitable[Any]], name: str) -> Any:
         """The message of an identified caller's call that has one. `read` is the context's.
@@ -85,11 +84,12 @@ class AwaitedMessages:
         if self._of_callers >= AWAITED:
             raise Busy(_TOO_MANY)
         self._of_callers += 1
+        self._by_caller[name] = self._by_caller.get(name, 0) + 1
         try:
-            with _counted(self._by_caller, name):
-                return await _only(read)
+            return _only(await self._deadlines.keep(read))
         finally:
             self._of_callers -= 1
+            _uncount(self._by_caller, name)
 
     async def of_stranger(self, read: Callable[[], Awaitable[Any]], address: str) -> Any:
         """The message of a call whose caller is not identified, from this address. As `of_caller` else."""
@@ -98,30 +98,69 @@ class AwaitedMessages:
             raise Exhausted(_TOO_MANY)
         if not self._of_strangers.take(address):
             raise Busy(_TOO_MANY)
+        self._by_address[key] = self._by_address.get(key, 0) + 1
         try:
-            with _counted(self._by_address, key):
-                return await _only(read)
+            return _only(await self._deadlines.keep(read))
         finally:
             self._of_strangers.give_back(address)
+            _uncount(self._by_address, key)
 
 
-@contextmanager
-def _counted(counts: dict[K, int], key: K) -> Iterator[None]:
-    counts[key] = counts.get(key, 0) + 1
-    try:
-        yield
-    finally:
-        left = counts.pop(key) - 1
-        if left:
-            counts[key] = left
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """A task that waits for a message until `due`, by the loop's clock. late: it has been woken."""
+
+    task: "asyncio.Task[Any]"
+    due: float
+    late: bool = False
 
 
-async def _only(read: Callable[[], Awaitable[Any]]) -> Any:
-    try:
-        async with asyncio.timeout(MESSAGE_TIME):
-            message = await read()
-    except TimeoutError:
-        raise MessageLate(f"no message within {MESSAGE_TIME:.0f} s of the call's headers") from None
+class _Deadlines:
+    """MESSAGE_TIME for each message, by one timer for all: nearly every message has come with its headers, and a timer
+    for each cost a registry more than finding out whose the call is."""
+
+    def __init__(self) -> None:
+        self._waits: dict[_Wait, None] = {}  # in the order in which they are due
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def keep(self, read: Callable[[], Awaitable[Any]]) -> Any:
+        """What is read. Raises MessageLate. Cancelled as asyncio.timeout is."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None, "calls are tasks"
+        cancelling = task.cancelling()
+        wait = _Wait(task, loop.time() + MESSAGE_TIME)
+        self._waits[wait] = None
+        if self._timer is None:
+            self._timer = loop.call_at(wait.due, self._look)
+        try:
+            return await read()
+        except asyncio.CancelledError:
+            if wait.late and task.uncancel() <= cancelling:
+                raise MessageLate(f"no message within {MESSAGE_TIME:.0f} s of the call's headers") from None
+            raise
+        finally:
+            del self._waits[wait]
+
+    def _look(self) -> None:
+        """Wake those whose time is up; look again when the next one's is."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for wait in self._waits:
+            if wait.due > loop.time():
+                self._timer = loop.call_at(wait.due, self._look)
+                return
+            if not wait.late:
+                wait.late = True
+                wait.task.cancel()
+
+
+def _uncount(counts: dict[Any, int], key: object) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def _only(message: Any) -> Any:
     if message is aio.EOF:
         raise InvalidRequest("the call has no message")
     if message is _MALFORMED:
