@@ -103,8 +103,7 @@ class Dialler:
         sock = await self._connect_to(host, port)
         try:
             prepare(sock)
-            if not isinstance(self._loop, asyncio.BaseEventLoop):
-                sock = cast(socket.socket, _LentDescriptor(sock))
+            sock = lend(self._loop, sock)
             await self._loop.create_connection(make_protocol, sock=sock)
         except BaseException:
             sock.close()
@@ -165,6 +164,13 @@ class Dialler:
             failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failure and failure != errno.EISCONN:
             raise OSError(failure, os.strerror(failure))
+
+
+def lend(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> socket.socket:
+    """The socket, in the form in which a transport of this loop is to be given it."""
+    if isinstance(loop, asyncio.BaseEventLoop):
+        return sock
+    return cast(socket.socket, _LentDescriptor(sock))
 
 
 class _LentDescriptor:

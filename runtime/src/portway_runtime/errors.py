@@ -7,6 +7,7 @@ RuntimeFault
 ├── ListenError        an address that cannot be listened on
 ├── NoDescriptors      this process can open no more descriptors now
 ├── NoThread           this process can start no more threads now
+├── ProxyFailed        an HTTP proxy that gives no connection; names it and says what to do
 └── AddressNotAllowed  another party's address that may not be dialled from here
 """
 
@@ -50,6 +51,10 @@ class NoDescriptors(RuntimeFault):
 
 class NoThread(RuntimeFault):
     """This process can start no more threads now; the message says what to raise."""
+
+
+class ProxyFailed(RuntimeFault):
+    """An HTTP proxy gives no connection. The message names the proxy, without its login, and says what to do."""
 
 
 class AddressNotAllowed(RuntimeFault):

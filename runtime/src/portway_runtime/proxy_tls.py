@@ -1,0 +1,29 @@
+"""TLS towards an HTTP proxy whose URL begins with https://. Not here: TLS through it."""
+
+import ssl
+
+from portway_runtime.errors import CertificateError, ProxyFailed
+from portway_runtime.proxies import Proxy
+from portway_runtime.trusted_roots import system_roots
+
+
+def context_for(proxy: Proxy) -> ssl.SSLContext:
+    """A client's context that trusts the system's CAs. Raises ProxyFailed."""
+    try:
+        roots = system_roots()
+        context = ssl.create_default_context(cadata=None if roots is None else roots.decode("latin-1"))
+    except (CertificateError, ssl.SSLError, ValueError) as error:
+        raise ProxyFailed(f"{proxy}, cannot be trusted: the system's CAs cannot be used: {error}") from None
+    return context
+
+
+def tls_failure(proxy: Proxy, error: OSError) -> ProxyFailed:
+    """What a handshake with a proxy that failed with `error` means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ProxyFailed(
+            f"{proxy}, has a certificate that is not trusted ({error.verify_message}): add its CA to the system's, or "
+            "name it with SSL_CERT_FILE"
+        )
+    if isinstance(error, ssl.SSLError):
+        return ProxyFailed(f"{proxy}, does not speak TLS ({error.reason or error}): is it an http:// proxy?")
+    return ProxyFailed(f"{proxy}, ended the connection in the TLS handshake: is it an http:// proxy?")
