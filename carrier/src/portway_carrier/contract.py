@@ -21,6 +21,7 @@ from typing import Protocol
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.proxies import Proxy
 
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ClientTls, DialTarget, Handshake, PoolLimits, ServerTls, SpareSizes
@@ -284,9 +285,10 @@ class Carrier(Protocol):
         reported by the stream."""
         ...
 
-    def connect(self, address: Endpoint, tls: ClientTls | None) -> Stream:
-        """A client's stream: `address` is dialled now. Raises TlsSettingsError when the settings cannot be used. All
-        other failures are reported by the stream."""
+    def connect(self, address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> Stream:
+        """A client's stream: `address` is dialled now. With `via`, and then with TLS alone, that proxy is dialled and
+        asked to connect, and looks the name up. Raises TlsSettingsError when the settings cannot be used. All other
+        failures are reported by the stream."""
         ...
 
     def lane(self, stream: Stream, side: Side, events: LaneEvents, *, greeted: bool = True) -> Lane:

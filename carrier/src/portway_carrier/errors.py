@@ -17,12 +17,13 @@ class CarrierError(Exception):
 
 class ConnectFailed(CarrierError):
     """The peer could not be reached. `refused`: it answered that nothing listens there. `exhausted`: it was not
-    dialled, because this process or machine can open no more sockets."""
+    dialled, because this process or machine can open no more sockets. `proxy`: because of the proxy on the way."""
 
-    def __init__(self, message: str, *, refused: bool = False, exhausted: bool = False) -> None:
+    def __init__(self, message: str, *, refused: bool = False, exhausted: bool = False, proxy: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
         self.exhausted = exhausted
+        self.proxy = proxy
 
 
 class HandshakeFailed(CarrierError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.proxies import Proxy
 from portway_runtime.tls_choices import Group
 
 
@@ -48,7 +49,8 @@ class Handshake:
 
     `took` is in seconds, from the call of accept or connect. `round_trip` is the kernel's shortest round trip to the
     peer since the connection began, TCP's own handshake included, in seconds: unlike `took`, it includes no name
-    resolution, no cryptography and no delay by a busy process. None when the platform does not report it.
+    resolution, no cryptography and no delay by a busy process. None when the platform does not report it. Through a
+    proxy, to which the kernel's would be, it is the time of the TLS handshake: one round trip, and its cryptography.
     """
 
     alpn: str | None
@@ -120,8 +122,9 @@ class SpareSizes:
 @dataclass(frozen=True, slots=True)
 class DialTarget:
     """Where a pool dials its lanes. `greeting` is the type and payload of the first frame sent on each: PARK to a relay
-    node, PEER between nodes."""
+    node, PEER between nodes. `via` is the proxy to dial through."""
 
     address: Endpoint
     tls: ClientTls
     greeting: tuple[int, bytes] = field(repr=False)
+    via: Proxy | None = None

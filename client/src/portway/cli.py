@@ -26,6 +26,7 @@ from portway.config import (
     KEY_VARIABLE,
     LATENCY,
     NEVER,
+    PROXY_VARIABLE,
     REGISTRY_VARIABLE,
     RETURNS_VARIABLE,
     STRATEGIES,
@@ -195,8 +196,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Dial the relay nodes of every region once, at most 200, and print how far away each one is, what\n"
         "the registry expected, where GeoIP locates this machine, which node a tunnel would use and why, and which it\n"
         "would go to some minutes later, if one is clearly nearer.\n\n"
-        "ROUND TRIP is the shortest that the kernel measured. READY AFTER includes the TCP and TLS handshakes, and\n"
-        "decides. A node that was not reached is listed with the reason: refused, timed out, wrong certificate, ...",
+        "ROUND TRIP is the shortest that the kernel measured; through a proxy, the time of the TLS handshake. READY\n"
+        "AFTER includes the TCP and TLS handshakes, and decides. A node that was not reached is listed with\n"
+        "the reason: refused, timed out, wrong certificate, ...",
         epilog="exit codes: 0 when a node was picked, also when others were not reached; 6 when no node that takes\n"
         "clients was reached; 130 when interrupted; otherwise those of `portway forward`",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -215,6 +217,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("--token", help=f"the API token; default: {TOKEN_VARIABLE}, which other users of this machine cannot see")
     trust = f"PEM file with the CA of the registry's certificate; default: {CA_VARIABLE}, then the system's roots"
     add("--ca", metavar="FILE", help=trust)
+    add(
+        "--proxy",
+        metavar="URL",
+        help="the HTTP proxy through which registries and nodes are reached, as http://HOST:PORT; 'direct' is none; "
+        f"default: {PROXY_VARIABLE}, which hides a password in it from other users, then https_proxy and no_proxy",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -310,6 +318,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
         tunnel_lost=tunnel_lost,
         key=options.key,
         returns=options.returns,
+        proxy=options.proxy,
         process=False,  # this is one
     )
 
@@ -320,7 +329,7 @@ def _netcheck(options: argparse.Namespace) -> None:
     from portway_runtime.logs import configure_command
 
     configure_command("portway")
-    settings = resolve(registry=options.registry, token=options.token, ca=options.ca)
+    settings = resolve(registry=options.registry, token=options.token, ca=options.ca, proxy=options.proxy)
     from portway.engine.engine_thread import running_engine
     from portway.engine.grpc_registries import GrpcRegistries
     from portway.engine.survey import pick, pick_later, take_survey

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from portway_runtime.endpoints import parse_endpoint
+from portway_runtime.errors import SettingsError
 from portway_runtime.pem_files import read_pem
+from portway_runtime.proxies import NO_PROXIES, Proxies, proxies_of
 
 from portway.errors import AuthError, ConfigError, InvalidError
 
@@ -22,6 +24,7 @@ TOKEN_VARIABLE: Final = "PORTWAY_TOKEN"  # noqa: S105 - a variable's name
 CA_VARIABLE: Final = "PORTWAY_CA"
 KEY_VARIABLE: Final = "PORTWAY_KEY"
 RETURNS_VARIABLE: Final = "PORTWAY_RETURNS"
+PROXY_VARIABLE: Final = "PORTWAY_PROXY"
 PROCESS_VARIABLE: Final = "PORTWAY_PROCESS"
 
 # How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
@@ -61,7 +64,8 @@ class Settings:
     """The registries, the credentials, and the choice of node. Tunnels with equal settings share a session.
 
     registries: each `host:port`, tried in turn. ca: PEM; None trusts the system's roots. region: "" is any region.
-    returns: None stays at a node until it is lost.
+    returns: None stays at a node until it is lost. proxies: which connections to registries and nodes go through a
+    proxy.
     """
 
     registries: tuple[str, ...]
@@ -70,6 +74,7 @@ class Settings:
     region: str = ""
     strategy: str = LATENCY
     returns: ReturnTimes | None = RETURN_TIMES
+    proxies: Proxies = NO_PROXIES
 
 
 def resolve(
@@ -80,6 +85,7 @@ def resolve(
     region: str | None = None,
     strategy: str = LATENCY,
     returns: str | None = None,
+    proxy: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings that these arguments and the environment (the process's, if None) make now.
@@ -90,6 +96,7 @@ def resolve(
     environment = os.environ if environment is None else environment
     _check_kind("token", token, str)
     _check_kind("region", region, str)
+    _check_kind("proxy", proxy, str)
     _check_kind("ca", ca, (str, os.PathLike))
     _check_kind("returns", returns, str)
     if strategy not in STRATEGIES:
@@ -97,13 +104,15 @@ def resolve(
     registries = environment.get(REGISTRY_VARIABLE, "") if registry is None else registry
     token = environment.get(TOKEN_VARIABLE, "") if token is None else token
     path = environment.get(CA_VARIABLE, "") if ca is None else ca
+    checked = _checked_registries(registries)
     return Settings(
-        _checked_registries(registries),
+        checked,
         _checked_token(token),
         _read_ca(path),
         region or "",
         strategy,
         _return_times(environment.get(RETURNS_VARIABLE, "") if returns is None else returns),
+        _checked_proxies(proxy, environment, checked),
     )
 
 
@@ -149,6 +158,18 @@ def _checked_registries(registries: str | Sequence[str]) -> tuple[str, ...]:
         if not _names_registry(entry):
             raise ConfigError(f"{entry!r} does not name a registry: write host:port, such as registry.example.com:7400")
     return found
+
+
+def _checked_proxies(proxy: str | None, environment: Mapping[str, str], registries: tuple[str, ...]) -> Proxies:
+    source = PROXY_VARIABLE if proxy is None else "proxy= (--proxy)"
+    named = (environment.get(PROXY_VARIABLE) or None) if proxy is None else proxy
+    proxies = proxies_of(environment, named if named is None else named.strip(), source)
+    try:
+        for registry in registries:
+            proxies.way_to(parse_endpoint(registry))
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+    return proxies
 
 
 def _names_registry(entry: str) -> bool:

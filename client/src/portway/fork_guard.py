@@ -18,8 +18,9 @@ from typing import Final
 
 from portway_runtime.os_threads import make_lock
 
-# Guarded work takes less than this. After it the fork happens anyway, and its child may be unable to open tunnels.
-MAX_WAIT: Final = 5.0
+# Guarded work takes less than this; the longest is a registry's call through a proxy. After it the fork happens
+# anyway, and its child may be unable to open tunnels.
+MAX_WAIT: Final = 7.0
 # After a call has returned, gRPC's own threads clean up under locks of gRPC's for a few milliseconds.
 SETTLE_TIME: Final = 0.05
 

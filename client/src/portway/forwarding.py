@@ -43,6 +43,7 @@ class Arguments:
     tunnel_lost: TunnelLost | None
     key: str | os.PathLike[str] | None
     returns: str | None = None
+    proxy: str | None = None
     process: bool | None = None
     client: Any = None
 
@@ -70,6 +71,7 @@ class Arguments:
             region=self.region,
             strategy=self.strategy,
             returns=self.returns,
+            proxy=self.proxy,
         )
         return TunnelRequest(
             self.port,
@@ -208,6 +210,7 @@ class _Forward:
         tunnel_lost: TunnelLost | None = None,
         key: str | os.PathLike[str] | None = None,
         returns: str | None = None,
+        proxy: str | None = None,
         process: bool | None = None,
         client: None = None,
     ) -> Forwarding:
@@ -233,6 +236,8 @@ class _Forward:
             takes the URL over. Used instead of PORTWAY_KEY; "" is a random URL.
         returns: when the tunnel goes to a node that is clearly nearer than its own: "never", or times in seconds, such
             as "ready=60,spread=240,pause=600". Used instead of PORTWAY_RETURNS; "" is the default.
+        proxy: the URL of an HTTP proxy through which registries and nodes are reached, instead of PORTWAY_PROXY and
+            what https_proxy and no_proxy say; "" or "direct" is none. The local server is never reached through one.
         process: True runs the engine in a child process, so that a program that computes does not slow its visitors
             down; it takes 0.2 s at the first tunnel, and memory. Used instead of PORTWAY_PROCESS.
         client: None; a program written for Modal may pass it.
@@ -255,6 +260,7 @@ class _Forward:
                 tunnel_lost=tunnel_lost,
                 key=key,
                 returns=returns,
+                proxy=proxy,
                 process=process,
                 client=client,
             )

@@ -3,6 +3,7 @@
 Here: the form of both. Not here: what is measured, and which node is picked (engine/survey.py).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,7 +23,7 @@ def as_table(
     rows: list[tuple[str, ...]] = [_HEADINGS]
     rows += [_row(one, picked) for nodes in _by_region(measured).values() for one in nodes]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = [f"registry  {survey.registry}", f"client    {_client(survey)}", ""]
+    lines = [f"registry  {survey.registry}", f"client    {_client(survey)}", *_proxies(measured), ""]
     for row in rows:
         cells = [
             cell.rjust(width) if column in _RIGHT_ALIGNED else cell.ljust(width)
@@ -100,6 +101,7 @@ def _object(one: MeasuredNode) -> dict[str, object]:
     return {
         "name": node.node.name,
         "address": str(node.node.address),
+        "proxy": None if node.node.via is None else str(node.node.via.address),
         "state": node.state,
         "reached": one.reached,
         "not_reached": one.short or None,
@@ -119,6 +121,15 @@ def _client(survey: Survey) -> str:
     latitude, longitude = survey.position
     country = f"{survey.country}, " if survey.country else ""
     return f"{survey.address}, for GeoIP in {country}at {latitude:g}, {longitude:g}"
+
+
+def _proxies(measured: Sequence[MeasuredNode]) -> list[str]:
+    counts = Counter(one.node.node.via for one in measured if one.node.node.via is not None)
+    return [
+        f"proxy     {via.address}, which {via.source} names, to {count} of {len(measured)} nodes: "
+        "their round trips are those of TLS"
+        for via, count in counts.items()
+    ]
 
 
 def _expected(one: MeasuredNode) -> str:

@@ -69,7 +69,9 @@ class ConnectDialogue:
     def ended(self) -> ProxyFailed:
         """The error that the end of the connection is, before the answer is whole."""
         said = "in the middle of its answer" if self._header else "without an answer"
-        return self._failed(f"closes the connection {said}: check its address and port, and whether it wants https://")
+        return self._failed(
+            f"closes the connection {said}: check its address and port, and whether it wants https://", lasting=False
+        )
 
     def _refused(self, code: int, reason: bytes, header: bytes) -> ProxyFailed:
         words = printable_line(reason.decode("ascii", "replace")).strip()[:_SHOWN]
@@ -84,7 +86,8 @@ class ConnectDialogue:
         if code in _UNREACHED:
             return self._failed(
                 f"cannot reach {self._target} ({said}): check that host and port are right, and whether it may connect "
-                "there"
+                "there",
+                lasting=False,
             )
         return self._failed(f"refuses to connect to {self._target} ({said}): is it an HTTP proxy that allows CONNECT?")
 
@@ -100,8 +103,8 @@ class ConnectDialogue:
             return "wants a login (407): write it into its URL, as in http://USER:PASSWORD@HOST:PORT"
         return "does not accept the user and password of its URL (407): check them, each of @ : / % is written as %XX"
 
-    def _failed(self, what: str) -> ProxyFailed:
-        return ProxyFailed(f"{self._proxy}, {what}")
+    def _failed(self, what: str, *, lasting: bool = True) -> ProxyFailed:
+        return ProxyFailed(f"{self._proxy}, {what}", lasting=lasting)
 
 
 def unreached(proxy: Proxy, error: OSError | ValueError) -> ProxyFailed:

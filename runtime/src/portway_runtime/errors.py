@@ -54,7 +54,14 @@ class NoThread(RuntimeFault):
 
 
 class ProxyFailed(RuntimeFault):
-    """An HTTP proxy gives no connection. The message names the proxy, without its login, and says what to do."""
+    """An HTTP proxy gives no connection. The message names the proxy, without its login, and says what to do.
+
+    lasting: trying again does not help, somebody has to change something first.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class AddressNotAllowed(RuntimeFault):

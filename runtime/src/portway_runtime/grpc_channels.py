@@ -20,6 +20,8 @@ KEEPALIVE: Final = (
 KEEPALIVE_WHEN_IDLE: Final = (*KEEPALIVE, ("grpc.keepalive_permit_without_calls", 1))
 # A channel that shares connections with one that failed would wait out that one's back-off.
 OWN_CONNECTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
+# For every channel: gRPC itself heeds some of the variables that name a proxy, for some of a process's connections.
+NO_PROXY_OF_ITS_OWN: Final = (("grpc.enable_http_proxy", 0),)
 # In the trailing metadata of a refusal that holds at every registry: an operator removed the node, or its name was
 # given to another one after its certificate was issued.
 NODE_IS_OUT: Final = ("portway-node", "out")

@@ -1,6 +1,5 @@
 """gRPC: the target of a channel to a registry whose addresses are known. Not here: looking names up (names.py)."""
 
-import os
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -10,15 +9,13 @@ from portway_runtime.names import Address, literal_address
 
 # Seconds that looking a registry's name up may take, before the time of the call itself.
 LOOKUP_TIMEOUT: Final = 3.0
-# Where gRPC finds a proxy, which it then asks to connect to a name.
-_PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 Options = tuple[tuple[str, str], ...]
 
 
-def looks_up_itself(endpoint: Endpoint) -> bool:
-    """Whether gRPC is to be given the endpoint as it is: an address, or a name that a proxy looks up."""
-    return literal_address(endpoint.host) is not None or any(os.environ.get(name) for name in _PROXIES)
+def is_address(endpoint: Endpoint) -> bool:
+    """Whether gRPC can be given the endpoint as it is: its host is an address."""
+    return literal_address(endpoint.host) is not None
 
 
 def target_of(endpoint: Endpoint, addresses: Sequence[Address], server_name: str | None = None) -> tuple[str, Options]:

@@ -22,7 +22,8 @@ def tls_failure(proxy: Proxy, error: OSError) -> ProxyFailed:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ProxyFailed(
             f"{proxy}, has a certificate that is not trusted ({error.verify_message}): add its CA to the system's, or "
-            "name it with SSL_CERT_FILE"
+            "name it with SSL_CERT_FILE",
+            lasting=True,
         )
     if isinstance(error, ssl.SSLError):
         return ProxyFailed(f"{proxy}, does not speak TLS ({error.reason or error}): is it an http:// proxy?")

@@ -3,6 +3,7 @@
 import socket
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import portway
@@ -14,6 +15,7 @@ from portway_runtime import names
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
+from portway_testkit.links.connect_proxy import ConnectProxy
 from portway_testkit.visitors.mesh_visitors import get
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
@@ -42,6 +44,19 @@ def answers(node: object, tunnel: portway.Tunnel, cluster: Cluster, origin: Http
         return get(node, tunnel, cluster.ca) == f"{origin.name}\n".encode()  # type: ignore[arg-type]
     except OSError:  # it has not heard of the tunnel yet
         return False
+
+
+def test_a_node_asks_no_proxy(start: Callable[..., Joiner], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment names for other programs: neither to join nor to register, nor for its peers."""
+    joiner = start()
+    configs = [joiner.config(name, token=joiner.invite()) for name in ("fra-1", "fra-2")]
+    with ConnectProxy() as proxy:
+        for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for config in configs:
+            joiner.enter(config)
+            joiner.run(config)
+        assert proxy.asked == []
 
 
 def test_what_a_node_keeps_is_its_own(joiner: Joiner) -> None:

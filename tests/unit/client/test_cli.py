@@ -112,7 +112,7 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "forward", forward)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     named = {"--host": "db", "--registry": "a:1", "--token": "t", "--ca": "c", "--region": "r", "--timeout": "3.5"}
-    named |= {"--strategy": "geoip", "--key": "k", "--returns": "never"}
+    named |= {"--strategy": "geoip", "--key": "k", "--returns": "never", "--proxy": "p"}
     arguments = ["--h2", "--unencrypted", *(word for option in named.items() for word in option)]
     assert main(["forward", "5432", *arguments]) == 1
     assert main(["forward", "other:5432", *arguments]) == 1
@@ -130,6 +130,8 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
             "strategy": "geoip",
             "key": "k",
             "returns": "never",
+            "proxy": "p",
+            "process": False,
             "timeout": 3.5,
         }
 

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "tunnel_lost": None,
     "key": "",
     "returns": None,
+    "proxy": "",
     "process": None,
     "client": None,
 }

@@ -95,6 +95,7 @@ def test_json_has_the_same() -> None:
     assert told["regions"][1]["nodes"][0] == {
         "name": "par-1",
         "address": "192.0.2.1:443",
+        "proxy": None,
         "state": "ready",
         "reached": False,
         "not_reached": "refused",

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import OWN_CONNECTIONS
-from portway_runtime.grpc_targets import looks_up_itself, target_of
+from portway_runtime.grpc_targets import is_address, target_of
 from portway_runtime.names import Address
 
 
@@ -21,14 +21,10 @@ def test_a_target_holds_the_addresses_of_both_families() -> None:
     assert target_of(endpoint, [v6, v4], "other.test") == (both, ((name, "other.test"),))
 
 
-@pytest.mark.parametrize("proxy", ["", "http://proxy.test:3128"])
-def test_grpc_is_left_what_it_looks_up_itself(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """Addresses; and names when it is to go through a proxy, which may know other names than this machine."""
-    for variable in ("grpc_proxy", "http_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("https_proxy", proxy)
-    assert looks_up_itself(Endpoint("::1", 7400))
-    assert looks_up_itself(Endpoint("registry.test", 7400)) is bool(proxy)
+def test_grpc_is_given_addresses_as_they_are() -> None:
+    """A name is looked up before."""
+    assert is_address(Endpoint("::1", 7400))
+    assert not is_address(Endpoint("registry.test", 7400))
 
 
 @pytest.mark.shares_sockets

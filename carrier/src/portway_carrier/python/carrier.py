@@ -11,6 +11,7 @@ from portway_proto.wire.lane import Side
 from portway_runtime.dialling import Dialler
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.names import Names
+from portway_runtime.proxies import Proxy
 
 from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, Pool, ServeEvents, Stream, VisitEnded
 from portway_carrier.errors import CarrierError
@@ -59,8 +60,8 @@ class PythonCarrier:
     ) -> PyStream:
         return self._streams.accept(sock, tls, established)
 
-    def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
-        return self._streams.connect(address, tls)
+    def connect(self, address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> PyStream:
+        return self._streams.connect(address, tls, via)
 
     def lane(self, stream: Stream, side: Side, events: LaneEvents, *, greeted: bool = True) -> PyLane:
         assert isinstance(stream, PyStream)

@@ -89,7 +89,7 @@ class DataLanes:
             return
         self.retire()
         tls = ClientTls(cluster_ca, node.server_name, LINK_ALPN)
-        target = DialTarget(node.address, tls, Dialogue.park(welcomed.credentials))
+        target = DialTarget(node.address, tls, Dialogue.park(welcomed.credentials), node.via)
         most = min(_SIZES.lanes, welcomed.max_lanes or _SIZES.lanes)
         sizes = SpareSizes(quiet=min(_SIZES.quiet, most), busy=min(_SIZES.busy, most), lanes=most)
         self._credentials = welcomed.credentials

@@ -4,7 +4,8 @@ The connection itself is the measurement, so picking the nearest node costs no e
 one that the kernel measured, first in TCP's own handshake: it includes neither the name's resolution nor cryptography
 nor the delay of a program that keeps the interpreter busy. Where the kernel does not report it, it is half of the time
 that TCP and TLS took together, which is two round trips. A node that was abandoned, or did not answer in time, is at
-least half as far away as the time it was given.
+least half as far away as the time it was given. Through a proxy it is the time of the TLS handshake with the node; how
+much of a dial that has not ended is the proxy's, such as its look-ups, is not known, so it tells nothing.
 
 Here: what a connection must be like, and racing real dials. Not here: which node is dialled when (race_rule.py), what
 is said on a connection (search.py).
@@ -59,7 +60,7 @@ async def dial(carrier: Carrier, node: Node, cluster_ca: bytes) -> Dialled:
     """Connect to a node. Raises DialFailed. Cancelled, it leaves no connection behind."""
     try:
         with fork_guard:  # the first connection initialises the TLS library
-            stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN))
+            stream = carrier.connect(node.address, ClientTls(cluster_ca, node.server_name, LINK_ALPN), node.via)
     except CarrierError as error:
         raise DialFailed(str(error), _in_short(error)) from None
     try:
@@ -69,7 +70,8 @@ async def dial(carrier: Carrier, node: Node, cluster_ca: bytes) -> Dialled:
         raise DialFailed(str(error), _in_short(error)) from None
     except TimeoutError:
         stream.abort()
-        reason = f"no connection within {DIAL_TIMEOUT:g} s"
+        way = f", through {node.via}" if node.via is not None else ""
+        reason = f"no connection within {DIAL_TIMEOUT:g} s{way}"
         raise DialFailed(reason, timed_out(DIAL_TIMEOUT), at_least(node, DIAL_TIMEOUT)) from None
     except BaseException:
         stream.abort()
@@ -81,8 +83,10 @@ async def dial(carrier: Carrier, node: Node, cluster_ca: bytes) -> Dialled:
     return Dialled(stream, RoundTrip(node.name, seconds * 1000), handshake.took)
 
 
-def at_least(node: Node, waited: float) -> RoundTrip:
-    """The lower bound for a node that had no connection after `waited` seconds."""
+def at_least(node: Node, waited: float) -> RoundTrip | None:
+    """The lower bound for a node that had no connection after `waited` seconds; None when there is none."""
+    if node.via is not None:
+        return None
     return RoundTrip(node.name, waited * 1000 / _ROUND_TRIPS, at_least=True)
 
 
@@ -95,6 +99,8 @@ def _in_short(error: CarrierError) -> str:
     match error:
         case ConnectFailed(refused=True):
             return "refused"
+        case ConnectFailed(proxy=True):
+            return "no way through the proxy"
         case ConnectFailed():
             return "unreachable"
         case HandshakeFailed(untrusted=True):
@@ -144,8 +150,8 @@ async def race(
                     yield node, stream
     finally:
         for task, (node, began) in dialling.items():
-            if not task.done():
-                record.round_trips.append(at_least(node, clock() - began))
+            if not task.done() and (bound := at_least(node, clock() - began)) is not None:
+                record.round_trips.append(bound)
         await tasks.close()
         for stream in ready:
             stream.abort()

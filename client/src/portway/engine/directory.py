@@ -13,6 +13,7 @@ from typing import Final, NoReturn, Protocol, TypeVar
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoThread
+from portway_runtime.proxies import Proxy
 from portway_runtime.tasks import fail
 from portway_runtime.threads import start_thread
 
@@ -29,13 +30,14 @@ RENEW_RETRY: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A relay node to dial."""
+    """A relay node to dial, through the proxy `via` if there is one."""
 
     name: str
     region: str
     address: Endpoint
     server_name: str
     domain: str
+    via: Proxy | None = None
 
     @property
     def zone(self) -> str:

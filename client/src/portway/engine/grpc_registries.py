@@ -6,16 +6,18 @@ used grpc.aio cannot call at all. A channel lives for one call, so a fork inheri
 imported at the first call.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint, parse_endpoint
-from portway_runtime.errors import CertificateError, NoDescriptors, NoThread
-from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
-from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
+from portway_runtime.errors import CertificateError, NoDescriptors, NoThread, ProxyFailed, SettingsError
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS, CallFault, fault_of, reason_of
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.printable import printable_line
+from portway_runtime.proxies import Proxy
 from portway_runtime.threads import demand_threads
 from portway_runtime.trusted_roots import system_roots
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from portway_proto.v1.discovery_pb2 import Grant as GrantMessage
 
 T = TypeVar("T")
+Way = tuple[str, Options]  # what a channel is made with
 
 # Seconds. Three registries can be tried in the time that opening a tunnel may take (10 s by default).
 CALL_TIMEOUT: Final = 3.0
@@ -90,7 +93,7 @@ class GrpcRegistries:
             lambda channel, metadata: DiscoveryStub(channel).Locate(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
         candidates = well_formed(answer.candidates)
-        nodes = tuple(map(node_of, candidates))
+        nodes = tuple(map(self.node_of, candidates))
         if not nodes:
             where = f"region {region!r}" if region else "the cluster"
             raise UnreachableError(f"no relay node of {where} is ready: start one, or ask for another region")
@@ -147,8 +150,10 @@ class GrpcRegistries:
         lasting = True
         roots = self._roots()
         for address in tuple(self._order if registries is None else registries):
+            registry = parse_endpoint(address)
+            via = self.way_to(registry)
             try:
-                target, options = self._target(address)
+                way = self._direct(registry) if via is None else None
             except (OSError, UnicodeError) as error:
                 why = f" within {LOOKUP_TIMEOUT:g} s" if isinstance(error, TimeoutError) else ""
                 attempts.append(Attempt("", address, f"its name cannot be resolved{why}"))
@@ -158,16 +163,20 @@ class GrpcRegistries:
                 with fork_guard:
                     demand_descriptors()
                     demand_threads()
-                    with _channel(target, options, roots) as channel:
+                    with _opened(way, via, registry) as (target, options), _channel(target, options, roots) as channel:
                         answer = call(channel, metadata)
             except (NoDescriptors, NoThread) as error:
                 attempts.append(Attempt("", address, f"not asked: {error}"))
+            except ProxyFailed as error:
+                attempts.append(Attempt("", address, str(error)))
+                lasting = lasting and error.lasting
             except grpc.RpcError as error:
                 name, details = _status_of(error)
                 known = status_error(name, details)
                 if known is not None:
                     raise known from None
-                attempts.append(Attempt("", address, _reason(name, details)))
+                through = f", through {via}" if via is not None else ""
+                attempts.append(Attempt("", address, _reason(name, details) + through))
                 lasting = lasting and fault_of(name, details) in _LASTING
             else:
                 if self._order[0] != address:
@@ -176,11 +185,23 @@ class GrpcRegistries:
                 return answer
         raise UnreachableError(otherwise, tuple(attempts), lasting=lasting)
 
-    def _target(self, address: str) -> tuple[str, Options]:
+    def node_of(self, candidate: "Candidate") -> Node:
+        """The node of a candidate that a registry named. Raises ConfigError when its proxy cannot be used."""
+        node = candidate.node
+        address = Endpoint(node.host, node.port)
+        return Node(node.name, node.region, address, node.server_name, node.domain, self.way_to(address))
+
+    def way_to(self, endpoint: Endpoint) -> Proxy | None:
+        """The proxy to it, if there is one. Raises ConfigError when that cannot be used."""
+        try:
+            return self._settings.proxies.way_to(endpoint)
+        except SettingsError as error:
+            raise ConfigError(str(error)) from None
+
+    def _direct(self, registry: Endpoint) -> Way:
         """What a channel is made with. Raises OSError and UnicodeError when its name cannot be resolved."""
-        registry = parse_endpoint(address)
-        if looks_up_itself(registry):
-            return address, ()
+        if is_address(registry):
+            return str(registry), ()
         return target_of(registry, self._names.addresses(registry.host, LOOKUP_TIMEOUT))
 
     def _roots(self) -> bytes | None:
@@ -193,10 +214,24 @@ class GrpcRegistries:
             raise ConfigError(f"the system's CAs cannot be used: {error}; or name one with {CA_VARIABLE}") from None
 
 
+@contextmanager
+def _opened(way: Way | None, via: Proxy | None, registry: Endpoint) -> Iterator[Way]:
+    """The way to a registry, through a door in its proxy if there is one. Raises ProxyFailed, NoThread."""
+    if way is not None:
+        yield way
+        return
+    from portway_runtime.proxy_door import open_door  # most programs have no proxy
+
+    assert via is not None
+    with open_door(via, registry) as way:
+        yield way
+
+
 def _channel(target: str, options: Options, roots: bytes | None) -> "grpc.Channel":
     import grpc
 
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), options=(*options, *OWN_CONNECTIONS))
+    credentials = grpc.ssl_channel_credentials(roots)
+    return grpc.secure_channel(target, credentials, (*options, *OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN))
 
 
 def well_formed(candidates: "Iterable[Candidate]") -> "list[Candidate]":
@@ -214,12 +249,6 @@ def well_formed(candidates: "Iterable[Candidate]") -> "list[Candidate]":
         candidate.node.CopyFrom(record)
         found.append(candidate)
     return found
-
-
-def node_of(candidate: "Candidate") -> Node:
-    """The node of a candidate that a registry named."""
-    node = candidate.node
-    return Node(node.name, node.region, Endpoint(node.host, node.port), node.server_name, node.domain)
 
 
 def expected_of(candidate: "Candidate") -> Expected:

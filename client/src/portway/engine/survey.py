@@ -20,7 +20,7 @@ from portway.config import RETURN_TIMES
 from portway.engine.dialling import DialFailed, dial, timed_out
 from portway.engine.directory import Expected, Node, ask_on_thread
 from portway.engine.foreseen_race import DialEnd, foreseen_race
-from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, node_of, well_formed
+from portway.engine.grpc_registries import CALL_TIMEOUT, GrpcRegistries, expected_of, well_formed
 from portway.engine.return_rule import Measured, NamedNode, ReturnRule
 from portway.errors import UnreachableError
 
@@ -112,7 +112,7 @@ def ask_survey(registries: GrpcRegistries) -> Survey:
         lambda channel, metadata: DiscoveryStub(channel).Survey(request, timeout=CALL_TIMEOUT, metadata=metadata),
     )
     nodes = tuple(
-        SurveyedNode(node_of(one), _state(one), expected_of(one), one.distance_km, one.load_ms)
+        SurveyedNode(registries.node_of(one), _state(one), expected_of(one), one.distance_km, one.load_ms)
         for one in well_formed(answer.candidates)
     )
     position = (answer.client_latitude, answer.client_longitude)

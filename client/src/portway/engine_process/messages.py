@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
+from portway_runtime.proxies import Proxies
+
 from portway import errors
 from portway.config import ReturnTimes, Settings
 from portway.engine_process.channel import Message
@@ -28,6 +30,7 @@ _ERRORS: Final = {
         errors.InvalidError,
         errors.ConfigError,
         errors.AuthError,
+        errors.ClockError,
         errors.QuotaError,
         errors.RemoteError,
         errors.TakenOverError,
@@ -55,6 +58,7 @@ def request_to_message(request: TunnelRequest, before: Before | None) -> Message
         "region": settings.region,
         "strategy": settings.strategy,
         "returns": None if settings.returns is None else asdict(settings.returns),
+        "proxies": asdict(settings.proxies),
         "key": request.key,
         "before": None if before is None else before_to_message(before),
     }
@@ -68,6 +72,7 @@ def request_from_message(message: Message, tunnel_lost: TunnelLost) -> TunnelReq
         region=message["region"],
         strategy=message["strategy"],
         returns=None if message["returns"] is None else ReturnTimes(**message["returns"]),
+        proxies=Proxies(**message["proxies"]),
     )
     return TunnelRequest(
         port=message["port"],

@@ -80,6 +80,12 @@ class _NounGroup(click.Group):
     type=click.Path(path_type=Path, dir_okay=False),
     help="The CA that the registry's certificate is from; by default the system's CAs.",
 )
+@click.option(
+    "--proxy",
+    envvar="PORTWAY_PROXY",
+    help="The HTTP proxy to reach the registry through, as http://HOST:PORT; 'direct' is none. Other variables that "
+    "name proxies are not heeded.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text; may also follow the command.")
 @click.version_option(package_name="portway-registry")
 @click.pass_context
@@ -89,13 +95,15 @@ def main(
     token: str | None,
     token_file: Path | None,
     ca: Path | None,
+    proxy: str | None,
     as_json: bool,
 ) -> None:
     """Look after a Portway cluster: its nodes, tunnels, tenants, tokens and keys.
 
-    The registry, the token and the CA are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN and PORTWAY_CA.
+    The registry, the token, the CA and the proxy are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN, PORTWAY_CA
+    and PORTWAY_PROXY.
     """
-    ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json)
+    ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json, proxy)
 
 
 for _command in (node, invitation, tunnel, tenant, token, grant_key, audit, pki):

@@ -6,7 +6,7 @@ here: printing (output.py), the commands.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
@@ -16,11 +16,21 @@ import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import parse_endpoint
-from portway_runtime.errors import CertificateError, NoThread
-from portway_runtime.grpc_channels import KEEPALIVE, STORE_IS_AWAY, STORE_IS_FULL, CallFault, fault_of, reason_of
-from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
+from portway_runtime.errors import CertificateError, NoThread, ProxyFailed, SettingsError
+from portway_runtime.grpc_channels import (
+    KEEPALIVE,
+    NO_PROXY_OF_ITS_OWN,
+    STORE_IS_AWAY,
+    STORE_IS_FULL,
+    CallFault,
+    fault_of,
+    reason_of,
+)
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.pem_files import read_pem
+from portway_runtime.proxies import DIRECT, parse_proxy
+from portway_runtime.proxy_door import open_door
 from portway_runtime.threads import demand_threads
 from portway_runtime.trusted_roots import system_roots
 
@@ -31,8 +41,13 @@ _CONNECT_TIMEOUT: Final = 3.0
 # that starts a machine both come a little late. A person who has mistyped an address waits as long.
 _PATIENCE: Final = 5.0
 _PAUSE: Final = 0.2
-# gRPC's own pauses between two connections begin with a second otherwise.
-_RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 500))
+_OPTIONS: Final = (
+    *KEEPALIVE,
+    *NO_PROXY_OF_ITS_OWN,
+    # gRPC's own pauses between two connections begin with a second otherwise.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -143,6 +158,7 @@ class GlobalOptions:
     token_file: Path | None
     ca: Path | None
     json: bool
+    proxy: str | None = None
 
     @contextmanager
     def calls(self) -> Iterator[AdminCalls]:
@@ -152,8 +168,9 @@ class GlobalOptions:
         except NoThread as error:
             raise Failure(f"no registry can be asked: {error}", ExitCode.REFUSED) from None
         token, patience = self._read_token(), _Patience()
-        address, channel = self._channel(patience)
-        with channel:
+        with ExitStack() as held:
+            address, channel = self._channel(patience, held)
+            held.enter_context(channel)
             try:
                 yield AdminCalls(address, channel, token, patience)
             except grpc.RpcError as error:
@@ -181,10 +198,13 @@ class GlobalOptions:
         reason = reason_of(code.name, details or code.name, words)
         return Failure(f"cannot reach the registry at {address}: {reason}", exit_code)
 
-    def _channel(self, patience: _Patience) -> tuple[str, grpc.Channel]:
-        """The first registry of the list that accepts a connection, as for clients; the last one without a try."""
+    def _channel(self, patience: _Patience, held: ExitStack) -> tuple[str, grpc.Channel]:
+        """The first registry of the list that accepts a connection, as for clients; the last one without a try. `held`
+        gets what the channel needs beside itself."""
         addresses = _parse_registries(self.registry)
         credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file", read_pem) if self.ca else _system_roots())
+        if self.proxy and self.proxy != DIRECT:
+            return _channel_through(self.proxy, addresses, credentials, held)
         for address in addresses[:-1]:
             channel = _channel_to(address, credentials)
             try:
@@ -217,18 +237,37 @@ def _system_roots() -> bytes | None:
         raise click.UsageError(f"the system's CAs cannot be used: {error}; or give --ca FILE") from None
 
 
+def _channel_through(
+    url: str, addresses: list[str], credentials: grpc.ChannelCredentials, held: ExitStack
+) -> tuple[str, grpc.Channel]:
+    """The first registry that the proxy connects to. Raises Failure, and UsageError for the proxy's URL."""
+    try:
+        proxy = parse_proxy(url, "PORTWAY_PROXY (--proxy)")
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    failures = []
+    for address in addresses:
+        try:
+            target, options = held.enter_context(open_door(proxy, parse_endpoint(address)))
+        except (ProxyFailed, NoThread) as error:
+            failures.append(f"cannot reach the registry at {address}: {error}")
+        else:
+            return address, grpc.secure_channel(target, credentials, (*options, *_OPTIONS))
+    raise Failure("; ".join(failures), ExitCode.UNREACHABLE)
+
+
 def _channel_to(address: str, credentials: grpc.ChannelCredentials, patience: _Patience | None = None) -> grpc.Channel:
     """A channel to HOST:PORT; one whose calls fail when the name cannot be resolved, not within `patience` either."""
     registry = parse_endpoint(address)
     target, options = address, cast(Options, ())
-    while not looks_up_itself(registry):
+    while not is_address(registry):
         try:
             target, options = target_of(registry, BlockingNames().addresses(registry.host, LOOKUP_TIMEOUT))
             break
         except (OSError, UnicodeError):
             if patience is None or not patience.waited():
                 break
-    return grpc.secure_channel(target, credentials, (*options, *KEEPALIVE, *_RECONNECT))
+    return grpc.secure_channel(target, credentials, (*options, *_OPTIONS))
 
 
 def _is_refused(error: grpc.RpcError) -> bool:

@@ -21,8 +21,8 @@ from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import CertificateError
-from portway_runtime.grpc_channels import OWN_CONNECTIONS, CallFault, fault_of, reason_of
-from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS, CallFault, fault_of, reason_of
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
 from portway_runtime.identities import dns_names
 from portway_runtime.names import Names
 from portway_runtime.pem_files import read_pem
@@ -184,7 +184,9 @@ async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None
     """One Join call. Raises AioRpcError."""
     credentials = grpc.ssl_channel_credentials(roots)
     target, options = await _target(invitation.registry, names)
-    async with aio.secure_channel(target, credentials, options=(*options, *OWN_CONNECTIONS)) as channel:
+    async with aio.secure_channel(
+        target, credentials, options=(*options, *OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
+    ) as channel:
         metadata = (("authorization", f"Bearer {invitation.token}"),)
         answer = await EnrolmentStub(channel).Join(request, metadata=metadata, timeout=_ANSWERED_WITHIN)
     return answer.certificate
@@ -193,7 +195,7 @@ async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None
 async def _target(registry: Endpoint, names: Names) -> tuple[str, Options]:
     """What a channel is made with. With a name that cannot be resolved the call fails, and says so."""
     try:
-        if looks_up_itself(registry):
+        if is_address(registry):
             return str(registry), ()
         async with asyncio.timeout(LOOKUP_TIMEOUT):
             return target_of(registry, await names.addresses(registry.host))

@@ -19,8 +19,8 @@ from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors, NoThread
-from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, OWN_CONNECTIONS, CallFault
-from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, looks_up_itself, target_of
+from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS, CallFault
+from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
 from portway_runtime.identities import REGISTRY_NAME
 from portway_runtime.names import Names
 from portway_runtime.tasks import Tasks
@@ -52,7 +52,7 @@ _CLOCKS_APART: Final = 60.0
 # it: after an invitation anew a replica may still have the order that removed the node before.
 _OUT_FOR: Final = 5.0
 _TOKENS_A_MESSAGE: Final = 1_000  # as mesh.proto says
-_OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS)
+_OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
 
 
 class RegistryEvents(Protocol):
@@ -221,7 +221,7 @@ class RegistryStream:
         # Registry certificates of an earlier release hold the names of their hosts only, so both names are tried.
         name = None if registry in self._by_host else REGISTRY_NAME
         try:
-            if looks_up_itself(registry):
+            if is_address(registry):
                 return str(registry), () if name is None else (("grpc.ssl_target_name_override", name),)
             async with asyncio.timeout(LOOKUP_TIMEOUT):
                 return target_of(registry, await self._names.addresses(registry.host), name)

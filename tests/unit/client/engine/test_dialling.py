@@ -41,7 +41,7 @@ class FakeCarrier:
         self.stream = FakeStream(outcome)
         self.asked: list[tuple[Endpoint, ClientTls]] = []
 
-    def connect(self, address: Endpoint, tls: ClientTls) -> Any:
+    def connect(self, address: Endpoint, tls: ClientTls, via: object = None) -> Any:
         self.asked.append((address, tls))
         if isinstance(self.stream.outcome, TlsSettingsError):
             raise self.stream.outcome
@@ -130,7 +130,7 @@ class Track:
         self.dials: dict[str, Dial] = {}
         self.begun = asyncio.Event()
 
-    def connect(self, address: Endpoint, tls: ClientTls) -> Dial:
+    def connect(self, address: Endpoint, tls: ClientTls, via: object = None) -> Dial:
         dial = self.dials[address.host] = Dial(address.host)
         self.begun.set()
         return dial

@@ -65,7 +65,7 @@ class _Carrier:
     def __init__(self, endings: dict[str, Ending]) -> None:
         self._endings = endings
 
-    def connect(self, address: Endpoint, tls: ClientTls) -> _Dial:
+    def connect(self, address: Endpoint, tls: ClientTls, via: object = None) -> _Dial:
         return _Dial(self._endings[address.host])
 
 

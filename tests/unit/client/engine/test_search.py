@@ -61,7 +61,7 @@ class FakeCarrier:
         self.dialled: list[FakeStream] = []
         self.tls: list[ClientTls] = []
 
-    def connect(self, address: Endpoint, tls: ClientTls) -> FakeStream:
+    def connect(self, address: Endpoint, tls: ClientTls, via: object = None) -> FakeStream:
         name = address.host.removesuffix(".test")
         self.tls.append(tls)
         self.dialled.append(FakeStream(name, self.outcomes.get(name)))

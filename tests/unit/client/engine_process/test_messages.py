@@ -22,6 +22,7 @@ from portway.engine_process.messages import (
 )
 from portway.errors import Attempt, Error, RemoteError, TunnelLostError, UnreachableError
 from portway.tunnel import Before, Tunnel, TunnelRequest
+from portway_runtime.proxies import Proxies
 
 
 def sent(message: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +37,15 @@ def told(_: TunnelLostError) -> None: ...
 @pytest.mark.parametrize("before", [None, Before(bytes(range(32)), Tunnel("a.test", 8443, "raw.test", 20001), b"\xff")])
 def test_a_request_arrives_whole(before: Before | None) -> None:
     """Every field of it: one that is forgotten here would be ignored there. The callback is the receiver's."""
-    settings = Settings(("a:1", "[::1]:2"), "pw_id_secret", b"PEM\xff", "fra", "geoip", ReturnTimes(1, 2, 3, 4, 5))
+    settings = Settings(
+        ("a:1", "[::1]:2"),
+        "pw_id_secret",
+        b"PEM\xff",
+        "fra",
+        "geoip",
+        ReturnTimes(1, 2, 3, 4, 5),
+        Proxies("http://user:password@proxy.test", "PORTWAY_PROXY", "a.test", everything=True),
+    )
     for field in fields(settings):
         assert getattr(settings, field.name) != field.default
     request = TunnelRequest(8000, "db", True, True, 2.5, settings, None, "/keys/\udcff", None)

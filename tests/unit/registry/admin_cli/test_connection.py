@@ -18,6 +18,7 @@ from portway_runtime import names
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.admin_stage import Stage, call
 from portway_testkit.clusters.registry import Pki
+from portway_testkit.links.connect_proxy import ConnectProxy
 from portway_testkit.processes.ports import free_port
 from portway_testkit.processes.threads import no_more_threads
 
@@ -90,6 +91,36 @@ def test_without_a_ca_the_systems_are_trusted(stage: Stage, admin: Call, monkeyp
     result = admin(*asked)
     assert result.exit_code == 2
     assert "/none, which SSL_CERT_FILE names" in result.stderr
+
+
+def test_only_a_proxy_that_it_is_told_of_is_used(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a flag or PORTWAY_PROXY; not the one of other programs, which gRPC would take."""
+    with ConnectProxy() as proxy:
+        for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        assert stage.say(*LIST).exit_code == 0
+        assert proxy.asked == []
+        assert stage.say("--proxy", proxy.url, *LIST).exit_code == 0
+        assert proxy.asked == [stage.address]
+        assert stage.say(*LIST, PORTWAY_PROXY=proxy.url).exit_code == 0
+        assert proxy.asked == [stage.address] * 2
+        assert stage.say("--proxy", "direct", *LIST, PORTWAY_PROXY=proxy.url).exit_code == 0
+        assert proxy.asked == [stage.address] * 2
+
+
+def test_a_proxy_that_refuses_is_told(stage: Stage) -> None:
+    """As a registry that cannot be reached; one that cannot be used is wrong usage. No password is shown."""
+    with ConnectProxy() as proxy:
+        proxy.login = "another:one"
+        result = stage.say("--proxy", proxy.url.replace("//", "//me:secret@"), *LIST)
+    assert result.exit_code == 3
+    assert f"cannot reach the registry at {stage.address}: the proxy 127.0.0.1:{proxy.port}, which" in result.stderr
+    assert "does not accept the user and password" in result.stderr
+    assert "secret" not in result.stderr
+    for url in ("socks5://me:secret@proxy.test:1080", "http://me:secret"):
+        result = stage.say("--proxy", url, *LIST)
+        assert result.exit_code == 2
+        assert "secret" not in result.stderr
 
 
 @pytest.mark.parametrize("flag", ["--registry", "--token-file"])

@@ -12,6 +12,7 @@ from portway_proto.wire.frames import Opening
 from portway_proto.wire.lane import Side
 from portway_runtime.backoff import Backoff
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.proxies import Proxy
 
 from portway_carrier.contract import Lane, PoolCounts
 from portway_carrier.errors import CarrierError, HandshakeFailed
@@ -50,7 +51,7 @@ class DiallingPool(PyPool):
         side: Side,
         sizes: SpareSizes,
         target: DialTarget,
-        connect: Callable[[Endpoint, ClientTls], PyStream],
+        connect: Callable[[Endpoint, ClientTls, Proxy | None], PyStream],
         on_lost: Callable[[CarrierError], None],
     ) -> None:
         """`on_lost` is called with each dial that fails, and each lane that ends before its first visit."""
@@ -192,7 +193,7 @@ class DiallingPool(PyPool):
     async def _greeted_lane(self) -> PyLane:
         """A new lane whose greeting was sent. Raises CarrierError."""
         target = self._target
-        stream = self._connect(target.address, target.tls)
+        stream = self._connect(target.address, target.tls, target.via)
         try:
             handshake = await stream.ready()
             if handshake.alpn != target.tls.alpn:

@@ -1,6 +1,6 @@
 """Establishing streams: on a socket that was accepted, or by dialling an address, with TLS or without.
 
-What goes wrong is reported by the stream as a CarrierError.
+What goes wrong is reported by the stream as a CarrierError. Not here: dialling through a proxy (proxied.py).
 """
 
 import asyncio
@@ -13,10 +13,12 @@ from portway_runtime.descriptors import EXHAUSTED
 from portway_runtime.dialling import Dialler
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.names import Names
+from portway_runtime.proxies import Proxy
 
-from portway_carrier.errors import CarrierError, ConnectFailed, ConnectionLost, HandshakeFailed, TlsSettingsError
+from portway_carrier.errors import ConnectFailed, ConnectionLost, TlsSettingsError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
+from portway_carrier.python.transport.failures import fail_unless_established, handshake_error
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.transport.tls_contexts import TlsContexts
 from portway_carrier.python.transport.tls_transport import TlsTransport
@@ -47,13 +49,20 @@ class StreamFactory:
         )
         return stream
 
-    def connect(self, address: Endpoint, tls: ClientTls | None) -> PyStream:
-        """A client's stream to `address`. Raises TlsSettingsError when `tls` cannot be used."""
+    def connect(self, address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> PyStream:
+        """A client's stream to `address`, `via` a proxy if there is one. Raises TlsSettingsError when `tls` cannot be
+        used."""
         context = self.contexts.get(tls) if tls is not None else None
-        stream = PyStream(self._core, address, tls=tls is not None)
-        stream.establishing = self._core.tasks.spawn(
-            connect(self._core, stream, self._dialler, tls, context), name=f"connect to {address}"
-        )
+        stream = PyStream(self._core, address, tls=tls is not None, via_proxy=via is not None)
+        if via is None:
+            connecting = connect(self._core, stream, self._dialler, tls, context)
+        else:
+            assert tls is not None
+            assert context is not None
+            from portway_carrier.python.transport.proxied import connect_through
+
+            connecting = connect_through(self._core, stream, self._dialler, via, context, tls.server_name)
+        stream.establishing = self._core.tasks.spawn(connecting, name=f"connect to {address}")
         return stream
 
 
@@ -77,7 +86,7 @@ async def _accept(
         else:
             # A peer that leaves during the handshake is not counted: clients race nodes, and drop all but one.
             core.totals.handshakes_failed += not isinstance(error, ConnectionResetError)
-            stream.failed(_handshake_error(error))
+            stream.failed(handshake_error(error))
     except asyncio.CancelledError:
         sock.close()
         stream.failed(ConnectionLost("closed here", clean=True))
@@ -86,7 +95,7 @@ async def _accept(
         core.totals.handshakes += context is not None
         if established is not None:
             core.notify(stream.abort, established)
-        _fail_unless_established(stream)
+        fail_unless_established(stream)
 
 
 async def connect(
@@ -104,7 +113,7 @@ async def connect(
         async with asyncio.timeout(limit):
             await _establish(core, stream, dial, context, tls.server_name if tls is not None else None)
     except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
-        stream.failed(_handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
+        stream.failed(handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
     except TimeoutError:
         unresolved = dialler.names.is_looking_up(address.host)
         what = f"no resolver has answered for {address.host}" if unresolved else f"{address} did not answer"
@@ -119,7 +128,7 @@ async def connect(
         stream.drop()
         raise
     else:
-        _fail_unless_established(stream)
+        fail_unless_established(stream)
 
 
 async def _establish(
@@ -140,22 +149,6 @@ async def _establish(
     except BaseException:
         tls.abort()
         raise
-
-
-def _fail_unless_established(stream: PyStream) -> None:
-    """asyncio reports success, without having called connection_made, when the transport was aborted meanwhile."""
-    if stream.transport is None:
-        stream.failed(ConnectionLost("it ended before it was established"))
-
-
-def _handshake_error(error: OSError | ValueError) -> CarrierError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HandshakeFailed(f"the peer's certificate is not trusted: {error.verify_message}", untrusted=True)
-    if isinstance(error, ssl.SSLError):
-        return HandshakeFailed(f"TLS: {error.reason or error}")
-    if isinstance(error, TimeoutError):
-        return HandshakeFailed("the handshake took too long")
-    return HandshakeFailed(f"the connection ended during the handshake: {error}")
 
 
 def _peer_of(sock: socket.socket) -> Endpoint:

@@ -67,10 +67,12 @@ class PyStream(Connection):
     __slots__ = (
         "_began",
         "_changed",
+        "_connected",
         "_discards",
         "_last_bytes",
         "_timers",
         "_took",
+        "_via_proxy",
         "ended",
         "establishing",
         "held",
@@ -81,8 +83,9 @@ class PyStream(Connection):
         "successor",
     )
 
-    def __init__(self, core: Core, peer: Endpoint, *, tls: bool) -> None:
+    def __init__(self, core: Core, peer: Endpoint, *, tls: bool, via_proxy: bool = False) -> None:
         super().__init__(core, peer, tls=tls)
+        self._via_proxy = via_proxy
         self.establishing: asyncio.Task[None] | None = None
         self.owner: StreamOwner | None = None
         self.partner: Partner | None = None
@@ -92,6 +95,7 @@ class PyStream(Connection):
         self.ended = False  # end of file was received
         self.lost: CarrierError | None = None
         self._began = core.loop.time()
+        self._connected = self._began  # when TLS could begin
         self._took = 0.0  # seconds, from its making until it was established
         self._discards = False  # what is received is dropped
         self._last_bytes: bytes | None = None  # what `finish` was given before the stream was established
@@ -105,7 +109,10 @@ class PyStream(Connection):
         if self.lost is not None:
             raise self.lost
         assert self.transport is not None
-        round_trip = kernel.round_trip(self.transport)
+        if self._via_proxy:
+            round_trip: float | None = self._began + self._took - self._connected
+        else:
+            round_trip = kernel.round_trip(self.transport)
         ssl_object = self.transport.get_extra_info("ssl_object")
         if ssl_object is None:
             return Handshake(None, None, self._took, round_trip)
@@ -119,6 +126,10 @@ class PyStream(Connection):
         except TimeoutError:
             pass
         return b"".join(self.held)[:MAX_KEPT]
+
+    def connected(self) -> None:
+        """TLS begins now."""
+        self._connected = self.core.loop.time()
 
     def abort(self) -> None:
         self._drop_held()

@@ -65,9 +65,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         context: ssl.SSLContext,
         above: asyncio.BufferedProtocol,
         server_name: str | None,
+        *,
+        any_group: bool = False,
     ) -> None:
         """A client's end with `server_name`, a server's without. The future `handshake` fails with an OSError
-        (ssl.SSLError, ConnectionError). Raises ValueError when `server_name` is not a valid host name."""
+        (ssl.SSLError, ConnectionError). any_group: the server may ask for another key exchange group. Raises ValueError
+        when `server_name` is not a valid host name."""
         self._core = core
         self._above = above
         self._from_peer = ssl.MemoryBIO()
@@ -85,7 +88,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._records = RecordCounter()
         self._bare_records = 0  # received so far without data; a record that has not arrived whole counts too
         # A server's first bytes, as long as it is not certain that OpenSSL may read them; None afterwards.
-        self._unread_answer: bytes | None = None if server_name is None else b""
+        self._unread_answer: bytes | None = None if server_name is None or any_group else b""
         self._error: Exception | None = None
         self.handshake: asyncio.Future[None] = core.loop.create_future()
 
@@ -100,9 +103,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._core.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.received(self._core.ciphertext[:nbytes])
+
+    def received(self, received: Bytes) -> None:
+        """Take what came from the peer, which is valid only during the call."""
         if self._ended:
             return  # what follows a close_notify is no part of the connection
-        received: Bytes = self._core.ciphertext[:nbytes]
+        nbytes = len(received)
         if self._unread_answer is not None:
             received = self._look_at_answer(self._unread_answer + received)
             if not received:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from portway_runtime.grpc_channels import OWN_CONNECTIONS
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 from portway_runtime.pem_files import read_pem
 
 from portway_registry.errors import ConfigError
@@ -31,7 +31,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", -1),  # a watch that catches up may get many events at once
     *OWN_CONNECTIONS,  # closing a channel closes its connection
-    ("grpc.enable_http_proxy", 0),
+    *NO_PROXY_OF_ITS_OWN,
     ("grpc.enable_retries", 0),  # the caller retries, at another member
 )
 

@@ -16,7 +16,6 @@ from typing import Any, Self, TypeVar
 
 import uvloop
 from portway_carrier.contract import Stream
-from portway_carrier.values import ClientTls
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
 from portway_registry.pki.ca_folder import CaFolder
@@ -31,7 +30,7 @@ from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.processes.ports import raw_port_range
 
 T = TypeVar("T")
-Dial = Callable[[Endpoint, ClientTls | None], Stream]
+Dial = Callable[..., Stream]  # of Carrier.connect
 
 LOOPBACK = "127.0.0.1"
 # curl and browsers resolve every name below it to loopback.

@@ -41,7 +41,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         self.answers_reports.set()
         self.strategies: list[int] = []
         self.expected: dict[str, float] = {}  # the round trip in milliseconds that it expects, by node
-        tls = tls_of(authority, "127.0.0.1", "localhost")
+        tls = tls_of(authority, "127.0.0.1", "localhost", "registry.test")
         self._credentials = grpc.ssl_server_credentials([(tls.key, tls.certificate)])
         self._server: grpc.Server | None = None
         self._changed = threading.Condition()

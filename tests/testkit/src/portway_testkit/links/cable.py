@@ -12,6 +12,7 @@ from typing import Self
 from portway_carrier.contract import Stream
 from portway_carrier.values import ClientTls
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.proxies import Proxy
 
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, Dial, RunningNode
 from portway_testkit.links.link import Link
@@ -71,9 +72,9 @@ class Cable:
     def _dials(self, connect: Dial) -> Dial:
         """The function with which the node dials: through a link for each address."""
 
-        def dial(address: Endpoint, tls: ClientTls | None) -> Stream:
+        def dial(address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> Stream:
             link = self._outward.get(address)
-            return connect(address if link is None else Endpoint(LOOPBACK, link.port), tls)
+            return connect(address if link is None else Endpoint(LOOPBACK, link.port), tls, via)
 
         return dial
 

@@ -11,6 +11,7 @@ from typing import Self
 from portway_carrier.contract import Stream
 from portway_carrier.values import ClientTls
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.proxies import Proxy
 
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, Dial
 from portway_testkit.links.link import Link
@@ -53,8 +54,8 @@ class ClientCable:
         self._all(lambda link: link.mend())
 
     def _past_the_links(self, connect: Dial) -> Dial:
-        def dial(address: Endpoint, tls: ClientTls | None) -> Stream:
-            return connect(self._direct.get(address, address), tls)
+        def dial(address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> Stream:
+            return connect(self._direct.get(address, address), tls, via)
 
         return dial
 
