@@ -55,7 +55,8 @@ def test_one_process_may_have_tunnels_in_several_regions(
 
 
 def test_a_name_outlives_its_region(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
-    """Its client moves to where a node is, which serves the name; back again, its own region's node does too."""
+    """Its client moves to where a node is, which serves the name; back again, its own region's node does too. Operators
+    see the URL's host wherever it is."""
     as_client(cluster.environment())
     with portway.forward(origin.port) as tunnel:
         region = tunnel.host.split(".")[1]
@@ -64,6 +65,8 @@ def test_a_name_outlives_its_region(cluster: Cluster, as_client: AsClient, origi
         elsewhere = dataclasses.replace(tunnel, port=other.port)
         home.stop()
         eventually(lambda: serves(elsewhere, cluster.ca))
+        listed = (other.config.name, other.config.region, tunnel.host)
+        eventually(lambda: [(one.node, one.region, one.host) for one in cluster.admin.tunnels()] == [listed])
         home.start()
         eventually(lambda: serves(tunnel, cluster.ca))
         assert serves(elsewhere, cluster.ca)

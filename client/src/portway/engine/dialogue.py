@@ -36,11 +36,13 @@ class SessionCredentials:
 
 @dataclass(frozen=True, slots=True)
 class BindRequest:
-    """A tunnel to bind. `unencrypted`: with a raw port; `ticket` asks for that of an earlier BOUND."""
+    """A tunnel to bind. `unencrypted`: with a raw port; `ticket` asks for that of an earlier BOUND. `host`: of its URL,
+    "" before it has one."""
 
     claim: Claim
     unencrypted: bool = False
     ticket: bytes = b""
+    host: str = ""
 
     @property
     def label(self) -> Label:
@@ -129,7 +131,7 @@ class Dialogue:
         """The request number that its answer will carry, and the frame."""
         self._request += 1
         self._unanswered[self._request] = bind
-        message = lane_pb2.Bind(request=self._request, claim=bind.claim.encoded, ticket=bind.ticket)
+        message = lane_pb2.Bind(request=self._request, claim=bind.claim.encoded, ticket=bind.ticket, host=bind.host)
         return self._request, (FrameType.BIND, message.SerializeToString())
 
     @staticmethod

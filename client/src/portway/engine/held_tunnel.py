@@ -104,7 +104,8 @@ class HeldTunnel:
             return self._unanswered[1]
         self._epoch = signer.epoch_after(self._epoch)
         self._claim = signer.claim(self._key, self._epoch, node.name, self._options)
-        bind = BindRequest(self._claim, self.request.unencrypted, self._ticket_at(node))
+        host = "" if self.tunnel is None else self.tunnel.host
+        bind = BindRequest(self._claim, self.request.unencrypted, self._ticket_at(node), host)
         self._unanswered = (session, bind)
         self._holder = None
         return bind

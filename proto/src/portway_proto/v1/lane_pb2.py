@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/lane.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"~\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05grant\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\",\n\x08Presence\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\r\n\x05grant\x18\x02 \x01(\t\"\xa5\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x02 \x01(\x0c\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x14\n\x0cnode_time_ms\x18\x04 \x01(\x03\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0e\n\x06region\x18\x06 \x01(\t\x12\x16\n\x0eresume_seconds\x18\x07 \x01(\r\x12\x11\n\tmax_lanes\x18\x08 \x01(\r\"C\n\x04Park\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x03 \x01(\x0c\"6\n\x04\x42ind\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05\x63laim\x18\x02 \x01(\x0c\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\"x\n\x05\x42ound\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x18\n\x10unencrypted_host\x18\x04 \x01(\t\x12\x18\n\x10unencrypted_port\x18\x05 \x01(\r\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\"S\n\x0b\x42indRefused\x12\x0f\n\x07request\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\x12\r\n\x05\x63laim\x18\x03 \x01(\x0c\"\x17\n\x06Unbind\x12\r\n\x05label\x18\x01 \x01(\t\"7\n\x05Moved\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x63laim\x18\x02 \x01(\x0c\x12\x10\n\x08presence\x18\x03 \x01(\x0c\"M\n\x07Unbound\x12\r\n\x05label\x18\x01 \x01(\t\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\x12\r\n\x05\x63laim\x18\x03 \x01(\x0c\"\x15\n\x04Want\x12\r\n\x05lanes\x18\x01 \x01(\r\".\n\x06Goaway\x12$\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x13.portway.v1.Failure\"(\n\x04Peer\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontrol\x18\x02 \x01(\x08\"\x81\x01\n\x06Routes\x12%\n\x05\x62ound\x18\x01 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x1e\n\x04gone\x18\x02 \x03(\x0b\x32\x10.portway.v1.Gone\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\r\n\x05whole\x18\x04 \x01(\x08\x12\x11\n\tpresences\x18\x05 \x03(\x0c\"\x1d\n\x0bRoutesHeard\x12\x0e\n\x06number\x18\x01 \x01(\r\"4\n\x04Gone\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\"%\n\x03\x41sk\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"i\n\x06\x41nswer\x12\x0f\n\x07request\x18\x01 \x01(\r\x12&\n\x06tunnel\x18\x02 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x14\n\x0c\x63losed_epoch\x18\x03 \x01(\x04\x12\x10\n\x08presence\x18\x04 \x01(\x0c\"Y\n\x07\x46\x61ilure\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.portway.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xf5\x02\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILURE_CODE_VERSION\x10\x01\x12\x19\n\x15\x46\x41ILURE_CODE_PROTOCOL\x10\x02\x12\x16\n\x12\x46\x41ILURE_CODE_GRANT\x10\x03\x12\x18\n\x14\x46\x41ILURE_CODE_REVOKED\x10\x04\x12\x16\n\x12\x46\x41ILURE_CODE_QUOTA\x10\x05\x12\x16\n\x12\x46\x41ILURE_CODE_CLAIM\x10\x06\x12\x16\n\x12\x46\x41ILURE_CODE_EPOCH\x10\x07\x12\x16\n\x12\x46\x41ILURE_CODE_PORTS\x10\x08\x12\x18\n\x14\x46\x41ILURE_CODE_SESSION\x10\t\x12\x1b\n\x17\x46\x41ILURE_CODE_OVERLOADED\x10\n\x12\x19\n\x15\x46\x41ILURE_CODE_SHUTDOWN\x10\x0b\x12\x18\n\x14\x46\x41ILURE_CODE_INVALID\x10\x0c\x12\x15\n\x11\x46\x41ILURE_CODE_TIME\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/lane.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"~\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05grant\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\",\n\x08Presence\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\r\n\x05grant\x18\x02 \x01(\t\"\xa5\x01\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x02 \x01(\x0c\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x14\n\x0cnode_time_ms\x18\x04 \x01(\x03\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0e\n\x06region\x18\x06 \x01(\t\x12\x16\n\x0eresume_seconds\x18\x07 \x01(\r\x12\x11\n\tmax_lanes\x18\x08 \x01(\r\"C\n\x04Park\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\x0c\x12\x16\n\x0esession_secret\x18\x03 \x01(\x0c\"D\n\x04\x42ind\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05\x63laim\x18\x02 \x01(\x0c\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x0c\n\x04host\x18\x04 \x01(\t\"x\n\x05\x42ound\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x18\n\x10unencrypted_host\x18\x04 \x01(\t\x12\x18\n\x10unencrypted_port\x18\x05 \x01(\r\x12\x0e\n\x06ticket\x18\x06 \x01(\x0c\"S\n\x0b\x42indRefused\x12\x0f\n\x07request\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\x12\r\n\x05\x63laim\x18\x03 \x01(\x0c\"\x17\n\x06Unbind\x12\r\n\x05label\x18\x01 \x01(\t\"7\n\x05Moved\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x63laim\x18\x02 \x01(\x0c\x12\x10\n\x08presence\x18\x03 \x01(\x0c\"M\n\x07Unbound\x12\r\n\x05label\x18\x01 \x01(\t\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.portway.v1.Failure\x12\r\n\x05\x63laim\x18\x03 \x01(\x0c\"\x15\n\x04Want\x12\r\n\x05lanes\x18\x01 \x01(\r\".\n\x06Goaway\x12$\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x13.portway.v1.Failure\"(\n\x04Peer\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontrol\x18\x02 \x01(\x08\"\x81\x01\n\x06Routes\x12%\n\x05\x62ound\x18\x01 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x1e\n\x04gone\x18\x02 \x03(\x0b\x32\x10.portway.v1.Gone\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\r\n\x05whole\x18\x04 \x01(\x08\x12\x11\n\tpresences\x18\x05 \x03(\x0c\"\x1d\n\x0bRoutesHeard\x12\x0e\n\x06number\x18\x01 \x01(\r\"4\n\x04Gone\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\"%\n\x03\x41sk\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"i\n\x06\x41nswer\x12\x0f\n\x07request\x18\x01 \x01(\r\x12&\n\x06tunnel\x18\x02 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\x14\n\x0c\x63losed_epoch\x18\x03 \x01(\x04\x12\x10\n\x08presence\x18\x04 \x01(\x0c\"Y\n\x07\x46\x61ilure\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.portway.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xf5\x02\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41ILURE_CODE_VERSION\x10\x01\x12\x19\n\x15\x46\x41ILURE_CODE_PROTOCOL\x10\x02\x12\x16\n\x12\x46\x41ILURE_CODE_GRANT\x10\x03\x12\x18\n\x14\x46\x41ILURE_CODE_REVOKED\x10\x04\x12\x16\n\x12\x46\x41ILURE_CODE_QUOTA\x10\x05\x12\x16\n\x12\x46\x41ILURE_CODE_CLAIM\x10\x06\x12\x16\n\x12\x46\x41ILURE_CODE_EPOCH\x10\x07\x12\x16\n\x12\x46\x41ILURE_CODE_PORTS\x10\x08\x12\x18\n\x14\x46\x41ILURE_CODE_SESSION\x10\t\x12\x1b\n\x17\x46\x41ILURE_CODE_OVERLOADED\x10\n\x12\x19\n\x15\x46\x41ILURE_CODE_SHUTDOWN\x10\x0b\x12\x18\n\x14\x46\x41ILURE_CODE_INVALID\x10\x0c\x12\x15\n\x11\x46\x41ILURE_CODE_TIME\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.lane_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILURECODE']._serialized_start=1464
-  _globals['_FAILURECODE']._serialized_end=1837
+  _globals['_FAILURECODE']._serialized_start=1478
+  _globals['_FAILURECODE']._serialized_end=1851
   _globals['_HELLO']._serialized_start=61
   _globals['_HELLO']._serialized_end=187
   _globals['_PRESENCE']._serialized_start=189
@@ -43,33 +43,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARK']._serialized_start=403
   _globals['_PARK']._serialized_end=470
   _globals['_BIND']._serialized_start=472
-  _globals['_BIND']._serialized_end=526
-  _globals['_BOUND']._serialized_start=528
-  _globals['_BOUND']._serialized_end=648
-  _globals['_BINDREFUSED']._serialized_start=650
-  _globals['_BINDREFUSED']._serialized_end=733
-  _globals['_UNBIND']._serialized_start=735
-  _globals['_UNBIND']._serialized_end=758
-  _globals['_MOVED']._serialized_start=760
-  _globals['_MOVED']._serialized_end=815
-  _globals['_UNBOUND']._serialized_start=817
-  _globals['_UNBOUND']._serialized_end=894
-  _globals['_WANT']._serialized_start=896
-  _globals['_WANT']._serialized_end=917
-  _globals['_GOAWAY']._serialized_start=919
-  _globals['_GOAWAY']._serialized_end=965
-  _globals['_PEER']._serialized_start=967
-  _globals['_PEER']._serialized_end=1007
-  _globals['_ROUTES']._serialized_start=1010
-  _globals['_ROUTES']._serialized_end=1139
-  _globals['_ROUTESHEARD']._serialized_start=1141
-  _globals['_ROUTESHEARD']._serialized_end=1170
-  _globals['_GONE']._serialized_start=1172
-  _globals['_GONE']._serialized_end=1224
-  _globals['_ASK']._serialized_start=1226
-  _globals['_ASK']._serialized_end=1263
-  _globals['_ANSWER']._serialized_start=1265
-  _globals['_ANSWER']._serialized_end=1370
-  _globals['_FAILURE']._serialized_start=1372
-  _globals['_FAILURE']._serialized_end=1461
+  _globals['_BIND']._serialized_end=540
+  _globals['_BOUND']._serialized_start=542
+  _globals['_BOUND']._serialized_end=662
+  _globals['_BINDREFUSED']._serialized_start=664
+  _globals['_BINDREFUSED']._serialized_end=747
+  _globals['_UNBIND']._serialized_start=749
+  _globals['_UNBIND']._serialized_end=772
+  _globals['_MOVED']._serialized_start=774
+  _globals['_MOVED']._serialized_end=829
+  _globals['_UNBOUND']._serialized_start=831
+  _globals['_UNBOUND']._serialized_end=908
+  _globals['_WANT']._serialized_start=910
+  _globals['_WANT']._serialized_end=931
+  _globals['_GOAWAY']._serialized_start=933
+  _globals['_GOAWAY']._serialized_end=979
+  _globals['_PEER']._serialized_start=981
+  _globals['_PEER']._serialized_end=1021
+  _globals['_ROUTES']._serialized_start=1024
+  _globals['_ROUTES']._serialized_end=1153
+  _globals['_ROUTESHEARD']._serialized_start=1155
+  _globals['_ROUTESHEARD']._serialized_end=1184
+  _globals['_GONE']._serialized_start=1186
+  _globals['_GONE']._serialized_end=1238
+  _globals['_ASK']._serialized_start=1240
+  _globals['_ASK']._serialized_end=1277
+  _globals['_ANSWER']._serialized_start=1279
+  _globals['_ANSWER']._serialized_end=1384
+  _globals['_FAILURE']._serialized_start=1386
+  _globals['_FAILURE']._serialized_end=1475
 # @@protoc_insertion_point(module_scope)

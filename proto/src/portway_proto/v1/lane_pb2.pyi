@@ -223,22 +223,26 @@ class Bind(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Echoed in the answer; counts up on this lane."""
     claim: _builtins.bytes
     """WIRE.md, section 8.2. It names label, epoch and options."""
     ticket: _builtins.bytes
     """Ticket of the last Bound of this tunnel, if any: requests the same raw port."""
+    host: _builtins.str
+    """The host of the tunnel's URL, once it has one. It is shown to operators, and nothing is decided by it."""
     def __init__(
         self,
         *,
         request: _builtins.int = ...,
         claim: _builtins.bytes = ...,
         ticket: _builtins.bytes = ...,
+        host: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "request", b"request", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "host", b"host", "request", b"request", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

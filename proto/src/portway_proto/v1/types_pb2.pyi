@@ -244,6 +244,7 @@ class TunnelInfo(_message.Message):
     """0 when the tunnel has no raw TCP port."""
     opened_at_ms: _builtins.int
     host: _builtins.str
+    """The host of its URL, as its client got it first: it stays when the tunnel moves to another region. For people."""
     claim: _builtins.bytes
     """The client's claim (WIRE.md, section 8.2), which names label, node, epoch and options."""
     ticket: _builtins.bytes

@@ -89,17 +89,21 @@ class TunnelTable:
             return None
         return current
 
-    def bind(self, holder: Holder, claim: Claim, options: TunnelOptions, ticket: Ticket | None) -> Tunnel:
+    def bind(
+        self, holder: Holder, claim: Claim, options: TunnelOptions, ticket: Ticket | None, host: str = ""
+    ) -> Tunnel:
         """Bind a label by a claim that was checked, taking it from a holder of lower rank. Raises Refused; then nothing
         has changed.
 
         options: those in the claim.
         ticket: asks for the raw port that it names; it was checked, too.
+        host: of the tunnel's URL, as the client says.
         """
         self.demand_rank(claim)
         current = self._tunnels.get(claim.label)
         self._demand_quota(holder, claim.label)
-        tunnel = Tunnel(claim, holder, options, max_visits=self._max_visits, opened_at_ms=int(self._clock() * 1000))
+        opened_at_ms = int(self._clock() * 1000)
+        tunnel = Tunnel(claim, holder, options, max_visits=self._max_visits, opened_at_ms=opened_at_ms, host=host)
         if options.unencrypted:
             self._give_port(tunnel, current, ticket)
         if current is not None:

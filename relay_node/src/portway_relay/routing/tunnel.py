@@ -3,10 +3,11 @@
 Not here: the rules by which a label is claimed, suspended and released (table.py).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from portway_carrier.contract import Pool, Visit
 from portway_proto.records import InvalidRecord, claimed_options
@@ -16,6 +17,8 @@ from portway_proto.wire.labels import Label
 from portway_proto.wire.statements import Claim, Presence, StatementInvalid, read_claim
 
 from portway_relay.raw_ports.sockets import RawPort
+
+_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Holder(Protocol):
@@ -62,6 +65,7 @@ class Tunnel:
     options: TunnelOptions
     max_visits: int
     opened_at_ms: int  # since the Unix epoch
+    host: str = ""  # of its URL, as its client says; "" when it says none
     raw: RawPort | None = None
     live: bool = True
     visits: set[Visit] = field(default_factory=set, repr=False)
@@ -113,10 +117,19 @@ class HomeNode:
             options=tunnel.options,
             unencrypted_port=tunnel.raw.port if tunnel.raw is not None else 0,
             opened_at_ms=tunnel.opened_at_ms,
-            host=f"{tunnel.label}.{self.zone}",
+            host=self._host(tunnel),
             claim=tunnel.claim.encoded,
             ticket=tunnel.raw.ticket if tunnel.raw is not None else b"",
         )
+
+    def _host(self, tunnel: Tunnel) -> str:
+        """The host of its URL, which has the region where it was opened; whatever is no host of its in this domain is
+        not shown."""
+        label, _, zone = tunnel.host.partition(".")
+        region, _, domain = zone.partition(".")
+        if label == tunnel.label and domain == self.zone.partition(".")[2] and _REGION.fullmatch(region):
+            return tunnel.host
+        return f"{tunnel.label}.{self.zone}"
 
 
 def claim_of(tunnel: TunnelInfo) -> Claim:

@@ -309,7 +309,7 @@ class SessionTunnels:
             ticket = await self._ticket(bind, label) if options.unencrypted else None
             if options.unencrypted:
                 await context.addresses.prepare(label, None if ticket is None else ticket.port)
-            tunnel = context.table.bind(self, claim, options, ticket)
+            tunnel = context.table.bind(self, claim, options, ticket, bind.host)
         except Refused as refused:
             self._refuse(bind, refused)
             return

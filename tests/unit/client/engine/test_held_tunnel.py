@@ -45,6 +45,16 @@ def test_each_bind_has_a_claim_of_the_next_epoch(make_tunnel: Callable[..., Held
     assert held.bind_sent
 
 
+def test_a_bind_names_the_url_s_host(make_tunnel: Callable[..., HeldTunnel]) -> None:
+    """Once there is one; it stays that of the first node."""
+    held = make_tunnel()
+    assert bind(held, ONE).host == ""
+    held.bound(ONE, ANSWER)
+    for session, host in ((TWO, "b.test"), (ONE, "c.test")):
+        assert bind(held, session).host == "a.test"
+        held.bound(session, TunnelBound(1, host, 443, "", 0, b""))
+
+
 def test_tunnels_have_labels_of_their_own(make_tunnel: Callable[..., HeldTunnel], tmp_path: Path) -> None:
     """Unless they have one key file: that is its label."""
     assert len({make_tunnel().label for _ in range(3)}) == 3

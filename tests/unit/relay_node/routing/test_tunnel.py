@@ -97,6 +97,31 @@ def test_nobody_is_told_whose_a_tunnel_is() -> None:
     assert claim_of(described) == CLAIM
 
 
+OWN = f"{CLAIM.label}.fra.example.com"
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("", OWN),
+        (OWN, OWN),
+        (f"{CLAIM.label}.iad-2.example.com", f"{CLAIM.label}.iad-2.example.com"),
+        (f"{'a' * 16}.iad.example.com", OWN),
+        (f"{CLAIM.label}.iad.example.org", OWN),
+        (f"{CLAIM.label}.example.com", OWN),
+        (f"{CLAIM.label}.a.iad.example.com", OWN),
+        (f"{CLAIM.label}.-.example.com", OWN),
+        (f"{CLAIM.label}.\x1b[2J.example.com", OWN),
+        (f"{CLAIM.label}.{'a' * 64}.example.com", OWN),
+    ],
+)
+def test_a_tunnel_is_told_under_the_host_of_its_url(host: str, told: str) -> None:
+    """Which has the region that it was opened in. A client's word counts for a host of its label in this domain."""
+    one = tunnel()
+    one.host = host
+    assert HomeNode("here", "fra", "fra.example.com").describe(one).host == told
+
+
 class Holder:
     """Holds tunnels for a token of one tenant."""
 
