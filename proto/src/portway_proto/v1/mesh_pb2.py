@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/mesh.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\xee\x01\n\x0bNodeMessage\x12(\n\x08register\x18\x01 \x01(\x0b\x32\x14.portway.v1.RegisterH\x00\x12+\n\nkeep_alive\x18\x02 \x01(\x0b\x32\x15.portway.v1.KeepAliveH\x00\x12(\n\x08\x61nnounce\x18\x03 \x01(\x0b\x32\x14.portway.v1.AnnounceH\x00\x12$\n\x06probed\x18\x04 \x01(\x0b\x32\x12.portway.v1.ProbedH\x00\x12-\n\x0btokens_held\x18\x05 \x01(\x0b\x32\x16.portway.v1.TokensHeldH\x00\x42\t\n\x07message\"\x1f\n\nTokensHeld\x12\x11\n\ttoken_ids\x18\x01 \x03(\t\"Q\n\x08Register\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\"\xbd\x01\n\tKeepAlive\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x0f\n\x07tunnels\x18\x02 \x01(\r\x12\x0e\n\x06visits\x18\x03 \x01(\r\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.portway.v1.NodeState\x12\x19\n\x11\x63\x65rtificate_end_s\x18\x05 \x01(\x03\x12\x17\n\x0flacking_regions\x18\x06 \x01(\r\x12\x12\n\ngrant_keys\x18\x07 \x03(\t\x12\x0f\n\x07time_ms\x18\x08 \x01(\x03\"\xa9\x01\n\x08\x41nnounce\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12%\n\x05\x62ound\x18\x02 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12)\n\twithdrawn\x18\x03 \x03(\x0b\x32\x16.portway.v1.Withdrawal\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\x12.\n\x08sessions\x18\x05 \x03(\x0b\x32\x1c.portway.v1.AnnouncedSession\"3\n\x10\x41nnouncedSession\x12\r\n\x05grant\x18\x01 \x01(\t\x12\x10\n\x08presence\x18\x02 \x01(\x0c\"*\n\nWithdrawal\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xd0\x03\n\x0fRegistryMessage\x12,\n\nregistered\x18\x01 \x01(\x0b\x32\x16.portway.v1.RegisteredH\x00\x12*\n\tannounced\x18\x02 \x01(\x0b\x32\x15.portway.v1.AnnouncedH\x00\x12/\n\x08settings\x18\x03 \x01(\x0b\x32\x1b.portway.v1.ClusterSettingsH\x00\x12.\n\x0brevocations\x18\x04 \x01(\x0b\x32\x17.portway.v1.RevocationsH\x00\x12\"\n\x05peers\x18\x05 \x01(\x0b\x32\x11.portway.v1.PeersH\x00\x12*\n\tevictions\x18\x06 \x01(\x0b\x32\x15.portway.v1.EvictionsH\x00\x12\"\n\x05order\x18\x07 \x01(\x0b\x32\x11.portway.v1.OrderH\x00\x12\"\n\x05probe\x18\x08 \x01(\x0b\x32\x11.portway.v1.ProbeH\x00\x12\x30\n\x0creachability\x18\t \x01(\x0b\x32\x18.portway.v1.ReachabilityH\x00\x12-\n\x0bport_owners\x18\n \x01(\x0b\x32\x16.portway.v1.PortOwnersH\x00\x42\t\n\x07message\";\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\")\n\x06Probed\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"3\n\nPortOwners\x12%\n\x06owners\x18\x01 \x03(\x0b\x32\x15.portway.v1.PortOwner\"6\n\tPortOwner\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\"A\n\x0cReachability\x12 \n\x05reach\x18\x01 \x01(\x0e\x32\x11.portway.v1.Reach\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"-\n\x05Order\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.portway.v1.NodeState\"O\n\nRegistered\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12\x15\n\rlease_seconds\x18\x02 \x01(\r\x12\x18\n\x10registry_time_ms\x18\x03 \x01(\x03\"\x1a\n\tAnnounced\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\"O\n\x0f\x43lusterSettings\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12(\n\ngrant_keys\x18\x02 \x03(\x0b\x32\x14.portway.v1.GrantKey\"+\n\x08GrantKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\" \n\x0bRevocations\x12\x11\n\ttoken_ids\x18\x01 \x03(\t\"r\n\x05Peers\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.portway.v1.NodeInfo\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x33\n\x0f\x63\x65rtified_since\x18\x03 \x03(\x0b\x32\x1a.portway.v1.CertifiedSince\"1\n\x0e\x43\x65rtifiedSince\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tissued_ms\x18\x02 \x01(\x03\"4\n\tEvictions\x12\'\n\tevictions\x18\x01 \x03(\x0b\x32\x14.portway.v1.Eviction\"\x8a\x01\n\x08\x45viction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12*\n\x06reason\x18\x03 \x01(\x0e\x32\x1a.portway.v1.EvictionReason\x12\x13\n\x0bmax_tunnels\x18\x04 \x01(\r\x12\x10\n\x08of_token\x18\x05 \x01(\x08\x12\r\n\x05\x63laim\x18\x06 \x01(\x0c\"0\n\x0eResolveRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x08\"o\n\x0fResolveResponse\x12&\n\x06tunnel\x18\x01 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x10\n\x08presence\x18\x03 \x01(\x0c\"$\n\x12ResolveManyRequest\x12\x0e\n\x06labels\x18\x01 \x03(\t\"C\n\x13ResolveManyResponse\x12,\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1b.portway.v1.ResolveResponse\"B\n\x13ReservePortsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\"a\n\x14ReservePortsResponse\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.portway.v1.PortBlock\x12\"\n\x04held\x18\x02 \x03(\x0b\x32\x14.portway.v1.HeldPort\"7\n\tPortBlock\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\r\n\x05\x66resh\x18\x03 \x01(\x08\"\'\n\x08HeldPort\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"&\n\x17RenewCertificateRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"L\n\x18RenewCertificateResponse\x12\x30\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1b.portway.v1.NodeCertificate*\x89\x01\n\x0e\x45victionReason\x12\x1f\n\x1b\x45VICTION_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45VICTION_REASON_SUPERSEDED\x10\x01\x12\x19\n\x15\x45VICTION_REASON_QUOTA\x10\x02\x12\x1b\n\x17\x45VICTION_REASON_INVALID\x10\x03\x32\x91\x03\n\x04Mesh\x12\x43\n\x07Session\x12\x17.portway.v1.NodeMessage\x1a\x1b.portway.v1.RegistryMessage(\x01\x30\x01\x12\x42\n\x07Resolve\x12\x1a.portway.v1.ResolveRequest\x1a\x1b.portway.v1.ResolveResponse\x12N\n\x0bResolveMany\x12\x1e.portway.v1.ResolveManyRequest\x1a\x1f.portway.v1.ResolveManyResponse\x12Q\n\x0cReservePorts\x12\x1f.portway.v1.ReservePortsRequest\x1a .portway.v1.ReservePortsResponse\x12]\n\x10RenewCertificate\x12#.portway.v1.RenewCertificateRequest\x1a$.portway.v1.RenewCertificateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15portway/v1/mesh.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\xee\x01\n\x0bNodeMessage\x12(\n\x08register\x18\x01 \x01(\x0b\x32\x14.portway.v1.RegisterH\x00\x12+\n\nkeep_alive\x18\x02 \x01(\x0b\x32\x15.portway.v1.KeepAliveH\x00\x12(\n\x08\x61nnounce\x18\x03 \x01(\x0b\x32\x14.portway.v1.AnnounceH\x00\x12$\n\x06probed\x18\x04 \x01(\x0b\x32\x12.portway.v1.ProbedH\x00\x12-\n\x0btokens_held\x18\x05 \x01(\x0b\x32\x16.portway.v1.TokensHeldH\x00\x42\t\n\x07message\"\x1f\n\nTokensHeld\x12\x11\n\ttoken_ids\x18\x01 \x03(\t\"Q\n\x08Register\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\x12\x0f\n\x07time_ms\x18\x03 \x01(\x03\"\xbd\x01\n\tKeepAlive\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x0f\n\x07tunnels\x18\x02 \x01(\r\x12\x0e\n\x06visits\x18\x03 \x01(\r\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.portway.v1.NodeState\x12\x19\n\x11\x63\x65rtificate_end_s\x18\x05 \x01(\x03\x12\x17\n\x0flacking_regions\x18\x06 \x01(\r\x12\x12\n\ngrant_keys\x18\x07 \x03(\t\x12\x0f\n\x07time_ms\x18\x08 \x01(\x03\"\xa9\x01\n\x08\x41nnounce\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\x12%\n\x05\x62ound\x18\x02 \x03(\x0b\x32\x16.portway.v1.TunnelInfo\x12)\n\twithdrawn\x18\x03 \x03(\x0b\x32\x16.portway.v1.Withdrawal\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\x12.\n\x08sessions\x18\x05 \x03(\x0b\x32\x1c.portway.v1.AnnouncedSession\"3\n\x10\x41nnouncedSession\x12\r\n\x05grant\x18\x01 \x01(\t\x12\x10\n\x08presence\x18\x02 \x01(\x0c\"*\n\nWithdrawal\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xd0\x03\n\x0fRegistryMessage\x12,\n\nregistered\x18\x01 \x01(\x0b\x32\x16.portway.v1.RegisteredH\x00\x12*\n\tannounced\x18\x02 \x01(\x0b\x32\x15.portway.v1.AnnouncedH\x00\x12/\n\x08settings\x18\x03 \x01(\x0b\x32\x1b.portway.v1.ClusterSettingsH\x00\x12.\n\x0brevocations\x18\x04 \x01(\x0b\x32\x17.portway.v1.RevocationsH\x00\x12\"\n\x05peers\x18\x05 \x01(\x0b\x32\x11.portway.v1.PeersH\x00\x12*\n\tevictions\x18\x06 \x01(\x0b\x32\x15.portway.v1.EvictionsH\x00\x12\"\n\x05order\x18\x07 \x01(\x0b\x32\x11.portway.v1.OrderH\x00\x12\"\n\x05probe\x18\x08 \x01(\x0b\x32\x11.portway.v1.ProbeH\x00\x12\x30\n\x0creachability\x18\t \x01(\x0b\x32\x18.portway.v1.ReachabilityH\x00\x12-\n\x0bport_owners\x18\n \x01(\x0b\x32\x16.portway.v1.PortOwnersH\x00\x42\t\n\x07message\";\n\x05Probe\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\")\n\x06Probed\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"3\n\nPortOwners\x12%\n\x06owners\x18\x01 \x03(\x0b\x32\x15.portway.v1.PortOwner\"6\n\tPortOwner\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\"A\n\x0cReachability\x12 \n\x05reach\x18\x01 \x01(\x0e\x32\x11.portway.v1.Reach\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\"-\n\x05Order\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.portway.v1.NodeState\"O\n\nRegistered\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12\x15\n\rlease_seconds\x18\x02 \x01(\r\x12\x18\n\x10registry_time_ms\x18\x03 \x01(\x03\"\x1a\n\tAnnounced\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x04\"O\n\x0f\x43lusterSettings\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12(\n\ngrant_keys\x18\x02 \x03(\x0b\x32\x14.portway.v1.GrantKey\"+\n\x08GrantKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\" \n\x0bRevocations\x12\x11\n\ttoken_ids\x18\x01 \x03(\t\"\x8e\x01\n\x05Peers\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.portway.v1.NodeInfo\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x33\n\x0f\x63\x65rtified_since\x18\x03 \x03(\x0b\x32\x1a.portway.v1.CertifiedSince\x12\x0c\n\x04part\x18\x04 \x01(\r\x12\x0c\n\x04more\x18\x05 \x01(\x08\"1\n\x0e\x43\x65rtifiedSince\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tissued_ms\x18\x02 \x01(\x03\"4\n\tEvictions\x12\'\n\tevictions\x18\x01 \x03(\x0b\x32\x14.portway.v1.Eviction\"\x8a\x01\n\x08\x45viction\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12*\n\x06reason\x18\x03 \x01(\x0e\x32\x1a.portway.v1.EvictionReason\x12\x13\n\x0bmax_tunnels\x18\x04 \x01(\r\x12\x10\n\x08of_token\x18\x05 \x01(\x08\x12\r\n\x05\x63laim\x18\x06 \x01(\x0c\"0\n\x0eResolveRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x08\"o\n\x0fResolveResponse\x12&\n\x06tunnel\x18\x01 \x01(\x0b\x32\x16.portway.v1.TunnelInfo\x12\"\n\x04node\x18\x02 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x10\n\x08presence\x18\x03 \x01(\x0c\"$\n\x12ResolveManyRequest\x12\x0e\n\x06labels\x18\x01 \x03(\t\"C\n\x13ResolveManyResponse\x12,\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1b.portway.v1.ResolveResponse\"B\n\x13ReservePortsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\"a\n\x14ReservePortsResponse\x12%\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x15.portway.v1.PortBlock\x12\"\n\x04held\x18\x02 \x03(\x0b\x32\x14.portway.v1.HeldPort\"7\n\tPortBlock\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\r\x12\r\n\x05\x66resh\x18\x03 \x01(\x08\"\'\n\x08HeldPort\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\"&\n\x17RenewCertificateRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"L\n\x18RenewCertificateResponse\x12\x30\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1b.portway.v1.NodeCertificate*\x89\x01\n\x0e\x45victionReason\x12\x1f\n\x1b\x45VICTION_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45VICTION_REASON_SUPERSEDED\x10\x01\x12\x19\n\x15\x45VICTION_REASON_QUOTA\x10\x02\x12\x1b\n\x17\x45VICTION_REASON_INVALID\x10\x03\x32\x91\x03\n\x04Mesh\x12\x43\n\x07Session\x12\x17.portway.v1.NodeMessage\x1a\x1b.portway.v1.RegistryMessage(\x01\x30\x01\x12\x42\n\x07Resolve\x12\x1a.portway.v1.ResolveRequest\x1a\x1b.portway.v1.ResolveResponse\x12N\n\x0bResolveMany\x12\x1e.portway.v1.ResolveManyRequest\x1a\x1f.portway.v1.ResolveManyResponse\x12Q\n\x0cReservePorts\x12\x1f.portway.v1.ReservePortsRequest\x1a .portway.v1.ReservePortsResponse\x12]\n\x10RenewCertificate\x12#.portway.v1.RenewCertificateRequest\x1a$.portway.v1.RenewCertificateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.mesh_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVICTIONREASON']._serialized_start=2958
-  _globals['_EVICTIONREASON']._serialized_end=3095
+  _globals['_EVICTIONREASON']._serialized_start=2987
+  _globals['_EVICTIONREASON']._serialized_end=3124
   _globals['_NODEMESSAGE']._serialized_start=62
   _globals['_NODEMESSAGE']._serialized_end=300
   _globals['_TOKENSHELD']._serialized_start=302
@@ -72,34 +72,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRANTKEY']._serialized_end=1906
   _globals['_REVOCATIONS']._serialized_start=1908
   _globals['_REVOCATIONS']._serialized_end=1940
-  _globals['_PEERS']._serialized_start=1942
-  _globals['_PEERS']._serialized_end=2056
-  _globals['_CERTIFIEDSINCE']._serialized_start=2058
-  _globals['_CERTIFIEDSINCE']._serialized_end=2107
-  _globals['_EVICTIONS']._serialized_start=2109
-  _globals['_EVICTIONS']._serialized_end=2161
-  _globals['_EVICTION']._serialized_start=2164
-  _globals['_EVICTION']._serialized_end=2302
-  _globals['_RESOLVEREQUEST']._serialized_start=2304
-  _globals['_RESOLVEREQUEST']._serialized_end=2352
-  _globals['_RESOLVERESPONSE']._serialized_start=2354
-  _globals['_RESOLVERESPONSE']._serialized_end=2465
-  _globals['_RESOLVEMANYREQUEST']._serialized_start=2467
-  _globals['_RESOLVEMANYREQUEST']._serialized_end=2503
-  _globals['_RESOLVEMANYRESPONSE']._serialized_start=2505
-  _globals['_RESOLVEMANYRESPONSE']._serialized_end=2572
-  _globals['_RESERVEPORTSREQUEST']._serialized_start=2574
-  _globals['_RESERVEPORTSREQUEST']._serialized_end=2640
-  _globals['_RESERVEPORTSRESPONSE']._serialized_start=2642
-  _globals['_RESERVEPORTSRESPONSE']._serialized_end=2739
-  _globals['_PORTBLOCK']._serialized_start=2741
-  _globals['_PORTBLOCK']._serialized_end=2796
-  _globals['_HELDPORT']._serialized_start=2798
-  _globals['_HELDPORT']._serialized_end=2837
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=2839
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=2877
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=2879
-  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=2955
-  _globals['_MESH']._serialized_start=3098
-  _globals['_MESH']._serialized_end=3499
+  _globals['_PEERS']._serialized_start=1943
+  _globals['_PEERS']._serialized_end=2085
+  _globals['_CERTIFIEDSINCE']._serialized_start=2087
+  _globals['_CERTIFIEDSINCE']._serialized_end=2136
+  _globals['_EVICTIONS']._serialized_start=2138
+  _globals['_EVICTIONS']._serialized_end=2190
+  _globals['_EVICTION']._serialized_start=2193
+  _globals['_EVICTION']._serialized_end=2331
+  _globals['_RESOLVEREQUEST']._serialized_start=2333
+  _globals['_RESOLVEREQUEST']._serialized_end=2381
+  _globals['_RESOLVERESPONSE']._serialized_start=2383
+  _globals['_RESOLVERESPONSE']._serialized_end=2494
+  _globals['_RESOLVEMANYREQUEST']._serialized_start=2496
+  _globals['_RESOLVEMANYREQUEST']._serialized_end=2532
+  _globals['_RESOLVEMANYRESPONSE']._serialized_start=2534
+  _globals['_RESOLVEMANYRESPONSE']._serialized_end=2601
+  _globals['_RESERVEPORTSREQUEST']._serialized_start=2603
+  _globals['_RESERVEPORTSREQUEST']._serialized_end=2669
+  _globals['_RESERVEPORTSRESPONSE']._serialized_start=2671
+  _globals['_RESERVEPORTSRESPONSE']._serialized_end=2768
+  _globals['_PORTBLOCK']._serialized_start=2770
+  _globals['_PORTBLOCK']._serialized_end=2825
+  _globals['_HELDPORT']._serialized_start=2827
+  _globals['_HELDPORT']._serialized_end=2866
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=2868
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=2906
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=2908
+  _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=2984
+  _globals['_MESH']._serialized_start=3127
+  _globals['_MESH']._serialized_end=3528
 # @@protoc_insertion_point(module_scope)

@@ -587,13 +587,21 @@ Global___Revocations: _TypeAlias = Revocations  # noqa: Y015
 
 @_typing.final
 class Peers(_message.Message):
-    """All nodes of the mesh; sent after Registered and when they change."""
+    """All nodes of the mesh; sent after Registered and when they change. A list that is too long for one message comes in
+    several, one after the other, and counts once the last one is there.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NODES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     CERTIFIED_SINCE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    part: _builtins.int
+    """Counts the messages of one list, from 0."""
+    more: _builtins.bool
+    """The list goes on in the next message."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NodeInfo]: ...
     @_builtins.property
@@ -610,10 +618,12 @@ class Peers(_message.Message):
         nodes: _abc.Iterable[_types_pb2.NodeInfo] | None = ...,
         removed: _abc.Iterable[_builtins.str] | None = ...,
         certified_since: _abc.Iterable[Global___CertifiedSince] | None = ...,
+        part: _builtins.int = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certified_since", b"certified_since", "nodes", b"nodes", "removed", b"removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certified_since", b"certified_since", "more", b"more", "nodes", b"nodes", "part", b"part", "removed", b"removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,7 @@ from portway_runtime.tasks import Tasks
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
+from portway_registry.nodes.peer_lists import in_parts
 from portway_registry.nodes.port_owners import RegionPorts
 from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write, clock_ahead
@@ -60,10 +61,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds that changes of peers are gathered: nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
-# Bytes. Nodes accept messages of 4 MiB.
-_LARGEST_PEERS: Final = 3_500_000
-# The tag and length of a node in the list, at least.
-_FRAMING: Final = 2
 
 
 class Hub:
@@ -224,12 +221,8 @@ class Hub:
     def _settings(self) -> ClusterSettings:
         return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
 
-    def _peers(self) -> Peers:
-        """The list that every node gets, in one message, because a node takes each as the whole list.
-
-        At most _LARGEST_PEERS bytes: over 3,000 nodes with the longest names, 20,000 with usual ones. Nodes beyond that
-        are left out, with an error logged: visitors that come in elsewhere are led to them through `Resolve`.
-        """
+    def _peers(self) -> tuple[Peers, ...]:
+        """The list that every node gets."""
         removed = sorted(one.node for one in self._views.orders.values() if one.order is Order.REMOVE)
         nodes = (node for node in self._listed.values() if node.name not in removed)
         since = (
@@ -237,18 +230,7 @@ class Hub:
             for one in self._views.identities.values()
             if one.anew
         )
-        peers = Peers(
-            nodes=sorted(nodes, key=lambda node: node.name),
-            removed=removed,
-            certified_since=sorted(since, key=lambda one: one.node),
-        )
-        size, left_out = peers.ByteSize(), 0
-        while size > _LARGEST_PEERS and peers.nodes:
-            size -= peers.nodes.pop().ByteSize() + _FRAMING
-            left_out += 1
-        if left_out:
-            logger.error("nodes are not listed to other nodes: too many for one message", extra={"nodes": left_out})
-        return peers
+        return in_parts(sorted(nodes, key=lambda node: node.name), removed, sorted(since, key=lambda one: one.node))
 
     def _recent_revocations(self) -> list[str]:
         since = self._now_ms() - HONOURED_MS

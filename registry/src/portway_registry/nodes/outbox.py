@@ -40,7 +40,7 @@ class Outbox:
         self._taken = asyncio.Event()
         self._registered: Registered | None = None
         self._settings: ClusterSettings | None = None
-        self._peers: Peers | None = None
+        self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
         self._revoked: dict[str, None] = {}
         self._order: Order | None = None
@@ -57,8 +57,8 @@ class Outbox:
         self._settings = message
         self._wake.set()
 
-    def peers(self, message: Peers) -> None:
-        self._peers = message
+    def peers(self, parts: tuple[Peers, ...]) -> None:
+        self._peers = parts
         self._wake.set()
 
     def port_owners(self, message: PortOwners) -> None:
@@ -116,9 +116,9 @@ class Outbox:
             for token_ids in _parts(list(self._revoked), _MAX_ENTRIES):
                 yield RegistryMessage(revocations=Revocations(token_ids=token_ids))
             self._revoked.clear()
-        if self._peers is not None:
-            yield RegistryMessage(peers=self._peers)
-            self._peers = None
+        for part in self._peers:
+            yield RegistryMessage(peers=part)
+        self._peers = ()
         if self._port_owners is not None:
             yield RegistryMessage(port_owners=self._port_owners)
             self._port_owners = None

@@ -76,6 +76,7 @@ class MessageHandler:
         self._probe = probe
         self._removed = removed
         self._keys_learned = keys_learned
+        self._listed = PeersMessage()  # as far as it has come
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
 
@@ -101,7 +102,7 @@ class MessageHandler:
                 self._grants.revoke(message.revocations.token_ids)
                 self._sessions.revoke(message.revocations.token_ids)
             case "peers":
-                self._update_peers(message.peers)
+                self._hear_peers(message.peers)
             case "order":
                 self._obey(message.order.state)
             case "probe":
@@ -132,6 +133,14 @@ class MessageHandler:
 
     def _learn_owners(self, message: PortOwnersMessage) -> None:
         self._owners.learn((PortRange(one.first, one.last), one.node) for one in message.owners)
+
+    def _hear_peers(self, part: PeersMessage) -> None:
+        """A list counts when it is whole; that of a stream that has ended is begun anew by the next one."""
+        if part.part == 0:
+            self._listed = PeersMessage()
+        self._listed.MergeFrom(part)
+        if not part.more:
+            self._update_peers(self._listed)
 
     def _update_peers(self, peers: PeersMessage) -> None:
         certified_since = {one.node: one.issued_ms for one in peers.certified_since}

@@ -11,7 +11,7 @@ from portway_proto.wire.statements import SigningKey
 from portway_registry.access.grant_keys import make_first_key, new_key
 from portway_registry.access.grants import Grants
 from portway_registry.errors import Replaced
-from portway_registry.nodes import hub as hub_module
+from portway_registry.nodes import peer_lists
 from portway_registry.nodes.hub import Hub, without_counts
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
@@ -216,20 +216,23 @@ def test_counts_are_all_that_is_left_out() -> None:
     assert full.sessions == 1
 
 
-async def test_a_list_of_peers_fits_into_a_message(
-    cluster: ViewedStore, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_list_of_peers_comes_in_as_many_messages_as_it_needs(
+    cluster: ViewedStore, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nodes beyond that are left out, and operators are told."""
-    monkeypatch.setattr(hub_module, "_LARGEST_PEERS", 1_000)
-    for number in range(20):
-        info = node_info(f"lon-{number:02}")
-        await cluster.store.put(keys.node(info.name), info.SerializeToString())
+    """None is left out, and none is larger than a message may be."""
+    monkeypatch.setattr(peer_lists, "_LARGEST_PART", 1_000)
+    names = [f"lon-{number:02}" for number in range(20)]
+    for name in names:
+        await cluster.store.put(keys.node(name), node_info(name).SerializeToString())
     await cluster.settle()
     async with node(hub, "fra-1") as one:
-        peers = (await one.until("peers")).peers
-        assert 5 < len(peers.nodes) < 20
-        assert peers.ByteSize() <= 1_000
-        assert "too many for one message" in caplog.text
+        parts = [(await one.until("peers")).peers]
+        while parts[-1].more:
+            parts.append((await one.until("peers", len(parts) + 1)).peers)
+        assert len(parts) > 1
+        assert max(part.ByteSize() for part in parts) <= 1_000 + 4
+        assert [part.part for part in parts] == [*range(len(parts))]
+        assert [peer.name for part in parts for peer in part.nodes] == ["fra-1", *names]
 
 
 async def put_block(cluster: ViewedStore, region: str, first: int, node: str, asked_at_ms: int = NOW) -> None:

@@ -20,7 +20,7 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
     outbox.port_owners(PortOwners())
-    outbox.peers(Peers())
+    outbox.peers((Peers(),))
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
@@ -32,7 +32,7 @@ async def test_what_is_told_whole_is_told_in_its_last_state() -> None:
     """A node that reads late gets settings and peers once; single news are all kept, revocations each once."""
     outbox = Outbox()
     for number in range(3):
-        outbox.peers(Peers(nodes=[NodeInfo(name=str(number))]))
+        outbox.peers((Peers(nodes=[NodeInfo(name=str(number))]),))
         outbox.settings(ClusterSettings(cluster_id=str(number)))
         outbox.revoke([str(number), "same"])
         outbox.evict([Eviction(label=str(number))])

@@ -289,6 +289,17 @@ async def test_the_list_of_nodes_reaches_the_mesh(news: News) -> None:
     assert news.peers.lists == [["a", "b"], []]
 
 
+async def test_a_list_in_parts_counts_when_it_is_whole(news: News) -> None:
+    """One that its stream did not bring to an end is begun anew."""
+    news.hear(peers=Peers(nodes=[NodeInfo(name="gone")], more=True))
+    news.hear(peers=Peers(nodes=[NodeInfo(name="a")], removed=["c"], more=True))
+    news.hear(peers=Peers(nodes=[NodeInfo(name="b")], part=1, more=True))
+    assert news.peers.lists == []
+    news.hear(peers=Peers(nodes=[NodeInfo(name="d")], removed=["e"], part=2))
+    assert news.peers.lists == [["a", "b", "d"]]
+    assert news.peers.removed == ["c", "e"]
+
+
 async def test_removed_nodes_reach_the_mesh(news: News) -> None:
     """By name, with each list; and which certificates of a name that was given anew are too old."""
     since = [CertifiedSince(node="d", issued_ms=7)]

@@ -37,6 +37,7 @@ class FakeTunnel:
     raw: Any = None
     options: TunnelOptions = field(default_factory=TunnelOptions)
     opened_at_ms: int = 7
+    host: str = ""
     claim: Any = field(default_factory=lambda: SessionSigner().claim(node="relay-1"))
 
 
