@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from google.protobuf.message import Message
 from portway_carrier.contract import Pool
@@ -57,6 +57,9 @@ from portway_relay.routing.tunnel import Holder, Tunnel
 from portway_relay.routing.verification import Verification
 from portway_relay.sessions.grants import Grant, GrantVerifier
 from portway_relay.sessions.session_presence import TIME, SessionPresence
+
+# Characters of a host name (RFC 1035 §2.3.4) that are kept of what a client calls its tunnel's host.
+_LONGEST_HOST: Final = 253
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +312,7 @@ class SessionTunnels:
             ticket = await self._ticket(bind, label) if options.unencrypted else None
             if options.unencrypted:
                 await context.addresses.prepare(label, None if ticket is None else ticket.port)
-            tunnel = context.table.bind(self, claim, options, ticket, bind.host)
+            tunnel = context.table.bind(self, claim, options, ticket, bind.host[:_LONGEST_HOST])
         except Refused as refused:
             self._refuse(bind, refused)
             return
