@@ -21,7 +21,7 @@ _BEGINNING: Final = b"HTTP/1."
 _END: Final = re.compile(rb"\n\r?\n")
 _SHOWN: Final = 80  # characters of what a proxy says about itself
 
-_LOGIN: Final = 407
+_LOGIN: Final = (407, 401)  # the second is tinyproxy's for a wrong password
 _FORBIDDEN: Final = 403
 _UNREACHED: Final = (502, 503, 504)
 
@@ -76,8 +76,8 @@ class ConnectDialogue:
     def _refused(self, code: int, reason: bytes, header: bytes) -> ProxyFailed:
         words = printable_line(reason.decode("ascii", "replace")).strip()[:_SHOWN]
         said = f"{code} {words}" if words else str(code)
-        if code == _LOGIN:
-            return self._failed(self._about_login(header))
+        if code in _LOGIN:
+            return self._failed(self._about_login(code, header))
         if code == _FORBIDDEN:
             return self._failed(
                 f"does not let connections to {self._target} through ({said}): ask whoever runs it to allow CONNECT to "
@@ -91,7 +91,7 @@ class ConnectDialogue:
             )
         return self._failed(f"refuses to connect to {self._target} ({said}): is it an HTTP proxy that allows CONNECT?")
 
-    def _about_login(self, header: bytes) -> str:
+    def _about_login(self, code: int, header: bytes) -> str:
         offered = re.findall(rb"(?im)^proxy-authenticate:[ \t]*([a-z0-9-]+)", header)
         kinds = ", ".join(dict.fromkeys(kind.decode("ascii")[:_SHOWN] for kind in offered[:8]))
         if offered and not any(kind.lower() == b"basic" for kind in offered):
@@ -100,8 +100,10 @@ class ConnectDialogue:
                 "for it, such as cntlm or px, and name that one"
             )
         if self._proxy.login is None:
-            return "wants a login (407): write it into its URL, as in http://USER:PASSWORD@HOST:PORT"
-        return "does not accept the user and password of its URL (407): check them, each of @ : / % is written as %XX"
+            return f"wants a login ({code}): write it into its URL, as in http://USER:PASSWORD@HOST:PORT"
+        return (
+            f"does not accept the user and password of its URL ({code}): check them, each of @ : / % is written as %XX"
+        )
 
     def _failed(self, what: str, *, lasting: bool = True) -> ProxyFailed:
         return ProxyFailed(f"{self._proxy}, {what}", lasting=lasting)

@@ -78,6 +78,7 @@ def test_a_login_that_is_wanted() -> None:
     wrong = refusal(basic, "http://me:secret@proxy.test:3128")
     assert "does not accept the user and password of its URL (407)" in wrong
     assert "secret" not in wrong
+    assert "of its URL (401)" in refusal(b"HTTP/1.1 401 Unauthorized\r\n\r\n", "http://me:secret@proxy.test:3128")
     ntlm = b"HTTP/1.1 407 Login\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate\r\n\r\n"
     assert "wants a login by NTLM, Negotiate, and Portway knows Basic alone" in refusal(ntlm)
     assert "wants a login (407)" in refusal(b"HTTP/1.1 407 Login\r\n\r\n")
