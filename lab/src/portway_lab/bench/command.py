@@ -2,7 +2,7 @@
 
 All contestants run at the same time and take turns, round by round, so that a machine that becomes slower does so for
 all of them. Here: which measures run, in which order, how often. Not here: what each measures (measures.py,
-idle_tunnels.py, rehomed.py, mesh.py), the opponents (contestants.py).
+idle_tunnels.py, rehomed.py, computing.py, mesh.py), the opponents (contestants.py).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 from portway_runtime.descriptors import raise_limit
 
-from portway_lab.bench import contestants, idle_tunnels, measures, mesh, mesh_far, rehomed, report
+from portway_lab.bench import computing, contestants, idle_tunnels, measures, mesh, mesh_far, rehomed, report
 from portway_lab.bench.contestants import Contestant, find_program
 from portway_lab.bench.endpoint import Endpoint
 from portway_lab.checkout import ROOT
@@ -28,9 +28,9 @@ from portway_lab.cluster import delay_network
 from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
 
-MEASURES = ("idle", "tunnels", "rehomed", "bulk", "requests", "latency", "connections", "forward", "mesh")
+MEASURES = ("idle", "tunnels", "rehomed", "bulk", "requests", "latency", "connections", "forward", "computing", "mesh")
 # Measures that start clusters of their own.
-_APART = {"idle", "tunnels", "rehomed", "mesh"}
+_APART = {"idle", "tunnels", "rehomed", "computing", "mesh"}
 # The whole load comes from one address, and one session opens tunnels without pause.
 _NO_LIMITS = (
     *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
@@ -86,6 +86,9 @@ def main() -> int:
             if "forward" in chosen:
                 forward = _run_forward(cluster, effort, Path(name), skipped)
             processes.end()  # the mesh has clusters of its own, and needs the machine alone
+        of_computing: list[report.Goal] = []
+        if "computing" in chosen:
+            of_computing = _run_computing(Path(name), effort)
         of_mesh: list[report.Goal] = []
         if "mesh" in chosen:
             of_mesh = mesh.measure(Path(name), mesh.QUICK if arguments.quick else mesh.FULL, skipped, _progress)
@@ -101,6 +104,7 @@ def main() -> int:
         "medians": result,
         "forward": forward,
         "tunnels": [goal.to_json() for goal in of_tunnels],
+        "computing": [goal.to_json() for goal in of_computing],
         "mesh": [goal.to_json() for goal in of_mesh],
         "rounds": rounds,
         "skipped": skipped,
@@ -108,7 +112,11 @@ def main() -> int:
     target = arguments.json or ROOT / f"bench-results-{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.write_text(json.dumps(written, indent=2) + "\n")
     print(report.table(result, forward))
-    for title, measured in (("many tunnels", of_tunnels), ("the mesh", of_mesh)):
+    for title, measured in (
+        ("many tunnels", of_tunnels),
+        ("a program that computes, one connection", of_computing),
+        ("the mesh", of_mesh),
+    ):
         if measured:
             print(report.goal_table(title, measured))
     facts = written["machine"]
@@ -213,6 +221,16 @@ def _run_rehomed(folder: Path, effort: Effort) -> list[report.Goal]:
         return rehomed.measure(cluster, effort.sessions, TUNNELS_OF_A_SESSION, effort.rounds)
 
 
+def _run_computing(folder: Path, effort: Effort) -> list[report.Goal]:
+    """Without the other contestants: what computes needs a core."""
+    own = folder / "computing"
+    own.mkdir()
+    with Processes(own) as processes:
+        cluster = _start_cluster(processes)
+        size = min(effort.bulk_bytes, contestants.BIG_FILE)  # beside a thread it takes long
+        return computing.measure(cluster, processes, effort.seconds, size, effort.rounds, _progress)
+
+
 def _run_rounds(
     field: list[Contestant], chosen: list[str], effort: Effort, folder: Path
 ) -> dict[str, dict[str, list[measures.Figures]]]:
@@ -246,6 +264,11 @@ def _run_forward(
         "warm process": measures.forward_ready("warm", effort.warm, cluster.exports),
         "second tunnel of a process": measures.forward_ready("second", effort.warm, cluster.exports),
         "fresh interpreter": measures.forward_fresh(effort.fresh, cluster.exports),
+    }
+    in_process = cluster.exports | {"PORTWAY_PROCESS": "1"}
+    found |= {
+        "second tunnel, process=True": measures.forward_ready("second", effort.warm, in_process),
+        "fresh interpreter, process=True": measures.forward_fresh(effort.fresh, in_process),
     }
     title = f"second, {mesh_far.REGISTRY_ROUND_TRIP:.0f} ms to registry, {mesh_far.NODE_ROUND_TRIP:.0f} to node"
     if why := delay_network.why_not():
