@@ -15,6 +15,7 @@ import pytest
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.processes.children import children_of
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -69,6 +70,13 @@ def test_it_forwards_until_it_is_told_to_end(
     assert process.stdout.read() == ""
     assert ended(process, 0) == ""
     node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
+
+
+def test_it_is_the_process_of_its_engine(command: Command, node: FakeNode) -> None:
+    """PORTWAY_PROCESS is for programs that have something else to do."""
+    process = command("forward", "8000", PORTWAY_PROCESS="1")
+    assert line(process).startswith("https://")
+    assert not children_of(process.pid)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

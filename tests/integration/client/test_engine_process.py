@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 import grpc
 import portway
 import pytest
+from portway.config import resolve
 from portway.engine_process import engine_process as module
 from portway.engine_process.child_process import _BOOTSTRAP, ChildProcess
+from portway.tunnel import TunnelRequest
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
@@ -242,6 +245,68 @@ def test_tunnels_are_lost_when_no_engine_can_be_started(
     log.wait(logging.WARNING, "its tunnels are lost")
     with portway.forward(echo.port, process=True):
         pass
+
+
+def test_a_program_can_end_while_no_engine_can_be_started(
+    node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    """It does not wait for the next try, and nothing is told as lost."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr(module, "EXIT_TIMEOUT", 30.0)
+    told: list[portway.TunnelLostError] = []
+
+    class NoMore(ChildProcess):
+        def __init__(self) -> None:
+            raise portway.RemoteError("no memory")
+
+    with portway.forward(echo.port, process=True, tunnel_lost=told.append):
+        monkeypatch.setattr(module, "ChildProcess", NoMore)
+        kill_engine()
+        log.wait(logging.WARNING, "could not be started (no memory): starting another one")
+        began = time.monotonic()
+        module.stop_engine_process()
+        assert time.monotonic() - began < 20
+    assert not told
+
+
+def test_a_closing_engine_takes_no_tunnel(node: FakeNode, echo: Any) -> None:
+    """Neither a new one, nor the closing of one: it closes all of them in order."""
+    forwarding = portway.forward(echo.port, process=True)
+    forwarding.__enter__()
+    engine = module.running_engine_process()
+    child = only_child()
+    os.kill(child, signal.SIGSTOP)
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    eventually(lambda: not engine.alive)
+    with pytest.raises(portway.RemoteError, match="open the tunnel again"):
+        engine.open(TunnelRequest(8000, None, False, False, 10.0, resolve()))
+    closing = threading.Thread(target=forwarding.__exit__, args=(None, None, None))
+    closing.start()
+    os.kill(child, signal.SIGCONT)
+    for thread in (stopping, closing):
+        thread.join()
+    node.wait(lambda: ("goaway",) in node.events)
+
+
+def test_the_thread_that_started_it_may_end(node: FakeNode, echo: Any, exchange: Any) -> None:
+    """The child is the process's."""
+    tunnels: list[portway.Tunnel] = []
+    forwarding = portway.forward(echo.port, process=True)
+    thread = threading.Thread(target=lambda: tunnels.append(forwarding.__enter__()))
+    thread.start()
+    thread.join()
+    assert exchange(node, tunnels[0].host, b"hello") == b"hello"
+    forwarding.__exit__(None, None, None)
+
+
+def test_a_child_without_uvloop(node: FakeNode, echo: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has asyncio's own loop."""
+    without = _BOOTSTRAP.replace("; from", "; sys.modules['uvloop'] = None; from")
+    monkeypatch.setattr("portway.engine_process.child_process._BOOTSTRAP", without)
+    with portway.forward(echo.port, process=True) as tunnel:
+        assert exchange(node, tunnel.host, b"x" * 3_000_000) == b"x" * 3_000_000
 
 
 def test_an_engine_that_is_stopped_hangs_nobody(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,10 +40,11 @@ with portway.forward(int(sys.argv[1]), process=True) as tunnel:
     sys.stdin.readline()
 """
 _FORKING = """
-import os, signal, sys
+import os, signal, subprocess, sys
 import portway
 
 with portway.forward(int(sys.argv[1]), process=True) as tunnel:
+    subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.readline()"], close_fds=False)
     if os.fork() == 0:
         os.close(1), os.close(2)
         sys.stdin.readline()
@@ -128,8 +129,8 @@ def test_it_ends_with_a_program_that_is_killed(start_program: Start, node: FakeN
     node.wait(lambda: ("goaway",) in node.events)
 
 
-def test_it_ends_though_a_forked_process_lives_on(start_program: Start, node: FakeNode, echo: Any) -> None:
-    """That one does not have the channel."""
+def test_it_ends_though_others_of_the_program_live_on(start_program: Start, node: FakeNode, echo: Any) -> None:
+    """It does not have the channel, and neither does a command that the program has started."""
     program = start_program(_FORKING, str(echo.port))
     line(program)
     (child,) = [pid for pid in children_of(program.pid) if os.getsid(pid) == pid]

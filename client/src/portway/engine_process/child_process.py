@@ -28,7 +28,7 @@ _ADVICE: Final = {
     errno.EMFILE: " (raise this process's limit: ulimit -n)",
 }
 # Seconds. The imports take a tenth of one; a slow disk needs some more.
-START_WITHIN: Final = 60
+START_WITHIN: Final = 30
 
 
 class ChildProcess:

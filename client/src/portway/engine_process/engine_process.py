@@ -114,13 +114,13 @@ class EngineProcess:
 
     @property
     def alive(self) -> bool:
-        return not self._over
+        return not self._over and not self._stopping.is_set()
 
     def open(self, request: TunnelRequest) -> Future[ProcessTunnel]:
         """Begin to open a tunnel. Raises RemoteError when the child has ended."""
         tunnel = ProcessTunnel(next(self._numbers), request)
         with self._lock:
-            if self._over:
+            if not self.alive:
                 raise RemoteError("Portway's process has ended: open the tunnel again")
             self._tunnels[tunnel.number] = tunnel
             self._send_open(tunnel)
@@ -167,7 +167,7 @@ class EngineProcess:
             self._send({"open": tunnel.number, "request": request, **self._child.circumstances()})
 
     def _send(self, message: Message) -> None:
-        if self._child is not None:
+        if self._child is not None and not self._stopping.is_set():  # else it closes all tunnels by itself
             try:
                 self._child.channel.send(message)
             except OSError:
@@ -182,18 +182,18 @@ class EngineProcess:
             self._receive_all(child)
             with self._lock:
                 self._child = None
-            how = f"{child.wait()}{self._failure and ': '}{self._failure}"
+            how = ended = f"{child.wait()}{self._failure and ': '}{self._failure}"
             if self._clock() - since >= SOUND_AFTER:
                 pauses, starts = Backoff(FIRST_PAUSE, LONGEST_PAUSE), 0
             child = None
             while child is None and self._goes_on(how, starts):
-                if starts:
-                    self._stopping.wait(pauses.next())
+                if starts and self._stopping.wait(pauses.next()):
+                    continue
                 starts += 1
                 try:
                     child = self._start_again()
                 except Error as error:
-                    how = f"{how}, and another one could not be started ({error})"
+                    how = f"{ended}, and another one could not be started ({error})"
         self._ended.set()
 
     def _receive_all(self, child: ChildProcess) -> None:
