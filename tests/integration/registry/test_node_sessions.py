@@ -1,7 +1,7 @@
 """A node's session with a real registry, from its registration to its end, as other nodes and admins see it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,6 +22,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING,
 from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_registry.state.views import TunnelView
 from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import (
@@ -36,6 +37,9 @@ from portway_testkit.clusters.registry import (
     running,
 )
 from portway_testkit.signers import AnnouncedClient, label_of
+
+# Labels that a node may have looked up in the store at once (services/mesh.py).
+LOOKS_BURST = 100
 
 if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
     pass
@@ -101,6 +105,38 @@ async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, p
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await MeshStub(mesh).Resolve(ResolveRequest(label=label))
             assert raised.value.code() is StatusCode.NOT_FOUND
+
+
+async def test_the_store_is_asked_for_labels_at_a_bounded_rate(
+    registry: Registry, pki: Pki, admin: AdminCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a node that knows that a label is not where the registry has it. Beyond the rate, which is each node's own,
+    memory answers, and says the same of a label that has not changed."""
+    looked: list[str] = []
+    read = TunnelView.read
+
+    async def counted(self: TunnelView, names: Iterable[str]) -> Any:
+        looked.extend(wanted := list(names))
+        return await read(self, wanted)
+
+    client = await admin.client()
+    tunnel = client.tunnel("fra-1")
+    async with (
+        stream(registry, pki) as node,
+        channel(registry.mesh_address, pki.ca, pki.node("lon-1"), mesh=True) as mesh,
+        channel(registry.mesh_address, pki.ca, pki.node("nrt-1"), mesh=True) as other,
+    ):
+        await node.announce(tunnel, of=[client])
+        monkeypatch.setattr(TunnelView, "read", counted)
+        request = ResolveRequest(label=tunnel.label, current=True)
+        for _ in range(LOOKS_BURST + 300):
+            assert (await MeshStub(mesh).Resolve(request)).tunnel.node == "fra-1"
+        assert LOOKS_BURST <= len(looked) < LOOKS_BURST + 300
+        looked.clear()
+        await MeshStub(mesh).Resolve(ResolveRequest(label=tunnel.label))
+        assert not looked
+        await MeshStub(other).Resolve(request)
+        assert looked == [tunnel.label]
 
 
 async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: Pki, admin: AdminCaller) -> None:

@@ -13,7 +13,7 @@ from portway.engine.directory import Node
 from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_registry.config import Config
-from portway_registry.nodes.session import is_notable
+from portway_registry.nodes.node_changes import is_notable
 from portway_registry.placement.order import spread_candidates
 from portway_registry.placement.placed_nodes import placed_node
 from portway_registry.placement.places import Places

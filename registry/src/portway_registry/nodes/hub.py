@@ -33,10 +33,11 @@ from portway_runtime.tasks import Tasks
 from portway_registry.access.grants import HONOURED_MS, Grants
 from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
+from portway_registry.nodes.node_changes import clock_ahead, without_counts
 from portway_registry.nodes.peer_lists import in_parts
 from portway_registry.nodes.port_owners import RegionPorts
 from portway_registry.nodes.reachability import Dial, Prober
-from portway_registry.nodes.session import NodeSession, Write, clock_ahead
+from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.nodes.unplaced import UnplacedTunnels
 from portway_registry.state.grant_reader import GrantReader
@@ -314,18 +315,3 @@ class Hub:
 
 def _order_message(record: OrderRecord | None) -> OrderMessage:
     return OrderMessage(state=NODE_STATE_READY if record is None else STATE_OF_ORDER[record.order])
-
-
-def without_counts(node: NodeInfo) -> NodeInfo:
-    """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates,
-    grant keys, the clock."""
-    bare = NodeInfo()
-    bare.CopyFrom(node)
-    bare.sessions = bare.tunnels = bare.visits = 0
-    bare.ClearField("reach")
-    bare.ClearField("reach_failure")
-    bare.ClearField("certificate_end_s")
-    bare.ClearField("lacking_regions")
-    bare.ClearField("grant_keys")
-    bare.ClearField("clock_ahead_s")
-    return bare

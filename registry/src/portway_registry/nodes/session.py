@@ -37,10 +37,11 @@ from portway_registry.errors import (
     Replaced,
     StoreUnavailable,
 )
+from portway_registry.nodes.node_changes import clock_ahead, is_notable
 from portway_registry.nodes.outbox import Outbox
 from portway_registry.nodes.token_check import checked_ids
 from portway_registry.state import keys
-from portway_registry.state.records import decode_node, is_ready
+from portway_registry.state.records import decode_node
 from portway_registry.state.views import Item
 from portway_registry.store.contract import NO_LEASE, LeaseId, Store
 from portway_registry.tunnels.announcements import Announcements, checked
@@ -58,8 +59,6 @@ _MAX_BATCHES: Final = 64
 _MAX_WAITING: Final = 8 << 20
 # Tokens that a node may name in a stream: several times its sessions.
 _MOST_TOKENS: Final = 100_000
-_CLOCKS_APART: Final = 60  # seconds by which clocks differ, messages on their way apart
-_FARTHEST: Final = 2**31 - 1  # seconds that the record's field holds
 _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the store, which has a time limit of its own
 
 
@@ -69,6 +68,14 @@ class _Removal:
 
     tunnel: Item[TunnelInfo]
     eviction: Eviction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a node announces. `size` is computed once: of 10,000 tunnels that takes 10 ms."""
+
+    announce: Announce
+    size: int
 
 
 class NodeSession:
@@ -114,7 +121,7 @@ class NodeSession:
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
-        self._work: asyncio.Queue[Announce | _Removal | list[str]] = asyncio.Queue()
+        self._work: asyncio.Queue[_Batch | _Removal | list[str]] = asyncio.Queue()
         self._is_applying = False
         self._room = asyncio.Semaphore(_MAX_BATCHES)
         self._tokens_held = 0  # that the node has named
@@ -226,7 +233,7 @@ class NodeSession:
                     self._batch_done.clear()
                     await self._batch_done.wait()
                 self._waiting += size
-                self._work.put_nowait(message.announce)
+                self._work.put_nowait(_Batch(message.announce, size))
             elif kind == "tokens_held":
                 self._tokens_held += len(message.tokens_held.token_ids)
                 if self._tokens_held > _MOST_TOKENS:
@@ -288,14 +295,14 @@ class NodeSession:
             self._is_applying = False
             work = await self._work.get()
             self._is_applying = True
-            if isinstance(work, Announce):
+            if isinstance(work, _Batch):
                 try:
-                    batch = await checked(work)
+                    batch = await checked(work.announce)
                 except InvalidRequest as error:
                     self.end(error)
                     return
                 await self._apply(batch)
-                self._waiting -= work.ByteSize()
+                self._waiting -= work.size
                 self._batch_done.set()
                 self._room.release()
             elif isinstance(work, list):
@@ -386,39 +393,3 @@ class NodeSession:
     async def _pause(self, what: str, error: StoreUnavailable) -> None:
         logger.warning(what, extra={"node": self.info.name, "reason": str(error)})
         await asyncio.sleep(jittered(_PAUSE))
-
-
-def clock_ahead(time_ms: int, now_ms: int) -> int:
-    """By how many seconds a clock that shows `time_ms` is ahead; 0 for less than a minute, which messages may take, and
-    for a clock that is not told."""
-    seconds = round((time_ms - now_ms) / 1000)
-    if not time_ms or abs(seconds) < _CLOCKS_APART:
-        return 0
-    return max(-_FARTHEST, min(_FARTHEST, seconds))
-
-
-def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether the change is worth a write: of state, reach, clock, certificates, the grant keys it knows, whether
-    it accepts clients, or of a count by over a tenth.
-
-    Without the sixth, a node that filled up from nine tenths on would be offered to clients that it refuses.
-    """
-    if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
-        return True
-    if bool(stored.clock_ahead_s) != bool(now.clock_ahead_s):
-        return True
-    if abs(stored.clock_ahead_s - now.clock_ahead_s) >= _CLOCKS_APART:
-        return True
-    if (stored.certificate_end_s, stored.lacking_regions) != (now.certificate_end_s, now.lacking_regions):
-        return True
-    if stored.grant_keys != now.grant_keys:
-        return True
-    if _is_full(stored) != _is_full(now) and is_ready(now):
-        return True
-    counts = ((stored.sessions, now.sessions), (stored.tunnels, now.tunnels), (stored.visits, now.visits))
-    return any(abs(after - before) > before // 10 for before, after in counts)
-
-
-def _is_full(node: NodeInfo) -> bool:
-    """Whether its sessions alone keep it from accepting clients. Checked at each KeepAlive, so kept cheap."""
-    return 0 < node.max_sessions <= node.sessions

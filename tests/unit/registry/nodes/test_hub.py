@@ -12,7 +12,7 @@ from portway_registry.access.grant_keys import make_first_key, new_key
 from portway_registry.access.grants import Grants
 from portway_registry.errors import Replaced
 from portway_registry.nodes import peer_lists
-from portway_registry.nodes.hub import Hub, without_counts
+from portway_registry.nodes.hub import Hub
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
@@ -206,14 +206,6 @@ async def test_a_record_that_was_lost_is_written_anew_at_once(cluster: ViewedSto
         entry = await cluster.store.get(keys.node("fra-1"))
         assert entry is not None
         assert entry.lease == second.lease_id != first.lease_id
-
-
-def test_counts_are_all_that_is_left_out() -> None:
-    """State, place and address stay; the original is not touched."""
-    full = node_info("a", sessions=1, tunnels=2, visits=3, max_sessions=4, certificate_end_s=5, lacking_regions=6)
-    full.clock_ahead_s = 7
-    assert without_counts(full) == node_info("a", max_sessions=4)
-    assert full.sessions == 1
 
 
 async def test_a_list_of_peers_comes_in_as_many_messages_as_it_needs(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_registry.errors import StoreUnavailable
 from portway_registry.nodes.unplaced import UnplacedTunnels
 from portway_registry.state import keys
 from portway_registry.state.views import Item
@@ -111,3 +112,34 @@ async def test_what_is_found_must_be_found_twice_in_a_row(held: Held) -> None:
     await held.looks(1)
     held.now_ms += 60 * MINUTE
     assert await held.looks(1) == []
+
+
+@pytest.mark.parametrize("hidden", ["presence", "token"])
+async def test_what_the_view_does_not_show_is_looked_for_in_the_store(
+    held: Held, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    """The view may be behind; what the store lacks too is removed."""
+    views = held.cluster.views
+    if hidden == "presence":
+        monkeypatch.setattr(views.presences, "of_session", lambda key: None)
+    else:
+        monkeypatch.setattr(views.tokens, "get", lambda name: None)
+    assert await held.looks(3) == []
+    if hidden == "presence":
+        held.now_ms += 22 * MINUTE + 1
+    else:
+        await held.cluster.store.delete(keys.token("token1"))
+    assert await held.looks(1) == [held.tunnel.label]
+
+
+async def test_nothing_is_removed_while_the_store_is_away(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the view shows may be of before; it is looked at again."""
+
+    async def away(names: object) -> None:
+        raise StoreUnavailable("away")
+
+    held.now_ms += 60 * MINUTE
+    with monkeypatch.context() as outage:
+        outage.setattr(held.cluster.views.presences, "read", away)
+        assert await held.looks(3) == []
+    assert await held.looks(1) == [held.tunnel.label]

@@ -1,0 +1,60 @@
+"""Which changes of a node's record are written, and which other nodes are told of."""
+
+from typing import Any
+
+import pytest
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
+from portway_registry.nodes.node_changes import clock_ahead, is_notable, without_counts
+from portway_testkit.clusters.registry import node_info
+
+
+def test_counts_are_all_that_is_left_out() -> None:
+    """State, place and address stay; the original is not touched."""
+    full = node_info("a", sessions=1, tunnels=2, visits=3, max_sessions=4, certificate_end_s=5, lacking_regions=6)
+    full.clock_ahead_s = 7
+    full.grant_keys[:] = ["1"]
+    assert without_counts(full) == node_info("a", max_sessions=4)
+    assert full.sessions == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "notable"),
+    [
+        ({}, {}, False),
+        ({"sessions": 0}, {"sessions": 1}, True),
+        ({"sessions": 100}, {"sessions": 110}, False),
+        ({"sessions": 100}, {"sessions": 111}, True),
+        ({"visits": 100}, {"visits": 89}, True),
+        ({"tunnels": 9}, {"tunnels": 10}, True),
+        ({"certificate_end_s": 1}, {"certificate_end_s": 2}, True),
+        ({}, {"lacking_regions": 1}, True),
+        ({"grant_keys": ["1"]}, {"grant_keys": ["1", "2"]}, True),
+        ({}, {"clock_ahead_s": -60}, True),
+        ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_201}, False),
+        ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_260}, True),
+        ({"state": NODE_STATE_READY}, {"state": NODE_STATE_DRAINING}, True),
+        ({"sessions": 99, "max_sessions": 100}, {"sessions": 100, "max_sessions": 100}, True),
+        ({"sessions": 100, "max_sessions": 100}, {"sessions": 99, "max_sessions": 100}, True),
+    ],
+)
+def test_small_changes_are_not_worth_a_write(before: dict[str, Any], after: dict[str, Any], notable: bool) -> None:
+    """State, certificates, known keys, clock and whether it is full always, a count when it changes by more than a tenth."""
+    assert is_notable(node_info("a", **before), node_info("a", **after)) is notable
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "ahead"),
+    [
+        (0, 0),
+        (1_000_000, 0),
+        (1_059_000, 0),
+        (1_060_000, 60),
+        (940_000, -60),
+        (8_200_400, 7_200),
+        (2**63 - 1, 2**31 - 1),
+        (-(2**63), 1 - 2**31),
+    ],
+)
+def test_clocks_are_compared(time_ms: int, ahead: int) -> None:
+    """Less than a minute says nothing, nor does a node that tells no time; what cannot be is bounded."""
+    assert clock_ahead(time_ms, 1_000_000) == ahead
