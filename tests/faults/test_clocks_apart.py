@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import portway
 import pytest
-from portway_registry import server
+from portway_registry import cluster
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.onlookers import Onlookers, answered, answered_raw, home_of, named, named_at
@@ -60,8 +60,8 @@ def test_a_registry_whose_clock_is_ahead_is_good_enough(
     make_mesh: Callable[..., Cluster], as_client: AsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its grants begin ten minutes ahead: nodes allow for that, and a client that comes back by them is welcome."""
-    now_ms = server._now_ms
-    monkeypatch.setattr(server, "_now_ms", lambda: now_ms() + int(APART * 1000))
+    now_ms = cluster.now_ms
+    monkeypatch.setattr(cluster, "now_ms", lambda: now_ms() + int(APART * 1000))
     mesh = make_mesh()
     as_client(mesh.environment())
     with named("own") as tunnel:

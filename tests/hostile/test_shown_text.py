@@ -198,6 +198,15 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RetireGrantKey(self, request: Any, context: Any) -> admin_pb2.RetireGrantKeyResponse:
         return admin_pb2.RetireGrantKeyResponse(key=self._grant_key(), signing_id=STEERING)
 
+    def ListAuthorities(self, request: Any, context: Any) -> admin_pb2.ListAuthoritiesResponse:
+        return admin_pb2.ListAuthoritiesResponse(authorities=[self._authority()])
+
+    def RotateAuthority(self, request: Any, context: Any) -> admin_pb2.RotateAuthorityResponse:
+        return admin_pb2.RotateAuthorityResponse(authority=self._authority())
+
+    def RetireAuthority(self, request: Any, context: Any) -> admin_pb2.RetireAuthorityResponse:
+        return admin_pb2.RetireAuthorityResponse(authority=self._authority())
+
     def WatchNodes(self, request: Any, context: Any) -> Iterator[admin_pb2.WatchNodesResponse]:
         yield admin_pb2.WatchNodesResponse(kind=admin_pb2.CHANGE_KIND_ADDED, node=self._node())
 
@@ -210,6 +219,18 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def OrderNode(self, request: Any, context: Any) -> admin_pb2.OrderNodeResponse:
         context.abort(grpc.StatusCode.NOT_FOUND, f"no such node{STEERING}")
         raise AssertionError("abort raises")
+
+    @staticmethod
+    def _authority() -> admin_pb2.AuthorityInfo:
+        return admin_pb2.AuthorityInfo(
+            id=STEERING,
+            unaware_nodes=[STEERING],
+            unaware_replicas=[STEERING],
+            unaware_clients_of=[STEERING],
+            used_by_nodes=[STEERING],
+            used_by_away=[STEERING],
+            certificate=STEERING.encode(),
+        )
 
     @staticmethod
     def _grant_key() -> admin_pb2.GrantKeyInfo:
@@ -270,6 +291,9 @@ def admin(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         "grant-key list",
         "grant-key rotate",
         "grant-key retire x",
+        "ca list",
+        "ca rotate",
+        "ca retire x",
     ],
 )
 def test_no_command_of_portway_admin_passes_control_characters_on(

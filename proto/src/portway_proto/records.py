@@ -43,6 +43,9 @@ MAX_REACH_FAILURE: Final = 300  # bytes
 # Ids of grant keys that a node names. A key lives for a month and a day; operators rotate them at most as often as the
 # registry allows, which keeps fewer.
 MAX_GRANT_KEYS: Final = 32
+# CAs that a node trusts: two while one is replaced.
+MAX_AUTHORITIES: Final = 8
+_AUTHORITY: Final = re.compile(r"[0-9a-f]{16}")
 _KID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _LAST_END: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC (RFC 5280 §4.1.2.5)
 _SHOWN: Final = 40  # characters of a value in an error
@@ -81,6 +84,9 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         lacking_regions=sent.lacking_regions,
         grant_keys=key_ids(sent.grant_keys),
         clock_ahead_s=sent.clock_ahead_s,
+        authorities=authority_ids(sent.authorities),
+        certificate_authority="".join(authority_ids([sent.certificate_authority])),
+        unaware_clients=sent.unaware_clients,
     )
 
 
@@ -92,6 +98,11 @@ def certificate_end(sent: int) -> int:
 def key_ids(sent: Iterable[str]) -> list[str]:
     """Those that have the form of an id of a grant key, sorted, MAX_GRANT_KEYS at most."""
     return sorted({kid for kid in islice(sent, MAX_GRANT_KEYS) if _KID.fullmatch(kid)})
+
+
+def authority_ids(sent: Iterable[str]) -> list[str]:
+    """Those that have the form of an id of a CA, sorted, MAX_AUTHORITIES at most."""
+    return sorted({one for one in islice(sent, MAX_AUTHORITIES) if _AUTHORITY.fullmatch(one)})
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:

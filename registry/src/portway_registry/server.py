@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from grpc import aio
 from grpc_health.v1 import health_pb2
@@ -17,30 +15,26 @@ from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
-from portway_runtime.backoff import jittered
 from portway_runtime.clocks import monotonic, utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
+from portway_runtime.file_stamps import stamps_of
 from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
 from portway_runtime.threads import GRPC_THREADS, demand_threads
 
-from portway_registry.access.bootstrap import bootstrap
-from portway_registry.access.failed_authentications import FailedAuthentications
-from portway_registry.access.grant_keys import GrantKeys
-from portway_registry.access.grants import Grants
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
+from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
-from portway_registry.errors import ConfigError, StoreUnavailable
+from portway_registry.errors import ConfigError
 from portway_registry.metrics import CallCounts, exposition
-from portway_registry.nodes.certificates import NodeCertificates, require_current
-from portway_registry.nodes.hub import Hub
+from portway_registry.nodes.certificates import require_current
 from portway_registry.nodes.operator_orders import OperatorOrders
-from portway_registry.nodes.reachability import dialler
-from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, stored_authority
+from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, reload_configured
 from portway_registry.pki.port_certificates import (
+    CHECK_EVERY,
     CertificateFiles,
     PortCertificate,
     node_port_certificate,
@@ -57,19 +51,9 @@ from portway_registry.services.enrolment import Enrolment
 from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.services.token_streams import TokenStreams
-from portway_registry.state.audit import Audit
-from portway_registry.state.records import ReplicaRecord
-from portway_registry.state.replica import Replica, new_replica_id
-from portway_registry.state.tunnel_limits import TunnelLimits
-from portway_registry.state.views import Views
-from portway_registry.store.contract import Store
-from portway_registry.store.open import open_store
 from portway_registry.tunnels.port_blocks import PortBlocks
-from portway_registry.tunnels.quota import Quota
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # Bytes. A node's whole state is one message: 20,000 tunnels at most, of 300 bytes, or 1,200 with a raw port and its
 # ticket, and as many sessions of 620.
@@ -78,29 +62,10 @@ _LARGEST_NODE_MESSAGE: Final = 40 << 20
 _LARGEST_CALL: Final = 64 << 10
 # Of the public port. Clients and operators make few calls at a time; a channel queues further ones.
 _CONCURRENT_CALLS: Final = 32
-# Seconds at most between tries to reach the store at start; each has the store's own time limit besides.
-_PAUSE: Final = 2.0
 # For the store, signatures, GeoIP, and what grpc.aio waits on. They are started before gRPC's.
 _OWN_THREADS: Final = 4
 # Seconds between tries to load GeoIP while there is no thread for it.
 _LOAD_AGAIN: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Cluster:
-    """What both ports are served from."""
-
-    cluster_id: str
-    store: Store
-    views: Views
-    authority: ClusterAuthority
-    grants: Grants
-    grant_keys: GrantKeys
-    quota: Quota
-    audit: Audit
-    failed: FailedAuthentications
-    certificates: NodeCertificates
-    hub: Hub
 
 
 class Registry:
@@ -111,9 +76,10 @@ class Registry:
         self._config = config
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
-        self._closing: list[Callable[[], Awaitable[object]]] = []  # what `stop` calls, the last first
+        self._closing: Closing = []  # what `stop` calls, the last first
         self._serving = False
         self._certificates: list[PortCertificate] = []
+        self._configured: ClusterAuthority | None = None  # the CA of the settings
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
         self._admin_address: Endpoint | None = None
@@ -174,19 +140,23 @@ class Registry:
         """Read the certificate files of all ports again, changed or not. New connections are shown what is in them."""
         for certificate in self._certificates:
             certificate.reload()
+        if self._configured is not None:
+            reload_configured(self._configured, self._config, utc_now())
 
     async def _start(self) -> None:
         config = self._config
         demand_threads(GRPC_THREADS + _OWN_THREADS)
         certificate = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
         self._certificates = [certificate]
-        configured = configured_authority(config, utc_now())
+        configured = self._configured = configured_authority(config, utc_now())
         if configured is not None:
             # Its errors come before the store is waited for.
             node_port_certificate(config, certificate, configured, utc_now)
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
-        cluster = await self._open_cluster(tasks, configured)
+        cluster = await open_cluster(config, certificate, configured, tasks, self._closing, on_failure=self._on_failure)
+        if configured is not None:
+            tasks.spawn(self._follow_files(configured), name="look at the CA's files")
         ports = GrpcPorts(2 if config.admin_listen is None else 3, config.max_connections)
         self._closing.append(ports.close)
         await self._serve_nodes(ports, cluster, certificate)
@@ -205,77 +175,32 @@ class Registry:
             locator = open_locator(self._config.geoip)
         except GeoError as error:
             raise ConfigError(str(error)) from error
-        self._closing += [_calling(locator.close), tasks.close]
+        self._closing += [calling(locator.close), tasks.close]
         # Until it is loaded clients are not located, which costs them a round trip and the start nothing.
         tasks.spawn(_load(locator), name="load GeoIP")
         return locator
 
-    async def _open_cluster(self, tasks: Tasks, configured: ClusterAuthority | None) -> _Cluster:
-        """The store, its views, and what decides on them."""
-        config = self._config
-        store = open_store(config.store_spec(), on_failure=self._on_failure)
-        self._closing.append(store.close)
-        token_file = config.first_admin_token_file()
-        settings = await _once_reachable(lambda: bootstrap(store, admin_token_file=token_file, now_ms=_now_ms()))
-        authority = configured
-        if authority is None:
-            authority = await _once_reachable(lambda: stored_authority(store, now_ms=_now_ms()))
-        views = Views(store, on_failure=self._on_failure)
-        self._closing.append(views.close)
-        await _once_reachable(views.start)
-        limits = TunnelLimits(views.tokens, views.tenants, default=config.max_tunnels)
-        grants = Grants(settings.cluster_id, views.grant_keys, limits, _now_ms)
-        quota = Quota(limits, views.tunnels)
-        hub = Hub(
-            store,
-            views,
-            grants,
-            quota,
-            _now_ms,
-            cluster_id=settings.cluster_id,
-            lease_seconds=config.lease_seconds,
-            on_failure=self._on_failure,
-            dial=dialler(authority.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
-        )
-        hub.start()
-        self._closing.append(hub.close)
-        audit = Audit(store, _now_ms)
-        grant_keys = GrantKeys(store, views, audit, _now_ms)
-        await self._join_replicas(tasks, store, views)
-        tasks.spawn(grant_keys.run(), name="rotate grant keys")
-        tasks.spawn(audit.keep_trimmed(), name="trim the audit")
-        failed = FailedAuthentications(audit)
-        tasks.spawn(failed.run(), name="write failed authentications")
-        certificates = NodeCertificates(store, authority, audit, _now_ms, life=config.node_certificate_seconds)
-        return _Cluster(
-            settings.cluster_id, store, views, authority, grants, grant_keys, quota, audit, failed, certificates, hub
-        )
+    async def _follow_files(self, configured: ClusterAuthority) -> None:
+        """Take up other files of the CA, for ever."""
+        paths = [path for path in (self._config.cluster_ca, self._config.cluster_ca_key) if path is not None]
+        seen = stamps_of(paths)
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            if (now := stamps_of(paths)) != seen:
+                seen = now
+                reload_configured(configured, self._config, utc_now())
 
-    async def _join_replicas(self, tasks: Tasks, store: Store, views: Views) -> None:
-        """Tell the other replicas that this one lives, and what it knows."""
-        replica_id, started = new_replica_id(), _now_ms()
-
-        def describe() -> ReplicaRecord:
-            return ReplicaRecord(replica_id, started, tuple(sorted(views.grant_keys.items)))
-
-        replica = Replica(store, describe, lease_seconds=self._config.lease_seconds)
-        self._closing.append(replica.close)
-        await _once_reachable(replica.publish)
-        self._closing.append(_calling(views.grant_keys.subscribe(replica.changed)))
-        tasks.spawn(replica.run(), name="keep this registry's record")
-
-    async def _serve_nodes(self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles) -> None:
+    async def _serve_nodes(self, ports: GrpcPorts, cluster: Cluster, certificate: CertificateFiles) -> None:
         config, views = self._config, cluster.views
-        port_blocks = PortBlocks(cluster.store, views, _now_ms)
+        port_blocks = PortBlocks(cluster.store, views, cluster.now_ms)
         suffix_check = SuffixCheck()
         if config.domain is not None:
             suffix_check.check(config.domain)
         mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, suffix_check, domain=config.domain)
-        ca = cluster.authority.certificate
-        for_nodes = node_port_certificate(config, certificate, cluster.authority, utc_now)
+        for_nodes = cluster.mesh_certificate
         if for_nodes is not certificate:
             self._certificates.append(for_nodes)
-        mutual = server_credentials(for_nodes, client_ca=ca)
+        mutual = server_credentials(for_nodes, authority=cluster.authority)
         port = ports.add("mesh_listen", mutual, largest_message=_LARGEST_NODE_MESSAGE)
         identify = by_certificate(partial(require_current, views))
         server = port.server(CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note))
@@ -283,13 +208,14 @@ class Registry:
         self._mesh_address = await port.serve(config.mesh_listen)
 
     async def _serve_clients(
-        self, ports: GrpcPorts, cluster: _Cluster, certificate: CertificateFiles, locator: Locator
+        self, ports: GrpcPorts, cluster: Cluster, certificate: CertificateFiles, locator: Locator
     ) -> Reports:
         config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
-        tokens = Tokens(store, views.tokens, audit, _now_ms)
+        now_ms = cluster.now_ms
+        tokens = Tokens(store, views.tokens, audit, now_ms)
         tenants = Tenants(store, views, cluster.quota.limits, audit)
-        invitations = Invitations(store, views.invitations, audit, _now_ms)
-        orders = OperatorOrders(store, views, audit, _now_ms)
+        invitations = Invitations(store, views.invitations, audit, now_ms)
+        orders = OperatorOrders(store, views, audit, now_ms)
         streams = TokenStreams(views.tokens)
         self._closing.append(streams.close)
         roster = Roster(views.nodes, views.orders, cluster.hub)
@@ -302,10 +228,10 @@ class Registry:
             locator,
             reports,
             cluster_id=cluster.cluster_id,
-            cluster_ca=cluster.authority.certificate,
-            now_ms=_now_ms,
+            authority=cluster.authority,
+            now_ms=now_ms,
         )
-        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, audit)
+        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit)
         identify = by_token(tokens, invitations)
 
         def add(key: str) -> tuple[GrpcPort, aio.Server]:
@@ -331,7 +257,7 @@ class Registry:
         self._address = await public.serve(config.listen)
         return reports
 
-    async def _serve_metrics(self, address: Endpoint, cluster: _Cluster, reports: Reports, ports: GrpcPorts) -> None:
+    async def _serve_metrics(self, address: Endpoint, cluster: Cluster, reports: Reports, ports: GrpcPorts) -> None:
         from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
         def health() -> Page:
@@ -361,10 +287,6 @@ def _ignore(error: BaseException) -> None:
     pass
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 async def _load(locator: Locator) -> None:
     """Without a thread to read it on, it is loaded later."""
     while True:
@@ -373,20 +295,3 @@ async def _load(locator: Locator) -> None:
         except RuntimeError as error:
             logger.warning("clients are not located yet", extra={"reason": str(error)})
             await asyncio.sleep(_LOAD_AGAIN)
-
-
-def _calling(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
-    async def close() -> None:
-        function()
-
-    return close
-
-
-async def _once_reachable(attempt: Callable[[], Awaitable[T]]) -> T:
-    """What `attempt` returns, tried until the store can be reached."""
-    while True:
-        try:
-            return await attempt()
-        except StoreUnavailable as error:
-            logger.warning("waiting for the store", extra={"reason": str(error)})
-            await asyncio.sleep(jittered(_PAUSE))

@@ -20,7 +20,9 @@ from portway_runtime.certificates import (
     CertifiedKey,
     LoadedFiles,
     NamedFile,
+    authority_id,
     issued_by,
+    issuer_id,
     load_certified_key,
     parse_certificates,
 )
@@ -49,6 +51,8 @@ class LoadedCertificates:
     zones: Mapping[str, CertifiedKey]  # by `<region>.<domain>`, this node's own among them
     _lane_tls: Mapping[tuple[str, Group], ServerTls]
     _visitor_tls: Mapping[tuple[str, str | None, Group], ServerTls]
+    authority_ids: tuple[str, ...] = ()  # of `authorities`, sorted
+    issuer: str = ""  # the id of the CA that issued the node's own certificate
 
     @property
     def node_der(self) -> bytes:
@@ -182,6 +186,8 @@ class Certificates:
                 for alpn in (None, *VISITOR_PROTOCOLS)
                 for group in GROUPS
             },
+            tuple(sorted(map(authority_id, authorities))),
+            issuer_id(node.certificate, authorities),
         )
 
     def _load_zones(self) -> dict[str, CertifiedKey]:

@@ -85,6 +85,10 @@ class Node:
             expected_scopes(own),
             on_failure=failed,
         )
+        self._renewal = renewal_for(
+            config, routing.calls.renew_certificate, base.certificates.reload, on_failure=failed
+        )
+        base.certificates.subscribe(routing.outbox.state_changed)
         self._messages = MessageHandler(
             serving.grants,
             serving.sessions,
@@ -98,6 +102,7 @@ class Node:
             self._prober.probe,
             self._removed,
             routing.outbox.state_changed,
+            _ignore_authorities if self._renewal is None else self._renewal.learn_authorities,
         )
         self._stream = RegistryStream(
             config.registry,
@@ -112,9 +117,6 @@ class Node:
             wall_clock=wall_clock,
             registry_clock=base.registry_clock,
             on_failure=failed,
-        )
-        self._renewal = renewal_for(
-            config, routing.calls.renew_certificate, base.certificates.reload, on_failure=failed
         )
         self._tasks = Tasks("node", failed)
         self._admin = None if config.admin_listen is None else _make_admin_http(self.not_ready, self.metrics)
@@ -252,6 +254,10 @@ def _open_admin_sockets(endpoint: Endpoint) -> list[socket.socket]:
         return open_sockets(endpoint)
     except ListenError as error:
         raise ListenError(f"--admin-listen: {error}") from error
+
+
+def _ignore_authorities(cluster_ca: bytes, issuer: str) -> None:
+    """A node that was given its certificate is given its CAs as well (--cluster-ca)."""
 
 
 def _ignore(error: BaseException) -> None:

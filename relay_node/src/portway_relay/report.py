@@ -25,6 +25,7 @@ class Report:
     def info(self) -> NodeInfo:
         """The node as registries and other nodes know it. Its port is open by then."""
         config, advertised = self._base.config, self._base.address.advertised
+        loaded = self._base.certificates.current()
         return NodeInfo(
             name=config.name,
             region=config.region,
@@ -43,6 +44,9 @@ class Report:
             certificate_end_s=int(self._base.expiry.first_end().timestamp()),
             lacking_regions=len(self._routing.lacking.zones),
             grant_keys=self._serving.grants.key_ids,
+            authorities=loaded.authority_ids,
+            certificate_authority=loaded.issuer,
+            unaware_clients=self._serving.sessions.untold(loaded.authority_ids),
         )
 
     def counts(self) -> NodeCounts:

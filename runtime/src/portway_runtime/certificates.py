@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
 from portway_runtime.descriptors import EXHAUSTED
 from portway_runtime.errors import CertificateError
@@ -89,6 +89,16 @@ def check_validity(certificate: x509.Certificate, file: NamedFile, now: datetime
             f"{file} is valid from {start:%Y-%m-%d %H:%M} UTC on, and here it is {now:%Y-%m-%d %H:%M}: "
             "check this machine's clock"
         )
+
+
+def authority_id(authority: x509.Certificate) -> str:
+    """The id of a CA: the first 16 hexadecimal digits of its certificate's SHA-256."""
+    return authority.fingerprint(hashes.SHA256()).hex()[:16]
+
+
+def issuer_id(certificate: x509.Certificate, authorities: Iterable[x509.Certificate]) -> str:
+    """The id of the CA that signed the certificate; "" when it is none of these."""
+    return next((authority_id(one) for one in authorities if issued_by(certificate, (one,))), "")
 
 
 def issued_by(certificate: x509.Certificate, authorities: Sequence[x509.Certificate]) -> bool:

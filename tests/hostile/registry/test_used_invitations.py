@@ -13,7 +13,7 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.enrolment_pb2 import JoinRequest
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentStub
 from portway_proto.v1.types_pb2 import NodeCertificate
-from portway_registry import server
+from portway_registry import cluster
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
@@ -31,13 +31,13 @@ class Time:
     def __call__(self) -> int:
         return self.real() + self.ahead_ms
 
-    real = staticmethod(server._now_ms)
+    real = staticmethod(cluster.now_ms)
 
 
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    monkeypatch.setattr(server, "_now_ms", time)
+    monkeypatch.setattr(cluster, "now_ms", time)
     return time
 
 

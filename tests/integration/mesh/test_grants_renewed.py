@@ -24,8 +24,8 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     grants: list[str] = []
     sign = Grants.sign
 
-    def sign_and_tell(self: Grants, token: Any, session_key: bytes) -> Any:
-        grant = sign(self, token, session_key)
+    def sign_and_tell(self: Grants, token: Any, session_key: bytes, told: Any) -> Any:
+        grant = sign(self, token, session_key, told)
         grants.append(grant.token)
         return grant
 

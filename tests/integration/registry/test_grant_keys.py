@@ -11,7 +11,7 @@ from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
-from portway_registry import server
+from portway_registry import cluster
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_registry.state import keys
@@ -47,7 +47,7 @@ def stores(monkeypatch: pytest.MonkeyPatch) -> list[Store]:
         opened.append(open_store(*arguments, **more))
         return opened[-1]
 
-    monkeypatch.setattr(server, "open_store", open_and_keep)
+    monkeypatch.setattr(cluster, "open_store", open_and_keep)
     return opened
 
 

@@ -28,6 +28,9 @@ NODE = NodeInfo(
     lacking_regions=6,
     grant_keys=["1", "2"],
     clock_ahead_s=-7_200,
+    authorities=["0123456789abcdef"],
+    certificate_authority="0123456789abcdef",
+    unaware_clients=7,
 )
 TUNNEL = TunnelInfo(
     label="a" * 16,

@@ -7,6 +7,7 @@ here: what the visitor sees (the node's page).
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -70,6 +71,7 @@ class DataLanes:
         self._clock = clock
         self._refused_visits = RefusedVisits(clock)
         self._pool: Pool | None = None
+        self._target: DialTarget | None = None
         self._credentials: SessionCredentials | None = None
         self._failing_since: float | None = None
         self._warned = False
@@ -89,7 +91,7 @@ class DataLanes:
             return
         self.retire()
         tls = ClientTls(cluster_ca, node.server_name, LINK_ALPN)
-        target = DialTarget(node.address, tls, Dialogue.park(welcomed.credentials), node.via)
+        target = self._target = DialTarget(node.address, tls, Dialogue.park(welcomed.credentials), node.via)
         most = min(_SIZES.lanes, welcomed.max_lanes or _SIZES.lanes)
         sizes = SpareSizes(quiet=min(_SIZES.quiet, most), busy=min(_SIZES.busy, most), lanes=most)
         self._credentials = welcomed.credentials
@@ -97,6 +99,13 @@ class DataLanes:
         failed = partial(self._lane_failed, welcomed.credentials, session_unknown)
         self._pool = self._carrier.dialling_pool(target, Side.ACCEPTOR, sizes, failed)
         self._carrier.serve(self._pool, self._table, self._refused_visits)
+
+    def trust(self, cluster_ca: bytes) -> None:
+        """Verify the node by these CAs (PEM) from now on; lanes that are open stay."""
+        if self._pool is None or self._target is None or self._target.tls.ca == cluster_ca:
+            return
+        self._target = replace(self._target, tls=replace(self._target.tls, ca=cluster_ca))
+        self._pool.aim(self._target)
 
     def want(self, lanes: int) -> None:
         """Dial this number of further lanes, within the pool's limits."""

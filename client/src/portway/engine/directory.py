@@ -91,10 +91,11 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A registry's answer to Renew; `registry_time_ms` as in Located."""
+    """A registry's answer to Renew; `registry_time_ms` as in Located. `cluster_ca` is empty from an earlier release."""
 
     grant: Grant
     registry_time_ms: int = 0
+    cluster_ca: bytes = field(default=b"", repr=False)
 
 
 class Registries(Protocol):
@@ -117,6 +118,8 @@ class Directory:
         self._renew_at = 0.0
         self._named: tuple[str, ...] = ()  # two names that a registry has given, if there are two
         self.located: Located | None = None
+        # Each is called with the CAs of nodes (PEM) of each answer, before the grant that came with them is used.
+        self.on_cluster_ca: list[Callable[[bytes], None]] = []
 
     def has_named_another(self, node: str) -> bool:
         """Whether a registry has ever named another node: one that takes no clients now may again."""
@@ -129,6 +132,7 @@ class Directory:
         self._signer.learn(located.cluster_id, located.registry_time_ms)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located
+        self._tell_cluster_ca()
         self._named = tuple(dict.fromkeys((*self._named, *(node.name for node in located.nodes))))[:2]
         return located
 
@@ -138,8 +142,15 @@ class Directory:
         renewed = await ask_on_thread(lambda: self._registries.renew(session_key))
         self._signer.learn_time(renewed.registry_time_ms)
         if self.located is not None and session_key == self._signer.session_key:
-            self.located = replace(self.located, grant=renewed.grant)
+            cluster_ca = renewed.cluster_ca or self.located.cluster_ca
+            self.located = replace(self.located, grant=renewed.grant, cluster_ca=cluster_ca)
+            self._tell_cluster_ca()
             self._renew_at = self._clock() + renewed.grant.renew_after
+
+    def _tell_cluster_ca(self) -> None:
+        if self.located is not None:
+            for trust in self.on_cluster_ca:
+                trust(self.located.cluster_ca)
 
     async def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell a registry what was measured. Raises Error."""

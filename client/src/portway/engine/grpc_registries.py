@@ -109,12 +109,12 @@ class GrpcRegistries:
             from portway_proto.v1.discovery_pb2 import RenewRequest
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 
-        request = RenewRequest(session_key=session_key)
+        request = RenewRequest(session_key=session_key, learns_cluster_ca=True)
         answer = self.ask(
             "no registry renewed the grant",
             lambda channel, metadata: DiscoveryStub(channel).Renew(request, timeout=CALL_TIMEOUT, metadata=metadata),
         )
-        return Renewed(_grant(answer.grant), answer.registry_time_ms)
+        return Renewed(_grant(answer.grant), answer.registry_time_ms, answer.cluster_ca)
 
     def report(self, round_trips: Sequence[RoundTrip]) -> None:
         """Tell the registry that answered last what was measured. Raises as `locate`."""

@@ -93,6 +93,7 @@ class Link:
         self._opinions = SecondOpinions(directory, tasks, clock)
         self._tunnels = TunnelSet(tasks, self, signer, self._presences, clock)
         self._lanes = DataLanes(carrier, self._tunnels.table)
+        directory.on_cluster_ca.append(self._lanes.trust)
 
     @property
     def attached(self) -> bool:

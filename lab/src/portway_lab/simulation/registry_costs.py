@@ -27,6 +27,8 @@ from portway_registry.access.grant_keys import make_first_key
 from portway_registry.access.grants import Grants
 from portway_registry.config import Config
 from portway_registry.nodes.hub import Hub
+from portway_registry.pki.cluster_authority import ClusterAuthority
+from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
@@ -135,6 +137,7 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
     await make_first_key(store, now_ms=1)
     await store.put(keys.token(_TOKEN.id), encode(_TOKEN))
     await views.start()
+    signer = Signer.create()
     limits = TunnelLimits(views.tokens, views.tenants, default=10_000)
     grants = Grants(_CLUSTER, views.grant_keys, limits, _now_ms)
     hub = Hub(
@@ -144,6 +147,7 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
         Quota(limits, views.tunnels),
         _now_ms,
         cluster_id=_CLUSTER,
+        authority=ClusterAuthority(signer.pem, signer),
         lease_seconds=Config().lease_seconds,
         on_failure=failures.append,
     )

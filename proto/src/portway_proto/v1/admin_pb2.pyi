@@ -124,6 +124,31 @@ GRANT_KEY_STATE_UNREADABLE: GrantKeyState.ValueType  # 4
 """The record in the store cannot be read; nobody uses it."""
 Global___GrantKeyState: _TypeAlias = GrantKeyState  # noqa: Y015
 
+class _AuthorityState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorityStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorityState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHORITY_STATE_UNSPECIFIED: _AuthorityState.ValueType  # 0
+    AUTHORITY_STATE_ANNOUNCED: _AuthorityState.ValueType  # 1
+    """Trusted, or being told to all that must trust it; issues nothing yet."""
+    AUTHORITY_STATE_ISSUING: _AuthorityState.ValueType  # 2
+    """New certificates are from it."""
+    AUTHORITY_STATE_RETIRING: _AuthorityState.ValueType  # 3
+    """Trusted; issues nothing any more."""
+
+class AuthorityState(_AuthorityState, metaclass=_AuthorityStateEnumTypeWrapper): ...
+
+AUTHORITY_STATE_UNSPECIFIED: AuthorityState.ValueType  # 0
+AUTHORITY_STATE_ANNOUNCED: AuthorityState.ValueType  # 1
+"""Trusted, or being told to all that must trust it; issues nothing yet."""
+AUTHORITY_STATE_ISSUING: AuthorityState.ValueType  # 2
+"""New certificates are from it."""
+AUTHORITY_STATE_RETIRING: AuthorityState.ValueType  # 3
+"""Trusted; issues nothing any more."""
+Global___AuthorityState: _TypeAlias = AuthorityState  # noqa: Y015
+
 @_typing.final
 class ListNodesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1153,3 +1178,208 @@ class RetireGrantKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetireGrantKeyResponse: _TypeAlias = RetireGrantKeyResponse  # noqa: Y015
+
+@_typing.final
+class AuthorityInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MADE_AT_MS_FIELD_NUMBER: _builtins.int
+    ENDS_AT_MS_FIELD_NUMBER: _builtins.int
+    UNAWARE_NODES_FIELD_NUMBER: _builtins.int
+    UNAWARE_REPLICAS_FIELD_NUMBER: _builtins.int
+    UNAWARE_AWAY_FIELD_NUMBER: _builtins.int
+    UNAWARE_CLIENTS_OF_FIELD_NUMBER: _builtins.int
+    USED_BY_NODES_FIELD_NUMBER: _builtins.int
+    USED_BY_REPLICAS_FIELD_NUMBER: _builtins.int
+    USED_BY_AWAY_FIELD_NUMBER: _builtins.int
+    AWAY_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    FROM_FILES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The first 16 hexadecimal digits of the certificate's SHA-256."""
+    state: Global___AuthorityState.ValueType
+    made_at_ms: _builtins.int
+    ends_at_ms: _builtins.int
+    away_until_ms: _builtins.int
+    """Until when certificates that it issued may be valid, of those that are away; 0 for none."""
+    from_files: _builtins.bool
+    """It is from the registry's files, and is rotated there."""
+    certificate: _builtins.bytes
+    """PEM."""
+    @_builtins.property
+    def unaware_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that live and do not trust it yet, and nodes that are away with a certificate that is still valid; at most 100
+        of each.
+        """
+
+    @_builtins.property
+    def unaware_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def unaware_away(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def unaware_clients_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes with sessions whose clients have not been told of it."""
+
+    @_builtins.property
+    def used_by_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those whose certificate is from it; at most 100 of each."""
+
+    @_builtins.property
+    def used_by_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def used_by_away(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        state: Global___AuthorityState.ValueType = ...,
+        made_at_ms: _builtins.int = ...,
+        ends_at_ms: _builtins.int = ...,
+        unaware_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        unaware_replicas: _abc.Iterable[_builtins.str] | None = ...,
+        unaware_away: _abc.Iterable[_builtins.str] | None = ...,
+        unaware_clients_of: _abc.Iterable[_builtins.str] | None = ...,
+        used_by_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        used_by_replicas: _abc.Iterable[_builtins.str] | None = ...,
+        used_by_away: _abc.Iterable[_builtins.str] | None = ...,
+        away_until_ms: _builtins.int = ...,
+        from_files: _builtins.bool = ...,
+        certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away_until_ms", b"away_until_ms", "certificate", b"certificate", "ends_at_ms", b"ends_at_ms", "from_files", b"from_files", "id", b"id", "made_at_ms", b"made_at_ms", "state", b"state", "unaware_away", b"unaware_away", "unaware_clients_of", b"unaware_clients_of", "unaware_nodes", b"unaware_nodes", "unaware_replicas", b"unaware_replicas", "used_by_away", b"used_by_away", "used_by_nodes", b"used_by_nodes", "used_by_replicas", b"used_by_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityInfo: _TypeAlias = AuthorityInfo  # noqa: Y015
+
+@_typing.final
+class ListAuthoritiesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """As in ListNodes. The one that issues comes first."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthoritiesRequest: _TypeAlias = ListAuthoritiesRequest  # noqa: Y015
+
+@_typing.final
+class ListAuthoritiesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorityInfo]: ...
+    def __init__(
+        self,
+        *,
+        authorities: _abc.Iterable[Global___AuthorityInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthoritiesResponse: _TypeAlias = ListAuthoritiesResponse  # noqa: Y015
+
+@_typing.final
+class RotateAuthorityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORCE_FIELD_NUMBER: _builtins.int
+    force: _builtins.bool
+    """Let the CA that is announced issue certificates now, whoever does not trust it yet."""
+    def __init__(
+        self,
+        *,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAuthorityRequest: _TypeAlias = RotateAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class RotateAuthorityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def authority(self) -> Global___AuthorityInfo: ...
+    def __init__(
+        self,
+        *,
+        authority: Global___AuthorityInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAuthorityResponse: _TypeAlias = RotateAuthorityResponse  # noqa: Y015
+
+@_typing.final
+class RetireAuthorityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    force: _builtins.bool
+    """Take it away although certificates that it issued may be in use."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireAuthorityRequest: _TypeAlias = RetireAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class RetireAuthorityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def authority(self) -> Global___AuthorityInfo:
+        """The CA as it was."""
+
+    def __init__(
+        self,
+        *,
+        authority: Global___AuthorityInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireAuthorityResponse: _TypeAlias = RetireAuthorityResponse  # noqa: Y015

@@ -129,6 +129,21 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.FromString,
                 _registered_method=True)
+        self.ListAuthorities = channel.unary_unary(
+                '/portway.v1.Admin/ListAuthorities',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListAuthoritiesResponse.FromString,
+                _registered_method=True)
+        self.RotateAuthority = channel.unary_unary(
+                '/portway.v1.Admin/RotateAuthority',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RotateAuthorityRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RotateAuthorityResponse.FromString,
+                _registered_method=True)
+        self.RetireAuthority = channel.unary_unary(
+                '/portway.v1.Admin/RetireAuthority',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -256,6 +271,28 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuthorities(self, request, context):
+        """The cluster's CAs, without their keys, and who does not know or still uses each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateAuthority(self, request, context):
+        """Makes the next CA, which issues certificates once every node, registry replica and client trusts it. While one is
+        announced no other is made. FAILED_PRECONDITION while the CA before is not retired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireAuthority(self, request, context):
+        """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -353,6 +390,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RetireGrantKey,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.SerializeToString,
+            ),
+            'ListAuthorities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuthorities,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListAuthoritiesResponse.SerializeToString,
+            ),
+            'RotateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateAuthority,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RotateAuthorityRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RotateAuthorityResponse.SerializeToString,
+            ),
+            'RetireAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireAuthority,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -868,6 +920,87 @@ class Admin(object):
             '/portway.v1.Admin/RetireGrantKey',
             portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuthorities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListAuthorities',
+            portway_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListAuthoritiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RotateAuthority',
+            portway_dot_v1_dot_admin__pb2.RotateAuthorityRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RotateAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RetireAuthority',
+            portway_dot_v1_dot_admin__pb2.RetireAuthorityRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RetireAuthorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

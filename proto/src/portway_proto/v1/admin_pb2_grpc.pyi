@@ -59,6 +59,14 @@ class AdminStub:
     """
     RetireGrantKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireGrantKeyRequest, _admin_pb2.RetireGrantKeyResponse]
     """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
+    ListAuthorities: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuthoritiesRequest, _admin_pb2.ListAuthoritiesResponse]
+    """The cluster's CAs, without their keys, and who does not know or still uses each."""
+    RotateAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateAuthorityRequest, _admin_pb2.RotateAuthorityResponse]
+    """Makes the next CA, which issues certificates once every node, registry replica and client trusts it. While one is
+    announced no other is made. FAILED_PRECONDITION while the CA before is not retired.
+    """
+    RetireAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireAuthorityRequest, _admin_pb2.RetireAuthorityResponse]
+    """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -91,6 +99,14 @@ class AdminAsyncStub(AdminStub):
     """
     RetireGrantKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireGrantKeyRequest, _admin_pb2.RetireGrantKeyResponse]  # type: ignore[assignment]
     """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
+    ListAuthorities: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuthoritiesRequest, _admin_pb2.ListAuthoritiesResponse]  # type: ignore[assignment]
+    """The cluster's CAs, without their keys, and who does not know or still uses each."""
+    RotateAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateAuthorityRequest, _admin_pb2.RotateAuthorityResponse]  # type: ignore[assignment]
+    """Makes the next CA, which issues certificates once every node, registry replica and client trusts it. While one is
+    announced no other is made. FAILED_PRECONDITION while the CA before is not retired.
+    """
+    RetireAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireAuthorityRequest, _admin_pb2.RetireAuthorityResponse]  # type: ignore[assignment]
+    """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -234,5 +250,31 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RetireGrantKeyResponse, _abc.Awaitable[_admin_pb2.RetireGrantKeyResponse]]:
         """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
+
+    @_abc_1.abstractmethod
+    def ListAuthorities(
+        self,
+        request: _admin_pb2.ListAuthoritiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAuthoritiesResponse, _abc.Awaitable[_admin_pb2.ListAuthoritiesResponse]]:
+        """The cluster's CAs, without their keys, and who does not know or still uses each."""
+
+    @_abc_1.abstractmethod
+    def RotateAuthority(
+        self,
+        request: _admin_pb2.RotateAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RotateAuthorityResponse, _abc.Awaitable[_admin_pb2.RotateAuthorityResponse]]:
+        """Makes the next CA, which issues certificates once every node, registry replica and client trusts it. While one is
+        announced no other is made. FAILED_PRECONDITION while the CA before is not retired.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireAuthority(
+        self,
+        request: _admin_pb2.RetireAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RetireAuthorityResponse, _abc.Awaitable[_admin_pb2.RetireAuthorityResponse]]:
+        """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

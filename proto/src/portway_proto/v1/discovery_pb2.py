@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aportway/v1/discovery.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\x98\x01\n\rLocateRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12&\n\x08strategy\x18\x04 \x01(\x0e\x32\x14.portway.v1.Strategy\x12\x13\n\x0bnew_tunnels\x18\x05 \x01(\r\x12\x13\n\x0bsession_key\x18\x06 \x01(\x0c\"\x7f\n\tCandidate\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x17\n\x0f\x65xpected_rtt_ms\x18\x02 \x01(\x01\x12\x13\n\x0b\x64istance_km\x18\x03 \x01(\x01\x12\x0f\n\x07learned\x18\x04 \x01(\x08\x12\x0f\n\x07load_ms\x18\x05 \x01(\r\"\xb7\x01\n\x0eLocateResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\x12\n\ncluster_ca\x18\x02 \x01(\x0c\x12 \n\x05grant\x18\x03 \x01(\x0b\x32\x11.portway.v1.Grant\x12\x16\n\x0e\x63lient_country\x18\x04 \x01(\t\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x18\n\x10registry_time_ms\x18\x06 \x01(\x03\"B\n\x05Grant\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0brenew_at_ms\x18\x03 \x01(\x03\"#\n\x0cRenewRequest\x12\x13\n\x0bsession_key\x18\x01 \x01(\x0c\"K\n\rRenewResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.portway.v1.Grant\x12\x18\n\x10registry_time_ms\x18\x02 \x01(\x03\";\n\rReportRequest\x12*\n\x0bround_trips\x18\x01 \x03(\x0b\x32\x15.portway.v1.RoundTrip\"7\n\tRoundTrip\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x01\x12\x10\n\x08\x61t_least\x18\x03 \x01(\x08\"\x10\n\x0eReportResponse\"\x0f\n\rSurveyRequest\"\xc1\x01\n\x0eSurveyResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\x12\n\ncluster_ca\x18\x03 \x01(\x0c\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x16\n\x0e\x63lient_country\x18\x05 \x01(\t\x12\x17\n\x0f\x63lient_latitude\x18\x06 \x01(\x01\x12\x18\n\x10\x63lient_longitude\x18\x07 \x01(\x01*N\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x14\n\x10STRATEGY_LATENCY\x10\x01\x12\x12\n\x0eSTRATEGY_GEOIP\x10\x02\x32\x8c\x02\n\tDiscovery\x12?\n\x06Locate\x12\x19.portway.v1.LocateRequest\x1a\x1a.portway.v1.LocateResponse\x12<\n\x05Renew\x12\x18.portway.v1.RenewRequest\x1a\x19.portway.v1.RenewResponse\x12?\n\x06Report\x12\x19.portway.v1.ReportRequest\x1a\x1a.portway.v1.ReportResponse\x12?\n\x06Survey\x12\x19.portway.v1.SurveyRequest\x1a\x1a.portway.v1.SurveyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aportway/v1/discovery.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"\x98\x01\n\rLocateRequest\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x03 \x01(\t\x12&\n\x08strategy\x18\x04 \x01(\x0e\x32\x14.portway.v1.Strategy\x12\x13\n\x0bnew_tunnels\x18\x05 \x01(\r\x12\x13\n\x0bsession_key\x18\x06 \x01(\x0c\"\x7f\n\tCandidate\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.portway.v1.NodeInfo\x12\x17\n\x0f\x65xpected_rtt_ms\x18\x02 \x01(\x01\x12\x13\n\x0b\x64istance_km\x18\x03 \x01(\x01\x12\x0f\n\x07learned\x18\x04 \x01(\x08\x12\x0f\n\x07load_ms\x18\x05 \x01(\r\"\xb7\x01\n\x0eLocateResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\x12\n\ncluster_ca\x18\x02 \x01(\x0c\x12 \n\x05grant\x18\x03 \x01(\x0b\x32\x11.portway.v1.Grant\x12\x16\n\x0e\x63lient_country\x18\x04 \x01(\t\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x18\n\x10registry_time_ms\x18\x06 \x01(\x03\"B\n\x05Grant\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0brenew_at_ms\x18\x03 \x01(\x03\">\n\x0cRenewRequest\x12\x13\n\x0bsession_key\x18\x01 \x01(\x0c\x12\x19\n\x11learns_cluster_ca\x18\x02 \x01(\x08\"_\n\rRenewResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.portway.v1.Grant\x12\x18\n\x10registry_time_ms\x18\x02 \x01(\x03\x12\x12\n\ncluster_ca\x18\x03 \x01(\x0c\";\n\rReportRequest\x12*\n\x0bround_trips\x18\x01 \x03(\x0b\x32\x15.portway.v1.RoundTrip\"7\n\tRoundTrip\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x01\x12\x10\n\x08\x61t_least\x18\x03 \x01(\x08\"\x10\n\x0eReportResponse\"\x0f\n\rSurveyRequest\"\xc1\x01\n\x0eSurveyResponse\x12)\n\ncandidates\x18\x01 \x03(\x0b\x32\x15.portway.v1.Candidate\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\x12\n\ncluster_ca\x18\x03 \x01(\x0c\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x16\n\x0e\x63lient_country\x18\x05 \x01(\t\x12\x17\n\x0f\x63lient_latitude\x18\x06 \x01(\x01\x12\x18\n\x10\x63lient_longitude\x18\x07 \x01(\x01*N\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x14\n\x10STRATEGY_LATENCY\x10\x01\x12\x12\n\x0eSTRATEGY_GEOIP\x10\x02\x32\x8c\x02\n\tDiscovery\x12?\n\x06Locate\x12\x19.portway.v1.LocateRequest\x1a\x1a.portway.v1.LocateResponse\x12<\n\x05Renew\x12\x18.portway.v1.RenewRequest\x1a\x19.portway.v1.RenewResponse\x12?\n\x06Report\x12\x19.portway.v1.ReportRequest\x1a\x1a.portway.v1.ReportResponse\x12?\n\x06Survey\x12\x19.portway.v1.SurveyRequest\x1a\x1a.portway.v1.SurveyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'portway_proto.v1.discovery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STRATEGY']._serialized_start=1067
-  _globals['_STRATEGY']._serialized_end=1145
+  _globals['_STRATEGY']._serialized_start=1114
+  _globals['_STRATEGY']._serialized_end=1192
   _globals['_LOCATEREQUEST']._serialized_start=67
   _globals['_LOCATEREQUEST']._serialized_end=219
   _globals['_CANDIDATE']._serialized_start=221
@@ -43,19 +43,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRANT']._serialized_start=536
   _globals['_GRANT']._serialized_end=602
   _globals['_RENEWREQUEST']._serialized_start=604
-  _globals['_RENEWREQUEST']._serialized_end=639
-  _globals['_RENEWRESPONSE']._serialized_start=641
-  _globals['_RENEWRESPONSE']._serialized_end=716
-  _globals['_REPORTREQUEST']._serialized_start=718
-  _globals['_REPORTREQUEST']._serialized_end=777
-  _globals['_ROUNDTRIP']._serialized_start=779
-  _globals['_ROUNDTRIP']._serialized_end=834
-  _globals['_REPORTRESPONSE']._serialized_start=836
-  _globals['_REPORTRESPONSE']._serialized_end=852
-  _globals['_SURVEYREQUEST']._serialized_start=854
-  _globals['_SURVEYREQUEST']._serialized_end=869
-  _globals['_SURVEYRESPONSE']._serialized_start=872
-  _globals['_SURVEYRESPONSE']._serialized_end=1065
-  _globals['_DISCOVERY']._serialized_start=1148
-  _globals['_DISCOVERY']._serialized_end=1416
+  _globals['_RENEWREQUEST']._serialized_end=666
+  _globals['_RENEWRESPONSE']._serialized_start=668
+  _globals['_RENEWRESPONSE']._serialized_end=763
+  _globals['_REPORTREQUEST']._serialized_start=765
+  _globals['_REPORTREQUEST']._serialized_end=824
+  _globals['_ROUNDTRIP']._serialized_start=826
+  _globals['_ROUNDTRIP']._serialized_end=881
+  _globals['_REPORTRESPONSE']._serialized_start=883
+  _globals['_REPORTRESPONSE']._serialized_end=899
+  _globals['_SURVEYREQUEST']._serialized_start=901
+  _globals['_SURVEYREQUEST']._serialized_end=916
+  _globals['_SURVEYRESPONSE']._serialized_start=919
+  _globals['_SURVEYRESPONSE']._serialized_end=1112
+  _globals['_DISCOVERY']._serialized_start=1195
+  _globals['_DISCOVERY']._serialized_end=1463
 # @@protoc_insertion_point(module_scope)

@@ -191,16 +191,20 @@ class RenewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_KEY_FIELD_NUMBER: _builtins.int
+    LEARNS_CLUSTER_CA_FIELD_NUMBER: _builtins.int
     session_key: _builtins.bytes
     """As in Locate."""
+    learns_cluster_ca: _builtins.bool
+    """The client verifies nodes by the CAs in the answer from then on. The grant says then that it was told of them."""
     def __init__(
         self,
         *,
         session_key: _builtins.bytes = ...,
+        learns_cluster_ca: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_key", b"session_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learns_cluster_ca", b"learns_cluster_ca", "session_key", b"session_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,7 +216,10 @@ class RenewResponse(_message.Message):
 
     GRANT_FIELD_NUMBER: _builtins.int
     REGISTRY_TIME_MS_FIELD_NUMBER: _builtins.int
+    CLUSTER_CA_FIELD_NUMBER: _builtins.int
     registry_time_ms: _builtins.int
+    cluster_ca: _builtins.bytes
+    """As in LocateResponse. Empty from a registry of an earlier release, and when it was not asked for."""
     @_builtins.property
     def grant(self) -> Global___Grant: ...
     def __init__(
@@ -220,10 +227,11 @@ class RenewResponse(_message.Message):
         *,
         grant: Global___Grant | None = ...,
         registry_time_ms: _builtins.int = ...,
+        cluster_ca: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "registry_time_ms", b"registry_time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_ca", b"cluster_ca", "grant", b"grant", "registry_time_ms", b"registry_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -143,6 +143,9 @@ class KeepAlive(_message.Message):
     LACKING_REGIONS_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_AUTHORITY_FIELD_NUMBER: _builtins.int
+    UNAWARE_CLIENTS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     tunnels: _builtins.int
     visits: _builtins.int
@@ -152,8 +155,12 @@ class KeepAlive(_message.Message):
     lacking_regions: _builtins.int
     time_ms: _builtins.int
     """As in Register."""
+    certificate_authority: _builtins.str
+    unaware_clients: _builtins.int
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -165,10 +172,13 @@ class KeepAlive(_message.Message):
         lacking_regions: _builtins.int = ...,
         grant_keys: _abc.Iterable[_builtins.str] | None = ...,
         time_ms: _builtins.int = ...,
+        authorities: _abc.Iterable[_builtins.str] | None = ...,
+        certificate_authority: _builtins.str = ...,
+        unaware_clients: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,7 +531,15 @@ class ClusterSettings(_message.Message):
 
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
+    CLUSTER_CA_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
+    cluster_ca: _builtins.bytes
+    """PEM, one or more certificates: the CAs by which nodes and registries are verified from now on. Empty from a registry
+    of an earlier release.
+    """
+    issuer: _builtins.str
+    """The id of the one that issues certificates: a node whose own is from another one renews it soon."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantKey]: ...
     def __init__(
@@ -529,10 +547,12 @@ class ClusterSettings(_message.Message):
         *,
         cluster_id: _builtins.str = ...,
         grant_keys: _abc.Iterable[Global___GrantKey] | None = ...,
+        cluster_ca: _builtins.bytes = ...,
+        issuer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "grant_keys", b"grant_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_ca", b"cluster_ca", "cluster_id", b"cluster_id", "grant_keys", b"grant_keys", "issuer", b"issuer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,6 +113,9 @@ class NodeInfo(_message.Message):
     LACKING_REGIONS_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_S_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_AUTHORITY_FIELD_NUMBER: _builtins.int
+    UNAWARE_CLIENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster: lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -151,9 +154,18 @@ class NodeInfo(_message.Message):
     """By how many seconds its clock is ahead of the registry's, negative when it is behind; 0 for less than a minute, and
     when that is not known. Set by the registry, whatever the node sends.
     """
+    certificate_authority: _builtins.str
+    unaware_clients: _builtins.int
+    """Sessions whose clients have not been told of all CAs that this node trusts, by the newest grant that they showed."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the grant keys that it verifies grants with, sorted; at most 32."""
+
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of the CAs that it trusts, sorted, at most 8; and of the one that issued its own certificate. An id is the
+        first 16 hexadecimal digits of a certificate's SHA-256.
+        """
 
     def __init__(
         self,
@@ -179,10 +191,13 @@ class NodeInfo(_message.Message):
         lacking_regions: _builtins.int = ...,
         grant_keys: _abc.Iterable[_builtins.str] | None = ...,
         clock_ahead_s: _builtins.int = ...,
+        authorities: _abc.Iterable[_builtins.str] | None = ...,
+        certificate_authority: _builtins.str = ...,
+        unaware_clients: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "version", b"version", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "version", b"version", "visits", b"visits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from portway_proto.v1.types_pb2 import NodeCertificate
+from portway_runtime.certificates import authority_id
 
 from portway_registry.access.invitations import may_repeat, why_over
 from portway_registry.errors import (
@@ -116,7 +118,7 @@ class NodeCertificates:
         what = "node.join-again" if again else "node.join"
         logger.info("node joined", extra={"node": node, "region": region, "invitation": used.id, "again": again})
         await self._audit.add(used.id, what, node)
-        return self._issue(signer, key, joined)
+        return await self._issue(signer, key, joined)
 
     async def renew(self, node: str, issued_ms: int, csr: bytes) -> NodeCertificate:
         """The next certificate of a node that showed one issued at `issued_ms`.
@@ -132,7 +134,7 @@ class NodeCertificates:
         identity = _read_identity(entry.value)
         if issued_ms < identity.joined_at_ms:
             raise CertificateSuperseded(node)
-        return self._issue(signer, key, identity)
+        return await self._issue(signer, key, identity)
 
     async def _use(self, invitation_id: str, node: str, digest: bytes) -> tuple[InvitationRecord, bool]:
         """Mark the invitation used, atomically: of two nodes that come at once one is refused. True: by this key,
@@ -204,12 +206,27 @@ class NodeCertificates:
             )
         return self._authority.signer
 
-    def _issue(self, signer: Signer, key: PublicKey, identity: IdentityRecord) -> NodeCertificate:
+    async def _issue(self, signer: Signer, key: PublicKey, identity: IdentityRecord) -> NodeCertificate:
+        """A certificate; what it is from is noted first, since a CA is not retired while it is in use."""
+        trusted = self._authority.certificate, self._authority.ids
         issued = datetime.fromtimestamp(max(self._now_ms(), identity.joined_at_ms) / 1000, UTC)
         certificate = signer.node(key, identity.node, identity.region, self._life, issued=issued)
-        return NodeCertificate(
-            certificate=certificate.public_bytes(serialization.Encoding.PEM), cluster_ca=self._authority.certificate
-        )
+        await self._note_issued(identity, authority_id(signer.certificate), certificate, trusted[1])
+        return NodeCertificate(certificate=certificate.public_bytes(serialization.Encoding.PEM), cluster_ca=trusted[0])
+
+    async def _note_issued(
+        self, issued: IdentityRecord, authority: str, certificate: x509.Certificate, trusted: tuple[str, ...]
+    ) -> None:
+        until = int(certificate.not_valid_after_utc.timestamp() * 1000)
+
+        async def decide(entry: Entry | None) -> Decision[None]:
+            identity = None if entry is None else _read_identity(entry.value)
+            if identity is None or identity.joined_at_ms != issued.joined_at_ms:
+                raise CertificateSuperseded(issued.node)
+            noted = msgspec.structs.replace(identity, authority=authority, issued_until_ms=until, trusted=trusted)
+            return Decision(None, encode(noted))
+
+        await update(self._store, keys.identity(issued.node), decide, "the node's identity changed at each try")
 
 
 def _require_match(invitation: InvitationRecord, node: str, region: str) -> None:

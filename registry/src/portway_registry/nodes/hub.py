@@ -40,6 +40,7 @@ from portway_registry.nodes.reachability import Dial, Prober
 from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.nodes.unplaced import UnplacedTunnels
+from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.state.grant_reader import GrantReader
 from portway_registry.state.records import (
     STATE_OF_ORDER,
@@ -76,6 +77,7 @@ class Hub:
         now_ms: Callable[[], int],
         *,
         cluster_id: str,
+        authority: ClusterAuthority,
         lease_seconds: int,
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
@@ -87,6 +89,8 @@ class Hub:
         self._grants = grants
         self._now_ms = now_ms
         self._cluster_id = cluster_id
+        self._authority = authority
+        authority.subscribe(self._send_settings)
         self._lease_seconds = lease_seconds
         self._quota = quota
         self._sessions: dict[str, NodeSession] = {}
@@ -220,7 +224,12 @@ class Hub:
         )
 
     def _settings(self) -> ClusterSettings:
-        return ClusterSettings(cluster_id=self._cluster_id, grant_keys=self._grants.public_keys())
+        return ClusterSettings(
+            cluster_id=self._cluster_id,
+            grant_keys=self._grants.public_keys(),
+            cluster_ca=self._authority.certificate,
+            issuer=self._authority.issuer_id if self._authority.signer is not None else "",
+        )
 
     def _peers(self) -> tuple[Peers, ...]:
         """The list that every node gets."""
@@ -248,6 +257,9 @@ class Hub:
             self._evict_excess(changed.name)
 
     def _key_changed(self, old: Item[GrantKeyRecord] | None, new: Item[GrantKeyRecord] | None) -> None:
+        self._send_settings()
+
+    def _send_settings(self) -> None:
         for session in self._sessions.values():
             session.outbox.settings(self._settings())
 

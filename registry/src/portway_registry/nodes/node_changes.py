@@ -4,7 +4,7 @@ from typing import Final
 
 from portway_proto.v1.types_pb2 import NodeInfo
 
-from portway_registry.state.records import is_ready
+from portway_registry.state.records import FOR_REGISTRIES, is_ready
 
 _CLOCKS_APART: Final = 60  # seconds by which clocks differ, messages on their way apart
 _FARTHEST: Final = 2**31 - 1  # seconds that the record's field holds
@@ -20,7 +20,7 @@ def clock_ahead(time_ms: int, now_ms: int) -> int:
 
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether the change is worth a write: of state, reach, clock, certificates, the grant keys it knows, whether it
+    """Whether the change is worth a write: of state, reach, clock, certificates, the keys and CAs it knows, whether it
     accepts clients, or of a count by over a tenth.
 
     Without the sixth, a node that filled up from nine tenths on would be offered to clients that it refuses.
@@ -33,7 +33,7 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
         return True
     if (stored.certificate_end_s, stored.lacking_regions) != (now.certificate_end_s, now.lacking_regions):
         return True
-    if stored.grant_keys != now.grant_keys:
+    if _known(stored) != _known(now):
         return True
     if _is_full(stored) != _is_full(now) and is_ready(now):
         return True
@@ -42,8 +42,8 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:
-    """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates, grant
-    keys, the clock."""
+    """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates, the
+    clock, what it knows."""
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
@@ -51,9 +51,15 @@ def without_counts(node: NodeInfo) -> NodeInfo:
     bare.ClearField("reach_failure")
     bare.ClearField("certificate_end_s")
     bare.ClearField("lacking_regions")
-    bare.ClearField("grant_keys")
     bare.ClearField("clock_ahead_s")
+    for field in FOR_REGISTRIES:
+        bare.ClearField(field)
     return bare
+
+
+def _known(node: NodeInfo) -> tuple[object, ...]:
+    """What is waited for before a key or a CA is used, or taken away."""
+    return list(node.grant_keys), list(node.authorities), node.certificate_authority, node.unaware_clients > 0
 
 
 def _is_full(node: NodeInfo) -> bool:

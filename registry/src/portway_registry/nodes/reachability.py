@@ -53,18 +53,20 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
 
 
-def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
-    """Dials as a client does: TCP, TLS with the clients' ALPN, and a certificate from this CA (PEM) for the node.
+def dialler(cluster_ca: Callable[[], bytes], allowed: Collection[Scope]) -> Dial:
+    """Dials as a client does: TCP, TLS with the clients' ALPN, and a certificate for the node from these CAs (PEM).
 
     Only addresses of the `allowed` scopes are dialled. Call it on the event loop.
     """
     names = Names()
-    context = ssl.create_default_context(cadata=cluster_ca.decode("ascii"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    restrict(context, Group.P256)
-    context.set_alpn_protocols([LINK_ALPN])
+    made: tuple[bytes, ssl.SSLContext] | None = None
 
     async def dial(node: NodeInfo) -> str:
+        nonlocal made
+        trusted = cluster_ca()
+        if made is None or made[0] != trusted:
+            made = trusted, _context(trusted)
+        context = made[1]
         try:
             async with asyncio.timeout(DIAL_TIMEOUT):
                 addresses = await allowed_addresses(names, node.host, allowed)
@@ -84,6 +86,14 @@ def dialler(cluster_ca: bytes, allowed: Collection[Scope]) -> Dial:
         return ""
 
     return dial
+
+
+def _context(cluster_ca: bytes) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=cluster_ca.decode("ascii"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    restrict(context, Group.P256)
+    context.set_alpn_protocols([LINK_ALPN])
+    return context
 
 
 async def _connect(address: str, node: NodeInfo, context: ssl.SSLContext) -> asyncio.StreamWriter:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from grpc import aio
-from portway_proto.records import certificate_end, key_ids
+from portway_proto.records import authority_ids, certificate_end, key_ids
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     Announce,
@@ -252,6 +252,9 @@ class NodeSession:
         self.info.lacking_regions = message.lacking_regions
         self.info.grant_keys[:] = key_ids(message.grant_keys)
         self.info.clock_ahead_s = clock_ahead(message.time_ms, self._now_ms())
+        self.info.authorities[:] = authority_ids(message.authorities)
+        self.info.certificate_authority = "".join(authority_ids([message.certificate_authority]))
+        self.info.unaware_clients = message.unaware_clients
         if message.state in NodeState.values():
             self.info.state = message.state or self.info.state
 

@@ -91,16 +91,25 @@ class CertificateFiles:
 class SelfIssued:
     """The mesh port's certificate, issued by a registry that holds the CA's key; kept in memory only."""
 
-    def __init__(self, signer: Signer, now: UtcNow) -> None:
-        self._signer = signer
+    def __init__(self, authority: ClusterAuthority, now: UtcNow) -> None:
+        """`authority` has a signer."""
+        self._authority = authority
         self._now = now
+        self._signer = self._signing()
         self._issued = self._issue()
 
     def current(self) -> CertifiedKey:
-        """The latest that was issued; another is issued once it has passed half its life."""
-        if self._now() >= self._issued.certificate.not_valid_after_utc - _SELF_ISSUED_LIFE / 2:
+        """The latest that was issued; another is issued once it has passed half its life, or another CA issues."""
+        due = self._now() >= self._issued.certificate.not_valid_after_utc - _SELF_ISSUED_LIFE / 2
+        signer = self._signing()
+        if due or signer.certificate != self._signer.certificate:
+            self._signer = signer
             self._issued = self._issue()
         return self._issued
+
+    def _signing(self) -> Signer:
+        """The CA that issues; the one before when its key was taken away."""
+        return self._authority.signer or self._signer
 
     def reload(self) -> None:
         """It is from no file."""
@@ -121,29 +130,36 @@ def node_port_certificate(
     if (config.mesh_tls_cert is None) != (config.mesh_tls_key is None):
         raise ConfigError("--mesh-tls-cert and --mesh-tls-key go together: give both or neither")
     if config.mesh_tls_cert is None and authority.signer is not None:
-        return SelfIssued(authority.signer, now)
+        return SelfIssued(authority, now)
     files = public if config.mesh_tls_cert is None else CertificateFiles(config, "mesh_tls_cert", "mesh_tls_key", now)
     name = "the cluster's own CA" if config.cluster_ca is None else f"--cluster-ca {config.cluster_ca}"
     files.require_issued_by(authority, name)
     return files
 
 
-def server_credentials(certificate: PortCertificate, *, client_ca: bytes | None = None) -> grpc.ServerCredentials:
-    """Credentials whose certificate is looked up for each handshake; with `client_ca` (PEM) clients must show one that
-    it issued."""
-    shown = certificate.current()
+def server_credentials(
+    certificate: PortCertificate, *, authority: ClusterAuthority | None = None
+) -> grpc.ServerCredentials:
+    """Credentials whose certificate is looked up for each handshake; with `authority` clients must show one that a CA
+    of it issued, whichever those are then."""
+
+    def now() -> tuple[CertifiedKey, bytes | None]:
+        return certificate.current(), None if authority is None else authority.certificate
+
+    shown = now()
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(shown.key, shown.chain)], client_ca)
+        own, trusted = shown
+        return grpc.ssl_server_certificate_configuration([(own.key, own.chain)], trusted)
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         """None means: as before."""
         nonlocal shown
-        before, shown = shown, certificate.current()
-        return None if shown is before else configuration()
+        before, shown = shown, now()
+        return None if shown[0] is before[0] and shown[1] == before[1] else configuration()
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),
         fetch,  # type: ignore[arg-type]  # the stubs do not know that it may return None
-        require_client_authentication=client_ca is not None,
+        require_client_authentication=authority is not None,
     )

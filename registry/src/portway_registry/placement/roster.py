@@ -20,7 +20,7 @@ from portway_registry.placement.placed_nodes import PlacedNode, placed_node
 from portway_registry.placement.places import Places
 from portway_registry.placement.round_trips import NOTHING, Learned
 from portway_registry.placement.shortlist import Candidate
-from portway_registry.state.records import STATE_OF_ORDER, OrderRecord
+from portway_registry.state.records import FOR_REGISTRIES, STATE_OF_ORDER, OrderRecord
 from portway_registry.state.views import Item, View
 
 # A candidate with the record of its node.
@@ -127,11 +127,10 @@ class Roster:
 
 def _for_clients(node: NodeInfo) -> NodeInfo:
     """The record without what only registries use, since each answer has several."""
-    if not node.grant_keys:
-        return node
     shown = NodeInfo()
     shown.CopyFrom(node)
-    shown.ClearField("grant_keys")
+    for field in FOR_REGISTRIES:
+        shown.ClearField(field)
     return shown
 
 

@@ -1,4 +1,4 @@
-"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, grant keys, audit."""
+"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, keys, CAs, audit."""
 
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenant, Tenants
 from portway_registry.access.tokens import Tokens
 from portway_registry.errors import InvalidRequest, NotFound
+from portway_registry.nodes.authority_rotation import AuthorityRotation, AuthorityState, AuthorityStatus
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
 from portway_registry.services.pages import page
@@ -40,6 +41,12 @@ _KEY_STATES: Final = {
     KeyState.UNREADABLE: pb.GRANT_KEY_STATE_UNREADABLE,
 }
 
+_AUTHORITY_STATES: Final = {
+    AuthorityState.ANNOUNCED: pb.AUTHORITY_STATE_ANNOUNCED,
+    AuthorityState.ISSUING: pb.AUTHORITY_STATE_ISSUING,
+    AuthorityState.RETIRING: pb.AUTHORITY_STATE_RETIRING,
+}
+
 
 class Admin(AdminServicer):
     """Lists are answered from memory; a change is in the store before it is answered."""
@@ -52,6 +59,7 @@ class Admin(AdminServicer):
         tenants: Tenants,
         invitations: Invitations,
         grant_keys: GrantKeys,
+        rotation: AuthorityRotation,
         audit: Audit,
     ) -> None:
         self._views = views
@@ -60,6 +68,7 @@ class Admin(AdminServicer):
         self._tenants = tenants
         self._invitations = invitations
         self._grant_keys = grant_keys
+        self._rotation = rotation
         self._audit = audit
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
@@ -186,6 +195,24 @@ class Admin(AdminServicer):
         key = await self._grant_keys.retire(request.id, force=request.force, by=current_caller.get().name)
         return pb.RetireGrantKeyResponse(key=_grant_key(key), signing_id=self._grant_keys.signing_id())
 
+    async def ListAuthorities(  # noqa: N802
+        self, request: pb.ListAuthoritiesRequest, context: Any
+    ) -> pb.ListAuthoritiesResponse:
+        found, next_page = page(self._rotation.all(), _authority, after=request.page_token)
+        return pb.ListAuthoritiesResponse(authorities=found, next_page_token=next_page)
+
+    async def RotateAuthority(  # noqa: N802
+        self, request: pb.RotateAuthorityRequest, context: Any
+    ) -> pb.RotateAuthorityResponse:
+        found = await self._rotation.rotate(force=request.force, by=current_caller.get().name)
+        return pb.RotateAuthorityResponse(authority=_authority(found))
+
+    async def RetireAuthority(  # noqa: N802
+        self, request: pb.RetireAuthorityRequest, context: Any
+    ) -> pb.RetireAuthorityResponse:
+        found = await self._rotation.retire(request.id, force=request.force, by=current_caller.get().name)
+        return pb.RetireAuthorityResponse(authority=_authority(found))
+
 
 def _unchanged(node: NodeInfo) -> NodeInfo:
     return node
@@ -233,6 +260,25 @@ def _grant_key(key: KeyStatus) -> pb.GrantKeyInfo:
         early=key.early,
         unaware_nodes=key.unaware_nodes,
         unaware_replicas=key.unaware_replicas,
+    )
+
+
+def _authority(one: AuthorityStatus) -> pb.AuthorityInfo:
+    return pb.AuthorityInfo(
+        id=one.id,
+        state=_AUTHORITY_STATES[one.state],
+        made_at_ms=one.made_at_ms,
+        ends_at_ms=one.ends_at_ms,
+        unaware_nodes=one.unaware_nodes,
+        unaware_replicas=one.unaware_replicas,
+        unaware_away=one.unaware_away,
+        unaware_clients_of=one.unaware_clients_of,
+        used_by_nodes=one.used_by_nodes,
+        used_by_replicas=one.used_by_replicas,
+        used_by_away=one.used_by_away,
+        away_until_ms=one.away_until_ms,
+        from_files=one.from_files,
+        certificate=one.certificate,
     )
 
 

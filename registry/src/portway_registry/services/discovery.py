@@ -26,6 +26,7 @@ from portway_runtime.rates import KeyedRate
 
 from portway_registry.access.grants import Grants
 from portway_registry.errors import Exhausted, InvalidRequest, NoCandidate, NotFound
+from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.placement.reports import RATED_TOKENS, Reports
 from portway_registry.placement.roster import Roster, some_of_each_region
 from portway_registry.placement.round_trips import NOTHING
@@ -56,7 +57,7 @@ class Discovery(DiscoveryServicer):
         reports: Reports,
         *,
         cluster_id: str,
-        cluster_ca: bytes,
+        authority: ClusterAuthority,
         now_ms: Callable[[], int],
         clock: Monotonic = monotonic,
     ) -> None:
@@ -67,7 +68,7 @@ class Discovery(DiscoveryServicer):
         self._locator = locator
         self._reports = reports
         self._cluster_id = cluster_id
-        self._cluster_ca = cluster_ca
+        self._authority = authority
         self._now_ms = now_ms
         self._surveys: KeyedRate[str] = KeyedRate(SURVEYS_PER_SECOND, SURVEY_BURST, clock, RATED_TOKENS)
 
@@ -84,8 +85,8 @@ class Discovery(DiscoveryServicer):
             raise self._no_candidate(request.region)
         country = "" if position is None else position.country
         answer = LocateResponse(
-            cluster_ca=self._cluster_ca,
-            grant=self._grants.sign(_token(), session_key),
+            cluster_ca=self._authority.certificate,
+            grant=self._grants.sign(_token(), session_key, self._authority.ids),
             client_country=country,
             cluster_id=self._cluster_id,
             registry_time_ms=self._now_ms(),
@@ -95,8 +96,13 @@ class Discovery(DiscoveryServicer):
         return answer
 
     async def Renew(self, request: RenewRequest, context: Any) -> RenewResponse:  # noqa: N802
-        grant = self._grants.sign(_token(), _session_key(request))
-        return RenewResponse(grant=grant, registry_time_ms=self._now_ms())
+        session_key = _session_key(request)
+        answer = RenewResponse(registry_time_ms=self._now_ms())
+        told: tuple[str, ...] = ()
+        if request.learns_cluster_ca:
+            answer.cluster_ca, told = self._authority.certificate, self._authority.ids
+        answer.grant.CopyFrom(self._grants.sign(_token(), session_key, told))
+        return answer
 
     async def Report(self, request: ReportRequest, context: Any) -> ReportResponse:  # noqa: N802
         address = current_address.get()
@@ -112,7 +118,7 @@ class Discovery(DiscoveryServicer):
         found = self._roster.all(position, self._reports.learned(address))
         answer = SurveyResponse(
             nodes=len(found),
-            cluster_ca=self._cluster_ca,
+            cluster_ca=self._authority.certificate,
             client_address=str(address),
             client_country="" if position is None else position.country,
             client_latitude=0.0 if position is None else position.latitude,

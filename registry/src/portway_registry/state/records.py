@@ -72,11 +72,14 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 
 
 class ReplicaRecord(msgspec.Struct, frozen=True):
-    """A registry replica that lives, and the ids of the grant keys that it knows."""
+    """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
+    that the certificate of its mesh port is from."""
 
     id: str
     started_at_ms: int = 0
     grant_keys: tuple[str, ...] = ()
+    authorities: tuple[str, ...] = ()
+    certificate_authority: str = ""
 
 
 class Order(StrEnum):
@@ -107,12 +110,27 @@ STATE_OF_ORDER: Final = {
 _REACHED: Final = frozenset((REACH_UNSPECIFIED, REACH_REACHED))
 
 
-class AuthorityRecord(msgspec.Struct, frozen=True):
-    """The cluster's own CA: certificate and private key, PEM."""
+class StoredAuthority(msgspec.Struct, frozen=True):
+    """A CA: certificate and private key, PEM."""
 
     certificate: bytes
     private_key: bytes
     created_at_ms: int = 0
+
+
+class AuthorityRecord(msgspec.Struct, frozen=True):
+    """The cluster's own CA, which issues: certificate and private key, PEM.
+
+    next: is trusted and issues nothing yet. before: is trusted and issues nothing any more. Of these two there is one
+    at most. changed_at_ms: when the last of them came or went.
+    """
+
+    certificate: bytes
+    private_key: bytes
+    created_at_ms: int = 0
+    next: StoredAuthority | None = None
+    before: StoredAuthority | None = None
+    changed_at_ms: int = 0
 
 
 class InvitationRecord(msgspec.Struct, frozen=True):
@@ -139,6 +157,8 @@ class IdentityRecord(msgspec.Struct, frozen=True):
     """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused.
 
     registered_at_ms: when it first registered with its certificate; 0 before.
+    authority: the id of the CA of its last certificate, which ends at `issued_until_ms`; "" and 0 when not known.
+    trusted: the ids of the CAs that it was told with that certificate.
     """
 
     node: str
@@ -147,6 +167,9 @@ class IdentityRecord(msgspec.Struct, frozen=True):
     joined_at_ms: int
     anew: bool = False  # the name was another node's before
     registered_at_ms: int = 0
+    authority: str = ""
+    issued_until_ms: int = 0
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +217,10 @@ def decoder(kind: type[R]) -> Callable[[bytes], R]:
 def decode_node(value: bytes) -> NodeInfo:
     """A node's record. Raises ValueError."""
     return _parse(NodeInfo(), value)
+
+
+# The fields of a node's record that say what it knows, which only registries use.
+FOR_REGISTRIES: Final = ("grant_keys", "authorities", "certificate_authority", "unaware_clients")
 
 
 def is_ready(node: NodeInfo) -> bool:

@@ -16,6 +16,7 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import (
+    AuthorityRecord,
     GrantKeyRecord,
     IdentityRecord,
     InvitationRecord,
@@ -265,6 +266,9 @@ class Views:
             store, keys.PORTS, decoder(PortBlockRecord), on_failure=on_failure
         )
         self.grant_keys: View[GrantKeyRecord] = View(store, keys.GRANT_KEYS, decode_grant_key, on_failure=on_failure)
+        self.authority: View[AuthorityRecord] = View(
+            store, keys.AUTHORITY, decoder(AuthorityRecord), on_failure=on_failure
+        )
         self.replicas: View[ReplicaRecord] = View(store, keys.REPLICAS, decoder(ReplicaRecord), on_failure=on_failure)
         self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
         self.invitations: View[InvitationRecord] = View(
@@ -288,6 +292,7 @@ class Views:
         """What nodes are checked against first, then nodes, then what nodes hold."""
         return (
             self.grant_keys,
+            self.authority,
             self.replicas,
             self.tokens,
             self.tenants,

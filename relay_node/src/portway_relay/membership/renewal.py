@@ -14,6 +14,7 @@ from typing import Final
 from cryptography import x509
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.backoff import jittered
+from portway_runtime.certificates import authority_id, issued_by, issuer_id
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.identities import BACKDATE
 from portway_runtime.tasks import Tasks
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 # Seconds. The wall clock is read again after at most this long: it may have been set, or the machine suspended.
 _LONGEST_SLEEP: Final = 60.0
 _SHORTEST_SLEEP: Final = 0.1
+# Seconds in which all nodes renew when another CA issues.
+_SPREAD: Final = 2.0
 # Tries in the second half of a certificate's lifetime, about.
 _TRIES: Final = 50
 
@@ -52,6 +55,8 @@ class Renewal:
         self._request_certificate = request_certificate
         self._on_renewed = on_renewed
         self._now = now
+        self._issuer = ""  # the id of the CA that issues now; "" when no registry has said it
+        self._woken = asyncio.Event()
         self._logged: tuple[str, bool] | None = None  # reason and whether the certificate had expired
         self._tasks = Tasks("renewal", on_failure)
 
@@ -61,16 +66,57 @@ class Renewal:
     async def close(self) -> None:
         await self._tasks.close()
 
+    def learn_authorities(self, cluster_ca: bytes, issuer: str) -> None:
+        """Trust these CAs (PEM) from now on, and renew soon when this node's certificate is from another than `issuer`.
+
+        CAs that cannot be used, or that did not issue this node's own certificate, are logged, and those before stay in
+        use: nobody would trust this node then.
+        """
+        try:
+            trusted = x509.load_pem_x509_certificates(cluster_ca)
+            own = self._folder.certificate()
+            if not issued_by(own, trusted):
+                logger.error(
+                    "the registry trusts this node's certificate no more, so that its CAs are not taken over: invite "
+                    "the node anew (`portway-admin node invite`) and start it with --join-file FILE"
+                )
+                return
+            if cluster_ca != self._folder.authorities():
+                self._folder.store_authorities(cluster_ca)
+                logger.info("CAs changed", extra={"trusted": ", ".join(map(authority_id, trusted))})
+                self._on_renewed()
+        except (JoinError, ValueError) as error:
+            logger.error("the registry's CAs cannot be used, those before stay in use: %s", error)
+            return
+        self._issuer = issuer
+        if not self._is_from_issuer(own):
+            self._woken.set()
+
     async def _keep_valid(self) -> None:
         certificate = self._folder.certificate()
         while True:
+            self._woken.clear()
             wait = (renewal_time(certificate) - self._now()).total_seconds()
-            if wait <= 0:
+            if wait <= 0 or not self._is_from_issuer(certificate):
                 newer = await self._renew(certificate)
                 # Spread over the nodes: all of them may have found their registry unreachable.
                 wait = jittered(lifetime(certificate).total_seconds() / 2 / _TRIES)
                 certificate = newer or certificate
-            await asyncio.sleep(min(max(wait, _SHORTEST_SLEEP), _LONGEST_SLEEP))
+            try:
+                async with asyncio.timeout(min(max(wait, _SHORTEST_SLEEP), _LONGEST_SLEEP)):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            # Spread over the nodes, which hear of another CA at the same moment.
+            await asyncio.sleep(jittered(_SPREAD))
+
+    def _is_from_issuer(self, certificate: x509.Certificate) -> bool:
+        """Whether it is from the CA that issues now, as far as a registry has said."""
+        try:
+            trusted = x509.load_pem_x509_certificates(self._folder.authorities())
+        except (JoinError, ValueError):
+            return True
+        return not self._issuer or issuer_id(certificate, trusted) == self._issuer
 
     async def _renew(self, certificate: x509.Certificate) -> x509.Certificate | None:
         """The next certificate, which is stored; None when there is none now. A folder that cannot be written to does

@@ -88,6 +88,21 @@ class StateFolder:
             if other.is_dir() and not other.is_symlink() and other != folder:
                 shutil.rmtree(other, ignore_errors=True)
 
+    def authorities(self) -> bytes:
+        """The CAs in use, PEM. Raises JoinError."""
+        path = self._current / CA
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise JoinError(f"cannot read {path}: {error.strerror}") from error
+
+    def store_authorities(self, cluster_ca: bytes) -> None:
+        """Replace the CAs in use. Raises JoinError."""
+        try:
+            replace_file(self._current / CA, cluster_ca)
+        except OSError as error:
+            raise _cannot_write(self._current, error) from error
+
     def store_renewed(self, certificate: NodeCertificate) -> None:
         """Replace the certificate in use by one for the same key. Raises JoinError."""
         try:

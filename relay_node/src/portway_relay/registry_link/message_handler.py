@@ -57,12 +57,14 @@ class MessageHandler:
         probe: Callable[[Probe], None],
         removed: Callable[[str], None],
         keys_learned: Callable[[], None],
+        authorities_learned: Callable[[bytes, str], None],
     ) -> None:
         """
         obey: called with the state that an operator orders for this node.
         probe: called with another node whose address is to be tried.
         removed: called with the reason when the cluster admits this node no more.
         keys_learned: called when grants are verified with other keys than before.
+        authorities_learned: called with the CAs to trust (PEM), and the id of the one that issues.
         """
         self._grants = grants
         self._sessions = sessions
@@ -76,6 +78,7 @@ class MessageHandler:
         self._probe = probe
         self._removed = removed
         self._keys_learned = keys_learned
+        self._authorities_learned = authorities_learned
         self._listed = PeersMessage()  # as far as it has come
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
@@ -98,6 +101,8 @@ class MessageHandler:
         match message.WhichOneof("message"):
             case "settings":
                 self._learn_keys(message.settings)
+                if message.settings.cluster_ca:
+                    self._authorities_learned(message.settings.cluster_ca, message.settings.issuer)
             case "revocations":
                 self._grants.revoke(message.revocations.token_ids)
                 self._sessions.revoke(message.revocations.token_ids)

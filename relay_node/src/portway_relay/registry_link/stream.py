@@ -328,4 +328,7 @@ class RegistryStream:
             lacking_regions=node.lacking_regions,
             grant_keys=node.grant_keys,
             time_ms=self._time_ms(),
+            authorities=node.authorities,
+            certificate_authority=node.certificate_authority,
+            unaware_clients=node.unaware_clients,
         )

@@ -48,6 +48,7 @@ class Grant:
     max_tunnels, tenant_max_tunnels: how many tunnels the token may have open, and all tokens of its tenant together; 0
     means no limit. lasts: the seconds, from its reading on, for which a session may go on without a newer one.
     session_key: the public key that it is for: HELLO and presences are signed with it.
+    told: the ids of the CAs that its client was told of with it; empty from registries of an earlier release.
     encoded, signed: the grant as it was sent, and its signature, which is still to be checked.
     """
 
@@ -57,6 +58,7 @@ class Grant:
     tenant_max_tunnels: int
     lasts: float
     session_key: bytes = field(repr=False)
+    told: frozenset[str]
     encoded: str = field(repr=False)
     signed: Signed = field(repr=False)
 
@@ -116,7 +118,7 @@ class GrantVerifier:
             raise GrantRefused(FAILURE_CODE_REVOKED, "the API token was revoked: ask for a new one")
         lasts = max(0.0, claims["exp"] + OUTAGE_LEEWAY - self._clock())
         session_key = _session_key(claims["key"])
-        return Grant(tenant, token_id, limit, tenant_limit, lasts, session_key, encoded, signed)
+        return Grant(tenant, token_id, limit, tenant_limit, lasts, session_key, _told(claims), encoded, signed)
 
     def _claims(self, encoded: str) -> tuple[dict[str, Any], Signed]:
         """The claims of a grant whose audience and issuer are right, and its signature."""
@@ -160,6 +162,11 @@ class GrantVerifier:
         if now > expires + (OUTAGE_LEEWAY if self.registry_away else LEEWAY):
             return "it has expired, or the clocks of registry and node are far apart"
         return ""
+
+
+def _told(claims: Mapping[str, Any]) -> frozenset[str]:
+    told = claims.get("cas", ())
+    return frozenset(one for one in told if isinstance(one, str)) if isinstance(told, list) else frozenset()
 
 
 def _is_time(claim: object) -> bool:

@@ -82,6 +82,11 @@ class Session:
         """Whether its client has shown no grant for so long that it must end."""
         return self._clock() >= self._lasts_until
 
+    @property
+    def told(self) -> frozenset[str]:
+        """The ids of the CAs that its client was told of, by its newest grant."""
+        return self._tunnels.shown.grant.told
+
     def renew(self, grant: Grant) -> None:
         """Take the client's newest grant, which was verified."""
         self._tunnels.shown.grant = grant

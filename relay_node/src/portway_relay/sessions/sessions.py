@@ -101,6 +101,11 @@ class Sessions:
         """The tokens of its sessions, those included whose clients are away."""
         return self._by_token.tokens
 
+    def untold(self, authorities: Iterable[str]) -> int:
+        """Sessions whose newest grant does not say that the client was told of all these CAs."""
+        wanted = frozenset(authorities)
+        return sum(not wanted <= session.told for session in self._sessions.values())
+
     @property
     def away(self) -> int:
         """Sessions without a control lane that may still be resumed."""

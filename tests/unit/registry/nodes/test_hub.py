@@ -13,6 +13,8 @@ from portway_registry.access.grants import Grants
 from portway_registry.errors import Replaced
 from portway_registry.nodes import peer_lists
 from portway_registry.nodes.hub import Hub
+from portway_registry.pki.cluster_authority import ClusterAuthority
+from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
@@ -24,6 +26,7 @@ from portway_testkit.signers import label_of
 
 PATIENCE = 10.0
 HOUR = 3_600_000
+SIGNER = Signer.create()
 NOW = 1_800_000_000_000
 
 
@@ -72,6 +75,7 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
         Quota(limits, cluster.views.tunnels),
         lambda: NOW,
         cluster_id="cluster",
+        authority=ClusterAuthority(SIGNER.pem, SIGNER),
         lease_seconds=60,
         on_failure=failures.append,
     )

@@ -13,6 +13,7 @@ def test_counts_are_all_that_is_left_out() -> None:
     full = node_info("a", sessions=1, tunnels=2, visits=3, max_sessions=4, certificate_end_s=5, lacking_regions=6)
     full.clock_ahead_s = 7
     full.grant_keys[:] = ["1"]
+    full.certificate_authority = "0123456789abcdef"
     assert without_counts(full) == node_info("a", max_sessions=4)
     assert full.sessions == 1
 
@@ -29,6 +30,7 @@ def test_counts_are_all_that_is_left_out() -> None:
         ({"certificate_end_s": 1}, {"certificate_end_s": 2}, True),
         ({}, {"lacking_regions": 1}, True),
         ({"grant_keys": ["1"]}, {"grant_keys": ["1", "2"]}, True),
+        ({}, {"authorities": ["0123456789abcdef"]}, True),
         ({}, {"clock_ahead_s": -60}, True),
         ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_201}, False),
         ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_260}, True),
@@ -38,7 +40,7 @@ def test_counts_are_all_that_is_left_out() -> None:
     ],
 )
 def test_small_changes_are_not_worth_a_write(before: dict[str, Any], after: dict[str, Any], notable: bool) -> None:
-    """State, certificates, known keys, clock and whether it is full always, a count when it changes by more than a tenth."""
+    """State, certificates, keys, clock and whether it is full always, a count when it changes by over a tenth."""
     assert is_notable(node_info("a", **before), node_info("a", **after)) is notable
 
 

@@ -236,7 +236,7 @@ async def listening(
 async def test_a_node_that_answers_is_reached(authority: trustme.CA) -> None:
     """With its own certificate, as a client's lane would be taken."""
     async with listening(authority) as node:
-        assert await dialler(authority.cert_pem.bytes(), ALLOWED)(node) == ""
+        assert await dialler(authority.cert_pem.bytes, ALLOWED)(node) == ""
 
 
 @pytest.mark.parametrize(
@@ -249,19 +249,19 @@ async def test_a_node_that_answers_is_reached(authority: trustme.CA) -> None:
 async def test_somebody_else_is_not_the_node(authority: trustme.CA, name: str, alpn: str, says: str) -> None:
     """Another node's certificate; a web server."""
     async with listening(authority, name, alpn=alpn) as node:
-        assert says in await dialler(authority.cert_pem.bytes(), ALLOWED)(node)
+        assert says in await dialler(authority.cert_pem.bytes, ALLOWED)(node)
 
 
 async def test_another_authority_s_node_is_not_the_node(authority: trustme.CA) -> None:
     """Whoever has only the name."""
     async with listening(trustme.CA()) as node:
-        assert "does not show its certificate" in await dialler(authority.cert_pem.bytes(), ALLOWED)(node)
+        assert "does not show its certificate" in await dialler(authority.cert_pem.bytes, ALLOWED)(node)
 
 
 async def test_why_nobody_answers_is_told(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, silent, and a name that leads nowhere."""
     monkeypatch.setattr(module, "DIAL_TIMEOUT", 0.2)
-    dial = dialler(authority.cert_pem.bytes(), ALLOWED)
+    dial = dialler(authority.cert_pem.bytes, ALLOWED)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         node = node_info("fra-1", port=taken.getsockname()[1])

@@ -101,12 +101,25 @@ def test_with_the_authority_s_key_nodes_are_shown_a_fresh_one(files: Files) -> N
 def test_a_certificate_of_its_own_is_made_anew_in_time() -> None:
     """At half its life; until then it is the same."""
     now = NOW
-    pair = SelfIssued(Signer.create(), lambda: now)
+    signer = Signer.create()
+    pair = SelfIssued(ClusterAuthority(signer.pem, signer), lambda: now)
     first = pair.current()
     now += datetime.timedelta(days=3)
     assert pair.current() is first
     now += datetime.timedelta(days=1)
     assert pair.current() is not first
+
+
+def test_a_certificate_of_its_own_is_made_anew_when_another_ca_issues() -> None:
+    """At once; a CA that is merely trusted changes nothing."""
+    old, new = Signer.create(), Signer.create()
+    authority = ClusterAuthority(old.pem, old)
+    pair = SelfIssued(authority, lambda: NOW)
+    first = pair.current()
+    authority.replace(old.pem + new.pem, old)
+    assert pair.current() is first
+    authority.replace(new.pem + old.pem, new)
+    pair.current().certificate.verify_directly_issued_by(new.certificate)
 
 
 @pytest.mark.parametrize("wrong", ["key of another", "no key"])

@@ -11,8 +11,10 @@ from cryptography.hazmat.primitives import serialization
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.pki.signing import Signer, requested_key
 from portway_relay.errors import RenewalFailed
+from portway_relay.membership import renewal as renewal_module
 from portway_relay.membership.renewal import Renewal, lifetime, renewal_time
 from portway_relay.membership.state_folder import StateFolder
+from portway_runtime.certificates import authority_id
 from portway_testkit.links.carrier_link import until
 
 LIFE = timedelta(seconds=20)
@@ -114,4 +116,55 @@ async def test_a_folder_that_is_gone_ends_no_node(stage: Stage, caplog: pytest.L
     (stage.folder.path / "abc" / "node.key").unlink()
     with caplog.at_level(logging.WARNING):
         await until(lambda: "certificate not renewed" in caplog.text)
+    assert stage.renewed == 0
+
+
+def both(first: Signer, second: Signer) -> bytes:
+    return first.pem + second.pem
+
+
+async def test_another_ca_is_trusted_first_and_renewed_from_then(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told of a second CA the node trusts it at once; told that it issues, the certificate is renewed long before its
+    time; told of the new one alone, it trusts no other."""
+    monkeypatch.setattr(renewal_module, "_SPREAD", 0.01)
+    stage.start(old=timedelta())
+    assert stage.renewal is not None
+    old, new = stage.registry.signer, Signer.create()
+    old_id, new_id = authority_id(old.certificate), authority_id(new.certificate)
+    stage.renewal.learn_authorities(old.pem, old_id)
+    assert stage.renewed == 0
+    stage.renewal.learn_authorities(both(old, new), old_id)
+    assert (stage.renewed, stage.folder.authorities()) == (1, both(old, new))
+    stage.registry.signer = new
+    stage.renewal.learn_authorities(both(new, old), new_id)
+    await until(lambda: stage.registry.asked == 1 and stage.folder.certificate().issuer == new.certificate.subject)
+    stage.renewal.learn_authorities(new.pem, new_id)
+    assert stage.folder.authorities() == new.pem
+    assert stage.registry.asked == 1
+
+
+async def test_a_registry_that_cannot_renew_is_asked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the certificate is from the CA that issues."""
+    monkeypatch.setattr(renewal_module, "_SPREAD", 0.01)
+    monkeypatch.setattr(renewal_module, "_LONGEST_SLEEP", 0.01)
+    stage.start(old=timedelta())
+    assert stage.renewal is not None
+    old, new = stage.registry.signer, Signer.create()
+    stage.registry.trouble = "no registry can be reached"
+    stage.renewal.learn_authorities(both(old, new), authority_id(new.certificate))
+    await until(lambda: stage.registry.asked >= 3)
+    stage.registry.trouble, stage.registry.signer = "", new
+    await until(lambda: stage.folder.certificate().issuer == new.certificate.subject)
+
+
+async def test_cas_without_the_node_s_own_are_not_taken_over(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor noise: nobody would trust this node, and it would not start any more."""
+    stage.start(old=timedelta())
+    assert stage.renewal is not None
+    before = stage.folder.authorities()
+    for cluster_ca in (Signer.create().pem, b"noise"):
+        caplog.clear()
+        stage.renewal.learn_authorities(cluster_ca, "")
+        assert len(caplog.records) == 1
+    assert stage.folder.authorities() == before
     assert stage.renewed == 0

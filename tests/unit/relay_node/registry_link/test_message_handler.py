@@ -149,6 +149,7 @@ class News:
         self.probes: list[Probe] = []
         self.removals: list[str] = []
         self.keys_told = 0
+        self.authorities: list[tuple[bytes, str]] = []
         fakes: Any = self
         self.handler = MessageHandler(
             fakes.grants,
@@ -163,6 +164,7 @@ class News:
             self.probes.append,
             self.removals.append,
             self._keys_learned,
+            lambda cluster_ca, issuer: self.authorities.append((cluster_ca, issuer)),
         )
 
     def _keys_learned(self) -> None:

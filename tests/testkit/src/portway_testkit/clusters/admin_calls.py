@@ -83,6 +83,23 @@ class AdminCalls:
             request = admin_pb2.RetireGrantKeyRequest(id=kid, force=force)
             AdminStub(channel).RetireGrantKey(request, timeout=TIMEOUT, metadata=self._metadata)
 
+    def authorities(self) -> list[admin_pb2.AuthorityInfo]:
+        """The cluster's CAs, the one that issues first."""
+        with self._channel() as channel:
+            request = admin_pb2.ListAuthoritiesRequest()
+            answer = AdminStub(channel).ListAuthorities(request, timeout=TIMEOUT, metadata=self._metadata)
+            return list(answer.authorities)
+
+    def rotate_authority(self, *, force: bool = False) -> admin_pb2.AuthorityInfo:
+        with self._channel() as channel:
+            request = admin_pb2.RotateAuthorityRequest(force=force)
+            return AdminStub(channel).RotateAuthority(request, timeout=TIMEOUT, metadata=self._metadata).authority
+
+    def retire_authority(self, authority: str, *, force: bool = False) -> None:
+        with self._channel() as channel:
+            request = admin_pb2.RetireAuthorityRequest(id=authority, force=force)
+            AdminStub(channel).RetireAuthority(request, timeout=TIMEOUT, metadata=self._metadata)
+
     def audited(self) -> list[tuple[str, str]]:
         """Action and target of each audit entry, newest first."""
         with self._channel() as channel:

@@ -23,12 +23,13 @@ T = TypeVar("T")
 class Stage:
     """A registry on a thread of its own, nodes of its, and the command line."""
 
-    def __init__(self, pki: Pki, folder: Path, **config: Any) -> None:
+    def __init__(self, pki: Pki, folder: Path, **settings: Any) -> None:
+        """settings: fields of the registry's Config."""
         self.pki = pki
         self.token_file = folder / "admin-token"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
-        self._registry = Registry(pki.config(folder, **config))
+        self._registry = Registry(pki.config(folder, **settings))
         self._nodes: list[NodeStream] = []
         self.clients: dict[str, AnnouncedClient] = {}  # by tenant
         self.token_ids: dict[str, str] = {}  # by tenant

@@ -189,6 +189,8 @@ class FakeLanes:
 
     def want(self, lanes: int) -> None: ...
 
+    def trust(self, cluster_ca: bytes) -> None: ...
+
     def retire(self) -> None:
         self.retired += 1
 
@@ -209,6 +211,7 @@ class FakeDirectory:
         self.new_tunnels: list[int] = []  # of each Locate
         self.grant = "grant"
         self.on_locate: Callable[[], object] = lambda: None
+        self.on_cluster_ca: list[Callable[[bytes], None]] = []
 
     @property
     def located(self) -> Located:

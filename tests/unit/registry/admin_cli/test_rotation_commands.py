@@ -1,0 +1,50 @@
+"""The commands of docs/rotation.md are run as they are written, in their order."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from portway_testkit.clusters.admin_stage import Stage
+from portway_testkit.clusters.registry import Pki
+
+_PAGE = Path(__file__).resolve().parents[4] / "docs" / "rotation.md"
+_CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The arguments of each command."""
+    lines = [line for block in _CONSOLE.findall(_PAGE.read_text()) for line in block.splitlines()]
+    return [line.removeprefix("$ portway-admin ").split() for line in lines]
+
+
+@pytest.fixture
+def own(pki: Pki, tmp_path: Path) -> Iterator[Stage]:
+    """A cluster with a CA of its own."""
+    stage = Stage(pki, tmp_path, cluster_ca=None)
+    stage.start()
+    yield stage
+    stage.stop()
+
+
+def test_the_commands_of_the_page_do_what_it_says(own: Stage) -> None:
+    """ID is the key that signs, and the CA that is retiring."""
+    done = []
+    for arguments in commands():
+        if arguments[0] == "ca":
+            named = [one["id"] for one in own.ask("ca", "list")["authorities"] if one["state"] == "retiring"]
+        else:
+            named = [one["id"] for one in own.ask("grant-key", "list")["grant_keys"] if one["state"] == "signing"]
+        result = own.say(*(named[0] if argument == "ID" else argument for argument in arguments))
+        assert result.exit_code == 0, (arguments, result.output)
+        done.append(" ".join(arguments[:2]))
+    assert done == [
+        "grant-key list",
+        "grant-key rotate",
+        "grant-key retire",
+        "ca rotate",
+        "ca list",
+        "ca retire",
+    ]
+    assert [one["state"] for one in own.ask("ca", "list")["authorities"]] == ["issuing"]
+    assert "signing" in {one["state"] for one in own.ask("grant-key", "list")["grant_keys"]}
