@@ -14,6 +14,7 @@ from portway_relay.ingress import client_hello
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed
 from portway_relay.net import http_pages, plain_http
 from portway_relay.net.plain_http import Request
+from portway_runtime import connect_dialogue
 from portway_testkit.fuzzing import hello_target, lane_target, request_target
 from portway_testkit.fuzzing.edits import random_input
 from portway_testkit.fuzzing.targets import TARGETS
@@ -138,6 +139,19 @@ def _answers_to_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dialogue.Dialogue, "_answered", lambda self, request: next(iter(self._unanswered.values())))
 
 
+def _no_end_of_a_header(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(connect_dialogue, "MAX_HEADER", 1 << 30)
+
+
+def _the_rest_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    really = connect_dialogue.ConnectDialogue.take
+    patch.setattr(connect_dialogue.ConnectDialogue, "take", lambda *given: None if really(*given) is None else b"")
+
+
+def _reasons_as_sent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(connect_dialogue, "printable_line", lambda text: text)
+
+
 BROKEN: list[tuple[str, Break]] = [
     ("hello", _unbounded_reading),
     ("hello", _any_number_of_records),
@@ -156,6 +170,9 @@ BROKEN: list[tuple[str, Break]] = [
     ("open", _addresses_as_sent),
     ("dialogue", _messages_taken_on_trust),
     ("dialogue", _answers_to_nobody),
+    ("connect", _no_end_of_a_header),
+    ("connect", _the_rest_is_dropped),
+    ("connect", _reasons_as_sent),
 ]
 
 

@@ -242,6 +242,23 @@ def test_a_proxy_that_says_nothing_is_given_up(names: dict[str, str], proxy: Con
     assert "it has not answered within 3 s" in said(raised)
 
 
+def test_a_proxy_that_says_nothing_of_a_node_is_given_up(names: dict[str, str], proxy: ConnectProxy) -> None:
+    proxy.silent_for = NODE
+    with pytest.raises(portway.UnreachableError) as raised:
+        with portway.forward(8000, proxy=proxy.url, timeout=5):
+            pass
+    assert f"no connection within 3 s, through the proxy 127.0.0.1:{proxy.port}" in said(raised)
+
+
+def test_a_short_time_limit_names_it_too(names: dict[str, str], proxy: ConnectProxy) -> None:
+    proxy.silent = True
+    with pytest.raises(
+        portway.UnreachableError, match=rf"no tunnel within 0\.5 s, through the proxy 127.*{proxy.port}"
+    ):
+        with portway.forward(8000, proxy=proxy.url, timeout=0.5):
+            pass
+
+
 def test_a_proxy_that_is_not_there_is_told(names: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]

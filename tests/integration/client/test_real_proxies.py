@@ -111,7 +111,7 @@ class Machine:
 
     def sent(self) -> set[tuple[str, int, int]]:
         """Destination, protocol and port of every IPv4 packet that it has sent since the last call."""
-        found = set[tuple[str, int, int]]()
+        found: set[tuple[str, int, int]] = set()
         while True:
             try:
                 frame = self.sniffer.recv(65_536)

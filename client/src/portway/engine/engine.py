@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portway_carrier.contract import Carrier, Counters
+from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.errors import NoThread
 from portway_runtime.tasks import Tasks
 
@@ -80,7 +81,9 @@ class Engine:
             why = "" if link.attempts else ": is the network slow? raise timeout="
             if link.failure is not None:
                 why = f": {link.failure.what}"
-            raise UnreachableError(f"no tunnel within {request.timeout:g} s{why}", link.attempts) from None
+            way = request.settings.proxies.way_to(parse_endpoint(request.settings.registries[0]))
+            through = f", through {way}" if way is not None else ""
+            raise UnreachableError(f"no tunnel within {request.timeout:g} s{through}{why}", link.attempts) from None
         except BaseException:
             self._forget(held)
             raise

@@ -24,13 +24,14 @@ class ConnectProxy:
     """`with ConnectProxy() as proxy:` listens on `proxy.port`.
 
     answer: sent in place of a connection; b"" closes without an answer. answers: the same for one `host:port`. silent:
-    nothing is answered, and nothing closed. hosts: where names lead that only this proxy knows. login: the one that it
-    wants, as in a URL. delay: seconds before what was received is passed on.
+    nothing is answered, and nothing closed; silent_for: the same for one host. hosts: where names lead that only this
+    proxy knows. login: the one that it wants, as in a URL. delay: seconds before what was received is passed on.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1") -> None:
         self.answer: bytes | None = None
         self.silent = False
+        self.silent_for = "nobody"
         self.login = ""
         self.delay = 0.0
         self.answers: dict[str, bytes] = {}
@@ -105,8 +106,9 @@ class ConnectProxy:
             return
         head = (first + await reader.readuntil(_HEAD_END)).decode()
         self.heads.append(head)
-        if self.silent:
-            await self._stop.wait()
+        if self.silent or self.silent_for in head:
+            await reader.read()  # the client closes
+            return
         answer = self.answers.get(head.split(" ", 2)[1], self.answer)
         if self.login and f"Basic {base64.b64encode(self.login.encode()).decode()}\r\n" not in head:
             answer = WANTS_LOGIN
