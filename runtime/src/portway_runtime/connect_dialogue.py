@@ -41,7 +41,7 @@ class ConnectDialogue:
         if self._proxy.login is not None:
             login = base64.b64encode(":".join(self._proxy.login).encode()).decode()
             lines.append(f"Proxy-Authorization: Basic {login}")
-        return "\r\n".join([*lines, "", ""]).encode("ascii")
+        return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
 
     def take(self, data: bytes) -> bytes | None:
         """Take what arrived. None: the answer goes on. Otherwise the connection is the target's, and the bytes that are

@@ -41,6 +41,27 @@ with portway.forward(int(sys.argv[2])) as tunnel:
 """
 
 
+_FORKS = """
+import os, pathlib, sys, time
+import portway
+
+def hold():
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+
+with portway.forward(int(sys.argv[2])) as tunnel:
+    print(tunnel.host, flush=True)
+    child = os.fork()
+    if not child:
+        with portway.forward(int(sys.argv[2])) as own:
+            print(own.host, flush=True)
+            hold()
+        os._exit(0)
+    hold()
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
 @pytest.fixture
 def proxy() -> Iterator[ConnectProxy]:
     with ConnectProxy() as proxy:
@@ -130,6 +151,34 @@ def test_both_loops_and_patched_programs(
         done.touch()
         program.communicate(timeout=20)
         assert {asked.partition(":")[0] for asked in proxy.asked} == {REGISTRY, NODE}
+        eventually(lambda: proxy.connections == 0)
+
+
+@pytest.mark.parametrize("tls", ["", "tls"])
+def test_a_forked_child_has_tunnels_of_its_own_through_it(
+    names: dict[str, str],
+    authority: trustme.CA,
+    node: FakeNode,
+    echo: Any,
+    exchange: Any,
+    start_program: Callable[..., "subprocess.Popen[str]"],
+    tmp_path: Path,
+    tls: str,
+) -> None:
+    """And the parent's go on, and end with it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    done = tmp_path / "done"
+    with ConnectProxy(context if tls else None) as proxy:
+        proxy.hosts = {REGISTRY: "127.0.0.1", NODE: "127.0.0.1"}
+        variables = {"PORTWAY_PROXY": proxy.url, "SSL_CERT_FILE": names["PORTWAY_CA"]}
+        program = start_program(_FORKS, str(done), str(echo.port), flags=("-W", "ignore"), **variables)
+        assert program.stdout is not None
+        hosts = [program.stdout.readline().strip() for _ in range(2)]
+        for host in hosts:
+            assert exchange(node, host, b"x" * 100_000) == b"x" * 100_000
+        done.touch()
+        assert program.communicate(timeout=20) == ("", "")
         eventually(lambda: proxy.connections == 0)
 
 

@@ -17,6 +17,7 @@ from portway.config import (
     resolve_process,
 )
 from portway.errors import AuthError, ConfigError, InvalidError
+from portway_runtime.endpoints import Endpoint
 
 PEM = "-----BEGIN CERTIFICATE-----\nZm9v\n-----END CERTIFICATE-----\n"
 GIVEN: dict[str, Any] = {"registry": "registry.test:7400", "token": "pw_id_secret", "environment": {}}
@@ -226,3 +227,36 @@ def test_a_process_variable_that_says_neither() -> None:
         resolve_process(None, {PROCESS_VARIABLE: "yes"})
     with pytest.raises(InvalidError, match="process is True or False, not 'yes'"):
         resolve_process("yes", {})  # type: ignore[arg-type]
+
+
+def test_a_proxy_is_the_arguments_the_variables_or_everybody_s() -> None:
+    """In this order. It is a part of the settings, so that tunnels with another one have a session of their own."""
+    base = {"PORTWAY_REGISTRY": "registry.test:1", "PORTWAY_TOKEN": "pw_id_secret"}
+    everybodys = base | {"https_proxy": "http://a:1"}
+    ours = everybodys | {"PORTWAY_PROXY": "http://b:1"}
+    registry = Endpoint("registry.test", 1)
+
+    def proxy(settings: Settings) -> str | None:
+        way = settings.proxies.way_to(registry)
+        return None if way is None else str(way)
+
+    assert proxy(resolve(environment=base)) is None
+    assert proxy(resolve(environment=everybodys)) == "the proxy a:1, which https_proxy names"
+    assert proxy(resolve(environment=ours)) == "the proxy b:1, which PORTWAY_PROXY names"
+    assert proxy(resolve(environment=ours, proxy=" http://c:1 ")) == "the proxy c:1, which proxy= (--proxy) names"
+    for none in ("", "direct"):
+        assert proxy(resolve(environment=ours, proxy=none)) is None
+    assert proxy(resolve(environment=everybodys | {"PORTWAY_PROXY": "direct"})) is None
+    assert proxy(resolve(environment=everybodys | {"PORTWAY_PROXY": ""})) == "the proxy a:1, which https_proxy names"
+    assert resolve(environment=ours) != resolve(environment=everybodys)
+    assert "secret" not in repr(resolve(environment=base, proxy="http://me:secret@a:1"))
+
+
+def test_a_proxy_that_cannot_be_used_is_told_when_it_would_be() -> None:
+    base = {"PORTWAY_REGISTRY": "registry.test:1", "PORTWAY_TOKEN": "pw_id_secret", "ALL_PROXY": "socks5://a:1"}
+    with pytest.raises(ConfigError, match="ALL_PROXY names a SOCKS proxy"):
+        resolve(environment=base)
+    resolve(environment=base | {"no_proxy": "registry.test"})
+    resolve(environment=base, proxy="direct")
+    with pytest.raises(InvalidError, match="proxy is text, not of type int"):
+        resolve(environment=base, proxy=1)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import grpc
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 
 TIMEOUT = 10.0
 
@@ -113,4 +114,4 @@ class AdminCalls:
 
     def _channel(self) -> grpc.Channel:
         credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
-        return grpc.secure_channel(self.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+        return grpc.secure_channel(self.address, credentials, options=(*OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN))

@@ -15,6 +15,7 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.lane_pb2 import Hello, Welcome
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import Claim, Presence, SigningKey, cluster_tag, sign_greeting
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 
 from portway_testkit.clusters.cluster import PATIENCE, Cluster
 from portway_testkit.signers import SessionSigner
@@ -70,7 +71,7 @@ class Grants:
     def several(self, number: int) -> list[HandGrant]:
         """So many, by one connection."""
         credentials = grpc.ssl_channel_credentials(Path(self.environment["PORTWAY_CA"]).read_bytes())
-        options = [("grpc.use_local_subchannel_pool", 1)]
+        options = (*OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
         metadata = (("authorization", f"Bearer {self.environment['PORTWAY_TOKEN']}"),)
         grants = []
         with grpc.secure_channel(self.environment["PORTWAY_REGISTRY"], credentials, options) as channel:

@@ -36,6 +36,7 @@ from portway_registry.config import Config
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 from portway_runtime.identities import REGISTRY_NAME, node_name
 from portway_runtime.tasks import Tasks
 
@@ -124,7 +125,7 @@ def channel(
     roots = ca if isinstance(ca, bytes) else ca.read_bytes()
     chain, key = certificate or (None, None)
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
-    options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+    options: list[tuple[str, Any]] = [*OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN]
     if mesh:
         options.append(("grpc.ssl_target_name_override", REGISTRY_NAME))
     return grpc.aio.secure_channel(address, credentials, options=options)

@@ -12,6 +12,7 @@ import grpc
 from portway import Tunnel
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
+from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.cluster import Cluster
@@ -87,7 +88,7 @@ class TunnelWatch:
 
     def __enter__(self) -> Self:
         credentials = grpc.ssl_channel_credentials(self._admin.ca.read_bytes())
-        options = [("grpc.use_local_subchannel_pool", 1)]
+        options = (*OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
         self._channel = grpc.secure_channel(self._admin.address, credentials, options=options)
         metadata = (("authorization", f"Bearer {self._admin.token}"),)
         self._stream = AdminStub(self._channel).WatchTunnels(admin_pb2.WatchTunnelsRequest(), metadata=metadata)
