@@ -212,20 +212,21 @@ def test_this_machine_is_not_asked_of_the_environments_proxy(
     environment: dict[str, str], proxy: ConnectProxy, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy is another machine; gRPC on its own would ask it. The proxy that a program names is asked."""
-    for name in ("https_proxy", "http_proxy", "grpc_proxy"):
-        monkeypatch.setenv(name, proxy.url)
-    with portway.forward(echo.port):
-        assert proxy.asked == []
-    with portway.forward(echo.port, proxy=proxy.url):
-        assert len(set(proxy.asked)) == 2
-    monkeypatch.setenv("PORTWAY_PROXY", "direct")
-    proxy.heads.clear()
-    with portway.forward(echo.port):
-        assert proxy.asked == []
-    monkeypatch.setenv("PORTWAY_PROXY", proxy.url)
-    for none in ("", "direct"):
-        with portway.forward(echo.port, proxy=none):
-            assert proxy.asked == []
+    with ConnectProxy() as other:
+        for name in ("https_proxy", "http_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, other.url)
+        with portway.forward(echo.port):
+            pass
+        with portway.forward(echo.port, proxy=proxy.url):
+            assert len(set(proxy.asked)) == 2
+        monkeypatch.setenv("PORTWAY_PROXY", "direct")
+        with portway.forward(echo.port):
+            pass
+        monkeypatch.setenv("PORTWAY_PROXY", other.url)
+        for none in ("", "direct"):
+            with portway.forward(echo.port, proxy=none):
+                pass
+        assert other.asked == []
 
 
 def test_variables_are_read_when_a_tunnel_is_opened(

@@ -91,7 +91,7 @@ class Machine:
     def __init__(self) -> None:
         self.name = f"pwproxy{os.getpid()}"
         self._cable = f"pwp{os.getpid()}"
-        self.sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IPV4))
+        self.sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # nothing before it is bound
         self.sniffer.setblocking(False)
 
     def __enter__(self) -> "Machine":

@@ -51,6 +51,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         "_held_back",
         "_notified",
         "_records",
+        "_source",
         "_tcp",
         "_tls",
         "_to_peer",
@@ -85,6 +86,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._aborted = False
         self.half_closes = False  # one direction can end while the other goes on
         self._held_back = 0  # bytes in _to_peer that leave with the first answer
+        self._source = core.ciphertext  # where what was received is
         self._records = RecordCounter()
         self._bare_records = 0  # received so far without data; a record that has not arrived whole counts too
         # A server's first bytes, as long as it is not certain that OpenSSL may read them; None afterwards.
@@ -103,13 +105,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._core.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.received(self._core.ciphertext[:nbytes])
-
-    def received(self, received: Bytes) -> None:
-        """Take what came from the peer, which is valid only during the call."""
         if self._ended:
             return  # what follows a close_notify is no part of the connection
-        nbytes = len(received)
+        received: Bytes = self._source[:nbytes]
         if self._unread_answer is not None:
             received = self._look_at_answer(self._unread_answer + received)
             if not received:
@@ -128,6 +126,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._advance()
             if self._aborted:
                 return
+
+    def received(self, data: bytes) -> None:
+        """Take what the peer sent and was not read to `get_buffer`."""
+        self._source = memoryview(data)
+        try:
+            self.buffer_updated(len(data))
+        finally:
+            self._source = self._core.ciphertext
 
     def eof_received(self) -> bool:
         if not self.handshake.done():

@@ -14,6 +14,7 @@ from typing import Self
 from portway_testkit.fakes.node_answers import PATIENCE
 
 _CHUNK = 65_536
+_TURNS_TO_CLOSE = 20  # of the loop, for transports to close their sockets
 _HEAD_END = b"\r\n\r\n"
 OPEN = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NO_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -90,6 +91,8 @@ class ConnectProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(_TURNS_TO_CLOSE):
+            await asyncio.sleep(0)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
