@@ -93,6 +93,17 @@ def test_it_starts_however_the_program_was_started(
     node.wait(lambda: ("goaway",) in node.events)
 
 
+def test_nothing_of_the_program_runs_in_it(
+    start_program: Start, node: FakeNode, echo: Any, exchange: Any, tmp_path: Path
+) -> None:
+    """Neither its main module nor what PYTHONPATH brings into each interpreter; it imports from there all the same."""
+    (tmp_path / "sitecustomize.py").write_text(f"print(file=open({str(tmp_path / 'ran')!r}, 'a'))")
+    program = start_program(_PROGRAM, str(echo.port), PYTHONPATH=str(tmp_path))
+    assert exchange(node, line(program), b"hello") == b"hello"
+    ended(program)
+    assert (tmp_path / "ran").read_text() == "\n"
+
+
 def test_a_program_in_an_archive(
     environment: dict[str, str], node: FakeNode, echo: Any, exchange: Any, tmp_path: Path
 ) -> None:

@@ -44,9 +44,9 @@ class ChildProcess:
             mine, theirs = _socket.socketpair()
         except OSError as error:
             raise _not_started(error) from None
+        self.channel = Channel(mine.detach())
+        self.channel.set_patience(START_WITHIN)
         try:
-            self.channel = Channel(mine.detach())
-            self.channel.set_patience(START_WITHIN)
             self.pid = os.posix_spawn(
                 executable,
                 [executable, *_flags(), "-c", _BOOTSTRAP, *_module_paths()],
@@ -58,9 +58,11 @@ class ChildProcess:
                 ],
                 setsigmask=signal.valid_signals(),  # until it has a session of its own
             )
-        except OSError as error:
+        except BaseException as error:
             self.channel.close()
-            raise _not_started(error) from None
+            if isinstance(error, OSError):
+                raise _not_started(error) from None
+            raise
         finally:
             theirs.close()
 
