@@ -11,6 +11,7 @@ import pytest
 from portway.engine import engine_thread as thread
 from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_REVOKED
+from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PRESENCE_FRESH
 from portway_proto.wire.statements import SigningKey
@@ -21,12 +22,12 @@ from portway_registry.state.records import encode
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import Grants, grants_of
 from portway_testkit.clusters.mesh import NodeIdentities
-from portway_testkit.clusters.registry import NodeStream, StreamEnded, node_info
+from portway_testkit.clusters.registry import NodeStream, StreamEnded, channel, client_of, node_info
 from portway_testkit.clusters.replicas import Replicas, with_a_late_replica
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.signers import label_of
+from portway_testkit.signers import AnnouncedClient, label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered, named
 from portway_testkit.waiting import eventually
 
@@ -230,3 +231,51 @@ def test_a_grant_of_a_key_that_it_does_not_know_yet(replicas: Replicas, as_clien
         thread.stop_engine()
     replicas.release()
     eventually(lambda: taken("fra-2"))
+
+
+def test_a_tunnel_that_it_takes_for_known_is_announced_again(replicas: Replicas) -> None:
+    """Its client was away, and the node withdrew it at the other replica, before the node came here and its client
+    back. Once the replica hears of the withdrawal it has the node announce its tunnels again; not after one of its
+    own."""
+    mesh, token = replicas.mesh, replicas.mesh.token()
+    on_time, late = map(str, replicas.mesh_addresses)
+    mesh.nodes["fra-2"].kill()
+    info = node_info("fra-2", "fra", port=mesh.nodes["fra-2"].port)
+
+    async def stays_away() -> tuple[AnnouncedClient, TunnelInfo, int]:
+        async with channel(mesh.registry_address, mesh.ca) as public:
+            client = await client_of(public, token)
+        tunnel = client.tunnel("fra-2")
+        async with NodeStream(on_time, NodeIdentities(mesh), info) as node:
+            await node.announce(tunnel, of=[client])
+            return client, tunnel, node.lease
+
+    async def withdrawn(lease: int) -> None:
+        async with NodeStream(on_time, NodeIdentities(mesh), info, lease=lease, batches=1) as node:
+            await node.announce(withdrawn=(tunnel,))
+
+    async def come_back(lease: int) -> NodeStream:
+        node = NodeStream(late, NodeIdentities(mesh), info, lease=lease)
+        await node.open()
+        await node.announce(tunnel, of=[client], full=True)
+        return node
+
+    client, tunnel, lease = mesh.run(stays_away)
+    eventually(lambda: replicas.shown(tunnel.label) == [("fra-2", 1)])
+    replicas.hold()
+    mesh.run(lambda: withdrawn(lease))
+    node = mesh.run(lambda: come_back(lease))
+    try:
+        assert shown(mesh, tunnel.label) == []
+        replicas.release()
+        mesh.run(lambda: node.until(lambda: len(node.registrations) == 2))
+        mesh.run(lambda: node.announce(tunnel, of=[client], full=True))
+        assert shown(mesh, tunnel.label) == [("fra-2", 1)]
+        mesh.run(lambda: node.announce(withdrawn=(tunnel,)))
+        eventually(lambda: replicas.shown(tunnel.label) == [])
+        mesh.run(node.keep_alive)
+        other = client.tunnel("fra-2")
+        mesh.run(lambda: node.announce(other, of=[client]))
+        assert len(node.registrations) == 2
+    finally:
+        mesh.run(node.close)

@@ -306,6 +306,9 @@ class Hub:
 
     def _tunnel_changed(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
         if new is None:
+            loser = None if old is None else self._sessions.get(old.value.node)
+            if loser is not None and old is not None:
+                loser.tunnel_deleted(old)
             return
         holder = self._sessions.get(new.value.node)
         if holder is not None:

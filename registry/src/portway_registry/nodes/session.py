@@ -118,6 +118,7 @@ class NodeSession:
         self._lease_seconds = lease_seconds
         self._now_ms = now_ms
         self._lease: LeaseId = NO_LEASE
+        self._is_incomplete = False  # the store lacks tunnels that the node has announced
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
@@ -190,6 +191,12 @@ class NodeSession:
         """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
         if self._announcements.is_stale(tunnel):
             self._work.put_nowait(_Removal(tunnel))
+
+    def tunnel_deleted(self, tunnel: Item[TunnelInfo]) -> None:
+        """The view shows a tunnel of this node no more. If the node still holds it, it is to announce all again."""
+        if self._announcements.is_missing(tunnel):
+            self._is_incomplete = True
+            self.record_lost()
 
     def publish(self) -> None:
         """Write `info` to the store now, not at the next KeepAlive."""
@@ -275,6 +282,8 @@ class NodeSession:
             try:
                 await self._store.keep_lease(lease)
                 await self._publish(lease)
+                if self._is_incomplete:
+                    self._registered(lease)
             except StoreUnavailable as error:
                 await self._pause("lease not refreshed", error)
                 self._heard.set()
@@ -381,7 +390,9 @@ class NodeSession:
         return True
 
     def _registered(self, lease: LeaseId) -> None:
+        """The node announces all of its tunnels when it reads this."""
         self._lease = lease
+        self._is_incomplete = False
         registered = Registered(lease_id=lease, lease_seconds=self._lease_seconds, registry_time_ms=self._now_ms())
         self.outbox.registered(registered)
         logger.info("node registered", extra={"node": self.info.name, "region": self.info.region})

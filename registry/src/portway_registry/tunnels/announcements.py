@@ -112,6 +112,11 @@ class Announcements:
         may show after the full batch."""
         return self._is_whole and tunnel.name not in self._holds
 
+    def is_missing(self, tunnel: Item[TunnelInfo]) -> bool:
+        """Whether the store has lost a tunnel of this node that the node holds: another replica, which the node has
+        left since, withdrew it late, and this one took it for known meanwhile."""
+        return tunnel.name in self._holds and self._deleted.get(tunnel.name) != tunnel.modified
+
     async def apply(self, batch: Announce, lease: LeaseId) -> list[Eviction]:
         """Write and delete what `batch` announces and withdraws; returns the tunnels that the node must drop.
 
