@@ -30,8 +30,15 @@ class CallCounts:
 
 class _Cluster(Collector):
     def __init__(
-        self, calls: CallCounts, views: Views, hub: Hub, reports: Reports, fronts: Mapping[str, Front]
+        self,
+        calls: CallCounts,
+        views: Views,
+        hub: Hub,
+        reports: Reports,
+        fronts: Mapping[str, Front],
+        certificate_ends: Mapping[str, float],
     ) -> None:
+        self._certificate_ends = certificate_ends
         self._fronts = fronts
         self._calls = calls
         self._views = views
@@ -52,6 +59,14 @@ class _Cluster(Collector):
         tunnels = len(self._views.tunnels.items)
         yield GaugeMetricFamily("portway_registry_tunnels", "tunnels known", value=tunnels)
         yield from self._connections()
+        ends = GaugeMetricFamily(
+            "portway_registry_certificate_end_timestamp_seconds",
+            "Unix time at which a certificate ends",
+            labels=("certificate",),
+        )
+        for name, end in self._certificate_ends.items():
+            ends.add_metric((name,), end)
+        yield ends
         reported = CounterMetricFamily(
             "portway_registry_round_trips_reported", "round trips that clients reported", labels=("outcome",)
         )
@@ -77,8 +92,16 @@ class _Cluster(Collector):
         yield from (accepted, stages, ended)
 
 
-def exposition(calls: CallCounts, views: Views, hub: Hub, reports: Reports, fronts: Mapping[str, Front]) -> bytes:
-    """The page that Prometheus scrapes; `fronts` of the ports, by the settings that name their addresses."""
+def exposition(
+    calls: CallCounts,
+    views: Views,
+    hub: Hub,
+    reports: Reports,
+    fronts: Mapping[str, Front],
+    certificate_ends: Mapping[str, float],
+) -> bytes:
+    """The page that Prometheus scrapes; `fronts` of the ports, by the settings that name their addresses.
+    `certificate_ends`: Unix times."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Cluster(calls, views, hub, reports, fronts))
+    registry.register(_Cluster(calls, views, hub, reports, fronts, certificate_ends))
     return generate_latest(registry)

@@ -18,6 +18,7 @@ from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
 from portway_runtime.clocks import monotonic, utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
+from portway_runtime.expiry import ExpiryWarnings, Watched
 from portway_runtime.file_stamps import stamps_of
 from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
@@ -33,6 +34,7 @@ from portway_registry.metrics import CallCounts, exposition
 from portway_registry.nodes.certificates import require_current
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, reload_configured
+from portway_registry.pki.expiry import watched_certificates
 from portway_registry.pki.port_certificates import (
     CHECK_EVERY,
     CertificateFiles,
@@ -155,6 +157,8 @@ class Registry:
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
         cluster = await open_cluster(config, certificate, configured, tasks, self._closing, on_failure=self._on_failure)
+        watched = watched_certificates(certificate, cluster.mesh_certificate, cluster.authority, config.etcd_cert)
+        tasks.spawn(ExpiryWarnings(watched, utc_now).watch(), name="watch the ends of certificates")
         if configured is not None:
             tasks.spawn(self._follow_files(configured), name="look at the CA's files")
         ports = GrpcPorts(2 if config.admin_listen is None else 3, config.max_connections)
@@ -162,7 +166,7 @@ class Registry:
         await self._serve_nodes(ports, cluster, certificate)
         reports = await self._serve_clients(ports, cluster, certificate, locator)
         if config.metrics_listen is not None:
-            await self._serve_metrics(config.metrics_listen, cluster, reports, ports)
+            await self._serve_metrics(config.metrics_listen, cluster, reports, ports, watched)
         for servicer in ports.health:
             await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
             self._closing.append(servicer.enter_graceful_shutdown)
@@ -257,16 +261,23 @@ class Registry:
         self._address = await public.serve(config.listen)
         return reports
 
-    async def _serve_metrics(self, address: Endpoint, cluster: Cluster, reports: Reports, ports: GrpcPorts) -> None:
+    async def _serve_metrics(
+        self,
+        address: Endpoint,
+        cluster: Cluster,
+        reports: Reports,
+        ports: GrpcPorts,
+        watched: Callable[[], dict[str, Watched]],
+    ) -> None:
         from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
         def health() -> Page:
             return health_page("" if self._serving else "stopping")
 
         def metrics() -> Page:
-            return Page(
-                exposition(self._calls, cluster.views, cluster.hub, reports, ports.fronts), content_type=METRICS
-            )
+            ends = {name: one.end.timestamp() for name, one in watched().items()}
+            shown = exposition(self._calls, cluster.views, cluster.hub, reports, ports.fronts, ends)
+            return Page(shown, content_type=METRICS)
 
         pages = AdminHttp({"/healthz": health, "/metrics": metrics})
         self._closing.append(pages.close)

@@ -162,7 +162,7 @@ class Node:
             self._raw.reservation.start()
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
             self._tasks.spawn(self._base.certificates.watch(), name="watch certificates")
-            self._tasks.spawn(self._base.expiry.watch(), name="watch the ends of certificates")
+            self._tasks.spawn(self._base.expiry.warnings.watch(), name="watch the ends of certificates")
             self._tasks.spawn(self._serving.sessions.keep_ending_unrenewed(), name="end unrenewed sessions")
             if self._renewal is not None:
                 self._renewal.start()

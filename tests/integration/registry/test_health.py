@@ -98,6 +98,8 @@ async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, s
     assert "portway_registry_tunnels 1.0" in page
     assert "portway_registry_sessions 1.0" in page
     assert 'portway_registry_connections{port="mesh_listen",stage="known"} 1.0' in page
+    assert 'portway_registry_certificate_end_timestamp_seconds{certificate="public"}' in page
+    assert 'portway_registry_certificate_end_timestamp_seconds{certificate="ca-' in page
     for secret in (tunnel.label, token.info.id, LOOPBACK):
         assert secret not in page
 

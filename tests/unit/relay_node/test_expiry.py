@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from portway_relay.expiry import NODE, Expiry, mark_of
+from portway_relay.expiry import NODE, Expiry
 from portway_runtime.identities import BACKDATE
 from portway_testkit.links.carrier_link import until
 
@@ -35,7 +35,7 @@ class Node:
         """Look each `step`."""
         while self.now < end:
             self.now += step
-            self.expiry.look()
+            self.expiry.warnings.look()
 
 
 def told(caplog: pytest.LogCaptureFixture, name: str) -> list[int]:
@@ -59,8 +59,8 @@ def test_what_is_past_a_mark_at_the_start_is_told_at_once(caplog: pytest.LogCapt
     """Once, until the next mark; a new certificate ends it."""
     node = Node()
     node.now = START + 360 * DAY
-    node.expiry.look()
-    node.expiry.look()
+    node.expiry.warnings.look()
+    node.expiry.warnings.look()
     assert told(caplog, ZONE) == [5 * 24]
     assert "put a new one in its place" in caplog.text
     node.zones[ZONE].certificate = lasting(90 * DAY, node.now)
@@ -68,42 +68,6 @@ def test_what_is_past_a_mark_at_the_start_is_told_at_once(caplog: pytest.LogCapt
     node.pass_until(START + 364 * DAY, HOUR)
     assert told(caplog, ZONE) == []
     assert told(caplog, OTHER) == [24]
-
-
-@pytest.mark.parametrize(
-    ("life", "left", "mark"),
-    [
-        pytest.param(90 * DAY, 31 * DAY, None, id="tools replace it now"),
-        pytest.param(90 * DAY, 29 * DAY, 30 * DAY, id="90 days"),
-        pytest.param(47 * DAY, 20 * DAY, None, id="30 days are most of 47"),
-        pytest.param(47 * DAY, 6 * DAY, 7 * DAY, id="47 days"),
-        pytest.param(6 * DAY, 5 * DAY, None, id="all its life is within a week"),
-        pytest.param(6 * DAY, 23 * HOUR, 23 * HOUR, id="6 days"),
-        pytest.param(2 * HOUR, 90 * MINUTE, None, id="2 hours, new"),
-        pytest.param(2 * HOUR, 59 * MINUTE, HOUR, id="2 hours, old"),
-        pytest.param(2 * HOUR, 0 * HOUR, 0 * HOUR, id="it has ended"),
-        pytest.param(2 * HOUR, -90 * MINUTE, -2 * HOUR, id="long ago"),
-    ],
-)
-def test_a_mark_is_not_most_of_its_life(life: timedelta, left: timedelta, mark: timedelta | None) -> None:
-    """Otherwise a certificate would be warned of from its first day."""
-    assert mark_of(lasting(life), START + life - left, renewed=False) == mark
-
-
-@pytest.mark.parametrize(
-    ("left", "mark"),
-    [
-        pytest.param(24 * HOUR, None, id="renewal is due"),
-        pytest.param(13 * HOUR, None, id="it is tried"),
-        pytest.param(12 * HOUR, 12 * HOUR, id="overdue"),
-        pytest.param(5 * HOUR + MINUTE, 6 * HOUR, id="each hour"),
-        pytest.param(-MINUTE, -HOUR, id="ended"),
-    ],
-)
-def test_a_certificate_that_is_renewed_by_itself_is_overdue_at_a_quarter(left: timedelta, mark: timedelta) -> None:
-    """It is renewed at half of its 48 hours, which is no reason for a warning."""
-    certificate = lasting(48 * HOUR + BACKDATE)
-    assert mark_of(certificate, certificate.not_valid_after_utc - left, renewed=True) == mark
 
 
 def test_while_renewal_works_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -151,9 +115,9 @@ def test_the_first_end_is_one_that_somebody_has_to_replace() -> None:
 
 async def test_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """At once, and again and again."""
-    monkeypatch.setattr("portway_relay.expiry._LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr("portway_runtime.expiry._LOOK_INTERVAL", 0.0)
     node = Node()
-    watching = asyncio.ensure_future(node.expiry.watch())
+    watching = asyncio.ensure_future(node.expiry.warnings.watch())
     await asyncio.sleep(0)
     node.now = START + 364 * DAY
     await until(lambda: bool(told(caplog, ZONE)))

@@ -65,6 +65,11 @@ class CertificateFiles:
                 self.reload()
         return self._files.value
 
+    @property
+    def named(self) -> str:
+        """The certificate's file, with its flag."""
+        return str(self._certificate)
+
     def require_issued_by(self, authority: ClusterAuthority, name: str) -> None:
         """Raises ConfigError unless nodes would trust the certificate: one in its chain is issued by the cluster's CA,
         which errors call `name`."""

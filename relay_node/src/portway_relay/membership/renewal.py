@@ -8,7 +8,7 @@ half.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -16,7 +16,7 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.backoff import jittered
 from portway_runtime.certificates import authority_id, issued_by, issuer_id
 from portway_runtime.clocks import UtcNow, utc_now
-from portway_runtime.identities import BACKDATE
+from portway_runtime.expiry import lifetime
 from portway_runtime.tasks import Tasks
 
 from portway_relay.config import NodeConfig
@@ -161,11 +161,6 @@ def renewal_for(
     if config.state_dir is None:
         return None
     return Renewal(StateFolder(config.state_dir), config.name, request_certificate, on_renewed, on_failure=on_failure)
-
-
-def lifetime(certificate: x509.Certificate) -> timedelta:
-    """The time from its issue to its end."""
-    return certificate.not_valid_after_utc - certificate.not_valid_before_utc - BACKDATE
 
 
 def renewal_time(certificate: x509.Certificate) -> datetime:

@@ -12,9 +12,10 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.pki.signing import Signer, requested_key
 from portway_relay.errors import RenewalFailed
 from portway_relay.membership import renewal as renewal_module
-from portway_relay.membership.renewal import Renewal, lifetime, renewal_time
+from portway_relay.membership.renewal import Renewal, renewal_time
 from portway_relay.membership.state_folder import StateFolder
 from portway_runtime.certificates import authority_id
+from portway_runtime.expiry import lifetime
 from portway_testkit.links.carrier_link import until
 
 LIFE = timedelta(seconds=20)
