@@ -18,9 +18,9 @@ from portway_registry.pki.port_certificates import CertificateFiles, PortCertifi
 def watched_certificates(
     public: CertificateFiles, mesh: PortCertificate, authority: ClusterAuthority, etcd: Path | None = None
 ) -> Callable[[], dict[str, Watched]]:
-    """A function that returns what is in use now: the certificates of the ports, `public` and `mesh`, where they are from
-    files; the CAs as `ca-<id>`; `etcd`, the certificate in this file, which is shown to etcd until the registry stops.
-    One that cannot be read is the store's to refuse."""
+    """A function that returns what is in use now: the certificates of the ports, `public` and `mesh`, where they are
+    from files; the CAs as `ca-<id>`; `etcd`, the certificate in this file, which is shown to etcd until the registry
+    stops. One that cannot be read is the store's to refuse."""
     shown_to_etcd = None if etcd is None else _read(etcd)
     ports = {"public": public}
     if isinstance(mesh, CertificateFiles) and mesh is not public:
