@@ -101,7 +101,7 @@ class Renewed:
 class Registries(Protocol):
     """Asks the registries; grants are for `session_key`. Each call blocks, and raises Error."""
 
-    def locate(self, session_key: bytes, new_tunnels: int) -> Located: ...
+    def locate(self, session_key: bytes, new_tunnels: int, limit: int) -> Located: ...
 
     def renew(self, session_key: bytes) -> Renewed: ...
 
@@ -125,10 +125,11 @@ class Directory:
         """Whether a registry has ever named another node: one that takes no clients now may again."""
         return any(name != node for name in self._named)
 
-    async def locate(self, new_tunnels: int = 0) -> Located:
-        """Ask now. Raises Error, QuotaError when there is no room for `new_tunnels`; the answer before then stays."""
+    async def locate(self, new_tunnels: int = 0, limit: int = 0) -> Located:
+        """Ask now, for `limit` candidates if it is not 0. Raises Error, QuotaError when there is no room for
+        `new_tunnels`; the answer before then stays."""
         session_key = self._signer.session_key
-        located = await ask_on_thread(lambda: self._registries.locate(session_key, new_tunnels))
+        located = await ask_on_thread(lambda: self._registries.locate(session_key, new_tunnels, limit))
         self._signer.learn(located.cluster_id, located.registry_time_ms)
         self._renew_at = self._clock() + located.grant.renew_after
         self.located = located

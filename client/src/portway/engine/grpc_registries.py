@@ -66,9 +66,9 @@ class GrpcRegistries:
         """The registry that answered last, which is asked first the next time."""
         return self._order[0]
 
-    def locate(self, session_key: bytes, new_tunnels: int = 0) -> Located:
+    def locate(self, session_key: bytes, new_tunnels: int = 0, limit: int = 0) -> Located:
         """Ask for candidate nodes and a grant for this session key, to open so many tunnels; 0 to attach those that
-        there are.
+        there are. `limit`: of candidates, 0 for the registry's.
 
         Raises UnreachableError, AuthError, QuotaError, InvalidError, RemoteError.
         """
@@ -87,6 +87,7 @@ class GrpcRegistries:
             strategy=strategy,
             new_tunnels=new_tunnels,
             session_key=session_key,
+            limit=limit,
         )
         answer = self.ask(
             "no registry could say where the relay nodes are",

@@ -16,7 +16,7 @@ ReturnRule is the rule; its caller asks, dials, moves, and passes the time: the 
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,6 +102,15 @@ class ReturnRule:
     def detached(self) -> None:
         """The session is at no node, or about to go to another one."""
         self.look_at = math.inf
+
+    def misses(self, now: float, regions: Collection[str]) -> bool:
+        """Whether a registry that names these regions leaves out one that was measured to be clearly nearer."""
+        if self._home_ms is None or self._by_location:
+            return False
+        return any(
+            region not in regions and now - at < REMEMBERED_FOR and clearly_nearer(ms, self._home_ms)
+            for region, (ms, at) in self._measured.items()
+        )
 
     def to_dial(self, now: float, named: Iterable[NamedNode]) -> tuple[str, ...]:
         """The nodes to dial beside the session's own, of those that a registry names now. None: the look is over."""

@@ -24,6 +24,9 @@ from portway.errors import Error
 
 logger = logging.getLogger(__name__)
 
+# What a registry gives at most. It names the nodes that it expects to be near: wrong ones to a client that GeoIP has
+# elsewhere, and others each time to one that it cannot locate.
+MANY_CANDIDATES: Final = 32
 # Seconds. The loop's timers do not count time asleep: this often the clock that does is read.
 READ_CLOCK_EVERY: Final = 5.0
 
@@ -94,6 +97,8 @@ class Returns:
     async def _look(self, rule: ReturnRule, session: Session) -> None:
         try:
             located = await self._directory.locate()
+            if rule.misses(self._clock(), {node.region for node in located.nodes}):
+                located = await self._directory.locate(limit=MANY_CANDIDATES)
         except Error as error:
             logger.debug("no registry says which nodes are ready: %s", error)
             rule.looked(self._clock())

@@ -91,9 +91,11 @@ class Fleet:
         self.places.put(placed_node(stored))
         return number
 
-    def candidates(self, client: Position | None, learned: Learned = NOTHING) -> list[Candidate]:
+    def candidates(
+        self, client: Position | None, learned: Learned = NOTHING, limit: int = CANDIDATES
+    ) -> list[Candidate]:
         """The candidates that Locate would answer with now."""
-        return spread_candidates(self.places, client, limit=CANDIDATES, rng=self._rng, learned=learned)
+        return spread_candidates(self.places, client, limit=limit, rng=self._rng, learned=learned)
 
     def admit(self, number: int) -> float | None:
         """Begin a session with one tunnel, by the rules for HELLO: limit of sessions, then rate.

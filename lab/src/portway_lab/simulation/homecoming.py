@@ -13,6 +13,7 @@ from typing import Final
 
 from portway.config import ReturnTimes
 from portway.engine.return_rule import Measured, NamedNode, ReturnRule, clearly_nearer
+from portway.engine.returns import MANY_CANDIDATES
 from portway_registry.placement.placed_nodes import placed_node
 
 from portway_lab.simulation.arrivals import Sessions
@@ -145,7 +146,11 @@ def _look(
     result: Homecoming,
 ) -> None:
     result.looks[int(now)] += 1
-    ranked = fleet.candidates(prefix.guess, learning.learned(client.replica, prefix))
+    learned = learning.learned(client.replica, prefix)
+    ranked = fleet.candidates(prefix.guess, learned)
+    if client.rule.misses(now, {one.node.region for one in ranked}):
+        result.looks[int(now)] += 1
+        ranked = fleet.candidates(prefix.guess, learned, MANY_CANDIDATES)
     named = [NamedNode(one.node.name, one.node.region, one.expected_rtt_ms, one.node.penalty_ms) for one in ranked]
     rivals = client.rule.to_dial(now, named)
     if not rivals:

@@ -28,7 +28,7 @@ class FakeRegistries:
         self.error: Error | None = None
         self._renew_after = renew_after
 
-    def locate(self, session_key: bytes, new_tunnels: int) -> Located:
+    def locate(self, session_key: bytes, new_tunnels: int, limit: int) -> Located:
         self.keys.append(session_key)
         return Located((NODE,), b"ca", self._answer("locate"), cluster_id="c", registry_time_ms=LOCATED_MS)
 

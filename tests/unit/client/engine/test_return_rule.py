@@ -178,6 +178,20 @@ def test_a_node_is_not_nearer_because_it_acknowledges_early() -> None:
         assert rule.dialled(now, Measured(60.0, 123.0), {"liar": Measured(0.1, 303.0)}) is None
 
 
+def test_a_region_that_was_near_is_missed_for_an_hour() -> None:
+    """By one that is far now, if it is not named; by location nothing is missed."""
+    rule = ReturnRule(TIMES, chance=lambda: 0.5)
+    rule.measured(0.0, "near", 72.0)
+    assert not rule.misses(1.0, ["far"]), "there is nothing to compare with"
+    rule.measured(0.0, "far", 223.0)
+    rule.attached(0.0, "far-1", "far", 0.0)
+    assert rule.misses(1.0, ["far", "other"])
+    assert not rule.misses(1.0, ["far", "near"])
+    assert not rule.misses(HOUR, ["far"])
+    rule.attached(10.0, "near-1", "near", 0.0)
+    assert not rule.misses(11.0, ["near"])
+
+
 def test_load_counts_as_when_a_node_is_picked() -> None:
     """A node that is nearly full is left alone while its load outweighs its nearness; load alone drives nobody away."""
     full = session({"home": 50.0, "near": 30.0}, loads={"near": 25.0})

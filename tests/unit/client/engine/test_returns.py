@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from portway.engine import returns as module
 from portway.engine.dialling import DialFailed, Dialled
 from portway.engine.directory import Expected, Grant, Located, Node, RoundTrip
 from portway.engine.return_rule import ReturnRule
-from portway.engine.returns import Returns
+from portway.engine.returns import MANY_CANDIDATES, Returns
 from portway.engine.search import Attachment
 from portway.engine.session import SessionOver
 from portway.errors import UnreachableError
@@ -43,6 +43,8 @@ class World:
     nodes: list[Node] = field(default_factory=lambda: [node("far"), node("near")])
     distances: dict[str, float] = field(default_factory=lambda: {"far": 223.0, "near": 72.0})
     locates: int = 0
+    limits: list[int] = field(default_factory=list)
+    names_far_only: bool = False  # unless it is asked for many
     unreachable: bool = False
     may_go: bool = True
     refusal: Exception | None = None
@@ -59,6 +61,7 @@ class World:
         fake: Any = self
         self.returns = Returns(fake, fake, fake, fake, fake, self.rule, self.clock)
         self.session = FakeSession("far")
+        self.session.node = node("far")
         session: Any = self.session
         self.next = FakeSession("near")
         trips = (RoundTrip("far", 223.0), RoundTrip("near", 100.0, at_least=True))
@@ -69,11 +72,13 @@ class World:
         expected = {one.name: Expected(0.0, False) for one in self.nodes}
         return Located(tuple(self.nodes), b"ca", Grant("grant", 1800.0), expected)
 
-    async def locate(self) -> Located:
+    async def locate(self, *, limit: int = 0) -> Located:
         self.locates += 1
+        self.limits.append(limit)
         if self.unreachable:
             raise UnreachableError("no registry")
-        return self.located
+        located = self.located
+        return located if limit or not self.names_far_only else replace(located, nodes=(node("far"),))
 
     def may_be_dialled(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         return tuple(one for one in nodes if one not in self.waiting)
@@ -169,6 +174,19 @@ async def test_nothing_comes_of_a_look(world: World, change: Change) -> None:
     assert world.session.up
     assert all(one.aborted for one in world.streams)
     assert world.greeted == []
+
+
+async def test_a_region_that_was_near_is_asked_for_when_a_registry_leaves_it_out(world: World) -> None:
+    """It may have a wrong idea of where the client is. One that never was near is not missed."""
+    world.names_far_only = True
+    await world.look()
+    assert world.limits == [0]
+    world.rule.measured(world.clock.now, "region of near", 72.0)
+    await world.look()
+    assert world.limits == [0, 0, MANY_CANDIDATES]
+    world.clock.now = world.rule.look_at
+    await until(lambda: not world.session.up)
+    assert world.greeted == ["near"]
 
 
 async def test_time_asleep_counts(world: World) -> None:

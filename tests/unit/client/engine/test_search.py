@@ -105,7 +105,7 @@ class FakeRegistries:
         self.asked = 0
         self.new_tunnels: list[int] = []
 
-    def locate(self, session_key: bytes, new_tunnels: int) -> Located:
+    def locate(self, session_key: bytes, new_tunnels: int, limit: int) -> Located:
         self.asked += 1
         self.new_tunnels.append(new_tunnels)
         if self.error is not None:

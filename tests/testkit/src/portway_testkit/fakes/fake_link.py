@@ -217,7 +217,7 @@ class FakeDirectory:
     def located(self) -> Located:
         return Located(tuple(self.nodes), b"ca", Grant(self.grant, 1800.0))
 
-    async def locate(self, new_tunnels: int = 0) -> Located:
+    async def locate(self, new_tunnels: int = 0, limit: int = 0) -> Located:
         self.asked += 1
         self.new_tunnels.append(new_tunnels)
         if self.errors:
