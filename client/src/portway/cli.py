@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -28,6 +28,7 @@ from portway.config import (
     NEVER,
     PROXY_VARIABLE,
     REGISTRY_VARIABLE,
+    RETURN_TIMES,
     RETURNS_VARIABLE,
     STRATEGIES,
     TOKEN_VARIABLE,
@@ -179,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--returns",
         metavar="TIMES",
-        help=f"when to go to a node that is clearly nearer: {NEVER}, or seconds such as ready=60,spread=240,pause=600 "
-        f"(also look, rest); default: {RETURNS_VARIABLE}, then these",
+        help=f"when to go to a node that is clearly nearer: {NEVER}, or seconds by name; default: {RETURNS_VARIABLE}, "
+        f"then {_documented_times()}",
     )
     add(
         "--timeout",
@@ -233,6 +234,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _documented_times() -> str:
+    return ",".join(f"{one.name}={getattr(RETURN_TIMES, one.name):g}" for one in fields(RETURN_TIMES))
 
 
 def _documented_codes() -> list[tuple[int, str]]:
