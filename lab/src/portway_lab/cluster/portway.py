@@ -105,14 +105,17 @@ def start_cluster(
     nodes: tuple[NodePlan, ...],
     registry: RegistryPlan | None = None,
     replicas: tuple[RegistryPlan, ...] = (),
+    *,
+    domain: str = DOMAIN,
 ) -> Cluster:
     """Start a cluster and return when every node is ready. Raises ProcessFailed with the part and the reason.
 
-    `replicas` are further registries, which share the store of the first: it must be an etcd then.
+    `replicas` are further registries, which share the store of the first: it must be an etcd then. `domain` is what
+    public names are below.
     """
     registry = registry or RegistryPlan()
     pki = processes.folder / "pki"
-    _make_certificates(pki, nodes, (registry, *replicas))
+    _make_certificates(pki, nodes, (registry, *replicas), domain)
     admin_token_file = processes.folder / "admin-token"
     registries = []
     for number, replica in enumerate((registry, *replicas), 1):
@@ -130,7 +133,7 @@ def start_cluster(
     for plan in nodes:
         first = all(other.region != plan.region for other, _ in started)
         ports = raw_ports[plan.region]
-        started.append((plan, _start_node(processes, plan, pki, mesh, ports, regions, first=first)))
+        started.append((plan, _start_node(processes, plan, pki, mesh, ports, regions, domain, first=first)))
     running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
     ca = pki / "ca.crt"
     public = tuple(each["listen"] for each in ready)
@@ -197,6 +200,7 @@ def _start_node(
     mesh: tuple[str, ...],
     raw_ports: int,
     regions: tuple[str, ...],
+    domain: str,
     *,
     first: bool,
 ) -> Process:
@@ -213,7 +217,7 @@ def _start_node(
             *plan.prefix,
             *plan.program,
             "serve",
-            *("--name", plan.name, "--region", plan.region, "--domain", DOMAIN),
+            *("--name", plan.name, "--region", plan.region, "--domain", domain),
             *("--listen", f"{plan.host}:{plan.port}"),
             *("--raw-listen", plan.host, "--raw-host", plan.host),
             *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_REGION - 1}"),
@@ -230,8 +234,10 @@ def _start_node(
     )
 
 
-def _make_certificates(pki: Path, nodes: tuple[NodePlan, ...], registries: tuple[RegistryPlan, ...]) -> None:
-    command: list[str | Path] = ["pki", "init", "--dir", pki, "--domain", DOMAIN]
+def _make_certificates(
+    pki: Path, nodes: tuple[NodePlan, ...], registries: tuple[RegistryPlan, ...], domain: str
+) -> None:
+    command: list[str | Path] = ["pki", "init", "--dir", pki, "--domain", domain]
     for region in dict.fromkeys(plan.region for plan in nodes):
         command += ["--region", region]
     for plan in nodes:
