@@ -11,7 +11,7 @@ say so; and after each return there is a pause, twice as long as the one before 
 ends whenever somebody has come, and two nodes whose round trips take turns, are gone to ever more rarely.
 
 ReturnRule is the rule; its caller asks, dials, moves, and passes the time: the client (returns.py), `portway netcheck`
-(`clearly_nearer`), the simulation.
+(survey.py), the simulation.
 """
 
 import math
@@ -113,7 +113,8 @@ class ReturnRule:
         )
 
     def to_dial(self, now: float, named: Iterable[NamedNode]) -> tuple[str, ...]:
-        """The nodes to dial beside the session's own, of those that a registry names now. None: the look is over."""
+        """The nodes to dial beside the session's own, of those that a registry names now. Without any the look is
+        over."""
         self._named = {node.name: node for node in named}
         regions = {node.region for node in self._named.values()}
         self._nearer_since = {region: at for region, at in self._nearer_since.items() if region in regions}
@@ -132,8 +133,8 @@ class ReturnRule:
         return tuple(chosen.values())[:RIVALS]
 
     def dialled(self, now: float, home: Measured | None, rivals: Mapping[str, Measured]) -> str | None:
-        """What the dials of a look measured, without the nodes that were not reached; `home` None if that was not.
-        Returns the node to go to now; None: the look is over."""
+        """What the dials of a look measured, without the nodes that were not reached; `home` is None if that was not.
+        Returns the node to go to now; with None the look is over."""
         for name, one in rivals.items():
             self.measured(now, self._named[name].region, one.ms)
         if home is None and not self._by_location:
