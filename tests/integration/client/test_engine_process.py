@@ -207,6 +207,30 @@ def test_a_next_engine_waits_for_what_passes(
         assert exchange(node, tunnel.host, b"hello") == b"hello"
 
 
+def test_a_next_engine_that_is_refused_loses_the_tunnels(node: FakeNode, registry: FakeRegistry, echo: Any) -> None:
+    """The token was revoked meanwhile: no further try can help."""
+    told: list[portway.TunnelLostError] = []
+    forwarding = portway.forward(echo.port, process=True, tunnel_lost=told.append)
+    tunnel = forwarding.__enter__()
+    registry.refuse = grpc.StatusCode.UNAUTHENTICATED, "it was revoked"
+    kill_engine()
+    eventually(lambda: told)
+    assert (told[0].url, type(told[0].reason), str(told[0].reason)) == (tunnel.url, portway.AuthError, "it was revoked")
+    with pytest.raises(portway.TunnelLostError):
+        forwarding.__exit__(None, None, None)
+
+
+def test_warnings_of_the_child_are_the_program_s(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of libraries that only the child imports."""
+    warns = (
+        "; from portway.engine import engine_thread; import warnings; run = engine_thread.running_engine; "
+        "engine_thread.running_engine = lambda: warnings.warn('of the child', DeprecationWarning) or run(); sys.exit"
+    )
+    monkeypatch.setattr("portway.engine_process.child_process._BOOTSTRAP", _BOOTSTRAP.replace("; sys.exit", warns))
+    with pytest.warns(DeprecationWarning, match="of the child"), portway.forward(8000, process=True):
+        pass
+
+
 async def test_an_opening_fails_with_its_engine(node: FakeNode) -> None:
     """With an error that says what happened; the next one has another engine."""
     node.silent = True
