@@ -13,7 +13,7 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_REVOKED
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.frames import FrameType
-from portway_proto.wire.limits import PRESENCE_FRESH
+from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH
 from portway_proto.wire.statements import SigningKey
 from portway_registry.access.grant_keys import new_key
 from portway_registry.nodes.unplaced import UnplacedTunnels
@@ -21,12 +21,13 @@ from portway_registry.state import keys
 from portway_registry.state.records import encode
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import Grants, grants_of
-from portway_testkit.clusters.mesh import NodeIdentities
+from portway_testkit.clusters.mesh import NodeIdentities, connected
 from portway_testkit.clusters.registry import NodeStream, StreamEnded, channel, client_of, node_info
 from portway_testkit.clusters.replicas import Replicas, with_a_late_replica
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.links.thief import Thief
 from portway_testkit.signers import AnnouncedClient, label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered, named
 from portway_testkit.waiting import eventually
@@ -279,3 +280,30 @@ def test_a_tunnel_that_it_takes_for_known_is_announced_again(replicas: Replicas)
         assert len(node.registrations) == 2
     finally:
         mesh.run(node.close)
+
+
+def test_a_home_of_before_that_is_hostile_gains_minutes_by_it(replicas: Replicas, bind: Bind) -> None:
+    """It serves visits of a tunnel that has left it, and says nothing. A node that has just been started, and is told
+    of it by the late replica, believes the presence from before for as long as any node would: until it is seven
+    minutes old if the replica has heard by then, and in no case beyond the leeway of clocks."""
+    mesh, key = replicas.mesh, SigningKey()
+    thief = Thief(mesh, "fra-1", bind)
+    before = bind(mesh, "fra-1", "before", key)
+    eventually(lambda: replicas.shown(label_of(key)) == [("fra-1", 1)])
+    replicas.hold()
+    thief.is_silent_about(key)
+    thief.claims(thief.seen(before.grant, key))
+    bind(mesh, "iad-1", "own", key, 2, grant=before.grant)
+    eventually(lambda: shown(mesh, label_of(key)) == [("iad-1", 2)])
+    mesh.nodes["fra-2"].restart()
+    eventually(lambda: connected(mesh))
+    assert answered(mesh, "fra-2", before.host) == "thief"
+    mesh.nodes["fra-2"].pass_time(PRESENCE_FRESH + CLOCK_LEEWAY + 5, everywhere=True)
+    assert answered(mesh, "fra-2", before.host) != "thief"
+    mesh.nodes["fra-2"].restart()
+    eventually(lambda: connected(mesh))
+    assert answered(mesh, "fra-2", before.host) == "thief"
+    replicas.release()
+    eventually(lambda: replicas.shown(label_of(key)) == [("iad-1", 2)])
+    mesh.nodes["fra-2"].pass_time(PRESENCE_FRESH + 1)
+    assert answered(mesh, "fra-2", before.host) == "own"

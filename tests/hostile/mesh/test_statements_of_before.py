@@ -140,22 +140,11 @@ def test_silence_without_a_registry_ends_when_no_clock_may_be_that_wrong(
     mesh.nodes["iad-1"].stop()
     mesh.stop_registry()
     try:
-        tell_time(mesh, "fra-1", PRESENCE_FRESH + CLOCK_LEEWAY + 5)
+        mesh.nodes["fra-1"].pass_time(PRESENCE_FRESH + CLOCK_LEEWAY + 5, everywhere=True)
         thief.claims(seen)
         assert answered(mesh, "fra-1", before.host) == ""
     finally:
         mesh.start_registry()
-
-
-def tell_time(mesh: Cluster, node: str, ahead: float) -> None:
-    """So much time passes at a node, by its registry's clock too."""
-    running = mesh.nodes[node]
-    running.pass_time(ahead)
-
-    async def tell() -> None:
-        running.node._base.registry_clock.set(int((time.time() + ahead) * 1000))
-
-    mesh.run(tell)
 
 
 @pytest.mark.parametrize("minutes", [-23, -8, 16, 60 * 24 * 365 * 70])
@@ -186,7 +175,7 @@ def test_a_node_whose_clock_is_wrong_within_the_leeway_is_misled_no_more(
     plans = [NodePlan(name, name.partition("-")[0]) for name in ("fra-2", "iad-1")]
     mesh = make_mesh(NodePlan("fra-1", "fra", clock_ahead=60.0 * minutes), *plans)
     thief = Thief(mesh, "fra-2", bind)
-    tell_time(mesh, "fra-1", 60 * minutes)
+    mesh.nodes["fra-1"].pass_time(60 * minutes, everywhere=True)
     _, own, said = moved(thief, "iad-1")
     for client in said:
         thief.claims(client)

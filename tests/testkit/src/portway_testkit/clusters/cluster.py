@@ -151,12 +151,14 @@ class RunningNode:
 
         self._cluster.run(dial_no_more)
 
-    def pass_time(self, seconds: float) -> None:
-        """What it has heard is so much older at once, as after a sleep; a registry tells it the time again."""
+    def pass_time(self, seconds: float, *, everywhere: bool = False) -> None:
+        """What it has heard is so much older at once, as after a sleep; a registry tells it the time again, of which as
+        much has passed if it has `everywhere`."""
+        told = int((time.time() + (seconds if everywhere else 0.0)) * 1000)
 
         async def pass_time() -> None:
             self._slept += seconds
-            self.node._base.registry_clock.set(time.time_ns() // 1_000_000)
+            self.node._base.registry_clock.set(told)
 
         self._cluster.run(pass_time)
 
