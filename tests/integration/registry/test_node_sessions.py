@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
@@ -40,9 +40,6 @@ from portway_testkit.signers import AnnouncedClient, label_of
 
 # Labels that a node may have looked up in the store at once (services/mesh.py).
 LOOKS_BURST = 100
-
-if TYPE_CHECKING:  # the stubs of asynchronous calls exist for type checkers alone
-    pass
 
 
 def stream(registry: Registry, pki: Pki, name: str = "fra-1", **more: Any) -> NodeStream:
@@ -168,6 +165,10 @@ async def test_a_full_announcement_removes_what_it_lacks(registry: Registry, pki
         await second.announce(others, of=[other])
         await node.announce(stale, kept, of=[client])
         await node.announce(kept, of=[client], full=True)
+        # What the registry did not show yet when the full batch came goes when it does.
+        async with asyncio.timeout(PATIENCE):
+            while stale.label in await admin.tunnels():
+                pass
         assert await admin.tunnels() == {kept.label: ("fra-1", 1), others.label: ("lon-1", 1)}
 
 
