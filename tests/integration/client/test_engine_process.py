@@ -346,6 +346,20 @@ def test_an_engine_that_is_stopped_hangs_nobody(node: FakeNode, monkeypatch: pyt
     assert has_ended(child)
 
 
+def test_an_engine_that_does_not_answer_is_replaced(
+    node: FakeNode, echo: Any, exchange: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a tunnel fails in time, and those that are open come back in another process."""
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.5)
+    with portway.forward(echo.port, process=True) as tunnel:
+        os.kill(only_child(), signal.SIGSTOP)
+        with pytest.raises(portway.RemoteError, match="was killed"):
+            portway.forward(8000, process=True, timeout=0.5).__enter__()
+        log.wait(logging.WARNING, "does not answer")
+        node.wait(lambda: len(node.epochs(label_of(tunnel))) == 2 and label_of(tunnel) in node.tunnels)
+        assert exchange(node, tunnel.host, b"hello") == b"hello"
+
+
 def test_it_sees_the_environment_and_the_folder_of_now(
     node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: Any
 ) -> None:

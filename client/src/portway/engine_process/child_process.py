@@ -40,6 +40,7 @@ class ChildProcess:
         executable = _executable()
         self._circumstances: Message | None = None  # what it was told last
         self._ended = False
+        self.ready = False  # until it says so
         try:
             mine, theirs = _socket.socketpair()
         except OSError as error:

@@ -11,6 +11,7 @@ import itertools
 import logging
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final
 
 from portway_runtime.backoff import Backoff
@@ -21,7 +22,7 @@ from portway_runtime.standard_streams import occupy_standard_descriptors
 from portway_runtime.threads import start_thread
 
 from portway.engine_process.channel import Message
-from portway.engine_process.child_process import ChildProcess
+from portway.engine_process.child_process import START_WITHIN, ChildProcess
 from portway.engine_process.messages import (
     before_from_message,
     error_from_message,
@@ -41,6 +42,8 @@ EXIT_TIMEOUT: Final = 3.0
 # A child that lasts less than so many seconds is a failed start; after so many of them in a row tunnels are lost.
 SOUND_AFTER: Final = 10.0
 STARTS: Final = 5
+# Seconds after a request's own time limit in which the child answers it, unless it is stuck.
+ANSWER_WITHIN: Final = 5.0
 # Seconds between two starts.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
@@ -124,6 +127,10 @@ class EngineProcess:
                 raise RemoteError("Portway's process has ended: open the tunnel again")
             self._tunnels[tunnel.number] = tunnel
             self._send_open(tunnel)
+            child = self._child
+        if child is not None:
+            with suppress(NoThread):
+                start_thread(lambda: self._expect_answer(tunnel, child), "portway opening")
         return tunnel.opening
 
     def withdraw(self, request: TunnelRequest) -> None:
@@ -152,6 +159,16 @@ class EngineProcess:
         """In a forked child: close this process's descriptor of the channel, and touch nothing else."""
         if self._child is not None:
             self._child.channel.close()
+
+    def _expect_answer(self, tunnel: ProcessTunnel, child: ChildProcess) -> None:
+        """Kill the child if it does not say in time what became of the opening: what else is open in it comes back in
+        another one."""
+        answered = Event()
+        tunnel.opening.add_done_callback(lambda _: answered.set())
+        start = 0 if child.ready else START_WITHIN
+        if not answered.wait(start + tunnel.request.timeout + ANSWER_WITHIN):
+            logger.warning("Portway's process does not answer: it is killed")
+            child.kill()
 
     def _close(self, tunnel: ProcessTunnel) -> bool:
         """Returns whether the child has it, and will say when it is closed. Call it with the lock."""
@@ -217,6 +234,7 @@ class EngineProcess:
             case {"warning": fields}:
                 warn(fields)
             case {"ready": version}:
+                child.ready = True
                 child.channel.set_patience(0)
                 if version != VERSION:
                     self._failure = f"it is of version {version}, the program of {VERSION}: start the program again"
