@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks.
 INTERVAL: Final = 1.0
-# Seconds. A thread that computes in pure Python gives the interpreter up 5 ms after it is asked to, at each system call
-# of the engine: an answer that takes ten of them is late by 50 ms. Timers are exact to a millisecond.
+# Seconds. A thread that computes in pure Python gives the interpreter up 5 ms after it is asked to, each time that
+# something comes for the engine. Timers are exact to a millisecond.
 LATE: Final = 0.004
 # Of a core, by the program's other threads.
 COMPUTES: Final = 0.5
