@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT: Final = 3.0
 # Seconds. Closing waits for nothing outside this process.
 _CLOSE_TIMEOUT: Final = 2.0
+# Others may see the address (/proc/net/unix) and connect, to be closed at once.
+_BACKLOG: Final = 16
 _TURNS_TO_CLOSE: Final = 20  # of the loop, until aborted transports have reported their end
 _HIGH_WATER: Final = 128 * 1024  # bytes that wait for one side, above which the other is not read
 _CREDENTIALS: Final = struct.Struct("=3i")  # struct ucred: pid, uid, gid
@@ -169,14 +171,18 @@ class _Door:
             path = f"{self._folder.name}/door"
             listener.bind(path)
             self.address = f"unix:{path}"
-        listener.listen(1)
+        listener.listen(_BACKLOG)
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
     def _accept(self) -> None:
         assert self._listener is not None
         try:
             descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]  # what socket.socket calls
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor can be had: the call fails, and says so
+            self._stop_listening()
+            self._far.abort()
             return
         sock = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         sock.setblocking(False)
