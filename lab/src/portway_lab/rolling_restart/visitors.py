@@ -20,13 +20,14 @@ _QUICK = Ask(1_000)
 # Longer than a node lets visits go on whose client has closed the tunnel: such a visit is cut if a return counts as
 # closing.
 _SLOW = Ask(20_000, seconds=8.0)
+_SLOW_AT_ONCE = 4  # in each region
 
 
 class Visitors:
     """`with Visitors(...) as visitors:` visits until the block ends.
 
-    Each region has two threads: one with quick visits, and one with visits that take eight seconds. A visit goes to the
-    region's own node, or to another one while that is in `down`, as by a name server that checks which nodes are up.
+    Each region has a thread with quick visits, and some with visits that take eight seconds. A visit goes to the node
+    of its region, or to another one while that is in `down`, as by a name server that checks which nodes are up.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Visitors:
         self._threads = [
             threading.Thread(target=self._visit, args=(region, question))
             for region in tunnels
-            for question in (_QUICK, _SLOW)
+            for question in (_QUICK, *[_SLOW] * _SLOW_AT_ONCE)
         ]
         self.down: set[str] = set()  # regions whose node must not be used
         self.homes: Mapping[str, str] = {}  # the region of the home node of each label, as it was seen last
