@@ -60,6 +60,7 @@ class Returns:
         self._rule = rule
         self._clock = clock
         self._next: Attachment | None = None
+        self._current: Attachment | None = None
 
     def take(self) -> Attachment | None:
         """The session with a nearer node that the one before was ended for. It is up and holds nothing yet."""
@@ -77,6 +78,7 @@ class Returns:
         if (rule := self._rule) is None:
             await asyncio.Event().wait()
             raise AssertionError("nobody sets it")
+        self._current = attachment
         now, home, located = self._clock(), attachment.session.node, self._directory.located
         regions = {node.name: node.region for node in (home, *(() if located is None else located.nodes))}
         for one in attachment.round_trips:
@@ -92,7 +94,8 @@ class Returns:
                 else:
                     await self._look(rule, attachment.session)
         finally:
-            rule.detached()
+            if self._current is attachment:  # what was cancelled may end after the next session has begun
+                rule.detached()
 
     async def _look(self, rule: ReturnRule, session: Session) -> None:
         try:

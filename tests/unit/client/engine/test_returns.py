@@ -237,6 +237,21 @@ async def test_a_session_that_is_lost_while_nodes_are_dialled_leaves_no_connecti
     assert world.streams[0].aborted
 
 
+async def test_a_look_that_ends_late_does_not_keep_the_next_session_from_looking(world: World) -> None:
+    """Its session was lost while nodes were dialled, and the next one is there before the dials are closed."""
+    world.hanging.add("near")
+    world.clock.now = world.rule.look_at
+    await until(lambda: len(world.streams) == 1)
+    [before] = [task for task in asyncio.all_tasks() if "keep_looking" in repr(task)]
+    before.cancel()
+    following = asyncio.ensure_future(world.returns.keep_looking(replace(world.attachment)))
+    await asyncio.wait({before})
+    world.hanging.clear()
+    await world.look()
+    following.cancel()
+    await asyncio.wait({following})
+
+
 async def test_a_session_that_nobody_takes_is_left(world: World) -> None:
     """The last tunnel was closed just then."""
     await world.look()
