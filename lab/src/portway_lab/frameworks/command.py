@@ -11,6 +11,7 @@ import argparse
 import base64
 import hashlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ _CANNOT_RUN: Final = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     wanted = _parse(arguments).frameworks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     cases = [case for case in CASES if not wanted or case.framework.lower() in wanted]
     try:
         environment = install()

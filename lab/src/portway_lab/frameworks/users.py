@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _FILE: Final = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"12345"}
 _CELL: Final = ".jp-Notebook .jp-Cell .cm-content"
 _OUTPUT: Final = ".jp-Notebook .jp-OutputArea-output"
+_TRIES: Final = 6  # what is run before there is a kernel is dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,10 @@ def _run_cell(page: "Page") -> None:
     cell = page.locator(_CELL).first
     cell.wait_for()
     cell.fill("print('the answer is', 6 * 7)")
-    cell.press("Shift+Enter")
+    for _ in range(_TRIES):
+        cell.press("Control+Enter")
+        if _comes(page.locator(_OUTPUT).filter(has_text="the answer is 42")):
+            return
     _expect(page, _OUTPUT, "the answer is 42")
 
 
@@ -97,7 +101,6 @@ def _notebook(page: "Page", url: str) -> None:
     page.goto(f"{url}/notebooks/{made}")
     if _comes(page.get_by_role("button", name="Select", exact=True)):
         page.get_by_role("button", name="Select", exact=True).click()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     _run_cell(page)
 
 
