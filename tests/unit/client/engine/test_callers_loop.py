@@ -166,3 +166,21 @@ def test_another_library_is_told_what_to_use(future: "Future[str]", name: str | 
     finally:
         waiting.close()
         sniffio.current_async_library_cvar.reset(before)
+
+
+@pytest.mark.parametrize("library", ["asyncio", "uvloop", "anyio on asyncio"])
+def test_a_failure_that_is_waited_for_is_not_logged(library: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who waits until it is done asks the future itself; asyncio would log its own, whose exception nobody asked
+    for."""
+    future: Future[str] = Future()
+
+    async def main(future: "Future[str]" = future) -> None:
+        threading.Timer(0.01, future.set_exception, [QuotaError("no more")]).start()
+        await wait_until_done(future, 10.0)
+        assert isinstance(future.exception(0), QuotaError)
+
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        LIBRARIES[library](main)
+        del future, main
+        gc.collect()
+    assert not caplog.records
