@@ -165,6 +165,12 @@ class NodeLimits:
         500, "names of other nodes' tunnels that are looked up per second; one call asks a registry for many"
     )
     lookup_time: float = _limit(3.0, "seconds to look up one name")
+    hearing_time: float = _limit(
+        3.0,
+        "seconds after its start for which a node lets visitors of unknown names wait: it may not have heard of their "
+        "tunnels yet",
+        least=0,
+    )
     lane_wait: float = _limit(10.0, "seconds that a visitor waits for a lane of the tunnel's client")
     stop_grace: float = _limit(
         10.0,

@@ -115,7 +115,7 @@ class Lifecycle:
         self._shut = True
         await self._stop_listening(min(_HAND_ON_TIME, self.grace))
         before, since = self._visits.moved(), loop.time()
-        if not await _at_most(end - loop.time(), self._visits.over()):
+        if not await _at_most(end - loop.time(), self._over()):
             idle = self._visits.close_idle(before) if loop.time() - since >= _IDLE_TIME else 0
             about = {"visits": self._visits.running, "idle": idle}
             logger.info("visits are cut: the grace period is over", extra=about)
@@ -127,10 +127,14 @@ class Lifecycle:
             await self._visits.over_of_now()
 
     async def _stop_listening(self, within: float) -> None:
-        """At all ports at once; those who came before are handed on."""
+        """At all ports at once; those who came before are accepted."""
         ports = (self._public_port, self._http_port, self._raw_ports)
         await asyncio.gather(*(port.stop_listening(within=within) for port in ports))
-        await _at_most(within, self._raw_visitors.over())
+
+    async def _over(self) -> None:
+        """Wait until those who came before are handed on, and all visits have ended."""
+        await asyncio.gather(self._public_port.over(), self._raw_visitors.over())
+        await self._visits.over()
 
 
 async def _at_most(seconds: float, waiting: Coroutine[None, None, object]) -> bool:

@@ -98,6 +98,7 @@ class Node:
             raw.reservation,
             raw.owners,
             routing.checks,
+            self._registry_reached,
             self._lifecycle.obey,
             self._prober.probe,
             self._removed,
@@ -157,6 +158,7 @@ class Node:
             if self._admin is not None and self.config.admin_listen is not None:
                 self._admin_address = await self._admin.start(_open_admin_sockets(self.config.admin_listen))
             self._serving.public_port.listen()
+            self._routing.first_seconds.begin()
             self._serving.http_port.listen()
             self._stream.start()
             self._raw.reservation.start()
@@ -200,6 +202,11 @@ class Node:
     def metrics(self) -> bytes:
         """The page that Prometheus scrapes."""
         return exposition(self._report.counts())
+
+    def _registry_reached(self) -> None:
+        """What nobody could be asked for before is asked for now."""
+        self._routing.routes.forget_unknown()
+        self._routing.first_seconds.heard()
 
     def _removed(self, reason: str) -> None:
         """A registry admits this node no more. Whoever runs it stops it, as for a part that failed."""

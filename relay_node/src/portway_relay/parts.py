@@ -46,6 +46,7 @@ from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.registry_link.calls import RegistryCalls
 from portway_relay.registry_link.label_questions import LabelQuestions
 from portway_relay.registry_link.outbox import Outbox
+from portway_relay.routing.first_seconds import FirstSeconds
 from portway_relay.routing.lookup import Lookup
 from portway_relay.routing.routes import Routes
 from portway_relay.routing.statement_checks import StatementChecks
@@ -94,6 +95,7 @@ class Routing:
     checks: StatementChecks
     routes: Routes
     verification: Verification
+    first_seconds: FirstSeconds
     lookup: Lookup
     visits: Visits
     memory: MemoryLimit
@@ -187,12 +189,14 @@ def build_routing(base: Base) -> Routing:
     checks = StatementChecks(limits.signature_checks_per_second, limits.signature_check_burst, base.clock)
     routes = Routes(config.name, peers.pool_of, tunnels.claim, base.elapsed, base.registry_clock)
     verification = Verification(routes, checks, on_failure=base.on_failure)
+    first_seconds = FirstSeconds(limits.hearing_time, base.clock)
     lookup = Lookup(
         tunnels,
         routes,
         verification,
         peers,
         questions.ask,
+        first_seconds,
         rate=limits.lookups_per_second,
         time_limit=limits.lookup_time,
         clock=base.clock,
@@ -218,6 +222,7 @@ def build_routing(base: Base) -> Routing:
         checks,
         routes,
         verification,
+        first_seconds,
         lookup,
         visits,
         memory,
@@ -347,6 +352,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept, plain_visitors.answer),
         rate=base.rate,
         handshakes=base.handshakes,
+        has_just_started=lambda: not routing.first_seconds.over,
         is_memory_scarce=lambda: routing.memory.scarce,
         lacking=lambda: routing.lacking.zones,
         clock=base.clock,

@@ -145,10 +145,14 @@ async def finish(listeners: Collection[Listener], *, within: float) -> None:
     refusing = [listener.refuse() for listener in listeners]
     if all(refusing):
         ports = {port for listener in listeners for port in listener.ports}
+        quiet = False
         while ports and (left := deadline - loop.time()) > 0:
             await asyncio.sleep(min(pause, left))
-            if not any(listener.rests for listener in listeners) and not handshakes_in_progress(ports):
+            was_quiet = quiet
+            quiet = not any(listener.rests for listener in listeners) and not handshakes_in_progress(ports)
+            # Twice: a connection is in the queue a moment after its handshake is over.
+            if quiet and was_quiet:
                 break
-            pause = min(2 * pause, _LONGEST_LOOK)
+            pause = _FIRST_LOOK if quiet else min(2 * pause, _LONGEST_LOOK)
     for listener in listeners:
         listener.retire()

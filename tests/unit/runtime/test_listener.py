@@ -291,7 +291,7 @@ async def test_while_handshakes_are_in_progress_it_accepts_and_refuses(
 
     def in_progress(ports: set[int]) -> bool:
         looks.append(ports)
-        return len(looks) < 3
+        return len(looks) < 2
 
     monkeypatch.setattr(listener_module, "handshakes_in_progress", in_progress)
     listener = Listener(sockets, serve)

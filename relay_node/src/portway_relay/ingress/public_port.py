@@ -97,13 +97,15 @@ class PublicPort:
         *,
         rate: AddressRate,
         handshakes: PrefixShares,
+        has_just_started: Callable[[], bool],
         is_memory_scarce: Callable[[], bool],
         lacking: Callable[[], Container[str]],
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete.
-        While memory is scarce no visitor is taken. `lacking` gives the zones of the cluster without a certificate."""
+        Names that are unknown while the node has just started are no guesses, and wait in the finder. While memory is
+        scarce no visitor is taken. `lacking` gives the zones of the cluster without a certificate."""
         self._config = config
         self.address = address
         self._carrier = carrier
@@ -113,6 +115,7 @@ class PublicPort:
         limits = config.limits
         self._rate = rate
         self._handshakes = handshakes
+        self._has_just_started = has_just_started
         self._is_memory_scarce = is_memory_scarce
         self._lacking = lacking
         # Places of connections that wait for their turn, and of those whose label is looked up.
@@ -155,17 +158,22 @@ class PublicPort:
         self._listener = Listener(self.address.open(), self._accept, batch=self._config.limits.accepts_per_turn)
 
     async def stop_listening(self, *, within: float) -> None:
-        """Refuse new connections, and wait at most `within` seconds until all others are accepted and handed over."""
+        """Refuse new connections, and wait at most `within` seconds until all others are accepted and have sent their
+        ClientHello (`over` waits for the rest)."""
         try:
             async with asyncio.timeout(within):
                 if self._listener is not None:
                     await finish([self._listener], within=within / 2)
                 await self._peek.over()
-                while self._next_turn is not None:  # noqa: ASYNC110 - a turn or two
-                    await asyncio.sleep(0)
-                await self._tasks.over()
         except TimeoutError:
             pass
+
+    async def over(self) -> None:
+        """Wait until all connections whose ClientHello has come are handed over; those whose label is looked up take
+        seconds."""
+        while self._next_turn is not None:  # noqa: ASYNC110 - a turn or two
+            await asyncio.sleep(0)
+        await self._tasks.over()
 
     async def close(self) -> None:
         """Accept no more, and close the connections that are not handed over."""
@@ -244,18 +252,23 @@ class PublicPort:
         destination = self._finder.known(visitor.label)
         if destination is not None:
             self._visit(sock, peer, visitor, destination)
-        elif not self._unknown_names.take(peer.host) or not self._finding.take(peer.host):
+            return
+        is_counted = not self._has_just_started()
+        if (is_counted and not self._unknown_names.take(peer.host)) or not self._finding.take(peer.host):
             self._refuse(sock, Alert.UNRECOGNIZED_NAME, "not_looked_up")
-        else:
-            finding = self._tasks.spawn(self._find(sock, peer, visitor), name="find a label", on_cut=sock.close)
-            finding.add_done_callback(lambda _: self._finding.give_back(peer.host))
+            return
+        finding = self._tasks.spawn(
+            self._find(sock, peer, visitor, is_counted=is_counted), name="find a label", on_cut=sock.close
+        )
+        finding.add_done_callback(lambda _: self._finding.give_back(peer.host))
 
-    async def _find(self, sock: socket.socket, peer: Endpoint, visitor: Visitor) -> None:
+    async def _find(self, sock: socket.socket, peer: Endpoint, visitor: Visitor, *, is_counted: bool) -> None:
         destination = await self._finder.find(visitor.label, self._region(visitor), peer.host)
         if destination is None:
             self._refuse(sock, Alert.UNRECOGNIZED_NAME)
             return
-        self._unknown_names.give_back(peer.host)  # the name was not a guess
+        if is_counted:
+            self._unknown_names.give_back(peer.host)  # the name was not a guess
         self._visit(sock, peer, visitor, destination)
 
     def _visit(self, sock: socket.socket, peer: Endpoint, visitor: Visitor, destination: Destination) -> None:

@@ -53,6 +53,7 @@ class MessageHandler:
         ports: PortReservation,
         owners: PortOwners,
         checks: StatementChecks,
+        reached: Callable[[], None],
         obey: Callable[["NodeState.ValueType"], None],
         probe: Callable[[Probe], None],
         removed: Callable[[str], None],
@@ -60,6 +61,7 @@ class MessageHandler:
         authorities_learned: Callable[[bytes, str], None],
     ) -> None:
         """
+        reached: called when a registry can be asked, for the first time or again.
         obey: called with the state that an operator orders for this node.
         probe: called with another node whose address is to be tried.
         removed: called with the reason when the cluster admits this node no more.
@@ -74,6 +76,7 @@ class MessageHandler:
         self._ports = ports
         self._owners = owners
         self._checks = checks
+        self._reached = reached
         self._obey = obey
         self._probe = probe
         self._removed = removed
@@ -87,6 +90,8 @@ class MessageHandler:
         """No registry has this node registered any more, or one has again."""
         self._grants.registry_away = away
         self._ports.registry_away(away)
+        if not away:
+            self._reached()
 
     def removed(self, reason: str) -> None:
         """The cluster admits this node no more. Nothing comes from a registry after this."""

@@ -20,6 +20,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.shares import PrefixShares
 from portway_runtime.tasks import Tasks
 
+from portway_relay.routing.first_seconds import FirstSeconds
 from portway_relay.routing.routes import Route, Routes
 from portway_relay.routing.senders import NODE, REGISTRY, TOKEN, Sender
 from portway_relay.routing.tunnel import HeldTunnels, Tunnel, claim_of
@@ -40,6 +41,9 @@ _NAMED_BY: Final = {TOKEN: "client", NODE: "node", REGISTRY.kind: "registry"}
 # trip or two of leaving, or a second after its node died; the announcement takes milliseconds. A label that its client
 # closed is not waited for: it is answered like one that never existed, and as fast.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+# Seconds between two looks for an unknown label while the node has just started: the first, and the most.
+_FIRST_LOOK: Final = 0.05
+_LONGEST_LOOK: Final = 0.4
 
 
 class Destination(Protocol):
@@ -120,6 +124,7 @@ class Lookup:
         verification: Verification,
         mesh: Mesh,
         resolve: Resolve,
+        first_seconds: FirstSeconds,
         *,
         rate: float,
         time_limit: float,
@@ -127,6 +132,7 @@ class Lookup:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
+        first_seconds: an unknown label is looked for again until they are over.
         rate: unknown labels that are asked for per second; the prefixes of visitors share them.
         time_limit: seconds for one label.
         """
@@ -135,6 +141,7 @@ class Lookup:
         self._verification = verification
         self._mesh = mesh
         self._resolve = resolve
+        self._first_seconds = first_seconds
         self._rate = PrefixShares(rate, clock, window=1.0)
         self._guesses = PrefixShares(_MAX_GUESSES, clock)
         self._time_limit = time_limit
@@ -163,8 +170,16 @@ class Lookup:
         it in all or by the prefixes of the visitor's address.
 
         What was heard of the label is checked first. A route whose node does not answer is asked about, and is used as
-        it is when nothing newer is found. Cancelled, it leaves a question that others may wait for running.
+        it is when nothing newer is found. A node that has just started goes on looking. Cancelled, it leaves a question
+        that others may wait for running.
         """
+        pause = _FIRST_LOOK
+        while (found := await self._find(label, region, address)) is None and not self._first_seconds.over:
+            await self._first_seconds.wait(pause)
+            pause = min(2 * pause, _LONGEST_LOOK)
+        return found
+
+    async def _find(self, label: str, region: str, address: str) -> Tunnel | Route | None:
         found = self.known(label)
         if found is None:
             await self._verification.settle(label)

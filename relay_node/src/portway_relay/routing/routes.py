@@ -161,6 +161,10 @@ class Routes:
         """Note that a lookup found no holder."""
         self._unknown_until[label] = self._clock() + _UNKNOWN_TIME
 
+    def forget_unknown(self) -> None:
+        """Ask for every label again: a registry that could not be asked before can be now."""
+        self._unknown_until.clear()
+
     def asked(self, label: str) -> None:
         """Note that a registry, or the nodes of the label's region, were asked just now."""
         route = self._routes.get(label)

@@ -54,6 +54,34 @@ async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
     assert around.asked[-1][0] == "f" * 16
 
 
+async def test_names_are_no_guesses_while_the_node_has_just_started(
+    open_front: FrontMaker, around: Around, clock: ManualClock
+) -> None:
+    """It knows none, and a balancer brings all visitors from one address; they wait in as many places as at any time,
+    of which one address leaves some to others."""
+    front = open_front(limits={"unknown_names_per_second": 1, "unknown_name_burst": 2, "max_half_open": 40})
+    around.is_new = True
+    found: asyncio.Future[Tunnel | None] = asyncio.get_running_loop().create_future()
+    writers = []
+    for number in range(40):
+        label = "abcdefghij"[number // 10] * 8 + "abcdefghij"[number % 10] * 8
+        around.found[label] = found
+        _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
+        writer.write(real_hello(f"{label}.fra.example.com"))
+        writers.append(writer)
+    await until(lambda: len(around.asked) + front.rejected["not_looked_up"] == 40)
+    assert 20 < len(around.asked) < 40
+    around.is_new = False
+    found.set_result(None)
+    await until(lambda: front.half_open == 0)
+    clock.now += 1
+    for label in ("k" * 16, "l" * 16):
+        assert await answer(front, real_hello(f"{label}.fra.example.com")) == Alert.UNRECOGNIZED_NAME.record
+        assert around.asked[-1][0] == label, "those who waited took nothing from the rate"
+    for writer in writers:
+        writer.transport.abort()
+
+
 async def test_handshakes_that_are_begun_and_left_use_up_a_share(
     open_front: FrontMaker, around: Around, clock: ManualClock
 ) -> None:

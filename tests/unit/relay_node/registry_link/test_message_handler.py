@@ -146,6 +146,7 @@ class News:
         self.owners: Any = FakeOwners()
         self.checks: Any = FakeChecks()
         self.orders: list[int] = []
+        self.reached: list[bool] = []
         self.probes: list[Probe] = []
         self.removals: list[str] = []
         self.keys_told = 0
@@ -160,6 +161,7 @@ class News:
             fakes.ports,
             fakes.owners,
             fakes.checks,
+            lambda: self.reached.append(fakes.ports.away),
             self.orders.append,
             self.probes.append,
             self.removals.append,
@@ -270,7 +272,9 @@ async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> N
     news.handler.registry_away(False)
     assert not news.grants.registry_away
     assert not news.ports.away
+    assert news.reached == [False], "who waits for it asks now"
     news.handler.registry_away(True)
+    assert len(news.reached) == 1
     assert news.grants.registry_away
     assert news.ports.away
 

@@ -44,7 +44,8 @@ PATIENCE = 30.0
 @dataclass(frozen=True, slots=True)
 class NodePlan:
     """A node to start; `settings` are fields of NodeConfig. Its clock is `clock_ahead` seconds ahead. It does not go on
-    taking visitors when it stops, unless `lame_duck` says so."""
+    taking visitors when it stops, unless `lame_duck` says so, and lets nobody wait after its start, unless
+    `hearing_time` does."""
 
     name: str
     region: str
@@ -52,6 +53,7 @@ class NodePlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     clock_ahead: float = 0.0
     lame_duck: float = 0.0
+    hearing_time: float = 0.0
 
 
 FRANKFURT = NodePlan("fra-1", "fra")
@@ -320,7 +322,7 @@ class Cluster:
             raw_listen=self._raw_listen(plan),
             raw_host=LOOPBACK,
             raw_ports=self._raw_ports.setdefault(plan.region, PortRange(*raw_port_range(_REGION_PORTS))),
-            limits=dataclasses.replace(plan.limits, lame_duck=plan.lame_duck),
+            limits=dataclasses.replace(plan.limits, lame_duck=plan.lame_duck, hearing_time=plan.hearing_time),
         )
         return dataclasses.replace(config, **plan.settings)
 

@@ -72,6 +72,7 @@ class Around:
     plain: Counter[str] = field(default_factory=Counter)  # how visitors without TLS were turned away
     fails: bool = False
     scarce: bool = False
+    is_new: bool = False
     lacking: frozenset[str] = frozenset()
 
     @property
@@ -164,6 +165,7 @@ async def open_front(
             ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane, plain.answer),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             handshakes=PrefixShares(config.limits.unfinished_handshakes_per_second, clock, window=1.0),
+            has_just_started=lambda: around.is_new,
             is_memory_scarce=lambda: around.scarce,
             lacking=lambda: around.lacking,
             clock=clock,

@@ -8,6 +8,7 @@ from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import YOUNG
 from portway_proto.wire.statements import Claim, Presence, SigningKey
+from portway_relay.routing.first_seconds import FirstSeconds
 from portway_relay.routing.lookup import Lookup
 from portway_relay.routing.routes import Routes
 from portway_relay.routing.senders import NODE, TOKEN, Sender
@@ -48,6 +49,7 @@ class Around:
         self.checks = StatementChecks(10_000, 10_000, clock)
         self.checks.learn_cluster(CLUSTER_ID)
         self.verification = Verification(self.routes, self.checks, on_failure=failures.append)
+        self.first_seconds = FirstSeconds(3.0, clock)
         tunnels: Any = self
         self.lookup = Lookup(
             tunnels,
@@ -55,6 +57,7 @@ class Around:
             self.verification,
             self,
             self.resolve,
+            self.first_seconds,
             rate=rate,
             time_limit=0.05,
             clock=clock,

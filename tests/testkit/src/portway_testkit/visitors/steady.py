@@ -32,12 +32,17 @@ class SteadyVisitors:
     The first visitor of each kind tries the first address first, the others any. Each stays until his next visit has
     begun, so that at the first address some visit is in progress for as long as it takes visitors.
 
-    failures: every visit that was neither served nor refused at all addresses. A visitor that nobody serves because
-    all addresses refuse him is one, too.
+    failures: every visit that was not served whole.
     """
 
-    def __init__(self, tunnel: Tunnel, ca: Path, addresses: Sequence[str], http_port: int = 0) -> None:
-        """http_port: where plain HTTP is redirected; 0 if nowhere. A tunnel without a raw port has no raw visitors."""
+    def __init__(
+        self, tunnel: Tunnel, ca: Path, addresses: Sequence[str], http_port: int = 0, *, may_be_refused: bool = False
+    ) -> None:
+        """
+        http_port: where plain HTTP is redirected; 0 if nowhere. A tunnel without a raw port has no raw visitors.
+        may_be_refused: a visitor whom all addresses refuse (nobody listens) comes again, and is no failure.
+        """
+        self._may_be_refused = may_be_refused
         self._tunnel = tunnel
         self._addresses = addresses
         self._context = tls_context(ca, "http/1.1")
@@ -90,6 +95,8 @@ class SteadyVisitors:
                     connection.sendall(self._request)
                     answer = receive(connection)
                 except OSError as error:
+                    if self._may_be_refused and isinstance(error, ConnectionRefusedError):
+                        continue
                     self.failures.append(f"{kind} at {addresses}: {error!r}")
                     continue
                 if last in answer:
