@@ -210,8 +210,8 @@ def test_the_only_node_waits_for_its_client(
 def test_without_a_registry_a_node_serves_what_it_knows_after_a_while(
     start_cluster: Callable[..., Cluster], as_client: AsClient, origin: HttpOrigin, tmp_path: Path
 ) -> None:
-    """Which is nothing yet: visitors are refused once the time is over, at once from then on, and the node is not ready.
-    As soon as a registry is there, it is, and visitors are served."""
+    """Which is nothing yet: visitors are refused once the time is over, at once from then on, and it is not ready. As
+    soon as a registry is there, it is, and visitors are served."""
     plans = (NodePlan(f"fra-{number}", "fra", hearing_time=0.5) for number in (1, 2))
     cluster = start_cluster(*plans, store=f"embedded:{tmp_path / 'registry.db'}")
     as_client(cluster.environment())
