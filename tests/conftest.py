@@ -19,7 +19,10 @@ _CLOSING_SECONDS = 1.0  # gRPC releases closed channels in its own threads, with
 
 def pytest_configure() -> None:
     """Restore SIGINT: a shell starts background jobs with SIGINT ignored, which children inherit, and Ctrl-C is
-    tested."""
+    tested. Forget the proxy of this machine: what is tested is on loopback."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            del os.environ[name]
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

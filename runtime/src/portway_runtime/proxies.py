@@ -1,8 +1,7 @@
 """Which HTTP proxy a connection goes through, if any: what the environment and a program say about it, as values.
 
-The rules are curl's: `https_proxy`, then `all_proxy`, each first in lower case, except for what `no_proxy` lists. Of
-Go's rules one is added, that this machine's own addresses are never asked of a proxy, which is usually another machine.
-A proxy that a program or an argument names is used for everything.
+The rules are curl's: `https_proxy`, then `all_proxy`, each first in lower case, except for what `no_proxy` lists. A proxy
+that a program or an argument names is used for everything.
 
 Not here: what is said to a proxy (connect_dialogue.py), connections.
 """
@@ -42,7 +41,7 @@ class Proxies:
     """The rule for all connections of one owner.
 
     url: of the proxy; "" is none. source: what names it. exempt: a list as `no_proxy` has it. everything: there are no
-    exemptions, this machine's own addresses included.
+    exemptions.
     """
 
     url: str = field(default="", repr=False)
@@ -58,9 +57,9 @@ class Proxies:
         return parse_proxy(self.url, self.source)
 
     def _is_exempt(self, endpoint: Endpoint) -> bool:
-        from portway_runtime.proxy_exemptions import is_exempt, is_own  # most programs have no proxy
+        from portway_runtime.proxy_exemptions import is_exempt  # most programs have no proxy
 
-        return is_own(endpoint.host) or is_exempt(self.exempt, endpoint)
+        return is_exempt(self.exempt, endpoint)
 
 
 NO_PROXIES: Final = Proxies()

@@ -11,17 +11,6 @@ from typing import Final
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 
 _EVERYTHING: Final = "*"
-_LOCALHOST: Final = "localhost"
-
-
-def is_own(host: str) -> bool:
-    """Whether this is this machine itself: `localhost`, a name below it (RFC 6761), or a loopback address."""
-    address = _packed(host)
-    if address is None:
-        return _is_below(_plain(host), _LOCALHOST)
-    if len(address) == 4:
-        return address[0] == 127
-    return address == b"\0" * 15 + b"\1" or address[:13] == b"\0" * 10 + b"\xff\xff\x7f"
 
 
 def is_exempt(exempt: str, endpoint: Endpoint) -> bool:

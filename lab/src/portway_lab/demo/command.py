@@ -193,6 +193,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
 def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> None:
     """Publish a page and request it at its public address. Raises _DemoFailed."""
     os.environ.update(cluster.exports)
+    os.environ["PORTWAY_PROXY"] = "direct"  # the cluster is on this machine
     import portway
 
     print(f"Portway runs here: a registry at {cluster.registry}, and relay nodes")
