@@ -1,7 +1,7 @@
 """Which HTTP proxy a connection goes through, if any: what the environment and a program say about it, as values.
 
-The rules are curl's: `https_proxy`, then `all_proxy`, each first in lower case, except for what `no_proxy` lists. A proxy
-that a program or an argument names is used for everything.
+The rules are curl's: `https_proxy`, then `all_proxy`, each first in lower case, except for what `no_proxy` lists. A
+proxy that a program or an argument names is used for everything.
 
 Not here: what is said to a proxy (connect_dialogue.py), connections.
 """
