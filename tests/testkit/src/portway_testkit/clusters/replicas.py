@@ -140,7 +140,7 @@ def with_a_late_replica(
         opened.append(LateStore(shared or open_store(spec, on_failure=on_failure), owned=shared is None))
         return opened[-1]
 
-    monkeypatch.setattr("portway_registry.server.open_store", open_either)
+    monkeypatch.setattr("portway_registry.cluster.open_store", open_either)
     mesh = make_mesh(store=store)
     with with_a_replica(mesh) as replicas:
         replicas.store = opened[1]
