@@ -7,7 +7,8 @@ import pytest
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import SigningKey
 from portway_registry.state import keys
-from portway_registry.state.views import Item, PresenceView, TunnelView
+from portway_registry.state.records import TokenRecord, decoder
+from portway_registry.state.views import Item, PresenceView, TunnelView, View
 from portway_registry.store.contract import Delete, Put
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import tunnel_info
@@ -103,3 +104,22 @@ async def test_subscribers_are_told_the_change_and_leave(memory: EmbeddedStore, 
     await memory.write([put(tunnel_info(key, 3))])
     await settle(memory, view.mirror)
     assert len(told) == 3
+
+
+async def test_a_damaged_record_is_named_once_and_a_label_never(
+    memory: EmbeddedStore, view: TunnelView, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is read; a label is a secret, and so is what a session's key is called."""
+    tokens: View[TokenRecord] = View(memory, keys.TOKENS, decoder(TokenRecord), on_failure=print)
+    await tokens.start()
+    await memory.put(keys.token("abc"), b"noise")
+    await memory.put(keys.tunnel("a" * 16), b"\xff")
+    await settle(memory, view.mirror, tokens.mirror)
+    await tokens.read(["abc", "abc"])
+    await view.read(["a" * 16])
+    assert [record.__dict__["key"] for record in caplog.records] == [keys.token("abc"), f"{keys.TUNNELS}..."]
+    assert "a" * 16 not in caplog.text
+    await memory.put(keys.token("abc"), b"other noise")
+    await settle(memory, tokens.mirror)
+    assert len(caplog.records) == 3
+    await tokens.close()

@@ -305,3 +305,17 @@ def _part(content: dict[str, Any]) -> str:
 
 def _encoded(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        pytest.param(["a", "b"], {"a", "b"}, id="two"),
+        pytest.param(None, set(), id="a registry of an earlier release"),
+        pytest.param("ab", set(), id="no list"),
+        pytest.param(["a", 1, None], {"a"}, id="no texts"),
+    ],
+)
+def test_a_grant_says_which_cas_its_client_was_told_of(check: GrantVerifier, said: object, told: set[str]) -> None:
+    """Whatever else is there is as if nothing was said: a registry waits for such a client."""
+    assert check.read(sign(cas=said)).told == told
