@@ -131,7 +131,7 @@ async def test_nothing_learned_brings_back_a_node_that_takes_no_clients(
 async def test_a_survey_has_every_node_and_says_how_the_registry_sees_the_client(
     node: Callable[..., NodeStream], clients: list[Client]
 ) -> None:
-    """Candidates in the order of Locate, and behind them who takes no clients."""
+    """Candidates in the order of Locate, with their loads as it tells them, and behind them who takes no clients."""
     async with (
         node("fra-1", **FRANKFURT) as frankfurt,
         node("lon-1", **LONDON, state=NODE_STATE_DRAINING) as london,
@@ -141,6 +141,8 @@ async def test_a_survey_has_every_node_and_says_how_the_registry_sees_the_client
         survey = await clients[0].survey()
         assert [one.node.name for one in survey.candidates] == ["fra-1", "syd-1", "lon-1"]
         assert [one.load_ms for one in survey.candidates] == [0, 11, 0]
+        located = await clients[0].locate()
+        assert [(one.node.name, one.load_ms) for one in located.candidates] == [("fra-1", 0), ("syd-1", 11)]
         assert survey.candidates[2].node.state == NODE_STATE_DRAINING
         assert survey.nodes == 3
         assert (survey.client_address, survey.client_country) == ("127.0.0.1", "DE")
