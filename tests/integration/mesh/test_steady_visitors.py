@@ -132,16 +132,21 @@ def test_visitors_are_served_for_as_long_as_balancers_need(
     start_cluster: Callable[..., Cluster], as_client: AsClient, origin: HttpOrigin
 ) -> None:
     """Also those who have no other address, and those who come after its clients have left."""
-    cluster = three_nodes(start_cluster, lame_duck=1.0)
+    cluster = three_nodes(start_cluster, lame_duck=3.0)
     as_client(cluster.environment())
     with portway.forward(origin.port, unencrypted=True, region="fra") as tunnel, ThreadPoolExecutor(1) as threads:
-        began = time.monotonic()
-        stopping = threads.submit(cluster.node.stop)
-        with SteadyVisitors(tunnel, cluster.ca, [LOOPBACK], http_port_of(cluster)) as visitors:
-            visitors.wait_served(LOOPBACK)
+        node = node_at(cluster, LOOPBACK)
+        sessions = node.node._serving.sessions
+        visitors = SteadyVisitors(tunnel, cluster.ca, [LOOPBACK], http_port_of(cluster), may_be_refused=True)
+        with visitors:
+            began = time.monotonic()
+            stopping = threads.submit(node.stop)
+            eventually(lambda: len(sessions) == sessions.away)
+            before = visitors.served.copy()
+            stopping.result(PATIENCE)
+            assert time.monotonic() - began >= 3.0
         assert visitors.failures == []
-        stopping.result(PATIENCE)
-        assert time.monotonic() - began >= 1.0
+        assert all(visitors.served[kind, LOOPBACK] > before[kind, LOOPBACK] for kind in ("tls", "raw", "http"))
 
 
 @pytest.mark.parametrize("loop", LOOPS)

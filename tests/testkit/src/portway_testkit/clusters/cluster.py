@@ -139,7 +139,7 @@ class RunningNode:
             node._raw.sockets.close()
             await node._base.carrier.close()
             # Peers do not notice this: it releases what the process holds, without waiting.
-            node._lifecycle.grace = 0.0
+            node._lifecycle.grace = node._lifecycle.lame_duck = 0.0
             await node.stop()
 
         self._cluster.run(kill)

@@ -96,6 +96,7 @@ class SteadyVisitors:
                     answer = receive(connection)
                 except OSError as error:
                     if self._may_be_refused and isinstance(error, ConnectionRefusedError):
+                        before.close()
                         continue
                     self.failures.append(f"{kind} at {addresses}: {error!r}")
                     continue
