@@ -104,7 +104,7 @@ class GrpcPort:
         credentials: grpc.ServerCredentials,
         options: list[tuple[str, Any]],
     ) -> None:
-        self.front = Front(limits, monotonic)
+        self.front = Front(key, limits, monotonic)
         self.health = health.aio.HealthServicer()
         self._key = key
         self._inner = inner

@@ -19,6 +19,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener, finish
+from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.tasks import Tasks
 
 from portway_registry.net.admission import Admission, Limits, share_of_address
@@ -58,7 +59,8 @@ def first_record(data: bytes) -> Hello | int:
 class Front:
     """One port, from `serve` to `close`."""
 
-    def __init__(self, limits: Limits, clock: Monotonic) -> None:
+    def __init__(self, name: str, limits: Limits, clock: Monotonic) -> None:
+        """`name` is how the port is called in the log."""
         self._clock = clock
         self._hellos = FirstBytes(
             first_record,
@@ -69,6 +71,7 @@ class Front:
             clock=clock,
         )
         self.admission = Admission(limits, clock)
+        self._proxied = UnexpectedProxyHeaders(name)
         self._tasks = Tasks("front")
         self._splices: set[Splice] = set()
         self._by_name: dict[str, Connection] = {}
@@ -83,7 +86,7 @@ class Front:
 
     def ended(self) -> Counter[str]:
         """How many were ended here, by reason."""
-        return self.admission.ended + Counter({"no hello": self._hellos.evicted})
+        return self.admission.ended + Counter({"no hello": self._hellos.evicted, "proxy header": self._proxied.seen})
 
     def serve(self, sockets: Sequence[socket.socket], inner: Path) -> None:
         """Accept on these listening sockets, which are owned from now on, for the gRPC server that listens at
@@ -138,6 +141,7 @@ class Front:
 
     def _greeted(self, sock: socket.socket, peer: Endpoint, hello: Hello, first_bytes: bytes) -> None:
         if hello is Hello.OTHER:
+            self._proxied.notice(first_bytes, peer)
             sock.close()
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -14,6 +14,7 @@ from portway_runtime.errors import ListenError
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener, finish
 from portway_runtime.listening import open_sockets
+from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.rates import AddressRate
 
 from portway_relay.config import HttpListen, NodeConfig
@@ -40,6 +41,7 @@ class HttpPort:
             capacity_per_address=limits.max_half_open_per_address,
             clock=clock,
         )
+        self._proxied = UnexpectedProxyHeaders("plain HTTP")
         self._listener: Listener | None = None
         self.listening: Endpoint | None = None  # None while it is closed
         self.accepted = 0
@@ -102,7 +104,7 @@ class HttpPort:
 
     def _peeked(self, sock: socket.socket, peer: Endpoint, request: Request | None, first_bytes: bytes) -> None:
         if request is None:
-            self._close(sock, "not_http")
+            self._close(sock, "proxy_header" if self._proxied.notice(first_bytes, peer) else "not_http")
         else:
             self._visitors.answer(sock, peer, request)
 

@@ -20,6 +20,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener, finish
+from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
@@ -27,6 +28,7 @@ from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
+from portway_relay.ingress.client_hello import Invalid
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
@@ -118,6 +120,7 @@ class PublicPort:
         self._has_just_started = has_just_started
         self._is_memory_scarce = is_memory_scarce
         self._lacking = lacking
+        self._proxied = UnexpectedProxyHeaders("public")
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
@@ -204,6 +207,9 @@ class PublicPort:
         visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once,
         and in each queue prefixes of addresses take turns.
         """
+        if isinstance(hello, Invalid) and self._proxied.notice(first_bytes, peer):
+            self._refuse(sock, Alert.DECODE_ERROR, "proxy_header")
+            return
         zones, server_name = self._certificates().zones.keys(), self._config.server_name
         decision = decide(hello, zones=zones, server_name=server_name, lacking=self._lacking())
         turns = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors

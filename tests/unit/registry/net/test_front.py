@@ -52,7 +52,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @asynccontextmanager
 async def opened(serve: Serve = echo, host: str = "127.0.0.1", limits: Limits | None = None) -> AsyncIterator[Opened]:
-    front = Front(limits or Limits.of(16), monotonic)
+    front = Front("listen", limits or Limits.of(16), monotonic)
     sockets = open_sockets(Endpoint(host, 0))
     found = Opened(front, sockets[0].getsockname()[1])
 
@@ -103,6 +103,18 @@ async def test_bytes_pass_and_the_peer_is_known_by_its_name(host: str) -> None:
         wire[1].close()
         await until(lambda: port.front.find(port.names[0]) is None)
         assert connection.stage is Stage.CLOSED
+
+
+async def test_a_proxy_header_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A load balancer in front sends it, and no call would arrive: the log says why."""
+    async with opened() as port:
+        for _ in range(2):
+            wire = await port.connect("127.0.0.1")
+            wire[1].write(b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 7400\r\n" + HELLO)
+            await closed(wire)
+        assert port.front.ended()["proxy header"] == 2
+    told = [record.__dict__ for record in caplog.records]
+    assert {(one["port"], one["peer"]) for one in told} == {("listen", "127.0.0.1")}
 
 
 async def test_the_server_s_last_bytes_arrive() -> None:
@@ -209,7 +221,7 @@ async def test_connections_end_with_the_front() -> None:
 
 async def test_a_server_that_is_gone_costs_the_connection() -> None:
     """And no more: there is nothing to pass bytes to."""
-    front = Front(Limits.of(16), monotonic)
+    front = Front("listen", Limits.of(16), monotonic)
     sockets = open_sockets(Endpoint("127.0.0.1", 0))
     front.serve(sockets, Path("/nonexistent/inner"))
     wire = await asyncio.open_connection("127.0.0.1", sockets[0].getsockname()[1])

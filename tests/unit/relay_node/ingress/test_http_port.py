@@ -78,6 +78,14 @@ async def test_whoever_does_not_speak_http_is_closed_on(open_port: Open, sent: b
     assert port.rejected == {"not_http": 1}
 
 
+async def test_a_proxy_header_is_told_of(open_port: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """As at the public port."""
+    port = open_port()
+    assert await answer(port, b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n" + REQUEST) == b""
+    assert port.rejected == {"proxy_header": 1}
+    assert [record.__dict__["port"] for record in caplog.records] == ["plain HTTP"]
+
+
 async def test_who_comes_too_fast_is_closed_on(open_port: Open, clock: ManualClock) -> None:
     """Beyond its burst an address is closed on unread, until time has passed."""
     port = open_port(limits={"connections_per_second": 1, "connection_burst": 1})

@@ -136,6 +136,22 @@ async def test_garbage_is_refused(open_front: FrontMaker, garbage: bytes) -> Non
     assert front.rejected == {"decode_error": 1}
 
 
+@pytest.mark.parametrize(
+    "header", [b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 443\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"]
+)
+async def test_a_proxy_header_is_refused_loudly(
+    open_front: FrontMaker, caplog: pytest.LogCaptureFixture, header: bytes
+) -> None:
+    """Of either version: a load balancer is set up wrongly, and every visitor would be refused without a word. Counted
+    under a reason of its own."""
+    front = open_front()
+    for sent in (header + real_hello(HOST), header):
+        assert await answer(front, sent) == Alert.DECODE_ERROR.record
+    assert front.rejected == {"proxy_header": 2}
+    told = [record.__dict__ for record in caplog.records if "PROXY header" in record.message]
+    assert {(one["port"], one["peer"]) for one in told} == {("public", "127.0.0.1")}
+
+
 async def test_a_region_without_a_certificate_is_refused_loudly(
     open_front: FrontMaker, around: Around, caplog: pytest.LogCaptureFixture
 ) -> None:
