@@ -8,12 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import Outcome
+from portway_carrier.contract import Carrier, Outcome, Stream
+from portway_carrier.errors import CarrierError
 from portway_carrier.values import Limits, ServerTls
-from portway_testkit.links.carrier_link import CarrierLink, LinkMaker, listener
+from portway_proto.wire.frames import FrameType, encode_frame
+from portway_proto.wire.lane import Side
+from portway_runtime.endpoints import Endpoint
+from portway_testkit.links.carrier_link import CarrierLink, CarrierMaker, LinkMaker, Recorder, listener
 from portway_testkit.visitors.hand_tls import HandTls
 
 Trusting = Callable[[ssl.TLSVersion], ssl.SSLContext]
+NEVER = 3600.0
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
@@ -173,3 +178,36 @@ async def test_a_visitor_that_waits_for_acknowledgements_gets_them(
             taken.append(loop.time() - began)
             server.close()
     assert min(taken) < 0.03, taken
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+async def test_a_lane_whose_peer_has_ended_before_it_was_framed_is_lost(
+    make_carrier: CarrierMaker, server_tls: ServerTls, trusting_only: Trusting, version: ssl.TLSVersion
+) -> None:
+    """A lane has no half-close: visitors who were given one would wait for an answer in vain. What came before the end
+    is read."""
+    carrier, events = make_carrier(), Recorder()
+    with listener() as listening:
+        at = Endpoint(*listening.getsockname())
+        peer = await asyncio.gather(
+            asyncio.to_thread(HandTls, at, trusting_only(version), "node.test"),
+            accepted(carrier, listening, server_tls),
+        )
+    with peer[0] as visitor:
+        stream = peer[1]
+        await stream.ready()
+        visitor.send(encode_frame(FrameType.PARK, b"park"))
+        visitor.notify()
+        await stream.first_bytes(NEVER, 1_000)
+        try:
+            carrier.lane(stream, Side.OPENER, events)
+        except CarrierError:
+            assert version is TLS12, "there the end of one direction is the end of both"
+            return
+        await events.until(lambda: bool(events.closed))
+        assert events.frames == [(FrameType.PARK, b"park")]
+
+
+async def accepted(carrier: Carrier, listening: socket.socket, tls: ServerTls) -> Stream:
+    sock, _ = await asyncio.get_running_loop().sock_accept(listening)
+    return carrier.accept(sock, tls)

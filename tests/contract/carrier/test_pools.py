@@ -194,6 +194,22 @@ async def test_a_server_of_another_protocol_is_no_node(raw_node: RawNodeMaker, m
     pool.close()
 
 
+async def test_a_lane_that_comes_after_its_pool_was_retired_is_not_parked(
+    raw_node: RawNodeMaker, make_carrier: CarrierMaker
+) -> None:
+    """It would be closed at once, while the node has given it to a visitor that waits: that one would be reset."""
+    carrier = make_carrier()
+    node = await raw_node()
+    pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1), lambda _: None)
+    await until(lambda: pool.counts.dialling == 1)
+    pool.retire()
+    lane: RawLane = await node.lanes.get()
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        received = await lane.reader.read()
+    assert received == b""
+
+
 async def test_who_retires_serves_the_open_that_crosses(raw_node: RawNodeMaker, make_carrier: CarrierMaker) -> None:
     """The acceptor's retire() sends RETIRE and closes nothing: an OPEN on its way is served."""
     carrier, events = make_carrier(), Recorder()

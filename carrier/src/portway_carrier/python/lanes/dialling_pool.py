@@ -15,7 +15,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxies import Proxy
 
 from portway_carrier.contract import Lane, PoolCounts
-from portway_carrier.errors import CarrierError, HandshakeFailed
+from portway_carrier.errors import CarrierError, ConnectionLost, HandshakeFailed
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.framing import frame_stream
 from portway_carrier.python.lanes.lane import PyLane
@@ -87,7 +87,7 @@ class DiallingPool(PyPool):
         """No effect: this pool dials, and sends no WANT."""
 
     def retire(self) -> None:
-        """Dials in progress end by themselves; their lanes are closed when they are parked."""
+        """Dials in progress end by themselves; their lanes are closed before they are greeted."""
         super().retire()
         if self._retry_timer is not None:
             self._retry_timer.cancel()
@@ -198,6 +198,9 @@ class DiallingPool(PyPool):
             handshake = await stream.ready()
             if handshake.alpn != target.tls.alpn:
                 raise HandshakeFailed(f"{target.address} does not speak {target.tls.alpn}: it is not a relay node")
+            if self.closed:
+                # Parked and closed, it would take a visitor along that the peer has given it meanwhile.
+                raise ConnectionLost("it is not needed any more", clean=True)
             lane = frame_stream(stream, self.side, _DiallingEvents())
         except BaseException:
             stream.abort()

@@ -19,4 +19,6 @@ def frame_stream(stream: PyStream, side: Side, events: LaneEvents, *, greeted: b
     transport.set_protocol(lane)
     for data in stream.give_to(lane):
         lane.data_received(memoryview(data))
+    if stream.ended:  # half a lane is none
+        lane.shut()
     return lane
