@@ -195,13 +195,15 @@ def test_forward_says_why_it_cannot(
     code: int,
     said: str,
 ) -> None:
-    """Each has its exit code and one line on standard error that says what to do; nothing is printed."""
+    """Each has its exit code and one line on standard error that says what to do; nothing is printed. What may pass is
+    tried until the time is over, and a line before says so."""
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     places = {"nobody": f"{LOOPBACK}:{free_port()}", "other_ca": str(tmp_path / "other.pem")}
     filled = {name: value and value.format(**places) for name, value in variables.items()}
     command = forward("--timeout", 5, origin.port, **filled)
     assert command.ended() == code
-    (error,) = command.errors().splitlines()
+    *trying, error = command.errors().splitlines()
+    assert ["trying again" in line for line in trying] == ([True] if "{nobody}" in variables.values() else [])
     assert error.startswith("portway: ")
     assert said.format(**places) in error
 
