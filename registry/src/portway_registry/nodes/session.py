@@ -193,8 +193,9 @@ class NodeSession:
             self._work.put_nowait(_Removal(tunnel))
 
     def tunnel_deleted(self, tunnel: Item[TunnelInfo]) -> None:
-        """The view shows a tunnel of this node no more. If the node still holds it, it is to announce all again."""
-        if self._announcements.is_missing(tunnel):
+        """The view shows a tunnel of this node no more. If the node still holds it, it is to announce all again. What
+        went with an earlier lease the node announced after it got this one."""
+        if tunnel.lease == self._lease and self._announcements.is_missing(tunnel):
             self._is_incomplete = True
             self.record_lost()
 

@@ -103,7 +103,7 @@ class Announcements:
         self._node = node
         self._region = region
         self._holds: set[str] = set()  # the labels that the node announced, and may have; at most MAX_TUNNELS
-        # Deleted for this node, while the view still shows it: by label the revision that was deleted.
+        # Deleted for this node, or about to be, while the view still shows it: by label the revision that is deleted.
         self._deleted: dict[str, Revision] = {}
         self._is_whole = False  # these are all: the node has announced all of them in one batch
 
@@ -153,11 +153,13 @@ class Announcements:
             writes = [Delete(keys.tunnel(label), item.modified) for label, item in going if item is not None]
             if not writes:
                 return
+            # Before the write: the view may show the deletion before the store has answered. What is not deleted after
+            # all does no harm here: who takes it for absent is refused by the store, and reads it.
+            self._deleted.update((label, item.modified) for label, item in going if item is not None)
             done = await self._store.write(writes)
             for (_, item), ok in zip(going, done, strict=True):
                 if ok and item is not None:
                     self._quota.deleted(item)
-                    self._deleted[item.name] = item.modified
             undone = {label: undone[label] for (label, _), ok in zip(going, done, strict=True) if not ok}
             held = await self._tunnels.read(undone)
 

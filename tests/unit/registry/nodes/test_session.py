@@ -70,6 +70,7 @@ class Running:
     """A session that is served, with a test in the node's place."""
 
     def __init__(self, store: Fickle, views: Views, info: NodeInfo, *, lease_seconds: int = 60) -> None:
+        self.store = store
         self.announcing = Announcing(store, views)
         self.session = NodeSession(
             store,
@@ -375,6 +376,58 @@ async def test_a_tunnel_over_the_quota_is_taken_back(store: Fickle, running: Run
     await running.until(lambda: running.announced() == [1, 2])
     assert running.evicted() == [tunnel.label]
     assert await store.get(keys.tunnel(tunnel.label)) is None
+
+
+async def settled(running: Running, batch: int) -> None:
+    """Wait until a KeepAlive and a batch that were said now are done, with what they lead to."""
+    watch = running.store.watch(keys.NODES, (await running.store.list("")).revision)
+    running.say(keep_alive=KeepAlive(sessions=batch, state=NODE_STATE_READY))
+    async with asyncio.timeout(PATIENCE):
+        await anext(watch)
+    await watch.aclose()
+    running.say(announce=Announce(batch=batch))
+    await running.until(lambda: batch in running.announced())
+
+
+@pytest.mark.parametrize("why", ["quota", "unplaced"])
+async def test_what_the_registry_takes_back_is_not_lost(views: Views, running: Running, why: str) -> None:
+    """The view shows these deletions before the store has answered: the node has nothing to announce again."""
+    views.tunnels.subscribe(lambda old, new: running.session.tunnel_deleted(old) if old and not new else None)
+    client = await running.announcing.client()
+    tunnels = [client.tunnel("fra-1") for _ in range(5)]
+    running.say(announce=Announce(batch=1, bound=tunnels, sessions=[client.session("fra-1")]))
+    await running.until(running.announced)
+    for tunnel in tunnels:
+        await views.tunnels.caught_up(tunnel.label)
+    for held in list(views.tunnels.items.values()):
+        if why == "quota":
+            running.session.evict_for_quota(held, Limit("demo", False, 1))
+        else:
+            running.session.remove_unplaced(held)
+    await running.until(lambda: len(running.evicted()) == len(tunnels))
+    await settled(running, 2)
+    assert not views.tunnels.items
+    assert len(running.leases()) == 1
+
+
+async def test_what_went_with_an_earlier_lease_is_not_lost(store: Fickle, views: Views, running: Running) -> None:
+    """The node has announced it on the new one; what another registry deletes of that, it is to announce again."""
+    tunnel, of = await running.tunnel()
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
+    await running.until(running.announced)
+    await views.tunnels.caught_up(tunnel.label)
+    before = views.tunnels.items[tunnel.label]
+    await store.revoke_lease(LeaseId(running.leases()[0]))
+    running.say(keep_alive=KeepAlive())
+    await running.until(lambda: len(running.leases()) == 2)
+    running.say(announce=Announce(batch=2, full=True, bound=[tunnel], sessions=[of]))
+    await running.until(lambda: running.announced() == [1, 2])
+    running.session.tunnel_deleted(before)
+    await settled(running, 3)
+    assert len(running.leases()) == 2
+    await views.tunnels.caught_up(tunnel.label)
+    running.session.tunnel_deleted(views.tunnels.items[tunnel.label])
+    await running.until(lambda: len(running.leases()) == 3)
 
 
 async def test_a_leftover_is_removed_and_nobody_is_told(store: Fickle, running: Running) -> None:
