@@ -31,7 +31,7 @@ from portway_registry.state.records import (
     IdentityRecord,
     Order,
     StoredAuthority,
-    decoder,
+    decode_authority,
     encode,
 )
 from portway_registry.state.views import View, Views
@@ -40,7 +40,6 @@ from portway_registry.store.update import Decision, update
 
 logger = logging.getLogger(__name__)
 
-_read: Final = decoder(AuthorityRecord)
 # Seconds. A change of nodes, replicas or CAs is looked at when it comes; this is for the time of day.
 _CHECK_EVERY: Final = 60.0
 _AGAIN_AFTER: Final = 2.0  # seconds, when the store did not answer
@@ -364,9 +363,11 @@ def _found(entry: Entry | None) -> AuthorityRecord:
     if entry is None:
         raise NotYet("the cluster's CA is gone from the store: put back a copy of its record first")
     try:
-        return _read(entry.value)
+        return decode_authority(entry.value)
     except ValueError as error:
-        raise NotYet("the cluster's CA in the store is damaged: put back a copy of its record first") from error
+        raise NotYet(
+            f"the cluster's CA in the store is damaged, put back a copy of its record first: {error}"
+        ) from error
 
 
 def _made_at(record: AuthorityRecord | None, authority: str, valid_from: datetime) -> int:

@@ -8,7 +8,6 @@ signed, and for whom; when a CA is replaced (nodes/authority_rotation.py).
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -19,14 +18,12 @@ from portway_registry.config import Config
 from portway_registry.errors import ConfigError, PkiError, StoreError
 from portway_registry.pki.signing import Signer, private_pem
 from portway_registry.state import keys
-from portway_registry.state.records import AuthorityRecord, StoredAuthority, decoder, encode
+from portway_registry.state.records import AuthorityRecord, StoredAuthority, decode_authority, encode
 from portway_registry.state.views import Item, View
 from portway_registry.store.contract import Store
 from portway_registry.store.update import get_or_create
 
 logger = logging.getLogger(__name__)
-
-_read: Final = decoder(AuthorityRecord)
 
 
 class ClusterAuthority:
@@ -68,8 +65,8 @@ class ClusterAuthority:
         def changed(old: Item[AuthorityRecord] | None, new: Item[AuthorityRecord] | None) -> None:
             if new is None:
                 logger.error(
-                    "the cluster's CA is gone from the store. The one that is known stays in use until this registry "
-                    "stops: put back a copy of the record before",
+                    "the cluster's CA is gone from the store, or damaged there. What is known of it stays in use until "
+                    "this registry stops: put back a copy of the record before",
                     extra={"key": keys.AUTHORITY},
                 )
                 return
@@ -133,7 +130,7 @@ async def stored_authority(store: Store, *, now_ms: int) -> ClusterAuthority:
 
     value, created = await get_or_create(store, keys.AUTHORITY, make)
     try:
-        authority = ClusterAuthority(*_loaded(_read(value)))
+        authority = ClusterAuthority(*_loaded(decode_authority(value)))
     except (ValueError, PkiError) as error:
         raise StoreError(
             f"{keys.AUTHORITY} in the store, the cluster's CA, cannot be used: {error}. Put back a copy of the record; "

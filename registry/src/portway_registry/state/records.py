@@ -10,7 +10,9 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.protobuf.message import DecodeError
 from portway_proto.v1.types_pb2 import (
     NODE_STATE_CORDONED,
@@ -23,6 +25,7 @@ from portway_proto.v1.types_pb2 import (
 )
 from portway_proto.wire.limits import CLOCK_LEEWAY
 from portway_proto.wire.statements import read_presence
+from portway_runtime.identities import UNREADABLE
 
 R = TypeVar("R", bound=msgspec.Struct)
 M = TypeVar("M", NodeInfo, TunnelInfo)
@@ -242,6 +245,21 @@ def decode_grant_key(value: bytes) -> GrantKeyRecord:
     return record
 
 
+def decode_authority(value: bytes) -> AuthorityRecord:
+    """The cluster's CAs, of which all certificates can be read, and the keys that issue or will. Raises ValueError,
+    which says which of them cannot."""
+    record = _read_authority(value)
+    for which, one in (("the CA that issues", record), ("the next CA", record.next), ("the CA before", record.before)):
+        try:
+            if one is not None:
+                public = x509.load_pem_x509_certificate(one.certificate).public_key()
+                if one is not record.before and load_pem_private_key(one.private_key, None).public_key() != public:
+                    raise ValueError("its key is not that of its certificate")
+        except UNREADABLE as error:
+            raise ValueError(f"{which} is damaged: {error}") from error
+    return record
+
+
 def decode_tunnel(value: bytes) -> TunnelInfo:
     """A tunnel's record. Raises ValueError."""
     return _parse(TunnelInfo(), value)
@@ -253,6 +271,7 @@ def decode_presence(value: bytes) -> PresenceRecord:
     return PresenceRecord(presence.node, presence.time_ms, value)
 
 
+_read_authority: Final = decoder(AuthorityRecord)
 _read_grant_key: Final = decoder(GrantKeyRecord)
 
 

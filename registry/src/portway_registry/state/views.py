@@ -26,6 +26,7 @@ from portway_registry.state.records import (
     ReplicaRecord,
     TenantRecord,
     TokenRecord,
+    decode_authority,
     decode_grant_key,
     decode_node,
     decode_presence,
@@ -266,9 +267,7 @@ class Views:
             store, keys.PORTS, decoder(PortBlockRecord), on_failure=on_failure
         )
         self.grant_keys: View[GrantKeyRecord] = View(store, keys.GRANT_KEYS, decode_grant_key, on_failure=on_failure)
-        self.authority: View[AuthorityRecord] = View(
-            store, keys.AUTHORITY, decoder(AuthorityRecord), on_failure=on_failure
-        )
+        self.authority: View[AuthorityRecord] = View(store, keys.AUTHORITY, decode_authority, on_failure=on_failure)
         self.replicas: View[ReplicaRecord] = View(store, keys.REPLICAS, decoder(ReplicaRecord), on_failure=on_failure)
         self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
         self.invitations: View[InvitationRecord] = View(

@@ -5,15 +5,24 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import msgspec
 import pytest
 from portway_proto.v1.types_pb2 import NodeInfo
-from portway_registry.errors import InvalidRequest, NotFound, NotYet
+from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreError
 from portway_registry.nodes.authority_rotation import AuthorityRotation, AuthorityState, AuthorityStatus
 from portway_registry.pki.cluster_authority import ClusterAuthority, stored_authority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import IdentityRecord, Order, OrderRecord, ReplicaRecord, encode
+from portway_registry.state.records import (
+    IdentityRecord,
+    Order,
+    OrderRecord,
+    ReplicaRecord,
+    StoredAuthority,
+    decode_authority,
+    encode,
+)
 from portway_testkit.clusters.views import ViewedStore, settle
 
 NOW = 1_800_000_000_000
@@ -254,3 +263,41 @@ async def test_a_record_that_is_lost_or_damaged_is_named_and_changes_nothing(
         await stage.store.put(keys.AUTHORITY, entry.value)
         await stage.settle()
     assert (await stage.rotate()).state is AuthorityState.ISSUING
+
+
+@pytest.mark.parametrize("damaged", ["next", "next key", "before"])
+async def test_one_of_two_that_is_damaged_stops_nobody(
+    stage: Stage, damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Registries that run keep what they know and refuse changes until the record is back; one that starts says which
+    of the CAs it is."""
+    task = asyncio.ensure_future(stage.rotation.run())
+    if damaged != "before":
+        await stage.node("fra-1", stage.old)
+    made = await stage.rotate()
+    entry = await stage.store.get(keys.AUTHORITY)
+    assert entry is not None
+    known, record = stage.authority.ids, decode_authority(entry.value)
+    if damaged == "before":
+        bad = msgspec.structs.replace(record, before=StoredAuthority(b"noise", b"noise", 1))
+    else:
+        assert record.next is not None
+        certificate = b"noise" if damaged == "next" else record.next.certificate
+        bad = msgspec.structs.replace(record, next=StoredAuthority(certificate, b"noise", 1))
+    await stage.store.put(keys.AUTHORITY, encode(bad))
+    await stage.settle()
+    assert stage.authority.ids == known
+    assert keys.AUTHORITY in {one.__dict__.get("key") for one in caplog.records}
+    with pytest.raises(NotYet, match="put back a copy"):
+        await stage.rotate()
+    with pytest.raises(StoreError, match=f"the {'CA before' if damaged == 'before' else 'next CA'} is damaged"):
+        await stored_authority(stage.store, now_ms=NOW)
+    await stage.store.put(keys.AUTHORITY, entry.value)
+    await stage.node("fra-1", *known, made.id)
+    await stage.rotation.look()
+    await stage.settle()
+    assert stage.authority.issuer_id == made.id
+    assert not task.done()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
