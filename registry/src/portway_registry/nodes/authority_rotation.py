@@ -206,7 +206,10 @@ class AuthorityRotation:
                 wait = _CHECK_EVERY
                 try:
                     await self.look()
-                except StoreUnavailable as error:
+                except (
+                    StoreUnavailable,
+                    NotYet,
+                ) as error:  # NotYet: the record has gone, which the view may show later
                     logger.warning("the cluster's CA is not replaced yet", extra={"reason": str(error)})
                     wait = _AGAIN_AFTER
                 try:
@@ -221,7 +224,8 @@ class AuthorityRotation:
                 unsubscribe()
 
     async def look(self) -> None:
-        """Let an announced CA issue if everybody trusts it. Raises StoreUnavailable."""
+        """Let an announced CA issue if everybody trusts it. Raises StoreUnavailable, and NotYet when the store has lost
+        its record."""
         announced = self._announced()
         if announced and announced in self._authority.ids and not self._status(announced).waits_for:
             await self._let_issue(announced)

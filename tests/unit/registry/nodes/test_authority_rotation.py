@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreError
+from portway_registry.nodes import authority_rotation
 from portway_registry.nodes.authority_rotation import AuthorityRotation, AuthorityState, AuthorityStatus
 from portway_registry.pki.cluster_authority import ClusterAuthority, stored_authority
 from portway_registry.pki.signing import Signer
@@ -23,6 +24,7 @@ from portway_registry.state.records import (
     decode_authority,
     encode,
 )
+from portway_registry.store.contract import Entry
 from portway_testkit.clusters.views import ViewedStore, settle
 
 NOW = 1_800_000_000_000
@@ -263,6 +265,37 @@ async def test_a_record_that_is_lost_or_damaged_is_named_and_changes_nothing(
         await stage.store.put(keys.AUTHORITY, entry.value)
         await stage.settle()
     assert (await stage.rotate()).state is AuthorityState.ISSUING
+
+
+async def test_a_record_that_goes_before_the_view_shows_it_ends_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has lost a CA that everybody trusts by now: it is tried again until the record is back."""
+    await stage.node("fra-1", stage.old)
+    made = await stage.rotate()
+    monkeypatch.setattr(authority_rotation, "_AGAIN_AFTER", 0.02)
+    real, asked = stage.store.get, asyncio.Semaphore(0)
+
+    async def lost(key: str) -> Entry | None:
+        asked.release()
+        return None if key == keys.AUTHORITY else await real(key)
+
+    await stage.node("fra-1", stage.old, made.id)
+    monkeypatch.setattr(stage.store, "get", lost)
+    task = asyncio.ensure_future(stage.rotation.run())
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await asked.acquire()
+    assert not task.done()
+    issues = asyncio.Event()
+    stage.authority.subscribe(issues.set)
+    monkeypatch.setattr(stage.store, "get", real)
+    async with asyncio.timeout(20):
+        await issues.wait()
+    assert stage.authority.issuer_id == made.id
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("damaged", ["next", "next key", "before"])
