@@ -49,7 +49,15 @@ class Replica:
         self._changed.set()
 
     async def publish(self) -> None:
-        """Write the record, if it is not in the store as it is now. Raises StoreUnavailable and LeaseLost."""
+        """Write the record, if it is not in the store as it is now. Raises StoreUnavailable, and LeaseLost for a lease
+        that was lost twice."""
+        try:
+            await self._publish()
+        except LeaseLost:  # its answer was long in coming: an outage of the store that outlasted the lease
+            self._lease = NO_LEASE
+            await self._publish()
+
+    async def _publish(self) -> None:
         record = self._describe()
         if self._lease == NO_LEASE:
             self._lease = await self._store.grant_lease(self._lease_seconds)

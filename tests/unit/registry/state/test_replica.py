@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
 import pytest
+from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import ReplicaRecord, decoder
 from portway_registry.state.replica import Replica, new_replica_id
-from portway_registry.store.contract import Revision
+from portway_registry.store.contract import LeaseId, Revision
 from portway_registry.store.embedded import EmbeddedStore
 
 PATIENCE = 20.0
@@ -69,6 +70,24 @@ async def test_a_record_whose_lease_was_lost_is_written_again(stage: Stage) -> N
     again = await stage.store.get(keys.replica("r1"))
     assert again is not None
     assert again.lease != entry.lease
+
+
+async def test_a_lease_that_was_lost_before_the_record_was_written_is_replaced(
+    memory: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a start during an outage that outlasts the lease."""
+    stage, put = Stage(memory), memory.put
+
+    async def too_late(key: str, value: bytes, *, lease: LeaseId) -> bool:
+        monkeypatch.setattr(memory, "put", put)
+        await memory.revoke_lease(lease)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(memory, "put", too_late)
+    with pytest.raises(StoreUnavailable):
+        await stage.replica.publish()
+    await stage.replica.publish()
+    assert await stage.stored() is not None
 
 
 def test_replicas_of_one_machine_have_names_of_their_own() -> None:
