@@ -21,7 +21,7 @@ from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
 from portway_registry.config import Config
-from portway_registry.errors import StoreUnavailable
+from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.certificates import NodeCertificates
 from portway_registry.nodes.hub import Hub
@@ -118,7 +118,7 @@ async def open_cluster(
     life = config.node_certificate_seconds
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
-    await _join_replicas(config, store, views, authority, mesh_certificate, tasks, closing)
+    await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
@@ -147,8 +147,8 @@ async def _join_replicas(
     views: Views,
     authority: ClusterAuthority,
     mesh_certificate: PortCertificate,
-    tasks: Tasks,
     closing: Closing,
+    on_failure: Callable[[BaseException], None],
 ) -> None:
     """Tell the other replicas that this one lives, and what it knows."""
     replica_id, started = new_replica_id(), now_ms()
@@ -163,11 +163,24 @@ async def _join_replicas(
         )
 
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)
-    closing.append(replica.close)
-    await _once_reachable(replica.publish)
+    keeping = Tasks("this registry's record", on_failure=on_failure)
+    closing += [replica.close, keeping.close]  # once nothing writes it again
+    await _once_reachable(lambda: _published(replica))
     closing.append(calling(views.grant_keys.subscribe(replica.changed)))
-    authority.subscribe(replica.changed)
-    tasks.spawn(replica.run(), name="keep this registry's record")
+    closing.append(calling(authority.subscribe(replica.changed)))
+    replica.changed()
+    keeping.spawn(replica.run(), name="keep it")
+
+
+async def _published(replica: Replica) -> None:
+    """Publish, unless the store has no room: `run` does it then, once there is some. A registry serves without it."""
+    try:
+        await replica.publish()
+    except StoreFull as error:
+        logger.warning(
+            "this registry's record is not written yet, since the store is full: no key and no CA can be replaced",
+            extra={"reason": str(error)},
+        )
 
 
 def now_ms() -> int:

@@ -1,12 +1,19 @@
 """What a replica does beside serving."""
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from portway_geo.position import Position
 from portway_registry import server
+from portway_registry.config import Config
+from portway_registry.errors import StoreFull
 from portway_registry.server import Registry
+from portway_registry.state import keys, replica
+from portway_registry.store.contract import Write
+from portway_registry.store.embedded import EmbeddedStore
 from portway_runtime.errors import NoThread
 from portway_testkit.clusters.registry import Pki
 from portway_testkit.processes.threads import no_more_threads
@@ -47,4 +54,63 @@ async def test_no_replica_starts_without_threads(pki: Pki, tmp_path: Path) -> No
     with no_more_threads(), pytest.raises(NoThread, match="raise the limit"):
         await registry.start()
     await registry.start()
+    await registry.stop()
+
+
+async def test_a_full_store_keeps_no_replica_from_starting(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It serves what it can read; its own record follows once there is room."""
+    config = pki.config(tmp_path, store=f"embedded:{tmp_path / 'store.db'}")
+    full, written = True, asyncio.Event()
+    await started_once(config)
+    write = EmbeddedStore.write
+
+    async def write_if_there_is_room(store: EmbeddedStore, writes: Sequence[Write]) -> tuple[bool, ...]:
+        if full:
+            raise StoreFull("no room")
+        done = await write(store, writes)
+        if any(one.key.startswith(keys.REPLICAS) for one in writes):
+            written.set()
+        return done
+
+    monkeypatch.setattr(EmbeddedStore, "write", write_if_there_is_room)
+    monkeypatch.setattr(replica, "_PAUSE", 0.02)
+    registry = Registry(config)
+    async with asyncio.timeout(20):
+        await registry.start()
+        assert registry.address
+        assert "since the store is full" in caplog.text
+        full = False
+        await written.wait()
+    await registry.stop()
+
+
+async def test_a_replica_s_record_is_taken_away_when_nothing_writes_it_any_more(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was written again would be waited for until its lease ends."""
+    done: list[str] = []
+    run, close = replica.Replica.run, replica.Replica.close
+
+    async def noted_run(self: replica.Replica) -> None:
+        try:
+            await run(self)
+        finally:
+            done.append("written no more")
+
+    async def noted_close(self: replica.Replica) -> None:
+        await close(self)
+        done.append("taken away")
+
+    monkeypatch.setattr(replica.Replica, "run", noted_run)
+    monkeypatch.setattr(replica.Replica, "close", noted_close)
+    await started_once(pki.config(tmp_path))
+    assert done == ["written no more", "taken away"]
+
+
+async def started_once(config: Config) -> None:
+    registry = Registry(config)
+    await registry.start()
+    await asyncio.sleep(0)
     await registry.stop()

@@ -90,7 +90,6 @@ class Hub:
         self._now_ms = now_ms
         self._cluster_id = cluster_id
         self._authority = authority
-        authority.subscribe(self._send_settings)
         self._lease_seconds = lease_seconds
         self._quota = quota
         self._sessions: dict[str, NodeSession] = {}
@@ -124,6 +123,7 @@ class Hub:
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
+            self._authority.subscribe(self._send_settings),
         ]
         self._tasks.spawn(self._send_peers(), name="send peers")
         self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")

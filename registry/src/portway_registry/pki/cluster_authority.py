@@ -44,9 +44,10 @@ class ClusterAuthority:
         self.ids = tuple(trusted)
         self.issuer_id = self.ids[0]
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call `changed` after each change from now on."""
+    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` after each change from now on. Returns a function that ends it; it may be called again."""
         self._subscribers.append(changed)
+        return lambda: self._subscribers.remove(changed) if changed in self._subscribers else None
 
     def replace(self, certificate: bytes, signer: Signer | None) -> None:
         """Trust these CAs from now on, and issue with this one. Raises ValueError; nothing has changed then."""
