@@ -299,20 +299,29 @@ class GrantKeys:
         return self._status(item)
 
     async def _let_sign(self, item: Item[GrantKeyRecord]) -> None:
-        record = msgspec.structs.replace(item.value, active_from_ms=self._now_ms())
+        begins = self._next_begin(item.name)
+        if begins == item.value.active_from_ms:  # done, and this clock is behind
+            return
+        record = msgspec.structs.replace(item.value, active_from_ms=begins)
         if await self._store.put(keys.grant_key(item.name), encode(record), expected=item.modified):
             logger.info("grant key signs", extra={"kid": item.name})
+
+    def _next_begin(self, kid: str) -> int:
+        """From when on this key signs, if it is to sign now: the youngest one does. This clock may be behind the one by
+        which the key before began."""
+        now = self._now_ms()
+        signing = signing_key(self._known.values(), now)
+        return now if signing is None or (now, kid) > _age(signing) else signing.active_from_ms + 1
 
     async def _replace(self, kid: str) -> None:
         """Another key signs at once, known to nodes or not. Raises StoreUnavailable."""
         announced = [item for item in self._sorted() if self._status(item).state is KeyState.ANNOUNCED]
-        now = self._now_ms()
         if announced:
             await self._let_sign(announced[-1])
             await self._known.caught_up(announced[-1].name)
             return
         successor = self._next_kid()
-        await self._make(new_key(successor, active_from_ms=now, made_at_ms=now))
+        await self._make(new_key(successor, active_from_ms=self._next_begin(successor), made_at_ms=self._now_ms()))
         await self._known.caught_up(successor)
 
     async def _make_anew(self) -> None:

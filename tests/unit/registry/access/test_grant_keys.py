@@ -200,6 +200,27 @@ async def test_the_last_node_to_learn_a_key_lets_it_sign(running: RotatedKeys) -
     await until_signs(running, "2")
 
 
+async def test_a_replica_whose_clock_is_behind_lets_a_key_sign(running: RotatedKeys) -> None:
+    """The key that it replaces began by another clock, which is a minute ahead: the new one is the younger one, for all
+    clocks, and its record is not written again and again until this one gets there."""
+    ahead = running.now
+    running.now -= 60_000
+    await running.node("fra-1", "1")
+    await running.keys.rotate(by="admin")
+    changes: list[int] = []
+    running.cluster.views.grant_keys.subscribe(
+        lambda old, new: changes.append(new.value.active_from_ms) if new else None
+    )
+    await running.node("fra-1", "1", "2")
+    await running.keys.look()
+    await running.cluster.settle()
+    await running.keys.look()
+    await running.cluster.settle()
+    assert changes == [ahead + 1]
+    running.now = ahead + 1
+    assert running.states() == {"1": KeyState.VERIFYING, "2": KeyState.SIGNING}
+
+
 async def test_a_node_that_is_gone_is_not_waited_for(running: RotatedKeys) -> None:
     """It is told the key when it registers again, before any client comes to it."""
     await running.node("fra-1", "1")
