@@ -29,6 +29,7 @@ from portway_registry.state.audit import Audit
 from portway_registry.state.records import (
     AuthorityRecord,
     IdentityRecord,
+    NotedCertificate,
     Order,
     StoredAuthority,
     decode_authority,
@@ -301,7 +302,12 @@ class AuthorityRotation:
         live = [node for node in self._views.nodes.values() if not self._is_removed(node.name)]
         replicas = list(self._views.replicas.values())
         away = list(self._away(live))
-        used_away = [one for one in away if self._issuer_of(one) == authority]
+        used_away = {
+            one.node: certificate.until_ms
+            for one in away
+            for certificate in self._certificates(one)
+            if (certificate.authority or self._oldest()) == authority
+        }
         return AuthorityStatus(
             authority,
             state,
@@ -311,30 +317,29 @@ class AuthorityRotation:
             self._authority.from_files,
             _some(node.name for node in live if authority not in node.authorities),
             _some(one.id for one in replicas if authority not in one.authorities),
-            _some(one.node for one in away if authority not in one.trusted),
+            _some(one.node for one in away if any(authority not in each.trusted for each in self._certificates(one))),
             _some(node.name for node in live if authority in node.authorities and node.unaware_clients),
             _some(node.name for node in live if self._certified_by(node) == authority),
             _some(one.id for one in replicas if one.certificate_authority == authority),
-            _some(one.node for one in used_away),
-            max(map(self._until, used_away), default=0),
+            _some(iter(used_away)),
+            max(used_away.values(), default=0),
         )
 
     def _away(self, live: list[NodeInfo]) -> Iterator[IdentityRecord]:
         """Nodes that joined, do not live, and may come back with their certificate."""
-        here, now = {node.name for node in live}, self._now_ms()
+        here = {node.name for node in live}
         for one in self._views.identities.values():
-            if one.node not in here and not self._is_removed(one.node) and self._until(one) > now:
+            if one.node not in here and not self._is_removed(one.node) and self._certificates(one):
                 yield one
 
-    def _until(self, identity: IdentityRecord) -> int:
-        """When its certificate ends; one that was issued by an earlier release had its whole life before it at most."""
-        if identity.issued_until_ms:
-            return identity.issued_until_ms
-        record = self._views.authority.get("")
-        return (record.changed_at_ms if record is not None else 0) + self._life_ms
-
-    def _issuer_of(self, identity: IdentityRecord) -> str:
-        return identity.authority or self._oldest()
+    def _certificates(self, identity: IdentityRecord) -> list[NotedCertificate]:
+        """The valid certificates of which the node has one: the answer with the last one may not have reached it."""
+        until = identity.issued_until_ms
+        if not until:  # issued by an earlier release: it had its whole life before it at most
+            record = self._views.authority.get("")
+            until = (record.changed_at_ms if record is not None else 0) + self._life_ms
+        last = NotedCertificate(identity.authority, until, identity.trusted)
+        return [one for one in (identity.former, last) if one is not None and one.until_ms > self._now_ms()]
 
     def _certified_by(self, node: NodeInfo) -> str:
         """A node of an earlier release does not say it: its certificate counts as one of the CA before."""

@@ -34,7 +34,15 @@ from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import PublicKey, Signer, requested_key
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
+from portway_registry.state.records import (
+    IdentityRecord,
+    InvitationRecord,
+    NotedCertificate,
+    Order,
+    OrderRecord,
+    decoder,
+    encode,
+)
 from portway_registry.state.views import Views
 from portway_registry.store.contract import Entry, Store
 from portway_registry.store.update import Decision, revision_of, update
@@ -223,10 +231,36 @@ class NodeCertificates:
             identity = None if entry is None else _read_identity(entry.value)
             if identity is None or identity.joined_at_ms != issued.joined_at_ms:
                 raise CertificateSuperseded(issued.node)
-            noted = msgspec.structs.replace(identity, authority=authority, issued_until_ms=until, trusted=trusted)
+            noted = msgspec.structs.replace(
+                identity,
+                authority=authority,
+                issued_until_ms=until,
+                trusted=trusted,
+                former=self._former(identity, authority, trusted),
+            )
             return Decision(None, encode(noted))
 
         await update(self._store, keys.identity(issued.node), decide, "the node's identity changed at each try")
+
+    def _former(self, identity: IdentityRecord, authority: str, trusted: tuple[str, ...]) -> NotedCertificate | None:
+        """What the node has if the next certificate, of these CAs, does not reach it."""
+        now = self._now_ms()
+        kept = identity.former if identity.former is not None and identity.former.until_ms > now else None
+        if (identity.authority, identity.trusted) == (authority, trusted):
+            return kept
+        if identity.authority:
+            last = NotedCertificate(identity.authority, identity.issued_until_ms, identity.trusted)
+        elif identity.registered_at_ms:  # issued by an earlier release, for a whole life at most
+            last = NotedCertificate("", now + int(self._life.total_seconds() * 1000))
+        else:
+            return None
+        if kept is None:
+            return last
+        return NotedCertificate(
+            kept.authority if kept.authority in trusted else last.authority,
+            max(kept.until_ms, last.until_ms),
+            tuple(one for one in last.trusted if one in kept.trusted),
+        )
 
 
 def _require_match(invitation: InvitationRecord, node: str, region: str) -> None:

@@ -156,12 +156,22 @@ class InvitationRecord(msgspec.Struct, frozen=True):
     revoked_at_ms: int = 0
 
 
+class NotedCertificate(msgspec.Struct, frozen=True):
+    """A node's certificate: the id of the CA that it is from, "" when not known, when it ends, and the ids of the CAs
+    that the node was told with it."""
+
+    authority: str
+    until_ms: int
+    trusted: tuple[str, ...] = ()
+
+
 class IdentityRecord(msgspec.Struct, frozen=True):
     """The last node that joined under a name. Certificates for the name issued before `joined_at_ms` are refused.
 
     registered_at_ms: when it first registered with its certificate; 0 before.
     authority: the id of the CA of its last certificate, which ends at `issued_until_ms`; "" and 0 when not known.
     trusted: the ids of the CAs that it was told with that certificate.
+    former: a certificate with other CAs, which the node still has if no answer with a later one has reached it.
     """
 
     node: str
@@ -173,6 +183,7 @@ class IdentityRecord(msgspec.Struct, frozen=True):
     authority: str = ""
     issued_until_ms: int = 0
     trusted: tuple[str, ...] = ()
+    former: NotedCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import (
     IdentityRecord,
+    NotedCertificate,
     Order,
     OrderRecord,
     ReplicaRecord,
@@ -186,6 +187,31 @@ async def test_one_in_use_is_not_retired(stage: Stage) -> None:
     with pytest.raises(NotYet, match="lon-1"):
         await stage.retire(stage.old)
     await stage.identity("lon-1", made.id, NOW + HOUR, (made.id, stage.old))
+    await stage.retire(stage.old)
+    assert stage.authority.ids == (made.id,)
+
+
+async def test_a_certificate_that_may_not_have_arrived_counts_beside_the_one_before(stage: Stage) -> None:
+    """A node that went away when it was to get its next certificate comes back with either."""
+    made = await stage.rotate(force=True)
+    former = NotedCertificate(stage.old, NOW + HOUR, (stage.old,))
+    renewed = IdentityRecord(
+        "fra-1",
+        "fra",
+        "one",
+        1,
+        authority=made.id,
+        issued_until_ms=NOW + 2 * HOUR,
+        trusted=(made.id, stage.old),
+        former=former,
+    )
+    await stage.store.put(keys.identity("fra-1"), encode(renewed))
+    await stage.settle()
+    assert stage.status(made.id).unaware_away == ("fra-1",)
+    with pytest.raises(NotYet, match="away, until 2027-01-15 09:00 UTC: fra-1"):
+        await stage.retire(stage.old)
+    stage.now = NOW + HOUR
+    assert stage.status(made.id).unaware_away == ()
     await stage.retire(stage.old)
     assert stage.authority.ids == (made.id,)
 

@@ -19,7 +19,15 @@ from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import IdentityRecord, InvitationRecord, Order, OrderRecord, decoder, encode
+from portway_registry.state.records import (
+    IdentityRecord,
+    InvitationRecord,
+    NotedCertificate,
+    Order,
+    OrderRecord,
+    decoder,
+    encode,
+)
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_runtime.identities import BACKDATE
@@ -132,6 +140,39 @@ async def test_the_same_key_may_ask_again(stage: Stage) -> None:
         await stage.join(invitation, request())
     with pytest.raises(InvitationOver, match="was used by node fra-1"):
         await stage.join(invitation, csr, node="fra-2")
+
+
+async def test_the_certificate_before_is_noted_while_a_node_may_have_it(stage: Stage) -> None:
+    """The answer with the next one, of another CA, may be lost on its way, once or twice; when the one before has ended
+    it is forgotten."""
+    old, new = SIGNER, Signer.create()
+    authority = ClusterAuthority(old.pem, old)
+    stage.joining = NodeCertificates(
+        stage.store, authority, Audit(stage.store, lambda: NOW_MS), lambda: stage.now_ms, life=LIFE
+    )
+    old_id = authority.issuer_id
+    first = await stage.join(await stage.invitation(), request())
+
+    async def noted() -> IdentityRecord:
+        await stage.joining.renew("fra-1", issued_ms(first), request())
+        identity = await stage.identity()
+        assert identity is not None
+        return identity
+
+    joined = await stage.identity()
+    assert joined is not None
+    assert joined.former is None
+    assert (await noted()).former is None
+    authority.replace(old.pem + new.pem, old)
+    assert (await noted()).former == NotedCertificate(old_id, joined.issued_until_ms, (old_id,))
+    authority.replace(new.pem + old.pem, new)
+    for _ in range(2):
+        stage.now_ms += 1000
+        last = await noted()
+        assert last.authority == authority.issuer_id
+        assert last.former == NotedCertificate(old_id, joined.issued_until_ms, (old_id,))
+    stage.now_ms = joined.issued_until_ms
+    assert (await noted()).former is None
 
 
 async def test_it_may_not_ask_again_later(stage: Stage) -> None:
