@@ -156,7 +156,7 @@ class NodeLimits:
     max_resting_ports_per_token: int = _limit(
         32, "raw ports of one token that rest, or its quota of tunnels where that is more; then it gets no new ones"
     )
-    drain_grace: float = _limit(60.0, "seconds for visits to finish after their tunnel moved to another node")
+    drain_grace: float = _limit(60.0, "seconds for visits to finish after a client that was asked to leave has left")
     leave_grace: float = _limit(5.0, "seconds for visits to finish after their client closed the tunnel")
     first_bytes_time: float = _limit(
         2.0, "seconds to wait for the first bytes of a refused visitor, which gets an answer if they are HTTP"

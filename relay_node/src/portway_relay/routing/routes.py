@@ -180,6 +180,15 @@ class Routes:
         """Of all genuine claims the one of highest rank, this node's own and past ones included."""
         return next((word.claim for word in self._heard.claims(label) if word.genuine), None)
 
+    def is_elsewhere(self, held: Claim) -> bool:
+        """Whether its client has bound a label at another node after `held`, by statements that are checked. The node
+        may be unknown here."""
+        owner = self.highest(held.label)
+        if owner is None or owner.node == self._node or owner.rank <= held.rank:
+            return False
+        newest = self._newest(owner.session_key)
+        return newest is not None and newest.genuine is not None and newest.genuine.places(owner)
+
     # What is heard.
 
     def hear_claim(self, sender: Sender, claim: Claim) -> bool:

@@ -163,6 +163,11 @@ class TunnelTable:
         if closed:
             self._announcer.closed(tunnel)
 
+    def close_released(self, tunnel: Tunnel) -> None:
+        """Its client has closed a tunnel that was released before. No effect while its label is bound here again."""
+        if self._tunnels.get(tunnel.label) is None:
+            self._announcer.closed(tunnel)
+
     def evict(self, label: str, epoch: int, failure: Failure, claim: bytes = b"") -> None:
         """Take the label from its holder unless the holder's epoch is higher than `epoch`. claim: what owns it now."""
         tunnel = self._tunnels.get(label)

@@ -137,7 +137,9 @@ class SessionTunnels:
         # UNBOUND notices, sent again when the session resumes: a lane that broke may not have delivered them.
         self._notices: BoundedMap[str, tuple[Tunnel, Unbound]] = BoundedMap(limits.max_tunnels_per_session)
         self._pending: dict[str, asyncio.Task[None]] = {}  # BINDs that are not answered yet, by label
-        self._moved: set[str] = set()  # of `by_label`: the client says that it has bound them at another node
+        # What the last MOVED of a tunnel shows, while it is being checked.
+        self._following: dict[Tunnel, Claim] = {}
+        self._left: set[Tunnel] = set()  # of `_following`: the client has left before the check ended
 
     def __len__(self) -> int:
         return len(self.by_label)
@@ -175,7 +177,6 @@ class SessionTunnels:
     def tunnel_taken(self, tunnel: Tunnel, failure: Failure, claim: bytes = b"") -> None:
         if self.by_label.get(tunnel.label) is tunnel:
             del self.by_label[tunnel.label]
-            self._moved.discard(tunnel.label)
         notice = Unbound(label=tunnel.label, failure=failure, claim=claim)
         self._notices[tunnel.label] = (tunnel, notice)
         self._send(FrameType.UNBOUND, notice)
@@ -201,17 +202,18 @@ class SessionTunnels:
     def release(self, *, closed: bool) -> None:
         """Release every tunnel. `closed`: the client does not bind them at another node.
 
-        Those that it said have moved are not closed, though the check of what it showed for that may not have ended:
-        visitors wait for it, and visits in progress may finish.
+        Whether those are closed of which the client has just said that they moved follows from the check of what it
+        showed for that: until it has ended visitors wait, and visits in progress go on.
         """
         self.cancel_pending()
         for tunnel in self.by_label.values():
-            left = closed and tunnel.label in self._moved
-            self._context.table.release(tunnel, closed=closed and not left)
-            if not left:
+            following = tunnel in self._following
+            self._context.table.release(tunnel, closed=closed and not following)
+            if following:
+                self._left.add(tunnel)
+            else:
                 self._released(tunnel)
         self.by_label.clear()
-        self._moved.clear()
 
     def cancel_pending(self) -> None:
         """Drop the BINDs that are not answered yet; a client sends them again on its next control lane."""
@@ -242,7 +244,6 @@ class SessionTunnels:
         label = Unbind.FromString(payload).label
         self._notices.pop(label, None)
         self._cancel(label)
-        self._moved.discard(label)
         tunnel = self.by_label.pop(label, None)
         if tunnel is not None:
             self._context.table.release(tunnel, closed=True)
@@ -262,10 +263,23 @@ class SessionTunnels:
         claim, presence = read_claim(moved.claim), read_presence(moved.presence)
         if claim.label != tunnel.label:
             return
-        if claim.label in self.by_label:
-            self._moved.add(claim.label)
         self._context.routes.hear_moved(self.shown.sender, claim, presence)
-        self._context.tasks.spawn(self._context.verification.settle(claim.label), name="follow a client")
+        self._following[tunnel] = claim
+        self._context.tasks.spawn(self._follow(tunnel, claim), name="follow a client")
+
+    async def _follow(self, tunnel: Tunnel, claim: Claim) -> None:
+        """Check what MOVED shows. When it is genuine the tunnel goes to the other node; otherwise the client has said
+        nothing, and a tunnel that it has left meanwhile is closed."""
+        context = self._context
+        await context.verification.settle(claim.label)
+        if self._following.get(tunnel) is not claim:
+            return  # it has said something else since
+        del self._following[tunnel]
+        if tunnel in self._left:
+            self._left.discard(tunnel)
+            if not context.routes.is_elsewhere(tunnel.claim):
+                context.table.close_released(tunnel)
+                self._released(tunnel)
 
     # BIND, step by step.
 
@@ -317,7 +331,6 @@ class SessionTunnels:
             self._refuse(bind, refused)
             return
         self.by_label[label] = tunnel
-        self._moved.discard(label)
         self._notices.pop(label, None)
         logger.info("tunnel bound", extra={"label": short_label(label), "epoch": tunnel.epoch, "tenant": self.tenant})
         siblings = context.addresses.taken() if options.unencrypted else []

@@ -98,7 +98,7 @@ class Sessions:
 
     @property
     def tokens(self) -> Iterable[str]:
-        """The tokens of its sessions, those included whose clients are away."""
+        """The tokens of its sessions, those included whose clients are away, or have left with visits in progress."""
         return self._by_token.tokens
 
     def untold(self, authorities: Iterable[str]) -> int:
@@ -165,6 +165,7 @@ class Sessions:
 
     def session_left(self, session: Session) -> None:
         self._forget(session)
+        self._by_token.set_left(session)
 
     def tunnel_released(self, tunnel: Tunnel) -> None:
         if tunnel.visits:
@@ -181,14 +182,21 @@ class Sessions:
         for session in [one for one in self._sessions.values() if one.token_id in revoked]:
             logger.info("session ended: its token is revoked", extra={"token": session.token_id})
             self._end(session, failure, closed=True)
+        for session in self._by_token.left():
+            if session.token_id in revoked:
+                self._cut_left(session)
 
     def end_unrenewed(self) -> None:
-        """End the sessions whose grant has been over for OUTAGE_LEEWAY: this node may not have heard that their tokens
-        are revoked."""
+        """End the sessions whose grant has been over for OUTAGE_LEEWAY, and the visits of those that were left: this
+        node may not have heard that their tokens are revoked."""
         failure = Failure(code=FAILURE_CODE_GRANT, message=_UNRENEWED)
         for session in [one for one in self._sessions.values() if one.unrenewed]:
             logger.warning("session ended: its grant was not renewed", extra={"token": session.token_id})
             self._end(session, failure, closed=False)
+        self._by_token.forget_idle()
+        for session in self._by_token.left():
+            if session.unrenewed:
+                self._cut_left(session)
 
     async def keep_ending_unrenewed(self) -> NoReturn:
         """`end_unrenewed` once a minute, for ever."""
@@ -229,6 +237,8 @@ class Sessions:
         failure = Failure(code=FAILURE_CODE_SHUTDOWN, message=_STOPPED)
         for session in list(self._sessions.values()):
             self._end(session, failure, closed=False)
+        for session in self._by_token.left():
+            self._cut_left(session)
         for timer in self._finishing.values():
             timer.cancel()
         self._finishing.clear()
@@ -308,6 +318,12 @@ class Sessions:
     def _end(self, session: Session, failure: Failure | None, *, closed: bool) -> None:
         self._forget(session)
         session.end(failure, closed=closed)
+        session.pool.close()
+
+    def _cut_left(self, session: Session) -> None:
+        """Cut the visits that go on after their client has left."""
+        logger.info("visits of a client that has left are cut", extra={"token": session.token_id})
+        self._by_token.discard(session)
         session.pool.close()
 
     def _cut(self, tunnel: Tunnel) -> None:

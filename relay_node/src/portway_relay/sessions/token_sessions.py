@@ -1,4 +1,5 @@
-"""The sessions of each token on this node, those included whose client is away, and how many one token may have.
+"""The sessions of each token on this node, and how many one token may have: those included whose client is away, and
+apart from them those that their client has left while visits are in progress.
 
 Not here: which sessions exist, and how they end (sessions.py).
 """
@@ -22,11 +23,12 @@ class TokenSessions:
         self._most = most
         self._all: dict[str, set[Session]] = {}
         self._away: dict[str, dict[Session, None]] = {}  # the one that is away for the longest time first
+        self._left: dict[str, set[Session]] = {}
 
     @property
     def tokens(self) -> Set[str]:
-        """The tokens that have sessions."""
-        return self._all.keys()
+        """The tokens that have sessions, or visits of such as were left."""
+        return self._all.keys() | self._left.keys()
 
     def is_full(self, grant: Grant) -> bool:
         """Whether the token has as many sessions as it may have: a few more than tunnels, of which each session that
@@ -35,8 +37,9 @@ class TokenSessions:
         return len(self._all.get(grant.token_id, ())) >= most
 
     def lanes(self, token_id: str) -> int:
-        """The data lanes of this token's sessions, idle and busy."""
-        counts = [session.pool.counts for session in self._all.get(token_id, ())]
+        """The data lanes of this token's sessions, idle and busy, those included that were left."""
+        sessions = (*self._all.get(token_id, ()), *self._left.get(token_id, ()))
+        counts = [session.pool.counts for session in sessions]
         return sum(count.idle + count.busy for count in counts)
 
     def longest_away(self, token_id: str) -> Session | None:
@@ -59,11 +62,28 @@ class TokenSessions:
             if not away:
                 del self._away[session.token_id]
 
+    def left(self) -> list[Session]:
+        """The sessions that were left, as far as their visits may be in progress."""
+        return [session for sessions in self._left.values() for session in sessions]
+
+    def set_left(self, session: Session) -> None:
+        """Its client has left for good; it is one of the token's no more. No effect without visits in progress."""
+        self.discard(session)
+        if session.pool.counts.busy:
+            self._left.setdefault(session.token_id, set()).add(session)
+
+    def forget_idle(self) -> None:
+        """Forget those that were left whose visits have ended."""
+        for session in self.left():
+            if not session.pool.counts.busy:
+                self.discard(session)
+
     def discard(self, session: Session) -> None:
         """It has ended. May be called again."""
         self.set_back(session)
-        sessions = self._all.get(session.token_id)
-        if sessions is not None:
-            sessions.discard(session)
-            if not sessions:
-                del self._all[session.token_id]
+        for by_token in (self._all, self._left):
+            sessions = by_token.get(session.token_id)
+            if sessions is not None:
+                sessions.discard(session)
+                if not sessions:
+                    del by_token[session.token_id]

@@ -234,29 +234,6 @@ async def test_visits_of_a_tunnel_that_was_closed_may_finish_for_a_while(make_no
     await until(lambda: visit.is_cut)
 
 
-async def test_a_client_that_went_to_another_node_has_closed_nothing(make_node: MakeNode, key: SigningKey) -> None:
-    """MOVED, then GOAWAY at once, before what MOVED shows is checked: nobody hears that the tunnel is closed, and its
-    visits may finish."""
-    node = make_node(leave_grace=0.01)
-    client = await node.attach()
-    closed = new_key()
-    await client.bind(key)
-    await client.bind(closed)
-    visits = {one: FakeVisit() for one in (key, closed)}
-    for one, visit in visits.items():
-        tunnel = node.tunnels.live(label_of(one))
-        assert tunnel is not None
-        tunnel.visits.add(visit)
-    client.move(key, "relay-2")
-    client.leave()
-    assert len(node.sessions) == 0
-    await until(lambda: visits[closed].is_cut)
-    assert not visits[key].is_cut
-    assert ("closed", label_of(closed), 1) in node.announced.news
-    assert ("withdrawn", label_of(key), 1) in node.announced.news
-    assert ("closed", label_of(key), 1) not in node.announced.news
-
-
 async def test_revoking_a_token_ends_its_sessions_and_no_other(node: NodeSessions) -> None:
     """Each is told why; tunnels and visits are over, also of one that is away."""
     mine, away, other = (
