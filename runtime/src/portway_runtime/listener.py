@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from portway_runtime.descriptors import EXHAUSTED, first_reserved, lowest_free
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.listening import endpoint_of, handshakes_in_progress, refuse_connections
+from portway_runtime.listening import endpoint_of, handshakes_in_progress, queued, refuse_connections
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Acceptable(Protocol):
     def fileno(self) -> int: ...
     def getsockname(self) -> tuple[object, ...]: ...
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
     def close(self) -> None: ...
 
 
@@ -80,12 +81,14 @@ class Listener:
         return all(refusing)
 
     def retire(self) -> None:
-        """Refuse new connections, accept those that wait in the kernel's queue, and stop listening. Those whose
-        handshake is in progress are reset (`finish` waits for them)."""
+        """Refuse new connections, accept those that wait in the kernel's queue now, and stop listening. Those whose
+        handshake is in progress are reset (`finish` waits for them), and so are those that come meanwhile where the
+        system cannot refuse: else they would keep this from ending. Where it does not say how many wait, a batch of
+        each socket is accepted."""
         self.refuse()
         for sock in list(self._sockets):
-            while sock not in self._timers and self._accept(sock):
-                pass
+            waiting = queued(sock)
+            self._accept(sock, self._batch if waiting is None else waiting)
         self.close()
 
     def close(self) -> None:
@@ -98,26 +101,25 @@ class Listener:
             self._loop.remove_reader(sock.fileno())
             sock.close()
 
-    def _accept(self, listening: Acceptable) -> bool:
-        """Accept a batch. Whether there may be more in the queue."""
-        for _ in range(self._batch):
+    def _accept(self, listening: Acceptable, most: int | None = None) -> None:
+        """Accept `most` connections, a batch by default, as far as there are any; none during a pause."""
+        for _ in range(self._batch if most is None else most):
+            if listening in self._timers or not self._sockets:
+                return
             try:
                 if lowest_free(listening.fileno()) >= self._first_reserved:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 sock, name = listening.accept()
             except (BlockingIOError, InterruptedError):
-                return False
+                return
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     self._pause_accepting(listening, error)
-                    return False
+                    return
                 # The connection was gone before it was accepted (ECONNABORTED and its like).
                 continue
             sock.setblocking(False)
             self._accepted(sock, endpoint_of(name))
-            if not self._sockets:
-                return False
-        return True
 
     def _pause_accepting(self, listening: Acceptable, error: OSError) -> None:
         if not self._timers:

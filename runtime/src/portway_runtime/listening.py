@@ -8,6 +8,7 @@ accepting (listener.py).
 import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,6 +24,8 @@ _SAME_PORT_TRIES: Final = 16
 _SO_BINDTOIFINDEX: Final = 62
 # The highest number of an interface. They are given from 1 on, and no packet arrives at this one.
 _NO_INTERFACE: Final = 2**31 - 1
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)  # Linux
+_QUEUED: Final = struct.Struct("24xI")  # of a listening socket's TCP_INFO: connections that wait to be accepted
 # The kernel's tables of the TCP connections in this network namespace: a line each, in hexadecimal figures.
 _TABLES: Final = (Path("/proc/thread-self/net/tcp"), Path("/proc/thread-self/net/tcp6"))
 _LOCAL_ADDRESS, _STATE = 1, 3  # fields of a line
@@ -33,6 +36,12 @@ class Refusing(Protocol):
     """What refuse_connections needs of a listening socket."""
 
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+class Queue(Protocol):
+    """What `queued` needs of a listening socket."""
+
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
 
 
 def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
@@ -71,6 +80,19 @@ def refuse_connections(sock: Refusing) -> bool:
     except OSError:
         return False
     return True
+
+
+def queued(sock: Queue) -> int | None:
+    """Connections that wait in a listening socket's queue now, its backlog at most; None where the system does not
+    say."""
+    if _TCP_INFO is None:
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _QUEUED.size)
+        (count,) = _QUEUED.unpack(info)
+    except (OSError, struct.error):
+        return None
+    return int(count)
 
 
 def handshakes_in_progress(ports: Collection[int]) -> bool:

@@ -17,7 +17,7 @@ from portway_runtime import listening as listening_module
 from portway_runtime.descriptors import lowest_free
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listener import Listener, finish
-from portway_runtime.listening import handshakes_in_progress, open_sockets
+from portway_runtime.listening import handshakes_in_progress, open_sockets, queued
 from portway_testkit.links.carrier_link import until
 
 Accept = tuple[socket.socket, tuple[object, ...]]
@@ -51,6 +51,9 @@ class FakeListening:
         return ("127.0.0.1", 443)
 
     def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
         raise OSError(errno.ENOPROTOOPT, "Protocol not available")
 
     def close(self) -> None:
@@ -312,13 +315,47 @@ async def test_handshakes_are_not_waited_for_beyond_the_limit(monkeypatch: pytes
     assert not listener.ports
 
 
-async def test_where_the_system_cannot_refuse_the_queue_is_emptied(connection: Callable[[], Accept]) -> None:
-    """At once: as long as it listened, new ones would come."""
+async def test_where_the_system_cannot_refuse_the_queue_is_emptied(
+    opened: tuple[list[socket.socket], tuple[str, int]], taken: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: as long as it listened, new ones would come. Those who come meanwhile do not make it last longer."""
+    monkeypatch.setattr(listener_module, "refuse_connections", lambda sock: False)
+    sockets, address = opened
+    served: list[Endpoint] = []
+
+    def serve_and_attract(sock: socket.socket, peer: Endpoint) -> None:
+        serve(sock, peer)
+        served.append(peer)
+        if len(served) < 500:
+            taken.enter_context(socket.create_connection(address))
+
+    listener = Listener(sockets, serve_and_attract)
+    visitors = [taken.enter_context(socket.create_connection(address)) for _ in range(100)]
+    await finish([listener], within=NEVER)
+    assert [is_served(visitor) for visitor in visitors] == [True] * 100
+    assert len(served) == 100
+
+
+async def test_where_the_system_does_not_say_how_many_wait_a_batch_is_accepted(
+    connection: Callable[[], Accept],
+) -> None:
+    """There may be no end of them."""
     listening = FakeListening(*(connection() for _ in range(100)))
     accepted: list[Endpoint] = []
-    listener = Listener([listening], lambda sock, peer: accepted.append(peer))
-    await finish([listener], within=NEVER)
-    assert len(accepted) == 100
+    listener = Listener([listening], lambda sock, peer: accepted.append(peer), batch=20)
+    listener.retire()
+    assert len(accepted) == 20
+
+
+def test_the_kernel_says_how_many_wait(opened: tuple[list[socket.socket], tuple[str, int]], taken: ExitStack) -> None:
+    """Those whose handshake is over, until they are accepted."""
+    ((listening, *_), address) = opened
+    assert queued(listening) == 0
+    for _ in range(3):
+        taken.enter_context(socket.create_connection(address))
+    assert queued(listening) == 3
+    listening.accept()[0].close()
+    assert queued(listening) == 2
 
 
 async def test_descriptors_are_waited_for(connection: Callable[[], Accept], monkeypatch: pytest.MonkeyPatch) -> None:
