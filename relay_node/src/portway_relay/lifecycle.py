@@ -29,6 +29,8 @@ _HAND_ON_TIME: Final = 1.0
 _IDLE_TIME: Final = 1.0
 # Share of the grace in which clients attach elsewhere while visitors are taken; the rest is for visits to finish.
 _OPEN_SHARE: Final = 0.5
+# The most of the grace that `_HAND_ON_TIME` takes: a stranger who says nothing makes it last, and visits need the rest.
+_HAND_ON_SHARE: Final = 0.25
 
 
 class Lifecycle:
@@ -113,7 +115,7 @@ class Lifecycle:
         end = loop.time() + stays + self.grace
         await _at_most(stays + self.grace * _OPEN_SHARE, self._until_ports_may_close(stays))
         self._shut = True
-        await self._stop_listening(min(_HAND_ON_TIME, self.grace))
+        await self._stop_listening(min(_HAND_ON_TIME, self.grace * _HAND_ON_SHARE))
         before, since = self._visits.moved(), loop.time()
         if not await _at_most(end - loop.time(), self._over()):
             idle = self._visits.close_idle(before) if loop.time() - since >= _IDLE_TIME else 0

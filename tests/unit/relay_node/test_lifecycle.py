@@ -13,6 +13,7 @@ class Parts:
 
     def __init__(self, *, peers: int = 1, grace: float = 30.0, lame_duck: float = 0.0) -> None:
         self.calls: list[str] = []
+        self.hand_on_times: set[float] = set()
         self.clients_gone = asyncio.Event()
         self.visits_over = asyncio.Event()
         self.visits_of_now_over = asyncio.Event()
@@ -65,6 +66,7 @@ class Port:
 
     async def stop_listening(self, *, within: float) -> None:
         self._parts.calls.append(f"shut {self._name}")
+        self._parts.hand_on_times.add(within)
 
     async def over(self) -> None:
         self._parts.calls.append(f"wait for visitors of {self._name}")
@@ -161,6 +163,16 @@ async def test_clients_that_stay_do_not_keep_the_ports_open() -> None:
     parts.visits_over.set()
     await parts.lifecycle.leave()
     assert "shut public" in parts.calls
+
+
+@pytest.mark.parametrize(("grace", "expected"), [(30.0, 1.0), (2.0, 0.5), (0.04, 0.01), (0.0, 0.0)])
+async def test_those_who_came_last_take_a_quarter_of_the_grace_at_most(grace: float, expected: float) -> None:
+    """And a second at most: a stranger who connects and says nothing does not make a stop last longer than it may."""
+    parts = Parts(grace=grace)
+    parts.clients_gone.set()
+    parts.visits_over.set()
+    await parts.lifecycle.leave()
+    assert parts.hand_on_times == {expected}
 
 
 async def test_clients_without_another_node_stay() -> None:
