@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Final
 
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeState
+from portway_runtime.listener import finish
 
 from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.public_port import PublicPort
@@ -115,7 +116,8 @@ class Lifecycle:
         end = loop.time() + stays + self.grace
         await _at_most(stays + self.grace * _OPEN_SHARE, self._until_ports_may_close(stays))
         self._shut = True
-        await self._stop_listening(min(_HAND_ON_TIME, self.grace * _HAND_ON_SHARE))
+        within = min(_HAND_ON_TIME, self.grace * _HAND_ON_SHARE)
+        await _at_most(within, self._stop_listening(within))
         before, since = self._visits.moved(), loop.time()
         if not await _at_most(end - loop.time(), self._over()):
             idle = self._visits.close_idle(before) if loop.time() - since >= _IDLE_TIME else 0
@@ -129,9 +131,13 @@ class Lifecycle:
             await self._visits.over_of_now()
 
     async def _stop_listening(self, within: float) -> None:
-        """At all ports at once; those who came before are accepted."""
+        """At all ports at once; those who came before are accepted, and have the rest of the time to say what they
+        want."""
+        self._raw_ports.open_no_more()
         ports = (self._public_port, self._http_port, self._raw_ports)
-        await asyncio.gather(*(port.stop_listening(within=within) for port in ports))
+        await finish([listener for port in ports for listener in port.listeners], within=within / 2)
+        self._raw_ports.close()
+        await asyncio.gather(self._public_port.heard(), self._http_port.heard())
 
     async def _over(self) -> None:
         """Wait until those who came before are handed on, and all visits have ended."""

@@ -25,8 +25,8 @@ Accepted = Callable[[socket.socket, Endpoint], None]
 BATCH: Final = 16
 # Seconds until accepting is tried again: some connection has probably ended by then, and trying at once is a busy loop.
 _PAUSE: Final = 0.2
-# Seconds until `finish` first looks for handshakes in progress, and between two looks at most. A look takes a
-# microsecond for each connection of the machine.
+# Seconds until `finish` first looks for handshakes in progress, and between two looks at most, unless a look takes
+# longer.
 _FIRST_LOOK: Final = 0.005
 _LONGEST_LOOK: Final = 0.1
 
@@ -137,7 +137,8 @@ class Listener:
 
 async def finish(listeners: Collection[Listener], *, within: float) -> None:
     """Stop listening, so that none of those who connect is reset: new ones are refused at once, so that they try the
-    next address of the name; all others are accepted, also when their handshake is still in progress.
+    next address of the name; all others are accepted, also when their handshake is still in progress. Called once for
+    all ports that end together, because it is the same work for one and for many.
 
     within: seconds at most for handshakes, and for descriptors to be free. What has not come by then is reset, as is
     what is in progress where the system cannot refuse (Linux before 5.7). Cancelled, it leaves listeners that refuse.
@@ -150,11 +151,21 @@ async def finish(listeners: Collection[Listener], *, within: float) -> None:
         quiet = False
         while ports and (left := deadline - loop.time()) > 0:
             await asyncio.sleep(min(pause, left))
-            was_quiet = quiet
-            quiet = not any(listener.rests for listener in listeners) and not handshakes_in_progress(ports)
+            was_quiet, began = quiet, loop.time()
+            quiet = not any(listener.rests for listener in listeners) and not await _look(ports, deadline)
             # Twice: a connection is in the queue a moment after its handshake is over.
             if quiet and was_quiet:
                 break
-            pause = _FIRST_LOOK if quiet else min(2 * pause, _LONGEST_LOOK)
+            pause = max(loop.time() - began, _FIRST_LOOK if quiet else min(2 * pause, _LONGEST_LOOK))
     for listener in listeners:
         listener.retire()
+
+
+async def _look(ports: Collection[int], until: float) -> bool:
+    """Whether there are handshakes in progress, by a thread, since the loop has visits to move; true also when that has
+    not ended by `until`, or no thread can be started."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await asyncio.to_thread(handshakes_in_progress, ports)
+    except (TimeoutError, RuntimeError):
+        return True

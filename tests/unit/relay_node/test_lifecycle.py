@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
+from portway_relay import lifecycle
 from portway_relay.lifecycle import Lifecycle
 
 
@@ -13,7 +14,8 @@ class Parts:
 
     def __init__(self, *, peers: int = 1, grace: float = 30.0, lame_duck: float = 0.0) -> None:
         self.calls: list[str] = []
-        self.hand_on_times: set[float] = set()
+        self.all_heard = asyncio.Event()
+        self.all_heard.set()
         self.clients_gone = asyncio.Event()
         self.visits_over = asyncio.Event()
         self.visits_of_now_over = asyncio.Event()
@@ -64,9 +66,30 @@ class Port:
         self._parts = parts
         self._name = name
 
-    async def stop_listening(self, *, within: float) -> None:
-        self._parts.calls.append(f"shut {self._name}")
-        self._parts.hand_on_times.add(within)
+    @property
+    def listeners(self) -> list[Any]:
+        return [self]
+
+    @property
+    def ports(self) -> set[int]:
+        return set()
+
+    def refuse(self) -> bool:
+        self._parts.calls.append(f"refuse at {self._name}")
+        return True
+
+    def retire(self) -> None:
+        self._parts.calls.append(f"retire {self._name}")
+
+    async def heard(self) -> None:
+        self._parts.calls.append(f"hear {self._name}")
+        await self._parts.all_heard.wait()
+
+    def open_no_more(self) -> None:
+        self._parts.calls.append(f"open no more {self._name}")
+
+    def close(self) -> None:
+        self._parts.calls.append(f"close {self._name}")
 
     async def over(self) -> None:
         self._parts.calls.append(f"wait for visitors of {self._name}")
@@ -102,7 +125,13 @@ class Sessions:
         await self._parts.clients_gone.wait()
 
 
-SHUT = ("shut public", "shut http", "shut raw", "wait for visitors of public", "wait for raw visitors")
+SHUT = (
+    "open no more raw",
+    *("refuse at public", "refuse at http", "refuse at raw"),
+    *("retire public", "retire http", "retire raw"),
+    *("close raw", "hear public", "hear http"),
+    *("wait for visitors of public", "wait for raw visitors"),
+)
 
 
 async def turns() -> None:
@@ -162,17 +191,39 @@ async def test_clients_that_stay_do_not_keep_the_ports_open() -> None:
     parts = Parts(grace=0.04)
     parts.visits_over.set()
     await parts.lifecycle.leave()
-    assert "shut public" in parts.calls
+    assert "retire public" in parts.calls
 
 
 @pytest.mark.parametrize(("grace", "expected"), [(30.0, 1.0), (2.0, 0.5), (0.04, 0.01), (0.0, 0.0)])
-async def test_those_who_came_last_take_a_quarter_of_the_grace_at_most(grace: float, expected: float) -> None:
-    """And a second at most: a stranger who connects and says nothing does not make a stop last longer than it may."""
+async def test_those_who_came_last_take_a_quarter_of_the_grace_at_most(
+    monkeypatch: pytest.MonkeyPatch, grace: float, expected: float
+) -> None:
+    """And a second at most: a stranger who connects and says nothing does not make a stop last longer than it may. All
+    ports end together; half of the time is for handshakes."""
+    ended: list[tuple[int, float]] = []
+
+    async def finish(listeners: list[Any], *, within: float) -> None:
+        ended.append((len(listeners), within))
+
+    monkeypatch.setattr(lifecycle, "finish", finish)
     parts = Parts(grace=grace)
     parts.clients_gone.set()
     parts.visits_over.set()
     await parts.lifecycle.leave()
-    assert parts.hand_on_times == {expected}
+    assert ended == [(3, expected / 2)]
+
+
+async def test_who_says_nothing_is_not_waited_for_beyond_that() -> None:
+    """Visits are then waited for as ever."""
+    parts = Parts(grace=0.04)
+    parts.all_heard.clear()
+    parts.clients_gone.set()
+    parts.visits_over.set()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await parts.lifecycle.leave()
+    assert loop.time() - began >= 0.01
+    assert parts.calls[-1] == "wait for visits"
 
 
 async def test_clients_without_another_node_stay() -> None:
@@ -186,7 +237,7 @@ async def test_clients_without_another_node_stay() -> None:
     parts.visits_over.set()
     await leaving
     assert "wait for clients" not in parts.calls
-    assert parts.calls[-6:] == [*SHUT, "wait for visits"]
+    assert parts.calls[-len(SHUT) - 1 :] == [*SHUT, "wait for visits"]
 
 
 @pytest.mark.parametrize("idle_time", [0.0, 3600.0])

@@ -7,6 +7,8 @@ import logging
 import os
 import resource
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -315,6 +317,55 @@ async def test_handshakes_are_not_waited_for_beyond_the_limit(monkeypatch: pytes
     assert not listener.ports
 
 
+async def test_a_look_stalls_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a machine has very many connections it takes long; visits go on, and it is over at the limit."""
+    looking, ended = threading.Event(), threading.Event()
+
+    def in_progress(ports: set[int]) -> bool:
+        looking.set()
+        ended.wait()
+        return False
+
+    monkeypatch.setattr(listener_module, "handshakes_in_progress", in_progress)
+    listener = Listener(open_sockets(Endpoint("127.0.0.1", 0)), serve)
+    ending = asyncio.ensure_future(finish([listener], within=0.1))
+    await until(looking.is_set)
+    assert not ending.done()
+    await ending
+    assert not listener.ports
+    ended.set()
+
+
+async def test_looks_that_take_long_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is as much time between two as one takes: they have half a core at most."""
+    looks = 0
+
+    def in_progress(ports: set[int]) -> bool:
+        nonlocal looks
+        looks += 1
+        time.sleep(0.05)
+        return True
+
+    monkeypatch.setattr(listener_module, "handshakes_in_progress", in_progress)
+    await finish([Listener(open_sockets(Endpoint("127.0.0.1", 0)), serve)], within=0.25)
+    assert 1 <= looks <= 3
+
+
+async def test_without_a_thread_to_look_on_handshakes_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the limit, as where the system does not say."""
+
+    async def to_thread(*_: object) -> bool:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    listener = Listener(open_sockets(Endpoint("127.0.0.1", 0)), serve)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await finish([listener], within=0.02)
+    assert loop.time() - began >= 0.02
+    assert not listener.ports
+
+
 async def test_where_the_system_cannot_refuse_the_queue_is_emptied(
     opened: tuple[list[socket.socket], tuple[str, int]], taken: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,3 +443,18 @@ def test_a_handshake_in_progress_is_found_in_either_table(monkeypatch: pytest.Mo
     assert handshakes_in_progress({443})
     assert handshakes_in_progress({8080, 1})
     assert not handshakes_in_progress({444})
+
+
+def test_a_handshake_is_found_wherever_it_stands_in_a_long_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is read in pieces, which end in the middle of a line."""
+    table = tmp_path / "tcp"
+    monkeypatch.setattr(listening_module, "_TABLES", (table,))
+    other, wanted = (f"   0: 0100007F:01BB 0200007F:D431 {state} 00000000:00000000\n" for state in ("01", "03"))
+    fitting = listening_module._CHUNK // len(other)
+    for before in range(fitting - 2, fitting + 2):
+        table.write_text(other * before + wanted + other * 10)
+        assert handshakes_in_progress({443})
+    table.write_text(other * (fitting + 2))
+    assert not handshakes_in_progress({443})

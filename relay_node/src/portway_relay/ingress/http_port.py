@@ -3,7 +3,6 @@
 Here: accepting, within the limits of the public port. Not here: the answers (plain_visitors.py).
 """
 
-import asyncio
 import logging
 import socket
 from collections import Counter
@@ -12,7 +11,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener, finish
+from portway_runtime.listener import Listener
 from portway_runtime.listening import open_sockets
 from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.rates import AddressRate
@@ -79,15 +78,14 @@ class HttpPort:
         self.listening = Endpoint(name[0], name[1])
         self._listener = Listener(sockets, self._accept, batch=self._config.limits.accepts_per_turn)
 
-    async def stop_listening(self, *, within: float) -> None:
-        """Refuse new connections, and wait at most `within` seconds until all others are accepted and answered."""
-        try:
-            async with asyncio.timeout(within):
-                if self._listener is not None:
-                    await finish([self._listener], within=within / 2)
-                await self._peek.over()
-        except TimeoutError:
-            pass
+    @property
+    def listeners(self) -> list[Listener]:
+        """What accepts its connections; nothing where it does not listen."""
+        return [] if self._listener is None else [self._listener]
+
+    async def heard(self) -> None:
+        """Wait until all that were accepted are answered."""
+        await self._peek.over()
 
     async def close(self) -> None:
         """Accept no more, and close the connections that are not answered."""

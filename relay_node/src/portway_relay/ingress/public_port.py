@@ -19,7 +19,7 @@ from portway_carrier.values import ServerTls
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener, finish
+from portway_runtime.listener import Listener
 from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
@@ -160,16 +160,14 @@ class PublicPort:
         """Begin to accept. Raises ListenError."""
         self._listener = Listener(self.address.open(), self._accept, batch=self._config.limits.accepts_per_turn)
 
-    async def stop_listening(self, *, within: float) -> None:
-        """Refuse new connections, and wait at most `within` seconds until all others are accepted and have sent their
-        ClientHello (`over` waits for the rest)."""
-        try:
-            async with asyncio.timeout(within):
-                if self._listener is not None:
-                    await finish([self._listener], within=within / 2)
-                await self._peek.over()
-        except TimeoutError:
-            pass
+    @property
+    def listeners(self) -> list[Listener]:
+        """What accepts its connections; nothing before it listens."""
+        return [] if self._listener is None else [self._listener]
+
+    async def heard(self) -> None:
+        """Wait until all that were accepted have sent their ClientHello (`over` waits for the rest)."""
+        await self._peek.over()
 
     async def over(self) -> None:
         """Wait until all connections whose ClientHello has come are handed over; those whose label is looked up take

@@ -11,7 +11,7 @@ from enum import Enum
 
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
-from portway_runtime.listener import Listener, finish
+from portway_runtime.listener import Listener
 from portway_runtime.listening import open_sockets
 
 from portway_relay.errors import PortsUsedUp
@@ -126,16 +126,18 @@ class RawPorts:
         """Stop listening for a sibling's tunnel."""
         self.shut(port, label, _User.SIBLING)
 
-    async def stop_listening(self, *, within: float) -> None:
-        """Refuse new connections at all ports for good: the node stops, and the other nodes of the region serve its
-        ports. Waits at most `within` seconds until all others are accepted."""
+    @property
+    def listeners(self) -> list[Listener]:
+        """What accepts connections at the ports that are open."""
+        return [one.listener for one in self._open.values()]
+
+    def open_no_more(self) -> None:
+        """The node stops, and the other nodes of the region serve its ports."""
         self._closed = True
-        await finish([one.listener for one in self._open.values()], within=within)
-        self._open.clear()
 
     def close(self) -> None:
         """Stop listening for good, now."""
-        self._closed = True
+        self.open_no_more()
         for port in list(self._open):
             self._open.pop(port).listener.close()
 

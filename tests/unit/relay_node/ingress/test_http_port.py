@@ -11,6 +11,7 @@ from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
+from portway_runtime.listener import finish
 from portway_runtime.rates import AddressRate
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import HOST, Around
@@ -116,18 +117,22 @@ async def test_a_request_that_never_ends_is_dropped(open_port: Open) -> None:
 
 
 async def test_the_stop_waits_for_requests_that_come(open_port: Open) -> None:
-    """Whoever was accepted is answered, whoever comes later refused; who says nothing is waited for a short time."""
+    """Whoever was accepted is answered, whoever comes later refused; who says nothing is waited for until the port
+    closes."""
     port = open_port()
     reader, writer = await connect(port)
     _, silent = await connect(port)
     await until(lambda: port.half_open == 2)
-    stopping = asyncio.ensure_future(port.stop_listening(within=0.1))
+    await finish(port.listeners, within=0.1)
+    heard = asyncio.ensure_future(port.heard())
     writer.write(REQUEST)
     assert (await reader.read()).startswith(b"HTTP/1.1 308 ")
     with pytest.raises(ConnectionRefusedError):
         await connect(port)
-    await stopping
+    assert port.half_open == 1
+    assert not heard.done()
     await port.close()
+    await heard
     assert port.half_open == 0
     for one in (writer, silent):
         one.transport.abort()
@@ -152,7 +157,7 @@ async def test_an_address_that_nobody_asked_for_is_not_needed(
     assert "plain HTTP is not redirected" in caplog.text
     assert "--http-listen off" in caplog.text
     assert port.listening is None
-    await port.stop_listening(within=0.1)
+    assert port.listeners == []
 
 
 async def test_without_an_address_nothing_listens(open_port: Open) -> None:
