@@ -151,7 +151,7 @@ class KeepAlive(_message.Message):
     visits: _builtins.int
     state: _types_pb2.NodeState.ValueType
     certificate_end_s: _builtins.int
-    """As in NodeInfo."""
+    """As in NodeInfo, and so are the next two."""
     lacking_regions: _builtins.int
     time_ms: _builtins.int
     """As in Register."""
@@ -160,7 +160,9 @@ class KeepAlive(_message.Message):
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in NodeInfo, and so are the next two."""
+
     def __init__(
         self,
         *,

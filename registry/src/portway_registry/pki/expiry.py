@@ -1,7 +1,6 @@
 """When the registry's certificates and the cluster's CAs end, and what their operator does then.
 
-Not here: the warnings (portway_runtime.expiry). What the registry issues to itself is replaced in
-time by itself.
+Not here: the warnings (portway_runtime.expiry). What the registry issues to itself is replaced in time by itself.
 """
 
 from collections.abc import Callable
