@@ -25,6 +25,7 @@ from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.senders import NODE, REGISTRY, Sender
 from portway_runtime import clocks
 from portway_runtime.certificates import NamedFile, load_certified_key
+from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.tunnel_table import FakeHolder
 from portway_testkit.links.carrier_link import until
 from portway_testkit.processes.ports import raw_port_range
@@ -38,7 +39,9 @@ class Parts:
     """Every bundle of one node, nothing of it started."""
 
     def __init__(self, config: NodeConfig, failed: Callable[[BaseException], None]) -> None:
-        self.base: Base = build_base(config, failed, clocks.monotonic, clocks.wall_clock, clocks.counting_sleep)
+        # Budgets are of this clock: one that went on would fill them again while a test that uses one up is slow.
+        self.clock = ManualClock()
+        self.base: Base = build_base(config, failed, self.clock, clocks.wall_clock, clocks.counting_sleep)
         self.routing: Routing = build_routing(self.base)
         self.raw: RawPortParts = build_raw_ports(self.base, self.routing)
         self.serving: Serving = build_serving(self.base, self.routing, self.raw)
