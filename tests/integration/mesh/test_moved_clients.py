@@ -1,11 +1,14 @@
 """A client that leaves its node says where it went: who still comes to that node is sent there, and nobody is asked."""
 
 import dataclasses
+import socket
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, cast
 
 import portway
+import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_DRAIN
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
@@ -36,9 +39,9 @@ class Questions:
         lookup, peers = cast(Any, node._routing.lookup), cast(Any, node._routing.peers)
         resolve, ask_region = lookup._resolve, peers.ask_region
 
-        async def counted_resolve(label: str) -> ResolveResponse | None:
+        async def counted_resolve(label: str, *, current: bool = False) -> ResolveResponse | None:
             self.asked.append("registry")
-            answer: ResolveResponse | None = await resolve(label)
+            answer: ResolveResponse | None = await resolve(label, current=current)
             return answer
 
         async def counted_ask_region(*asked: str | None) -> list[tuple[str, Answer]]:
@@ -63,6 +66,13 @@ def echoes(node: RunningNode, tunnel: portway.Tunnel, cluster: Cluster, sent: by
         visitor.settimeout(TIMEOUT)
         visitor.sendall(sent)
         return visitor.recv(100) == sent
+
+
+def was_cut(visitor: socket.socket) -> bool:
+    try:
+        return visitor.recv(100) == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_a_visitor_of_a_stopping_node_is_sent_after_the_client(
@@ -108,6 +118,36 @@ def test_a_visitor_of_a_drained_node_is_sent_after_the_client(
             visitor.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             assert visitor.recv(100).startswith(b"HTTP/1.1 200 ")
         assert questions.asked == []
+
+
+@pytest.mark.parametrize("at_home", [True, False], ids=["direct", "forwarded"])
+def test_a_visit_that_a_client_has_left_ends_with_its_token(
+    start_cluster: StartCluster, as_client: AsClient, at_home: bool
+) -> None:
+    """It goes on at the node before, whichever node the visitor came to, until the token is revoked."""
+    cluster = start_cluster(*FAR_APART)
+    environment = cluster.environment()
+    as_client(environment)
+    lost: SimpleQueue[portway.TunnelLostError] = SimpleQueue()
+    eventually(lambda: connected(cluster))
+    with (  # noqa: PT012 - it is the end of the block that raises
+        TcpOrigin(echo) as origin,
+        pytest.raises(portway.TunnelLostError, match="revoked"),
+        portway.forward(origin.port, tunnel_lost=lost.put) as tunnel,
+    ):
+        [home] = [running for running in cluster.nodes.values() if sessions(cluster, running.node)]
+        [other] = [running for running in cluster.nodes.values() if running is not home]
+        with connect(home if at_home else other, tunnel.host, cluster.ca) as visitor:
+            visitor.settimeout(TIMEOUT)
+            visitor.sendall(b"before")
+            assert visitor.recv(100) == b"before"
+            cluster.admin.order(home.config.name, NODE_ORDER_DRAIN)
+            eventually(lambda: not sessions(cluster, home.node))
+            visitor.sendall(b"after")
+            assert visitor.recv(100) == b"after"
+            cluster.admin.revoke_token(environment["PORTWAY_TOKEN"])
+            assert was_cut(visitor)
+            lost.get(timeout=PATIENCE)
 
 
 def test_nobody_sends_anothers_visitors_away(start_cluster: StartCluster) -> None:
