@@ -149,7 +149,8 @@ class _ChannelHandler(logging.Handler):
 
 
 class _Tunnels:
-    """The tunnels that the program asked for, by their numbers. Used on the main thread."""
+    """The tunnels that the program has or waits for, by their numbers. Used on the main thread; the engine's tells what
+    becomes of them."""
 
     def __init__(self, sender: _Sender) -> None:
         self._sender = sender
@@ -168,16 +169,20 @@ class _Tunnels:
         from portway.engine.engine_thread import running_engine
 
         def lost(error: TunnelLostError) -> None:
+            self._forget(number)
             self._sender.send({"lost": number, "error": error_to_message(error.reason)})
+
+        def refused(error: BaseException) -> None:
+            self._forget(number)
+            self._sender.send({"refused": number, "error": error_to_message(error)})
 
         def done(opening: Future[Any]) -> None:
             try:
                 before = opening.result().kept
             except CancelledError:
-                stopped = RemoteError("Portway's engine stopped while the tunnel was being opened: open it again")
-                self._sender.send({"refused": number, "error": error_to_message(stopped)})
+                refused(RemoteError("Portway's engine stopped while the tunnel was being opened: open it again"))
             except BaseException as error:
-                self._sender.send({"refused": number, "error": error_to_message(error)})
+                refused(error)
             else:
                 self._sender.send({"opened": number, "before": before_to_message(before)})
 
@@ -186,10 +191,15 @@ class _Tunnels:
             engine = running_engine()
             opening = engine.open(request) if request.before is None else engine.submit(lambda it: _again(it, request))
         except Error as error:
-            self._sender.send({"refused": number, "error": error_to_message(error)})
+            refused(error)
             return
         self._requests[number], self._openings[number] = request, opening
         opening.add_done_callback(done)
+
+    def _forget(self, number: int) -> None:
+        """The program does not close what was refused or lost. Any thread may call it."""
+        self._requests.pop(number, None)
+        self._openings.pop(number, None)
 
     def _close(self, number: int) -> None:
         from portway.engine.engine_thread import running_engine
