@@ -38,8 +38,16 @@ class FirstAttachment:
         latest = (one for one in self._search.attempts if one.reason != NO_ANSWER_YET)
         return tuple({(one.name, one.address): one for one in (*self.failure.attempts, *latest)}.values())
 
-    async def attach(self, events: SessionEvents, resumable: Callable[[], Resumption | None]) -> Attachment:
+    async def attach(
+        self,
+        events: SessionEvents,
+        resumable: Callable[[], Resumption | None],
+        new_tunnels: Callable[[], int],
+    ) -> Attachment:
         """Search until a node accepts. Pauses grow to LONGEST_PAUSE; nodes that asked to wait are waited for.
+
+        Both are called before each search. new_tunnels: 0 where a tunnel of an engine that has ended comes back, for
+        it has its place in the quota.
 
         Raises what Search.attach does, UnreachableError only where trying again does not help. May be cancelled.
         """
@@ -47,7 +55,7 @@ class FirstAttachment:
         pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
-                attachment = await self._search.attach(events, resumable(), new_tunnels=1)
+                attachment = await self._search.attach(events, resumable(), new_tunnels=new_tunnels())
             except UnreachableError as error:
                 if error.lasting:
                     raise

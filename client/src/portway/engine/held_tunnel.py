@@ -89,6 +89,11 @@ class HeldTunnel:
         return Before(self._key.private, self.public, self._ticket)
 
     @property
+    def is_new(self) -> bool:
+        """Whether it was never open, in this engine or in another one that has ended: a quota must have room for it."""
+        return self._known is None
+
+    @property
     def bind_sent(self) -> bool:
         """Whether a BIND was ever sent, so that a node may know it."""
         return self._claim is not None

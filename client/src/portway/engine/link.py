@@ -225,7 +225,7 @@ class Link:
     async def _keep(self) -> None:
         """Keep a session, from the first attachment until no tunnel needs it, or none can be kept."""
         try:
-            attachment = await self._first.attach(self, self._resumable)
+            attachment = await self._first.attach(self, self._resumable, lambda: int(self._tunnels.all_new))
             renewing = (
                 self._tasks.spawn(self._directory.keep_renewed(), name="renew grants"),
                 self._tasks.spawn(self._presences.keep_renewed(), name="renew presences"),

@@ -68,6 +68,11 @@ class TunnelSet:
         """Whether a tunnel is open, so that visitors may know its name."""
         return any(held.tunnel is not None for held in self._tunnels.values())
 
+    @property
+    def all_new(self) -> bool:
+        """Whether none was ever open: the registry counts none of them yet."""
+        return all(held.is_new for held in self._tunnels.values())
+
     def keep_ports_at(self, node: Node) -> bool:
         """Whether no open tunnel would lose its raw port there, which it has in another region."""
         return all(held.keeps_port_at(node) for held in self._tunnels.values() if held.tunnel is not None)

@@ -12,10 +12,13 @@ import queue
 import signal
 import traceback
 import warnings
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
+from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.threads import start_thread
 
 from portway.engine_process.channel import Channel, Message
@@ -26,7 +29,7 @@ from portway.engine_process.messages import (
     request_from_message,
     warning_to_message,
 )
-from portway.errors import Error, RemoteError, TunnelLostError, UnreachableError
+from portway.errors import Error, QuotaError, RemoteError, TunnelLostError, UnreachableError
 from portway.tunnel import TunnelRequest
 from portway.version import VERSION
 
@@ -37,6 +40,11 @@ logger = logging.getLogger(__name__)
 _FOR_THE_PROGRAM: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # Log lines that wait to be sent while the program does not read; further ones are dropped.
 _MOST_LINES: Final = 1000
+# Seconds that one try may take at least when a tunnel of a process that has ended comes back. Nobody waits for it, and
+# its request's limit may be too short for a new session.
+RETURN_WITHIN: Final = 30.0
+# Seconds for which it is tried against a quota. Nodes and registries forget what has gone within this.
+QUOTA_WITHIN: Final = 300.0
 # Seconds. Nothing outlives the program for longer, whatever hangs.
 _END_WITHIN: Final = 10.0
 
@@ -156,6 +164,7 @@ class _Tunnels:
         self._sender = sender
         self._requests: dict[int, TunnelRequest] = {}
         self._openings: dict[int, Future[Any]] = {}
+        self._reasons: set[str] = set()  # why tunnels are not back yet, as far as it was logged
 
     def received(self, message: Message) -> None:
         """Do what the program says."""
@@ -187,14 +196,19 @@ class _Tunnels:
                 self._sender.send({"opened": number, "before": before_to_message(before)})
 
         request = request_from_message(fields, lost)
+        if request.before is not None:
+            request = replace(request, timeout=max(request.timeout, RETURN_WITHIN))
         try:
             engine = running_engine()
-            opening = engine.open(request) if request.before is None else engine.submit(lambda it: _again(it, request))
+            opening = engine.open(request) if request.before is None else engine.submit(self._returning(request))
         except Error as error:
             refused(error)
             return
         self._requests[number], self._openings[number] = request, opening
         opening.add_done_callback(done)
+
+    def _returning(self, request: TunnelRequest) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+        return lambda engine: come_back(engine, request, self._reasons)
 
     def _forget(self, number: int) -> None:
         """The program does not close what was refused or lost. Any thread may call it."""
@@ -224,16 +238,28 @@ async def _withdraw(engine: Any, request: TunnelRequest) -> None:
     engine.withdraw(request)
 
 
-async def _again(engine: Any, request: TunnelRequest) -> Any:
-    """Open a tunnel of a process that has ended. As for any tunnel that is open, what may pass is waited for."""
+async def come_back(
+    engine: Any,
+    request: TunnelRequest,
+    reasons: set[str],
+    clock: Monotonic = monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Any:
+    """Open a tunnel of a process that has ended. As for any tunnel that is open, what may pass is waited for: a quota
+    for QUOTA_WITHIN. `reasons`: those that were logged, for all tunnels that come back."""
     from portway.engine.failures import pauses
 
+    quota_until = clock() + QUOTA_WITHIN
     for pause in pauses():
-        await asyncio.sleep(pause)
+        await sleep(pause)
         try:
             return await engine.open(request)
-        except (UnreachableError, RemoteError) as error:
-            logger.warning("not attached yet: %s", error)
+        except (UnreachableError, RemoteError, QuotaError) as error:
+            if isinstance(error, QuotaError) and clock() >= quota_until:
+                raise
+            reason = str(error)
+            logger.log(logging.DEBUG if reason in reasons else logging.WARNING, "not attached yet: %s", reason)
+            reasons.add(reason)
     raise AssertionError("pauses have no end")
 
 

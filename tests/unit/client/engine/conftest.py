@@ -7,7 +7,7 @@ import pytest
 from portway.config import Settings
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.key_file import WRITER, KeyFile
-from portway.tunnel import TunnelRequest
+from portway.tunnel import Before, TunnelRequest
 
 MakeTunnel = Callable[..., HeldTunnel]
 
@@ -40,8 +40,18 @@ def make_tunnel(settings: Settings) -> MakeTunnel:
         tunnel_lost: object = None,
         unencrypted: bool = False,
         key_file: KeyFile | None = None,
+        before: Before | None = None,
     ) -> HeldTunnel:
-        request = TunnelRequest(port, None, unencrypted, False, 10.0, settings, tunnel_lost)  # type: ignore[arg-type]
+        request = TunnelRequest(
+            port,
+            None,
+            unencrypted,
+            False,
+            10.0,
+            settings,
+            tunnel_lost,  # type: ignore[arg-type]
+            before=before,
+        )
         return HeldTunnel(request, (lambda _: None) if lost is None else lost.append, key_file)
 
     return make

@@ -30,7 +30,7 @@ class World:
         self.pauses.append(seconds)
 
     async def attach(self) -> None:
-        await self.first.attach(None, lambda: None)  # type: ignore[arg-type]
+        await self.first.attach(None, lambda: None, lambda: 1)  # type: ignore[arg-type]
 
 
 async def test_it_goes_on_until_a_node_accepts() -> None:

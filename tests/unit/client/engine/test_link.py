@@ -19,7 +19,9 @@ from portway.engine.link import SOUND_AFTER
 from portway.engine.search import Refused, Resumption
 from portway.engine.session import BindRefused, End, SessionOver
 from portway.errors import AuthError, Error, QuotaError, UnreachableError
+from portway.tunnel import Before, Tunnel
 from portway_proto.v1.lane_pb2 import FailureCode
+from portway_proto.wire.statements import SigningKey
 from portway_runtime import backoff
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_link import (
@@ -169,6 +171,15 @@ async def test_the_first_attachment_is_tried_until_its_caller_gives_up(world: Wo
     world.then(UnreachableError("not trusted", lasting=True))
     with pytest.raises(UnreachableError, match="not trusted"):
         await world.link.bind(make_tunnel(8002))
+
+
+async def test_a_tunnel_that_comes_back_has_its_place(world: World, make_tunnel: MakeTunnel) -> None:
+    """It was open in an engine that has ended: registries may still count it, and are asked for no further place, also
+    for one that is opened beside it."""
+    world.then(NOWHERE, FakeSession())
+    before = Before(SigningKey().private, Tunnel("a.test", 443))
+    await asyncio.gather(world.link.bind(make_tunnel(before=before)), world.link.bind(make_tunnel(8001)))
+    assert world.search.new_tunnels == [0, 0]
 
 
 @pytest.mark.parametrize("error", [Refused(REVOKED), AuthError("revoked")])
