@@ -16,6 +16,9 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+from portway_runtime.clocks import Monotonic, monotonic
+from portway_runtime.os_threads import Event, make_lock
+
 from portway.engine_process.channel import Channel, Message
 from portway.errors import InvalidError, RemoteError
 
@@ -29,17 +32,24 @@ _ADVICE: Final = {
 }
 # Seconds. The imports take a tenth of one; a slow disk needs some more.
 START_WITHIN: Final = 30
+# Seconds between the end of its channel and its own: an interpreter takes some hundredths to end.
+EXIT_WITHIN: Final = 1.0
+_LOOK_AGAIN: Final = 0.005
 
 
 class ChildProcess:
     """The child of one start."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Monotonic = monotonic) -> None:
         """Start it; does not wait until it is ready. Raises InvalidError where no interpreter can be started,
         RemoteError when the system does not start one."""
         executable = _executable()
         self._circumstances: Message | None = None  # what it was told last
+        self._clock = clock
+        self._lock = make_lock()  # for the three below: a number that was waited for may be another process's
         self._ended = False
+        self._killed = False  # by this program
+        self._pidfd: int | None = None
         self.ready = False  # until it says so
         try:
             mine, theirs = _socket.socketpair()
@@ -66,6 +76,7 @@ class ChildProcess:
             raise
         finally:
             theirs.close()
+        self._pidfd = _open_pidfd(self.pid)
 
     def circumstances(self) -> Message:
         """What has changed of this process's environment and current folder since the last call: the child is to see
@@ -76,31 +87,77 @@ class ChildProcess:
         before, self._circumstances = self._circumstances or {}, now
         return {name: value for name, value in now.items() if before.get(name) != value}
 
+    def abandon(self) -> None:
+        """In a forked process: close its descriptors of the child, and touch nothing else."""
+        self.channel.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
     def kill(self) -> None:
-        """It is stuck. Does nothing once it was waited for."""
-        if not self._ended:
+        """It is stuck. Does nothing once it has ended and was waited for, by this program's own code, too."""
+        with self._lock:
+            if self._ended:
+                return
+            self._killed = True
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                if self._pidfd is not None:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                else:
+                    os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> str:
-        """The channel has ended: leave no zombie. Returns how it ended, for people: "was killed (SIGKILL)"."""
+        """The channel has ended: leave no zombie. It has EXIT_WITHIN to end by itself. Returns how it ended, for
+        people: "was killed (SIGKILL)"."""
+        until, never = self._clock() + EXIT_WITHIN, Event()
         try:
-            pid, status = posix.waitpid(self.pid, os.WNOHANG)
-            if not pid:
-                self.kill()
-                _, status = posix.waitpid(self.pid, 0)
+            while (code := self._exit_code()) is None:
+                if not self._killed and self._clock() >= until:
+                    self.kill()
+                never.wait(_LOOK_AGAIN)
         except ChildProcessError:
             return "has ended"  # the program waits for all its children, or ignores SIGCHLD
         finally:
-            self._ended = True
             self.channel.close()
-        code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return f"ended with exit code {code}"
+        memory = ", perhaps for want of memory" if -code == signal.SIGKILL and not self._killed else ""
         with suppress(ValueError):
-            name = signal.Signals(-code).name
-            return f"was killed ({name}{', perhaps for want of memory' if -code == signal.SIGKILL else ''})"
+            return f"was killed ({signal.Signals(-code).name}{memory})"
         return f"was killed (signal {-code})"
+
+    def _exit_code(self) -> int | None:
+        """Negative: the signal that killed it. None: it runs. Raises ChildProcessError when somebody else waited for
+        it."""
+        with self._lock:
+            code: int | None = None
+            gone = True
+            try:
+                if self._pidfd is not None:
+                    result = posix.waitid(posix.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+                    gone = result is not None
+                    if result is not None:
+                        code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+                else:
+                    pid, status = posix.waitpid(self.pid, os.WNOHANG)
+                    gone = bool(pid)
+                    code = os.waitstatus_to_exitcode(status) if pid else None
+            finally:
+                self._ended = gone
+                if gone and self._pidfd is not None:
+                    descriptor, self._pidfd = self._pidfd, None
+                    os.close(descriptor)
+            return code
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A descriptor that names this process for ever, also when the program has waited for it and its number is another
+    process's. None where there is none: macOS, old kernels, no further descriptor."""
+    if not hasattr(os, "pidfd_open") or not hasattr(posix, "P_PIDFD"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _executable() -> str:
@@ -134,7 +191,12 @@ def _flags() -> list[str]:
 
 def _module_paths() -> list[str]:
     """sys.path, with whole paths: the child's current folder is not what counted when they were made."""
-    return [os.path.abspath(path) for path in sys.path if isinstance(path, str)]  # noqa: PTH100 - see above
+    paths = []
+    for path in sys.path:
+        if isinstance(path, str):
+            with suppress(OSError):  # the current folder is gone, and nothing can be imported from below it
+                paths.append(os.path.abspath(path))  # noqa: PTH100 - see above
+    return paths
 
 
 def _environment() -> dict[str, str]:

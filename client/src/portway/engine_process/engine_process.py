@@ -156,9 +156,9 @@ class EngineProcess:
             self._ended.wait_among_others(EXIT_TIMEOUT)
 
     def abandon(self) -> None:
-        """In a forked child: close this process's descriptor of the channel, and touch nothing else."""
+        """In a forked child: close this process's descriptors of the engine's process, and touch nothing else."""
         if self._child is not None:
-            self._child.channel.close()
+            self._child.abandon()
 
     def _expect_answer(self, tunnel: ProcessTunnel, child: ChildProcess) -> None:
         """Kill the child if it does not say in time what became of the opening: what else is open in it comes back in

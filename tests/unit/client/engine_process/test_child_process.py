@@ -1,7 +1,10 @@
 """portway.engine_process.child_process: how the interpreter is called."""
 
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +68,63 @@ def test_variables_of_python_are_the_program_s(monkeypatch: pytest.MonkeyPatch) 
     environment = spawned().environment
     assert environment["OWN"] == environment["PYTHONHOME"] == "x"
     assert not {"PYTHONWARNINGS", "PYTHONPATH"} & set(environment)
+
+
+@pytest.mark.usefixtures("spawn")
+def test_a_folder_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing can be imported from it, and the child starts all the same."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    monkeypatch.setattr(sys, "path", ["", "relative", "/absolute"])
+    command = spawned().command
+    assert command[command.index("-c") + 2 :] == ["/absolute"]
+
+
+_UNBLOCK = "signal.pthread_sigmask(signal.SIG_SETMASK, ())"  # it starts with all of them blocked
+
+
+@pytest.fixture(params=["pidfd", "pid"])
+def start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], ChildProcess]:
+    """Starts a child with another program, which has ended its channel when this returns. By descriptor, and by number
+    as on macOS."""
+    if request.param == "pid":
+        monkeypatch.delattr(os, "pidfd_open")
+
+    def start(program: str) -> ChildProcess:
+        monkeypatch.setattr(module, "_BOOTSTRAP", f"import os, signal, sys, time; {_UNBLOCK}; {program}")
+        child = ChildProcess()
+        assert child.channel.receive() is None
+        return child
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("os.close(0); time.sleep(0.2); sys.exit(3)", "ended with exit code 3"),
+        ("os.close(0); signal.pause()", "was killed (SIGKILL)"),  # by the program
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL, perhaps for want of memory)"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed (SIGSEGV)"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", f"was killed (signal {signal.SIGRTMIN + 1})"),
+    ],
+)
+def test_how_it_ended(start: Callable[[str], ChildProcess], program: str, how: str) -> None:
+    """Its channel ends before it does: it has a second. Want of memory is only where somebody else killed it."""
+    child = start(program)
+    assert child.wait() == how
+    child.kill()  # does nothing any more
+
+
+def test_another_process_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program has waited for all its children, and another one has its number by now."""
+    monkeypatch.setattr(module, "_BOOTSTRAP", "pass")
+    child = ChildProcess()
+    os.waitpid(child.pid, 0)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        child.pid = other.pid
+        child.kill()
+        assert child.wait() == "has ended"
+        child.kill()
+        other.communicate(b"\n")
+    assert other.returncode == 0
