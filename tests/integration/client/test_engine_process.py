@@ -233,6 +233,41 @@ def test_warnings_of_the_child_are_the_program_s(node: FakeNode, monkeypatch: py
         pass
 
 
+def test_a_program_that_stood_still_has_its_tunnels(
+    node: FakeNode, echo: Any, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than a message may wait to be sent (Ctrl-Z, a debugger, a slow log handler), while the engine had more
+    to say than the socket takes."""
+    floods = (
+        "; from portway.engine_process.channel import Channel; Channel.__init__.__defaults__ = (1,)"  # seconds, not 10
+        "; from portway.engine import engine_thread; import logging; run = engine_thread.running_engine; "
+        "engine_thread.running_engine = lambda: [logging.error('%01000d', 1) for _ in range(900)] and run()"
+    )
+    monkeypatch.setattr(
+        "portway.engine_process.child_process._BOOTSTRAP", _BOOTSTRAP.replace("; sys.exit", f"{floods}; sys.exit")
+    )
+    stopped: list[logging.LogRecord] = []
+
+    def stand_still(record: logging.LogRecord) -> bool:
+        if not stopped:
+            stopped.append(record)
+            threading.Event().wait(2.5)
+        return False
+
+    logger = logging.getLogger()
+    logger.addFilter(stand_still)
+    try:
+        with portway.forward(echo.port, process=True, timeout=60) as tunnel:
+            child = only_child()
+            assert stopped
+            assert exchange(node, tunnel.host, b"hello") == b"hello"
+            assert node.count("hello") == 1
+            with portway.forward(8000, process=True):
+                assert only_child() == child
+    finally:
+        logger.removeFilter(stand_still)
+
+
 async def test_an_opening_fails_with_its_engine(node: FakeNode) -> None:
     """With an error that says what happened; the next one has another engine."""
     node.silent = True

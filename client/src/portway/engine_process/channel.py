@@ -15,7 +15,7 @@ _LENGTH: Final = struct.Struct("!I")
 _TIME: Final = struct.Struct("@ll")  # struct timeval
 # Bytes. A request holds a bundle of CAs at most; what is longer is no message.
 MAX_MESSAGE: Final = 64 * 1024 * 1024
-# Seconds. The other side reads at all times: one that takes nothing for as long is stopped or stuck.
+# Seconds. A child reads at all times: one that takes nothing for as long is stopped or stuck.
 SEND_TIMEOUT: Final = 10
 
 
@@ -23,11 +23,11 @@ class Channel:
     """One end. One thread at a time sends, and one receives. The sockets are not those that gevent or eventlet puts in
     the standard library's place."""
 
-    def __init__(self, descriptor: int) -> None:
-        """Owns the descriptor of a connected stream socket."""
+    def __init__(self, descriptor: int, send_timeout: int = SEND_TIMEOUT) -> None:
+        """Owns the descriptor of a connected stream socket. `send_timeout`: seconds; 0 is for ever."""
         self._socket = _socket.socket(fileno=descriptor)
         self._socket.setblocking(True)  # whatever socket.setdefaulttimeout says
-        self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _TIME.pack(SEND_TIMEOUT, 0))
+        self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _TIME.pack(send_timeout, 0))
 
     def send(self, message: Message) -> None:
         """Raises OSError when the other side has gone, or reads nothing; then the channel is of no use any more."""

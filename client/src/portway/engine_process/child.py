@@ -84,7 +84,9 @@ def _detach() -> None:
 
 
 def _take_channel() -> Channel:
-    """Close what else was inherited; the channel gets a descriptor that no child of this process would."""
+    """Close what else was inherited; the channel gets a descriptor that no child of this process would. What it sends
+    waits for the program as long as there is one: it may be stopped (Ctrl-Z, a debugger), or its log handlers be slow,
+    and it keeps its tunnels."""
     try:
         inherited = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 - importing pathlib takes 4 ms
     except OSError:
@@ -93,7 +95,7 @@ def _take_channel() -> Channel:
         for descriptor in inherited:
             if descriptor > 2:
                 os.closerange(descriptor, descriptor + 1)  # unlike close, it says nothing of one that is closed
-    channel = Channel(os.dup(0))
+    channel = Channel(os.dup(0), send_timeout=0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -140,7 +142,7 @@ class _Sender:
             while (message := self._waiting.get()) is not None:
                 self._channel.send(message)
         except OSError:
-            pass  # the program has gone, or is stopped for good: the main thread sees the end
+            pass  # the program has gone: the main thread sees the end
         finally:
             self._done.set_result(None)
 
