@@ -74,8 +74,8 @@ class Event:
         return self._set
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block this thread until it is set, `timeout` seconds at most. Returns whether it is set."""
-        if self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        """Block this thread until it is set, `timeout` seconds at most, however many. Returns whether it is set."""
+        if self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
             self._lock.release()
         return self._set
 

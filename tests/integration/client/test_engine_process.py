@@ -64,6 +64,12 @@ def test_one_child_has_all_tunnels(node: FakeNode, echo: Any, exchange: Any) -> 
     node.wait(lambda: not node.tunnels)
 
 
+def test_a_timeout_without_bound(node: FakeNode, echo: Any, exchange: Any) -> None:
+    """More seconds than a lock can be waited for: 292 years."""
+    with portway.forward(echo.port, process=True, timeout=1e12) as tunnel:
+        assert exchange(node, tunnel.host, b"hello") == b"hello"
+
+
 def test_a_program_may_use_both_engines(node: FakeNode, echo: Any, exchange: Any) -> None:
     """Each has a session of its own."""
     with portway.forward(echo.port, process=True) as one, portway.forward(echo.port, process=False) as other:

@@ -21,6 +21,13 @@ def test_an_event_wakes_who_waits() -> None:
     event.set()
 
 
+def test_an_event_is_waited_for_however_long() -> None:
+    """Also for longer than a lock can be."""
+    event = Event()
+    start_thread(event.set, "setting")
+    assert event.wait(2 * threading.TIMEOUT_MAX)
+
+
 def test_a_thread_keeps_nothing_from_ending() -> None:
     found: list[threading.Thread] = []
     event = Event()
