@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from portway.config import LATENCY, resolve, resolve_key, resolve_process
-from portway.errors import InvalidError, TunnelLostError
+from portway.errors import InvalidError, RemoteError, TunnelLostError
 from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel, TunnelLost, TunnelRequest
 
@@ -172,7 +172,8 @@ class Forwarding:
             raise InvalidError("this forward() is open already: call forward() again for another tunnel")
         request = self._arguments.checked()
         engine: TunnelEngine[Any]
-        if resolve_process(self._arguments.process):
+        apart = resolve_process(self._arguments.process)
+        if apart:
             with fork_guard:
                 from portway.engine_process.engine_process import running_engine_process
             engine = running_engine_process()  # it starts while this thread imports the rest
@@ -182,7 +183,12 @@ class Forwarding:
             engine = running_engine()
         with fork_guard:
             from portway.engine.tunnel_handle import TunnelHandle
-        return TunnelHandle(engine, request)
+        try:
+            return TunnelHandle(engine, request)
+        except RemoteError:
+            if not apart:
+                raise
+        return TunnelHandle(running_engine_process(), request)  # the process had nothing to do, and has just ended
 
     @staticmethod
     def _raise_loss(lost: TunnelLostError | None, error: BaseException | None) -> None:

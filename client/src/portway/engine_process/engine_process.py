@@ -57,6 +57,7 @@ class ProcessTunnel:
         self.request = request
         self.opening: Future[ProcessTunnel] = Future()
         self.closing: Future[None] = Future()
+        self.sent = False  # whether a child was asked for it
         self.before: Before | None = None  # once it is open
         self.lost: TunnelLostError | None = None
 
@@ -120,17 +121,14 @@ class EngineProcess:
         return not self._over and not self._stopping.is_set()
 
     def open(self, request: TunnelRequest) -> Future[ProcessTunnel]:
-        """Begin to open a tunnel. Raises RemoteError when the child has ended."""
+        """Begin to open a tunnel: in the next child, if the one that runs now has just ended. Raises RemoteError when
+        there is no next one."""
         tunnel = ProcessTunnel(next(self._numbers), request)
         with self._lock:
             if not self.alive:
                 raise RemoteError("Portway's process has ended: open the tunnel again")
             self._tunnels[tunnel.number] = tunnel
             self._send_open(tunnel)
-            child = self._child
-        if child is not None:
-            with suppress(NoThread):
-                start_thread(lambda: self._expect_answer(tunnel, child), "portway opening")
         return tunnel.opening
 
     def withdraw(self, request: TunnelRequest) -> None:
@@ -160,6 +158,10 @@ class EngineProcess:
         if self._child is not None:
             self._child.abandon()
 
+    def _expect(self, tunnel: ProcessTunnel, child: ChildProcess) -> None:
+        with suppress(NoThread):
+            start_thread(lambda: self._expect_answer(tunnel, child), "portway opening")
+
     def _expect_answer(self, tunnel: ProcessTunnel, child: ChildProcess) -> None:
         """Kill the child if it does not say in time what became of the opening: what else is open in it comes back in
         another one."""
@@ -179,16 +181,25 @@ class EngineProcess:
         return True
 
     def _send_open(self, tunnel: ProcessTunnel) -> None:
-        if self._child is not None:
+        """Call it with the lock."""
+        child = self._child
+        if child is not None:
             request = request_to_message(tunnel.request, tunnel.before)
-            self._send({"open": tunnel.number, "request": request, **self._child.circumstances()})
+            if self._send({"open": tunnel.number, "request": request, **child.circumstances()}):
+                tunnel.sent = True
+                if tunnel.before is None:
+                    self._expect(tunnel, child)
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message) -> bool:
+        """Returns False when the child had ended before. Call it with the lock."""
         if self._child is not None and not self._stopping.is_set():  # else it closes all tunnels by itself
             try:
                 self._child.channel.send(message)
+            except ConnectionError:
+                return False  # the other thread sees the end
             except OSError:
-                self._child.kill()  # it is stuck, or has ended: the other thread sees the end
+                self._child.kill()  # it is stuck
+        return True
 
     def _run(self) -> None:
         """The receiving thread."""
@@ -264,9 +275,10 @@ class EngineProcess:
             closing = list(self._closing.values())
             self._closing.clear()
             stopping = self._stopping.is_set()
-            ended = [tunnel for tunnel in self._tunnels.values() if tunnel.before is None]
-            held = len(self._tunnels) - len(ended)
-            self._over = stopping or not held or starts >= STARTS
+            ended = [tunnel for tunnel in self._tunnels.values() if tunnel.before is None and tunnel.sent]
+            held = sum(tunnel.before is not None for tunnel in self._tunnels.values())
+            wanted = len(self._tunnels) - len(ended)
+            self._over = stopping or not wanted or starts >= STARTS
             if self._over:
                 ended = list(self._tunnels.values())
             for tunnel in ended:
@@ -274,8 +286,9 @@ class EngineProcess:
         for tunnel in closing:
             tunnel.closed()
         if not stopping:
-            if held:
-                what = "its tunnels are lost" if self._over else f"starting another one for {held} tunnels"
+            if wanted:
+                lost = "its tunnels are lost" if held else "no tunnel can be opened"
+                what = lost if self._over else f"starting another one for {wanted} tunnels"
                 logger.warning("Portway's process %s: %s", how, what)
             for tunnel in ended:
                 tunnel.failed(reason)
