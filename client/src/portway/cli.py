@@ -324,7 +324,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
         key=options.key,
         returns=options.returns,
         proxy=options.proxy,
-        process=False,  # this is one
+        process=False,  # the command is a process of its own already
     )
 
 
