@@ -245,7 +245,7 @@ class _Forward:
         proxy: the URL of an HTTP proxy through which registries and nodes are reached, instead of PORTWAY_PROXY and
             what https_proxy and no_proxy say; "" or "direct" is none. The local server is never reached through one.
         process: True runs the engine in a child process, so that a program that computes does not slow its visitors
-            down; it takes 0.2 s at the first tunnel, and memory. Used instead of PORTWAY_PROCESS.
+            down; it takes 0.2 s at the first tunnel, and 60 MB. Used instead of PORTWAY_PROCESS.
         client: None; a program written for Modal may pass it.
 
         Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError, RemoteError or

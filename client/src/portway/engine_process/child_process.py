@@ -30,7 +30,7 @@ _ADVICE: Final = {
     errno.EAGAIN: " (raise the limit of processes: ulimit -u, TasksMax=, the container's limit of pids)",
     errno.EMFILE: " (raise this process's limit: ulimit -n)",
 }
-# Seconds. The imports take a tenth of one; a slow disk needs some more.
+# Seconds. An interpreter and its imports take 0.2; a slow disk needs some more.
 START_WITHIN: Final = 30
 # Seconds between the end of its channel and its own: an interpreter takes some hundredths to end.
 EXIT_WITHIN: Final = 1.0
