@@ -15,6 +15,7 @@ from portway.engine import engine_thread as thread
 from portway.engine_process import engine_process as process
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.processes.children import children_of
 
 TOKEN = "pw_test_secret"
 
@@ -62,6 +63,15 @@ def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """For tests of what holds wherever the engine is: PORTWAY_PROCESS, for this process and those that it starts."""
     monkeypatch.setenv("PORTWAY_PROCESS", "1" if request.param == "engine in a process" else "0")
     return str(request.param)
+
+
+@pytest.fixture
+def no_child_is_left() -> Iterator[None]:
+    """No process of an engine, nor a zombie."""
+    before = set(children_of(os.getpid()))
+    yield
+    process.stop_engine_process()
+    assert set(children_of(os.getpid())) <= before
 
 
 StartProgram = Callable[..., "subprocess.Popen[str]"]

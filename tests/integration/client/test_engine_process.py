@@ -1,16 +1,14 @@
-"""forward(process=True) in this process: one child for all tunnels, errors, logs, its death and its next one.
+"""forward(process=True) in this process: one child for all tunnels, and nothing differs from an engine in the program.
 
 What holds for each engine is tested with both (`each_engine`). Programs of their own: test_engine_process_programs.py.
+The child's start: test_engine_process_start.py. Its end: test_engine_process_ended.py.
 """
 
-import asyncio
-import errno
 import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +17,18 @@ import portway
 import pytest
 from portway.config import resolve
 from portway.engine_process import engine_process as module
-from portway.engine_process.child_process import _BOOTSTRAP, ChildProcess
+from portway.engine_process.child_process import _BOOTSTRAP
 from portway.tunnel import TunnelRequest
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
-from portway_testkit.processes.children import children_of, has_ended, only_child
-from portway_testkit.processes.descriptors import no_more_descriptors
-from portway_testkit.processes.threads import no_more_threads
+from portway_testkit.processes.children import only_child
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import eventually
 
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment", "no_child_is_left")]
 
-ENGINE = "portway.engine.engine_thread"
-OPEN_AGAIN = r"^Portway's process was killed \(SIGKILL, perhaps for want of memory\): open the tunnel again$"
 LOST = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="somebody has it")
-
-
-@pytest.fixture(autouse=True)
-def no_child_is_left() -> Iterator[None]:
-    """Nor a zombie."""
-    before = set(children_of(os.getpid()))
-    yield
-    module.stop_engine_process()
-    assert set(children_of(os.getpid())) <= before
-
-
-def kill_engine() -> int:
-    """SIGKILL, as the system does for want of memory."""
-    child = only_child()
-    os.kill(child, signal.SIGKILL)
-    return child
 
 
 def test_one_child_has_all_tunnels(node: FakeNode, echo: Any, exchange: Any) -> None:
@@ -175,59 +153,6 @@ def test_a_lost_tunnel_is_told(node: FakeNode, echo: Any, log: Any) -> None:
         without.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("kept", ["in memory", "in a file"])
-def test_a_killed_engine_is_followed_by_another_with_the_same_urls(
-    node: FakeNode, echo: Any, exchange: Any, log: Any, tmp_path: Path, kept: str
-) -> None:
-    """Also when the key file is gone by now; raw ports are asked for by their tickets. Closing closes them."""
-    key = tmp_path / "key" if kept == "in a file" else ""
-    with (
-        portway.forward(echo.port, process=True, key=key, unencrypted=True) as tunnel,
-        portway.forward(1, process=True) as other,
-    ):
-        if isinstance(key, Path):
-            key.unlink()
-        label = label_of(tunnel)
-        labels = (label, label_of(other))
-        for times in (2, 3):
-            killed = kill_engine()
-            log.wait(logging.WARNING, "was killed (SIGKILL, perhaps for want of memory): starting another one for 2")
-            node.wait(lambda times=times: all(len(node.epochs(one)) == times for one in labels))  # type: ignore[misc]
-            node.wait(lambda: label in node.tunnels)
-            assert exchange(node, tunnel.host, b"hello") == b"hello"
-            assert has_ended(killed)
-        assert node.tickets_shown(label)[1:] == [f"20001 {label}".encode()] * 2
-        log.wait(logging.INFO, f"tunnel {label[:4]}… is open again")
-        assert tunnel.tcp_socket == ("127.0.0.1", 20001)
-    node.wait(lambda: not node.tunnels)
-
-
-def test_a_next_engine_waits_for_what_passes(
-    node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any, log: Any
-) -> None:
-    """No node is there when the engine is killed; when one is, the URL works."""
-    with portway.forward(echo.port, process=True, timeout=1) as tunnel:
-        node.stop()
-        kill_engine()
-        log.wait(logging.INFO, "not attached yet, trying again")
-        node.__enter__()
-        node.wait(lambda: label_of(tunnel) in node.tunnels)
-        assert exchange(node, tunnel.host, b"hello") == b"hello"
-
-
-def test_a_next_engine_that_is_refused_loses_the_tunnels(node: FakeNode, registry: FakeRegistry, echo: Any) -> None:
-    """The token was revoked meanwhile: no further try can help."""
-    told: list[portway.TunnelLostError] = []
-    forwarding = portway.forward(echo.port, process=True, tunnel_lost=told.append)
-    tunnel = forwarding.__enter__()
-    registry.refuse = grpc.StatusCode.UNAUTHENTICATED, "it was revoked"
-    kill_engine()
-    eventually(lambda: told)
-    assert (told[0].url, type(told[0].reason), str(told[0].reason)) == (tunnel.url, portway.AuthError, "it was revoked")
-    with pytest.raises(portway.TunnelLostError):
-        forwarding.__exit__(None, None, None)
-
-
 def test_warnings_of_the_child_are_the_program_s(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of libraries that only the child imports."""
     warns = (
@@ -274,71 +199,6 @@ def test_a_program_that_stood_still_has_its_tunnels(
         logger.removeFilter(stand_still)
 
 
-async def test_an_opening_fails_with_its_engine(node: FakeNode) -> None:
-    """With an error that says what happened; the next one has another engine."""
-    node.silent = True
-    opened = portway.forward(8000, process=True)
-    entering = asyncio.ensure_future(opened.__aenter__())
-    await asyncio.to_thread(node.wait, lambda: node.count("silent") >= 1)
-    kill_engine()
-    with pytest.raises(portway.RemoteError, match=OPEN_AGAIN):
-        await entering
-    node.silent = False
-    with opened:
-        pass
-
-
-def test_tunnels_are_lost_when_no_engine_can_be_started(
-    node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch, log: Any
-) -> None:
-    """After some tries. The program is told why, and another try of its own may work."""
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.0)
-    told: list[portway.TunnelLostError] = []
-
-    class NoMore(ChildProcess):
-        def __init__(self) -> None:
-            raise portway.RemoteError("no memory")
-
-    forwarding = portway.forward(echo.port, process=True, tunnel_lost=told.append)
-    forwarding.__enter__()
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "ChildProcess", NoMore)
-        kill_engine()
-        eventually(lambda: told)
-    with pytest.raises(portway.TunnelLostError):
-        forwarding.__exit__(None, None, None)
-    assert str(told[0].reason) == (
-        "Portway's process was killed (SIGKILL, perhaps for want of memory), and another one could not be started (no "
-        "memory): open the tunnel again"
-    )
-    log.wait(logging.WARNING, "its tunnels are lost")
-    with portway.forward(echo.port, process=True):
-        pass
-
-
-def test_a_program_can_end_while_no_engine_can_be_started(
-    node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch, log: Any
-) -> None:
-    """It does not wait for the next try, and nothing is told as lost."""
-    monkeypatch.setattr(module, "FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 1000.0)
-    monkeypatch.setattr(module, "EXIT_TIMEOUT", 30.0)
-    told: list[portway.TunnelLostError] = []
-
-    class NoMore(ChildProcess):
-        def __init__(self) -> None:
-            raise portway.RemoteError("no memory")
-
-    with portway.forward(echo.port, process=True, tunnel_lost=told.append):
-        monkeypatch.setattr(module, "ChildProcess", NoMore)
-        kill_engine()
-        log.wait(logging.WARNING, "could not be started (no memory): starting another one")
-        began = time.monotonic()
-        module.stop_engine_process()
-        assert time.monotonic() - began < 20
-    assert not told
-
-
 def test_a_closing_engine_takes_no_tunnel(node: FakeNode, echo: Any) -> None:
     """Neither a new one, nor the closing of one: it closes all of them in order."""
     forwarding = portway.forward(echo.port, process=True)
@@ -378,35 +238,6 @@ def test_a_child_without_uvloop(node: FakeNode, echo: Any, exchange: Any, monkey
         assert exchange(node, tunnel.host, b"x" * 3_000_000) == b"x" * 3_000_000
 
 
-def test_an_engine_that_is_stopped_hangs_nobody(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGSTOP: closing takes a limited time, and at the program's end it is killed."""
-    monkeypatch.setattr("portway.engine.tunnel_handle.CLOSE_TIMEOUT", 0.1)
-    monkeypatch.setattr(module, "EXIT_TIMEOUT", 0.5)
-    with portway.forward(8000, process=True):
-        child = only_child()
-        os.kill(child, signal.SIGSTOP)
-    began = time.monotonic()
-    module.stop_engine_process()
-    assert time.monotonic() - began < 10
-    assert has_ended(child)
-
-
-def test_an_engine_that_does_not_answer_is_replaced(
-    node: FakeNode, echo: Any, exchange: Any, log: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Opening a tunnel fails in time, and those that are open come back in another process."""
-    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.5)
-    with portway.forward(echo.port, process=True) as tunnel:
-        os.kill(only_child(), signal.SIGSTOP)
-        with pytest.raises(
-            portway.RemoteError, match=r"^Portway's process was killed \(SIGKILL\): open the tunnel again$"
-        ):
-            portway.forward(8000, process=True, timeout=0.5).__enter__()
-        log.wait(logging.WARNING, "does not answer")
-        node.wait(lambda: len(node.epochs(label_of(tunnel))) == 2 and label_of(tunnel) in node.tunnels)
-        assert exchange(node, tunnel.host, b"hello") == b"hello"
-
-
 def test_it_sees_the_environment_and_the_folder_of_now(
     node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: Any
 ) -> None:
@@ -433,74 +264,6 @@ def test_its_descriptors_and_its_session_are_its_own() -> None:
         os.close(ours)
         named = [Path(f"/proc/{child}/fd/{number}").readlink() for number in range(3)]
         assert named == [Path("/dev/null")] * 3
-
-
-def test_a_value_that_is_no_choice() -> None:
-    """It is refused before anything starts."""
-    with pytest.raises(portway.InvalidError, match="process is True or False"):
-        portway.forward(8000, process=1).__enter__()  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("executable", ["", None, "/usr/bin/uwsgi"])
-def test_a_program_without_an_interpreter(monkeypatch: pytest.MonkeyPatch, executable: str | None) -> None:
-    """uwsgi, programs that embed Python: what sys.executable names must not be started."""
-    monkeypatch.setattr("sys.executable", executable)
-    with pytest.raises(portway.InvalidError, match="portway forward"):
-        portway.forward(8000, process=True).__enter__()
-    assert not children_of(os.getpid())
-
-
-def test_a_frozen_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyInstaller's: its executable is the program itself, which would start without end."""
-    monkeypatch.setattr("sys.frozen", True, raising=False)
-    with pytest.raises(portway.InvalidError, match="starts a Python interpreter"):
-        portway.forward(8000, process=True).__enter__()
-
-
-def test_an_interpreter_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Python was removed while the program ran."""
-    monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
-    with pytest.raises(portway.RemoteError, match="could not start: No such file"):
-        portway.forward(8000, process=True).__enter__()
-
-
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("import sys; sys.exit(3)", "^Portway's process ended with exit code 3: open the tunnel again$"),
-        (_BOOTSTRAP.replace("; from", f"; sys.modules[{ENGINE!r}] = None; from"), f"import of {ENGINE} halted"),
-    ],
-)
-def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, program: str, reason: str) -> None:
-    """Though nothing of it is printed."""
-    monkeypatch.setattr("portway.engine_process.child_process._BOOTSTRAP", program)
-    with pytest.raises(portway.RemoteError, match=reason):
-        portway.forward(8000, process=True).__enter__()
-
-
-def test_a_package_that_was_replaced_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upgrade beside the running program: the two must be of one version."""
-    monkeypatch.setattr(module, "VERSION", "0.0")
-    with pytest.raises(portway.RemoteError, match=r"of version .*, the program of 0\.0: start the program again"):
-        portway.forward(8000, process=True).__enter__()
-
-
-def test_neither_thread_nor_descriptor_nor_process_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what to raise, and the next try may work."""
-    with no_more_threads(), pytest.raises(portway.RemoteError, match=r"could not start: .*ulimit -u"):
-        portway.forward(8000, process=True).__enter__()
-    with no_more_descriptors(), pytest.raises(portway.RemoteError, match=r"could not start: .*ulimit -n"):
-        portway.forward(8000, ca="", process=True).__enter__()
-
-    def refuse(*_: object, **__: object) -> int:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "posix_spawn", refuse)
-        with pytest.raises(portway.RemoteError, match=r"could not start: .*ulimit -u"):
-            portway.forward(8000, process=True).__enter__()
-    with portway.forward(8000, process=True):
-        pass
 
 
 def test_a_filter_that_fails_ends_nothing(node: FakeNode, echo: Any, exchange: Any) -> None:

@@ -3,8 +3,6 @@
 Nobody has asked it for the next tunnel, which is opened in the next child.
 """
 
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,10 +13,10 @@ from portway.engine_process import engine_process as module
 from portway.engine_process.child_process import ChildProcess
 from portway.engine_process.engine_process import EngineProcess
 from portway_testkit.fakes.fake_node import FakeNode
-from portway_testkit.processes.children import has_ended, only_child
+from portway_testkit.processes.children import has_ended, kill_only_child
 from portway_testkit.waiting import eventually
 
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment", "no_child_is_left")]
 
 
 class Gate:
@@ -61,8 +59,7 @@ def gate() -> Iterator[Gate]:
 
 
 def kill_idle() -> None:
-    child = only_child()
-    os.kill(child, signal.SIGKILL)
+    child = kill_only_child()
     eventually(lambda: has_ended(child))
 
 

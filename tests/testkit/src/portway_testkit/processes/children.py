@@ -1,6 +1,7 @@
 """The child processes of a process, from /proc, and when one has ended."""
 
 import os
+import signal
 from pathlib import Path
 
 
@@ -28,4 +29,11 @@ def has_ended(pid: int) -> bool:
 def only_child(pid: int | None = None) -> int:
     """The one child of a process, this one by default. Raises AssertionError."""
     (child,) = children_of(os.getpid() if pid is None else pid)
+    return child
+
+
+def kill_only_child() -> int:
+    """SIGKILL to the one child of this process, as the system does for want of memory. Returns its number."""
+    child = only_child()
+    os.kill(child, signal.SIGKILL)
     return child
