@@ -25,7 +25,12 @@ from portway_lab.cluster.processes import Process, Processes, Restartable
 from portway_testkit.clusters.etcd import EtcdTrio
 from portway_testkit.waiting import eventually
 
-_JSON = {"PORTWAY_RELAY_LOG_FORMAT": "json", "PORTWAY_REGISTRY_LOG_FORMAT": "json"}
+# With what systemd adds for a service: without it, last words come as they are wherever the tests run in a container.
+_JSON = {
+    "PORTWAY_RELAY_LOG_FORMAT": "json",
+    "PORTWAY_REGISTRY_LOG_FORMAT": "json",
+    "INVOCATION_ID": "0123456789abcdef0123456789abcdef",
+}
 _NODES = (NodePlan("fra-1", "fra", 50, 8), NodePlan("iad-1", "iad", 39, -77, host="127.0.0.2"))
 _OUTAGE = 4.0  # seconds: what is tried again meanwhile is logged again
 # A whole TLS record with a handshake message that no release knows.

@@ -2,8 +2,9 @@
 by the interpreter, most of it when the process is about to end by SIGABRT or SIGSEGV.
 
 A child process reads it: a thread would die with its process, and the last words would stay in the pipe. It ends when
-the process has ended, and ignores signals. The first process of a container has no such child, because the kernel kills
-what is left of a container with it: there, these lines come as they are.
+the process has ended, and ignores signals. In a container there is no such child, because the kernel kills what is left
+of a container when its first process ends, which the server is or which ends with it (`docker --init`, `sh -c`): there,
+these lines come as they are.
 """
 
 import faulthandler
@@ -12,8 +13,9 @@ import os
 import re
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from portway_runtime import logs
@@ -22,6 +24,11 @@ logger = logging.getLogger("stderr")
 
 _STDERR: Final = 2
 _FIRST_PROCESS: Final = 1
+# In the environment of what systemd starts, as services and all that they start have it.
+_UNIT: Final = "INVOCATION_ID"
+# The numbers of the machine's own namespaces (the kernel's include/linux/proc_ns.h). A container has a PID namespace
+# of its own, or at least one of the others: what is left of one that shares its host's processes is killed as well.
+_MACHINE: Final = {"pid": 0xEFFFFFFC, "uts": 0xEFFFFFFE, "cgroup": 0xEFFFFFFB}
 # Milliseconds without a further byte after which what has come is one fact: a traceback has many lines.
 _PAUSE: Final = 100
 _MOST: Final = 1 << 16  # bytes of one fact
@@ -37,14 +44,28 @@ def log_native_output(*, form: str, level: str) -> None:
     """Log to stderr from now on as `logs.configure`, and what else is written to descriptor 2 in the same form. A fatal
     signal (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL) is preceded by the stacks of all threads.
 
-    To be called while the process has one thread: it forks. Where it cannot, descriptor 2 stays as it is.
+    To be called while the process has one thread: it forks. Where it cannot, or a child might not live to write the
+    last words, descriptor 2 stays as it is.
     """
     stream = None
-    if os.getpid() != _FIRST_PROCESS:
+    if _child_outlives(os.environ):
         with suppress(OSError):
             stream = logs.WholeLines(_divert(form, level))
     logs.configure(form=form, level=level, stream=stream)
     faulthandler.enable(_STDERR)
+
+
+def _child_outlives(environment: Mapping[str, str]) -> bool:
+    """Whether a child of this process is sure to run on when this one has ended: below a service manager, or outside a
+    container. Where that cannot be told, it is not."""
+    if os.getpid() == _FIRST_PROCESS:
+        return False
+    try:
+        return bool(environment.get(_UNIT)) or all(
+            str(Path("/proc/self/ns", kind).readlink()) == f"{kind}:[{number}]" for kind, number in _MACHINE.items()
+        )
+    except OSError:
+        return False
 
 
 def _divert(form: str, level: str) -> int:
@@ -52,34 +73,32 @@ def _divert(form: str, level: str) -> int:
     OSError."""
     stderr = os.dup(_STDERR)
     try:
-        reader, writer = os.pipe()
-        try:
-            if os.fork() == 0:
-                _run_child(reader, stderr, form, level)
-            os.dup2(writer, _STDERR)
-        finally:
-            os.close(reader)
-            os.close(writer)
+        with open(os.devnull, "r+b", buffering=0) as nowhere:
+            reader, writer = os.pipe()
+            try:
+                if os.fork() == 0:
+                    _run_child(reader, stderr, nowhere.fileno(), form, level)
+                os.dup2(writer, _STDERR)
+            finally:
+                os.close(reader)
+                os.close(writer)
     except OSError:
         os.close(stderr)
         raise
     return stderr
 
 
-def _run_child(reader: int, stderr: int, form: str, level: str) -> None:
-    """Log what comes until all writers have closed. Never returns."""
+def _run_child(reader: int, stderr: int, nowhere: int, form: str, level: str) -> None:
+    """Log what comes until all writers have closed. Never returns. What can fail was done before: what is written would
+    go to a pipe that nobody reads."""
     try:
         for ignored in signal.valid_signals() - {signal.SIGCHLD}:
             with suppress(OSError, ValueError):  # SIGKILL and SIGSTOP
                 signal.signal(ignored, signal.SIG_IGN)
         # Nothing of the process but these is held open here.
-        nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor, number in ((reader, 0), (nowhere, 1), (stderr, _STDERR)):
             os.dup2(descriptor, number)
-        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - descriptors, not paths
-            if int(name) > _STDERR:
-                with suppress(OSError):
-                    os.close(int(name))
+        _close_others()
         with suppress(OSError), open("/proc/self/comm", "w") as comm:
             comm.write(_COMMAND_NAME)
         logs.configure(form=form, level=level, stream=logs.WholeLines(_STDERR))
@@ -91,6 +110,18 @@ def _run_child(reader: int, stderr: int, form: str, level: str) -> None:
         logging.shutdown()
     finally:
         os._exit(0)
+
+
+def _close_others() -> None:
+    try:
+        inherited = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 - descriptors, not paths
+    except OSError:  # where /proc is not mounted
+        os.closerange(_STDERR + 1, os.sysconf("SC_OPEN_MAX"))
+    else:
+        for descriptor in inherited:
+            if descriptor > _STDERR:
+                with suppress(OSError):
+                    os.close(descriptor)
 
 
 def _bursts(reader: int) -> Iterator[str]:

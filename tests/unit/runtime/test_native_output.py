@@ -20,7 +20,27 @@ logging.getLogger("portway_x").info("it runs")
 def write(text):
     os.write(2, text.encode())
 """
+# As systemd has it in the environment of a service: in a container, where the tests may run, these lines would come as
+# they are without it.
+_UNIT = "INVOCATION_ID"
+# A program in namespaces of its own.
+_UNSHARE = ["unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user"))]
 _ABSL = "{}1129 23:05:50.774215     902 ssl_transport_security.cc:2563] {}"
+
+
+@pytest.fixture(autouse=True)
+def _below_a_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_UNIT, "0123456789abcdef0123456789abcdef")
+
+
+def _has_namespaces() -> bool:
+    try:
+        return subprocess.run([*_UNSHARE, "--pid", "--fork", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+namespaces_are_there = pytest.mark.skipif(not _has_namespaces(), reason="this machine gives no namespace to this user")
 
 
 def run(program: str, form: str = "json") -> tuple[int, str]:
@@ -137,6 +157,89 @@ def test_a_program_that_may_not_fork_runs() -> None:
     first, last = done.stderr.splitlines()
     assert json.loads(first)["event"] == "it runs"
     assert last == "as it is"
+
+
+@namespaces_are_there
+@pytest.mark.parametrize("options", [("--pid", "--mount-proc"), ("--uts",), ("--cgroup",)])
+def test_in_a_container_lines_come_as_they_are(options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the server is not its first process: what reads them would be killed when that one ends, which it does
+    after the server, and before anything is written. Nothing that a crash says is lost."""
+    monkeypatch.delenv(_UNIT)
+    program = _BEFORE.format(form="json") + "write('as it is\\n'); os.abort()"
+    done = subprocess.run(
+        [*_UNSHARE, *options, "--fork", "sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 128 + signal.SIGABRT, done.stderr
+    first, second, *others = done.stderr.splitlines()
+    assert json.loads(first)["event"] == "it runs"
+    assert second == "as it is"
+    assert others[0] == "Fatal Python error: Aborted"
+
+
+@namespaces_are_there
+def test_below_a_service_manager_they_are_lines_of_the_log_in_a_container_too() -> None:
+    """A whole system runs in it, as LXC's do."""
+    program = _BEFORE.format(form="json") + "write('a line\\n')"
+    done = subprocess.run(
+        [*_UNSHARE, "--uts", sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert json.loads(done.stderr.splitlines()[-1])["event"] == "a line"
+
+
+@namespaces_are_there
+def test_the_first_process_has_lines_as_they_are() -> None:
+    """Whoever started it."""
+    program = _BEFORE.format(form="json") + "write('as it is\\n')"
+    done = subprocess.run(
+        [*_UNSHARE, "--pid", "--fork", sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stderr.splitlines()[-1] == "as it is"
+
+
+def test_without_proc_lines_are_logged() -> None:
+    """The child cannot list what it inherited, and closes everything that it could have."""
+    hidden = """
+import os
+listdir = os.listdir
+def listdir_without_proc(path="."):
+    if path in ("/proc/self/fd", "/dev/fd"):
+        raise FileNotFoundError(path)
+    return listdir(path)
+os.listdir = listdir_without_proc
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + _BEFORE.format(form="json") + "write('a line\\n')"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert json.loads(done.stderr.splitlines()[-1])["event"] == "a line"
+
+
+def test_without_a_null_device_lines_come_as_they_are() -> None:
+    """The child needs one, and is not started."""
+    hidden = "import os\nos.devnull = '/nowhere'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + _BEFORE.format(form="json") + "write('as it is\\n')"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stderr.splitlines()[-1] == "as it is"
 
 
 def test_text_has_further_lines_indented() -> None:
