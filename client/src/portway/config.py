@@ -162,8 +162,8 @@ def _checked_registries(registries: str | Sequence[str]) -> tuple[str, ...]:
 
 def _checked_proxies(proxy: str | None, environment: Mapping[str, str], registries: tuple[str, ...]) -> Proxies:
     source = PROXY_VARIABLE if proxy is None else "proxy= (--proxy)"
-    named = (environment.get(PROXY_VARIABLE) or None) if proxy is None else proxy
-    proxies = proxies_of(environment, named if named is None else named.strip(), source)
+    named = (environment.get(PROXY_VARIABLE, "").strip() or None) if proxy is None else proxy
+    proxies = proxies_of(environment, named, source)
     try:
         for registry in registries:
             proxies.way_to(parse_endpoint(registry))

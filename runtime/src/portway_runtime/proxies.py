@@ -6,6 +6,7 @@ proxy that a program or an argument names is used for everything.
 Not here: what is said to a proxy (connect_dialogue.py), connections.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -67,14 +68,22 @@ NO_PROXIES: Final = Proxies()
 
 def proxies_of(environment: Mapping[str, str], named: str | None = None, source: str = "") -> Proxies:
     """The rule that these variables make; or `named`, the URL that `source` has, when it is not None: "" and "direct"
-    are no proxy. A URL is not checked before it is used."""
+    are no proxy. Blanks around a value are none of it. A URL is not checked before it is used."""
     if named is not None:
-        return NO_PROXIES if named in ("", DIRECT) else Proxies(named, source, everything=True)
-    variable = next((name for name in _VARIABLES if environment.get(name)), None)
-    if variable is None:
-        return NO_PROXIES
-    exempt = next(filter(None, (environment.get(name) for name in _EXEMPTIONS)), "")
-    return Proxies(environment[variable].strip(), variable, exempt)
+        return NO_PROXIES if is_direct(named) else Proxies(named.strip(), source, everything=True)
+    variable, url = _first(environment, _VARIABLES)
+    return Proxies(url, variable, _first(environment, _EXEMPTIONS)[1]) if url else NO_PROXIES
+
+
+def is_direct(named: str) -> bool:
+    """Whether this, in place of a proxy's URL, is no proxy: nothing but blanks, or "direct" in any case."""
+    return named.strip().lower() in ("", DIRECT)
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
+    """The first of these variables that says something, and what it says."""
+    told = ((name, environment.get(name, "").strip()) for name in names)
+    return next((one for one in told if one[1]), ("", ""))
 
 
 def parse_proxy(url: str, source: str) -> Proxy:
@@ -91,10 +100,11 @@ def parse_proxy(url: str, source: str) -> Proxy:
         )
     if scheme not in _DEFAULT_PORTS:
         raise SettingsError(f"{source} names no proxy that Portway knows: its URL begins with http:// or https://")
-    for end in "/?#":
-        rest = rest.partition(end)[0]
-    login, _, host = rest.rpartition("@")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    login, _, host = authority.rpartition("@")
     try:
+        if "@" in rest[len(authority) :]:  # what was cut off is part of a password, and so may be what is left
+            raise ValueError
         address = parse_endpoint(host, default_port=_DEFAULT_PORTS[scheme])
         if not address.port or not is_host(address.host):
             raise ValueError

@@ -244,10 +244,13 @@ def test_a_proxy_is_the_arguments_the_variables_or_everybody_s() -> None:
     assert proxy(resolve(environment=everybodys)) == "the proxy a:1, which https_proxy names"
     assert proxy(resolve(environment=ours)) == "the proxy b:1, which PORTWAY_PROXY names"
     assert proxy(resolve(environment=ours, proxy=" http://c:1 ")) == "the proxy c:1, which proxy= (--proxy) names"
-    for none in ("", "direct"):
+    for none in ("", "direct", "Direct"):
         assert proxy(resolve(environment=ours, proxy=none)) is None
     assert proxy(resolve(environment=everybodys | {"PORTWAY_PROXY": "direct"})) is None
-    assert proxy(resolve(environment=everybodys | {"PORTWAY_PROXY": ""})) == "the proxy a:1, which https_proxy names"
+    assert proxy(resolve(environment=everybodys | {"PORTWAY_PROXY": "DIRECT"})) is None
+    for nothing in ("", " "):
+        settings = resolve(environment=everybodys | {"PORTWAY_PROXY": nothing})
+        assert proxy(settings) == "the proxy a:1, which https_proxy names"
     assert resolve(environment=ours) != resolve(environment=everybodys)
     assert "secret" not in repr(resolve(environment=base, proxy="http://me:secret@a:1"))
 

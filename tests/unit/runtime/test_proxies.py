@@ -48,7 +48,14 @@ def test_this_machine_is_no_exception(host: str) -> None:
     assert named == Proxy(Endpoint("a", 1), "PORTWAY_PROXY")
 
 
-@pytest.mark.parametrize("named", ["", "direct"])
+def test_blanks_say_nothing() -> None:
+    """Neither alone nor around a value."""
+    assert way({"https_proxy": " ", "HTTPS_PROXY": "\t", "all_proxy": " http://c:1 "}) == "c all_proxy"
+    assert way({"https_proxy": "http://a:1", "no_proxy": " ", "NO_PROXY": "example.com"}) is None
+    assert way({"https_proxy": " "}) is None
+
+
+@pytest.mark.parametrize("named", ["", " ", "direct", "DIRECT", " Direct "])
 def test_a_program_can_have_none(named: str) -> None:
     assert proxies_of({"https_proxy": "http://a:1"}, named) == NO_PROXIES
     assert NO_PROXIES.way_to(REGISTRY) is None
@@ -59,6 +66,7 @@ def test_a_program_can_have_none(named: str) -> None:
     [
         ("http://proxy.test:3128", Proxy(Endpoint("proxy.test", 3128), "x")),
         ("HTTP://proxy.test:3128/", Proxy(Endpoint("proxy.test", 3128), "x")),
+        ("http://proxy.test:3128/?a#b", Proxy(Endpoint("proxy.test", 3128), "x")),
         ("proxy.test:3128", Proxy(Endpoint("proxy.test", 3128), "x")),
         ("http://proxy.test", Proxy(Endpoint("proxy.test", 80), "x")),
         ("https://proxy.test", Proxy(Endpoint("proxy.test", 443), "x", tls=True)),
@@ -86,6 +94,12 @@ def test_a_url_is_read(url: str, expected: Proxy) -> None:
         "http://proxy.test:99999",
         "http://u:secret/part@proxy.test:1",
         "http://u:secret#part@proxy.test:1",
+        "http://secret:2024#part@proxy.test:1",
+        "http://secret:2024/part@proxy.test:1",
+        "http://secret:2024?part@proxy.test:1",
+        "secret:2024#part@proxy.test:1",
+        "https://secret#part@proxy.test:1",
+        "http://u:p@secret:2024#part@proxy.test:1",
         "http://2001:db8::1:secret",
         "http://pro xy.test:1",
         "http://pröxy.test:1",

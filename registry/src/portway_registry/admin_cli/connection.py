@@ -29,7 +29,7 @@ from portway_runtime.grpc_channels import (
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
 from portway_runtime.names import BlockingNames
 from portway_runtime.pem_files import read_pem
-from portway_runtime.proxies import DIRECT, parse_proxy
+from portway_runtime.proxies import is_direct, parse_proxy
 from portway_runtime.proxy_door import open_door
 from portway_runtime.threads import demand_threads
 from portway_runtime.trusted_roots import system_roots
@@ -203,8 +203,8 @@ class GlobalOptions:
         gets what the channel needs beside itself."""
         addresses = _parse_registries(self.registry)
         credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file", read_pem) if self.ca else _system_roots())
-        if self.proxy and self.proxy != DIRECT:
-            return _channel_through(self.proxy, addresses, credentials, held)
+        if self.proxy and not is_direct(self.proxy):
+            return _channel_through(self.proxy.strip(), addresses, credentials, held)
         for address in addresses[:-1]:
             channel = _channel_to(address, credentials)
             try:

@@ -104,7 +104,8 @@ def test_only_a_proxy_that_it_is_told_of_is_used(stage: Stage, monkeypatch: pyte
         assert proxy.asked == [stage.address]
         assert stage.say(*LIST, PORTWAY_PROXY=proxy.url).exit_code == 0
         assert proxy.asked == [stage.address] * 2
-        assert stage.say("--proxy", "direct", *LIST, PORTWAY_PROXY=proxy.url).exit_code == 0
+        for none in ("direct", "DIRECT", " "):
+            assert stage.say("--proxy", none, *LIST, PORTWAY_PROXY=proxy.url).exit_code == 0
         assert proxy.asked == [stage.address] * 2
 
 
