@@ -42,6 +42,9 @@ _USUAL_LINE: Final = 200
 _LONGEST_TEXT: Final = 1_000
 _LONGEST_TRACEBACK: Final = 4_000
 
+# Types of fields that hold nothing but themselves.
+_PLAIN: Final = (str, int, float, bool, type(None))
+
 _QUOTED: Final = frozenset(' "=')
 # Before each line of a traceback: the text of an exception may have several, and none of them begins as an event does.
 _INDENT: Final = "  "
@@ -99,7 +102,11 @@ class CommandFormatter(TextFormatter):
     def format(self, record: logging.LogRecord) -> str:
         record.message = " ".join(record.getMessage().split())
         line = self.formatMessage(record)
-        return f"{line}: {printable_line(repr(record.exc_info[1]))}" if record.exc_info else line
+        error = self.formatException(record.exc_info) if record.exc_info else record.exc_text
+        return f"{line}: {error}" if error else line
+
+    def formatException(self, ei: "_SysExcInfoType") -> str:  # noqa: N802 - logging's name
+        return printable_line(repr(ei[1]))
 
 
 class JsonFormatter(logging.Formatter):
@@ -114,8 +121,8 @@ class JsonFormatter(logging.Formatter):
             "event": _cut(record.getMessage()),
         }
         line.update((key, _cut(value) if isinstance(value, str) else value) for key, value in _fields(record).items())
-        if record.exc_info:
-            line["exception"] = _cut_traceback(self.formatException(record.exc_info))
+        if error := self.formatException(record.exc_info) if record.exc_info else record.exc_text:
+            line["exception"] = _cut_traceback(error)
         if record.stack_info:
             line["stack"] = _cut_traceback(record.stack_info)
         return printable_json(line)
@@ -198,7 +205,7 @@ class BoundedHandler(logging.StreamHandler[LogStream]):
         times = 1
         if record.levelno >= logging.WARNING:
             try:
-                times = self._repeated.seen(_fact(record), record)
+                times = self._repeated.seen(_fact(record), self._without_objects(record))
             except Exception:
                 self.handleError(record)
                 return
@@ -226,6 +233,19 @@ class BoundedHandler(logging.StreamHandler[LogStream]):
                 told = copy.copy(record)
                 told.times = times
             self._write(told)
+
+    def _without_objects(self, record: logging.LogRecord) -> logging.LogRecord:
+        """A copy to be remembered: as text what could hold a connection or a buffer, through the frames of an exception
+        too."""
+        kept = copy.copy(record)
+        kept.msg, kept.args = record.getMessage(), None
+        if record.exc_info:
+            kept.exc_text = (self.formatter or logging.Formatter()).formatException(record.exc_info)
+        kept.exc_info = None
+        for key, value in _fields(record).items():
+            if not isinstance(value, _PLAIN):
+                kept.__dict__[key] = str(value)
+        return kept
 
     def _write(self, record: logging.LogRecord) -> None:
         place, total = self._place(record), self._total

@@ -1,16 +1,18 @@
 """Log lines: one event each, its fields as words or as JSON, and nothing that a peer says breaks out of its field."""
 
+import gc
 import io
 import json
 import logging
 import resource
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from portway_runtime import logs
-from portway_runtime.logs import BoundedHandler, JsonFormatter, TextFormatter, WholeLines
+from portway_runtime.logs import BoundedHandler, CommandFormatter, JsonFormatter, TextFormatter, WholeLines
 
 
 def record(message: str = "client attached", *arguments: object, **fields: Any) -> logging.LogRecord:
@@ -294,6 +296,49 @@ def test_what_was_counted_is_told_at_the_end() -> None:
         bounded.handler.handle(warning("refused"))
     bounded.handler.close()
     assert [line.partition("reason=")[2] for line in bounded.lines] == ["refused", "refused times=2"]
+
+
+class Held:
+    """An object that a log call can hold, as it holds a connection."""
+
+    def fail(self) -> None:
+        raise OSError("it broke")
+
+    def __str__(self) -> str:
+        return "held"
+
+
+@pytest.mark.parametrize(
+    ("formatter", "shown"),
+    [
+        (TextFormatter(), ["Traceback (most recent call last):", "OSError: it broke", "times=2"]),
+        (JsonFormatter(), ["Traceback (most recent call last):", "OSError: it broke", '"times": 2']),
+        (CommandFormatter("portway"), ["portway: held failed", "times=2: OSError('it broke')"]),
+    ],
+    ids=["text", "json", "command"],
+)
+def test_what_is_counted_holds_no_object(formatter: logging.Formatter, shown: list[str]) -> None:
+    """Neither in the frames of its exception, nor in its arguments and fields; and is told whole."""
+    bounded = Bounded()
+    bounded.handler.setFormatter(formatter)
+
+    def repeat() -> weakref.ref[Held]:
+        held = Held()
+        for _ in range(3):
+            try:
+                held.fail()
+            except OSError as error:
+                made = record("%s failed", held, field=held, exc_info=(type(error), error, error.__traceback__))
+                made.levelno, made.pathname, made.lineno = logging.WARNING, "module.py", 1
+                bounded.handler.handle(made)
+        return weakref.ref(held)
+
+    held = repeat()
+    gc.collect()
+    assert held() is None
+    bounded.handler.close()
+    told = "\n".join(bounded.lines[1:])
+    assert all(part in told for part in [*shown, "held failed"]), told
 
 
 def test_a_critical_line_is_always_written() -> None:
