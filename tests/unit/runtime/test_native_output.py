@@ -242,6 +242,16 @@ def test_without_a_null_device_lines_come_as_they_are() -> None:
     assert done.stderr.splitlines()[-1] == "as it is"
 
 
+def test_a_library_that_writes_without_end_is_bounded() -> None:
+    """As one place that logs, whatever it says: a log as a whole keeps its bound."""
+    program = f"""
+for number in range(3_000):
+    write({_ABSL.format("E", "")!r} + f"{{number}} {{'x' * 200}}\\n")
+"""
+    _, written = run(program)
+    assert 10_000 < len(written) < 20_000
+
+
 def test_text_has_further_lines_indented() -> None:
     """As a traceback has."""
     _, written = run("write('one\\ntwo\\n')", form="text")
