@@ -177,12 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         default=LATENCY,
         help="latency: the first of the nearest to answer; geoip: the nearest by location; default: latency",
     )
-    add(
-        "--returns",
-        metavar="TIMES",
-        help=f"when to go to a node that is clearly nearer: {NEVER}, or seconds by name; default: {RETURNS_VARIABLE}, "
-        f"then {_documented_times()}",
-    )
+    _add_returns(add)
     add(
         "--timeout",
         metavar="SECONDS",
@@ -196,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         help="show how far the relay nodes of every region are from here",
         description="Dial the relay nodes of every region once, at most 200, and print how far away each one is, what\n"
         "the registry expected, where GeoIP locates this machine, which node a tunnel would use and why, and which it\n"
-        "would go to some minutes later, if one is clearly nearer.\n\n"
+        "would go to later, if one is clearly nearer and --returns lets it.\n\n"
         "ROUND TRIP is the shortest that the kernel measured; through a proxy, the time of the TLS handshake. READY\n"
         "AFTER includes the TCP and TLS handshakes, and decides. A node that was not reached is listed with\n"
         "the reason: refused, timed out, wrong certificate, ...",
@@ -205,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_settings(checking)
+    _add_returns(checking.add_argument)
     checking.add_argument(
         "--timeout", metavar="SECONDS", type=_seconds, default=10.0, help="seconds for everything; default: 10"
     )
@@ -223,6 +219,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the HTTP proxy through which registries and nodes are reached, as http://HOST:PORT; 'direct' is none; "
         f"default: {PROXY_VARIABLE}, which hides a password in it from other users, then https_proxy and no_proxy",
+    )
+
+
+def _add_returns(add: Callable[..., object]) -> None:
+    add(
+        "--returns",
+        metavar="TIMES",
+        help=f"when to go to a node that is clearly nearer: {NEVER}, or seconds by name; default: {RETURNS_VARIABLE}, "
+        f"then {_documented_times()}",
     )
 
 
@@ -334,7 +339,9 @@ def _netcheck(options: argparse.Namespace) -> None:
     from portway_runtime.logs import configure_command
 
     configure_command("portway")
-    settings = resolve(registry=options.registry, token=options.token, ca=options.ca, proxy=options.proxy)
+    settings = resolve(
+        registry=options.registry, token=options.token, ca=options.ca, proxy=options.proxy, returns=options.returns
+    )
     from portway.engine.engine_thread import running_engine
     from portway.engine.grpc_registries import GrpcRegistries
     from portway.engine.survey import pick, pick_later, take_survey
@@ -344,7 +351,7 @@ def _netcheck(options: argparse.Namespace) -> None:
     taking = running_engine().submit(lambda engine: take_survey(engine.carrier, registries, options.timeout))
     survey, measured = taking.result()
     picked = pick(measured)
-    later = None if picked is None else pick_later(measured, picked)
+    later = None if picked is None else pick_later(measured, picked, settings.returns)
     shown = as_json if options.json else as_table
     _print(shown(survey, measured, picked, later))
     if picked is None:

@@ -38,7 +38,7 @@ def as_table(
     lines += ["", _verdict(picked)]
     if later is not None:
         where = f"{later.node.node.name} in {later.node.node.region}"
-        lines.append(f"later: {where}, which is clearly nearer: a tunnel goes there after some minutes")
+        lines.append(f"later: {where}, which is clearly nearer: a tunnel goes there by itself")
     return "\n".join(map(printable_line, lines))
 
 

@@ -2,15 +2,21 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 import pytest
-from portway import cli
+from portway import cli, forward
 from portway.cli import Target, exit_code, main, one_line, target
+from portway.engine import engine_thread
+from portway.engine.directory import Expected, Node
+from portway.engine.survey import MeasuredNode, Survey, SurveyedNode
 from portway.errors import (
     Attempt,
     AuthError,
@@ -23,6 +29,8 @@ from portway.errors import (
     UnreachableError,
 )
 from portway.tunnel import Tunnel
+from portway_runtime import logs
+from portway_runtime.endpoints import Endpoint
 
 README = Path(__file__).resolve().parents[3] / "client" / "README.md"
 
@@ -82,6 +90,28 @@ def test_help_and_readme_say_the_same_of_every_code(capsys: pytest.CaptureFixtur
     assert f"| exit code | meaning |\n|---|---|\n{table}\n" in README.read_text()
 
 
+@pytest.mark.parametrize("command", ["forward", "netcheck"])
+def test_the_readme_shows_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    options = set(
+        re.findall(r"(?<!\S)--[\w-]+", capsys.readouterr().out.partition("options:")[2].partition("exit codes")[0])
+    )
+    (shown,) = re.findall(rf"^\$ portway {command} [^$`]*\[--timeout[^$`]*", README.read_text(), re.MULTILINE)
+    assert set(re.findall(r"--[\w-]+", shown)) == {option for option in options if option != "--help"}
+
+
+def test_the_readme_shows_every_argument_of_forward() -> None:
+    """In the signature, with its default, and in the table."""
+    text = README.read_text()
+    shown = text[text.index("portway.forward(port, *, ") :].partition("```")[0]
+    parameters = signature(type(forward).__call__).parameters
+    for name, parameter in list(parameters.items())[2:]:
+        default = repr(parameter.default).replace("'", '"')
+        assert f"{name}={default}" in shown
+        assert f"\n| `{name}` |" in text
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
 def test_netcheck_takes_a_number_of_seconds(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Above 0; the rest is wrong usage."""
@@ -89,6 +119,47 @@ def test_netcheck_takes_a_number_of_seconds(seconds: str, capsys: pytest.Capture
         main(["netcheck", f"--timeout={seconds}"])
     assert ended.value.code == 2
     assert "is not a number of seconds above 0" in capsys.readouterr().err
+
+
+class Surveyed:
+    """An engine whose survey is this."""
+
+    def __init__(self, *measured: MeasuredNode) -> None:
+        survey = Survey("registry.test:7400", tuple(one.node for one in measured), len(measured), b"ca")
+        self._taken: Future[tuple[Survey, tuple[MeasuredNode, ...]]] = Future()
+        self._taken.set_result((survey, measured))
+
+    def submit(self, _: object) -> "Future[tuple[Survey, tuple[MeasuredNode, ...]]]":
+        return self._taken
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments", "later"),
+    [("", [], True), ("never", [], False), ("", ["--returns=never"], False), ("never", ["--returns=look=1"], True)],
+)
+def test_netcheck_heeds_when_tunnels_return(
+    variable: str,
+    arguments: list[str],
+    later: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The node that a tunnel would go to later is named unless tunnels stay where they are."""
+
+    def measured(name: str, expected: float, ms: float, took: float) -> MeasuredNode:
+        node = Node(name, name, Endpoint("192.0.2.1", 443), f"{name}.test", "tunnels.test")
+        return MeasuredNode(SurveyedNode(node, "ready", Expected(expected, False), 0.0, 0), ms, took)
+
+    far, near = measured("fra-1", 80, 90.0, 0.2), measured("lon-1", 20, 12.0, 0.19)
+    others = [measured(f"nrt-{number}", 250, 240.0, 0.49) for number in range(2)]
+    monkeypatch.setattr(engine_thread, "running_engine", lambda: Surveyed(far, *others, near))
+    monkeypatch.setattr(logs, "configure_command", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("PORTWAY_RETURNS", variable)
+    assert main(["netcheck", "--registry=registry.test:7400", "--token=pw_id_secret", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "picked: fra-1" in said
+    assert ("later: lon-1 in lon-1" in said) is later
 
 
 def test_attempts_become_one_line() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+from portway.config import RETURN_TIMES, ReturnTimes
 from portway.engine.directory import Expected, Node
 from portway.engine.survey import MeasuredNode, Survey, SurveyedNode, pick, pick_later
 from portway.netcheck import as_json, as_table
@@ -69,13 +70,16 @@ def test_a_nearer_node_than_the_winner_is_named() -> None:
     picked = pick(race[:3])
     assert picked is not None
     assert picked.measured is race[0]
-    assert pick_later(race[:3], picked) is None
-    assert pick_later(measured, picked) is None, "its handshake took too long"
-    assert pick_later(race, picked) is None, "a registry expects it to be farther"
+    assert pick_later(race[:3], picked, RETURN_TIMES) is None
+    assert pick_later(measured, picked, RETURN_TIMES) is None, "its handshake took too long"
+    assert pick_later(race, picked, RETURN_TIMES) is None, "a registry expects it to be farther"
     near = replace(race[3], node=replace(race[3].node, expected=Expected(20, False)))
-    assert pick_later((*race[:3], near, race[4]), picked) is near
+    nearer = (*race[:3], near, race[4])
+    assert pick_later(nearer, picked, RETURN_TIMES) is near
+    assert pick_later(nearer, picked, ReturnTimes(look=1, rest=1, ready=1, spread=1, pause=1)) is near
+    assert pick_later(nearer, picked, None) is None, "a tunnel never returns"
     assert as_table(KNOWN, race, picked, near).splitlines()[-1] == (
-        "later: lon-1 in lon, which is clearly nearer: a tunnel goes there after some minutes"
+        "later: lon-1 in lon, which is clearly nearer: a tunnel goes there by itself"
     )
     assert json.loads(as_json(KNOWN, race, picked, near))["later"] == "lon-1"
     assert json.loads(as_json(KNOWN, race, picked))["later"] is None

@@ -16,7 +16,7 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeState
 from portway_runtime.tasks import Tasks
 
-from portway.config import RETURN_TIMES
+from portway.config import ReturnTimes
 from portway.engine.dialling import DialFailed, dial, timed_out
 from portway.engine.directory import Expected, Node, ask_on_thread
 from portway.engine.foreseen_race import DialEnd, foreseen_race
@@ -193,9 +193,11 @@ def pick(measured: Sequence[MeasuredNode]) -> Pick | None:
     return Pick(candidates[step.ready], step.at, _why(candidates, step.ready, dialled))
 
 
-def pick_later(measured: Sequence[MeasuredNode], picked: Pick) -> MeasuredNode | None:
-    """The node that a tunnel would go to some minutes after the race, as ReturnRule has it, if distances stay as they
-    were measured; None if it would stay."""
+def pick_later(measured: Sequence[MeasuredNode], picked: Pick, returns: ReturnTimes | None) -> MeasuredNode | None:
+    """The node that a tunnel with these times would go to after the race, as ReturnRule has it, if distances stay as
+    they were measured; None if it would stay."""
+    if returns is None:
+        return None
     candidates = {one.node.node.name: one for one in measured if one.candidate}
     found = {name: Measured(one.rtt_ms, one.took * 1000) for name, one in candidates.items() if one.rtt_ms is not None}
     named = [
@@ -203,7 +205,7 @@ def pick_later(measured: Sequence[MeasuredNode], picked: Pick) -> MeasuredNode |
         for name, one in candidates.items()
     ]
     home = picked.measured.node
-    rule = ReturnRule(RETURN_TIMES, chance=lambda: 0.5)
+    rule = ReturnRule(returns, chance=lambda: 0.5)
     rule.measured(0.0, home.node.region, found[home.node.name].ms)
     rule.attached(0.0, home.node.name, home.node.region, home.expected.ms)
     for _ in candidates:  # each look but the last measures another region, or finds one that is nearer
