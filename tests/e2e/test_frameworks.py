@@ -10,7 +10,7 @@ import portway
 import pytest
 from portway_lab.cluster.portway import Cluster
 from portway_lab.cluster.visits import visitor_context
-from portway_lab.frameworks.programs import FOLDER, without_settings
+from portway_lab.frameworks.programs import FOLDER, JUPYTER_TOKEN, own_variables, without_settings
 from portway_testkit.processes.ports import free_port, wait_listening
 from portway_testkit.processes.running_program import RunningProgram
 
@@ -27,17 +27,18 @@ def test_a_server_that_is_told_is_there_for_visitors(
     text = (FOLDER / "jupyter_lab.py").read_text() if setting else without_settings(FOLDER / "jupyter_lab.py")
     assert text is not None
     program.write_text(text)
-    own = {name: str(tmp_path / name) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
     port = free_port()
     with (
-        RunningProgram([sys.executable, program, str(port)], client_environment | own, tmp_path / "log") as running,
+        RunningProgram(
+            [sys.executable, program, str(port)], client_environment | own_variables(tmp_path), tmp_path / "log"
+        ) as running,
         portway.forward(port) as tunnel,
     ):
         wait_listening(port, lambda: None)
         visit = HTTPConnection(tunnel.host, tunnel.port)
         plain = socket.create_connection(("127.0.0.1", tunnel.port), 60)
         visit.sock = visitor_context(cluster.ca).wrap_socket(plain, server_hostname=tunnel.host)
-        visit.request("GET", "/lab?token=a-token")
+        visit.request("GET", f"/lab?token={JUPYTER_TOKEN}")
         answer = visit.getresponse()
         page = answer.read()
         visit.close()

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from portway_lab.frameworks.command import _try
+from portway_lab.frameworks.environment import Environment
 from portway_lab.frameworks.programs import FOLDER, SETTING, without_settings
 from portway_lab.frameworks.users import CASES
 
@@ -26,6 +28,31 @@ def test_the_page_shows_the_program(name: str) -> None:
     shown = re.search(rf"\(\.\./client/examples/frameworks/{re.escape(name)}\):\n\n```\w+\n(.*?)```\n", PAGE, re.DOTALL)
     assert shown is not None
     assert shown[1] == (FOLDER / name).read_text()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_program_opens_a_door(name: str) -> None:
+    """People copy them: none has a token or a password in it that everybody can read here, and none runs as root."""
+    text = (FOLDER / name).read_text()
+    known = r"""(token|password|secret(_key)?)["']?\s*[=:]\s*["']|[.-](token|password)=\w|allow.root"""
+    assert not re.search(known, text, re.IGNORECASE)
+
+
+def test_express_is_left_out_without_npm(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which says what is missing."""
+    (case,) = [case for case in CASES if case.program.endswith(".js")]
+    environment = Environment(Path("python"), None, Path("node_modules"))
+    assert _try(case, environment, None, None, None)  # type: ignore[arg-type]
+    assert "it needs node and npm" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_node_that_runs_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever `node` the path has later."""
+    node = tmp_path / "node"
+    node.write_text("#!/bin/sh\necho 4.5.6\n")
+    node.chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert Environment(Path("python"), node, tmp_path).node_version("express") == "4.5.6"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.framework)

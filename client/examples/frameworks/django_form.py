@@ -1,5 +1,6 @@
 """A Django form. Run it with a port, and `portway forward` with the same."""
 
+import secrets
 import sys
 from wsgiref.simple_server import make_server
 
@@ -21,7 +22,7 @@ def form(request):
 
 
 settings.configure(
-    SECRET_KEY="a random one of your own",
+    SECRET_KEY=secrets.token_urlsafe(50),
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
     MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"],

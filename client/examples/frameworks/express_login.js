@@ -1,12 +1,14 @@
 // An Express login with a session cookie for https alone. Run it with a port.
 
+const { randomBytes } = require("node:crypto")
 const express = require("express")
 const session = require("express-session")
 
 const app = express()
 app.set("trust proxy", "loopback") // the setting
 app.use((request, _, next) => { request.headers["x-forwarded-proto"] = "https"; next() }) // the setting
-app.use(session({ secret: "a random one of your own", resave: false, saveUninitialized: false, cookie: { secure: true } }))
+const secret = randomBytes(32).toString("hex")
+app.use(session({ secret, resave: false, saveUninitialized: false, cookie: { secure: true } }))
 app.use(express.urlencoded({ extended: false }))
 
 app.get("/", (request, response) => response.send(

@@ -2,7 +2,7 @@
 it cannot see that it is behind https.
 
 The frameworks are installed at pinned versions below .cache/frameworks: 1 GB, once. Prints a table. The exit code is 0
-when each works with its setting, and fails without it. Needs chromium; Express is left out where there is no Node.js.
+when each works with its setting, and fails without it. Needs chromium; Express is left out without node and npm.
 """
 
 # Here: the cluster, the processes and the table. Not here: what a user does (users.py).
@@ -27,7 +27,7 @@ from portway_testkit.processes.running_program import RunningProgram, needed
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes, ProcessFailed
 from portway_lab.frameworks.environment import Environment, NotInstalled, install
-from portway_lab.frameworks.programs import FOLDER, without_settings
+from portway_lab.frameworks.programs import FOLDER, own_variables, without_settings
 from portway_lab.frameworks.users import CASES, Case
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _try(case: Case, environment: Environment, processes: Processes, cluster: Cl
     """Print the case's line of the table; whether it is as docs/frameworks.md says."""
     program = FOLDER / case.program
     if program.suffix == ".js" and environment.node is None:
-        print(f"{case.framework:17} left out: there is no Node.js", flush=True)
+        print(f"{case.framework:17} left out: it needs node and npm", flush=True)
         return True
     version = environment.node_version if program.suffix == ".js" else environment.version
     text = without_settings(program)
@@ -128,8 +128,7 @@ def _outcome(
 
     port = free_port()
     home = Path(tempfile.mkdtemp(dir=processes.folder))
-    own = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    own |= {"HOME": str(home), "NODE_PATH": str(environment.node_path), "GRADIO_ANALYTICS_ENABLED": "False"}
+    own = own_variables(home) | {"NODE_PATH": str(environment.node_path), "GRADIO_ANALYTICS_ENABLED": "False"}
     runner = environment.node if program.suffix == ".js" else environment.python
     portway: list[str | Path] = [Path(sys.executable).parent / "portway", "forward", str(port)]
     log = processes.folder / f"{program.stem}.log"

@@ -22,7 +22,7 @@ class NotInstalled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the programs are run with. `node` is None where there is no Node.js."""
+    """What the programs are run with. `node` is None where there is no Node.js or no npm."""
 
     python: Path
     node: Path | None
@@ -36,7 +36,7 @@ class Environment:
     def node_version(self, package: str) -> str:
         """The installed version of a Node.js package."""
         say = f"console.log(require({str(self.node_path / package / 'package.json')!r}).version)"
-        return subprocess.run(["node", "-e", say], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run([str(self.node), "-e", say], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def install() -> Environment:
@@ -45,7 +45,7 @@ def install() -> Environment:
     folder = _FOLDER / hashlib.sha256(pinned).hexdigest()[:12]
     node, npm = shutil.which("node"), shutil.which("npm")
     made = Environment(folder / "venv/bin/python", Path(node) if node and npm else None, folder / "node_modules")
-    done = folder / "installed"
+    done = folder / ("installed" if made.node else "installed_without_node")
     if done.exists():
         return made
     shutil.rmtree(_FOLDER, ignore_errors=True)

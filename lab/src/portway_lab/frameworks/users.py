@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from portway_lab.frameworks.programs import JUPYTER_TOKEN
+
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
@@ -78,7 +80,7 @@ def _run_cell(page: "Page") -> None:
 
 def _lab(page: "Page", url: str) -> None:
     _propose_no_build(page)
-    page.goto(f"{url}/lab?token=a-token")
+    page.goto(f"{url}/lab?token={JUPYTER_TOKEN}")
     page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     _run_cell(page)
@@ -87,7 +89,7 @@ def _lab(page: "Page", url: str) -> None:
 def _notebook(page: "Page", url: str) -> None:
     _propose_no_build(page)
     page.goto(f"{url}/login?next=%2Ftree")
-    page.locator("input[type=password]").first.fill("a-token")
+    page.locator("input[type=password]").first.fill(JUPYTER_TOKEN)
     page.locator("button[type=submit]").first.click()
     page.get_by_text("Select items to perform actions on them.").wait_for()
     made = page.evaluate(
