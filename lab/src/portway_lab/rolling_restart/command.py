@@ -27,6 +27,8 @@ from portway_lab.rolling_restart.visitors import Visitors
 REGIONS = ("fra", "iad", "nrt")
 # Hundredths of the default times: minutes become seconds.
 QUICK_TIMES = "look=1,rest=8,ready=1,spread=4,pause=10"
+_WITHIN = 60.0  # seconds with these times
+_WITHIN_MINUTES = 600.0  # with others: the default ones took 334
 _REGISTRY = Place("registry", "fra")
 _TUNNELS_EACH = 2
 _SETTLE = 2.0  # seconds of visits before and after
@@ -67,9 +69,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"the clients' PORTWAY_RETURNS; '' is their default, of minutes ({QUICK_TIMES})",
     )
     parser.add_argument(
-        "--within", type=float, default=60.0, metavar="SECONDS", help="from the last restart to the last return (60)"
+        "--within",
+        type=float,
+        metavar="SECONDS",
+        help=f"from the last restart to the last return ({_WITHIN:g}; {_WITHIN_MINUTES:g} with other --returns)",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.within is None:
+        options.within = _WITHIN if options.returns == QUICK_TIMES else _WITHIN_MINUTES
+    return options
 
 
 def _run(processes: Processes, clients: int, returns: str, within: float) -> list[str]:
