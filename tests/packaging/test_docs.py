@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -113,3 +114,34 @@ def test_the_index_of_decisions_repeats_the_pages() -> None:
         status, date = line.removeprefix("Status: ").split(" · Date: ")
         expected.append(f"| {number} | [{title}]({page.name}) | {date} | {status} |")
     assert rows == expected
+
+
+def test_the_root_has_nothing_that_does_not_belong_there() -> None:
+    """Such as what a shell or a tool has written. Checked is what git knows."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=_ROOT, capture_output=True, text=True, check=True).stdout
+    documents = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "README.md", "SECURITY.md"}
+    settings = {".ci", ".gitignore", ".pre-commit-config.yaml", "pyproject.toml", "uv.lock"}
+    distributions = {path.parent.name for path in _ROOT.glob("*/pyproject.toml")}
+    others = {"deploy", "docs", "scripts", "tests"}
+    assert {name.partition("/")[0] for name in listed.split("\0")[:-1]} == documents | settings | distributions | others
+
+
+def test_the_runtime_s_table_has_every_module_from_the_bottom_up() -> None:
+    """A module imports only modules above it."""
+    table = re.findall(r"^\| `(\w+)` \|", (_ROOT / "runtime/README.md").read_text(), re.MULTILINE)
+    source = _ROOT / "runtime/src/portway_runtime"
+    assert sorted(table) == sorted(path.stem for path in source.glob("*.py") if path.stem != "__init__")
+    for number, name in enumerate(table):
+        text = (source / f"{name}.py").read_text()
+        imported = set(re.findall(r"from portway_runtime\.(\w+) import", text))
+        for names in re.findall(r"from portway_runtime import ([\w, ]+)", text):
+            imported |= set(names.split(", "))
+        assert imported <= set(table[:number]), name
+
+
+def test_the_lab_s_table_has_every_command() -> None:
+    """And every package."""
+    text = (_ROOT / "lab/README.md").read_text()
+    table = set(re.findall(r"^\| `([\w.]+)/?` \|", text, re.MULTILINE))
+    source = _ROOT / "lab/src/portway_lab"
+    assert table == {path.name for path in source.iterdir()} - {"__init__.py", "py.typed", "__pycache__"}
