@@ -109,7 +109,7 @@ async def test_such_a_certificate_identifies_nobody(kind: str) -> None:
 
     assert read_identity_der(UNREADABLE[kind]) is None
     with pytest.raises(NotANode):
-        await by_certificate(lambda node, issued_ms: None)(Call())
+        await by_certificate(lambda node, issued_ms: None, lambda pem: False)(Call())
 
 
 @pytest.mark.parametrize("kind", ["noise", "half", "version 5"])

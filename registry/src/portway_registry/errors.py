@@ -12,6 +12,7 @@ RegistryError
 │   │   ├── TokenMissing, TokenMalformed, TokenUnknown, TokenRevoked
 │   │   ├── InvitationUnknown, InvitationOver
 │   │   ├── NotANode       no certificate that names a node
+│   │   ├── CertificateUntrusted   its CA is retired
 │   │   └── CertificateSuperseded  another node has joined under this name since
 │   ├── NotAllowed         the caller is identified, and has no permission
 │   │   └── NameTaken      another node has this name
@@ -140,6 +141,16 @@ class CertificateSuperseded(NotAuthenticated):
         super().__init__(
             f"another node has joined as {node} since this certificate was issued: invite this one under a name of its "
             "own (`portway-admin node invite`)"
+        )
+
+
+class CertificateUntrusted(NotAuthenticated):
+    """The certificate is from a CA that was retired after the connection was opened with it."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"the CA of the certificate that node {node} has shown is retired: connect anew with a newer one, or "
+            "invite the node anew (`portway-admin node invite`)"
         )
 
 

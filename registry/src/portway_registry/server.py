@@ -206,7 +206,7 @@ class Registry:
             self._certificates.append(for_nodes)
         mutual = server_credentials(for_nodes, authority=cluster.authority)
         port = ports.add("mesh_listen", mutual, largest_message=_LARGEST_NODE_MESSAGE)
-        identify = by_certificate(partial(require_current, views))
+        identify = by_certificate(partial(require_current, views), cluster.authority.refuses)
         server = port.server(CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note))
         add_MeshServicer_to_server(mesh, server)
         self._mesh_address = await port.serve(config.mesh_listen)

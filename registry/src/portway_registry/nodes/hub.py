@@ -31,7 +31,7 @@ from portway_proto.wire.statements import cluster_tag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
-from portway_registry.errors import CertificateSuperseded, NodeRemoved, Replaced
+from portway_registry.errors import CertificateSuperseded, CertificateUntrusted, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
 from portway_registry.nodes.node_changes import clock_ahead, without_counts
 from portway_registry.nodes.peer_lists import in_parts
@@ -123,7 +123,7 @@ class Hub:
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
-            self._authority.subscribe(self._send_settings),
+            self._authority.subscribe(self._authorities_changed),
         ]
         self._tasks.spawn(self._send_peers(), name="send peers")
         self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")
@@ -152,13 +152,22 @@ class Hub:
         return None if session is None else session.info.region
 
     async def serve(
-        self, register: Register, requests: AsyncIterable[NodeMessage], write: Write, *, issued_ms: int = 0
+        self,
+        register: Register,
+        requests: AsyncIterable[NodeMessage],
+        write: Write,
+        *,
+        issued_ms: int = 0,
+        certificate: bytes = b"",
     ) -> None:
         """Run a node's session to its end, ending an older session of that node first.
 
-        register: checked already. issued_ms: when the node's certificate was issued, in milliseconds. Raises what ended
-        the session, NodeRemoved and CertificateSuperseded among others; returns when the node itself did.
+        register: checked already. issued_ms: when the node's certificate was issued, in milliseconds. certificate: the
+        one that the connection was opened with, PEM. Raises what ended the session, NodeRemoved, CertificateSuperseded
+        and CertificateUntrusted among others; returns when the node itself did.
         """
+        if self._authority.refuses(certificate):
+            raise CertificateUntrusted(register.node.name)
         require_current(self._views, register.node.name, issued_ms)
         info = NodeInfo()
         info.CopyFrom(register.node)
@@ -173,6 +182,7 @@ class Hub:
             lease_seconds=self._lease_seconds,
             now_ms=self._now_ms,
             issued_ms=issued_ms,
+            certificate=certificate,
             still_current=still_current,
             on_probed=partial(self._prober.answered, info.name),
             invalid_tokens=partial(invalid_tokens, self._views.tokens),
@@ -262,6 +272,12 @@ class Hub:
     def _send_settings(self) -> None:
         for session in self._sessions.values():
             session.outbox.settings(self._settings())
+
+    def _authorities_changed(self) -> None:
+        for session in self._sessions.values():
+            if self._authority.refuses(session.certificate):
+                session.end(CertificateUntrusted(session.info.name))
+        self._send_settings()
 
     def _order_changed(self, old: Item[OrderRecord] | None, new: Item[OrderRecord] | None) -> None:
         changed = new or old

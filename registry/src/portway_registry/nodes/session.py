@@ -93,12 +93,13 @@ class NodeSession:
         lease_seconds: int,
         now_ms: Callable[[], int],
         issued_ms: int,
+        certificate: bytes,
         still_current: Callable[[], Awaitable[None]],
         on_probed: Callable[[Probed], None],
         invalid_tokens: Callable[[Sequence[str]], Awaitable[list[str]]],
     ) -> None:
         """
-        issued_ms: when the node's certificate was issued.
+        issued_ms: when the node's certificate was issued. certificate: PEM, of its connection.
         still_current: raises NodeRemoved or CertificateSuperseded when the store says that the node is out, and
         StoreUnavailable. Called before the node gets a new lease in mid-stream.
         on_probed: called with each answer to a probe.
@@ -106,6 +107,7 @@ class NodeSession:
         """
         self.info = info
         self.issued_ms = issued_ms
+        self.certificate = certificate
         self.outbox = Outbox()
         self.over = asyncio.Event()  # set when nothing more is done for this session
         self.serving = False  # messages in the outbox are sent

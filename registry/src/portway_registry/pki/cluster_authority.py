@@ -8,10 +8,11 @@ signed, and for whom; when a CA is replaced (nodes/authority_rotation.py).
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from portway_runtime.certificates import authority_id, check_validity, parse_certificates
+from portway_runtime.certificates import authority_id, check_validity, issued_by, parse_certificates
 from portway_runtime.errors import CertificateError
 
 from portway_registry.config import Config
@@ -25,6 +26,8 @@ from portway_registry.store.update import get_or_create
 
 logger = logging.getLogger(__name__)
 
+_MOST_REMEMBERED: Final = 4096  # nodes' certificates
+
 
 class ClusterAuthority:
     """The CAs of the cluster as they are now. `subscribe` tells of each change."""
@@ -34,10 +37,15 @@ class ClusterAuthority:
         nodes' certificates. Raises ValueError for what cannot be read."""
         self.from_files = from_files
         self._subscribers: list[Callable[[], None]] = []
+        self._retired: dict[str, x509.Certificate] = {}  # trusted earlier by this registry, and now no more
+        self.trusted: dict[str, x509.Certificate] = {}
         self._set(certificate, signer)
 
     def _set(self, certificate: bytes, signer: Signer | None) -> None:
         trusted = {authority_id(one): one for one in x509.load_pem_x509_certificates(certificate)}
+        both = self._retired | self.trusted
+        self._retired = {authority: one for authority, one in both.items() if authority not in trusted}
+        self._refused: dict[bytes, bool] = {}
         self.certificate = certificate
         self.signer = signer
         self.trusted = trusted
@@ -58,6 +66,19 @@ class ClusterAuthority:
         logger.info("cluster's CAs changed", extra={"issues": self.issuer_id, "trusted": ", ".join(self.ids)})
         for changed in tuple(self._subscribers):
             changed()
+
+    def refuses(self, certificate: bytes) -> bool:
+        """Whether a node's certificate (PEM) is from a CA that was retired since: a connection outlives the trust in
+        what it was opened with. Remembered for each certificate, because it takes 0.1 ms."""
+        if not self._retired or not certificate:
+            return False
+        if (known := self._refused.get(certificate)) is not None:
+            return known
+        if len(self._refused) >= _MOST_REMEMBERED:
+            self._refused.clear()
+        refused = issued_by(x509.load_pem_x509_certificate(certificate), tuple(self._retired.values()))
+        self._refused[certificate] = refused
+        return refused
 
     def follow(self, view: View[AuthorityRecord]) -> Callable[[], None]:
         """Be what the store has, from now on. A record that is gone or cannot be read is named in the log, and the CAs

@@ -15,7 +15,7 @@ from portway_runtime.identities import NodeIdentity, read_identity_pem
 
 from portway_registry.access.invitations import PREFIX, Invitations
 from portway_registry.access.tokens import Tokens, bearer_text
-from portway_registry.errors import NotANode
+from portway_registry.errors import CertificateUntrusted, NotANode
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -26,7 +26,7 @@ class Caller:
     """An authenticated caller.
 
     name: the id of its token or invitation, or the node's name.
-    token, invitation, certificate: only the one that belongs to its role is set.
+    token, invitation, certificate: only the one that belongs to its role is set. pem: the certificate itself.
     """
 
     role: Role
@@ -34,6 +34,7 @@ class Caller:
     token: TokenRecord | None = None
     invitation: InvitationRecord | None = None
     certificate: NodeIdentity | None = None
+    pem: bytes = b""
 
 
 class Context(Protocol):
@@ -70,20 +71,24 @@ def by_token(tokens: Tokens, invitations: Invitations) -> Identify:
     return identify
 
 
-def by_certificate(require_current: Callable[[str, int], None]) -> Identify:
+def by_certificate(require_current: Callable[[str, int], None], is_refused: Callable[[bytes], bool]) -> Identify:
     """Identify callers of the mesh port, by the node name in the certificate that the handshake has verified.
 
     `require_current` is called with the name and the time of issue in milliseconds; it raises for a certificate that is
-    no longer valid.
+    no longer valid. `is_refused`: whether a certificate (PEM) is from a CA that is trusted no more; the handshake may
+    have been long ago.
     """
 
     async def identify(context: Context) -> Caller:
         chain = context.auth_context().get("x509_pem_cert", ())
-        identity = _identity(bytes(chain[0])) if chain else None
+        pem = bytes(chain[0]) if chain else b""
+        identity = _identity(pem) if chain else None
         if identity is None:
             raise NotANode
+        if is_refused(pem):
+            raise CertificateUntrusted(identity.node)
         require_current(identity.node, identity.issued_ms)
-        return Caller(Role.NODE, identity.node, certificate=identity)
+        return Caller(Role.NODE, identity.node, certificate=identity, pem=pem)
 
     return identify
 

@@ -79,7 +79,8 @@ class Mesh(MeshServicer):
             raise NotAllowed(f"this cluster's domain is {self._domain}, the registration names {node.domain!r}")
         self._suffix_check.check(node.domain)
         checked = Register(node=node, lease_id=register.lease_id, time_ms=register.time_ms)
-        await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms)
+        pem = current_caller.get().pem
+        await self._hub.serve(checked, requests, context.write, issued_ms=identity.issued_ms, certificate=pem)
 
     async def Resolve(self, request: ResolveRequest, context: Any) -> ResolveResponse:  # noqa: N802
         if request.current and self._looks.take(current_caller.get().name):

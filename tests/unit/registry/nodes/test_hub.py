@@ -5,16 +5,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from portway_proto.v1.mesh_pb2 import EVICTION_REASON_SUPERSEDED, NodeMessage, Register, RegistryMessage
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_proto.wire.statements import SigningKey
 from portway_registry.access.grant_keys import make_first_key, new_key
 from portway_registry.access.grants import Grants
-from portway_registry.errors import Replaced
+from portway_registry.errors import CertificateUntrusted, Replaced
 from portway_registry.nodes import peer_lists
 from portway_registry.nodes.hub import Hub
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
+from portway_registry.pki.signing import new_key as key_pair
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
@@ -33,12 +35,13 @@ NOW = 1_800_000_000_000
 class Node:
     """A stream's two ends: what the node says, and what it hears."""
 
-    def __init__(self, hub: Hub, name: str) -> None:
+    def __init__(self, hub: Hub, name: str, certificate: bytes = b"") -> None:
         self._hub = hub
         self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
         self._changed = asyncio.Event()
         self.heard: list[RegistryMessage] = []
-        self.task = asyncio.ensure_future(hub.serve(Register(node=node_info(name, state=0)), self._say(), self._write))
+        register = Register(node=node_info(name, state=0))
+        self.task = asyncio.ensure_future(hub.serve(register, self._say(), self._write, certificate=certificate))
 
     async def until(self, kind: str, number: int = 1) -> RegistryMessage:
         """The `number`-th message of a kind."""
@@ -129,6 +132,26 @@ async def test_a_replaced_session_s_end_is_nobody_s(hub: Hub) -> None:
             assert ended == []
             assert hub.has("fra-1")
         assert ended == ["fra-1"]
+
+
+async def test_a_session_ends_with_the_trust_in_its_certificate(hub: Hub) -> None:
+    """Of a CA that is retired: whoever has stolen its key is out, and any other node comes back with a newer one."""
+    next_one = Signer.create()
+    old, new = (
+        signer.node(key_pair().public_key(), "fra-1", "fra").public_bytes(Encoding.PEM) for signer in (SIGNER, next_one)
+    )
+    hub._authority.replace(next_one.pem + SIGNER.pem, next_one)
+    thief, honest = Node(hub, "fra-1", old), Node(hub, "fra-2", new)
+    for one in (thief, honest):
+        await one.until("registered")
+    hub._authority.replace(next_one.pem, next_one)
+    with pytest.raises(CertificateUntrusted, match="fra-1"):
+        await asyncio.wait_for(thief.task, PATIENCE)
+    with pytest.raises(CertificateUntrusted, match="fra-1"):
+        await Node(hub, "fra-1", old).task
+    settings = (await honest.until("settings", 2)).settings
+    assert settings.cluster_ca == next_one.pem
+    await honest.stop()
 
 
 async def test_a_revocation_is_told_to_all_and_once(cluster: ViewedStore, hub: Hub) -> None:

@@ -79,6 +79,7 @@ class Running:
             lease_seconds=lease_seconds,
             now_ms=lambda: NOW_MS,
             issued_ms=0,
+            certificate=b"",
             still_current=self._still_current,
             on_probed=lambda probed: None,
             invalid_tokens=self._invalid_tokens,

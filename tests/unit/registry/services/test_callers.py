@@ -8,7 +8,9 @@ import pytest
 import trustme
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tokens import Tokens, new_token
-from portway_registry.errors import NodeRemoved, NotANode, TokenMissing
+from portway_registry.errors import CertificateUntrusted, NodeRemoved, NotANode, TokenMissing
+from portway_registry.pki.cluster_authority import ClusterAuthority
+from portway_registry.pki.signing import Signer
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
@@ -43,6 +45,11 @@ def standing(node: str, issued_ms: int) -> None:
     """Everybody stands."""
 
 
+def trusted(pem: bytes) -> bool:
+    """No CA was retired."""
+    return False
+
+
 @pytest.mark.parametrize(
     ("names", "region"),
     [
@@ -54,7 +61,7 @@ def standing(node: str, issued_ms: int) -> None:
 async def test_a_node_is_who_its_certificate_names(names: list[str], region: str) -> None:
     """The one node name among the certificate's names, the region if there is one, and when it was issued."""
     issued = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-    caller = await by_certificate(standing)(Call(certificate=certificate(*names, issued=issued)))
+    caller = await by_certificate(standing, trusted)(Call(certificate=certificate(*names, issued=issued)))
     assert (caller.role, caller.name, caller.token) == (Role.NODE, "fra-1", None)
     assert caller.certificate == NodeIdentity("fra-1", region, int(issued.timestamp() * 1000))
 
@@ -78,7 +85,7 @@ async def test_a_node_is_who_its_certificate_names(names: list[str], region: str
 async def test_any_other_certificate_is_no_node_s(shown: bytes) -> None:
     """No name, another name, a wildcard, several nodes at once."""
     with pytest.raises(NotANode, match="portway-admin node invite"):
-        await by_certificate(standing)(Call(certificate=shown))
+        await by_certificate(standing, trusted)(Call(certificate=shown))
 
 
 async def test_a_certificate_that_stands_no_more_lets_nobody_in() -> None:
@@ -93,8 +100,24 @@ async def test_a_certificate_that_stands_no_more_lets_nobody_in() -> None:
     call = Call(certificate=certificate("fra-1.node.portway.internal", issued=issued))
     for _ in range(2):
         with pytest.raises(NodeRemoved):
-            await by_certificate(removed)(call)
+            await by_certificate(removed, trusted)(call)
     assert asked == [("fra-1", int(issued.timestamp() * 1000))] * 2
+
+
+async def test_a_connection_outlives_no_trust_in_its_certificate() -> None:
+    """Its CA was retired after the handshake: each further call is refused, whatever the name stands for."""
+    shown = certificate("fra-1.node.portway.internal")
+    authority = ClusterAuthority(CA.cert_pem.bytes(), None)
+    identify = by_certificate(standing, authority.refuses)
+    assert (await identify(Call(certificate=shown))).pem == shown
+    authority.replace(CA.cert_pem.bytes() + Signer.create().pem, None)
+    await identify(Call(certificate=shown))
+    authority.replace(Signer.create().pem, None)
+    for _ in range(2):
+        with pytest.raises(CertificateUntrusted, match="is retired"):
+            await identify(Call(certificate=shown))
+    authority.replace(CA.cert_pem.bytes(), None)
+    await identify(Call(certificate=shown))
 
 
 async def test_a_client_is_who_its_token_names(memory: EmbeddedStore) -> None:
