@@ -22,6 +22,7 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 from portway_proto.v1.types_pb2 import NodeInfo
 
+from portway_registry.access.grants import HONOURED_MS
 from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreUnavailable
 from portway_registry.pki.cluster_authority import ClusterAuthority, id_of, new_stored
 from portway_registry.state import keys
@@ -318,12 +319,21 @@ class AuthorityRotation:
             _some(node.name for node in live if authority not in node.authorities),
             _some(one.id for one in replicas if authority not in one.authorities),
             _some(one.node for one in away if any(authority not in each.trusted for each in self._certificates(one))),
-            _some(node.name for node in live if authority in node.authorities and node.unaware_clients),
+            _some(node.name for node in self._with_unaware(live, authority)),
             _some(node.name for node in live if self._certified_by(node) == authority),
             _some(one.id for one in replicas if one.certificate_authority == authority),
             _some(iter(used_away)),
             max(used_away.values(), default=0),
         )
+
+    def _with_unaware(self, live: list[NodeInfo], authority: str) -> Iterator[NodeInfo]:
+        """Nodes that trust it and have clients that do not. Such a client has had no grant since the CA was announced,
+        or does not say what it was told: it is waited for as long as a grant of before may be honoured."""
+        record = self._views.authority.get("")
+        announced = record.next if record is not None and authority == self._announced() else None
+        if announced is not None and self._now_ms() - announced.created_at_ms > HONOURED_MS:
+            return
+        yield from (node for node in live if authority in node.authorities and node.unaware_clients)
 
     def _away(self, live: list[NodeInfo]) -> Iterator[IdentityRecord]:
         """Nodes that joined, do not live, and may come back with their certificate."""

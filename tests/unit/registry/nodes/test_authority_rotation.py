@@ -151,6 +151,22 @@ async def test_whoever_does_not_trust_it_is_waited_for(stage: Stage, who: str) -
     assert await stage.audited() == ["ca.rotate"]
 
 
+async def test_clients_are_not_waited_for_longer_than_a_grant_lasts(stage: Stage) -> None:
+    """One that never says what it was told would hold up every rotation for as long as it stays."""
+    await stage.node("fra-1", stage.old)
+    made = await stage.rotate()
+    await stage.node("fra-1", stage.old, made.id, untold=1)
+    stage.now += 25 * HOUR
+    await stage.rotation.look()
+    await stage.settle()
+    assert stage.status(made.id).unaware_clients_of == ("fra-1",)
+    assert stage.authority.issuer_id == stage.old
+    stage.now += 1
+    await stage.rotation.look()
+    await stage.settle()
+    assert stage.authority.issuer_id == made.id
+
+
 async def test_a_node_that_does_not_come_back_is_given_up(stage: Stage) -> None:
     """Once it is removed it is waited for no more, neither for the next CA nor for the end of the one before."""
     await stage.identity("fra-1", stage.old, NOW + HOUR, (stage.old,))
