@@ -7,7 +7,6 @@ changes mean to other nodes, how announcements are applied.
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -40,6 +39,7 @@ from portway_registry.errors import (
 from portway_registry.nodes.node_changes import clock_ahead, is_notable
 from portway_registry.nodes.outbox import Outbox
 from portway_registry.nodes.token_check import checked_ids
+from portway_registry.nodes.work_queue import Batch, Removal, WorkQueue
 from portway_registry.state import keys
 from portway_registry.state.records import decode_node
 from portway_registry.state.views import Item
@@ -52,30 +52,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Write = Callable[[RegistryMessage], Awaitable[None]]
 
-# Batches that wait for the store, with the one that is being applied, and their bytes, unless there is only one. The
-# next batch waits, and the node's stream is not read. In memory they take some four times that. The whole state of
-# 10,000 tunnels has 3 MB with few sessions, and 18 MB with as many sessions and raw ports.
-_MAX_BATCHES: Final = 64
-_MAX_WAITING: Final = 8 << 20
 # Tokens that a node may name in a stream: several times its sessions.
 _MOST_TOKENS: Final = 100_000
 _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the store, which has a time limit of its own
-
-
-@dataclass(frozen=True, slots=True)
-class _Removal:
-    """A binding that the registry ends by itself. `eviction`: what the node is told, if it still holds it."""
-
-    tunnel: Item[TunnelInfo]
-    eviction: Eviction | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What a node announces. `size` is computed once: of 10,000 tunnels that takes 10 ms."""
-
-    announce: Announce
-    size: int
 
 
 class NodeSession:
@@ -124,13 +103,8 @@ class NodeSession:
         self._registering = asyncio.Lock()
         self._heard = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
-        self._work: asyncio.Queue[_Batch | _Removal | list[str]] = asyncio.Queue()
-        self._is_applying = False
-        self._room = asyncio.Semaphore(_MAX_BATCHES)
+        self._work = WorkQueue()
         self._tokens_held = 0  # that the node has named
-        self._evicting: set[str] = set()  # labels of the tunnels over a quota in `_work`
-        self._waiting = 0  # bytes of the batches in `_work`
-        self._batch_done = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def register(self, lease: int) -> None:
@@ -175,24 +149,22 @@ class NodeSession:
 
     def evict_for_quota(self, tunnel: Item[TunnelInfo], over: Limit) -> None:
         """Withdraw a tunnel and evict it from the node; nothing when that is being done."""
-        if tunnel.name not in self._evicting:
-            self._evicting.add(tunnel.name)
-            self._work.put_nowait(_Removal(tunnel, over.eviction(tunnel.value)))
+        self._work.add_removal_for_quota(tunnel, over.eviction(tunnel.value))
 
     @property
     def is_idle(self) -> bool:
         """Whether everything that the node announced so far was applied."""
-        return self._work.empty() and not self._is_applying
+        return self._work.is_idle
 
     def remove_unplaced(self, tunnel: Item[TunnelInfo]) -> None:
         """Withdraw a tunnel that nothing places any more, and evict it from the node."""
         eviction = Eviction(label=tunnel.name, epoch=tunnel.value.epoch, reason=EVICTION_REASON_INVALID)
-        self._work.put_nowait(_Removal(tunnel, eviction))
+        self._work.add_removal(tunnel, eviction)
 
     def tunnel_seen(self, tunnel: Item[TunnelInfo]) -> None:
         """The view shows a tunnel of this node; one that the node no longer holds is withdrawn."""
         if self._announcements.is_stale(tunnel):
-            self._work.put_nowait(_Removal(tunnel))
+            self._work.add_removal(tunnel)
 
     def tunnel_deleted(self, tunnel: Item[TunnelInfo]) -> None:
         """The view shows a tunnel of this node no more. If the node still holds it, it is to announce all again. What
@@ -237,18 +209,12 @@ class NodeSession:
                 self._heard_at = asyncio.get_running_loop().time()
                 self._heard.set()
             elif kind == "announce":
-                await self._room.acquire()
-                size = message.announce.ByteSize()
-                while self._waiting and self._waiting + size > _MAX_WAITING:
-                    self._batch_done.clear()
-                    await self._batch_done.wait()
-                self._waiting += size
-                self._work.put_nowait(_Batch(message.announce, size))
+                await self._work.add_batch(message.announce)
             elif kind == "tokens_held":
                 self._tokens_held += len(message.tokens_held.token_ids)
                 if self._tokens_held > _MOST_TOKENS:
                     raise InvalidRequest(f"one stream names at most {_MOST_TOKENS} tokens")
-                self._work.put_nowait(checked_ids(message.tokens_held.token_ids))
+                self._work.add_tokens(checked_ids(message.tokens_held.token_ids))
             elif kind == "probed":
                 self._on_probed(message.probed)
             elif kind == "register":
@@ -307,19 +273,15 @@ class NodeSession:
 
     async def _apply_announcements(self) -> None:
         while True:
-            self._is_applying = False
-            work = await self._work.get()
-            self._is_applying = True
-            if isinstance(work, _Batch):
+            work = await self._work.take()
+            if isinstance(work, Batch):
                 try:
                     batch = await checked(work.announce)
                 except InvalidRequest as error:
                     self.end(error)
                     return
                 await self._apply(batch)
-                self._waiting -= work.size
-                self._batch_done.set()
-                self._room.release()
+                self._work.batch_done(work)
             elif isinstance(work, list):
                 invalid = await self._until_answered("tokens not looked up", partial(self._invalid_tokens, work))
                 self.outbox.revoke(invalid)
@@ -342,13 +304,13 @@ class NodeSession:
                 self.outbox.announced(batch.batch)
                 return
 
-    async def _remove(self, removal: _Removal) -> None:
+    async def _remove(self, removal: Removal) -> None:
         """Remove a binding, trying until the store answers, and tell the node if it holds it."""
         await self.outbox.room()
         tunnel = removal.tunnel
         gone = Withdrawal(label=tunnel.name, epoch=tunnel.value.epoch)
         await self._until_answered("tunnel not removed", partial(self._announcements.withdraw, [gone]))
-        self._evicting.discard(tunnel.name)
+        self._work.removed(removal)
         if removal.eviction is not None:
             self.outbox.evict([removal.eviction])
 

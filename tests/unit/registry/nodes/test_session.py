@@ -20,6 +20,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, No
 from portway_proto.wire.statements import SigningKey
 from portway_registry.errors import FellSilent, InvalidRequest, NodeRemoved, Replaced, StoreUnavailable
 from portway_registry.nodes import session as session_module
+from portway_registry.nodes import work_queue
 from portway_registry.nodes.session import NodeSession
 from portway_registry.state import keys
 from portway_registry.state.views import Item, Views
@@ -486,7 +487,7 @@ async def test_batches_that_wait_are_bounded_in_bytes(
     store: Fickle, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the store is away the stream is read no further; afterwards everything is taken up."""
-    monkeypatch.setattr(session_module, "_MAX_WAITING", 1_000)
+    monkeypatch.setattr(work_queue, "_MAX_WAITING", 1_000)
     client = await running.announcing.client()
     for number in range(1, 21):
         tunnel = client.tunnel("fra-1")
