@@ -13,9 +13,7 @@ retired by operators, when no certificate of it is left.
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +22,7 @@ from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.access.grants import HONOURED_MS
 from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreUnavailable
+from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.pki.cluster_authority import ClusterAuthority, id_of, new_stored
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
@@ -50,67 +49,6 @@ _GATHERED: Final = 0.05  # seconds; nodes that come together are looked at toget
 ANSWERED_WITHIN: Final = 2.0
 _MOST_NAMED: Final = 100
 _CONTENDED: Final = "the cluster's CA changed at each try to write it"
-
-
-class AuthorityState(Enum):
-    """What a CA is used for."""
-
-    ANNOUNCED = "announced"
-    ISSUING = "issuing"
-    RETIRING = "retiring"
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityStatus:
-    """A CA as operators see it; times in milliseconds since the Unix epoch, 0 for none.
-
-    unaware_*: those that do not trust it: nodes and replicas that live, nodes that are away with a valid certificate,
-    nodes whose clients have not been told. used_by_*: those whose certificate is from it. away_until_ms: when the last
-    certificate of those that are away ends.
-    """
-
-    id: str
-    state: AuthorityState
-    made_at_ms: int
-    ends_at_ms: int
-    certificate: bytes
-    from_files: bool = False
-    unaware_nodes: tuple[str, ...] = ()
-    unaware_replicas: tuple[str, ...] = ()
-    unaware_away: tuple[str, ...] = ()
-    unaware_clients_of: tuple[str, ...] = ()
-    used_by_nodes: tuple[str, ...] = ()
-    used_by_replicas: tuple[str, ...] = ()
-    used_by_away: tuple[str, ...] = ()
-    away_until_ms: int = 0
-
-    @property
-    def waits_for(self) -> str:
-        """Who does not trust it yet, for people; "" for nobody."""
-        return "; ".join(
-            f"{what}: {', '.join(names)}"
-            for what, names in (
-                ("nodes", self.unaware_nodes),
-                ("registries", self.unaware_replicas),
-                ("nodes that are away", self.unaware_away),
-                ("clients of", self.unaware_clients_of),
-            )
-            if names
-        )
-
-    @property
-    def used_by(self) -> str:
-        """Whose certificate is from it, for people; "" for nobody."""
-        away = f"nodes that are away, until {_utc(self.away_until_ms)}"
-        return "; ".join(
-            f"{what}: {', '.join(names)}"
-            for what, names in (
-                ("nodes", self.used_by_nodes),
-                ("registries", self.used_by_replicas),
-                (away, self.used_by_away),
-            )
-            if names
-        )
 
 
 class AuthorityRotation:
@@ -398,7 +336,3 @@ def _made_at(record: AuthorityRecord | None, authority: str, valid_from: datetim
 
 def _some(names: Iterator[str]) -> tuple[str, ...]:
     return tuple(sorted(names)[:_MOST_NAMED])
-
-
-def _utc(ms: int) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"

@@ -11,7 +11,8 @@ from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenant, Tenants
 from portway_registry.access.tokens import Tokens
 from portway_registry.errors import InvalidRequest, NotFound
-from portway_registry.nodes.authority_rotation import AuthorityRotation, AuthorityState, AuthorityStatus
+from portway_registry.nodes.authority_rotation import AuthorityRotation
+from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
 from portway_registry.services.pages import page

@@ -10,7 +10,8 @@ import pytest
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreError
 from portway_registry.nodes import authority_rotation
-from portway_registry.nodes.authority_rotation import AuthorityRotation, AuthorityState, AuthorityStatus
+from portway_registry.nodes.authority_rotation import AuthorityRotation
+from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.pki.cluster_authority import ClusterAuthority, stored_authority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
