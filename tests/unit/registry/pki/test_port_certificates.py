@@ -1,6 +1,7 @@
 """Certificates that cannot be used are found at start, and the flag that named them is said; changed files count."""
 
 import datetime
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._numbers = itertools.count()  # not of objects: one that is gone leaves its id to the next
         self.cluster, self.other = trustme.CA(), trustme.CA()
 
     def ca(self, authority: trustme.CA) -> Path:
@@ -38,7 +40,7 @@ class Files:
 
     def issue(self, authority: trustme.CA, **times: Any) -> tuple[Path, Path]:
         leaf = authority.issue_cert("registry.example", **times)
-        stem = self._folder / f"leaf-{id(leaf)}"
+        stem = self._folder / f"leaf-{next(self._numbers)}"
         certificate, key = stem.with_suffix(".crt"), stem.with_suffix(".key")
         certificate.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
         key.write_bytes(leaf.private_key_pem.bytes())
