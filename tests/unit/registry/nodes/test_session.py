@@ -230,6 +230,28 @@ async def test_batches_are_done_in_their_order(store: Fickle, running: Running) 
     assert await store.get(keys.tunnel(tunnel.label)) is None
 
 
+async def test_a_withdrawal_that_failed_at_first_does_no_harm(store: Fickle, views: Views, running: Running) -> None:
+    """It is noted before it is written: the binding goes all the same, and the label may be bound again."""
+    tunnel, of = await running.tunnel()
+    running.say(announce=Announce(batch=1, bound=[tunnel], sessions=[of]))
+    await running.until(running.announced)
+    await views.tunnels.caught_up(tunnel.label)
+    first = await store.get(keys.tunnel(tunnel.label))
+    store.away = True
+    running.say(announce=Announce(batch=2, withdrawn=[Withdrawal(label=tunnel.label, epoch=tunnel.epoch)]))
+    await store.asked.wait()
+    store.away = False
+    await running.until(lambda: running.announced() == [1, 2])
+    assert await store.get(keys.tunnel(tunnel.label)) is None
+    running.say(announce=Announce(batch=3, bound=[tunnel], sessions=[of]))
+    await running.until(lambda: running.announced() == [1, 2, 3])
+    again = await store.get(keys.tunnel(tunnel.label))
+    assert first is not None
+    assert again is not None
+    assert again.created > first.created
+    assert running.evicted() == []
+
+
 async def test_a_lost_lease_is_replaced_and_told(store: Fickle, running: Running) -> None:
     """A KeepAlive on a lease that the store forgot registers the node anew, on a lease that is another."""
     await running.until(running.leases)
