@@ -136,7 +136,6 @@ class Lifecycle:
         self._raw_ports.open_no_more()
         ports = (self._public_port, self._http_port, self._raw_ports)
         await finish([listener for port in ports for listener in port.listeners], within=within / 2)
-        self._raw_ports.close()
         await asyncio.gather(self._public_port.heard(), self._http_port.heard())
 
     async def _over(self) -> None:

@@ -88,9 +88,6 @@ class Port:
     def open_no_more(self) -> None:
         self._parts.calls.append(f"open no more {self._name}")
 
-    def close(self) -> None:
-        self._parts.calls.append(f"close {self._name}")
-
     async def over(self) -> None:
         self._parts.calls.append(f"wait for visitors of {self._name}")
 
@@ -129,7 +126,7 @@ SHUT = (
     "open no more raw",
     *("refuse at public", "refuse at http", "refuse at raw"),
     *("retire public", "retire http", "retire raw"),
-    *("close raw", "hear public", "hear http"),
+    *("hear public", "hear http"),
     *("wait for visitors of public", "wait for raw visitors"),
 )
 

@@ -132,7 +132,7 @@ class RawPorts:
         return [one.listener for one in self._open.values()]
 
     def open_no_more(self) -> None:
-        """The node stops, and the other nodes of the region serve its ports."""
+        """The node stops, and the other nodes of the region serve its ports: who listens now may be finished."""
         self._closed = True
 
     def close(self) -> None:
@@ -143,14 +143,14 @@ class RawPorts:
 
     def open(self, port: int, label: str, user: _User) -> None:
         """Listen on a port for this label and user. Raises ListenError."""
+        if self._closed:
+            raise ListenError("this node is stopping")
         current = self._open.get(port)
         if current is not None and current.label != label:
             # The newest ticket is the new label's; the old one must not get its visitors.
             self._open.pop(port).listener.close()
             current = None
         if current is None:
-            if self._closed:
-                raise ListenError("this node is stopping")
             sockets = open_sockets(Endpoint(self._host, port))
             listener = Listener(sockets, lambda sock, peer: self._connected(label, sock, peer))
             current = self._open[port] = _Open(label, listener)

@@ -11,6 +11,7 @@ from portway_relay.raw_ports import sockets as raw_module
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
+from portway_runtime.listener import finish
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.raw_ports import REST, own_ports, signed_by
 from portway_testkit.links.carrier_link import until
@@ -161,3 +162,20 @@ async def test_a_released_port_goes_back_to_its_label_at_once(free_ports: FreePo
     assert again.port == port
     assert await connects(port)
     again.release()
+
+
+async def test_a_node_that_stops_opens_no_port_again(free_ports: FreePorts, clock: ManualClock) -> None:
+    """Nor does a tunnel get one that a sibling's visitors still come to: it listens no more in a moment."""
+    node = Node(free_ports(2), clock)
+    raw = node.raw.take("a", None)
+    node.raw.serve(raw.port, "a")
+    raw.pause()
+    node.raw.open_no_more()
+    await finish(node.raw.listeners, within=1.0)
+    assert not await connects(raw.port)
+    with pytest.raises(ListenError, match="stopping"):
+        raw.listen()
+    with pytest.raises(ListenError, match="stopping"):
+        node.raw.take("b", None)
+    node.raw.close()
+    assert len(node.raw) == 0
