@@ -202,16 +202,17 @@ class SessionTunnels:
     def release(self, *, closed: bool) -> None:
         """Release every tunnel. `closed`: the client does not bind them at another node.
 
-        Whether those are closed of which the client has just said that they moved follows from the check of what it
-        showed for that: until it has ended visitors wait, and visits in progress go on.
+        Those that are bound at another node are not closed. Of those that the client has just said to be, the check
+        decides when it has ended: until then visitors wait, and visits in progress go on.
         """
         self.cancel_pending()
         for tunnel in self.by_label.values():
             following = tunnel in self._following
-            self._context.table.release(tunnel, closed=closed and not following)
+            elsewhere = following or self._context.routes.is_elsewhere(tunnel.claim)
+            self._context.table.release(tunnel, closed=closed and not elsewhere)
             if following:
                 self._left.add(tunnel)
-            else:
+            elif not elsewhere:
                 self._released(tunnel)
         self.by_label.clear()
 

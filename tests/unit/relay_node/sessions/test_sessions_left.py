@@ -64,6 +64,24 @@ async def test_a_client_that_went_to_another_node_has_closed_nothing(make_node: 
     assert ("closed", label_of(key), 1) not in node.announced.news
 
 
+async def test_it_matters_not_whether_the_check_or_the_client_was_first(make_node: MakeNode, key: SigningKey) -> None:
+    """Nor whether the other node is known here: a client may know of it sooner."""
+    node = make_node(leave_grace=0.01)
+    client = await node.attach()
+    closed = new_key()
+    await client.bind(key)
+    await client.bind(closed)
+    tunnel, visit = visited(node, key)
+    _, other = visited(node, closed)
+    client.move(key, "relay-2")
+    await until(lambda: node.routes.is_elsewhere(tunnel.claim))
+    assert node.tunnels.live(label_of(key)) is tunnel
+    client.leave()
+    await until(lambda: other.is_cut)
+    assert not visit.is_cut
+    assert ("closed", label_of(key), 1) not in node.announced.news
+
+
 @pytest.mark.parametrize("part", ["claim", "presence"])
 async def test_who_shows_a_forgery_has_closed_its_tunnels(make_node: MakeNode, key: SigningKey, part: str) -> None:
     """MOVED counts once it is checked. Without that the tunnel is closed, and its visits have `leave_grace`."""
@@ -76,6 +94,23 @@ async def test_who_shows_a_forgery_has_closed_its_tunnels(make_node: MakeNode, k
     assert not visit.is_cut
     await until(lambda: visit.is_cut)
     assert node.announced.news[-2:] == [("withdrawn", label_of(key), 1), ("closed", label_of(key), 1)]
+
+
+async def test_a_client_that_was_asked_to_leave_shows_where_it_is_too(make_node: MakeNode, key: SigningKey) -> None:
+    """Visits of a tunnel that moved have no limit at a node that is drained either; others have `drain_grace`."""
+    node = make_node(drain_grace=0.01, leave_grace=3600.0)
+    client = await node.attach()
+    silent = new_key()
+    await client.bind(key)
+    await client.bind(silent)
+    tunnel, visit = visited(node, key)
+    _, other = visited(node, silent)
+    node.sessions.ask_to_leave("this node is being drained")
+    client.move(key, "relay-2")
+    client.leave()
+    await until(lambda: other.is_cut and node.routes.is_elsewhere(tunnel.claim))
+    assert not visit.is_cut
+    assert [kind for kind, *_ in node.announced.news].count("closed") == 0
 
 
 async def test_visits_that_a_client_has_left_end_with_its_token(node: NodeSessions, key: SigningKey) -> None:
