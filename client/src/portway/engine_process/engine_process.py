@@ -168,7 +168,8 @@ class EngineProcess:
         answered = Event()
         tunnel.opening.add_done_callback(lambda _: answered.set())
         start = 0 if child.ready else START_WITHIN
-        if not answered.wait(start + tunnel.request.timeout + ANSWER_WITHIN):
+        # The second wait is for an answer that has come while this program stood still, and is not read yet.
+        if not answered.wait(start + tunnel.request.timeout) and not answered.wait(ANSWER_WITHIN):
             logger.warning("Portway's process does not answer: it is killed")
             child.kill()
 
