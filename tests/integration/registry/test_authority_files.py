@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpc import aio
 from portway_proto.v1 import admin_pb2
-from portway_proto.v1.mesh_pb2 import ClusterSettings
+from portway_proto.v1.mesh_pb2 import ClusterSettings, RenewCertificateRequest
+from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_registry.config import Config
 from portway_registry.pki.signing import Signer, new_key, private_pem
 from portway_registry.server import Registry
 from portway_runtime.certificates import authority_id
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import NodeStream, Pki, node_info
+from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, node_info
 
 
 class Files:
@@ -75,7 +78,8 @@ def told(node: NodeStream) -> tuple[list[str], str]:
 async def test_the_stages_are_changes_of_the_files(
     registry: Registry, files: Files, tmp_path: Path, admin: AdminCaller
 ) -> None:
-    """Two trusted, then the next one first, then alone: nodes are told each time, and each may come at every stage."""
+    """Two trusted, then the next one first, then alone: nodes are told each time, and each may come at every stage
+    until its certificate's CA is gone: its session and its calls end then."""
     of_old, of_next = Joined(tmp_path, OLD, OLD.pem + NEXT.pem), Joined(tmp_path, NEXT, NEXT.pem)
 
     async def states() -> list[int]:
@@ -97,7 +101,11 @@ async def test_the_stages_are_changes_of_the_files(
             pass
         files.write(NEXT)
         registry.reload_certificates()
-        await node.until(lambda: told(node) == (ids(NEXT), ids(NEXT)[0]))
+        with pytest.raises(StreamEnded) as ended:
+            await node.until(lambda: told(node)[0] == ids(NEXT))
+        assert (ended.value.code, "is retired" in ended.value.details) == (grpc.StatusCode.UNAUTHENTICATED, True)
+        with pytest.raises(aio.AioRpcError, match="is retired"):  # on the connection, which is open still
+            await MeshStub(node._channel).RenewCertificate(RenewCertificateRequest(csr=b"any"))
     async with NodeStream(registry.mesh_address, of_next, node_info("fra-2")) as node:
         await node.until(lambda: told(node) == (ids(NEXT), ids(NEXT)[0]))
 
