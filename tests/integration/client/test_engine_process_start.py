@@ -8,7 +8,7 @@ import portway
 import pytest
 from portway.engine_process import engine_process as module
 from portway.engine_process.child_process import _BOOTSTRAP
-from portway_testkit.processes.children import children_of
+from portway_testkit.processes.children import engines_of
 from portway_testkit.processes.descriptors import no_more_descriptors
 from portway_testkit.processes.threads import no_more_threads
 
@@ -29,7 +29,7 @@ def test_a_program_without_an_interpreter(monkeypatch: pytest.MonkeyPatch, execu
     monkeypatch.setattr("sys.executable", executable)
     with pytest.raises(portway.InvalidError, match="portway forward"):
         portway.forward(8000, process=True).__enter__()
-    assert not children_of(os.getpid())
+    assert not engines_of(os.getpid())
 
 
 def test_a_frozen_program(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`portway-relay serve` with what cannot be used: exit code 2 and one line that says what is wrong and where."""
 
 import datetime
+import re
 import socket
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def refusal(pki: Path) -> Callable[..., str]:
         assert (done.returncode, done.stdout) == (2, "")
         message, _, rest = done.stderr.partition("\n")
         assert rest == ""
-        assert message.startswith("portway-relay: ")
+        # Once the settings are known it is a line of the log.
+        assert re.match(r"(\S+ \S+ CRITICAL portway_runtime\.run: )?portway-relay: ", message)
         return message
 
     return run

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from portway_registry.store.contract import Revision
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
 from portway_testkit.clusters.etcd import EtcdServer
+
+_FULL_WITHIN = 20.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -165,17 +168,20 @@ async def test_all_endpoints_dead_is_an_outage(dead_endpoint: str) -> None:
 
 
 async def fill(store: EtcdStore) -> None:
-    """Write more than the store has room for."""
-    for number in range(40):
-        await store.put(f"/full/{number}", bytes(100_000))
+    """Write until the store has no room: etcd compares its size from time to time."""
+    async with asyncio.timeout(_FULL_WITHIN):
+        for number in itertools.count():
+            await store.put(f"/full/{number}", bytes(100_000))
 
 
 async def test_an_etcd_without_room_is_told_as_such() -> None:
     """At once: every member refuses, until an operator makes room. Reads go on."""
     with EtcdServer(quota_bytes=1 << 20) as small:
         async with opened(small.spec()) as store:
+            with pytest.raises(StoreFull):
+                await fill(store)
             began = asyncio.get_running_loop().time()
             with pytest.raises(StoreFull, match="alarm disarm"):
-                await fill(store)
+                await store.put("/full/more", b"")
             assert asyncio.get_running_loop().time() - began < 5  # it is not asked again
             assert (await store.list("/full/")).entries

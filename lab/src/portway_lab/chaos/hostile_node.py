@@ -46,6 +46,7 @@ from portway_proto.wire.statements import StatementInvalid, read_claim
 from portway_relay import cli
 from portway_relay.errors import Refused
 from portway_relay.node import Node
+from portway_relay.routing.lookup import Resolve
 from portway_relay.routing.tunnel import HomeNode
 from portway_relay.sessions.grants import Grant
 from portway_relay.sessions.session import Session
@@ -241,10 +242,8 @@ class HostileNode(Node):
             self._lies.heard_presence(presence)
         return received(node, routes)
 
-    async def _resolve(
-        self, resolve: Callable[[str], Coroutine[Any, Any, ResolveResponse | None]], label: str
-    ) -> ResolveResponse | None:
-        answer = await resolve(label)
+    async def _resolve(self, resolve: Resolve, label: str, *, current: bool = False) -> ResolveResponse | None:
+        answer = await resolve(label, current=current)
         if answer is not None and answer.HasField("tunnel"):
             self._lies.heard_tunnel(answer.tunnel)
             self._lies.heard_presence(answer.presence)
@@ -326,7 +325,7 @@ class HostileNode(Node):
 def _wrap(part: object, name: str, instead: Callable[..., Any]) -> None:
     """Let `instead` be called in place of a method, with that method and its arguments."""
     method = getattr(part, name)
-    setattr(part, name, lambda *arguments: instead(method, *arguments))
+    setattr(part, name, lambda *arguments, **named: instead(method, *arguments, **named))
 
 
 def main(arguments: Sequence[str]) -> None:

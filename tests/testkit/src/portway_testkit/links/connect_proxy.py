@@ -14,7 +14,7 @@ from typing import Self
 from portway_testkit.fakes.node_answers import PATIENCE
 
 _CHUNK = 65_536
-_TURNS_TO_CLOSE = 20  # of the loop, for transports to close their sockets
+_TURNS = 20  # of the loop, for transports to be made, and to close their sockets
 _HEAD_END = b"\r\n\r\n"
 OPEN = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NO_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -85,14 +85,14 @@ class ConnectProxy:
         started.set_result(None)
         await self._stop.wait()
         server.close()
+        await _turns()  # what has been accepted gets its transport
         for writer in list(self._writers):
             _drop(writer)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(_TURNS_TO_CLOSE):
-            await asyncio.sleep(0)
+        await _turns()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -146,6 +146,11 @@ class ConnectProxy:
             writer.write_eof()
         else:
             writer.close()
+
+
+async def _turns() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _drop(writer: asyncio.StreamWriter) -> None:
