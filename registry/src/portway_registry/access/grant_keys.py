@@ -7,7 +7,6 @@ A key signs once every node and every replica that lives knows it. That was aske
 time waits for a day instead, because a node may have been cut off from every registry for that long.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from portway_registry.access.grants import HONOURED_MS, signing_key
 from portway_registry.errors import NotFound, NotYet, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
+from portway_registry.state.lookout import Lookout
 from portway_registry.state.records import GrantKeyRecord, Order, encode
 from portway_registry.state.views import Item, View, Views
 from portway_registry.store.contract import ABSENT, Store
@@ -38,11 +38,8 @@ PUBLISHED_BEFORE_USE_MS: Final = 24 * _HOUR_MS
 NEEDED_AFTER_USE_MS: Final = HONOURED_MS + _HOUR_MS
 # Seconds. A change of the keys, the nodes or the replicas is looked at when it comes; this is for the time of day.
 _CHECK_EVERY: Final = 3_600.0
-_AGAIN_AFTER: Final = 2.0  # seconds, when the store did not answer
 # Seconds in which nodes and replicas that answer have said that they know a key.
 ANSWERED_WITHIN: Final = 2.0
-# Nodes that come together are looked at together.
-_GATHERED: Final = 0.05  # seconds
 # Keys at once. Nodes name at most 32; a key that was replaced is needed for 26 hours.
 _MOST_KEYS: Final = 16
 _MOST_NAMED: Final = 100
@@ -115,7 +112,7 @@ class GrantKeys:
         self._audit = audit
         self._now_ms = now_ms
         self._patience = patience
-        self._changed = asyncio.Event()
+        self._lookout = Lookout(self.look, every=_CHECK_EVERY, trouble="grant keys not rotated")
         self._highest = 0  # number of a key that there was: another key never has its id
 
     def all(self) -> dict[str, KeyStatus]:
@@ -191,24 +188,7 @@ class GrantKeys:
             self._views.nodes.subscribe(self._notice),
             self._views.replicas.subscribe(self._notice),
         ]
-        try:
-            while True:
-                wait = _CHECK_EVERY
-                try:
-                    await self.look()
-                except StoreUnavailable as error:
-                    logger.warning("grant keys not rotated", extra={"reason": str(error)})
-                    wait = _AGAIN_AFTER
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-                await asyncio.sleep(_GATHERED)
-                self._changed.clear()
-        finally:
-            for unsubscribe in subscribed:
-                unsubscribe()
+        await self._lookout.run(subscribed)
 
     async def look(self) -> None:
         """Make, let sign and delete what is due now. Raises StoreUnavailable."""
@@ -276,20 +256,8 @@ class GrantKeys:
         if told:
             logger.info("grant key announced", extra={"kid": kid, "by": by})
             await self._audit.add_done(by, "grant-key.rotate", kid)
-        changed = asyncio.Event()
         views: tuple[View[Any], ...] = (self._known, self._views.nodes, self._views.replicas)
-        subscribed = [view.subscribe(lambda old, new: changed.set()) for view in views]
-        try:
-            async with asyncio.timeout(self._patience):
-                while self._named(kid).state is KeyState.ANNOUNCED:
-                    changed.clear()
-                    await self.look()
-                    await changed.wait()
-        except TimeoutError:
-            pass
-        finally:
-            for unsubscribe in subscribed:
-                unsubscribe()
+        await self._lookout.until(lambda: self._named(kid).state is not KeyState.ANNOUNCED, views, self._patience)
         return self._named(kid)
 
     def _named(self, kid: str) -> KeyStatus:
@@ -347,7 +315,7 @@ class GrantKeys:
                 "`portway-admin grant-key rotate` replaces a key without refusals",
                 extra={"key": keys.grant_key(old.name)},
             )
-        self._changed.set()
+        self._lookout.notice()
 
     def _is_in_use(self, gone: GrantKeyRecord) -> bool:
         now = self._now_ms()
@@ -359,7 +327,7 @@ class GrantKeys:
         """Nodes and replicas matter while a key is announced."""
         now = self._now_ms()
         if any(key.early and key.active_from_ms > now for key in self._known.values()):
-            self._changed.set()
+            self._lookout.notice()
 
     def _sorted(self) -> list[Item[GrantKeyRecord]]:
         """Those that can be read, the oldest first."""

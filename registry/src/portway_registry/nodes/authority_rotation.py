@@ -10,7 +10,6 @@ certificate is waited for, too: it could not verify a registry any more when it 
 retired by operators, when no certificate of it is left.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -21,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.access.grants import HONOURED_MS
-from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreUnavailable
+from portway_registry.errors import InvalidRequest, NotFound, NotYet
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.pki.cluster_authority import ClusterAuthority, id_of, new_stored
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
+from portway_registry.state.lookout import Lookout
 from portway_registry.state.records import (
     AuthorityRecord,
     IdentityRecord,
@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds. A change of nodes, replicas or CAs is looked at when it comes; this is for the time of day.
 _CHECK_EVERY: Final = 60.0
-_AGAIN_AFTER: Final = 2.0  # seconds, when the store did not answer
-_GATHERED: Final = 0.05  # seconds; nodes that come together are looked at together
 # Seconds in which nodes and replicas that answer have said that they trust a CA.
 ANSWERED_WITHIN: Final = 2.0
 _MOST_NAMED: Final = 100
@@ -74,7 +72,7 @@ class AuthorityRotation:
         self._now_ms = now_ms
         self._life_ms = certificate_life_ms
         self._patience = patience
-        self._changed = asyncio.Event()
+        self._lookout = Lookout(self.look, every=_CHECK_EVERY, trouble="the cluster's CA is not replaced yet")
 
     def all(self) -> dict[str, AuthorityStatus]:
         """Every CA by a sort key, the one that issues first."""
@@ -108,7 +106,7 @@ class AuthorityRotation:
         await self._views.authority.caught_up("")
         if force and await self._let_issue(announced):
             await self._audit.add_done(by, "ca.rotate-by-force", announced)
-        await self._until_issues(announced)
+        await self._lookout.until(lambda: self._authority.issuer_id == announced, self._watched(), self._patience)
         return self._named(announced)
 
     async def retire(self, authority: str, *, force: bool, by: str) -> AuthorityStatus:
@@ -140,28 +138,7 @@ class AuthorityRotation:
 
     async def run(self) -> None:
         """Let an announced CA issue as soon as it may, for ever."""
-        subscribed = [view.subscribe(self._notice) for view in self._watched()]
-        try:
-            while True:
-                wait = _CHECK_EVERY
-                try:
-                    await self.look()
-                except (
-                    StoreUnavailable,
-                    NotYet,
-                ) as error:  # NotYet: the record has gone, which the view may show later
-                    logger.warning("the cluster's CA is not replaced yet", extra={"reason": str(error)})
-                    wait = _AGAIN_AFTER
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-                await asyncio.sleep(_GATHERED)
-                self._changed.clear()
-        finally:
-            for unsubscribe in subscribed:
-                unsubscribe()
+        await self._lookout.run([view.subscribe(self._notice) for view in self._watched()])
 
     async def look(self) -> None:
         """Let an announced CA issue if everybody trusts it. Raises StoreUnavailable, and NotYet when the store has lost
@@ -209,21 +186,6 @@ class AuthorityRotation:
         if done:
             logger.info("CA issues certificates from now on", extra={"id": announced})
         return done
-
-    async def _until_issues(self, announced: str) -> None:
-        changed = asyncio.Event()
-        subscribed = [view.subscribe(lambda old, new: changed.set()) for view in self._watched()]
-        try:
-            async with asyncio.timeout(self._patience):
-                while self._authority.issuer_id != announced:
-                    changed.clear()
-                    await self.look()
-                    await changed.wait()
-        except TimeoutError:
-            pass
-        finally:
-            for unsubscribe in subscribed:
-                unsubscribe()
 
     def _named(self, authority: str) -> AuthorityStatus:
         if authority not in self._authority.ids:
@@ -313,7 +275,7 @@ class AuthorityRotation:
     def _notice(self, old: object, new: object) -> None:
         """Nodes and replicas matter while a CA is announced."""
         if self._announced():
-            self._changed.set()
+            self._lookout.notice()
 
 
 def _found(entry: Entry | None) -> AuthorityRecord:

@@ -9,12 +9,11 @@ import msgspec
 import pytest
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_registry.errors import InvalidRequest, NotFound, NotYet, StoreError
-from portway_registry.nodes import authority_rotation
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.pki.cluster_authority import ClusterAuthority, stored_authority
 from portway_registry.pki.signing import Signer
-from portway_registry.state import keys
+from portway_registry.state import keys, lookout
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import (
     IdentityRecord,
@@ -316,7 +315,7 @@ async def test_a_record_that_goes_before_the_view_shows_it_ends_nothing(
     """The store has lost a CA that everybody trusts by now: it is tried again until the record is back."""
     await stage.node("fra-1", stage.old)
     made = await stage.rotate()
-    monkeypatch.setattr(authority_rotation, "_AGAIN_AFTER", 0.02)
+    monkeypatch.setattr(lookout, "_AGAIN_AFTER", 0.02)
     real, asked = stage.store.get, asyncio.Semaphore(0)
 
     async def lost(key: str) -> Entry | None:

@@ -1,0 +1,70 @@
+"""Doing what is due: a look at the views whenever they change, and every so often for the time of day.
+
+Here: when to look, and waiting until a look has brought something about. Not here: what is due.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, NoReturn
+
+from portway_registry.errors import NotYet, StoreUnavailable
+from portway_registry.state.views import View
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_AFTER: Final = 2.0  # seconds, when a look did not succeed
+_GATHERED: Final = 0.05  # seconds; what changes together is looked at together
+
+
+class Lookout:
+    """Calls `look`, whose NotYet and StoreUnavailable mean: again soon."""
+
+    def __init__(self, look: Callable[[], Awaitable[None]], *, every: float, trouble: str) -> None:
+        """every: seconds between two looks while nothing changes. trouble: what the log says of a look that failed."""
+        self._look = look
+        self._every = every
+        self._trouble = trouble
+        self._changed = asyncio.Event()
+
+    def notice(self) -> None:
+        """Something has changed that matters: look soon."""
+        self._changed.set()
+
+    async def run(self, unsubscribes: Iterable[Callable[[], None]]) -> NoReturn:
+        """Look, for ever. At the end call all of `unsubscribes`."""
+        try:
+            while True:
+                wait = self._every
+                try:
+                    await self._look()
+                except (StoreUnavailable, NotYet) as error:
+                    logger.warning(self._trouble, extra={"reason": str(error)})
+                    wait = _AGAIN_AFTER
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+                await asyncio.sleep(_GATHERED)
+                self._changed.clear()
+        finally:
+            for unsubscribe in unsubscribes:
+                unsubscribe()
+
+    async def until(self, reached: Callable[[], bool], views: Iterable[View[Any]], within: float) -> None:
+        """Look now and at each change of `views`, until it is reached or `within` seconds are over. Raises what `look`
+        and `reached` raise."""
+        changed = asyncio.Event()
+        subscribed = [view.subscribe(lambda old, new: changed.set()) for view in views]
+        try:
+            async with asyncio.timeout(within):
+                while not reached():
+                    changed.clear()
+                    await self._look()
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for unsubscribe in subscribed:
+                unsubscribe()
