@@ -18,7 +18,7 @@ from portway_runtime.proxies import Proxy
 from portway_carrier.errors import ConnectFailed, ConnectionLost, TlsSettingsError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
-from portway_carrier.python.transport.failures import fail_unless_established, handshake_error
+from portway_carrier.python.transport.failures import dialling, fail_unless_established, handshake_error
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.transport.tls_contexts import TlsContexts
 from portway_carrier.python.transport.tls_transport import TlsTransport
@@ -109,26 +109,19 @@ async def connect(
     ends the stream."""
     address, limit = stream.peer, core.limits.handshake
     dial = partial(dialler.open, address.host, address.port, kernel.keep_alive)
-    try:
-        async with asyncio.timeout(limit):
-            await _establish(core, stream, dial, context, tls.server_name if tls is not None else None)
-    except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
-        stream.failed(handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
-    except TimeoutError:
-        unresolved = dialler.names.is_looking_up(address.host)
-        what = f"no resolver has answered for {address.host}" if unresolved else f"{address} did not answer"
-        stream.failed(ConnectFailed(f"{what} within {limit:g} s"))
-    except OSError as error:
-        refused, exhausted = isinstance(error, ConnectionRefusedError), error.errno in EXHAUSTED
-        stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused, exhausted=exhausted))
-    except ValueError as error:  # not a valid host name
-        stream.failed(ConnectFailed(f"{address}: {error}"))
-    except asyncio.CancelledError:
-        stream.failed(ConnectionLost("closed here", clean=True))
-        stream.drop()
-        raise
-    else:
-        fail_unless_established(stream)
+    with dialling(stream):
+        try:
+            async with asyncio.timeout(limit):
+                await _establish(core, stream, dial, context, tls.server_name if tls is not None else None)
+        except (ssl.SSLError, ConnectionAbortedError, ConnectionResetError) as error:
+            stream.failed(handshake_error(error) if tls is not None else ConnectFailed(f"{address}: {error.strerror}"))
+        except TimeoutError:
+            unresolved = dialler.names.is_looking_up(address.host)
+            what = f"no resolver has answered for {address.host}" if unresolved else f"{address} did not answer"
+            stream.failed(ConnectFailed(f"{what} within {limit:g} s"))
+        except OSError as error:
+            refused, exhausted = isinstance(error, ConnectionRefusedError), error.errno in EXHAUSTED
+            stream.failed(ConnectFailed(f"{address}: {error.strerror or error}", refused=refused, exhausted=exhausted))
 
 
 async def _establish(

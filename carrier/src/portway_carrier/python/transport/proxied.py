@@ -16,10 +16,10 @@ from portway_runtime.errors import ProxyFailed
 from portway_runtime.proxies import Proxy
 from portway_runtime.proxy_tls import context_for, tls_failure
 
-from portway_carrier.errors import ConnectFailed, ConnectionLost
+from portway_carrier.errors import ConnectFailed
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.transport import kernel
-from portway_carrier.python.transport.failures import fail_unless_established, handshake_error
+from portway_carrier.python.transport.failures import dialling, handshake_error
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.transport.tls_transport import TlsTransport
 
@@ -30,29 +30,22 @@ async def connect_through(
     """Establish `stream` by asking `via` for its peer. On failure the stream is notified, and nothing raised.
     Cancellation ends the stream."""
     limit, way = core.limits.handshake, f", through {via}"
-    try:
-        async with asyncio.timeout(limit):
-            await _establish(core, stream, dialler, via, context, server_name)
-    except ProxyFailed as error:
-        stream.failed(ConnectFailed(str(error), proxy=True))
-    except TimeoutError:
-        host = via.address.host
-        unresolved = dialler.names.is_looking_up(host)
-        what = f": no resolver has answered for {host}" if unresolved else ""
-        stream.failed(ConnectFailed(f"no connection within {limit:g} s{way}{what}", proxy=True))
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            stream.failed(ConnectFailed(f"{via.address}: {error.strerror}", exhausted=True))
-        else:
-            stream.failed(handshake_error(error, way))
-    except ValueError as error:  # not a valid host name
-        stream.failed(ConnectFailed(f"{stream.peer}: {error}"))
-    except asyncio.CancelledError:
-        stream.failed(ConnectionLost("closed here", clean=True))
-        stream.drop()
-        raise
-    else:
-        fail_unless_established(stream)
+    with dialling(stream):
+        try:
+            async with asyncio.timeout(limit):
+                await _establish(core, stream, dialler, via, context, server_name)
+        except ProxyFailed as error:
+            stream.failed(ConnectFailed(str(error), proxy=True))
+        except TimeoutError:
+            host = via.address.host
+            unresolved = dialler.names.is_looking_up(host)
+            what = f": no resolver has answered for {host}" if unresolved else ""
+            stream.failed(ConnectFailed(f"no connection within {limit:g} s{way}{what}", proxy=True))
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                stream.failed(ConnectFailed(f"{via.address}: {error.strerror}", exhausted=True))
+            else:
+                stream.failed(handshake_error(error, way))
 
 
 async def _establish(
