@@ -382,3 +382,8 @@ class NodeStream:
         else:
             self._ended = StreamEnded(grpc.StatusCode.OK, "")
         self._changed.set()
+
+
+def stream(registry: Registry, pki: Pki, name: str = "fra-1", **more: Any) -> NodeStream:
+    """The stream of a node that describes itself as usual."""
+    return NodeStream(registry.mesh_address, pki, node_info(name), **more)
