@@ -1,13 +1,18 @@
-"""Requests and bindings as the engine's parts get them, without an engine."""
+"""Requests and bindings as the engine's parts get them, without an engine, and a link among fakes."""
 
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from portway.config import Settings
+from portway.engine import link as link_module
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.key_file import WRITER, KeyFile
 from portway.tunnel import Before, TunnelRequest
+from portway_runtime import backoff
+from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.fake_link import FakeLanes, FakeReturns, FakeSearch, World
 
 MakeTunnel = Callable[..., HeldTunnel]
 
@@ -55,3 +60,17 @@ def make_tunnel(settings: Settings) -> MakeTunnel:
         return HeldTunnel(request, (lambda _: None) if lost is None else lost.append, key_file)
 
     return make
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    search = FakeSearch(ManualClock())
+    monkeypatch.setattr(link_module, "Search", lambda *_: search)
+    returns = FakeReturns()
+    monkeypatch.setattr(link_module, "Returns", lambda *_: returns)
+    monkeypatch.setattr(link_module, "DataLanes", FakeLanes)
+    monkeypatch.setattr(backoff, "random", random.Random(7))
+    world = World(search, returns)
+    yield world
+    await world.link.close()
+    await world.tasks.close()

@@ -15,7 +15,7 @@ from portway.engine.link import Link
 from portway.engine.search import Attachment, Resumption
 from portway.engine.session import End, SessionEvents, SessionOver
 from portway.engine.signer import Signer
-from portway.errors import Attempt, Error
+from portway.errors import Attempt, Error, UnreachableError
 from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
@@ -23,6 +23,7 @@ from portway_runtime.tasks import Tasks
 from portway_testkit.fakes.clock import ManualClock
 
 RESET = End("connection reset")
+NOWHERE = UnreachableError("no relay node could be reached")
 RESUME_SECONDS = 60.0
 
 
