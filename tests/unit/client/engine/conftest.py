@@ -1,18 +1,21 @@
-"""Requests and bindings as the engine's parts get them, without an engine, and a link among fakes."""
+"""Requests and bindings as the engine's parts get them, without an engine; a link and its
+tunnels among fakes."""
 
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from portway.config import Settings
 from portway.engine import link as link_module
+from portway.engine import tunnel_set as tunnel_set_module
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.key_file import WRITER, KeyFile
 from portway.tunnel import Before, TunnelRequest
 from portway_runtime import backoff
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_link import FakeLanes, FakeReturns, FakeSearch, World
+from portway_testkit.fakes.fake_tunnel_set import FakeSession, Owner
 
 MakeTunnel = Callable[..., HeldTunnel]
 
@@ -74,3 +77,24 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     yield world
     await world.link.close()
     await world.tasks.close()
+
+
+@pytest.fixture
+async def owner(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Owner]:
+    def at_once() -> Iterator[float]:
+        while True:
+            yield 0.0
+
+    monkeypatch.setattr(tunnel_set_module, "pauses", at_once)
+    owner = Owner()
+    yield owner
+    await owner.tasks.close()
+
+
+@pytest.fixture
+async def opened(owner: Owner, make_tunnel: MakeTunnel) -> tuple[HeldTunnel, FakeSession]:
+    """A tunnel that is open, on the session that holds it."""
+    session, held = owner.session(), make_tunnel()
+    owner.tunnels.add(held)
+    await owner.tunnels.bind(session, held)  # type: ignore[arg-type]
+    return held, session
