@@ -1,4 +1,4 @@
-"""A fake node and a fake registry of one CA, the environment that leads to them, and an engine that is stopped."""
+"""Fakes of one CA: nodes and a registry; a proxy; the environment that leads to them; an engine that is stopped."""
 
 import logging
 import os
@@ -15,6 +15,7 @@ from portway.engine import engine_thread as thread
 from portway.engine_process import engine_process as process
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.links.connect_proxy import HOSTS, NODE, REGISTRY, ConnectProxy
 from portway_testkit.processes.children import children_of
 
 TOKEN = "pw_test_secret"
@@ -56,6 +57,25 @@ def environment(
     yield values
     thread.stop_engine()
     process.stop_engine_process()
+
+
+@pytest.fixture
+def proxy() -> Iterator[ConnectProxy]:
+    with ConnectProxy() as proxy:
+        proxy.hosts = dict(HOSTS)
+        yield proxy
+
+
+@pytest.fixture
+def names(environment: dict[str, str], registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Registry and nodes have names that nobody but the proxy knows, and no variable names one yet."""
+    for name in ("https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    registry.node_host = NODE
+    environment["PORTWAY_REGISTRY"] = f"{REGISTRY}:{registry.port}"
+    monkeypatch.setenv("PORTWAY_REGISTRY", environment["PORTWAY_REGISTRY"])
+    return environment
 
 
 @pytest.fixture(params=["engine in the program", "engine in a process"])

@@ -17,12 +17,11 @@ import trustme
 from portway.engine.engine_thread import running_engine
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
-from portway_testkit.links.connect_proxy import OPEN, ConnectProxy
+from portway_testkit.links.connect_proxy import HOSTS, NODE, REGISTRY, ConnectProxy
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.shares_sockets
 
-REGISTRY, NODE = "registry.test", "node.test"
 LOOPS = {"uvloop": "", "asyncio": "import sys\nsys.modules['uvloop'] = None\n"}
 PATCHES = {
     "": "",
@@ -62,23 +61,14 @@ with portway.forward(int(sys.argv[2])) as tunnel:
 """
 
 
-@pytest.fixture
-def proxy() -> Iterator[ConnectProxy]:
-    with ConnectProxy() as proxy:
-        proxy.hosts = {REGISTRY: "127.0.0.1", NODE: "127.0.0.1"}
+@pytest.fixture(params=["", "tls"])
+def either_proxy(request: pytest.FixtureRequest, authority: trustme.CA) -> Iterator[ConnectProxy]:
+    """One that is spoken to over TLS, too, with a certificate of the CA that names["PORTWAY_CA"] has."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with ConnectProxy(context if request.param else None) as proxy:
+        proxy.hosts = dict(HOSTS)
         yield proxy
-
-
-@pytest.fixture
-def names(environment: dict[str, str], registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Registry and nodes have names that nobody but the proxy knows, and no variable names one yet."""
-    for name in ("https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    registry.node_host = NODE
-    environment["PORTWAY_REGISTRY"] = f"{REGISTRY}:{registry.port}"
-    monkeypatch.setenv("PORTWAY_REGISTRY", environment["PORTWAY_REGISTRY"])
-    return environment
 
 
 @pytest.fixture
@@ -94,10 +84,6 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_socket, "getaddrinfo", getaddrinfo)
     return asked
-
-
-def said(raised: "pytest.ExceptionInfo[portway.Error]") -> str:
-    return str(raised.value)
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "PORTWAY_PROXY"])
@@ -121,65 +107,53 @@ def test_everything_goes_through_it(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("tls", ["", "tls"])
 @pytest.mark.parametrize("patch", PATCHES)
 def test_both_loops_and_patched_programs(
     names: dict[str, str],
-    authority: trustme.CA,
+    either_proxy: ConnectProxy,
     node: FakeNode,
     echo: Any,
     exchange: Any,
     start_program: Callable[..., "subprocess.Popen[str]"],
     tmp_path: Path,
     loop: str,
-    tls: str,
     patch: str,
 ) -> None:
     """To a proxy that is spoken to over TLS as well, whose CA is the system's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     done = tmp_path / "done"
-    with ConnectProxy(context if tls else None) as proxy:
-        proxy.hosts = {REGISTRY: "127.0.0.1", NODE: "127.0.0.1"}
-        variables = {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": names["PORTWAY_CA"]}
-        program = start_program(LOOPS[loop] + PATCHES[patch] + _PROGRAM, str(done), str(echo.port), **variables)
-        assert program.stdout is not None
-        host = program.stdout.readline().strip()
-        assert host, program.communicate()[1]
-        for _ in range(3):
-            assert exchange(node, host, b"x" * 1_000_000) == b"x" * 1_000_000
-        done.touch()
-        program.communicate(timeout=20)
-        assert {asked.partition(":")[0] for asked in proxy.asked} == {REGISTRY, NODE}
-        eventually(lambda: proxy.connections == 0)
+    variables = {"HTTPS_PROXY": either_proxy.url, "SSL_CERT_FILE": names["PORTWAY_CA"]}
+    program = start_program(LOOPS[loop] + PATCHES[patch] + _PROGRAM, str(done), str(echo.port), **variables)
+    assert program.stdout is not None
+    host = program.stdout.readline().strip()
+    assert host, program.communicate()[1]
+    for _ in range(3):
+        assert exchange(node, host, b"x" * 1_000_000) == b"x" * 1_000_000
+    done.touch()
+    program.communicate(timeout=20)
+    assert {asked.partition(":")[0] for asked in either_proxy.asked} == {REGISTRY, NODE}
+    eventually(lambda: either_proxy.connections == 0)
 
 
-@pytest.mark.parametrize("tls", ["", "tls"])
 def test_a_forked_child_has_tunnels_of_its_own_through_it(
     names: dict[str, str],
-    authority: trustme.CA,
+    either_proxy: ConnectProxy,
     node: FakeNode,
     echo: Any,
     exchange: Any,
     start_program: Callable[..., "subprocess.Popen[str]"],
     tmp_path: Path,
-    tls: str,
 ) -> None:
     """And the parent's go on, and end with it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     done = tmp_path / "done"
-    with ConnectProxy(context if tls else None) as proxy:
-        proxy.hosts = {REGISTRY: "127.0.0.1", NODE: "127.0.0.1"}
-        variables = {"PORTWAY_PROXY": proxy.url, "SSL_CERT_FILE": names["PORTWAY_CA"]}
-        program = start_program(_FORKS, str(done), str(echo.port), flags=("-W", "ignore"), **variables)
-        assert program.stdout is not None
-        hosts = [program.stdout.readline().strip() for _ in range(2)]
-        for host in hosts:
-            assert exchange(node, host, b"x" * 100_000) == b"x" * 100_000
-        done.touch()
-        assert program.communicate(timeout=20) == ("", "")
-        eventually(lambda: proxy.connections == 0)
+    variables = {"PORTWAY_PROXY": either_proxy.url, "SSL_CERT_FILE": names["PORTWAY_CA"]}
+    program = start_program(_FORKS, str(done), str(echo.port), flags=("-W", "ignore"), **variables)
+    assert program.stdout is not None
+    hosts = [program.stdout.readline().strip() for _ in range(2)]
+    for host in hosts:
+        assert exchange(node, host, b"x" * 100_000) == b"x" * 100_000
+    done.touch()
+    assert program.communicate(timeout=20) == ("", "")
+    eventually(lambda: either_proxy.connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -244,102 +218,6 @@ def test_variables_are_read_when_a_tunnel_is_opened(
         with portway.forward(echo.port + 1 if echo.port < 65_535 else 1):
             assert {asked.partition(":")[0] for asked in other.asked} == {REGISTRY, NODE}
         assert REGISTRY not in {asked.partition(":")[0] for asked in proxy.asked[before:]}
-
-
-def test_a_login_is_sent_and_never_shown(
-    names: dict[str, str], proxy: ConnectProxy, echo: Any, log: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is the URL's, percent-decoded."""
-    proxy.login = "me@home:s:e cret"
-    url = proxy.url.replace("http://", "http://me%40home:s%3Ae%20cret@")
-    with portway.forward(echo.port, proxy=url) as tunnel:
-        assert "cret" not in repr(tunnel)
-    proxy.login = "another:one"
-    with pytest.raises(portway.UnreachableError, match=r"does not accept the user and password.*\(407\)") as raised:
-        with portway.forward(echo.port, proxy=url, region="other"):
-            pass
-    assert "cret" not in said(raised) + str(log.lines)
-
-
-ANSWERS = {
-    "wants a login": (b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n", "wants a login (407): write it into"),
-    "forbids": (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nnever", "does not let connections to"),
-    "cannot": (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "cannot reach"),
-    "garbage": (b"\x00\xff" * 5_000, "does not answer as an HTTP proxy does"),
-    "endless": (b"HTTP/1.1 200 OK\r\n" + b"X-More: of it\r\n" * 100_000, "sends a header of more than 16 KiB"),
-    "nothing": (b"", "closes the connection without an answer"),
-    "half": (b"HTTP/1.1 200 O", "does not"),
-}
-
-
-@pytest.mark.parametrize("what", [name for name in ANSWERS if name != "half"])
-@pytest.mark.parametrize("of", [REGISTRY, NODE])
-def test_a_proxy_that_refuses_is_named(
-    names: dict[str, str], registry: FakeRegistry, node: FakeNode, proxy: ConnectProxy, what: str, of: str
-) -> None:
-    """With what to do, for the registry and for a node."""
-    answer, expected = ANSWERS[what]
-    proxy.answers[f"{of}:{registry.port if of == REGISTRY else node.port}"] = answer
-    with pytest.raises(portway.UnreachableError) as raised:
-        with portway.forward(8000, proxy=proxy.url, timeout=2):
-            pass
-    assert f"the proxy 127.0.0.1:{proxy.port}, which proxy= (--proxy) names, {expected}" in said(raised)
-
-
-def test_a_proxy_that_says_nothing_is_given_up(names: dict[str, str], proxy: ConnectProxy) -> None:
-    proxy.silent = True
-    with pytest.raises(portway.UnreachableError) as raised:
-        with portway.forward(8000, proxy=proxy.url, timeout=5):
-            pass
-    assert f"the proxy 127.0.0.1:{proxy.port}" in said(raised)
-    assert "it has not answered within 3 s" in said(raised)
-
-
-def test_a_proxy_that_says_nothing_of_a_node_is_given_up(names: dict[str, str], proxy: ConnectProxy) -> None:
-    proxy.silent_for = NODE
-    with pytest.raises(portway.UnreachableError) as raised:
-        with portway.forward(8000, proxy=proxy.url, timeout=5):
-            pass
-    assert f"no connection within 3 s, through the proxy 127.0.0.1:{proxy.port}" in said(raised)
-
-
-def test_a_short_time_limit_names_it_too(names: dict[str, str], proxy: ConnectProxy) -> None:
-    proxy.silent = True
-    with pytest.raises(
-        portway.UnreachableError, match=rf"no tunnel within 0\.5 s, through the proxy 127.*{proxy.port}"
-    ):
-        with portway.forward(8000, proxy=proxy.url, timeout=0.5):
-            pass
-
-
-def test_a_proxy_that_is_not_there_is_told(names: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    with pytest.raises(portway.UnreachableError, match=rf"127.0.0.1:{port}, which proxy= .* cannot be reached \(Conn"):
-        with portway.forward(8000, proxy=f"http://127.0.0.1:{port}", timeout=2):
-            pass
-    with pytest.raises(portway.UnreachableError, match="has a name that cannot be resolved"):
-        with portway.forward(8000, proxy="http://proxy.invalid:3128", timeout=5):
-            pass
-
-
-@pytest.mark.parametrize("url", ["socks5://proxy.test:1080", "http://u:p/w@proxy.test:1", "ftp://proxy.test"])
-def test_a_url_that_cannot_be_used_is_a_setting(
-    names: dict[str, str], monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    monkeypatch.setenv("ALL_PROXY", url)
-    with pytest.raises(portway.ConfigError, match=r"^ALL_PROXY "), portway.forward(8000):
-        pass
-
-
-def test_what_follows_the_answer_in_one_piece_is_read(
-    names: dict[str, str], node: FakeNode, proxy: ConnectProxy
-) -> None:
-    """An alert, which OpenSSL explains."""
-    proxy.answers[f"{NODE}:{node.port}"] = OPEN + bytes((21, 3, 3, 0, 2, 2, 40))
-    with pytest.raises(portway.UnreachableError, match=r"HANDSHAKE_FAILURE, through the proxy 127\.0\.0\.1"):
-        with portway.forward(8000, proxy=proxy.url, timeout=2):
-            pass
 
 
 def test_a_proxy_that_dies_is_named_and_comes_back(

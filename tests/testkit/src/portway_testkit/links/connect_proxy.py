@@ -16,6 +16,8 @@ from portway_testkit.fakes.node_answers import PATIENCE
 _CHUNK = 65_536
 _TURNS = 20  # of the loop, for transports to be made, and to close their sockets
 _HEAD_END = b"\r\n\r\n"
+REGISTRY, NODE = "registry.test", "node.test"  # names that the proxy alone knows, with `hosts` like these
+HOSTS = {REGISTRY: "127.0.0.1", NODE: "127.0.0.1"}
 OPEN = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NO_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 WANTS_LOGIN = b'HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm="x"\r\n\r\n'
