@@ -18,6 +18,15 @@ def stage(pki: Pki, tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture
+def own(pki: Pki, tmp_path: Path) -> Iterator[Stage]:
+    """A cluster with a CA of its own."""
+    stage = Stage(pki, tmp_path, cluster_ca=None)
+    stage.start()
+    yield stage
+    stage.stop()
+
+
+@pytest.fixture
 def admin() -> Callable[..., Result]:
     """The command line alone."""
     return call

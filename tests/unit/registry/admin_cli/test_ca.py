@@ -1,20 +1,6 @@
 """portway-admin ca: which CAs there are, the next one, and what stands against retiring one."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from portway_testkit.clusters.admin_stage import Stage
-from portway_testkit.clusters.registry import Pki
-
-
-@pytest.fixture
-def own(pki: Pki, tmp_path: Path) -> Iterator[Stage]:
-    """A cluster with a CA of its own."""
-    stage = Stage(pki, tmp_path, cluster_ca=None)
-    stage.start()
-    yield stage
-    stage.stop()
 
 
 def test_a_cluster_s_own_ca_is_replaced(own: Stage) -> None:

@@ -1,12 +1,9 @@
 """The commands of docs/rotation.md are run as they are written, in their order."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from portway_testkit.clusters.admin_stage import Stage
-from portway_testkit.clusters.registry import Pki
 
 _PAGE = Path(__file__).resolve().parents[4] / "docs" / "rotation.md"
 _CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -16,15 +13,6 @@ def commands() -> list[list[str]]:
     """The arguments of each command."""
     lines = [line for block in _CONSOLE.findall(_PAGE.read_text()) for line in block.splitlines()]
     return [line.removeprefix("$ portway-admin ").split() for line in lines]
-
-
-@pytest.fixture
-def own(pki: Pki, tmp_path: Path) -> Iterator[Stage]:
-    """A cluster with a CA of its own."""
-    stage = Stage(pki, tmp_path, cluster_ca=None)
-    stage.start()
-    yield stage
-    stage.stop()
 
 
 def test_the_commands_of_the_page_do_what_it_says(own: Stage) -> None:
