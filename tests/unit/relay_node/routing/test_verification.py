@@ -8,7 +8,6 @@ import pytest
 from portway_proto.wire.statements import Signed
 from portway_relay.routing.senders import NODE, Sender
 from portway_relay.routing.verification import Verification
-from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.known_routes import KEY, LABEL, KnownRoutes
 from portway_testkit.fakes.lookup_peers import Around
 from portway_testkit.signers import CLUSTER, SessionSigner
@@ -39,11 +38,6 @@ class Checks:
 @pytest.fixture
 def checks() -> Checks:
     return Checks()
-
-
-@pytest.fixture
-def known(clock: ManualClock) -> KnownRoutes:
-    return KnownRoutes(clock)
 
 
 @pytest.fixture
