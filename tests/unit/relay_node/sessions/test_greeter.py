@@ -27,7 +27,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.half_open import STALLED_AFTER
 from portway_runtime.tls_choices import Group
 from portway_testkit.fakes.clock import ManualClock
-from portway_testkit.fakes.node_sessions import FakeLane
+from portway_testkit.fakes.node_lanes import FakeLane
 from portway_testkit.links.carrier_link import until
 
 Pair = tuple[socket.socket, socket.socket]

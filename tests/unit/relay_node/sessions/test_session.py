@@ -15,7 +15,8 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.statements import SigningKey
-from portway_testkit.fakes.node_sessions import FakeLane, NodeSessions
+from portway_testkit.fakes.node_lanes import FakeLane
+from portway_testkit.fakes.node_sessions import NodeSessions
 from portway_testkit.signers import SessionSigner, label_of
 
 

@@ -15,7 +15,8 @@ from portway_proto.v1.lane_pb2 import (
 )
 from portway_proto.wire.statements import SigningKey
 from portway_relay.errors import Refused
-from portway_testkit.fakes.node_sessions import FakeLane, FakeVisit, NodeSessions, new_key
+from portway_testkit.fakes.node_lanes import FakeLane, FakeVisit
+from portway_testkit.fakes.node_sessions import NodeSessions, new_key
 from portway_testkit.links.carrier_link import until
 from portway_testkit.signers import label_of
 

@@ -8,7 +8,8 @@ from portway_proto.wire.frames import FrameType
 from portway_proto.wire.statements import SigningKey
 from portway_relay.errors import Refused
 from portway_relay.routing.tunnel import Tunnel
-from portway_testkit.fakes.node_sessions import Client, FakeVisit, NodeSessions, new_key
+from portway_testkit.fakes.node_lanes import FakeVisit
+from portway_testkit.fakes.node_sessions import Client, NodeSessions, new_key
 from portway_testkit.links.carrier_link import until
 from portway_testkit.signers import label_of
 

@@ -1,21 +1,19 @@
 """A node's sessions with nothing around them: decisions, certificates and raw ports are real, lanes and pools are not.
 
-Here: the fakes, a client's side of a control lane in one line a request. Not here: the carrier (carriers.py).
+Here: the announcer, the region, a client's side of a control lane in one line a request. Not here: lanes and pools
+(node_lanes.py).
 """
 
 import asyncio
 import base64
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from portway_carrier.contract import FrameBudget, Lane, PoolCounts
 from portway_carrier.errors import CarrierError, ConnectionLost
-from portway_carrier.values import PoolLimits
 from portway_proto.v1.lane_pb2 import (
     Bind,
     BindRefused,
@@ -27,10 +25,9 @@ from portway_proto.v1.lane_pb2 import (
     Park,
     Presence,
     Unbind,
-    Unbound,
     Welcome,
 )
-from portway_proto.wire.frames import FrameType, Opening, RefusalReason
+from portway_proto.wire.frames import FrameType
 from portway_proto.wire.statements import Claim, SigningKey, sign_greeting
 from portway_proto.wire.statements import Presence as PresenceStatement
 from portway_relay.certificates import Certificates
@@ -52,122 +49,14 @@ from portway_relay.sessions.session import Session
 from portway_relay.sessions.session_tunnels import SessionContext
 from portway_relay.sessions.sessions import Sessions
 from portway_runtime.clocks import RegistryClock
-from portway_runtime.endpoints import Endpoint
 from portway_runtime.tasks import Tasks
 
 from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.fakes.node_lanes import FakeCarrier, FakeLane
 from portway_testkit.fakes.raw_ports import own_ports
 from portway_testkit.signers import CLUSTER_ID, SessionSigner, label_of
 
-M = TypeVar("M", bound=Message)
-
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
-PEER = Endpoint("192.0.2.9", 40_000)
-_ANSWERS: dict[int, type[Message]] = {
-    FrameType.WELCOME: Welcome,
-    FrameType.BOUND: Bound,
-    FrameType.BIND_REFUSED: BindRefused,
-    FrameType.UNBOUND: Unbound,
-    FrameType.GOAWAY: Goaway,
-}
-
-
-@dataclass(eq=False)
-class FakeLane:
-    """Records what the node does with a lane. `said` are the messages that it sent, parsed."""
-
-    said: list[Message] = field(default_factory=list)
-    failed: Failure | None = None
-    refused: RefusalReason | None = None
-    closed: bool = False
-    aborted: bool = False
-    budget: FrameBudget | None = None
-    peer: Endpoint = PEER
-
-    def send(self, frame_type: int, payload: bytes = b"") -> None:
-        if not self.closed:
-            self.said.append(_ANSWERS[frame_type].FromString(payload))
-
-    def charge_to(self, budget: FrameBudget) -> None:
-        self.budget = budget
-
-    def refuse(self, reason: RefusalReason, message: str = "") -> None:
-        self.refused = reason
-
-    def fail(self, payload: bytes) -> None:
-        if not self.closed:
-            self.failed = Failure.FromString(payload)
-        self.closed = True
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = self.aborted = True
-
-    def take(self, kind: type[M]) -> M:
-        """Remove and return the oldest message, which must be of this kind."""
-        answer = self.said.pop(0)
-        assert isinstance(answer, kind), f"expected {kind.__name__}: {answer}"
-        return answer
-
-
-@dataclass(eq=False)
-class FakePool:
-    """A session's pool as its owner uses it."""
-
-    limits: PoolLimits
-    lanes: list[Lane] = field(default_factory=list)
-    control: Lane | None = None
-    retired: bool = False
-    closed: bool = False
-    busy: int = 0
-
-    @property
-    def counts(self) -> PoolCounts:
-        return PoolCounts(len(self.lanes), self.busy, 0)
-
-    def park(self, lane: Lane) -> None:
-        self.lanes.append(lane)
-
-    def want(self, lanes: int) -> None:
-        raise AssertionError("a node's pool does not dial")
-
-    def attach_control(self, control: Lane | None) -> None:
-        self.control = control
-
-    def retire(self) -> None:
-        self.retired = True
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeCarrier:
-    """Makes pools and records them."""
-
-    def __init__(self) -> None:
-        self.pools: list[FakePool] = []
-
-    def pool(self, control: Lane | None, limits: PoolLimits) -> FakePool:
-        self.pools.append(FakePool(limits))
-        return self.pools[-1]
-
-
-@dataclass(eq=False)
-class FakeVisit:
-    """A visit that can be cut."""
-
-    opening: Opening = field(default_factory=lambda: Opening("a" * 16, "192.0.2.1", 1))
-    bytes_in: int = 0
-    bytes_out: int = 0
-    buffered: int = 0
-    is_cut: bool = False
-
-    def close(self) -> None: ...
-
-    def cut(self) -> None:
-        self.is_cut = True
 
 
 class Heard:
