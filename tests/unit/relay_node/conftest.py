@@ -3,13 +3,16 @@
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from portway_registry.pki.ca_folder import CaFolder
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
 from portway_runtime.endpoints import Endpoint
+from portway_testkit.fakes.certificate_files import Files
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.processes.ports import raw_port_range
 
@@ -78,6 +81,21 @@ def node_config(tmp_path: Path) -> Callable[..., NodeConfig]:
         return replace(config, **changes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def files(node_config: Callable[..., NodeConfig], authority: trustme.CA) -> Files:
+    """Files that fit together."""
+    files = Files(node_config(), authority, datetime.now(UTC))
+    files.config.cluster_ca.write_bytes(authority.cert_pem.bytes())
+    files.node()
+    files.region()
+    return files
 
 
 def _is_free(port: int) -> bool:

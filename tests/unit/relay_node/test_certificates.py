@@ -1,14 +1,10 @@
-"""Certificates: each fault is found before the node runs, named with its file, and never makes a running node worse."""
+"""Certificates: each fault is found before the node runs, and named with its file.
 
-import asyncio
-import logging
-import os
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+Not here: files that change while the node runs (test_certificates_reloaded.py).
+"""
+
+from datetime import timedelta
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
@@ -16,86 +12,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from portway_carrier.errors import TlsSettingsError
-from portway_carrier.values import ClientTls, ServerTls
+from portway_carrier.values import ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
-from portway_relay.certificates import Certificates
-from portway_relay.config import NodeConfig
 from portway_runtime.certificates import issued_by
-from portway_runtime.errors import CertificateError
 from portway_runtime.identities import dns_names
 from portway_runtime.tls_choices import GROUPS, Group
+from portway_testkit.fakes.certificate_files import NODE, REGION, ZONE, Files
 
-NODE = "relay-1.node.portway.internal"
-ZONE = "fra.example.com"
-REGION = f"*.{ZONE}"
 DAY = timedelta(days=1)
 P256 = bytes.fromhex("2a8648ce3d030107")
 UNKNOWN_CURVE = bytes.fromhex("2a8648ce3d03017f")
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@dataclass
-class Files:
-    """A node's five files, and a clock that can be set."""
-
-    config: NodeConfig
-    authority: trustme.CA
-    now: datetime
-    fault: TlsSettingsError | None = None
-    prepared: tuple[ServerTls | ClientTls, ...] = ()
-
-    def write(self, cert: Path, key: Path, leaf: trustme.LeafCert) -> None:
-        cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
-
-    def node(self, *names: str, ca: trustme.CA | None = None, **options: Any) -> None:
-        leaf = (ca or self.authority).issue_cert(*names or [NODE], **options)
-        self.write(self.config.cert, self.config.key, leaf)
-
-    def region(self, *names: str, **options: Any) -> None:
-        self.write(
-            self.path("tls_cert"), self.path("tls_key"), self.authority.issue_cert(*names or [REGION], **options)
-        )
-
-    def path(self, which: str) -> Path:
-        """The file of a setting; the first of those for regions."""
-        path: Path | tuple[Path, ...] = getattr(self.config, which)
-        return path[0] if isinstance(path, tuple) else path
-
-    def add_region(self, name: str, *names: str) -> None:
-        """One more certificate for visitors."""
-        cert, key = (self.config.cert.with_name(f"{name}.{kind}") for kind in ("pem", "key"))
-        self.write(cert, key, self.authority.issue_cert(*names))
-        config = self.config
-        self.config = replace(config, tls_cert=(*config.tls_cert, cert), tls_key=(*config.tls_key, key))
-
-    def read(self) -> Certificates:
-        return Certificates(self.config, self.prepare, now=lambda: self.now)
-
-    def prepare(self, settings: Collection[ServerTls | ClientTls]) -> None:
-        """The carrier's part, which fails with `fault`."""
-        if self.fault is not None:
-            raise self.fault
-        self.prepared = tuple(settings)
-
-    def complaint(self) -> str:
-        with pytest.raises(CertificateError) as caught:
-            self.read()
-        return str(caught.value)
-
-
-@pytest.fixture
-def files(node_config: Callable[..., NodeConfig], authority: trustme.CA) -> Files:
-    """Files that fit together."""
-    files = Files(node_config(), authority, datetime.now(UTC))
-    files.config.cluster_ca.write_bytes(authority.cert_pem.bytes())
-    files.node()
-    files.region()
-    return files
 
 
 def test_a_ca_file_may_have_a_byte_order_mark(files: Files) -> None:
@@ -216,18 +142,6 @@ def test_one_certificate_may_be_for_all_regions(files: Files) -> None:
     assert zones["iad.example.com"] is not zones[ZONE]
 
 
-def test_any_regions_certificate_is_taken_when_its_file_changes(files: Files) -> None:
-    """Not only the node's own."""
-    files.add_region("ams", "*.ams.example.com")
-    certificates = files.read()
-    before = certificates.current().zones
-    files.write(files.config.tls_cert[1], files.config.tls_key[1], files.authority.issue_cert("*.ams.example.com"))
-    assert certificates.reload_if_changed()
-    after = certificates.current().zones
-    assert after["ams.example.com"].chain != before["ams.example.com"].chain
-    assert after[ZONE].chain == before[ZONE].chain
-
-
 def test_names_are_the_same_in_any_case(files: Files) -> None:
     """Who wrote the certificate's names in capitals meant the same names."""
     files.region(REGION.upper())
@@ -300,142 +214,13 @@ def test_a_key_of_an_unknown_kind_is_told(files: Files) -> None:
     assert files.complaint().startswith(f"{files.config.cert} is for a key of a kind that cannot be used: ")
 
 
-def test_a_new_certificate_is_taken_when_its_files_change(files: Files) -> None:
-    """Looked at again and again: once for each change, and not without one."""
-    certificates = files.read()
-    before = certificates.current()
-    assert not certificates.reload_if_changed()
-    assert certificates.current() is before
-    files.region()
-    assert certificates.reload_if_changed()
-    assert certificates.current().zones[ZONE].chain == files.path("tls_cert").read_bytes() != before.zones[ZONE].chain
-    assert certificates.current().node.chain == before.node.chain
-    assert not certificates.reload_if_changed()
-
-
-def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """Between the writing of a certificate and of its key nothing is changed; when both are there, all is."""
-    certificates = files.read()
-    before = certificates.current()
-    leaf = files.authority.issue_cert(REGION)
-    files.path("tls_cert").write_bytes(leaf.cert_chain_pems[0].bytes())
-    assert not certificates.reload_if_changed()
-    assert certificates.current() is before
-    assert "the old ones stay in use" in caplog.text
-    assert str(files.path("tls_key")) in caplog.text
-    caplog.clear()
-    assert not certificates.reload_if_changed()
-    assert caplog.text == ""
-    files.path("tls_key").write_bytes(leaf.private_key_pem.bytes())
-    assert certificates.reload_if_changed()
-    assert certificates.current().zones[ZONE].key == leaf.private_key_pem.bytes()
-
-
-def test_a_set_is_prepared_before_it_is_used(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """Every setting that connections will have; certificates that the carrier cannot use leave the old ones in use."""
-    certificates = files.read()
-    before = certificates.current()
-    lanes = {tls.alpn for tls in files.prepared if isinstance(tls, ClientTls)}
-    assert lanes == {LINK_ALPN, MESH_ALPN}
-    lanes_here = {before.lane_tls(alpn, group) for alpn, group in product((LINK_ALPN, MESH_ALPN), GROUPS)}
-    assert len(lanes_here) == 4
-    assert lanes_here | {before.visitor_tls(ZONE, "h2", Group.P256)} < set(files.prepared)
-    files.fault = TlsSettingsError("too small a key")
-    files.region()
-    assert not certificates.reload_if_changed()
-    assert certificates.current() is before
-    assert "the old ones stay in use" in caplog.text
-    assert "too small a key" in caplog.text
-    files.fault = None
-    assert not certificates.reload_if_changed()
-
-
-def test_certificates_that_cannot_be_loaded_now_are_tried_again(files: Files) -> None:
-    """A process without descriptors takes the new certificate when it has some, though no file changes."""
-    certificates = files.read()
-    before = certificates.current()
-    files.fault = TlsSettingsError("Too many open files", exhausted=True)
-    files.region()
-    assert not certificates.reload_if_changed()
-    assert not certificates.reload_if_changed()
-    assert certificates.current() is before
-    files.fault = None
-    assert certificates.reload_if_changed()
-    assert certificates.current().zones[ZONE].chain == files.path("tls_cert").read_bytes()
-    assert not certificates.reload_if_changed()
-
-
 def test_certificates_that_cannot_be_loaded_at_first_are_an_error(files: Files) -> None:
     """The files are named, since the carrier sees only their contents."""
     files.fault = TlsSettingsError("too small a key")
     assert files.complaint() == f"{files.config.cert}, {files.path('tls_cert')}: too small a key"
 
 
-def test_a_file_that_goes_and_comes_back_is_read_again(files: Files) -> None:
-    """A deployment may remove it first."""
-    certificates = files.read()
-    before = certificates.current()
-    files.config.cert.unlink()
-    assert not certificates.reload_if_changed()
-    assert certificates.current() is before
-    files.node()
-    assert certificates.reload_if_changed()
-    assert certificates.current().node.chain == files.config.cert.read_bytes()
-
-
-def test_a_file_that_is_swapped_is_noticed(files: Files) -> None:
-    """A rename of the same size and time is a change: it is another file."""
-    certificates = files.read()
-    path = files.config.cluster_ca
-    stat = path.stat()
-    swapped = path.with_suffix(".new")
-    swapped.write_bytes(path.read_bytes())
-    os.utime(swapped, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    swapped.rename(path)
-    assert certificates.reload_if_changed()
-
-
-def test_a_reload_can_be_asked_for(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """SIGHUP reads the files whether they changed or not, and says until when visitors are served with them."""
-    certificates = files.read()
-    with caplog.at_level(logging.INFO):
-        assert certificates.reload()
-    assert "certificates reloaded" in caplog.text
-    files.config.key.write_bytes(b"garbage")
-    assert not certificates.reload()
-    assert certificates.current().node.key != b"garbage"
-
-
 def test_keys_are_not_shown(files: Files) -> None:
     """What is printed by accident holds no key."""
     loaded = files.read().current()
     assert "PRIVATE" not in repr(loaded)
-
-
-def test_who_uses_certificates_hears_of_another_set(files: Files) -> None:
-    """Once for each set that can be used; never for files that cannot."""
-    certificates = files.read()
-    heard: list[bytes] = []
-    certificates.subscribe(lambda: heard.append(certificates.link_tls(Group.X25519).certificate))
-    certificates.reload_if_changed()
-    assert heard == []
-    files.node()
-    certificates.reload_if_changed()
-    assert heard == [files.config.cert.read_bytes()]
-    files.config.cert.write_bytes(b"not PEM")
-    certificates.reload_if_changed()
-    assert len(heard) == 1
-    assert certificates.link_tls(Group.P256).certificate == certificates.mesh_tls(Group.P256).certificate == heard[0]
-
-
-async def test_files_are_watched(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change is taken up without being asked for."""
-    monkeypatch.setattr("portway_relay.certificates._POLL_INTERVAL", 0.001)
-    certificates = files.read()
-    changed = asyncio.Event()
-    certificates.subscribe(changed.set)
-    watching = asyncio.ensure_future(certificates.watch())
-    files.node()
-    await changed.wait()
-    watching.cancel()
-    assert certificates.current().node.chain == files.config.cert.read_bytes()

@@ -1,4 +1,4 @@
-"""The tunnels of a client's link without the link: fake sessions to bind them on, and an owner that records its calls."""
+"""The tunnels of a client's link without the link: fake sessions to bind them on, and an owner that notes its calls."""
 
 import asyncio
 
