@@ -4,7 +4,7 @@ Plain integers that are read at each scrape. No tunnel's label, token or address
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry
@@ -47,15 +47,11 @@ class _Cluster(Collector):
 
     def collect(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("portway_registry_calls", "gRPC calls that have ended", labels=("method", "code"))
-        for (method, code), number in self._calls.by_method.items():
-            calls.add_metric((method, code), number)
-        yield calls
+        yield _filled(calls, self._calls.by_method.items())
         yield GaugeMetricFamily("portway_registry_sessions", "nodes with a stream here", value=self._hub.sessions)
         nodes = Counter(node.region for node in self._views.nodes.values())
         by_region = GaugeMetricFamily("portway_registry_nodes", "nodes known", labels=("region",))
-        for region, number in nodes.items():
-            by_region.add_metric((region,), number)
-        yield by_region
+        yield _filled(by_region, (((region,), number) for region, number in nodes.items()))
         tunnels = len(self._views.tunnels.items)
         yield GaugeMetricFamily("portway_registry_tunnels", "tunnels known", value=tunnels)
         yield from self._connections()
@@ -64,15 +60,11 @@ class _Cluster(Collector):
             "Unix time at which a certificate ends",
             labels=("certificate",),
         )
-        for name, end in self._certificate_ends.items():
-            ends.add_metric((name,), end)
-        yield ends
+        yield _filled(ends, (((name,), end) for name, end in self._certificate_ends.items()))
         reported = CounterMetricFamily(
             "portway_registry_round_trips_reported", "round trips that clients reported", labels=("outcome",)
         )
-        for outcome, number in self._reports.outcomes.items():
-            reported.add_metric((outcome,), number)
-        yield reported
+        yield _filled(reported, (((outcome,), number) for outcome, number in self._reports.outcomes.items()))
         prefixes = len(self._reports.round_trips)
         yield GaugeMetricFamily("portway_registry_learned_prefixes", "prefixes with known round trips", value=prefixes)
 
@@ -90,6 +82,15 @@ class _Cluster(Collector):
             for reason, number in front.ended().items():
                 ended.add_metric((port, reason), number)
         yield from (accepted, stages, ended)
+
+
+def _filled(
+    family: CounterMetricFamily | GaugeMetricFamily, numbers: Iterable[tuple[tuple[str, ...], float]]
+) -> Metric:
+    """The family with a number for each of these values of its labels."""
+    for labels, number in numbers:
+        family.add_metric(labels, number)
+    return family
 
 
 def exposition(
