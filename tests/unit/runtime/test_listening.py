@@ -1,13 +1,15 @@
-"""Listening sockets: where they are opened, and what is said of an address that cannot be listened on."""
+"""Listening sockets: where they are opened, what is said of an address that cannot be listened on, and who waits."""
 
 import errno
 import socket
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from portway_runtime import listening
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
-from portway_runtime.listening import endpoint_of, open_sockets
+from portway_runtime.listening import endpoint_of, handshakes_in_progress, open_sockets, queued
 
 
 @pytest.mark.parametrize(
@@ -151,3 +153,53 @@ def test_one_ipv6_address_is_ipv6_alone() -> None:
     [listener] = open_sockets(Endpoint("::1", 0))
     with listener:
         assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+def test_the_kernel_says_how_many_wait(opened: tuple[list[socket.socket], tuple[str, int]], taken: ExitStack) -> None:
+    """Those whose handshake is over, until they are accepted."""
+    ((listening, *_), address) = opened
+    assert queued(listening) == 0
+    for _ in range(3):
+        taken.enter_context(socket.create_connection(address))
+    assert queued(listening) == 3
+    listening.accept()[0].close()
+    assert queued(listening) == 2
+
+
+def test_handshakes_are_counted_by_port() -> None:
+    """An established connection is none."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        assert not handshakes_in_progress({listening.getsockname()[1]})
+
+
+def test_what_the_system_does_not_say_counts_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container may have no /proc; then they are waited for until the limit."""
+    monkeypatch.setattr(listening, "_TABLES", (tmp_path / "absent",))
+    assert handshakes_in_progress({443})
+
+
+def test_a_handshake_in_progress_is_found_in_either_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its line has the port in hexadecimal figures, behind an address of 4 or 16 bytes, and the state SYN_RECV."""
+    head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+    old, new = tmp_path / "tcp", tmp_path / "tcp6"
+    monkeypatch.setattr(listening, "_TABLES", (old, new))
+    old.write_text(f"{head}   0: 0100007F:01BB 0200007F:D431 03 00000000:00000000\n")
+    new.write_text(f"{head}   0: {'0' * 31}1:1F90 {'0' * 31}1:D431 03 00000000:00000000\n")
+    assert handshakes_in_progress({443})
+    assert handshakes_in_progress({8080, 1})
+    assert not handshakes_in_progress({444})
+
+
+def test_a_handshake_is_found_wherever_it_stands_in_a_long_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is read in pieces, which end in the middle of a line."""
+    table = tmp_path / "tcp"
+    monkeypatch.setattr(listening, "_TABLES", (table,))
+    other, wanted = (f"   0: 0100007F:01BB 0200007F:D431 {state} 00000000:00000000\n" for state in ("01", "03"))
+    fitting = listening._CHUNK // len(other)
+    for before in range(fitting - 2, fitting + 2):
+        table.write_text(other * before + wanted + other * 10)
+        assert handshakes_in_progress({443})
+    table.write_text(other * (fitting + 2))
+    assert not handshakes_in_progress({443})
