@@ -139,7 +139,7 @@ async def test_without_a_thread_to_look_on_handshakes_are_waited_for(monkeypatch
     loop = asyncio.get_running_loop()
     began = loop.time()
     await finish([listener], within=0.02)
-    assert loop.time() - began >= 0.02
+    assert loop.time() - began >= 0.019  # uvloop's clock has whole milliseconds
     assert not listener.ports
 
 

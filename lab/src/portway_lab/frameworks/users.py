@@ -122,7 +122,7 @@ def _streamlit(page: "Page", url: str) -> None:
     field.fill("Streamlit")
     field.press("Enter")
     page.get_by_text("Hello Streamlit").wait_for()
-    page.locator("input[type=file]").set_input_files(_FILE)  # type: ignore[arg-type]
+    page.locator("input[type=file]").set_input_files(cast(Any, _FILE))
     page.get_by_text("5 bytes").wait_for()
 
 

@@ -1,5 +1,7 @@
-"""Requests and bindings as the engine's parts get them, without an engine; a link and its
-tunnels among fakes."""
+"""Requests and bindings as the engine's parts get them, without an engine.
+
+Also a link, the tunnels of one, and a search for nodes, among fakes.
+"""
 
 import random
 import threading
@@ -8,11 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from portway.config import Settings
 from portway.engine import link as link_module
+from portway.engine import search as search_module
 from portway.engine import tunnel_set as tunnel_set_module
+from portway.engine.directory import Directory
 from portway.engine.held_tunnel import HeldTunnel
 from portway.engine.key_file import WRITER, KeyFile
+from portway.engine.search import Search
 from portway.tunnel import Before, TunnelRequest
 from portway_runtime import backoff
+from portway_testkit.fakes import fake_nodes
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_link import FakeLanes, FakeReturns, FakeSearch, World
 from portway_testkit.fakes.fake_tunnel_set import FakeSession, Owner
@@ -98,3 +104,16 @@ async def opened(owner: Owner, make_tunnel: MakeTunnel) -> tuple[HeldTunnel, Fak
     owner.tunnels.add(held)
     await owner.tunnels.bind(session, held)  # type: ignore[arg-type]
     return held, session
+
+
+@pytest.fixture
+def carrier(monkeypatch: pytest.MonkeyPatch) -> fake_nodes.FakeCarrier:
+    monkeypatch.setattr(search_module, "Session", fake_nodes.FakeSession)
+    monkeypatch.setattr(fake_nodes.FakeSession, "hellos", [])
+    monkeypatch.setattr(fake_nodes.FakeSession, "dropped", 0)
+    return fake_nodes.FakeCarrier()
+
+
+@pytest.fixture
+def search(carrier: fake_nodes.FakeCarrier) -> Callable[[fake_nodes.FakeRegistries], Search]:
+    return lambda registries: Search(carrier, Directory(registries, fake_nodes.SIGNER), fake_nodes.SIGNER)  # type: ignore[arg-type]
