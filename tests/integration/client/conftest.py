@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.links.connect_proxy import HOSTS, NODE, REGISTRY, ConnectProxy
 from portway_testkit.processes.children import children_of
+from portway_testkit.processes.turns import PREAMBLE
 
 TOKEN = "pw_test_secret"
 
@@ -100,7 +102,7 @@ StartProgram = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[StartProgram]:
     """Starts a Python program of this text, in a session of its own, with arguments, flags of the interpreter and
-    further variables. It is killed after the test."""
+    further variables. It and its children are killed after the test."""
     programs: list[subprocess.Popen[str]] = []
 
     def start(text: str, *arguments: str, flags: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":
@@ -120,8 +122,17 @@ def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[Start
 
     yield start
     for program in programs:
-        program.kill()
+        try:
+            os.killpg(program.pid, signal.SIGKILL)  # its children too, which hold its pipes
+        except ProcessLookupError:
+            pass
         program.communicate()
+
+
+@pytest.fixture
+def start(start_program: StartProgram) -> StartProgram:
+    """Starts a Python program of this text, which takes turns with the test; warnings are errors."""
+    return lambda text: start_program(PREAMBLE + text, flags=("-W", "error"))
 
 
 class Log(logging.Handler):
