@@ -100,20 +100,21 @@ StartProgram = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[StartProgram]:
-    """Starts a Python program of this text, in a session of its own, with arguments, flags of the interpreter and
-    further variables. It and its children are killed after the test."""
+def start_python(environment: dict[str, str]) -> Iterator[StartProgram]:
+    """Starts Python with these arguments and further variables, in a session of its own. It and its children are killed
+    after the test."""
     programs: list[subprocess.Popen[str]] = []
 
-    def start(text: str, *arguments: str, flags: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":
-        script = tmp_path / "program.py"
-        script.write_text(text)
+    def start(
+        *arguments: str, stderr: int = subprocess.PIPE, cwd: Path | None = None, **variables: str
+    ) -> "subprocess.Popen[str]":
         program = subprocess.Popen(
-            [sys.executable, *flags, str(script), *arguments],
+            [sys.executable, *arguments],
             env=os.environ | environment | variables,
+            cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -127,6 +128,18 @@ def start_program(environment: dict[str, str], tmp_path: Path) -> Iterator[Start
         except ProcessLookupError:
             pass
         program.communicate()
+
+
+@pytest.fixture
+def start_program(start_python: StartProgram, tmp_path: Path) -> StartProgram:
+    """Starts a Python program of this text, with arguments, flags of the interpreter and further variables."""
+
+    def start(text: str, *arguments: str, flags: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":
+        script = tmp_path / "program.py"
+        script.write_text(text)
+        return start_python(*flags, str(script), *arguments, **variables)
+
+    return start
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The command `portway` as a process of its own: what it prints where, and what it exits with."""
 
+import functools
 import json
 import os
 import pty
@@ -23,25 +24,9 @@ Command = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def command(environment: dict[str, str]) -> Iterator[Command]:
-    """Starts `portway ARGUMENTS`; what still runs is killed at the end of the test."""
-    running = []
-
-    def start(*arguments: str, stderr: int = subprocess.PIPE, **variables: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "portway", *arguments],
-            env=os.environ | environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+def command(start_python: Command) -> Command:
+    """Starts `portway ARGUMENTS`."""
+    return functools.partial(start_python, "-m", "portway")
 
 
 def line(process: "subprocess.Popen[str]") -> str:

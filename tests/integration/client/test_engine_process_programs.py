@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import zipapp
 from collections.abc import Callable
 from pathlib import Path
@@ -104,30 +103,16 @@ def test_nothing_of_the_program_runs_in_it(
     assert (tmp_path / "ran").read_text() == "\n"
 
 
-def test_a_program_in_an_archive(
-    environment: dict[str, str], node: FakeNode, echo: Any, exchange: Any, tmp_path: Path
-) -> None:
+def test_a_program_in_an_archive(start_python: Start, node: FakeNode, echo: Any, exchange: Any, tmp_path: Path) -> None:
     """A zipapp, in whose folder the program no longer is."""
     source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
     source.mkdir()
     elsewhere.mkdir()
     (source / "__main__.py").write_text(f"import os\nos.chdir({str(elsewhere)!r})\n{_PROGRAM}")
     zipapp.create_archive(source, tmp_path / "app.pyz")
-    program = subprocess.Popen(
-        [sys.executable, "app.pyz", str(echo.port)],
-        cwd=tmp_path,
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert exchange(node, line(program), b"hello") == b"hello"
-        ended(program)
-    finally:
-        program.kill()
-        program.communicate()
+    program = start_python("app.pyz", str(echo.port), cwd=tmp_path)
+    assert exchange(node, line(program), b"hello") == b"hello"
+    ended(program)
 
 
 def test_it_ends_with_a_program_that_is_killed(start_program: Start, node: FakeNode, echo: Any) -> None:

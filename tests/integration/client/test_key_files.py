@@ -3,12 +3,11 @@
 Two programs with one file: the later one takes the URL over, and the earlier one ends with one clear error.
 """
 
-import os
+import functools
 import signal
 import stat
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,9 @@ Program = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def program(environment: dict[str, str]) -> Iterator[Program]:
-    """A Python program, or with `-m portway` the command; it is killed at the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str, **more: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", *arguments],
-            env={**os.environ, **environment, **more},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+def program(start_python: Program) -> Program:
+    """A Python program, or with `-m portway` the command; warnings are errors."""
+    return functools.partial(start_python, "-W", "error")
 
 
 def url(process: "subprocess.Popen[str]") -> str:

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import grpc
 import portway
@@ -88,24 +89,15 @@ with portway.forward(8000):
 
 
 def test_a_program_may_end_in_the_middle_of_a_report(
-    registry: FakeRegistry, node: FakeNode, environment: dict[str, str]
+    registry: FakeRegistry, node: FakeNode, start_python: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     """It ends at once and in order, and its tunnel with it."""
     registry.answers_reports.clear()
-    program = subprocess.Popen(
-        [sys.executable, "-c", REPORTS_AND_ENDS],
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program = start_python("-c", REPORTS_AND_ENDS)
     try:
         registry.wait(lambda: len(registry.reports) == 1)
         _, errors = program.communicate("\n", timeout=10)
     finally:
-        program.kill()
-        program.communicate()
         registry.answers_reports.set()
     assert (program.returncode, errors) == (0, "")
     node.wait(lambda: not node.tunnels)
