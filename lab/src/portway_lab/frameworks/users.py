@@ -6,14 +6,14 @@ what was not there in time.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from portway_lab.frameworks.programs import JUPYTER_TOKEN
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-_FILE: Final = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"12345"}
+_FILE: Final[Any] = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"12345"}
 _CELL: Final = ".jp-Notebook .jp-Cell .cm-content"
 _OUTPUT: Final = ".jp-Notebook .jp-OutputArea-output"
 _TRIES: Final = 6  # what is run before there is a kernel is dropped
@@ -122,7 +122,7 @@ def _streamlit(page: "Page", url: str) -> None:
     field.fill("Streamlit")
     field.press("Enter")
     page.get_by_text("Hello Streamlit").wait_for()
-    page.locator("input[type=file]").set_input_files(cast(Any, _FILE))
+    page.locator("input[type=file]").set_input_files(_FILE)
     page.get_by_text("5 bytes").wait_for()
 
 
