@@ -67,6 +67,12 @@ def ended(program: "subprocess.Popen[str]", code: int = 0) -> None:
     assert (program.returncode, out, errors) == (code, "", "")
 
 
+def ends_in_order(child: int, node: FakeNode) -> None:
+    """The engine's process ends, and the node has heard that its tunnels are withdrawn."""
+    eventually(lambda: has_ended(child))
+    node.wait(lambda: ("goaway",) in node.events)
+
+
 WAYS: dict[str, dict[str, Any]] = {
     "plainly": {},
     "isolated": {"flags": ("-I",)},
@@ -121,8 +127,7 @@ def test_it_ends_with_a_program_that_is_killed(start_program: Start, node: FakeN
     line(program)
     child = only_child(program.pid)
     program.kill()
-    eventually(lambda: has_ended(child))
-    node.wait(lambda: ("goaway",) in node.events)
+    ends_in_order(child, node)
 
 
 def test_it_ends_though_others_of_the_program_live_on(start_program: Start, node: FakeNode, echo: Any) -> None:
@@ -131,8 +136,7 @@ def test_it_ends_though_others_of_the_program_live_on(start_program: Start, node
     line(program)
     (child,) = [pid for pid in children_of(program.pid) if os.getsid(pid) == pid]
     program.kill()
-    eventually(lambda: has_ended(child))
-    node.wait(lambda: ("goaway",) in node.events)
+    ends_in_order(child, node)
 
 
 def test_ctrl_c_is_for_the_program(start_program: Start, node: FakeNode, echo: Any, exchange: Any) -> None:
@@ -154,8 +158,7 @@ def test_a_service_that_is_stopped(start_program: Start, node: FakeNode, echo: A
     child = only_child(program.pid)
     os.kill(child, signal.SIGTERM)
     program.terminate()
-    eventually(lambda: has_ended(child))
-    node.wait(lambda: ("goaway",) in node.events)
+    ends_in_order(child, node)
 
 
 def test_a_program_that_lets_the_system_wait(start_program: Start, node: FakeNode, echo: Any, exchange: Any) -> None:
