@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from portway_testkit.links.connect_proxy import ConnectProxy
 
 pytestmark = pytest.mark.shares_sockets
 
+Connect = Callable[[Carrier], Stream]
+Accept = Callable[[Carrier], Awaitable[Stream]]
 LARGE = bytes(range(256)) * 50
 
 
@@ -53,24 +55,31 @@ def address(node: socket.socket) -> Endpoint:
     return Endpoint("node.test", node.getsockname()[1])
 
 
-async def accepted(carrier: Carrier, node: socket.socket, tls: ServerTls) -> Stream:
-    sock, _ = await asyncio.get_running_loop().sock_accept(node)
-    return carrier.accept(sock, tls)
+@pytest.fixture
+def connect(node: socket.socket, via: Proxy, client_tls: ClientTls) -> Connect:
+    """The client's end of a connection to the node through the proxy."""
+    return lambda carrier: carrier.connect(address(node), client_tls, via)
+
+
+@pytest.fixture
+def accept(node: socket.socket, server_tls: ServerTls) -> Accept:
+    """The node's end of the next connection."""
+
+    async def accepted(carrier: Carrier) -> Stream:
+        sock, _ = await asyncio.get_running_loop().sock_accept(node)
+        return carrier.accept(sock, server_tls)
+
+    return accepted
 
 
 async def test_bytes_pass_both_ways(
-    make_carrier: CarrierMaker,
-    node: socket.socket,
-    proxy: ConnectProxy,
-    via: Proxy,
-    server_tls: ServerTls,
-    client_tls: ClientTls,
+    make_carrier: CarrierMaker, node: socket.socket, proxy: ConnectProxy, connect: Connect, accept: Accept
 ) -> None:
     """More than any buffer on the way holds. The round trip is that of TLS, to the node and back."""
     proxy.delay = 0.05
     carrier = make_carrier()
-    near = carrier.connect(address(node), client_tls, via)
-    far = await accepted(carrier, node, server_tls)
+    near = connect(carrier)
+    far = await accept(carrier)
     handshake = await near.ready()
     await far.ready()
     assert handshake.round_trip is not None
@@ -95,15 +104,15 @@ async def test_a_pool_dials_through_it(
     node: socket.socket,
     proxy: ConnectProxy,
     via: Proxy,
-    server_tls: ServerTls,
     client_tls: ClientTls,
+    accept: Accept,
 ) -> None:
     """And says what the proxy has against it."""
     carrier = make_carrier()
     lost: list[CarrierError] = []
     target = DialTarget(address(node), client_tls, (FrameType.PARK, b""), via)
     pool = carrier.dialling_pool(target, Side.ACCEPTOR, SpareSizes(quiet=2), lost.append)
-    streams = [await accepted(carrier, node, server_tls) for _ in range(2)]
+    streams = [await accept(carrier) for _ in range(2)]
     await until(lambda: pool.counts.idle == 2)
     assert proxy.asked == [str(address(node))] * 2
     proxy.answer = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
@@ -115,14 +124,14 @@ async def test_a_pool_dials_through_it(
 
 
 async def test_a_dial_that_is_given_up_leaves_nothing(
-    make_carrier: CarrierMaker, node: socket.socket, proxy: ConnectProxy, via: Proxy, client_tls: ClientTls
+    make_carrier: CarrierMaker, node: socket.socket, proxy: ConnectProxy, connect: Connect
 ) -> None:
     """While the proxy is silent, and while the node is."""
     carrier = make_carrier()
     for silent in (True, False):
         proxy.silent = silent
         before = len(proxy.heads)
-        stream = carrier.connect(address(node), client_tls, via)
+        stream = connect(carrier)
         await until(lambda: len(proxy.heads) > before)
         if not silent:
             sock, _ = await asyncio.get_running_loop().sock_accept(node)
@@ -133,42 +142,35 @@ async def test_a_dial_that_is_given_up_leaves_nothing(
         await until(lambda: proxy.connections == 0)
 
 
-async def test_a_silent_proxy_is_given_up(
-    make_carrier: CarrierMaker, node: socket.socket, proxy: ConnectProxy, via: Proxy, client_tls: ClientTls
-) -> None:
+async def test_a_silent_proxy_is_given_up(make_carrier: CarrierMaker, proxy: ConnectProxy, connect: Connect) -> None:
     proxy.silent = True
-    stream = make_carrier(Limits(handshake=0.3)).connect(address(node), client_tls, via)
+    stream = connect(make_carrier(Limits(handshake=0.3)))
     with pytest.raises(ConnectFailed, match=r"no connection within 0\.3 s, through the proxy 127") as raised:
         await stream.ready()
     assert raised.value.proxy
 
 
 async def test_a_node_that_is_not_trusted(
-    make_carrier: CarrierMaker, node: socket.socket, via: Proxy, server_tls: ServerTls
+    make_carrier: CarrierMaker, node: socket.socket, via: Proxy, accept: Accept
 ) -> None:
     """As when a proxy opens TLS to look inside."""
     carrier = make_carrier()
     other = ClientTls(trustme.CA().cert_pem.bytes(), "node.test")
     stream = carrier.connect(address(node), other, via)
-    await accepted(carrier, node, server_tls)
+    await accept(carrier)
     with pytest.raises(HandshakeFailed, match=r"not trusted: .*, through the proxy") as raised:
         await stream.ready()
     assert raised.value.untrusted
 
 
 async def test_closing_leaves_nothing(
-    make_carrier: CarrierMaker,
-    node: socket.socket,
-    proxy: ConnectProxy,
-    via: Proxy,
-    server_tls: ServerTls,
-    client_tls: ClientTls,
+    make_carrier: CarrierMaker, node: socket.socket, proxy: ConnectProxy, connect: Connect, accept: Accept
 ) -> None:
     carrier, other = make_carrier(), make_carrier()
-    established = carrier.connect(address(node), client_tls, via)
-    await accepted(other, node, server_tls)
+    established = connect(carrier)
+    await accept(other)
     await established.ready()
-    carrier.connect(address(node), client_tls, via)
+    connect(carrier)
     silent, _ = await asyncio.get_running_loop().sock_accept(node)
     with silent:
         await carrier.close()
