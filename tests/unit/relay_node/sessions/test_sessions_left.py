@@ -26,6 +26,16 @@ def visited(node: NodeSessions, key: SigningKey) -> tuple[Tunnel, FakeVisit]:
     return tunnel, visit
 
 
+async def visited_twice(
+    node: NodeSessions, key: SigningKey, other: SigningKey
+) -> tuple[Client, Tunnel, FakeVisit, FakeVisit]:
+    """A client with a tunnel of each key: the tunnel of the first, its visit, and a visit of the other."""
+    client = await node.attach()
+    await client.bind(key)
+    await client.bind(other)
+    return client, *visited(node, key), visited(node, other)[1]
+
+
 def move_with_forgery(client: Client, key: SigningKey, part: str) -> None:
     """MOVED, with a signature that is not the client's."""
     claim = client.claim(key, 2, node="relay-2")
@@ -49,12 +59,8 @@ async def test_a_client_that_went_to_another_node_has_closed_nothing(make_node: 
     """MOVED, then GOAWAY at once, before what MOVED shows is checked: nobody hears that the tunnel is closed, and its
     visits may finish."""
     node = make_node(leave_grace=0.01)
-    client = await node.attach()
     closed = new_key()
-    await client.bind(key)
-    await client.bind(closed)
-    tunnel, visit = visited(node, key)
-    _, other = visited(node, closed)
+    client, tunnel, visit, other = await visited_twice(node, key, closed)
     client.move(key, "relay-2")
     client.leave()
     assert len(node.sessions) == 0
@@ -68,12 +74,7 @@ async def test_a_client_that_went_to_another_node_has_closed_nothing(make_node: 
 async def test_it_matters_not_whether_the_check_or_the_client_was_first(make_node: MakeNode, key: SigningKey) -> None:
     """Nor whether the other node is known here: a client may know of it sooner."""
     node = make_node(leave_grace=0.01)
-    client = await node.attach()
-    closed = new_key()
-    await client.bind(key)
-    await client.bind(closed)
-    tunnel, visit = visited(node, key)
-    _, other = visited(node, closed)
+    client, tunnel, visit, other = await visited_twice(node, key, new_key())
     client.move(key, "relay-2")
     await until(lambda: node.routes.is_elsewhere(tunnel.claim))
     assert node.tunnels.live(label_of(key)) is tunnel
@@ -100,12 +101,7 @@ async def test_who_shows_a_forgery_has_closed_its_tunnels(make_node: MakeNode, k
 async def test_a_client_that_was_asked_to_leave_shows_where_it_is_too(make_node: MakeNode, key: SigningKey) -> None:
     """Visits of a tunnel that moved have no limit at a node that is drained either; others have `drain_grace`."""
     node = make_node(drain_grace=0.01, leave_grace=3600.0)
-    client = await node.attach()
-    silent = new_key()
-    await client.bind(key)
-    await client.bind(silent)
-    tunnel, visit = visited(node, key)
-    _, other = visited(node, silent)
+    client, tunnel, visit, other = await visited_twice(node, key, new_key())
     node.sessions.ask_to_leave("this node is being drained")
     client.move(key, "relay-2")
     client.leave()
