@@ -11,6 +11,8 @@ from contextlib import suppress
 from enum import Enum
 from typing import Final, Self
 
+from portway_testkit.visitors.going_on import GoingOn
+
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS = 0, 1, 4
 _ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
@@ -81,7 +83,7 @@ class Http2Stranger:
         return True
 
 
-class Strangers:
+class Strangers(GoingOn):
     """Strangers that call as fast as one thread each can, at most `rate` calls per second in all, until the block ends.
 
     A connection that the registry ends is opened again.
@@ -94,20 +96,9 @@ class Strangers:
         self._method = method
         self._kind = kind
         self._pause = _TOGETHER * len(sources) / rate
-        self._threads = [threading.Thread(target=self._run, args=(source,)) for source in sources]
-        self._over = threading.Event()
+        super().__init__(threading.Thread(target=self._run, args=(source,)) for source in sources)
         self.calls = 0
         self.connections = 0
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def _run(self, source: str) -> None:
         while not self._over.is_set():

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import portway
 from portway.tunnel import Tunnel
@@ -17,6 +17,7 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_SERVE, Node
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_READY, NodeState
 
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.visitors.going_on import GoingOn
 from portway_testkit.visitors.origins import TcpOrigin, says
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.visitors.visiting import connect_tls, receive, tls_context
@@ -82,7 +83,7 @@ def answered_raw(host: str, port: int, attention: float = ATTENTION) -> str:
         return ""
 
 
-class Onlookers:
+class Onlookers(GoingOn):
     """`with Onlookers(cluster, {host: name}) as onlookers:` visits each host at each node, on a thread for each pair.
 
     At the end of the block every answer must have been the name of its own tunnel; `answers` counts them, by node and
@@ -94,22 +95,15 @@ class Onlookers:
         self.unanswered: Counter[tuple[str, str]] = Counter()
         self._cluster = cluster
         self._strangers: Counter[str] = Counter()
-        self._over = threading.Event()
-        self._threads = [
+        threads = (
             threading.Thread(target=self._visit, args=(node, host, name), name=f"onlooker of {name} at {node}")
             for node in (cluster.nodes if at is None else at)
             for host, name in names.items()
-        ]
+        )
+        super().__init__(threads, PATIENCE)
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
+    def __exit__(self, *how: object) -> None:
+        super().__exit__(*how)
         assert not self._strangers, self._strangers
 
     def _visit(self, node: str, host: str, name: str) -> None:

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 from portway.tunnel import Tunnel
 
+from portway_testkit.visitors.going_on import GoingOn
 from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, receive, tls_context
 from portway_testkit.waiting import eventually
 
@@ -25,7 +25,7 @@ _REQUEST = "GET /events/5/0.05 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n
 _LAST_EVENT = b"data: 4 "
 
 
-class SteadyVisitors:
+class SteadyVisitors(GoingOn):
     """`with SteadyVisitors(tunnel, ca, addresses) as visitors:` visits until the block ends. The tunnel's server is an
     HttpOrigin.
 
@@ -52,24 +52,13 @@ class SteadyVisitors:
             kinds["raw"] = (lambda address: _tcp(address, tunnel.unencrypted_port), _LAST_EVENT)
         if http_port:
             kinds["http"] = (lambda address: _tcp(address, http_port), b"HTTP/1.1 308 ")
-        self._over = threading.Event()
-        self._threads = [
+        super().__init__(
             threading.Thread(target=self._keep_coming, args=(kind, *how, number), name=f"{kind} visitor {number}")
             for kind, how in kinds.items()
             for number in range(_EACH)
-        ]
+        )
         self.served: Counter[tuple[str, str]] = Counter()  # by kind and address
         self.failures: list[str] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_served(self, *addresses: str) -> None:
         """Return when every kind of visitor was served some more times at one of these addresses, or one has failed."""
