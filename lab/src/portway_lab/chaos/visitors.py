@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from portway_testkit.visitors.going_on import GoingOn
+
 from portway_lab.chaos.ledger import Got, Life, Visit
 from portway_lab.chaos.own_answer import NAME
 from portway_lab.chaos.stage import VISITOR, Stage
@@ -51,37 +53,26 @@ def visit(
     return Visit(raw, node, began, ended, got, reason, in_its_hands)
 
 
-class Visitors:
+class Visitors(GoingOn):
     """`with Visitors(stage, seed, say) as visitors:` visits until the block ends."""
 
     def __init__(self, stage: Stage, seed: int, say: Callable[[str], None]) -> None:
         self._stage = stage
         self._say = say
         self._seed = seed
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(_THREADS)]
+        super().__init__(threading.Thread(target=self._visit, args=(number,)) for number in range(_THREADS))
         self._served_at = dict.fromkeys(map(_address, stage.addresses()), time.monotonic())
         self.outcomes: Counter[str] = Counter()
         self.longest_gap = dict.fromkeys(self._served_at, 0.0)
         self.violations: list[str] = []
-
-    def __enter__(self) -> "Visitors":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def _visit(self, number: int) -> None:
         rng = random.Random(f"visitor {self._seed} {number}")
         context = visitor_context(self._stage.cluster.ca)
         ledger = self._stage.ledger
         with self._stage.network.inside(VISITOR):
-            while not self._stop.wait(_BETWEEN):
+            while not self._over.wait(_BETWEEN):
                 life, raw = ledger.pick(rng)
                 node = rng.choice(self._stage.entrances(life.tunnel, raw=raw))
                 questions = [Ask(rng.choice(_SIZES), rng.random() < 0.3) for _ in range(rng.randint(1, _MAX_QUESTIONS))]

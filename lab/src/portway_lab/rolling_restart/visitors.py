@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from portway_testkit.visitors.going_on import GoingOn
+
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.network import Network
 from portway_lab.cluster.visits import Ask, ask, connect, visitor_context
@@ -23,7 +25,7 @@ _SLOW = Ask(20_000, seconds=8.0)
 _SLOW_AT_ONCE = 4  # in each region
 
 
-class Visitors:
+class Visitors(GoingOn):
     """`with Visitors(...) as visitors:` visits until the block ends.
 
     Each region has a thread with quick visits, and some with visits that take eight seconds. A visit goes to the node
@@ -44,29 +46,18 @@ class Visitors:
         self._tunnels = tunnels
         self._listens = listens
         self._places = places
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [
+        super().__init__(
             threading.Thread(target=self._visit, args=(region, question))
             for region in tunnels
             for question in (_QUICK, *[_SLOW] * _SLOW_AT_ONCE)
-        ]
+        )
         self.down: set[str] = set()  # regions whose node must not be used
         self.homes: Mapping[str, str] = {}  # the region of the home node of each label, as it was seen last
         self.phase = ""  # a name for what happens now
         self.made: dict[str, int] = defaultdict(int)  # visits that began in each phase
         self.failures: dict[str, list[str]] = defaultdict(list)  # of those
         self._took: dict[tuple[str, bool], list[float]] = defaultdict(list)
-
-    def __enter__(self) -> "Visitors":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def median_ms(self, region: str, *, at_nearest: bool) -> float | None:
         """Of the region's quick visits, from connecting to the whole answer: those of tunnels that were homed in it
@@ -79,7 +70,7 @@ class Visitors:
         context = visitor_context(self._ca)
         number = 0
         with self._network.inside(self._places[region]):
-            while not self._stop.wait(_BETWEEN):
+            while not self._over.wait(_BETWEEN):
                 number += 1
                 tunnel = self._tunnels[region][number % len(self._tunnels[region])]
                 node = next(one for one in (region, *self._listens) if one not in self.down)

@@ -11,6 +11,9 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
+
+from portway_testkit.visitors.going_on import GoingOn
 
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.visits import Ask, WrongBytes, ask, connect, visitor_context
@@ -31,7 +34,7 @@ _PROBE_EVERY = 0.05  # seconds between two looks of the balancer at /readyz
 _ENOUGH = 0.5  # of the planned load; with less the result says nothing
 
 
-class Load:
+class Load(GoingOn):
     """`with Load(...) as load:` sends requests until the block ends.
 
     `ready` maps the address of each node to that of its admin server.
@@ -42,34 +45,29 @@ class Load:
         self._tunnels = tunnels
         self._admin = ready
         self._ready = sorted(ready)
-        self._stop = threading.Event()
         self._lock = threading.Lock()
         kinds: list[tuple[Callable[[random.Random], None], int]] = [
             (self._ask_on_new, _NEW),
             (self._ask_on_kept, _KEPT),
             (self._ask_slowly, _SLOW),
         ]
-        self._threads = [
+        threads = [
             threading.Thread(target=self._repeat, args=(step, number), name=f"{step.__name__} {number}")
             for step, count in kinds
             for number in range(count)
         ]
-        self._threads.append(threading.Thread(target=self._probe, name="balancer"))
+        super().__init__([*threads, threading.Thread(target=self._probe, name="balancer")])
         self._began = self._seconds = 0.0
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         self._began = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *how: object) -> None:
         self._seconds = time.monotonic() - self._began
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__exit__(*how)
 
     def enough(self) -> bool:
         """Whether the load reached at least half of what is planned."""
@@ -85,8 +83,8 @@ class Load:
 
     def _repeat(self, step: Callable[[random.Random], None], number: int) -> None:
         rng = random.Random(f"{step.__name__} {number}")
-        self._stop.wait(rng.random() * _KEPT_EVERY)
-        while not self._stop.is_set():
+        self._over.wait(rng.random() * _KEPT_EVERY)
+        while not self._over.is_set():
             step(rng)
 
     def _ask_on_new(self, rng: random.Random) -> None:
@@ -106,7 +104,7 @@ class Load:
             connection = connect(self._context, node, tunnel, _TIMEOUT)
         except OSError as error:
             self._count("not connected", f"{node}: a new connection failed: {error!r}")
-            self._stop.wait(every)
+            self._over.wait(every)
             return
         with connection:
             self._count("connections")
@@ -114,7 +112,7 @@ class Load:
                 if not self._ask(connection, tunnel, question, f"{node}, request {number} of its connection"):
                     return
                 due += every
-                if self._stop.wait(max(0.0, due - time.monotonic())):
+                if self._over.wait(max(0.0, due - time.monotonic())):
                     return
 
     def _ask(self, connection: ssl.SSLSocket, tunnel: NamedTunnel, question: Ask, where: str) -> bool:
@@ -135,7 +133,7 @@ class Load:
     def _probe(self) -> None:
         """As a load balancer does: only nodes that are ready get new connections."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while not self._stop.wait(_PROBE_EVERY):
+        while not self._over.wait(_PROBE_EVERY):
             ready = []
             for node, admin in self._admin.items():
                 try:
